@@ -12,7 +12,10 @@ from support import registries
 from support.adapters import base_registration
 from support.databases import new_database
 from support.merging_desk import MergingDesk, value
+from support.migrated import migrated_database
+from support.people import new_adapter
 from support.registries import World
+from support.servers import TestPostgres
 from support.small import write_base
 from support.tenants import Tenant
 
@@ -26,10 +29,33 @@ def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
         url = stack.enter_context(new_database(request.param, folder, request))
-        storage = (folder / "artifacts").as_uri()
-        found = stack.enter_context(registries.served(folder, database_url=url, storage_url=storage))
+        found = stack.enter_context(registries.served(folder, database_url=url))
         found.admin.register_base(base_registration())
         yield found
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with registries.embedded(tmp_path_factory.mktemp("embedded") / "home") as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres) -> Iterator[World]:
+    name = f"contract_{uuid.uuid4().hex}"
+    database_url = migrated_database(postgres_server, name)
+    with registries.served(tmp_path_factory.mktemp("postgres"), database_url=database_url) as world:
+        yield world
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="module", params=["embedded", "http_postgres"])
+def world(request: pytest.FixtureRequest) -> World:
+    """In process over SQLite, and over HTTP and PostgreSQL."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, World)
+    found.admin.register_base(base_registration())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +63,12 @@ def common_base(people: World, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A base of all namespaces with its files, and its folder: for tests in which nothing becomes of the base itself."""
     folder = write_base(tmp_path_factory.mktemp("common") / "base", value=value())
     return people.admin.add_base(folder, namespace="*", upload=True), folder
+
+
+@pytest.fixture
+def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
+    """A desk of a namespace with the common base."""
+    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 @pytest.fixture
@@ -74,6 +106,18 @@ def space() -> str:
 
 
 @pytest.fixture
+def name() -> str:
+    """The name of an adapter that no other test has."""
+    return f"adapter-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A folder with an adapter whose bytes nobody has."""
+    return new_adapter(tmp_path)
+
+
+@pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n')
@@ -90,13 +134,18 @@ def join(people: World, acting: Callable[..., Client], tmp_path: Path) -> Callab
 
 
 @pytest.fixture
+def ours(join: Callable[[], Tenant]) -> Tenant:
+    return join()
+
+
+@pytest.fixture
+def theirs(join: Callable[[], Tenant]) -> Tenant:
+    return join()
+
+
+@pytest.fixture
 def strict(tmp_path: Path) -> Iterator[World]:
     """A registry that puts away what its admission refuses."""
-    with registries.served(
-        tmp_path / "strict",
-        database_url=f"sqlite:///{tmp_path / 'strict.sqlite3'}",
-        storage_url=(tmp_path / "strict-artifacts").as_uri(),
-        gate="quarantine",
-    ) as found:
+    with registries.served(tmp_path / "strict", gate="quarantine") as found:
         found.admin.register_base(base_registration())
         yield found

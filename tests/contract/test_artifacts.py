@@ -56,12 +56,7 @@ PART_BYTES = 5 * 1024 * 1024
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A registry behind HTTP over a folder, with small parts."""
-    with registries.served(
-        tmp_path / "registry",
-        database_url=f"sqlite:///{tmp_path / 'registry.sqlite3'}",
-        storage_url=(tmp_path / "artifacts").as_uri(),
-        part_bytes=PART_BYTES,
-    ) as found:
+    with registries.served(tmp_path / "registry", part_bytes=PART_BYTES) as found:
         found.admin.register_base(base_registration())
         yield found
 

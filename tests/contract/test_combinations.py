@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support import calls
 from support.adapters import RANK, base_registration, digest, lora_tensors, save_adapter, use_of
 from support.people import SEEDS, package, submit
 from support.registries import World
@@ -22,12 +23,11 @@ from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.lora.adapter import LoraAdapter, Product
 from sdk.pulling.transfer import hash_file
-from sdk.pushing.pack import pack_adapter
-from sdk.schemas.catalog import Parent, Publication, Published
+from sdk.schemas.catalog import Parent, Published
 from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.manifest import ManifestFile
-from sdk.schemas.work import Assignment, ClaimRequest, CombineResult, Completion, WorkerInfo
+from sdk.schemas.work import Assignment, CombineResult
 from workers.kinds.known import require_pinned
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -53,8 +53,7 @@ class Desk:
         return self.writer.submit_combine(f"{self.space}/mix", parents, **spec).view
 
     def claim(self) -> Assignment:
-        info = WorkerInfo(name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
-        held = self.worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+        held = calls.hold(self.worker, name=f"w-{self.space}")
         require_pinned(held)
         return held
 
@@ -85,26 +84,16 @@ class Desk:
     def handed_in(self, held: Assignment, out: Path, *, base: str = "tiny: base", **changed: Any) -> CombineResult:
         """Send a folder, and say of it what a worker says, but for what is changed."""
         request: Any = held.request
-        staging = self.tmp_path / f"staging-{next(SEEDS)}"
-        staging.mkdir()
-        packed = pack_adapter(
-            out, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest(base), staging=staging
-        )
         report = CombineReport(
             dtype="float32", metrics={"modules": 2.0}, kept_energy={Q: 0.5}, libraries={"torch": "2"}
         )
-        told = {
-            "adapter": request.adapter,
-            "upload": self.worker.upload(packed.sources, "sending"),
-            "manifest": packed.manifest,
-            "lora": packed.lora,
-            "parents": [Parent(ref=one.ref, relation="combined-from", weight=one.weight) for one in request.parents],
-        }
-        return CombineResult(version=Publication.model_validate({**told, **changed}), report=report)
+        parents = [Parent(ref=one.ref, relation="combined-from", weight=one.weight) for one in request.parents]
+        said = {"parents": parents, **changed}
+        version = calls.publication(self.worker, out, said.pop("adapter", request.adapter), base=base, **said)
+        return CombineResult(version=version, report=report)
 
     def complete(self, held: Assignment, result: CombineResult) -> JobView:
-        body = Completion(attempt=held.attempt, combination=result)
-        return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        return calls.complete(self.worker, held, combination=result)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,15 @@ from support.compared import COLUMNS, Bench, scored, write_rows
 from support.merging_desk import MergingDesk
 from support.scored_rows import CONDITIONS, evaluated, fresh
 
-from registry.principal import Role
 from sdk.cli.support.comparison_pages import heading
-from sdk.client import Client
 from sdk.errors import VerificationFailed
-from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.scores import EvaluationView
 from sdk.statistics.comparison import compare_rows, paired_ratio
 
 
 @pytest.fixture
-def bench(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> Bench:
-    desk = MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
+def bench(desk: MergingDesk, tmp_path: Path) -> Bench:
     return Bench(desk, write_rows(tmp_path / "rows.jsonl"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +13,20 @@ from support.compared import COLUMNS, Bench, scored, write_rows
 from support.merging_desk import MergingDesk
 from support.registries import World
 from support.scored_rows import CONDITIONS, evaluated
+from support.trainings import save_jsonl
 
 from registry.evaluations.models import Evaluation
 from registry.principal import Role
 from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound
-from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.scores import Comparison
 from sdk.schemas.wire import digest_of
 
 
 @pytest.fixture
-def bench(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> Bench:
-    desk = MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
+def bench(desk: MergingDesk, tmp_path: Path) -> Bench:
     return Bench(desk, write_rows(tmp_path / "rows.jsonl"))
 
 
@@ -133,8 +131,7 @@ class TestVerdicts:
     def test_a_group_or_row_that_outweighs_all_others_is_told(self, bench: Bench, tmp_path: Path) -> None:
         """Of 20 such groups an interval held the true difference in a tenth of all samples, where 19 in 20 are meant."""
         rows = [{"question": f"q{row}-{tmp_path}", "answer": "a", "repo": f"r{max(0, row - 40)}"} for row in range(64)]
-        data = tmp_path / "unlike.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = save_jsonl(tmp_path / "unlike.jsonl", rows)
         one, two = bench.score(scored(64), data=data), bench.score(scored(64, loss=0.5), data=data)
         narrow = "more than the others together: the interval is too narrow for that"
         assert compare(bench, one, two, by="repo", metric="rouge_l").notes == [

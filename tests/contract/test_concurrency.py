@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -23,11 +22,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import select
-from support import embedded_users, registries
+from support import embedded_users, processes, registries
 from support.adapters import base_registration, save_adapter
 from support.migrated import migrated_database
 from support.model import Model, ModelAdapter
 from support.payloads import Payload, make_payload
+from support.people import SEEDS
 from support.processes import environment
 from support.registries import World
 from support.servers import TestPostgres
@@ -46,8 +46,6 @@ from sdk.whole_files import whole_file
 
 pytestmark = pytest.mark.soak
 
-#: Each adapter of the run has bytes of its own.
-SEEDS = itertools.count(1)
 NAMES = (f"team/shared-{n}" for n in itertools.count(1))
 
 PUBLISHERS = 64
@@ -68,7 +66,7 @@ def world(
     if request.param == "postgres":
         name = f"test_{uuid.uuid4().hex}"
         url = migrated_database(postgres_server, name)
-    with registries.served(folder, database_url=url, storage_url=(folder / "artifacts").as_uri()) as world:
+    with registries.served(folder, database_url=url) as world:
         world.admin.register_base(base_registration())
         yield world
     if request.param == "postgres":
@@ -321,14 +319,13 @@ def _move_at_once(world: World, name: str, folder: Path, random: Random) -> None
             publish(world.writer, each, name, folder)
 
     def look() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.01):
             try:
                 found = world.writer.get(f"{name}@live").info
             except NotFound:
                 continue
             assert found.state in ("ready", "archived")
             assert found.aliases == ["live"]
-            time.sleep(0.01)
 
     with closing(world.client(Role.ADMIN)) as admin, ThreadPoolExecutor(16) as pool:
         # The first request opens the connections, which is for one thread to do.
@@ -359,7 +356,7 @@ def test_many_programs_make_and_use_one_registry_in_a_folder(tmp_path: Path) -> 
     command = [sys.executable, embedded_users.__file__, str(home), name, str(folder)]
     tests = Path(embedded_users.__file__).parents[1]
     env = environment(PYTHONPATH=os.pathsep.join([str(tests), str(tests.parent)]))
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=550, check=False)
+    ended = processes.finished(*command, env=env, timeout_s=550)
     # "database is locked" would stand there.
     assert (ended.returncode, ended.stderr) == (0, "")
     done = [json.loads(line) for line in ended.stdout.splitlines()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from support import calls
 from support.adapters import use_of
 from support.held_out_rows import held_out
 from support.merging_desk import MergingDesk
@@ -17,6 +17,7 @@ from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import evaluated, fresh
 from support.small import write_adapter
+from support.trainings import save_jsonl
 
 from registry.artifacts.models import Blob
 from registry.datasets.models import DatasetSignatures
@@ -26,7 +27,6 @@ from registry.rows import orders
 from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pulling.transfer import hash_file
-from sdk.pushing.pack import pack_adapter
 from sdk.rows.holdout import hold_out_of, split_unit
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import BaseView, Parent, Publication, Published
@@ -35,7 +35,6 @@ from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.scores import Contamination, said
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
-from sdk.schemas.work import Completion
 
 WORDS = [f"w{number}" for number in range(997)]
 
@@ -61,17 +60,11 @@ class Trainer:
     people: World
 
     def file(self, rows: Sequence[dict[str, Any]]) -> Path:
-        path = self.desk.tmp_path / f"rows-{next(SEEDS)}.jsonl"
-        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-        return path
+        return save_jsonl(self.desk.tmp_path / f"rows-{next(SEEDS)}.jsonl", rows)
 
     def publication(self, client: Client, name: str, **about: Any) -> Publication:
         folder = write_adapter(self.desk.tmp_path / f"adapter-{next(SEEDS)}", value=next(SEEDS) / 1_000_000)
-        staging = self.desk.tmp_path / f"staging-{next(SEEDS)}"
-        staging.mkdir()
-        pack = pack_adapter(
-            folder, base_id="tiny", base_revision=None, base_fingerprint=self.desk.base.fingerprint, staging=staging
-        )
+        pack = calls.packed(folder, base_revision=None, base_fingerprint=self.desk.base.fingerprint)
         upload = client.upload(pack.sources, "", self.desk.space)
         return Publication(
             adapter=self.desk.named(name), upload=upload, manifest=pack.manifest, lora=pack.lora, **about
@@ -106,8 +99,7 @@ class Trainer:
             sources = [SourceUse(digest=each.digest, weight=1.0, rows=9, epoch_rows=9) for each in views]
             use = use.model_copy(update={"sources": sources})
         version = self.publication(desk.worker, name, dataset=use, training=said, metrics={"loss": 1.0})
-        body = Completion(attempt=held.attempt, version=version)
-        done = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        done = calls.complete(desk.worker, held, version=version)
         assert done.result is not None
         return str(done.result["ref"])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
-from support import registries
+from support import calls, registries
 from support.adapters import base_registration, digest
 from support.databases import new_database
 from support.people import SEEDS, new_adapter, package, submit, training
@@ -38,10 +38,9 @@ from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Published
 from sdk.schemas.evaluation import MergeReport
-from sdk.schemas.jobs import JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.removal import GcRequest
-from sdk.schemas.work import Completion, EvaluationResult, MergeResult
+from sdk.schemas.work import MergeResult
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -50,8 +49,7 @@ def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
         url = stack.enter_context(new_database(request.param, folder, request))
-        storage = (folder / "artifacts").as_uri()
-        made = registries.served(folder, database_url=url, storage_url=storage, gate="quarantine")
+        made = registries.served(folder, database_url=url, gate="quarantine")
         found = stack.enter_context(made)
         found.admin.register_base(base_registration())
         yield found
@@ -203,8 +201,7 @@ class Play:
             upload=self.worker.upload({sha256: model}, "sending", held.assignment.namespace),
             report=MergeReport(onto="original", dtype="float16", metrics={"kl": 0.0}),
         )
-        body = Completion(attempt=held.assignment.attempt, merge=merged)
-        self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        calls.complete(self.worker, held.assignment, merge=merged)
 
     def score(self) -> None:
         self.admin.submit_evaluation(self.random.choice(self.refs), data=self.random.choice(self.files), only=True)
@@ -213,15 +210,9 @@ class Play:
         rows = [row.model_copy(update={"scores": {}}) for row in fresh()]
         file = write_file(path := self.tmp_path / "scored", rows)
         (target,) = held.assignment.targets
-        result = EvaluationResult(
-            label=target.label,
-            digest=target.digest,
-            base_fingerprint=digest("tiny: base"),
-            report=report_of(rows, file),
-            upload=self.worker.upload({file.digest: path}, "sending", held.assignment.namespace),
-        )
-        body = Completion(attempt=held.assignment.attempt, evaluations=[result])
-        self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        upload = self.worker.upload({file.digest: path}, "sending", held.assignment.namespace)
+        result = calls.scored(target, report=report_of(rows, file), upload=upload)
+        calls.complete(self.worker, held.assignment, evaluations=[result])
 
     def begin(self) -> None:
         blobs = [BlobSpec(sha256=digest(f"left {number}"), size_bytes=100 + number) for number in range(5)]

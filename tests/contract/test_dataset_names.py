@@ -23,16 +23,6 @@ SPEC: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
 
 
 @pytest.fixture
-def ours(join: Callable[[], Tenant]) -> Tenant:
-    return join()
-
-
-@pytest.fixture
-def theirs(join: Callable[[], Tenant]) -> Tenant:
-    return join()
-
-
-@pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Client]:
     client = Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
     yield client

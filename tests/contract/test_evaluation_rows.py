@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from support import calls
 from support.merging_desk import MergingDesk
 from support.registries import World
 from support.scored_rows import CONDITIONS, ROWS, evaluated, fresh, report_of, write_file
@@ -22,16 +23,8 @@ from registry.rows.comparing.orders import scores_of
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
 from sdk.pulling.transfer import hash_file
-from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import RowFile, RowScore, Sample
-from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import digest_of
-from sdk.schemas.work import Completion, EvaluationResult
-
-
-@pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
-    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 class TestKept:
@@ -251,17 +244,11 @@ class TestRefused:
 
         monkeypatch.setattr(storage, "open", counted)
         (target,) = held.targets
-        result = EvaluationResult(
-            label=target.label,
-            digest=target.digest,
-            base_fingerprint=desk.base.fingerprint,
-            report=report_of(handed_in, file, **said),
-            upload=upload,
-        )
-        body, told = Completion(attempt=held.attempt, evaluations=[result]), set()
+        result = calls.scored(target, report=report_of(handed_in, file, **said), upload=upload)
+        told = set()
         for _ in range(3):
             with pytest.raises(VerificationFailed) as refused:
-                desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+                calls.complete(desk.worker, held, evaluations=[result])
             told.add(refused.value.message)
         assert len(told) == 1
         assert len(opened) == 1
@@ -366,18 +353,9 @@ class TestPaidFor:
         path = desk.tmp_path / "the rows of both"
         file = write_file(path, handed_in)
         upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
-        results = [
-            EvaluationResult(
-                label=target.label,
-                digest=target.digest,
-                base_fingerprint=desk.base.fingerprint,
-                report=report_of(handed_in, file),
-                upload=upload,
-            )
-            for target in held.targets
-        ]
-        body = Completion(attempt=held.attempt, evaluations=results)
-        desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        report = report_of(handed_in, file)
+        results = [calls.scored(target, report=report, upload=upload) for target in held.targets]
+        calls.complete(desk.worker, held, evaluations=results)
         for scores in job.result():
             assert desk.writer.evaluation_rows(scores.id) == handed_in
 

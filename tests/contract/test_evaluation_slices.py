@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -13,27 +12,21 @@ from support.merging_desk import MergingDesk
 from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS, evaluated
+from support.trainings import save_jsonl
 
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
-from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import RowScore
 
 COLUMNS = "prompt=question,completion=answer"
-
-
-@pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
-    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 def write(path: Path, values: list[Any]) -> Path:
     """Write a row for each value of the column `lang`, which no other test has."""
     seed = next(SEEDS)
     rows = [{"question": f"q{seed}-{n}", "answer": "a", "lang": value} for n, value in enumerate(values)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return save_jsonl(path, rows)
 
 
 def score(desk: MergingDesk, data: Path, rows: list[RowScore]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import DatabaseError
+from support.fixtures import Limits
 from support.people import new_adapter, submit, training
 from support.registries import World, embedded
 from support.working import Held, line
@@ -222,20 +223,20 @@ def test_it_is_done_once_a_day_by_one_of_many(people: World) -> None:
     assert one.run_if_due() is None
 
 
-def test_a_run_that_takes_long_goes_on_later(people: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_takes_long_goes_on_later(people: World, limits: Limits) -> None:
     with people.services.db.write() as session:
         session.execute(delete(DailyWork))
         at = utc_now() - OLD
         for number in range(1200):
             said = {"request_digest": "x", "body": "", "created_at": at}
             session.add(KeyedRequest(owner="1" * 64, key=str(number), **said))
-    monkeypatch.setattr(expiry, "_AT_ONCE_S", 0.0)
+    limits(expiry, _AT_ONCE_S=0.0)
     assert people.services.reconciler.sweep()["expired_rows"] > 0
     assert count(people, KeyedRequest, KeyedRequest.owner == "1" * 64) > 0
     assert people.services.reconciler.sweep()["expired_rows"] == 0
     with people.services.db.write() as session:
         session.execute(update(DailyWork).values(begun_at_s=DailyWork.begun_at_s - 61))
-    monkeypatch.setattr(expiry, "_AT_ONCE_S", 60.0)
+    limits(expiry, _AT_ONCE_S=60.0)
     people.services.reconciler.sweep()
     assert count(people, KeyedRequest, KeyedRequest.owner == "1" * 64) == 0
 

@@ -11,18 +11,11 @@ from support.merging_desk import MergingDesk, value
 from support.people import package, submit
 from support.small import write_adapter
 
-from registry.principal import Role
-from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound
 from sdk.exporting import gguf
-from sdk.schemas.catalog import BaseView, Parent, Published
+from sdk.schemas.catalog import Parent, Published
 from sdk.schemas.job_requests import PreviewJobRequest
 from sdk.schemas.jobs import JobSubmission
-
-
-@pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
-    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 class TestUse:

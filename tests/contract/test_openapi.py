@@ -77,11 +77,9 @@ class Seeded:
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeded]:
     folder = tmp_path_factory.mktemp("openapi")
-    database_url = f"sqlite:///{folder / 'registry.sqlite3'}"
-    storage_url = (folder / "artifacts").as_uri()
     # Every route is asked with wrong tokens.
     limits = {"failed_logins_per_minute": 100_000, "allowed_hosts": "testserver,localhost"}
-    with registries.served(folder, database_url=database_url, storage_url=storage_url, **limits) as world:
+    with registries.served(folder, **limits) as world:
         yield _seed(world, folder)
 
 

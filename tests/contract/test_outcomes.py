@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import calls
 from support.adapters import ASKED, SPEC, digest, save_adapter, use_of
 from support.people import SEEDS, new_adapter, submit
 from support.registries import World
@@ -21,7 +22,6 @@ from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidTargets, JobFailed, VerificationFailed
 from sdk.pulling.transfer import hash_file
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, FourBitWeights, MergeReport, Sample
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
@@ -34,12 +34,9 @@ from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,
-    ClaimRequest,
-    Completion,
     EvaluationResult,
     MergeResult,
     Release,
-    WorkerInfo,
 )
 from sdk.version import VERSION
 from workers.kinds.causes import of_error
@@ -60,10 +57,7 @@ class Desk:
         return f"{self.space}/a"
 
     def claim(self) -> Assignment:
-        info = WorkerInfo(
-            name=f"w-{self.space}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version=VERSION
-        )
-        return self.worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+        return calls.hold(self.worker, name=f"w-{self.space}", version=VERSION)
 
     def train(self, spec: TrainingSpec = SPEC, template_date: str | None = None, **base: Any) -> Assignment:
         """Submit a training and let the worker claim it."""
@@ -76,28 +70,11 @@ class Desk:
 
     def publication(self, folder: Path | None = None, *, base: str = "tiny: base", **said: Any) -> Publication:
         """Send an adapter, and say of it what a worker says."""
-        staging = self.tmp_path / f"staging-{next(SEEDS)}"
-        staging.mkdir()
-        packed = pack_adapter(
-            folder or new_adapter(self.tmp_path),
-            base_id="tiny",
-            base_revision="0" * 40,
-            base_fingerprint=digest(base),
-            staging=staging,
-        )
-        told = {
-            "adapter": self.name,
-            "upload": self.worker.upload(packed.sources, "sending"),
-            "manifest": packed.manifest,
-            "lora": packed.lora,
-            "dataset": use_of(self.data),
-            "metrics": {"loss": 1.0},
-        }
-        return Publication.model_validate({**told, **said})
+        told = {"dataset": use_of(self.data), "metrics": {"loss": 1.0}, **said}
+        return calls.publication(self.worker, folder or new_adapter(self.tmp_path), self.name, base=base, **told)
 
     def complete(self, held: Assignment, **result: Any) -> JobView:
-        body = Completion(attempt=held.attempt, **result)
-        return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        return calls.complete(self.worker, held, **result)
 
     def refused(self, held: Assignment, param: str, **result: Any) -> None:
         """Hand in what was not asked for; the job goes on, and nothing is published."""

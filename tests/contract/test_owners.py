@@ -13,6 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import delete, func, select, update
 from support.adapters import base_registration
+from support.fixtures import Limits
 from support.people import bare_http, training
 from support.registries import World
 from support.working import Held, line
@@ -292,9 +293,9 @@ class TestWorkers:
             assert greet(**most).status_code == 204
 
     def test_a_token_has_so_many_and_then_the_one_silent_for_longest_is_forgotten(
-        self, team: Team, monkeypatch: pytest.MonkeyPatch
+        self, team: Team, limits: Limits
     ) -> None:
-        monkeypatch.setattr(rooms, "MOST_WORKERS", 3)
+        limits(rooms, MOST_WORKERS=3)
         for number in range(3):
             hello(team.worker, f"w{number}")
         with pytest.raises(QuotaExceeded, match="a token of their own"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from support.adapters import base_registration, digest
 from support.payloads import Payload, make_payload
-from support.people import training
+from support.people import SEEDS, training
 from support.registries import World
 
 from registry.principal import LOCAL, Role
@@ -24,8 +23,6 @@ from sdk.schemas.catalog import BaseView, Published
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 
-#: Each adapter of the run has bytes of its own.
-SEEDS = itertools.count(1_300_000)
 #: What the registry may say to somebody who has not sent the bytes.
 REFUSED = (InvalidInput, NotFound, VerificationFailed)
 

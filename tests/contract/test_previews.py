@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from support import calls
 from support.adapters import ASKED, SPEC, digest, use_of
-from support.people import SEEDS, new_adapter, submit
+from support.people import new_adapter, submit
 from support.registries import World
+from support.trainings import save_jsonl
 
 from registry.db.types import utc_now
 from registry.jobs.models import Job as JobRow
@@ -30,15 +32,13 @@ from sdk.errors import (
     VerificationFailed,
 )
 from sdk.objects import Job
-from sdk.pushing.pack import pack_adapter
-from sdk.schemas.catalog import Publication
 from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewText
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import Wire
-from sdk.schemas.work import Assignment, ClaimRequest, Completion, Failure, WorkerInfo
+from sdk.schemas.work import Assignment
 from sdk.version import VERSION
 from workers.kinds.known import require_pinned
 from workers.kinds.preview import within
@@ -80,9 +80,7 @@ class Desk:
     tmp_path: Path
 
     def claim(self, **about: Any) -> Assignment | None:
-        info = {"device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**33, "queues": ["cpu"], **about}
-        body = ClaimRequest(worker=WorkerInfo(name=f"w-{self.space}", **info))
-        return self.worker.call("POST", "/jobs/claim", Assignment | None, body=body)  # type: ignore[arg-type]
+        return calls.claim(self.worker, **{"name": f"w-{self.space}", "queues": ["cpu"], **about})
 
     def hold(self) -> Assignment:
         held = self.claim()
@@ -90,8 +88,7 @@ class Desk:
         return held
 
     def complete(self, held: Assignment, **result: Any) -> JobView:
-        body = Completion(attempt=held.attempt, **result)
-        return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        return calls.complete(self.worker, held, **result)
 
     def version(self, writer: Client | None = None, space: str | None = None, **options: Any) -> str:
         """Train a version on rows of a namespace, as a worker says it did; return its ref."""
@@ -108,33 +105,16 @@ class Desk:
         )
         held = self.claim(queues=["gpu"], version=VERSION)
         assert held is not None
-        staging = self.tmp_path / f"staging-{next(SEEDS)}"
-        staging.mkdir()
-        packed = pack_adapter(
-            new_adapter(self.tmp_path),
-            base_id="tiny",
-            base_revision="0" * 40,
-            base_fingerprint=digest("tiny: base"),
-            staging=staging,
-        )
         use = use_of(sent).model_copy(update={"rendering": Rendering(template_date="2026-03-04")})
-        publication = Publication(
-            adapter=name,
-            upload=self.worker.upload(packed.sources, "sending"),
-            manifest=packed.manifest,
-            lora=packed.lora,
-            dataset=use,
-            training={**TRAINED, **options},
-            metrics={"loss": 1.0},
-        )
+        said = {"dataset": use, "training": {**TRAINED, **options}, "metrics": {"loss": 1.0}}
+        publication = calls.publication(self.worker, new_adapter(self.tmp_path), name, **said)
         ref: str = (self.complete(held, version=publication).result or {})["ref"]
         return ref
 
 
 @pytest.fixture
 def desk(people: World, acting: Callable[..., Client], space: str, tmp_path: Path) -> Desk:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{n} {space}", "completion": "b"}) + "\n" for n in "12"))
+    rows = save_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{n} {space}", "completion": "b"} for n in "12"])
     writer = acting(**{space: Role.WRITER})
     return Desk(people, writer, acting(**{space: Role.WORKER}), space, rows, tmp_path)
 
@@ -185,8 +165,7 @@ class TestWithoutTheExtra:
     def test_a_job_that_fails_says_why(self, desk: Desk) -> None:
         def work(job: Job[Preview]) -> None:
             held = desk.hold()
-            body = Failure(attempt=held.attempt, reason="data", message="line 2 holds `name`")
-            desk.worker.call("POST", f"/jobs/{held.job}/fail", JobView, body=body)
+            calls.fail(desk.worker, held, "data", "line 2 holds `name`")
 
         with pytest.raises(JobFailed, match="line 2 holds `name`"):
             desk.writer.preview(desk.rows, base="tiny", on_job=work)

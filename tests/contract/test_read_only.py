@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
+from support.fixtures import Limits
 from support.people import bare_http
 from support.registries import World
 from support.working import Held, line
@@ -128,9 +129,9 @@ def is_refused(client: Client) -> bool:
 
 
 def test_what_is_refused_meanwhile_is_counted_once_it_is_over(
-    people: World, on: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    people: World, on: Callable[[], None], limits: Limits
 ) -> None:
-    monkeypatch.setattr(application, "_KEEP_REFUSALS_S", 0.02)
+    limits(application, _KEEP_REFUSALS_S=0.02)
     services = people.services
     # Not this process's own: any other registry that it serves counts those as its own.
     refusals = Refusals()

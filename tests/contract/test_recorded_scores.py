@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import calls
 from support.merging_desk import MergingDesk
 from support.scored_rows import CONDITIONS, evaluated, fresh, report_of, write_file
 
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import InvalidInput
-from sdk.schemas.catalog import BaseView
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import read
-from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from sdk.schemas.work import Assignment, EvaluationResult
 from workers.kinds.recorded_scores import recorded_scores
-
-
-@pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
-    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 def again(desk: MergingDesk, refs: list[str], rows: Path, **said: Any) -> Assignment:
@@ -33,14 +28,8 @@ def again(desk: MergingDesk, refs: list[str], rows: Path, **said: Any) -> Assign
 
 
 def hand_in(desk: MergingDesk, held: Assignment, *idents: str) -> JobView:
-    results = [
-        EvaluationResult(
-            label=target.label, digest=target.digest, base_fingerprint=desk.base.fingerprint, recorded=ident
-        )
-        for target, ident in zip(held.targets, idents, strict=True)
-    ]
-    body = Completion(attempt=held.attempt, evaluations=results)
-    return desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    results = [calls.scored(target, recorded=ident) for target, ident in zip(held.targets, idents, strict=True)]
+    return calls.complete(desk.worker, held, evaluations=results)
 
 
 def candidates(client: Client, held: Assignment) -> list[list[str]]:
@@ -148,8 +137,7 @@ def test_scores_of_another_namespace_lose_their_target_alone(desk: MergingDesk, 
             strict=True,
         )
     )
-    body = Completion(attempt=held.attempt, evaluations=[scored, named])
-    done = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    done = calls.complete(desk.worker, held, evaluations=[scored, named])
     assert done.state == "succeeded"
     assert done.result is not None
     (ident,) = done.result["evaluations"]

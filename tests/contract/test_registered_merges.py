@@ -30,15 +30,10 @@ from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, VerificationFailed
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec
-from sdk.schemas.catalog import BaseView, Published
+from sdk.schemas.catalog import Published
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.work import Release
-
-
-@pytest.fixture
-def desk(acting: Callable[..., Client], space: str, tmp_path: Path, common_base: tuple[BaseView, Path]) -> MergingDesk:
-    return MergingDesk(acting(**{space: Role.WRITER}), acting(**{space: Role.WORKER}), space, tmp_path, *common_base)
 
 
 class TestRecord:
@@ -415,11 +410,7 @@ class TestNames:
 
 class TestQuarantine:
     def test_what_admission_refuses_is_kept_where_the_registry_keeps_it(self, tmp_path: Path) -> None:
-        database = f"sqlite:///{tmp_path / 'strict.sqlite3'}"
-        storage = (tmp_path / "artifacts").as_uri()
-        with registries.served(
-            tmp_path / "strict", database_url=database, storage_url=storage, gate="quarantine"
-        ) as world:
+        with registries.served(tmp_path / "strict", gate="quarantine") as world:
             desk = MergingDesk.open(world.writer, world.worker, "-", tmp_path)
             desk.submit(desk.push())
             held = desk.claim()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,9 +14,11 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy import func, select
-from support import databases, processes, registries
-from support.adapters import base_registration, digest, save_adapter
+from support import calls, databases, processes
+from support.adapters import base_registration, digest
+from support.people import new_adapter
 from support.registries import World
+from support.waiting import wait_until
 
 from registry.access.keys import KeyedRequest, _key
 from registry.access.models import Token
@@ -30,11 +29,8 @@ from registry.db.database import Database
 from registry.jobs.models import Job
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 
-#: Each adapter of the run has bytes of its own.
-SEEDS = itertools.count(1_300_000)
 #: How many send one request at once.
 MANY = 16
 
@@ -87,21 +83,9 @@ BY_NATURE = {
 }
 
 
-@pytest.fixture(scope="module", params=databases.KINDS)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        url = stack.enter_context(databases.new_database(request.param, folder, request))
-        storage = (folder / "artifacts").as_uri()
-        found = stack.enter_context(registries.served(folder, database_url=url, storage_url=storage))
-        found.admin.register_base(base_registration())
-        yield found
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of an adapter that no other test has."""
-    return f"adapter-{uuid.uuid4().hex[:12]}"
+@pytest.fixture(scope="module")
+def world(people: World) -> World:
+    return people
 
 
 @pytest.fixture
@@ -110,24 +94,16 @@ def key() -> str:
 
 
 def push(client: Client, tmp_path: Path, name: str) -> str:
-    seed = next(SEEDS)
-    return client.push(save_adapter(tmp_path / f"adapter-{seed}", seed), name, base="tiny").ref
+    return client.push(new_adapter(tmp_path), name, base="tiny").ref
 
 
 def publication(client: Client, tmp_path: Path, name: str, *, extra_bytes: int = 0, **said: Any) -> dict[str, Any]:
     """Upload an adapter, with one more file of zeros where asked for, and return what is to be said of it."""
-    seed = next(SEEDS)
-    folder, staging = save_adapter(tmp_path / f"adapter-{seed}", seed), tmp_path / f"staging-{seed}"
-    staging.mkdir()
+    folder = new_adapter(tmp_path)
     if extra_bytes:
         with (folder / "notes.txt").open("wb") as file:
             file.truncate(extra_bytes)
-    package = pack_adapter(
-        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
-    )
-    upload = client.upload(package.sources, "uploading")
-    body = Publication(adapter=name, upload=upload, manifest=package.manifest, lora=package.lora, **said)
-    return body.model_dump(mode="json")
+    return calls.publication(client, folder, name, **said).model_dump(mode="json")
 
 
 def send(http: httpx.Client, method: str, path: str, body: Any, key: str | None = None) -> httpx.Response:
@@ -435,13 +411,15 @@ def test_a_publication_whose_server_was_killed_is_sent_again_to_another(
             # Its bytes take so long to read that the server dies in the midst of it.
             body = publication(client, tmp_path, "bench", extra_bytes=300 * 1024 * 1024)
             dying = pool.submit(send, http, "POST", "/versions", body)
-            deadline = time.monotonic() + 30
-            while True:
+
+            def is_pending() -> bool:
                 with db.read() as session:
-                    if session.scalars(select(Version.pk).where(Version.state == VersionState.PENDING)).first():
-                        break
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+                    return (
+                        session.scalars(select(Version.pk).where(Version.state == VersionState.PENDING)).first()
+                        is not None
+                    )
+
+            wait_until(is_pending, timeout_s=30)
             first.kill()
             with pytest.raises(httpx.HTTPError):
                 dying.result(30)

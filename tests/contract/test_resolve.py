@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -18,8 +16,9 @@ import httpx
 import psycopg
 import pytest
 from sqlalchemy import delete, make_url, select
-from support import databases, processes, registries
-from support.adapters import base_registration, digest, save_adapter
+from support import calls, databases, processes
+from support.adapters import base_registration
+from support.people import new_adapter
 from support.registries import World
 
 from registry.access.tokens import Tokens
@@ -34,56 +33,22 @@ from registry.errors import NotFound
 from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client
 from sdk.formats.refs import Ref
-from sdk.pushing.pack import pack_adapter
-from sdk.schemas.catalog import Publication, Published
-
-#: Each adapter of the run has bytes of its own.
-SEEDS = itertools.count(900_000)
+from sdk.schemas.catalog import Published
 
 
-@pytest.fixture(scope="module", params=databases.KINDS)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        url = stack.enter_context(databases.new_database(request.param, folder, request))
-        storage = (folder / "artifacts").as_uri()
-        found = stack.enter_context(registries.served(folder, database_url=url, storage_url=storage))
-        found.admin.register_base(base_registration())
-        yield found
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of an adapter that no other test has."""
-    return f"adapter-{uuid.uuid4().hex[:12]}"
+@pytest.fixture(scope="module")
+def world(people: World) -> World:
+    return people
 
 
 def push(client: Client, tmp_path: Path, name: str) -> str:
-    seed = next(SEEDS)
-    return client.push(save_adapter(tmp_path / f"adapter-{seed}", seed), name, base="tiny").ref
+    return client.push(new_adapter(tmp_path), name, base="tiny").ref
 
 
 def continue_from(client: Client, tmp_path: Path, name: str, parent: str) -> str:
     """Publish a version that was made from another one."""
-    seed = next(SEEDS)
-    staging = tmp_path / f"staging-{seed}"
-    staging.mkdir()
-    package = pack_adapter(
-        save_adapter(tmp_path / f"adapter-{seed}", seed),
-        base_id="tiny",
-        base_revision="0" * 40,
-        base_fingerprint=digest("tiny: base"),
-        staging=staging,
-    )
-    body = Publication.model_validate(
-        {
-            "adapter": name,
-            "upload": client.upload(package.sources, "uploading"),
-            "manifest": package.manifest,
-            "lora": package.lora,
-            "parents": [{"ref": parent, "relation": "continued-from"}],
-        }
-    )
+    folder = new_adapter(tmp_path)
+    body = calls.publication(client, folder, name, parents=[{"ref": parent, "relation": "continued-from"}])
     return client.call("POST", "/versions", Published, body=body).version.ref
 
 
@@ -321,10 +286,9 @@ def test_what_one_server_process_wrote_every_other_one_answers(
         def keep_reading() -> int:
             asked = 0
             with httpx.Client(base_url=servers[1][0], headers={"Authorization": f"Bearer {token}"}) as http:
-                while not stop.is_set():
+                while not stop.wait(0.002):
                     assert resolve(http, "bench@latest").status_code == 200
                     asked += 1
-                    time.sleep(0.002)
             return asked
 
         with ThreadPoolExecutor(2) as pool:

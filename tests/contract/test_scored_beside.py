@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import calls
+from support.fixtures import Limits
 from support.merging_desk import MergingDesk, value
 from support.scored_rows import fresh, report_of
 from support.small import write_adapter
@@ -20,7 +22,7 @@ from sdk.schemas.evaluation import EvaluationFailure
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from sdk.schemas.work import Assignment
 
 
 @pytest.fixture
@@ -49,18 +51,12 @@ def complete(desk: MergingDesk, held: Assignment, *fails: str) -> JobView:
     """Hand in scores of all targets but some."""
     failure = EvaluationFailure(reason="adapter", message="its files don't fit")
     results = [
-        EvaluationResult(
-            label=target.label,
-            digest=target.digest,
-            base_fingerprint=target.base.fingerprint or "",
-            report=None if target.label in fails else report_of(fresh(), None),
-            failure=failure if target.label in fails else None,
+        calls.scored(
+            target, **({"failure": failure} if target.label in fails else {"report": report_of(fresh(), None)})
         )
         for target in held.targets
     ]
-    body = Completion(attempt=held.attempt, evaluations=results)
-    done: JobView = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
-    return done
+    return calls.complete(desk.worker, held, evaluations=results)
 
 
 def test_the_bare_base_and_production_come_last_and_are_pinned(desk: MergingDesk, rows: Path) -> None:
@@ -124,8 +120,8 @@ def test_production_that_can_t_be_scored_is_left_out(desk: MergingDesk, rows: Pa
     assert targets(desk, [new], rows) == [(new, None), (base, "base")]
 
 
-def test_they_give_way_where_a_job_has_no_room(desk: MergingDesk, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "MOST_TARGETS", 3)
+def test_they_give_way_where_a_job_has_no_room(desk: MergingDesk, rows: Path, limits: Limits) -> None:
+    limits(evaluation, MOST_TARGETS=3)
     refs = [desk.push(f"n{number}") for number in range(2)]
     promote(desk, refs[0])
     others = [desk.push("n0") for _ in range(3)]
@@ -168,16 +164,10 @@ def test_each_base_is_held_as_the_first_adapter_over_it_was_trained(desk: Mergin
     wide = desk.push()
     desk.writer.submit_evaluation([packed, wide], data=rows)
     held = desk.claim()
+    wide_report = report_of(fresh(), None)
+    narrow = wide_report.model_copy(update={"precision": "nf4"})
     results = [
-        EvaluationResult(
-            label=target.label,
-            digest=target.digest,
-            base_fingerprint=target.base.fingerprint or "",
-            report=report_of(fresh(), None).model_copy(
-                update={"precision": "nf4" if target.base.fingerprint == other.base.fingerprint else "float32"}
-            ),
-        )
+        calls.scored(target, report=narrow if target.base.fingerprint == other.base.fingerprint else wide_report)
         for target in held.targets
     ]
-    body = Completion(attempt=held.attempt, evaluations=results)
-    assert desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body).state == "succeeded"
+    assert calls.complete(desk.worker, held, evaluations=results).state == "succeeded"

@@ -42,7 +42,7 @@ from sdk.schemas.catalog import SortKey
 def postgres(folder: Path, server: TestPostgres) -> Iterator[World]:
     name = f"search_{uuid.uuid4().hex}"
     database_url = migrated_database(server, name)
-    with registries.served(folder, database_url=database_url, storage_url=(folder / "artifacts").as_uri()) as world:
+    with registries.served(folder, database_url=database_url) as world:
         yield world
     server.drop_database(name)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
-from support import registries
-from support.adapters import base_registration, digest, lora_tensors, save_adapter, use_of
+from support import calls, registries
+from support.adapters import base_registration, lora_tensors, save_adapter, use_of
+from support.calls import claim
 from support.databases import new_database
 from support.keys import Pair, make_key
 from support.merging_desk import MergingDesk
-from support.people import claim, new_adapter, submit, training
+from support.people import new_adapter, submit, training
 from support.registries import World
 
 from registry.catalog.models import Adapter, Version
@@ -33,12 +33,10 @@ from registry.signatures.trust import Trust
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.objects import Version as Pushed
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import canonical_json
-from sdk.schemas.work import Completion
 from sdk.signing import sign, verify
 
 
@@ -115,11 +113,7 @@ class TestRecording:
     def test_of_what_is_in_quarantine(self, pair: Pair, tmp_path: Path) -> None:
         tensors = {name: value * ("lora_A" in name) for name, value in lora_tensors().items()}
         folder = save_adapter(tmp_path / "zero", tensors=tensors)
-        database = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-        storage = (tmp_path / "artifacts").as_uri()
-        with registries.served(
-            tmp_path / "world", database_url=database, storage_url=storage, gate="quarantine"
-        ) as world:
+        with registries.served(tmp_path / "world", gate="quarantine") as world:
             world.admin.register_base(base_registration())
             with pytest.raises(VerificationFailed, match="in quarantine") as caught:
                 world.writer.push(folder, "a", base="tiny", sign=pair.private)
@@ -249,11 +243,7 @@ def strict(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (keys / "spare.pem").write_bytes(make_key(folder / "spare").public.read_bytes())
     with ExitStack() as stack:
         url = stack.enter_context(new_database(request.param, folder, request))
-        found = stack.enter_context(
-            registries.served(
-                folder, database_url=url, storage_url=(folder / "artifacts").as_uri(), signing_keys=str(keys)
-            )
-        )
+        found = stack.enter_context(registries.served(folder, database_url=url, signing_keys=str(keys)))
         found.admin.register_base(base_registration())
         yield found
 
@@ -340,33 +330,16 @@ class TestWhereKeysAreSet:
         assignment = claim(worker)
         assert assignment is not None
         assert assignment.job == job.id
-        with tempfile.TemporaryDirectory() as staging:
-            packed = pack_adapter(
-                new_adapter(tmp_path),
-                base_id="tiny",
-                base_revision="0" * 40,
-                base_fingerprint=digest("tiny: base"),
-                staging=Path(staging),
-            )
-            upload = worker.upload(packed.sources, "uploading adapter")
-        said = {
-            "adapter": name,
-            "upload": upload,
-            "manifest": packed.manifest,
-            "lora": packed.lora,
-            "dataset": use_of(data),
-        }
+        said = calls.publication(worker, new_adapter(tmp_path), name, dataset=use_of(data))
 
         def complete(signature: SignedManifest | None) -> JobView:
-            version = Publication.model_validate({**said, "signature": signature})
-            body = Completion(attempt=assignment.attempt, version=version)
-            return worker.call("POST", f"/jobs/{job.id}/complete", JobView, body=body)
+            return calls.complete(worker, assignment, version=said.model_copy(update={"signature": signature}))
 
         with pytest.raises(VerificationFailed, match="accepts only signed versions"):
-            complete(worker.signed(packed.manifest))
+            complete(worker.signed(said.manifest))
         assert strict.writer.job(job.id).state == "running"
-        assert complete(worker.signed(packed.manifest, pair.private)).state == "succeeded"
-        assert strict.writer.signatures(packed.manifest.digest)[0].created_by == "some worker"
+        assert complete(worker.signed(said.manifest, pair.private)).state == "succeeded"
+        assert strict.writer.signatures(said.manifest.digest)[0].created_by == "some worker"
 
     def test_so_is_a_merged_model_that_becomes_a_version(
         self, strict: World, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import calls
 from support.merging_desk import MergingDesk
 from support.registries import World
 from support.scored_rows import fresh, report_of, write_file
@@ -21,7 +22,7 @@ from sdk.client import Client
 from sdk.errors import Unavailable
 from sdk.schemas.catalog import BaseView
 from sdk.schemas.jobs import JobView
-from sdk.schemas.work import Completion, EvaluationResult
+from sdk.schemas.work import Completion
 
 
 @contextmanager
@@ -57,13 +58,8 @@ def scores(desk: MergingDesk, data: Path) -> tuple[str, Completion]:
     held, path = desk.claim(), desk.tmp_path / "scored"
     rows = [row.model_copy(update={"scores": {}}) for row in fresh()]
     file, (target,) = write_file(path, rows), held.targets
-    result = EvaluationResult(
-        label=target.label,
-        digest=target.digest,
-        base_fingerprint=desk.base.fingerprint,
-        report=report_of(rows, file),
-        upload=desk.worker.upload({file.digest: path}, "sending", desk.space),
-    )
+    upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+    result = calls.scored(target, report=report_of(rows, file), upload=upload)
     return held.job, Completion(attempt=held.attempt, evaluations=[result])
 
 

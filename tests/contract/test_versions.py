@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import registries
-from support.adapters import base_registration, digest, save_adapter
-from support.migrated import migrated_database
+from support import calls
+from support.adapters import base_registration, save_adapter
+from support.people import SEEDS
 from support.registries import World
-from support.servers import TestPostgres
 
 from registry.catalog.models import Adapter, Version
 from registry.catalog.versions.lifecycle import VersionState
@@ -20,56 +16,19 @@ from registry.catalog.versions.present import refresh_document
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.lora_config import QuantizationRecipe
 
-SEEDS = itertools.count(70_000)
-
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with registries.embedded(tmp_path_factory.mktemp("embedded") / "home") as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres) -> Iterator[World]:
-    name = f"versions_{uuid.uuid4().hex}"
-    folder = tmp_path_factory.mktemp("postgres")
-    url = migrated_database(postgres_server, name)
-    with registries.served(folder, database_url=url, storage_url=(folder / "artifacts").as_uri()) as world:
-        yield world
-    postgres_server.drop_database(name)
-
-
-@pytest.fixture(scope="module", params=["embedded", "http_postgres"])
-def world(request: pytest.FixtureRequest) -> World:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
-    for base in ("tiny", "other"):
-        found.admin.register_base(base_registration(base))
-    return found
-
-
-@pytest.fixture
-def name() -> str:
-    return f"adapter-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return save_adapter(tmp_path / "adapter", next(SEEDS))
+def world(world: World) -> World:
+    world.admin.register_base(base_registration("other"))
+    return world
 
 
 def stored(client: Client, folder: Path, name: str) -> Publication:
     """What is said of an adapter whose files are all stored: no upload is named."""
-    staging = folder.parent / "staging"
-    staging.mkdir()
-    revision = base_registration().revision
-    package = pack_adapter(
-        folder, base_id="tiny", base_revision=revision, base_fingerprint=digest("tiny: base"), staging=staging
-    )
+    package = calls.packed(folder, base_revision=base_registration().revision)
     return Publication(adapter=name, manifest=package.manifest, lora=package.lora)
 
 

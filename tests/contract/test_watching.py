@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import update
+from support.fixtures import Limits
 from support.people import bare_http
 from support.registries import World
 from support.statements import Statement, sent
@@ -76,18 +77,18 @@ def shown(events: list[Event]) -> list[str]:
 
 class TestStoring:
     @pytest.fixture(autouse=True)
-    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _at_once(self, limits: Limits) -> None:
         # However slow the machine is, all of a test happens within one pause.
-        monkeypatch.setattr(stored, "PROGRESS_EVERY", timedelta(hours=1))
+        limits(stored, PROGRESS_EVERY=timedelta(hours=1))
 
     def test_of_one_report_the_newest_of_each_phase_is_kept(self, held: Held, job: SdkJob) -> None:
         held.report(*(progress("load", i, total=9) for i in range(5)), *(progress(step=i, total=99) for i in range(40)))
         assert shown(list(job.events())) == ["load 4", "train 39"]
 
     def test_what_is_said_is_kept_once_whatever_else_there_is_in_its_phase(
-        self, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
+        self, held: Held, job: SdkJob, limits: Limits
     ) -> None:
-        monkeypatch.setattr(stored, "SAID", 5)
+        limits(stored, SAID=5)
         told = [
             Progress(phase=phase, message=message) for phase, message in (("load", "a"), ("load", "b"), ("fit", "c"))
         ]
@@ -99,14 +100,14 @@ class TestStoring:
         assert [each.message or each.step for each in found] == ["a", "b", "c", 1, "d", "e"]
 
     def test_within_a_phase_it_is_kept_seldom_and_the_job_has_the_newest(
-        self, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
+        self, held: Held, job: SdkJob, limits: Limits
     ) -> None:
         for step in range(1, 6):
             held.report(progress(step=step, total=9, loss=1.0))
         assert shown(list(job.events())) == ["train 1"]
         assert job.state == "running"
         assert job.view.progress == Progress(phase="train", step=5, total=9, loss=1.0)
-        monkeypatch.setattr(stored, "PROGRESS_EVERY", timedelta(0))
+        limits(stored, PROGRESS_EVERY=timedelta(0))
         held.report(progress(step=6, total=9))
         assert shown(list(job.events())) == ["train 1", "train 6"]
 
@@ -141,9 +142,9 @@ class TestStoring:
         assert job.view.progress == Progress(phase="phase 29", step=29, total=29)
 
     def test_lines_end_where_there_are_too_many_of_an_attempt(
-        self, held: Held, job: SdkJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, held: Held, job: SdkJob, tmp_path: Path, limits: Limits
     ) -> None:
-        monkeypatch.setattr(stored, "LOG_LINES", 3)
+        limits(stored, LOG_LINES=3)
         held.report(line("1"), line("2"))
         held.report(*map(line, "345"))
         held.report(line("6"))
@@ -380,18 +381,14 @@ class TestStream:
         # All 800 events of each, of 8 KiB, would take six times that.
         assert asyncio.run(first_of_each(8)) < 8 * 1024 * 1024
 
-    def test_a_stream_without_news_says_that_it_is_alive(
-        self, http: httpx.Client, job: SdkJob, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(event_stream, "_KEEP_ALIVE_S", 0.1)
+    def test_a_stream_without_news_says_that_it_is_alive(self, http: httpx.Client, job: SdkJob, limits: Limits) -> None:
+        limits(event_stream, _KEEP_ALIVE_S=0.1)
         found = read(http, job.id, for_s=5)
         assert [message.fields for message in found].count({":": ""}) >= 1
         assert found[-1].kind != "end"
 
-    def test_a_revoked_token_ends_it(
-        self, people: World, space: str, job: SdkJob, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(event_stream, "_TRUST_S", 0.2)
+    def test_a_revoked_token_ends_it(self, people: World, space: str, job: SdkJob, limits: Limits) -> None:
+        limits(event_stream, _TRUST_S=0.2)
         token = people.services.tokens.create(name="gone", grants={space: Role.READER}, who=LOCAL)
         threading.Timer(1, people.services.tokens.revoke, [token.id], {"who": SYSTEM}).start()
         with bare_http(people.url, token.secret) as http:
@@ -412,10 +409,8 @@ class TestStream:
         assert http.get(target, headers={"Last-Event-ID": "x"}).status_code == 422
         assert http.get(target, params={"for_s": 0}).status_code == 422
 
-    def test_it_lists_as_much_as_there_is(
-        self, http: httpx.Client, held: Held, job: SdkJob, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(event_stream, "_AT_ONCE", 7)
+    def test_it_lists_as_much_as_there_is(self, http: httpx.Client, held: Held, job: SdkJob, limits: Limits) -> None:
+        limits(event_stream, _AT_ONCE=7)
         held.report(*(line(str(number)) for number in range(50)))
         held.fail()
         found = [message.data["message"] for message in read(http, job.id) if message.kind == "log"]

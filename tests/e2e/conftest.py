@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import processes
 from support.servers import of_run
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def pip(*args: str, cwd: Path | None = None) -> None:
     """Run pip; show what it said where it fails."""
     command = [*args[:1], "-m", "pip", "--disable-pip-version-check", *args[1:]]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    done = processes.finished(*command, cwd=cwd)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 

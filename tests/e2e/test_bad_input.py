@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support import processes
+from support.answering import Handler, answering
 from support.registries import served
 from support.small import write_adapter, write_base
 
@@ -288,34 +287,24 @@ def test_no_registry(env: dict[str, str], status: int, code: str, said: str, pla
     assert "s3cret" not in done.stderr
 
 
-class NoRegistry(http.server.BaseHTTPRequestHandler):
+class NoRegistry(Handler):
     """Some other server."""
 
     def do_GET(self) -> None:
-        self.send_response(200 if self.path.startswith("/api/v1/adapters") else 404)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<h1>Welcome</h1>")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        found = self.path.startswith("/api/v1/adapters")
+        self.answer(200 if found else 404, b"<h1>Welcome</h1>", Content_Type="text/html")
 
 
 def test_a_server_that_is_no_registry(place: Place) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NoRegistry) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with answering(NoRegistry) as server:
         for args in (["list"], ["show", "code-review"]):
-            done = place.run(*args, ADAPTERCTL_URL=f"http://127.0.0.1:{server.server_port}")
+            done = place.run(*args, ADAPTERCTL_URL=server.url)
             assert done.returncode == 9
             assert "like a registry; check ADAPTERCTL_URL" in done.stderr
-        server.shutdown()
-        thread.join()
 
 
 def test_a_token_that_is_missing_wrong_or_too_weak(place: Place, tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-    with served(tmp_path / "served", database_url=database, storage_url=(tmp_path / "artifacts").as_uri()) as world:
+    with served(tmp_path / "served") as world:
         reader = world.token(Role.READER)
         for token, code in (("", "unauthenticated"), ("wrong-token", "unauthenticated"), (reader, "forbidden")):
             done = place.run(
@@ -362,9 +351,7 @@ def test_a_full_disk(prepare: Callable[[Place], None], args: list[str], place: P
     before = place.state()
     script = SMALL_DISK.format(n=DISK_BYTES)
     command = [sys.executable, "-c", script, str(processes.BIN / "adapterctl"), *args]
-    done = subprocess.run(
-        command, env=place.env, cwd=place.folder / "work", capture_output=True, text=True, check=False, timeout=60
-    )
+    done = processes.finished(*command, env=place.env, cwd=place.folder / "work", timeout_s=60)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert done.returncode == 9, done.stderr
@@ -381,6 +368,6 @@ def test_streams_that_are_closed(args: list[str], status: int, place: Place) -> 
     command = [str(processes.BIN / "adapterctl"), *args, "--format", "json"]
     for closed in ("exec >&-", "exec <&- >&-", "exec <&- >&- 2>&-"):
         script = f"{closed}; exec {shlex.join(command)}"
-        done = subprocess.run(["sh", "-c", script], env=place.env, capture_output=True, text=True, timeout=60)
+        done = processes.finished("sh", "-c", script, env=place.env, timeout_s=60)
         assert (done.returncode, done.stdout) == (status, ""), (closed, done.stderr)
         assert "internal" not in done.stderr

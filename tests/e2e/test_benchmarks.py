@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import processes
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ print(json.dumps(list(memory_of_rows._each(Path(__import__('sys').argv[1]), [1],
 
 
 def _python(program: str, *given: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program, *given], cwd=BENCHMARKS, capture_output=True, text=True)
+    done = processes.finished(sys.executable, "-c", program, *given, cwd=BENCHMARKS)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 

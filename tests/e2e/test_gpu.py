@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
@@ -20,7 +20,7 @@ def test_a_training_its_peak_a_kill_an_evaluation_and_a_merge_on_a_card(tmp_path
         pytest.skip("there is no CUDA device")
     out = tmp_path / "found.json"
     script = [sys.executable, ROOT / "benchmarks" / "once" / "gpu.py", out, "--tiny"]
-    done = subprocess.run([str(each) for each in script], capture_output=True, text=True)
+    done = processes.finished(*[str(each) for each in script])
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
     assert found["machine"]["card"]["name"]

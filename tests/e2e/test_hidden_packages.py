@@ -27,7 +27,7 @@ def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
     variables = processes.environment(HOME=str(folder), ADAPTERCTL_URL=f"local:{folder / 'home'}", **env)
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120)
+    return processes.finished(*command, env=variables, cwd=folder, timeout_s=120)
 
 
 @pytest.mark.parametrize("script", ["adapterctl", "adapter-registry", "adapter-worker"])

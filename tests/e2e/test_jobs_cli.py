@@ -13,7 +13,6 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import yaml
 from sqlalchemy import update
 from support import processes
 from support.adapters import SPEC, base_registration
+from support.command_line import CommandLine
 from support.registries import World, served
 from support.working import Held, line, progress
 
@@ -38,37 +38,12 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LONG = "team/a-name-that-is-as-long-as-names-of-adapters-may-well-become"
 
 
-@dataclass
-class Desk:
+class Desk(CommandLine):
     """A terminal before a registry, and a worker that does what a test says."""
 
-    world: World
-    folder: Path
-    client: Client
-    token: str
-
-    @property
-    def env(self) -> dict[str, str]:
-        return processes.environment(
-            ADAPTERCTL_URL=self.world.url,
-            ADAPTERCTL_TOKEN=self.token,
-            ADAPTERCTL_CACHE=str(self.folder / "cache"),
-            HOME=str(self.folder),
-        )
-
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        done = processes.run("adapterctl", *args, env=self.env, timeout_s=120)
-        assert "Traceback" not in done.stderr
-        return done
-
-    def ok(self, *args: str) -> str:
-        """Run a command that works; return its output. Tables fit 80 columns."""
-        done = self.run(*args)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def json(self, *args: str) -> Any:
-        return json.loads(self.ok(*args, "--format", "json"))
+    def __init__(self, world: World, folder: Path, client: Client, token: str) -> None:
+        super().__init__(folder, url=world.url, token=token)
+        self.world, self.client = world, client
 
     def submit(self, name: str = "sql", **terms: Any) -> str:
         given = {**SPEC.model_dump(), **terms}
@@ -81,8 +56,7 @@ class Desk:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("jobs-cli")
-    database = f"sqlite:///{folder / 'registry.sqlite3'}"
-    with served(folder, database_url=database, storage_url=(folder / "artifacts").as_uri()) as found:
+    with served(folder) as found:
         found.admin.register_base(base_registration())
         yield found
 
@@ -183,7 +157,7 @@ class TestShow:
         assert [attempt["state"] for attempt in full["attempts"]] == ["failed", "running"]
         assert [checkpoint["step"] for checkpoint in full["checkpoints"]] == [20, 10]
         assert (full["attempt"], full["failures"], full["checkpoint_step"]) == (2, 1, 20)
-        assert desk.ok("jobs", "show", job, "--format", "quiet") == "running\n"
+        assert desk.ok("jobs", "show", job, "--format", "quiet") == "running"
 
         assert [row["step"] for row in desk.json("jobs", "checkpoints", job)] == [20, 10]
         assert desk.ok("jobs", "checkpoints", job, "--format", "quiet").split() == ["20", "10"]
@@ -198,7 +172,7 @@ class TestPublish:
         held = desk.claim()
         held.checkpoint(10, 30)
         held.checkpoint(20, 30)
-        assert desk.ok("jobs", "publish", job, "--step", "10", "--tag", "stage=trial") == "published@v1\n"
+        assert desk.ok("jobs", "publish", job, "--step", "10", "--tag", "stage=trial") == "published@v1"
         shown = desk.json("show", "published@v1")
         assert shown["tags"] == {"stage": "trial"}
         assert shown["job"] == {"id": job, "attempt": 1}
@@ -240,7 +214,7 @@ class TestWait:
     def test_how_each_has_ended_decides(self, desk: Desk) -> None:
         good, bad = desk.submit("good"), desk.submit("bad")
         desk.claim().complete()
-        assert desk.ok("jobs", "wait", good) == f"{good}  succeeded\n"
+        assert desk.ok("jobs", "wait", good) == f"{good}  succeeded"
         done = desk.run("jobs", "wait", good, bad, "--any", "--timeout", "60")
         assert (done.returncode, done.stdout) == (0, f"{good}  succeeded\n")
         threading.Timer(2, desk.claim().fail, ["data", "row 3 is odd; mend it"]).start()

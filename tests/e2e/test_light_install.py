@@ -55,7 +55,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
 
 def test_the_base_install_is_light(python: Path) -> None:
     names = "import importlib.metadata as m, json; print(json.dumps([one.name.lower() for one in m.distributions()]))"
-    done = subprocess.run([str(python), "-I", "-c", names], capture_output=True, text=True, check=True)
+    done = processes.finished(str(python), "-I", "-c", names, check=True)
     installed = set(json.loads(done.stdout))
     assert {"adapterctl", "httpx"} <= installed
     assert not installed & set(HEAVY)
@@ -63,13 +63,8 @@ def test_the_base_install_is_light(python: Path) -> None:
 
 def run(python: Path, *args: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run with the environment of a new user, away from the source tree."""
-    return subprocess.run(
-        [str(python), *args],
-        env={**processes.environment(HOME=str(home), PYTHONPATH=""), **env},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
+    return processes.finished(
+        str(python), *args, env={**processes.environment(HOME=str(home), PYTHONPATH=""), **env}, cwd=home
     )
 
 
@@ -89,7 +84,7 @@ def test_nothing_heavy_is_loaded_where_it_is_installed(args: list[str], tmp_path
 def test_a_registry_in_a_folder_wants_the_extra(python: Path, tmp_path: Path) -> None:
     adapterctl = python.with_name("adapterctl")
     env = processes.environment(HOME=str(tmp_path), ADAPTERCTL_URL="local:x")
-    done = subprocess.run([str(adapterctl), "list"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = processes.finished(str(adapterctl), "list", env=env, cwd=tmp_path)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (9, "")
     assert "pip install 'adapterctl[local]'" in line
@@ -116,7 +111,7 @@ def test_the_other_programs_name_their_extra(python: Path, tmp_path: Path, comma
         HOME=str(tmp_path), ADAPTERCTL_URL="http://127.0.0.1:1", REGISTRY_BROKER_URL="redis://127.0.0.1:1/0"
     )
     script = str(python.with_name(command[0]))
-    done = subprocess.run([script, *command[1:]], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = processes.finished(script, *command[1:], env=env, cwd=tmp_path)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 9
     assert f"pip install '{extra}'" in line

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support import processes, tiny
+from support.fixtures import Limits
 
 import sdk.submitting.data_preview
 from sdk.client import Client
@@ -225,12 +226,17 @@ def test_without_the_workers_extra_it_is_named(place: Place, monkeypatch: pytest
     [("import time; time.sleep(60)", TimedOut, "within"), ("print('[]')", Unavailable, "memory and time")],
 )
 def test_a_program_that_hangs_or_says_nothing_is_ended(
-    program: str, error: type[Exception], said: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str,
+    error: type[Exception],
+    said: str,
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: Limits,
 ) -> None:
     (tmp_path / "stand_in.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.submitting.data_preview, "_CHILD", "stand_in")
-    monkeypatch.setattr(sdk.submitting.data_preview, "_TIMEOUT_S", 2.0)
+    limits(sdk.submitting.data_preview, _CHILD="stand_in", _TIMEOUT_S=2.0)
     started = time.monotonic()
     with closing(place.client()) as client, pytest.raises(error, match=said):
         client.preview(place.folder / "chat.jsonl", base=place.folder / "tiny-llama")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -140,7 +139,7 @@ def test_the_readme_can_be_followed(tmp_path: Path) -> None:
         # The next block begins where this one has gone to, as in the reader's shell.
         script.write_text(text if language == "python" else f"{text}\npwd > {shlex.quote(str(left))}\n")
         command = [sys.executable, str(script)] if language == "python" else ["bash", "-euo", "pipefail", str(script)]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
+        done = processes.finished(*command, env=environment, cwd=folder, timeout_s=1200)
         assert done.returncode == 0, f"{text}\n{done.stderr}"
         printed[first] = done.stdout
         folder = Path(left.read_text().strip()) if language == "sh" else folder

@@ -8,41 +8,28 @@ import pty
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import processes
 from support.adapters import base_registration, save_adapter
+from support.command_line import CommandLine
 
 from sdk.client import Client
 
 pytestmark = pytest.mark.slow
 
 
-class Home:
+class Home(CommandLine):
     """An embedded registry in a folder, with versions of `a`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"local:{folder / 'home'}"
-        self.env = processes.environment(
-            ADAPTERCTL_URL=self.url, ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
-        )
+        super().__init__(folder)
         self.client = Client(self.url, cache=folder / "cache")
         self.client.register_base(base_registration())
 
     def push(self, count: int) -> None:
         for seed in range(count):
             self.client.push(save_adapter(self.folder / f"adapter-{seed}", seed + 1), "a", base="tiny")
-
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run a command without a terminal."""
-        return processes.run("adapterctl", *args, env=self.env, timeout_s=60)
-
-    def json(self, *args: str) -> Any:
-        done = self.run(*args, "--format", "json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
     def answer(self, answer: str, *args: str) -> tuple[int, str, str]:
         """Run a command with a terminal to ask on; return its status, its data and what the terminal showed."""

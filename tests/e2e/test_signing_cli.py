@@ -10,11 +10,11 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support import processes
+from support.command_line import CommandLine
 from support.keys import Pair, make_key
 from support.registries import served
 from support.small import write_adapter, write_base
@@ -29,33 +29,18 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "artifacts.md"
 PASSWORD = "correct horse"
 
 
-@dataclass
-class Desk:
+class Desk(CommandLine):
     """A folder with a base and adapters, a registry, and keys."""
 
-    folder: Path
-    env: dict[str, str]
-    ours: Pair
-    theirs: Pair
-
-    def run(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the folder, without a terminal."""
-        done = processes.run("adapterctl", *args, env={**self.env, **env}, cwd=self.folder, timeout_s=60)
-        assert "Traceback" not in done.stderr
-        return done
-
-    def ok(self, *args: str, **env: str) -> str:
-        """Run a command that works; return its output."""
-        done = self.run(*args, **env)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+    def __init__(self, folder: Path, ours: Pair, theirs: Pair, **env: str) -> None:
+        super().__init__(folder, cwd=folder, XDG_CONFIG_HOME=str(folder / "config"), **env)
+        self.ours, self.theirs = ours, theirs
 
     def refused(self, status: int, *args: str, **env: str) -> str:
         """Run a command that exits so; return the one line that it says."""
-        done = self.run(*args, **env)
-        assert (done.returncode, done.stdout) == (status, ""), done.stdout + done.stderr
-        assert PASSWORD not in done.stderr
-        return done.stderr.strip()
+        said = super().refused(status, *args, **env)
+        assert PASSWORD not in said
+        return said
 
 
 def lay_out(folder: Path, **env: str) -> Desk:
@@ -63,13 +48,7 @@ def lay_out(folder: Path, **env: str) -> Desk:
     write_base(folder / "base")
     write_adapter(folder / "adapter")
     write_adapter(folder / "another", value=0.125)
-    known = {"ADAPTERCTL_CACHE": str(folder / "cache"), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
-    return Desk(
-        folder,
-        processes.environment(**known, **env),
-        make_key(folder, "ours"),
-        make_key(folder, "theirs", kind="P-384"),
-    )
+    return Desk(folder, make_key(folder, "ours"), make_key(folder, "theirs", kind="P-384"), **env)
 
 
 @pytest.fixture(scope="module")
@@ -263,12 +242,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A server that takes versions by our key only."""
     folder = tmp_path_factory.mktemp("strict")
     desk = lay_out(folder)
-    with served(
-        folder / "server",
-        database_url=f"sqlite:///{folder / 'registry.sqlite3'}",
-        storage_url=(folder / "artifacts").as_uri(),
-        signing_keys=str(desk.ours.public),
-    ) as world:
+    with served(folder / "server", signing_keys=str(desk.ours.public)) as world:
         desk.env |= {"ADAPTERCTL_URL": world.url, "ADAPTERCTL_TOKEN": world.token(Role.WRITER)}
         yield desk
 
@@ -306,14 +280,6 @@ def test_the_walk_through_of_the_page(tmp_path: Path) -> None:
     for name in ("keys", "push", "verify", "independent"):
         found = re.search(rf"<!-- run: signing-{name} -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
         assert found is not None, f"the page shows no commands for signing-{name}"
-        done = subprocess.run(
-            ["bash", "-euc", found[1]],
-            env=desk.env,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = processes.finished("bash", "-euc", found[1], env=desk.env, cwd=tmp_path, timeout_s=120)
         assert done.returncode == 0, (name, done.stderr)
     assert stat.S_IMODE((tmp_path / "KEY.pem").stat().st_mode) == 0o600

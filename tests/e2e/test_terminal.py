@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pty
 import re
@@ -14,10 +13,10 @@ import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import processes, tiny
+from support.command_line import CommandLine
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
@@ -99,16 +98,13 @@ class Terminal:
             self._process.wait()
 
 
-class Home:
+class Home(CommandLine):
     """An embedded registry, the tiny base and rows."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.base = tiny.save_llama(folder / "tiny-llama")
         self.rows = tiny.write_rows(folder / "rows.jsonl")
-        self.env = processes.environment(
-            ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
-        )
         self.terminals: list[Terminal] = []
 
     def terminal(self, *args: str, prepare: Callable[[], None] | None = None) -> Terminal:
@@ -119,16 +115,6 @@ class Home:
     def train(self, name: str, *options: str) -> list[str]:
         """A training's command line."""
         return ["train", name, "--base", str(self.base), "--data", str(self.rows), *options]
-
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run a command without a terminal."""
-        return processes.run("adapterctl", *args, env=self.env, timeout_s=120)
-
-    def json(self, *args: str) -> Any:
-        """Run a command; return what it printed."""
-        done = self.run(*args, "--format", "json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
     def children(self) -> list[int]:
         """The processes of this home that train."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -77,13 +76,12 @@ def errors(request: pytest.FixtureRequest, python: Path, tmp_path_factory: pytes
     folder.mkdir()
     for name, text in {**snippets(), "typed": TYPED, **WRONG}.items():
         (folder / f"{name}.py").write_text(text)
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(request.param)), *arguments, "."],
+    done = processes.finished(
+        str(Path(sys.executable).with_name(request.param)),
+        *arguments,
+        ".",
         env=processes.environment(HOME=str(folder.parent), PYTHONPATH=""),
         cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     return [line for line in done.stdout.splitlines() if re.search(r"\berror\b: ", line) or " - error: " in line]

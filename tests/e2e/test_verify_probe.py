@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support import processes, tiny
+from support import tiny
+from support.command_line import CommandLine
 
 import sdk.examining.probe_replay
 from sdk.client import Client
@@ -23,15 +21,8 @@ from sdk.examining.probe_replay import require_equal
 pytestmark = pytest.mark.slow
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(CommandLine):
     """A registry in a folder, with a version that was trained there."""
-
-    folder: Path
-    env: dict[str, str]
-
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        return processes.run("adapterctl", *args, env=self.env, cwd=self.folder, timeout_s=180)
 
     @contextmanager
     def without_base(self) -> Iterator[None]:
@@ -49,10 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     tiny.save_llama(folder / "tiny-llama")
     tiny.save_llama(folder / "other-llama", seed=9)
     tiny.write_rows(folder / "rows.jsonl")
-    env = processes.environment(
-        ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
-    )
-    found = Place(folder, env)
+    found = Place(folder, cwd=folder)
     train = ["train", "counter", "--base", "./tiny-llama", "--data", "rows.jsonl", "--method", "lora", "--rank", "2"]
     done = found.run(*train, "--max-steps", "2", "--lr", "0.01", "--format", "json")
     assert done.returncode == 0, done.stderr

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import encoders, processes, tiny
+from support.command_line import CommandLine
 from support.soak import SOAKING
 from support.workplace import wait_until
 
@@ -22,24 +21,8 @@ TRAINING = [
 ]
 
 
-class Home:
+class Home(CommandLine):
     """An embedded registry and a cache in a folder of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env = processes.environment(
-            ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
-        )
-
-    def run(self, *args: str) -> str:
-        """Run a command that succeeds; return its standard output."""
-        done = processes.run("adapterctl", *args, env=self.env)
-        assert done.returncode == 0, f"{args}: {done.stderr}\n{self.runner_log()}"
-        return done.stdout
-
-    def json(self, *args: str) -> Any:
-        """Run a command; return the one JSON document that it printed."""
-        return json.loads(self.run(*args, "--format", "json"))
 
     def runner_log(self) -> str:
         """What the local runner said."""
@@ -114,7 +97,7 @@ def test_the_pulled_folder_changes_the_base_under_plain_peft_and_a_zeroed_one_do
     from transformers import AutoModelForCausalLM
 
     folder = tmp_path / "pulled"
-    assert home.run("pull", "counter@v1", "-o", str(folder)).strip() == str(folder)
+    assert home.ok("pull", "counter@v1", "-o", str(folder)).strip() == str(folder)
     zeroed = tmp_path / "zeroed"
     shutil.copytree(folder, zeroed)
     tensors = load_file(zeroed / "adapter_model.safetensors")
@@ -178,7 +161,7 @@ def test_the_merged_model_is_base_plus_adapter(home: Home, base: Path, tmp_path:
     merged = home.json(
         "merge", "counter@v1", "--onto", "original", "--dtype", "float32", "-o", str(tmp_path / "merged")
     )
-    folder = home.run("pull", "counter@v1").strip()
+    folder = home.ok("pull", "counter@v1").strip()
     ids = torch.arange(3, 35).reshape(1, 32)
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
     with torch.no_grad():
@@ -237,7 +220,7 @@ def test_an_encoder_learns_to_tell_labels_apart(kind: str, home: Home, tmp_path:
     model = AutoModelForSequenceClassification.from_pretrained(merged["path"]).eval()
     assert model.config.id2label == {0: "fruit", 1: "tool", 2: "weather"}
     plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-    adapted = PeftModel.from_pretrained(plain, home.run("pull", ref).strip()).eval()
+    adapted = PeftModel.from_pretrained(plain, home.ok("pull", ref).strip()).eval()
     batch = AutoTokenizer.from_pretrained(base)(["rain and fog", "a saw"], padding=True, return_tensors="pt")
     with torch.no_grad():
         assert torch.allclose(model(**batch).logits, adapted(**batch).logits, atol=1e-4)

@@ -79,8 +79,7 @@ def over_seaweed(folder: Path, server: SeaweedServer) -> Iterator[Place]:
         )
         url = f"s3://adapterctl/faults-{uuid.uuid4().hex}"
         storage = open_storage(url, s3=options, part_bytes=S3_PART_BYTES)
-        database = f"sqlite:///{folder / 'registry.sqlite3'}"
-        with registries.served(folder, database_url=database, storage_url=url, storage=storage) as world:
+        with registries.served(folder, storage_url=url, storage=storage) as world:
             yield _furnished(world, proxy, server)
 
 
@@ -90,8 +89,7 @@ def over_folder(folder: Path) -> Iterator[Place]:
     with FaultProxy() as proxy:
         root = folder / "artifacts"
         storage = FolderStorage(root, public_url=proxy.url, signing_key=bytes(range(32)), part_bytes=PART_BYTES)
-        database = f"sqlite:///{folder / 'registry.sqlite3'}"
-        with registries.served(folder, database_url=database, storage_url=root.as_uri(), storage=storage) as world:
+        with registries.served(folder, storage_url=root.as_uri(), storage=storage) as world:
             served = urlsplit(world.url)
             proxy.upstream = (served.hostname or "", served.port or 0)
             yield _furnished(world, proxy)

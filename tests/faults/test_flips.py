@@ -119,12 +119,7 @@ def _tensors() -> dict[str, np.ndarray]:
 @contextmanager
 def opened(kind: str, folder: Path) -> Iterator[World]:
     """A registry that knows the base: in this process, or behind HTTP."""
-    if kind == "embedded":
-        registry = registries.embedded(folder / "home")
-    else:
-        url = f"sqlite:///{folder / 'registry.sqlite3'}"
-        registry = registries.served(folder, database_url=url, storage_url=(folder / "artifacts").as_uri())
-    with registry as world:
+    with registries.embedded(folder / "home") if kind == "embedded" else registries.served(folder) as world:
         world.admin.register_base(base_registration(tensors=TENSORS))
         yield world
 

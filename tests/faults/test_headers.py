@@ -21,6 +21,7 @@ import pytest
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 from support.adapters import lora_tensors
+from support.fixtures import Limits
 from support.soak import scale
 from support.weights import LORA
 
@@ -398,11 +399,11 @@ def test_metadata_without_end_take_little_memory(body: bytes) -> None:
         assert not accepted(raw)
 
 
-def test_more_tensors_or_header_than_any_adapter_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdk.formats.safetensors.MAX_TENSORS", 100)
+def test_more_tensors_or_header_than_any_adapter_has_are_refused(limits: Limits) -> None:
+    limits("sdk.formats.safetensors", MAX_TENSORS=100)
     assert accepted(entries(100))
     assert not accepted(entries(101))
-    monkeypatch.setattr("sdk.formats.safetensors.MAX_HEADER_BYTES", len(parted(entries(50))[0]))
+    limits("sdk.formats.safetensors", MAX_HEADER_BYTES=len(parted(entries(50))[0]))
     assert accepted(entries(50))
     assert not accepted(entries(51))
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
-import threading
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from faults.plans import READING, SENDING, Fault, Head, Plan, Script, Strike
 from faults.proxy import FaultProxy
+from support.answering import Handler, answering
 
 BODY = bytes(range(256)) * 400
 ETAG = '"whole"'
 
 
-class Store(http.server.BaseHTTPRequestHandler):
+class Store(Handler):
     """Answers one body to every GET, with ranges, and keeps what is PUT."""
 
     protocol_version = "HTTP/1.1"
@@ -27,11 +26,7 @@ class Store(http.server.BaseHTTPRequestHandler):
         """Answer."""
         self.hosts.add(self.headers["Host"])
         first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if "Range" in self.headers else 200)
-        self.send_header("ETag", ETAG)
-        self.send_header("Content-Length", str(len(BODY) - first))
-        self.end_headers()
-        self.wfile.write(BODY[first:])
+        self.answer(206 if "Range" in self.headers else 200, BODY[first:], ETag=ETAG)
 
     def do_PUT(self) -> None:
         """Keep a whole body."""
@@ -40,12 +35,7 @@ class Store(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.kept[self.path] = body
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        self.answer(200)
 
 
 @pytest.fixture
@@ -55,17 +45,9 @@ def store() -> type[Store]:
 
 @pytest.fixture
 def proxy(store: type[Store]) -> Iterator[FaultProxy]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), store)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        with FaultProxy() as proxy:
-            proxy.upstream = ("127.0.0.1", server.server_address[1])
-            yield proxy
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(store) as server, FaultProxy() as proxy:
+        proxy.upstream = ("127.0.0.1", server.server_port)
+        yield proxy
 
 
 @pytest.fixture

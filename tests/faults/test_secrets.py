@@ -311,9 +311,7 @@ def test_a_scan_finds_what_it_looks_for() -> None:
 
 def test_a_secret_that_is_given_out_for_a_key_is_kept_nowhere(tmp_path: Path) -> None:
     """A token that is created again with its `Idempotency-Key` gets another secret: neither is in the database."""
-    url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-    storage = (tmp_path / "artifacts").as_uri()
-    with registries.served(tmp_path, database_url=url, storage_url=storage) as world:
+    with registries.served(tmp_path) as world:
         made = [world.admin.create_token("ci", {"team": "reader"}, idempotency_key=key) for key in ("one", "one")]
         assert made[0].id == made[1].id
         secrets = {token.secret for token in made}

@@ -17,6 +17,7 @@ import boto3
 import pytest
 from faults.places import BASE, Place, is_exact, leavings, make_adapter
 from faults.plans import Fault, Head, Plan, Script, Strike
+from support.fixtures import Limits
 from support.soak import scale
 
 from sdk.client import Client
@@ -31,10 +32,9 @@ KINDS = ("seaweed", "folder")
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasty(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
     """Let clients try again as often as ever, but at once: what they wait for is no matter here."""
-    monkeypatch.setattr(streams, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(streams, "LONGEST_WAIT_S", 0.05)
+    limits(streams, FIRST_WAIT_S=0.01, LONGEST_WAIT_S=0.05)
     monkeypatch.setattr(upload, "time", SimpleNamespace(sleep=lambda s: time.sleep(min(s, 0.05))))
 
 

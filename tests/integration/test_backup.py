@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import uuid
@@ -113,13 +112,8 @@ class Case:
 
     def run(self, name: str) -> str:
         """Run the commands that the page shows; return what they print."""
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", shown(f"{self.kind}-{name}")],
-            env=dict(self.env),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        done = processes.finished(
+            "bash", "-euo", "pipefail", "-c", shown(f"{self.kind}-{name}"), env=self.env, timeout_s=120
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

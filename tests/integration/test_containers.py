@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support import deployment, processes
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +35,8 @@ def running(script: str, env: dict[str, str], folder: Path) -> Iterator[Callable
         process = subprocess.Popen(["sh", "-euc", script], env=env, cwd=folder, stdout=file, stderr=file)
 
     def wait(port: int) -> None:
-        deadline = time.monotonic() + 60
-        while not _listens(port):
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < deadline, log.read_text()[-4000:]
-            time.sleep(0.1)
+        wait_until(lambda: _listens(port) or process.poll() is not None, lambda: log.read_text()[-4000:], 60)
+        assert process.poll() is None, log.read_text()[-4000:]
 
     try:
         yield wait
@@ -102,7 +100,7 @@ def test_the_store_knows_its_keys_and_no_others(tmp_path: Path) -> None:
         wait_for(ports["9333"])
         bucket = deployment.shell_of("bucket").replace("127.0.0.1:9333", f"127.0.0.1:{ports['9333']}.{twins['9333']}")
         for _ in range(2):
-            made = subprocess.run(["sh", "-euc", bucket], env=env, cwd=tmp_path, capture_output=True, text=True)
+            made = processes.finished("sh", "-euc", bucket, env=env, cwd=tmp_path)
             assert made.returncode == 0, made.stdout + made.stderr
         assert _open_to_others() & {*ports.values(), *twins.values()} == {ports["8333"], twins["8333"]}
         # Whoever reaches the second could hand out keys, but for this.

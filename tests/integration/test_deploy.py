@@ -34,13 +34,7 @@ needs_compose = pytest.mark.skipif(
 def compose(*args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run docker-compose, which needs no engine for this, with these variables and no others."""
     command = ["docker-compose", "--env-file", "/dev/null", "--file", str(deployment.COMPOSE), "--profile", "cpu"]
-    return subprocess.run(
-        [*command, "config", *args],
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return processes.finished(*command, "config", *args, env={"PATH": "/usr/local/bin:/usr/bin:/bin", **env})
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +221,7 @@ def test_all_commands_were_looked_at() -> None:
     "dockerfile", sorted((deployment.ROOT / "deploy").rglob("*Dockerfile*")), ids=lambda path: path.name
 )
 def test_hadolint_has_nothing_to_say(dockerfile: Path) -> None:
-    done = subprocess.run([processes.BIN / "hadolint", dockerfile], capture_output=True, text=True, check=False)
+    done = processes.finished(processes.BIN / "hadolint", dockerfile)
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 from support import deployment, processes
+from support.waiting import wait_until
 
 from deploy.supply import locks
 
@@ -29,7 +29,7 @@ def shell(script: str, venv: Path, cwd: Path) -> subprocess.CompletedProcess[str
         PIP_PROGRESS_BAR="off",
         PATH=os.pathsep.join([str(venv / "bin"), os.environ["PATH"]]),
     )
-    done = subprocess.run(["sh", "-euc", script], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    done = processes.finished("sh", "-euc", script, env=env, cwd=cwd)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done
 
@@ -118,11 +118,8 @@ def test_the_registry_image_serves_and_says_that_it_is_healthy(registry_image: P
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(serve, env=env, cwd=tmp_path, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 60
-        while not healthy():
-            time.sleep(0.2)
-            assert server.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        wait_until(lambda: healthy() or server.poll() is not None, (tmp_path / "log").read_text, 60)
+        assert server.poll() is None, (tmp_path / "log").read_text()
     finally:
         server.terminate()
         server.wait(60)

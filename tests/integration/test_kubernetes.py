@@ -24,7 +24,7 @@ COMPONENTS = {"migrate", "api", "reconciler", "worker"}
 
 def test_kubernetes_would_take_them() -> None:
     validate = [processes.BIN / "kubernetes-validate", "--strict"]
-    done = subprocess.run([*validate, *FILES], capture_output=True, text=True, check=False)
+    done = processes.finished(*validate, *FILES)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(str(path) in done.stdout + done.stderr for path in FILES), done.stdout + done.stderr
 
@@ -50,12 +50,12 @@ def test_every_manifest_is_applied_and_of_this_version() -> None:
 @pytest.mark.skipif(shutil.which("kustomize") is None, reason="kustomize is not installed: apt-get install kustomize")
 def test_nothing_is_built_before_the_secrets_are_there(tmp_path: Path) -> None:
     folder = shutil.copytree(deployment.KUBERNETES, tmp_path / "k", ignore=shutil.ignore_patterns("*.env"))
-    refused = subprocess.run(["kustomize", "build", folder], capture_output=True, text=True, check=False)
+    refused = processes.finished("kustomize", "build", folder)
     assert refused.returncode != 0
     assert "registry.env" in refused.stderr
     for name in ("registry", "worker"):
         shutil.copy(folder / f"{name}.env.example", folder / f"{name}.env")
-    built = subprocess.run(["kustomize", "build", folder], capture_output=True, text=True, check=False)
+    built = processes.finished("kustomize", "build", folder)
     assert built.returncode == 0, built.stderr
     assert {document["kind"] for document in yaml.safe_load_all(built.stdout)} > {"Secret", "Job", "Deployment"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,13 +119,8 @@ def test_a_migration_that_fails_leaves_nothing(db: Database) -> None:
 
 
 def test_servers_that_start_at_once_migrate_once(db: Database) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", UPGRADES, url_of(db), "8"],
-        cwd=migrations_folder().parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    done = processes.finished(
+        sys.executable, "-c", UPGRADES, url_of(db), "8", cwd=migrations_folder().parent, timeout_s=120
     )
     assert (done.returncode, done.stdout.split()) == (0, 8 * [head_revision()]), done.stderr
     assert drift(db) == []

@@ -5,7 +5,6 @@ says more is ignored, refused or kept from those who don't know it.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -132,14 +131,18 @@ class Fleet:
 
     def next_sends(self, url: str, path: str, kind: str, body: dict[str, Any]) -> Any:
         """What a program of the next release gets for a body."""
-        done = subprocess.run(
-            [sys.executable, "-c", SEND, url, "POST", path, kind, json.dumps(body)],
+        done = processes.finished(
+            sys.executable,
+            "-c",
+            SEND,
+            url,
+            "POST",
+            path,
+            kind,
+            json.dumps(body),
             env={**self._env, "PYTHONPATH": str(self._packages)},
             cwd=self._packages,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            timeout_s=60,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -118,7 +118,7 @@ class TestOneWorker:
     def _damage_and_go_on(self, place: Workplace, last: CheckpointView) -> None:
         """Start from a checkpoint of which a file is damaged in the storage."""
         digests = {file.sha256 for file in _manifest(place, last).files if file.path == "optimizer.safetensors"}
-        for path in (place.folder / "artifacts").rglob("*"):
+        for path in (place.world.folder / "artifacts").rglob("*"):
             if path.name.startswith(tuple(digests)):
                 path.chmod(0o600)
                 path.write_bytes(b"\0" * path.stat().st_size)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -53,13 +52,14 @@ def inspect(place: Place, what: str) -> dict[str, object]:
     # Asking one by name, nobody waits for others that might answer too.
     whom = f"gpu-1@{socket.gethostname()}"
     command = [str(processes.BIN / "celery"), "-A", "workers.entry.celery_app", "inspect", what, "--json"]
-    asked = subprocess.run(
-        [*command, "--timeout", "60", "--destination", whom],
+    asked = processes.finished(
+        *command,
+        "--timeout",
+        "60",
+        "--destination",
+        whom,
         env=place.environment(REGISTRY_BROKER_URL=place.broker_url),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        timeout_s=240,
     )
     assert asked.returncode == 0, asked.stderr + asked.stdout
     answers: dict[str, dict[str, object]] = json.loads(asked.stdout)

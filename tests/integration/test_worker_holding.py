@@ -14,8 +14,9 @@ from threading import Event
 import pytest
 from faults.plans import Head
 from faults.proxy import FaultProxy
-from support import processes, registries
+from support import calls, processes, registries
 from support.adapters import SPEC, base_registration, save_adapter
+from support.fixtures import Limits
 from support.registries import World
 from support.workplace import wait_until
 
@@ -29,7 +30,6 @@ from sdk.schemas.events import Progress
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
 from sdk.schemas.jobs import CheckpointView, JobSubmission, JobView
 from sdk.schemas.lora_config import LoraConfig
-from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.protocol import Written
 from workers.child.warm import WarmChild
@@ -53,9 +53,7 @@ WORKER = WorkerInfo(name="tested", device="cpu", memory_bytes=2**40, free_memory
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("holding")
-    database = f"sqlite:///{folder / 'registry.sqlite3'}"
-    storage = (folder / "artifacts").as_uri()
-    with registries.served(folder, database_url=database, storage_url=storage, lease_s=LEASE_S) as world:
+    with registries.served(folder, lease_s=LEASE_S) as world:
         yield world
 
 
@@ -138,9 +136,9 @@ def _wait_for_news(world: World, held: Held, count: int) -> None:
 
 class TestHeartbeats:
     def test_a_job_is_held_beyond_its_lease_and_its_news_arrive(
-        self, world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch
+        self, world: World, client: Client, held: Held, limits: Limits
     ) -> None:
-        monkeypatch.setattr(heartbeat, "_NEWS_EVERY_S", LEASE_S / 4)
+        limits(heartbeat, _NEWS_EVERY_S=LEASE_S / 4)
         with apart(client) as own, held.by(own) as lease:
             lease.report(Progress(phase="load", step=1))
             _wait_for_news(world, held, 1)
@@ -160,10 +158,8 @@ class TestHeartbeats:
         ]
         assert said == [1, "in 4 bits", 3, 1, "a line"]
 
-    def test_the_first_news_goes_out_at_once(
-        self, world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(heartbeat, "_NEWS_EVERY_S", 3600.0)
+    def test_the_first_news_goes_out_at_once(self, world: World, client: Client, held: Held, limits: Limits) -> None:
+        limits(heartbeat, _NEWS_EVERY_S=3600.0)
         with held.by(client) as lease:
             lease.report(Progress(phase="load", step=1))
             _wait_for_news(world, held, 1)
@@ -304,15 +300,8 @@ class TestStopReason:
         assert stop_signal.reason() is StopReason.LOST
 
 
-REPORT = TrainingReport(
-    lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0, target_modules=["q_proj", "v_proj"]),
-    quantization=None,
-    rows=1,
-    supervised_tokens=1,
-    training={},
-    metrics={"loss": 1.5},
-    libraries={},
-)
+LORA = LoraConfig(rank=2, alpha=4.0, dropout=0.0, target_modules=["q_proj", "v_proj"])
+REPORT = calls.training_report(LORA, metrics={"loss": 1.5})
 
 
 class Sending:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from sdk.schemas.evaluation import RowScore
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
 from support.scored_rows import CONDITIONS, evaluated
+from support.trainings import save_jsonl
 
 COLUMNS = "prompt=question,completion=answer"
 
@@ -25,8 +25,7 @@ def write_rows(path: Path, count: int = 48, *, distinct: int | None = None) -> P
         {"question": f"q{seed}-{row % distinct}", "answer": f"a{row % distinct}", "repo": f"r{row // 2}"}
         for row in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return save_jsonl(path, rows)
 
 
 def scored(

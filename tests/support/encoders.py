@@ -4,9 +4,10 @@ topics.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from support.trainings import save_jsonl
 
 TOPICS = {
     "fruit": ["apple", "pear", "plum", "cherry", "banana", "quince"],
@@ -29,8 +30,7 @@ def topic_rows(*, seed: int = 0, count: int = 36) -> list[dict[str, str]]:
 
 def write_topics(path: Path, **which: int) -> Path:
     """Write `topic_rows` as JSONL; return the path."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in topic_rows(**which)), encoding="utf-8")
-    return path
+    return save_jsonl(path, topic_rows(**which))
 
 
 def _texts() -> list[str]:

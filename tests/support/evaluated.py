@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
 from sdk.schemas.row_file import read_rows, row_file_name
 from workers.pipelines.scoring import evaluate as evaluating
 
 
+def score(base: Path, data: Path, adapter: Path | None = None, **given: Any) -> EvaluationReport:
+    """Score a base as it is stored, unless a `quantization` is given; nothing is generated unless a `spec` asks for it."""
+    quiet = {"quantization": None, "spec": EvaluationSpec(generate_rows=0), "on_progress": lambda progress: None}
+    return evaluating.evaluate(base=base, data=data, adapter=adapter, **{**quiet, **given})
+
+
 def evaluated(
     base: Path, data: Path, out: Path, spec: EvaluationSpec, adapter: Path | None = None
 ) -> tuple[EvaluationReport, list[RowScore]]:
     """Score a base as it is stored, bare or with an adapter; the file of the rows is written to `out`."""
-    report = evaluating.evaluate(
-        base=base,
-        adapter=adapter,
-        quantization=None,
-        data=data,
-        spec=spec,
-        on_progress=lambda progress: None,
-        rows_to=out,
-    )
+    report = score(base, data, adapter, spec=spec, rows_to=out)
     assert report.rows is not None
     with (out / row_file_name(report.rows.digest)).open("rb") as file:
         return report, list(read_rows(file))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from support import tiny
 from support.architectures import save_model
+from support.trainings import save_jsonl
 
 #: Families as the documentation names them, and the architecture that represents each.
 FAMILIES = {
@@ -119,8 +120,7 @@ def save_base(folder: Path, case: Case) -> Path:
 def save_rows(path: Path) -> Path:
     """Write rows in which no token spans the beginning of a completion; return the path."""
     pairs = [{"prompt": f"count {number}:", "completion": f" {word}"} for number, word in enumerate(tiny.WORDS[:6])]
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    return path
+    return save_jsonl(path, pairs)
 
 
 def walk(case: Case, folder: Path, options: Callable[[Path], dict[str, Any]] = lambda base: {}) -> Found:
@@ -189,24 +189,18 @@ def _merged_dtype(case: Case) -> Literal["auto", "float32"]:
 
 def _judged(base: Path, adapter: Path, folder: Path) -> None:
     """Check an adapter against its base as the registry does."""
-    from registry.artifacts.admission.rules import judge
-    from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+    from sdk.formats.adapter_files import WEIGHTS_FILE
     from sdk.pulling.cache import Cache
     from sdk.pushing.base_folder import scan_base
     from sdk.pushing.pack import pack_adapter
-    from support.weights import config_facts, weight_facts
+    from support.weights import admitted
 
     registration = scan_base(base, cache=Cache(folder / "cache")).registration
     packed = pack_adapter(
         adapter, base_id="tiny", base_revision=None, base_fingerprint=registration.fingerprint, staging=folder
     )
-    judge(
-        weight_facts((adapter / WEIGHTS_FILE).read_bytes(), packed.lora),
-        config_facts((folder / CONFIG_FILE).read_bytes()),
-        lora=packed.lora,
-        base_tensors=registration.tensors,
-        base_config=registration.config,
-    )
+    shutil.copy(adapter / WEIGHTS_FILE, folder)
+    admitted(folder, registration, packed.lora)
 
 
 class Truth:

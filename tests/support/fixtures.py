@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -24,6 +26,7 @@ from support.migrated import migrated_database
 from support.servers import BUCKET, TestPostgres
 
 ServerT = TypeVar("ServerT", bound=LocalServer)
+Limits = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -138,3 +141,15 @@ def _end_forks() -> Iterator[None]:
     ForkServer.end()
     if "support.child_forks" in sys.modules:
         sys.modules["support.child_forks"].end()
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
+    """Let constants of a module, which nobody sets but a test, have other values: `limits(module, _MOST_ROWS=3)`."""
+
+    def set_limits(module: ModuleType | str, **values: Any) -> None:
+        of = importlib.import_module(module) if isinstance(module, str) else module
+        for name, value in values.items():
+            monkeypatch.setattr(of, name, value)
+
+    return set_limits

@@ -7,9 +7,12 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from support.architectures import save_model
+
+if TYPE_CHECKING:
+    from sdk.schemas.evaluation import MergeReport
 
 #: By architecture: the adapted modules, a layer's norm, the embeddings and the head.
 FAMILIES: dict[str, tuple[list[str], str, str]] = {
@@ -101,12 +104,31 @@ def save_adapter(base: Path, folder: Path, *, size: float = 0.1, **settings: Any
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.data += torch.randn_like(parameter) * size
-        adapted.save_pretrained(folder, save_embedding_layers=False)
-    # As a push does.
+        return save_as_pushed(adapted, folder, save_embedding_layers=False)
+
+
+def save_as_pushed(adapted: Any, folder: Path, **how: Any) -> Path:
+    """Save what PEFT made into a folder, with the config that a push leaves of it; return the folder."""
+    adapted.save_pretrained(folder, **how)
     path = folder / "adapter_config.json"
     config = {key: value for key, value in json.loads(path.read_text()).items() if key != "megatron_core"}
     path.write_text(json.dumps(config))
     return folder
+
+
+def merge(base: Path, adapter: Path, out: Path, **options: Any) -> MergeReport:
+    """Merge. Options are a `spec`, or its fields, and what else the pipeline takes: `quantization`, `labels` …"""
+    from sdk.schemas.evaluation import MergeSpec
+    from workers.pipelines.merging.merge import merge as run
+
+    fields = {name: value for name, value in options.items() if name in MergeSpec.model_fields}
+    given: dict[str, Any] = {
+        "quantization": None,
+        "spec": MergeSpec(**fields),
+        "on_progress": lambda progress: None,
+        **{name: value for name, value in options.items() if name not in fields},
+    }
+    return run(base=base, adapter=adapter, out=out, **given)
 
 
 def by_peft(made: Made, dtype: Any) -> dict[str, Any]:

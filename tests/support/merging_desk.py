@@ -16,8 +16,9 @@ from sdk.schemas.catalog import BaseView
 from sdk.schemas.evaluation import MergeReport, ReadBack
 from sdk.schemas.jobs import JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.work import Assignment, ClaimRequest, Completion, MergeResult, WorkerInfo
+from sdk.schemas.work import Assignment, MergeResult
 from sdk.version import VERSION
+from support import calls
 from support.people import SEEDS
 from support.small import TENSORS, write_adapter, write_base, write_safetensors
 
@@ -82,9 +83,7 @@ class MergingDesk:
         return self.writer.submit_merge(ref, register=None if name is None else self.named(name), **spec)
 
     def claim(self) -> Assignment:
-        about = {"device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**33, "version": VERSION}
-        info = WorkerInfo.model_validate({"name": f"w-{self.space}", **about})
-        return self.worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+        return calls.hold(self.worker, name=f"w-{self.space}", version=VERSION)
 
     def model(self, change: Change = lambda folder: None, *, held: float | None = None) -> Path:
         """Write a merged folder: the base's, with other weights."""
@@ -107,8 +106,7 @@ class MergingDesk:
         return MergeResult(manifest=manifest, upload=upload, report=MergeReport.model_validate(REPORT | said))
 
     def complete(self, held: Assignment, result: MergeResult) -> JobView:
-        body = Completion(attempt=held.attempt, merge=result)
-        return self.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        return calls.complete(self.worker, held, merge=result)
 
     def merged(self, ref: str, name: str | None = "m", out: Path | None = None, **said: Any) -> dict[str, Any]:
         """Merge a version and hand the model in; return the job's result."""

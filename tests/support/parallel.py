@@ -22,10 +22,7 @@ _TOGETHER = (
     # One process that forks their workers' children.
     (
         "tests/integration/test_worker_again.py",
-        "tests/integration/test_worker_kept_weights.py",
-        "tests/integration/test_worker_continuing.py",
-        "tests/integration/test_worker_merge.py",
-        "tests/integration/test_worker_combine.py",
+        "tests/integration/test_worker_commands.py",
     ),
     # Everything marked `alone` that computes: tests that only wait run at the same time.
     ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py", "tests/faults/attacks/"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from pathlib import Path
 import httpx
 
 from sdk.client import Client
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
-from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
+from support import calls
 from support.adapters import SPEC, digest, save_adapter
 
 #: Each adapter of the run has bytes of its own.
@@ -30,11 +28,7 @@ def new_adapter(tmp_path: Path) -> Path:
 
 def package(folder: Path, tmp_path: Path, name: str) -> Publication:
     """What a push says about a folder, before anything is sent."""
-    staging = tmp_path / f"staging-{uuid.uuid4().hex}"
-    staging.mkdir()
-    packed = pack_adapter(
-        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
-    )
+    packed = calls.packed(folder)
     return Publication(adapter=name, upload="x" * 32, manifest=packed.manifest, lora=packed.lora)
 
 
@@ -45,11 +39,6 @@ def training(name: str, data: str) -> JobSubmission:
 
 def submit(client: Client, body: JobSubmission) -> JobView:
     return client.call("POST", "/jobs", JobView, body=body)
-
-
-def claim(client: Client) -> Assignment | None:
-    info = WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
-    return client.call("POST", "/jobs/claim", Assignment | None, body=ClaimRequest(worker=info))  # type: ignore[arg-type]
 
 
 @contextmanager

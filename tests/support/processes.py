@@ -47,15 +47,20 @@ def run(
     """
     if can_fork(command, env):
         return ForkServer.of_this_process().run(command, env=env, cwd=cwd, timeout_s=timeout_s, stdin=stdin)
+    return finished(BIN / command[0], *command[1:], env=env, timeout_s=timeout_s, cwd=cwd, stdin=stdin)
+
+
+def finished(
+    *command: str | Path,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 600,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    check: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run any command to its end in a new process; return its output."""
     return subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
-        env=dict(env),
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
+        command, env=env, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=check
     )
 
 

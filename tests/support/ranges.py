@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import re
 import socket
 import threading
@@ -12,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+
+from support.answering import Handler, answering
 
 #: Called with each request before it is answered; its result says how to answer.
 Script = Callable[["Request"], "Fault | None"]
@@ -79,9 +79,8 @@ def range_server(**objects: bytes) -> Iterator[RangeServer]:
     served = RangeServer(dict(objects))
     lock = threading.Lock()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Ranges(Handler):
         protocol_version = "HTTP/1.1"
-        log_message = lambda *_: None  # noqa: E731
 
         def setup(self) -> None:
             super().setup()
@@ -114,16 +113,16 @@ def range_server(**objects: bytes) -> Iterator[RangeServer]:
 
         def _answer(self, request: Request, fault: Fault, content: bytes | None, *, ranged: bool) -> None:
             if fault.status is not None or content is None:
-                self._refuse(fault.status or 404)
+                self.answer(fault.status or 404)
                 return
             etag = _etag(content)
             if request.if_match not in (None, etag):
-                self._refuse(412)
+                self.answer(412)
                 return
             begin, end = 0, len(content)
             if ranged and not fault.ignores_ranges:
                 if request.begin >= len(content):
-                    self._refuse(416)
+                    self.answer(416)
                     return
                 begin, end = request.begin, min(request.end or len(content), len(content))
                 self.send_response(206)
@@ -157,23 +156,6 @@ def range_server(**objects: bytes) -> Iterator[RangeServer]:
                     self.close_connection = True
                     return
 
-        def _refuse(self, status: int) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that hangs up is not an error of a test."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with answering(Ranges) as server:
         served.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield served
-        finally:
-            server.shutdown()
-            thread.join()
+        yield served

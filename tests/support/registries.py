@@ -181,10 +181,20 @@ def embedded(home: Path, *, database_url: str | None = None) -> Iterator[World]:
 
 @contextmanager
 def served(
-    folder: Path, *, database_url: str, storage_url: str, storage: Storage | None = None, **changed: Any
+    folder: Path,
+    *,
+    database_url: str | None = None,
+    storage_url: str | None = None,
+    storage: Storage | None = None,
+    **changed: Any,
 ) -> Iterator[World]:
-    """A registry behind a real HTTP server, with tokens; `changed` are settings."""
+    """A registry behind a real HTTP server, with tokens, over SQLite and a folder unless others are given.
+
+    `changed` are settings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    database_url = database_url or f"sqlite:///{folder / 'registry.sqlite3'}"
+    storage_url = storage_url or (folder / "artifacts").as_uri()
     file = make_url(database_url).database
     if database_url.startswith("sqlite") and file is not None and not Path(file).exists():
         migrated_file(Path(file))

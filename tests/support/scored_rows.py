@@ -18,9 +18,8 @@ from sdk.schemas.evaluation import (
     is_of_texts,
     is_scorer,
 )
-from sdk.schemas.jobs import JobView
 from sdk.schemas.row_file import write_rows
-from sdk.schemas.work import Completion, EvaluationResult
+from support import calls
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
 
@@ -106,15 +105,9 @@ def evaluated(
     (target,) = held.targets
     path = desk.tmp_path / f"rows-{next(SEEDS)}"
     file = change(write_file(path, rows), path)
-    result = EvaluationResult(
-        label=target.label,
-        digest=target.digest,
-        base_fingerprint=desk.base.fingerprint,
-        report=report_of(rows, file, conditions=conditions, **said),
-        upload=desk.worker.upload({file.digest: path}, "sending", desk.space),
-    )
-    body = Completion(attempt=held.attempt, evaluations=[result])
-    done = desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+    result = calls.scored(target, report=report_of(rows, file, conditions=conditions, **said), upload=upload)
+    done = calls.complete(desk.worker, held, evaluations=[result])
     assert done.state == "succeeded"
     assert done.result is not None
     assert job.id == held.job

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from types import ModuleType
+
+from support.trainings import save_jsonl
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
@@ -41,5 +42,4 @@ def write_rows(path: Path, count: int = 12) -> Path:
         {"prompt": f"count {' and '.join(WORDS[: n % 12 + 1])} ({n}): ", "completion": WORDS[n % 12]}
         for n in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return save_jsonl(path, rows)

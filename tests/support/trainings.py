@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdk.schemas.training_report import TrainingReport
+    from workers.pipelines.training.checkpoints import Checkpoints
 
 
 def run_training(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
@@ -28,6 +29,29 @@ def run_training(base: Path, rows: Path, out: Path, **options: Any) -> TrainingR
     if "spec" not in given:
         given["spec"] = build(TrainingSpec, **fields)
     return train(base=base, data=rows, out=out, **given)
+
+
+def checkpoints(
+    folder: Path, *, every_steps: int | None = None, resume: Path | None = None, **given: Any
+) -> Checkpoints:
+    """Where a training keeps checkpoints; nobody is told of them, and it is not stopped, unless a test asks for it."""
+    from workers.pipelines.training.checkpoints import Checkpoints
+
+    quiet: dict[str, Any] = {"every_s": None, "written": lambda *what: None, "must_stop": lambda: False}
+    return Checkpoints(folder=folder, every_steps=every_steps, resume=resume, **{**quiet, **given})
+
+
+def whole_and_resumed(train: Callable[..., object], folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What a training writes, and what one writes that goes on from the first's checkpoint of its second step."""
+    train(folder / "whole", checkpoints=checkpoints(folder / "kept", every_steps=2))
+    resume = folder / "kept" / "step-00000002"
+    train(folder / "resumed", checkpoints=checkpoints(folder / "unused", resume=resume))
+    return files_of(folder / "whole"), files_of(folder / "resumed")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What is in the files of a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def save_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

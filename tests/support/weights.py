@@ -6,6 +6,7 @@ import io
 import json
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from safetensors.numpy import save
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
 from registry.artifacts.admission.rules import judge
 from registry.artifacts.long_facts import holding_facts, take_turn
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.pulling.cache import Cache
+from sdk.pushing.base_folder import scan_base
+from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.lora_config import LoraConfig
 from support.adapters import BASE_TENSORS, lora_config, lora_tensors
 
@@ -97,6 +102,19 @@ def check(
         lora=lora,
         base_tensors=BASE_TENSORS if base is None else base,
         base_config=base_config or {},
+    )
+
+
+def admitted(adapter: Path, base: BaseRegistration | Path, lora: LoraConfig) -> list[str]:
+    """Judge an adapter's folder by its base, as it is registered or in its folder; return the warnings."""
+    if isinstance(base, Path):
+        base = scan_base(base, cache=Cache(adapter.parent / "admission-cache")).registration
+    return judge(
+        weight_facts((adapter / WEIGHTS_FILE).read_bytes(), lora),
+        config_facts((adapter / CONFIG_FILE).read_bytes()),
+        lora=lora,
+        base_tensors=base.tensors,
+        base_config=base.config,
     )
 
 

@@ -8,23 +8,17 @@ from typing import Any
 
 from sdk.client import Client
 from sdk.pulling.transfer import hash_file
-from sdk.pushing.pack import pack_adapter
-from sdk.schemas.catalog import Publication
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.jobs import CheckpointView, JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import (
     Assignment,
     CheckpointRecord,
-    ClaimRequest,
-    Completion,
-    Failure,
     Heartbeat,
     HeartbeatReply,
     Release,
-    WorkerInfo,
 )
+from support import calls
 from support.adapters import digest, use_of
 from support.people import SEEDS, new_adapter
 
@@ -48,9 +42,7 @@ class Held:
     @classmethod
     def claim(cls, client: Client, tmp_path: Path, *, name: str = "w1", **about: Any) -> Held:
         """Claim a job; there must be one."""
-        given = {"device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**33, **about}
-        body = ClaimRequest(worker=WorkerInfo(name=name, **given))
-        return cls(client, client.call("POST", "/jobs/claim", Assignment, body=body), tmp_path)
+        return cls(client, calls.hold(client, name=name, **about), tmp_path)
 
     @property
     def job(self) -> str:
@@ -62,8 +54,7 @@ class Held:
         return self.client.call("POST", f"/jobs/{self.job}/heartbeat", HeartbeatReply, body=beat)
 
     def fail(self, reason: str = "data", message: str = "the rows are odd") -> JobView:
-        body = Failure(attempt=self.assignment.attempt, reason=reason, message=message)
-        return self.client.call("POST", f"/jobs/{self.job}/fail", JobView, body=body)
+        return calls.fail(self.client, self.assignment, reason, message)
 
     def release(self) -> JobView:
         body = Release(attempt=self.assignment.attempt)
@@ -71,35 +62,19 @@ class Held:
 
     def complete(self) -> JobView:
         """Hand in an adapter."""
-        packed = self._pack()
         request: Any = self.assignment.request
-        version = Publication(
-            adapter=request.adapter,
-            upload=self.client.upload(packed.sources, "sending"),
-            manifest=packed.manifest,
-            lora=packed.lora,
-            dataset=use_of(request.data),
-            metrics={"loss": 1.0},
-        )
-        body = Completion(attempt=self.assignment.attempt, version=version)
-        return self.client.call("POST", f"/jobs/{self.job}/complete", JobView, body=body)
+        said = {"dataset": use_of(request.data), "metrics": {"loss": 1.0}}
+        version = calls.publication(self.client, new_adapter(self.tmp_path), request.adapter, **said)
+        return calls.complete(self.client, self.assignment, version=version)
 
     def checkpoint(self, step: int, total: int) -> CheckpointView:
         """Store a checkpoint whose optimiser is some unique bytes."""
-        packed = self._pack()
+        packed = calls.packed(new_adapter(self.tmp_path))
         state = self.tmp_path / f"optimizer-{next(SEEDS)}.pt"
         state.write_bytes(f"{self.job} {step} {next(SEEDS)}".encode())
         sha256, size = hash_file(state)
         files = [*packed.manifest.files, ManifestFile(path="optimizer.pt", size_bytes=size, sha256=sha256)]
-        report = TrainingReport(
-            lora=packed.lora,
-            quantization=None,
-            rows=1,
-            supervised_tokens=1,
-            training={},
-            metrics={"loss": 1.0 / step},
-            libraries={"torch": "2"},
-        )
+        report = calls.training_report(packed.lora, metrics={"loss": 1.0 / step})
         body = CheckpointRecord(
             attempt=self.assignment.attempt,
             step=step,
@@ -109,14 +84,3 @@ class Held:
             report=report,
         )
         return self.client.call("POST", f"/jobs/{self.job}/checkpoints", CheckpointView, body=body)
-
-    def _pack(self) -> Any:
-        staging = self.tmp_path / f"staging-{next(SEEDS)}"
-        staging.mkdir()
-        return pack_adapter(
-            new_adapter(self.tmp_path),
-            base_id="tiny",
-            base_revision="0" * 40,
-            base_fingerprint=digest("tiny: base"),
-            staging=staging,
-        )

@@ -145,8 +145,7 @@ class Workplace:
 @contextmanager
 def opened(folder: Path, kind: type[PlaceT] = Workplace, **settings: Any) -> Iterator[PlaceT]:  # type: ignore[assignment]
     """A workplace over SQLite and a folder."""
-    database, storage = f"sqlite:///{folder / 'registry.sqlite3'}", (folder / "artifacts").as_uri()
-    with registries.served(folder / "registry", database_url=database, storage_url=storage, **settings) as world:
+    with registries.served(folder / "registry", **settings) as world:
         yield kind(world, folder)
 
 

@@ -31,14 +31,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def test_it_says_and_returns_the_same(command: tuple[str, ...], env: dict[str, str], tmp_path: Path) -> None:
     assert can_fork(command, env)
     forked = ForkServer.of_this_process().run(command, env=env, cwd=tmp_path, timeout_s=60)
-    new = subprocess.run(
-        [str(processes.BIN / command[0]), *command[1:]],
-        env=env,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    new = processes.finished(str(processes.BIN / command[0]), *command[1:], env=env, cwd=tmp_path)
     assert (forked.returncode, forked.stdout, forked.stderr) == (new.returncode, new.stdout, new.stderr)
 
 
@@ -65,7 +58,7 @@ sys.stdout.write("begun\\n")
 sys.stdout.flush()
 {end}"""
     forked = processes.run("python", "-c", text, env=env)
-    new = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True, check=False)
+    new = processes.finished(sys.executable, "-c", text, env=env)
     assert (forked.returncode, sorted(forked.stdout.split())) == (new.returncode, sorted(new.stdout.split()))
     assert forked.stderr.splitlines()[-1:] == new.stderr.splitlines()[-1:]
     assert (list(tmp_path.glob("tmp*")) == []) == ("kill" not in end)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from support import processes
+from support.answering import Handler, answering
 
 from deploy.supply import audit, locks, sbom
 
@@ -99,11 +97,11 @@ def test_the_list_of_a_release_names_all_that_images_install() -> None:
     assert not direct & {"mako", "tokenizers", "torch"}
 
 
-class _Advisories(BaseHTTPRequestHandler):
+class _Advisories(Handler):
     """As osv.dev answers: of one release, that it is unsafe."""
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = json.loads(self.body())
         fault = {
             "id": "OSV-1",
             "summary": "It obeys strangers.",
@@ -116,27 +114,14 @@ class _Advisories(BaseHTTPRequestHandler):
             ],
         }
         unsafe = (asked["package"]["name"], asked["version"]) == ("click", "8.2.0")
-        body = json.dumps({"vulns": [fault]} if unsafe else {}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        self.answer(200, json.dumps({"vulns": [fault]} if unsafe else {}).encode())
 
 
 @contextmanager
 def advisories() -> Iterator[str]:
     """A database of advisories on loopback."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Advisories) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(_Advisories) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize(

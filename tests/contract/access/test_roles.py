@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 from contract.access.helpers import SOON_S
 from support import processes
+from support.calls import claim
 from support.databases import new_database
-from support.people import Place, bare_http, claim, furnish, submit, training
+from support.people import Place, bare_http, furnish, submit, training
 from support.registries import World
 
 from registry.access.tokens import Tokens
@@ -65,11 +66,10 @@ class TestRevocation:
             stop = threading.Event()
 
             def keep_asking(n: int) -> None:
-                while not stop.is_set():
+                while not stop.wait(0.02):
                     began = time.monotonic()
                     status = clients[n].get("/api/v1/whoami").status_code
                     seen[n].append((began, time.monotonic(), status))
-                    time.sleep(0.02)
 
             with ThreadPoolExecutor(2) as pool:
                 asking = [pool.submit(keep_asking, n) for n in range(2)]

@@ -31,13 +31,3 @@ def join(people: World, tmp_path: Path) -> Iterator[Callable[..., Tenant]]:
     yield let_in
     for client in opened:
         client.close()
-
-
-@pytest.fixture
-def ours(join: Callable[..., Tenant]) -> Tenant:
-    return join()
-
-
-@pytest.fixture
-def theirs(join: Callable[..., Tenant]) -> Tenant:
-    return join()

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from contract.bases.helpers import Tenant
-from support.people import claim, submit
+from support.calls import claim
+from support.people import submit
 from support.registries import World
 from support.small import write_adapter
 

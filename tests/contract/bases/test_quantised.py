@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import pytest
 from contract.bases.helpers import VALUES, Tenant
+from support import calls
+from support.fixtures import Limits
 from support.packed_files import LONG, PACKED, QUANTIZATION, write_packed_base
 from support.registries import World
 from support.scored_rows import CONDITIONS
@@ -25,7 +27,7 @@ from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.jobs import JobView
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import ManifestFile
-from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, WorkerInfo
+from sdk.schemas.work import EvaluationResult
 
 FP4 = {**QUANTIZATION, "bnb_4bit_quant_type": "fp4"}
 
@@ -62,7 +64,7 @@ class TestWhatItIs:
         assert {name: derived[name] for name in PACKED} == PACKED
 
     def test_what_packed_weights_say_is_read_while_others_add_theirs(
-        self, ours: Tenant, monkeypatch: pytest.MonkeyPatch
+        self, ours: Tenant, monkeypatch: pytest.MonkeyPatch, limits: Limits
     ) -> None:
         asked: list[str] = []
         parts = Artifacts.parts
@@ -78,7 +80,7 @@ class TestWhatItIs:
             return unlocked
 
         monkeypatch.setattr(Artifacts, "parts", watched)
-        monkeypatch.setattr(packed_weights, "_NEAR_BYTES", 0)
+        limits(packed_weights, _NEAR_BYTES=0)
         assert ours.register(packed(ours, "packed"), upload=True, id="packed").facts == "derived"
         # Where the blob lies is looked up once for all of its weights.
         assert len(asked) == 1
@@ -199,8 +201,7 @@ class TestJobs:
         view = ours.register(packed(ours, "packed", kind="fp4", config=FP4), upload=True, id="packed")
         ours.client.submit_evaluation("base:packed", data=rows)
         worker = join(ours.space, Role.WORKER).client
-        info = WorkerInfo(name="w", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
-        held = worker.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=info))
+        held = calls.hold(worker)
 
         def complete(precision: str) -> JobView:
             report = EvaluationReport.model_validate(
@@ -209,8 +210,7 @@ class TestJobs:
             result = EvaluationResult(
                 label=held.targets[0].label, digest=None, base_fingerprint=view.fingerprint, report=report
             )
-            body = Completion(attempt=held.attempt, evaluations=[result])
-            return worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+            return calls.complete(worker, held, evaluations=[result])
 
         for wrong in ("bfloat16", "nf4"):
             with pytest.raises(VerificationFailed, match="precision"):

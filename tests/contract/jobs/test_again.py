@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 from contract.jobs.helpers import Crew, use_of
-from support.adapters import SPEC, base_registration, digest
+from support import calls
+from support.adapters import SPEC, base_registration
 from support.people import SEEDS, new_adapter
 
 from sdk.errors import InvalidInput, NotFound
-from sdk.pushing.pack import pack_adapter
-from sdk.schemas.catalog import Publication
 from sdk.schemas.job_requests import ParentChoice
 from sdk.schemas.jobs import JobView
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.work import Assignment, Completion
+from sdk.schemas.work import Assignment
 from sdk.version import VERSION
 
 RAN = {"device": "cpu", "threads": 2, "dtype": "float32"}
@@ -25,23 +24,11 @@ _OWN = ("adapter", "like", "checkpoint")
 
 
 def complete(crew: Crew, held: Assignment, folder: Path, base: str = "tiny", **training: Any) -> JobView:
-    staging = crew.tmp_path / f"staging-{next(SEEDS)}"
-    staging.mkdir()
-    packed = pack_adapter(
-        folder, base_id=base, base_revision="0" * 40, base_fingerprint=digest(f"{base}: base"), staging=staging
-    )
-    version = Publication(
-        adapter=held.request.adapter,  # type: ignore[union-attr]
-        upload=crew.worker.upload(packed.sources, "sending"),
-        manifest=packed.manifest,
-        lora=packed.lora,
-        dataset=use_of(held.request.data),  # type: ignore[union-attr]
-        training={**RAN, **training},
-        metrics={"loss": 1.0},
-        libraries={"torch": "2.13"},
-    )
-    body = Completion(attempt=held.attempt, version=version)
-    return crew.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    request: Any = held.request
+    said = {"training": {**RAN, **training}, "metrics": {"loss": 1.0}, "libraries": {"torch": "2.13"}}
+    use, over = use_of(request.data), f"{base}: base"
+    version = calls.publication(crew.worker, folder, request.adapter, base=over, dataset=use, **said)
+    return calls.complete(crew.worker, held, version=version)
 
 
 @pytest.fixture

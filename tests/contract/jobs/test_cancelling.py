@@ -14,6 +14,7 @@ from contract.jobs.helpers import Crew
 from contract.test_combinations import Desk as CombiningDesk
 from contract.test_previews import shown, text
 from sqlalchemy import func, select
+from support import calls
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
 from support.registries import World
@@ -33,7 +34,7 @@ from sdk.errors import Conflict
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.jobs import JobView
 from sdk.schemas.removal import GcRequest
-from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from sdk.schemas.work import Assignment, Completion
 
 TWO_KINDS = ("training", "evaluation")
 KINDS = (*TWO_KINDS, "combination", "merge", "registered merge", "preview")
@@ -114,14 +115,11 @@ def finished(
         scores = fresh()
         path = tmp_path / "scores"
         file = write_file(path, scores)
-        result = EvaluationResult(
-            label=held.targets[0].label,
-            digest=held.targets[0].digest,
-            base_fingerprint=merging.base.fingerprint,
-            report=report_of(scores, file, conditions=CONDITIONS),
-            upload=worker.upload({file.digest: path}, "sending", space),
+        upload, report = (
+            worker.upload({file.digest: path}, "sending", space),
+            report_of(scores, file, conditions=CONDITIONS),
         )
-        return of(held, evaluations=[result])
+        return of(held, evaluations=[calls.scored(held.targets[0], report=report, upload=upload)])
     merging.submit(ref, "m" if request.param == "registered merge" else None)
     held = merging.claim()
     return of(held, merge=merging.result(merging.model()))

@@ -9,10 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from contract.jobs.helpers import Crew, info
+from contract.jobs.helpers import Crew
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 from support.adapters import SPEC, base_registration
+from support.calls import worker_info
 from support.people import new_adapter
 
 from registry.access.keys import Keyed, keep
@@ -230,7 +231,9 @@ class TestRouting:
 
     def test_workers_are_known_by_what_they_said(self, crew: Crew) -> None:
         name = f"node of {crew.space}"
-        crew.worker.call("POST", "/workers/hello", None, body=info(name, device="cuda", queues=["gpu"], version="9.9"))
+        crew.worker.call(
+            "POST", "/workers/hello", None, body=worker_info(name, device="cuda", queues=["gpu"], version="9.9")
+        )
         job = crew.submit()
 
         def seen() -> WorkerView:
@@ -247,7 +250,7 @@ class TestRouting:
         with crew.world.services.db.write() as session:
             session.execute(update(Worker).where(Worker.name == name).values(seen_at=utc_now() - timedelta(minutes=5)))
         assert seen().state == "silent"
-        crew.worker.call("POST", "/workers/hello", None, body=info(name))
+        crew.worker.call("POST", "/workers/hello", None, body=worker_info(name))
         assert seen().state == "busy"
 
     def test_another_team_sees_neither_job_nor_place(self, crew: Crew, acting: Callable[..., Client]) -> None:
@@ -277,7 +280,7 @@ class TestRouting:
     def test_waiting_is_explained(self, crew: Crew) -> None:
         first, second = crew.submit(), crew.submit()
         assert (crew.view(first.id).waits or "").startswith("no worker listens to the queue gpu")
-        crew.worker.call("POST", "/workers/hello", None, body=info("only"))
+        crew.worker.call("POST", "/workers/hello", None, body=worker_info("only"))
         assert crew.view(first.id).waits == "a worker is about to take it"
         assert crew.view(second.id).waits == "1 job goes first"
         crew.hold(name="only")

@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from contract.jobs.helpers import Crew, info
+from contract.jobs.helpers import Crew
 from sqlalchemy import update
 from support.adapters import base_registration
+from support.calls import worker_info
 from support.people import new_adapter
 
 from registry.db.types import utc_now
@@ -44,7 +45,7 @@ def base(crew: Crew) -> str:
 
 def hello(crew: Crew, name: str, memory_bytes: int, **about: Any) -> None:
     about = {"device": "cuda", "free_memory_bytes": memory_bytes, **about}
-    crew.worker.call("POST", "/workers/hello", None, body=info(name, memory_bytes=memory_bytes, **about))
+    crew.worker.call("POST", "/workers/hello", None, body=worker_info(name, memory_bytes=memory_bytes, **about))
 
 
 def gone(crew: Crew, name: str, **since: float) -> None:
@@ -145,7 +146,7 @@ class TestRefusal:
 
     def test_workers_of_others_are_none_of_its(self, crew: Crew, base: str, acting: Callable[..., Client]) -> None:
         stranger = acting(elsewhere=Role.WORKER)
-        stranger.call("POST", "/workers/hello", None, body=info("theirs", device="cuda", memory_bytes=8 * GB))
+        stranger.call("POST", "/workers/hello", None, body=worker_info("theirs", device="cuda", memory_bytes=8 * GB))
         crew.submit(base=base, spec=LARGE)
         hello(crew, "cpu only", 8 * GB, queues=["cpu"])
         crew.submit(base=base, spec=LARGE)

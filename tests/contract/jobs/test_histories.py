@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from contract.jobs.helpers import info
 from contract.test_previews import shown, text
 from sqlalchemy import func, select
 from support import registries
 from support.adapters import base_registration, use_of
+from support.calls import worker_info
 from support.people import new_adapter, package, training
 from support.registries import World
 from support.soak import SOAKING
@@ -98,7 +98,7 @@ class History:
 
     def claim(self) -> None:
         waiting = {job for job, known in self.jobs.items() if known.state == "queued"}
-        given = self.services.claims.claim(claim=ClaimRequest(worker=info()), who=LOCAL)
+        given = self.services.claims.claim(claim=ClaimRequest(worker=worker_info()), who=LOCAL)
         assert (given is not None) == bool(waiting)
         if given is not None:
             assert given.job in waiting

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from contract.jobs.helpers import Crew
-from support.adapters import SPEC, base_registration, digest, lora_tensors, save_adapter
+from support import calls
+from support.adapters import SPEC, base_registration, lora_tensors, save_adapter
 from support.people import SEEDS
 from support.scored_rows import CONDITIONS
+from support.trainings import save_jsonl
 
 from sdk.errors import InvalidBase, InvalidData, InvalidInput, VerificationFailed
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.jobs import JobView
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import DatasetUse
-from sdk.schemas.work import Assignment, Completion, EvaluationResult
+from sdk.schemas.work import Assignment, EvaluationResult
 from sdk.version import VERSION
 
 LABELS = ["ham", "spam"]
@@ -29,8 +30,7 @@ ASKED = {"rank": SPEC.rank, "alpha": SPEC.alpha, "dropout": 0.0, "targets": SPEC
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps({**row, "text": f"{row['text']} {path.name}"}) + "\n" for row in rows))
-    return path
+    return save_jsonl(path, [{**row, "text": f"{row['text']} {path.name}"} for row in rows])
 
 
 @pytest.fixture
@@ -53,26 +53,14 @@ def classifier(folder: Path, *, labels: int = 2, seed: int = 0, head: bool = Tru
 
 
 def publication(crew: Crew, held: Assignment, folder: Path, **said: Any) -> Publication:
-    staging = crew.tmp_path / f"staging-{next(SEEDS)}"
-    staging.mkdir()
-    packed = pack_adapter(
-        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
-    )
     data = held.request.data  # type: ignore[union-attr]
-    told = {
-        "adapter": f"{crew.space}/a",
-        "upload": crew.worker.upload(packed.sources, "sending"),
-        "manifest": packed.manifest,
-        "lora": packed.lora,
-        "dataset": DatasetUse(digest=data, rows=2, supervised_tokens=2, labels=LABELS),
-        "metrics": {"loss": 1.0},
-    }
-    return Publication.model_validate({**told, **said})
+    use = DatasetUse(digest=data, rows=2, supervised_tokens=2, labels=LABELS)
+    told = {"dataset": use, "metrics": {"loss": 1.0}, **said}
+    return calls.publication(crew.worker, folder, f"{crew.space}/a", **told)
 
 
 def complete(crew: Crew, held: Assignment, **result: Any) -> JobView:
-    body = Completion(attempt=held.attempt, **result)
-    return crew.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+    return calls.complete(crew.worker, held, **result)
 
 
 def published(crew: Crew, labelled: Path) -> str:

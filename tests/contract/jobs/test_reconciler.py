@@ -9,8 +9,9 @@ import time
 from typing import Any
 
 import pytest
-from contract.jobs.helpers import Crew, info
+from contract.jobs.helpers import Crew
 from sqlalchemy import delete, text
+from support.calls import worker_info
 from support.registries import SHORT_LEASE_S
 from support.statements import sent
 from support.waiting import wait_until
@@ -32,7 +33,7 @@ class TestReconciler:
     def test_it_queues_again_what_nobody_holds(self, crew: Crew) -> None:
         job = crew.submit()
         services = crew.services(lease_s=SHORT_LEASE_S)
-        held = services.claims.claim(claim=ClaimRequest(worker=info()), who=LOCAL)
+        held = services.claims.claim(claim=ClaimRequest(worker=worker_info()), who=LOCAL)
         assert held is not None
         with in_background(crew.services(lease_s=60.0).reconciler, every_s=0.05):
             wait_until(lambda: crew.view(job.id).state == "queued", timeout_s=30)

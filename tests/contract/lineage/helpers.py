@@ -4,19 +4,19 @@ HTTP and PostgreSQL.
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support import calls
 from support.adapters import SPEC, digest, save_adapter, use_of
+from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS
 
 from sdk.client import Client
 from sdk.pulling.transfer import hash_file
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Parent, Publication, Published
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
@@ -25,11 +25,8 @@ from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.lineage import Lineage
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training_report import SourceUse
-from sdk.schemas.work import Assignment, ClaimRequest, Completion, EvaluationResult, MergeResult, WorkerInfo
+from sdk.schemas.work import Assignment, EvaluationResult, MergeResult
 from sdk.version import VERSION
-
-SEEDS = itertools.count(10_000)
-
 
 BASE = f"base:{digest('tiny: base')}"
 
@@ -53,13 +50,7 @@ class Maker:
         return save_adapter(self.folder / uuid.uuid4().hex, next(SEEDS))
 
     def publication(self, client: Client, name: str, folder: Path, **said: Any) -> Publication:
-        staging = self.folder / uuid.uuid4().hex
-        staging.mkdir()
-        package = pack_adapter(
-            folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
-        )
-        upload = client.upload(package.sources, "")
-        return Publication(adapter=name, upload=upload, manifest=package.manifest, lora=package.lora, **said)
+        return calls.publication(client, folder, name, **said)
 
     def push(self, name: str, *parents: tuple[str, str, float | None], folder: Path | None = None) -> str:
         edges = [Parent.model_validate({"ref": ref, "relation": how, "weight": by}) for ref, how, by in parents]
@@ -67,16 +58,12 @@ class Maker:
         return self.world.writer.call("POST", "/versions", Published, body=body).version.ref
 
     def claimed(self, job_id: str) -> Assignment:
-        worker = WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, version=VERSION)
-        body = ClaimRequest(worker=worker, hint=job_id)
-        held = self.world.worker.call("POST", "/jobs/claim", Assignment | None, body=body)  # type: ignore[arg-type]
-        assert held is not None
+        held = calls.hold(self.world.worker, hint=job_id, version=VERSION)
         assert held.job == job_id
         return held
 
     def complete(self, held: Assignment, **result: Any) -> JobView:
-        body = Completion(attempt=held.attempt, **result)
-        return self.world.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        return calls.complete(self.world.worker, held, **result)
 
     def train(self, name: str, rows: DatasetView, folder: Path, *others: DatasetView) -> JobView:
         """Train on rows, or with others on several datasets with the weights 1, 2 …"""

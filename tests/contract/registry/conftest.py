@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from contract.registry.helpers import SEEDS
 from support import registries
-from support.adapters import base_registration, save_adapter
+from support.adapters import base_registration
 from support.fixtures import S3Place
 from support.migrated import migrated_database
 from support.registries import World
@@ -24,16 +22,9 @@ from sdk.stack.seaweed import SeaweedServer
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with registries.embedded(tmp_path_factory.mktemp("embedded") / "home") as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
 def http_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("http")
-    database_url = f"sqlite:///{folder / 'registry.sqlite3'}"
-    with registries.served(folder, database_url=database_url, storage_url=(folder / "artifacts").as_uri()) as world:
+    with registries.served(folder) as world:
         yield world
 
 
@@ -77,18 +68,6 @@ def guarded(request: pytest.FixtureRequest) -> World:
 @pytest.fixture
 def writer(world: World) -> Client:
     return world.writer
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of an adapter that no other test has."""
-    return f"adapter-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    """A folder with an adapter whose bytes nobody has."""
-    return save_adapter(tmp_path / "adapter", next(SEEDS))
 
 
 @pytest.fixture(scope="module")

@@ -4,40 +4,22 @@ over PostgreSQL and S3.
 
 from __future__ import annotations
 
-import itertools
-import uuid
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
+from support import calls
 from support.adapters import SPEC, digest
 from support.registries import World
 
 from registry.catalog.models import Version
 from sdk.client import Client
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Publication
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
-from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
-
-#: Each adapter of the run has bytes of its own.
-SEEDS = itertools.count(1)
-
 
 # What workers do, as they do it.
-
-
-def worker_info(name: str = "w1", **changed: Any) -> WorkerInfo:
-    return WorkerInfo.model_validate(
-        {"name": name, "device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**33} | changed
-    )
-
-
-def claim(client: Client, hint: str | None = None, **worker: Any) -> Assignment | None:
-    body = ClaimRequest(worker=worker_info(**worker), hint=hint)
-    return client.call("POST", "/jobs/claim", Assignment | None, body=body)  # type: ignore[arg-type]
 
 
 def submission(name: str, rows: DatasetView, *, base: str = "tiny", priority: int = 0, **spec: Any) -> JobSubmission:
@@ -55,21 +37,7 @@ def submit(client: Client, body: JobSubmission, key: str | None = None) -> JobVi
 
 def publication(client: Client, folder: Path, name: str, **changed: Any) -> Publication:
     """Upload an adapter and say what a worker says of it."""
-    staging = folder.parent / f"staging-{uuid.uuid4().hex}"
-    staging.mkdir()
-    package = pack_adapter(
-        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
-    )
-    return Publication.model_validate(
-        {
-            "adapter": name,
-            "upload": client.upload(package.sources, "uploading"),
-            "manifest": package.manifest,
-            "lora": package.lora,
-            "metrics": {"loss": 1.25},
-        }
-        | changed
-    )
+    return calls.publication(client, folder, name, **{"metrics": {"loss": 1.25}, **changed})
 
 
 def states_of(world: World, name: str) -> list[tuple[str, int | None]]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.registry.helpers import SEEDS, claim, publication, states_of, submission, submit, worker_info
+from contract.registry.helpers import publication, states_of, submission, submit
 from sqlalchemy import select, update
 from support.adapters import base_registration, digest, save_adapter, use_of
+from support.calls import claim, complete, fail, worker_info
+from support.people import SEEDS
 from support.registries import SHORT_LEASE_S, World
 from support.scored_rows import CONDITIONS
 
@@ -34,14 +36,12 @@ from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import EvaluationReport, MergeReport
 from sdk.schemas.events import NewEvent, Progress
-from sdk.schemas.jobs import JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import (
     Assignment,
     ClaimRequest,
     Completion,
     EvaluationResult,
-    Failure,
     Heartbeat,
     HeartbeatReply,
     MergeResult,
@@ -56,16 +56,6 @@ def let_leases_end() -> None:
 def beat(client: Client, held: Assignment, *events: NewEvent) -> HeartbeatReply:
     body = Heartbeat(attempt=held.attempt, events=list(events))
     return client.call("POST", f"/jobs/{held.job}/heartbeat", HeartbeatReply, body=body)
-
-
-def complete(client: Client, held: Assignment, **result: Any) -> JobView:
-    body = Completion(attempt=held.attempt, **result)
-    return client.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
-
-
-def fail(client: Client, held: Assignment, reason: str, message: str = "it broke") -> JobView:
-    body = Failure(attempt=held.attempt, reason=reason, message=message)
-    return client.call("POST", f"/jobs/{held.job}/fail", JobView, body=body)
 
 
 def trained(client: Client, folder: Path, name: str, rows: DatasetView) -> Publication:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.registry.helpers import SEEDS, claim, submission, submit
+from contract.registry.helpers import submission, submit
 from sqlalchemy import select
 from support.adapters import BASE_TENSORS, base_registration, digest, lora_tensors, save_adapter
+from support.calls import claim
+from support.people import SEEDS
 from support.registries import World
 from support.statements import sent
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.registry.helpers import SEEDS, claim, publication
+from contract.registry.helpers import publication
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from support.adapters import BASE_TENSORS, base_registration, lora_tensors, save_adapter
+from support.calls import claim
+from support.people import SEEDS
 from support.registries import World
 
 from registry.artifacts.long_facts import LONG_BYTES, holding_facts, take_turn
@@ -165,7 +167,7 @@ def test_two_records_over_one_file_have_each_its_own(world: World, writer: Clien
 def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter: Path) -> None:
     version = writer.push(adapter, name, base="tiny")
     job = writer.submit_merge(version.ref)
-    held = claim(world.worker, job.id)
+    held = claim(world.worker, hint=job.id)
     assert held is not None
     assert version.norms is not None
     assert [target.delta_norms for target in held.targets] == [version.norms.norms]
@@ -191,7 +193,7 @@ def test_nobody_waits_for_them_to_write(
             return real(db, find)
 
         monkeypatch.setattr("registry.jobs.kinds.merge.norms_of", spied)
-        held = claim(world.worker, job.id)
+        held = claim(world.worker, hint=job.id)
         assert held is not None
         assert seen == [True]
         assert held.targets[0].delta_norms is not None

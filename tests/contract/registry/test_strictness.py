@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from contract.registry.helpers import claim, submission, worker_info
+from contract.registry.helpers import submission
 from support.adapters import base_registration
+from support.calls import claim, worker_info
 from support.registries import World
 from support.stored import names_of
 

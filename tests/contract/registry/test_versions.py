@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.registry.helpers import SEEDS, publication, states_of
+from contract.registry.helpers import publication, states_of
 from sqlalchemy import select
 from support.adapters import base_registration, digest, lora_tensors, save_adapter
+from support.people import SEEDS
 from support.registries import World
 from support.statements import plan_of, sent
 from support.stored import lose, names_of

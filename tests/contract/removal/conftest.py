@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from contract.removal.helpers import SEEDS
 from support import registries
 from support.adapters import base_registration, save_adapter
 from support.fixtures import S3Place
+from support.people import SEEDS
 from support.registries import World
 
 from registry.principal import Role

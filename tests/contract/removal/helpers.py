@@ -5,14 +5,12 @@ PostgreSQL and S3.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import update
-from support.adapters import digest
+from support import calls
 from support.registries import World
 from support.stored import names_of
 
@@ -20,14 +18,9 @@ from registry.db.types import Model, utc_now
 from sdk.client import Client
 from sdk.objects import Version
 from sdk.pulling.transfer import hash_file
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.removal import GcReport, GcRequest
-
-#: Each adapter of the run has weights of its own; all have the same config.
-SEEDS = itertools.count(1)
-
 
 WITHOUT_GRACE = GcRequest(dry_run=False, grace_hours=0)
 
@@ -51,13 +44,7 @@ def file_of(version: Version, path: str = WEIGHTS) -> str:
 
 def publication(client: Client, folder: Path, name: str) -> Publication:
     """Upload an adapter, and say what is to be published of it."""
-    staging = folder.parent / f"staging-{uuid.uuid4().hex}"
-    staging.mkdir()
-    package = pack_adapter(
-        folder, base_id="tiny", base_revision="0" * 40, base_fingerprint=digest("tiny: base"), staging=staging
-    )
-    upload = client.upload(package.sources, "uploading")
-    return Publication(adapter=name, upload=upload, manifest=package.manifest, lora=package.lora)
+    return calls.publication(client, folder, name)
 
 
 def publish(client: Client, body: Publication) -> Published:

@@ -8,9 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from contract.removal.helpers import CONFIG, SEEDS, WEIGHTS, age, announce, file_of, is_stored, nothing, put_stray, same
+from contract.removal.helpers import CONFIG, WEIGHTS, age, announce, file_of, is_stored, nothing, put_stray, same
 from sqlalchemy import select
 from support.adapters import digest, lora_tensors, save_adapter
+from support.fixtures import Limits
+from support.people import SEEDS
 from support.registries import World
 from support.schemas import rows_of
 from support.small import write_base
@@ -236,11 +238,8 @@ class TestBlobs:
         assert planned.rows_without_blob.versions == ["b@v1"]
         same(planned, admin.gc(dry_run=False))
 
-    def test_many_of_everything_are_told_apart_across_pages(
-        self, world: World, admin: Client, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("registry.removal.collect._PAGE", 7)
-        monkeypatch.setattr("registry.removal.collect._BATCH", 4)
+    def test_many_of_everything_are_told_apart_across_pages(self, world: World, admin: Client, limits: Limits) -> None:
+        limits("registry.removal.collect", _PAGE=7, _BATCH=4)
         stored = {number: put_stray(world, b"%d" % number) for number in range(40)}
         with world.services.db.write() as session:
             for number, sha256 in stored.items():

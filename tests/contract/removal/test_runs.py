@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from contract.removal.helpers import (
-    SEEDS,
     WITHOUT_GRACE,
     age,
     file_of,
@@ -26,6 +25,7 @@ from contract.removal.helpers import (
 )
 from sqlalchemy import select
 from support.adapters import save_adapter
+from support.people import SEEDS
 from support.registries import World
 from support.schemas import rows_of
 from support.soak import scale

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from contract.removal.helpers import (
-    SEEDS,
     WEIGHTS,
     WITHOUT_GRACE,
     age,
@@ -21,6 +20,7 @@ from contract.removal.helpers import (
 )
 from sqlalchemy import select
 from support.adapters import base_registration, save_adapter
+from support.people import SEEDS
 from support.registries import World
 
 from registry.access.models import AuditEntry

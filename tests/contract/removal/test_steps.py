@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from contract.removal.helpers import (
     CONFIG,
-    SEEDS,
     WEIGHTS,
     WITHOUT_GRACE,
     age,
@@ -26,6 +25,7 @@ from contract.removal.helpers import (
 )
 from sqlalchemy import select
 from support.adapters import base_registration, save_adapter
+from support.people import SEEDS
 from support.registries import World
 from support.stored import names_of
 

@@ -95,14 +95,11 @@ class House:
 @contextmanager
 def house(folder: Path, universe: Universe, *, empty: Path, with_attacker: bool) -> Iterator[House]:
     """A new registry over SQLite, begun as a copy of `empty`, and a folder; both are gone afterwards."""
-    database, storage = f"sqlite:///{folder / 'registry.sqlite3'}", (folder / "artifacts").as_uri()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         folder.mkdir()
         shutil.copy(empty, folder / "registry.sqlite3")
-        world = stack.enter_context(
-            registries.served(folder, database_url=database, storage_url=storage, lease_s=3600.0)
-        )
+        world = stack.enter_context(registries.served(folder, lease_s=3600.0))
         made = House(world, universe, with_attacker=with_attacker)
         stack.callback(made.close)
         yield made

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from support.adapters import BASE_TENSORS, save_adapter
+from support.trainings import save_jsonl
 
 from sdk.pulling.cache import Cache
 from sdk.pulling.transfer import hash_file
@@ -87,8 +88,7 @@ class Universe:
     def _make_rows(self, number: int) -> Path:
         path = self.folder / f"data-{number}.jsonl"
         rows = [{"prompt": f"rows {number}, {row}", "completion": str(row)} for row in range(3)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
+        return save_jsonl(path, rows)
 
     def _make_base(self, number: int) -> Path:
         folder = self.shared / f"base-{number}"

@@ -19,8 +19,7 @@ from sdk.client import Client
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("people-cli")
-    database = f"sqlite:///{folder / 'registry.sqlite3'}"
-    with served(folder, database_url=database, storage_url=(folder / "artifacts").as_uri()) as found:
+    with served(folder) as found:
         found.admin.register_base(base_registration())
         yield found
 

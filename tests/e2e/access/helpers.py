@@ -4,16 +4,14 @@ how it exits.
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from support import processes
+from support.command_line import CommandLine
 from support.registries import World
 
 from sdk.client import Client
@@ -24,25 +22,12 @@ NAME = "team/code-review"
 COLUMNS = 80
 
 
-@dataclass
-class Desk:
+class Desk(CommandLine):
     """A terminal's environment before a registry, with an admin's token."""
 
-    world: World
-    folder: Path
-    token: str
-    client: Client
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What the commands see."""
-        return processes.environment(
-            ADAPTERCTL_URL=self.world.url,
-            ADAPTERCTL_TOKEN=self.token,
-            ADAPTERCTL_CACHE=str(self.folder / "cache"),
-            HOME=str(self.folder),
-            XDG_CONFIG_HOME=str(self.folder / "config"),
-        )
+    def __init__(self, world: World, folder: Path, token: str, client: Client) -> None:
+        super().__init__(folder, url=world.url, token=token, XDG_CONFIG_HOME=str(folder / "config"))
+        self.world, self.token, self.client = world, token, client
 
     @property
     def profile(self) -> Path:
@@ -50,28 +35,19 @@ class Desk:
         return self.folder / "config/adapterctl/profile.json"
 
     def run(self, *args: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command without a terminal."""
-        done = processes.run("adapterctl", *args, env={**self.env, **env}, stdin=stdin or "", timeout_s=60)
-        assert "Traceback" not in done.stderr
-        return done
+        """Run a command that has nothing to read, unless it is given."""
+        return super().run(*args, stdin=stdin or "", **env)
 
     def ok(self, *args: str, **env: str) -> str:
         """Run a command that works; return its output without the last line feed. Tables fit 80 columns."""
-        done = self.run(*args, **env)
-        assert done.returncode == 0, done.stderr
+        shown = super().ok(*args, **env)
         if "json" not in args:
-            assert all(len(line) <= COLUMNS for line in done.stdout.splitlines()), done.stdout
-        return done.stdout.removesuffix("\n")
-
-    def json(self, *args: str) -> Any:
-        """Run a command that works; return the one document that it printed."""
-        return json.loads(self.ok(*args, "--format", "json"))
+            assert all(len(line) <= COLUMNS for line in shown.splitlines()), shown
+        return shown
 
     def refused(self, status: int, *args: str, **env: str) -> str:
         """Run a command that fails with `status`; return the one line that it said."""
-        done = self.run(*args, **env)
-        assert (done.returncode, done.stdout) == (status, ""), done.stderr
-        (line,) = done.stderr.splitlines()
+        (line,) = super().refused(status, *args, **env).splitlines()
         return line
 
     def at_a_terminal(self, *args: str, typed: str, asks: str, **env: str) -> tuple[int, str]:

@@ -21,10 +21,8 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self._open = ExitStack()
-        storage_url = (folder / "artifacts").as_uri()
-        database_url = f"sqlite:///{folder / 'registry.sqlite3'}"
         # Its server is for files alone.
-        world = self._open.enter_context(registries.served(folder, database_url=database_url, storage_url=storage_url))
+        world = self._open.enter_context(registries.served(folder))
         self.folder = folder
         self.app = world.app
         self.client = world.client(Role.ADMIN)

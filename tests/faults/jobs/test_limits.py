@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -57,12 +56,8 @@ def worker(stack: Stack) -> Iterator[Running]:
 
 
 def _library_bytes() -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", LIBRARIES],
-        env=processes.environment(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        check=True,
+    done = processes.finished(
+        sys.executable, "-c", LIBRARIES, env=processes.environment(OMP_NUM_THREADS="1"), check=True
     )
     return int(done.stdout) * 1024
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import processes
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "docstrings"
 
@@ -53,7 +53,7 @@ def test_the_files_are_the_same_bytes_in_another_process(files: list[Path], tmp_
     here = [path.read_bytes() for path in files]
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     command = [sys.executable, str(EXAMPLE / "dataset.py"), str(tmp_path / "there")]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    done = processes.finished(*command, env=environment, check=True)
     assert [Path(line).read_bytes() for line in done.stdout.splitlines()] == here
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import re
-import subprocess
 import sys
 
 import pytest
+from support import processes
 
 import sdk
 from sdk import errors
@@ -129,5 +129,5 @@ def test_importing_the_sdk_imports_next_to_nothing() -> None:
         "print(sorted(m for m in set(sys.modules) - before if m.split('.')[0] in ('httpx', 'pydantic', 'click', 'rich', 'yaml') "
         "or m.startswith('sdk.')))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = processes.finished(sys.executable, "-c", script, check=True)
     assert done.stdout.strip() == "['sdk.default_client']"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from support import processes
 
 import sdk
 from sdk import default_client
@@ -98,7 +98,5 @@ def test_importing_the_module_loads_next_to_nothing() -> None:
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'pydantic', 'httpx', 'click', 'json', 'inspect'}), "
         "[name for name in sys.modules if name.startswith('sdk.')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", said], capture_output=True, text=True, cwd=Path(sdk.__file__).parents[1]
-    )
+    done = processes.finished(sys.executable, "-S", "-c", said, cwd=Path(sdk.__file__).parents[1])
     assert done.stdout == "[] ['sdk.default_client']\n", done.stderr

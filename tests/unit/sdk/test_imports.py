@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
+from support import processes
 
 from sdk.imports import nothing_collected
 
@@ -47,7 +47,7 @@ sdk.api.transport._embedded(sdk.config.load("local:unused"))
 
 
 def test_a_registry_in_a_folder_is_imported_without_a_collection() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    done = processes.finished(sys.executable, "-c", PROGRAM, check=True)
     assert done.stdout == "registry.app.embedded 0\n"
 
 
@@ -61,5 +61,5 @@ with scripts._imports_of_a_program():
     import sdk.client
 print(gc.isenabled(), gc.get_freeze_count() > 10_000, collected)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = processes.finished(sys.executable, "-c", program, check=True)
     assert done.stdout == "True True []\n"

@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, signing, verifying
+from support import processes
 from support.keys import Pair, make_key
 from support.soak import SOAKING
 
@@ -397,7 +398,7 @@ for attempt in (
 
 def test_the_module_alone_loads_no_library() -> None:
     script = "import sys, sdk.signing; print(sorted({'cryptography', 'model_signing', 'httpx'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    done = processes.finished(sys.executable, "-c", script, check=True)
     assert done.stdout == "[]\n"
 
 

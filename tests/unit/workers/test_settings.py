@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -147,12 +146,12 @@ log.info("after")
 
 
 def spoken(log_format: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", SPEAK],
+    done = processes.finished(
+        sys.executable,
+        "-c",
+        SPEAK,
         env=processes.environment(ADAPTER_WORKER_LOG_FORMAT=log_format),
-        capture_output=True,
-        text=True,
-        timeout=60,
+        timeout_s=60,
         check=True,
     )
     return done.stderr.splitlines()

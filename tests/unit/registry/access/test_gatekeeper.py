@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
+from support.fixtures import Limits
 
 from registry.access import failed_logins as failures_module
 from registry.access.authentication import TRUST_S, Gatekeeper
@@ -352,8 +353,8 @@ class TestFailures:
         failures.note("192.0.2.7", digests[0])
         assert [failures.has_failed("192.0.2.7", digests[number]) for number in (0, 8, 9)] == [True, False, True]
 
-    def test_what_is_remembered_takes_little_and_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(failures_module, "_ADDRESSES", 1000)
+    def test_what_is_remembered_takes_little_and_ends(self, limits: Limits) -> None:
+        limits(failures_module, _ADDRESSES=1000)
         clock = Clock()
         failures = FailedLogins(per_minute=20, clock=clock)
         digests = [secret_digest(f"actl_{number}") for number in range(33)]

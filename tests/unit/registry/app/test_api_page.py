@@ -50,8 +50,7 @@ def test_its_document_is_made_once_when_it_is_asked_for_and_stops_nobody(
         return get_openapi(**given)
 
     monkeypatch.setattr("registry.app.openapi.get_openapi", make_slowly)
-    url, storage = f"sqlite:///{tmp_path / 'registry.sqlite3'}", (tmp_path / "artifacts").as_uri()
-    with registries.served(tmp_path, database_url=url, storage_url=storage) as world, ThreadPoolExecutor(2) as pool:
+    with registries.served(tmp_path) as world, ThreadPoolExecutor(2) as pool:
         # Nor for a method that is none.
         refused = httpx.put(f"{world.url}{HEALTHZ}", json={})
         assert (refused.status_code, refused.headers["Allow"], made) == (405, "GET", [])

@@ -20,8 +20,7 @@ def in_process(folder: Path) -> AbstractContextManager[World]:
 
 
 def served(folder: Path) -> AbstractContextManager[World]:
-    database_url, storage_url = f"sqlite:///{folder / 'registry.sqlite3'}", (folder / "artifacts").as_uri()
-    return registries.served(folder, database_url=database_url, storage_url=storage_url)
+    return registries.served(folder)
 
 
 @pytest.mark.parametrize("opened", [in_process, served])

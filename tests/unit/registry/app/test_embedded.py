@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import stat
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import update
+from support import processes
 from support.adapters import base_registration, digest
 
 from registry.app.embedded import open_embedded
@@ -101,4 +101,4 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(
 
 def test_no_command_imports_numpy_with_the_registry() -> None:
     program = "import sys, registry.app.embedded, registry.app.application; print('numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+    assert processes.finished(sys.executable, "-c", program).stdout == "False\n"

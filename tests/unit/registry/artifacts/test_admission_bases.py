@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.numpy import save
 from support.adapters import BASE_TENSORS, lora_tensors
-from support.weights import LORA, QA, QB, VA, VB, Tensors, changed, check
+from support.weights import LORA, QA, QB, VA, VB, Tensors, changed, check, weight_facts
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig
 
+from registry.artifacts.admission.expected_shapes import BaseShapes
+from registry.artifacts.admission.heads import judge_head
 from registry.errors import Verification
 
 EMBEDDING = "base_model.model.model.embed_tokens"
@@ -276,3 +278,25 @@ class TestWhole:
                 self.BASE,
                 config if part is None else {part: config},
             )
+
+
+BASE = BaseShapes({"model.decoder.layers.0.self_attn.q_proj.weight": [8, 8]})
+
+
+def judge(width: int, config: dict[str, int]) -> None:
+    stored = save({"base_model.model.score.weight": np.ones((3, width), np.float32)})
+    judge_head(weight_facts(stored).tensors(), BASE, config, labels=3)
+
+
+@pytest.mark.parametrize(
+    ("width", "config"),
+    [(8, {"hidden_size": 8}), (4, {"hidden_size": 8, "word_embed_proj_dim": 4}), (8, {"n_embd": 8}), (5, {})],
+)
+def test_a_head_is_as_wide_as_what_it_is_given(width: int, config: dict[str, int]) -> None:
+    judge(width, config)
+
+
+@pytest.mark.parametrize("config", [{"hidden_size": 8}, {"hidden_size": 8, "word_embed_proj_dim": 4}])
+def test_another_width_belongs_to_another_base(config: dict[str, int]) -> None:
+    with pytest.raises(Verification, match="fits no head over a base that is 8 wide"):
+        judge(5, config)

@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from support.adapters import lora_config, lora_tensors
+from support.fixtures import Limits
 from support.weights import LORA, QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
 
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
@@ -41,8 +42,8 @@ class TestFacts:
         assert [tensor.size_bytes for tensor in facts.tensors()] == [8, 12]
         assert list(WeightFacts.of(facts.tensors()).tensors()) == list(facts.tensors())
 
-    def test_a_value_of_any_chunk_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("registry.artifacts.admission.inspection._CHUNK_BYTES", 8)
+    def test_a_value_of_any_chunk_counts(self, limits: Limits) -> None:
+        limits("registry.artifacts.admission.inspection", _CHUNK_BYTES=8)
         header = {QA: entry([1, 6], 0, 24)}
         assert weight_facts(packed(header, bytes(24))).zero == [0]
         for raw in (bytes(23) + b"\1", b"\1" + bytes(23)):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 from support.adapters import lora_tensors
+from support.fixtures import Limits
 from support.weights import LORA, PREFIX, QB, VB, Tensors, agreeing, changed, check, weight_facts
 
 from registry.artifacts.admission import filed_halves, norms
@@ -62,10 +63,8 @@ def read(raw: bytes, folder: Path, lora: LoraConfig = LORA) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("chunk_bytes", [8, 1024, 1024 * 1024])
-def test_they_are_those_of_the_whole_file_in_any_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
-) -> None:
-    monkeypatch.setattr("registry.artifacts.admission.inspection._CHUNK_BYTES", chunk_bytes)
+def test_they_are_those_of_the_whole_file_in_any_order(tmp_path: Path, limits: Limits, chunk_bytes: int) -> None:
+    limits("registry.artifacts.admission.inspection", _CHUNK_BYTES=chunk_bytes)
     tensors = pairs(3, 2, 40)
     tensors["base_model.model.layers.1.q_proj.lora_A.weight"] = normal(9, 2, 40).astype("float16")
     names = sorted(tensors)
@@ -179,15 +178,14 @@ def many(count: int, *, halves: bool) -> bytes:
 
 
 class TestBounds:
-    def test_a_half_that_is_too_large_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_half_that_is_too_large_has_none(self, limits: Limits) -> None:
         raw = save(pairs(2, 2, 40))
-        monkeypatch.setattr(norms, "_MOST_HALF_BYTES", 300)
+        limits(norms, _MOST_HALF_BYTES=300)
         assert list(passing(raw).values()) == [None, None]
 
-    def test_work_without_end_is_not_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_work_without_end_is_not_done(self, limits: Limits) -> None:
         tensors = pairs(4, 2, 40)
-        monkeypatch.setattr(norms, "_WORK_EACH", 0)
-        monkeypatch.setattr(norms, "_MOST_WORK", 2.5 * 2 * 40 * 2 * 2)
+        limits(norms, _WORK_EACH=0, _MOST_WORK=2.5 * 2 * 40 * 2 * 2)
         found = list(passing(save(tensors)).values())
         assert [norm is not None for norm in found] == [True, True, False, False]
         # Halves that wait cost more, and leave nothing for the products.
@@ -213,9 +211,9 @@ class TestBounds:
         assert time.thread_time() - started < 0.5
         assert passing(stacked(4096), lora) == pytest.approx(read(stacked(4096), tmp_path, lora), rel=1e-12)
 
-    def test_each_expert_counts_as_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_each_expert_counts_as_work(self, limits: Limits) -> None:
         lora = LORA.model_copy(update={"rank": 1, "target_parameters": ["experts.up"]})
-        monkeypatch.setattr(norms, "_MOST_WORK", 5.5 * norms._WORK_EACH)
+        limits(norms, _MOST_WORK=5.5 * norms._WORK_EACH)
         tensors = {}
         for layer in range(3):
             for half, shape in (("A", (2, 4)), ("B", (4, 2))):
@@ -223,9 +221,9 @@ class TestBounds:
         found = passing(in_order(tensors, sorted(tensors)), lora)
         assert [norm is not None for norm in found.values()] == [True, True, False]
 
-    def test_what_waits_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_waits_is_bounded(self, limits: Limits) -> None:
         tensors = pairs(4, 2, 40)
-        monkeypatch.setattr(norms, "_MOST_WAITING_BYTES", 2 * 2 * 2 * 8)
+        limits(norms, _MOST_WAITING_BYTES=2 * 2 * 2 * 8)
         found = passing(in_order(tensors, sorted(tensors, key=lambda name: "lora_B" in name)))
         # Two that wait, and the one that was read last.
         assert sum(norm is not None for norm in found.values()) == 3
@@ -280,11 +278,9 @@ class TestBounds:
                 tracemalloc.stop()
         assert facts.norms[-1] == pytest.approx(truth, rel=1e-6)
 
-    def test_large_halves_of_experts_are_those_of_the_whole_file(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(norms, "_MOST_HELD_BYTES", 0)
-        monkeypatch.setattr(filed_halves, "SORTED_BYTES", 100)
+    def test_large_halves_of_experts_are_those_of_the_whole_file(self, tmp_path: Path, limits: Limits) -> None:
+        limits(norms, _MOST_HELD_BYTES=0)
+        limits(filed_halves, SORTED_BYTES=100)
         tensors = {
             "base_model.model.mlp.experts.lora_A.weight": normal(1, 6, 9),
             "base_model.model.mlp.experts.lora_B.weight": normal(2, 7, 6),

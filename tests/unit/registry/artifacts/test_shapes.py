@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from support.fixtures import Limits
 
 from registry.artifacts.admission.expected_shapes import BaseShapes, Ranks
 from registry.errors import Verification
@@ -50,8 +51,8 @@ class TestPatterns:
         with pytest.raises(Verification, match="can't be used, since it"):
             Ranks({key: 4}, 8)
 
-    def test_patterns_have_a_budget(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("registry.artifacts.admission.expected_shapes._PATTERN_STEPS", 100_000)
+    def test_patterns_have_a_budget(self, limits: Limits) -> None:
+        limits("registry.artifacts.admission.expected_shapes", _PATTERN_STEPS=100_000)
         ranks = Ranks({f".*{n}.*x": 4 for n in range(50)}, 8)
         with pytest.raises(Verification, match="takes too long"):
             [ranks.of(f"layers.{n}." + "1." * 80) for n in range(100_000)]

@@ -155,7 +155,7 @@ def test_what_comes_in_slowly_makes_room_for_others() -> None:
         slow = [connect(who(name, f"{name}{number}")) for name in ("evil", "evil2") for number in range(5)]
         for one in slow:
             await one.send(10)
-        await asyncio.sleep(1.5)
+        await grow_slow()
         sound = connect(who("ana"))
         await sound.send(40, last=True)
         assert sound.is_in
@@ -168,13 +168,18 @@ def test_what_comes_in_slowly_makes_room_for_others() -> None:
     run(test)
 
 
+async def grow_slow() -> None:
+    """Let what came in so far be less than should have come in by now."""
+    await asyncio.sleep(1.5)
+
+
 def test_who_holds_more_than_others_gets_nobody_out_of_the_way() -> None:
     async def test(connect: Connect) -> None:
         slow = connect(who("ana"))
         await slow.send(43)
         worked_on = connect(who("evil"))
         await worked_on.send(54, last=True)
-        await asyncio.sleep(1.5)
+        await grow_slow()
         for size_bytes, error in ((5, Unavailable), (7, RateLimited)):
             other = connect(who("evil", "another"))
             await other.send(size_bytes)
@@ -191,7 +196,7 @@ def test_of_those_that_come_in_slowly_the_slowest_goes() -> None:
         slow, slowest = connect(who("evil")), connect(who("evil"))
         await slow.send(44)
         await slowest.send(6)
-        await asyncio.sleep(1.5)
+        await grow_slow()
         sound = connect(who("cid"))
         await sound.send(6, last=True)
         assert (sound.is_in, slow.reading.done(), slowest.reading.done()) == (True, False, True)
@@ -204,7 +209,7 @@ def test_one_token_of_a_namespace_makes_room_for_another() -> None:
         slow = [connect(who("team", "reader")) for _ in range(6)]
         for one in slow:
             await one.send(10)
-        await asyncio.sleep(1.5)
+        await grow_slow()
         sound = connect(who("team", "writer"))
         await sound.send(30, last=True)
         assert sound.is_in

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from support.adapters import lora_tensors
+from support.fixtures import Limits
 
 from registry.artifacts.admission.inspection import TensorFacts, WeightFacts
 from registry.errors import Verification
@@ -31,7 +32,7 @@ def known(**norms: float | None) -> KnownWeights:
     return KnownWeights(modules=frozenset(norms), whole=frozenset(), norms=norms)
 
 
-def test_patterns_that_take_long_are_left_to_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_that_take_long_are_left_to_the_worker(limits: Limits) -> None:
     other = {
         name: np.pad(tensor, ((0, 0), (0, 1))) if "lora_A" in name else tensor
         for name, tensor in lora_tensors(2).items()
@@ -43,7 +44,7 @@ def test_patterns_that_take_long_are_left_to_the_worker(monkeypatch: pytest.Monk
     with pytest.raises(CombiningError, match="they are of different models"):
         require_shapes_fit(parents)
     # Of both together: each alone would be looked at.
-    monkeypatch.setattr(combine_shapes, "MOST_LETTERS", 2 * 2 * len("q_proj") - 1)
+    limits(combine_shapes, MOST_LETTERS=2 * 2 * len("q_proj") - 1)
     require_shapes_fit(parents)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support import calls
 
+from registry.catalog.models import NamedBase
 from registry.errors import Verification
+from registry.jobs.forecasts import of_training
 from registry.jobs.kinds.training_outcome import require_asked
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest, used_fields
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 
 MANIFEST = Manifest(
     kind="checkpoint", base_fingerprint="b" * 64, files=[ManifestFile(path="a", size_bytes=1, sha256="a" * 64)]
@@ -47,16 +49,7 @@ def asked(**options: Any) -> TrainingRequest:
 
 def hand_in(request: TrainingRequest, training: dict[str, Any] | None = None, **lora: Any) -> None:
     made = {"rank": 4, "alpha": 4.0, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"], **lora}
-    report = TrainingReport(
-        lora=LoraConfig(**made),
-        quantization=None,
-        rows=1,
-        supervised_tokens=1,
-        training=training or {},
-        metrics={"loss": 1.0},
-        libraries={},
-    )
-    require_asked(request, MANIFEST, report)
+    require_asked(request, MANIFEST, calls.training_report(LoraConfig(**made), training=training or {}))
 
 
 def test_the_variant_that_was_asked_for_is_taken() -> None:
@@ -102,10 +95,8 @@ def test_ranks_that_eva_moved_are_taken_within_rho_and_at_the_scale_asked_for() 
 def test_a_training_in_8_bits_hands_in_8_bits() -> None:
     request = asked(method="qlora", quant_type="int8")
     recipe = QuantizationRecipe(type="int8", double_quant=False, block_size=None)
-    report = TrainingReport(
-        lora=LoraConfig(rank=4, alpha=8.0, dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
-        quantization=recipe, rows=1, supervised_tokens=1, training={}, metrics={"loss": 1.0}, libraries={},
-    )  # fmt: skip
+    lora = LoraConfig(rank=4, alpha=8.0, dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    report = calls.training_report(lora, quantization=recipe)
     require_asked(request, MANIFEST, report)
     for other in (QuantizationRecipe(), recipe.model_copy(update={"double_quant": True})):
         with pytest.raises(Verification, match="quantization"):
@@ -152,3 +143,56 @@ def test_where_only_the_worker_looks_into_the_rows_it_says_what_they_are_for(sai
     hand_in(asked(), {"objective": said}, **CAUSAL)
     with pytest.raises(Verification, match="objective is classify, not sft"):
         hand_in(asked(), {"objective": "classify"}, **CAUSAL)
+
+
+def hand_in_experts(targets: str, modules: list[str], parameters: list[str], exclude: str | None = None) -> None:
+    spec = TrainingSpec(method="lora", rank=4, dropout=0.0, targets=targets, exclude=exclude)
+    request = TrainingRequest(adapter="a", base=BaseChoice(id="b", fingerprint="b" * 64), data="d" * 64, spec=spec)
+    lora = LoraConfig(rank=4, alpha=8.0, dropout=0.0, target_modules=modules, target_parameters=parameters)
+    require_asked(request, MANIFEST, calls.training_report(lora))
+
+
+def test_names_are_modules_or_stacked_parameters_as_the_base_has_it() -> None:
+    hand_in_experts("experts.down_proj,q_proj", ["q_proj"], ["experts.down_proj"])
+    hand_in_experts("experts.down_proj,q_proj", ["experts.down_proj", "q_proj"], [])
+    hand_in_experts("experts.down_proj", [], ["experts.down_proj"])
+    hand_in_experts("attention", ["q_proj"], [])
+
+
+@pytest.mark.parametrize(
+    ("targets", "modules", "parameters"),
+    [
+        ("experts.down_proj,q_proj", ["q_proj"], []),
+        ("experts.down_proj,q_proj", ["q_proj"], ["experts.gate_up_proj"]),
+        ("experts.down_proj,q_proj", ["q_proj"], ["experts.down_proj", "experts.gate_up_proj"]),
+        ("q_proj", ["q_proj"], ["experts.down_proj"]),
+        ("attention", ["q_proj"], ["experts.down_proj"]),
+    ],
+)
+def test_others_than_were_named_are_refused(targets: str, modules: list[str], parameters: list[str]) -> None:
+    with pytest.raises(Verification, match=r"lora\.target_"):
+        hand_in_experts(targets, modules, parameters)
+
+
+def test_experts_that_were_trained_although_something_is_excluded_are_refused() -> None:
+    for exclude in ("layers.0.q_proj", r".*layers\.0\..*"):
+        with pytest.raises(Verification, match=r"lora\.target_parameters"):
+            hand_in_experts("experts.down_proj,q_proj", ["layers.1.q_proj"], ["experts.down_proj"], exclude=exclude)
+
+
+@pytest.mark.parametrize(
+    ("config", "share"),
+    [
+        ({"num_experts": 4, "dtype": "bfloat16"}, 0.75 + 0.25 * 0.3),
+        ({"text_config": {"num_local_experts": 4}, "torch_dtype": "bfloat16"}, 0.75 + 0.25 * 0.3),
+        ({"dtype": "bfloat16"}, 0.3),
+        ({"num_experts": 4, "dtype": "float32"}, 0.3),
+    ],
+)
+def test_experts_stay_in_16_bit_where_the_rest_is_packed(config: dict[str, object], share: float) -> None:
+    tensors = {f"model.layers.0.mlp.experts.{expert}.w.weight": [3, 8] for expert in range(4)}
+    tensors |= {"model.layers.0.mlp.shared_experts.w.weight": [2, 8], "model.layers.0.self_attn.q_proj.weight": [2, 8]}
+    base = NamedBase(config=config, tensors=tensors, facts="hashed", size_bytes=10**9)
+    specs = (TrainingSpec(method=method) for method in ("qlora", "lora"))
+    packed, wide = (of_training(base, spec, packed=False).needs.memory_bytes or 0 for spec in specs)
+    assert wide - packed == pytest.approx(10**9 * (1 - share), abs=2)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from support.fixtures import Limits
 from support.schemas import load_past, rows_of
 
 from registry.db.database import Database
@@ -57,10 +58,8 @@ def test_a_backup_that_takes_too_long_is_given_up_and_leaves_nothing(db: Databas
     back_up(db, tmp_path / "backup")
 
 
-def test_a_backup_in_several_steps_is_of_one_moment(
-    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("registry.ops.backup._PAGES", 1)
+def test_a_backup_in_several_steps_is_of_one_moment(db: Database, tmp_path: Path, limits: Limits) -> None:
+    limits("registry.ops.backup", _PAGES=1)
     with sqlite3.connect(tmp_path / "registry.sqlite3", isolation_level=None) as writer:
         looks = itertools.count(1)
 

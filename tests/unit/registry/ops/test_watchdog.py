@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+from support import processes
 
 PROGRAM = """
 import asyncio, re, time
@@ -39,7 +39,7 @@ def run(
     *, starting: str = "pass", serving: str, ending: str = "pass", after_s: float = 0, silent_s: float = 0.4
 ) -> tuple[int, str]:
     program = PROGRAM.format(starting=starting, serving=serving, ending=ending, after_s=after_s, silent_s=silent_s)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    done = processes.finished(sys.executable, "-c", program, timeout_s=30)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from support.trainings import save_jsonl
 
 from registry.errors import Invalid
 from registry.rows.groups import groups_of
@@ -22,9 +23,7 @@ Write = Callable[..., Path]
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     def write(*rows: Any) -> Path:
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
+        return save_jsonl(tmp_path / "rows.jsonl", rows)
 
     return write
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import processes
+from support.trainings import save_jsonl
 from support.waiting import wait_until
 
 from registry.errors import Invalid, InvalidData, Unavailable
@@ -42,8 +43,7 @@ def limited(limits: Limits) -> RowReading:
 
 def write(path: Path, rows: int = 40) -> Path:
     given = [{"q": f"q{n % 30}", "a": "a", "lang": ["de", "en"][n % 2]} for n in range(rows)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in given))
-    return path
+    return save_jsonl(path, given)
 
 
 def grouped(reading: RowReading, path: Path, column: str, rows: list[int] | np.ndarray, *, by: str) -> list[int]:
@@ -202,7 +202,7 @@ class TestWhereRowsAreRead:
 
     def test_process_apart_imports_no_database_and_has_one_thread(self, reading: RowReading, tmp_path: Path) -> None:
         code = "import sys, registry.rows.child; print({'sqlalchemy', 'torch', 'fastapi', 'pyarrow'} & {*sys.modules})"
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+        assert processes.finished(sys.executable, "-c", code).stdout == "set()\n"
         reading.texts(write(tmp_path / "rows.jsonl"), COLUMNS, [0])
         assert len(os.listdir(f"/proc/{reading.pid}/task")) == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from support.fixtures import Limits
 
 from registry.errors import Invalid
 from registry.rows.comparing import row_values
@@ -36,8 +37,8 @@ def test_rows_without_tokens_have_no_loss() -> None:
         read_values([("a", rows(1, tokens=0)), ("b", rows(1))], "loss")
 
 
-def test_more_than_can_be_compared_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_values, "MOST_WORK", 30)
+def test_more_than_can_be_compared_is_not_even_read(limits: Limits) -> None:
+    limits(row_values, MOST_WORK=30)
 
     def endless() -> Iterator[RowScore]:
         number = 0

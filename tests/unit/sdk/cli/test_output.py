@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from unicodedata import combining, east_asian_width
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import processes
 from support.job_views import job_view
 
 from sdk.cli.commands.watch import count_of, describe, left_of, watch_all
@@ -229,5 +229,5 @@ def test_the_end_of_a_job(state: JobState) -> None:
 def test_output_may_go_where_there_is_no_unicode() -> None:
     script = "from sdk.cli.support.output import print_json; print_json({'name': 'caf\\u00e9'})"
     env = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    done = processes.finished(sys.executable, "-c", script, env=env, check=True)
     assert json.loads(done.stdout) == {"name": "caf\u00e9"}

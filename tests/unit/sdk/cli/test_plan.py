@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from click.testing import CliRunner, Result
+from support import processes
 from support.packed_files import PACKED, QUANTIZATION, write_packed_base
 from support.registries import embedded
 from support.small import TENSORS, write_base, write_safetensors
@@ -244,9 +244,7 @@ def test_neither_numpy_nor_torch_is_needed(config: Callable[..., str]) -> None:
         "import sys; from sdk.examining.planning import plan_training; plan_training(None, sys.argv[1]); "
         "print({'torch', 'numpy', 'transformers', 'fastapi'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, config(configs.LLAMA_3_70B)], capture_output=True, text=True, check=True
-    )
+    done = processes.finished(sys.executable, "-c", program, config(configs.LLAMA_3_70B), check=True)
     assert done.stdout == "set()\n"
 
 

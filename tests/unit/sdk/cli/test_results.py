@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from support import registries, scored_rows
+from support import calls, registries, scored_rows
 from support.merging_desk import MergingDesk
 from support.registries import World
 
@@ -17,8 +17,6 @@ from sdk.cli import cli
 from sdk.cli.support.scores import scores_table
 from sdk.errors import Conflict, JobFailed, NotFound, VerificationFailed
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, RowScore, Sample
-from sdk.schemas.jobs import JobView
-from sdk.schemas.work import Completion, EvaluationResult, Failure
 
 Run = Callable[..., Result]
 CONDITIONS = Conditions(
@@ -29,9 +27,7 @@ CONDITIONS = Conditions(
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("registry")
-    with registries.served(
-        folder, database_url=f"sqlite:///{folder / 'registry.sqlite3'}", storage_url=(folder / "artifacts").as_uri()
-    ) as found:
+    with registries.served(folder) as found:
         yield found
 
 
@@ -106,17 +102,8 @@ def hand_in(
             scorer_errors=errors or {},
         )
         failed = EvaluationFailure(reason="adapter", message="its files don't fit")
-        results.append(
-            EvaluationResult(
-                label=target.label,
-                digest=target.digest,
-                base_fingerprint=desk.base.fingerprint,
-                report=None if index == fails else report,
-                failure=failed if index == fails else None,
-            )
-        )
-    body = Completion(attempt=held.attempt, evaluations=results)
-    desk.worker.call("POST", f"/jobs/{held.job}/complete", JobView, body=body)
+        results.append(calls.scored(target, **({"failure": failed} if index == fails else {"report": report})))
+    calls.complete(desk.worker, held, evaluations=results)
 
 
 def test_what_is_scored_beside_is_marked(desk: MergingDesk, run: Run, rows: Path, world: World) -> None:
@@ -242,8 +229,7 @@ class TestResults:
     def test_of_a_job_that_failed_is_why(self, desk: MergingDesk, run: Run, rows: Path, tmp_path: Path) -> None:
         job = desk.writer.submit_evaluation([desk.push("c")], data=rows).id
         held = desk.claim()
-        body = Failure(attempt=held.attempt, reason="data", message="row 3 is empty")
-        desk.worker.call("POST", f"/jobs/{held.job}/fail", JobView, body=body)
+        calls.fail(desk.worker, held, "data", "row 3 is empty")
         failed = run("jobs", "result", job)
         assert isinstance(failed.exception, JobFailed)
         assert "row 3 is empty" in str(failed.exception)
@@ -255,8 +241,7 @@ class TestResults:
     ) -> None:
         job = run("merge", desk.push("g"), "--detach", "--format", "quiet").stdout.strip()
         held = desk.claim()
-        body = Failure(attempt=held.attempt, reason="verification", message="a delta is lost")
-        desk.worker.call("POST", f"/jobs/{held.job}/fail", JobView, body=body)
+        calls.fail(desk.worker, held, "verification", "a delta is lost")
         assert isinstance(run("jobs", "result", job, "-o", str(tmp_path / "m")).exception, VerificationFailed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdk.cli.commands.catalog import _held, _variant
+from sdk.cli.commands.catalog import _first, _held, _variant
 
 
 def test_which_share_of_the_base_was_in_which_precision() -> None:
@@ -25,3 +25,9 @@ def test_what_is_beyond_plain_lora_is_shown() -> None:
         "trainable_token_indices": [3, 5],
     }
     assert _variant(lora) == ", rsLoRA, DoRA, rank_pattern q_proj=4 v_proj=2, bias lora_only, whole norm, tokens 3 5"
+
+
+def test_many_target_modules_are_counted() -> None:
+    names = [f"model.language_model.layers.{n}.self_attn.q_proj" for n in range(34)]
+    assert _first(names) == [*names[:12], "and 22 more"]
+    assert _first(names[:12]) == names[:12]

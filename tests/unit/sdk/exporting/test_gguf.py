@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from support import random_loras, tiny
 from support.processes import environment, run
 from support.random_loras import RandomLora
+from support.waiting import wait_until
 
 import sdk.worker_program
 from sdk.client import Client
@@ -308,13 +308,12 @@ def test_a_command_that_is_ended_takes_its_program_along(
 
 def _soon(ask: Callable[[], Any]) -> Any:
     """Return what is said, once something is, within some seconds."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
+
+    def said() -> Any:
         with suppress(FileNotFoundError):
-            if said := ask():
-                return said
-        time.sleep(0.05)
-    raise AssertionError("nothing happened in time")
+            return ask()
+
+    return wait_until(said, "nothing happened in time", 30)
 
 
 def _gone(number: int) -> bool:

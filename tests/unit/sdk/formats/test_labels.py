@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.trainings import save_jsonl
 
 from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.labels import classes_of, label_name, ordered
@@ -82,8 +82,7 @@ def test_a_label_that_the_training_lacks_is_named_with_its_row() -> None:
 
 class TestFiles:
     def rows(self, path: Path, *rows: dict[str, Any]) -> Path:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
+        return save_jsonl(path, rows)
 
     def test_csv_and_jsonl_say_the_same(self, tmp_path: Path) -> None:
         table = tmp_path / "t.csv"

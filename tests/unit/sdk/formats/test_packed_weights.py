@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from support.fixtures import Limits
 from support.packed_files import PACKED, write_packed_base
 
 from sdk.formats import packed_weights
@@ -27,10 +28,9 @@ def looked_into(raw: bytes) -> WeightFile:
     ("near", "most", "reads"), [(64 * 1024, 1024 * 1024, 1), (0, 1024 * 1024, len(PACKED)), (64 * 1024, 1, len(PACKED))]
 )
 def test_states_that_lie_near_each_other_are_read_together(
-    raw: bytes, monkeypatch: pytest.MonkeyPatch, near: int, most: int, reads: int
+    raw: bytes, limits: Limits, near: int, most: int, reads: int
 ) -> None:
-    monkeypatch.setattr(packed_weights, "_NEAR_BYTES", near)
-    monkeypatch.setattr(packed_weights, "_MAX_READ_BYTES", most)
+    limits(packed_weights, _NEAR_BYTES=near, _MAX_READ_BYTES=most)
     read: list[tuple[int, int]] = []
 
     def part(begin: int, end: int) -> bytes:
@@ -41,12 +41,12 @@ def test_states_that_lie_near_each_other_are_read_together(
     assert len(read) == reads
 
 
-def test_so_many_packed_weights_of_a_base_are_not_looked_into(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_weights, "_MAX_STATES", 2 * len(PACKED) - 1)
+def test_so_many_packed_weights_of_a_base_are_not_looked_into(raw: bytes, limits: Limits) -> None:
+    limits(packed_weights, _MAX_STATES=2 * len(PACKED) - 1)
     file = looked_into(raw)
     require_few_states([file])
     with pytest.raises(BadBaseError, match=f"^{2 * len(PACKED)} of its weights are packed; a base may have at most"):
         require_few_states([file, file])
-    monkeypatch.setattr(packed_weights, "_MAX_STATES", len(PACKED) - 1)
+    limits(packed_weights, _MAX_STATES=len(PACKED) - 1)
     with pytest.raises(BadBaseError, match="a base may have at most"):
         looked_into(raw)

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fixtures import Limits
+from support.trainings import save_jsonl
 
-from sdk.errors import InvalidData
+from sdk.errors import InvalidData, InvalidInput
 from sdk.formats import row_files as reader
 from sdk.formats.columns import parse_columns
-from sdk.formats.rows import Row, check_rows, text_values
+from sdk.formats.rows import Row, RowsError, check_rows, text_values
+from sdk.rows.texts import asked_and_answered
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build, check_data
+from sdk.validation import build, check_data, check_objective
 
 USER = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}
@@ -131,20 +134,18 @@ class TestFiles:
     @given(values=st.lists(VALUES, max_size=5), indent=st.sampled_from([None, 1]), chunk=st.integers(1, 40))
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_a_list_is_read_whatever_part_of_it_is_looked_at(
-        self, values: list[Any], indent: int | None, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, values: list[Any], indent: int | None, chunk: int, tmp_path: Path, limits: Limits
     ) -> None:
         path = tmp_path / "list"
         path.write_text(json.dumps(values, indent=indent, ensure_ascii=False), encoding="utf-8", newline="")
-        monkeypatch.setattr(reader, "_CHUNK_CHARACTERS", chunk)
+        limits(reader, _CHUNK_CHARACTERS=chunk)
         assert list(reader.json_list(path)) == values
 
-    def test_lines_are_counted_whatever_part_is_looked_at(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_lines_are_counted_whatever_part_is_looked_at(self, tmp_path: Path, limits: Limits) -> None:
         path = tmp_path / "list"
         path.write_text('[{"a":\n1},\n\n{"a":\n2},\n{"a" 3}]')
         for chunk in range(1, 30):
-            monkeypatch.setattr(reader, "_CHUNK_CHARACTERS", chunk)
+            limits(reader, _CHUNK_CHARACTERS=chunk)
             with pytest.raises(ValueError, match="delimiter in line 6"):
                 list(reader.json_list(path))
 
@@ -192,3 +193,105 @@ class TestPreferences:
         (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\nq,a,\n")
         with pytest.raises(InvalidData, match="line 2 has an empty `rejected`"):
             check_data(tmp_path / "rows.csv")
+
+
+CHOICES = {"prompt": "2 + 2 =", "choices": [" 3", " 4"], "answer": 1}
+
+
+def save(path: Path, *rows: Any) -> Path:
+    return save_jsonl(path, rows)
+
+
+def test_the_answer_is_a_number_or_the_text(tmp_path: Path) -> None:
+    path = save(tmp_path / "rows.jsonl", CHOICES, {**CHOICES, "answer": " 3"}, {**CHOICES, "answer": 0})
+    rows = list(check_rows(text_values(path)))
+    assert [(row.shape, row.fields["answer"]) for row in rows] == [("choices", 1), ("choices", 0), ("choices", 0)]
+    assert asked_and_answered(rows[0]) == ("2 + 2 =", " 4")
+    assert check_data(path).shape == "choices"
+
+
+def test_a_text_that_looks_like_a_number_is_a_text(tmp_path: Path) -> None:
+    (row,) = check_rows(text_values(save(tmp_path / "rows.jsonl", {**CHOICES, "choices": ["1", "0"], "answer": "1"})))
+    assert row.fields["answer"] == 0
+
+
+def test_columns_say_which_they_are(tmp_path: Path) -> None:
+    path = save(tmp_path / "rows.jsonl", {"id": 7, "question": "q", "options": ["a", "b"], "gold": 1})
+    keys = parse_columns("prompt=question,choices=options,answer=gold")
+    (row,) = check_rows(text_values(path, keys), columns=keys)
+    assert row.fields == {"prompt": "q", "choices": ["a", "b"], "answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"answer": 2}, "has the `answer` 2, and its 2 choices are numbered from 0 to 1"),
+        ({"answer": -1}, "has the `answer` -1"),
+        ({"answer": "4"}, "has the `answer` '4', which is none of its choices"),
+        ({"answer": True}, "neither a number nor a text but true or false"),
+        ({"answer": 1.0}, "neither a number nor a text but a decimal number"),
+        ({"answer": None}, "has no `answer`; give the number"),
+        ({"choices": ["a"]}, "not a list of 2 to 100 texts"),
+        ({"choices": "a,b"}, "not a list of 2 to 100 texts"),
+        ({"choices": ["a"] * 101}, "not a list of 2 to 100 texts"),
+        ({"choices": ["a", "a"]}, "has two choices that are the same"),
+        ({"choices": ["a", ""]}, r"has an empty `choices\[1\]`"),
+        ({"choices": ["a", 7]}, r"has a `choices\[1\]` that is not text but a whole number"),
+        ({"prompt": None}, "has no `prompt`"),
+        ({"completion": "a"}, "has keys beside `prompt` and `choices` and `answer` that would be lost: `completion`"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sent(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match=f"line 2 .*{said}"):
+        check_data(save(tmp_path / "rows.jsonl", CHOICES, {**CHOICES, **change}))
+
+
+def test_nothing_is_trained_on_them(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="are for evaluations, and nothing is learnt of them"):
+        check_objective(None, [check_data(save(tmp_path / "rows.jsonl", CHOICES))])
+
+
+REFERENCES = {"prompt": "Translate: chat", "references": ["cat", "a cat"]}
+CHAT = [{"role": "user", "content": "Translate: chat"}]
+
+
+def test_a_row_is_a_prompt_and_its_references(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "rows.jsonl", REFERENCES, {**REFERENCES, "references": ["cat"]}, {**REFERENCES, "prompt": CHAT}
+    )
+    rows = list(check_rows(text_values(path)))
+    assert [(row.shape, row.fields["references"]) for row in rows] == [
+        ("references", ["cat", "a cat"]),
+        ("references", ["cat"]),
+        ("references", ["cat", "a cat"]),
+    ]
+    assert asked_and_answered(rows[0]) == ("Translate: chat", "cat")
+    assert check_data(path).shape == "references"
+
+
+def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
+    path = save(tmp_path / "rows.jsonl", {"question": "q", "answers": ["a", "b"], "id": 7})
+    keys = parse_columns("prompt=question,references=answers")
+    (row,) = check_rows(text_values(path, keys), columns=keys)
+    assert row.fields == {"prompt": "q", "references": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"references": "cat"}, "has `references` that are not a list of 1 to 100 texts"),
+        ({"references": []}, "has `references` that are not a list of 1 to 100 texts"),
+        ({"references": ["a"] * 101}, "has `references` that are not a list of 1 to 100 texts"),
+        ({"references": ["a", ""]}, r"has an empty `references\[1\]`"),
+        ({"references": ["a", 7]}, r"has a `references\[1\]` that is not text but a whole number"),
+        ({"prompt": None}, "has no `prompt`"),
+        ({"prompt": []}, "`prompt`"),
+        ({"tools": []}, "has `tools` for a prompt that is a text"),
+        ({"completion": "a"}, "has keys beside `prompt` and `references` and `tools` that would be lost: `completion`"),
+        ({"references": None, "completion": ["cat", "a cat"]}, "several right answers are called `references`"),
+        ({"references": None, "completion": "cat", "reference": "a"}, "`reference`"),
+    ],
+)
+def test_what_is_wrong_with_references_is_said(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RowsError, match=fault):
+        list(check_rows(text_values(save(tmp_path / "rows.jsonl", {**REFERENCES, **change}))))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from support.loras import Q, compare, entry, lora, packed, put
 
 from sdk.errors import AdapterctlError, NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.formats.safetensors import SafetensorsError, read_exactly
 
 QA, QB = f"base_model.model.{Q}.lora_A.weight", f"base_model.model.{Q}.lora_B.weight"
 GOOD = {QA: entry([3, 2], 0, 24), QB: entry([2, 3], 24, 48)}
@@ -147,3 +150,24 @@ class TestHostileFiles:
             assert isinstance(error, VerificationFailed)  # noqa: PT017
         else:
             assert math.isfinite(found.norm_a)
+
+
+class Pieces(io.BytesIO):
+    """A file that gives a few bytes at a time."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(64, size or 0))
+
+
+def test_header_in_pieces_is_read_in_time_proportional_to_its_length() -> None:
+    raw = bytes(range(256)) * (1 << 14)
+    begin = time.process_time()
+    assert read_exactly(Pieces(raw), len(raw)) == raw
+    # Adding each piece to those before it copied 137 GB.
+    assert time.process_time() - begin < 2
+
+
+def test_header_that_ends_early_is_refused() -> None:
+    with pytest.raises(SafetensorsError, match=r"empty or cut off; save the adapter again"):
+        read_exactly(Pieces(bytes(100)), 101)
+    assert read_exactly(Pieces(b""), 0) == b""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fixtures import Limits
 from support.ranges import Fault, RangeServer, range_server
 
 from sdk.errors import Unavailable, VerificationFailed
@@ -46,9 +47,8 @@ class Registry:
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    monkeypatch.setattr(streams, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(streams, "TRIES", 1)
+def registry(limits: Limits) -> Iterator[Registry]:
+    limits(streams, FIRST_WAIT_S=0.001, TRIES=1)
     with range_server(old=OLD, new=NEW) as server:
         yield Registry(server)
 

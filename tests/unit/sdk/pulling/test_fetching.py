@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import processes
+from support.fixtures import Limits
 from support.ranges import Fault, RangeServer, Request, range_server
 from support.waiting import wait_until
 
@@ -38,17 +40,14 @@ def server() -> Iterator[RangeServer]:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "FIRST_WAIT_S", 0.001)
+def _impatient(limits: Limits) -> None:
+    limits(streams, FIRST_WAIT_S=0.001)
 
 
 @pytest.fixture
-def _in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_small_parts(limits: Limits) -> None:
     """Let as many streams join at once as ever may."""
-    monkeypatch.setattr(streams, "PART_BYTES", PIECE)
-    monkeypatch.setattr(streams, "PIECE_BYTES", PIECE // 4)
-    monkeypatch.setattr(streams, "TICK_S", 0.01)
-    monkeypatch.setattr(streams, "_WORTH_S", 0.0)
+    limits(streams, PART_BYTES=PIECE, PIECE_BYTES=PIECE // 4, TICK_S=0.01, _WORTH_S=0.0)
 
 
 def at(server: RangeServer, name: str = "blob") -> Transfer:
@@ -86,10 +85,8 @@ def test_connections_are_kept(server: RangeServer, tmp_path: Path) -> None:
     assert server.connections == 1
 
 
-def test_a_kept_connection_that_was_closed_is_no_failure(
-    server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "TRIES", 1)
+def test_a_kept_connection_that_was_closed_is_no_failure(server: RangeServer, tmp_path: Path, limits: Limits) -> None:
+    limits(streams, TRIES=1)
     http = HttpClient()
     fetch(at(server), tmp_path / "one", http=http)
     for waiting in http._idle.values():
@@ -119,10 +116,8 @@ def test_cuts_at_any_offset_lose_nothing(server: RangeServer, tmp_path: Path) ->
     assert names(tmp_path) == ["file"]
 
 
-def test_it_goes_on_at_the_byte_where_it_broke(
-    server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "TRIES", 1)
+def test_it_goes_on_at_the_byte_where_it_broke(server: RangeServer, tmp_path: Path, limits: Limits) -> None:
+    limits(streams, TRIES=1)
     server.script = lambda _request: Fault(cut_after=777_777)
     with pytest.raises(Unavailable, match="it continues where it stopped") as caught:
         fetch(at(server), tmp_path / "file")
@@ -425,7 +420,7 @@ def test_a_full_disk_is_said(remote: bool, server: RangeServer, tmp_path: Path) 
     (tmp_path / "source").write_bytes(CONTENT)
     origin = at(server) if remote else at(server).model_copy(update={"url": (tmp_path / "source").as_uri()})
     command = [sys.executable, "-c", FULL, origin.model_dump_json(), str(tmp_path / "out/file")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = processes.finished(*command)
     assert done.stdout == (
         "9 the disk is full while writing file; free some space, then run the same command again\n"
     ), done.stderr
@@ -486,5 +481,5 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     with range_server(big=content) as server:
         sha256 = hashlib.sha256(content).hexdigest()
         command = [sys.executable, "-c", MEMORY, server.url("big"), sha256, str(size), str(tmp_path / "file")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = processes.finished(*command, check=True)
     assert int(done.stdout) <= 80

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import http.server
 import ipaddress
 import ssl
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,27 +13,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from support.answering import Answering, Handler, serving
 
 from sdk.pulling.http import BrokenConnection, HttpClient
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Echo(Handler):
     protocol_version = "HTTP/1.1"
-    log_message = lambda *_: None  # noqa: E731
 
     def do_GET(self) -> None:
-        body = self.path.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_args: object) -> None:
-        """A client that does not trust us hangs up."""
+        self.answer(200, self.path.encode())
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
@@ -67,13 +54,10 @@ def url(tmp_path: Path) -> Iterator[str]:
     certificate, key = _certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    server = Answering(("127.0.0.1", 0), Echo)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with serving(server):
         yield f"https://127.0.0.1:{server.server_port}/a%20b?x=1&y=%2F"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_server_is_trusted_by_the_environment(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

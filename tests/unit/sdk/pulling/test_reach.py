@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support import small
+from support.answering import Answering, Handler, serving
 
 from sdk.allowed_locations import Reach
 from sdk.api.transport import VERSION, VERSION_HEADER
@@ -84,45 +83,29 @@ def test_where_a_registry_may_send_its_clients(registry: str, insecure: bool, ur
 # A registry that is none of ours.
 
 
-class _Answers(http.server.BaseHTTPRequestHandler):
+class _Answers(Handler):
     def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body()
         self.server.asked.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
         status, headers, body = self.server.answer(self.path)  # type: ignore[attr-defined]
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", VERSION_HEADER: VERSION, **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        kind = {"Content-Type": "application/json", VERSION_HEADER: VERSION}
+        self.answer(status, json.dumps(body).encode(), **{**kind, **headers})
 
-    do_POST = do_PUT = do_CONNECT = do_GET  # noqa: N815 - as the server calls them
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    do_POST = do_PUT = do_CONNECT = do_GET
 
 
-class Fake(http.server.ThreadingHTTPServer):
+class Fake(Answering):
     """Answers as a test says, and keeps what it was asked."""
 
     asked: list[tuple[str, dict[str, str]]]
     answer: Callable[[str], tuple[int, dict[str, str], Any]]
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
 
 @contextmanager
 def fake(answer: Callable[[str], tuple[int, dict[str, str], Any]]) -> Iterator[Fake]:
-    with Fake(("127.0.0.1", 0), _Answers) as server:
+    with serving(Fake(("127.0.0.1", 0), _Answers)) as server:
         server.asked, server.answer = [], answer  # type: ignore[method-assign]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def naming(place: str) -> Callable[[str], tuple[int, dict[str, str], Any]]:

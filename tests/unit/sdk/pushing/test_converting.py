@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fixtures import Limits
 from support.processes import environment, run
 from support.small import write_adapter
 
@@ -166,11 +167,10 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         convert_adapter(folder)
 
 
-def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "hangs")
-    monkeypatch.setattr(sdk.pushing.convert, "_TIMEOUT_S", 0.5)
+    limits(sdk.pushing.convert, _CHILD="hangs", _TIMEOUT_S=0.5)
     folder = pickled(tmp_path / "old", tensors())
     started = time.monotonic()
     with pytest.raises(TimedOut):
@@ -180,16 +180,18 @@ def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("said", ["", "no json", "[]", '{"tensors": 1}'])
-def test_a_child_that_says_nothing_made_nothing(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_says_nothing_made_nothing(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> None:
     (tmp_path / "mute.py").write_text(f"print({said!r})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "mute")
+    limits(sdk.pushing.convert, _CHILD="mute")
     with pytest.raises(VerificationFailed):
         convert_adapter(pickled(tmp_path / "old", tensors()))
 
 
 def test_the_child_gets_no_token_and_imports_nothing_from_where_one_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits
 ) -> None:
     folder = pickled(tmp_path / "old", tensors())
     (tmp_path / "torch.py").write_text("open('imported', 'w')\n")
@@ -201,7 +203,7 @@ def test_the_child_gets_no_token_and_imports_nothing_from_where_one_stands(
     convert_adapter(folder, tmp_path / "new")
     assert not (tmp_path / "imported").exists()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "tells")
+    limits(sdk.pushing.convert, _CHILD="tells")
     with pytest.raises(AdapterctlError) as caught:
         convert_adapter(folder)
     assert "PATH" in caught.value.message
@@ -233,14 +235,14 @@ child.main()
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces")
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_reader_that_is_broken_into_reaches_no_network(
-    allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         escaped = ESCAPED.format(port=listener.getsockname()[1], allowed=allowed)
         (tmp_path / "escaped.py").write_text(escaped)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        monkeypatch.setattr(sdk.pushing.convert, "_CHILD", "escaped")
+        limits(sdk.pushing.convert, _CHILD="escaped")
         converted = convert_adapter(pickled(tmp_path / "old", tensors()), tmp_path / "new")
         said = (tmp_path / "new/adapter_model.safetensors").read_text()
         if allowed and not converted.offline:

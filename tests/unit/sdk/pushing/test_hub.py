@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import processes
 from support.adapters import save_adapter
+from support.answering import Handler, answering
 
 from sdk.errors import InvalidInput, Unavailable
 from sdk.pushing import hub
@@ -112,12 +111,14 @@ except AdapterctlError as error:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HOME": str(folder.parent / "hf-home"),
     }
-    return subprocess.run(
-        [sys.executable, "-c", script, url, str(folder)],
+    return processes.finished(
+        sys.executable,
+        "-c",
+        script,
+        url,
+        str(folder),
         env=processes.environment(**{**known, **env}),
-        capture_output=True,
-        text=True,
-        timeout=60,
+        timeout_s=60,
         check=True,
     )
 
@@ -152,44 +153,28 @@ class TestWhereThereIsNoHub:
             hub.fetch_adapter("hf://org/name", tmp_path)
 
 
-class _Hub(http.server.BaseHTTPRequestHandler):
+class _Hub(Handler):
     """As much of a model hub as a download asks: a repository's commit, its files, and their bytes."""
 
     files: dict[str, bytes]
     asked: list[str]
-
-    def _answer(self, body: bytes, **headers: str) -> None:
-        self.send_response(200)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         type(self).asked.append(path)
         if path in (f"/api/models/org/name/revision/{known}" for known in ("main", COMMIT)) or path.endswith("/name"):
             siblings = [{"rfilename": name} for name in self.files]
-            self._answer(json.dumps({"id": "org/name", "sha": COMMIT, "siblings": siblings}).encode())
+            self.answer(200, json.dumps({"id": "org/name", "sha": COMMIT, "siblings": siblings}).encode())
         elif path.startswith(f"/api/models/org/name/tree/{COMMIT}"):
             tree = [{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in self.files.items()]
-            self._answer(json.dumps(tree).encode())
+            self.answer(200, json.dumps(tree).encode())
         elif path.startswith(f"/org/name/resolve/{COMMIT}/") and (name := path.rpartition("/")[2]) in self.files:
             body = self.files[name]
-            self._answer(body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=COMMIT)
+            self.answer(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=COMMIT)
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RevisionNotFound" if "org/name" in path else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(404, X_Error_Code="RevisionNotFound" if "org/name" in path else "RepoNotFound")
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    do_HEAD = do_GET
 
 
 @pytest.fixture
@@ -198,12 +183,8 @@ def endpoint(tmp_path: Path) -> Iterator[str]:
     _Hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
     _Hub.files |= {"training_args.bin": b"pickle", "modeling.py": b"import os", "README.md": b"read"}
     _Hub.asked = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answering(_Hub) as server:
+        yield server.url
 
 
 class TestFromAHub:

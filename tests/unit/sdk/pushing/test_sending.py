@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import resource
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.answering import Answering, Handler, answering
 
 from sdk.allowed_locations import Reach
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed
@@ -23,32 +22,22 @@ CONTENT = bytes(range(256)) * 20
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Store(http.server.BaseHTTPRequestHandler):
+class Store(Handler):
     """Answers a PUT to `/STATUS/NAME` with that status, and keeps what it was sent."""
 
     def do_PUT(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.received.append((self.path, dict(self.headers), body))  # type: ignore[attr-defined]
+        self.server.received.append((self.path, dict(self.headers), self.body()))  # type: ignore[attr-defined]
         # A list of statuses is gone through, one a request.
         statuses = self.path.split("/")[1].split(",")
         turn = sum(path == self.path for path, _, _ in self.server.received) - 1  # type: ignore[attr-defined]
-        self.send_response(int(statuses[min(turn, len(statuses) - 1)]))
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        self.answer(int(statuses[min(turn, len(statuses) - 1)]))
 
 
 @pytest.fixture
-def store() -> Iterator[http.server.ThreadingHTTPServer]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
+def store() -> Iterator[Answering]:
+    with answering(Store) as server:
         server.received = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -66,8 +55,8 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def at(store: http.server.ThreadingHTTPServer, path: str, sha256: str = SHA256, size: int = len(CONTENT)) -> Transfer:
-    url = f"http://127.0.0.1:{store.server_address[1]}/{path}?X-Amz-Signature=s3cret"
+def at(store: Answering, path: str, sha256: str = SHA256, size: int = len(CONTENT)) -> Transfer:
+    url = f"{store.url}/{path}?X-Amz-Signature=s3cret"
     return Transfer(sha256=sha256, size_bytes=size, url=url, headers={"x-amz-checksum-sha256": "signed"})
 
 
@@ -82,7 +71,7 @@ def never(*_: object) -> Transfer:
     raise AssertionError("nothing is sent in parts")
 
 
-def test_bytes_are_sent_with_the_headers_that_were_signed(store: http.server.ThreadingHTTPServer, source: Path) -> None:
+def test_bytes_are_sent_with_the_headers_that_were_signed(store: Answering, source: Path) -> None:
     assert sum(sent_to(at(store, "200/stored"), source)) == len(CONTENT)
     ((_, headers, body),) = store.received  # type: ignore[attr-defined]
     assert (body, headers["x-amz-checksum-sha256"]) == (CONTENT, "signed")
@@ -92,7 +81,7 @@ def test_bytes_are_sent_with_the_headers_that_were_signed(store: http.server.Thr
 
 @pytest.mark.parametrize("passing", ["503", "403", "409", "500", "404"])
 def test_what_may_pass_is_tried_again_with_a_new_session(
-    passing: str, store: http.server.ThreadingHTTPServer, source: Path, waits: list[float]
+    passing: str, store: Answering, source: Path, waits: list[float]
 ) -> None:
     begun: list[int] = []
     to = at(store, f"{passing},{passing},200/later")
@@ -115,7 +104,7 @@ def test_what_the_store_refuses_is_said(
     status: str,
     cls: type[AdapterctlError],
     tries: int,
-    store: http.server.ThreadingHTTPServer,
+    store: Answering,
     source: Path,
     waits: list[float],
 ) -> None:
@@ -128,7 +117,7 @@ def test_what_the_store_refuses_is_said(
 
 
 def test_the_error_that_no_try_can_mend_is_the_one_that_is_said(
-    store: http.server.ThreadingHTTPServer, tmp_path: Path, waits: list[float]
+    store: Answering, tmp_path: Path, waits: list[float]
 ) -> None:
     sources = {hashlib.sha256(name.encode()).hexdigest(): tmp_path / name for name in ("a", "b", "c", "d")}
     for path in sources.values():
@@ -139,7 +128,7 @@ def test_the_error_that_no_try_can_mend_is_the_one_that_is_said(
         send_all(sources, begin=lambda: UploadView(id="u", put=puts), ask_part=never, on_bytes=lambda _: None)
 
 
-def test_parts_carry_their_own_digests(store: http.server.ThreadingHTTPServer, source: Path) -> None:
+def test_parts_carry_their_own_digests(store: Answering, source: Path) -> None:
     asked: dict[int, str] = {}
 
     def ask_part(session: str, sha256: str, number: int, part_sha256: str) -> Transfer:
@@ -162,9 +151,7 @@ def test_parts_carry_their_own_digests(store: http.server.ThreadingHTTPServer, s
     assert sum(counted) == 2000 + len(CONTENT) - 4000
 
 
-def test_a_file_that_has_shrunk_is_said(
-    store: http.server.ThreadingHTTPServer, source: Path, waits: list[float]
-) -> None:
+def test_a_file_that_has_shrunk_is_said(store: Answering, source: Path, waits: list[float]) -> None:
     to = at(store, "200/short")
     source.write_bytes(CONTENT[:-1])
     with pytest.raises((VerificationFailed, Unavailable)):

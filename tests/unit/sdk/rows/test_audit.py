@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support.trainings import save_jsonl
 
 import sdk
 from sdk.cli import cli
@@ -118,8 +119,7 @@ BAD: list[tuple[str, list[Any], dict[str, list[list[str]]]]] = [
 
 @pytest.mark.parametrize(("rows", "wanted"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_what_is_wrong_is_found_by_row(rows: list[Any], wanted: dict[str, list[list[str]]], tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = save_jsonl(tmp_path / "rows.jsonl", rows)
     audit = sdk.check_data(path)
     assert found(audit) == wanted
     assert audit.clean is (not wanted)
@@ -194,9 +194,7 @@ def test_labels_of_held_out_rows_that_no_other_row_has_are_named(tmp_path: Path)
 def test_what_most_rows_have_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     begins = "Answer in one word, as a patient teacher of arithmetic would: what comes after"
-    path.write_text(
-        "".join(json.dumps({"prompt": f"{begins} {n}?", "completion": f"{n + 1}"}) + "\n" for n in range(30))
-    )
+    save_jsonl(path, [{"prompt": f"{begins} {n}?", "completion": f"{n + 1}"} for n in range(30)])
     (finding,) = sdk.check_data(path).findings
     assert (finding.kind, finding.rows) == ("near_duplicate", 29)
     for example in finding.examples:
@@ -204,8 +202,7 @@ def test_what_most_rows_have_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_what_all_rows_are_is_counted(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("abcd", "жжжж", "漢字漢字 12", "あ!")))
+    path = save_jsonl(tmp_path / "rows.jsonl", [{"text": text} for text in ("abcd", "жжжж", "漢字漢字 12", "あ!")])
     audit = sdk.check_data(path)
     assert audit.shape == "text"
     assert {bucket.up_to: bucket.rows for bucket in audit.lengths} == {2: 1, 4: 2, 8: 1}

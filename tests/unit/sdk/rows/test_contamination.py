@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import struct
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fixtures import Limits
 from support.held_out_rows import held_out
+from support.trainings import save_jsonl
 
 from sdk.formats.rows import Row, RowsError, check_rows, text_values
 from sdk.rows import signature_file, sorting
@@ -31,8 +32,7 @@ LETTERS = {
 
 
 def signed(folder: Path, name: str, rows: list[dict[str, Any]], **said: Any) -> SignatureFile:
-    data = folder / f"{name}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = save_jsonl(folder / f"{name}.jsonl", rows)
     target = folder / f"{name}.signatures"
     make_signatures(data, target, **said)
     return SignatureFile(target)
@@ -173,14 +173,14 @@ class TestFile:
         assert np.bincount(found.gram_rows).max() == MOST_KEPT
         assert found.gram_rows.max() < 300
 
-    def test_more_rows_than_fit_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(signature_file, "MOST_ROWS", 3)
+    def test_more_rows_than_fit_are_refused(self, tmp_path: Path, limits: Limits) -> None:
+        limits(signature_file, MOST_ROWS=3)
         with pytest.raises(RowsError, match="more than 3 rows"):
             signed(tmp_path, "rows", [{"text": f"t{number}"} for number in range(4)])
 
     @pytest.mark.parametrize("how", [None, HoldOut(0.3, 5)])
     def test_it_is_the_same_whether_hashes_are_sorted_at_once_or_in_parts(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: HoldOut | None
+        self, tmp_path: Path, limits: Limits, how: HoldOut | None
     ) -> None:
         """Rows that begin alike, are there again, are short, or have other letters: what plain Python makes of them."""
         chosen = random.Random(3)
@@ -190,8 +190,7 @@ class TestFile:
             {"text": text}
             for text in [*written, *written[:60], *map(str.upper, written[:40]), *["again and again"] * 300]
         ]
-        data = tmp_path / "rows.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        data = save_jsonl(tmp_path / "rows.jsonl", rows)
         good = list(check_rows(text_values(data)))
         if how is not None:
             good = [row for row, out in zip(good, held_out(list(map(split_unit, good)), how), strict=True) if not out]
@@ -199,8 +198,7 @@ class TestFile:
         expected = plain_signatures(good)
         make_signatures(data, tmp_path / "whole", **given)
         assert (tmp_path / "whole").read_bytes() == expected
-        monkeypatch.setattr(sorting, "_RUN_KEYS", 200)
-        monkeypatch.setattr(sorting, "_SAMPLED", 8)
+        limits(sorting, _RUN_KEYS=200, _SAMPLED=8)
         make_signatures(data, tmp_path / "parts", **given)
         assert (tmp_path / "parts").read_bytes() == expected
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.fixtures import Limits
 from support.held_out_rows import held_out as held_out_of
 
 import sdk
@@ -97,12 +98,12 @@ def test_rows_that_are_held_out_many_times_are_found(tmp_path: Path) -> None:
     assert held_out_near(tmp_path, [text] * 60, [said(40), changed(text)]) == 60
 
 
-def test_what_is_found_does_not_depend_on_how_much_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_found_does_not_depend_on_how_much_is_in_memory(limits: Limits) -> None:
     training = [HEADER + said(20) for _ in range(100)] + [changed(HEADER + said(3)) * 40]
     held = [changed(text) for text in training[:15] * 2] + training[-3:]
     wanted = looked_up(held, training)
     for most, at_once in ((1, 7), (50, 200), (1, 1)):
-        monkeypatch.setattr(held_out, "_MOST_PAIRS", most)
+        limits(held_out, _MOST_PAIRS=most)
         assert looked_up(held, training, at_once=at_once).likely().tolist() == wanted.likely().tolist()
 
 

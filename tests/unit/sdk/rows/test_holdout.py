@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.held_out_rows import held_out
+from support.trainings import save_jsonl
 
 from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.rows import Row, check_rows
@@ -142,8 +142,7 @@ def test_a_group_larger_than_the_share_is_held_out_only_where_all_are() -> None:
 def test_rows_that_can_not_be_split_are_refused_before_they_are_sent(
     rows: list[Any], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = save_jsonl(tmp_path / "rows.jsonl", rows)
     spec = build(TrainingSpec, holdout=0.5, **options)
     with pytest.raises(InvalidData, match=message):
         check_data(path, hold_out=hold_out_of(spec))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fixtures import Limits
 
 from sdk.rows import sorting
 from sdk.rows.sorting import SortedKeys
@@ -18,9 +19,8 @@ RUN = 10
 
 
 @pytest.fixture(autouse=True)
-def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sorting, "_RUN_KEYS", RUN)
-    monkeypatch.setattr(sorting, "_SAMPLED", 2)
+def _short_runs(limits: Limits) -> None:
+    limits(sorting, _RUN_KEYS=RUN, _SAMPLED=2)
 
 
 def numbered(key: int) -> int:
@@ -61,9 +61,8 @@ def test_any_keys_come_in_their_order(
 
 
 @pytest.mark.parametrize("kind", ["apart", "alike", "half alike"])
-def test_memory_is_that_of_a_run_however_many_there_are(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(sorting, "_RUN_KEYS", 2_000)
-    monkeypatch.setattr(sorting, "_SAMPLED", 64)
+def test_memory_is_that_of_a_run_however_many_there_are(limits: Limits, kind: str) -> None:
+    limits(sorting, _RUN_KEYS=2_000, _SAMPLED=64)
     chosen = np.random.default_rng(1)
 
     def most(runs: int) -> int:

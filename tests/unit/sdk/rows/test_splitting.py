@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fixtures import Limits
 from support.held_out_rows import held_out
 
 from sdk.rows import holdout, sorting, splitting
@@ -90,8 +91,8 @@ def test_whether_any_row_can_be_held_out_is_known_without_all_of_them(
         assert found[0] == found[1]
 
 
-def test_what_is_looked_at_before_a_training_stays_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdout, "MOST_GROUPED", 50)
+def test_what_is_looked_at_before_a_training_stays_little(limits: Limits) -> None:
+    limits(holdout, MOST_GROUPED=50)
     kinds: dict[str, Callable[[int], Unit]] = {
         "texts": lambda n: Unit(digest(n)),
         "one text": lambda n: Unit(digest(0)),
@@ -111,7 +112,7 @@ def test_what_is_looked_at_before_a_training_stays_little(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labelled"])
 @pytest.mark.parametrize("kind", ["no groups", "chain", "star", "apart", "as many groups as rows", "one text"])
-def test_many_rows_take_little_memory(monkeypatch: pytest.MonkeyPatch, kind: str, labelled: bool) -> None:
+def test_many_rows_take_little_memory(limits: Limits, kind: str, labelled: bool) -> None:
     """Groups that share texts in a chain, by one among a thousand, not at all, or all alike. Python's objects take some 450 bytes a row."""
     group: dict[str, Callable[[int], int]] = {
         "chain": lambda n: n // 2,
@@ -137,10 +138,8 @@ def test_many_rows_take_little_memory(monkeypatch: pytest.MonkeyPatch, kind: str
     assert many == few
     assert isinstance(few, str) == (kind == "one text")
     assert isinstance(few, str) or 0 < sum(few) <= 0.1 * len(units)
-    monkeypatch.setattr(sorting, "_RUN_KEYS", 500)
-    monkeypatch.setattr(sorting, "_SAMPLED", 16)
-    monkeypatch.setattr(splitting, "_BATCH", 100)
-    monkeypatch.setattr(splitting, "_CHUNK", 500)
+    limits(sorting, _RUN_KEYS=500, _SAMPLED=16)
+    limits(splitting, _BATCH=100, _CHUNK=500)
     out = None
     # What the first one imports is not counted.
     for some in (units[:600], units):

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from support.steps import require_linear
 
 from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.job_requests import EvaluationRequest, MergeRequest
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import JsonScalar, Wire
 
@@ -62,3 +63,19 @@ def test_value_that_is_no_scalar_is_one_fault() -> None:
 def test_scalars_stay_as_they_are(value: object) -> None:
     found = TypeAdapter(JsonScalar).validate_python(value, strict=True)
     assert (type(found), found) == (type(value), value)
+
+
+def test_a_date_that_nobody_asked_for_is_not_sent() -> None:
+    plain = EvaluationRequest.model_validate({"targets": [{"ref": "a@v1"}], "data": "a" * 64})
+    assert "template_date" not in plain.model_dump_json()
+    dated = plain.model_copy(update={"template_date": "2026-01-31"})
+    assert '"template_date":"2026-01-31"' in dated.model_dump_json()
+
+
+def test_a_model_in_four_bits_is_no_version() -> None:
+    plain = MergeRequest.model_validate({"ref": "a@v1", "spec": {"onto": "original"}})
+    assert "quantize" not in plain.model_dump_json()
+    packed = {"ref": "a@v1", "spec": {"quantize": "nf4"}}
+    assert MergeRequest.model_validate(packed).spec.quantize == "nf4"
+    with pytest.raises(ValidationError, match="a model in nf4 can't be registered"):
+        MergeRequest.model_validate({**packed, "register_as": "b"})

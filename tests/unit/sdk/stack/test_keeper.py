@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.fixtures import Limits
 from support.processes import SLEEP
 from support.waiting import wait_until
 
@@ -68,9 +69,9 @@ def test_a_killed_part_comes_back_at_once_and_is_told(tmp_path: Path, keep: Call
 
 
 def test_one_that_always_ends_is_tried_ever_less_often(
-    tmp_path: Path, keep: Callable[..., Keeper], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keep: Callable[..., Keeper], limits: Limits
 ) -> None:
-    monkeypatch.setattr(keeping, "_FIRST_PAUSE_S", 0.01)
+    limits(keeping, _FIRST_PAUSE_S=0.01)
     missing = tmp_path / "missing"
     keeper = keep(Program(tmp_path, "raise SystemExit(3)", answers_while=missing))
     wait_until(lambda: keeper.report.failures >= 4)
@@ -156,8 +157,8 @@ def test_a_second_keeper_adopts_what_the_first_one_started(tmp_path: Path, keep:
     left.stop()
 
 
-def test_a_long_log_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdk.stack.local_process._LONGEST_LOG_BYTES", 10)
+def test_a_long_log_is_put_aside(tmp_path: Path, limits: Limits) -> None:
+    limits("sdk.stack.local_process", _LONGEST_LOG_BYTES=10)
     program = Program(tmp_path)
     program.log_path.write_text("a line of an earlier run\n")
     program.start()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from support import processes
 from support.processes import SLEEP, environment
 
 from sdk.stack.loopback import free_ports, is_connected
@@ -75,8 +76,6 @@ def test_a_connection_is_its_process_s_and_goes_to_one_port(port: int) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there does a worker hide what it has open")
 def test_a_process_that_nobody_may_look_at_passes_for_connected() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", ORDINARY], capture_output=True, text=True, env=environment(), timeout=120
-    )
+    ran = processes.finished(sys.executable, "-c", ORDINARY, env=environment(), timeout_s=120)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert json.loads(ran.stdout) is True

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
+from support.fixtures import Limits
 from support.job_views import job_view
 
 from sdk.cli.commands.watch import watch_all
@@ -21,9 +22,8 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AWAY_S", 0.01)
-    monkeypatch.setattr(module, "_ROUND_S", 0.01)
+def _without_pauses(limits: Limits) -> None:
+    limits(module, _AWAY_S=0.01, _ROUND_S=0.01)
 
 
 class Registry:

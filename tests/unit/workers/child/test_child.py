@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import processes
 from support.processes import environment
 
 from workers.child.protocol import FAULT_FILE, INTERRUPTED_STATUS, ORDER_FILE, Fault
@@ -40,14 +40,14 @@ def run(
     folder.mkdir()
     order = EvaluationOrder(items=[], data="data", spec={})
     (folder / ORDER_FILE).write_text(order.model_dump_json())
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *([] if warm else [str(folder)])],
-        input=f'"{folder}"\n' if line is None else line,
+    done = processes.finished(
+        sys.executable,
+        "-c",
+        PROGRAM,
+        *([] if warm else [str(folder)]),
         env=environment(HF_HUB_OFFLINE="0", **variables),
         cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
+        stdin=f'"{folder}"\n' if line is None else line,
     )
     return done.returncode, done.stderr.splitlines()
 

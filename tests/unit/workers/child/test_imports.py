@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from support import processes
 from support.processes import environment
 from support.tiny import save_llama
 
@@ -22,12 +22,8 @@ if find_spec("bitsandbytes") is None:
 
 
 def _run(program: str, *arguments: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=environment(HF_HUB_OFFLINE="1"),
-        capture_output=True,
-        text=True,
-        check=True,
+    done = processes.finished(
+        sys.executable, "-c", program, *arguments, env=environment(HF_HUB_OFFLINE="1"), check=True
     )
     assert not done.stderr
     return done.stdout.splitlines()

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import processes
 from support.processes import environment
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows environments")
 
@@ -91,9 +92,7 @@ print(json.dumps(said))
 
 def test_an_ordinary_users_child_reads_nothing_of_its_worker() -> None:
     env = {**environment(), "ADAPTERCTL_TOKEN": "hunter2", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = processes.finished(sys.executable, "-c", PROGRAM, env=env, timeout_s=60)
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
     assert (said["before"], said["after"]) == ("secret", "PermissionError")
@@ -133,11 +132,8 @@ def test_each_worker_keeps_its_environment_to_itself(
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 60
-        while not _belongs_to_root(process.pid):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_until(lambda: _belongs_to_root(process.pid) or process.poll() is not None, timeout_s=60)
+        assert process.poll() is None, process.stderr and process.stderr.read()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

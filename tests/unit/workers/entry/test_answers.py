@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.answering import Handler, answering
+from support.fixtures import Limits
 
 from sdk.api import work
 from sdk.client import Client
@@ -48,26 +48,14 @@ class Registry:
 def registry() -> Iterator[Registry]:
     found = Registry()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Handler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, kind, content = found.answer(self.path, body)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            status, kind, content = found.answer(self.path, self.body())
+            self.answer(status, content, Content_Type=kind)
 
-        def log_message(self, *_: Any) -> None:
-            """Nobody reads it."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        found.url = f"http://127.0.0.1:{server.server_port}"
+    with answering(Answers) as server:
+        found.url = server.url
         yield found
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -76,13 +64,15 @@ def shutdown(registry: Registry) -> Shutdown:
 
 
 @pytest.fixture
-def worker(registry: Registry, shutdown: Shutdown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Worker]:
+def worker(
+    registry: Registry, shutdown: Shutdown, monkeypatch: pytest.MonkeyPatch, limits: Limits, tmp_path: Path
+) -> Iterator[Worker]:
     monkeypatch.setenv("ADAPTERCTL_URL", registry.url)
     monkeypatch.setenv("ADAPTERCTL_TOKEN", "secret")
     monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ADAPTER_WORKER_NAME", "gpu-1")
-    monkeypatch.setattr(runner, "_ASK_AGAIN_S", (0.001,))
-    monkeypatch.setattr(service, "_LONGEST_PAUSE_S", 0.01)
+    limits(runner, _ASK_AGAIN_S=(0.001,))
+    limits(service, _LONGEST_PAUSE_S=0.01)
     worker = Worker(WorkerSettings.from_env(), shutdown)
     yield worker
     worker.end()

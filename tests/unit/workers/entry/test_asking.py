@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fixtures import Limits
 
 from sdk.api import work
 from sdk.errors import AdapterctlError, Conflict, Incompatible, RateLimited, Unavailable
@@ -35,10 +36,10 @@ def shutdown() -> Shutdown:
 
 
 @pytest.fixture
-def worker(shutdown: Shutdown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Worker]:
+def worker(shutdown: Shutdown, monkeypatch: pytest.MonkeyPatch, limits: Limits, tmp_path: Path) -> Iterator[Worker]:
     monkeypatch.setenv("ADAPTERCTL_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path))
-    monkeypatch.setattr(runner, "_ASK_AGAIN_S", (0.01, 0.01))
+    limits(runner, _ASK_AGAIN_S=(0.01, 0.01))
     worker = Worker(WorkerSettings.from_env(), shutdown)
     yield worker
     worker.end()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import processes
 
 from sdk.errors import (
     AdapterctlError,
@@ -125,7 +125,7 @@ def test_a_child_says_why_and_shows_a_traceback_of_the_unexpected_only(
 ) -> None:
     (tmp_path / "order.json").write_text(ORDER)
     code = CHILD.format(then=then, folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = processes.finished(sys.executable, "-c", code, timeout_s=120)
     assert done.returncode == 1
     assert causes.of_child(tmp_path, done.returncode, None).reason == reason
     assert ("Traceback" in done.stderr) is shows_traceback, done.stderr
@@ -135,6 +135,6 @@ def test_a_child_on_a_disk_too_full_to_say_so_says_it_by_its_status(tmp_path: Pa
     (tmp_path / "order.json").write_text(ORDER)
     then = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); (host.out / 'x').write_text('x')"
     code = CHILD.format(then=then, folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = processes.finished(sys.executable, "-c", code, timeout_s=120)
     assert done.returncode == DISK_FULL_STATUS, done.stderr
     assert causes.of_child(tmp_path, done.returncode, None).reason == "disk_full"

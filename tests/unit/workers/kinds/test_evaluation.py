@@ -137,3 +137,20 @@ def test_a_bare_base_is_held_as_adapters_over_it_were_trained(asked: tuple[str, 
     bench.carry_out()
     found = [item.quantization and item.quantization.type for item in bench.orders[0].items]
     assert found == held
+
+
+class Untouched:
+    """An attempt of which nothing may be used yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is used")
+
+
+def test_a_scorer_that_is_not_here_ends_the_attempt_at_once() -> None:
+    asked = {"targets": [{"ref": "a@v1"}], "data": "a" * 64, "spec": {"scorers": ["nobody_has_this"]}}
+    attempt: Any = Untouched()
+    with pytest.raises(
+        AttemptFailed, match=r"This worker has no scorer 'nobody_has_this' \(it has none\); install"
+    ) as caught:
+        EVALUATION.carry_out(attempt, EvaluationRequest.model_validate(asked))
+    assert caught.value.reason == "spec"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import processes
+from support.answering import Handler, answering
 from support.small import write_base
 
 from sdk.pulling.cache import Cache
@@ -56,7 +55,7 @@ def named(repository: str, revision: str = COMMIT) -> BaseSource:
     return BaseSource(id=repository, revision=revision, fingerprint=None, location=f"hf://{repository}@{revision}")
 
 
-class _Gated(http.server.BaseHTTPRequestHandler):
+class _Gated(Handler):
     """A hub on which nothing may be seen, and which keeps what tokens it was sent."""
 
     tokens: list[str | None]
@@ -64,26 +63,16 @@ class _Gated(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/api/models/"):
             type(self).tokens.append(self.headers.get("Authorization"))
-        self.send_response(401)
-        self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.answer(401, X_Error_Code="RepoNotFound")
 
-    do_HEAD = do_GET  # noqa: N815 - as the server calls it
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    do_HEAD = do_GET
 
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
     _Gated.tokens = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Gated) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answering(_Gated) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+from support import processes
 from support.processes import environment
 
 from workers.pipelines.imports import _Distributions, shortened
@@ -53,7 +53,5 @@ from transformers.utils import import_utils
 from transformers import LlamaForCausalLM
 print(import_utils.fetch__all__.__name__, len(sys.meta_path) == len({id(finder) for finder in sys.meta_path}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
-    )
+    done = processes.finished(sys.executable, "-c", program, env=environment(), check=True)
     assert done.stdout.split() == ["False", "True", "False", "search_the_end", "True"]

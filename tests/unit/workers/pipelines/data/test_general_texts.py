@@ -13,6 +13,7 @@ import pytest
 import torch
 from support import tiny
 from support.architectures import save_model
+from support.fixtures import Limits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
@@ -60,10 +61,10 @@ def alone(model: Any, texts: Sequence[Sequence[int]]) -> Iterator[tuple[Any, Any
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_text_scores_as_it_does_alone(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_text_scores_as_it_does_alone(family: str, tmp_path: Path, limits: Limits) -> None:
     base = changed(save_model(tmp_path, family), **FAMILIES[family])
     # Of many lengths, so that most are padded.
-    monkeypatch.setattr(forgetting, "GENERAL_TEXTS", [text[: 3 + at] for at, text in enumerate(GENERAL_TEXTS)])
+    limits(forgetting, GENERAL_TEXTS=[text[: 3 + at] for at, text in enumerate(GENERAL_TEXTS)])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base).eval(), load_tokenizer(base)
     bare = forgetting.read_bare(model, tokenizer, base)
     texts = [example.input_ids for example in bare.examples]
@@ -124,15 +125,13 @@ class Held(TorchDispatchMode):  # type: ignore[misc]  # torch's types are not fo
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_two_passes_read_all_with_the_logits_that_a_forecast_counts(
-    dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_passes_read_all_with_the_logits_that_a_forecast_counts(dtype: Any, tmp_path: Path, limits: Limits) -> None:
     vocabulary = 5_000
     base = tiny.save_llama(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
     model.resize_token_embeddings(vocabulary, mean_resizing=False)
     # As with a wide vocabulary, of which a piece is no more than a row.
-    monkeypatch.setattr(divergence, "_TOGETHER", vocabulary)
+    limits(divergence, _TOGETHER=vocabulary)
     passes: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(
         lambda module, args, given: passes.append(tuple(given["input_ids"].shape)), with_kwargs=True

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from support import templates, tiny
+from support.fixtures import Limits
+from support.trainings import save_jsonl
 
 import workers.pipelines.data.preview
 from sdk.formats.rows import Row, check_rows
@@ -129,8 +131,7 @@ def base(tmp_path: Path) -> Path:
 
 def ask(base: Path, written: list[dict[str, Any]], **given: Any) -> PreviewRequest:
     """Write rows and return the request for them."""
-    data = base.with_name("rows.jsonl")
-    data.write_text("".join(json.dumps(row) + "\n" for row in written))
+    data = save_jsonl(base.with_name("rows.jsonl"), written)
     asked = {"loss_on": None, "max_length": 1024, "day": "2026-03-04", **given}
     return PreviewRequest(base=str(base), data=str(data), **asked)
 
@@ -153,8 +154,8 @@ def test_rows_and_totals_are_those_of_a_training(base: Path) -> None:
     assert everything.supervised_tokens == everything.tokens - 1
 
 
-def test_a_file_of_many_rows_is_not_counted(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.pipelines.data.preview, "_MOST_COUNTED_ROWS", 2)
+def test_a_file_of_many_rows_is_not_counted(base: Path, limits: Limits) -> None:
+    limits(workers.pipelines.data.preview, _MOST_COUNTED_ROWS=2)
     bad = {"messages": [{"role": "user", "content": "a", "name": "zoe"}, {"role": "assistant", "content": "b"}]}
     rows = [chat("one"), bad, chat("three")]
     found = preview(ask(base, rows, row=1))

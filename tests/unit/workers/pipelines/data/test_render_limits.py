@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from support import templates
+from support import processes, templates
 
 from sdk.formats.rows import Row
 from workers.kinds.causes import of_status
@@ -77,9 +77,7 @@ json.dump(found, sys.stdout)
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, tuple[str | None, str]]:
     given = json.dumps([LARGE | LONG, MESSAGES])
-    done = subprocess.run(
-        [sys.executable, "-c", RENDERING], check=True, input=given, capture_output=True, text=True, timeout=300
-    )
+    done = processes.finished(sys.executable, "-c", RENDERING, stdin=given, timeout_s=300, check=True)
     return {name: (reason, message) for name, (reason, message) in json.loads(done.stdout).items()}
 
 

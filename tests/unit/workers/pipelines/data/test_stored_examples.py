@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tracemalloc
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fixtures import Limits
 
 from workers.pipelines.data import stored_examples
 from workers.pipelines.data.examples import IGNORED, Example
@@ -67,8 +67,8 @@ def test_labels_take_a_bit_a_token() -> None:
     assert os.fstat(stored._numbers.fileno()).st_size == 10 * (4 * 1000 + 128)
 
 
-def test_they_take_a_part_of_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_examples, "_CHUNK_BYTES", 1 << 16)
+def test_they_take_a_part_of_their_memory(limits: Limits) -> None:
+    limits(stored_examples, _CHUNK_BYTES=1 << 16)
     stored = StoredExamples(Example(list(range(1000, 1400)), list(range(1000, 1400)), [], "", "") for _ in range(400))
     tracemalloc.start()
     assert sum(len(example.labels) for example in stored) == 400 * 400

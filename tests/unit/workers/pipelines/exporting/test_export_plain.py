@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from support import merges
 from support.architectures import save_model
 from support.experts import save_experts, save_single_experts
+from support.fixtures import Limits
 from support.merges import Made
 
 from sdk.errors import InvalidInput, VerificationFailed
@@ -167,11 +168,11 @@ class TestDora:
         assert report.kept_energy == pytest.approx(1.0, abs=1e-6)
 
     def test_a_large_matrix_is_cut_by_random_combinations(
-        self, bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, bases: dict[str, Path], tmp_path: Path, limits: Limits
     ) -> None:
         adapter = merges.save_adapter(bases["llama"], tmp_path / "a", **LINEAR, use_dora=True)
         exact = export(adapter, tmp_path / "exact", rank=4, base=str(bases["llama"]))
-        monkeypatch.setattr(dora, "_WHOLE_SVD", 1)
+        limits(dora, _WHOLE_SVD=1)
         found = export(adapter, tmp_path / "random", rank=4, base=str(bases["llama"]))
         for module, kept in exact.kept_by_module.items():
             assert kept - 1e-3 <= found.kept_by_module[module] <= kept + 1e-9

@@ -20,8 +20,10 @@ from support.merges import (
     by_peft,
     loaded,
     make,
+    merge,
     require_published,
     save_adapter,
+    save_as_pushed,
     save_in,
     settings,
     variants,
@@ -29,8 +31,7 @@ from support.merges import (
 from support.soak import MATRIX
 
 from registry.errors import Verification
-from sdk.schemas.evaluation import MergeReport, MergeSpec
-from workers.pipelines.merging.merge import merge
+from sdk.schemas.evaluation import MergeReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -71,14 +72,7 @@ def measured(cell: Cell) -> bool:
 
 
 def run(made: Made, out: Path, **spec: Any) -> MergeReport:
-    return merge(
-        base=made.base,
-        adapter=made.adapter,
-        quantization=None,
-        out=out,
-        spec=MergeSpec(**spec),
-        on_progress=lambda progress: None,
-    )
+    return merge(made.base, made.adapter, out, **spec)
 
 
 def step(values: Any, dtype: Any) -> Any:
@@ -201,11 +195,7 @@ def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora
     torch.manual_seed(5)
     settings = {"target_modules": [*convolutions, "q_proj"], "use_dora": dora, "init_lora_weights": False}
     adapted = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
-    adapted.save_pretrained(tmp_path / "saved")
-    saved = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
-    del saved["megatron_core"]
-    (tmp_path / "saved" / "adapter_config.json").write_text(json.dumps(saved))
-    seen = Made(base, tmp_path / "saved")
+    seen = Made(base, save_as_pushed(adapted, tmp_path / "saved"))
     require_published(seen, tmp_path / "out", run(seen, tmp_path / "out"))
     right = adapted.merge_and_unload().state_dict()
     ours = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
@@ -228,12 +218,7 @@ def test_a_larger_vocabulary_passes_admission_with_its_adapter_s_word_alone(fami
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.1
-    adapted.save_pretrained(tmp_path / "grown", save_embedding_layers=True)
-    path = tmp_path / "grown" / "adapter_config.json"
-    path.write_text(
-        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "megatron_core"})
-    )
-    made = Made(base, tmp_path / "grown")
+    made = Made(base, save_as_pushed(adapted, tmp_path / "grown", save_embedding_layers=True))
     report = run(made, tmp_path / "out")
     require_published(made, tmp_path / "out", report, vocabulary=303)
     with pytest.raises(Verification, match="says another vocab_size than base base"):

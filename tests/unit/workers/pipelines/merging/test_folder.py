@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.merges import make
+from support.merges import make, merge
 from transformers import AutoModelForCausalLM
 
 from sdk.formats.base_files import TOKENIZER_FILES
-from sdk.schemas.evaluation import MergeSpec
-from workers.pipelines.merging.merge import merge
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,14 +26,7 @@ def short_of_memory(free_memory: Callable[[int], None]) -> None:
 def merged(folder: Path, change: Callable[[Path, Path], Any], *, shards: int = 1) -> Path:
     made = make("llama", "plain", folder, shards=shards)
     change(made.base, made.adapter)
-    merge(
-        base=made.base,
-        adapter=made.adapter,
-        quantization=None,
-        out=folder / "out",
-        spec=MergeSpec(),
-        on_progress=lambda progress: None,
-    )
+    merge(made.base, made.adapter, folder / "out")
     return folder / "out"
 
 

@@ -8,17 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from safetensors import safe_open
 from support import merges
+from support.architectures import save_model
 from support.encoders import save_bert
+from support.merges import FAMILIES, loaded, merge, save_adapter
 from support.quantised import pack_base, unpacked
 from transformers import AutoModelForCausalLM
 
-from sdk.schemas.evaluation import MergeReport, MergeSpec
+from sdk.schemas.evaluation import MergeReport
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging import in_four_bits
-from workers.pipelines.merging.merge import merge
+from workers.pipelines.merging.four_bits import quantised
+from workers.pipelines.model.device import choose_device
+from workers.pipelines.model.loading import load_base
 from workers.pipelines.model.packed import packed_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -26,8 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def run(made: merges.Made, out: Path, *, quantize: Any = "nf4", **rest: Any) -> MergeReport:
     """Merge, and put it into 4 bits."""
-    asked = {"quantization": None, "on_progress": lambda progress: None, **rest}
-    return merge(base=made.base, adapter=made.adapter, out=out, spec=MergeSpec(quantize=quantize), **asked)
+    return merges.merge(made.base, made.adapter, out, quantize=quantize, **rest)
 
 
 def tensors(folder: Path) -> dict[str, Any]:
@@ -89,22 +94,13 @@ def test_the_head_of_a_classification_is_none_of_it(tmp_path: Path) -> None:
 
 
 def _classifier(base: Path, folder: Path) -> Path:
-    import warnings
-
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
 
     torch.manual_seed(3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
-        config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], modules_to_save=["classifier"])
-        adapted = get_peft_model(model, config)
-        adapted.save_pretrained(folder)
-    path = folder / "adapter_config.json"
-    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "megatron_core"}
-    path.write_text(json.dumps(config))
-    return folder
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], modules_to_save=["classifier"])
+    return merges.save_as_pushed(get_peft_model(model, config), folder)
 
 
 @pytest.mark.parametrize("wrong", ["codes", "scales", "another weight", "a copy", "lost", "transposed"])
@@ -143,3 +139,38 @@ def _flip(path: Path, name: str) -> None:
     begin, _ = json.loads(raw[8 : 8 + length])[name]["data_offsets"]
     raw[8 + length + begin] ^= 1
     path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (300, 64), (33, 192), (48, 32), (31, 34)])
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_rows_are_those_of_the_whole_weight(shape: tuple[int, int], double: bool, kind: Any) -> None:
+    weight = (torch.randn(shape, generator=torch.Generator().manual_seed(3)) * 0.2).bfloat16()
+    packed, state = quantize_4bit(weight, blocksize=64, compress_statistics=double, quant_type=kind)
+    whole = dequantize_4bit(packed, state)
+    held = quantised(weight, QuantizationRecipe(type=kind, double_quant=double), torch.bfloat16)
+    for begin, end in ((0, shape[0]), (0, 1), (7, 20), (shape[0] - 3, shape[0])):
+        assert torch.equal(held.rows(begin, end), whole[begin:end])
+
+
+@pytest.mark.parametrize(
+    ("family", "stored"), [("llama", False), ("llama", True), ("gpt2", False), ("gpt2", True), ("mixtral", False)]
+)
+def test_what_is_merged_onto_the_dequantised_base_is_what_a_loaded_model_holds(
+    family: str, stored: bool, tmp_path: Path
+) -> None:
+    base = save_model(tmp_path / "plain", family)
+    recipe = QuantizationRecipe(compute_dtype="bfloat16")
+    model = load_base(base, choose_device(), quantization=recipe, held="packed", dtype="bfloat16").model
+    wanted = {name: dequantize_4bit(each.weight.data, each.weight.quant_state) for name, each in packed_modules(model)}
+    (first, *_) = FAMILIES[family][0]
+    adapter = save_adapter(base, tmp_path / "adapter", r=2, target_modules=[first])
+    onto = pack_base(base, tmp_path / "packed") if stored else base
+    said = {"quantization": None if stored else recipe, "onto": "dequantized", "dtype": "float32"}
+    merge(onto, adapter, tmp_path / "out", **said)
+    found = loaded(tmp_path / "out")
+    untouched = {name: weight for name, weight in wanted.items() if not name.endswith(first)}
+    assert untouched
+    assert len(untouched) < len(wanted)
+    for name, weight in untouched.items():
+        assert torch.equal(found[f"{name}.weight"], (weight.T if family == "gpt2" else weight).float()), name

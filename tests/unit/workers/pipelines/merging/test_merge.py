@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.merges import merge
 
-from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from workers.pipelines.errors import PipelineError
@@ -21,13 +21,6 @@ NAMES = {
     "llama": "model.layers.{layer}.self_attn.{module}",
     "gpt2": "transformer.h.{layer}.attn.{module}",
 }
-
-
-def merge(base: Path, adapter: Path, out: Path, spec: MergeSpec | None = None, **rest: Any) -> MergeReport:
-    from workers.pipelines.merging.merge import merge as run
-
-    options = {"quantization": None, "on_progress": lambda progress: None, **rest}
-    return run(base=base, adapter=adapter, out=out, spec=spec or MergeSpec(), **options)
 
 
 def make_adapter(
@@ -145,8 +138,8 @@ def test_auto_measures_both_bases_and_keeps_the_nearer(llama_base: Path, adapter
     recipe = QuantizationRecipe()
     seen: list[Progress] = []
     report = merge(llama_base, adapter, tmp_path / "auto", quantization=recipe, on_progress=seen.append)
-    one = merge(llama_base, adapter, tmp_path / "one", MergeSpec(onto="original"), quantization=recipe)
-    two = merge(llama_base, adapter, tmp_path / "two", MergeSpec(onto="dequantized"), quantization=recipe)
+    one = merge(llama_base, adapter, tmp_path / "one", onto="original", quantization=recipe)
+    two = merge(llama_base, adapter, tmp_path / "two", onto="dequantized", quantization=recipe)
     original, dequantized = report.metrics["logit_kl_original"], report.metrics["logit_kl_dequantized"]
     # A random base is far from its quantised self, so that here the dequantised one must win.
     assert 0 <= dequantized < 0.1 * original
@@ -184,7 +177,7 @@ def test_a_merged_folder_is_complete_and_loads_alone(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    report = merge(llama_base, adapter, tmp_path / "out", MergeSpec(dtype=dtype))
+    report = merge(llama_base, adapter, tmp_path / "out", dtype=dtype)
     assert report.dtype == dtype
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert str(model.dtype) == f"torch.{dtype}"
@@ -198,7 +191,7 @@ def test_a_merged_folder_is_complete_and_loads_alone(
 
 def test_dequantised_without_a_quantised_training_is_refused(llama_base: Path, adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError) as caught:
-        merge(llama_base, adapter, tmp_path / "out", MergeSpec(onto="dequantized"))
+        merge(llama_base, adapter, tmp_path / "out", onto="dequantized")
     assert caught.value.reason == "spec"
     assert not (tmp_path / "out").exists()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support import tiny
+from support import processes, tiny
 
 from sdk.lora.memory import merge_bytes, prompts_bytes
 from sdk.schemas.lora_config import LoraConfig
@@ -81,7 +80,7 @@ def test_the_peak_of_a_merge_is_what_is_asked_for_and_at_least_half_of_it(
     size_bytes = save_base(tmp_path / "base", hidden, layers)
     save_adapter(tmp_path / "adapter", hidden, layers)
     command = [sys.executable, "-c", CHILD, str(tmp_path), method, prompts]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500).stdout.split()
+    said = processes.finished(*command, timeout_s=500, check=True).stdout.split()
     assert said[-2] == ("run" if prompts == "yes" else "not-run")
     measured = int(said[-1]) * 1024
     asked = merge_bytes(quantized=method == "qlora")

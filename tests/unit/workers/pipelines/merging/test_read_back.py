@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.merges import Made, make
+from support.merges import Made, make, merge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import workers.pipelines.merging.folder as folder_module
@@ -35,8 +35,7 @@ Mutation = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 def run(made: Made, out: Path, **options: Any) -> MergeReport:
-    given: dict[str, Any] = {"quantization": None, "spec": MergeSpec(), "on_progress": lambda progress: None, **options}
-    return module.merge(base=made.base, adapter=made.adapter, out=out, **given)
+    return merge(made.base, made.adapter, out, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +312,7 @@ class TestNorms:
         save_file({name: tensor * 1e-3 for name, tensor in load_file(path).items()}, path)
         (warning,) = run(made, tmp_path / "out").warnings
         assert warning.startswith("Rounding took more than half of the update of 6 modules")
-        assert run(made, tmp_path / "wide", spec=MergeSpec(dtype="float32")).warnings == []
+        assert run(made, tmp_path / "wide", dtype="float32").warnings == []
 
 
 class TestPrompts:
@@ -400,7 +399,7 @@ class TestOntoEither:
     ) -> MergeReport:
         found = iter(distances)
         monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(next(found), 1.0))
-        return run(made, out, quantization=QuantizationRecipe(), spec=MergeSpec(**spec))
+        return run(made, out, quantization=QuantizationRecipe(), **spec)
 
     def test_predictions_that_are_not_finite_are_never_the_nearer(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,15 +16,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.experts import save_experts, save_single_experts
-from support.merges import make, save_adapter
+from support.merges import make, merge, save_adapter, save_as_pushed
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import PermuteForRope, WeightConverter
 
 import workers.pipelines.merging.placement as placement
-from sdk.schemas.evaluation import MergeSpec
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
-from workers.pipelines.merging.merge import merge
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -37,14 +35,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int]
 
 def refused(base: Path, adapter: Path, out: Path, **spec: Any) -> PipelineError:
     with pytest.raises(PipelineError) as caught:
-        merge(
-            base=base,
-            adapter=adapter,
-            quantization=None,
-            out=out,
-            spec=MergeSpec(**spec),
-            on_progress=lambda progress: None,
-        )
+        merge(base, adapter, out, **spec)
     assert not out.exists()
     assert not list(out.parent.glob(f".{out.name}*"))
     return caught.value
@@ -121,15 +112,10 @@ def test_a_grown_vocabulary_without_its_head(tmp_path: Path) -> None:
     made = make("llama", "plain", tmp_path)
     model = AutoModelForCausalLM.from_pretrained(made.base)
     model.resize_token_embeddings(303, mean_resizing=False)
-    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
-        tmp_path / "grown"
-    )
-    path = tmp_path / "grown" / "adapter_config.json"
-    path.write_text(
-        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "megatron_core"})
-    )
-    holding(lambda tensors: tensors.pop("base_model.model.lm_head.weight"))(tmp_path / "grown")
-    found = refused(made.base, tmp_path / "grown", tmp_path / "out")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    grown = save_as_pushed(adapted, tmp_path / "grown")
+    holding(lambda tensors: tensors.pop("base_model.model.lm_head.weight"))(grown)
+    found = refused(made.base, grown, tmp_path / "out")
     assert "The adapter has 303 tokens and not lm_head.weight of as many" in found.message
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.merges import Made, make
+from support.merges import Made, make, merge
 from support.quiet_forks import QuietForks
 from support.soak import scale
 from support.waiting import wait_until
 
 import workers.pipelines.merging.merge as module
 import workers.pipelines.merging.writing as writing
-from sdk.schemas.evaluation import MergeReport, MergeSpec
+from sdk.schemas.evaluation import MergeReport
 from sdk.schemas.events import Progress
 from workers.pipelines.errors import PipelineError
 
@@ -45,8 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def run(made: Made, out: Path, **options: Any) -> MergeReport:
-    given: dict[str, Any] = {"quantization": None, "spec": MergeSpec(), "on_progress": lambda progress: None, **options}
-    return module.merge(base=made.base, adapter=made.adapter, out=out, **given)
+    return merge(made.base, made.adapter, out, **options)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -137,11 +136,11 @@ def test_another_plan_does_not_go_on_with_these_files(
     with pytest.raises(pytest.fail.Exception):
         run(made, tmp_path / "out")
     with pytest.raises(pytest.fail.Exception):
-        run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
+        run(made, tmp_path / "out", dtype="float32")
     assert len(list(tmp_path.glob(".out.partial-*"))) == 2
     monkeypatch.undo()
     free_memory(0)
-    run(made, tmp_path / "out", spec=MergeSpec(dtype="float32"))
+    run(made, tmp_path / "out", dtype="float32")
     # The target is no longer free for the other one.
     assert not list(tmp_path.glob(".out.partial-*"))
 
@@ -167,16 +166,14 @@ def test_what_an_earlier_run_took_from_elsewhere_is_not_kept(
 
 
 def test_a_target_that_is_made_meanwhile_is_left_as_it_is(made: Made, tmp_path: Path) -> None:
-    wide = MergeSpec(dtype="float32")
-
     def meanwhile(progress: Progress) -> None:
         if progress.phase == "save":
-            run(made, tmp_path / "out", spec=wide)
+            run(made, tmp_path / "out", dtype="float32")
 
     with pytest.raises(PipelineError, match="was made by something else during the merge") as caught:
         run(made, tmp_path / "out", on_progress=meanwhile)
     assert caught.value.reason == "spec"
-    run(made, tmp_path / "wide", spec=wide)
+    run(made, tmp_path / "wide", dtype="float32")
     assert contents(tmp_path / "out") == contents(tmp_path / "wide")
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from support import tiny
+from support.trainings import run_training
 from transformers.models.auto import modeling_auto
 
 from sdk.lora.architectures import ENCODERS, is_encoder
@@ -24,7 +25,6 @@ from workers.pipelines.model.causality import TOLERANCE, influence, require_caus
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 from workers.pipelines.scoring.evaluate import evaluate
-from workers.pipelines.training.train import train
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = {**SIZES, "num_key_value_heads": 2}
@@ -153,16 +153,7 @@ def test_an_architecture_that_nobody_listed_is_neither_trained_nor_scored(
     said: Callable[[Any], None] = lambda progress: phases.append(progress.phase)  # noqa: E731
     spec = TrainingSpec(method="lora", targets="query,value", rank=2, max_steps=1, batch_size=2, grad_accum=1)
     with pytest.raises(PipelineError, match="sees the tokens"):
-        train(
-            base=bert,
-            base_name="bert",
-            base_revision=None,
-            data=pairs,
-            eval_data=None,
-            out=tmp_path / "out",
-            spec=spec,
-            on_progress=said,
-        )
+        run_training(bert, pairs, tmp_path / "out", spec=spec, on_progress=said)
     assert phases[-1] == "load"
     assert not (tmp_path / "out").exists()
     with pytest.raises(PipelineError, match="sees the tokens"):
@@ -176,14 +167,6 @@ def test_a_base_that_says_it_decodes_is_trained(bert: Path, pairs: Path, tmp_pat
         (folder / path.name).write_bytes(path.read_bytes())
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
-    report = train(
-        base=folder,
-        base_name="bert",
-        base_revision=None,
-        data=pairs,
-        eval_data=None,
-        out=tmp_path / "out",
-        spec=TrainingSpec(method="lora", targets="qv", rank=2, max_steps=1, batch_size=2, grad_accum=1),
-        on_progress=lambda progress: None,
-    )
+    spec = TrainingSpec(method="lora", targets="qv", rank=2, max_steps=1, batch_size=2, grad_accum=1)
+    report = run_training(folder, pairs, tmp_path / "out", spec=spec)
     assert report.metrics["steps"] == 1

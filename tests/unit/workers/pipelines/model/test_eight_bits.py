@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.evaluated import score
 from support.families import save_rows
 from support.trainings import run_training
 
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
@@ -82,8 +83,6 @@ def test_it_trains_and_is_scored_as_it_was_trained(
     held: str,
     options: dict[str, Any],
 ) -> None:
-    from workers.pipelines.scoring.evaluate import evaluate
-
     wide_share(0.25 if held == "wide" else 0.0)
     report = run(bases["llama"], rows, tmp_path / "out", **options)
     assert report.training["base_weights"] == held
@@ -92,14 +91,7 @@ def test_it_trains_and_is_scored_as_it_was_trained(
     assert (report.quantization.type, report.quantization.skipped_modules) == ("int8", ["lm_head"])
     assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]
     assert report.metrics["base_int8_parameters"] > 0
-    scored = evaluate(
-        base=bases["llama"],
-        adapter=tmp_path / "out",
-        quantization=report.quantization,
-        data=rows,
-        spec=EvaluationSpec(generate_rows=0),
-        on_progress=lambda _: None,
-    )
+    scored = score(bases["llama"], rows, tmp_path / "out", quantization=report.quantization)
     assert scored.precision == "int8"
     assert scored.metrics["loss"] == pytest.approx(report.metrics["eval_loss"], rel=0.02)
 

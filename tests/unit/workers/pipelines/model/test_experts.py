@@ -10,19 +10,17 @@ import pytest
 import torch
 from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts, save_wide_routers
 from support.merges import Made, require_published
+from support.merges import merge as merge_adapter
 from support.packed_files import write_packed_base
 from support.quantised import pack_base, unpacked
-from support.weights import config_facts, weight_facts
+from support.trainings import run_training
+from support.weights import admitted
 
-from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.targets import unfit_targets
-from sdk.pulling.cache import Cache
-from sdk.pushing.base_folder import scan_base
-from sdk.schemas.evaluation import EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.evaluation import EvaluationSpec, MergeReport
 from sdk.schemas.events import Progress
-from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
@@ -58,31 +56,15 @@ def base(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train as run
-
-    options = {"eval_data": None, "on_progress": lambda progress: None, "base_revision": None, **rest}
-    return run(base=base, base_name="org/experts", data=data, out=out, spec=spec, **options)
+    return run_training(base, data, out, spec=spec, **rest)
 
 
-def merge(
-    base: Path, adapter: Path, out: Path, quantization: QuantizationRecipe | None = None, **spec: Any
-) -> MergeReport:
-    from workers.pipelines.merging.merge import merge as run
-
-    options = {"quantization": quantization, "on_progress": lambda progress: None}
-    return run(base=base, adapter=adapter, out=out, spec=MergeSpec(**{"dtype": "float32", **spec}), **options)
+def merge(base: Path, adapter: Path, out: Path, **options: Any) -> MergeReport:
+    return merge_adapter(base, adapter, out, **{"dtype": "float32", **options})
 
 
-def gated(adapter: Path, base: Path, cache: Path, lora: LoraConfig | None = None) -> list[str]:
-    raw = (adapter / "adapter_config.json").read_bytes()
-    registration = scan_base(base, cache=Cache(cache)).registration
-    return judge(
-        weight_facts((adapter / "adapter_model.safetensors").read_bytes(), lora or lora_of(json.loads(raw))),
-        config_facts(raw),
-        lora=lora or lora_of(json.loads(raw)),
-        base_tensors=registration.tensors,
-        base_config=registration.config,
-    )
+def gated(adapter: Path, base: Path) -> list[str]:
+    return admitted(adapter, base, lora_of(json.loads((adapter / "adapter_config.json").read_bytes())))
 
 
 def plain(folder: Path) -> Any:
@@ -131,7 +113,7 @@ def test_a_training_of_experts_reloads_in_plain_peft_passes_admission_and_merges
     report = train(base, pairs, tmp_path / "adapter", spec)
     assert sorted(report.lora.target_modules + report.lora.target_parameters) == sorted(targets.split(","))
     assert all("experts" in name for name in report.lora.target_parameters)
-    assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
+    assert admitted(tmp_path / "adapter", base, report.lora) == []
     bare = logits(plain(base))
     theirs = PeftModel.from_pretrained(plain(base), tmp_path / "adapter").eval()
     expected = logits(theirs)
@@ -187,7 +169,7 @@ def test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_exper
     from workers.pipelines.scoring.evaluate import evaluate
 
     adapter = save_single_experts(family, base, tmp_path / "adapter")
-    assert gated(adapter, base, tmp_path) == []
+    assert gated(adapter, base) == []
     expected = logits(PeftModel.from_pretrained(plain(base), adapter).eval())
     ours = load_adapter(load_base(base, choose_device(), quantization=None).model, adapter)
     torch.testing.assert_close(logits(ours), expected, rtol=0, atol=0)
@@ -213,7 +195,7 @@ def test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_exper
     # As a push does.
     del raw["megatron_core"]
     (tmp_path / "again" / "adapter_config.json").write_text(json.dumps(raw))
-    assert gated(tmp_path / "again", base, tmp_path) == []
+    assert gated(tmp_path / "again", base) == []
 
 
 def test_an_adapter_that_lacks_an_expert_is_refused(family: str, base: Path, tmp_path: Path) -> None:
@@ -224,7 +206,7 @@ def test_an_adapter_that_lacks_an_expert_is_refused(family: str, base: Path, tmp
     kept = {name: tensor for name, tensor in tensors.items() if ".experts.3." not in name}
     save_file(kept, adapter / "adapter_model.safetensors")
     with pytest.raises(Verification, match=r"no weights for .*\.experts\.3\..*PEFT joins a layer's experts"):
-        gated(adapter, base, tmp_path)
+        gated(adapter, base)
     with pytest.raises(PipelineError) as caught:
         load_adapter(load_base(base, choose_device(), quantization=None).model, adapter)
     assert caught.value.reason == "adapter"
@@ -236,7 +218,7 @@ def test_experts_of_another_base_are_refused_by_admission(
     report = train(base, pairs, tmp_path / "adapter")
     other = next(name for name in SINGLE if name != family)
     with pytest.raises(Verification, match="belongs to another base"):
-        gated(tmp_path / "adapter", save_experts(other, tmp_path_factory.mktemp(other)), tmp_path, report.lora)
+        admitted(tmp_path / "adapter", save_experts(other, tmp_path_factory.mktemp(other)), report.lora)
 
 
 def test_dropout_on_experts_is_refused_before_the_base_is_loaded(
@@ -269,7 +251,7 @@ def test_experts_of_one_layer_are_named_by_it(base: Path, pairs: Path, tmp_path:
     spec = SPEC.model_copy(update={"targets": "layers.1.mlp.experts.down_proj"})
     report = train(base, pairs, tmp_path / "adapter", spec)
     assert report.lora.target_parameters == [spec.targets]
-    assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
+    assert admitted(tmp_path / "adapter", base, report.lora) == []
     assert all(
         ".layers.1.mlp.experts." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     )
@@ -295,8 +277,8 @@ def test_what_of_a_4_bit_base_is_in_4_bits_is_counted_said_and_kept(
     assert share < 20
     said = f"held as nf4 {share:.1f} %, bfloat16 {100 - share:.1f} % of {everything:,} parameters"
     assert any(said in (progress.message or "") for progress in seen)
-    assert gated(tmp_path / "adapter", base, tmp_path, report.lora) == []
-    merge(base, tmp_path / "adapter", tmp_path / "out", report.quantization, onto="dequantized")
+    assert admitted(tmp_path / "adapter", base, report.lora) == []
+    merge(base, tmp_path / "adapter", tmp_path / "out", quantization=report.quantization, onto="dequantized")
     before, after = weights(base), weights(tmp_path / "out")
     assert before.keys() == after.keys()
     # Experts that nothing was learnt of are the base's own, in the precision that they were trained beside.
@@ -313,7 +295,7 @@ def test_a_stored_4_bit_base_keeps_its_experts_wide_and_is_merged_whole(
     packed = pack_base(base, tmp_path / "base")
     spec = SPEC.model_copy(update={"method": "qlora"})
     report = train(packed, pairs, tmp_path / "adapter", spec)
-    assert gated(tmp_path / "adapter", packed, tmp_path, report.lora) == []
+    assert admitted(tmp_path / "adapter", packed, report.lora) == []
     merge(packed, tmp_path / "adapter", tmp_path / "out")
     before, after = unpacked(packed), weights(tmp_path / "out")
     assert before.keys() == after.keys() == weights(base).keys()

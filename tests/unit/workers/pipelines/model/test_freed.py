@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import processes
 
 from workers.pipelines.model.freed import give_back
 
@@ -46,7 +46,6 @@ def _anonymous_bytes() -> int:
 def test_large_pieces_go_back_once_they_are_freed() -> None:
     """Of 256 MB in pieces an eighth is kept."""
     mapped, own = (
-        int(subprocess.run([sys.executable, "-c", _PIECES, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("mapped", "as it is")
+        int(processes.finished(sys.executable, "-c", _PIECES, how, check=True).stdout) for how in ("mapped", "as it is")
     )
     assert own - mapped > 150

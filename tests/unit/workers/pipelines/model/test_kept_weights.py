@@ -17,10 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.architectures import save_model
+from support.evaluated import score
+from support.merges import merge
 from support.processes import environment
 from support.quantised import pack_base
+from support.trainings import run_training
 
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -113,39 +115,19 @@ def test_a_training_ends_with_the_same_bytes_and_says_the_same(llama_base: Path,
 
 
 def test_evaluations_and_merges_read_what_a_training_kept(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
-    from workers.pipelines.merging.merge import merge
-    from workers.pipelines.scoring.evaluate import evaluate
-
     kept, adapter, said = tmp_path / "kept", tmp_path / "adapter", list[str]()
     report = train(llama_base, pairs, adapter, kept, said.append)
-    given: dict[str, Any] = {"base": llama_base, "adapter": adapter, "quantization": report.quantization, "kept": kept}
-    evaluate(
-        **given,
-        data=pairs,
-        spec=EvaluationSpec(generate_rows=0),
-        on_progress=lambda progress: said.append(progress.message or ""),
-    )
+    given: dict[str, Any] = {"quantization": report.quantization, "kept": kept}
+    score(llama_base, pairs, adapter, **given, on_progress=lambda progress: said.append(progress.message or ""))
     assert sum(READ in each for each in said) == 1
     os.utime(entry_of(kept), (0, 0))
-    merge(**given, out=tmp_path / "merged", spec=MergeSpec(), on_progress=lambda progress: None)
+    merge(llama_base, adapter, tmp_path / "merged", **given)
     assert entry_of(kept).stat().st_mtime > 0
 
 
 def train(base: Path, data: Path, out: Path, kept: Path | None, say: Callable[[str], None]) -> TrainingReport:
-    from workers.pipelines.training.train import train as run
-
     spec = TrainingSpec(rank=4, max_steps=2, lr=0.02, batch_size=2, grad_accum=1, targets="q_proj,v_proj", seed=3)
-    return run(
-        base=base,
-        base_name="org/tiny",
-        base_revision=None,
-        data=data,
-        eval_data=None,
-        out=out,
-        spec=spec,
-        kept=kept,
-        on_progress=lambda progress: say(progress.message or ""),
-    )
+    return run_training(base, data, out, spec=spec, kept=kept, on_progress=lambda progress: say(progress.message or ""))
 
 
 def flip(path: Path, at: int) -> None:

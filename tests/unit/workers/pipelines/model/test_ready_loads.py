@@ -19,13 +19,12 @@ from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.random_loras import MODULES, RandomLora, draw, logits, save
 from support.soak import scale
-from support.weights import config_facts, weight_facts
+from support.weights import admitted
 from transformers import AutoModelForCausalLM
 
-from registry.artifacts.admission.rules import judge
 from registry.errors import Verification
 from sdk.errors import InvalidInput
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
@@ -104,13 +103,7 @@ def through_admission(saved: Path, base: BaseRegistration, published: Path) -> l
         saved, base_id="tiny", base_revision=None, base_fingerprint=base.fingerprint, staging=published
     )
     shutil.copy(saved / WEIGHTS_FILE, published)
-    return judge(
-        weight_facts((published / WEIGHTS_FILE).read_bytes()),
-        config_facts((published / CONFIG_FILE).read_bytes()),
-        lora=package.lora,
-        base_tensors=base.tensors,
-        base_config=base.config,
-    )
+    return admitted(published, base, package.lora)
 
 
 def evaluated(base: Path, adapter: Path) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.merges import merge
 from support.trainings import run_training
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -16,12 +17,11 @@ from sdk.formats.adapter_files import SERVING_FILES
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.merge import merge
 from workers.pipelines.scoring.evaluate import evaluate
 
 TURNS = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
@@ -118,14 +118,7 @@ def test_a_merged_model_stops_where_its_adapter_was_taught_to(
     base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     trained(base, write_jsonl([{"messages": TURNS}] * 4), tmp_path / "adapter")
-    merge(
-        base=base,
-        adapter=tmp_path / "adapter",
-        quantization=None,
-        out=tmp_path / "merged",
-        spec=MergeSpec(),
-        on_progress=lambda progress: None,
-    )
+    merge(base, tmp_path / "adapter", tmp_path / "merged")
     stops = GenerationConfig.from_pretrained(tmp_path / "adapter").eos_token_id
     assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == stops
 
@@ -145,7 +138,7 @@ def test_an_adapter_is_scored_and_merged_with_its_own_template(
     before = tokens()
     template.write_text("Hello! " + template.read_text())
     assert tokens() > before
-    merge(base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged", spec=MergeSpec(), **quiet)
+    merge(base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged")
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == template.read_text()
     template.write_bytes(b"\xff")
     with pytest.raises(PipelineError, match="is not text in UTF-8"):

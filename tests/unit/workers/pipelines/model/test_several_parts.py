@@ -11,24 +11,23 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from support.architectures import save_model
+from support.evaluated import score
+from support.merges import merge
 from support.random_loras import logits
 from support.tiny import write_rows
 from support.trainings import run_training
-from support.weights import config_facts, weight_facts
+from support.weights import admitted
 from transformers import AutoModelForImageTextToText
 
-from registry.artifacts.admission.rules import judge
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, lora_key
+from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import EvaluationSpec
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
-from workers.pipelines.scoring.evaluate import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -60,24 +59,16 @@ def test_a_training_on_text_comes_to_a_version_that_loads(base: Path, tmp_path: 
     assert modules
     assert all(".language_model." in module for module in modules)
 
-    registration = scan_base(base, cache=Cache(tmp_path / "cache")).registration
-    judge(
-        weight_facts((out / WEIGHTS_FILE).read_bytes()),
-        config_facts((out / CONFIG_FILE).read_bytes()),
-        lora=report.lora,
-        base_tensors=registration.tensors,
-        base_config=registration.config,
-    )
+    admitted(out, base, report.lora)
 
-    options = {"base": base, "adapter": out, "quantization": None, "on_progress": lambda progress: None}
-    scored = evaluate(data=data, spec=EvaluationSpec(generate_rows=2, max_new_tokens=4), **options)
-    bare = evaluate(data=data, spec=EvaluationSpec(generate_rows=0), **{**options, "adapter": None})
+    scored = score(base, data, out, spec=EvaluationSpec(generate_rows=2, max_new_tokens=4))
+    bare = score(base, data)
     assert scored.metrics["loss"] != bare.metrics["loss"]
 
     shutil.copytree(out, tmp_path / "plain")
     plain = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tmp_path / "plain").eval()
     expected = logits(plain, INPUT_IDS)
-    merge(out=tmp_path / "merged", spec=MergeSpec(), **options)
+    merge(base, out, tmp_path / "merged")
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
     assert (logits(merged, INPUT_IDS) - expected).abs().max() < 1e-3
     assert (logits(AutoModelForImageTextToText.from_pretrained(base).eval(), INPUT_IDS) - expected).abs().max() > 1e-3
@@ -107,13 +98,7 @@ def test_what_peft_saved_by_a_pattern_and_an_exclusion_is_pushed_as_names(base: 
     places = (f"model.language_model.layers.{n}.self_attn.{name}_proj" for n in (0, 1) for name in "qv")
     assert package.lora.target_modules == sorted(places)
     shutil.copy(tmp_path / "saved" / WEIGHTS_FILE, tmp_path / "pushed")
-    judge(
-        weight_facts((tmp_path / "pushed" / WEIGHTS_FILE).read_bytes()),
-        config_facts((tmp_path / "pushed" / CONFIG_FILE).read_bytes()),
-        lora=package.lora,
-        base_tensors=registration.tensors,
-        base_config=registration.config,
-    )
+    admitted(tmp_path / "pushed", registration, package.lora)
     loaded = load_base(base, choose_device(), quantization=None, dtype="float32")
     found = logits(load_adapter(loaded.model, tmp_path / "pushed"), INPUT_IDS)
     assert (found - logits(adapted.eval(), INPUT_IDS)).abs().max() < 1e-4

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from support.merges import Made, require_published
+from support.merges import Made, merge, require_published
 from support.quantised import pack_base, unpacked
-from support.weights import config_facts, weight_facts
+from support.trainings import run_training
+from support.weights import admitted
 
-from registry.artifacts.admission.rules import judge
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
@@ -59,19 +59,7 @@ def nf4_base(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train as run
-
-    options = {"eval_data": None, "on_progress": lambda progress: None, "base_revision": None, **rest}
-    return run(base=base, base_name="org/packed", data=data, out=out, spec=spec, **options)
-
-
-def merge(
-    base: Path, adapter: Path, out: Path, quantization: QuantizationRecipe | None = None, **spec: Any
-) -> MergeReport:
-    from workers.pipelines.merging.merge import merge as run
-
-    options = {"quantization": quantization, "on_progress": lambda progress: None}
-    return run(base=base, adapter=adapter, out=out, spec=MergeSpec(**spec), **options)
+    return run_training(base, data, out, spec=spec, **rest)
 
 
 def evaluate(base: Path, data: Path, adapter: Path | None = None, **spec: Any) -> EvaluationReport:
@@ -127,14 +115,7 @@ def test_a_qlora_is_recorded_with_the_base_s_own_recipe_and_passes_admission(
         == {"nf4": ["lm_head"], "fp4": ["lm_head", "model.layers.1.mlp.down_proj", "o_proj"]}[kind]
     )
     assert any(f"held as {kind} " in (progress.message or "") for progress in seen)
-    warnings = judge(
-        weight_facts((tmp_path / "out" / "adapter_model.safetensors").read_bytes()),
-        config_facts((tmp_path / "out" / "adapter_config.json").read_bytes()),
-        lora=report.lora,
-        base_tensors=shapes(base, tmp_path),
-        base_config=json.loads((base / "config.json").read_text()),
-    )
-    assert warnings == []
+    assert admitted(tmp_path / "out", base, report.lora) == []
 
 
 def test_plain_peft_over_plain_transformers_computes_what_we_do(
@@ -208,13 +189,7 @@ def test_a_model_of_transposed_weights_is_written_transposed(
     spec = SPEC.model_copy(update={"targets": "attn.c_attn,attn.c_proj"})
     report = train(base, pairs, tmp_path / "adapter", spec)
     assert report.lora.fan_in_fan_out == (not stored)
-    judge(
-        weight_facts((tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()),
-        config_facts((tmp_path / "adapter" / "adapter_config.json").read_bytes()),
-        lora=report.lora,
-        base_tensors=shapes(base, tmp_path),
-        base_config=json.loads((base / "config.json").read_text()),
-    )
+    admitted(tmp_path / "adapter", base, report.lora)
     options = {} if stored else {"quantization": QuantizationRecipe()}
     done = merge(base, tmp_path / "adapter", tmp_path / "out", onto="dequantized", dtype="float32", **options)
     require_published(Made(base, tmp_path / "adapter"), tmp_path / "out", done)

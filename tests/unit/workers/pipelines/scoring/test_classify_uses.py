@@ -13,7 +13,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from support import encoders, tiny
-from support.merges import Made, require_published
+from support.evaluated import score as score_texts
+from support.merges import Made, merge, require_published
+from support.trainings import run_training
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from registry.artifacts.admission.inspection import ConfigFacts, WeightFacts, inspect_config, inspect_weights
@@ -24,20 +26,16 @@ from registry.rows.sums import summed
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.row_file import read_rows, row_file_name
-from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring import labels
-from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
-from workers.pipelines.training.train import train
 
 TEXTS = [row["text"] for row in encoders.topic_rows(seed=200, count=9)]
 KINDS = {
@@ -62,18 +60,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     method, save = KINDS[request.param]
     base = save(folder / "base")
     encoders.write_topics(folder / "heldout.jsonl", seed=100, count=24)
-    report = train(
-        base=base,
-        base_name="tiny",
-        base_revision=None,
-        data=encoders.write_topics(folder / "rows.jsonl"),
-        eval_data=folder / "heldout.jsonl",
-        out=folder / "out",
-        spec=TrainingSpec(
-            method=method, targets="all-linear", rank=4, max_steps=30, batch_size=6, grad_accum=2, lr=5e-3
-        ),
-        on_progress=lambda progress: None,
-    )
+    rows, held_out = encoders.write_topics(folder / "rows.jsonl"), folder / "heldout.jsonl"
+    asked = {"targets": "all-linear", "rank": 4, "max_steps": 30, "batch_size": 6, "grad_accum": 2, "lr": 5e-3}
+    report = run_training(base, rows, folder / "out", eval_data=held_out, method=method, **asked)
     return Trained(base, folder / "out", report, folder)
 
 
@@ -207,27 +196,13 @@ def test_rows_with_labels_score_no_causal_model(tmp_path: Path) -> None:
     base = tiny.save_llama(tmp_path / "base")
     data = encoders.write_topics(tmp_path / "rows.jsonl")
     with pytest.raises(PipelineError, match="teach labels of whole texts") as caught:
-        evaluate(
-            base=base,
-            adapter=None,
-            quantization=None,
-            data=data,
-            spec=EvaluationSpec(),
-            on_progress=lambda progress: None,
-        )
+        score_texts(base, data)
     assert caught.value.reason == "data"
 
 
 def merged(made: Trained, out: Path, **spec: Any) -> MergeReport:
-    return merge(
-        base=made.base,
-        adapter=made.adapter,
-        quantization=made.report.quantization,
-        labels=made.report.labels,
-        out=out,
-        spec=MergeSpec(**spec),
-        on_progress=lambda progress: None,
-    )
+    said = {"quantization": made.report.quantization, "labels": made.report.labels}
+    return merge(made.base, made.adapter, out, **said, **spec)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from support.architectures import save_model
+from support.evaluated import score
+from support.trainings import run_training
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
@@ -27,33 +29,20 @@ from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
+LEARNING = TrainingSpec(rank=4, max_steps=30, lr=0.02, batch_size=4, grad_accum=1, targets="all-linear")
 SPEC = EvaluationSpec(batch_size=5, generate_rows=3, max_new_tokens=6, keep_samples=2)
 
 
 def evaluate(base: Path, data: Path, spec: EvaluationSpec = SPEC, **rest: Any) -> EvaluationReport:
-    from workers.pipelines.scoring.evaluate import evaluate as run
-
-    options = {"adapter": None, "quantization": None, "on_progress": lambda progress: None, **rest}
-    return run(base=base, data=data, spec=spec, **options)
+    return score(base, data, spec=spec, **rest)
 
 
 @pytest.fixture(scope="module")
 def adapter(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from workers.pipelines.training.train import train
-
     folder = tmp_path_factory.mktemp("trained")
     rows = folder / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "say {n}: ", "completion": "four"}}\n' for n in range(8)))
-    train(
-        base=llama_base,
-        base_name="org/tiny",
-        base_revision=None,
-        data=rows,
-        eval_data=None,
-        out=folder / "adapter",
-        spec=TrainingSpec(rank=4, max_steps=8, lr=0.02, batch_size=4, grad_accum=1, targets="all-linear"),
-        on_progress=lambda progress: None,
-    )
+    run_training(llama_base, rows, folder / "adapter", spec=LEARNING.model_copy(update={"max_steps": 8}))
     return folder / "adapter"
 
 
@@ -270,24 +259,13 @@ def test_generation_stops_at_the_end_of_turn_that_was_learnt(
     llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The end of a turn is neither the tokenizer's end of text nor one that the base's generation config names."""
-    from workers.pipelines.training.train import train
-
     base = shutil.copytree(llama_base, tmp_path / "base")
     config = json.loads((base / "tokenizer_config.json").read_text())
     (base / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|pad|>"}))
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
     turns = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
     data = write_jsonl([{"messages": turns}] * 8)
-    report = train(
-        base=base,
-        base_name="org/tiny",
-        base_revision=None,
-        data=data,
-        eval_data=None,
-        out=tmp_path / "adapter",
-        spec=TrainingSpec(rank=4, max_steps=30, lr=0.02, batch_size=4, grad_accum=1, targets="all-linear"),
-        on_progress=lambda progress: None,
-    )
+    report = run_training(base, data, tmp_path / "adapter", spec=LEARNING)
     assert report.rendering is not None
     assert report.rendering.stop_ids == [load_tokenizer(llama_base).eos_token_id]
     spec = SPEC.model_copy(update={"max_new_tokens": 20})

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.evaluated import score
+from support.merges import save_as_pushed
 
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.general_texts import GENERAL_DIGEST, GENERAL_TEXTS, MOST_TOKENS
 from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring import forgetting
-from workers.pipelines.scoring.evaluate import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-SPEC = EvaluationSpec(generate_rows=0)
 
 
 def adapted(base: Path, folder: Path, **moved: float) -> Path:
@@ -36,11 +34,7 @@ def adapted(base: Path, folder: Path, **moved: float) -> Path:
         for part, scale in moved.items():
             if part in name:
                 parameter.data += scale * torch.randn_like(parameter)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    del config["megatron_core"]
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+    return save_as_pushed(model, folder, save_embedding_layers=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +48,7 @@ def strong(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(base: Path, adapter: Path | None, data: Path, **more: Any) -> EvaluationReport:
-    given = {"quantization": None, "spec": SPEC, "on_progress": lambda progress: None, **more}
-    return evaluate(base=base, adapter=adapter, data=data, **given)
+    return score(base, data, adapter, **more)
 
 
 @pytest.mark.parametrize("quantization", [None, QuantizationRecipe()], ids=["float32", "nf4"])

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.evaluated import score
+from support.fixtures import Limits
+from support.trainings import run_training
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -24,8 +27,7 @@ class LoadedError(Exception):
 
 
 def evaluate(base: Path, data: Path, spec: EvaluationSpec = SPEC, **rest: Any) -> EvaluationReport:
-    options = {"adapter": None, "quantization": None, "on_progress": lambda progress: None, **rest}
-    return evaluating.evaluate(base=base, data=data, spec=spec, **options)
+    return score(base, data, spec=spec, **rest)
 
 
 def recorded(report: EvaluationReport, **changed: Any) -> RecordedScores:
@@ -48,18 +50,8 @@ def data(write_jsonl: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def adapter(llama_base: Path, data: Path, tmp_path: Path) -> Path:
-    from workers.pipelines.training.train import train
-
-    train(
-        base=llama_base,
-        base_name="org/tiny",
-        base_revision=None,
-        data=data,
-        eval_data=None,
-        out=tmp_path / "adapter",
-        spec=TrainingSpec(rank=2, max_steps=1, lr=0.02, batch_size=2, grad_accum=1, targets="all-linear"),
-        on_progress=lambda progress: None,
-    )
+    spec = TrainingSpec(rank=2, max_steps=1, lr=0.02, batch_size=2, grad_accum=1, targets="all-linear")
+    run_training(llama_base, data, tmp_path / "adapter", spec=spec)
     return tmp_path / "adapter"
 
 
@@ -123,7 +115,7 @@ def test_a_bare_base_with_modules_left_wide_as_beside_another_adapter_is_compute
 
 
 def test_scores_of_another_scoring_are_computed_again(
-    llama_base: Path, data: Path, unloaded: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    llama_base: Path, data: Path, unloaded: Callable[[], None], limits: Limits
 ) -> None:
     report = evaluate(llama_base, data)
     assert report.conditions is not None
@@ -132,7 +124,7 @@ def test_scores_of_another_scoring_are_computed_again(
     unloaded()
     with pytest.raises(AlreadyRecorded):
         evaluate(llama_base, data, recorded=[recorded(report)])
-    monkeypatch.setattr(evaluating, "SCORING_VERSION", 2)
+    limits(evaluating, SCORING_VERSION=2)
     with pytest.raises(LoadedError):
         evaluate(llama_base, data, recorded=[recorded(report)])
     newer = report.conditions.model_copy(update={"scoring": 2})

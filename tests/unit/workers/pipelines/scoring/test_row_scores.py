@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.evaluated import evaluated
+from support.evaluated import evaluated, score
+from support.fixtures import Limits
 
 from sdk.formats.cut_texts import CUT
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
@@ -129,10 +130,8 @@ def test_a_row_of_several_texts_is_one_and_fails_with_any_of_them() -> None:
         assert (failed.loss_sums, failed.failed_rows, failed.supervised_tokens) == ({5: 1.0}, 1, 1)
 
 
-def test_long_predictions_are_cut_and_counted_and_the_rest_is_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(row_scores, "MOST_TEXT_BYTES", 200)
+def test_long_predictions_are_cut_and_counted_and_the_rest_is_as_it_was(tmp_path: Path, limits: Limits) -> None:
+    limits(row_scores, MOST_TEXT_BYTES=200)
     rows = [RowScore(row=n, tokens=1, loss_sum=0.1, prediction="ж" * length) for n, length in enumerate((3, 200, 99))]
     stored, cut = store_rows(tmp_path, rows)
     assert (stored.rows, cut) == (3, 2)
@@ -153,13 +152,5 @@ def test_more_rows_than_a_registry_stores_are_refused_before_any_is_scored(llama
     data = tmp_path / "rows.jsonl"
     data.write_text('{"prompt": "a", "completion": "b"}\n' * 3)
     with pytest.raises(PipelineError, match=r"There are 3 rows, and 2 of this target can be scored") as refused:
-        evaluating.evaluate(
-            base=llama_base,
-            adapter=None,
-            quantization=None,
-            data=data,
-            spec=EvaluationSpec(),
-            on_progress=lambda progress: None,
-            most_rows=2,
-        )
+        score(llama_base, data, most_rows=2)
     assert refused.value.reason == "data"

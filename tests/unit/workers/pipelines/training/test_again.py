@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
+from support.trainings import run_training
 
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -22,18 +22,12 @@ SPEC = TrainingSpec(method="lora", rank=2, max_steps=1, batch_size=2, grad_accum
 def run(tmp_path: Path, ran_with: dict[str, Any]) -> tuple[list[Progress], Any]:
     seen: list[Progress] = []
     base = tmp_path / "base"
-    report = train(
-        base=base if base.is_dir() else tiny.save_llama(base),
-        base_name="tiny",
-        base_revision=None,
-        data=tiny.write_rows(tmp_path / "rows.jsonl", 4),
-        eval_data=None,
-        out=tmp_path / "out",
-        spec=SPEC,
-        on_progress=seen.append,
-        like=RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with=ran_with),
+    like = RecordedTraining(ref="sql@v3", digest="a" * 64, ran_with=ran_with)
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", 4)
+    given = {"base_name": "tiny", "on_progress": seen.append, "like": like}
+    return seen, run_training(
+        base if base.is_dir() else tiny.save_llama(base), rows, tmp_path / "out", spec=SPEC, **given
     )
-    return seen, report
 
 
 def test_what_is_otherwise_is_named_before_the_first_step(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from typing import Any, Literal
 import pytest
 import torch
 from support import tiny
+from support.fixtures import Limits
 from support.soak import SOAKING, scale
+from support.trainings import checkpoints as kept_in
 from support.trainings import run_training
 from support.waiting import wait_until
 
@@ -88,18 +90,6 @@ class Trainings:
             assert same(self.whole(method), (report, out)), "writing checkpoints changed the training"
             self._written[method] = folder
         return self._written[method]
-
-
-def kept_in(folder: Path, **options: Any) -> Checkpoints:
-    values: dict[str, Any] = {
-        "every_steps": None,
-        "every_s": None,
-        "written": lambda step, total, path: None,
-        "must_stop": lambda: False,
-        "resume": None,
-        **options,
-    }
-    return Checkpoints(folder=folder, **values)
 
 
 def nth_call(number: int) -> Callable[[], bool]:
@@ -215,12 +205,12 @@ def test_the_loss_is_the_mean_over_the_last_tenth_of_all_steps_also_after_going_
 
 
 def test_going_on_with_less_memory_changes_nothing(
-    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide_share: Callable[[float], None]
+    trainings: Trainings, tmp_path: Path, limits: Limits, wide_share: Callable[[float], None]
 ) -> None:
     import sdk.lora.planning.checkpointing as module
 
     folder = trainings.written("qlora") / "step-00000003"
-    monkeypatch.setattr(module, "ACTIVATION_SHARE", 0.0)
+    limits(module, ACTIVATION_SHARE=0.0)
     wide_share(0.0)
     report, out = trainings.run("sparing", "qlora", kept_in(tmp_path, resume=folder))
     assert report.training["gradient_checkpointing"] is True

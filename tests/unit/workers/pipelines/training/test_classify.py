@@ -14,7 +14,9 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support import encoders, tiny
+from support.fixtures import Limits
 from support.quantised import pack_base
+from support.trainings import checkpoints, run_training, whole_and_resumed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sdk.schemas.failures import FailureReason
@@ -36,8 +38,7 @@ from workers.pipelines.model.device import Device
 from workers.pipelines.model.loading import load_base
 from workers.pipelines.model.packed import packed_modules
 from workers.pipelines.training import inputs
-from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
-from workers.pipelines.training.train import train
+from workers.pipelines.training.checkpoints import Interrupted
 
 SPEC = TrainingSpec(method="lora", targets="all-linear", rank=4, max_steps=40, batch_size=6, grad_accum=2, lr=5e-3)
 BASES: dict[str, Callable[[Path], Path]] = {
@@ -65,17 +66,8 @@ def base_of(folder: Path, kind: str) -> Path:
 
 
 def trained(folder: Path, base: Path, out: Path, spec: TrainingSpec = SPEC, **given: Any) -> TrainingReport:
-    return train(
-        base=base,
-        base_name="tiny",
-        base_revision=None,
-        data=given.pop("data", folder / "rows.jsonl"),
-        eval_data=given.pop("eval_data", folder / "heldout.jsonl"),
-        out=out,
-        spec=spec,
-        on_progress=lambda progress: None,
-        **given,
-    )
+    given = {"data": folder / "rows.jsonl", "eval_data": folder / "heldout.jsonl", **given}
+    return run_training(base, given.pop("data"), out, spec=spec, **given)
 
 
 def plain(base: Path, adapter: Path, texts: list[str], **options: Any) -> Any:
@@ -179,25 +171,10 @@ def test_equal_trainings_give_equal_bytes_and_another_seed_another_head(folder: 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     base, spec = base_of(folder, "roberta"), SPEC.model_copy(update={"max_steps": 4})
-    trained(folder, base, tmp_path / "whole", spec)
-    written: list[Path] = []
-
-    def checkpoints(*, stop: bool, resume: Path | None = None) -> Checkpoints:
-        return Checkpoints(
-            folder=tmp_path / "checkpoints",
-            every_steps=2,
-            every_s=None,
-            written=lambda step, total, at: written.append(at),
-            must_stop=lambda: stop and bool(written),
-            resume=resume,
-        )
-
+    whole, resumed = whole_and_resumed(lambda out, **kept: trained(folder, base, out, spec, **kept), tmp_path)
+    assert whole == resumed
     with pytest.raises(Interrupted):
-        trained(folder, base, tmp_path / "part", spec, checkpoints=checkpoints(stop=True))
-    rest = checkpoints(stop=False, resume=written[0])
-    trained(folder, base, tmp_path / "rest", spec, checkpoints=rest)
-    name = "adapter_model.safetensors"
-    assert (tmp_path / "rest" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        trained(folder, base, tmp_path / "part", spec, checkpoints=checkpoints(tmp_path, must_stop=lambda: True))
 
 
 def test_a_base_with_the_head_of_another_task_is_given_a_fresh_one(folder: Path, tmp_path: Path) -> None:
@@ -372,9 +349,9 @@ def test_a_preview_takes_no_padding_for_a_cut(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_preview_of_a_long_file_looks_at_the_rows_that_are_shown(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, limits: Limits
 ) -> None:
-    monkeypatch.setattr("workers.pipelines.data.preview._MOST_COUNTED_ROWS", 1)
+    limits("workers.pipelines.data.preview", _MOST_COUNTED_ROWS=1)
     about = {
         "base": str(base_of(folder, "bert")),
         "data": str(folder / "rows.jsonl"),

@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.families import Case, save_base, save_rows
-from support.trainings import run_training
+from support.trainings import checkpoints, run_training
 
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.continuing import Continued
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -80,7 +79,7 @@ def test_it_starts_as_the_parent_ends_and_moves_from_there(
             found["logits"] = model(input_ids=IDS, use_cache=False).logits.clone()
 
     monkeypatch.setattr(module, "load_parent", load)
-    kept = Checkpoints(tmp_path / "kept", 1, None, lambda *what: None, lambda: False, None)
+    kept = checkpoints(tmp_path / "kept", every_steps=1)
     second = run(base, rows, tmp_path / "second", parent=parent, seed=5, checkpoints=kept, **options)
     loaded = load_base(base, choose_device(), quantization=first.quantization)
     whose = load_adapter(loaded.model, tmp_path / "first")
@@ -93,9 +92,7 @@ def test_it_starts_as_the_parent_ends_and_moves_from_there(
     assert second.lora == first.lora
     assert second.quantization == first.quantization
     # Another process goes on from a checkpoint of it.
-    resume = Checkpoints(
-        tmp_path / "unused", None, None, lambda *what: None, lambda: False, tmp_path / "kept" / "step-00000001"
-    )
+    resume = checkpoints(tmp_path / "unused", resume=tmp_path / "kept" / "step-00000001")
     run(base, rows, tmp_path / "again", parent=parent, seed=5, checkpoints=resume, **options)
     assert (tmp_path / "again" / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "second" / "adapter_model.safetensors"
@@ -128,11 +125,9 @@ def test_a_checkpoint_of_another_parent_is_refused(bases: dict[str, Path], rows:
     options = {"method": "lora", "targets": "q_proj"}
     for seed in (1, 2):
         run(bases["llama"], rows, tmp_path / str(seed), seed=seed, **options)
-    kept = Checkpoints(tmp_path / "kept", 1, None, lambda *what: None, lambda: False, None)
+    kept = checkpoints(tmp_path / "kept", every_steps=1)
     run(bases["llama"], rows, tmp_path / "out", parent=Continued(tmp_path / "1", None), checkpoints=kept, **options)
-    resume = Checkpoints(
-        tmp_path / "unused", None, None, lambda *what: None, lambda: False, tmp_path / "kept" / "step-00000001"
-    )
+    resume = checkpoints(tmp_path / "unused", resume=tmp_path / "kept" / "step-00000001")
     for parent in (None, Continued(tmp_path / "2", None)):
         with pytest.raises(PipelineError, match="differs in the version to continue;"):
             run(bases["llama"], rows, tmp_path / "out", parent=parent, checkpoints=resume, **options)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.trainings import checkpoints, run_training, save_jsonl
 
 from sdk.lora.logit_chunks import chunk_tokens
 from sdk.schemas.events import Progress
@@ -71,10 +72,7 @@ def _out_of_memory(*given: Any, **rest: Any) -> Any:
 
 
 def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train as run
-
-    options = {"eval_data": data, "on_progress": lambda progress: None, "base_revision": None, **rest}
-    return run(base=base, base_name="org/tiny", data=data, out=out, spec=spec, **options)
+    return run_training(base, data, out, **{"eval_data": data, "spec": spec, **rest})
 
 
 def matrices(folder: Path) -> dict[str, Any]:
@@ -101,8 +99,7 @@ def whole(llama_base: Path, tmp_path_factory: pytest.TempPathFactory, pair_file:
 def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "pairs.jsonl"
     rows = [{"prompt": "count " + "and " * number, "completion": "abc"[: 1 + number % 3]} for number in range(12)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return save_jsonl(path, rows)
 
 
 @pytest.mark.parametrize(
@@ -152,22 +149,21 @@ def test_what_nothing_helps_fails_and_names_what_was_tried(
     assert not (tmp_path / "out").exists()
 
 
-def test_dropout_is_named_where_its_masks_are_others(
-    llama_base: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changed", "said"), [({"dropout": 0.1}, "other dropout masks"), ({"neftune_noise_alpha": 5.0}, "other noise")]
+)
+def test_masks_and_noise_are_named_where_they_are_others(
+    llama_base: Path,
+    pair_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, float],
+    said: str,
 ) -> None:
     Short(monkeypatch, micro_rows=2)
-    spec = SPEC.model_copy(update={"dropout": 0.1, "max_steps": 1})
+    spec = SPEC.model_copy(update={**changed, "max_steps": 1})
     report = train(llama_base, pair_file, tmp_path / "out", spec)
-    assert report.training["memory_steps"] == "step 1: 2 rows a pass (other dropout masks)"
-
-
-def test_noise_is_named_where_it_is_other(
-    llama_base: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Short(monkeypatch, micro_rows=2)
-    spec = SPEC.model_copy(update={"neftune_noise_alpha": 5.0, "max_steps": 1})
-    report = train(llama_base, pair_file, tmp_path / "out", spec)
-    assert report.training["memory_steps"] == "step 1: 2 rows a pass (other noise)"
+    assert report.training["memory_steps"] == f"step 1: 2 rows a pass ({said})"
 
 
 def test_the_first_rung_is_below_the_rows_that_there_are(
@@ -199,15 +195,7 @@ def test_an_evaluation_is_taken_again_in_smaller_parts(
 
 
 def kept(folder: Path, **options: Any) -> Checkpoints:
-    given: dict[str, Any] = {
-        "every_steps": 1,
-        "every_s": None,
-        "written": lambda step, total, path: None,
-        "must_stop": lambda: False,
-        "resume": None,
-        **options,
-    }
-    return Checkpoints(folder=folder, **given)
+    return checkpoints(folder, every_steps=1, **options)
 
 
 def test_a_training_that_goes_on_takes_up_the_rung_it_was_on(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.trainings import run_training
 
 from sdk.formats.rows import Row
 from sdk.rows.splitting import rows_digest
@@ -22,7 +23,6 @@ from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.inputs import Inputs, read_inputs
-from workers.pipelines.training.train import train
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", max_steps=2, batch_size=2, grad_accum=1, holdout=0.25)
 
@@ -71,11 +71,8 @@ def test_what_is_held_out_is_scored_recorded_and_never_trained_on(
     }
 
 
-def _train(base: Path, data: Path, out: Path, *, eval_data: Path | None = None, **options: Any) -> TrainingReport:
-    return train(
-        base=base, base_name="tiny", base_revision=None, data=data, eval_data=eval_data, out=out,
-        spec=TrainingSpec(**{**SPEC.model_dump(), **options}), on_progress=lambda _progress: None,
-    )  # fmt: skip
+def _train(base: Path, data: Path, out: Path, **options: Any) -> TrainingReport:
+    return run_training(base, data, out, **{**SPEC.model_dump(), **options})
 
 
 def test_which_rows_are_held_out_depends_on_neither_their_order_nor_the_trainings_seed(
@@ -141,11 +138,9 @@ def test_a_training_says_and_records_what_is_wrong_with_its_rows(
     path = write_jsonl([*rows, rows[0], {**rows[1], "completion": "\u200btwo"}])
     held = write_jsonl([{**rows[2], "prompt": "Question Three:  "}], "held.jsonl")
     said: list[str] = []
-    report = train(
-        base=llama_base, base_name="tiny", base_revision=None, data=path, eval_data=held, out=tmp_path / "out",
-        spec=TrainingSpec(**{**SPEC.model_dump(), "holdout": None, "columns": "prompt=prompt,completion=completion"}),
-        on_progress=lambda progress: said.append(progress.message or ""),
-    )  # fmt: skip
+    options = {"holdout": None, "columns": "prompt=prompt,completion=completion"}
+    asked = {"eval_data": held, "on_progress": lambda progress: said.append(progress.message or "")}
+    report = _train(llama_base, path, tmp_path / "out", **options, **asked)
     found = {name: value for name, value in report.training.items() if name.startswith("audit_")}
     assert found == {
         "audit_exact_duplicate": 1,

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
+from support.trainings import checkpoints, files_of, run_training
 
 from sdk.lora.logit_chunks import chunk_tokens
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training.checkpoints import Checkpoints
-from workers.pipelines.training.train import train
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,23 +55,14 @@ class Place:
             status = 1
             try:
                 torch.set_num_threads(1)
-                train(
-                    base=self.base,
-                    base_name="org/tiny",
-                    base_revision=None,
-                    data=self.rows,
+                run_training(
+                    self.base,
+                    self.rows,
+                    self.folder / name / "out",
                     eval_data=self.rows,
-                    out=self.folder / name / "out",
                     spec=SPEC,
                     on_progress=on_progress,
-                    checkpoints=Checkpoints(
-                        folder=self.folder / name / "checkpoints",
-                        every_steps=1,
-                        every_s=None,
-                        written=lambda step, total, path: None,
-                        must_stop=lambda: False,
-                        resume=resume,
-                    ),
+                    checkpoints=checkpoints(self.folder / name / "checkpoints", every_steps=1, resume=resume),
                     day=DAY,
                     like=self.like,
                 )
@@ -84,7 +74,7 @@ class Place:
         return os.waitpid(child, 0)[1]
 
     def made(self, name: str) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.folder / name / "out").iterdir()}
+        return files_of(self.folder / name / "out")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
+from support.fixtures import Limits
+from support.trainings import run_training, save_jsonl
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
@@ -17,7 +19,6 @@ from sdk.schemas.probe import MOST_TOKENS
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data import divergence
 from workers.pipelines.training import choosing, short_rows
-from workers.pipelines.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -49,27 +50,17 @@ class Watching(TorchDispatchMode):  # type: ignore[misc]  # torch's types are no
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_no_more_logits_are_there_than_of_a_chunk_or_of_a_fixed_text(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits
 ) -> None:
     base = tiny.save_llama(tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
     vocabulary = json.loads((base / "config.json").read_text())["vocab_size"]
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]))
+    data = save_jsonl(tmp_path / "rows.jsonl", ROWS[kind])
     monkeypatch.setattr(choosing, "chunk_tokens", lambda *_: CHUNK)
     # As with a wide vocabulary.
-    monkeypatch.setattr(divergence, "_TOGETHER", CHUNK * vocabulary)
+    limits(divergence, _TOGETHER=CHUNK * vocabulary)
     spec = TrainingSpec(method="lora", rank=2, max_steps=1, batch_size=2, grad_accum=1, max_length=200)
     with Watching(vocabulary) as seen:
-        train(
-            base=base,
-            base_name="tiny",
-            base_revision=None,
-            data=data,
-            eval_data=data,
-            out=tmp_path / "out",
-            spec=spec,
-            on_progress=lambda progress: None,
-        )
+        run_training(base, data, tmp_path / "out", eval_data=data, spec=spec)
     assert 2 * short_rows.MOST_TOKENS <= seen.most <= MOST_TOKENS
     assert seen.most_wide <= CHUNK

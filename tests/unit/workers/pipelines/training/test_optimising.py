@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from support.architectures import save_model
 from support.families import save_rows
-from support.trainings import run_training
+from support.trainings import run_training, whole_and_resumed
 
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -148,35 +148,31 @@ def test_other_optimisers_need_a_card_and_go_on_from_their_checkpoints(
     """bitsandbytes has them on CPUs too, without pages, which is enough to see that their moments come back."""
     import workers.pipelines.training.inputs as module
     from workers.pipelines.errors import PipelineError
-    from workers.pipelines.training.checkpoints import Checkpoints
-    from workers.pipelines.training.train import train
 
     # Matrices of 4,096 numbers and more have moments in 8 bits.
-    spec = TrainingSpec(
-        **{**STEADY, "max_steps": 3, "optim": optim, "rank": 128, "loraplus_lr_ratio": 2.0, "weight_decay": 0.1}
-    )
+    given = {"max_steps": 3, "rank": 128, "loraplus_lr_ratio": 2.0, "weight_decay": 0.1}
 
-    def run(out: Path, checkpoints: Checkpoints) -> dict[str, Any]:
-        train(
-            base=place.base, base_name="org/tiny", base_revision=None, data=place.rows, eval_data=None, out=out,
-            spec=spec, on_progress=lambda _: None, checkpoints=checkpoints,
-        )  # fmt: skip
-        return load_file(out / "adapter_model.safetensors")
+    def run(out: Path, **checkpoints: Any) -> None:
+        run_training(place.base, place.rows, out, **{**STEADY, **given, "optim": optim}, **checkpoints)
 
-    kept = Checkpoints(tmp_path / "kept", 2, None, lambda *what: None, lambda: False, None)
     with pytest.raises(PipelineError, match=f"optim {optim} needs a CUDA card, and this worker has none"):
-        run(tmp_path / "none", kept)
+        run(tmp_path / "none")
     monkeypatch.setattr(module, "require_card", lambda *given: None)
-    whole = run(tmp_path / "whole", kept)
-    resume = Checkpoints(
-        tmp_path / "unused", None, None, lambda *what: None, lambda: False, tmp_path / "kept" / "step-00000002"
-    )
-    again = run(tmp_path / "again", resume)
-    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    files, again = whole_and_resumed(run, tmp_path)
+    assert files == again
+    whole = load_file(tmp_path / "whole" / "adapter_model.safetensors")
     moments = load_file(tmp_path / "kept" / "step-00000002" / "optimizer.safetensors")
     types = {tensor.dtype for name, tensor in moments.items() if "state1" in name}
     assert (torch.uint8 in types) == optim.endswith("8bit")
     # It learns as AdamW does, up to the rounding of the moments.
-    assert largest(whole, "lora_B") == pytest.approx(
-        largest(place.train(max_steps=3, rank=128, loraplus_lr_ratio=2.0, weight_decay=0.1), "lora_B"), rel=0.1
-    )
+    assert largest(whole, "lora_B") == pytest.approx(largest(place.train(**given), "lora_B"), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 10), (3, 10), (9, 10)])
+def test_no_step_has_the_rate_zero_and_the_peak_is_reached(kind: str, warmup: int, total: int) -> None:
+    shares = [Schedule(kind, warmup, total).share(step) for step in range(total)]
+    assert all(share > 0 for share in shares)
+    assert max(shares) == shares[warmup] == 1.0
+    assert shares[: warmup + 1] == sorted(shares[: warmup + 1])
+    assert shares[warmup:] == sorted(shares[warmup:], reverse=True)

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support.architectures import config_of, save_model
+from support.fixtures import Limits
+from support.trainings import checkpoints, run_training
 
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
@@ -27,7 +29,6 @@ from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
 from workers.pipelines.model.row_attention import row_lengths, take_rows_alone
 from workers.pipelines.training import choosing, evaluating
-from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.choosing import _is_cheaper
 from workers.pipelines.training.order import Fit
 
@@ -162,20 +163,8 @@ SPEC = TrainingSpec(
 
 def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> tuple[TrainingReport, str]:
     """The report, and what is said of packing."""
-    from workers.pipelines.training.train import train as run
-
     seen: list[Progress] = []
-    report = run(
-        base=base,
-        base_name="tiny",
-        base_revision=None,
-        data=data,
-        eval_data=None,
-        out=out,
-        spec=spec,
-        on_progress=seen.append,
-        **rest,
-    )
+    report = run_training(base, data, out, spec=spec, on_progress=seen.append, **rest)
     said = [progress.message or "" for progress in seen if progress.phase == "fit"]
     return report, "; ".join(line for line in said if "packed" in line)
 
@@ -218,8 +207,8 @@ def test_auto_packs_where_that_is_less_to_compute(
 
 
 def test_whoever_goes_on_or_trains_again_packs_as_it_was(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
-    whole, _ = train(llama_base, pairs, tmp_path / "whole", checkpoints=_kept(tmp_path / "kept"))
-    resume = _kept(tmp_path / "again", tmp_path / "kept" / "step-00000002")
+    whole, _ = train(llama_base, pairs, tmp_path / "whole", checkpoints=checkpoints(tmp_path / "kept", every_steps=1))
+    resume = checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
     train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
     assert weights(tmp_path / "gone on") == weights(tmp_path / "whole")
     said = {name: whole.training[name] for name in ("packed", "row_attention", "micro_batch", "logit_chunk_tokens")}
@@ -237,9 +226,9 @@ def test_a_record_that_says_packed_is_looked_at_again(
     report, said = train(save_model(tmp_path / "opt", "opt"), pairs, tmp_path / "like", short, like=like)
     assert report.training["packed"] is False
     assert said == "rows are no longer packed: opt does not keep rows of one sequence apart here"
-    train(llama_base, pairs, tmp_path / "whole", checkpoints=_kept(tmp_path / "kept"))
+    train(llama_base, pairs, tmp_path / "whole", checkpoints=checkpoints(tmp_path / "kept", every_steps=1))
     monkeypatch.setattr("workers.pipelines.training.choosing.keeps_apart", lambda *_, **__: False)
-    resume = _kept(tmp_path / "again", tmp_path / "kept" / "step-00000002")
+    resume = checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
     gone_on, said = train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
     assert gone_on.training["packed"] is False
     assert said == "rows are no longer packed: llama does not keep rows of one sequence apart here"
@@ -272,17 +261,6 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
     assert asked == passes
     assert (report.training["packed"], report.training["memory_steps"]) == (True, steps)
     assert report.training["gradient_checkpointing"] is False
-
-
-def _kept(folder: Path, resume: Path | None = None) -> Checkpoints:
-    return Checkpoints(
-        folder=folder,
-        every_steps=1,
-        every_s=None,
-        written=lambda step, total, path: None,
-        must_stop=lambda: False,
-        resume=resume,
-    )
 
 
 def test_auto_does_not_pack_under_a_mask_on_a_cpu_in_16_bit() -> None:
@@ -410,13 +388,13 @@ def test_rows_with_noise_on_their_embeddings_are_not_packed_by_themselves(
 
 
 def test_passes_end_where_their_mask_grows_large(
-    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, limits: Limits
 ) -> None:
     """Rows are found in a mask of all tokens by all, which no forecast has."""
     data = write_jsonl([{"prompt": f"{at:02d} ", "completion": "x" * (12 if at % 8 else 200)} for at in range(16)])
     spec, found = SPEC.model_copy(update={"packing": None, "max_steps": 1, "batch_size": 8, "grad_accum": 1}), []
     for most in (8192, 450, 100):
-        monkeypatch.setattr(choosing, "_MOST_MASKED", most)
+        limits(choosing, _MOST_MASKED=most)
         report, _ = train(llama_base, data, tmp_path / str(most), spec)
         found.append((report.training["packed"], report.training["micro_batch"]))
     assert found == [(True, 8), (True, 2), (False, 8)]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from support import tiny
 from support.architectures import save_model
+from support.evaluated import score
 from support.trainings import run_training, save_jsonl
 
-from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.examples import IGNORED, Example
@@ -98,8 +98,6 @@ def test_loss_and_gradients_are_those_of_trl(llama: Path, rows: Path, tmp_path: 
 def test_the_first_loss_is_log_2_and_the_chosen_answers_become_likelier(
     llama: Path, rows: Path, tmp_path: Path
 ) -> None:
-    from workers.pipelines.scoring.evaluate import evaluate
-
     report = run(llama, rows, tmp_path / "out", max_steps=40, beta=0.5)
     assert abs(report.curve[0].loss - math.log(2)) < 1e-6
     assert abs(report.metrics["eval_loss_base"] - math.log(2)) < 1e-6
@@ -111,22 +109,7 @@ def test_the_first_loss_is_log_2_and_the_chosen_answers_become_likelier(
     assert report.training["beta"] == 0.5
     assert report.training["samples"] == report.rows == len(ROWS)
     # Somebody who was not there finds the same, from the saved files.
-    found = evaluate(
-        base=llama,
-        adapter=tmp_path / "out",
-        quantization=None,
-        data=rows,
-        spec=EvaluationSpec(generate_rows=0),
-        on_progress=lambda _: None,
-    ).metrics
-    bare = evaluate(
-        base=llama,
-        adapter=None,
-        quantization=None,
-        data=rows,
-        spec=EvaluationSpec(generate_rows=0),
-        on_progress=lambda _: None,
-    ).metrics
+    found, bare = (score(llama, rows, adapter).metrics for adapter in (tmp_path / "out", None))
     assert found["loss"] == pytest.approx(report.metrics["eval_chosen_loss"], rel=1e-4)
     assert bare["loss"] == pytest.approx(report.metrics["eval_chosen_loss_base"], rel=1e-4)
     assert found["loss"] < bare["loss"]

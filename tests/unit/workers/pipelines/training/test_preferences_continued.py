@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from support.trainings import run_training, save_jsonl
+from support.evaluated import score
+from support.trainings import run_training, save_jsonl, whole_and_resumed
 
-from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.preferences import collate, log_likelihoods, preference
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.compared_with import as_reference, compare_with_this
-from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.continuing import Continued
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -174,18 +173,9 @@ def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from workers.pipelines.scoring.evaluate import evaluate
-
     base, parent = bases["llama"], parents["lora"]
     metrics = run(base, preferences, tmp_path / "out", parent, max_steps=30, beta=0.5).metrics
-    scored = evaluate(
-        base=base,
-        adapter=parent.folder,
-        quantization=None,
-        data=preferences,
-        spec=EvaluationSpec(generate_rows=0),
-        on_progress=lambda _: None,
-    ).metrics
+    scored = score(base, preferences, parent.folder).metrics
     assert metrics["eval_chosen_loss_parent"] == pytest.approx(scored["loss"], rel=1e-4)
     assert metrics["eval_rejected_loss_parent"] == pytest.approx(scored["rejected_loss"], rel=1e-4)
     assert "eval_chosen_loss_base" not in metrics
@@ -205,13 +195,9 @@ def test_after_a_stop_it_goes_on_against_the_parent_and_ends_with_the_same_bytes
 ) -> None:
     base, parent = bases["llama"], parents["dora"]
     options = {"use_dora": True, "dropout": 0.2, "max_steps": 4}
-    kept = Checkpoints(tmp_path / "kept", 2, None, lambda *what: None, lambda: False, None)
-    run(base, preferences, tmp_path / "whole", parent, checkpoints=kept, **options)
-    resumed = Checkpoints(
-        tmp_path / "unused", None, None, lambda *what: None, lambda: False, tmp_path / "kept" / "step-00000002"
-    )
-    run(base, preferences, tmp_path / "resumed", parent, checkpoints=resumed, **options)
-    whole, again = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "resumed")
-    )
+
+    def train(out: Path, **checkpoints: Any) -> None:
+        run(base, preferences, out, parent, **options, **checkpoints)
+
+    whole, again = whole_and_resumed(train, tmp_path)
     assert whole == again

@@ -12,17 +12,16 @@ import pytest
 import torch
 from peft import PeftModel
 from support import encoders, tiny
+from support.evaluated import score
 from support.experts import save_experts
 from support.trainings import run_training
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.probe import ProbeReport, ProbeRequest, recorded_probe
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.probe_texts import PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.replay import replay
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -211,6 +210,4 @@ def test_rows_with_such_a_word_are_refused_by_its_name(
         trained(wordy, rows, tmp_path / "out")
     assert refused.value.reason == "data"
     with pytest.raises(PipelineError, match=r"the token '<unheard>' .* does not"):
-        evaluate(
-            base=wordy, adapter=None, quantization=None, data=rows, spec=EvaluationSpec(), on_progress=lambda _: None
-        )
+        score(wordy, rows)

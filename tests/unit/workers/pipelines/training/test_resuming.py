@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import tiny
+from support.fixtures import Limits
+from support.trainings import checkpoints, run_training
 
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.tokenizer import load_tokenizer
@@ -34,24 +36,15 @@ class Training:
     def __init__(self, base: Path, rows: Path, folder: Path) -> None:
         self.base, self.rows, self.folder = base, rows, folder
         calls = iter(range(10))
-        kept = Checkpoints(folder, None, None, lambda *what: None, lambda: next(calls) == 4, None)
+        kept = checkpoints(folder, must_stop=lambda: next(calls) == 4)
         with pytest.raises(Interrupted):
             self.run(folder / "out", kept)
         self.checkpoint = folder / "step-00000002"
         self.configuration = Record.model_validate_json((self.checkpoint / "record.json").read_bytes()).configuration
 
-    def run(self, out: Path, checkpoints: Checkpoints, **rest: Any) -> None:
-        from workers.pipelines.training.train import train
-
-        options: dict[str, Any] = {
-            "base_name": "org/tiny",
-            "base_revision": "c0ffee",
-            "data": self.rows,
-            "eval_data": None,
-            "spec": SPEC,
-            **rest,
-        }
-        train(base=self.base, out=out, on_progress=lambda progress: None, checkpoints=checkpoints, **options)
+    def run(self, out: Path, kept: Checkpoints, **rest: Any) -> None:
+        given = {"data": self.rows, "base_revision": "c0ffee", "spec": SPEC, **rest}
+        run_training(self.base, given.pop("data"), out, **given, checkpoints=kept)
 
     def read(self, checkpoint: Path) -> Resumed:
         from workers.pipelines.training.optimising import Schedule
@@ -62,8 +55,7 @@ class Training:
 
     def resume(self, checkpoint: Path, **rest: Any) -> None:
         unused = checkpoint.parent / "unused"
-        kept = Checkpoints(unused, None, None, lambda *what: None, lambda: False, checkpoint)
-        self.run(unused, kept, **rest)
+        self.run(unused, checkpoints(unused, resume=checkpoint), **rest)
 
 
 @pytest.fixture(scope="module")
@@ -298,10 +290,8 @@ def test_contents_that_do_not_fit_are_refused(copy: Path, refusal: Callable[[], 
     assert refusal().startswith(said)
 
 
-def test_a_json_file_without_end_is_not_read(
-    copy: Path, refusal: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.pipelines.training.resuming._MAX_JSON_BYTES", 1024**2)
+def test_a_json_file_without_end_is_not_read(copy: Path, refusal: Callable[[], str], limits: Limits) -> None:
+    limits("workers.pipelines.training.resuming", _MAX_JSON_BYTES=1024**2)
     with (copy / "trainer_state.json").open("ab") as file:
         file.truncate(1024**2 + 1)
     assert refusal() == "trainer_state.json is longer than 1 MiB"
@@ -373,22 +363,9 @@ def test_a_training_over_a_template_with_a_date_goes_on_after_midnight(
     rows, day = write_jsonl([{"messages": turns}] * 12), date(2026, 3, 4)
 
     def run(out: str, *, day: date, stop: bool = False, resume: Path | None = None) -> bytes:
-        from workers.pipelines.training.train import train
-
         calls = iter(range(10))
-        kept = Checkpoints(tmp_path, None, None, lambda *what: None, lambda: stop and next(calls) == 4, resume)
-        train(
-            base=base,
-            base_name="org/tiny",
-            base_revision=None,
-            data=rows,
-            eval_data=None,
-            out=tmp_path / out,
-            spec=SPEC,
-            on_progress=lambda progress: None,
-            checkpoints=kept,
-            day=day,
-        )
+        kept = checkpoints(tmp_path, must_stop=lambda: stop and next(calls) == 4, resume=resume)
+        run_training(base, rows, tmp_path / out, spec=SPEC, checkpoints=kept, day=day)
         return (tmp_path / out / "adapter_model.safetensors").read_bytes()
 
     with pytest.raises(Interrupted):

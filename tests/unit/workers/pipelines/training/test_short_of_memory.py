@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
+from support.trainings import checkpoints, run_training
 
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -17,7 +18,6 @@ from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.training import evaluating, probing, short_of_memory, train
-from workers.pipelines.training.checkpoints import Checkpoints
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, name_optimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
@@ -42,8 +42,7 @@ def short(true: Callable[..., Any], *, times: int, begin: int = 0) -> Callable[.
 
 
 def run(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
-    options = {"eval_data": None, "on_progress": lambda progress: None, "base_revision": None, **rest}
-    return train.train(base=base, base_name="org/tiny", data=data, out=out, spec=spec, **options)
+    return run_training(base, data, out, spec=spec, **rest)
 
 
 def files(folder: Path) -> list[bytes]:
@@ -55,9 +54,7 @@ class Kept:
 
     def __init__(self, folder: Path, resume: Path | None = None) -> None:
         self.steps: list[int] = []
-        self.asked = Checkpoints(
-            folder, None, None, lambda step, total, at: self.steps.append(step), lambda: False, resume
-        )
+        self.asked = checkpoints(folder, written=lambda step, total, at: self.steps.append(step), resume=resume)
 
 
 @pytest.fixture(scope="module")

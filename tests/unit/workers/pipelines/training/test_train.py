@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.fixtures import Limits
+from support.trainings import files_of, run_training
 
 from sdk.lora.planning.footprint import KEPT_BY_MALLOC_BYTES
 from sdk.schemas.events import Progress
@@ -25,10 +27,7 @@ SPEC = TrainingSpec(rank=4, max_steps=3, lr=0.01, batch_size=2, grad_accum=2, wa
 
 
 def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
-    from workers.pipelines.training.train import train as run
-
-    options = {"eval_data": None, "on_progress": lambda progress: None, "base_revision": "c0ffee", **rest}
-    return run(base=base, base_name="org/tiny", data=data, out=out, spec=spec, **options)
+    return run_training(base, data, out, **{"base_revision": "c0ffee", "spec": spec, **rest})
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora"])
@@ -114,7 +113,7 @@ def test_the_bytes_are_those_of_the_seed(llama_base: Path, pairs: Path, tmp_path
         torch.manual_seed(int(name))
         report = train(llama_base, pairs, tmp_path / name, SPEC.model_copy(update={"seed": seed}))
         assert report.training["seed"] == seed
-        made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+        made.append(files_of(tmp_path / name))
     assert made[0] == made[1]
     assert made[0]["adapter_model.safetensors"] != made[2]["adapter_model.safetensors"]
 
@@ -203,14 +202,14 @@ def test_gradients_flow_over_packed_weights_too(
 
 
 def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
-    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama_base: Path, pairs: Path, tmp_path: Path, limits: Limits
 ) -> None:
     from safetensors.torch import load_file
 
     import sdk.lora.planning.checkpointing as module
 
     plain = train(llama_base, pairs, tmp_path / "plain")
-    monkeypatch.setattr(module, "ACTIVATION_SHARE", 0.0)
+    limits(module, ACTIVATION_SHARE=0.0)
     sparing = train(llama_base, pairs, tmp_path / "sparing")
     assert (plain.training["gradient_checkpointing"], sparing.training["gradient_checkpointing"]) == (False, True)
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "sparing"))
@@ -334,20 +333,6 @@ def test_modules_that_peft_refuses_are_targets_to_choose_anew(
     with pytest.raises(PipelineError, match=r"PEFT can't adapt these targets of a llama model \(.*out_proj") as caught:
         train(llama_base, pairs, tmp_path / "out")
     assert caught.value.reason == "targets"
-
-
-def test_memory_that_runs_out_is_named(
-    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import workers.pipelines.training.train as module
-
-    def full(*args: Any, **rest: Any) -> Any:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: …")
-
-    monkeypatch.setattr(module, "load_base", full)
-    with pytest.raises(PipelineError, match="a smaller base") as caught:
-        train(llama_base, pairs, tmp_path / "out")
-    assert caught.value.reason == "oom"
 
 
 def test_a_callback_that_raises_ends_the_training(llama_base: Path, pairs: Path, tmp_path: Path) -> None:

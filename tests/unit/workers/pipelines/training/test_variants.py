@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from support.families import Case, save_base, save_rows
-from support.trainings import run_training
+from support.trainings import run_training, whole_and_resumed
 from support.variants import token_of
 
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.checkpoints import Checkpoints
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -209,15 +208,11 @@ def test_a_training_that_stops_and_goes_on_ends_with_the_same_bytes(
     given = {**options, "dropout": 0.2}
     if "trainable_token_indices" in given:
         given["trainable_token_indices"] = token_of(gpt2)
-    kept = Checkpoints(tmp_path / "kept", 2, None, lambda *what: None, lambda: False, None)
-    run(gpt2, rows, tmp_path / "whole", checkpoints=kept, **given)
-    resumed = Checkpoints(
-        tmp_path / "unused", None, None, lambda *what: None, lambda: False, tmp_path / "kept" / "step-00000002"
-    )
-    run(gpt2, rows, tmp_path / "resumed", checkpoints=resumed, **given)
-    whole, again = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "resumed")
-    )
+
+    def train(out: Path, **checkpoints: Any) -> None:
+        run(gpt2, rows, out, **given, **checkpoints)
+
+    whole, again = whole_and_resumed(train, tmp_path)
     assert whole == again
 
 

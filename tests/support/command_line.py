@@ -1,0 +1,46 @@
+"""`adapterctl` as somebody types it, with a home and a cache in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from support import processes
+
+
+class CommandLine:
+    """Commands before a registry: one that is embedded below the folder, unless a URL is given."""
+
+    def __init__(
+        self, folder: Path, *, url: str | None = None, token: str | None = None, cwd: Path | None = None, **env: str
+    ) -> None:
+        self.folder, self.cwd = folder, cwd
+        self.url = url or f"local:{folder / 'home'}"
+        given = env if token is None else {"ADAPTERCTL_TOKEN": token, **env}
+        self.env = processes.environment(
+            **{"ADAPTERCTL_URL": self.url, "ADAPTERCTL_CACHE": str(folder / "cache"), "HOME": str(folder), **given}
+        )
+
+    def run(self, *args: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command without a terminal."""
+        done = processes.run("adapterctl", *args, env={**self.env, **env}, cwd=self.cwd, stdin=stdin, timeout_s=180)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def ok(self, *args: str, **env: str) -> str:
+        """Run a command that works; return its output without the last line feed."""
+        done = self.run(*args, **env)
+        assert done.returncode == 0, f"{args}: {done.stderr}"
+        return done.stdout.removesuffix("\n")
+
+    def json(self, *args: str, **env: str) -> Any:
+        """Run a command that works; return the one document that it printed."""
+        return json.loads(self.ok(*args, "--format", "json", **env))
+
+    def refused(self, status: int, *args: str, **env: str) -> str:
+        """Run a command that fails with `status`; return all that it said."""
+        done = self.run(*args, **env)
+        assert (done.returncode, done.stdout) == (status, ""), done.stdout + done.stderr
+        return done.stderr.strip()

@@ -25,6 +25,8 @@ def test_silent_process_is_ended_and_replaced_while_the_other_answers(
     paths = os.pathsep.join(filter(None, (str(HOOK), os.environ.get("PYTHONPATH"))))
     monkeypatch.setenv("PYTHONPATH", paths)
     with serving(tmp_path, "--workers", "2", silent_s="3") as served:
+        # One of them suffices to be healthy, and none is watched before it has started.
+        wait_until(lambda: served.log.read_text().count("Application startup complete") == 2, served.log.read_text)
         before = processes_of(served)
         assert len(before) == 2
         silent = min(before)

@@ -128,17 +128,13 @@ class PreparedReads:
             return True
 
     def _open(self) -> Any:
-        return self._open_sqlite() if self._is_sqlite else self._open_postgres()
-
-    def _open_sqlite(self) -> sqlite3.Connection:
-        # In WAL mode readers don't wait; if they would have to, another thread should do it.
-        path = str(self._db.engine.url.database)
-        return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-
-    def _open_postgres(self) -> Any:
+        engine = self._db.engine
+        if self._is_sqlite:
+            # In WAL mode readers don't wait; if they would have to, another thread should do it.
+            path = str(engine.url.database)
+            return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         from registry.db.postgres import BoundedConnection
 
-        engine = self._db.engine
         _, arguments = engine.dialect.create_connect_args(engine.url)
         timeouts = replace(
             self._db.timeouts,

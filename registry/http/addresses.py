@@ -7,25 +7,29 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from registry.errors import Invalid
 
 Network = IPv4Network | IPv6Network
 
 
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text is, that of IPv4 if it is only mapped to IPv6; None if it is none."""
+    try:
+        parsed = ip_address(text)
+    except ValueError:
+        return None
+    return parsed.ipv4_mapped or parsed if isinstance(parsed, IPv6Address) else parsed
+
+
 @lru_cache(4096)
 def neighbourhood(address: str) -> str:
     """The addresses that share a limit: a single one of IPv4, and the 2^64 of IPv6 that one machine may give itself."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
+    parsed = parse_address(address)
+    if parsed is None:
         return ascii(address[:100])
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    return str(ip_network((parsed, 64), strict=False) if isinstance(parsed, IPv6Address) else parsed)
 
 
 def parse_proxies(text: str | None) -> tuple[Network, ...]:
@@ -41,10 +45,5 @@ def parse_proxies(text: str | None) -> tuple[Network, ...]:
 
 def is_within(address: str, networks: tuple[Network, ...]) -> bool:
     """Whether an address is in one of the networks."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return any(parsed in network for network in networks)
+    parsed = parse_address(address)
+    return parsed is not None and any(parsed in network for network in networks)

@@ -14,17 +14,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.errors import Forbidden, Invalid, Misdirected, RegistryError
-from registry.http.addresses import neighbourhood
+from registry.http.addresses import neighbourhood, parse_address
 from registry.http.paths import area_of
-from registry.http.refusals import REFUSALS
+from registry.http.refusals import REFUSALS, refused
 
 _VARIABLE = "REGISTRY_ALLOWED_HOSTS"
 #: A host and perhaps a port, as in `Host`; an address of IPv6 in brackets.
@@ -125,7 +124,7 @@ class AnswerOwnHosts:
             address = neighbourhood(client[0]) if client else "unknown"
             why: Literal["misdirected", "forbidden"] = "misdirected" if isinstance(error, Misdirected) else "forbidden"
             REFUSALS.note(why, address, "refused a request from %s: %s", address, error.message)
-            await JSONResponse(error.reply().model_dump(), status_code=error.status)(scope, receive, send)
+            await refused(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -179,13 +178,8 @@ def _bare(text: str) -> str | None:
 
 
 def _address(text: str) -> str | None:
-    try:
-        parsed = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(parsed)
+    parsed = parse_address(text)
+    return None if parsed is None else str(parsed)
 
 
 def _is_origin_of(origin: str, host: tuple[str, str | None]) -> bool:

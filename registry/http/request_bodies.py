@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +22,7 @@ from registry.http.incoming_bodies import Incoming, Room, too_large
 from registry.http.lanes import Lane, answering
 from registry.http.memory_budget import MemoryBudget
 from registry.http.paths import area_of
+from registry.http.refusals import refused
 from registry.http.rights import Rights, note_forbidden
 from registry.http.strict_json import MAX_VALUES, check_text, most_values, parse_strictly
 from registry.http.turns import WAIT_S
@@ -163,7 +163,7 @@ class StrictBodies:
             except RegistryError as error:
                 if isinstance(error, Forbidden):
                     note_forbidden(scope, error)
-                await _refusal(error)(scope, receive, send)
+                await refused(error)(scope, receive, send)
                 return
             except ClientDisconnect:
                 return
@@ -208,10 +208,6 @@ async def sized(size_bytes: int, call: Callable[..., T], *given: Any, **named: A
     if isinstance(found, (RegistryError, RequestValidationError)):
         raise found
     return found
-
-
-def _refusal(error: RegistryError) -> JSONResponse:
-    return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
 
 
 def _limit_of(path: str) -> Limit:

@@ -18,6 +18,7 @@ from registry.errors import Invalid, RegistryError, Unavailable
 from registry.http.allowed_hosts import hosts_of
 from registry.ops.database import current_database, database_of, settings_at_home
 from registry.ops.tokens import token
+from registry.principal import SYSTEM
 from registry.settings import Settings
 from sdk.imports import nothing_collected
 
@@ -241,7 +242,6 @@ def read_only(to: str, reason: str) -> None:
       adapter-registry read-only on --reason "moving the database"
     """
     from registry.access.read_only.service import ReadOnlySwitch
-    from registry.principal import SYSTEM
 
     if len(reason) > _MAX_REASON:
         raise Invalid(f"the reason is longer than {_MAX_REASON} characters; shorten it", param="reason")
@@ -268,9 +268,9 @@ def reconcile(once: bool) -> None:
     import signal
     import threading
 
-    from registry.app.services import build
+    from registry.app.services import Services
 
-    services = build(settings_at_home())
+    services = Services(settings_at_home())
     services.db.require_current()
     if once:
         click.echo(json.dumps(services.reconciler.sweep()))
@@ -303,11 +303,10 @@ def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
     Example:
       adapter-registry gc --dry-run
     """
-    from registry.app.services import build
-    from registry.principal import SYSTEM
+    from registry.app.services import Services
     from sdk.schemas.removal import GcRequest
 
-    services = build(settings_at_home())
+    services = Services(settings_at_home())
     services.db.require_current()
     if not dry_run:
         services.read_only.require_off()

@@ -11,6 +11,8 @@ from registry.settings import Settings
 
 #: How much all answers that clients have not fetched yet may take, in bytes.
 UNSENT_BYTES = 16 * 1024 * 1024
+#: The longest URL, in bytes.
+MOST_URL_BYTES = 16 * 1024
 Pool(
     "connections",
     waits="requests on a connection, behind the one that is being answered",
@@ -34,10 +36,6 @@ class Limits:
 
     connections: int
     connections_per_address: int
-    #: The size of the request line and all headers together.
-    head_bytes: int
-    headers: int
-    url_bytes: int
     #: From the beginning of a connection or a request to the end of its headers.
     head_s: float
     #: The limit for a body.
@@ -45,6 +43,10 @@ class Limits:
     #: How long a body may take to begin.
     grace_s: float
     trusted: tuple[Network, ...] = ()
+    #: The size of the request line and all headers together; the number of headers; and the size of the URL.
+    head_bytes: int = field(default=32 * 1024, kw_only=True)
+    headers: int = field(default=100, kw_only=True)
+    url_bytes: int = field(default=MOST_URL_BYTES, kw_only=True)
     #: How many connections beyond the limits are accepted to be told why they are refused, and for probes.
     reserve: int = field(default=64, kw_only=True)
     #: How long a body that came in fast may pause, and how long an answer that nobody fetches is kept.
@@ -65,9 +67,6 @@ class Limits:
         return cls(
             connections=settings.max_connections,
             connections_per_address=settings.max_connections_per_address,
-            head_bytes=settings.max_head_bytes,
-            headers=settings.max_headers,
-            url_bytes=settings.max_url_bytes,
             head_s=settings.head_timeout_s,
             least_bytes_per_s=settings.min_bytes_per_s,
             grace_s=settings.body_grace_s,

@@ -168,7 +168,7 @@ class Served:
 
 @contextmanager
 def serving(folder: Path, *arguments: str, host: str = "127.0.0.1", **settings: str) -> Iterator[Served]:
-    """Serve a new registry over SQLite and a folder, with these settings (`max_headers="20"`)."""
+    """Serve a new registry over SQLite and a folder, with these settings (`max_connections="20"`)."""
     with closing(Database(migrated_file(folder / "registry.sqlite3"))) as database:
         token = Tokens(database).create(name="admin", grants={"*": Role.ADMIN}, who=SYSTEM).secret
         env = environment(

@@ -27,16 +27,14 @@ from faults.growth.states import STATES, encoded
 from faults.growth.values import BY_KIND, dumped
 
 from registry.http.request_bodies import LARGER, MAX_BODY_BYTES
-from registry.settings import Settings
+from registry.server.limits import MOST_URL_BYTES
 from sdk.errors import AdapterctlError
-
-MAX_QUERY_BYTES = Settings(database_url="", storage_url="").max_url_bytes
 
 
 def most_bytes(place: Place) -> int:
     """How much may be sent there."""
     if place.is_query:
-        return MAX_QUERY_BYTES - 500
+        return MOST_URL_BYTES - 500
     return next((limit.size_bytes for pattern, limit in LARGER if pattern.fullmatch(place.path)), MAX_BODY_BYTES)
 
 

@@ -23,13 +23,13 @@ QUERY = select(Adapter.pk).where(
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
     """Every connection that is opened, in order."""
     found: list[sqlite3.Connection] = []
-    real = PreparedReads._open_sqlite
+    real = PreparedReads._open
 
     def noting(self: PreparedReads) -> sqlite3.Connection:
         found.append(real(self))
         return found[-1]
 
-    monkeypatch.setattr(PreparedReads, "_open_sqlite", noting)
+    monkeypatch.setattr(PreparedReads, "_open", noting)
     return found
 
 

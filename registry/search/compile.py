@@ -154,8 +154,7 @@ class _Compiler:
                     _has(VersionDataset.version_pk, self._trained_on(VersionDataset.digest, given)),
                 )
             case "eval":
-                some = select(EvaluationMetric.digest).where(*self.score(given))
-                return some.correlate(Version, Adapter).exists()
+                return self._scored(given)
         raise AssertionError(f"no condition for {given.field}")
 
     def _compare(self, column: Any, given: Comparison) -> Condition:
@@ -192,6 +191,11 @@ class _Compiler:
         if given.operator == "~":
             return self._of_names(column, self._compare(DatasetNumber.name, given))
         return self._of_dataset(column, given.values)
+
+    def _scored(self, given: Comparison) -> Condition:
+        """The condition that a version has such a score, among those that count for it."""
+        some = select(EvaluationMetric.digest).where(*self.score(given))
+        return some.correlate(Version, Adapter).exists()
 
     def score(self, given: Comparison) -> tuple[Condition, ...]:
         """The conditions that a score counts for a version, and is such a one."""

@@ -29,7 +29,7 @@ from servers import RegistryServer, registry_server
 from sqlalchemy import event
 from startup import Row
 
-from registry.app.services import Services, build
+from registry.app.services import Services
 from registry.principal import SYSTEM
 from registry.queue import NoQueue
 from registry.settings import Settings
@@ -166,7 +166,7 @@ def _scans(filled: _Filled) -> list[str]:
         storage_url=(filled.server.folder / "artifacts").as_uri(),
         public_url=filled.server.url,
     )
-    services = build(settings, queue=NoQueue())
+    services = Services(settings, queue=NoQueue())
     seen: list[tuple[str, Any]] = []
 
     def remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the engine that `registry.db.schema_version` hands over. No live model is imported."""
+"""Alembic's entry: runs migrations on the engine that `registry.db.database` hands over. No live model is imported."""
 
 from __future__ import annotations
 

@@ -177,6 +177,11 @@ class Unauthenticated(RegistryError):  # noqa: N818
 
     code = ErrorCode.UNAUTHENTICATED
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """How to show one."""
+        return {"WWW-Authenticate": "Bearer"}
+
 
 class Forbidden(RegistryError):  # noqa: N818
     """A role that does not allow it."""

@@ -7,14 +7,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, true
 
-from registry.errors import Forbidden, NotFound
+from registry.errors import Forbidden, InvalidName, NotFound
+from sdk.formats.refs import BadNameError, parse_namespace
 
 #: In a grant: every namespace. In a record: the registry as a whole, which every reader may see.
 EVERYWHERE = "*"
@@ -84,12 +85,13 @@ class Principal:
         roles = (self.grants.get(EVERYWHERE), self.grants.get(namespace))
         return any(role in _MAY[action] for role in roles if role is not None)
 
-    def require(self, action: str, namespace: str, *, missing: str, param: str | None = None) -> None:
-        """Raise NotFound(`missing`) if the caller may not even read there, Forbidden if they may read but not do
-        this.
+    def require(self, action: str, namespace: str, *, missing: str | None = None, param: str | None = None) -> None:
+        """Raise NotFound(`missing`), or that there is no such namespace, if the caller may not even read there; Forbidden
+        if they may read but not do this.
         """
         if not self.may("read", namespace):
-            raise NotFound(missing, param=param)
+            said = missing or f"there is no namespace {namespace[:64]!r} that this token may see"
+            raise NotFound(said, param=param)
         if not self.may(action, namespace):
             raise _forbidden(action, namespace)
 
@@ -132,6 +134,15 @@ class Principal:
             return "-"
         self.require_anywhere(action)
         return (self.namespaces(action) or ["-"])[0]
+
+
+def require_namespace(name: str, hint: str, *, also: Collection[str], param: str) -> None:
+    """Raise InvalidName for what is no name of a namespace, unless it is one of `also`, which `hint` explains."""
+    if name not in also:
+        try:
+            parse_namespace(name)
+        except BadNameError as error:
+            raise InvalidName(f"{error}; {hint}", param=param) from None
 
 
 def _forbidden(action: str, namespace: str) -> Forbidden:

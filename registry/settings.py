@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from registry.deadlines import Timeouts
 from registry.errors import Invalid
-from registry.removal.row_lifetimes import Lifetimes
+from registry.removal.models import Lifetimes
 from sdk.environment import Count, NotNegative, Positive, Switch, read_settings
 
 _EXAMPLES = {
@@ -75,13 +75,13 @@ class Settings:
     #: Hosts for which a server answers, separated by commas, in addition to that of `public_url` and loopback;
     #: `*.DOMAIN`: all below it, `*`: all.
     allowed_hosts: str | None = None
-    #: How long to wait for PostgreSQL, in seconds; `Timeouts` explains each of them. None: its default.
-    database_connect_s: Positive | None = None
-    database_statement_s: Positive | None = None
+    #: How long to wait for PostgreSQL, in seconds; `Timeouts` explains each of them.
+    database_connect_s: Positive = Timeouts.connect_s
+    database_statement_s: Positive = Timeouts.statement_s
     database_lock_s: Positive | None = None
-    database_deadline_s: Positive | None = None
-    #: How long to wait for one of this process's connections to the database, in seconds; None: the default of
-    #: `Timeouts`.
+    database_deadline_s: Positive = Timeouts.deadline_s
+    #: How long to wait for one of this process's connections to the database, in seconds; None: it depends on the kind
+    #: of database.
     database_pool_s: Positive | None = None
     #: How many connections to the database one process has at most, in addition to the four that answer `resolve`.
     database_connections: Count = 15
@@ -128,11 +128,6 @@ class Settings:
     #: Connections of one server process, in all and from one address.
     max_connections: Count = 2000
     max_connections_per_address: Count = 256
-    #: The limits for a request's line and headers together, in bytes; for the number of headers; and for the URL, in
-    #: bytes.
-    max_head_bytes: Count = 32 * 1024
-    max_headers: Count = 100
-    max_url_bytes: Count = 16 * 1024
     #: Whether a proxy in front counts the connections of an address, and waits for slow clients itself.
     behind_proxy: Switch = False
     #: A server process whose event loop does nothing for this long is ended, in seconds; 0: never, for a debugger.
@@ -158,16 +153,12 @@ class Settings:
     @property
     def timeouts(self) -> Timeouts:
         """How long to wait for the database."""
-        given = {
-            "connect_s": self.database_connect_s,
-            "statement_s": self.database_statement_s,
-            "lock_s": self.database_lock_s,
-            "deadline_s": self.database_deadline_s,
-            "pool_s": self.database_pool_s,
-        }
-        known = {name: seconds for name, seconds in given.items() if seconds is not None}
         return Timeouts(
-            **known,
+            connect_s=self.database_connect_s,
+            statement_s=self.database_statement_s,
+            lock_s=self.database_lock_s,
+            deadline_s=self.database_deadline_s,
+            pool_s=self.database_pool_s,
             migration_s=self.migration_s,
             migration_lock_s=self.migration_lock_s,
             connections=self.database_connections,

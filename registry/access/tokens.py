@@ -19,10 +19,10 @@ from registry.access.audit.service import record
 from registry.access.keys import Keyed, keep, kept
 from registry.access.models import Grant, Token, in_use
 from registry.db.database import Database
+from registry.db.stored_json import view_of
 from registry.db.types import utc_now
-from registry.errors import Conflict, Forbidden, Invalid, InvalidName, NotFound, Unauthenticated
-from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role
-from sdk.formats.refs import BadNameError, parse_namespace
+from registry.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
+from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role, require_namespace
 from sdk.formats.visible_labels import parse_label, same_label
 from sdk.schemas.access import GrantView, LostGrant, NewToken, RevocationView, TokenView
 from sdk.schemas.wire import digest_of
@@ -283,12 +283,8 @@ def _end(session: Session, token: Token, successor: Token, *, after: timedelta, 
 
 
 def _check_namespace(namespace: str, *, param: str = "grants") -> None:
-    if namespace in (EVERYWHERE, "-"):
-        return
-    try:
-        parse_namespace(namespace)
-    except BadNameError as error:
-        raise InvalidName(f"{error}; or '*' for all, '-' for names without a namespace", param=param) from None
+    hint = "or '*' for all, '-' for names without a namespace"
+    require_namespace(namespace, hint, also=(EVERYWHERE, "-"), param=param)
 
 
 def _require_admin(who: Principal, namespace: str) -> None:
@@ -307,12 +303,5 @@ def _administers(who: Principal, token: Token) -> bool:
 
 
 def _present(token: Token) -> TokenView:
-    return TokenView(
-        id=token.id,
-        name=token.name,
-        grants=[GrantView(namespace=grant.namespace, role=Role(grant.role).value) for grant in token.grants],
-        created_by=token.created_by,
-        created_at=token.created_at,
-        expires_at=token.expires_at,
-        revoked_at=token.revoked_at,
-    )
+    grants = [GrantView(namespace=grant.namespace, role=Role(grant.role).value) for grant in token.grants]
+    return view_of(TokenView, token, grants=grants)

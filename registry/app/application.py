@@ -28,7 +28,7 @@ from registry.access.authentication import Gatekeeper
 from registry.access.read_only.service import KeepReadOnly, ReadOnlySwitch
 from registry.app import health, openapi
 from registry.app.health import Readiness, readiness_of
-from registry.app.services import build
+from registry.app.services import Services
 from registry.artifacts import views as artifacts
 from registry.catalog import views as catalog
 from registry.datasets import views as datasets
@@ -38,7 +38,7 @@ from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
 from registry.http.refusals import REFUSALS, Refusals
 from registry.http.rights import Rights
-from registry.http.routes import VERSION, SayVersion, install_error_handlers, provide
+from registry.http.routes import VERSION, SayVersion, install_error_handlers
 from registry.jobs import event_stream
 from registry.jobs import views as jobs
 from registry.jobs.reconcile import in_background
@@ -81,7 +81,7 @@ ROOMS = (
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
     """Build the registry. Nothing is read or connected before the first request; the schema is not touched."""
-    services = build(settings, storage=storage, queue=queue)
+    services = Services(settings, storage=storage, queue=queue)
 
     @asynccontextmanager
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
@@ -104,7 +104,8 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     openapi.describe(app)
     app.state.services = services
     app.state.documented = _documented()
-    provide(app, {**services.by_class(), Readiness: readiness_of(services)})
+    # By their classes, as views ask for them.
+    app.state.by_class = {**services.by_class(), Readiness: readiness_of(services)}
     install_error_handlers(app)
     # The last one added is the outermost: nothing of a request is read before its token was checked.
     app.add_middleware(StrictBodies, rights=Rights(app.state.documented))

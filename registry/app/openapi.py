@@ -71,23 +71,21 @@ def describe(app: FastAPI) -> None:
 
     def document() -> dict[str, Any]:
         with making:
-            return made_once()
-
-    def made_once() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            made = get_openapi(
-                title=app.title,
-                version=app.version,
-                description=app.description,
-                tags=app.openapi_tags,
-                routes=app.routes,
-            )
-            for path, operation in _operations(made):
-                _complete(path, operation)
-            made["components"]["securitySchemes"] = {_BEARER: _TOKEN}
-            _describe_fields(made["components"]["schemas"])
-            app.openapi_schema = made
-        return app.openapi_schema
+            if app.openapi_schema is None:
+                made = get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    description=app.description,
+                    tags=app.openapi_tags,
+                    routes=app.routes,
+                )
+                for path, operations in made["paths"].items():
+                    for operation in operations.values():
+                        _complete(path, operation)
+                made["components"]["securitySchemes"] = {_BEARER: _TOKEN}
+                _describe_fields(made["components"]["schemas"])
+                app.openapi_schema = made
+            return app.openapi_schema
 
     # FastAPI's documented way to extend the document.
     app.openapi = document  # type: ignore[method-assign]
@@ -102,12 +100,6 @@ def describe(app: FastAPI) -> None:
 
     place = app.router.routes.index(made_in_the_loop)
     app.router.routes[place] = Route(made_in_the_loop.path, openapi, include_in_schema=False)
-
-
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            yield path, operation
 
 
 def _complete(path: str, operation: dict[str, Any]) -> None:

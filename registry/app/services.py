@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -46,145 +45,88 @@ from registry.removal.service import Removal
 from registry.rows.service import RowReading
 from registry.search.service import Search
 from registry.settings import Settings
-from registry.signatures.service import Signatures
-from registry.signatures.trust import Trust
+from registry.signatures.service import Signatures, Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
 from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
-from registry.usage.limits import Limits, limit_by_default
+from registry.usage.charging import Limits, limit_by_default
 
 
-@dataclass(frozen=True)
 class Services:
     """What the views call; each asks for its service by class."""
 
-    settings: Settings
-    db: Database
-    tokens: Tokens
-    audit: Audit
-    quotas: Quotas
-    uploads: Uploads
-    artifacts: Artifacts
-    datasets: Datasets
-    bases: Bases
-    catalog: Catalog
-    resolver: Resolver
-    aliases: Aliases
-    version_states: VersionStates
-    publisher: Publisher
-    jobs: Jobs
-    claims: Claims
-    checkpoints: Checkpoints
-    workers: Workers
-    watchers: Watchers
-    read_only: ReadOnlySwitch
-    reconciler: Reconciler
-    metrics: Metrics
-    reading: RowReading
-    evaluations: Evaluations
-    evaluation_rows: EvaluationRows
-    contamination: ContaminationChecks
-    comparisons: Comparisons
-    slicing: Slicing
-    search: Search
-    lineages: Lineages
-    removal: Removal
-    expiry: Expiry
-    signatures: Signatures
+    def __init__(self, settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> None:
+        """Build the services as `settings` say; tests may pass in a storage or a queue of their own."""
+        self.settings = settings
+        self.db = db = Database(settings.database_url, settings.timeouts)
+        home = settings.embedded_home
+        # A registry in somebody's own folder is shared with nobody.
+        defaults = Limits(
+            settings.default_max_adapters,
+            settings.default_max_bytes,
+            settings.default_max_jobs,
+            settings.default_max_record_bytes,
+        )
+        limit_by_default(db, defaults if home is None else Limits())
+        storage = storage or storage_of(settings)
+        if queue is None:
+            broker = (settings.broker_url, settings.broker_timeout_s)
+            queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
+        self.tokens, self.audit, self.quotas = Tokens(db), Audit(db), Quotas(db)
+        self.read_only = ReadOnlySwitch(db, forced=settings.read_only)
+        self.uploads = Uploads(db, storage, readable=[readable_rows])
+        self.artifacts = artifacts = Artifacts(db, storage, self.uploads, readable=[readable_rows])
+        # Read now: a server that can't check what is required of versions must not begin to accept them.
+        trust = Trust.of(settings.signing_keys)
+        self.signatures = Signatures(db, trust)
+        self.publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
+        # Its owner's own files are read in their own process: to start another would take longer.
+        self.reading = RowReading(apart=home is None)
+        self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
+        self.catalog, self.bases = Catalog(db), Bases(db, artifacts, on_removed=give_up_of_base)
+        self.resolver = Resolver(db, self.catalog, inline=home is not None)
+        self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
+        self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
+        self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
+        completing = CompletionServices(
+            db=db,
+            artifacts=artifacts,
+            publisher=self.publisher,
+            keep_scores=self.evaluations.keep,
+            look_for_training_rows=self.contamination.look,
+        )
+        limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
+        self.jobs = Jobs(db, queue, embedded=home is not None, limits=limits)
+        self.claims = Claims(
+            db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits
+        )
+        self.checkpoints = Checkpoints(db, artifacts, self.publisher, kept_hours=settings.checkpoint_hours)
+        self.workers = Workers(db)
+        self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
+        self.comparisons = Comparisons(
+            db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
+        )
+        self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
+        self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
+        self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
+        self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
+        self.reconciler = Reconciler(
+            db,
+            self.read_only,
+            # The name under which each step is reported, and what it does.
+            {
+                "requeued": self.claims.requeue_expired,
+                "announced": self.jobs.remind,
+                "expired_checkpoints": self.checkpoints.expire,
+                "forgotten_workers": self.workers.forget,
+                "expired_rows": self.expiry.sweep,
+                "checks_begun": self.contamination.sweep,
+            },
+        )
 
     def by_class(self) -> dict[type[Any], Any]:
         """Each service under its class, as views ask for it."""
-        services = [getattr(self, field.name) for field in fields(self)]
-        return {type(service): service for service in services}
-
-
-def build(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> Services:
-    """Build the services as `settings` say; tests may pass in a storage or a queue of their own."""
-    db = Database(settings.database_url, settings.timeouts)
-    # A registry in somebody's own folder is shared with nobody.
-    defaults = Limits(
-        settings.default_max_adapters,
-        settings.default_max_bytes,
-        settings.default_max_jobs,
-        settings.default_max_record_bytes,
-    )
-    limit_by_default(db, defaults if settings.embedded_home is None else Limits())
-    storage = storage or storage_of(settings)
-    if queue is None:
-        home = settings.embedded_home
-        broker = (settings.broker_url, settings.broker_timeout_s)
-        queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
-    uploads = Uploads(db, storage, readable=[readable_rows])
-    artifacts = Artifacts(db, storage, uploads, readable=[readable_rows])
-    # Read now: a server that can't check what is required of versions must not begin to accept them.
-    trust = Trust.of(settings.signing_keys)
-    publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
-    evaluations = Evaluations(db)
-    embedded = settings.embedded_home is not None
-    # Its owner's own files are read in their own process: to start another would take longer.
-    reading = RowReading(apart=not embedded)
-    signed = SignedDatasets(db, artifacts, reading)
-    contamination = ContaminationChecks(db, signed, reading, in_background=not embedded)
-    completing = CompletionServices(
-        db=db,
-        artifacts=artifacts,
-        publisher=publisher,
-        keep_scores=evaluations.keep,
-        look_for_training_rows=contamination.look,
-    )
-    limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
-    jobs = Jobs(db, queue, embedded=settings.embedded_home is not None, limits=limits)
-    claims = Claims(db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits)
-    workers = Workers(db)
-    catalog, bases = Catalog(db), Bases(db, artifacts, on_removed=give_up_of_base)
-    evaluation_rows = EvaluationRows(db, artifacts)
-    read_only = ReadOnlySwitch(db, forced=settings.read_only)
-    checkpoints = Checkpoints(db, artifacts, publisher, kept_hours=settings.checkpoint_hours)
-    expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
-    return Services(
-        settings=settings,
-        db=db,
-        tokens=Tokens(db),
-        audit=Audit(db),
-        quotas=Quotas(db),
-        uploads=uploads,
-        artifacts=artifacts,
-        datasets=Datasets(db, artifacts),
-        bases=bases,
-        catalog=catalog,
-        resolver=Resolver(db, catalog, inline=settings.embedded_home is not None),
-        aliases=Aliases(db),
-        version_states=VersionStates(db, on_deleted=give_up),
-        publisher=publisher,
-        jobs=jobs,
-        claims=claims,
-        checkpoints=checkpoints,
-        workers=workers,
-        watchers=Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token),
-        read_only=read_only,
-        reconciler=Reconciler(
-            db,
-            claims,
-            jobs,
-            checkpoints,
-            workers,
-            read_only,
-            expire_rows=expiry.sweep,
-            check_scores=contamination.sweep,
-        ),
-        metrics=Metrics(db, workers),
-        reading=reading,
-        evaluations=evaluations,
-        evaluation_rows=evaluation_rows,
-        contamination=contamination,
-        comparisons=Comparisons(db, artifacts, catalog, bases, evaluations, evaluation_rows, signed, reading),
-        slicing=Slicing(db, artifacts, evaluations, evaluation_rows, reading),
-        search=Search(db),
-        lineages=Lineages(db),
-        removal=Removal(db, artifacts, statement_s=settings.gc_statement_s),
-        expiry=expiry,
-        signatures=Signatures(db, trust),
-    )
+        return {type(service): service for service in vars(self).values()}
 
 
 def storage_of(settings: Settings, *, expires_in_s: int = DEFAULT_EXPIRY_S) -> Storage:

@@ -87,15 +87,14 @@ class Artifacts:
         can't be read, or what `take_turn` raises.
         """
         inspections = inspections or {}
-        wanted = {blob.sha256: blob for blob in blobs}
         found = Verified({}, {})
-        for held in self._held_now(upload, wanted, who):
+        for held in self._held_now(upload, blobs, who):
             inspection = inspections.get(held.blob.sha256)
             try:
                 facts, is_kept = self._settle(held, inspection, who)
             except BlobMissing:
                 # Another request of this caller has verified the same blob in the meantime, or it never arrived.
-                (again,) = self._held_now(upload, {held.blob.sha256: held.blob}, who)
+                (again,) = self._held_now(upload, [held.blob], who)
                 try:
                     facts, is_kept = self._settle(again, inspection, who)
                 except BlobMissing:
@@ -120,8 +119,7 @@ class Artifacts:
 
         Raises NotFound, Invalid and Unavailable as `verify` does.
         """
-        wanted = {blob.sha256: blob for blob in blobs}
-        if any(held.row is None for held in self._held_now(upload, wanted, who)):
+        if any(held.row is None for held in self._held_now(upload, blobs, who)):
             return None
         kept, found = facts_of(self._db, inspections.keys()), {}
         for sha256, inspection in inspections.items():
@@ -136,8 +134,7 @@ class Artifacts:
 
         Raises NotFound and Invalid as `verify` does.
         """
-        wanted = {blob.sha256: blob for blob in blobs}
-        return all(held.row is not None for held in self._held(session, upload, wanted, who))
+        return all(held.row is not None for held in self._held(session, upload, blobs, who))
 
     def keep(self, session: Session, found: Mapping[str, Facts]) -> None:
         """Keep what `verify` found, now that it was judged and admitted; what is kept for other records stays."""
@@ -148,14 +145,13 @@ class Artifacts:
             if (kept := facts.beside(before)) != before:
                 keep_facts(session, sha256, kept)
 
-    def _held_now(self, upload: str | None, wanted: Mapping[str, BlobSpec], who: Principal) -> list[_Held]:
+    def _held_now(self, upload: str | None, blobs: Iterable[BlobSpec], who: Principal) -> list[_Held]:
         with self._db.read() as session:
-            return self._held(session, upload, wanted, who)
+            return self._held(session, upload, blobs, who)
 
-    def _held(
-        self, session: Session, upload: str | None, wanted: Mapping[str, BlobSpec], who: Principal
-    ) -> list[_Held]:
+    def _held(self, session: Session, upload: str | None, blobs: Iterable[BlobSpec], who: Principal) -> list[_Held]:
         """What the caller has of each blob. Raises NotFound, Invalid."""
+        wanted = {blob.sha256: blob for blob in blobs}
         sent_in = {} if upload is None else announced(session, upload, who)
         stored = find_stored(session, wanted, who, self._readable)
         found = []
@@ -272,9 +268,7 @@ class Artifacts:
         """Read a verified blob from its beginning, as far as is wanted. Raises Verification if it is gone,
         Unavailable.
         """
-        with self._db.read() as session:
-            name = _names_of(session, {sha256}).get(sha256, sha256)
-        with storage_explained(), self.storage.open(name) as chunks:
+        with storage_explained(), self.storage.open(self._name_of(sha256)) as chunks:
             yield Passing(chunks)
 
     def copy(self, sha256: str, target: Path) -> None:
@@ -302,8 +296,7 @@ class Artifacts:
 
         It raises Verification if the blob is gone, Unavailable.
         """
-        with self._db.read() as session:
-            name = _names_of(session, {sha256}).get(sha256, sha256)
+        name = self._name_of(sha256)
 
         def read(begin: int, end: int) -> bytes:
             with storage_explained():
@@ -332,9 +325,11 @@ class Artifacts:
 
     def locate(self, sha256: str, size_bytes: int) -> Transfer:
         """Say where one verified blob is fetched from."""
+        return self._locate(sha256, size_bytes, self._name_of(sha256))
+
+    def _name_of(self, sha256: str) -> str:
         with self._db.read() as session:
-            name = _names_of(session, {sha256}).get(sha256, sha256)
-        return self._locate(sha256, size_bytes, name)
+            return _names_of(session, {sha256}).get(sha256, sha256)
 
     def _locate(self, sha256: str, size_bytes: int, stored_as: str) -> Transfer:
         with storage_explained():

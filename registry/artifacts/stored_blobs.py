@@ -29,6 +29,12 @@ _WITH_ACCESS = select(*_KEPT, _OPEN.where(ManifestAccess.namespace.in_(bindparam
 Readable = Callable[[Session, Collection[str], Principal], Collection[str]]
 
 
+#: Those who are about to name stored blobs hold it shared, those who remove blobs hold it exclusively.
+_BLOBS_LOCK = 0x61646170626C6F62
+#: The first key of the locks of manifests; the second is from a manifest's digest.
+_MANIFESTS = 0x6D616E69
+
+
 class Stored(NamedTuple):
     """What is kept about a stored blob, and whether the caller may read it."""
 
@@ -50,12 +56,6 @@ def find_stored(
         if left := [sha256 for sha256, row in found.items() if not row.readable]:
             found |= {sha256: found[sha256]._replace(readable=True) for sha256 in also(session, left, who)}
     return found
-
-
-#: Those who are about to name stored blobs hold it shared, those who remove blobs hold it exclusively.
-_BLOBS_LOCK = 0x61646170626C6F62
-#: The first key of the locks of manifests; the second is from a manifest's digest.
-_MANIFESTS = 0x6D616E69
 
 
 def hold_blobs(session: Session, *, alone: bool = False) -> None:

@@ -74,9 +74,10 @@ class Uploads:
         reserved in the namespace; None: the first in which the caller may write, or else send. Raises NotFound,
         Forbidden, QuotaExceeded.
         """
-        namespace = _home(who) if namespace is None else namespace
-        missing = f"there is no namespace {namespace!r} that this token may see"
-        who.require("send", namespace, missing=missing, param="namespace")
+        if namespace is None:
+            # The one in which names without a namespace are looked up, or a worker's first.
+            namespace = who.home("write" if who.namespaces("write") != [] else "send")
+        who.require("send", namespace, param="namespace")
         wanted = {blob.sha256: blob for blob in blobs}
         try:
             opened = self._open(wanted, namespace, who)
@@ -138,7 +139,7 @@ class Uploads:
                 begun = blob.sha256 in opened.begun
                 if blob.sha256 in opened.readable or (begun and self._storage.stat(row.stored_as) is not None):
                     continue
-                if _part_bytes(self._storage, blob) is not None:
+                if _part_bytes(self._storage, blob.size_bytes) is not None:
                     view.parts.append(self._in_parts(row))
                 else:
                     location = self._storage.put_location(row.stored_as, blob.size_bytes)
@@ -152,9 +153,7 @@ class Uploads:
         """
         with self._db.read() as session:
             row = announced(session, upload, who).get(sha256)
-        part_bytes = (
-            None if row is None else _part_bytes(self._storage, BlobSpec(sha256=sha256, size_bytes=row.size_bytes))
-        )
+        part_bytes = None if row is None else _part_bytes(self._storage, row.size_bytes)
         if row is None or row.parts_id is None or part_bytes is None:
             raise Invalid(f"{sha256[:12]} is not sent in parts in this session; start the push again", param="sha256")
         found = []
@@ -177,8 +176,7 @@ class Uploads:
 
     def join(self, blob: BlobSpec, stored_as: str, parts_id: str) -> None:
         """Join the parts of a blob into one object. Raises Verification if one of them is missing."""
-        part_bytes = _part_bytes(self._storage, blob) or blob.size_bytes
-        sizes = _sizes(blob, part_bytes)
+        sizes = _sizes(blob.size_bytes, _part_bytes(self._storage, blob.size_bytes) or blob.size_bytes)
         try:
             arrived = self._storage.sent_parts(stored_as, parts_id)
             if missing := [number for number, size in sizes.items() if arrived.get(number) != size]:
@@ -194,9 +192,8 @@ class Uploads:
             return
 
     def _in_parts(self, row: UploadBlob) -> InParts:
-        blob = BlobSpec(sha256=row.sha256, size_bytes=row.size_bytes)
-        part_bytes = _part_bytes(self._storage, blob) or blob.size_bytes
-        sizes = _sizes(blob, part_bytes)
+        part_bytes = _part_bytes(self._storage, row.size_bytes) or row.size_bytes
+        sizes = _sizes(row.size_bytes, part_bytes)
         sent: dict[int, int] = {}
         parts_id = row.parts_id
         if parts_id is not None:
@@ -215,23 +212,23 @@ class Uploads:
                 of = (UploadBlob.upload_id == row.upload_id, UploadBlob.sha256 == row.sha256)
                 session.execute(update(UploadBlob).where(*of).values(parts_id=parts_id))
         missing = [number for number, size in sizes.items() if sent.get(number) != size]
-        return InParts(sha256=blob.sha256, size_bytes=blob.size_bytes, part_bytes=part_bytes, missing=missing)
+        return InParts(sha256=row.sha256, size_bytes=row.size_bytes, part_bytes=part_bytes, missing=missing)
 
 
-def _part_bytes(storage: Storage, blob: BlobSpec) -> int | None:
+def _part_bytes(storage: Storage, size_bytes: int) -> int | None:
     """The size of each part of a blob; None if it is sent at once."""
     usual = storage.part_bytes
-    if usual is None or blob.size_bytes <= usual:
+    if usual is None or size_bytes <= usual:
         return None
     # No more parts than a store accepts, and whole mebibytes for people who read sizes.
-    least = -(-blob.size_bytes // MAX_PARTS)
+    least = -(-size_bytes // MAX_PARTS)
     return max(usual, -(-least // 2**20) * 2**20)
 
 
-def _sizes(blob: BlobSpec, part_bytes: int) -> dict[int, int]:
+def _sizes(size_bytes: int, part_bytes: int) -> dict[int, int]:
     """Number and size of each part of a blob."""
-    starts = range(0, blob.size_bytes, part_bytes)
-    return {number: min(part_bytes, blob.size_bytes - start) for number, start in enumerate(starts, start=1)}
+    starts = range(0, size_bytes, part_bytes)
+    return {number: min(part_bytes, size_bytes - start) for number, start in enumerate(starts, start=1)}
 
 
 def finish_upload(session: Session, upload: str | None) -> None:
@@ -271,13 +268,6 @@ def end_expired(session: Session, *, namespace: str | None = None, most: int | N
         reserved_bytes = row.reserved_bytes if row.finished_at is None else 0
         charge(session, row.namespace, reserved=-reserved_bytes, records=-row.record_bytes)
     return len(rows)
-
-
-def _home(who: Principal) -> str:
-    """Whose room is taken if no namespace is given: the one in which names without a namespace are looked up, or a
-    worker's first.
-    """
-    return who.home("write" if who.namespaces("write") != [] else "send")
 
 
 def _take_over(session: Session, upload: Upload, blobs: Collection[str]) -> int:

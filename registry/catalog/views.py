@@ -11,6 +11,7 @@ from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.names import Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
@@ -117,11 +118,10 @@ def get_base(
     return bases.get(name, namespace=namespace, whose=whose, who=who)
 
 
-@router.post("/base/remove", status_code=204)
-def remove_base(body: BaseSelector, bases: BasesDep, who: Admin) -> Response:
+@router.post("/base/remove", status_code=204, response_class=Response)
+def remove_base(body: BaseSelector, bases: BasesDep, who: Admin) -> None:
     """Remove a base from a namespace; its versions stay."""
     bases.remove(name=body, who=who)
-    return Response(status_code=204)
 
 
 @router.post("/base/fix")
@@ -190,19 +190,19 @@ def annotate_version(body: Annotation, states: VersionStatesDep, who: Writer) ->
 @router.post("/version/archive")
 def archive_version(body: VersionMove, states: VersionStatesDep, who: Writer) -> VersionView:
     """Hide a version from lists and `latest`; its number still finds it."""
-    return states.archive(move=body, who=who)
+    return states.move(body, VersionState.ARCHIVED, who=who)
 
 
 @router.post("/version/restore")
 def restore_version(body: VersionMove, states: VersionStatesDep, who: Writer) -> VersionView:
     """Bring an archived version back."""
-    return states.restore(move=body, who=who)
+    return states.move(body, VersionState.READY, who=who)
 
 
 @router.post("/version/delete")
 def delete_version(body: VersionMove, states: VersionStatesDep, who: Admin) -> VersionView:
     """Delete a version for good; its number stays taken."""
-    return states.delete(move=body, who=who)
+    return states.move(body, VersionState.DELETED, who=who)
 
 
 @router.post("/version/release")
@@ -229,11 +229,10 @@ def rollback_alias(body: AliasRollback, aliases: AliasesDep, who: Writer) -> Ali
     return aliases.rollback(rollback=body, who=who)
 
 
-@router.post("/aliases/remove", status_code=204)
-def remove_alias(body: AliasRemoval, aliases: AliasesDep, who: Writer) -> Response:
+@router.post("/aliases/remove", status_code=204, response_class=Response)
+def remove_alias(body: AliasRemoval, aliases: AliasesDep, who: Writer) -> None:
     """Remove an alias; its history stays."""
     aliases.remove(removal=body, who=who)
-    return Response(status_code=204)
 
 
 @router.get("/aliases/history")
@@ -261,8 +260,7 @@ def protect_alias(body: Protection, aliases: AliasesDep, who: Admin) -> Protecti
     return aliases.protect(scope=body.scope, alias=body.alias, who=who)
 
 
-@router.post("/aliases/unprotect", status_code=204)
-def unprotect_alias(body: Protection, aliases: AliasesDep, who: Admin) -> Response:
+@router.post("/aliases/unprotect", status_code=204, response_class=Response)
+def unprotect_alias(body: Protection, aliases: AliasesDep, who: Admin) -> None:
     """Let every writer move an alias again."""
     aliases.unprotect(scope=body.scope, alias=body.alias, who=who)
-    return Response(status_code=204)

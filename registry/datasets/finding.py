@@ -44,20 +44,6 @@ def find_dataset(
     only: str | None = None,
     removed: bool = False,
     param: str = "data",
-) -> DatasetAccess:
-    """Return a dataset that the caller may use, as a namespace registered it; see `find_named`."""
-    return find_named(session, text, who, prefer=prefer, only=only, removed=removed, param=param).row
-
-
-def find_named(
-    session: Session,
-    text: str,
-    who: Principal,
-    *,
-    prefer: str | None = None,
-    only: str | None = None,
-    removed: bool = False,
-    param: str = "data",
 ) -> Found:
     """Return a dataset that the caller may use, as a namespace registered it, and by which name it was found.
 
@@ -67,7 +53,7 @@ def find_named(
     NotFound, and Invalid for what fits more than one, or might be a digest or a name.
     """
     if only is not None:
-        who.require("read", only, missing=f"there is no namespace {only[:64]!r} that this token may see")
+        who.require("read", only)
     if may_be_digest(text) and not looks_like_digest(text):
         raise Invalid(
             f"{text[:80]!a} may be the beginning of a digest, so it is not looked up as a name; give at least 12 digits of the "
@@ -100,7 +86,7 @@ def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at:
             f"the dataset {digest[:12]} was removed after the job was submitted; add it again, then submit the job again",
             param="data",
         )
-    return find_dataset(session, digest, SYSTEM, prefer=namespace)
+    return find_dataset(session, digest, SYSTEM, prefer=namespace).row
 
 
 def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:

@@ -13,11 +13,12 @@ from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
 from registry.artifacts.stored_blobs import hold_blobs
 from registry.artifacts.uploads import finish_upload
-from registry.datasets.finding import find_dataset, find_named, names_of, spoken_for, usable_by
+from registry.datasets.finding import find_dataset, names_of, spoken_for, usable_by
 from registry.datasets.models import Dataset, DatasetAccess, DatasetName, DatasetNumber
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
+from registry.db.stored_json import view_of
 from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden
 from registry.principal import Principal
@@ -40,7 +41,7 @@ class Datasets:
         QuotaExceeded, and what `Artifacts.verify` does.
         """
         namespace = dataset.namespace or who.home()
-        who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
+        who.require("write", namespace)
         blob = blob_of(dataset.digest, dataset.size_bytes)
         self._artifacts.verify(upload=dataset.upload, blobs=[blob], who=who)
         with self._db.write() as session:
@@ -110,7 +111,7 @@ class Datasets:
     def get(self, name: str, *, namespace: str | None, who: Principal) -> DatasetView:
         """Return a dataset by digest or name; a name is looked up in `namespace` first. Raises NotFound, Invalid."""
         with self._db.read() as session:
-            found = find_named(session, name, who, prefer=namespace)
+            found = find_dataset(session, name, who, prefer=namespace)
             names = names_of(session, [found.row])
             return _present(found.row, names, shown=None if found.name is None else (found.name, found.number))
 
@@ -119,7 +120,7 @@ class Datasets:
         Invalid.
         """
         with self._db.read() as session:
-            row = find_dataset(session, name, who, only=namespace).dataset
+            row = find_dataset(session, name, who, only=namespace).row.dataset
         return self._artifacts.locate(row.digest, row.size_bytes)
 
     def remove(self, name: str, *, namespace: str | None = None, who: Principal) -> None:
@@ -130,7 +131,7 @@ class Datasets:
         """
         now = utc_now()
         with self._db.write() as session:
-            found = find_dataset(session, name, who, only=namespace).digest
+            found = find_dataset(session, name, who, only=namespace).row.digest
             # A request that gives it up in another namespace at the same moment waits here: one of the two is the last.
             dataset = session.get_one(Dataset, found, with_for_update=True)
             left = (DatasetAccess.digest == dataset.digest, DatasetAccess.removed_at.is_(None))
@@ -176,16 +177,5 @@ def _present(
     """Show a dataset by the requested name, or else by the last one that it was given."""
     given = names.get((row.digest, row.namespace), ())
     name, number = shown or next(((one.name, one.number) for one in given), ("", None))
-    return DatasetView(
-        digest=row.digest,
-        namespace=row.namespace,
-        size_bytes=row.dataset.size_bytes,
-        format=row.format,
-        rows=row.rows,
-        shape=row.shape,
-        columns=row.columns,
-        name=name,
-        number=number,
-        names=[f"{one.name}@v{one.number}" for one in given],
-        created_at=row.created_at,
-    )
+    names_given = [f"{one.name}@v{one.number}" for one in given]
+    return view_of(DatasetView, row, size_bytes=row.dataset.size_bytes, name=name, number=number, names=names_given)

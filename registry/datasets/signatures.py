@@ -114,7 +114,8 @@ class SignedDatasets:
 
     def _make(self, digest: str, reading: Reading, target: Path) -> None:
         if (why := self._sign(digest, reading, target)) is not None:
-            self._keep(digest, reading, refusal=why[:500])
+            with self._db.write() as session:
+                self._note(session, digest, reading, blob=None, size_bytes=0, refusal=why[:500])
             raise NotSigned(why[:500])
         size_bytes = target.stat().st_size
         with target.open("rb") as file:
@@ -154,10 +155,6 @@ class SignedDatasets:
     @staticmethod
     def _size(session: Session, digest: str, reading: Reading) -> int:
         return sum(session.get_one(Dataset, one).size_bytes for one in (digest, *reading.beside))
-
-    def _keep(self, digest: str, reading: Reading, *, refusal: str) -> None:
-        with self._db.write() as session:
-            self._note(session, digest, reading, blob=None, size_bytes=0, refusal=refusal)
 
     def _note(self, session: Session, digest: str, reading: Reading, **values: object) -> None:
         upsert(

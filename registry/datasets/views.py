@@ -52,8 +52,7 @@ def locate_dataset(digest: Digest, datasets: DatasetsDep, who: Reader, namespace
     return datasets.locate(digest, namespace=namespace, who=who)
 
 
-@router.post("/{digest}/remove", status_code=204)
-def remove_dataset(digest: Digest, datasets: DatasetsDep, who: Writer, namespace: Only = None) -> Response:
+@router.post("/{digest}/remove", status_code=204, response_class=Response)
+def remove_dataset(digest: Digest, datasets: DatasetsDep, who: Writer, namespace: Only = None) -> None:
     """Remove a dataset from a namespace, or from all where the caller may write; versions trained on it still name it."""
     datasets.remove(digest, namespace=namespace, who=who)
-    return Response(status_code=204)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any
 
 from sqlalchemy import Float, Insert, String, event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from registry.db.statements import connection_of
+from registry.db.statements import connection_of, native_insert
 from registry.db.types import Model
 
 #: Upper bounds of the histogram of durations, in seconds; what took longer is only in "+Inf".
@@ -65,8 +63,7 @@ def _write(session: Session) -> None:
 @cache
 def _add(dialect: str) -> Insert:
     """Add to a counter, or create it."""
-    kinds: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    new = kinds(Counter)
+    new = native_insert(dialect, Counter)
     added = {"value": Counter.value + new.excluded.value}
     made: Insert = new.on_conflict_do_update(index_elements=["name", "labels"], set_=added)
     return made

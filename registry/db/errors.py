@@ -26,6 +26,11 @@ from registry.errors import Invalid, Unavailable
 _ENDED = ("closed the connection", "connection is closed", "terminating connection", "reset by peer")
 
 
+#: At most this many lines are written in this many seconds: if the database is away, every request fails.
+_WINDOW_S, _LINES = 5.0, 10
+_log = logging.getLogger(__name__)
+
+
 def explain(error: Exception) -> Invalid | Unavailable | None:
     """Return the error that says what to do, or None if this one is our own fault."""
     if isinstance(error, PoolTimeoutError):
@@ -80,12 +85,6 @@ def _said_by_driver(reason: str) -> Unavailable | None:
     return None
 
 
-#: At most this many lines are written in this many seconds: if the database is away, every request fails.
-_WINDOW_S, _LINES = 5.0, 10
-
-_log = logging.getLogger(__name__)
-
-
 class Causes:
     """Logs causes, but only a few if there are very many."""
 
@@ -124,9 +123,9 @@ def told(error: BaseException) -> str:
     driver = getattr(error, "orig", None) or error
     state = getattr(driver, "sqlstate", None) or "no SQLSTATE"
     first = (str(driver).splitlines() or [""])[0]
-    ended = "; the registry stopped waiting and closed the connection" if _is_ours(driver) else ""
+    ended = (
+        "; the registry stopped waiting and closed the connection"
+        if isinstance(driver, NoAnswer) or getattr(driver, "closed_by_us", False)
+        else ""
+    )
     return f"{type(driver).__name__} ({state}): {first}{ended}"
-
-
-def _is_ours(error: BaseException) -> bool:
-    return isinstance(error, NoAnswer) or getattr(error, "closed_by_us", False)

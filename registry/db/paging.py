@@ -87,11 +87,8 @@ def page_of(
     before its first row.
     """
     keys = (key, *more)
-    if cursor is not None:
-        seen = read_cursor(cursor, [column.type.python_type for column in keys])
-        here, there = tuple_(*keys), tuple_(*seen)
-        query = query.where(here < there if newest_first else here > there)
-    ordered = query.order_by(*(column.desc() if newest_first else column.asc() for column in keys))
+    seen = None if cursor is None else read_cursor(cursor, [column.type.python_type for column in keys])
+    ordered = in_order(query, keys, seen, newest_first=newest_first)
     if weight is not None:
         limit = fitting(session.scalars(ordered.with_only_columns(weight).limit(limit)), limit)
     rows = list(session.scalars(ordered.limit(limit + 1)).unique())
@@ -99,6 +96,14 @@ def page_of(
     if len(rows) > limit:
         following = write_cursor([getattr(rows[limit - 1], column.key) for column in keys])
     return Page(items=views(rows[:limit]), next=following)
+
+
+def in_order(query: Select[R], keys: Sequence[Any], seen: Sequence[Any] | None, *, newest_first: bool) -> Select[R]:
+    """Put a query in the order of these columns, after the row with the values `seen` in them."""
+    if seen is not None:
+        here, there = tuple_(*keys), tuple_(*seen)
+        query = query.where(here < there if newest_first else here > there)
+    return query.order_by(*(column.desc() if newest_first else column.asc() for column in keys))
 
 
 def fitting(sizes: Iterable[int], limit: int) -> int:

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Insert, insert, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
-from sqlalchemy.sql.dml import ReturningInsert
 
 from registry.db.types import Model
 
@@ -64,6 +63,11 @@ def connection_of(session: Session) -> Connection:
 _KINDS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
+def native_insert(dialect: str, model: type[Model]) -> Any:
+    """Return the INSERT of a database into a table."""
+    return _KINDS[dialect](model)
+
+
 def append(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
     """Insert rows whose objects nobody needs: this costs a third of adding the objects."""
     if rows:
@@ -96,14 +100,15 @@ def insert_if_new(session: Session, model: type[Model], **values: Any) -> bool:
     session.flush()
     connection = connection_of(session)
     # On PostgreSQL the row count of such a statement means nothing; what it returns does.
-    return connection.execute(_insert_if_new(connection.dialect.name, model), values).first() is not None
+    statement = _insert_if_new(connection.dialect.name, model, returning=True)
+    return connection.execute(statement, values).first() is not None
 
 
 @cache
-def _insert_if_new(dialect: str, model: type[Model]) -> ReturningInsert[Any]:
+def _insert_if_new(dialect: str, model: type[Model], *, returning: bool) -> Any:
     """Made once: building a statement with the values in it costs as much as running it."""
-    made: ReturningInsert[Any] = _KINDS[dialect](model).on_conflict_do_nothing().returning(*inspect(model).primary_key)
-    return made
+    made = native_insert(dialect, model).on_conflict_do_nothing()
+    return made.returning(*inspect(model).primary_key) if returning else made
 
 
 def append_new(session: Session, model: type[Model], *rows: dict[str, Any]) -> None:
@@ -111,18 +116,12 @@ def append_new(session: Session, model: type[Model], *rows: dict[str, Any]) -> N
     if rows:
         session.flush()
         connection = connection_of(session)
-        connection.execute(_append_new(connection.dialect.name, model), list(rows))
-
-
-@cache
-def _append_new(dialect: str, model: type[Model]) -> Insert:
-    made: Insert = _KINDS[dialect](model).on_conflict_do_nothing()
-    return made
+        connection.execute(_insert_if_new(connection.dialect.name, model, returning=False), list(rows))
 
 
 def upsert(session: Session, model: type[Model], key: dict[str, Any], values: dict[str, Any]) -> None:
     """Insert a row, or give the row with this primary key these values, which may be expressions."""
     session.flush()
     connection = connection_of(session)
-    statement = _KINDS[connection.dialect.name](model).values({**key, **values})
+    statement = native_insert(connection.dialect.name, model).values({**key, **values})
     connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))

@@ -14,10 +14,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import inspect
 
+from registry.db.types import Model
 from registry.errors import Unreadable
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.wire import read
@@ -88,3 +91,21 @@ def _without(value: Any, path: Sequence[int | str]) -> tuple[Any, str]:
         rest = {**value, key: inner} if below else {other: each for other, each in value.items() if other != key}
         return rest, f"{key}.{below}" if below else str(key)
     return value, ""
+
+
+def fields_of(kind: type[BaseModel], row: Model, **others: Any) -> dict[str, Any]:
+    """Return what a view of this kind shows of a row: its columns that have the names of fields, unless they are
+    deferred, and `others`, which take precedence.
+    """
+    return {name: getattr(row, name) for name in _shared(kind, type(row))} | others
+
+
+def view_of(kind: type[M], row: Model, **others: Any) -> M:
+    """Return the view that `fields_of` describes."""
+    return kind(**fields_of(kind, row, **others))
+
+
+@cache
+def _shared(kind: type[BaseModel], model: type[Model]) -> tuple[str, ...]:
+    columns = inspect(model).column_attrs
+    return tuple(each.key for each in columns if each.key in kind.model_fields and not each.deferred)

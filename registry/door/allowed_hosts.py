@@ -17,13 +17,12 @@ from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.errors import Forbidden, Invalid, Misdirected, RegistryError
-from registry.http.addresses import neighbourhood_of, parsed_address
+from registry.http.addresses import neighbourhood_of, parse_address
 from registry.http.paths import area_of
-from registry.http.refusals import REFUSALS
+from registry.http.refusals import REFUSALS, refused
 
 _VARIABLE = "REGISTRY_ALLOWED_HOSTS"
 #: A host and perhaps a port, as in `Host`; an address of IPv6 in brackets.
@@ -66,7 +65,7 @@ class HostNames:
 
     def has(self, name: str) -> bool:
         """Whether a host in its plain spelling is among them; loopback names and addresses always are."""
-        address = parsed_address(name)
+        address = parse_address(name)
         is_loopback = name == "localhost" if address is None else address.is_loopback
         return is_loopback or name in self.exact or name.endswith(self.ends)
 
@@ -110,7 +109,7 @@ class AnswerOwnHosts:
             address = neighbourhood_of(scope.get("client"))
             why: Literal["misdirected", "forbidden"] = "misdirected" if isinstance(error, Misdirected) else "forbidden"
             REFUSALS.note(why, address, "refused a request from %s: %s", address, error.message)
-            await JSONResponse(error.reply().model_dump(), status_code=error.status)(scope, receive, send)
+            await refused(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -164,7 +163,7 @@ def _bare(text: str) -> str | None:
 
 
 def _address(text: str) -> str | None:
-    parsed = parsed_address(text)
+    parsed = parse_address(text)
     return None if parsed is None else str(parsed)
 
 

@@ -12,6 +12,8 @@ from registry.settings import Settings
 
 #: How much all answers that clients have not fetched yet may take, in bytes.
 UNSENT_BYTES = 16 * 1024 * 1024
+#: The longest URL, in bytes.
+MOST_URL_BYTES = 16 * 1024
 Pool(
     "connections",
     waits="requests on a connection, behind the one that is being answered",
@@ -36,10 +38,6 @@ class Limits:
     connections: int
     #: A whole number, or infinity.
     connections_per_address: float
-    #: The size of the request line and all headers together.
-    head_bytes: int
-    headers: int
-    url_bytes: int
     #: From the beginning of a connection or a request to the end of its headers.
     head_s: float = 10.0
     #: How fast a body must come, once it has begun.
@@ -49,6 +47,10 @@ class Limits:
     #: How long a connection without a request is kept.
     idle_s: float = 5.0
     trusted: tuple[Network, ...] = ()
+    #: The size of the request line and all headers together; the number of headers; and the size of the URL.
+    head_bytes: int = 32 * 1024
+    headers: int = 100
+    url_bytes: int = MOST_URL_BYTES
     #: How many connections beyond the limits are accepted to be told why they are refused, and for probes.
     reserve: int = 64
     #: How long a body that came in fast may pause, and how long an answer that nobody fetches is kept.
@@ -73,9 +75,6 @@ class Limits:
         limits = cls(
             connections=settings.max_connections,
             connections_per_address=settings.max_connections_per_address,
-            head_bytes=settings.max_head_bytes,
-            headers=settings.max_headers,
-            url_bytes=settings.max_url_bytes,
             trusted=parse_proxies(settings.trusted_proxies),
         )
         if not settings.behind_proxy:

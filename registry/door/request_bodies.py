@@ -10,7 +10,6 @@ import re
 from contextlib import ExitStack, nullcontext
 from urllib.parse import unquote_to_bytes
 
-from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +19,7 @@ from registry.errors import Forbidden, Invalid, RegistryError, WrongMediaType
 from registry.http.bodies import APART_BYTES, LARGER, PARSED, Parsed, limit_of, sized
 from registry.http.lanes import answering
 from registry.http.paths import area_of
+from registry.http.refusals import refused
 from registry.http.rights import Rights, note_forbidden
 from registry.pools import Pool
 from registry.principal import Principal
@@ -110,16 +110,12 @@ class StrictBodies:
             except RegistryError as error:
                 if isinstance(error, Forbidden):
                     note_forbidden(scope, error)
-                await _refusal(error)(scope, receive, send)
+                await refused(error)(scope, receive, send)
                 return
             except ClientDisconnect:
                 return
             with answering(who, receive):
                 await self._app(scope, _replay(raw, receive), send)
-
-
-def _refusal(error: RegistryError) -> JSONResponse:
-    return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
 
 
 def _check_target(scope: Scope) -> None:

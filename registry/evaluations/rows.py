@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
 from registry.artifacts.stored_blobs import hold_blobs
-from registry.catalog.models import Adapter, NamedBase, Version
-from registry.catalog.versions.lifecycle import LIVE
+from registry.catalog.models import NamedBase, Version
 from registry.db.database import Database
 from registry.db.stored_json import table
 from registry.db.types import utc_now
@@ -80,17 +79,10 @@ def take_in(session: Session, namespace: str, file: RowFile) -> None:
 
 
 def give_up(session: Session, version: Version) -> None:
-    """Give up the rows and the samples of a deleted version's scores, unless its namespace has another version with the
-    same bytes.
+    """Give up the rows and the samples of a deleted version's scores: its namespace has no other version with the same
+    bytes.
     """
     namespace = version.adapter.namespace
-    others = (
-        select(Version.pk)
-        .join(Adapter, Adapter.pk == Version.adapter_pk)
-        .where(Adapter.namespace == namespace, Version.digest == version.digest, Version.state.in_(LIVE))
-    )
-    if session.scalars(others.limit(1)).first() is not None:
-        return
     _give_up(session, Evaluation.namespace == namespace, Evaluation.digest == version.digest)
     _give_up_samples(session, namespace, version.digest)
 

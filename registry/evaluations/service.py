@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import ColumnElement, select
@@ -13,7 +14,7 @@ from registry.access.audit.service import record
 from registry.artifacts.uploads import finish_upload
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
-from registry.db.stored_json import readable, table
+from registry.db.stored_json import fields_of, readable, table
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.evaluations.rows import give_up_earlier, take_in
 from registry.evaluations.standing import made_in, of_any_base, of_bytes, space_of_bases
@@ -38,7 +39,6 @@ class Evaluations:
     def keep(
         self,
         session: Session,
-        *,
         job: Job,
         attempt: int,
         request: EvaluationRequest,
@@ -91,14 +91,10 @@ class Evaluations:
         versions in several namespaces.
         """
         query = select(Evaluation).where(who.within(Evaluation.namespace))
+        asked = {"job_id": job, "dataset_digest": dataset, "id": ident}
+        query = query.filter_by(**{name: value for name, value in asked.items() if value is not None})
         if namespace is not None:
             query = query.where(made_in(Evaluation, namespace, who, scores_of=namespace))
-        if job is not None:
-            query = query.where(Evaluation.job_id == job)
-        if dataset is not None:
-            query = query.where(Evaluation.dataset_digest == dataset)
-        if ident is not None:
-            query = query.where(Evaluation.id == ident)
         if base is not None:
             query = query.where(of_any_base(base))
         # Whether it is said which scores, and not only of what.
@@ -201,28 +197,25 @@ class _Found(Wire):
 
 def _present(row: Evaluation) -> EvaluationView | None:
     found = readable(_Found, {"metrics": row.metrics, "samples": row.samples}) or _Found()
-    return readable(
+    removed = row.rows_removed_at is not None
+    shown = fields_of(
         EvaluationView,
-        {
-            "id": row.id,
-            "namespace": row.namespace,
-            "ref": row.label,
-            "digest": row.digest,
-            "base_fingerprint": row.base_fingerprint,
-            "dataset": row.dataset_digest,
-            "grader": row.grader,
-            "precision": row.precision,
-            "conditions": table(table(row.spec).get("conditions")),
-            "metrics": found.metrics,
-            "samples": found.samples,
-            "keep_samples": kept if isinstance(kept := table(row.spec).get("keep_samples"), int) else None,
-            "libraries": {name: said for name, said in table(row.libraries).items() if isinstance(said, str)},
-            "spec_digest": row.spec_digest,
-            "rows_digest": None if row.rows_removed_at is not None else row.rows_digest,
-            "rows_size_bytes": None if row.rows_removed_at is not None else row.rows_size_bytes,
-            "contamination": readable(Contamination, row.contamination) if row.contamination else None,
-            "scorer_errors": {name: said for name, said in table(row.scorer_errors).items() if isinstance(said, str)},
-            "job": row.job_id,
-            "created_at": row.created_at,
-        },
+        row,
+        ref=row.label,
+        dataset=row.dataset_digest,
+        conditions=table(table(row.spec).get("conditions")),
+        metrics=found.metrics,
+        samples=found.samples,
+        keep_samples=kept if isinstance(kept := table(row.spec).get("keep_samples"), int) else None,
+        libraries=_texts(row.libraries),
+        rows_digest=None if removed else row.rows_digest,
+        rows_size_bytes=None if removed else row.rows_size_bytes,
+        contamination=readable(Contamination, row.contamination) if row.contamination else None,
+        scorer_errors=_texts(row.scorer_errors),
+        job=row.job_id,
     )
+    return readable(EvaluationView, shown)
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {name: said for name, said in table(value).items() if isinstance(said, str)}

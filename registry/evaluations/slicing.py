@@ -7,6 +7,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.artifacts.service import Artifacts
@@ -20,18 +21,19 @@ from registry.rows.service import RowReading
 from sdk.formats.rows import detect_format
 from sdk.schemas.scores import SlicedScores
 
+#: The largest dataset that is read for this.
+MOST_BYTES = 2 * 1000**3
 
+
+@dataclass(frozen=True, eq=False)
 class Slicing:
     """The service that sums up recorded rows by a column; nothing is computed again."""
 
-    def __init__(
-        self, db: Database, artifacts: Artifacts, evaluations: Evaluations, rows: EvaluationRows, reading: RowReading
-    ) -> None:
-        self._db = db
-        self._artifacts = artifacts
-        self._evaluations = evaluations
-        self._rows = rows
-        self._reading = reading
+    _db: Database
+    _artifacts: Artifacts
+    _evaluations: Evaluations
+    _rows: EvaluationRows
+    _reading: RowReading
 
     def slices(self, ident: str, *, by: str, who: Principal) -> SlicedScores:
         """Sum up the rows of an evaluation by the values of the column `by`.
@@ -58,10 +60,6 @@ class Slicing:
         return page.items[0].dataset
 
 
-#: The largest dataset that is read for this.
-MOST_BYTES = 2 * 1000**3
-
-
 @contextmanager
 def rows_of(db: Database, artifacts: Artifacts, dataset: str, who: Principal) -> Iterator[Path]:
     """Open a copy of the bytes of a dataset that the caller may read, by its digest.
@@ -70,7 +68,7 @@ def rows_of(db: Database, artifacts: Artifacts, dataset: str, who: Principal) ->
     """
     try:
         with db.read() as session:
-            row = find_dataset(session, dataset, who, removed=False).dataset
+            row = find_dataset(session, dataset, who).row.dataset
             digest, size_bytes = row.digest, row.size_bytes
     except NotFound as error:
         raise NotFound(f"the dataset {dataset[:12]} was removed, or this token may not read it") from error

@@ -14,10 +14,19 @@ from registry.errors import Invalid
 Network = IPv4Network | IPv6Network
 
 
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text is, that of IPv4 if it is only mapped to IPv6; None if it is none."""
+    try:
+        parsed = ip_address(text)
+    except ValueError:
+        return None
+    return parsed.ipv4_mapped or parsed if isinstance(parsed, IPv6Address) else parsed
+
+
 @lru_cache(4096)
 def neighbourhood(address: str) -> str:
     """The addresses that share a limit: a single one of IPv4, and the 2^64 of IPv6 that one machine may give itself."""
-    parsed = parsed_address(address)
+    parsed = parse_address(address)
     if parsed is None:
         return ascii(address[:100])
     return str(ip_network((parsed, 64), strict=False) if isinstance(parsed, IPv6Address) else parsed)
@@ -26,15 +35,6 @@ def neighbourhood(address: str) -> str:
 def neighbourhood_of(client: tuple[str, int] | None) -> str:
     """That of whoever is at the other end of a connection."""
     return neighbourhood(client[0]) if client else "unknown"
-
-
-def parsed_address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address, one of IPv4 also where it is written as one of IPv6; None for what is none."""
-    try:
-        parsed = ip_address(text)
-    except ValueError:
-        return None
-    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
 
 def parse_proxies(text: str | None) -> tuple[Network, ...]:
@@ -50,5 +50,5 @@ def parse_proxies(text: str | None) -> tuple[Network, ...]:
 
 def is_within(address: str, networks: tuple[Network, ...]) -> bool:
     """Whether an address is in one of the networks."""
-    parsed = parsed_address(address)
+    parsed = parse_address(address)
     return parsed is not None and any(parsed in network for network in networks)

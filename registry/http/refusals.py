@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal, get_args
 
+from starlette.responses import JSONResponse
+
+from registry.errors import RegistryError
+
 #: Why something was refused; the label `why` of the metric.
 RefusalKind = Literal[
     "forbidden", "log_in", "malformed", "misdirected", "not_taken", "too_large", "too_many", "too_slow"
@@ -82,3 +86,8 @@ class Refusals:
 
 #: This process's: connections are refused before any application is called.
 REFUSALS = Refusals()
+
+
+def refused(error: RegistryError) -> JSONResponse:
+    """The answer to a request that is refused."""
+    return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import version
 from inspect import iscoroutinefunction
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError
 from registry.http.bodies import PARSED, Parsed, sized
 from registry.http.lanes import Lane
+from registry.http.refusals import refused
 from registry.http.rights import May, note_forbidden, right_of
 from registry.pools import Pool
 from registry.principal import Principal
@@ -65,11 +66,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 T = TypeVar("T")
 
 
-def provide(app: FastAPI, services: Mapping[type[Any], Any]) -> None:
-    """Let the views of `app` ask for each of these services by its class."""
-    app.state.by_class = services
-
-
 def service(kind: type[T]) -> Any:
     """The dependency that gives a view this application's service of a class: `Annotated[Jobs, service(Jobs)]`."""
 
@@ -101,89 +97,85 @@ Cursor = Annotated[
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
 
-#: For how many requests one process reads whole files at the same time; more would only share its cores and its memory.
-READING_AT_ONCE, READING_LONG_AT_ONCE, HANDED_IN_AT_ONCE = 4, 2, 2
-#: How many of these may wait: a pipeline may push a hundred adapters at once.
-_READING_WAITING = 256
 #: What a push takes of memory at most while its files are read, whatever modules it has, beside its body and the names of
 #: its tensors; and what a completion takes: rows are read one by one, each of at most 64 KiB.
 PUSH_BYTES = 7 * 1024 * 1024
 _HANDED_IN_BYTES = 4 * 1024 * 1024
-#: How long a request waits for its turn there, in seconds: half of what clients wait for the answer, or less.
-_READING_WAIT_S = 300.0
-_BY_TURNS = "by turns: at most {} while others wait, all when alone"
 
 
-def _reading_lane(name: str, waits: str, item: str, *, at_once: int, item_bytes: int) -> Lane:
+def _lane(
+    name: str,
+    waits: str,
+    item: str,
+    *,
+    at_once: int,
+    newcomers: int = 1,
+    item_bytes: int = 0,
+    waiting: int = 256,
+    wait_s: float = 300.0,
+) -> Lane:
+    """Return a lane for what one process does `at_once`: more would only share its cores and its memory.
+
+    Many may be `waiting`: a pipeline may push a hundred adapters at once. They wait half of what clients wait for the
+    answer, or less.
+    """
+    others = "a namespace that has none" if newcomers == 1 else "namespaces that have none"
     pool = Pool(
         name,
-        waits=f"{waits}; {_READING_WAIT_S:g} s",
-        at_once=f"{at_once}, and 1 of a namespace that has none",
+        waits=f"{waits}; {wait_s:g} s",
+        at_once=f"{at_once}, and {newcomers} of {others}",
         item=item,
-        share=_BY_TURNS.format(at_once // 2),
-        most_bytes=(at_once + 1) * item_bytes,
+        share=f"by turns: at most {at_once // 2} while others wait, all when alone",
+        most_bytes=(at_once + newcomers) * item_bytes,
     )
-    return Lane(pool, at_once=at_once, newcomers=1, waiting=_READING_WAITING, wait_s=_READING_WAIT_S)
+    return Lane(pool, at_once=at_once, newcomers=newcomers, waiting=waiting, wait_s=wait_s)
 
 
 #: One for what may take minutes, since bases have many files; and one for completions, whose rows a tenant's own worker
 #: makes.
 _APART = {
-    "reading": _reading_lane(
+    "reading": _lane(
         "reading",
         "pushes, checkpoints, datasets: their files are read, hashed and inspected",
         f"the bytes of its files, once, in pieces of 1 MiB, {PUSH_BYTES // 1024**2} MiB of memory beside names of tensors; halves of "
         "a module up to 64 MiB each, in temporary files",
-        at_once=READING_AT_ONCE,
+        at_once=4,
         item_bytes=PUSH_BYTES,
     ),
-    "reading long": _reading_lane(
+    "reading long": _lane(
         "reading long",
         "bases with files, `compare`, slices of scores",
         f"the bytes of a base's files; few scores in the server, {MOST_HELD_BYTES // 1024**2} MiB of memory; otherwise "
         f"{MOST_WORK:,} rows times pairs of targets, read apart",
-        at_once=READING_LONG_AT_ONCE,
+        at_once=2,
         item_bytes=MOST_HELD_BYTES,
     ),
-    "handing in": _reading_lane(
+    "handing in": _lane(
         "handing in",
         "completions of jobs, for the namespaces of the jobs: results are verified and recorded",
         f"the bytes of its files, once; {MOST_TARGET_ROWS:,} rows of a target and {MOST_JOB_ROWS:,} in all, 4 µs each",
-        at_once=HANDED_IN_AT_ONCE,
+        at_once=2,
         item_bytes=_HANDED_IN_BYTES,
     ),
-}
-#: More than two submits that plan would only take the interpreter from all others.
-_PLANNING_AT_ONCE, _PLANNING_WAIT_S = 2, 30.0
-_APART["planning"] = Lane(
-    Pool(
+    # More than two submits that plan would only take the interpreter from all others.
+    "planning": _lane(
         "planning",
-        waits=f"jobs that are submitted: they are examined over their bases; {_PLANNING_WAIT_S:g} s",
-        at_once=f"{_PLANNING_AT_ONCE}, and 1 of a namespace that has none",
-        item="one base of 4 MiB of tensors at a time, 3 s; 2,000,000 steps for a pattern, and for ranks",
-        share=_BY_TURNS.format(_PLANNING_AT_ONCE // 2),
+        "jobs that are submitted: they are examined over their bases",
+        "one base of 4 MiB of tensors at a time, 3 s; 2,000,000 steps for a pattern, and for ranks",
+        at_once=2,
+        wait_s=30.0,
     ),
-    at_once=_PLANNING_AT_ONCE,
-    newcomers=1,
-    waiting=_READING_WAITING,
-    wait_s=_PLANNING_WAIT_S,
-)
-#: Fewer than connections to the database, so that some are left for all else that asks it.
-_ANSWERING_AT_ONCE, _ANSWERING_NEWCOMERS = 10, 2
-_ANSWERING_WAIT_S = 15.0
-_answering = Lane(
-    Pool(
-        "answering",
-        waits=f"all other requests that ask the database; {_ANSWERING_WAIT_S:g} s",
-        at_once=f"{_ANSWERING_AT_ONCE}, and {_ANSWERING_NEWCOMERS} of namespaces that have none",
-        item="one view: its statements, for which PostgreSQL may take 5 s each",
-        share=_BY_TURNS.format(_ANSWERING_AT_ONCE // 2),
-    ),
-    at_once=_ANSWERING_AT_ONCE,
-    newcomers=_ANSWERING_NEWCOMERS,
-    # As many as may come from a few addresses: an answer takes milliseconds.
+}
+#: Fewer than connections to the database, so that some are left for all else that asks it. As many wait as may come from
+#: a few addresses: an answer takes milliseconds.
+_answering = _lane(
+    "answering",
+    "all other requests that ask the database",
+    "one view: its statements, for which PostgreSQL may take 5 s each",
+    at_once=10,
+    newcomers=2,
     waiting=1000,
-    wait_s=_ANSWERING_WAIT_S,
+    wait_s=15.0,
 )
 Pool(
     "threads of the server",
@@ -336,7 +328,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def _refused(request: Request, error: RegistryError) -> JSONResponse:
         if isinstance(error, Forbidden):
             note_forbidden(request.scope, error)
-        return JSONResponse(error.reply().model_dump(), status_code=error.status, headers=error.headers)
+        return refused(error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

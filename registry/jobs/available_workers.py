@@ -88,21 +88,17 @@ def lately_seen_workers(session: Session) -> list[AvailableWorker]:
 
 
 def _workers(session: Session, *which: ColumnElement[bool]) -> list[AvailableWorker]:
-    columns = (
-        Worker.owner,
-        Worker.name,
-        Worker.device,
-        Worker.memory_bytes,
-        Worker.free_memory_bytes,
-        Worker.queues,
-        Worker.version,
-    )
+    named = ("owner", "name", "device", "memory_bytes", "free_memory_bytes", "queues", "version")
+    columns = [getattr(Worker, name) for name in named]
     query = select(*columns, Worker.knows).where(*which).order_by(Worker.name, Worker.owner)
     rows = session.execute(query).all()
     spaces = spaces_of(session, {row.owner for row in rows})
     return [
         AvailableWorker(
-            *row[:-1], fields=fields_among(row.knows), scorers=scorers_among(row.knows), spaces=spaces[row.owner]
+            **{name: getattr(row, name) for name in named},
+            fields=fields_among(row.knows),
+            scorers=scorers_among(row.knows),
+            spaces=spaces[row.owner],
         )
         for row in rows
     ]

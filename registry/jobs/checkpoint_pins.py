@@ -21,6 +21,11 @@ from sdk.schemas.work import CheckpointSource
 NEWEST_FIRST = (Checkpoint.seq.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
 
 
+def training_of(job: Job) -> TrainingRequest:
+    """Return the request of a training. Raises Unreadable."""
+    return read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
+
+
 def resume_point(session: Session, job: Job, request: TrainingRequest) -> CheckpointSource | None:
     """Where an attempt resumes from: the job's own last checkpoint, else the one that it was submitted with.
 
@@ -46,7 +51,7 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
         return request
     earlier = find_job(session, request.from_checkpoint.job, who)
     row = find_checkpoint(session, request.from_checkpoint)
-    theirs = read_stored(TrainingRequest, earlier.request, of=f"the request of job {earlier.id}")
+    theirs = training_of(earlier)
     day = request.template_date or theirs.template_date
     if others := other_than(theirs, request):
         raise Invalid(

@@ -15,11 +15,11 @@ from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
 from registry.db.statements import upsert
-from registry.db.stored_json import read_stored, readable
+from registry.db.stored_json import read_stored, readable, view_of
 from registry.db.types import db_now, utc_now
 from registry.errors import Invalid
 from registry.jobs import attempts
-from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint
+from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint, training_of
 from registry.jobs.kinds.training_outcome import require_asked, settle
 from registry.jobs.lifecycle import UNFINISHED, find_job
 from registry.jobs.models import Checkpoint, Job
@@ -27,7 +27,7 @@ from registry.principal import Principal
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
-from sdk.schemas.job_requests import CheckpointRef, TrainingRequest
+from sdk.schemas.job_requests import CheckpointRef
 from sdk.schemas.jobs import CheckpointPublication, CheckpointView
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.training_report import TrainingReport
@@ -61,7 +61,7 @@ class Checkpoints:
             )
         with self._db.read() as session:
             found = find_job(session, job_id, who, action="work")
-            request = read_stored(TrainingRequest, found.request, of=f"the request of job {job_id}")
+            request = training_of(found)
             if session.scalar(select(Job.id).where(*attempts.held(job_id, record.attempt, who))) is None:
                 raise attempts.stale(job_id, record.attempt)
         require_asked(request, manifest, record.report)
@@ -122,7 +122,7 @@ class Checkpoints:
             job = find_job(session, job_id, who)
             row = find_checkpoint(session, CheckpointRef(job=job_id, step=step))
             manifest = read_manifest(session, row.manifest_digest)
-            request = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
+            request = training_of(job)
             report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
             made = JobRef(id=job.id, attempt=row.attempt)
         files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)]
@@ -184,14 +184,5 @@ class _Scores(Wire):
 
 def _present(row: Checkpoint, metrics: Any) -> CheckpointView:
     scores = readable(_Scores, {"metrics": metrics})
-    return CheckpointView(
-        job=row.job_id,
-        step=row.step,
-        total=row.total,
-        attempt=row.attempt,
-        digest=row.manifest_digest,
-        size_bytes=row.size_bytes,
-        metrics={} if scores is None else scores.metrics,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-    )
+    shown = {} if scores is None else scores.metrics
+    return view_of(CheckpointView, row, job=row.job_id, digest=row.manifest_digest, metrics=shown)

@@ -99,15 +99,12 @@ class Claims:
                 if earlier is None and found is not None and request is not None:
                     keep(session, request, json.dumps([found.job, found.attempt]))
             if found is not None or len(ended) < _MOST_ENDED:
-                return None if found is None else self._complemented(found)
+                if found is None:
+                    return None
+                return rules_of(found.request.kind).complement(self._db, found.request, found)
             # A namespace whose jobs took up a whole transaction doesn't keep others waiting.
             passed_over += ended
         return None
-
-    def _complemented(self, given: Assignment) -> Assignment:
-        """An assignment, with what was not looked up while others waited to write."""
-        rules = rules_of(given.request.kind)
-        return rules.complement(self._db, given.request, given)
 
     def _next(
         self, session: Session, claim: ClaimRequest, passed_over: Collection[str], who: Principal
@@ -214,7 +211,8 @@ class Claims:
             if held is None:
                 raise attempts.stale(job_id, beat.attempt)
             job = session.get_one(Job, job_id, populate_existing=True)
-            _require_worker(job, who)
+            missing = f"there is no job {job.id} for this worker; drop it"
+            who.require("work", job.namespace, missing=missing, param="job")
             seen(session, job.worker, who)
             events.record(session, job, reported)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
@@ -280,10 +278,8 @@ class Claims:
             else:
                 limit = self._max_attempts
                 job = attempts.fail(session, job_id, failure.attempt, reason, message, who=who, max_attempts=limit)
-            again, found = job.state == JobState.QUEUED, present(job)
-        if again:
-            self._queue.remind([(job_id, found.queue)])
-        return found
+            found = present(job)
+        return self._reminded(found)
 
     def release(self, *, job_id: str, release: Release, who: Principal) -> JobView:
         """Queue a job again whose worker is shutting down, as if it had not been claimed. Raises NotFound,
@@ -292,9 +288,12 @@ class Claims:
         with self._db.write() as session:
             find_job(session, job_id, who, action="work")
             found = present(attempts.release(session, job_id, release.attempt, who=who))
-        if found.state == JobState.QUEUED:
-            self._queue.remind([(job_id, found.queue)])
-        return found
+        return self._reminded(found)
+
+    def _reminded(self, job: JobView) -> JobView:
+        if job.state == JobState.QUEUED:
+            self._queue.remind([(job.id, job.queue)])
+        return job
 
     def requeue_expired(self) -> int:
         """End each attempt whose worker fell silent or overran its time, and queue the job again if that may help.
@@ -325,11 +324,6 @@ class Claims:
             if again:
                 self._queue.remind([(job_id, queue)])
         return moved
-
-
-def _require_worker(job: Job, who: Principal) -> None:
-    missing = f"there is no job {job.id} for this worker; drop it"
-    who.require("work", job.namespace, missing=missing, param="job")
 
 
 def _told_by(who: Principal, base: BaseSource) -> BaseSource:

@@ -37,6 +37,15 @@ LOOK_S = 2.0
 _log = logging.getLogger(__name__)
 
 
+Pool(
+    "watchers of jobs",
+    waits="streams and long polls, until something happens to their job",
+    at_once="`REGISTRY_MAX_STREAMS` (1,000), of which `REGISTRY_MAX_STREAMS_PER_TOKEN` (32) of one token",
+    item="500 events at a time; a stream lasts as long as its job, a long poll 30 s",
+    share="as many as it leaves to all others",
+)
+
+
 class EventFeed:
     """What happens to jobs, for whoever follows them in an event loop over one database."""
 
@@ -120,15 +129,6 @@ def feed_of(db: Database) -> EventFeed:
         feeds = {}
         _feeds.set(feeds)
     return feeds.setdefault(db.url, EventFeed(db))
-
-
-Pool(
-    "watchers of jobs",
-    waits="streams and long polls, until something happens to their job",
-    at_once="`REGISTRY_MAX_STREAMS` (1,000), of which `REGISTRY_MAX_STREAMS_PER_TOKEN` (32) of one token",
-    item="500 events at a time; a stream lasts as long as its job, a long poll 30 s",
-    share="as many as it leaves to all others",
-)
 
 
 class Watchers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Annotated
 
-from fastapi import Header, Path, Query, Request
+from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +23,7 @@ from registry.http.routes import Reader, answered, errors_in_json, room, service
 from registry.jobs import events
 from registry.jobs.event_feed import Watchers, feed_of
 from registry.jobs.service import Jobs
+from registry.jobs.views import JobId, JobsDep
 from registry.principal import Principal
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import JobState
@@ -32,10 +33,8 @@ router = room("/jobs", "jobs")
 
 DatabaseDep = Annotated[Database, service(Database)]
 TokensDep = Annotated[Tokens, service(Tokens)]
-JobsDep = Annotated[Jobs, service(Jobs)]
 WatchersDep = Annotated[Watchers, service(Watchers)]
 
-JobId = Annotated[str, Path(max_length=64)]
 After = Annotated[int, Query(ge=0, le=2**62, description="`seq` of the last event already known; 0 for none.")]
 
 #: A stream without events sends a comment this often, in seconds, so that no proxy considers it dead.

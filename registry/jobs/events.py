@@ -10,9 +10,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.db.database import Database
-from registry.db.stored_json import readable
+from registry.db.stored_json import fields_of, readable
 from registry.db.types import utc_now
-from registry.errors import NotFound
+from registry.jobs.lifecycle import find_job
 from registry.jobs.models import Job, JobEvent
 from registry.principal import Principal
 from registry.usage.charging import charge, has_room_for_records, record_bytes
@@ -86,7 +86,7 @@ def _row(job: Job, event: NewEvent) -> JobEvent:
 
 
 def _keep(session: Session, job: Job, rows: Sequence[JobEvent]) -> None:
-    size_bytes = job.events_bytes + sum(taken(row.progress, row.message) for row in rows)
+    size_bytes = job.events_bytes + sum(record_bytes(row.progress, row.message) for row in rows)
     more_bytes = counted(size_bytes) - counted(job.events_bytes)
     if more_bytes:
         if not has_room_for_records(session, job.namespace, more_bytes):
@@ -95,11 +95,6 @@ def _keep(session: Session, job: Job, rows: Sequence[JobEvent]) -> None:
     session.add_all(rows)
     if rows:
         job.events_bytes = size_bytes
-
-
-def taken(progress: dict[str, Any] | None, message: str | None) -> int:
-    """What an event takes in the database, in bytes."""
-    return record_bytes(progress, message)
 
 
 def counted(events_bytes: Any) -> Any:
@@ -163,27 +158,9 @@ def read(
     They are the first `limit` events, or the last `last`; fewer if they are long, but never none if there is one.
     """
     with db.read() as session:
-        job = session.get(Job, job_id)
-        missing = f"there is no job {job_id[:64]!a}; list them with: adapterctl jobs list"
-        if job is None:
-            raise NotFound(missing, param="job")
-        who.require("read", job.namespace, missing=missing, param="job")
+        job = find_job(session, job_id, who)
         rows = _rows(session, job_id, after, most=limit if last is None else last, newest=last is not None)
-        found = [
-            readable(
-                Event,
-                {
-                    "seq": row.seq,
-                    "at": row.at,
-                    "attempt": row.attempt,
-                    "kind": row.kind,
-                    "state": row.state,
-                    "progress": row.progress,
-                    "message": row.message,
-                },
-            )
-            for row in rows
-        ]
+        found = [readable(Event, fields_of(Event, row)) for row in rows]
         return [event for event in found if event is not None], member_of(JobState, job.state)
 
 

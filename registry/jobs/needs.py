@@ -28,7 +28,11 @@ from sdk.schemas.job_requests import known_fields
 from sdk.schemas.work import SCORERS_GROUP, WorkerInfo
 
 #: How many fields are named at most.
-_NAMED = 5
+_FIELDS_NAMED = 5
+
+
+#: How many of the scorers that workers have are named at most.
+_SCORERS_NAMED = 20
 
 
 def written(names: Iterable[str]) -> str | None:
@@ -94,12 +98,8 @@ def unknown_to_all(needed: str | None, workers: Sequence[AvailableWorker]) -> st
 def _listed(fields: Collection[str]) -> str:
     """Name fields as people write them, without the kind."""
     shown = sorted({field.partition(".")[2] for field in fields})
-    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
-    return f"{', '.join(shown[:_NAMED])}{more}"
-
-
-#: How many of the scorers that workers have are named at most.
-_NAMED = 20
+    more = f" and {len(shown) - _FIELDS_NAMED} more" if len(shown) > _FIELDS_NAMED else ""
+    return f"{', '.join(shown[:_FIELDS_NAMED])}{more}"
 
 
 def without_scorers(
@@ -142,7 +142,7 @@ def require_installed(names: Iterable[str]) -> None:
     asked = sorted(set(names))
     here = {entry.name for entry in entry_points(group=SCORERS_GROUP)} if asked else set()
     if lacking := [name for name in asked if name not in here]:
-        known = ", ".join(sorted(here)[:_NAMED])
+        known = ", ".join(sorted(here)[:_SCORERS_NAMED])
         raise Invalid(
             f"this environment has no scorer {lacking[0]} ({f'there is {known}' if known else 'there is none'}); install what brings "
             "it where adapterctl is installed, or leave it out",
@@ -156,5 +156,5 @@ def _there(workers: Sequence[AvailableWorker], *, all_of_them: bool) -> str:
     }
     if not found:
         return " (there is none)" if all_of_them else ""
-    known = sorted(found)[:_NAMED]
+    known = sorted(found)[:_SCORERS_NAMED]
     return f" (there {'is' if len(known) == 1 else 'are'} {', '.join(known)})"

@@ -54,7 +54,7 @@ def _shape(
     session: Session, digest: str, columns: str | None, who: Principal, namespace: str, *, param: str = "data"
 ) -> str | None:
     """Return the shape of rows if they are read by these columns; None if nobody has said it."""
-    row = find_dataset(session, digest, who, prefer=namespace, param=param)
+    row = find_dataset(session, digest, who, prefer=namespace, param=param).row
     # If it is read by other columns than it was registered with, it has another shape.
     return row.shape if row.columns == columns else None
 

@@ -65,20 +65,25 @@ class Pinned(Generic[R]):
     #: Users' own scorers that an evaluation asks for.
     scorers: Sequence[str] = ()
 
-    @property
-    def base_fingerprint(self) -> str | None:
-        """The fingerprint of the base."""
-        return None if self.base is None else self.base.fingerprint
+
+def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Principal, namespace: str) -> dict[str, Any]:
+    """Return the digests of the datasets that fields of a request name, by field, and the names with which it gave them,
+    by the fields for those. Raises NotFound.
+
+    A name is None if the job's own namespace has no such name for the dataset: readers of the job would see another
+    namespace's names.
+    """
+    found: dict[str, Any] = {}
+    for field_ in fields:
+        if (said := getattr(request, field_)) is not None:
+            digest = find_dataset(session, said, who, prefer=namespace, param=field_).row.digest
+            name = _name_here(session, digest, getattr(request, f"{field_}_name"), namespace)
+            found |= {field_: digest, f"{field_}_name": name}
+    return found
 
 
-def pin_data(session: Session, request: Wire, fields: Iterable[str], who: Principal, namespace: str) -> dict[str, str]:
-    """Return the digests of the datasets that fields of a request name, by field. Raises NotFound."""
-    named = {name: getattr(request, name) for name in fields}
-    return {
-        name: find_dataset(session, digest, who, prefer=namespace, param=name).digest
-        for name, digest in named.items()
-        if digest is not None
-    }
+def _name_here(session: Session, digest: str, name: str | None, namespace: str) -> str | None:
+    return name if name is not None and is_named(session, digest, namespace, name) else None
 
 
 def pin_sources(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> list[DataSource] | None:
@@ -91,10 +96,9 @@ def pin_sources(session: Session, request: TrainingRequest, who: Principal, name
         return None
     found = []
     for source in request.sources:
-        digest = find_dataset(session, source.data, who, prefer=namespace, param="data").digest
-        name = source.data_name
-        known = name is not None and is_named(session, digest, namespace, name)
-        found.append(source.model_copy(update={"data": digest, "data_name": name if known else None}))
+        digest = find_dataset(session, source.data, who, prefer=namespace, param="data").row.digest
+        name = _name_here(session, digest, source.data_name, namespace)
+        found.append(source.model_copy(update={"data": digest, "data_name": name}))
     return found
 
 
@@ -110,21 +114,6 @@ def digests_in(request: Mapping[str, Any], fields: Iterable[str]) -> Iterator[tu
             yield from (
                 (name, one["data"]) for one in value if isinstance(one, dict) and isinstance(one.get("data"), str)
             )
-
-
-def pin_data_names(
-    session: Session, request: Wire, digests: Mapping[str, str], namespace: str
-) -> dict[str, str | None]:
-    """Return the names with which a request gave its datasets, by the fields for them.
-
-    None if the job's own namespace has no such name for the dataset: readers of the job would see another namespace's
-    names.
-    """
-    said = {f"{field}_name": (getattr(request, f"{field}_name"), digest) for field, digest in digests.items()}
-    return {
-        field: name if name is not None and is_named(session, digest, namespace, name) else None
-        for field, (name, digest) in said.items()
-    }
 
 
 def require_data(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from registry.db.stored_json import readable, table
+from registry.db.stored_json import readable, table, view_of
 from registry.db.types import db_epoch_s
 from registry.jobs.available_workers import available_workers, running_on
 from registry.jobs.fair_share import places
@@ -26,27 +26,18 @@ _MOST_ATTEMPTS = 1000
 
 def present(job: Job) -> JobView:
     """Return a job as sent over the API, without what depends on the queue and the workers."""
-    return JobView(
-        id=job.id,
-        kind=job.kind,
+    return view_of(
+        JobView,
+        job,
         state=member_of(JobState, job.state),
-        subject=job.subject,
         attempt=job.attempt or 0,
-        reason=job.reason,
-        message=job.message,
         cancel_requested=bool(job.cancel_requested),
+        # Another release may have written these.
         progress=None if job.progress is None else readable(Progress, job.progress),
         result=job.result if isinstance(job.result, dict) else None,
         request=table(job.request),
-        worker=job.worker,
-        priority=job.priority,
-        queue=job.queue,
         needs=readable(Needs, {"device": job.needs_device, "memory_bytes": job.needs_memory_bytes}) or Needs(),
         failures=job.failures or 0,
-        retry_of=job.retry_of,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
     )
 
 
@@ -89,16 +80,4 @@ def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
 def present_attempts(session: Session, job_id: str) -> list[AttemptView]:
     """Return the last attempts at a job as sent over the API, oldest first."""
     last = select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.attempt.desc()).limit(_MOST_ATTEMPTS)
-    rows = session.scalars(last).all()[::-1]
-    return [
-        AttemptView(
-            attempt=row.attempt,
-            worker=row.worker,
-            state=row.state,
-            reason=row.reason,
-            message=row.message,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-        )
-        for row in rows
-    ]
+    return [view_of(AttemptView, row) for row in session.scalars(last).all()[::-1]]

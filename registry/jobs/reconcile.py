@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import delete, select, text, update
@@ -20,11 +20,7 @@ from registry.db.database import Database
 from registry.db.statements import upsert
 from registry.db.types import db_epoch_s
 from registry.errors import RegistryError
-from registry.jobs.checkpoints import Checkpoints
-from registry.jobs.claims import Claims
 from registry.jobs.models import Sweeper
-from registry.jobs.service import Jobs
-from registry.jobs.workers import Workers
 from registry.pools import Pool
 
 #: Held by the one process that sweeps.
@@ -40,35 +36,18 @@ _POOL = Pool(
 _log = logging.getLogger(__name__)
 
 
+#: A process that has not swept for this long is no longer reported, in seconds.
+_FORGOTTEN_AFTER_S = 600.0
+
+
 class Reconciler:
     """Sweeps. Several at once do no harm, because each move is conditional; one is enough."""
 
-    def __init__(
-        self,
-        db: Database,
-        claims: Claims,
-        jobs: Jobs,
-        checkpoints: Checkpoints,
-        workers: Workers,
-        read_only: ReadOnlySwitch,
-        *,
-        expire_rows: Callable[[], int] = lambda: 0,
-        check_scores: Callable[[], int] = lambda: 0,
-    ) -> None:
-        """`check_scores` starts work in the background, because it takes long. Once a day `expire_rows` removes rows
-        that have expired, and says how many.
-        """
+    def __init__(self, db: Database, read_only: ReadOnlySwitch, steps: Mapping[str, Callable[[], int]]) -> None:
+        """`steps` are what a sweep does, by the name under which it is reported; each returns how many of them."""
         self._db = db
         self._read_only = read_only
-        #: What a sweep does, and the name under which each step is reported.
-        self._steps: dict[str, Callable[[], int]] = {
-            "requeued": claims.requeue_expired,
-            "announced": jobs.remind,
-            "expired_checkpoints": checkpoints.expire,
-            "forgotten_workers": workers.forget,
-            "expired_rows": expire_rows,
-            "checks_begun": check_scores,
-        }
+        self._steps = steps
 
     def sweep(self) -> dict[str, int]:
         """Queue again what expired, remind the queue of waiting jobs, forget old checkpoints and workers; return how
@@ -151,10 +130,6 @@ def in_background(reconciler: Reconciler, *, every_s: float) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=10)
-
-
-#: A process that has not swept for this long is no longer reported, in seconds.
-_FORGOTTEN_AFTER_S = 600.0
 
 
 def note_sweep(session: Session, name: str, *, led: bool, alone: bool) -> None:

@@ -17,13 +17,12 @@ from registry.db.stored_json import table
 from registry.db.types import db_now
 from registry.errors import Conflict
 from registry.jobs import events
-from registry.jobs.acceptable import Acceptable, acceptable
 from registry.jobs.attempts import TimeLimits, count_end, lapsed
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.checkpoint_pins import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.kinds.known import KINDS, rules_of
-from registry.jobs.kinds.rules import JobKindRules
+from registry.jobs.kinds.rules import Acceptable, JobKindRules, acceptable
 from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, move
 from registry.jobs.models import Job
 from registry.jobs.needs import our_fields, require_installed, require_scorers, written
@@ -33,8 +32,7 @@ from registry.jobs.present import forecast_of, present, present_attempts, presen
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
 from registry.queue import Queue
-from registry.usage.charging import charge, record_bytes
-from registry.usage.limits import limits_of, require_room, submit_alone
+from registry.usage.charging import charge, limits_of, record_bytes, require_room, submit_alone
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import used_fields
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
@@ -144,7 +142,7 @@ class Jobs:
                 known_fields=-our_fields() if scorers else our_fields(),
                 needs=written([*used_fields(accepted.request), *scorers]),
                 timeout_s=self._limits.of_submission(submission.timeout_s),
-                base_fingerprint=pinned.base_fingerprint,
+                base_fingerprint=None if pinned.base is None else pinned.base.fingerprint,
                 **accepted.columns,
             )
             return present(job).model_copy(update={"forecast": forecast_of(job)}), True
@@ -302,17 +300,14 @@ class Jobs:
 
 def _answered(session: Session, key: str | None, asked: str, who: Principal) -> JobView | None:
     """The job with which a key was answered already. Raises Conflict if that was for another request."""
-    earlier = None if key is None else _submitted(session, key, who)
+    if key is None:
+        return None
+    earlier = session.scalars(select(Job).where(Job.owner == who.owner, Job.submit_key == key)).first()
     if earlier is None:
         return None
     if earlier.request_digest != asked or not who.may("read", earlier.namespace):
         raise used_for_another()
     return present(earlier)
-
-
-def _submitted(session: Session, key: str, who: Principal) -> Job | None:
-    """The job that the caller submitted with a key."""
-    return session.scalars(select(Job).where(Job.owner == who.owner, Job.submit_key == key)).first()
 
 
 def unfinished(session: Session, namespace: str) -> int:

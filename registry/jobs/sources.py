@@ -11,10 +11,10 @@ from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base, source_of
 from registry.catalog.models import Origin, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
-from registry.db.stored_json import read_stored, salvage
+from registry.catalog.versions.norms import recipe_of
+from registry.db.stored_json import salvage
 from registry.principal import SYSTEM
 from sdk.schemas.job_requests import BaseChoice
-from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
@@ -40,7 +40,6 @@ def base_source(session: Session, choice: BaseChoice, namespace: str) -> BaseSou
 def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
     """Where a version and its base are found. Raises NotFound, Unreadable."""
     version = find_version(session, parse_ref(ref), SYSTEM)
-    recipe = version.quantization
     use = dataset_use(session, version)
     rendering = (None if use is None else use.rendering) or Rendering()
     return TargetSource(
@@ -48,9 +47,7 @@ def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
         digest=version.digest,
         manifest=read_manifest(session, version.digest),
         base=source_of(session, find_base(session, version.base.fingerprint, namespace)),
-        quantization=None
-        if recipe is None
-        else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {exact_ref(version)}"),
+        quantization=recipe_of(version),
         template_date=rendering.template_date,
         stop_ids=rendering.stop_ids,
         labels=None if use is None else use.labels,

@@ -186,15 +186,13 @@ def list_devices(workers: WorkersDep, who: Reader) -> list[DeviceForecasts]:
     return workers.devices(who=who)
 
 
-@router.post("/workers/hello", status_code=204)
-def greet(body: WorkerInfo, workers: WorkersDep, who: WorkerToken) -> Response:
+@router.post("/workers/hello", status_code=204, response_class=Response)
+def greet(body: WorkerInfo, workers: WorkersDep, who: WorkerToken) -> None:
     """Report that a worker is there and idle."""
     workers.hello(body, who=who)
-    return Response(status_code=204)
 
 
-@router.post("/workers/leave", status_code=204)
-def leave(body: Farewell, workers: WorkersDep, who: WorkerToken) -> Response:
+@router.post("/workers/leave", status_code=204, response_class=Response)
+def leave(body: Farewell, workers: WorkersDep, who: WorkerToken) -> None:
     """Report that a worker takes no more jobs."""
     workers.leave(body.worker, who=who)
-    return Response(status_code=204)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, defer
 
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
-from registry.db.stored_json import readable
+from registry.db.stored_json import fields_of, readable
 from registry.db.types import db_now
 from registry.errors import QuotaExceeded
 from registry.jobs.available_workers import (
@@ -119,20 +119,15 @@ class Workers:
         for worker in workers:
             job, namespace = running.get((worker.owner, worker.name), (None, ""))
             elsewhere = reads is not None and not spaces[worker.owner] <= set(reads)
-            shown = {
-                "name": worker.name,
-                "token": worker.owner.partition("token:")[2] or None,
-                "device": worker.device,
-                "memory_bytes": worker.memory_bytes,
-                "free_memory_bytes": worker.free_memory_bytes,
-                "cached_bases": [] if elsewhere else worker.cached_bases,
-                "queues": worker.queues,
-                "version": worker.version,
-                "scorers": None if elsewhere else scorers_among(worker.knows),
-                "state": _state_of(worker, now, busy=job is not None),
-                "job": job if job is not None and who.may("read", namespace) else None,
-                "seen_at": worker.seen_at,
-            }
+            shown = fields_of(
+                WorkerView,
+                worker,
+                token=worker.owner.partition("token:")[2] or None,
+                cached_bases=[] if elsewhere else worker.cached_bases,
+                scorers=None if elsewhere else scorers_among(worker.knows),
+                state=_state_of(worker, now, busy=job is not None),
+                job=job if job is not None and who.may("read", namespace) else None,
+            )
             found.append(readable(WorkerView, shown))
         return [worker for worker in found if worker is not None]
 

@@ -13,6 +13,7 @@ from registry.catalog.models import Adapter, BaseModelRow, Version
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.finding import find_dataset
+from registry.datasets.models import DatasetAccess
 from registry.db.database import Database
 from registry.lineage.walk import Walk
 from registry.principal import Principal
@@ -36,9 +37,12 @@ class Lineages:
             kind, colon, name = of.partition(":")
             if colon and kind == "base":
                 base = find_visible(session, name, who, whose=whose).base
-                unfollowed = _from_base(walk, base, direction, depth)
+                walk.add_bases(BaseModelRow.pk == base.pk)
+                unfollowed = 0 if direction == "up" else _go(walk.below_base(base), walk.below, depth - 1)
             elif colon and kind == "data":
-                unfollowed = _from_dataset(session, walk, name, direction, depth, who)
+                digest = find_dataset(session, name, who, removed=True, param="of").row.digest
+                walk.add_datasets(DatasetAccess.digest == digest)
+                unfollowed = 0 if direction == "up" else _go(walk.below_dataset(digest), walk.below, depth - 1)
             else:
                 root = _find_version(session, parse_ref(of), who)
                 walk.graph.add_version(root)
@@ -46,17 +50,6 @@ class Lineages:
                 down = _go([root], walk.below, depth) if direction != "up" else 0
                 unfollowed = up + down
             return walk.graph.view(direction, depth, aliases=walk.aliases(), unfollowed=unfollowed)
-
-
-def _from_base(walk: Walk, base: BaseModelRow, direction: Direction, depth: int) -> int:
-    walk.add_base(base)
-    return 0 if direction == "up" else _go(walk.below_base(base), walk.below, depth - 1)
-
-
-def _from_dataset(session: Session, walk: Walk, name: str, direction: Direction, depth: int, who: Principal) -> int:
-    digest = find_dataset(session, name, who, removed=True, param="of").digest
-    walk.add_dataset(digest)
-    return 0 if direction == "up" else _go(walk.below_dataset(digest), walk.below, depth - 1)
 
 
 def _go(versions: Sequence[Version], step: Callable[[Sequence[Version]], list[Version]], depth: int) -> int:

@@ -10,7 +10,6 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, load_
 
 from registry.catalog.models import (
     Adapter,
-    Alias,
     BaseModelRow,
     NamedBase,
     Origin,
@@ -18,7 +17,7 @@ from registry.catalog.models import (
     VersionDataset,
     VersionParent,
 )
-from registry.catalog.versions.finding import exact_ref
+from registry.catalog.versions.finding import aliases_of, exact_ref
 from registry.datasets.finding import spoken_for
 from registry.datasets.models import DatasetAccess
 from registry.db.stored_json import readable, table
@@ -63,14 +62,6 @@ class Walk:
 
     # Bases and datasets, at which a walk may begin.
 
-    def add_base(self, base: BaseModelRow) -> None:
-        """Add a base."""
-        self._add_bases(BaseModelRow.pk == base.pk)
-
-    def add_dataset(self, digest: str) -> None:
-        """Add a dataset."""
-        self._add_datasets(DatasetAccess.digest == digest)
-
     def below_base(self, base: BaseModelRow) -> list[Version]:
         """Add the versions over a base, and its own scores; return the versions."""
         key = f"base:{base.fingerprint}"
@@ -93,7 +84,7 @@ class Walk:
         scores = self._add_evaluations(Evaluation.dataset_digest == digest)
         # A score says little without the target that has it; the walk goes no further from there.
         scored = self._add_scored(scores)
-        self._add_bases(BaseModelRow.fingerprint.in_({row.base_fingerprint for row in scores if row.digest is None}))
+        self.add_bases(BaseModelRow.fingerprint.in_({row.base_fingerprint for row in scores if row.digest is None}))
         self._link_scores(scores, scored)
         for row in scores:
             if row.digest is None:
@@ -105,7 +96,7 @@ class Walk:
     def above(self, versions: Sequence[Version]) -> list[Version]:
         """Add what versions were made from; return those that are versions."""
         called = {version.base_pk: (version.base_id, version.base_revision) for version in versions if version.base_id}
-        bases = self._add_bases(BaseModelRow.pk.in_({version.base_pk for version in versions}), called)
+        bases = self.add_bases(BaseModelRow.pk.in_({version.base_pk for version in versions}), called)
         for version in versions:
             self.graph.link(exact_ref(version), bases[version.base_pk], "trained-over")
         self._add_makings(versions)
@@ -125,15 +116,11 @@ class Walk:
 
     def aliases(self) -> dict[int, list[str]]:
         """The aliases of the versions that were found, by key."""
-        found: dict[int, list[str]] = {}
-        query = select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(self.graph.versions))
-        for row in self._session.execute(query.order_by(Alias.name)):
-            found.setdefault(row.version_pk, []).append(row.name)
-        return found
+        return aliases_of(self._session, self.graph.versions)
 
     # What a step is made of.
 
-    def _add_bases(
+    def add_bases(
         self, condition: ColumnElement[bool], called: Mapping[int, tuple[str, str | None]] | None = None
     ) -> dict[int, str]:
         """Add bases, by the names that the reader has for them, or else by those that versions `called` them by."""
@@ -188,7 +175,7 @@ class Walk:
             self.graph.add(JobNode(key=f"job:{row.id}", id=row.id, job_kind=row.kind))
         digests = {row.dataset_digest for row in makings if row.dataset_digest is not None}
         among = select(VersionDataset.digest).where(VersionDataset.version_pk.in_(refs))
-        self._add_datasets(DatasetAccess.digest.in_(digests) | DatasetAccess.digest.in_(among))
+        self.add_datasets(DatasetAccess.digest.in_(digests) | DatasetAccess.digest.in_(among))
         self._link_sources(refs)
         for row in makings:
             self.graph.link(refs[row.version_pk], f"data:{row.dataset_digest}", "trained-on")
@@ -218,7 +205,7 @@ class Walk:
             self.graph.add(node)
             self.graph.link(node.key, subjects[row.subject], "merged-from")
 
-    def _add_datasets(self, condition: ColumnElement[bool]) -> None:
+    def add_datasets(self, condition: ColumnElement[bool]) -> None:
         """Add datasets that one of the reader's namespaces has, or had, as that namespace describes them."""
         columns = (DatasetAccess.digest, DatasetAccess.name, DatasetAccess.rows, DatasetAccess.removed_at)
         for row in self._rows(select(*columns).where(condition, spoken_for(self._who))):

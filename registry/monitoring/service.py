@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter as Tally
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -24,23 +25,14 @@ from sdk.schemas.jobs import JobState
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 #: The values of `WorkerView.state`.
 _WORKER_STATES = ("busy", "idle", "draining", "silent")
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """One look at the database. Only jobs that wait or run are counted there; the others are stored sums."""
-
-    #: By (queue, kind): how many wait, and the age of the oldest in seconds.
-    queued: dict[tuple[str, str], tuple[int, float]]
-    #: By queue: how many run.
-    running: dict[str, int]
-    #: Who sweeps, since when, and when last, in seconds since 1970.
-    sweepers: Sequence[tuple[str, float, float]]
-    #: By counter: its labels and values.
-    counters: dict[str, list[tuple[dict[str, str], float]]]
+_Key = tuple[str, ...]
+F = TypeVar("F", "GaugeMetricFamily", "CounterMetricFamily")
 
 
 class Metrics:
@@ -67,120 +59,79 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """The metrics one by one, as a collector of `prometheus_client` yields them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        def family(kind: type[F], name: str, said: str, labels: Sequence[str], values: Mapping[Any, float]) -> F:
+            found = kind(name, said, labels=labels)
+            for key, value in values.items():
+                found.add_metric(key, value)
+            return found
+
+        gauge, total = partial(family, GaugeMetricFamily), partial(family, CounterMetricFamily)
         with self._db.read() as session:
-            numbers = _read(session)
-        yield from _waiting_and_running(numbers)
-        yield from _sweeping(numbers)
-        yield from _totals(numbers.counters)
-        yield _durations(numbers.counters)
-        yield self._workers_by_state()
-
-    def _workers_by_state(self) -> Metric:
-        from prometheus_client.core import GaugeMetricFamily
-
-        found = GaugeMetricFamily("adapterctl_workers", "Workers heard from in the last week.", labels=["state"])
+            queued, running = _queued(session), _running(session)
+            leaders, counted = sweepers(session), _counted(session)
+        waiting = {(queue, kind): queued.get((queue, kind), (0, 0.0))[0] for queue in QUEUES for kind in JOB_KINDS}
+        yield gauge("adapterctl_jobs_queued", "Jobs waiting for a worker.", ["queue", "kind"], waiting)
+        held = {(queue,): running.get(queue, 0) for queue in QUEUES}
+        yield gauge("adapterctl_jobs_running", "Jobs held by a worker.", ["queue"], held)
+        ages = {
+            (queue,): max((age for (of, _), (_, age) in queued.items() if of == queue), default=0.0) for queue in QUEUES
+        }
+        said = "Age of the job that has waited longest; 0 for none."
+        yield gauge("adapterctl_jobs_oldest_queued_seconds", said, ["queue"], ages)
+        said = "When a process became the reconciler's leader, as Unix time; `name` is its host and process id."
+        since = {(name,): since_s for name, since_s, _ in leaders}
+        yield gauge("adapterctl_reconciler_leader_since_seconds", said, ["name"], since)
+        swept = {(name,): swept_at_s for name, _, swept_at_s in leaders}
+        yield gauge("adapterctl_reconciler_swept_at_seconds", "When it last swept, as Unix time.", ["name"], swept)
+        begun = counted("attempts", "kind")
+        attempts = {(kind,): begun.get((kind,), 0.0) for kind in JOB_KINDS}
+        yield total("adapterctl_job_attempts", "Attempts that workers began.", ["kind"], attempts)
+        said = "Jobs that ended; `reason` says why a job has no result."
+        ended = ("kind", "state", "reason")
+        yield total("adapterctl_jobs_finished", said, ended, counted("finished", *ended))
+        losses = {(): 0.0} | counted("lease_losses")
+        yield total("adapterctl_lease_losses", "Attempts that ended because their worker fell silent.", [], losses)
+        said = "Requests and connections that were refused before reaching a route, or because a role was missing."
+        known = counted("refused", "why")
+        refused = {(why,): known.get((why,), 0.0) for why in REFUSAL_KINDS}
+        yield total("adapterctl_requests_refused", said, ["why"], refused)
+        said = "How long successful jobs took, from the claim of their last attempt."
+        durations = HistogramMetricFamily("adapterctl_job_duration_seconds", said, labels=["kind"])
+        within = counted("duration_bucket", "kind", "le")
+        for (kind,), total_s in counted("duration_sum", "kind").items():
+            ends = (*map(str, BUCKETS_S), "+Inf")
+            sums = accumulate(within.get((kind, end), 0.0) for end in ends)
+            durations.add_metric([kind], list(zip(ends, sums, strict=True)), total_s)
+        yield durations
         states = Tally(worker.state for worker in self._workers.list(who=SYSTEM))
-        for state in _WORKER_STATES:
-            found.add_metric([state], states[state])
-        return found
+        seen = {(state,): states[state] for state in _WORKER_STATES}
+        yield gauge("adapterctl_workers", "Workers heard from in the last week.", ["state"], seen)
 
 
-def _read(session: Session) -> _Numbers:
+def _queued(session: Session) -> dict[tuple[str, str], tuple[int, float]]:
+    """By queue and kind, how many jobs wait, and for how many seconds the oldest one has."""
+    columns = (Job.queue, Job.kind, func.count(), func.min(Job.created_at))
+    waiting = select(*columns).where(Job.state == JobState.QUEUED).group_by(Job.queue, Job.kind)
     now = db_now(session)
-    waiting = (
-        select(Job.queue, Job.kind, func.count(), func.min(Job.created_at))
-        .where(Job.state == JobState.QUEUED)
-        .group_by(Job.queue, Job.kind)
-    )
+    return {
+        (queue, kind): (number, max(0.0, (now - oldest).total_seconds()))
+        for queue, kind, number, oldest in session.execute(waiting)
+    }
+
+
+def _running(session: Session) -> dict[str, int]:
     running = select(Job.queue, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.queue)
-    counters: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for row in session.scalars(select(Counter).order_by(Counter.name, Counter.labels)):
-        counters.setdefault(row.name, []).append((json.loads(row.labels), row.value))
-    return _Numbers(
-        queued={
-            (queue, kind): (number, max(0.0, (now - oldest).total_seconds()))
-            for queue, kind, number, oldest in session.execute(waiting)
-        },
-        running=dict(session.execute(running).all()),
-        sweepers=sweepers(session),
-        counters=counters,
-    )
+    return dict(session.execute(running).all())
 
 
-def _waiting_and_running(numbers: _Numbers) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
+def _counted(session: Session) -> Callable[..., dict[_Key, float]]:
+    """Return what gives the values of a counter, by the values of these of its labels."""
+    rows = session.scalars(select(Counter).order_by(Counter.name, Counter.labels)).all()
+    known = [(row.name, json.loads(row.labels), row.value) for row in rows]
 
-    queued = GaugeMetricFamily("adapterctl_jobs_queued", "Jobs waiting for a worker.", labels=["queue", "kind"])
-    running = GaugeMetricFamily("adapterctl_jobs_running", "Jobs held by a worker.", labels=["queue"])
-    oldest = GaugeMetricFamily(
-        "adapterctl_jobs_oldest_queued_seconds", "Age of the job that has waited longest; 0 for none.", labels=["queue"]
-    )
-    for queue in QUEUES:
-        for kind in JOB_KINDS:
-            queued.add_metric([queue, kind], numbers.queued.get((queue, kind), (0, 0.0))[0])
-        running.add_metric([queue], numbers.running.get(queue, 0))
-        ages = [age for (where, _), (_, age) in numbers.queued.items() if where == queue]
-        oldest.add_metric([queue], max(ages, default=0.0))
-    yield from (queued, running, oldest)
+    def counted(name: str, *labels: str) -> dict[_Key, float]:
+        return {tuple(said[label] for label in labels): value for of, said, value in known if of == name}
 
-
-def _sweeping(numbers: _Numbers) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
-
-    leader = GaugeMetricFamily(
-        "adapterctl_reconciler_leader_since_seconds",
-        "When a process became the reconciler's leader, as Unix time; `name` is its host and process id.",
-        labels=["name"],
-    )
-    swept = GaugeMetricFamily(
-        "adapterctl_reconciler_swept_at_seconds", "When it last swept, as Unix time.", labels=["name"]
-    )
-    for name, since_s, swept_at_s in numbers.sweepers:
-        leader.add_metric([name], since_s)
-        swept.add_metric([name], swept_at_s)
-    yield from (leader, swept)
-
-
-def _totals(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily
-
-    attempts = CounterMetricFamily("adapterctl_job_attempts", "Attempts that workers began.", labels=["kind"])
-    begun = {labels["kind"]: value for labels, value in counters.get("attempts", [])}
-    for kind in JOB_KINDS:
-        attempts.add_metric([kind], begun.get(kind, 0))
-    finished = CounterMetricFamily(
-        "adapterctl_jobs_finished",
-        "Jobs that ended; `reason` says why a job has no result.",
-        labels=["kind", "state", "reason"],
-    )
-    for labels, value in counters.get("finished", []):
-        finished.add_metric([labels["kind"], labels["state"], labels["reason"]], value)
-    losses = CounterMetricFamily("adapterctl_lease_losses", "Attempts that ended because their worker fell silent.")
-    losses.add_metric([], sum(value for _, value in counters.get("lease_losses", [])))
-    refused = CounterMetricFamily(
-        "adapterctl_requests_refused",
-        "Requests and connections that were refused before reaching a route, or because a role was missing.",
-        labels=["why"],
-    )
-    by_kind = {labels["why"]: value for labels, value in counters.get("refused", [])}
-    for kind in REFUSAL_KINDS:
-        refused.add_metric([kind], by_kind.get(kind, 0))
-    yield from (attempts, finished, losses, refused)
-
-
-def _durations(counters: dict[str, list[tuple[dict[str, str], float]]]) -> Metric:
-    from prometheus_client.core import HistogramMetricFamily
-
-    found = HistogramMetricFamily(
-        "adapterctl_job_duration_seconds",
-        "How long successful jobs took, from the claim of their last attempt.",
-        labels=["kind"],
-    )
-    within = {(labels["kind"], labels["le"]): value for labels, value in counters.get("duration_bucket", [])}
-    for labels, total in counters.get("duration_sum", []):
-        kind, so_far, buckets = labels["kind"], 0.0, []
-        for end in (*map(str, BUCKETS_S), "+Inf"):
-            so_far += within.get((kind, end), 0.0)
-            buckets.append((end, so_far))
-        found.add_metric([kind], buckets, total)
-    return found
+    return counted

@@ -13,6 +13,7 @@ from registry.door.allowed_hosts import hosts_of
 from registry.errors import Invalid, RegistryError, Unavailable
 from registry.ops.database import current_database, database_of, settings_at_home
 from registry.ops.tokens import token
+from registry.principal import SYSTEM
 from registry.settings import Settings
 
 #: How many characters a reason to be read-only may have.
@@ -157,7 +158,6 @@ def read_only(to: str, reason: str) -> None:
       adapter-registry read-only on --reason "moving the database"
     """
     from registry.access.read_only.service import ReadOnlySwitch
-    from registry.principal import SYSTEM
 
     if len(reason) > _MAX_REASON:
         raise Invalid(f"the reason is longer than {_MAX_REASON} characters; shorten it", param="reason")
@@ -184,9 +184,9 @@ def reconcile(once: bool) -> None:
     import signal
     import threading
 
-    from registry.app.services import build
+    from registry.app.services import Services
 
-    services = build(settings_at_home())
+    services = Services(settings_at_home())
     services.db.require_current()
     if once:
         click.echo(json.dumps(services.reconciler.sweep()))
@@ -219,11 +219,10 @@ def gc(dry_run: bool, grace_hours: int, keep_merged_days: int | None) -> None:
     Example:
       adapter-registry gc --dry-run
     """
-    from registry.app.services import build
-    from registry.principal import SYSTEM
+    from registry.app.services import Services
     from sdk.schemas.removal import GcRequest
 
-    services = build(settings_at_home())
+    services = Services(settings_at_home())
     services.db.require_current()
     if not dry_run:
         services.read_only.require_off()

@@ -10,15 +10,15 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import httpx
 
-from registry.db.database import Database
 from registry.errors import RegistryError
+from registry.ops.database import database_of
 from registry.settings import Settings
 from registry.storage import FolderStorage, Location, Storage, StorageError
 from registry.storage.protocol import DEFAULT_EXPIRY_S
@@ -59,7 +59,7 @@ def examine(settings: Settings, open_storage: Callable[[int], Storage]) -> Itera
     except (RegistryError, StorageError) as error:
         yield Finding("storage", "failed", str(error))
         return
-    with storage, httpx.Client(timeout=30) as http:
+    with closing(storage), httpx.Client(timeout=30) as http:
         yield from _storage(storage, http, open_storage)
     yield _try("broker", lambda: _broker(settings.broker_url))
 
@@ -82,13 +82,10 @@ def _try(what: str, trial: Callable[[], str]) -> Finding:
 
 
 def _database(settings: Settings) -> str:
-    database = Database(settings.database_url, settings.timeouts, logs_causes=False)
-    try:
+    with closing(database_of(settings)) as database:
         database.require_current()
         _require_private(database.engine.url.database if database.engine.dialect.name == "sqlite" else None)
         return f"reached, schema {database.revision()}"
-    finally:
-        database.close()
 
 
 def _require_private(path: Path | str | None) -> None:
@@ -265,7 +262,7 @@ def _refuses_strangers(storage: Storage, http: httpx.Client, name: str) -> str:
 
 
 def _refuses_expired(reopen: Callable[[int], Storage], http: httpx.Client, name: str) -> str:
-    with reopen(1) as brief:
+    with closing(reopen(1)) as brief:
         location = brief.get_location(name)
     time.sleep(2.2)
     status = http.get(location.url, headers=location.headers).status_code

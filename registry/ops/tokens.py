@@ -8,6 +8,7 @@ import click
 
 from registry.errors import Invalid
 from registry.ops.database import current_database
+from registry.principal import SYSTEM, Role
 
 
 @click.group()
@@ -33,7 +34,6 @@ def create(role: str, namespace: str, name: str, days: int | None, replace: bool
       adapter-registry token create --role admin
     """
     from registry.access.tokens import Tokens
-    from registry.principal import SYSTEM, Role
 
     grants = {namespace: Role(role)}
     made = Tokens(current_database()).create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
@@ -45,7 +45,6 @@ def create(role: str, namespace: str, name: str, days: int | None, replace: bool
 def list_tokens() -> None:
     """List tokens, without their secrets, as JSON."""
     from registry.access.tokens import Tokens
-    from registry.principal import SYSTEM
 
     rows = [view.model_dump(mode="json") for view in Tokens(current_database()).list(who=SYSTEM)]
     click.echo(json.dumps(rows, indent=2))
@@ -63,7 +62,6 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
       adapter-registry token revoke --namespace team
     """
     from registry.access.tokens import Tokens
-    from registry.principal import SYSTEM
 
     if (token_id is None) == (namespace is None):
         raise Invalid("say which: a token's ID, or --namespace NAMESPACE for all of its tokens", param="token_id")

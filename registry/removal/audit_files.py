@@ -6,7 +6,6 @@ import hashlib
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import func, select
 
@@ -53,17 +52,8 @@ def last_exported(db: Database) -> int | None:
 
 
 def _line(row: AuditEntry) -> str:
-    values: dict[str, Any] = {
-        "pk": row.pk,
-        "at": row.at.isoformat(),
-        "actor": row.actor,
-        "token_id": row.token_id,
-        "action": row.action,
-        "namespace": row.namespace,
-        "subject": row.subject,
-        "before": row.before,
-        "after": row.after,
-    }
+    values = {column.key: getattr(row, column.key) for column in AuditEntry.__table__.columns}
+    values["at"] = row.at.isoformat()
     return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
 
 

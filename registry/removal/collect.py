@@ -146,6 +146,18 @@ class Collection:
         garbage: dict[str, tuple[BlobRow, bool]] = {}
         strays: list[str] = []
         missing: list[str] = []
+
+        def settle(least: int) -> None:
+            if len(garbage) >= least:
+                self._remove(garbage)
+                garbage.clear()
+            if len(strays) >= least:
+                self._remove_strays(strays)
+                strays.clear()
+            if len(missing) >= least:
+                self._note_missing(missing)
+                missing.clear()
+
         for name, stored, row in side_by_side(self._storage.list(), self._rows()):
             if row is None:
                 strays.append(name)
@@ -153,18 +165,8 @@ class Collection:
                 garbage[row.sha256] = (row, stored)
             elif not stored and not row.given_up:
                 missing.append(name)
-            if len(garbage) >= _BATCH:
-                self._remove(garbage)
-                garbage = {}
-            if len(strays) >= _BATCH:
-                self._remove_strays(strays)
-                strays = []
-            if len(missing) >= _BATCH:
-                self._note_missing(missing)
-                missing = []
-        self._remove(garbage)
-        self._remove_strays(strays)
-        self._note_missing(missing)
+            settle(_BATCH)
+        settle(0)
 
     def _rows(self) -> Iterator[BlobRow]:
         """Yield the table in the order of its key; no transaction stays open in between."""

@@ -12,10 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Exists, delete, exists, null, or_, select, tuple_, update
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy import ColumnElement, Exists, delete, exists, inspect, null, or_, select, tuple_, update
+from sqlalchemy.orm import Session, aliased
 
 from registry.access.keys import KeyedRequest
 from registry.access.models import AuditEntry, Grant, Token
@@ -39,18 +41,17 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.models import Dataset, DatasetAccess, DatasetSignatures
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
-from registry.db.types import db_epoch_s, utc_now
+from registry.db.types import Model, db_epoch_s, utc_now
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
 from registry.jobs import events
 from registry.jobs.kinds.known import SHOWING_ROWS
 from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
-from registry.quotas.recount import recount
+from registry.quotas.service import recount
 from registry.removal.audit_files import export_oldest, last_exported
-from registry.removal.models import DailyWork
-from registry.removal.row_lifetimes import Lifetimes
-from registry.usage.charging import charge
+from registry.removal.models import DailyWork, Lifetimes
+from registry.usage.charging import charge, record_bytes
 from sdk.schemas.jobs import JobState
 
 #: How much one transaction removes, so that nobody waits longer than that.
@@ -159,6 +160,26 @@ class Expiry:
             if count < size or self._late():
                 return total
 
+    def _remove(
+        self,
+        model: type[Model],
+        *due: ColumnElement[bool],
+        order: Any = None,
+        first: Callable[[Session], None] = lambda session: None,
+    ) -> int:
+        """Remove the rows of a table that are due, in this order; each transaction begins with `first`."""
+        key = inspect(model).primary_key
+        query = select(*key).where(*due).order_by(order).limit(_BATCH)
+
+        def batch(session: Session) -> int:
+            first(session)
+            rows = session.execute(query).all()
+            if rows:
+                session.execute(delete(model).where(tuple_(*key).in_([tuple(row) for row in rows])))
+            return len(rows)
+
+        return self._in_batches(batch)
+
     def _events(self) -> int:
         """In the order in which they came, which is that of their key: the first one that is too young ends the
         search.
@@ -176,7 +197,7 @@ class Expiry:
             if gone:
                 freed: Counter[str] = Counter()
                 for row in gone:
-                    freed[row.job_id] += events.taken(row.progress, row.message)
+                    freed[row.job_id] += record_bytes(row.progress, row.message)
                 with self._db.write() as session:
                     session.execute(delete(JobEvent).where(JobEvent.seq.in_([row.seq for row in gone])))
                     events.forget(session, freed)
@@ -188,16 +209,7 @@ class Expiry:
     def _attempts(self) -> int:
         before = self._before(self._lifetimes.attempts_days)
         over = exists().where(Job.id == Attempt.job_id, Job.state.in_(FINAL), Job.finished_at < before)
-        key = tuple_(Attempt.job_id, Attempt.attempt)
-
-        def batch(session: Session) -> int:
-            query = select(Attempt.job_id, Attempt.attempt).where(Attempt.finished_at < before, over)
-            rows = session.execute(query.order_by(Attempt.finished_at).limit(_BATCH)).all()
-            if rows:
-                session.execute(delete(Attempt).where(key.in_([tuple(row) for row in rows])))
-            return len(rows)
-
-        return self._in_batches(batch)
+        return self._remove(Attempt, Attempt.finished_at < before, over, order=Attempt.finished_at)
 
     def _jobs(self) -> int:
         """Jobs that ended without a result, once their attempts are over, unless anything was made of them."""
@@ -287,25 +299,12 @@ class Expiry:
         return self._in_batches(batch)
 
     def _keyed(self) -> int:
-        before = self._before(self._lifetimes.keyed_days)
-        key = tuple_(KeyedRequest.owner, KeyedRequest.key)
-
-        def batch(session: Session) -> int:
-            query = select(KeyedRequest.owner, KeyedRequest.key).where(KeyedRequest.created_at < before)
-            rows = session.execute(query.order_by(KeyedRequest.created_at).limit(_BATCH)).all()
-            if rows:
-                session.execute(delete(KeyedRequest).where(key.in_([tuple(row) for row in rows])))
-            return len(rows)
-
-        return self._in_batches(batch)
+        due = KeyedRequest.created_at < self._before(self._lifetimes.keyed_days)
+        return self._remove(KeyedRequest, due, order=KeyedRequest.created_at)
 
     def _uploads(self) -> int:
         """Upload sessions that have ended."""
-
-        def batch(session: Session) -> int:
-            return end_expired(session, most=_SESSIONS)
-
-        total = self._in_batches(batch, size=_SESSIONS)
+        total = self._in_batches(lambda session: end_expired(session, most=_SESSIONS), size=_SESSIONS)
         with self._db.write() as session:
             session.execute(delete(UploadPart).where(~exists().where(UploadBlob.stored_as == UploadPart.stored_as)))
         return total
@@ -326,7 +325,7 @@ class Expiry:
             exists().where(Checkpoint.manifest_digest == ManifestRow.digest),
             exists().where(Evaluation.digest == ManifestRow.digest),
         )
-        return self._given_up(ManifestRow, ManifestRow.digest, named)
+        return self._given_up(ManifestRow, named)
 
     def _blobs(self) -> int:
         """What is known about bytes that were given up, once no manifest, dataset or scores have them. Bytes without a
@@ -338,24 +337,13 @@ class Expiry:
             exists().where(Evaluation.rows_digest == Blob.sha256),
             exists().where(DatasetSignatures.blob == Blob.sha256),
         )
-        return self._given_up(Blob, Blob.sha256, named)
+        return self._given_up(Blob, named)
 
-    def _given_up(
-        self, rows: type[ManifestRow | Blob], digest: InstrumentedAttribute[str], named: Sequence[Exists]
-    ) -> int:
+    def _given_up(self, rows: type[ManifestRow | Blob], named: Sequence[Exists]) -> int:
         """Rows that were given up long ago, and whose digest isn't named anywhere."""
         old = rows.collected_at < self._before(self._lifetimes.collected_days)
-
-        def batch(session: Session) -> int:
-            # Nobody can record one of them in the meantime.
-            hold_blobs(session, alone=True)
-            query = select(digest).where(old, *(~one for one in named))
-            digests = session.scalars(query.limit(_BATCH)).all()
-            if digests:
-                session.execute(delete(rows).where(digest.in_(digests)))
-            return len(digests)
-
-        return self._in_batches(batch)
+        # Nobody can record one of them in the meantime.
+        return self._remove(rows, old, *(~one for one in named), first=partial(hold_blobs, alone=True))
 
     # The audit trail.
 
@@ -374,14 +362,4 @@ class Expiry:
 
     def _drop_exported(self) -> int:
         last = last_exported(self._db)
-        if last is None:
-            return 0
-
-        def batch(session: Session) -> int:
-            query = select(AuditEntry.pk).where(AuditEntry.pk <= last).order_by(AuditEntry.pk)
-            pks = session.scalars(query.limit(_BATCH)).all()
-            if pks:
-                session.execute(delete(AuditEntry).where(AuditEntry.pk.in_(pks)))
-            return len(pks)
-
-        return self._in_batches(batch)
+        return 0 if last is None else self._remove(AuditEntry, AuditEntry.pk <= last, order=AuditEntry.pk)

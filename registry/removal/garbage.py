@@ -109,18 +109,12 @@ class Rules:
             # A real run has retired them by now. Until a manifest is retired, publishing it again relies on its blobs.
             *([~self.retirable(dialect)] if self.dry_run else []),
         )
-        dataset = exists().where(
-            Dataset.digest == Blob.sha256,
-            or_(Dataset.removed_at.is_(None), Dataset.removed_at > self.given_up_before),
-        )
-        scored = exists().where(
-            Evaluation.rows_digest == Blob.sha256,
-            or_(Evaluation.rows_removed_at.is_(None), Evaluation.rows_removed_at > self.given_up_before),
-        )
+        dataset = exists().where(Dataset.digest == Blob.sha256, self._holds(Dataset.removed_at))
+        scored = exists().where(Evaluation.rows_digest == Blob.sha256, self._holds(Evaluation.rows_removed_at))
         signed = exists().where(
             DatasetSignatures.blob == Blob.sha256,
             Dataset.digest == DatasetSignatures.digest,
-            or_(Dataset.removed_at.is_(None), Dataset.removed_at > self.given_up_before),
+            self._holds(Dataset.removed_at),
         )
         old = Blob.created_at <= self.given_up_before
         return and_(
@@ -131,6 +125,10 @@ class Rules:
             ~signed,
             ~exists().where(*self._announces(), UploadBlob.sha256 == Blob.sha256),
         )
+
+    def _holds(self, removed_at: Any) -> ColumnElement[bool]:
+        """Whether what was perhaps removed at this time still has its bytes."""
+        return or_(removed_at.is_(None), removed_at > self.given_up_before)
 
     def announced(self, digests: Collection[str]) -> Select[str]:
         """The names in storage under which somebody may send blobs with these digests."""

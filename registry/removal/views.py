@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query, Response
+from fastapi import Response
 
+from registry.catalog.views import Adapter
 from registry.http.routes import Admin, Reader, room, service
 from registry.removal.service import Removal
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
@@ -13,8 +14,6 @@ from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionVie
 router = room("", "removal")
 
 RemovalDep = Annotated[Removal, service(Removal)]
-
-Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
 @router.get("/retention")
@@ -29,11 +28,10 @@ def set_retention(adapter: Adapter, body: RetentionRule, removal: RemovalDep, wh
     return removal.set_retention(adapter, rule=body, who=who)
 
 
-@router.delete("/retention", status_code=204)
-def clear_retention(adapter: Adapter, removal: RemovalDep, who: Admin) -> Response:
+@router.delete("/retention", status_code=204, response_class=Response)
+def clear_retention(adapter: Adapter, removal: RemovalDep, who: Admin) -> None:
     """Keep all versions of an adapter again."""
     removal.set_retention(adapter, rule=None, who=who)
-    return Response(status_code=204)
 
 
 @router.post("/gc")

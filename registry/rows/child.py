@@ -32,6 +32,11 @@ from registry.rows.reading_limits import POOL
 _NICER = 5
 
 
+_PR_SET_PDEATHSIG = 1
+#: How much later the system itself ends a process that doesn't stop at its limit of processor time, in seconds.
+_GRACE_S = 5
+
+
 def main() -> None:
     """Fork for each request, until the server is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -124,11 +129,6 @@ def _answer(request: socket.socket) -> None:
         traceback.print_exc()
         answer = {"failed": type(error).__name__}
     request.sendall(json.dumps(answer).encode() + b"\n")
-
-
-_PR_SET_PDEATHSIG = 1
-#: How much later the system itself ends a process that doesn't stop at its limit of processor time, in seconds.
-_GRACE_S = 5
 
 
 class OutOfTime(BaseException):

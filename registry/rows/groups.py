@@ -29,6 +29,10 @@ _DIGEST = 8
 _KEPT, _MOST_CHARACTERS = 64, 1 << 24
 
 
+#: How many rows are sorted into slices: some 20 seconds of one core.
+_MOST_ROWS = 2_000_000
+
+
 @dataclass(frozen=True)
 class Groups:
     """The groups that rows fall into by a column."""
@@ -136,10 +140,6 @@ def numbered(
         raise InvalidData(
             f"row {rows[place]} of the dataset can't be read; score the targets again: adapterctl eval REF REF --again"
         )
-
-
-#: How many rows are sorted into slices: some 20 seconds of one core.
-_MOST_ROWS = 2_000_000
 
 
 def slices(*, scores: str, ident: str, dataset: str, column: str) -> list[dict[str, Any]]:

@@ -20,6 +20,10 @@ from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
 NUMBERS = "<i8"
 
 
+#: How many characters of a text are shown.
+_SHOWN = 2000
+
+
 def groups(*, path: str, column: str, rows: str, target: str, by: str) -> None:
     """Write the number of the group of each of these rows. Raises what `groups_of` raises."""
     import numpy as np
@@ -94,10 +98,6 @@ WORK: dict[str, Callable[..., Any]] = {
     "values": values,
     "pairs": pairs,
 }
-
-
-#: How many characters of a text are shown.
-_SHOWN = 2000
 
 
 def texts_of(path: Path, columns: Mapping[str, str] | None, rows: Collection[int]) -> dict[int, tuple[str, str]]:

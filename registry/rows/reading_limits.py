@@ -14,6 +14,16 @@ _BASE_S, _BYTES_PER_S = 20, 2 * 1000**2
 _BUSY = 3
 
 
+POOL = Pool(
+    "reading rows",
+    waits="nobody: whoever has rows read holds a place in a lane of reading, or is the check for training rows",
+    at_once="one process for each of those",
+    item="below 125 kB in the server, 4 MiB of memory; otherwise 1 GiB in a process of its own, 20 s of processor time and "
+    "1 s more per 2 MB, three times that by the clock",
+    share="that of the lane",
+)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one reading may take."""
@@ -42,13 +52,3 @@ class Limits:
     def out_of_time(self) -> str:
         """The rest of a sentence about what takes more time."""
         return f"takes more than {self.processor_s} s of processor time to read; use fewer rows"
-
-
-POOL = Pool(
-    "reading rows",
-    waits="nobody: whoever has rows read holds a place in a lane of reading, or is the check for training rows",
-    at_once="one process for each of those",
-    item="below 125 kB in the server, 4 MiB of memory; otherwise 1 GiB in a process of its own, 20 s of processor time and "
-    "1 s more per 2 MB, three times that by the clock",
-    share="that of the lane",
-)

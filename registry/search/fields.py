@@ -136,31 +136,30 @@ _STATES = (VersionState.READY.value, VersionState.ARCHIVED.value, VersionState.Q
 _METHODS = ("qlora", "lora", "unknown")
 _KINDS = ("adapter", "merged", "base")
 
-#: By the word with which a comparison begins.
-FIELDS: dict[str, FieldRule] = {
-    "name": FieldRule("name", TEXT, "an adapter's whole name", "name ~ team/*", _text),
-    "namespace": FieldRule("namespace", TEXT, "a namespace, or - for none", "namespace = team", _text),
-    "base": FieldRule("base", TEXT, "a base's id", "base = SmolLM2-135M-Instruct", _text),
-    "base.fingerprint": FieldRule("base.fingerprint", EXACT, _HEX_DIGITS, "base.fingerprint = 3f1c0a9b2d4e", _digest),
-    "rank": FieldRule("rank", ORDERED, _WHOLE, "rank >= 8", _whole),
-    "alpha": FieldRule("alpha", ORDERED, "a number", "alpha > 16", _number),
-    "number": FieldRule("number", ORDERED, _WHOLE, "number <= 3", _whole),
-    "method": FieldRule("method", EXACT, f"one of {', '.join(_METHODS)}", "method = qlora", _one_of(*_METHODS)),
-    "target": FieldRule("target", TEXT, "a target module's name", "target = q_proj", _text),
-    "state": FieldRule("state", EXACT, f"one of {', '.join(_STATES)}", "state in (ready, archived)", _one_of(*_STATES)),
-    "alias": FieldRule("alias", TEXT, "an alias", "alias = production", _text),
-    "author": FieldRule("author", TEXT, "the name of who published it", "author = ci", _text),
-    "created": FieldRule(
+_RULES = (
+    FieldRule("name", TEXT, "an adapter's whole name", "name ~ team/*", _text),
+    FieldRule("namespace", TEXT, "a namespace, or - for none", "namespace = team", _text),
+    FieldRule("base", TEXT, "a base's id", "base = SmolLM2-135M-Instruct", _text),
+    FieldRule("base.fingerprint", EXACT, _HEX_DIGITS, "base.fingerprint = 3f1c0a9b2d4e", _digest),
+    FieldRule("rank", ORDERED, _WHOLE, "rank >= 8", _whole),
+    FieldRule("alpha", ORDERED, "a number", "alpha > 16", _number),
+    FieldRule("number", ORDERED, _WHOLE, "number <= 3", _whole),
+    FieldRule("method", EXACT, f"one of {', '.join(_METHODS)}", "method = qlora", _one_of(*_METHODS)),
+    FieldRule("target", TEXT, "a target module's name", "target = q_proj", _text),
+    FieldRule("state", EXACT, f"one of {', '.join(_STATES)}", "state in (ready, archived)", _one_of(*_STATES)),
+    FieldRule("alias", TEXT, "an alias", "alias = production", _text),
+    FieldRule("author", TEXT, "the name of who published it", "author = ci", _text),
+    FieldRule(
         "created", ORDERED, "a day or moment such as 2026-03-01 or 2026-03-01T12:30Z", "created >= 2026-03-01", _moment
     ),
-    "digest": FieldRule("digest", EXACT, _HEX_DIGITS, "digest = 3f1c0a9b2d4e", _digest),
-    "dataset": FieldRule(
-        "dataset", TEXT, "a dataset's name, or 12 digits of its digest", "dataset = train.jsonl", _text
-    ),
-    "kind": FieldRule("kind", EXACT, f"one of {', '.join(_KINDS)}", "kind = adapter", _one_of(*_KINDS)),
-    "tag": FieldRule("tag[KEY]", TEXT, "a tag's text", "tag[language] = python", _text),
-    "eval": FieldRule("eval[DATASET].METRIC", ORDERED, "a number", "eval[heldout.jsonl].loss < 1.5", _number),
-}
+    FieldRule("digest", EXACT, _HEX_DIGITS, "digest = 3f1c0a9b2d4e", _digest),
+    FieldRule("dataset", TEXT, "a dataset's name, or 12 digits of its digest", "dataset = train.jsonl", _text),
+    FieldRule("kind", EXACT, f"one of {', '.join(_KINDS)}", "kind = adapter", _one_of(*_KINDS)),
+    FieldRule("tag[KEY]", TEXT, "a tag's text", "tag[language] = python", _text),
+    FieldRule("eval[DATASET].METRIC", ORDERED, "a number", "eval[heldout.jsonl].loss < 1.5", _number),
+)
+#: By the word that begins the field.
+FIELDS = {rule.shown.partition("[")[0]: rule for rule in _RULES}
 
 
 @dataclass(frozen=True)

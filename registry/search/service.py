@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import Adapter, Alias, BaseModelRow, Origin, Version
-from registry.catalog.versions.finding import space_of
+from registry.catalog.models import Adapter, BaseModelRow, Origin, Version
+from registry.catalog.versions.finding import aliases_of, space_of
 from registry.catalog.versions.origins import first_origins
 from registry.db.database import Database
-from registry.db.paging import Paged, fitting, read_cursor, write_cursor
+from registry.db.paging import Paged, fitting, in_order, read_cursor, write_cursor
 from registry.db.stored_json import readable, table
 from registry.errors import Invalid
 from registry.evaluations.models import EvaluationMetric
@@ -107,7 +107,8 @@ class Search:
         seen = None if cursor is None else _position(cursor, search, order)
         with self._db.read() as session:
             query = select(*_POSITION).join(Adapter, Adapter.pk == Version.adapter_pk)
-            query = _ordered(query.where(condition_of(session, tree, who, scores_of)), order, seen)
+            query = query.where(condition_of(session, tree, who, scores_of))
+            query = in_order(query, order.columns, seen, newest_first=order.descending)
             rows = session.execute(query.limit(limit + 1)).all()
             limit = fitting((row.record_bytes for row in rows[:limit]), limit)
             following = None
@@ -123,13 +124,6 @@ def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
     if of != search:
         raise Invalid("the cursor belongs to another filter or order; start again without one", param="cursor")
     return tuple(position)
-
-
-def _ordered(query: Select[Any], order: _Order, seen: tuple[Any, ...] | None) -> Select[Any]:
-    if seen is not None:
-        here, there = tuple_(*order.columns), tuple_(*seen)
-        query = query.where(here < there if order.descending else here > there)
-    return query.order_by(*(column.desc() if order.descending else column.asc() for column in order.columns))
 
 
 def _scores_of(
@@ -159,10 +153,7 @@ def _briefs(
     scored = _scores_of(session, tree, rows, who, scores_of)
     made = select(Origin.version_pk, Origin.metrics).where(Origin.pk.in_(first_origins(pks)))
     metrics: dict[int, dict[str, float]] = dict(session.execute(made).all())
-    aliases: dict[int, list[str]] = {}
-    named = select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(pks)).order_by(Alias.name)
-    for alias in session.execute(named):
-        aliases.setdefault(alias.version_pk, []).append(alias.name)
+    aliases = aliases_of(session, pks)
     over = select(BaseModelRow.pk, BaseModelRow.fingerprint)
     bases = session.execute(over.where(BaseModelRow.pk.in_({row.base_pk for row in rows})))
     fingerprints = {base.pk: base.fingerprint for base in bases}
@@ -170,20 +161,12 @@ def _briefs(
     for row in rows:
         lora = table(row.lora)
         size = {"rank": row.rank, "alpha": lora.get("alpha"), "target_modules": lora.get("target_modules")}
-        brief = {
+        brief = row._asdict() | {
             "ref": f"{row.adapter}@{f'sha256:{row.digest}' if row.number is None else f'v{row.number}'}",
-            "adapter": row.adapter,
-            "number": row.number,
-            "digest": row.digest,
-            "state": row.state,
-            "kind": row.kind,
             "aliases": aliases.get(row.pk, []),
             "tags": table(row.tags),
-            "created_by": row.created_by,
-            "created_at": row.created_at,
             "base": BaseName(id=row.base_id, revision=row.base_revision, fingerprint=fingerprints[row.base_pk]),
             "lora": size,
-            "method": row.method,
             "metrics": table(metrics.get(row.pk)),
             "scores_of": sorted(scored.get(row.pk, [])),
         }

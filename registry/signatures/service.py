@@ -1,6 +1,16 @@
-"""Records signatures, with a version or later, and lists them."""
+"""Records signatures, with a version or later, and lists them; and the keys whose signatures this registry requires, and
+what is checked in any other signature.
+
+>>> trust = Trust([])
+>>> trust.asks
+False
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -10,12 +20,16 @@ from registry.artifacts.manifests import manifest_of
 from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
+from registry.db.stored_json import view_of
 from registry.db.types import utc_now
-from registry.errors import Conflict, Forbidden, NotFound
+from registry.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable, Verification
 from registry.principal import Principal
 from registry.signatures.models import Signature
-from registry.signatures.trust import Trust
+from sdk.errors import AdapterctlError, VerificationFailed
+from sdk.errors import Unavailable as Missing
 from sdk.schemas.artifacts import SignatureView, SignedManifest
+from sdk.schemas.manifest import Manifest
+from sdk.signing import PublicKey, check_bundle, find_signer, read_public_keys
 
 #: How many signatures one manifest may have, so that a list of them stays short.
 MAX_SIGNATURES = 50
@@ -64,7 +78,7 @@ class Signatures:
             for row in rows:
                 # A signature that several namespaces have is listed once.
                 found.setdefault((row.key_id, row.bundle), row)
-            return [_present(row) for row in found.values()]
+            return [view_of(SignatureView, row) for row in found.values()]
 
 
 def record_signature(
@@ -93,7 +107,7 @@ def record_signature(
             row.bundle, row.created_by, row.created_at = signed.bundle, who.name, utc_now()
             record(session, who, "version.sign", namespace, digest, before=before, after={"key": signed.key_id})
     session.flush()
-    return _present(row)
+    return view_of(SignatureView, row)
 
 
 def _find(session: Session, digest: str, who: Principal) -> ManifestRow:
@@ -116,5 +130,75 @@ def _writable(session: Session, digest: str, who: Principal) -> list[str]:
     return sorted(session.scalars(query))
 
 
-def _present(row: Signature) -> SignatureView:
-    return SignatureView(key_id=row.key_id, bundle=row.bundle, created_by=row.created_by, created_at=row.created_at)
+class Trust:
+    """Public keys, or none: then versions need no signature."""
+
+    def __init__(self, keys: Sequence[PublicKey] = ()) -> None:
+        self._keys = {key.key_id: key for key in keys}
+
+    @classmethod
+    def of(cls, setting: str | None) -> Trust:
+        """Read the keys that `REGISTRY_SIGNING_KEYS` names: a PEM file, or a folder of `*.pem`.
+
+        Raises Invalid if there are none in it, Unavailable if signatures can't be verified.
+        """
+        if setting is None:
+            return cls()
+        try:
+            return cls(read_public_keys(Path(setting)))
+        except Missing as error:
+            raise Unavailable(error.message) from error
+        except AdapterctlError as error:
+            raise Invalid(f"REGISTRY_SIGNING_KEYS: {error.message}", param="REGISTRY_SIGNING_KEYS") from error
+
+    @property
+    def asks(self) -> bool:
+        """Whether versions without a signature are refused."""
+        return bool(self._keys)
+
+    def require(self, manifest: Manifest, signed: SignedManifest | None) -> None:
+        """Raise Verification unless a version with this manifest may be published with this signature, or without
+        one.
+        """
+        if signed is None:
+            if self.asks:
+                raise Verification(
+                    f"this registry accepts only signed versions; push again with --sign KEY, using one of: {self._listed()}",
+                    param="signature",
+                )
+            return
+        if self.asks and signed.key_id not in self._keys:
+            raise Verification(
+                f"the signature is by the key {signed.key_id[:12]}, which this registry does not accept; sign with one of: "
+                f"{self._listed()}",
+                param="signature",
+            )
+        self.check(manifest, signed)
+
+    def check(self, manifest: Manifest, signed: SignedManifest) -> None:
+        """Raise Verification for a signature that can't hold for this manifest.
+
+        Without the key nobody can tell whether it does: if the key is not known here, only what the signature says is
+        checked.
+        """
+        key = self._keys.get(signed.key_id)
+        with _explained():
+            if key is None:
+                check_bundle(manifest, signed.bundle)
+            else:
+                find_signer(manifest, signed.bundle, [key])
+
+    def _listed(self) -> str:
+        shown = ", ".join(key_id[:12] for key_id in list(self._keys)[:5])
+        return shown + (", …" if len(self._keys) > 5 else "")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the errors of the SDK's module into the registry's."""
+    try:
+        yield
+    except VerificationFailed as error:
+        raise Verification(error.message, param="signature") from error
+    except Missing as error:
+        raise Unavailable(error.message) from error

@@ -1,7 +1,8 @@
 """Where the bytes are: blobs under keys made from their SHA-256, in a folder or in an S3 bucket.
 
 >>> import hashlib, tempfile
->>> with tempfile.TemporaryDirectory() as root, open_storage(f"file://{root}") as storage:
+>>> from contextlib import closing
+>>> with tempfile.TemporaryDirectory() as root, closing(open_storage(f"file://{root}")) as storage:
 ...     sha256 = hashlib.sha256(b"weights").hexdigest()
 ...     storage.put(sha256, 7, iter([b"wei", b"ghts"]))
 ...     with storage.open(sha256) as chunks:
@@ -22,9 +23,7 @@ from registry.storage.protocol import (
     DEFAULT_PART_BYTES,
     MAX_PARTS,
     BlobStat,
-    GetLocation,
     Location,
-    PutLocation,
     S3Options,
     Storage,
     blob_key,
@@ -39,9 +38,7 @@ __all__ = [
     "BlobMissing",
     "BlobStat",
     "FolderStorage",
-    "GetLocation",
     "Location",
-    "PutLocation",
     "S3Options",
     "Storage",
     "StorageError",

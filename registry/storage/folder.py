@@ -24,8 +24,7 @@ from registry.storage.protocol import (
     DEFAULT_EXPIRY_S,
     DEFAULT_PART_BYTES,
     BlobStat,
-    GetLocation,
-    PutLocation,
+    Location,
     blob_key,
     is_name,
     sha256_of,
@@ -76,12 +75,12 @@ class FolderStorage:
         """Return the path at which a blob is, or would be."""
         return self.root / blob_key(name)
 
-    def put_location(self, name: str, size_bytes: int) -> PutLocation:
+    def put_location(self, name: str, size_bytes: int) -> Location:
         path = self.path_of(name)
         if self._public_url is None:
             with _as_unavailable(path.parent):
                 _make_private(path.parent)
-            return PutLocation(url=path.as_uri())
+            return Location(url=path.as_uri())
         return self._signed_put(Permission("PUT", name, size_bytes))
 
     def begin_parts(self, name: str) -> str:
@@ -92,34 +91,28 @@ class FolderStorage:
             folder.mkdir(mode=0o700)
         return parts_id
 
-    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
+    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> Location:
         self._parts_of(name, parts_id)
         return self._signed_put(Permission("PUT", name, size_bytes, parts_id, number, sha256_of(sha256)))
 
     def sent_parts(self, name: str, parts_id: str) -> dict[int, int]:
         folder = self._parts_of(name, parts_id)
-        try:
-            with _as_unavailable(folder):
-                return {int(path.name): path.stat().st_size for path in folder.iterdir() if path.name.isdecimal()}
-        except FileNotFoundError:
-            raise BlobMissing(name) from None
+        with _as_unavailable(folder, missing=name):
+            return {int(path.name): path.stat().st_size for path in folder.iterdir() if path.name.isdecimal()}
 
     def join_parts(self, name: str, parts_id: str, digests: Mapping[int, str]) -> None:
         folder, path = self._parts_of(name, parts_id), self.path_of(name)
-        try:
-            with _as_unavailable(path):
-                # What somebody faster has joined, and perhaps verified, stays.
-                with (
-                    contextlib.suppress(FileExistsError),
-                    whole_file(path, durable=True, mode=0o600, replace=False) as joined,
-                ):
-                    for number in sorted(digests):
-                        with (folder / str(number)).open("rb") as part:
-                            shutil.copyfileobj(part, joined, CHUNK_BYTES)
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:
-            # Somebody else who waits for the same blob is joining it right now, and has removed the parts.
-            raise BlobMissing(name) from None
+        # Somebody else who waits for the same blob is joining it right now, and has removed the parts.
+        with _as_unavailable(path, missing=name):
+            # What somebody faster has joined, and perhaps verified, stays.
+            with (
+                contextlib.suppress(FileExistsError),
+                whole_file(path, durable=True, mode=0o600, replace=False) as joined,
+            ):
+                for number in sorted(digests):
+                    with (folder / str(number)).open("rb") as part:
+                        shutil.copyfileobj(part, joined, CHUNK_BYTES)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def part_writer(self, permission: Permission) -> BlobWriter:
         """Return a writer for one part. Raises BlobMissing if its parts were joined or swept."""
@@ -128,11 +121,11 @@ class FolderStorage:
             raise BlobMissing(permission.name)
         return BlobWriter(folder / str(permission.part), permission.part_sha256, permission.size_bytes or 0)
 
-    def get_location(self, name: str) -> GetLocation:
+    def get_location(self, name: str) -> Location:
         path = self.path_of(name)
         if self._public_url is None:
-            return GetLocation(url=path.as_uri())
-        return GetLocation(url=self._signed_url(Permission("GET", name)), expires_in_s=self._expires_in_s)
+            return Location(url=path.as_uri())
+        return Location(url=self._signed_url(Permission("GET", name)), expires_in_s=self._expires_in_s)
 
     def stat(self, name: str) -> BlobStat | None:
         path = self.path_of(name)
@@ -153,11 +146,8 @@ class FolderStorage:
     def open_file(self, name: str) -> BinaryIO:
         """Open a blob as a file, for reading parts of it. Raises BlobMissing."""
         path = self.path_of(name)
-        try:
-            with _as_unavailable(path):
-                return path.open("rb", buffering=0)
-        except FileNotFoundError:
-            raise BlobMissing(name) from None
+        with _as_unavailable(path, missing=name):
+            return path.open("rb", buffering=0)
 
     def read_part(self, name: str, begin: int, end: int) -> bytes:
         with self.open_file(name) as file, _as_unavailable(self.path_of(name)):
@@ -208,14 +198,6 @@ class FolderStorage:
     def close(self) -> None:
         """Do nothing: a folder has no connections."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _files(self) -> Iterator[Path]:
         top = self.root / "blobs" / "sha256"
         try:
@@ -234,9 +216,9 @@ class FolderStorage:
         path = self.path_of(name)
         return path.with_name(f"{path.name}{_PARTS}{parts_id}")
 
-    def _signed_put(self, permission: Permission) -> PutLocation:
+    def _signed_put(self, permission: Permission) -> Location:
         headers = {"Content-Length": str(permission.size_bytes)}
-        return PutLocation(url=self._signed_url(permission), headers=headers, expires_in_s=self._expires_in_s)
+        return Location(url=self._signed_url(permission), headers=headers, expires_in_s=self._expires_in_s)
 
     def _signed_url(self, permission: Permission) -> str:
         if self.signing_key is None:
@@ -327,11 +309,13 @@ def _chunks_of(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def _as_unavailable(path: Path) -> Iterator[None]:
+def _as_unavailable(path: Path, *, missing: str | None = None) -> Iterator[None]:
     """Turn errors of the disk into StorageUnavailable, except for a missing file, whose meaning the caller knows."""
     try:
         yield
     except FileNotFoundError:
+        if missing is not None:
+            raise BlobMissing(missing) from None
         raise
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}

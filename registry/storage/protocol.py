@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from registry.storage.errors import StorageError
@@ -56,7 +55,13 @@ def is_name(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a client finds a blob or sends it, without asking the registry again. A signed one is a credential."""
+    """Where a client finds a blob or sends it, without asking the registry again. A signed one is a credential.
+
+    To send, `http:` takes one PUT of exactly the bytes that the digest names; 200, 201 and 412 (it is there already) all
+    mean that the blob is stored. `file:` is the final path, in a folder that exists: write a file next to it named
+    `<path>.partial-<random>`, fsync it and rename it, so that a half-written file never has the name. To read, `http:`
+    answers a GET with an ETag, and takes one `Range` together with `If-Match`.
+    """
 
     #: `file:`, `http:` or `https:`.
     url: str
@@ -70,21 +75,6 @@ class Location:
         parts = urlsplit(self.url)
         url = urlunsplit(parts._replace(query="…" if parts.query else ""))
         return f"{type(self).__name__}(url={url!r}, headers={sorted(self.headers)}, expires_in_s={self.expires_in_s})"
-
-
-@dataclass(frozen=True, repr=False)
-class PutLocation(Location):
-    """Where one blob is sent.
-
-    `http:` takes one PUT of exactly the bytes that the digest names; 200, 201 and 412 (it is there already) all mean
-    that the blob is stored. `file:` is the final path, in a folder that exists: write a file next to it named
-    `<path>.partial-<random>`, fsync it and rename it, so that a half-written file never has the name.
-    """
-
-
-@dataclass(frozen=True, repr=False)
-class GetLocation(Location):
-    """Where one blob is read. `http:` answers a GET with an ETag, and takes one `Range` together with `If-Match`."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +123,13 @@ class Storage(Protocol):
     #: The size of a part of a blob that is sent in parts; smaller blobs are sent at once. None: all blobs are.
     part_bytes: int | None
 
-    def put_location(self, name: str, size_bytes: int) -> PutLocation:
+    def put_location(self, name: str, size_bytes: int) -> Location:
         """Return where a client sends the blob. Doesn't say whether it exists already."""
 
     def begin_parts(self, name: str) -> str:
         """Begin to receive a blob in parts; return an id for the other calls."""
 
-    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
+    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> Location:
         """Return where a client sends part `number`, from 1 on; the location is bound to the part's SHA-256 and
         size.
         """
@@ -154,7 +144,7 @@ class Storage(Protocol):
         Doesn't verify the whole. Raises BlobMissing like `sent_parts`.
         """
 
-    def get_location(self, name: str) -> GetLocation:
+    def get_location(self, name: str) -> Location:
         """Return where a client reads the blob. Doesn't check whether it exists: the read will tell."""
 
     def stat(self, name: str) -> BlobStat | None:
@@ -189,9 +179,3 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Close connections. The storage can't be used afterwards."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...

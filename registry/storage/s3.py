@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import boto3
 import botocore.loaders
@@ -26,8 +25,7 @@ from registry.storage.protocol import (
     DEFAULT_EXPIRY_S,
     DEFAULT_PART_BYTES,
     BlobStat,
-    GetLocation,
-    PutLocation,
+    Location,
     S3Options,
     blob_key,
     is_name,
@@ -93,7 +91,7 @@ class S3Storage:
         if options.public_endpoint_url not in {None, options.endpoint_url}:
             self._presigner = open_client(options.public_endpoint_url)
 
-    def put_location(self, name: str, size_bytes: int) -> PutLocation:
+    def put_location(self, name: str, size_bytes: int) -> Location:
         if size_bytes > MAX_PUT_BYTES:
             raise StorageError(
                 f"A file of {size_bytes} bytes is too large: S3 accepts {MAX_PUT_BYTES} at once. Split it into shards."
@@ -108,7 +106,7 @@ class S3Storage:
             )
         return str(begun["UploadId"])
 
-    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> PutLocation:
+    def part_location(self, name: str, parts_id: str, number: int, sha256: str, size_bytes: int) -> Location:
         sent = {"ContentLength": size_bytes, "ChecksumSHA256": _base64_of(sha256)}
         return self._put("upload_part", name, {"UploadId": parts_id, "PartNumber": number, **sent})
 
@@ -133,22 +131,19 @@ class S3Storage:
             if self.stat(name) is None:
                 raise BlobMissing(name) from error
 
-    def get_location(self, name: str) -> GetLocation:
-        return GetLocation(
+    def get_location(self, name: str) -> Location:
+        return Location(
             url=self._presigned("get_object", self._at(name)),
             headers=_headers_of(self._owner),
             expires_in_s=self._expires_in_s,
         )
 
     def stat(self, name: str) -> BlobStat | None:
-        parameters = self._at(name)
         try:
-            with self._calls.answered():
-                head = self._client.head_object(**parameters, ChecksumMode="ENABLED")
-        except ClientError as error:
-            if status_of(error) == 404:
-                return None
-            raise
+            with _missing(name), self._calls.answered():
+                head = self._client.head_object(**self._at(name), ChecksumMode="ENABLED")
+        except BlobMissing:
+            return None
         return BlobStat(
             size_bytes=head["ContentLength"],
             sha256=_proven(head),
@@ -157,18 +152,12 @@ class S3Storage:
 
     @contextmanager
     def open(self, name: str) -> Iterator[Iterator[bytes]]:
-        parameters = self._at(name)
-        try:
-            with self._calls.answered():
-                body = self._client.get_object(**parameters)["Body"]
-                # The answer has a deadline, but its bytes have none as long as they keep coming. Short ones are here
-                # already.
-                with suppress(AttributeError):
-                    body.set_socket_timeout(self._stall_s)
-        except ClientError as error:
-            if status_of(error) == 404:
-                raise BlobMissing(name) from None
-            raise
+        with _missing(name), self._calls.answered():
+            body = self._client.get_object(**self._at(name))["Body"]
+            # The answer has a deadline, but its bytes have none as long as they keep coming. Short ones are here
+            # already.
+            with suppress(AttributeError):
+                body.set_socket_timeout(self._stall_s)
         try:
             yield self._chunks_of(body)
         finally:
@@ -176,14 +165,9 @@ class S3Storage:
             body.close()
 
     def read_part(self, name: str, begin: int, end: int) -> bytes:
-        try:
-            with self._calls.answered():
-                answer = self._client.get_object(**self._at(name), Range=f"bytes={begin}-{end - 1}")
-                part: bytes = answer["Body"].read()
-        except ClientError as error:
-            if status_of(error) == 404:
-                raise BlobMissing(name) from None
-            raise
+        with _missing(name), self._calls.answered():
+            answer = self._client.get_object(**self._at(name), Range=f"bytes={begin}-{end - 1}")
+            part: bytes = answer["Body"].read()
         return part
 
     def put(self, name: str, size_bytes: int, chunks: Iterator[bytes]) -> None:
@@ -226,10 +210,7 @@ class S3Storage:
             self._client.delete_object(**parameters)
 
     def list(self) -> Iterator[str]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._blobs, **self._owner
-        )
-        for page in self._pages(pages):
+        for page in self._listed("list_objects_v2"):
             for item in page.get("Contents", ()):
                 name = item["Key"].rpartition("/")[2]
                 if is_name(name) and item["Key"] == self._prefix + blob_key(name):
@@ -238,12 +219,9 @@ class S3Storage:
     def sweep(self, older_than_s: float, *, keep: Collection[str] = (), dry_run: bool = False) -> int:
         """Abort old uploads in parts: their parts take room, and cost money, until somebody does."""
         latest = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=self._bucket, Prefix=self._blobs, **self._owner
-        )
         left = [
             {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-            for page in self._pages(pages)
+            for page in self._listed("list_multipart_uploads")
             for upload in page.get("Uploads", ())
             if upload["Key"].startswith(self._blobs)
             and upload["Initiated"] <= latest
@@ -272,14 +250,6 @@ class S3Storage:
         for client in (self._client, self._writer, self._presigner):
             client.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     @property
     def _blobs(self) -> str:
         return f"{self._prefix}blobs/sha256/"
@@ -287,8 +257,8 @@ class S3Storage:
     def _at(self, name: str) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._prefix + blob_key(name), **self._owner}
 
-    def _put(self, operation: str, name: str, sent: dict[str, Any]) -> PutLocation:
-        return PutLocation(
+    def _put(self, operation: str, name: str, sent: dict[str, Any]) -> Location:
+        return Location(
             url=self._presigned(operation, self._at(name) | sent),
             headers=_headers_of(sent | self._owner),
             expires_in_s=self._expires_in_s,
@@ -297,12 +267,12 @@ class S3Storage:
     def _parts(self, name: str, parts_id: str) -> Sequence[dict[str, Any]]:
         """The parts that have arrived, in order. Raises BlobMissing."""
         pages = self._client.get_paginator("list_parts").paginate(**self._at(name), UploadId=parts_id)
-        try:
+        with _missing(name):
             return [part for page in self._pages(pages) for part in page.get("Parts", ())]
-        except ClientError as error:
-            if status_of(error) == 404:
-                raise BlobMissing(name) from None
-            raise
+
+    def _listed(self, operation: str) -> Iterator[dict[str, Any]]:
+        pages = self._client.get_paginator(operation)
+        return self._pages(pages.paginate(Bucket=self._bucket, Prefix=self._blobs, **self._owner))
 
     def _pages(self, pages: Any) -> Iterator[dict[str, Any]]:
         left = iter(pages)
@@ -325,6 +295,17 @@ class S3Storage:
             if not chunk:
                 return
             yield chunk
+
+
+@contextmanager
+def _missing(name: str) -> Iterator[None]:
+    """Raise BlobMissing if the store has nothing of this name."""
+    try:
+        yield
+    except ClientError as error:
+        if status_of(error) == 404:
+            raise BlobMissing(name) from None
+        raise
 
 
 @contextmanager

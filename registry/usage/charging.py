@@ -1,4 +1,4 @@
-"""What counts towards a namespace's quotas: one row of sums, which each transaction changes last.
+"""What counts towards a namespace's quotas: one row of sums, which each transaction changes last; and its limits.
 
 How much of the database a row takes is kept with the row, so that what is charged, given back and counted again is the
 same number.
@@ -11,15 +11,24 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Insert, bindparam, event, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Insert, bindparam, event, select, text
 from sqlalchemy.orm import Session
 
-from registry.db.statements import connection_of
-from registry.usage.limits import limits_of, require_room
-from registry.usage.models import Usage
+from registry.db.database import Database
+from registry.db.statements import connection_of, native_insert
+from registry.errors import QuotaExceeded
+from registry.principal import EVERYWHERE
+from registry.usage.models import Quota, Usage
+
+_LIMITS = (Quota.max_adapters, Quota.max_bytes, Quota.max_jobs, Quota.max_record_bytes)
+_KNOWN = select(Quota.namespace, *_LIMITS).where(Quota.namespace.in_((bindparam("namespace"), EVERYWHERE)))
+#: The lock of a namespace that submits jobs, together with a hash of its name.
+_LOCK = 0x71756F74
+#: The key under which a session has the limits of namespaces for which nobody has set any.
+_DEFAULT = "default limits"
+
 
 #: The kinds of bytes that count for a namespace, and what each is called in sentences.
 BYTES = {
@@ -34,26 +43,70 @@ BYTES = {
 #: The column that counts rows in the database; it has a limit of its own.
 RECORDS = "records_bytes"
 COUNTED = ("adapters", *BYTES, RECORDS)
-
+#: The same, by what `charge` calls them.
+_CHARGED = {name.removesuffix("_bytes"): name for name in COUNTED}
 #: The key under which a session keeps what it will charge.
 _PENDING = "charges"
+#: What a row takes beside its JSON and its texts: keys, times, indexes.
+ROW_BYTES = 200
 
 
-def charge(
-    session: Session,
-    namespace: str,
-    *,
-    adapters: int = 0,
-    versions: int = 0,
-    datasets: int = 0,
-    bases: int = 0,
-    merged: int = 0,
-    checkpoints: int = 0,
-    evaluations: int = 0,
-    reserved: int = 0,
-    records: int = 0,
-) -> None:
-    """Count this many more adapters, and bytes of each kind, for a namespace; fewer if less than 0. `records` are bytes
+class Limits(NamedTuple):
+    """How much a namespace may have; None: no limit."""
+
+    max_adapters: int | None = None
+    max_bytes: int | None = None
+    max_jobs: int | None = None
+    max_record_bytes: int | None = None
+
+
+def limit_by_default(db: Database, limits: Limits) -> None:
+    """From now on, let these limits apply with this database to each namespace for which nobody has set any."""
+    db.session_info[_DEFAULT] = limits
+
+
+def limits_of(session: Session, namespace: str) -> Limits:
+    """Return the limits of a namespace: its own, or else those that an admin has set for all, or else the default ones.
+
+    Things that are published for all have none.
+    """
+    if namespace == EVERYWHERE:
+        return Limits()
+    rows = connection_of(session).execute(_KNOWN, {"namespace": namespace})
+    known = {row.namespace: Limits(*row[1:]) for row in rows}
+    return known.get(namespace) or known.get(EVERYWHERE) or default_limits(session)
+
+
+def default_limits(session: Session) -> Limits:
+    """Return the limits that apply if nobody has set any."""
+    limits: Limits = session.info.get(_DEFAULT, Limits())
+    return limits
+
+
+def submit_alone(session: Session, namespace: str) -> None:
+    """Let nobody else who calls this add jobs to the namespace until the transaction ends.
+
+    On SQLite a transaction that writes is exclusive anyway.
+    """
+    connection = connection_of(session)
+    if connection.dialect.name == "postgresql":
+        said = {"lock": _LOCK, "namespace": namespace}
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock, hashtext(:namespace))"), said)
+
+
+def require_room(namespace: str, what: str, used: int, adding: int, limit: int) -> None:
+    """Raise QuotaExceeded if `used` plus `adding` is more than `limit`; `what` says what is counted."""
+    if used + adding > limit:
+        named = "" if namespace == "-" else f" {namespace}"
+        raise QuotaExceeded(
+            f"the namespace {namespace!r} has {used} of {limit} {what} and may not have {adding} more; "
+            f"remove some (adapterctl quota show{named}), or ask an admin to raise the quota: adapterctl quota set{named}"
+        )
+
+
+def charge(session: Session, namespace: str, **added: int) -> None:
+    """Count this many more `adapters`, and bytes of each kind (`versions`, `merged`, `records` …), for a namespace; fewer if
+    less than 0. `records` are bytes
     in the database, as `record_bytes` measures them.
 
     The row is changed by one statement right before the commit, because all others who change anything there wait for
@@ -66,9 +119,8 @@ def charge(
         # Before other listeners, so that every transaction takes such locks in the same order.
         event.listen(session, "before_commit", _write, insert=True)
     charged = pending.setdefault(namespace, dict.fromkeys(COUNTED, 0))
-    added = (adapters, versions, datasets, bases, merged, checkpoints, evaluations, reserved, records)
-    for name, count in zip(COUNTED, added, strict=True):
-        charged[name] += count
+    for name, count in added.items():
+        charged[_CHARGED[name]] += count
 
 
 def has_room_for_records(session: Session, namespace: str, size_bytes: int) -> bool:
@@ -117,16 +169,11 @@ def _by_kind(used: dict[str, int]) -> str:
 @cache
 def _statement(dialect: str) -> Insert:
     """Add to a namespace's row, or create it, in one statement that returns the new sums."""
-    kinds: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
     names = ("namespace", *COUNTED)
-    new = kinds(Usage).values({name: bindparam(name) for name in names})
+    new = native_insert(dialect, Usage).values({name: bindparam(name) for name in names})
     sums = {name: getattr(Usage, name) + new.excluded[name] for name in COUNTED}
     made: Insert = new.on_conflict_do_update(index_elements=["namespace"], set_=sums)
     return made.returning(*(getattr(Usage, name) for name in COUNTED))
-
-
-#: What a row takes beside its JSON and its texts: keys, times, indexes.
-ROW_BYTES = 200
 
 
 def record_bytes(*values: Any) -> int:

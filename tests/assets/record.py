@@ -19,7 +19,7 @@ from support.openapi_promises import document  # noqa: E402
 from support.recorded_rows import rows  # noqa: E402
 from support.small_registry import made_now  # noqa: E402
 
-from registry.db.schema_version import head_revision  # noqa: E402
+from registry.db.database import head_revision  # noqa: E402
 from sdk.version import VERSION  # noqa: E402
 
 

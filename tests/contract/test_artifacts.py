@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -339,7 +340,10 @@ class TestDoctor:
         assert any(finding.outcome == "failed" for finding in findings)
 
     def test_a_bucket_that_went_away_is_said_in_the_storages_words(self, s3: S3Place) -> None:
-        with open_storage("s3://no-such-bucket-at-all", s3=s3.options) as storage, pytest.raises(StorageUnavailable):
+        with (
+            closing(open_storage("s3://no-such-bucket-at-all", s3=s3.options)) as storage,
+            pytest.raises(StorageUnavailable),
+        ):
             list(storage.list())
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -257,15 +258,15 @@ def test_publishers_of_the_same_bytes_make_one_version(world: World, tmp_path: P
         require_whole(world, name, {same.digest: same})
 
 
-@pytest.mark.parametrize(("verb", "number", "existing"), [("archive", 1, True), ("delete", 2, False)])
+@pytest.mark.parametrize(("to", "number", "existing"), [("archived", 1, True), ("deleted", 2, False)])
 def test_a_version_that_moves_while_its_bytes_are_published_again(
-    world: World, name: str, tmp_path: Path, verb: str, number: int, existing: bool
+    world: World, name: str, tmp_path: Path, to: str, number: int, existing: bool
 ) -> None:
     same = payload()
     publish(world.writer, same, name, tmp_path)
-    move = getattr(world.services.version_states, verb)
+    move = partial(world.services.version_states.move, target=VersionState(to), who=LOCAL)
     body = VersionMove(ref=f"{name}@v1")
-    publisher = Publisher(world.services.db, Interrupted(world, lambda: move(move=body, who=LOCAL)))
+    publisher = Publisher(world.services.db, Interrupted(world, lambda: move(body)))
     again = same.publication(name, send(world.writer, same, tmp_path))
     published = publisher.publish(publication=again, who=world.principal(Role.WRITER))
     assert (published.version.number, published.existing) == (number, existing)

@@ -29,7 +29,7 @@ from registry.catalog.models import Version
 from registry.db.types import db_now, utc_now
 from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.principal import SYSTEM, Role
-from registry.quotas.recount import recount
+from registry.quotas.service import recount
 from registry.usage.charging import BYTES
 from registry.usage.models import Usage
 from sdk.client import Client

@@ -18,7 +18,7 @@ from support.usage import by_kind, differing
 
 from registry.datasets.models import DatasetAccess
 from registry.principal import LOCAL, Role
-from registry.quotas.recount import recount
+from registry.quotas.service import recount
 from registry.rows.comparing.orders import scores_of
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed

@@ -16,7 +16,7 @@ from support.waiting import wait_until
 from support.working import Held
 
 import registry.db.types
-from registry.app.services import Services, build
+from registry.app.services import Services
 from registry.db.types import db_epoch_s
 from registry.jobs import attempts
 from registry.jobs.attempts import OVERTIME_S, TimeLimits
@@ -197,7 +197,7 @@ class TestClocks:
         if people.services.db.engine.dialect.name != "postgresql":
             pytest.skip("SQLite's servers share one clock")
         job = desk.submit()
-        other = build(people.services.settings, storage=people.services.artifacts.storage, queue=NoQueue())
+        other = Services(people.services.settings, storage=people.services.artifacts.storage, queue=NoQueue())
         desk.hold().release()
         with clock_ahead(monkeypatch, minutes=10):
             workers = other.workers.list(who=LOCAL)

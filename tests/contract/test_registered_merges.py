@@ -25,7 +25,7 @@ from registry.catalog.versions.finding import find_version, parse_ref
 from registry.catalog.versions.numbering import give_number, lock_counters, require_kind
 from registry.errors import Conflict as RegistryConflict
 from registry.principal import LOCAL, Role
-from registry.quotas.recount import recount
+from registry.quotas.service import recount
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, VerificationFailed
 from sdk.pulling.transfer import hash_file

@@ -28,8 +28,7 @@ from registry.errors import Invalid
 from registry.errors import Unavailable as RegistryUnavailable
 from registry.principal import Role
 from registry.signatures.models import Signature
-from registry.signatures.service import MAX_SIGNATURES
-from registry.signatures.trust import Trust
+from registry.signatures.service import MAX_SIGNATURES, Trust
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.objects import Version as Pushed

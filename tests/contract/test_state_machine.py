@@ -28,6 +28,7 @@ import sdk
 from registry.access.models import AuditEntry
 from registry.artifacts.models import Blob, ManifestAccess
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
+from registry.catalog.versions.lifecycle import VersionState
 from registry.errors import NotFound, RegistryError
 from registry.principal import LOCAL, Principal, Role
 from registry.storage import FolderStorage
@@ -50,6 +51,7 @@ BYTES = range(12)
 HOW = ("sent", "sent", "sent", "never arrives", "readable")
 NUMBERS = range(16)
 VERBS = ("archive", "archive", "restore", "delete")
+TARGETS = {"archive": VersionState.ARCHIVED, "restore": VersionState.READY, "delete": VersionState.DELETED}
 NAMES = ("live", "live", "live", "next")
 ALIASES = range(8)
 EXPECTED = ("any", "any", "any", "right", "wrong")
@@ -135,7 +137,7 @@ class RegistryMachine(RuleBasedStateMachine):
         change = VersionMove(ref=f"{adapter.name}@v{target}", reason="so")
         moved = self._both(
             lambda: self.model.move(adapter, target, verb),
-            lambda: getattr(self.services.version_states, verb)(move=change, who=LOCAL),
+            lambda: self.services.version_states.move(change, TARGETS[verb], who=LOCAL),
         )
         if moved is not None:
             self._check_view(adapter, *moved)

@@ -21,7 +21,7 @@ from support.adapters import base_registration, save_adapter
 from support.fixtures import S3Place
 from support.registries import World
 
-from registry.db.schema_version import head_revision
+from registry.db.database import head_revision
 from registry.principal import SYSTEM, Role
 from registry.storage import Storage, open_storage
 from sdk.client import Client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_a_sound_store_passes_and_nothing_is_left_in_it(env: dict[str, str], s3:
     code, findings, _ = examine(env)
     assert (code, failed(findings)) == (0, set())
     assert len(findings) == 13
-    with open_storage(s3.url, s3=s3.options) as storage:
+    with closing(open_storage(s3.url, s3=s3.options)) as storage:
         assert list(storage.list()) == []
         assert storage.sweep(older_than_s=-60) == 0
 

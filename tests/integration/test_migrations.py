@@ -23,8 +23,7 @@ from support.schemas import (
 )
 
 from registry.access.tokens import Tokens
-from registry.db.database import Database
-from registry.db.schema_version import head_revision, migrations_folder
+from registry.db.database import Database, head_revision, migrations_folder
 from registry.deadlines import Timeouts
 from registry.errors import Unavailable
 from registry.ops.schema import METADATA, drift

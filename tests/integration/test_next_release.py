@@ -20,8 +20,7 @@ from support.adapters import base_registration, digest, save_adapter
 from support.next_release import NEXT, move_to, next_migrations, next_packages
 from support.schemas import load_past
 
-from registry.db.database import Database
-from registry.db.schema_version import head_revision
+from registry.db.database import Database, head_revision
 from registry.ops.schema import drift
 from sdk.client import Client
 from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo

@@ -18,16 +18,15 @@ from support.servers import TestPostgres
 from support.usage import mismeasured
 
 from registry.access.keys import KeyedRequest
-from registry.app.services import Services, build
+from registry.app.services import Services
 from registry.catalog.models import Version
-from registry.db.database import Database
-from registry.db.schema_version import head_revision
+from registry.db.database import Database, head_revision
 from registry.errors import Forbidden, NotFound
 from registry.evaluations.models import EvaluationMetric
 from registry.ops.schema import drift
 from registry.principal import SYSTEM, Principal, Role
 from registry.queue import NoQueue
-from registry.quotas.recount import recount
+from registry.quotas.service import recount
 from registry.settings import Settings
 from sdk.schemas.aliases import AliasMove
 from sdk.schemas.work import ClaimRequest, WorkerInfo
@@ -101,7 +100,7 @@ def opened(url: str, folder: Path) -> Services:
     """The services over a database."""
     storage_url = (folder / "artifacts").as_uri()
     settings = Settings(database_url=url, storage_url=storage_url, auth="none", embedded_home=str(folder))
-    return build(settings, queue=NoQueue())
+    return Services(settings, queue=NoQueue())
 
 
 def test_what_went_up_comes_down_as_it_was(url: str, revision: str) -> None:

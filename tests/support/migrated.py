@@ -6,8 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from registry.db.database import Database
-from registry.db.schema_version import head_revision
+from registry.db.database import Database, head_revision
 from support.servers import TestPostgres
 
 

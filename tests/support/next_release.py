@@ -8,8 +8,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from registry.db.database import Database
-from registry.db.schema_version import head_revision, migrations_folder
+from registry.db.database import Database, head_revision, migrations_folder
 
 NEXT = f"{int(head_revision()) + 1:04d}"
 _MIGRATION = f'''

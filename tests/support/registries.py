@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 
 from registry.access.tokens import Tokens
 from registry.app.application import create_app
-from registry.app.services import Services, build
+from registry.app.services import Services
 from registry.catalog.bases.finding import KnownBases
 from registry.catalog.publishing.inspecting import find_ancestry
 from registry.catalog.publishing.new_version import NewVersion
@@ -88,7 +88,7 @@ class World:
     def impatient(self) -> Services:
         """A second process of this registry, whose leases end almost at once."""
         settings = replace(self.services.settings, lease_s=SHORT_LEASE_S)
-        return build(settings, storage=self.services.artifacts.storage, queue=NoQueue())
+        return Services(settings, storage=self.services.artifacts.storage, queue=NoQueue())
 
     @made_once
     def writer(self) -> Client:

@@ -11,8 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import MetaData, Table, create_engine, inspect, select, text
 
-from registry.db.database import Database
-from registry.db.schema_version import migrations_folder
+from registry.db.database import Database, migrations_folder
 from support.small_registry import made_now
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from registry.access.keys import KeyedRequest
-from registry.app.services import Services, build
+from registry.app.services import Services
 from registry.artifacts.models import UploadBlob, UploadPart
+from registry.catalog.versions.lifecycle import VersionState
 from registry.principal import SYSTEM, Principal, Role
 from registry.queue import NoQueue
 from registry.settings import Settings
@@ -68,7 +69,7 @@ def made_now() -> bytes:
             auth="none",
             embedded_home=scratch,
         )
-        services = build(settings, queue=NoQueue())
+        services = Services(settings, queue=NoQueue())
         services.db.upgrade()
         fill(services, folder)
         services.db.close()
@@ -107,8 +108,9 @@ def fill(services: Services, folder: Path) -> None:
     annotation = Annotation(ref=f"{ADAPTER}@v1", tags={"language": "python"}, note="beats the base")
     services.version_states.annotate(annotation=annotation, who=ANA)
     services.removal.set_retention("summary", rule=RetentionRule(keep_last=3), who=SYSTEM)
-    services.version_states.archive(move=VersionMove(ref=f"{ADAPTER}@v3", reason="worse"), who=ANA)
-    services.version_states.delete(move=VersionMove(ref=f"{ADAPTER}@v4", reason="leaks"), who=SYSTEM)
+    archived, deleted = VersionState.ARCHIVED, VersionState.DELETED
+    services.version_states.move(VersionMove(ref=f"{ADAPTER}@v3", reason="worse"), archived, who=ANA)
+    services.version_states.move(VersionMove(ref=f"{ADAPTER}@v4", reason="leaks"), deleted, who=SYSTEM)
     with services.db.write() as session:
         session.add(
             KeyedRequest(owner=digest("ana"), key="once", request_digest=digest("request"), status=201, body="{}")

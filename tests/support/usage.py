@@ -17,7 +17,7 @@ from registry.catalog.models import NamedBase, Origin, Version, VersionNote
 from registry.db.types import utc_now
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Checkpoint, Job, JobEvent
-from registry.quotas.recount import count_anew
+from registry.quotas.service import count_anew
 from registry.usage.charging import BYTES, COUNTED, record_bytes
 from registry.usage.models import Usage
 from sdk.client import Client

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from registry.access.models import AuditEntry
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import append
+from registry.db.stored_json import view_of
 from registry.principal import Principal
 from sdk.schemas.access import AuditView
 
@@ -65,10 +66,8 @@ class Audit:
         `action` may end with `.*`; `subject` is exact, or the name of an adapter for all of its versions and aliases.
         """
         query = select(AuditEntry).where(who.within(AuditEntry.namespace, "admin"))
-        if actor is not None:
-            query = query.where(AuditEntry.actor == actor)
-        if token is not None:
-            query = query.where(AuditEntry.token_id == token)
+        asked = {"actor": actor, "token_id": token, "namespace": namespace}
+        query = query.filter_by(**{name: value for name, value in asked.items() if value is not None})
         if action is not None and action.endswith(".*"):
             query = query.where(AuditEntry.action.startswith(action[:-1], autoescape=True))
         elif action is not None:
@@ -76,31 +75,17 @@ class Audit:
         if subject is not None:
             of_adapter = AuditEntry.subject.startswith(f"{subject}@", autoescape=True)
             query = query.where((AuditEntry.subject == subject) | of_adapter)
-        if namespace is not None:
-            query = query.where(AuditEntry.namespace == namespace)
         if since is not None:
             query = query.where(AuditEntry.at >= since)
         if until is not None:
             query = query.where(AuditEntry.at < until)
         with self._db.read() as session:
             return page_of(
-                session, query, AuditEntry.pk, cursor=cursor, limit=limit, views=_present_all, newest_first=True
+                session,
+                query,
+                AuditEntry.pk,
+                cursor=cursor,
+                limit=limit,
+                views=lambda rows: [view_of(AuditView, row, id=row.pk, token=row.token_id) for row in rows],
+                newest_first=True,
             )
-
-
-def _present_all(rows: Sequence[AuditEntry]) -> list[AuditView]:
-    return [_present(row) for row in rows]
-
-
-def _present(row: AuditEntry) -> AuditView:
-    return AuditView(
-        id=row.pk,
-        at=row.at,
-        actor=row.actor,
-        token=row.token_id,
-        action=row.action,
-        namespace=row.namespace,
-        subject=row.subject,
-        before=row.before,
-        after=row.after,
-    )

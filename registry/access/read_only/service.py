@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable
 
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,12 +16,19 @@ from registry.db.statements import insert_if_new, upsert
 from registry.db.types import utc_now
 from registry.errors import ReadOnly, RegistryError
 from registry.http.paths import area_of
+from registry.http.refusals import refused
 from registry.principal import EVERYWHERE, Principal
 from sdk.version import API
 
 #: How long the database's answer is cached, in seconds: after that every process follows the switch.
 TRUST_S = 1.0
 _ROW = 1
+
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Heartbeats are allowed, so that workers keep the jobs that they hold: an expired lease would restart a job from its
+#: last checkpoint, and a heartbeat only adds events to that job. In an emergency, rights can still be taken away.
+_LET_THROUGH = re.compile(rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke)")
 
 
 class ReadOnlySwitch:
@@ -89,12 +95,6 @@ class ReadOnlySwitch:
             )
 
 
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Heartbeats are allowed, so that workers keep the jobs that they hold: an expired lease would restart a job from its
-#: last checkpoint, and a heartbeat only adds events to that job. In an emergency, rights can still be taken away.
-_LET_THROUGH = re.compile(rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke)")
-
-
 class KeepReadOnly:
     """ASGI middleware behind the gatekeeper: answers 503 to requests that change something, while that is forbidden."""
 
@@ -113,7 +113,6 @@ class KeepReadOnly:
                 else:
                     await run_in_threadpool(self._switch.require_off)
             except ReadOnly as error:
-                answer = JSONResponse(error.reply().model_dump(), error.status, headers=error.headers)
-                await answer(scope, receive, send)
+                await refused(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

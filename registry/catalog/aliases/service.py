@@ -22,6 +22,7 @@ from registry.catalog.versions.present import refresh_document
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
 from registry.db.statements import insert_if_new
+from registry.db.stored_json import view_of
 from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, InvalidName, NotFound
 from registry.principal import EVERYWHERE, Principal
@@ -32,6 +33,10 @@ from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRol
 MOST_ALIASES = 1000
 #: How many protections one namespace may have.
 MOST_PROTECTIONS = 1000
+
+
+#: How many of an alias's last moves are looked at: there may be any number.
+MOST_MOVES = 1000
 
 
 class Aliases:
@@ -55,7 +60,7 @@ class Aliases:
                 AliasMoveRow.pk,
                 cursor=cursor,
                 limit=limit,
-                views=lambda moves: [_present_move(row, move) for move in moves],
+                views=lambda moves: [view_of(AliasMoveView, move, adapter=row.name) for move in moves],
                 newest_first=True,
             )
 
@@ -65,8 +70,7 @@ class Aliases:
         Raises NotFound, Forbidden if it is protected and the caller is not a promoter, Conflict.
         """
         with self._db.write() as session:
-            adapter = find_adapter(session, move.adapter, who, action="write", lock=True)
-            _require_mover(session, adapter, move.alias, who)
+            adapter = _movable(session, move.adapter, move.alias, who)
             version = find_version(session, Ref(move.adapter, f"v{move.number}"), who)
             return _point(session, adapter, move.alias, version, move.expect, "set", move.reason, who)
 
@@ -77,8 +81,7 @@ class Aliases:
         gone.
         """
         with self._db.write() as session:
-            adapter = find_adapter(session, rollback.adapter, who, action="write", lock=True)
-            _require_mover(session, adapter, rollback.alias, who)
+            adapter = _movable(session, rollback.adapter, rollback.alias, who)
             before = _before(session, adapter, rollback.alias)
             query = select(Version).where(Version.adapter_pk == adapter.pk, Version.number == before)
             version = session.scalars(query).one()
@@ -92,8 +95,7 @@ class Aliases:
     def remove(self, *, removal: AliasRemoval, who: Principal) -> None:
         """Remove an alias; its history stays. Raises NotFound, Forbidden, Conflict."""
         with self._db.write() as session:
-            adapter = find_adapter(session, removal.adapter, who, action="write", lock=True)
-            _require_mover(session, adapter, removal.alias, who)
+            adapter = _movable(session, removal.adapter, removal.alias, who)
             alias = session.get(Alias, (adapter.pk, removal.alias))
             if alias is None:
                 raise NotFound(
@@ -116,7 +118,7 @@ class Aliases:
                     record(session, who, "alias.protect", namespace, f"{scope}@{alias}")
                 row = session.get(AliasProtection, (scope, alias))
                 if row is not None:
-                    return _present_protection(row)
+                    return view_of(ProtectionView, row)
                 # It existed, and somebody has removed it since.
 
     def unprotect(self, *, scope: str, alias: str, who: Principal) -> None:
@@ -139,7 +141,7 @@ class Aliases:
             query = select(AliasProtection).order_by(AliasProtection.scope, AliasProtection.alias)
             if reads is not None:
                 query = query.where(or_(*(_of_space(namespace) for namespace in {*reads, EVERYWHERE})))
-            return [_present_protection(row) for row in session.scalars(query)]
+            return [view_of(ProtectionView, row) for row in session.scalars(query)]
 
     def list(self, *, adapter: str, who: Principal) -> list[AliasView]:
         """The aliases of an adapter, by name. Raises InvalidName, NotFound."""
@@ -251,21 +253,21 @@ def _compare(adapter: Adapter, alias: str, expect: int | None, present: Version 
         )
 
 
-def _scopes(adapter: Adapter) -> list[str]:
-    return ["*", adapter.name, *([] if adapter.namespace == "-" else [f"{adapter.namespace}/*"])]
-
-
 def _protected(session: Session, adapter: Adapter) -> set[str]:
-    query = select(AliasProtection.alias).where(AliasProtection.scope.in_(_scopes(adapter)))
+    scopes = ["*", adapter.name, *([] if adapter.namespace == "-" else [f"{adapter.namespace}/*"])]
+    query = select(AliasProtection.alias).where(AliasProtection.scope.in_(scopes))
     return set(session.scalars(query))
 
 
-def _require_mover(session: Session, adapter: Adapter, alias: str, who: Principal) -> None:
+def _movable(session: Session, name: str, alias: str, who: Principal) -> Adapter:
+    """Return an adapter of which the caller may move this alias, with its lock. Raises NotFound, Forbidden."""
+    adapter = find_adapter(session, name, who, action="write", lock=True)
     if not who.may("promote", adapter.namespace) and alias in _protected(session, adapter):
         raise Forbidden(
             f"{adapter.name}@{alias} is protected, so only a promoter can move it; ask one, or use another alias",
             param="alias",
         )
+    return adapter
 
 
 def _checked_scope(scope: str, alias: str, who: Principal) -> str:
@@ -275,16 +277,12 @@ def _checked_scope(scope: str, alias: str, who: Principal) -> str:
         parse_alias(alias)
     except BadNameError as error:
         raise InvalidName(str(error), param="scope") from None
-    namespace = _space_of_scope(scope)
+    namespace = EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
     if namespace == EVERYWHERE:
         who.require_everywhere("admin")
     else:
         who.require("admin", namespace, missing=f"there is nothing under {scope!r} that this token may see")
     return namespace
-
-
-def _space_of_scope(scope: str) -> str:
-    return EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
 
 
 def _of_space(namespace: str) -> ColumnElement[bool]:
@@ -319,27 +317,6 @@ def _present(adapter: Adapter, alias: Alias, version: Version, protected: set[st
         moved_at=alias.moved_at,
         moved_by=alias.moved_by,
     )
-
-
-def _present_move(adapter: Adapter, move: AliasMoveRow) -> AliasMoveView:
-    return AliasMoveView(
-        adapter=adapter.name,
-        alias=move.alias,
-        kind=move.kind,
-        from_number=move.from_number,
-        to_number=move.to_number,
-        reason=move.reason,
-        moved_by=move.moved_by,
-        moved_at=move.moved_at,
-    )
-
-
-def _present_protection(row: AliasProtection) -> ProtectionView:
-    return ProtectionView(scope=row.scope, alias=row.alias, created_by=row.created_by, created_at=row.created_at)
-
-
-#: How many of an alias's last moves are looked at: there may be any number.
-MOST_MOVES = 1000
 
 
 class Moved(NamedTuple):

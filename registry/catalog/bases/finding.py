@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, defaultload, undefer
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.names import ANYBODYS, NEAREST, Whose, meaning_of, namespaces_meaning
 from registry.catalog.models import BaseModelRow, NamedBase, Version
-from registry.db.stored_json import table
+from registry.db.stored_json import table, view_of
 from registry.errors import Invalid, NotFound
 from registry.principal import EVERYWHERE, Principal
 from sdk.formats.packed_weights import block_size_of
@@ -67,7 +67,7 @@ def find_visible(
     """
     for space in (namespace, whose.only):
         if space is not None:
-            who.require("read", space, missing=f"there is no namespace {space[:64]!r} that this token may see")
+            who.require("read", space)
     if namespace is not None:
         return find_base(session, name, namespace, whose=whose, whole=whole)
     readable = who.within(NamedBase.namespace)
@@ -85,8 +85,7 @@ def find_administered(session: Session, name: BaseSelector, who: Principal) -> N
     if namespace == EVERYWHERE:
         who.require_everywhere("admin")
     else:
-        missing = f"there is no namespace {namespace[:64]!r} that this token may see"
-        who.require("admin", namespace, missing=missing, param="namespace")
+        who.require("admin", namespace, param="namespace")
     row = meaning_of(session, name.name, NamedBase.namespace == namespace)
     if row is None:
         published = find_base(session, name.name, namespace)
@@ -159,11 +158,6 @@ class KnownBase(NamedTuple):
     hidden: str | None = None
 
 
-def _known(row: NamedBase) -> KnownBase:
-    """Return what a publication needs to know about a base that was found whole."""
-    return known_base(row.base_pk, brief_base(row), tensors_of(row), table(row.config))
-
-
 def known_base(pk: int, brief: BaseBrief, tensors: dict[str, list[int]], config: dict[str, Any]) -> KnownBase:
     """Return what a publication needs to know about a base with these shapes and this config; {} for what nobody has
     said.
@@ -216,7 +210,7 @@ class KnownBases:
             known = None if stamp is None else self._known.pop(stamp, None)
         if known is None or stamp is None:
             row = find_base(session, fingerprint, namespace, whole=True)
-            known = _known(row)
+            known = known_base(row.base_pk, brief_base(row), tensors_of(row), table(row.config))
             stamp = (row.pk, row.named_at, row.edition, row.base.pk, row.base.fingerprint)
         with self._guard:
             # The one named last is at the end.
@@ -252,14 +246,8 @@ def source_of(session: Session, row: NamedBase) -> BaseSource:
 
 
 def brief_base(row: NamedBase) -> BaseBrief:
-    """Return a base as a version that is made over it now would name it."""
-    return BaseBrief(
-        id=row.id,
-        revision=row.revision,
-        fingerprint=row.base.fingerprint,
-        weights_digest=row.weights_digest,
-        architecture=row.architecture,
-    )
+    """Return a base as named in the record of versions."""
+    return view_of(BaseBrief, row, fingerprint=row.base.fingerprint)
 
 
 def base_of(version: Version) -> BaseBrief:
@@ -275,18 +263,11 @@ def base_of(version: Version) -> BaseBrief:
 
 def present(row: NamedBase, *, whole: bool = False, replaces: str | None = None) -> BaseView:
     """Return a base as sent over the API; with its config if `whole`."""
-    return BaseView(
-        id=row.id,
-        namespace=row.namespace,
-        revision=row.revision,
+    return view_of(
+        BaseView,
+        row,
         fingerprint=row.base.fingerprint,
-        weights_digest=row.weights_digest,
-        architecture=row.architecture,
-        location=row.location,
         uploaded=row.manifest_digest is not None,
-        facts=row.facts,
-        size_bytes=row.size_bytes,
-        created_at=row.created_at,
         config=table(row.config) if whole else None,
         replaces=replaces,
     )

@@ -82,7 +82,7 @@ class Bases:
         if namespace == EVERYWHERE:
             _require_publisher(who)
         else:
-            who.require("write", namespace, missing=f"there is no namespace {namespace!r} that this token may see")
+            who.require("write", namespace)
         if base.manifest is None or base.manifest.kind != "base":
             raise Invalid("a base whose files were sent needs their manifest, of the kind 'base'", param="manifest")
         self._artifacts.verify(upload=base.upload, blobs=blobs_of(base.manifest), who=who)
@@ -169,8 +169,7 @@ def _home(base: BaseRegistration, who: Principal) -> str:
         if not who.may("work", EVERYWHERE):
             _require_publisher(who)
     else:
-        missing = f"there is no namespace {base.namespace!r} that this token may see"
-        who.require("send", base.namespace, missing=missing, param="namespace")
+        who.require("send", base.namespace, param="namespace")
     return base.namespace
 
 

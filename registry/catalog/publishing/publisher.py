@@ -35,7 +35,7 @@ from registry.catalog.versions.finding import space_of
 from registry.db.database import Database
 from registry.errors import RegistryError, Verification
 from registry.principal import Principal
-from registry.signatures.trust import Trust
+from registry.signatures.service import Trust
 from sdk.schemas.catalog import JobRef, Publication, Published
 
 #: What is to be kept of inspected files, and the warnings about what is admitted.

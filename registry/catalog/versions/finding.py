@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -93,3 +95,22 @@ def exact_ref(version: Version, adapter: str | None = None) -> str:
     """The ref that will always mean this version; for one that was just made, the name of its adapter is passed in."""
     selector = f"v{version.number}" if version.number is not None else f"sha256:{version.digest}"
     return f"{version.adapter.name if adapter is None else adapter}@{selector}"
+
+
+def require_digest(version: Version, digest: str | None, *, param: str) -> None:
+    """Raise Invalid if the version that was found isn't the one that a request means."""
+    if digest not in (None, version.digest):
+        raise Invalid(
+            f"{exact_ref(version)} has the digest {version.digest[:12]}, not {str(digest)[:12]}; name the version that is meant",
+            param=param,
+        )
+
+
+def aliases_of(session: Session, pks: Collection[int]) -> dict[int, list[str]]:
+    """Return the aliases of versions, by key."""
+    found: dict[int, list[str]] = {}
+    for pk, name in session.execute(
+        select(Alias.version_pk, Alias.name).where(Alias.version_pk.in_(pks)).order_by(Alias.name)
+    ):
+        found.setdefault(pk, []).append(name)
+    return found

@@ -22,7 +22,7 @@ from registry.db.stored_json import read_stored
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.lora.delta_norms import other_product, replaced_by
 from sdk.lora.module_scales import ModuleScales, ScalesError
-from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.probe import Norms, VersionNorms
 
 #: The results for the versions that were asked for last: the same bytes and record always have the same norms. They have
@@ -118,6 +118,16 @@ def _asked(session: Session, version: Version) -> _Asked:
 def record_of(version: Version) -> LoraConfig:
     """Return a version's LoRA record. Raises Unreadable."""
     return read_stored(LoraConfig, version.lora, of=f"the LoRA record of {exact_ref(version)}")
+
+
+def recipe_of(version: Version) -> QuantizationRecipe | None:
+    """Return how the base was quantised, as far as anybody said. Raises Unreadable."""
+    recipe = version.quantization
+    return (
+        None
+        if recipe is None
+        else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {exact_ref(version)}")
+    )
 
 
 def scaled_norms(facts: WeightFacts, lora: LoraConfig) -> Norms | None:

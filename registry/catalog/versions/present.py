@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifests
 from registry.catalog.bases.finding import base_of
-from registry.catalog.models import Alias, Origin, Version, VersionDocument, VersionNote, VersionParent
-from registry.catalog.versions.finding import exact_ref, space_of
+from registry.catalog.models import Origin, Version, VersionDocument, VersionNote, VersionParent
+from registry.catalog.versions.finding import aliases_of, exact_ref, space_of
 from registry.catalog.versions.origins import first_origins
 from registry.db.statements import append, upsert
-from registry.db.stored_json import salvage, table
+from registry.db.stored_json import fields_of, salvage, table
 from registry.errors import Unreadable
 from registry.principal import SYSTEM, Principal
 from sdk.schemas.catalog import BaseBrief, JobRef, NoteView, Parent, VersionView
@@ -60,9 +60,7 @@ def present_all(session: Session, versions: Sequence[Version], who: Principal) -
 def _present_each(session: Session, versions: Sequence[Version], who: Principal) -> list[VersionView | Unreadable]:
     pks = [version.pk for version in versions]
     origins = {one.version_pk: one for one in session.scalars(select(Origin).where(Origin.pk.in_(first_origins(pks))))}
-    aliases: dict[int, list[str]] = {}
-    for alias in session.scalars(select(Alias).where(Alias.version_pk.in_(pks)).order_by(Alias.name)):
-        aliases.setdefault(alias.version_pk, []).append(alias.name)
+    aliases = aliases_of(session, pks)
     notes: dict[int, list[NoteView]] = {}
     for note in session.scalars(select(VersionNote).where(VersionNote.version_pk.in_(pks)).order_by(VersionNote.pk)):
         notes.setdefault(note.version_pk, []).append(
@@ -113,7 +111,8 @@ def _present(version: Version, around: Surroundings) -> VersionView:
 
     Raises Unreadable if nothing is left that could be shown.
     """
-    made, left_out = around.origin, []
+    shown, left_out = around._asdict(), []
+    made: Origin | None = shown.pop("origin")
 
     def of(name: str, kind: type[M], value: Any) -> M | None:
         if value is None:
@@ -125,35 +124,22 @@ def _present(version: Version, around: Surroundings) -> VersionView:
     lora = of("lora", LoraConfig, version.lora)
     recipe = of("quantization", QuantizationRecipe, version.quantization)
     dataset = None if made is None else of("dataset", DatasetUse, made.dataset)
-    said = {
-        "ref": exact_ref(version, around.adapter),
-        "adapter": around.adapter,
-        "number": version.number,
-        "digest": version.digest,
-        "state": version.state,
-        "kind": version.kind,
-        "aliases": around.aliases,
-        "tags": table(version.tags),
-        "description": version.description,
-        "notes": around.notes,
-        "created_by": version.created_by,
-        "created_at": version.created_at,
-        "base": around.base,
-        "lora": lora,
-        "method": version.method,
-        "quantization": recipe,
-        "dataset": dataset,
-        "training": None if made is None else made.training,
-        "metrics": {} if made is None else table(made.metrics),
-        "parents": around.parents,
-        "job": None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
-        "libraries": {} if made is None else table(made.libraries),
-        "reported": None if made is None else made.reported,
-        "unknown": version.unknown,
-        "warnings": version.warnings or [],
-        "refusal": version.refusal,
-        "files": around.files,
-    }
+    said = fields_of(
+        VersionView,
+        version,
+        **shown,
+        ref=exact_ref(version, around.adapter),
+        tags=table(version.tags),
+        lora=lora,
+        quantization=recipe,
+        dataset=dataset,
+        training=None if made is None else made.training,
+        metrics={} if made is None else table(made.metrics),
+        job=None if made is None or made.job is None else JobRef(id=made.job, attempt=made.attempt or 0),
+        libraries={} if made is None else table(made.libraries),
+        reported=None if made is None else made.reported,
+        warnings=version.warnings or [],
+    )
     view, faults = salvage(VersionView, said)
     left_out += faults
     if view is None:

@@ -15,9 +15,7 @@ from registry.catalog.versions.norms import norms_of
 from registry.catalog.versions.present import present, present_all
 from registry.db.database import Database
 from registry.db.paging import Paged, page_of
-from registry.errors import InvalidName
-from registry.principal import Principal
-from sdk.formats.refs import BadNameError, parse_namespace
+from registry.principal import Principal, require_namespace
 from sdk.schemas.catalog import AdapterView, VersionView
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.wire import read_json
@@ -85,7 +83,8 @@ class Catalog:
         """
         query = select(Adapter).where(Adapter.latest_number.is_not(None), who.within(Adapter.namespace))
         if namespace is not None:
-            query = query.where(Adapter.namespace == _checked(namespace))
+            require_namespace(namespace, "or '-' for names without one", also=("-",), param="namespace")
+            query = query.where(Adapter.namespace == namespace)
         if prefix:
             query = query.where(Adapter.name.startswith(prefix, autoescape=True))
         with self._db.read() as session:
@@ -97,15 +96,6 @@ class Catalog:
                 limit=limit,
                 views=lambda adapters: _present_adapters(session, adapters),
             )
-
-
-def _checked(namespace: str) -> str:
-    if namespace == "-":
-        return namespace
-    try:
-        return parse_namespace(namespace)
-    except BadNameError as error:
-        raise InvalidName(f"{error}; or '-' for names without one", param="namespace") from None
 
 
 def _present_adapters(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:

@@ -25,7 +25,7 @@ from registry.principal import Principal
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 
-#: Called with a version in the transaction in which it is deleted.
+#: Called with a version in the transaction in which it is deleted, if its namespace has no other with the same files.
 OnDeleted = Callable[[Session, Version], None]
 
 _MAX_TAGS = 64
@@ -47,23 +47,19 @@ class VersionStates:
         self._db = db
         self._on_deleted = on_deleted
 
-    def archive(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Hide a version from lists and `latest`; its number and digest still find it.
+    def move(self, move: VersionMove, target: VersionState, *, who: Principal) -> VersionView:
+        """Hide a version from lists and `latest`, where its number and digest still find it; bring it back; or remove it for
+        good: its number stays taken, and the next collection removes its files.
 
         Repeating it is fine. Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
         """
-        return self._move(move, VersionState.ARCHIVED, who)
-
-    def restore(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Bring an archived version back. Raises NotFound, Forbidden, Conflict."""
-        return self._move(move, VersionState.READY, who)
-
-    def delete(self, *, move: VersionMove, who: Principal) -> VersionView:
-        """Remove a version for good: its number stays taken, and the next collection removes its files.
-
-        Raises NotFound, Forbidden, and Conflict that names the aliases of an aliased version.
-        """
-        return self._move(move, VersionState.DELETED, who)
+        verb, action = _VERBS[target]
+        ref = parse_ref(move.ref)
+        with self._db.write() as session:
+            if target == VersionState.DELETED:
+                hold_access(session, find_version(session, ref, who, action=action).digest)
+            version = find_version(session, ref, who, action=action, lock=True)
+            return move_version(session, version, target, verb, move.reason, who, on_deleted=self._on_deleted)
 
     def release(self, *, move: VersionMove, who: Principal) -> VersionView:
         """Release a quarantined version, with the next number.
@@ -81,25 +77,8 @@ class VersionStates:
             assert counters is not None
             give_number(session, version, counters, version.adapter.name, size)
             view = refresh_document(session, version, who)
-            record(
-                session,
-                who,
-                "version.release",
-                version.adapter.namespace,
-                exact_ref(version),
-                before={"ref": before},
-                after={"reason": move.reason},
-            )
+            _note(session, version, who, "version.release", {"ref": before}, {"reason": move.reason})
             return view
-
-    def _move(self, move: VersionMove, target: VersionState, who: Principal) -> VersionView:
-        verb, action = _VERBS[target]
-        ref = parse_ref(move.ref)
-        with self._db.write() as session:
-            if target == VersionState.DELETED:
-                hold_access(session, find_version(session, ref, who, action=action).digest)
-            version = find_version(session, ref, who, action=action, lock=True)
-            return move_version(session, version, target, verb, move.reason, who, on_deleted=self._on_deleted)
 
     def annotate(self, *, annotation: Annotation, who: Principal) -> VersionView:
         """Add a description, tags or a note to a version; the same note again adds none.
@@ -127,15 +106,7 @@ class VersionStates:
             version.record_bytes += more_bytes
             charge(session, version.adapter.namespace, records=more_bytes)
             after = {"description": version.description, "tags": tags, "note": annotation.note}
-            record(
-                session,
-                who,
-                "version.annotate",
-                version.adapter.namespace,
-                exact_ref(version),
-                before=before,
-                after=after,
-            )
+            _note(session, version, who, "version.annotate", before, after)
             return refresh_document(session, version, who)
 
 
@@ -171,20 +142,19 @@ def move_version(
         # In quarantine it did not count among its adapter's versions.
         freed = 0 if version.number is None else size_bytes
         shorten_origins(session, version)
-        _close_files(session, version)
-        on_deleted(session, version)
+        if _close_files(session, version):
+            on_deleted(session, version)
     adapter = session.get_one(Adapter, version.adapter_pk, populate_existing=True)
     recount(session, adapter, freed_bytes=freed)
-    record(
-        session,
-        who,
-        f"version.{verb}",
-        version.adapter.namespace,
-        ref,
-        before={"state": before},
-        after={"state": str(target), "reason": reason},
-    )
+    _note(session, version, who, f"version.{verb}", {"state": before}, {"state": str(target), "reason": reason})
     return refresh_document(session, version, who)
+
+
+def _note(
+    session: Session, version: Version, who: Principal, action: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    space, ref = version.adapter.namespace, exact_ref(version)
+    record(session, who, action, space, ref, before=before, after=after)
 
 
 def _leave(
@@ -202,7 +172,8 @@ def _leave(
 
 
 def _require_no_alias(session: Session, version: Version, verb: str) -> None:
-    aliases = _aliases_of(session, version)
+    named = select(Alias.name).where(Alias.version_pk == version.pk).order_by(Alias.name)
+    aliases = session.scalars(named).all()
     if aliases:
         names = ", ".join(aliases)
         adapter = version.adapter.name
@@ -213,9 +184,9 @@ def _require_no_alias(session: Session, version: Version, verb: str) -> None:
         )
 
 
-def _close_files(session: Session, version: Version) -> None:
+def _close_files(session: Session, version: Version) -> bool:
     """Take away the access of a namespace's readers to a deleted version's files, unless another version there has the
-    same files.
+    same files; return whether none has.
     """
     namespace = version.adapter.namespace
     others = (
@@ -223,12 +194,11 @@ def _close_files(session: Session, version: Version) -> None:
         .join(Adapter, Adapter.pk == Version.adapter_pk)
         .where(Adapter.namespace == namespace, Version.digest == version.digest, Version.state.in_(LIVE))
     )
-    if session.scalars(others.limit(1)).first() is None:
-        session.execute(
-            delete(ManifestAccess).where(
-                ManifestAccess.manifest_digest == version.digest, ManifestAccess.namespace == namespace
-            )
-        )
+    if session.scalars(others.limit(1)).first() is not None:
+        return False
+    of = (ManifestAccess.manifest_digest == version.digest, ManifestAccess.namespace == namespace)
+    session.execute(delete(ManifestAccess).where(*of))
+    return True
 
 
 def _said_later(version: Version) -> int:
@@ -258,8 +228,3 @@ def _retag(session: Session, version: Version, tags: dict[str, str]) -> None:
     session.execute(delete(VersionTag).where(VersionTag.version_pk == version.pk))
     for key, value in tags.items():
         upsert(session, VersionTag, {"version_pk": version.pk, "key": key}, {"value": value})
-
-
-def _aliases_of(session: Session, version: Version) -> list[str]:
-    """The aliases that name a version now."""
-    return list(session.scalars(select(Alias.name).where(Alias.version_pk == version.pk).order_by(Alias.name)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from registry.catalog.bases.service import Bases
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
 from registry.datasets.finding import find_dataset
-from registry.datasets.signatures import SignedDatasets
+from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
 from registry.errors import Invalid, RegistryError
 from registry.evaluations.comparing.alike import Target, scored_alike
-from registry.evaluations.comparing.equal_rows import EqualRows, equal_rows
 from registry.evaluations.models import Evaluation
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
@@ -29,11 +28,16 @@ from registry.principal import Principal
 from registry.rows.comparing.orders import GROUPS, ROWS, RowsOf
 from registry.rows.comparing.pairs import Clusters, with_training_rows
 from registry.rows.comparing.row_values import LOSS, notes_on
-from registry.rows.service import RowReading
+from registry.rows.process import Breach
+from registry.rows.service import Equal, RowReading
 from sdk.formats.columns import parse_columns
 from sdk.schemas.scores import ChangedRow, Compared, ComparedPair, Comparison, EvaluationView
 
 _BASE = "base:"
+
+
+#: What a comparison waits for: signatures of this many bytes, or rows of a sixteenth, some seconds of one core.
+_MOST_BYTES = 1000**3
 
 
 @dataclass(frozen=True)
@@ -50,28 +54,18 @@ class _Subject:
     fingerprint: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
 class Comparisons:
     """The service that compares scores that were made under the same conditions."""
 
-    def __init__(
-        self,
-        db: Database,
-        artifacts: Artifacts,
-        catalog: Catalog,
-        bases: Bases,
-        evaluations: Evaluations,
-        rows: EvaluationRows,
-        signed: SignedDatasets,
-        reading: RowReading,
-    ) -> None:
-        self._db = db
-        self._artifacts = artifacts
-        self._catalog = catalog
-        self._bases = bases
-        self._evaluations = evaluations
-        self._rows = rows
-        self._signed = signed
-        self._reading = reading
+    _db: Database
+    _artifacts: Artifacts
+    _catalog: Catalog
+    _bases: Bases
+    _evaluations: Evaluations
+    _rows: EvaluationRows
+    _signed: SignedDatasets
+    _reading: RowReading
 
     def compare(
         self,
@@ -198,7 +192,7 @@ class Comparisons:
         spaces = {one.namespace for one in subjects}
         prefer = spaces.pop() if len(spaces) == 1 else None
         with self._db.read() as session:
-            return find_dataset(session, text, who, prefer=prefer, removed=True).dataset.digest
+            return find_dataset(session, text, who, prefer=prefer, removed=True).row.digest
 
     # What the dataset says about its rows.
 
@@ -242,3 +236,54 @@ def _notes_on_others(subjects: Sequence[_Subject], found: Sequence[EvaluationVie
         for one, scores in zip(subjects, found, strict=True)
         if scores.namespace != one.namespace
     ]
+
+
+@dataclass(frozen=True)
+class EqualRows:
+    """Which rows are equal."""
+
+    #: How many rows differ from one another; None if all do, or that is not known. Otherwise the group of each row, a
+    #: number from 0 that equal rows share, was written.
+    distinct: int | None = None
+    #: What readers should know about it, in sentences.
+    notes: list[str] = field(default_factory=list)
+
+
+def equal_rows(
+    signed: SignedDatasets,
+    reading: RowReading,
+    dataset: str,
+    columns: str | None,
+    rows: Path,
+    groups: Path,
+    *,
+    count: int,
+) -> EqualRows:
+    """Find the equal ones among the `count` numbers in the file `rows`, of rows of a dataset, by the signatures that are
+    kept with it, and write their `groups`. Raises Unavailable.
+
+    Callers only learn how many there are, so the signatures are read for anybody who may read the scores.
+    """
+    try:
+        with signed.opened(dataset, Reading(columns), most=_MOST_BYTES) as held:
+            return _found(reading.equal(held.path, rows, groups), count)
+    except Breach as why:
+        return EqualRows(notes=[f"whether rows are equal was not looked at: the dataset {why}"])
+    except NotSigned as why:
+        return EqualRows(notes=[f"whether rows are equal was not looked at: {why}"])
+    except TooLongForNow:
+        return EqualRows(notes=["whether rows are equal was not looked at: the dataset is too long for it"])
+
+
+def _found(equal: Equal | None, rows: int) -> EqualRows:
+    if equal is None:
+        return EqualRows(
+            notes=["whether rows are equal was not looked at: the dataset is read otherwise by this release"]
+        )
+    if equal.different == rows:
+        return EqualRows()
+    different = "1 different row" if equal.different == 1 else f"{equal.different} different rows"
+    return EqualRows(
+        equal.different,
+        [f"{equal.repeated} of the rows equal others, and equal rows count as one, which leaves {different}"],
+    )

@@ -12,15 +12,15 @@ from registry.artifacts.long_facts import holding_facts
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_of
 from registry.catalog.versions.kinds import require_adapter, require_name_of_kind
+from registry.catalog.versions.norms import recipe_of, record_of
 from registry.db.database import Database
-from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase
 from registry.jobs.base_contents import PinnedBase
 from registry.jobs.kinds.combine_outcome import Ancestor, require_made_of, settle
 from registry.jobs.kinds.combine_shapes import require_shapes_fit, weight_facts, weights_in
-from registry.jobs.kinds.parents import lora_of, pinned_version, require_ready
+from registry.jobs.kinds.parents import pinned_version, require_ready
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
@@ -29,7 +29,6 @@ from registry.principal import SYSTEM, Principal
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, taken_whole
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.combination import MOST_WEIGHT, CombineParent, CombineRequest
-from sdk.schemas.lora_config import QuantizationRecipe
 
 #: If weights cancel, as 0.1 + 0.2 - 0.3 do, the rounding error that is left is below this share of them.
 _ROUNDING = 1e-12
@@ -41,7 +40,7 @@ def _examine(db: Database, pinned: Pinned[CombineRequest]) -> Examined[CombineRe
     with db.read() as session:
         versions = [pinned_version(session, parent.ref, parent.digest) for parent in request.parents]
         ingredients = [
-            Ingredient(parent.ref, parent.weight, lora_of(version))
+            Ingredient(parent.ref, parent.weight, record_of(version))
             for parent, version in zip(request.parents, versions, strict=True)
         ]
         whole = taken_whole(ingredients, request.spec)
@@ -69,11 +68,7 @@ def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bo
         version = find_version(session, parse_ref(parent.ref), who)
         require_adapter(session, version, "combined", param="parents")
         require_ready(version, done="combined", param="parents")
-        if parent.digest not in (None, version.digest):
-            raise Invalid(
-                f"{exact_ref(version)} has the digest {version.digest[:12]}, not {str(parent.digest)[:12]}; name the version that is meant",
-                param="parents",
-            )
+        require_digest(version, parent.digest, param="parents")
         found.setdefault(version.pk, (version, []))[1].append(parent.weight)
     versions = [version for version, _ in found.values()]
     _require_one_namespace(versions, namespace)
@@ -157,16 +152,13 @@ def _publish(services: CompletionServices, request: CombineRequest, done: Handed
 
 def _ancestor(session: Session, parent: CombineParent) -> Ancestor:
     version = find_version(session, parse_ref(parent.ref), SYSTEM)
-    ref, recipe = exact_ref(version), version.quantization
     return Ancestor(
-        ref=ref,
+        ref=exact_ref(version),
         weight=parent.weight,
-        lora=lora_of(version),
+        lora=record_of(version),
         base_fingerprint=version.base.fingerprint,
         method=version.method,
-        quantization=None
-        if recipe is None
-        else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}"),
+        quantization=recipe_of(version),
         dataset=dataset_use(session, version),
         files={file.path: file.sha256 for file in read_manifest(session, version.digest).files},
     )

@@ -22,7 +22,7 @@ from registry.jobs.kinds.evaluation_targets import Rows, scored_beside, versions
 from registry.jobs.kinds.rules import CompletionServices, Difference, Examined, HandedIn, JobKindRules, require_none
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier
-from registry.jobs.pins import Chosen, Pinned, pin_data, pin_data_names, require_causal, today
+from registry.jobs.pins import Chosen, Pinned, pin_data, require_causal, today
 from registry.jobs.sources import Inputs, bare_base_source, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
@@ -47,15 +47,14 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
             "an evaluation's versions must be in one namespace; submit one job for each namespace", param="targets"
         )
     namespace = namespaces.pop() if namespaces else who.home()
-    digests = pin_data(session, request, _DATASETS, who, namespace)
-    named = {**digests, **pin_data_names(session, request, digests, namespace)}
-    rows = Rows(digests["data"], request.spec, who, namespace, embedded)
+    named = pin_data(session, request, _DATASETS, who, namespace)
+    rows = Rows(named["data"], request.spec, who, namespace, embedded)
     asked = rows.choose_all(session, request.targets, versions)
     rows.require(session, asked)
     room = rows.require_few(session, len(asked))
     beside = [] if request.only else scored_beside(session, asked, rows)
     # No texts are kept of another namespace's rows: readers of this one would see them.
-    kept = request.spec.keep_samples if is_given(session, digests["data"], namespace) else 0
+    kept = request.spec.keep_samples if is_given(session, named["data"], namespace) else 0
     spec = request.spec.model_copy(update={"keep_samples": kept})
     bases = [one.base for one in asked if one.base is not None]
     return Pinned(
@@ -161,15 +160,7 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
     with services.db.write() as session:
         job = session.get_one(Job, done.job.id)
         _require_asked(session, request, results, job.namespace)
-        ids = services.keep_scores(
-            session,
-            job=job,
-            attempt=done.completion.attempt,
-            request=request,
-            results=results,
-            contamination=contamination,
-            who=done.who,
-        )
+        ids = services.keep_scores(session, job, done.completion.attempt, request, results, contamination, done.who)
         kept = [ident for ident in ids if ident is not None]
         if not kept:
             # Handing them in again will evaluate them; if other targets have scores, only these fail.
@@ -254,24 +245,23 @@ def _differences(
     wanted = _WIDE if quantized is None else (quantized,)
     if report.precision not in wanted:
         yield Difference(f"precision of {label}", " or ".join(wanted), report.precision)
-    found = report.conditions
-    if spec.loss_on is not None and found.loss_on != spec.loss_on:
-        yield Difference(f"loss_on of {label}", spec.loss_on, found.loss_on)
-    if found.columns != spec.columns:
-        yield Difference(f"columns of {label}", spec.columns, found.columns)
-    if found.max_length > spec.max_length:
-        yield Difference(f"max_length of {label}", spec.max_length, found.max_length)
-    if found.generated_rows > spec.generate_rows:
-        yield Difference(f"generate_rows of {label}", spec.generate_rows, found.generated_rows)
-    if found.generated_rows and found.max_new_tokens != spec.max_new_tokens:
-        yield Difference(f"max_new_tokens of {label}", spec.max_new_tokens, found.max_new_tokens)
+    found, samples = report.conditions, len(report.samples)
     asked = spec.asked_of_texts if found.generated_rows else []
-    if lacking := [name for name in asked if not _is_there(name, report.metrics.keys() | found.failed.keys())]:
-        yield Difference(f"metrics of {label}", ",".join(asked), "none of " + ",".join(lacking))
-    if found.generated_rows and found.metrics.get("regex") != spec.regex:
-        yield Difference(f"regex of {label}", spec.regex, found.metrics.get("regex"))
-    if len(report.samples) > spec.keep_samples:
-        yield Difference(f"keep_samples of {label}", spec.keep_samples, len(report.samples))
+    lacking = [name for name in asked if not _is_there(name, report.metrics.keys() | found.failed.keys())]
+    new_tokens, regex = found.max_new_tokens, found.metrics.get("regex")
+    checked = (
+        ("loss_on", spec.loss_on, found.loss_on, spec.loss_on not in (None, found.loss_on)),
+        ("columns", spec.columns, found.columns, found.columns != spec.columns),
+        ("max_length", spec.max_length, found.max_length, found.max_length > spec.max_length),
+        ("generate_rows", spec.generate_rows, found.generated_rows, found.generated_rows > spec.generate_rows),
+        ("max_new_tokens", spec.max_new_tokens, new_tokens, found.generated_rows and new_tokens != spec.max_new_tokens),
+        ("metrics", ",".join(asked), "none of " + ",".join(lacking), lacking),
+        ("regex", spec.regex, regex, found.generated_rows and regex != spec.regex),
+        ("keep_samples", spec.keep_samples, samples, samples > spec.keep_samples),
+    )
+    for name, wanted_of_it, handed_in, differs in checked:
+        if differs:
+            yield Difference(f"{name} of {label}", wanted_of_it, handed_in)
 
 
 def _is_there(asked: str, names: Set[str]) -> bool:

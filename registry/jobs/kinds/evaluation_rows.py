@@ -212,18 +212,14 @@ def differences(
     for name, count in counted.items():
         if name in said and said[name] != count:
             yield name, said[name], count
-    yield from _unscored(file, report, totals)
+    # All rows are present, and those without a score are reported.
+    if (unscored := said.get(UNSCORED_ROWS, 0.0)) != totals.unscored:
+        yield UNSCORED_ROWS, unscored, totals.unscored
+    if file.rows != (found := totals.rows + totals.unscored):
+        yield "file_rows", file.rows, found
     for name, mean in totals.means.items():
         if not _near(said.get(name), mean):
             yield name, said.get(name), mean
-
-
-def _unscored(file: RowFile, report: EvaluationReport, totals: RowTotals) -> Iterator[tuple[str, float, float]]:
-    """Checks that all rows are present, and that those without a score are reported."""
-    if (said := report.metrics.get(UNSCORED_ROWS, 0.0)) != totals.unscored:
-        yield UNSCORED_ROWS, said, totals.unscored
-    if file.rows != (found := totals.rows + totals.unscored):
-        yield "file_rows", file.rows, found
 
 
 def _near(said: float | None, found: float | None) -> bool:

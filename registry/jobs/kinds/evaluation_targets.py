@@ -89,7 +89,7 @@ class Rows:
         """Return how many further targets can be scored in the same job; as many as one likes if nobody has counted
         the rows. Raises Invalid for too many rows, in all or of one target.
         """
-        rows = find_dataset(session, self.digest, self.who, prefer=self.namespace).rows
+        rows = find_dataset(session, self.digest, self.who, prefer=self.namespace).row.rows
         if not rows:
             return MOST_TARGETS
         if rows > MOST_TARGET_ROWS:

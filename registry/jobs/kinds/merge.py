@@ -15,9 +15,8 @@ from registry.catalog.models import Version
 from registry.catalog.publishing.inspecting import refuse_code
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
 from registry.catalog.versions.kinds import require_adapter
-from registry.catalog.versions.norms import norms_of, record_of
+from registry.catalog.versions.norms import norms_of, recipe_of, record_of
 from registry.db.database import Database
-from registry.db.stored_json import read_stored
 from registry.errors import Invalid
 from registry.jobs.base_contents import contents_of, require_fitting
 from registry.jobs.forecasts import Estimate
@@ -33,7 +32,6 @@ from registry.usage.charging import charge
 from sdk.lora.stored_quantization import StoredQuantizationError, require_onto, require_unpacking
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.job_requests import MergeRequest
-from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import Assignment, MergeResult
 
 #: The fields of a report that are compared with the request.
@@ -62,9 +60,8 @@ def _pin(session: Session, request: MergeRequest, who: Principal, embedded: bool
 
 def _require_unpacking(version: Version, request: MergeRequest) -> None:
     """Raise Invalid for a merge onto a dequantised base that isn't possible."""
-    if version.quantization is None:
+    if (recipe := recipe_of(version)) is None:
         return
-    recipe = read_stored(QuantizationRecipe, version.quantization, of=f"the quantisation of {exact_ref(version)}")
     try:
         require_unpacking(recipe, request.spec.onto)
     except StoredQuantizationError as error:

@@ -26,7 +26,6 @@ from registry.principal import SYSTEM
 from sdk.formats.adapter_files import HOLDS_EMBEDDINGS
 from sdk.formats.base_files import TOKENIZER_FILES
 from sdk.schemas.catalog import Parent, Publication
-from sdk.schemas.evaluation import ReadBack
 from sdk.schemas.job_requests import MergeRequest
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.wire import JsonScalar
@@ -84,8 +83,12 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
     """Return what to record. Raises Verification for a model that was not read back, NotFound, Conflict."""
     version = find_version(session, parse_ref(request.ref), SYSTEM)
     _require_free(session, name)
-    found = _require_read_back(merge)
     report = merge.report
+    if (found := report.read_back) is None:
+        raise Verification(
+            "the worker has read nothing of the merged model back, so that it can't be registered; upgrade the worker",
+            param="merge.report",
+        )
     read_back = {f"read_back_{key}": value for key, value in found.model_dump().items()}
     training: dict[str, JsonScalar] = {"merge_onto": report.onto, "merge_dtype": report.dtype, **read_back}
     publication = Publication.model_validate(
@@ -114,17 +117,6 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
         tokenizer=_tokenizer(session, version),
     )
     return Settled(publication, made, reported)
-
-
-def _require_read_back(merge: MergeResult) -> ReadBack:
-    """Return what was read back. Raises Verification if nothing was."""
-    found = merge.report.read_back
-    if found is None:
-        raise Verification(
-            "the worker has read nothing of the merged model back, so that it can't be registered; upgrade the worker",
-            param="merge.report",
-        )
-    return found
 
 
 def _tokenizer(session: Session, version: Version) -> dict[str, frozenset[str]] | None:

@@ -6,13 +6,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Origin, Version
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest
 from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.norms import recipe_of, record_of
 from registry.db.database import Database
-from registry.db.stored_json import read_stored
 from registry.errors import Invalid, InvalidBase, NotFound
 from registry.jobs.base_contents import ChangedError, PinnedBase
+from registry.jobs.checkpoint_pins import training_of
 from registry.jobs.kinds.training_outcome import lora_differences
 from registry.jobs.models import Job
 from registry.jobs.sources import dataset_use
@@ -50,11 +51,6 @@ def require_ready(version: Version, *, done: str, param: str) -> None:
         raise Invalid(f"{ref} is {version.state}, and only ready versions are {done}; {advice}", param=param)
 
 
-def lora_of(version: Version) -> LoraConfig:
-    """Return the LoRA record of a version. Raises Unreadable."""
-    return read_stored(LoraConfig, version.lora, of=f"the LoRA record of {exact_ref(version)}")
-
-
 def pin_parent(
     session: Session, request: TrainingRequest, who: Principal, namespace: str, base: PinnedBase | None
 ) -> ParentChoice | None:
@@ -67,11 +63,7 @@ def pin_parent(
     ref = exact_ref(version)
     require_adapter(session, version, "continued", param="parent")
     require_ready(version, done="continued", param="parent")
-    if request.parent.digest not in (None, version.digest):
-        raise Invalid(
-            f"{ref} has the digest {version.digest[:12]}, not {str(request.parent.digest)[:12]}; name the version that is meant",
-            param="parent",
-        )
+    require_digest(version, request.parent.digest, param="parent")
     if version.adapter.namespace != namespace:
         # Everybody who may see the version would see the other's name in it.
         raise Invalid(
@@ -96,7 +88,7 @@ def require_same_lora(db: Database, parent: ParentChoice, spec: TrainingSpec) ->
     """
     with db.read() as session:
         version = pinned_version(session, parent.ref, parent.digest)
-        lora = lora_of(version)
+        lora = record_of(version)
     _require_same(parent.ref, spec, lora)
 
 
@@ -120,11 +112,7 @@ def _require_unlearnt(session: Session, version: Version, request: TrainingReque
         return
     made = select(Origin.job).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
     job = session.get(Job, session.scalars(made).first() or "")
-    theirs = (
-        None
-        if job is None
-        else hold_out_of(read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}").spec)
-    )
+    theirs = None if job is None else hold_out_of(training_of(job).spec)
     # From a different set of rows, different ones are held out.
     if theirs == hold_out_of(request.spec) and use.digests == request.digests:
         return
@@ -171,8 +159,7 @@ def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
 
 
 def _require_recipe(version: Version, spec: TrainingSpec) -> None:
-    ref, recipe = exact_ref(version), version.quantization
-    found = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=f"the quantisation of {ref}")
+    ref, found = exact_ref(version), recipe_of(version)
     if found is None and version.method == "qlora":
         raise Invalid(
             f"nobody said how the base of {ref} was quantised; push it again and say so, then continue that version",

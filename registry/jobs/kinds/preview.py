@@ -9,12 +9,11 @@ from sqlalchemy.orm import Session
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.datasets.finding import is_given
-from registry.db.database import Database
 from registry.errors import Invalid
 from registry.jobs.base_contents import PinnedBase
-from registry.jobs.kinds.rules import CompletionServices, Difference, Examined, HandedIn, JobKindRules, require_none
+from registry.jobs.kinds.rules import CompletionServices, Difference, HandedIn, JobKindRules, require_none
 from registry.jobs.models import Job
-from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, pin_data_names, today
+from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
 from registry.jobs.sources import Inputs, base_source, dataset_use
 from registry.principal import Principal
 from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest
@@ -45,18 +44,17 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
         raise Invalid("a preview without base and version")
     if pinned is None:
         raise Invalid("a preview is over a registered base; add it with: adapterctl base add FOLDER", param="base")
-    digests = pin_data(session, request, _DATASETS, who, namespace)
-    if not is_given(session, digests["data"], namespace):
+    named = pin_data(session, request, _DATASETS, who, namespace)
+    if not is_given(session, named["data"], namespace):
         # All readers of the job's namespace can see what is shown.
         raise Invalid(
             f"these rows belong to another namespace than {namespace}, and its readers could see the preview; preview them where "
             "the worker's libraries are: pip install 'adapterctl[worker]'",
             param="data",
         )
-    named = {**digests, **pin_data_names(session, request, digests, namespace)}
     base = BaseChoice(id=pinned.id, revision=pinned.revision, fingerprint=pinned.fingerprint)
     update = {"of": of, "base": base, "template_date": request.template_date or today(session), **named}
-    subject = of or f"data:{digests['data'][:12]}"
+    subject = of or f"data:{named['data'][:12]}"
     return Pinned(request.model_copy(update=update), namespace, subject, pinned)
 
 
@@ -103,17 +101,11 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
             yield Difference(f"supervised_text of row {text.row}", parts, text.supervised_text)
 
 
-def _examine(_: Database, pinned: Pinned[PreviewJobRequest]) -> Examined[PreviewJobRequest]:
-    # Only the base's tokenizer is loaded.
-    return Examined(pinned.request)
-
-
 PREVIEW = JobKindRules(
     request=PreviewJobRequest,
     queue="cpu",
     datasets=_DATASETS,
     pin=_pin,
-    examine=_examine,
     assign=_assign,
     complete=_keep,
     shows_rows=True,

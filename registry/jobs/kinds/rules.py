@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -18,13 +18,13 @@ from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
 from registry.errors import Verification
 from registry.jobs import attempts
-from registry.jobs.forecasts import Estimate
+from registry.jobs.forecasts import Estimate, require_memory
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import Inputs
 from registry.principal import Principal
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.jobs import JobView, QueueName
+from sdk.schemas.jobs import JobSubmission, JobView, QueueName
 from sdk.schemas.scores import Contamination
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
@@ -32,30 +32,15 @@ from sdk.schemas.work import Assignment, Completion, EvaluationResult
 R = TypeVar("R", bound=Wire)
 
 
-class KeepScores(Protocol):
-    """Keeps the scores of a job; the room of evaluations does it."""
-
-    def __call__(
-        self,
-        session: Session,
-        *,
-        job: Job,
-        attempt: int,
-        request: EvaluationRequest,
-        results: Sequence[EvaluationResult],
-        contamination: Mapping[str, Contamination],
-        who: Principal,
-    ) -> Sequence[str | None]:
-        """Append them in the caller's transaction; return the id of each result, None if it has no scores."""
-
-
-class LookForTrainingRows(Protocol):
-    """Says which rows of an evaluation its targets were trained on; the room of evaluations does it."""
-
-    def __call__(
-        self, request: EvaluationRequest, job_id: str, targets: Mapping[str, str | None]
-    ) -> Mapping[str, Contamination]:
-        """Return it for those targets (digests by label) for which it is quick to find out."""
+#: Appends the scores of a job in the caller's transaction; returns the id of each result, None if it has no scores. The
+#: room of evaluations does it.
+KeepScores = Callable[
+    [Session, Job, int, EvaluationRequest, Sequence[EvaluationResult], Mapping[str, Contamination], Principal],
+    Sequence[str | None],
+]
+#: Says which rows of an evaluation by a job its targets (digests by label) were trained on, for those for which it is
+#: quick to find out; the room of evaluations does it, too.
+LookForTrainingRows = Callable[[EvaluationRequest, str, Mapping[str, str | None]], Mapping[str, Contamination]]
 
 
 @dataclass(frozen=True)
@@ -107,14 +92,14 @@ class JobKindRules(Generic[R]):
     #: Raises NotFound for what does not exist or may not be seen, Forbidden, InvalidBase for a base that no worker can
     #: reach.
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
-    #: Checks everything that takes long, outside of any transaction that writes. Raises what `pin` does, and
-    #: ChangedError if a name means something else by now.
-    examine: Callable[[Database, Pinned[R]], Examined[R]]
     #: What a worker is given. Raises NotFound if something is gone by now, Unreadable.
     assign: Callable[[Session, R, Job], Inputs]
     #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.
     complete: Callable[[CompletionServices, R, HandedIn], None]
+    #: Checks everything that takes long, outside of any transaction that writes. Raises what `pin` does, and
+    #: ChangedError if a name means something else by now.
+    examine: Callable[[Database, Pinned[R]], Examined[R]] = lambda db, pinned: Examined(pinned.request)
     #: Adds to an assignment what takes too long for a claim's transaction, and can be looked up at any time.
     complement: Callable[[Database, R, Assignment], Assignment] = lambda db, request, given: given
     #: Has kept, in the transaction that accepts the job, what it was pinned to and would be removed. Raises NotFound.
@@ -157,3 +142,38 @@ def require_none(differences: Iterable[Difference]) -> None:
 def _shown(value: Any) -> str:
     shown = ascii(value) if not isinstance(value, str) else ascii(value)[1:-1]
     return shown if len(shown) <= 80 else f"{shown[:79]}…"
+
+
+class Acceptable(NamedTuple):
+    """A request that may become a job, as long as its names mean what they were pinned to."""
+
+    request: Wire
+    #: What follows from it, by the column of the job.
+    columns: dict[str, Any]
+
+
+def acceptable(db: Database, rules: JobKindRules[Any], submission: JobSubmission, pinned: Pinned[Any]) -> Acceptable:
+    """Check a pinned request against what it names, and forecast what it takes.
+
+    Raises what the kind's `examine` does, and DoesNotFit for a job that every worker is too small for.
+    """
+    examined = rules.examine(db, pinned)
+    estimate, needs = examined.estimate, examined.estimate.needs
+    if submission.needs is not None:
+        # What the request says counts; anything else is estimated.
+        needs = needs.model_copy(update=submission.needs.model_dump(exclude_none=True))
+    by_forecast = submission.needs is None or submission.needs.memory_bytes is None
+    if by_forecast:
+        where = {"namespace": pinned.namespace, "queue": rules.queue, "device": needs.device}
+        require_memory(db, estimate, kind=rules.name, **where)
+    return Acceptable(
+        examined.request,
+        {
+            "request": examined.request.model_dump(mode="json"),
+            "needs_device": needs.device,
+            "needs_memory_bytes": needs.memory_bytes,
+            "least_card_bytes": estimate.least_card_bytes if by_forecast else None,
+            "least_machine_bytes": estimate.least_machine_bytes if by_forecast else None,
+            "forecast": None if estimate.forecast is None else estimate.forecast.model_dump(mode="json"),
+        },
+    )

@@ -12,13 +12,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Origin
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, space_of
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_of
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.database import Database
-from registry.db.stored_json import read_stored, table
+from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
 from registry.jobs.base_contents import BaseContents, contents_of, require_fitting
-from registry.jobs.checkpoint_pins import keep_checkpoint, other_than, pin_checkpoint, resume_point
+from registry.jobs.checkpoint_pins import keep_checkpoint, other_than, pin_checkpoint, resume_point, training_of
 from registry.jobs.forecasts import of_training
 from registry.jobs.kinds.parents import pin_parent, require_same_lora
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
@@ -26,7 +26,7 @@ from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
 from registry.jobs.peaks import note_peak
-from registry.jobs.pins import Pinned, pin_base, pin_data, pin_data_names, pin_sources, require_causal, today
+from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_causal, today
 from registry.jobs.sources import Inputs, base_source, version_source
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
@@ -43,6 +43,10 @@ _DATASETS = ("data", "eval_data", "sources")
 _DEFAULT_LENGTH = TrainingSpec().max_length
 
 
+#: A worker names fewer than ten of them.
+_MOST_LIBRARIES = 40
+
+
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
     namespace = space_of(request.adapter)
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
@@ -50,9 +54,10 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     require_name_of_kind(session, request.adapter, "adapter")
     if request.eval_data is not None and request.spec.holdout is not None:
         raise Invalid(both_held_out(), param="spec.holdout")
-    digests = pin_data(session, request, ("data", "eval_data"), who, namespace)
+    named = pin_data(session, request, ("data", "eval_data"), who, namespace)
     sources = pin_sources(session, request, who, namespace)
-    every = [*digests.items(), *(("data", source.data) for source in sources or ())]
+    every = [(field, named[field]) for field in ("data", "eval_data") if field in named]
+    every += [("data", source.data) for source in sources or ()]
     objective = pin_objective(session, request.spec, every, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
     spec = request.spec
@@ -62,7 +67,6 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
         if objective != "sft":
             spec = spec.model_copy(update={"objective": objective})
     parent = pin_parent(session, request.model_copy(update={"spec": spec}), who, namespace, base)
-    named = {**digests, **pin_data_names(session, request, digests, namespace)}
     settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, "sources": sources, **named})
     exact = pin_checkpoint(session, pin_like(session, settled, who, namespace), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
@@ -151,10 +155,6 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         done.succeed(session, result)
 
 
-#: A worker names fewer than ten of them.
-_MOST_LIBRARIES = 40
-
-
 def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> TrainingRequest:
     """If a request repeats a training, return it with what is recorded about that one: what it ran with, and its day.
 
@@ -164,11 +164,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
         return request
     version = find_version(session, parse_ref(request.like.ref), who)
     ref = exact_ref(version)
-    if request.like.digest not in (None, version.digest):
-        raise Invalid(
-            f"{ref} has the digest {version.digest[:12]}, not {str(request.like.digest)[:12]}; name the version that is meant",
-            param="like",
-        )
+    require_digest(version, request.like.digest, param="like")
     if version.adapter.namespace != namespace:
         # Everybody who may see the job would see the other version's name in it.
         raise Invalid(
@@ -185,7 +181,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
             "name a version that its training ended with",
             param="like",
         )
-    theirs = read_stored(TrainingRequest, job.request, of=f"the request of job {job.id}")
+    theirs = training_of(job)
     if theirs.base.fingerprint is None:
         # A worker found it on a hub.
         theirs = theirs.model_copy(

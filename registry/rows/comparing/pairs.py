@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+#: Metrics' names as people write them; others are written with spaces.
+_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "macro_f1": "macro-F1"}  # fmt: skip
+
+
 def compare_pairs(
     values: RowValues,
     *,
@@ -106,10 +110,6 @@ def _present(
         detectable=detectable,
         rows_needed=needed,
     )
-
-
-#: Metrics' names as people write them; others are written with spaces.
-_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "macro_f1": "macro-F1"}  # fmt: skip
 
 
 class Clusters(StrEnum):

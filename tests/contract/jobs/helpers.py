@@ -13,7 +13,7 @@ from support.adapters import SPEC, digest, save_adapter, use_of
 from support.people import SEEDS, new_adapter
 from support.registries import World
 
-from registry.app.services import Services, build
+from registry.app.services import Services
 from registry.queue import NoQueue
 from sdk.client import Client
 from sdk.pulling.transfer import hash_file
@@ -108,5 +108,5 @@ class Crew:
     def services(self, **changed: Any) -> Services:
         """Another server process of this registry, with other settings."""
         settings = replace(self.world.services.settings, **changed)
-        self.others.append(build(settings, storage=self.world.services.artifacts.storage, queue=NoQueue()))
+        self.others.append(Services(settings, storage=self.world.services.artifacts.storage, queue=NoQueue()))
         return self.others[-1]

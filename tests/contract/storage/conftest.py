@@ -5,6 +5,7 @@ SeaweedFS).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def folder(tmp_path: Path) -> Iterator[World]:
     def reopen(expires_in_s: int) -> Storage:
         return open_storage(root.as_uri(), expires_in_s=expires_in_s)
 
-    with reopen(900) as storage:
+    with closing(reopen(900)) as storage:
         yield World(storage, reopen)
 
 

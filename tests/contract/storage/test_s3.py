@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -52,7 +53,7 @@ class TestS3:
         assert seaweed.storage.stat(SHA256) is None
 
     def test_presigned_urls_carry_the_public_endpoint(self, s3: S3Place) -> None:
-        with open_s3(s3, public_endpoint_url="https://blobs.example.org") as storage:
+        with closing(open_s3(s3, public_endpoint_url="https://blobs.example.org")) as storage:
             for location in (storage.get_location(SHA256), storage.put_location(SHA256, 1)):
                 assert location.url.startswith(f"https://blobs.example.org/{s3.bucket}/{s3.prefix}/blobs/sha256/")
             keep(storage)
@@ -66,7 +67,7 @@ class TestS3:
             open_s3(s3, endpoint_url=silent),
         ]
         for storage, what in zip(wrong, ["does not exist", "403", "REGISTRY_S3_ENDPOINT_URL"], strict=True):
-            with storage, pytest.raises(StorageUnavailable, match=what) as caught:
+            with closing(storage), pytest.raises(StorageUnavailable, match=what) as caught:
                 storage.check()
             assert s3.secret_key not in str(caught.value)
             assert "Signature=" not in str(caught.value)
@@ -76,7 +77,7 @@ class TestS3:
         # As a stopped one: its kernel takes connections and what is sent.
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             silent = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            with open_s3(s3, endpoint_url=silent, deadline_s=1.0) as storage:
+            with closing(open_s3(s3, endpoint_url=silent, deadline_s=1.0)) as storage:
                 began = time.monotonic()
                 with pytest.raises(StorageUnavailable, match="does not answer"):
                     storage.stat(SHA256)
@@ -94,7 +95,7 @@ class TestS3:
     def test_threads_that_wait_for_the_store_are_few(self, s3: S3Place) -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             silent = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            with open_s3(s3, endpoint_url=silent, deadline_s=6.0) as storage, ThreadPoolExecutor(40) as pool:
+            with closing(open_s3(s3, endpoint_url=silent, deadline_s=6.0)) as storage, ThreadPoolExecutor(40) as pool:
                 began = time.monotonic()
                 asked = [pool.submit(storage.stat, SHA256) for _ in range(40)]
                 waiting, refused = 0, 0
@@ -128,7 +129,7 @@ class TestS3:
                 sending = pool.submit(send_slowly, listener, pieces)
                 try:
                     with (
-                        open_s3(s3, endpoint_url=url, deadline_s=1.0, stall_s=0.8) as storage,
+                        closing(open_s3(s3, endpoint_url=url, deadline_s=1.0, stall_s=0.8)) as storage,
                         storage.open(SHA256) as it,
                     ):
                         return sum(map(len, it))
@@ -142,8 +143,8 @@ class TestS3:
 
     def test_settings_of_the_bucket_reach_every_request(self, s3: S3Place) -> None:
         options = {"encryption": "aws:kms", "kms_key_id": "key-1", "bucket_owner": "123456789012"}
-        with open_s3(
-            s3, public_endpoint_url="https://s3.example.org", addressing_style="virtual", **options
+        with closing(
+            open_s3(s3, public_endpoint_url="https://s3.example.org", addressing_style="virtual", **options)
         ) as storage:
             put, get = storage.put_location(NAME, 5), storage.get_location(NAME)
             part = storage.part_location(NAME, "id", 1, SHA256, 5)

@@ -26,17 +26,15 @@ from faults.growth.readers import READERS
 from faults.growth.states import STATES, encoded
 from faults.growth.values import BY_KIND, dumped
 
+from registry.door.limits import MOST_URL_BYTES
 from registry.http.bodies import LARGER, MAX_BODY_BYTES
-from registry.settings import Settings
 from sdk.errors import AdapterctlError
-
-MAX_QUERY_BYTES = Settings(database_url="", storage_url="").max_url_bytes
 
 
 def most_bytes(place: Place) -> int:
     """How much may be sent there."""
     if place.is_query:
-        return MAX_QUERY_BYTES - 500
+        return MOST_URL_BYTES - 500
     return next((limit.size_bytes for pattern, limit in LARGER if pattern.fullmatch(place.path)), MAX_BODY_BYTES)
 
 

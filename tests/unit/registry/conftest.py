@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.migrated import migrated_file
 
-from registry.app.services import Services, build
+from registry.app.services import Services
 from registry.db.database import Database
 from registry.queue import NoQueue
 from registry.settings import Settings
@@ -29,6 +29,6 @@ def services(tmp_path: Path, db: Database) -> Iterator[Services]:
         auth="none",
         embedded_home=str(tmp_path),
     )
-    built = build(settings, queue=NoQueue())
+    built = Services(settings, queue=NoQueue())
     yield built
     built.db.close()

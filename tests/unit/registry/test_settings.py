@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import QueuePool
 
-from registry.app.services import build
+from registry.app.services import Services
 from registry.db.database import Database
 from registry.db.postgres import parameters
 from registry.deadlines import Timeouts
@@ -106,7 +106,7 @@ def test_what_is_missing_is_named_with_an_example(name: str) -> None:
         ("REGISTRY_READ_ONLY", "yes"),
         ("REGISTRY_MAX_CONNECTIONS", "0"),
         ("REGISTRY_BEHIND_PROXY", "yes"),
-        ("REGISTRY_MAX_HEADERS", "2.5"),
+        ("REGISTRY_MAX_STREAMS", "2.5"),
         ("REGISTRY_LEASE_S", "soon"),
         ("REGISTRY_LEASE_S", "nan"),
         ("REGISTRY_LEASE_S", "inf"),
@@ -180,7 +180,7 @@ def test_a_broker_of_another_kind_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["ftp://x", "file://host/x", "s3:///prefix", "nonsense"])
 def test_a_storage_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as caught:
-        build(Settings(database_url=ENV["REGISTRY_DATABASE_URL"], storage_url=url, auth="none"), queue=NoQueue())
+        Services(Settings(database_url=ENV["REGISTRY_DATABASE_URL"], storage_url=url, auth="none"), queue=NoQueue())
     assert caught.value.param == "REGISTRY_STORAGE_URL"
 
 
@@ -226,7 +226,7 @@ def test_who_finds_no_connection_is_told_after_the_time_that_is_set(tmp_path: Pa
 def test_store_and_broker_are_given_the_settings_on_them() -> None:
     given = {"REGISTRY_STORAGE_CALLS": "3", "REGISTRY_BROKER_TIMEOUT_S": "2.5", "REGISTRY_BROKER_URL": "redis://broker"}
     settings = Settings.from_env(ENV | {"REGISTRY_S3_REGION": "eu"} | given)
-    services = build(settings)
+    services = Services(settings)
     storage, queue = services.artifacts.storage, services.jobs._queue
     assert isinstance(storage, S3Storage)
     assert isinstance(queue, CeleryQueue)

@@ -11,9 +11,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from support.fixtures import Limits
 
-from registry.access import failed_logins as failures_module
-from registry.access.authentication import TRUST_S, Gatekeeper
-from registry.access.failed_logins import FailedLogins
+from registry.access import authentication as failures_module
+from registry.access.authentication import TRUST_S, FailedLogins, Gatekeeper
 from registry.access.tokens import Tokens, secret_digest
 from registry.db.database import Database
 from registry.errors import Unauthenticated

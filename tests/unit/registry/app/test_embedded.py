@@ -18,7 +18,7 @@ from registry.app.embedded import open_embedded
 from registry.app.services import Services
 from registry.artifacts.models import Blob
 from registry.datasets.models import Dataset, DatasetAccess
-from registry.db.schema_version import head_revision
+from registry.db.database import head_revision
 from registry.errors import Unavailable
 from registry.jobs.models import Job
 from registry.principal import LOCAL

@@ -21,9 +21,8 @@ from sqlalchemy import Integer, String, bindparam, event, func, select, text, up
 from registry.access.models import Token
 from registry.artifacts.models import Blob
 from registry.catalog.models import Adapter, AliasMoveRow
-from registry.db.database import Database
+from registry.db.database import Database, head_revision, migrations_folder
 from registry.db.engine import make_engine
-from registry.db.schema_version import head_revision, migrations_folder
 from registry.db.statements import insert_if_new
 from registry.db.types import db_epoch_s, utc_now
 from registry.deadlines import Timeouts

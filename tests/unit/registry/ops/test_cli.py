@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from support import processes
 
-from registry.db.database import Database
-from registry.db.schema_version import head_revision
+from registry.db.database import Database, head_revision
 from registry.ops.cli import main
 
 

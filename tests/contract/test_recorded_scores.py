@@ -19,7 +19,7 @@ from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import read
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
-from workers.kinds.recorded_scores import recorded_scores
+from workers.kinds.evaluation import recorded_scores
 
 
 @pytest.fixture

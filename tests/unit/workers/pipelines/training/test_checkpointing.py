@@ -17,8 +17,8 @@ from sdk.lora.planning.footprint import pass_parts
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT
 from workers.pipelines.data.classify import CLASSIFY
-from workers.pipelines.training.checkpointing import adapter_in, blueprint_in, needs_checkpointing
-from workers.pipelines.training.order import Fit
+from workers.pipelines.orders import Fit
+from workers.pipelines.training.forecasting import adapter_in, blueprint_in, needs_checkpointing
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

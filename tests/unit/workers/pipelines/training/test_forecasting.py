@@ -11,14 +11,14 @@ import torch
 import transformers
 from support.architectures import config_of
 
-from sdk.lora.logit_chunks import chunk_tokens
+from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.forecast import CONTEXT_BYTES, PROCESS_BYTES
 from sdk.lora.planning.job_forecasts import PlannedTraining
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT
 from workers.pipelines.model.device import resident_bytes
+from workers.pipelines.orders import Fit
 from workers.pipelines.training.forecasting import forecast, forecast_bytes
-from workers.pipelines.training.order import Fit
 
 SPEC = TrainingSpec(method="lora", batch_size=2, max_length=64)
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from sdk.schemas.probe import MOST_TOKENS
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data import divergence
-from workers.pipelines.training import choosing, short_rows
+from workers.pipelines.training import adapting, choosing
 from workers.pipelines.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -71,5 +71,5 @@ def test_no_more_logits_are_there_than_of_a_chunk_or_of_a_fixed_text(
             spec=spec,
             on_progress=lambda progress: None,
         )
-    assert 2 * short_rows.MOST_TOKENS <= seen.most <= MOST_TOKENS
+    assert 2 * adapting.MOST_TOKENS <= seen.most <= MOST_TOKENS
     assert seen.most_wide <= CHUNK

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from accelerate.data_loader import SeedableRandomSampler
 
-from workers.pipelines.data import shuffling
-from workers.pipelines.data.shuffling import ShuffledRows
+from workers.pipelines.training import trainer
+from workers.pipelines.training.trainer import ShuffledRows
 
 
 @pytest.mark.parametrize(("rows", "seed"), [(1, 0), (7, 3), (1000, 2**32 - 1)])
 def test_the_order_is_that_of_accelerate(rows: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shuffling, "_PART_ROWS", 64)
+    monkeypatch.setattr(trainer, "_PART_ROWS", 64)
     ours: Any = ShuffledRows(rows, seed)
     theirs: Any = SeedableRandomSampler(range(rows), data_seed=seed)
     assert len(ours) == rows

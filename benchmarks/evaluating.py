@@ -27,7 +27,7 @@ from training import example
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.wire import read_json
 from workers.child.protocol import ORDER_FILE, RESULT_FILE
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, EvaluationScores
+from workers.pipelines.orders import EvaluationItem, EvaluationOrder, EvaluationScores
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTERS = 8
@@ -211,8 +211,8 @@ def _job(folder: Path, base: Path, rows: Path, adapters: list[Path]) -> Job:
     folder.mkdir()
     items = [
         EvaluationItem(
-            base=str(base),
-            adapter=str(adapter),
+            base=base,
+            adapter=adapter,
             quantization=None,
             template_date="2026-01-01",
             stop_ids=[],
@@ -221,7 +221,7 @@ def _job(folder: Path, base: Path, rows: Path, adapters: list[Path]) -> Job:
         for adapter in adapters
     ]
     spec = EvaluationSpec(generate_rows=0, precision="native")
-    (folder / ORDER_FILE).write_text(EvaluationOrder(items=items, data=str(rows), spec=spec).model_dump_json())
+    (folder / ORDER_FILE).write_text(EvaluationOrder(items=items, data=rows, spec=spec).model_dump_json())
     begun, spent = time.perf_counter(), _processor_s()
     command = [sys.executable, "-m", "workers.child.main", str(folder)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

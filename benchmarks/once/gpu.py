@@ -339,9 +339,9 @@ def steps(folder: Path, tiny: bool) -> dict[str, Any]:
 
 def forecast(folder: Path, tiny: bool) -> dict[str, Any]:
     """Peaks of allocations on the card against the plan of the same training. On a CPU only that it runs is seen."""
-    from sdk.lora.planning.asked import Asked
     from sdk.lora.planning.blueprint import blueprint_of
     from sdk.lora.planning.plan import plan_of
+    from sdk.lora.planning.recommending import Asked
     from sdk.schemas.training import TrainingSpec
 
     base = folder / _smaller(tiny)

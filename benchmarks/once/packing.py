@@ -61,7 +61,7 @@ def measure(kind: str, dtype: str, way: str) -> dict[str, Any]:
     """Take three steps in one way; return passes, tokens computed for each useful one, useful tokens/s and peak."""
     import torch
 
-    from sdk.lora.logit_chunks import chunk_tokens
+    from sdk.lora.memory import chunk_tokens
     from workers.pipelines.data.batches import collate, loss_sum, token_losses
     from workers.pipelines.data.heads import head_of
     from workers.pipelines.model.row_attention import take_rows_alone

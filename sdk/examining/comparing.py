@@ -75,7 +75,8 @@ def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[
     Unavailable if numpy is missing.
     """
     from sdk.lora.tensors import require_numpy
-    from sdk.lora.version_diff import compare_files, compare_versions
+    from sdk.lora.version_diff import compare_versions
+    from sdk.lora.weights import compare_weights
 
     same = one.digest == two.digest
     found = compare_versions(one.info, two.info, [] if same else one.evaluations, [] if same else two.evaluations)
@@ -87,4 +88,4 @@ def compare(one: Version, two: Version, *, weights: bool, fill_cache: Callable[[
         )
     require_numpy("comparing weights", "or leave the weights out with --no-weights")
     folders = fill_cache(one.info.manifest), fill_cache(two.info.manifest)
-    return found.model_copy(update={"weights": compare_files(one.info, two.info, *folders)})
+    return found.model_copy(update={"weights": compare_weights(*folders, lora_a=one.info.lora, lora_b=two.info.lora)})

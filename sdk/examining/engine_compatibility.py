@@ -52,8 +52,8 @@ def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]]
 def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
     """Return the answer for one engine. Raises InvalidInput for an unknown engine or version."""
     from sdk.lora.compatibility import ENGINES, judge
+    from sdk.lora.compatibility.engines import UnknownVersion
     from sdk.lora.compatibility.judging import UnknownEngine
-    from sdk.lora.compatibility.versions import UnknownVersion
 
     if not isinstance(engine, str):
         raise InvalidInput(f"engine is not text; give one of {', '.join(ENGINES)}", param="engine")

@@ -11,13 +11,12 @@ from typing import Any, Literal, get_args
 
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
-from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.job_forecasts import stored_width
 from sdk.lora.planning.plan import plan_of
-from sdk.lora.planning.recommending import task_options
+from sdk.lora.planning.recommending import Asked, task_options
 from sdk.lora.stored_quantization import StoredQuantizationError, require_method, stored_recipe
 from sdk.lora.targets import TargetsError
 from sdk.objects import Registry

@@ -10,7 +10,7 @@ from sdk.exporting.gguf import require_dtype
 from sdk.exporting.placing import beside, free, put_in_place, require_utf8
 from sdk.exporting.running import ExportedLora, run
 from sdk.formats.base_files import CARD_FILE, CONFIG_FILE
-from sdk.lora.adapter_folders import harmless, read_adapter_config
+from sdk.lora.adapter_config import harmless, read_adapter_config
 from sdk.lora.plain_lora import plan_plain
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest

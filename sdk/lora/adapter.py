@@ -29,6 +29,11 @@ Shape = tuple[int, ...]
 _HALVES = ("A", "B", "embedding_A", "embedding_B")
 
 
+def times(shape: Iterable[int]) -> str:
+    """Return a shape as in messages: 8×6."""
+    return "×".join(map(str, shape))
+
+
 class AnyTensor(Protocol):
     """A tensor in a file, or what was kept of it."""
 
@@ -103,7 +108,7 @@ class Layout:
 
     def __str__(self) -> str:
         """The text for messages."""
-        of = "×".join(map(str, (*self.out, *self.into)))
+        of = times((*self.out, *self.into))
         return f"of {of} for each of {self.experts} experts" if self.experts > 1 else f"of {of}"
 
 

@@ -19,8 +19,7 @@ from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, variant_setting
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Targets
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter import AdapterError, LoraAdapter
-from sdk.lora.adapter_config import lora_of
-from sdk.lora.adapter_folders import read_adapter_config
+from sdk.lora.adapter_config import lora_of, read_adapter_config
 from sdk.lora.gguf_models import LAYER_MODULES, GgufModel
 from sdk.lora.tensors import Tensor, read_tensors
 

@@ -1,4 +1,4 @@
-"""How much memory a merge needs, in bytes, computed before any weights are loaded.
+"""How much memory a merge needs, in bytes, computed before any weights are loaded, and how many logits a training holds.
 
 For trainings and evaluations, see `sdk.lora.planning`.
 
@@ -7,6 +7,8 @@ For trainings and evaluations, see `sdk.lora.planning`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 #: Interpreter and libraries, without mapped files: 330 MiB were seen, and more with a torch that is built for cards.
 _MERGE_PROCESS_BYTES = 384 * 2**20
@@ -47,3 +49,19 @@ def prompts_bytes(weights_bytes: int, *, quantized: bool, merged_bytes: int, voc
 def widened_bytes(numbers: int, *, width: int = 2) -> int:
     """Return the size of quantised weights once widened to numbers of `width` bytes."""
     return width * numbers
+
+
+#: The logits of a chunk take 16 MiB in float32 on a CPU, and 256 MiB on a card, which is as slow for few tokens as for many.
+_LOGITS = {"cpu": 2**22, "cuda": 2**26}
+#: With fewer tokens, reading the head's weights would take longer than computing with them.
+_LEAST_TOKENS = {"cpu": 64, "cuda": 256}
+
+
+def chunk_tokens(vocabulary: int, place: Literal["cuda", "cpu"]) -> int:
+    """Return for how many tokens a training has logits at a time, given the size of the vocabulary: the one rule for
+    workers and for the forecasts of their memory.
+
+    >>> chunk_tokens(49_152, "cpu"), chunk_tokens(262_144, "cpu"), chunk_tokens(128_256, "cuda")
+    (85, 64, 523)
+    """
+    return max(_LEAST_TOKENS[place], _LOGITS[place] // vocabulary)

@@ -22,8 +22,7 @@ from sdk.errors import InvalidInput
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter import AdapterError, LoraAdapter, Product
-from sdk.lora.adapter_config import lora_of
-from sdk.lora.adapter_folders import harmless, read_adapter_config
+from sdk.lora.adapter_config import harmless, lora_of, read_adapter_config
 from sdk.lora.combining import OF_THE_TRAINING
 from sdk.lora.module_scales import ModuleScales, ScalesError
 from sdk.lora.tensors import Tensor, read_tensors

@@ -9,23 +9,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from sdk.lora.weights import compare_weights
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.diff import (
     Diff,
     Difference,
     EvaluationBrief,
     EvaluationDiff,
-    ModuleDiff,
     Score,
     ScoresDiff,
     Side,
-    WeightsDiff,
 )
 from sdk.schemas.evaluation import MADE_OF_LOSS, is_score
 from sdk.schemas.scores import EvaluationView, warning
@@ -49,18 +44,6 @@ def compare_versions(
         training=differing(a.training or {}, b.training or {}),
         dataset=differing(_plain(a.dataset), _plain(b.dataset)),
         scores=_scores(a, b, evaluations_a, evaluations_b),
-    )
-
-
-def compare_files(a: VersionView, b: VersionView, folder_a: Path, folder_b: Path) -> WeightsDiff:
-    """Compare the weights of two pulled versions. Raises what `sdk.lora.weights.compare_weights` does."""
-    found = compare_weights(folder_a, folder_b, lora_a=a.lora, lora_b=b.lora)
-    return WeightsDiff(
-        norm_a=found.norm_a,
-        norm_b=found.norm_b,
-        cosine=found.cosine,
-        modules=[ModuleDiff(**asdict(module)) for module in found.modules],
-        notes=found.notes,
     )
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.peft_unusable import changes_base
-from sdk.lora.adapter import AdapterError, LoraAdapter, NoProductError, Product
+from sdk.lora.adapter import AdapterError, LoraAdapter, NoProductError, Product, times
 from sdk.lora.experts import sum_of_products
 from sdk.lora.low_rank import combined
 from sdk.lora.tensors import Columns, Tensor, read_tensors, require_numpy
+from sdk.schemas.diff import ModuleDiff, WeightsDiff
 from sdk.schemas.lora_config import LoraConfig
 
 #: The products compared are (rank, rank), so an unbounded rank would take unbounded memory.
@@ -29,36 +30,6 @@ _MAX_SQUARE = 1e200
 _LEFT_OUT = {"magnitude_vector": "DoRA's magnitudes", "B.bias": "LoRA biases"}
 _ADVICE = "push the adapter again with --expand-patterns, or leave the weights out with --no-weights"
 _WHOLE = "whole tensors (modules_to_save, biases of the base, added tokens)"
-
-
-@dataclass(frozen=True)
-class ModuleDelta:
-    """What two adapters do to one module; None if it can't be computed."""
-
-    #: The base's name for it, without PEFT's prefix.
-    module: str
-    #: ‖ΔW‖, the Frobenius norm; None if the adapter doesn't adapt the module, or for a reason given in a note.
-    norm_a: float | None
-    norm_b: float | None
-    #: ⟨ΔW_a, ΔW_b⟩ / (‖ΔW_a‖ ‖ΔW_b‖); None if one is absent or zero, or the shapes differ.
-    cosine: float | None
-    rank_a: int | None
-    rank_b: int | None
-
-
-@dataclass(frozen=True)
-class WeightDiff:
-    """What two adapters do to their base, as far as s·B·A says."""
-
-    #: Sorted by name.
-    modules: list[ModuleDelta]
-    #: Over the whole adapter, as if all ΔW were one vector.
-    norm_a: float
-    norm_b: float
-    #: None if all of one adapter is zero.
-    cosine: float | None
-    #: What the numbers leave out, in sentences.
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,7 +63,7 @@ class _Side:
         return found | ({_WHOLE} if self.adapter.whole else set())
 
 
-def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_b: LoraConfig) -> WeightDiff:
+def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_b: LoraConfig) -> WeightsDiff:
     """Compare the ΔW = s·B·A of two pulled adapters, A being (r, in) and B (out, r), in float64.
 
     No ΔW of (out, in) is ever formed, since the trace is cyclic (Petersen and Pedersen, The Matrix Cookbook, eq. 16):
@@ -114,7 +85,7 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
         square_b += delta_b.square if delta_b else 0.0
         inner += both or 0.0
         modules.append(
-            ModuleDelta(
+            ModuleDiff(
                 module=module,
                 norm_a=math.sqrt(delta_a.square) if delta_a else None,
                 norm_b=math.sqrt(delta_b.square) if delta_b else None,
@@ -123,7 +94,13 @@ def compare_weights(folder_a: Path, folder_b: Path, *, lora_a: LoraConfig, lora_
                 rank_b=_rank(second, module, delta_b),
             )
         )
-    return WeightDiff(modules, math.sqrt(square_a), math.sqrt(square_b), _cosine(inner, square_a, square_b), notes)
+    return WeightsDiff(
+        norm_a=math.sqrt(square_a),
+        norm_b=math.sqrt(square_b),
+        cosine=_cosine(inner, square_a, square_b),
+        modules=modules,
+        notes=notes,
+    )
 
 
 def _open(folder: Path, lora: LoraConfig, called: Literal["first", "second"]) -> _Side:
@@ -150,16 +127,12 @@ def _check_pair(path: Path, adapter: LoraAdapter[Tensor], name: str) -> None:
     matrices = len(a) == len(b) == 2
     if min(len(a), len(b)) < 2 or (a[0] != b[1] if matrices else module.embedding):
         raise VerificationFailed(
-            f"{path}: {name!r} has A of {_times(a)} and B of {_times(b)}, which can't be multiplied; pull the version again"
+            f"{path}: {name!r} has A of {times(a)} and B of {times(b)}, which can't be multiplied; pull the version again"
         )
     if a[0] > _MAX_RANK:
         raise VerificationFailed(
             f"{path}: {name!r} has the rank {a[0]}, too high to compare; leave the weights out with --no-weights"
         )
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
 
 
 def _rank(side: _Side, module: str, delta: _Delta | None) -> int | None:
@@ -234,7 +207,7 @@ def _inner(module: str, a: _Delta | None, b: _Delta | None, notes: list[str]) ->
         return None
     if a.shape != b.shape:
         notes.append(
-            f"{module}: ΔW is {_times(a.shape)} in the first adapter and {_times(b.shape)} in the second, so it has no "
+            f"{module}: ΔW is {times(a.shape)} in the first adapter and {times(b.shape)} in the second, so it has no "
             "cosine and adds nothing to the cosine of the whole"
         )
         return None

@@ -69,10 +69,10 @@ class ModuleDiff(Wire):
     """What both versions do to one module; None if it can't be computed."""
 
     module: str
-    #: ‖ΔW‖, the Frobenius norm of s·B·A; None if the version leaves the module alone.
+    #: ‖ΔW‖, the Frobenius norm of s·B·A; None if the version leaves the module alone, or for a reason given in a note.
     norm_a: float | None
     norm_b: float | None
-    #: ⟨ΔW_a, ΔW_b⟩ / (‖ΔW_a‖ ‖ΔW_b‖), from -1 to 1.
+    #: ⟨ΔW_a, ΔW_b⟩ / (‖ΔW_a‖ ‖ΔW_b‖), from -1 to 1; None if one is absent or zero, or the shapes differ.
     cosine: float | None
     rank_a: int | None
     rank_b: int | None

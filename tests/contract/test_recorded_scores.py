@@ -19,7 +19,7 @@ from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import read
 from sdk.schemas.work import Assignment, EvaluationResult
-from workers.kinds.recorded_scores import recorded_scores
+from workers.kinds.evaluation import recorded_scores
 
 
 def again(desk: MergingDesk, refs: list[str], rows: Path, **said: Any) -> Assignment:

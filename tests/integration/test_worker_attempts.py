@@ -19,7 +19,7 @@ from sdk.schemas.job_requests import CheckpointRef
 from sdk.schemas.jobs import CheckpointView, JobView
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import CheckpointRecord, ClaimRequest, Release, WorkerInfo
-from workers.kinds.packing import pack
+from workers.kinds.attempt import pack
 
 pytestmark = pytest.mark.slow
 

@@ -31,13 +31,12 @@ from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingReque
 from sdk.schemas.jobs import CheckpointView, JobSubmission, JobView
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
+from workers.child.process import WarmChild
 from workers.child.protocol import Written
-from workers.child.warm import WarmChild
 from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
 from workers.lease import heartbeat
-from workers.lease.connections import apart
-from workers.lease.heartbeat import Lease
+from workers.lease.heartbeat import Lease, apart
 from workers.lease.stop_signal import StopReason, StopSignal
 from workers.node.inputs import Inputs
 from workers.node.shutdown import Shutdown

@@ -23,7 +23,7 @@ LAUNCHER = Path(__file__).with_name("child_launcher.py")
 #: The real worker, except for the program of its children.
 _WORKER = """
 import sys
-from workers.child.warm import WarmChild
+from workers.child.process import WarmChild
 program, sys.argv[0:2] = ("-I", "-S", *sys.argv[1].split("\\n")), ["adapter-worker"]
 WarmChild.__init__.__kwdefaults__["program"] = program
 from workers.entry.cli import main
@@ -54,7 +54,7 @@ def end() -> None:
 def preload() -> None:
     """Import what a warm child imports."""
     from sdk.imports import nothing_collected
-    from workers.child.imports import import_libraries
+    from workers.child.main import import_libraries
     from workers.pipelines.imports import nothing_searched
 
     os.environ["HF_HUB_OFFLINE"] = "1"

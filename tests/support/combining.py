@@ -65,9 +65,9 @@ def furthest(found: dict[str, Any], said: dict[str, Any]) -> float:
 def combined(parents: Sequence[tuple[Path, float]], out: Path, **spec: Any) -> CombineReport:
     """Carry out a combination in this process."""
     from workers.pipelines.combining.combine import combine
-    from workers.pipelines.combining.order import ParentFolder
+    from workers.pipelines.orders import ParentFolder
 
-    given = [ParentFolder(label=folder.name, folder=str(folder), weight=weight) for folder, weight in parents]
+    given = [ParentFolder(label=folder.name, folder=folder, weight=weight) for folder, weight in parents]
     out.mkdir()
     return combine(given, CombineSpec(**spec), out=out, on_progress=lambda _: None)
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
-from sdk.lora.weights import WeightDiff, compare_weights
+from sdk.lora.weights import compare_weights
+from sdk.schemas.diff import WeightsDiff
 from sdk.schemas.lora_config import LoraConfig
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
@@ -88,6 +89,6 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def compare(one: Path, two: Path, lora_a: LoraConfig | None = None, lora_b: LoraConfig | None = None) -> WeightDiff:
+def compare(one: Path, two: Path, lora_a: LoraConfig | None = None, lora_b: LoraConfig | None = None) -> WeightsDiff:
     """Compare two folders, by default as adapters of `lora()`."""
     return compare_weights(one, two, lora_a=lora_a or lora(), lora_b=lora_b or lora())

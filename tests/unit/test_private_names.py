@@ -35,7 +35,7 @@ TABLE: list[tuple[str, str, str, str]] = [
     ),
     (
         "_attn_implementation",
-        f"{PIPELINES}/model/base_config.py",
+        f"{PIPELINES}/model/blueprint.py",
         "a config says how attention is computed, before there is a model that could be asked to change it",
         LOADING,
     ),
@@ -43,13 +43,12 @@ TABLE: list[tuple[str, str, str, str]] = [
         ("_attn_implementation", f"{PIPELINES}/{file}.py", "which attention a loaded model has can only be set", test)
         for file, test in (
             ("model/row_attention", f"{TESTS}/model/test_read_padding.py::test_a_training_passes_rows_one_at_a_time"),
-            ("training/checkpointing", LOADING),
             ("training/forecasting", LOADING),
         )
     ),
     (
         "_experts_implementation",
-        f"{PIPELINES}/model/base_config.py",
+        f"{PIPELINES}/model/blueprint.py",
         "as _attn_implementation, for experts",
         UNSEEN,
     ),

@@ -11,19 +11,24 @@ import errno
 import faulthandler
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
+
+from pydantic import TypeAdapter
 
 from sdk.imports import nothing_collected
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.wire import Wire, read_json
-from workers.child.imports import import_libraries
+from sdk.schemas.wire import Wire
 from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
@@ -35,9 +40,53 @@ from workers.child.protocol import (
     News,
     Written,
 )
-from workers.pipelines.imports import nothing_searched
-from workers.pipelines.orders import Order
+from workers.pipelines.imports import leave_out_torch, nothing_searched
+from workers.pipelines.orders import AnyOrder
 from workers.pipelines.sandbox import die_with_parent
+
+#: Pipelines that do without torch.
+_LIGHT = frozenset({"data"})
+
+
+def import_libraries(pipeline: str | None = None) -> None:
+    """Import torch and bitsandbytes in the cheapest way, if they are installed and the pipeline needs them.
+
+    bitsandbytes passes four functions to `torch.compile` during its import, which loads all of inductor: 0.8 s, a
+    quarter of a child's imports. No job calls them on a CPU; if one is called, it is compiled then.
+    """
+    if pipeline in _LIGHT:
+        leave_out_torch()
+        return
+    # It warns if an optional package with a faster kernel for the CPU is missing.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    with suppress(ImportError):
+        torch: Any = importlib.import_module("torch")
+        at_once = torch.compile
+        torch.compile = _when_called(at_once)
+        try:
+            importlib.import_module("bitsandbytes")
+        finally:
+            torch.compile = at_once
+
+
+def _when_called(at_once: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a substitute for `torch.compile`, which calls it only when the given function is first called."""
+
+    def compile_later(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+        if function is None:
+            return lambda found: compile_later(found, **options)
+        compiled: list[Callable[..., Any]] = []
+
+        @wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            if not compiled:
+                compiled.append(at_once(function, **options))
+            return compiled[0](*args, **given)
+
+        return call
+
+    return compile_later
+
 
 _PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -113,11 +162,11 @@ def _wait_warm() -> Path | None:
 
 def _carry_out(text: bytes, host: _Process) -> Wire | None:
     """Return the result of a pipeline; None if it was told to stop and has written a checkpoint."""
-    pipeline = read_json(Order, text).pipeline
+    order = TypeAdapter(AnyOrder).validate_json(text)
     with nothing_collected(ever=True), nothing_searched():
-        import_libraries(pipeline)
-        room = importlib.import_module(f"workers.pipelines.{pipeline}.carry_out")
-    found: Wire | None = room.carry_out(room.ORDER.model_validate_json(text), host)
+        import_libraries(order.pipeline)
+        module = importlib.import_module(f"workers.pipelines.{order.module}")
+    found: Wire | None = module.carry_out(order, host)
     return found
 
 

@@ -1,8 +1,12 @@
-"""A child process: started, given its order, listened to, and ended with everything that it started."""
+"""A child process: started, given its order, listened to, and ended with everything that it started.
+
+Whether any process of its group is alive is asked of the system, and the group is killed for certain.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -17,14 +21,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+import psutil
 from pydantic import ValidationError
 
 from sdk.lora.planning.footprint import MOST_KERNELS
-from workers.child import process_group
 from workers.child.output import Output
 from workers.child.protocol import News
 from workers.lease.stop_signal import StopReason
 from workers.node.shutdown import LOOK_S
+
+_GROUP_LOOK_S = 0.02
+_COMPLAIN_EVERY_S = 10.0
+_ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+_log = logging.getLogger(__name__)
+
+
+def is_group_alive(group: int) -> bool:
+    """Whether a process of the group lives. A zombie does not count."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    # If this worker is process 1 of a container, nobody waits for orphans, and they stay as zombies.
+    return any(_lives_in(group, pid) for pid in psutil.pids())
+
+
+def _lives_in(group: int, pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == group and psutil.Process(pid).status() not in _ENDED
+    except (ProcessLookupError, PermissionError, psutil.Error):
+        # It has just ended, or is another user's on a system that does not tell.
+        return False
+
+
+def end_group(group: int) -> None:
+    """Kill every process of the group, again and again, until none is left."""
+    complain_at = time.monotonic() + _COMPLAIN_EVERY_S
+    while is_group_alive(group):
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(_GROUP_LOOK_S)
+        if time.monotonic() >= complain_at:
+            complain_at = time.monotonic() + _COMPLAIN_EVERY_S
+            _log.warning("processes of the group %s were killed but are still there; they hang in the kernel", group)
+
 
 LOG_FILE = "child.log"
 PROGRAM = ("-P", "-m", "workers.child.main")
@@ -143,7 +186,7 @@ class Child:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
-        process_group.end(self.pid)
+        end_group(self.pid)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with suppress(OSError):
@@ -199,3 +242,38 @@ def _environment() -> dict[str, str]:
         and not _SECRET_VALUE.search(value)
     }
     return {**LIBRARIES, **kept, PARENT_VARIABLE: str(os.getpid())}
+
+
+class WarmChild:
+    """Keeps at most one waiting child. Without `warm` there is none, and each order starts its own child."""
+
+    def __init__(self, *, warm: bool, program: Sequence[str] = PROGRAM) -> None:
+        self._warm = warm
+        self._program = program
+        self._child: Child | None = None
+
+    def prepare(self) -> None:
+        """Start the next one, but only while no job runs: it would take memory and time from the job."""
+        if not self._warm or (self._child is not None and not self._child.has_ended):
+            return
+        self.end()
+        try:
+            self._child = Child(program=self._program)
+        except OSError as error:
+            _log.warning("no warm child could be started (%s); the next job starts cold", error.strerror)
+
+    def take(self, folder: Path) -> Child:
+        """Return a child at work on the order in `folder`: the warm one, or a new one if there is none."""
+        child, self._child = self._child, None
+        if child is not None:
+            if child.give(folder):
+                return child
+            child.end()
+            _log.warning("the warm child has ended; this job starts cold. Its last words:\n%s", child.last_words)
+        return Child(folder, program=self._program)
+
+    def end(self) -> None:
+        """End the waiting child, if there is one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()

@@ -14,13 +14,12 @@ from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateL
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release
 from sdk.version import VERSION
-from workers.child.warm import WarmChild
+from workers.child.process import WarmChild
 from workers.kinds import causes
 from workers.kinds.attempt import Attempt, hand_in
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.known import carry_out, require_pinned
-from workers.lease.connections import apart
-from workers.lease.heartbeat import Lease
+from workers.lease.heartbeat import Lease, apart
 from workers.lease.stop_signal import Stopped, StopReason, StopSignal
 from workers.node import logs, machine
 from workers.node.attempt_folders import Folders

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, Literal, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, wait_exponential, wait_random
 
 from sdk.api import work
 from sdk.client import Client
 from sdk.errors import Unavailable, disk_explained
+from sdk.pulling.transfer import hash_file
+from sdk.pushing.pack import Package, pack_adapter
+from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import JobView
+from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.wire import Wire
-from sdk.schemas.work import Assignment, Completion
+from sdk.schemas.work import Assignment, BaseSource, Completion
+from workers.child.process import WarmChild
 from workers.child.protocol import (
     ORDER_FILE,
+    OUT_FOLDER,
     RESULT_FILE,
     News,
     Written,
 )
-from workers.child.warm import WarmChild
 from workers.kinds import causes
 from workers.lease.heartbeat import Lease
 from workers.lease.stop_signal import Stopped, StopSignal
@@ -89,6 +95,16 @@ class Attempt:
         _log.info("child %s: its last words:\n%s", child.pid, child.last_words)
         raise causes.of_child(self.folder, ending.status, kills)
 
+    def pack_adapter(self, base: BaseRegistration | BaseSource, fingerprint: str) -> Package:
+        """Return the child's adapter over a base, ready to be sent."""
+        return pack_adapter(
+            self.folder / OUT_FOLDER,
+            base_id=base.id,
+            base_revision=base.revision,
+            base_fingerprint=fingerprint,
+            staging=self.folder,
+        )
+
     def finishing(self, message: str) -> None:
         """Report that the child's result is being handed in."""
         _log.info(message)
@@ -139,3 +155,37 @@ def hand_in(stop_signal: StopSignal, send: Callable[..., JobView], *, timeout_s:
     timeout_s = max(_LEAST_TIMEOUT_S, min(timeout_s, stop_signal.remaining_s(timeout_s)))
     answer: JobView = retrying(send, timeout_s=timeout_s)
     return answer
+
+
+R = TypeVar("R", bound=Wire)
+
+
+@dataclass(frozen=True)
+class KindOfWork(Generic[R]):
+    """One kind of job."""
+
+    #: The class of requests; its field `kind` has the kind's name.
+    request: type[R]
+    #: Says which part of an assignment differs from the request's pins.
+    differences: Callable[[Assignment, R], Iterator[str]]
+    #: Fetches the inputs, has a child carry out the order, and hands in the result. Raises AttemptFailed, Stopped,
+    #: AdapterctlError.
+    carry_out: Callable[[Attempt, R], None]
+
+    @property
+    def name(self) -> str:
+        """The kind's name in requests."""
+        return str(self.request.model_fields["kind"].default)
+
+
+def pack(
+    folder: Path, *, kind: Literal["merged", "checkpoint"], base_fingerprint: str
+) -> tuple[Manifest, dict[str, Path]]:
+    """Return the manifest of the files in `folder`, and their paths by SHA-256."""
+    files = []
+    sources = {}
+    for path in sorted(folder.iterdir()):
+        sha256, size = hash_file(path)
+        files.append(ManifestFile(path=path.name, size_bytes=size, sha256=sha256))
+        sources[sha256] = path
+    return Manifest(kind=kind, base_fingerprint=base_fingerprint, files=files), sources

@@ -20,9 +20,8 @@ from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import CheckpointRecord
 from workers.child.protocol import Written
-from workers.kinds.attempt import Attempt
-from workers.kinds.packing import pack
-from workers.lease.connections import apart
+from workers.kinds.attempt import Attempt, pack
+from workers.lease.heartbeat import apart
 from workers.lease.stop_signal import Stopped, StopReason
 
 _FIRST_WAIT_S = 2.0

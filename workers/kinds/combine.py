@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.combination import CombineReport, CombineRequest
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget
 from sdk.schemas.work import Assignment, CombineResult, Completion
-from workers.child.protocol import OUT_FOLDER
-from workers.kinds.attempt import Attempt
+from workers.kinds.attempt import Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.pins import of_targets
-from workers.kinds.rules import KindOfWork
-from workers.pipelines.combining.order import CombineOrder, ParentFolder
+from workers.pipelines.orders import CombineOrder, ParentFolder
 
 #: How many lines of a job's log list the modules of which least was kept.
 _MOST_TOLD = 400
@@ -41,7 +38,7 @@ def _combine(attempt: Attempt, request: CombineRequest) -> None:
             raise AttemptFailed(
                 FailureReason.INTERNAL, "the registry gave a combination without a version; upgrade both"
             )
-        folder = str(attempt.inputs.adapter(target.manifest))
+        folder = attempt.inputs.adapter(target.manifest)
         parents.append(ParentFolder(label=parent.ref, folder=folder, weight=parent.weight))
     report = attempt.run_child(CombineOrder(parents=parents, spec=request.spec), CombineReport)
     for name, share in sorted(report.kept_energy.items(), key=lambda item: item[1])[:_MOST_TOLD]:
@@ -56,13 +53,7 @@ def _publish(attempt: Attempt, request: CombineRequest, report: CombineReport) -
     base = attempt.assignment.targets[0].base
     if base.fingerprint is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave versions without a base; upgrade both")
-    package = pack_adapter(
-        attempt.folder / OUT_FOLDER,
-        base_id=base.id,
-        base_revision=base.revision,
-        base_fingerprint=base.fingerprint,
-        staging=attempt.folder,
-    )
+    package = attempt.pack_adapter(base, base.fingerprint)
     publication = Publication(
         adapter=request.adapter,
         upload=attempt.client.upload(package.sources, "uploading the combination", attempt.assignment.namespace),

@@ -3,23 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
-from sdk.errors import InvalidBase, NotFound, QuotaExceeded, VerificationFailed
-from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
+from pydantic import ValidationError
+
+from sdk.api import evaluations
+from sdk.client import Client
+from sdk.errors import InvalidBase, NotAllowed, NotFound, QuotaExceeded, VerificationFailed
+from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
+from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, Sample
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.row_file import row_file_name
+from sdk.schemas.scores import EvaluationView
+from sdk.schemas.wire import read
 from sdk.schemas.work import Assignment, Completion, EvaluationResult, TargetSource
 from workers.child.protocol import OUT_FOLDER
 from workers.installed_scorers import NoScorerError, require_any
-from workers.kinds.attempt import Attempt
+from workers.kinds.attempt import Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import day_of, of_targets
-from workers.kinds.recorded_scores import recorded_scores
-from workers.kinds.rules import KindOfWork
-from workers.kinds.samples import within
-from workers.pipelines.scoring.order import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.orders import (
+    AsRecorded,
+    EvaluationItem,
+    EvaluationOrder,
+    EvaluationScores,
+    ItemFailure,
+    RecordedScores,
+)
+
+#: How many are considered, under any conditions: the newest.
+_MOST_RECORDED = 16
+
+
+def recorded_scores(
+    client: Client, request: EvaluationRequest, target: TargetSource, *, namespace: str | None
+) -> list[RecordedScores]:
+    """Return the last scores of a target on the same rows that the namespace has, the newest first; none if they are to
+    be computed again.
+
+    Records without rows, or whose conditions can't be read, are left out.
+    """
+    if request.again or (target.digest is None and target.base.fingerprint is None):
+        return []
+    of = {"base": target.base.fingerprint} if target.digest is None else {"digest": target.digest}
+    try:
+        views = list(evaluations.iterate(client.transport, dataset=request.data, namespace=namespace, **of))
+    except NotAllowed:
+        return []
+    same = [view for view in views if _is_same(view, request, target)]
+    found = (_recorded(view) for view in reversed(same[-_MOST_RECORDED:]))
+    return [each for each in found if each is not None]
+
+
+def _is_same(view: EvaluationView, request: EvaluationRequest, target: TargetSource) -> bool:
+    return (
+        view.ref == target.label
+        and view.dataset == request.data
+        and view.base_fingerprint == target.base.fingerprint
+        and view.rows_digest is not None
+    )
+
+
+def _recorded(view: EvaluationView) -> RecordedScores | None:
+    try:
+        conditions = read(Conditions, view.conditions)
+    except ValidationError:
+        return None
+    return RecordedScores(
+        id=view.id,
+        conditions=conditions,
+        libraries=view.libraries,
+        metrics=sorted(view.metrics),
+        samples=len(view.samples),
+        texts=view.keep_samples != 0,
+    )
+
+
+#: How many bytes the texts of all samples of a job may take as JSON. The rest of 4 MiB is for names and metrics.
+MOST_TEXT_BYTES = 3 * 1024 * 1024
+
+
+def within(reports: Sequence[EvaluationReport], most_bytes: int = MOST_TEXT_BYTES) -> list[EvaluationReport]:
+    """Return the reports with the longest texts of their samples cut, so that all texts take `most_bytes` at most: the
+    registry takes no body above 4 MiB, and 64 targets with 100 samples each may be requested.
+
+    Shorter texts stay whole, and each cut text is marked at its end.
+    """
+    texts = chain.from_iterable(_texts(sample) for report in reports for sample in report.samples)
+    longest = longest_that_fit([json_bytes(text) for text in texts], most_bytes)
+    if longest is None:
+        return list(reports)
+    return [
+        report.model_copy(update={"samples": [_shorten(sample, longest) for sample in report.samples]})
+        for report in reports
+    ]
+
+
+def _texts(sample: Sample) -> tuple[str, str, str]:
+    return sample.prompt, sample.reference, sample.completion
+
+
+def _shorten(sample: Sample, longest: int) -> Sample:
+    prompt, reference, completion = (cut_text(text, longest) for text in _texts(sample))
+    return Sample(prompt=prompt, reference=reference, completion=completion)
+
 
 _NF4 = QuantizationRecipe()
 #: Failures of one target that say nothing about the others.
@@ -43,7 +132,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     for number, target in enumerate(targets):
         try:
             base = attempt.inputs.base(target.base)
-            adapter = None if target.manifest is None else str(attempt.inputs.adapter(target.manifest))
+            adapter = None if target.manifest is None else attempt.inputs.adapter(target.manifest)
         except _OF_THE_TARGET as error:
             if target.base.fingerprint is None or asked <= {*failures, number}:
                 raise
@@ -58,7 +147,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         }[request.spec.precision]
         items.append(
             EvaluationItem(
-                base=str(base.folder),
+                base=base.folder,
                 adapter=adapter,
                 quantization=recipe,
                 template_date=day_of(target.template_date or request.template_date),
@@ -68,7 +157,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
                 recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
             )
         )
-    order = EvaluationOrder(items=items, data=str(attempt.inputs.dataset(request.data)), spec=request.spec)
+    order = EvaluationOrder(items=items, data=attempt.inputs.dataset(request.data), spec=request.spec)
     outcomes = attempt.run_child(order, EvaluationScores).outcomes
     scored = iter(zip((number for number in range(len(targets)) if number not in failures), outcomes, strict=True))
     reports = within([outcome for outcome in outcomes if isinstance(outcome, EvaluationReport)])

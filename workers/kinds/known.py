@@ -6,12 +6,11 @@ from typing import Any
 
 from sdk.errors import VerificationFailed
 from sdk.schemas.work import Assignment
-from workers.kinds.attempt import Attempt
+from workers.kinds.attempt import Attempt, KindOfWork
 from workers.kinds.combine import COMBINE
 from workers.kinds.evaluation import EVALUATION
 from workers.kinds.merge import MERGE
 from workers.kinds.preview import PREVIEW
-from workers.kinds.rules import KindOfWork
 from workers.kinds.training import TRAINING
 
 KINDS: dict[str, KindOfWork[Any]] = {kind.name: kind for kind in (TRAINING, EVALUATION, MERGE, PREVIEW, COMBINE)}

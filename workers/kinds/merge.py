@@ -9,12 +9,10 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, MergeRequest
 from sdk.schemas.work import Assignment, Completion, MergeResult
 from workers.child.protocol import OUT_FOLDER
-from workers.kinds.attempt import Attempt
+from workers.kinds.attempt import Attempt, KindOfWork, pack
 from workers.kinds.causes import AttemptFailed
-from workers.kinds.packing import pack
 from workers.kinds.pins import of_targets
-from workers.kinds.rules import KindOfWork
-from workers.pipelines.merging.order import MergeOrder
+from workers.pipelines.orders import MergeOrder
 
 
 def _differences(given: Assignment, request: MergeRequest) -> Iterator[str]:
@@ -31,8 +29,8 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
         # Checked before the work, not after it.
         attempt.client.check_signing_key()
     order = MergeOrder(
-        base=str(base.folder),
-        adapter=str(attempt.inputs.adapter(target.manifest)),
+        base=base.folder,
+        adapter=attempt.inputs.adapter(target.manifest),
         quantization=target.quantization,
         labels=target.labels,
         spec=request.spec,

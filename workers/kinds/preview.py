@@ -9,11 +9,10 @@ from sdk.schemas.job_requests import PreviewJobRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion
-from workers.kinds.attempt import Attempt
+from workers.kinds.attempt import Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.pins import day_of, of_base
-from workers.kinds.rules import KindOfWork
-from workers.pipelines.data.order import PreviewOrder
+from workers.pipelines.orders import PreviewOrder
 
 
 def _differences(given: Assignment, request: PreviewJobRequest) -> Iterator[str]:

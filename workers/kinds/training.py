@@ -9,20 +9,18 @@ from pathlib import Path
 
 from sdk.errors import NotFound, VerificationFailed, disk_explained
 from sdk.pushing.base_folder import ScannedBase
-from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
 from sdk.schemas.training_report import TrainingReport, held_out_warning
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
-from workers.kinds.attempt import HAND_IN_S, Attempt
+from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
 from workers.kinds.pins import day_of, of_base, of_manifest, of_targets
-from workers.kinds.rules import KindOfWork
 from workers.lease.stop_signal import Stopped, StopReason
-from workers.pipelines.training.order import OrderedSource, Rung, TrainingOrder
+from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder
 
 #: The file in which a child records how much it computes at once.
 _RUNG_FILE = "rung.json"
@@ -58,22 +56,22 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     eval_data = request.eval_data
     parent = next(iter(attempt.assignment.targets), None)
     order = TrainingOrder(
-        base=str(base.folder),
+        base=base.folder,
         base_name=base.registration.id,
         base_revision=base.registration.revision,
-        data=str(attempt.inputs.dataset(request.data)),
+        data=attempt.inputs.dataset(request.data),
         sources=_sources(attempt, request),
-        eval_data=None if eval_data is None else str(attempt.inputs.dataset(eval_data)),
+        eval_data=None if eval_data is None else attempt.inputs.dataset(eval_data),
         spec=request.spec,
         template_date=day_of(request.template_date),
-        parent=None if parent is None or parent.manifest is None else str(attempt.inputs.adapter(parent.manifest)),
+        parent=None if parent is None or parent.manifest is None else attempt.inputs.adapter(parent.manifest),
         quantization=None if parent is None else parent.quantization,
         like=request.like,
         checkpoint=request.checkpoint,
-        checkpoints=str(attempt.folder / "checkpoints"),
+        checkpoints=attempt.folder / "checkpoints",
         resume=_fetch_checkpoint(attempt),
         kept=attempt.inputs.kept(base),
-        rung_file=str(attempt.folder / _RUNG_FILE),
+        rung_file=attempt.folder / _RUNG_FILE,
     )
     report = _run(attempt, order, base)
     if (said := held_out_warning(report.training)) is not None:
@@ -87,7 +85,7 @@ def _sources(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource] 
         return None
     return [
         OrderedSource(
-            path=str(attempt.inputs.dataset(source.data)),
+            path=attempt.inputs.dataset(source.data),
             name=source.data_name or source.data[:12],
             weight=source.weight,
         )
@@ -95,7 +93,7 @@ def _sources(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource] 
     ]
 
 
-def _fetch_checkpoint(attempt: Attempt) -> str | None:
+def _fetch_checkpoint(attempt: Attempt) -> Path | None:
     """Fetch the checkpoint to resume from, if there is one; one that is damaged or gone is no reason to fail."""
     source = attempt.assignment.checkpoint
     if source is None:
@@ -109,7 +107,7 @@ def _fetch_checkpoint(attempt: Attempt) -> str | None:
         _start_over(attempt, error.message)
         return None
     attempt.lease.log(f"resuming from the checkpoint of step {source.step} of job {source.job}")
-    return str(folder)
+    return folder
 
 
 def _start_over(attempt: Attempt, reason: str) -> None:
@@ -150,8 +148,7 @@ def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) 
     if rung.below is None:
         tried = f" (tried: {'; '.join(rung.steps)})" if rung.steps else ""
         raise AttemptFailed(failed.reason, f"{failed}{tried}") from failed
-    newest = max(Path(order.checkpoints).glob("step-*"), default=None)
-    resume = order.resume if newest is None else str(newest)
+    resume = max(order.checkpoints.glob("step-*"), default=order.resume)
     said = f"memory ran out and the system killed the process; another one goes on from {'the beginning' if resume is None else 'the last checkpoint'}"
     _log.warning(said)
     attempt.lease.log(said)
@@ -171,13 +168,7 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> Trai
 
 def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport) -> None:
     attempt.finishing("uploading the adapter")
-    package = pack_adapter(
-        Path(attempt.folder / OUT_FOLDER),
-        base_id=base.registration.id,
-        base_revision=base.registration.revision,
-        base_fingerprint=base.registration.fingerprint,
-        staging=attempt.folder,
-    )
+    package = attempt.pack_adapter(base.registration, base.registration.fingerprint)
     publication = Publication(
         adapter=request.adapter,
         upload=attempt.client.upload(package.sources, "uploading adapter", attempt.assignment.namespace),

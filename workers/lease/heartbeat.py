@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sdk.api import work
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound, StaleAttempt
+from sdk.pulling.filling import OnTransfer
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
 
@@ -152,3 +155,17 @@ class Lease:
 
 def _only_counts(progress: Progress) -> bool:
     return progress.loss is None and progress.message is None
+
+
+@contextmanager
+def apart(client: Client, on_transfer: OnTransfer | None = None) -> Iterator[Client]:
+    """A client of the same registry with its own connections. With an in-process registry there are no connections to share."""
+    if client.config.home is not None:
+        yield client
+        return
+    config = client.config
+    own = Client(config.url, config.token, cache=client.cache.root, on_transfer=on_transfer, insecure=config.insecure)
+    try:
+        yield own
+    finally:
+        own.close()

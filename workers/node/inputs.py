@@ -63,13 +63,13 @@ class Inputs:
         self._kept.enter_context(self._client.cache.lock(f"base-{scanned.registration.fingerprint}", shared=True))
         return scanned
 
-    def kept(self, base: ScannedBase) -> str | None:
+    def kept(self, base: ScannedBase) -> Path | None:
         """Return the folder in which weights of a base in 4 bits are kept; it isn't pruned while the base is held.
         None: nowhere.
         """
         if not self._settings.quantized_cache:
             return None
-        return str(self._client.cache.quantized(base.registration.fingerprint))
+        return self._client.cache.quantized(base.registration.fingerprint)
 
     def adapter(self, manifest: Manifest) -> Path:
         """Return the folder of a version's files."""

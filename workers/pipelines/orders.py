@@ -1,22 +1,35 @@
-"""A worker's order to a pipeline, and what carries it out. Nothing heavy is imported here, so that a worker can write one.
+"""A worker's orders to pipelines, and their results where no schema of the API has them. Nothing heavy is imported here,
+so that a worker can write them.
 
-An order is a module `order` in the room of its pipeline. Next to it, a module `carry_out` says which order it takes
-(`ORDER`) and executes it (`carry_out`), with the libraries that this needs.
+An order names the module whose function `carry_out` executes it, with the libraries that this needs.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
+from pydantic import Field
+
+from sdk.schemas.combination import CombineSpec
+from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
+from sdk.schemas.failures import FailureReason
+from sdk.schemas.job_requests import CheckpointPolicy
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.preview import PreviewRequest
+from sdk.schemas.probe import Norms
+from sdk.schemas.recorded import Day, RecordedTraining
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import Labels
 from sdk.schemas.wire import Wire
 
 
 class Order(Wire):
     """One run of a pipeline: local paths and a spec, nothing from the network."""
 
-    #: The room below `workers.pipelines` that carries it out.
+    #: The module below `workers.pipelines` whose `carry_out` does it, and its room.
+    module: ClassVar[str]
     pipeline: str
 
 
@@ -39,3 +52,184 @@ class Host(Protocol):
 
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
         """Report that a checkpoint is complete and on the disk."""
+
+
+class PreviewOrder(Order):
+    """Show rows as a training would learn them."""
+
+    module = "data.preview"
+    pipeline: Literal["data"] = "data"
+    asked: PreviewRequest
+
+
+class Fit(Wire):
+    """How much of an optimiser step is computed at once. It affects memory and speed, but the result only by rounding."""
+
+    #: Rows in one forward pass; for preferences, pairs.
+    micro_rows: Annotated[int, Field(ge=1)]
+    #: Whether activations are computed twice instead of kept.
+    checkpointing: bool
+    #: Tokens whose logits are in memory at a time; None: all supervised ones of a pass.
+    chunk_tokens: Annotated[int, Field(ge=1)] | None = None
+    #: Whether what checkpointing keeps is offloaded to main memory.
+    offloading: bool = False
+    #: Whether rows are packed: a pass has as many tokens as `micro_rows` of the longest rows.
+    packed: bool = False
+    #: Whether attention computes each packed row separately, instead of all with a mask.
+    row_attention: bool = False
+
+
+class Rung(Wire):
+    """The rung of a training on the way to less memory."""
+
+    fit: Fit
+    #: With which settings memory has run out so far, and what followed, in words.
+    steps: Annotated[list[str], Field(default_factory=list)]
+    #: The next rung; None: nothing takes less.
+    below: Fit | None = None
+
+
+class OrderedSource(Wire):
+    """One of several files of rows."""
+
+    path: Path
+    #: Its name in messages.
+    name: str
+    weight: float | None = None
+
+
+class TrainingOrder(Order):
+    """Train; the adapter's files go to the host's `out`."""
+
+    module = "training.carry_out"
+    pipeline: Literal["training"] = "training"
+    base: Path
+    base_name: str
+    base_revision: str | None
+    data: Path
+    #: All files, if the rows are in several; `data` is the first.
+    sources: list[OrderedSource] | None = None
+    eval_data: Path | None
+    spec: TrainingSpec
+    #: The date given to chat templates.
+    template_date: Day
+    checkpoint: CheckpointPolicy
+    #: The folder for checkpoints.
+    checkpoints: Path
+    #: The folder of the version that is continued.
+    parent: Path | None = None
+    #: How the base was quantised for that version; None: it wasn't, or no version is continued.
+    quantization: QuantizationRecipe | None = None
+    #: The version whose training this one repeats.
+    like: RecordedTraining | None = None
+    #: The folder of a checkpoint to resume from; the worker has checked its files' digests.
+    resume: Path | None
+    #: The folder in which weights of the base in 4 bits are kept between attempts; None: nowhere.
+    kept: Path | None = None
+    #: The file with the current rung, written while training.
+    rung_file: Path | None = None
+    #: The rung on which the system killed the previous process for lack of memory.
+    killed_on: Rung | None = None
+
+
+class RecordedScores(Wire):
+    """The registry's scores of the same target on the same rows."""
+
+    id: str
+    conditions: Conditions
+    #: Distribution → version.
+    libraries: dict[str, str]
+    #: Names of all scores.
+    metrics: list[str]
+    #: How many samples were kept.
+    samples: int
+    #: Whether the rows have the answers' texts.
+    texts: bool = True
+
+
+class EvaluationItem(Wire):
+    """One thing to score."""
+
+    base: Path
+    adapter: Path | None
+    quantization: QuantizationRecipe | None
+    #: The date given to chat templates.
+    template_date: Day
+    #: Ids of the tokens at which the adapter was taught to stop, besides its base's.
+    stop_ids: list[int]
+    #: The adapter's labels, if it is a classification.
+    labels: Labels | None
+    #: The folder in which weights of the base in 4 bits are kept between attempts; None: nowhere.
+    kept: Path | None = None
+    #: The newest first; empty: compute anyway.
+    recorded: list[RecordedScores] = Field(default_factory=list)
+
+
+class EvaluationOrder(Order):
+    """Score every item on the same rows."""
+
+    module = "scoring.carry_out"
+    pipeline: Literal["scoring"] = "scoring"
+    items: list[EvaluationItem]
+    data: Path
+    spec: EvaluationSpec
+
+
+class ItemFailure(Wire):
+    """Why an item has no scores."""
+
+    reason: FailureReason
+    message: str
+
+
+class AsRecorded(Wire):
+    """The scores of an item are already recorded."""
+
+    id: str
+
+
+class EvaluationScores(Wire):
+    """The result of each item, in their order."""
+
+    outcomes: list[EvaluationReport | AsRecorded | ItemFailure]
+
+
+class MergeOrder(Order):
+    """Merge; the model's files go to the host's `out`."""
+
+    module = "merging.merge"
+    pipeline: Literal["merging"] = "merging"
+    base: Path
+    adapter: Path
+    quantization: QuantizationRecipe | None
+    #: The adapter's labels, if it is a classification.
+    labels: Labels | None
+    spec: MergeSpec
+    #: The folder in which weights of the base in 4 bits are kept between attempts; None: nowhere.
+    kept: Path | None = None
+    #: The norms of ΔW by module, as stored at publication; None if they could not be derived.
+    norms: Norms | None = None
+
+
+class ParentFolder(Wire):
+    """One adapter to be combined."""
+
+    #: Its name in messages.
+    label: str
+    folder: Path
+    weight: float
+
+
+class CombineOrder(Order):
+    """Combine; the adapter's files go to the host's `out`."""
+
+    module = "combining.combine"
+    pipeline: Literal["combining"] = "combining"
+    parents: Annotated[list[ParentFolder], Field(min_length=1)]
+    spec: CombineSpec
+
+
+#: Any of them, to be read.
+AnyOrder: Any = Annotated[
+    PreviewOrder | TrainingOrder | EvaluationOrder | MergeOrder | CombineOrder, Field(discriminator="pipeline")
+]

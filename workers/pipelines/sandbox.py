@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from sdk.worker_program import PARENT_VARIABLE
+
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
@@ -24,6 +26,18 @@ _PATIENCE = 3
 
 class TooCostly(Exception):  # noqa: N818 - it reads as what happened
     """Untrusted code took more than it was given; the message is the rest of a sentence that begins with the code."""
+
+
+def stand_alone() -> bool:
+    """Leave the network, let no library look for files at a hub, and end with the program that started this one; return
+    whether the system allows the first.
+
+    Must be called before libraries are imported, which start threads.
+    """
+    offline = leave_network()
+    die_with_parent(os.environ.get(PARENT_VARIABLE))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return offline
 
 
 def leave_network() -> bool:

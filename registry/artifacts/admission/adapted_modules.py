@@ -20,13 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from registry.artifacts.admission.expected_modules import ConfigTargets
-from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
+from registry.artifacts.admission.expected_shapes import EMBEDDINGS, SAVE, BaseShapes, Ranks
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts
-from registry.artifacts.admission.vocabulary import SAVE
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, lora_key
 from sdk.formats.peft_patterns import suffixes
-from sdk.lora.adapter import AdapterError, LoraModule
+from sdk.lora.adapter import AdapterError, LoraModule, times
 from sdk.lora.module_scales import scaling
 
 Shape = tuple[int, ...]
@@ -191,7 +190,7 @@ def _judge_base(
                 f"{b[0]} inputs; save the adapter again with PEFT from the trained model"
             )
         raise Verification(
-            f"{name}: B·A is {b[0]}×{a[1]}, the base's weight is {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"
+            f"{name}: B·A is {b[0]}×{a[1]}, the base's weight is {times(weights[0])}; the adapter belongs to another base"
         )
     # Only a true flag can be trusted: PEFT keeps one for all modules, the last one's, and leaves it false if a 4-bit
     # Linear replaces GPT-2's Conv1D. Convolutions, which have more than two dimensions, ignore it.
@@ -234,7 +233,7 @@ def _judge_experts(name: str, a: Shape, b: Shape, ranks: list[float], weights: l
         sorted(weight[-2:]) == sizes and width == rank * math.prod(weight[:-2]) for weight in weights for rank in ranks
     ):
         raise Verification(
-            f"{name}: B·A is {b[0]}×{a[1]}, the base's weights are {'×'.join(map(str, weights[0]))}; the adapter belongs to another base"
+            f"{name}: B·A is {b[0]}×{a[1]}, the base's weights are {times(weights[0])}; the adapter belongs to another base"
         )
 
 

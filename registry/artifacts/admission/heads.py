@@ -18,6 +18,7 @@ from registry.artifacts.admission.expected_shapes import BaseShapes
 from registry.artifacts.admission.inspection import TensorFacts
 from registry.errors import Verification
 from sdk.formats.adapter_files import base_parameter, lora_key
+from sdk.lora.adapter import times
 
 #: What transformers calls heads, which PEFT saves unasked. A base may have one for another task, which is replaced.
 _HEADS = ("classifier", "score")
@@ -56,11 +57,11 @@ def judge_head(
         given = into in (width, projected) or outputs[into] > own
         if len(tensor.shape) not in (1, 2) or (width is not None and not given):
             raise Verification(
-                f"tensor {tensor.name!r} is {_shape(tensor)}, which fits no head over a base that is {width or 'so'} wide; "
+                f"tensor {tensor.name!r} is {times(tensor.shape)}, which fits no head over a base that is {width or 'so'} wide; "
                 "the adapter belongs to another base"
             )
     if labels is not None and not any(tensor.shape[0] == labels for tensor in matrices):
-        shown = ", ".join(f"{tensor.name} of {_shape(tensor)}" for tensor in matrices[:2])
+        shown = ", ".join(f"{tensor.name} of {times(tensor.shape)}" for tensor in matrices[:2])
         raise Verification(
             f"no matrix of the head has a row for each of {labels} labels (it has {shown}); save the adapter again"
         )
@@ -73,7 +74,3 @@ def _width(config: Mapping[str, Any]) -> int | None:
             if type(part.get(name)) is int:
                 return int(part[name])
     return None
-
-
-def _shape(tensor: TensorFacts) -> str:
-    return "×".join(map(str, tensor.shape))

@@ -20,10 +20,9 @@ from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Modules, effect, judge_module
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
-from registry.artifacts.admission.expected_shapes import EMBEDDINGS, BaseShapes, Ranks
+from registry.artifacts.admission.expected_shapes import EMBEDDINGS, SAVE, BaseShapes, Ranks, changed_vocabulary
 from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, Tensors, WeightFacts
-from registry.artifacts.admission.vocabulary import SAVE, changed_vocabulary
 from registry.errors import Verification
 from sdk.formats.adapter_files import (
     CONFIG_FILE,
@@ -36,7 +35,7 @@ from sdk.formats.adapter_files import (
     variant_setting,
 )
 from sdk.formats.peft_patterns import suffixes
-from sdk.lora.adapter import SavedModules
+from sdk.lora.adapter import SavedModules, times
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.lora_config import LoraConfig
 
@@ -261,9 +260,9 @@ def _judge_whole(tensor: TensorFacts, lora: LoraConfig, saved: SavedModules, tok
 
 def _require_shape(tensor: TensorFacts, shapes: Sequence[list[int]]) -> None:
     if list(tensor.shape) not in shapes:
-        has = "×".join(map(str, shapes[0])) if shapes else "none"
+        has = times(shapes[0]) if shapes else "none"
         raise Verification(
-            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, the base's is {has}; the adapter belongs to another base"
+            f"tensor {tensor.name!r} is {times(tensor.shape)}, the base's is {has}; the adapter belongs to another base"
         )
 
 
@@ -286,7 +285,7 @@ def _judge_tokens(tensor: TensorFacts, module: str, tokens: _Tokens, base: BaseS
         or (shapes and tensor.shape[1] not in {shape[-1] for shape in shapes if shape})
     ):
         raise Verification(
-            f"tensor {tensor.name!r} is {'×'.join(map(str, tensor.shape))}, which fits neither trainable_token_indices nor the "
+            f"tensor {tensor.name!r} is {times(tensor.shape)}, which fits neither trainable_token_indices nor the "
             "base's embedding; save the adapter again"
         )
     if shapes and tokens.highest is not None and tokens.highest >= max(shape[0] for shape in shapes if shape):

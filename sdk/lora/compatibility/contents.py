@@ -15,7 +15,7 @@ from typing import Any
 from sdk.errors import InvalidBase
 from sdk.formats.adapter_files import base_module, base_parameter, unwrapped, variant_setting
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, Targets
-from sdk.lora.adapter import AdapterError, LoraModule, SavedModules, grouped
+from sdk.lora.adapter import AdapterError, LoraModule, SavedModules, grouped, times
 from sdk.lora.compatibility.answers import Verdict
 from sdk.lora.compatibility.facts import EMBEDDINGS
 from sdk.lora.experts import OwnedParameters
@@ -25,7 +25,6 @@ from sdk.lora.linear_modules import is_text
 from sdk.lora.tensors import Tensor
 from sdk.schemas.lora_config import LoraConfig
 
-Shape = tuple[int, ...]
 Modules = Mapping[str, LoraModule[Tensor]]
 
 _PATTERN_STEPS = 10_000_000
@@ -99,7 +98,7 @@ def _of_modules(modules: Modules, config: Mapping[str, Any], lora: LoraConfig) -
         if len(a) != 2 or len(b) != 2:
             continue
         if a[0] != b[1]:
-            yield f"{named} has A of {_times(a)} and B of {_times(b)}, which have no product"
+            yield f"{named} has A of {times(a)} and B of {times(b)}, which have no product"
         if meant and not stacked and a[0] != (rank := ranks.of(plain)):
             yield f"{named} has A and B of the rank {a[0]}, and its configuration says {rank}"
 
@@ -142,7 +141,7 @@ def _beyond_base(modules: Modules, config: Mapping[str, Any] | None) -> Iterator
         is_for = (a[-1], b[0]) if module.embedding else (b[0], a[-1])
         # Embeddings with another number of tokens have a rule of their own.
         if kind not in EMBEDDINGS and is_for != (out, into):
-            yield f"{_shown(plain)} is adapted as one of {_times(is_for)}, and the base's is {out}×{into}"
+            yield f"{_shown(plain)} is adapted as one of {times(is_for)}, and the base's is {out}×{into}"
 
 
 def _dimensions(config: Mapping[str, Any]) -> GgufModel | None:
@@ -150,10 +149,6 @@ def _dimensions(config: Mapping[str, Any]) -> GgufModel | None:
         return adapted_model(config)
     except InvalidBase:
         return None
-
-
-def _times(shape: Shape) -> str:
-    return "×".join(map(str, shape))
 
 
 def _shown(name: str) -> str:

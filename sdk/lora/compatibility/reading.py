@@ -35,6 +35,19 @@ from sdk.schemas.lora_config import LoraConfig
 #: Settings that say how A and B were initialised or trained, and nothing about what they are.
 _HARMLESS = ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "runtime_config", "qalora_group_size")
 
+#: Facts that are fields of the record.
+_AS_RECORDED = (
+    "rank",
+    "alpha",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "use_dora",
+    "bias",
+    "lora_bias",
+    "fan_in_fan_out",
+)
+
 #: A model's name on a hub.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 #: Ties the adapters of embeddings and head if they are adapted.
@@ -126,16 +139,8 @@ def _of_lora(lora: LoraConfig) -> dict[str, Any]:
     embeds = lora.modules_to_save or EMBEDDINGS & {name.rpartition(".")[2] for name in lora.target_modules}
     others = {name.partition(".")[0] for name, value in lora.other.items() if value not in (None, False)}
     return {
-        "rank": lora.rank,
-        "alpha": lora.alpha,
+        **{name: getattr(lora, name) for name in _AS_RECORDED},
         "target_modules": tuple(lora.target_modules),
-        "rank_pattern": lora.rank_pattern,
-        "alpha_pattern": lora.alpha_pattern,
-        "use_rslora": lora.use_rslora,
-        "use_dora": lora.use_dora,
-        "bias": lora.bias,
-        "lora_bias": lora.lora_bias,
-        "fan_in_fan_out": lora.fan_in_fan_out,
         "excludes": bool(lora.exclude_modules),
         "modules_to_save": tuple(lora.modules_to_save),
         "target_parameters": tuple(lora.target_parameters),

@@ -234,7 +234,7 @@ def pass_parts(
     (arXiv:1604.06174) after the logits are freed: only what it takes beyond them is added. One more normalisation is
     kept after the last layer. In main memory, what a layer frees stays in malloc's heap, while the logits are mapped
     separately, so nothing is given back there, and the gradients of an MLP count too; with checkpointing everything
-    large is mapped (`workers.pipelines.model.freed`).
+    large is mapped (`workers.pipelines.model.device`).
     """
     mask = _DROPOUT_MASK if dropout else 0
     layer = layer_bytes(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdk.formats.objectives import SEQUENCES
-from sdk.lora.logit_chunks import chunk_tokens
+from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.adapter import AdapterPlan
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.footprint import (
@@ -221,3 +221,17 @@ class _Parts:
         if looked_at > kept["logits"]:
             said = "of the looks before the first step and after the last one"
         yield self.part("logits", max(kept["logits"], looked_at), f"vocabulary {base.vocabulary}, {said}")
+
+
+#: Activations and logits may take this share of the memory that is free once the base is loaded.
+ACTIVATION_SHARE = 0.5
+
+
+def keeps_activations(pass_bytes: int, *, free_bytes: int) -> bool:
+    """Whether a forward pass keeps its activations, or they are computed twice: the one rule for workers, and for plans that
+    predict it. `free_bytes` is the free memory once base and adapter are loaded.
+
+    >>> keeps_activations(4 * 10**9, free_bytes=10**10), keeps_activations(6 * 10**9, free_bytes=10**10)
+    (True, False)
+    """
+    return pass_bytes <= ACTIVATION_SHARE * free_bytes

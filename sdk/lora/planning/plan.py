@@ -1,6 +1,6 @@
 """From a blueprint and options to a plan: the forecast of each method, the cards, and a recommendation.
 
->>> from sdk.lora.planning.asked import Asked
+>>> from sdk.lora.planning.recommending import Asked
 >>> from sdk.lora.planning.blueprint import blueprint_of
 >>> llama = blueprint_of({"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
 ...                       "intermediate_size": 11008, "vocab_size": 32000})
@@ -17,13 +17,11 @@ from typing import get_args
 
 from sdk.formats.objectives import SEQUENCES
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
-from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import Blueprint
 from sdk.lora.planning.cards import CARDS, Card, card_of
-from sdk.lora.planning.checkpointing import keeps_activations
 from sdk.lora.planning.footprint import HALF
-from sdk.lora.planning.forecast import Run, forecast_of
-from sdk.lora.planning.recommending import recommended
+from sdk.lora.planning.forecast import Run, forecast_of, keeps_activations
+from sdk.lora.planning.recommending import Asked, recommended
 from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, Verdict
 from sdk.schemas.training import TrainingSpec
 

@@ -19,8 +19,8 @@ from registry.jobs.models import Worker
 from registry.principal import Role
 from sdk.client import Client
 from sdk.errors import DoesNotFit
-from sdk.lora.planning.common_bases import LLAMA_2_7B, QWEN3_8B
 from sdk.lora.planning.forecast import PROCESS_BYTES
+from sdk.lora.planning.tables import LLAMA_2_7B, QWEN3_8B
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, MergeRequest
 from sdk.schemas.jobs import JobSubmission, JobView, Needs

@@ -27,14 +27,11 @@ from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
-from workers.child.process import Ending, Listener, Watch
+from workers.child.process import Ending, Listener, WarmChild, Watch
 from workers.child.protocol import FAULT_FILE, ORDER_FILE, OUT_FOLDER, RESULT_FILE, Fault, News, Written
-from workers.child.warm import WarmChild
 from workers.entry.runner import Worker
 from workers.node.shutdown import Shutdown
-from workers.pipelines.merging.order import MergeOrder
-from workers.pipelines.scoring.order import EvaluationOrder, EvaluationScores
-from workers.pipelines.training.order import TrainingOrder
+from workers.pipelines.orders import EvaluationOrder, EvaluationScores, MergeOrder, TrainingOrder
 from workers.settings import WorkerSettings
 
 #: A training with such a seed writes a checkpoint and fails, unless it goes on from one.
@@ -156,11 +153,10 @@ def _read_by(order: TrainingOrder | EvaluationOrder | MergeOrder) -> dict[str, A
     return {"pipeline": order.pipeline, "spec": order.spec.model_dump(mode="json"), **read}
 
 
-def files_of(named: str | None) -> dict[str, str] | str | None:
+def files_of(path: Path | None) -> dict[str, str] | str | None:
     """The SHA-256 of a file, or of each file of a folder but a pull's own record of it."""
-    if named is None:
+    if path is None:
         return None
-    path = Path(named)
     if path.is_file():
         return hash_file(path)[0]
     return {
@@ -246,7 +242,7 @@ def _scores(out: Path, seed: int, lie: float) -> EvaluationReport:
 def _merge(order: MergeOrder, folder: Path, seed: int) -> MergeReport:
     out = folder / OUT_FOLDER
     out.mkdir()
-    shutil.copy(Path(order.base) / "config.json", out / "config.json")
+    shutil.copy(order.base / "config.json", out / "config.json")
     numbers = np.random.default_rng(seed)
     weights = {name: numbers.random(shape, dtype=np.float32) for name, shape in BASE_TENSORS.items()}
     save_file(weights, out / "model.safetensors")

@@ -39,7 +39,7 @@ class Kept:
         with tempfile.TemporaryDirectory(dir=self._party.world.folder) as folder:
             client = Client(self._party.world.url, self._party.ci.config.token, cache=Path(folder) / "cache")
             try:
-                return files_of(str(client.pull(self._party.name(ref), Path(folder) / "pulled")))
+                return files_of(client.pull(self._party.name(ref), Path(folder) / "pulled"))
             finally:
                 client.close()
 

@@ -177,7 +177,7 @@ def test_a_history_is_a_real_one(stage: Stage) -> None:
     assert said["4. victim get ref='mine/a@v1'"]["answer"]["dataset"]["digest"] == stage.universe.data_digests[0]
     (read,) = said["what the worker read for job 0"]
     assert read["data"] == stage.universe.data_digests[0]
-    assert read["base"] == files_of(str(stage.universe.bases[2]))
+    assert read["base"] == files_of(stage.universe.bases[2])
 
 
 def test_a_reader_of_both_has_something_to_compare(stage: Stage) -> None:

@@ -26,12 +26,12 @@ from sdk.schemas.combination import CombineReport, CombineSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.combining.config import settle_config
-from workers.pipelines.combining.order import ParentFolder
 from workers.pipelines.combining.parents import OpenParent, Term, common_whole, modules_of, open_parents, terms_of
 from workers.pipelines.combining.read_back import read_back
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.torch_tensors import TORCH_TYPES, as_torch
+from workers.pipelines.orders import CombineOrder, Host, ParentFolder
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ def combine(
         kept_energy=kept if spec.method == "svd" else {},
         libraries=library_versions(),
     )
+
+
+def carry_out(order: CombineOrder, host: Host) -> CombineReport:
+    """Combine adapters of one base."""
+    return combine(order.parents, order.spec, out=host.out, on_progress=host.report)
 
 
 def _sums(

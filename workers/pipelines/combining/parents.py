@@ -18,8 +18,8 @@ from sdk.lora.tensors import Tensor, read_tensors
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
-from workers.pipelines.combining.order import ParentFolder
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.orders import ParentFolder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def open_parents(given: Sequence[ParentFolder], spec: CombineSpec) -> list[OpenP
     """Open adapters. Raises PipelineError for those that can't be combined."""
     opened = []
     for parent in given:
-        folder = Path(parent.folder)
+        folder = parent.folder
         try:
             config = json.loads((folder / CONFIG_FILE).read_bytes())
             lora = lora_of(config)

@@ -1,14 +1,12 @@
-"""A program that answers one request about a file of rows, in a process of its own.
+"""A program that answers one request in a process of its own.
 
 Standard input is the request; the last line of standard output is the answer, or `{"refused", "reason"}` with a sentence.
-Only a tokenizer is loaded. It and its template may be untrusted, so the process has limits, and no network if the
-system allows that.
+What is read may be untrusted, so the process has no network if the system allows that, and limits.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +16,9 @@ from pydantic import BaseModel
 
 from sdk.imports import nothing_collected
 from sdk.schemas.wire import read_json
-from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import leave_out_torch, nothing_searched
-from workers.pipelines.sandbox import die_with_parent, leave_network, limit
+from workers.pipelines.sandbox import limit, stand_alone
 
 #: It writes nothing itself; libraries write small files.
 _MOST_WRITTEN_BYTES = 64 * 1024 * 1024
@@ -30,7 +27,7 @@ _MOST_WRITTEN_BYTES = 64 * 1024 * 1024
 R = TypeVar("R", bound=BaseModel)
 
 
-def answer(
+def answer_about(
     asked: type[R],
     make: Callable[[R], BaseModel],
     *,
@@ -38,23 +35,31 @@ def answer(
     spare_bytes: Callable[[int], int],
     processor_s: Callable[[int], int],
 ) -> int:
-    """Answer the request on standard input about the file `data`; the limits depend on its size. Returns the exit code."""
-    request = read_json(asked, sys.stdin.buffer.read())
-    # Before importing the libraries, which start threads.
-    leave_network()
-    die_with_parent(os.environ.get(PARENT_VARIABLE))
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    leave_out_torch()
-    with nothing_collected(ever=True), nothing_searched():
+    """Answer the request on standard input about the file `data`, whose size decides the limits, with a tokenizer and no
+    more libraries. Returns the exit code.
+    """
+
+    def load(request: R) -> None:
+        leave_out_torch()
         # Loaded before setting the limits.
         from transformers import AutoTokenizer  # noqa: F401
 
-    size_bytes = Path(data(request)).stat().st_size
-    limit(
-        spare_bytes=spare_bytes(size_bytes),
-        processor_s=processor_s(size_bytes),
-        file_bytes=_MOST_WRITTEN_BYTES,
-    )
+        size_bytes = Path(data(request)).stat().st_size
+        limit(
+            spare_bytes=spare_bytes(size_bytes),
+            processor_s=processor_s(size_bytes),
+            file_bytes=_MOST_WRITTEN_BYTES,
+        )
+
+    return answer(asked, make, load=load)
+
+
+def answer(asked: type[R], make: Callable[[R], BaseModel], *, load: Callable[[R], None]) -> int:
+    """Answer the request on standard input; `load` imports the libraries. Returns the exit code."""
+    request = read_json(asked, sys.stdin.buffer.read())
+    stand_alone()
+    with nothing_collected(ever=True), nothing_searched():
+        load(request)
     try:
         # It imports more libraries.
         with nothing_searched():

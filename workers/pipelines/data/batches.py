@@ -54,16 +54,21 @@ def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
 
 def padded(ordered: Sequence[Tokens], pad_id: int) -> Batch:
     """Return input_ids, labels and attention_mask, each (batch, seq), in the order given, padded on the right to the longest."""
-    shape = (len(ordered), max(len(row["input_ids"]) for row in ordered))
-    input_ids = torch.full(shape, pad_id)
-    labels = torch.full(shape, IGNORED)
-    mask = torch.zeros(shape, dtype=torch.int64)
+    batch = padded_ids([row["input_ids"] for row in ordered], pad_id)
+    labels = torch.full_like(batch["input_ids"], IGNORED)
     for index, row in enumerate(ordered):
-        length = len(row["input_ids"])
-        input_ids[index, :length] = torch.tensor(row["input_ids"])
-        labels[index, :length] = torch.tensor(row["labels"])
-        mask[index, :length] = 1
-    return {"input_ids": input_ids, "labels": labels, "attention_mask": mask}
+        labels[index, : len(row["labels"])] = torch.tensor(row["labels"])
+    return {**batch, "labels": labels}
+
+
+def padded_ids(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    """Return input_ids and attention_mask, each (batch, seq), padded on the right to the longest row."""
+    input_ids = torch.full((len(rows), max(map(len, rows))), pad_id)
+    mask = torch.zeros_like(input_ids)
+    for index, ids in enumerate(rows):
+        input_ids[index, : len(ids)] = torch.tensor(ids)
+        mask[index, : len(ids)] = 1
+    return {"input_ids": input_ids, "attention_mask": mask}
 
 
 def micro_batches(batch: Batch, rows: int, turns: int | None = None, sequences: int = 1) -> Iterator[Batch]:

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 import torch
 
 from sdk.lora.architectures import is_encoder
-from workers.pipelines.data.batches import Batch, Objective, TokenLosses, example_batches, longest_first, token_losses
+from workers.pipelines.data.batches import (
+    Batch,
+    Objective,
+    TokenLosses,
+    example_batches,
+    longest_first,
+    padded_ids,
+    token_losses,
+)
 from workers.pipelines.data.examples import Example
 from workers.pipelines.model.causality import fixed_texts
 from workers.pipelines.model.packed import multiplies_in_eight_bits
@@ -23,17 +31,8 @@ _IN_EIGHT_BITS = 0.05
 def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> Batch:
     """Return input_ids and attention_mask, (batch, seq), the longest row first, padded on the right; and labels, (batch,)."""
     ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    shape = (len(ordered), len(ordered[0]["input_ids"]))
-    input_ids, mask = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.int64)
-    for index, row in enumerate(ordered):
-        length = len(row["input_ids"])
-        input_ids[index, :length] = torch.tensor(row["input_ids"])
-        mask[index, :length] = 1
-    return {
-        "input_ids": input_ids,
-        "attention_mask": mask,
-        "labels": torch.tensor([row["labels"][0] for row in ordered]),
-    }
+    labels = torch.tensor([row["labels"][0] for row in ordered])
+    return {**padded_ids([row["input_ids"] for row in ordered], pad_id), "labels": labels}
 
 
 def label_logits(model: Any, batch: Batch) -> Any:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
@@ -48,6 +48,15 @@ class Example:
     def supervised_tokens(self) -> int:
         """The number of tokens that the loss is computed on."""
         return sum(label != IGNORED for label in self.labels)
+
+
+def learnt_runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs of tokens that the loss is computed on, as [first, last)."""
+    at = 0
+    for learnt, run in itertools.groupby(label != IGNORED for label in labels):
+        start, at = at, at + sum(1 for _ in run)
+        if learnt:
+            yield start, at
 
 
 class ExampleMaker:

@@ -11,7 +11,7 @@ from sdk.schemas.recorded import Rendering
 from workers.pipelines.data.examples import Example, LossOn
 from workers.pipelines.data.rows import Rows
 from workers.pipelines.data.tokenise import Tokenised
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 
 if TYPE_CHECKING:
     from workers.pipelines.data.stored_examples import StoredExamples
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 def class_names(rows: Rows) -> tuple[str, ...]:
     """Return the labels that a training on rows distinguishes, in the order of their numbers. Raises PipelineError ("data")."""
-    try:
+    with named(FailureReason.DATA, "The rows can't be used: {error}.", ValueError):
         return tuple(classes_of({row.fields["label"] for row in rows}))
-    except ValueError as error:
-        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
 
 
 def refuse_loss_on(loss_on: LossOn | None) -> None:

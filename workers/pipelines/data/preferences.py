@@ -1,7 +1,7 @@
 """Direct preference optimisation (arXiv:2305.18290): one of two answers becomes likelier, relative to a reference's
 probabilities for both.
 
-The reference is the base, or the version that is continued: the same model (`workers.pipelines.model.compared_with`).
+The reference is the base, or the version that is continued: the same model (`workers.pipelines.model.trained_whole`).
 It sees the same batch through the same code, before the policy does: before training, log-ratios are exactly 0.
 """
 
@@ -25,8 +25,8 @@ from workers.pipelines.data.batches import (
     token_losses,
 )
 from workers.pipelines.data.examples import IGNORED, Example
-from workers.pipelines.model.compared_with import as_reference
 from workers.pipelines.model.rotary import turns_at
+from workers.pipelines.model.trained_whole import as_reference
 
 
 def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:

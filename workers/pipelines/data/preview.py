@@ -8,9 +8,8 @@ system allows that.
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from typing import Any
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
-from workers.pipelines.data.answering import answer
+from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
-from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker
+from workers.pipelines.data.examples import Example, ExampleMaker, learnt_runs
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
-from workers.pipelines.data.rows import Row
-from workers.pipelines.data.split import read_split
+from workers.pipelines.data.rows import Row, read_split
 from workers.pipelines.data.tokenise import (
     Tokenised,
     cut_example,
@@ -33,7 +31,8 @@ from workers.pipelines.data.tokenise import (
     tokenise,
 )
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
+from workers.pipelines.orders import Host, PreviewOrder
 
 #: A file with more rows is not counted: each conversation is rendered several times, which takes milliseconds.
 _MOST_COUNTED_ROWS = 2_000
@@ -79,6 +78,18 @@ def preview(request: PreviewRequest) -> Preview:
     )
 
 
+def carry_out(order: PreviewOrder, host: Host) -> Preview:
+    """Return what a training would learn from the rows."""
+    del host
+    found = preview(order.asked)
+    if not found.rows:
+        raise PipelineError(
+            FailureReason.DATA,
+            f"the dataset has {found.file_rows} rows and no row {order.asked.row}; give one from 1 to {found.file_rows}",
+        )
+    return found
+
+
 def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
     """Return what a classification would get from rows, using the training's own code."""
     base = Path(request.base)
@@ -110,13 +121,9 @@ def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
 def _config(base: Path) -> Any:
     from transformers import AutoConfig
 
-    try:
+    said = "The base's config can't be used ({first}); choose another base."
+    with named(FailureReason.BASE, said, OSError, ValueError, KeyError, TypeError):
         return AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise PipelineError(
-            FailureReason.BASE, f"The base's config can't be used ({first}); choose another base."
-        ) from error
 
 
 def _totals(found: Tokenised) -> PreviewTotals:
@@ -172,7 +179,7 @@ def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_lengt
     kept = cut_example(example, max_length)
     tokens = min(len(example.input_ids), max_length)
     end = whole.end(tokens)
-    spans = [] if kept is None else [[whole.start(first), whole.end(last)] for first, last in _runs(kept.labels)]
+    spans = [] if kept is None else [[whole.start(first), whole.end(last)] for first, last in learnt_runs(kept.labels)]
     return PreviewText(
         row=row,
         where=where,
@@ -186,16 +193,6 @@ def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_lengt
         cut_text=whole.text[end:],
         method=example.method,
     )
-
-
-def _runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the runs of tokens that are learnt, as [first, last)."""
-    position = 0
-    for learnt, run in itertools.groupby(labels, key=lambda label: label != IGNORED):
-        length = len(list(run))
-        if learnt:
-            yield position, position + length
-        position += length
 
 
 class _Decoded:
@@ -228,7 +225,7 @@ class _Decoded:
 
 if __name__ == "__main__":
     sys.exit(
-        answer(
+        answer_about(
             PreviewRequest,
             preview,
             data=lambda request: request.data,

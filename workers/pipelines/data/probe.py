@@ -11,7 +11,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import MOST_TOKENS, ProbeReport, ProbeText
 from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.divergence import kl_sum
-from workers.pipelines.data.probe_texts import PROBE_TEXTS, TEXTS_DIGEST
+from workers.pipelines.data.fixed_texts import PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 from workers.pipelines.errors import PipelineError

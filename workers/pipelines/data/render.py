@@ -24,7 +24,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.sandbox import TooCostly, bounded
 
 #: Marks around what a template declares as generated; Unicode reserves these characters for private use.
@@ -106,7 +106,7 @@ class Renderer:
         except RecursionError as error:
             raise TemplateRefusal("it calls itself endlessly") from error
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise TemplateRefusal((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+            raise TemplateRefusal(first_line(error)) from error
         if len(text) > _MOST_CHARACTERS and len(text) > _MOST_CHARACTERS + _MOST_TIMES * len(
             json.dumps([messages, tools])
         ):

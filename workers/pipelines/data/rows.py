@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, RowsError, Shape, check_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
-from sdk.rows.holdout import split_unit
+from sdk.rows.holdout import HoldOut, HoldoutError, split_unit
 from sdk.rows.splitting import Splitter
 from sdk.rows.texts import row_digest
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -88,7 +87,7 @@ def check_files(
         nonlocal at
         at = number
 
-    with _named():
+    with named(FailureReason.DATA, "{error}", RowsError):
         keys = None if columns is None else parse_columns(columns)
         values = values_of(files, keys, on_file=begun)
         for row in check_rows(values, columns=keys, known_labels=known_labels, group_by=group_by):
@@ -111,18 +110,10 @@ def read_rows(
 
     Raises PipelineError ("data"), naming the first bad rows and what is wrong with each.
     """
-    with _named():
+    with named(FailureReason.DATA, "{error}", RowsError):
         keys = None if columns is None else parse_columns(columns)
         values = values_of(as_files(path), keys)
         return list(check_rows(values, columns=keys, known_labels=known_labels, group_by=group_by))
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    try:
-        yield
-    except RowsError as error:
-        raise PipelineError(FailureReason.DATA, str(error)) from error
 
 
 def count_equal(rows: Rows, others: Rows) -> int:
@@ -131,3 +122,45 @@ def count_equal(rows: Rows, others: Rows) -> int:
     known = set(wanted)
     found = {digest for digest in map(row_digest, others) if digest in known}
     return sum(digest in found for digest in wanted)
+
+
+def by_first_reference(rows: Sequence[Row]) -> tuple[list[Row], dict[int, list[str]]]:
+    """Return rows of {prompt, completion}, each with its first reference, and the other references by the row's number."""
+    return [_answered(row) for row in rows], {
+        number: row.fields["references"][1:] for number, row in enumerate(rows) if row.shape == "references"
+    }
+
+
+def _answered(row: Row) -> Row:
+    if row.shape != "references":
+        return row
+    first = row.fields["references"][0]
+    fields: dict[str, Any] = {key: value for key, value in row.fields.items() if key != "references"}
+    of_messages = isinstance(fields["prompt"], list)
+    fields["completion"] = [{"role": "assistant", "content": first}] if of_messages else first
+    return Row(row.where, "prompt", fields, row.group)
+
+
+class Split(NamedTuple):
+    """Both sides, each in the order of the files."""
+
+    training: CheckedRows
+    held_out: CheckedRows | None
+
+
+def read_split(data: Path | Sequence[DataFile], how: HoldOut | None, *, columns: str | None) -> Split:
+    """Return the rows of files, and the held-out ones; none of these without `how`. Raises PipelineError ("data")."""
+    if how is None:
+        return Split(check_files(data, columns=columns), None)
+    splitter = Splitter(how)
+    rows = check_files(data, columns=columns, group_by=how.by, splitter=splitter)
+    with named(FailureReason.DATA, "The rows can't be split: {error}.", HoldoutError):
+        out = splitter.out()
+    sides = Split(rows.coming(~out), rows.coming(out))
+    for file, left in zip(rows.files, sides.training.by_file(), strict=True):
+        if not left:
+            raise PipelineError(
+                FailureReason.DATA,
+                f"All rows of {file.name} are held out; give it more rows, a smaller holdout, or another holdout_seed.",
+            )
+    return sides

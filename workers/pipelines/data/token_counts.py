@@ -17,12 +17,12 @@ from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
 from sdk.rows.data_files import file_values
 from sdk.schemas.data_audit import AuditExample, LengthBucket, TokenCountRequest, TokenCounts
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.data.answering import answer
+from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.examples import ExampleMaker
 from workers.pipelines.data.tokenise import kept_of_row, resolve_loss_on
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import named
 
 #: Memory besides the libraries; TRL's, which some templates need, are loaded later.
 _SPARE_BYTES = 4 * 1024**3
@@ -92,7 +92,7 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
     keys = None if request.columns is None else parse_columns(request.columns)
     sample = min(request.sample, request.of_rows)
     number = taken = 0
-    try:
+    with named(FailureReason.DATA, "{error}", RowsError):
         for row in judge_rows(file_values(Path(request.data), keys), columns=keys, group_by=request.group_by):
             if isinstance(row, BadRow):
                 continue
@@ -101,8 +101,6 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
                 taken += 1
                 yield row
             number += 1
-    except RowsError as error:
-        raise PipelineError(FailureReason.DATA, str(error)) from error
 
 
 def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) -> Callable[[Row], _Texts]:
@@ -124,7 +122,7 @@ def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) 
 
 if __name__ == "__main__":
     sys.exit(
-        answer(
+        answer_about(
             TokenCountRequest,
             count_tokens,
             data=lambda request: request.data,

@@ -1,22 +1,30 @@
-"""From rows to token ids, with the tokens that the loss is computed on marked and counted before any weights are loaded."""
+"""From rows to token ids, with the tokens that the loss is computed on marked and counted before any weights are loaded.
+
+What of this is stored with an adapter serves it: a base's template may change, and the tokenizer's end of text may differ
+from the learnt end of turn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sdk.formats import objectives
+from sdk.formats.adapter_files import GENERATION_FILE, RENDERING_FILE, TEMPLATE_FILE
 from sdk.formats.objectives import ObjectiveError
 from sdk.formats.rows import Shape, name_faults
 from sdk.schemas.evaluation import Unscored
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.wire import canonical_json
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker, LossOn
 from workers.pipelines.data.rows import Rows
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.data.tokenizer import all_stops, read_object
+from workers.pipelines.errors import PipelineError, named
 
 if TYPE_CHECKING:
     from workers.pipelines.data.stored_examples import StoredExamples
@@ -177,7 +185,36 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
             FailureReason.DATA,
             f"Rows of {objectives.ONLY_SCORED[shape]} are for evaluations, and nothing is learnt of them; give rows of another shape.",
         )
-    try:
+    with named(FailureReason.DATA, "The rows can't be used: {error}.", ObjectiveError):
         return cast("LossOn", objectives.resolve_loss_on(loss_on, shape))
-    except ObjectiveError as error:
-        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
+
+
+#: Keys of a generation config about how it was saved, or where it came from.
+_OF_THE_FILE = ("transformers_version", "_from_model_config")
+
+
+def write_serving(out: Path, *, base: Path, tokenizer: Any, rows: Tokenised) -> None:
+    """Write the files in `SERVING_FILES` that apply to the rows into `out`. Equal rows over an equal base give equal bytes.
+
+    `chat_template.jinja` is the template that rendered conversations. `generation_config.json` has the settings of the
+    base, and every token at which generation stops; not for a classification. `rendering.json` is the corresponding
+    part of the version's record.
+    """
+    if rows.template is not None:
+        (out / TEMPLATE_FILE).write_bytes(rows.template.encode("utf-8"))
+    if rows.shape != "text-label":
+        generation = {**_settings(base), "eos_token_id": all_stops(base, tokenizer, rows.rendering.stop_ids)}
+        generation.setdefault("pad_token_id", tokenizer.pad_token_id)
+        (out / GENERATION_FILE).write_bytes(canonical_json(generation))
+    (out / RENDERING_FILE).write_bytes(rows.rendering.canonical())
+
+
+def _settings(base: Path) -> dict[str, Any]:
+    """Return the generation settings of a base's author; empty if the file can't be copied as it is."""
+    found = read_object(base / GENERATION_FILE) or {}
+    kept = {name: value for name, value in found.items() if name not in _OF_THE_FILE}
+    try:
+        canonical_json(kept)
+    except (ValueError, RecursionError):
+        return {}
+    return kept

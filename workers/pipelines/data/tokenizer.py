@@ -11,7 +11,7 @@ from typing import Any
 from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.references import require_self_contained
 
 
@@ -24,15 +24,10 @@ def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
     from transformers import AutoTokenizer
 
     require_self_contained(base)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise PipelineError(
-            FailureReason.BASE, f"The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
-        ) from error
+    said = "The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
+    with named(FailureReason.BASE, said, OSError, ValueError, KeyError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if not set(tokenizer.get_vocab().values()) - {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
         # If the file with the vocabulary is missing, the library makes a tokenizer from nothing.
         raise PipelineError(

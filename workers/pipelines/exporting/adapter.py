@@ -19,6 +19,7 @@ from workers.pipelines.exporting.gguf_file import (
     Value,
     described,
     differs,
+    gguf_name,
     number,
     read_again,
     real,
@@ -26,9 +27,7 @@ from workers.pipelines.exporting.gguf_file import (
     whole,
     write,
 )
-from workers.pipelines.exporting.heads import halves, neighbours
-from workers.pipelines.exporting.numbers import exact, rounded, rounding_error
-from workers.pipelines.exporting.tensor_names import gguf_name
+from workers.pipelines.exporting.numbers import exact, halves, neighbours, rounded, rounding_error
 
 _TEMPLATE_NOTE = (
     "the file has no chat template; if the adapter's differs from the base's, give llama.cpp the one in the adapter's folder: "

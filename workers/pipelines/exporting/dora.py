@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from sdk.lora.adapter_folders import harmless, read_adapter_config
+from sdk.lora.adapter_config import harmless, read_adapter_config
 from sdk.lora.factors import Factors, Reduced
 from sdk.lora.plain_lora import PlainPlan
 from sdk.schemas.export import PlainLoraRequest
@@ -21,7 +21,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import LowRank
 from workers.pipelines.merging.plan import Onto
 from workers.pipelines.merging.prepare import prepare
-from workers.pipelines.model.base_config import read_packing
+from workers.pipelines.model.blueprint import read_packing
 
 #: If the shorter side of a matrix is at most this, all of its singular values are computed; otherwise those to keep are
 #: found by powers of random combinations (Halko, Martinsson and Tropp, 2011), which keep a little less, and the

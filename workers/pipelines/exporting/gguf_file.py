@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from sdk.errors import VerificationFailed
+from sdk.errors import InvalidBase, VerificationFailed
+from sdk.lora.gguf_models import GgufModel
 from sdk.schemas.export import GgufDtype
 from workers.pipelines.exporting.numbers import ITEM_BYTES
 
@@ -194,3 +196,20 @@ def differs(what: str, kind: str) -> VerificationFailed:
     return VerificationFailed(
         f"the file was read back, and {what} differs from the {kind}, so nothing was kept; try again"
     )
+
+
+def gguf_name(model: GgufModel, name: str) -> str:
+    """Return a tensor's name in GGUF. Raises InvalidBase for one that the architecture does not have."""
+    found = _names(model.architecture, model.layers).get_name(name, try_suffixes=(".weight", ".bias"))
+    if found is None:
+        raise InvalidBase(
+            f"the tensor {name[:200]!a} has no place in a {model.architecture} model of llama.cpp; export another model",
+            param="target",
+        )
+    return str(found)
+
+
+@cache
+def _names(architecture: str, layers: int) -> Any:
+    kind = next(kind for kind, called in gguf.MODEL_ARCH_NAMES.items() if called == architecture)
+    return gguf.get_tensor_name_map(kind, layers)

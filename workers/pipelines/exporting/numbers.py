@@ -82,3 +82,21 @@ def rounding_error(written: Floats, values: Floats, dtype: GgufDtype) -> float:
     half = np.ldexp(0.5, exponents - bits)
     errors: Floats = np.abs(exact(written).astype("<f8") - values) / half
     return float(errors.max(initial=0.0))
+
+
+def neighbours(rows: int, heads: int) -> npt.NDArray[Any]:
+    """Return, for each row in llama.cpp's order, the index of transformers' row that belongs there.
+
+    In a head of d rows, transformers rotates rows i and i + d/2 together (rotate_half), llama.cpp rows 2i and 2i + 1.
+
+    >>> neighbours(8, 2).tolist()
+    [0, 2, 1, 3, 4, 6, 5, 7]
+    """
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()
+
+
+def halves(written: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Undo `neighbours` on the rows of a matrix, by strides: for each head first the even rows, then the odd ones."""
+    size = len(written) // heads
+    parts = [written[start + odd : start + size : 2] for start in range(0, len(written), size) for odd in (0, 1)]
+    return np.concatenate(parts)

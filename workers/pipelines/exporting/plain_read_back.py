@@ -15,7 +15,7 @@ import torch
 
 from sdk.errors import VerificationFailed
 from sdk.formats.adapter_files import PREFIX
-from workers.pipelines.combining.peft_adapter import TOLERANCE, PeftAdapter, singular_values
+from workers.pipelines.combining.read_back import TOLERANCE, PeftAdapter, singular_values
 
 if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import Magnitude, MagnitudeDeltas

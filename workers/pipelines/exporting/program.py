@@ -17,10 +17,9 @@ from sdk.formats.error_codes import ErrorCode
 from sdk.imports import nothing_collected
 from sdk.schemas.export import ExportReport, ExportRequest, PlainLoraReport, PlainLoraRequest
 from sdk.schemas.wire import read
-from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import nothing_searched
-from workers.pipelines.sandbox import die_with_parent, leave_network, limit
+from workers.pipelines.sandbox import limit, stand_alone
 
 #: Memory for a tokenizer with some hundred thousand tokens, and for blocks of numbers.
 _SPARE_BYTES = 3 * 1024**3
@@ -57,10 +56,7 @@ def export(request: ExportRequest | PlainLoraRequest) -> ExportReport | PlainLor
 def main() -> int:
     """Answer the request on standard input."""
     request = request_of(sys.stdin.buffer.read())
-    # Before importing the libraries, which start threads.
-    leave_network()
-    die_with_parent(os.environ.get(PARENT_VARIABLE))
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    stand_alone()
     if request.kind == "lora":
         # Many small decompositions: several threads would wait for the slowest one, which took ten times as long on a
         # busy machine.

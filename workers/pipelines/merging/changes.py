@@ -23,7 +23,7 @@ from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import SafetensorsError
 from sdk.lora.adapter import AdapterError, grouped
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.merging.peft_layers import (
     CONVOLUTIONS,
     embedding_names,
@@ -31,11 +31,10 @@ from workers.pipelines.merging.peft_layers import (
     laid_over,
     require_known,
     shapes_of,
-    unloadable,
 )
 from workers.pipelines.merging.placement import Piece, place, tied_groups
 from workers.pipelines.merging.stored_base import StoredBase, open_files
-from workers.pipelines.model.adapters import mismatch, peft_config_of, resize_vocabulary
+from workers.pipelines.model.adapters import mismatch, peft_config_of, resize_vocabulary, unloadable
 
 Range = tuple[int, int, int]
 
@@ -125,12 +124,9 @@ def read_changes(model: Any, adapter: Path) -> Changes:
     config = peft_config_of(adapter)
     if said := unusable(config.to_dict()):
         raise PipelineError(FailureReason.ADAPTER, f"The adapter can't be merged: {said}.")
-    try:
+    said = f"The adapter's {WEIGHTS_FILE} can't be read ({{error}}); push the adapter again."
+    with named(FailureReason.ADAPTER, said, OSError, BadBaseError, SafetensorsError):
         file = open_files(adapter, [WEIGHTS_FILE], any_dtype=False)
-    except (OSError, BadBaseError, SafetensorsError) as error:
-        raise PipelineError(
-            FailureReason.ADAPTER, f"The adapter's {WEIGHTS_FILE} can't be read ({error}); push the adapter again."
-        ) from error
     rows = resize_vocabulary(model, {name: file.shape(name) for name in file.tensors})
     return _Reading(model, file, config, rows).run()
 

@@ -123,7 +123,7 @@ def stop_as_taught(out: Path, base: Path, adapter: Path, tokenizer: Any) -> None
                 json.dumps(said | {"eos_token_id": taught}, indent=2) + "\n", encoding="utf-8"
             )
             return
-        from workers.pipelines.model.base_config import read_config
+        from workers.pipelines.model.blueprint import read_config
 
         config = GenerationConfig.from_model_config(read_config(base))
         config.eos_token_id = taught

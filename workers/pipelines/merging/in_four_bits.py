@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from bitsandbytes.functional import quantize_4bit
 
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE
@@ -29,7 +28,7 @@ from workers.pipelines.merging.found import wrong
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.placement import place
 from workers.pipelines.merging.stored_base import StoredBase, open_files, open_stored_base
-from workers.pipelines.merging.writing import digest_in
+from workers.pipelines.merging.writing import chunks, digest_in, write_weights
 from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import DtypeName, one_thread
@@ -133,7 +132,7 @@ def _parts(
     tensor = source.tensors[name]
     if name not in packed:
         raw = source.bytes_of(name)
-        yield _Part(name, tensor.dtype, tensor.shape, partial(_slices, raw), len(raw))
+        yield _Part(name, tensor.dtype, tensor.shape, partial(chunks, raw), len(raw))
         return
     weight = source.read(name)
     code, state = quantize_4bit(
@@ -148,15 +147,11 @@ def _parts(
     yield _Part(name, "U8", tuple(code.shape), partial(_read, codes, begin, size), size)
     for key, part in state.as_dict(packed=True).items():
         raw = _bytes(part)
-        yield _Part(f"{name}.{key}", FORMAT_TYPES[part.dtype], tuple(part.shape), partial(_slices, raw), len(raw))
+        yield _Part(f"{name}.{key}", FORMAT_TYPES[part.dtype], tuple(part.shape), partial(chunks, raw), len(raw))
 
 
 def _bytes(tensor: Any) -> memoryview:
     return memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
-
-
-def _slices(view: Any) -> Iterator[Any]:
-    return (view[begin : begin + _CHUNK_BYTES] for begin in range(0, len(view), _CHUNK_BYTES))
 
 
 def _read(codes: Any, begin: int, size: int) -> Iterator[bytes]:
@@ -171,16 +166,8 @@ def _write(path: Path, parts: list[_Part], metadata: Mapping[str, str]) -> dict[
     """Write a weight file, wider types first, so that each tensor is aligned; return the digest of each."""
     ordered = sorted(parts, key=lambda part: -_width(part.dtype))
     entries = (Entry(part.name, part.dtype, part.shape, part.size_bytes) for part in ordered)
-    digests = {}
-    with path.open("wb") as file:
-        file.write(written_header(entries, {"format": "pt", **metadata}))
-        for part in ordered:
-            digest = xxhash.xxh3_128()
-            for chunk in part.chunks():
-                digest.update(chunk)
-                file.write(chunk)
-            digests[part.name] = digest.hexdigest()
-    return digests
+    header = written_header(entries, {"format": "pt", **metadata})
+    return write_weights(path, header, ((part.name, part.chunks()) for part in ordered))
 
 
 def _write_small_files(merged: Path, out: Path, found: FourBitFiles, recipe: QuantizationRecipe) -> None:

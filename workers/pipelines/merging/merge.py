@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,10 +41,11 @@ from workers.pipelines.merging.writing import (
     require_room,
     write_shards,
 )
-from workers.pipelines.model.base_config import read_config, read_packing, stored_quantization_named
+from workers.pipelines.model.blueprint import read_config, read_packing, stored_quantization_named
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.model.loading import native_dtype
+from workers.pipelines.orders import Host, MergeOrder
 
 T = TypeVar("T")
 
@@ -104,6 +105,21 @@ def merge(
             return MergeReport.model_validate_json(report)
         with full_disk_named(out, plans[0].written):
             return merging.run(plans)
+
+
+def carry_out(order: MergeOrder, host: Host) -> MergeReport:
+    """Merge one adapter into its base."""
+    return merge(
+        base=order.base,
+        adapter=order.adapter,
+        quantization=order.quantization,
+        labels=order.labels,
+        out=host.out,
+        spec=order.spec,
+        on_progress=host.report,
+        norms=order.norms,
+        kept=order.kept,
+    )
 
 
 def _require_place(base: Path, adapter: Path, out: Path) -> None:
@@ -214,7 +230,7 @@ class _Merging:
     def _written(self, plan: Prepared, folder: Path, expected: Expected | None) -> _Candidate:
         """Write a plan's files next to the target, read them back, and measure the model."""
         changed, total = sum(not each.copied for each in plan.written), len(plan.written)
-        try:
+        with _removed_if_wrong(folder):
             require_room(folder, self.out, plan.written)
             self._say("merge", f"adding the adapter to {changed} tensors of the {plan.target.onto} base")
             shards = write_shards(plan.base, plan.written, plan.blocks, folder, self._counted("merge", total))
@@ -236,10 +252,6 @@ class _Merging:
                 one.distance = _if_memory(
                     lambda: distance_of(shards.folder, expected, classes=self.classes, device=self.device)
                 )
-        except PipelineError as error:
-            if error.reason is FailureReason.VERIFICATION:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
         return one
 
     def _finish(
@@ -250,15 +262,12 @@ class _Merging:
         expected: Expected | None,
     ) -> MergeReport:
         plan = best.prepared
-        try:
+        with _removed_if_wrong(best.folder):
             hold_norms(judgement, best.found, self.norms)
             if best.distance is not None and expected is not None:
                 judgement.hold_distance(best.distance, plan, quantised=self.quantization is not None)
                 metrics["max_abs_logit_diff"] = best.distance.max_abs_logit_diff
                 metrics["probe_tokens"] = float(expected.tokens)
-        except PipelineError:
-            shutil.rmtree(best.folder, ignore_errors=True)
-            raise
         digests, packed = self._packed(best, metrics, judgement, expected)
         metrics["merged_modules"] = float(len({parameter for parameter, _ in plan.adapted()}))
         metrics["merge_s"] = time.perf_counter() - self.started_s
@@ -295,20 +304,15 @@ class _Merging:
             return by_file, None
         self._say("quantize", f"putting the merged model into {self.spec.quantize}")
         recipe = nf4(self.base, plan.dtype, self.classes)
-        try:
-            with in_their_place(best.folder) as (merged, out):
-                found = write_in_four_bits(merged, out, recipe, self.classes)
-                if expected is not None:
-                    self._say("quantize", "measuring the model in 4 bits")
-                    distance = _if_memory(lambda: distance_of(out, expected, classes=self.classes, device=self.device))
-                    if distance is not None:
-                        judgement.hold_four_bits(distance)
-                        metrics[f"logit_kl_{recipe.type}"] = distance.kl
-                        metrics[f"max_abs_logit_diff_{recipe.type}"] = distance.max_abs_logit_diff
-        except PipelineError as error:
-            if error.reason is FailureReason.VERIFICATION:
-                shutil.rmtree(best.folder, ignore_errors=True)
-            raise
+        with _removed_if_wrong(best.folder), in_their_place(best.folder) as (merged, out):
+            found = write_in_four_bits(merged, out, recipe, self.classes)
+            if expected is not None:
+                self._say("quantize", "measuring the model in 4 bits")
+                distance = _if_memory(lambda: distance_of(out, expected, classes=self.classes, device=self.device))
+                if distance is not None:
+                    judgement.hold_four_bits(distance)
+                    metrics[f"logit_kl_{recipe.type}"] = distance.kl
+                    metrics[f"max_abs_logit_diff_{recipe.type}"] = distance.max_abs_logit_diff
         return found.digests, FourBitWeights(
             type="nf4",
             double_quant=recipe.double_quant,
@@ -332,6 +336,17 @@ class _Merging:
 
     def _say(self, phase: str, message: str) -> None:
         self.on_progress(Progress(phase=phase, message=message))
+
+
+@contextlib.contextmanager
+def _removed_if_wrong(folder: Path) -> Iterator[None]:
+    """Remove a folder if a check of what is in it fails in the block."""
+    try:
+        yield
+    except PipelineError as error:
+        if error.reason is FailureReason.VERIFICATION:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _if_memory(measured: Callable[[], T]) -> T | None:

@@ -11,7 +11,8 @@ from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear, Pa
 from peft.tuners.lora.variants import DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant, DoraLinearVariant
 
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, first_line
+from workers.pipelines.model.adapters import unloadable
 
 #: Variants of LoRA that scale the rows of the sum.
 _DORA = (DoraLinearVariant, DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant)
@@ -28,7 +29,7 @@ def laid_over(model: Any, config: Any) -> Any:
             warnings.simplefilter("ignore")
             return maker(model, config, low_cpu_mem_usage=True)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise unloadable((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+        raise unloadable(first_line(error)) from error
 
 
 def embedding_names(model: Any) -> set[str]:
@@ -71,11 +72,4 @@ def inexact(name: str, said: str) -> PipelineError:
     return PipelineError(
         FailureReason.ADAPTER,
         f"The adapter can't be merged exactly: {name} {said}; serve the adapter beside its base, or leave that module out of it.",
-    )
-
-
-def unloadable(said: str) -> PipelineError:
-    """Return the error for an adapter that does not fit its base."""
-    return PipelineError(
-        FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({said}); check that it was made for it."
     )

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_module
+from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.data.digests import file_digest
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.blocks import Blocks
-from workers.pipelines.merging.changes import Changes, LowRank, read_changes
+from workers.pipelines.merging.changes import Changes, LowRank, low_rank, read_changes
 from workers.pipelines.merging.folder import labelled_config, merged_config
 from workers.pipelines.merging.placement import place, tied_groups
 from workers.pipelines.merging.plan import Onto, Target, Written, plan_tensors
-from workers.pipelines.merging.scales import require_scales
 from workers.pipelines.merging.stored_base import StoredBase, open_stored_base
 from workers.pipelines.merging.writing import plan_digest
-from workers.pipelines.model.base_config import read_config
-from workers.pipelines.model.blueprint import blank_model, blank_model_of, read_blueprint
+from workers.pipelines.model.blueprint import blank_model, blank_model_of, read_blueprint, read_config
 from workers.pipelines.model.classifier import Classes, configure
 from workers.pipelines.model.device import DTYPES, DtypeName, dtype_name
 from workers.pipelines.model.packed import quantised_names
@@ -101,7 +102,7 @@ def prepare(
         "config": config,
         "recipe": None if target.recipe is None or onto == "original" else target.recipe.model_dump(mode="json"),
         "base": {file: _identity(base / file) for file in stored.headers},
-        "adapter": {name: _sha256(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
+        "adapter": {name: file_digest(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
     }
     return Prepared(stored, changes, tuple(written), target, config, named, plan_digest(said))
 
@@ -173,6 +174,40 @@ def _identity(path: Path) -> list[int]:
     return [said.st_size, said.st_mtime_ns]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+#: The budget for trying patterns on names: the largest adapters take a tenth of it.
+_PATTERN_STEPS = 100_000_000
+
+
+def require_scales(adapter: Path, changes: Changes) -> None:
+    """Raise PipelineError ("adapter") if a module's scale is not α/r, or α/√r, with its config's values.
+
+    PEFT derives a module's scale from patterns that may be expressions; if one is misread, the update has the wrong size,
+    which the written bytes can't show. So it is computed a second time, from the adapter's own config and matrices, and
+    doesn't use `sdk.lora.module_scales` on purpose.
+    """
+    config: dict[str, Any] = json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8"))
+    alpha = config.get("lora_alpha")
+    try:
+        alphas = ModuleValues(config.get("alpha_pattern") or {}, 8 if alpha is None else alpha, Budget(_PATTERN_STEPS))
+        for parameter, given in changes.by_parameter.items():
+            for change in low_rank(given):
+                if not _agrees(change, parameter, alphas, by_root=bool(config.get("use_rslora"))):
+                    raise PipelineError(
+                        FailureReason.ADAPTER,
+                        f"The adapter can't be merged exactly: PEFT scales {change.module} by {change.scale:g}, which is not what"
+                        f" {CONFIG_FILE} says of it; serve the adapter with the release of PEFT that it was trained with.",
+                    )
+    except (ExpressionError, BudgetError) as error:
+        raise PipelineError(
+            FailureReason.ADAPTER,
+            f"The adapter's alpha_pattern can't be tried ({error}); push it again with: adapterctl push --expand-patterns.",
+        ) from error
+
+
+def _agrees(change: LowRank, parameter: str, alphas: ModuleValues[float], *, by_root: bool) -> bool:
+    rank = len(range(*change.a.rows))
+    plain = base_module(change.module)
+    # A parameter without a module of its own is matched by its own name.
+    names = (plain, f"{plain}.{parameter.rpartition('.')[2]}")
+    wanted = (alphas.of(name) / (math.sqrt(rank) if by_root else rank) for name in names)
+    return any(math.isclose(change.scale, scale, rel_tol=1e-9) for scale in wanted)

@@ -14,16 +14,16 @@ import torch
 
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.data.batches import padded_ids
 from workers.pipelines.data.classify import label_logits
-from workers.pipelines.data.probe_texts import PROBE_TEXTS
+from workers.pipelines.data.fixed_texts import PROBE_TEXTS
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.classifier import Classes
-from workers.pipelines.model.device import Device
-from workers.pipelines.model.freed import give_back
+from workers.pipelines.model.device import Device, give_back
 from workers.pipelines.model.loading import load_base, load_written
 
 #: The most tokens of each text; a small batch keeps the logits of a large vocabulary small.
@@ -81,12 +81,8 @@ def distance_of(folder: Path, expected: Expected, *, classes: Classes | None, de
     """Return how far a written model is from the trained one. Raises PipelineError ("verification") if it can't be
     loaded completely.
     """
-    try:
+    with named(FailureReason.VERIFICATION, "The merged model can't be loaded again: {error}", PipelineError):
         model = load_written(folder, device, classes)
-    except PipelineError as error:
-        raise PipelineError(
-            FailureReason.VERIFICATION, f"The merged model can't be loaded again: {error.message}"
-        ) from error
     found = distance(expected.logits, _logits(model, expected.probe, classes)[0], expected.kept)
     del model
     give_back()
@@ -114,14 +110,8 @@ def _probe(base: Path, tokenizer: Any, device: Device, *, words: int) -> dict[st
     """
     cut = longest_row(base, _PROBE_LENGTH)
     rows = [embedded(tokenizer(text)["input_ids"], words=words)[:cut] for text in PROBE_TEXTS]
-    longest = max(map(len, rows))
-    input_ids = torch.full((len(rows), longest), tokenizer.pad_token_id if tokenizer.pad_token_id < words else 0)
-    mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-    for index, row in enumerate(rows):
-        input_ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    place = device.torch_device
-    return {"input_ids": input_ids.to(place), "attention_mask": mask.to(place)}
+    batch = padded_ids(rows, tokenizer.pad_token_id if tokenizer.pad_token_id < words else 0)
+    return {name: tensor.to(device.torch_device) for name, tensor in batch.items()}
 
 
 def _logits(model: Any, probe: dict[str, Any], classes: Classes | None) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, BadBaseError
 from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import named
 from workers.pipelines.merging.found import ReadBack, wrong
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.prepare import Prepared
@@ -58,12 +58,9 @@ def _opened(prepared: Prepared, folder: Path) -> StoredBase:
     planned: dict[str, set[str]] = {}
     for each in prepared.written:
         planned.setdefault(each.file, set()).add(each.name)
-    try:
+    said = "The merged files can't be read again ({error}); merge once more."
+    with named(FailureReason.VERIFICATION, said, OSError, BadBaseError, SafetensorsError):
         files = open_files(folder, sorted(planned))
-    except (OSError, BadBaseError, SafetensorsError) as error:
-        raise PipelineError(
-            FailureReason.VERIFICATION, f"The merged files can't be read again ({error}); merge once more."
-        ) from error
     for file, names in planned.items():
         there = {name for name, tensor in files.tensors.items() if tensor.file.name == file}
         if odd := sorted(there ^ names):

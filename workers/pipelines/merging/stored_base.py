@@ -14,7 +14,7 @@ from sdk.formats.packed_weights import WeightFile, read_states, read_weights
 from sdk.formats.safetensors import Header, SafetensorsError
 from sdk.lora.tensors import MappedFile, Tensor, open_file
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import named
 from workers.pipelines.model.torch_tensors import as_torch, is_aligned
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -81,12 +81,9 @@ class StoredBase:
 
 def open_stored_base(folder: Path) -> StoredBase:
     """Read the headers of a base's weight files. Raises PipelineError ("base") if they are not weight files."""
-    try:
+    said = "The base's weight files can't be read ({error}); check its folder."
+    with named(FailureReason.BASE, said, OSError, BadBaseError, SafetensorsError):
         return open_files(folder, _files(folder))
-    except (OSError, BadBaseError, SafetensorsError) as error:
-        raise PipelineError(
-            FailureReason.BASE, f"The base's weight files can't be read ({error}); check its folder."
-        ) from error
 
 
 def open_files(folder: Path, files: Sequence[str], *, any_dtype: bool = True) -> StoredBase:

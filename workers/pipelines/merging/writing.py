@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from sdk.formats.safetensors import Kind
 from sdk.formats.safetensors_header import Entry, with_length, written_header
 from sdk.schemas.failures import FailureReason
 from sdk.whole_files import give_name, sync
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.plan import Written
 from workers.pipelines.merging.stored_base import StoredBase, open_files
@@ -150,13 +150,9 @@ def put_in_place(folder: Path, target: Path, report: str) -> None:
     files = folder / _FILES
     (folder / _REPORT).write_text(report)
     sync(folder / _REPORT, folder)
-    try:
+    said = f"{target} was made by something else during the merge; choose a new folder with -o DIR."
+    with named(FailureReason.SPEC, said, FileExistsError):
         give_name(files, target, durable=True)
-    except FileExistsError as error:
-        raise PipelineError(
-            FailureReason.SPEC,
-            f"{target} was made by something else during the merge; choose a new folder with -o DIR.",
-        ) from error
     shutil.rmtree(folder, ignore_errors=True)
     _remove_others(target)
 
@@ -228,22 +224,33 @@ def _write_shard(
     folder: Path,
     done: Callable[[Written], None],
 ) -> dict[str, str]:
-    digests = {}
-    with (folder / file).open("wb") as out:
-        out.write(header_of(base, file, tensors))
+    def parts() -> Iterator[tuple[str, Iterable[Any]]]:
         for tensor in tensors:
+            yield (
+                tensor.name,
+                chunks(base.bytes_of(tensor.source or "")) if tensor.copied else _computed(blocks, tensor),
+            )
+            done(tensor)
+
+    return write_weights(folder / file, header_of(base, file, tensors), parts())
+
+
+def write_weights(path: Path, header: bytes, tensors: Iterable[tuple[str, Iterable[Any]]]) -> dict[str, str]:
+    """Write a weight file, each tensor in chunks; return the digest of each."""
+    digests = {}
+    with path.open("wb") as out:
+        out.write(header)
+        for name, data in tensors:
             digest = xxhash.xxh3_128()
-            for chunk in _copied(base, tensor) if tensor.copied else _computed(blocks, tensor):
+            for chunk in data:
                 digest.update(chunk)
                 out.write(chunk)
-            digests[tensor.name] = digest.hexdigest()
-            done(tensor)
+            digests[name] = digest.hexdigest()
     return digests
 
 
-def _copied(base: StoredBase, tensor: Written) -> Iterator[memoryview]:
-    assert tensor.source is not None
-    view = base.bytes_of(tensor.source)
+def chunks(view: memoryview) -> Iterator[memoryview]:
+    """Yield bytes, some at a time."""
     return (view[begin : begin + _CHUNK_BYTES] for begin in range(0, len(view), _CHUNK_BYTES))
 
 
@@ -267,9 +274,9 @@ def _computed(blocks: Blocks, tensor: Written) -> Iterator[memoryview]:
 
 def digest_in(files: StoredBase, name: str) -> str:
     """Return the digest of a tensor's bytes in a file."""
-    digest, view = xxhash.xxh3_128(), files.bytes_of(name)
-    for begin in range(0, len(view), _CHUNK_BYTES):
-        digest.update(view[begin : begin + _CHUNK_BYTES])
+    digest = xxhash.xxh3_128()
+    for chunk in chunks(files.bytes_of(name)):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

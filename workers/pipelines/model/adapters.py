@@ -21,7 +21,7 @@ from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.lora.tensors import Tensor, open_file
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, first_line, named
 from workers.pipelines.model.torch_tensors import as_torch
 from workers.pipelines.model.trained_whole import biases_of, keep_biases
 
@@ -107,13 +107,17 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             # PEFT also saves and loads embeddings that it doesn't train, and copies of modules that it trains.
             found -= _loaded_whole(peft_model, [tensors[name] for name in names & found - wanted])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise PipelineError(
-            FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({first}); check that it was made for it."
-        ) from error
+        raise unloadable(first_line(error)) from error
     if wanted != found:
         raise mismatch(found - wanted, wanted - found)
     return peft_model.eval()
+
+
+def unloadable(said: str) -> PipelineError:
+    """Return the error for an adapter that does not fit its base."""
+    return PipelineError(
+        FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({said}); check that it was made for it."
+    )
 
 
 def mismatch(unused: Collection[str], missing: Collection[str]) -> PipelineError:
@@ -131,13 +135,9 @@ def peft_config_of(adapter: Path) -> Any:
     """
     from peft import PeftConfig
 
-    try:
-        with (adapter / CONFIG_FILE).open("rb") as config:
-            said = hazard(config.read(MAX_CONFIG_BYTES + 1))
-    except OSError as error:
-        raise PipelineError(
-            FailureReason.ADAPTER, f"The adapter's {CONFIG_FILE} can't be read; push the adapter again."
-        ) from error
+    unread = f"The adapter's {CONFIG_FILE} can't be read; push the adapter again."
+    with named(FailureReason.ADAPTER, unread, OSError), (adapter / CONFIG_FILE).open("rb") as config:
+        said = hazard(config.read(MAX_CONFIG_BYTES + 1))
     if said:
         # It was stored before the registry refused such configs.
         raise PipelineError(
@@ -150,10 +150,7 @@ def peft_config_of(adapter: Path) -> Any:
             warnings.simplefilter("ignore")
             return PeftConfig.from_pretrained(adapter, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise PipelineError(
-            FailureReason.ADAPTER, f"The adapter can't be loaded on this base ({first}); check that it was made for it."
-        ) from error
+        raise unloadable(first_line(error)) from error
 
 
 def _as_loaded(peft_model: Any, tensors: Mapping[str, Tensor]) -> set[str]:

@@ -1,7 +1,11 @@
-"""A model without its weights: the names of its modules, and the shapes of its parameters."""
+"""A model without its weights, from the config in a folder: how they are packed according to it, the names of its modules, and the
+shapes of its parameters.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +16,64 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
 )
 from transformers.pytorch_utils import Conv1D
 
+from sdk.formats.base_files import CONFIG_FILE
 from sdk.lora.architectures import is_encoder, no_next_token
+from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
+from sdk.lora.tensors import open_file
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.base_config import first_line, read_config, read_packing
+from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.classifier import Classes, configure, head_modules, is_in_head
+from workers.pipelines.model.references import require_self_contained
+
+#: Implementations of attention in torch itself; for others transformers may fetch code.
+_OWN_ATTENTION = ("eager", "sdpa")
+_UNREADABLE = f"The base's {CONFIG_FILE} can't be read ({{first}}); check its folder."
+
+
+def read_packing(base: Path) -> QuantizationRecipe | None:
+    """Return how a base stored in 4 bits is packed. Raises PipelineError ("base") for bases that are quantised otherwise."""
+    require_self_contained(base)
+    with named(FailureReason.BASE, _UNREADABLE, OSError, ValueError):
+        config = json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig"))
+    with stored_quantization_named():
+        return stored_recipe(config) and stored_recipe(config, _tensor_names(base))
+
+
+def _tensor_names(base: Path) -> Iterator[str]:
+    for path in sorted(base.glob("*.safetensors")):
+        yield from open_file(path, any_dtype=True).header.shapes()
+
+
+@contextlib.contextmanager
+def stored_quantization_named() -> Iterator[None]:
+    """Return a PipelineError that says what can't be done over a base because of its quantisation."""
+    try:
+        yield
+    except StoredQuantizationError as error:
+        raise PipelineError(
+            FailureReason.BASE if error.param == "base" else FailureReason.SPEC, f"The base {error}."
+        ) from error
+
+
+def read_config(base: Path) -> Any:
+    """Return the config of a base, with an implementation of attention that is chosen here, not by the base."""
+    require_self_contained(base)
+    with named(FailureReason.BASE, _UNREADABLE, OSError, ValueError, KeyError):
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    # None lets the library choose what the model supports, also in the parts of a config.
+    said = config._attn_implementation
+    config._attn_implementation = said if said in _OWN_ATTENTION else None
+    if hasattr(config, "_experts_implementation"):
+        config._experts_implementation = None
+    return config
 
 
 @dataclass(frozen=True)
@@ -89,17 +139,16 @@ def blank_model(base: Path, classes: Classes | None = None) -> Any:
 
 def blank_model_of(config: Any, classes: Classes | None = None) -> Any:
     """Return the model of a config without memory for its weights, tied as it says. Raises PipelineError ("base")."""
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = maker_of(config, classes).from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError) as error:
-        what = "causal language model" if classes is None else "model for sequence classification"
-        raise PipelineError(
-            FailureReason.BASE,
-            f"No {what} is known for {getattr(config, 'model_type', 'this config')!r}"
-            f" ({first_line(error)}); choose another base.",
-        ) from error
+    what = "causal language model" if classes is None else "model for sequence classification"
+    kind = getattr(config, "model_type", "this config")
+    said = f"No {what} is known for {kind!r} ({{first}}); choose another base."
+    with (
+        named(FailureReason.BASE, said, ValueError, KeyError, TypeError),
+        torch.device("meta"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        model = maker_of(config, classes).from_config(config, trust_remote_code=False)
     model.tie_weights()
     return model
 

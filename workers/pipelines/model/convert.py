@@ -9,15 +9,13 @@ process has no network, so that a hole in the reader leads nowhere. The last lin
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from sdk.imports import nothing_collected
-from sdk.worker_program import PARENT_VARIABLE
-from workers.pipelines.sandbox import die_with_parent, leave_network, limit
+from workers.pipelines.sandbox import limit, stand_alone
 
 #: Memory on top of the process with its libraries loaded; the file is held twice, once read and once to be written.
 _SPARE_BYTES = 512 * 1024 * 1024
@@ -73,9 +71,7 @@ def _load(source: Path) -> dict[str, Any]:
 def main() -> int:
     """Convert the file in the first argument to the one in the second."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
-    # Before importing torch, which starts threads.
-    offline = leave_network()
-    die_with_parent(os.environ.get(PARENT_VARIABLE))
+    offline = stand_alone()
     with nothing_collected(ever=True):
         import safetensors.torch  # noqa: F401 - loaded before the limits are set
         import torch

@@ -28,6 +28,7 @@ from sdk.file_locks import locked_if_free
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.schemas.wire import digest_of
 from sdk.whole_files import give_name
+from workers.pipelines.errors import first_line
 from workers.pipelines.libraries import versions_of
 from workers.pipelines.model.device import Device, is_out_of_memory
 
@@ -91,7 +92,7 @@ class KeptWeights:
                     self._write(model)
                     self._say("kept in 4 bits in the node's cache")
         except (OSError, SafetensorError) as error:
-            self._say(f"not kept in the node's cache ({(str(error).splitlines() or [type(error).__name__])[0][:200]})")
+            self._say(f"not kept in the node's cache ({first_line(error)})")
 
     def _say(self, said: str) -> None:
         self.said = f"{self.said}; {said}" if self.said else said

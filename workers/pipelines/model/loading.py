@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from sdk.lora.memory import widened_bytes
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.base_config import first_line, read_config, read_packing
-from workers.pipelines.model.blueprint import maker_of, read_blueprint
+from workers.pipelines.errors import PipelineError, named
+from workers.pipelines.model.blueprint import maker_of, read_blueprint, read_config, read_packing
 from workers.pipelines.model.classifier import Classes, configure, is_in_head, start_head
 from workers.pipelines.model.device import DTYPES, Device, DtypeName, dtype_name
-from workers.pipelines.model.eight_bits import keep_scales, require_gradients
 from workers.pipelines.model.kept_weights import kept_weights
 from workers.pipelines.model.packed import (
     is_in_four_bits,
     is_packed,
+    keep_scales,
     packed_modules,
     packing_config,
     quantised_names,
+    require_gradients,
     widen,
 )
 from workers.pipelines.model.precision import Share, cast, described, shares_of
-from workers.pipelines.model.silencing import missing_weights_silenced, silence
 
 #: On a CPU the 4-bit weights are also kept in 16 bits if that takes at most this share of the available memory.
 _WIDE_SHARE = 0.25
@@ -157,7 +158,8 @@ def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
     """
     silence()
     config = read_config(folder)
-    try:
+    wrong = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
+    with named(FailureReason.BASE, "its weights can't be loaded ({first}).", *wrong):
         model, loaded = maker_of(config, classes).from_pretrained(
             folder,
             config=config,
@@ -168,8 +170,6 @@ def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise PipelineError(FailureReason.BASE, f"its weights can't be loaded ({first_line(error)}).") from error
     odd = sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])})
     if odd:
         raise PipelineError(FailureReason.BASE, f"it lacks {len(odd)} of its tensors (first: {odd[0]}).")
@@ -197,25 +197,22 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
         if head:
             skipped = stored.get("llm_int8_skip_modules") or []
             config.quantization_config["llm_int8_skip_modules"] = sorted({*skipped, *head})
-    try:
-        with missing_weights_silenced() if classes is not None else contextlib.nullcontext():
-            model, loaded = maker_of(config, classes).from_pretrained(
-                base,
-                config=config,
-                quantization_config=quantization,
-                dtype=DTYPES[dtype],
-                device_map={"": device.torch_device},
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                # A base may have another task's head.
-                ignore_mismatched_sizes=classes is not None,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
-        raise PipelineError(
-            FailureReason.BASE, f"The base's weights can't be loaded ({first_line(error)}); check its folder."
-        ) from error
+    wrong = (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError)
+    quiet = missing_weights_silenced() if classes is not None else contextlib.nullcontext()
+    with quiet, named(FailureReason.BASE, "The base's weights can't be loaded ({first}); check its folder.", *wrong):
+        model, loaded = maker_of(config, classes).from_pretrained(
+            base,
+            config=config,
+            quantization_config=quantization,
+            dtype=DTYPES[dtype],
+            device_map={"": device.torch_device},
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            # A base may have another task's head.
+            ignore_mismatched_sizes=classes is not None,
+            output_loading_info=True,
+        )
     if classes is not None:
         mismatched = [name for name, *_ in loaded["mismatched_keys"]]
         start_head(model, head, classes, [*loaded["missing_keys"], *mismatched])
@@ -244,3 +241,34 @@ def _bitsandbytes_version() -> str:
     from importlib.metadata import version
 
     return version("bitsandbytes")
+
+
+def silence() -> None:
+    """Keep progress bars of the libraries off the terminal; progress goes by the callback."""
+    import datasets
+
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+@contextlib.contextmanager
+def deprecations_silenced() -> Iterator[None]:
+    """Silence two deprecations that the libraries raise about each other, and no others.
+
+    transformers renames gradient checkpointing to activation checkpointing; PEFT, TRL and older transformers know
+    only the first name.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
+def missing_weights_silenced() -> Iterator[None]:
+    """Silence the table of weights missing in a base's files, which is checked here."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)

@@ -8,17 +8,15 @@ allows that.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.imports import nothing_collected
-from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import nothing_searched
-from workers.pipelines.sandbox import die_with_parent, leave_network
+from workers.pipelines.sandbox import stand_alone
 
 
 def shapes_of_config(config: bytes) -> dict[str, list[int]]:
@@ -38,10 +36,7 @@ def shapes_of_config(config: bytes) -> dict[str, list[int]]:
 def main() -> int:
     """Answer for the config on standard input."""
     config = sys.stdin.buffer.read()
-    # Before importing the libraries, which start threads.
-    leave_network()
-    die_with_parent(os.environ.get(PARENT_VARIABLE))
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    stand_alone()
     try:
         with nothing_collected(ever=True), nothing_searched():
             said: dict[str, object] = {"shapes": shapes_of_config(config)}

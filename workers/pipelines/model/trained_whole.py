@@ -90,3 +90,48 @@ def _rounding(module: Any, dtypes: dict[str, torch.dtype]) -> Callable[..., Any]
             module._parameters.update(kept)
 
     return forward
+
+
+#: The attribute in which a PeftModel keeps its reference, by the names of its parameters.
+_KEPT = "adapterctl_compared_with"
+
+
+def compare_with_this(model: Any) -> None:
+    """Keep a copy of everything that is trained in a PeftModel, as the reference of a preference training that continues
+    a version. The reference is the model itself, so no second one is in memory.
+    """
+    kept = {name: each.detach().clone() for name, each in model.named_parameters() if each.requires_grad}
+    setattr(model, _KEPT, kept)
+
+
+@contextmanager
+def as_reference(model: Any) -> Iterator[None]:
+    """Make a PeftModel compute like its reference, or like the base if none was kept, without dropout on the adapter's
+    input.
+    """
+    kept: dict[str, Any] | None = getattr(model, _KEPT, None)
+    if kept is None:
+        with without_adapter(model):
+            yield
+        return
+    from peft.tuners.lora import LoraLayer
+
+    trained = {name: (each, each.data) for name, each in model.named_parameters() if name in kept}
+    dropping = [
+        dropout
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer)
+        for dropout in layer.lora_dropout.values()
+        if dropout.training
+    ]
+    try:
+        for name, (parameter, _) in trained.items():
+            parameter.data = kept[name]
+        for dropout in dropping:
+            dropout.eval()
+        yield
+    finally:
+        for parameter, data in trained.values():
+            parameter.data = data
+        for dropout in dropping:
+            dropout.train()

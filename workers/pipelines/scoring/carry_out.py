@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import traceback
 from datetime import date
-from pathlib import Path
+from typing import Any
 
 from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS, EvaluationReport
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.orders import Host
+from workers.pipelines.orders import AsRecorded, EvaluationOrder, EvaluationScores, Host, ItemFailure
 from workers.pipelines.scoring.evaluate import evaluate
 from workers.pipelines.scoring.labels import evaluate_labels
-from workers.pipelines.scoring.order import AsRecorded, EvaluationOrder, EvaluationScores, ItemFailure
 from workers.pipelines.scoring.recorded import AlreadyRecorded
-
-ORDER = EvaluationOrder
 
 #: Reasons after which nothing more can be scored here.
 _OF_THE_MACHINE = frozenset({FailureReason.DISK_FULL})
@@ -65,32 +62,18 @@ def _score(order: EvaluationOrder, index: int, bases: SharedBase, host: Host) ->
     item = order.items[index]
     # Those that were asked for come first: if all together are too many, the others go without scores.
     most_rows = min(MOST_TARGET_ROWS, MOST_JOB_ROWS // (index + 1))
+    shared: dict[str, Any] = {
+        "base": item.base,
+        "quantization": item.quantization,
+        "data": order.data,
+        "spec": order.spec,
+        "on_progress": host.report,
+        "rows_to": host.out,
+        "recorded": item.recorded,
+        "bases": bases,
+        "most_rows": most_rows,
+    }
     if item.adapter is not None and item.labels is not None:
-        return evaluate_labels(
-            base=Path(item.base),
-            adapter=Path(item.adapter),
-            quantization=item.quantization,
-            labels=item.labels,
-            data=Path(order.data),
-            spec=order.spec,
-            on_progress=host.report,
-            rows_to=host.out,
-            recorded=item.recorded,
-            bases=bases,
-            most_rows=most_rows,
-        )
-    return evaluate(
-        base=Path(item.base),
-        adapter=None if item.adapter is None else Path(item.adapter),
-        quantization=item.quantization,
-        data=Path(order.data),
-        spec=order.spec,
-        day=date.fromisoformat(item.template_date),
-        stop_ids=item.stop_ids,
-        on_progress=host.report,
-        rows_to=host.out,
-        recorded=item.recorded,
-        bases=bases,
-        kept=None if item.kept is None else Path(item.kept),
-        most_rows=most_rows,
-    )
+        return evaluate_labels(adapter=item.adapter, labels=item.labels, **shared)
+    day = date.fromisoformat(item.template_date)
+    return evaluate(adapter=item.adapter, day=day, stop_ids=item.stop_ids, kept=item.kept, **shared)

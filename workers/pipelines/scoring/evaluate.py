@@ -19,36 +19,35 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.batches import example_losses
-from workers.pipelines.data.choices import Question, tokenise_choices
 from workers.pipelines.data.digests import generation_of, tokenizer_of
 from workers.pipelines.data.examples import Example
-from workers.pipelines.data.general_texts import GENERAL_DIGEST
-from workers.pipelines.data.references import by_first_reference
-from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.fixed_texts import GENERAL_DIGEST
+from workers.pipelines.data.rows import by_first_reference, read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import all_stops, configured_stops, load_tokenizer, longest_row, serve_by
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.libraries import library_versions
-from workers.pipelines.model.base_config import stored_quantization_named
-from workers.pipelines.model.blueprint import read_blueprint
+from workers.pipelines.model.blueprint import read_blueprint, stored_quantization_named
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, choose_device, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, load_base
-from workers.pipelines.model.packed import held_as
 from workers.pipelines.model.precision import measured
 from workers.pipelines.model.rotary import parts, turns_at
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.scoring.choices import CHOICES_VERSION, score_choices
+from workers.pipelines.orders import RecordedScores
+from workers.pipelines.scoring.choices import CHOICES_VERSION, Question, score_choices, tokenise_choices
 from workers.pipelines.scoring.forgetting import general_scores, read_bare
-from workers.pipelines.scoring.grading import grading_of, require_scorable
 from workers.pipelines.scoring.left_padding import reads_left_padding
-from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.preferred import preferred_by
-from workers.pipelines.scoring.recorded import held_in, require_unrecorded
-from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, require_few_rows, store_rows
-from workers.pipelines.scoring.text_bytes import supervised_bytes
-from workers.pipelines.scoring.version import SCORING_VERSION
+from workers.pipelines.scoring.recorded import SCORING_VERSION, held_by, held_in, require_unrecorded
+from workers.pipelines.scoring.row_scores import (
+    RowScores,
+    counts_of_long,
+    require_few_rows,
+    store_rows,
+    supervised_bytes,
+)
+from workers.pipelines.scoring.scorers import grading_of, require_scorable
 
 
 def evaluate(
@@ -206,19 +205,11 @@ def evaluate(
     metrics["peak_memory_bytes"] = float(device.peak_memory_bytes())
     return EvaluationReport(
         metrics=metrics,
-        precision=loaded.dtype if loaded.quantization is None else loaded.quantization.type,
         samples=[
             Sample(prompt=_kept(example.prompt), reference=_kept(example.reference), completion=_kept(answer))
             for example, answer in list(zip(asked, answers, strict=True))[: spec.keep_samples]
         ],
-        libraries=library_versions(),
-        conditions=conditions.model_copy(
-            update={
-                "quantization": held_as(loaded.quantization),
-                "dtype": loaded.dtype,
-                "failed": scored.failed_digests(),
-            }
-        ),
+        **held_by(loaded, conditions, scored),
         rows=file,
         scorer_errors=errors,
     )

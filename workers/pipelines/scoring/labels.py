@@ -22,20 +22,16 @@ from workers.pipelines.data.label_rows import label_rows, pad_token_id, refuse_l
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenizer import load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded, words_of
-from workers.pipelines.errors import PipelineError
-from workers.pipelines.libraries import library_versions
-from workers.pipelines.model.base_config import read_config, stored_quantization_named
-from workers.pipelines.model.blueprint import read_blueprint
+from workers.pipelines.errors import PipelineError, named
+from workers.pipelines.model.blueprint import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import choose_device, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, load_base
-from workers.pipelines.model.packed import held_as
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.scoring.grading import require_scorable
-from workers.pipelines.scoring.order import RecordedScores
-from workers.pipelines.scoring.recorded import held_in, require_unrecorded
+from workers.pipelines.orders import RecordedScores
+from workers.pipelines.scoring.recorded import SCORING_VERSION, held_by, held_in, require_unrecorded
 from workers.pipelines.scoring.row_scores import RowScores, counts_of_long, require_few_rows, store_rows
-from workers.pipelines.scoring.version import SCORING_VERSION
+from workers.pipelines.scoring.scorers import require_scorable
 
 
 def evaluate_labels(
@@ -65,10 +61,8 @@ def evaluate_labels(
     require_scorable(spec, 0)
     rows = read_rows(data, columns=spec.columns, known_labels=labels)
     require_few_rows(rows, most_rows)
-    try:
+    with named(FailureReason.DATA, "The rows can't be used: {error}.", ObjectiveError):
         resolve_objective("classify", rows[0].shape)
-    except ObjectiveError as error:
-        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
     shared = bases or SharedBase()
     tokenizer = shared.tokenizer(base, _tokenizer)
     classes = Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
@@ -136,7 +130,6 @@ def evaluate_labels(
     by_example = {id(guess.example): guess for guess in guessed}
     return EvaluationReport(
         metrics=metrics,
-        precision=loaded.dtype if loaded.quantization is None else loaded.quantization.type,
         samples=[
             Sample(
                 prompt=example.prompt.replace("\0", "\ufffd"),
@@ -145,14 +138,7 @@ def evaluate_labels(
             )
             for example in found.examples[: spec.keep_samples]
         ],
-        libraries=library_versions(),
-        conditions=conditions.model_copy(
-            update={
-                "quantization": held_as(loaded.quantization),
-                "dtype": loaded.dtype,
-                "failed": scored.failed_digests(),
-            }
-        ),
+        **held_by(loaded, conditions, scored),
         rows=file,
     )
 

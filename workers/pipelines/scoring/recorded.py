@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sdk.schemas.evaluation import Conditions
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.libraries import library_versions
-from workers.pipelines.model.base_config import read_packing
+from workers.pipelines.model.blueprint import read_packing
 from workers.pipelines.model.device import Device
-from workers.pipelines.model.loading import dtype_to_be
+from workers.pipelines.model.loading import LoadedBase, dtype_to_be
 from workers.pipelines.model.packed import held_as
-from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.orders import RecordedScores
+from workers.pipelines.scoring.row_scores import RowScores
+
+#: Increased with every change in adapterctl's own part of a score: how a loss is summed, on which tokens it is
+#: computed, how rows are cut to their length, how prompts and labels are read. It is recorded with the scores, so that
+#: earlier ones are neither compared with new ones nor reused.
+SCORING_VERSION = 1
 
 
 class AlreadyRecorded(Exception):  # noqa: N818 - nothing went wrong
@@ -43,6 +50,16 @@ def held_in(
         # only the head.
         held["skipped"] = None if packing is not None else (held["skipped"] or None) if own else 1
     return conditions.model_copy(update={"dtype": dtype, "quantization": held})
+
+
+def held_by(loaded: LoadedBase, conditions: Conditions, scored: RowScores) -> dict[str, Any]:
+    """Return what a report says about the base in memory, about the libraries, and about the conditions that follow."""
+    held = {"quantization": held_as(loaded.quantization), "dtype": loaded.dtype, "failed": scored.failed_digests()}
+    return {
+        "precision": loaded.dtype if loaded.quantization is None else loaded.quantization.type,
+        "libraries": library_versions(),
+        "conditions": conditions.model_copy(update=held),
+    }
 
 
 def require_unrecorded(

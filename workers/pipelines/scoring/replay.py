@@ -8,19 +8,14 @@ process has no network if the system allows that.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from pathlib import Path
 
-from sdk.imports import nothing_collected
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import ProbeAnswer, ProbeRequest
-from sdk.schemas.wire import read_json
-from sdk.worker_program import PARENT_VARIABLE
+from workers.pipelines.data.answering import answer
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.imports import nothing_searched
-from workers.pipelines.sandbox import die_with_parent, leave_network
 
 
 def replay(request: ProbeRequest) -> ProbeAnswer:
@@ -30,8 +25,7 @@ def replay(request: ProbeRequest) -> ProbeAnswer:
     from workers.pipelines.model.adapters import load_adapter
     from workers.pipelines.model.classifier import Classes
     from workers.pipelines.model.device import choose_device, memory_errors_named
-    from workers.pipelines.model.loading import load_base
-    from workers.pipelines.model.silencing import deprecations_silenced
+    from workers.pipelines.model.loading import deprecations_silenced, load_base
 
     base, device, classes = Path(request.base), choose_device(), None
     tokenizer = load_tokenizer(base, ends=request.labels is None)
@@ -50,28 +44,13 @@ def replay(request: ProbeRequest) -> ProbeAnswer:
     return ProbeAnswer(report=report, dtype=loaded.dtype, device=device.kind)
 
 
-def main() -> int:
-    """Answer the request on standard input."""
-    request = read_json(ProbeRequest, sys.stdin.buffer.read())
-    # Before importing the libraries, which start threads.
-    leave_network()
-    die_with_parent(os.environ.get(PARENT_VARIABLE))
-    os.environ["HF_HUB_OFFLINE"] = "1"
+def load(_request: ProbeRequest) -> None:
+    """Import the libraries, except those that only some bases need."""
     # As for a worker's child: bitsandbytes would load a whole compiler that is never used.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    with nothing_collected(ever=True), nothing_searched():
-        importlib.import_module("workers.pipelines.data.probe")
-        importlib.import_module("workers.pipelines.model.loading")
-        importlib.import_module("peft")
-    try:
-        # It imports more libraries.
-        with nothing_searched():
-            said = replay(request).model_dump_json()
-    except PipelineError as error:
-        said = json.dumps({"refused": error.message, "reason": error.reason.value})
-    sys.stdout.write(said + "\n")
-    return 0
+    for name in ("workers.pipelines.data.probe", "workers.pipelines.model.loading", "peft"):
+        importlib.import_module(name)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer(ProbeRequest, replay, load=load))

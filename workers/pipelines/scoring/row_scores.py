@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
@@ -26,7 +26,8 @@ from sdk.schemas.evaluation import (
 )
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.row_file import row_file_name, write_rows
-from workers.pipelines.data.examples import Example
+from workers.pipelines.data.digests import file_digest
+from workers.pipelines.data.examples import Example, learnt_runs
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring.texts import TextScores
 
@@ -168,8 +169,7 @@ def store_rows(folder: Path, rows: Sequence[RowScore]) -> tuple[RowFile, int]:
     written = folder / "rows.partial"
     with written.open("wb") as file:
         count = write_rows(file, kept)
-    with written.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_digest(written)
     size_bytes = written.stat().st_size
     written.rename(folder / row_file_name(digest))
     return RowFile(digest=digest, size_bytes=size_bytes, rows=count), cut
@@ -186,3 +186,29 @@ def _within(rows: Sequence[RowScore], most_bytes: int) -> tuple[list[RowScore], 
         for row in rows
     ]
     return kept, sum(size > longest for size in sizes.values())
+
+
+#: How many preceding tokens are decoded together with a text: a character may span several.
+_BEFORE = 4
+
+
+def supervised_bytes(example: Example, tokenizer: Any) -> int:
+    """Return the bytes of UTF-8 that the supervised tokens of an example add to the text before them, whatever the
+    tokenizer; special tokens add none.
+    """
+    ids = example.input_ids
+    added = 0
+    for start, end in learnt_runs(example.labels):
+        first = max(0, start - _BEFORE)
+        # An incomplete character counts where it is completed.
+        before = _text(ids[first:start], tokenizer).rstrip("\ufffd")
+        added += _length(_text(ids[first:end], tokenizer)) - _length(before)
+    return added
+
+
+def _text(ids: Sequence[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _length(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,16 +12,21 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from transformers import set_seed
 
+from sdk.lora.adapter_config import config_of
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.data.batches import of_sequences, rows_of
+from workers.pipelines.data.batches import Batch, example_batches, of_sequences, rows_of
+from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.preferences import log_likelihoods
+from workers.pipelines.data.stored_examples import shortest_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.trained_whole import biases_of, keep_biases, widen_trained, without_adapter
 from workers.pipelines.training.eva import start_at_inputs
 from workers.pipelines.training.inputs import Inputs
-from workers.pipelines.training.short_rows import short_rows
+
+#: Keys of a configuration that describe an adapter that has been saved.
+_OF_THE_FILE = frozenset({"base_model_name_or_path", "inference_mode", "init_lora_weights", "peft_type", "revision"})
 
 
 def adapted(given: Inputs, loaded: LoadedBase) -> Any:
@@ -30,22 +36,9 @@ def adapted(given: Inputs, loaded: LoadedBase) -> Any:
     """
     lora, spec = given.lora, given.spec
     set_seed(spec.seed)
-    config = PeftLoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
-        target_parameters=list(lora.target_parameters) or None,
-        rank_pattern=dict(lora.rank_pattern),
-        alpha_pattern=dict(lora.alpha_pattern),
-        use_rslora=lora.use_rslora,
-        use_dora=lora.use_dora,
-        fan_in_fan_out=lora.fan_in_fan_out and loaded.quantization is None,
-        bias=lora.bias,
-        modules_to_save=list(lora.modules_to_save) or None,
-        trainable_token_indices=lora.trainable_token_indices or None,
-        task_type=lora.task_type,
-    )
+    transposed = lora.fan_in_fan_out and loaded.quantization is None
+    keys = config_of(lora, base_name="", base_revision=None, fan_in_fan_out=transposed)
+    config = PeftLoraConfig(**{key: value for key, value in keys.items() if key not in _OF_THE_FILE})
     biases = biases_of(loaded.model) if lora.bias != "none" else {}
     try:
         model = get_peft_model(loaded.model, config)
@@ -130,3 +123,26 @@ def require_reference(given: Inputs, model: Any, bare: Any) -> None:
             f"Without its adapter the model differs from its base by {float((found - bare).abs().max()):g} nats on a row, so it is no"
             " reference for dpo; train with other options, or report this base and these library versions.",
         )
+
+
+#: Tokens of each row. With a vocabulary of 262,144, two rows of 2,048 tokens would have logits of 4 GB, and as much
+#: again without the adapter.
+MOST_TOKENS = 32
+
+
+def short_rows(given: Inputs) -> Batch:
+    """Return the rows that a model is tested with before it learns: the two shortest as a batch; only their ends if
+    tokens are predicted, since all their logits are in memory at once.
+    """
+    rows = shortest_of(given.rows.examples, 2)
+    if given.objective.name != "classify":
+        rows = [_end_of(row) for row in rows]
+    pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
+    return next(example_batches(rows, of_sequences(given.objective), pad_id, 2, place))
+
+
+def _end_of(example: Example) -> Example:
+    """Return some tokens of an example, up to the last supervised one."""
+    last = max((at for at, label in enumerate(example.labels) if label != IGNORED), default=len(example.labels) - 1)
+    kept = slice(max(0, last + 1 - MOST_TOKENS), last + 1)
+    return replace(example, input_ids=example.input_ids[kept], labels=example.labels[kept])

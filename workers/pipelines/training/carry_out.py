@@ -10,13 +10,10 @@ from sdk.rows.data_files import DataFile
 from sdk.schemas.events import Progress
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.mixing import Mixture
-from workers.pipelines.orders import Host
+from workers.pipelines.orders import Host, TrainingOrder
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
 from workers.pipelines.training.continuing import Continued
-from workers.pipelines.training.order import TrainingOrder
 from workers.pipelines.training.train import train
-
-ORDER = TrainingOrder
 
 
 def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
@@ -33,30 +30,30 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
 
     minutes = order.checkpoint.every_minutes
     checkpoints = Checkpoints(
-        folder=Path(order.checkpoints),
+        folder=order.checkpoints,
         every_steps=order.checkpoint.every_steps,
         every_s=None if minutes is None else minutes * 60,
         written=host.wrote_checkpoint,
         must_stop=lambda: host.told_to_stop,
-        resume=None if order.resume is None else Path(order.resume),
+        resume=order.resume,
     )
     try:
         return train(
-            base=Path(order.base),
+            base=order.base,
             base_name=order.base_name,
             base_revision=order.base_revision,
             data=_data_of(order),
-            eval_data=None if order.eval_data is None else Path(order.eval_data),
+            eval_data=order.eval_data,
             out=host.out,
             spec=order.spec,
-            parent=None if order.parent is None else Continued(Path(order.parent), order.quantization),
+            parent=None if order.parent is None else Continued(order.parent, order.quantization),
             like=order.like,
             day=date.fromisoformat(order.template_date),
             on_progress=report,
             checkpoints=checkpoints,
             killed_on=order.killed_on,
-            rung_file=None if order.rung_file is None else Path(order.rung_file),
-            kept=None if order.kept is None else Path(order.kept),
+            rung_file=order.rung_file,
+            kept=order.kept,
         )
     except Interrupted:
         return None
@@ -64,7 +61,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
 
 def _data_of(order: TrainingOrder) -> Path | Mixture:
     if order.sources is None:
-        return Path(order.data)
+        return order.data
     weights = [source.weight for source in order.sources if source.weight is not None]
-    files = tuple(DataFile(Path(source.path), source.name) for source in order.sources)
+    files = tuple(DataFile(source.path, source.name) for source in order.sources)
     return Mixture(files, tuple(weights) or None)

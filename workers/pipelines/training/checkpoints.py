@@ -24,7 +24,7 @@ from sdk.schemas.wire import JsonScalar, Sha256, Wire, digest_of
 from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
-from workers.pipelines.training.order import Fit
+from workers.pipelines.orders import Fit
 from workers.pipelines.training.states import Standing, States
 
 OPTIMIZER_NAME = "optimizer.safetensors"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sdk.lora.logit_chunks import chunk_tokens
+from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.families import ConfigError
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
@@ -23,13 +23,12 @@ from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.model.row_attention import take_rows_alone
-from workers.pipelines.training.checkpointing import blueprint_in, needs_checkpointing
-from workers.pipelines.training.fitting import Fitting, Say
+from workers.pipelines.orders import Fit, Rung
+from workers.pipelines.training.adapting import short_rows
+from workers.pipelines.training.fitting import Fitting, Limits, Say
+from workers.pipelines.training.forecasting import blueprint_in, needs_checkpointing
 from workers.pipelines.training.inputs import Inputs
-from workers.pipelines.training.ladder import Limits
-from workers.pipelines.training.order import Fit, Rung
 from workers.pipelines.training.short_of_memory import looked_twice
-from workers.pipelines.training.short_rows import short_rows
 
 #: Packed passes must need this much less computation, since their masks are computed too, and attention with a mask is slower.
 _CHEAPER = 0.95

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.adapters import mismatch, peft_config_of
-from workers.pipelines.model.compared_with import compare_with_this
+from workers.pipelines.model.trained_whole import compare_with_this
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,9 @@ def compare_with_parent(model: Any, parent: Continued) -> None:
 
 def load_parent(model: Any, parent: Continued) -> None:
     """Fill each matrix of a fresh PeftModel, in float32, from the parent's file. Raises PipelineError ("adapter")."""
-    try:
+    said = f"The {WEIGHTS_FILE} of the version to continue can't be read; push it again."
+    with named(FailureReason.ADAPTER, said, OSError, SafetensorError):
         stored = load_file(parent.folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise PipelineError(
-            FailureReason.ADAPTER, f"The {WEIGHTS_FILE} of the version to continue can't be read; push it again."
-        ) from error
     matrices = get_peft_model_state_dict(model, save_embedding_layers=False)
     if stored.keys() != matrices.keys():
         raise mismatch(stored.keys() - matrices.keys(), matrices.keys() - stored.keys())

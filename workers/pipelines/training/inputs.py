@@ -31,15 +31,13 @@ from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.mixing import Mixture, require_labels, weighted
 from workers.pipelines.data.preferences import preference
-from workers.pipelines.data.rows import CheckedRows, Rows, Shape, check_files, count_equal
-from workers.pipelines.data.split import Split, read_split
+from workers.pipelines.data.rows import CheckedRows, Rows, Shape, Split, check_files, count_equal, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
 from workers.pipelines.data.tokenise import Tokenised, tokenise
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded
-from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.base_config import read_config, stored_quantization_named
-from workers.pipelines.model.blueprint import read_blueprint
+from workers.pipelines.errors import PipelineError, named
+from workers.pipelines.model.blueprint import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, resident_bytes
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
@@ -235,10 +233,8 @@ def _sides(split: Split) -> dict[str, JsonScalar]:
 
 def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
     """Return the objective for rows of a shape. Raises PipelineError ("data") if the spec asks for another one."""
-    try:
+    with named(FailureReason.DATA, "The rows can't be used: {error}.", ObjectiveError):
         name = resolve_objective(spec.objective, shape)
-    except ObjectiveError as error:
-        raise PipelineError(FailureReason.DATA, f"The rows can't be used: {error}.") from error
     return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
 
 

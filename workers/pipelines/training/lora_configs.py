@@ -13,7 +13,7 @@ from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec, clash_of
 from workers.pipelines.data.batches import Objective
 from workers.pipelines.data.examples import Example
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.blueprint import Blueprint
 
 
@@ -67,14 +67,12 @@ def require_tokens(spec: TrainingSpec, examples: Sequence[Example]) -> None:
 def _targets(spec: TrainingSpec, blueprint: Blueprint) -> tuple[list[str], list[str]]:
     """Return the names of the modules, and of the stacked parameters, that are adapted."""
     kind, names = blueprint.config.model_type, blueprint.linear_names
-    try:
+    with named(FailureReason.TARGETS, "{error}", TargetsError):
         parameters = stacked_targets(spec.targets, names, blueprint.stacked_names, exclude=spec.exclude)
         left = (name for name in spec.targets.split(",") if name not in parameters)
         modules = ",".join(left) if parameters else spec.targets
         layers = None if parameters else spec.layers
         targets = resolve_targets(modules, kind, names, exclude=spec.exclude, layers=layers) if modules else []
-    except TargetsError as error:
-        raise PipelineError(FailureReason.TARGETS, str(error)) from error
     if parameters:
         _require_fit(unfit_beside_parameters(spec, parameters))
         if spec.dropout:

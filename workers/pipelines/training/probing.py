@@ -14,7 +14,7 @@ from sdk.schemas.probe import LEAST_LOGIT_GAP, ProbeReport
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
-from workers.pipelines.model.freed import give_back
+from workers.pipelines.model.device import give_back
 from workers.pipelines.model.trained_whole import restore_base
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.short_of_memory import looked_twice

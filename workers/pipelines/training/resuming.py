@@ -22,7 +22,7 @@ from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import JsonScalar
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES, as_torch
 from workers.pipelines.training.checkpoints import (
     FILES,
@@ -266,5 +266,4 @@ def _read(name: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise broken_checkpoint(f"{name} can't be read back ({said or type(error).__name__})") from error
+        raise broken_checkpoint(f"{name} can't be read back ({first_line(error)})") from error

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.device import is_out_of_memory, memory_errors_named
-from workers.pipelines.model.freed import give_back
+from workers.pipelines.model.device import give_back, is_out_of_memory, memory_errors_named
 
 _Found = TypeVar("_Found")
 

@@ -23,16 +23,15 @@ from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.mixing import Mixture
-from workers.pipelines.data.tokenise import Tokenised
+from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
-from workers.pipelines.model.device import memory_errors_named
+from workers.pipelines.model.device import give_back, memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
-from workers.pipelines.model.freed import give_back
-from workers.pipelines.model.loading import LoadedBase, load_base
+from workers.pipelines.model.loading import LoadedBase, deprecations_silenced, load_base
 from workers.pipelines.model.packed import default_recipe
-from workers.pipelines.model.silencing import deprecations_silenced
+from workers.pipelines.orders import Rung
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
@@ -42,10 +41,8 @@ from workers.pipelines.training.eva import resolved_lora
 from workers.pipelines.training.evaluating import held_out_scores
 from workers.pipelines.training.inputs import Inputs, read_inputs
 from workers.pipelines.training.optimising import diverged, optimizer_and_scheduler
-from workers.pipelines.training.order import Rung
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
-from workers.pipelines.training.serving import write_serving
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.trainer import AdapterTrainer, training_arguments
 

@@ -9,11 +9,11 @@ from support.job_views import job_view
 
 from sdk.cli.commands.jobs import show
 from sdk.cli.commands.plan import learnt_of, print_plan
-from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
-from sdk.lora.planning.common_bases import LLAMA_2_7B
 from sdk.lora.planning.job_forecasts import PlannedTraining
 from sdk.lora.planning.plan import plan_of
+from sdk.lora.planning.recommending import Asked
+from sdk.lora.planning.tables import LLAMA_2_7B
 from sdk.schemas.planning import DeviceForecasts, JobForecast, JobPeak
 from sdk.schemas.training import TrainingSpec
 

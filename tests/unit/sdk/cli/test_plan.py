@@ -20,7 +20,7 @@ from sdk import errors
 from sdk.cli.commands.plan import plan_command
 from sdk.examining import planning
 from sdk.examining.planning import plan_training
-from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning import tables as configs
 from sdk.schemas.planning import Plan
 from sdk.schemas.training import PlanOptions, TrainingOptions
 

@@ -14,7 +14,7 @@ from sdk.cli.commands import train as module
 from sdk.cli.commands.train import train_command
 from sdk.errors import InvalidInput
 from sdk.examining.planning import plan_training
-from sdk.lora.planning.common_bases import LLAMA_2_7B
+from sdk.lora.planning.tables import LLAMA_2_7B
 from sdk.schemas.training import TrainingSpec
 
 

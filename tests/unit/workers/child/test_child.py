@@ -10,7 +10,7 @@ from support import processes
 from support.processes import environment
 
 from workers.child.protocol import FAULT_FILE, INTERRUPTED_STATUS, ORDER_FILE, Fault
-from workers.pipelines.scoring.order import EvaluationOrder
+from workers.pipelines.orders import EvaluationOrder
 
 PROGRAM = """
 import atexit, os, sys
@@ -38,7 +38,7 @@ def run(
 ) -> tuple[int, list[str]]:
     """Be a child with the order in `folder`, or with what it is told in a line; return its status, and what it said."""
     folder.mkdir()
-    order = EvaluationOrder(items=[], data="data", spec={})
+    order = EvaluationOrder(items=[], data=Path("data"), spec={})
     (folder / ORDER_FILE).write_text(order.model_dump_json())
     done = processes.finished(
         sys.executable,

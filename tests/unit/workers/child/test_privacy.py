@@ -22,7 +22,7 @@ PROGRAM = """
 import ctypes, json, os, signal, subprocess, sys, time
 from pathlib import Path
 from sdk.stack.identity import Identity
-from workers.child import process_group as group
+from workers.child import process as group
 from workers.child.privacy import keep_to_itself
 
 if os.geteuid() == 0:
@@ -82,7 +82,7 @@ said = {
     "status": len(Path("/proc/self/status").read_text()) > 0,
     "files": len(os.listdir("/proc/self/fd")) > 2,
     "child": subprocess.run(["/bin/sh", "-c", "exit 3"], close_fds=True, start_new_session=True).returncode,
-    "alive": group.is_alive(os.getpgid(0)),
+    "alive": group.is_group_alive(os.getpgid(0)),
     "kept": kept(True),
     "unmarked": kept(False),
 }

@@ -17,10 +17,8 @@ from typing import IO, cast
 import pytest
 from support.workplace import is_alive, wait_until
 
-from workers.child import process_group
-from workers.child.process import LOG_FILE, PARENT_VARIABLE, Child, Ending
+from workers.child.process import LOG_FILE, PARENT_VARIABLE, Child, Ending, WarmChild, end_group, is_group_alive
 from workers.child.protocol import INTERRUPTED_STATUS, ORDER_FILE, News
-from workers.child.warm import WarmChild
 from workers.lease.stop_signal import StopReason
 
 #: Ignores SIGTERM, as its own child does, whose process id it leaves in a file.
@@ -124,14 +122,14 @@ class TestGroup:
         wait_until(lambda: not is_alive(process.pid), lambda: "it goes on")
         # The kernel still knows the group.
         os.killpg(process.pid, 0)
-        assert not process_group.is_alive(process.pid)
+        assert not is_group_alive(process.pid)
         process.wait()
-        assert not process_group.is_alive(process.pid)
+        assert not is_group_alive(process.pid)
 
     def test_the_end_is_certain(self) -> None:
         process = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        assert process_group.is_alive(process.pid)
-        process_group.end(process.pid)
+        assert is_group_alive(process.pid)
+        end_group(process.pid)
         assert not is_alive(process.pid)
         process.wait()
 

@@ -21,7 +21,7 @@ from sdk.schemas.work import Assignment, BaseSource, Completion, TargetSource
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.evaluation import EVALUATION
-from workers.pipelines.scoring.order import EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.orders import EvaluationOrder, EvaluationScores, ItemFailure
 
 SCORES = EvaluationReport(metrics={"loss": 1.0}, precision="float32", conditions=CONDITIONS)
 FAILED = ItemFailure(reason=FailureReason.ADAPTER, message="its files don't fit")
@@ -60,15 +60,15 @@ class Bench:
     @property
     def inputs(self) -> Any:
         def base(source: BaseSource) -> Any:
-            return SimpleNamespace(folder=source.id, registration=SimpleNamespace(fingerprint=source.fingerprint))
+            return SimpleNamespace(folder=Path(source.id), registration=SimpleNamespace(fingerprint=source.fingerprint))
 
-        def adapter(manifest: Manifest) -> str:
+        def adapter(manifest: Manifest) -> Path:
             label = next(label for label in KNOWN if _manifest(label) == manifest)
             if label in self.missing:
                 raise NotFound(f"the files of {label} are gone")
-            return label
+            return Path(label)
 
-        return SimpleNamespace(base=base, adapter=adapter, dataset=lambda digest: "rows", kept=lambda found: None)
+        return SimpleNamespace(base=base, adapter=adapter, dataset=lambda digest: Path("rows"), kept=lambda found: None)
 
     def run_child(self, order: EvaluationOrder, _report: type[EvaluationScores]) -> EvaluationScores:
         self.orders.append(order)
@@ -118,7 +118,7 @@ def test_without_the_files_of_all_that_was_asked_for_nothing_is_computed() -> No
     assert bench.orders == []
     bench = Bench([("a@v2", None), ("a@v1", "production")], [SCORES], missing=("a@v1",))
     bench.carry_out()
-    assert [item.adapter for item in bench.orders[0].items] == ["a@v2"]
+    assert [item.adapter for item in bench.orders[0].items] == [Path("a@v2")]
 
 
 @pytest.mark.parametrize(

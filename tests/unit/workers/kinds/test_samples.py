@@ -14,7 +14,7 @@ from sdk.formats.cut_texts import CUT
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, Sample
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.work import Completion, EvaluationResult
-from workers.kinds.samples import within
+from workers.kinds.evaluation import within
 
 _MOST_BYTES = 4 * 2**20
 

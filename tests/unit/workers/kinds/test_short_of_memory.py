@@ -16,13 +16,12 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.training import TrainingSpec
-from workers.child.process import Child
+from workers.child.process import Child, WarmChild
 from workers.child.protocol import OUT_FOLDER, Written
-from workers.child.warm import WarmChild
 from workers.kinds import causes, training
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, KilledForMemory
-from workers.pipelines.training.order import Fit, Rung, TrainingOrder
+from workers.pipelines.orders import Fit, Rung, TrainingOrder
 
 FOUR = Fit(micro_rows=4, checkpointing=False)
 TWO = Fit(micro_rows=2, checkpointing=False)
@@ -46,17 +45,17 @@ class Children:
     def run(self) -> Any:
         attempt: Any = SimpleNamespace(folder=self.folder, lease=SimpleNamespace(log=self.said.append))
         order = TrainingOrder(
-            base="/b",
+            base=Path("/b"),
             base_name="b",
             base_revision=None,
-            data="/d",
+            data=Path("/d"),
             eval_data=None,
             spec=TrainingSpec(),
             template_date="2026-01-31",
             checkpoint=CheckpointPolicy(),
-            checkpoints=str(self.folder / "checkpoints"),
-            resume="/sent",
-            rung_file=str(self.folder / "rung.json"),
+            checkpoints=self.folder / "checkpoints",
+            resume=Path("/sent"),
+            rung_file=self.folder / "rung.json",
         )
         base: Any = None
         return training._run(attempt, order, base)
@@ -84,8 +83,8 @@ def test_the_next_child_goes_on_from_the_newest_checkpoint(tmp_path: Path, monke
     children = Children(tmp_path, monkeypatch, killed_while_training(FOUR, TWO, checkpoints=2), lambda _: "report")
     assert children.run() == "report"
     first, second = children.orders
-    assert (first.resume, first.killed_on) == ("/sent", None)
-    assert second.resume == str(tmp_path / "checkpoints" / "step-00000002")
+    assert (first.resume, first.killed_on) == (Path("/sent"), None)
+    assert second.resume == tmp_path / "checkpoints" / "step-00000002"
     assert second.killed_on == Rung(fit=FOUR, steps=[], below=TWO)
     assert children.said == [
         "memory ran out and the system killed the process; another one goes on from the last checkpoint"
@@ -97,7 +96,7 @@ def test_without_a_newer_checkpoint_it_begins_where_the_first_one_did(
 ) -> None:
     children = Children(tmp_path, monkeypatch, killed_while_training(FOUR, TWO), lambda _: "report")
     children.run()
-    assert children.orders[1].resume == "/sent"
+    assert children.orders[1].resume == Path("/sent")
 
 
 def test_where_nothing_takes_less_the_attempt_fails_and_names_what_was_tried(
@@ -187,17 +186,17 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
     (tmp_path / "attempt").mkdir()
     attempt = Attempt(nothing, nothing, **given, warm_child=Warm(warm=False), folder=(tmp_path / "attempt").absolute())
     order = TrainingOrder(
-        base=str(tiny.save_llama(tmp_path / "base")),
+        base=tiny.save_llama(tmp_path / "base"),
         base_name="tiny",
         base_revision=None,
-        data=str(tiny.write_rows(tmp_path / "rows.jsonl", 8)),
+        data=tiny.write_rows(tmp_path / "rows.jsonl", 8),
         eval_data=None,
         spec=TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=40, batch_size=4, grad_accum=1),
         template_date="2026-01-31",
         checkpoint=CheckpointPolicy(every_steps=1, every_minutes=None),
-        checkpoints=str(attempt.folder / "checkpoints"),
+        checkpoints=attempt.folder / "checkpoints",
         resume=None,
-        rung_file=str(attempt.folder / "rung.json"),
+        rung_file=attempt.folder / "rung.json",
     )
     base: Any = SimpleNamespace(registration=SimpleNamespace(fingerprint="f"))
     report = training._run(attempt, order, base)

@@ -41,7 +41,7 @@ def test_what_is_left_out_is_there_for_who_asks_later() -> None:
 import sys
 from importlib import metadata
 real = metadata.packages_distributions
-from workers.child.imports import import_libraries
+from workers.child.main import import_libraries
 from workers.pipelines.imports import nothing_searched
 with nothing_searched():
     import_libraries("training")

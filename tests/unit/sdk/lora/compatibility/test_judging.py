@@ -11,9 +11,8 @@ from transformers.models.auto import modeling_auto
 
 from sdk.lora import gguf_models
 from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge
-from sdk.lora.compatibility.judging import UnknownEngine
-from sdk.lora.compatibility.phrases import EXPORTED, values
-from sdk.lora.compatibility.versions import UnknownVersion, parse
+from sdk.lora.compatibility.engines import UnknownVersion, parse
+from sdk.lora.compatibility.judging import EXPORTED, UnknownEngine, values
 
 PLAIN = Facts(
     rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", tied=False, base="b"

@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from sdk.errors import InvalidBase
 from sdk.examining.planning import plan_training
 from sdk.formats.canonical_json import canonical_json
-from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning import tables as configs
 from sdk.lora.planning.config_faults import config_fault
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base

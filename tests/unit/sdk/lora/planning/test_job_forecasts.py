@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning import tables as configs
 from sdk.lora.planning.alternatives import alternatives
-from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.footprint import MOST_KERNELS
 from sdk.lora.planning.job_forecasts import PlannedTraining, evaluation_forecast
 from sdk.lora.planning.plan import plan_of
+from sdk.lora.planning.recommending import Asked
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.planning import Forecast
 from sdk.schemas.training import TrainingSpec

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sdk.lora.planning import common_bases as configs
+from sdk.lora.planning import tables as configs
 from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.families import FAMILIES

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from sdk.lora.planning import common_bases as configs
-from sdk.lora.planning.asked import Asked
+from sdk.lora.planning import tables as configs
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.cards import CARDS, CardError, card_of
 from sdk.lora.planning.plan import plan_of
-from sdk.lora.planning.recommending import task_options
+from sdk.lora.planning.recommending import Asked, task_options
 from sdk.schemas.planning import Plan
 from sdk.schemas.training import TrainingSpec
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from support.work import calls_of, grows
 
-from sdk.lora.planning.asked import Asked
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.job_forecasts import PlannedTraining, evaluation_forecast
 from sdk.lora.planning.plan import plan_of
+from sdk.lora.planning.recommending import Asked
 from sdk.lora.targets import TargetsError, resolve_targets, unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.evaluation import EvaluationSpec

@@ -24,9 +24,9 @@ from support.soak import scale
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.factors import Factors, Reduced
-from workers.pipelines.combining.order import ParentFolder
 from workers.pipelines.combining.read_back import read_back
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.orders import ParentFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -390,7 +390,7 @@ def sound(mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list
     said = {"target_parameters": ["mlp.experts.down_proj"]}
     parents = [(save(mixture, folder / "one", 1, **said), 0.7), (save(mixture, folder / "other", 2), 0.3)]
     combined(parents, folder / "out")
-    return [ParentFolder(label=path.name, folder=str(path), weight=weight) for path, weight in parents], folder / "out"
+    return [ParentFolder(label=path.name, folder=path, weight=weight) for path, weight in parents], folder / "out"
 
 
 @pytest.mark.parametrize("name", FAULTS)

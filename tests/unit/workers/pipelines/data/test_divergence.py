@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from workers.pipelines.data.divergence import divergence, kl_sum
-from workers.pipelines.data.held_logits import HeldLogits
+from workers.pipelines.data.divergence import HeldLogits, divergence, kl_sum
 
 VOCABULARY = 5_000
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from sdk.lora.planning.forecast import GENERAL_PASS
 from workers.pipelines.data import divergence
-from workers.pipelines.data.general_texts import GENERAL_TEXTS, MOST_TOKENS
+from workers.pipelines.data.fixed_texts import GENERAL_TEXTS, MOST_TOKENS
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.scoring import forgetting
 

@@ -19,9 +19,9 @@ from workers.pipelines.data.batches import collate, example_losses, loss_sum, mi
 from workers.pipelines.data.examples import Example
 from workers.pipelines.data.packing import keeps_apart, packed
 from workers.pipelines.model.rotary import turns_at
+from workers.pipelines.orders import Fit
 from workers.pipelines.scoring import evaluate
 from workers.pipelines.training.fitting import Fitting
-from workers.pipelines.training.order import Fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

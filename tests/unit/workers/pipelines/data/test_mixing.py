@@ -20,8 +20,7 @@ from sdk.rows.texts import normalised_row
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.mixing import Mixture, drawn_rows, weighted
-from workers.pipelines.data.rows import check_files
-from workers.pipelines.data.split import read_split
+from workers.pipelines.data.rows import check_files, read_split
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
 

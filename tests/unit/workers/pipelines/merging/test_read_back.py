@@ -21,11 +21,11 @@ from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.evaluation import MergeReport, MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.order import MergeOrder
 from workers.pipelines.merging.prompts import Distance
 from workers.pipelines.merging.read_back import read_back
 from workers.pipelines.merging.stored_base import open_files
 from workers.pipelines.merging.writing import digest_in
+from workers.pipelines.orders import MergeOrder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -441,5 +441,5 @@ def test_the_norms_that_the_registry_keeps_are_those_of_the_files(family: str, v
     assert kept.keys() == report.norms.keys()
     assert report.warnings == []
     # As the worker's child is told.
-    order = MergeOrder(base="b", adapter="a", quantization=None, labels=None, spec=MergeSpec(), norms=kept)
+    order = MergeOrder(base=Path("b"), adapter=Path("a"), quantization=None, labels=None, spec=MergeSpec(), norms=kept)
     assert MergeOrder.model_validate_json(order.model_dump_json()) == order

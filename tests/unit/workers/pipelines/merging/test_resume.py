@@ -70,7 +70,7 @@ def killed(made: Made, out: Path, after: int, forks: QuietForks) -> bool:
 
         for name in ("fsync", "replace"):
             setattr(os, name, counted(getattr(os, name)))
-        for name in ("_computed", "_copied", "_append", "digest_in", "_read_journal"):
+        for name in ("_computed", "chunks", "_append", "digest_in", "_read_journal"):
             setattr(writing, name, counted(getattr(writing, name)))
         shutil.rmtree = counted(shutil.rmtree)
         try:

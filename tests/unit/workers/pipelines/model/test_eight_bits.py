@@ -17,11 +17,9 @@ from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model import eight_bits
 from workers.pipelines.model.device import choose_device
-from workers.pipelines.model.eight_bits import eight_bit_modules, wide_weight
 from workers.pipelines.model.loading import load_base
-from workers.pipelines.model.packed import default_recipe
+from workers.pipelines.model.packed import default_recipe, eight_bit_modules, scales_of, wide_weight
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -56,9 +54,7 @@ def test_weights_are_those_of_bitsandbytes_and_near_the_stored_ones(bases: dict[
     assert not list(eight_bit_modules(wide.model))
     for name, module in modules.items():
         ours = wide_weight(module, torch.float32)
-        assert torch.allclose(
-            ours, int8_vectorwise_dequant(module.weight.data, eight_bits.scales_of(module)), atol=1e-7
-        )
+        assert torch.allclose(ours, int8_vectorwise_dequant(module.weight.data, scales_of(module)), atol=1e-7)
         assert torch.equal(wide.model.get_submodule(name).weight, ours.to(torch.bfloat16))
         original = stored.get_submodule(name).weight
         original = original.T if original.shape != ours.shape or kind == "gpt2" else original

@@ -26,7 +26,7 @@ from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import loading
 from workers.pipelines.model.adapters import load_adapter
-from workers.pipelines.model.base_config import read_packing
+from workers.pipelines.model.blueprint import read_packing
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from support import processes
 
-from workers.pipelines.model.freed import give_back
+from workers.pipelines.model.device import give_back
 
 pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another library than glibc")
 
 _PIECES = """
 import sys
-from workers.pipelines.model import freed
+from workers.pipelines.model import device
 if sys.argv[1] == "mapped":
-    freed.map_large_pieces()
+    device.map_large_pieces()
 largest = bytearray(24 * 2**20)  # freed, it has glibc take pieces of up to its size from the heap
 del largest
 pieces = [bytearray(4 * 2**20) for _ in range(64)]

@@ -29,8 +29,8 @@ from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.orders import EvaluationItem, EvaluationOrder, ItemFailure
 from workers.pipelines.scoring.carry_out import carry_out
-from workers.pipelines.scoring.order import EvaluationItem, EvaluationOrder, ItemFailure
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -233,8 +233,8 @@ def host(tmp_path: Path) -> Heard:
 
 def item(base: Path, adapter: Path | None, quantization: QuantizationRecipe | None = None) -> EvaluationItem:
     return EvaluationItem(
-        base=str(base),
-        adapter=None if adapter is None else str(adapter),
+        base=base,
+        adapter=adapter,
         quantization=quantization,
         template_date="2026-01-02",
         stop_ids=[],
@@ -243,7 +243,7 @@ def item(base: Path, adapter: Path | None, quantization: QuantizationRecipe | No
 
 
 def order(pairs: Path, *items: EvaluationItem) -> EvaluationOrder:
-    return EvaluationOrder(items=list(items), data=str(pairs), spec=SPEC)
+    return EvaluationOrder(items=list(items), data=pairs, spec=SPEC)
 
 
 def loads(host: Heard) -> int:

@@ -13,8 +13,8 @@ from support.evaluated import evaluated, score
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.orders import RecordedScores
 from workers.pipelines.scoring import evaluate as evaluating
-from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ROWS: list[dict[str, Any]] = [

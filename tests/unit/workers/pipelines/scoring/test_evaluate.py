@@ -24,7 +24,7 @@ from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.scoring.order import RecordedScores
+from workers.pipelines.orders import RecordedScores
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

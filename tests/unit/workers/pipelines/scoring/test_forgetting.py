@@ -14,7 +14,7 @@ from support.merges import save_as_pushed
 
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.data.general_texts import GENERAL_DIGEST, GENERAL_TEXTS, MOST_TOKENS
+from workers.pipelines.data.fixed_texts import GENERAL_DIGEST, GENERAL_TEXTS, MOST_TOKENS
 from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring import forgetting

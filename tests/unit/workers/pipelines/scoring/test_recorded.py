@@ -14,8 +14,8 @@ from support.trainings import run_training
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
+from workers.pipelines.orders import RecordedScores
 from workers.pipelines.scoring import evaluate as evaluating
-from workers.pipelines.scoring.order import RecordedScores
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 SPEC = EvaluationSpec(batch_size=3, generate_rows=2, max_new_tokens=4, keep_samples=2, metrics=["exact_match", "chrf"])

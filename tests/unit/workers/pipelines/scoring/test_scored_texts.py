@@ -12,8 +12,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from sdk.schemas.evaluation import TextMetric
 from workers.pipelines.scoring.code_texts import code_parses
-from workers.pipelines.scoring.texts import score_texts
-from workers.pipelines.scoring.words import words
+from workers.pipelines.scoring.texts import score_texts, words
 
 
 def rouge_l(answers: list[str], references: list[str]) -> float:

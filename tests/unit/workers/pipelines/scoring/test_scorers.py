@@ -23,7 +23,7 @@ from sdk.schemas.work import MOST_SCORERS
 from workers.installed_scorers import announced_scorers, installed_scorers
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring import evaluate as evaluating
-from workers.pipelines.scoring import grading
+from workers.pipelines.scoring import scorers
 from workers.pipelines.scoring.scorers import Scorer, add_scores, load_scorers
 from workers.pipelines.scoring.texts import TextScores
 
@@ -226,7 +226,7 @@ def test_the_report_has_the_first_error_and_no_text_of_rows_that_keep_none(
     def fail(prediction: str, references: list[str], row: dict[str, Any]) -> float:
         raise ValueError(f"asked {row['prompt']}")
 
-    monkeypatch.setattr(grading, "load_scorers", lambda names: [Scorer("mine", "dist 1", fail)])
+    monkeypatch.setattr(scorers, "load_scorers", lambda names: [Scorer("mine", "dist 1", fail)])
     asked: dict[str, Any] = {"scorers": ["mine"], "generate_rows": 2}
     prompt = json.loads(pairs.read_text().splitlines()[0])["prompt"]
     report, _ = run(llama_base, pairs, tmp_path, **asked)

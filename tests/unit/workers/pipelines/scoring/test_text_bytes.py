@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.tokenizer import load_tokenizer
-from workers.pipelines.scoring.text_bytes import supervised_bytes
+from workers.pipelines.scoring.row_scores import supervised_bytes
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,7 @@ def test_the_loss_is_the_mean_over_the_last_tenth_of_all_steps_also_after_going_
 def test_going_on_with_less_memory_changes_nothing(
     trainings: Trainings, tmp_path: Path, limits: Limits, wide_share: Callable[[float], None]
 ) -> None:
-    import sdk.lora.planning.checkpointing as module
+    import sdk.lora.planning.forecast as module
 
     folder = trainings.written("qlora") / "step-00000003"
     limits(module, ACTIVATION_SHARE=0.0)

@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 from support.trainings import checkpoints, run_training, save_jsonl
 
-from sdk.lora.logit_chunks import chunk_tokens
+from sdk.lora.memory import chunk_tokens
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.orders import Fit, Rung
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Record
-from workers.pipelines.training.ladder import Limits, change
-from workers.pipelines.training.order import Fit, Rung
+from workers.pipelines.training.fitting import Limits, change
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from support.architectures import ARCHITECTURES, config_of
 
-from sdk.lora.logit_chunks import chunk_tokens
+from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.adapter import adapter_of
 from sdk.lora.planning.blueprint import blueprint_of
 from sdk.lora.planning.footprint import pass_parts
@@ -22,9 +22,14 @@ from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.model.device import resident_bytes
-from workers.pipelines.training.checkpointing import adapter_in, blueprint_in, needs_checkpointing
-from workers.pipelines.training.forecasting import forecast, forecast_bytes
-from workers.pipelines.training.order import Fit
+from workers.pipelines.orders import Fit
+from workers.pipelines.training.forecasting import (
+    adapter_in,
+    blueprint_in,
+    forecast,
+    forecast_bytes,
+    needs_checkpointing,
+)
 
 SPEC = TrainingSpec(method="lora", batch_size=2, max_length=64)
 

@@ -16,7 +16,7 @@ import torch
 from support import tiny
 from support.trainings import checkpoints, files_of, run_training
 
-from sdk.lora.logit_chunks import chunk_tokens
+from sdk.lora.memory import chunk_tokens
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec

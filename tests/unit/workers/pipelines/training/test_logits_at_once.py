@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from sdk.schemas.probe import MOST_TOKENS
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data import divergence
-from workers.pipelines.training import choosing, short_rows
+from workers.pipelines.training import adapting, choosing
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -62,5 +62,5 @@ def test_no_more_logits_are_there_than_of_a_chunk_or_of_a_fixed_text(
     spec = TrainingSpec(method="lora", rank=2, max_steps=1, batch_size=2, grad_accum=1, max_length=200)
     with Watching(vocabulary) as seen:
         run_training(base, data, tmp_path / "out", eval_data=data, spec=spec)
-    assert 2 * short_rows.MOST_TOKENS <= seen.most <= MOST_TOKENS
+    assert 2 * adapting.MOST_TOKENS <= seen.most <= MOST_TOKENS
     assert seen.most_wide <= CHUNK

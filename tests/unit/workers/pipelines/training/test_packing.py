@@ -28,9 +28,9 @@ from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
 from workers.pipelines.model.row_attention import row_lengths, take_rows_alone
+from workers.pipelines.orders import Fit
 from workers.pipelines.training import choosing, evaluating
 from workers.pipelines.training.choosing import _is_cheaper
-from workers.pipelines.training.order import Fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,7 +16,7 @@ from workers.pipelines.data.preferences import collate, log_likelihoods, prefere
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
-from workers.pipelines.model.compared_with import as_reference, compare_with_this
+from workers.pipelines.model.trained_whole import as_reference, compare_with_this
 from workers.pipelines.training.continuing import Continued
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sdk.schemas.probe import ProbeReport, ProbeRequest, recorded_probe
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.data.probe_texts import PROBE_TEXTS, TEXTS_DIGEST
+from workers.pipelines.data.fixed_texts import PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring.replay import replay
 

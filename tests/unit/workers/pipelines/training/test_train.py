@@ -206,7 +206,7 @@ def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
 ) -> None:
     from safetensors.torch import load_file
 
-    import sdk.lora.planning.checkpointing as module
+    import sdk.lora.planning.forecast as module
 
     plain = train(llama_base, pairs, tmp_path / "plain")
     limits(module, ACTIVATION_SHARE=0.0)

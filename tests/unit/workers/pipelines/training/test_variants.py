@@ -222,7 +222,7 @@ def _gap(base: Path, adapter: Path) -> float:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sdk.schemas.probe import MOST_TOKENS
-    from workers.pipelines.data.probe_texts import PROBE_TEXTS
+    from workers.pipelines.data.fixed_texts import PROBE_TEXTS
     from workers.pipelines.data.tokenizer import longest_row
 
     tokenizer, cut = AutoTokenizer.from_pretrained(base), longest_row(base, MOST_TOKENS)

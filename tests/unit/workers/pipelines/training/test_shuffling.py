@@ -8,13 +8,13 @@ import pytest
 from accelerate.data_loader import SeedableRandomSampler
 from support.fixtures import Limits
 
-from workers.pipelines.data import shuffling
-from workers.pipelines.data.shuffling import ShuffledRows
+from workers.pipelines.training import trainer
+from workers.pipelines.training.trainer import ShuffledRows
 
 
 @pytest.mark.parametrize(("rows", "seed"), [(1, 0), (7, 3), (1000, 2**32 - 1)])
 def test_the_order_is_that_of_accelerate(rows: int, seed: int, limits: Limits) -> None:
-    limits(shuffling, _PART_ROWS=64)
+    limits(trainer, _PART_ROWS=64)
     ours: Any = ShuffledRows(rows, seed)
     theirs: Any = SeedableRandomSampler(range(rows), data_seed=seed)
     assert len(ours) == rows

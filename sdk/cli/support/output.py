@@ -65,7 +65,11 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str, most: int = 160) -> str:
-    """Return untrusted text as one line, made safe and cut to `most` characters."""
+    """Return untrusted text as one line, made safe and cut to `most` characters.
+
+    >>> one_line(" two\\n words\\x07", 10), one_line("two words", 9), one_line("two words", 8)
+    ('two words?', 'two words', 'two wor…')
+    """
     line = plain(" ".join(text.split()))
     return line if len(line) <= most else line[: most - 1] + "…"
 
@@ -73,6 +77,9 @@ def one_line(text: str, most: int = 160) -> str:
 def filled(text: str, first: str = "", later: str | None = None, **how: bool) -> str:
     """Return untrusted text, made safe, in lines of at most 80 columns; further ones begin with `later`, or with room for
     what the first begins with.
+
+    >>> filled("a" * 70 + " " + "b" * 20, "! ") == "! " + "a" * 70 + "\\n  " + "b" * 20
+    True
     """
     import textwrap
 

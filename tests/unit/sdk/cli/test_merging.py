@@ -33,7 +33,7 @@ class _Client:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, **about: Any) -> Any:
     job = SimpleNamespace(**{"id": "j1", "view": SimpleNamespace(subject="a@v1"), "error": None, **about})
     monkeypatch.setattr(command, "open_client", lambda: _Client(job))
-    monkeypatch.setattr(command, "watch", lambda job: job)
+    monkeypatch.setattr(command, "watch_all", lambda jobs: None)
     return CliRunner().invoke(merge_command, arguments)
 
 

@@ -326,7 +326,7 @@ def _gone(number: int) -> bool:
 def test_what_a_program_did_not_expect_has_its_own_sentence(
     client: Client, base: Path, adapter: Path, tmp_path: Path, instead: Callable[[Callable[..., Any]], None]
 ) -> None:
-    def failed(_module: str, *, asked: bytes, timeout_s: float) -> dict[str, str]:
+    def failed(_module: str, *, asked: bytes, **_: Any) -> dict[str, str]:
         return {"unexpected": "TypeError: 'int' object is not iterable"}
 
     instead(failed)

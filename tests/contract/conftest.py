@@ -52,8 +52,7 @@ def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: Tes
 @pytest.fixture(scope="module", params=["embedded", "http_postgres"])
 def world(request: pytest.FixtureRequest) -> World:
     """In process over SQLite, and over HTTP and PostgreSQL."""
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
+    found = registries.asked_for(request)
     found.admin.register_base(base_registration())
     return found
 

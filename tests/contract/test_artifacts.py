@@ -21,6 +21,7 @@ import pytest
 from sqlalchemy import select, update
 from support import registries
 from support.adapters import base_registration, lora_tensors, save_adapter
+from support.calls import place_of_part as ask
 from support.fixtures import S3Place
 from support.keys import make_key
 from support.payloads import Payload, make_payload
@@ -39,8 +40,6 @@ from sdk.pushing.upload import _run, send_all
 from sdk.schemas.artifacts import (
     BlobSpec,
     InParts,
-    PartSpec,
-    PartsRequest,
     SignatureView,
     SignedManifest,
     Transfer,
@@ -84,11 +83,6 @@ def push(client: Client, payload: Payload, adapter: str, **said: Any) -> Publish
     for put in session.put:
         assert httpx.put(put.url, content=payload.files[put.sha256], headers=put.headers).is_success
     return client.call("POST", "/versions", Published, body=payload.publication(adapter, session.id, **said))
-
-
-def ask(client: Client, upload: str, sha256: str, number: int, part: bytes) -> Transfer:
-    body = PartsRequest(sha256=sha256, parts=[PartSpec(number=number, sha256=hashlib.sha256(part).hexdigest())])
-    return client.call("POST", f"/uploads/{upload}/parts", list[Transfer], body=body)[0]
 
 
 def put_parts(storage: FolderStorage, name: str, parts: list[bytes]) -> str:

@@ -159,7 +159,6 @@ class TestVerdicts:
         found = compare(bench, one, two, examples=3)
         assert [row.row for row in found.examples] == [5]
         (row,) = found.examples
-        assert row.prompt is not None
         assert row.prompt.endswith("-5")
         assert (row.reference, row.predictions) == ("a5", ["said 5 0", None])
         assert row.scores[1] == 1000.0 / rows[5].tokens

@@ -100,7 +100,6 @@ class Trainer:
             use = use.model_copy(update={"sources": sources})
         version = self.publication(desk.worker, name, dataset=use, training=said, metrics={"loss": 1.0})
         done = calls.complete(desk.worker, held, version=version)
-        assert done.result is not None
         return str(done.result["ref"])
 
     def push(self, name: str, *parents: tuple[str, str]) -> str:

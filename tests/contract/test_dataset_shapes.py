@@ -127,7 +127,6 @@ class TestShapes:
         worker = people.client(Role.WORKER, namespace=ours.space)
         held = claim(worker)
         worker.close()
-        assert held is not None
         assert held.datasets == {view.digest: view.format}
 
     @pytest.mark.parametrize(

@@ -120,7 +120,6 @@ class TestNames:
         worker = people.client(Role.WORKER, namespace=ours.space)
         held = claim(worker)
         worker.close()
-        assert held is not None
         assert held.datasets == {mine.digest: "jsonl"}
 
     def test_one_dataset_of_two_namespaces_is_listed_once(
@@ -289,7 +288,6 @@ class TestClaimed:
         views = [named(ours, name) for name in ("reviews", "faq")]
         submitted(ours, ["reviews", "faq"])
         held = claim_as(worker)
-        assert held is not None
         assert held.datasets == {view.digest: "jsonl" for view in views}
         gone = submitted(ours, {"reviews": 1, "faq": 2})
         ours.client.remove_data("faq")

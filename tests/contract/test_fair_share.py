@@ -144,7 +144,6 @@ class TestTurns:
         house.add("a", count=50, needs_device="cuda", priority=WRITER_MOST)
         (small,) = house.add("a")
         held = house.claim()
-        assert held is not None
         assert held.job == small
 
     def test_a_worker_of_one_namespace_is_given_its_jobs_only(self, house: House) -> None:

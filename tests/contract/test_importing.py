@@ -196,7 +196,6 @@ def test_how_the_base_was_quantised_is_said_as_a_training_quantises_it(
     client.close()
     recipe, wide = version.quantization, quant_type == "int8"
     assert version.method == "qlora"
-    assert recipe is not None
     assert (recipe.type, recipe.double_quant, recipe.block_size) == (quant_type, not wide, None if wide else 64)
     # So it is continued over the same.
     assert continued_spec(version, {}).quant_type == quant_type

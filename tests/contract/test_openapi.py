@@ -138,8 +138,7 @@ def _seed(world: World, folder: Path) -> Seeded:
 
 @pytest.fixture(scope="module")
 def document(seeded: Seeded) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{seeded.world.url}/openapi.json", timeout=60).raise_for_status().json()
-    return found
+    return httpx.get(f"{seeded.world.url}/openapi.json", timeout=60).raise_for_status().json()
 
 
 @pytest.fixture

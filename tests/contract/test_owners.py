@@ -185,7 +185,6 @@ class TestAttempts:
         team.world.services.reconciler.sweep()
         again = Held.claim(rotated, tmp_path, name="gpu-1")
         assert (again.job, again.assignment.attempt) == (job.id, 2)
-        assert again.assignment.checkpoint is not None
         assert again.assignment.checkpoint.step == 10
         assert again.complete().state == "succeeded"
         states = [row.state for row in team.writer.call("GET", f"/jobs/{job.id}/attempts", list[AttemptView])]

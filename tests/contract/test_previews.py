@@ -108,8 +108,7 @@ class Desk:
         use = use_of(sent).model_copy(update={"rendering": Rendering(template_date="2026-03-04")})
         said = {"dataset": use, "training": {**TRAINED, **options}, "metrics": {"loss": 1.0}}
         publication = calls.publication(self.worker, new_adapter(self.tmp_path), name, **said)
-        ref: str = (self.complete(held, version=publication).result or {})["ref"]
-        return ref
+        return (self.complete(held, version=publication).result or {})["ref"]
 
 
 @pytest.fixture
@@ -152,7 +151,6 @@ class TestWithoutTheExtra:
         held_out = {"holdout": 0.5, "holdout_by": "prompt", "holdout_seed": 3}
         job = desk.writer.submit_preview(of=desk.version(**held_out))
         held = desk.claim(version=VERSION)
-        assert held is not None
         request = held.request
         assert isinstance(request, PreviewJobRequest)
         assert {name: getattr(request, name) for name in held_out} == held_out

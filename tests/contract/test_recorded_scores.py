@@ -139,7 +139,6 @@ def test_scores_of_another_namespace_lose_their_target_alone(desk: MergingDesk, 
     )
     done = calls.complete(desk.worker, held, evaluations=[scored, named])
     assert done.state == "succeeded"
-    assert done.result is not None
     (ident,) = done.result["evaluations"]
     assert desk.writer.evaluation_rows(ident) == handed_in
     (failed,) = done.result["failed"]

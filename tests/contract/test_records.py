@@ -327,7 +327,6 @@ class TestJobs:
         held.report(*[line("y" * 4000)] * 20, progress("train" * 1000, 3, message="z" * 10_000))
         assert records(admin, space) == before + 5 * STEP_BYTES
         shown = admin.call("GET", f"/jobs/{job}", JobView).progress
-        assert shown is not None
         assert (shown.step, len(shown.phase), len(shown.message or "")) == (3, 40, 1000)
         assert len([one for one in admin.job(job).events(follow=False) if (one.message or "").startswith("y")]) == 0
         require_right(people, space)

@@ -46,10 +46,8 @@ class TestRecord:
         done = own_desk.complete(held, result)
         merged = job.result()
         assert (merged.ref, merged.registered, merged.existing) == (ref, f"{own_desk.space}/m@v1", False)
-        assert done.result is not None
         assert done.result["report"]["onto"] == "original"
         version = merged.version
-        assert version is not None
         assert version.digest == merged.digest == result.manifest.digest
         info, adapter = version.info, own_desk.writer.get(ref).info
         assert (info.kind, info.base) == ("merged", adapter.base)
@@ -65,7 +63,6 @@ class TestRecord:
         }
         assert (info.metrics, info.libraries) == ({"logit_kl_original": 1e-9}, {"torch": "2"})
         assert info.warnings == ["Rounding took it."]
-        assert info.job is not None
         assert (info.job.id, info.job.attempt) == (held.job, held.attempt)
         assert info.reported == [
             "libraries",
@@ -78,8 +75,6 @@ class TestRecord:
         ]
         # What it adds to its base is what its adapter does.
         norms, own = own_desk.writer.norms(version.ref), own_desk.writer.norms(ref)
-        assert norms is not None
-        assert own is not None
         assert (norms.ref, norms.digest, norms.norms) == (version.ref, version.digest, own.norms)
         assert version.as_dict()["norms"] == own.norms
 
@@ -375,7 +370,6 @@ class TestNames:
         def look() -> None:
             with db.write() as session:
                 counters = lock_counters(session, name)
-                assert counters is not None
                 assert counters.last_number == 1
                 require_kind(session, counters, name, "merged")
 

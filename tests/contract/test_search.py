@@ -61,8 +61,7 @@ def on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: TestP
 
 @pytest.fixture(params=["on_sqlite", "on_postgres"])
 def world(request: pytest.FixtureRequest) -> World:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
+    found = registries.asked_for(request)
     furnish(found)
     return found
 

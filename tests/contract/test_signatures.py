@@ -195,8 +195,7 @@ class TestWhatIsRefused:
             headers={"Authorization": f"Bearer {client.config.token}"},
         )
         assert answer.status_code == 422, answer.text
-        error: dict[str, Any] = answer.json()["error"]
-        return error
+        return answer.json()["error"]
 
     def test_anothers_signature_and_what_is_none(
         self, people: World, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path
@@ -327,7 +326,6 @@ class TestWhereKeysAreSet:
         data = strict.writer.add_data(rows).digest
         job = submit(strict.writer, training(name, data))
         assignment = claim(worker)
-        assert assignment is not None
         assert assignment.job == job.id
         said = calls.publication(worker, new_adapter(tmp_path), name, dataset=use_of(data))
 

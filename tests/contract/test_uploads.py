@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -15,6 +14,8 @@ import numpy as np
 import pytest
 from support import registries
 from support.adapters import base_registration, lora_tensors, save_adapter
+from support.calls import announce as begin
+from support.calls import place_of_part as ask
 from support.fixtures import S3Place
 from support.registries import World
 from support.stored import names_of
@@ -24,7 +25,7 @@ from registry.storage import open_storage
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
 from sdk.pulling.transfer import hash_file
-from sdk.schemas.artifacts import BlobSpec, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
+from sdk.schemas.artifacts import BlobSpec, UploadView
 from sdk.schemas.manifest import Manifest, ManifestFile
 
 PART_BYTES = 5 * 1024 * 1024
@@ -68,12 +69,6 @@ def verify(world: World, path: Path, upload: str) -> None:
     sha256, size = hash_file(path)
     blobs = [BlobSpec(sha256=sha256, size_bytes=size)]
     world.services.artifacts.verify(upload=upload, blobs=blobs, who=world.principal(Role.WRITER))
-
-
-def begin(client: Client, path: Path) -> UploadView:
-    sha256, size = hash_file(path)
-    body = UploadRequest(blobs=[BlobSpec(sha256=sha256, size_bytes=size)])
-    return client.call("POST", "/uploads", UploadView, body=body)
 
 
 class Counting:
@@ -171,11 +166,6 @@ class TestParts:
             client.close()
         # The copies of those who came later are gone.
         assert len(names_of(world.services.artifacts.storage, sha256)) == 1
-
-
-def ask(client: Client, upload: str, sha256: str, number: int, part: bytes) -> Transfer:
-    body = PartsRequest(sha256=sha256, parts=[PartSpec(number=number, sha256=hashlib.sha256(part).hexdigest())])
-    return client.call("POST", f"/uploads/{upload}/parts", list[Transfer], body=body)[0]
 
 
 def send_parts(client: Client, session: UploadView, source: Path) -> None:

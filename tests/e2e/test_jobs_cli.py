@@ -322,7 +322,6 @@ class TestWatch:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            assert watch.stderr is not None
             said = iter(watch.stderr.readline, "")
             assert any("running: attempt 1 on w1" in row for row in said)
             server.kill()
@@ -335,7 +334,6 @@ class TestWatch:
             rest = "".join(said)
             assert watch.wait(60) == 0, rest
         watch.stderr.close()
-        assert watch.stdout is not None
         watch.stdout.close()
         client.close()
         assert "the registry answers again" in rest

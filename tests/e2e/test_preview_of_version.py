@@ -71,8 +71,6 @@ def test_it_shows_what_the_record_says_was_trained(place: Place) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     use, training = place.version.dataset, place.version.training or {}
-    assert use is not None
-    assert use.rendering is not None
     # What stands there of the base's own files is not asked of a preview.
     rendering = use.rendering.model_copy(update={"tokenizer": None, "generation": None})
     assert found["rendering"] == rendering.model_dump(mode="json")

@@ -108,14 +108,12 @@ def test_what_is_missing_for_it_is_said(place: Place, client: Client, monkeypatc
 def test_other_predictions_name_the_text(place: Place, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     info = client.get("counter@v1").info
     real = sdk.examining.probe_replay.recorded_probe(info.metrics, info.training)
-    assert real is not None
     texts = [text.model_dump() for text in real.texts]
     texts[2]["logit_gap"] *= 1.01
     report = {**real.model_dump(), "texts": texts}
     answer = {"report": report, "dtype": "float32", "device": "cpu"}
     monkeypatch.setattr(sdk.examining.probe_replay, "run_program", lambda *given, **said: answer)
     found = client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
-    assert found.logits is not None
     assert [(one.text, one.what) for one in found.logits.differing] == [(3, "logit_gap")]
     with pytest.raises(VerificationFailed, match="text 3 of the probe of counter@v1"):
         require_equal(found)

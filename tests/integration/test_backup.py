@@ -191,8 +191,7 @@ def postgres_and_s3(tmp_path: Path, postgres_server: PostgresServer, s3: S3Place
 
 @pytest.fixture(params=["sqlite_and_folder", "postgres_and_s3"])
 def case(request: pytest.FixtureRequest) -> Case:
-    found: Case = request.getfixturevalue(request.param)
-    return found
+    return request.getfixturevalue(request.param)
 
 
 def digests_of(folder: Path) -> dict[str, str]:
@@ -220,8 +219,7 @@ def collect_at_once(case: Case) -> dict[str, Any]:
     }
     said = processes.run("adapter-registry", "gc", "--dry-run", "--grace-hours", "0", env=env)
     assert said.returncode == 0, said.stderr
-    report: dict[str, Any] = json.loads(said.stdout)
-    return report
+    return json.loads(said.stdout)
 
 
 @pytest.mark.slow

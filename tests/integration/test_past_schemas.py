@@ -41,8 +41,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-    found: str = request.getfixturevalue("empty_postgres_database")
-    return found
+    return request.getfixturevalue("empty_postgres_database")
 
 
 @pytest.fixture(params=[NOW, *kept_revisions()])
@@ -137,9 +136,7 @@ class TestRegistry:
         assert [parent.ref for parent in second.parents] == [f"{ADAPTER}@v1"]
         assert (second.unknown, second.tags, second.description) == (["base_revision"], {"team": "a"}, "number 2")
         assert (second.metrics, second.training) == ({"loss": 0.5}, {"lr": 0.0004, "max_steps": 2})
-        assert second.quantization is not None
         assert second.quantization.type == "nf4"
-        assert second.dataset is not None
         assert second.dataset.digest == services.datasets.list(cursor=None, limit=1, who=SYSTEM).items[0].digest
         assert second.base.id == services.bases.get("tiny", who=SYSTEM).id
         with pytest.raises(NotFound):
@@ -202,7 +199,6 @@ class TestRegistry:
 
     def test_its_removed_files_are_gone_and_the_rest_is_open_to_who_reads_there(self, services: Services) -> None:
         rule = services.removal.retention("summary", who=SYSTEM).rule
-        assert rule is not None
         assert rule.keep_last == 3
         (dataset,) = services.datasets.list(cursor=None, limit=9, who=OF_TEAM).items
         for name in (dataset.digest, "rows", "rows@v1"):
@@ -229,7 +225,6 @@ class TestRegistry:
         ]
         assert services.jobs.list(state=None, cursor=None, limit=10, who=OF_ANOTHER).items == []
         trained = next(job for job in jobs if job.kind == "training" and job.state == "succeeded")
-        assert trained.result is not None
         assert trained.result["ref"] == f"{ADAPTER}@v1"
         of = {"digest": None, "job": None, "base": None, "cursor": None, "limit": 10}
         (evaluation,) = services.evaluations.list(**of, who=OF_TEAM).items
@@ -243,9 +238,7 @@ class TestRegistry:
     def test_its_training_goes_on_from_its_checkpoint(self, services: Services) -> None:
         worker = WorkerInfo(name="node-1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33)
         held = services.claims.claim(claim=ClaimRequest(worker=worker), who=SYSTEM)
-        assert held is not None
         assert held.attempt == 2
-        assert held.checkpoint is not None
         assert (held.checkpoint.job, held.checkpoint.step) == (held.job, 10)
         attempts = services.jobs.attempts(held.job, who=OF_TEAM)
         assert [(attempt.attempt, attempt.state) for attempt in attempts] == [(1, "released"), (2, "running")]

@@ -40,7 +40,6 @@ def test_a_stored_base_is_trained_over_scored_and_merged(place: Workplace, tmp_p
         assert [item.precision for item in scores.wait().result()] == ["nf4", "nf4"]
         model = merged.wait().result()
     recipe = version.quantization
-    assert recipe is not None
     assert (recipe.type, recipe.double_quant, recipe.compute_dtype, recipe.storage_dtype) == (
         "nf4",
         True,

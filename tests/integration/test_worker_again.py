@@ -117,22 +117,16 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 assert f"libraries, device and samples are those of {name}@v1" in done.stderr
                 assert place.client.get(f"{name}-again@v1").digest == place.client.get(f"{name}@v1").digest
         recorded = place.client.get("chats-again@v1").info
-        assert recorded.dataset is not None
-        assert recorded.dataset.rendering is not None
         assert recorded.dataset.rendering.template_date == DAY
-        assert recorded.job is not None
         assert "libraries, device and samples are those of chats@v1" in place.said(recorded.job.id)
         mixed = place.client.get("mixed-again@v1").info.dataset
-        assert mixed is not None
         assert mixed.sources is not None
         assert [(source.weight, source.epoch_rows > 0) for source in mixed.sources] == [(3.0, True), (1.0, True)]
         found = place.client.get("preferences-again@v1").info.training
-        assert found is not None
         assert (found["objective"], found["beta"]) == ("dpo", 0.3)
         shown = run("show", "preferences-again@v1").stdout
         assert "dpo" in shown
         assert "chosen answer preferred in " in shown
         continued = place.client.get("preferred-again@v1").info.training
-        assert continued is not None
         assert continued["reference"].endswith("chats@v1")
         assert continued["reference"] in run("show", "preferred-again@v1").stdout.partition("continues")[0]

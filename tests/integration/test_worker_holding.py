@@ -112,7 +112,6 @@ def _claimed(world: World, base: BaseView, client: Client, folder: Path, namespa
     job = world.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request)).id
     claimed_at = time.monotonic()
     assignment = claim(client.transport, ClaimRequest(worker=WORKER, hint=job))
-    assert assignment is not None
     assert assignment.job == job
     return Held(assignment, claimed_at)
 

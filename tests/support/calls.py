@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from pathlib import Path
 from typing import Any
 
 from sdk.client import Client
+from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import Package, pack_adapter
+from sdk.schemas.artifacts import BlobSpec, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 from sdk.schemas.catalog import Publication
 from sdk.schemas.jobs import JobView
 from sdk.schemas.lora_config import LoraConfig
@@ -40,6 +43,19 @@ def publication(
     upload = client.upload(package.sources, "sending", space)
     told = {"adapter": name, "upload": upload, "manifest": package.manifest, "lora": package.lora}
     return Publication.model_validate({**told, **said})
+
+
+def announce(client: Client, path: Path) -> UploadView:
+    """Begin to send a file."""
+    sha256, size = hash_file(path)
+    body = UploadRequest(blobs=[BlobSpec(sha256=sha256, size_bytes=size)])
+    return client.call("POST", "/uploads", UploadView, body=body)
+
+
+def place_of_part(client: Client, upload: str, sha256: str, number: int, part: bytes) -> Transfer:
+    """Ask where a part of a file is to be sent."""
+    body = PartsRequest(sha256=sha256, parts=[PartSpec(number=number, sha256=hashlib.sha256(part).hexdigest())])
+    return client.call("POST", f"/uploads/{upload}/parts", list[Transfer], body=body)[0]
 
 
 def worker_info(name: str = "w1", **about: Any) -> WorkerInfo:

@@ -50,8 +50,7 @@ def only(stage: list[tuple[str, str]], instruction: str) -> str:
 
 def exec_form(text: str) -> list[str]:
     """Return the words of a command in exec form. Raises ValueError for the shell form."""
-    words: list[str] = json.loads(text)
-    return words
+    return json.loads(text)
 
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -73,8 +72,7 @@ def pods() -> dict[str, dict[str, Any]]:
 
 def compose_file() -> dict[str, Any]:
     """Return docker-compose.yml as written, with no variable filled in."""
-    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
-    return found
+    return yaml.safe_load(COMPOSE.read_text())
 
 
 def shell_of(service: str) -> str:

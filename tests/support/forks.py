@@ -291,8 +291,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
 
 def _find(function: str) -> Callable[[], Any]:
     module, _, name = function.partition(":")
-    found: Callable[[], Any] = getattr(importlib.import_module(module), name)
-    return found
+    return getattr(importlib.import_module(module), name)
 
 
 def leave(code: Any) -> NoReturn:

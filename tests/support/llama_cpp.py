@@ -48,13 +48,11 @@ class LlamaCpp:
         """Return the likeliest continuation of a text, up to a token that ends answers, which is included if it
         came.
         """
-        found: list[int] = self._complete(ids, tokens)["tokens"]
-        return found
+        return self._complete(ids, tokens)["tokens"]
 
     def tokens(self, text: str, *, special: bool = False) -> list[int]:
         """Return a text as tokens, with the ones that the file puts around it if `special`."""
-        found: list[int] = self._post("/tokenize", {"content": text, "add_special": special})["tokens"]
-        return found
+        return self._post("/tokenize", {"content": text, "add_special": special})["tokens"]
 
     def properties(self) -> dict[str, Any]:
         """Return what the server says about the model, including its chat template."""

@@ -16,8 +16,7 @@ def document() -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         registries.embedded(Path(folder) / "home", database_url=f"sqlite:///{folder}/registry.sqlite3") as world,
     ):
-        found: dict[str, Any] = world.app.openapi()
-        return found
+        return world.app.openapi()
 
 
 def broken(earlier: dict[str, Any], later: dict[str, Any]) -> list[str]:

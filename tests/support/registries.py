@@ -14,6 +14,7 @@ from threading import RLock
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import make_url
@@ -76,8 +77,7 @@ class World:
     @property
     def services(self) -> Services:
         """The services behind the API."""
-        services: Services = self.app.state.services
-        return services
+        return self.app.state.services
 
     @property
     def has_roles(self) -> bool:
@@ -159,6 +159,13 @@ def named_anew(tokens: Tokens, name: str, grants: Mapping[str, Role], *, who: Pr
         except Conflict:
             continue
     raise AssertionError("numbers end")
+
+
+def asked_for(request: pytest.FixtureRequest) -> World:
+    """The registry that a parameter names as a fixture."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, World)
+    return found
 
 
 @contextmanager

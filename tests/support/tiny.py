@@ -26,8 +26,7 @@ _make = _example()
 
 def save_tokenizer(folder: Path) -> int:
     """Write a byte-level tokenizer with a chat template into `folder`; return the size of its vocabulary."""
-    size: int = _make.save_tokenizer(folder, ["the cat sat on the mat", "two and two are four"] * 4, vocabulary=300)
-    return size
+    return _make.save_tokenizer(folder, ["the cat sat on the mat", "two and two are four"] * 4, vocabulary=300)
 
 
 def save_llama(folder: Path, *, seed: int = 1) -> Path:

@@ -54,6 +54,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names of what lies in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def save_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as JSONL; return the path."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -39,5 +39,4 @@ def token_of(base: Path, text: str = "count") -> int:
     """Return the first token of a text by the tokenizer of a base."""
     from transformers import AutoTokenizer
 
-    found: int = AutoTokenizer.from_pretrained(base)(text)["input_ids"][0]
-    return found
+    return AutoTokenizer.from_pretrained(base)(text)["input_ids"][0]

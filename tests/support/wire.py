@@ -32,8 +32,7 @@ class Answer:
     @property
     def code(self) -> str:
         """The error's stable code."""
-        found: str = json.loads(self.body)["error"]["code"]
-        return found
+        return json.loads(self.body)["error"]["code"]
 
 
 class Line:

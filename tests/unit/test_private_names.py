@@ -99,7 +99,7 @@ TABLE: list[tuple[str, str, str, str]] = [
         "_prepare_inputs",
         f"{PIPELINES}/training/trainer.py",
         "the trainer's own way to move a batch to its device, in the step of ours",
-        f"{TESTS}/training/test_trainer.py",
+        f"{TESTS}/training/test_optimising.py",
     ),
     *(
         (

@@ -175,8 +175,6 @@ class TestJobs:
             assert scene.both.job_view(job).request["base"]["fingerprint"] == scene.published.fingerprint
         for _ in (second, again):
             held = claim(worker)
-            assert held is not None
-            assert held.base is not None
             assert (held.base.fingerprint, held.base.namespace) == (scene.published.fingerprint, "*")
 
     def test_every_kind_of_job_says_whose_base_is_meant(self, scene: Scene, data: str) -> None:

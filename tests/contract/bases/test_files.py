@@ -159,7 +159,6 @@ class TestFiles:
         worker = join(ours.space, Role.WORKER)
         assignment = Held.claim(worker.client, ours.folder).assignment
         assert assignment.job == job.id
-        assert assignment.base is not None
         assert assignment.base.manifest == mine
         assert assignment.namespace == ours.space
 
@@ -174,7 +173,6 @@ class TestFiles:
         job = ours.client.submit_training(f"{ours.space}/x", base="published", data=rows)
         assignment = Held.claim(join(ours.space, Role.WORKER).client, ours.folder).assignment
         assert assignment.job == job.id
-        assert assignment.base is not None
         assert assignment.base.manifest == ours.scan(folder).manifest
 
     @pytest.mark.parametrize("everywhere", [False, True])
@@ -195,7 +193,6 @@ class TestFiles:
             job = ours.client.submit_training(f"{ours.space}/x", base=fingerprint, data=rows)
             assignment = Held.claim(worker.client, ours.folder).assignment
             assert assignment.job == job.id
-            assert assignment.base is not None
             asked[folder.name] = not assignment.base.hashed
         assert asked == {"published": everywhere, "own": True}
 

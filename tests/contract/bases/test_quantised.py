@@ -228,7 +228,6 @@ class TestVersions:
         ours.register(packed(ours, "packed"), upload=True, id="packed")
         own = {"type": "nf4", "double_quant": True, "block_size": 64, "storage_dtype": "uint8"}
         pushed = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/a", base="packed").info
-        assert pushed.quantization is not None
         assert pushed.quantization.model_dump(include=set(own)) == own
         assert (pushed.method, pushed.reported) == ("qlora", [])
         assert "quantization" not in pushed.unknown
@@ -236,7 +235,6 @@ class TestVersions:
         said = ours.client.push(
             write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/a", base="packed", quantization=claimed
         ).info
-        assert said.quantization is not None
         assert said.quantization.model_dump(include=set(own)) == own
         assert said.quantization.compute_dtype == "float16"
         third = write_adapter(tmp_path / "c", value=0.125)

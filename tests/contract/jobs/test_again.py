@@ -37,7 +37,6 @@ def made(crew: Crew) -> tuple[str, Path]:
     folder = new_adapter(crew.tmp_path)
     crew.submit(template_date="2026-01-31", spec=SPEC.model_copy(update={"seed": next(SEEDS), "lr": 3e-4}))
     done = complete(crew, crew.hold(version=VERSION), folder)
-    assert done.result is not None
     return done.result["ref"], folder
 
 
@@ -60,7 +59,6 @@ class TestAgain:
             "ran_with": {"base": "tiny", "base_revision": "0" * 40, "torch": "2.13", **RAN},
         }
         done = complete(crew, crew.hold(version=VERSION), folder)
-        assert done.result is not None
         assert (done.result["same"], done.result.get("warnings")) == (True, None)
         assert done.result["digest"] == crew.writer.get(ref).digest
         # Its own record says how it was asked for, so it may be made again, too.
@@ -70,7 +68,6 @@ class TestAgain:
         ref, _ = made
         again(crew, ref)
         done = complete(crew, crew.hold(version=VERSION), new_adapter(crew.tmp_path))
-        assert done.result is not None
         assert done.result["same"] is False
         assert done.result["warnings"] == [f"its files are not those of {ref}; the job's log names what differs"]
 
@@ -162,7 +159,6 @@ class TestWhatIsGone:
         request = body.request.model_copy(update={"parent": ParentChoice(ref=parent)})
         crew.writer.call("POST", "/jobs", JobView, body=body.model_copy(update={"request": request}))
         done = complete(crew, crew.hold(version=VERSION), new_adapter(crew.tmp_path))
-        assert done.result is not None
         assert again(crew, done.result["ref"]).request["parent"]["ref"] == parent
         crew.writer.archive(parent)
         with pytest.raises(InvalidInput, match=f"{parent} is archived, and only ready versions are continued"):

@@ -56,7 +56,6 @@ class TestRetries:
         crew.fail(crew.hold(), "unavailable", "the hub is away")
         assert crew.claim() is None
         waits = crew.view(job.id).waits
-        assert waits is not None
         assert waits.startswith("it failed and will be tried again in")
         with crew.world.services.db.write() as session:
             session.execute(update(Job).where(Job.id == job.id).values(not_before_s=1.0))
@@ -85,7 +84,6 @@ class TestRetries:
         assert (again.retry_of, again.priority, again.needs.memory_bytes) == (job.id, 3, 5)
         given = crew.hold()
         assert (given.job, given.attempt, given.timeout_s) == (again.id, 1, 60.0)
-        assert given.checkpoint is not None
         assert (given.checkpoint.job, given.checkpoint.step) == (job.id, 10)
         crew.complete(given)
         with pytest.raises(Conflict, match="is succeeded"):

@@ -80,7 +80,6 @@ class TestRefusal:
             )
             assert spec.effective_batch == LARGE.effective_batch
             forecast = crew.submit(base=base, spec=spec).forecast
-            assert forecast is not None
             assert forecast.card is not None
 
     def test_weights_that_are_too_large_are_named(self, crew: Crew, base: str) -> None:
@@ -102,8 +101,6 @@ class TestRefusal:
         job = crew.submit(base=base, spec=LARGE)
         assert (crew.view(job.id).waits or "").startswith("no worker listens")
         forecast = crew.view(job.id).forecast
-        assert forecast is not None
-        assert forecast.card is not None
         assert forecast.machine is not None
         assert {part.name for part in forecast.card.parts} >= {
             "weights",
@@ -171,7 +168,6 @@ class TestRefusal:
         hello(crew, "small", 8 * GB)
         job = crew.submit(base=name, spec=TrainingSpec(method="lora"))
         forecast = crew.view(job.id).forecast
-        assert forecast is not None
         assert (forecast.card, forecast.machine) == (None, None)
         assert why in (forecast.unknown or "")
         # What its files say is still waited for.
@@ -217,8 +213,6 @@ class TestOtherKinds:
         # How long its rows are, nobody has said.
         evaluate(precision="nf4", batch_size=256)
         forecast = evaluate(precision="nf4").forecast
-        assert forecast is not None
-        assert forecast.card is not None
         assert 4 * GB < forecast.card.needed_bytes < 8 * GB
         # An adapter that was trained over 4 bits is scored over them.
         for method, recipe in (("qlora", QuantizationRecipe(compute_dtype="bfloat16")), ("lora", None)):
@@ -271,7 +265,6 @@ class TestPeaks:
 
     def test_what_jobs_took_is_kept_and_learnt_by_device(self, crew: Crew, acting: Callable[..., Client]) -> None:
         first = self._train(crew, 9.0).peak
-        assert first is not None
         assert (first.device, first.forecast_bytes, first.measured_bytes, first.learnt) == (
             "H100",
             10 * GB,
@@ -283,8 +276,6 @@ class TestPeaks:
         self._train(crew, 5.0, device="cpu")
         assert crew.writer.devices() == []
         last = self._train(crew, 9.8).peak
-        assert last is not None
-        assert last.learnt is not None
         assert (last.learnt.jobs, last.learnt.ratio) == (5, 0.94)
         assert last.learnt.spread == pytest.approx(0.0283, abs=1e-4)
         assert last.learnt.parameter_tokens_per_s == 1e13

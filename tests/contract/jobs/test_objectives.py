@@ -69,7 +69,6 @@ def published(crew: Crew, labelled: Path) -> str:
     done = complete(
         crew, held, version=publication(crew, held, classifier(crew.tmp_path / f"{next(SEEDS)}", seed=next(SEEDS)))
     )
-    assert done.result is not None
     return str(done.result["ref"])
 
 
@@ -137,8 +136,7 @@ class TestSubmissions:
         def dropout_of(**given: Any) -> float:
             job = crew.writer.submit_training(f"{crew.space}/b", parent=sft.ref, data=data, **given)
             crew.writer.cancel_job(job.id)
-            found: float = job.view.request["spec"]["dropout"]
-            return found
+            return job.view.request["spec"]["dropout"]
 
         # What it is compared with drops nothing; whoever asks for it drops all the same.
         assert (dropout_of(), dropout_of(dropout=0.1)) == (0.0, 0.1)
@@ -146,7 +144,6 @@ class TestSubmissions:
         held = crew.hold(version=VERSION)
         crew.complete(held, training={"objective": "dpo", "reference": "parent"})
         version = crew.writer.get(f"{crew.space}/a@v1").info
-        assert version.training is not None
         assert (version.training["objective"], version.training["reference"]) == ("dpo", sft.ref)
         assert [(one.ref, one.relation) for one in version.parents] == [(sft.ref, "continued-from")]
         assert "training.reference" not in (version.reported or [])
@@ -173,9 +170,7 @@ class TestSubmissions:
 class TestVersions:
     def test_its_record_names_the_objective_and_the_labels(self, crew: Crew, labelled: Path) -> None:
         version = crew.writer.get(published(crew, labelled)).info
-        assert version.training is not None
         assert version.training["objective"] == "classify"
-        assert version.dataset is not None
         assert version.dataset.labels == LABELS
         assert version.lora.task_type == "SEQ_CLS"
         assert version.reported is not None

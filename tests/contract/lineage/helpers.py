@@ -95,7 +95,6 @@ class Maker:
             for target in held.targets
         ]
         done = self.complete(held, evaluations=results)
-        assert done.result is not None
         return [f"evaluation:{found}" for found in done.result["evaluations"]]
 
     def merge(self, ref: str) -> tuple[str, str]:

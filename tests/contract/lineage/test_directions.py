@@ -226,7 +226,6 @@ def test_each_is_in_the_record_in_lineage_and_in_search(world: World, maker: Mak
     maker.train(name, first, maker.adapter(), *others)
     ref = f"{name}@v1"
     dataset = versions.resolve(world.writer.transport, ref).dataset
-    assert dataset is not None
     assert dataset.sources is not None
     assert [(each.digest, each.weight) for each in dataset.sources] == [
         (view.digest, float(weight)) for weight, view in enumerate(views, start=1)

@@ -51,8 +51,7 @@ def http_postgres_s3(
 
 @pytest.fixture(scope="module", params=["embedded", "http_sqlite", "http_postgres_s3"])
 def world(request: pytest.FixtureRequest) -> World:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
+    found = registries.asked_for(request)
     found.admin.register_base(base_registration())
     return found
 
@@ -60,9 +59,7 @@ def world(request: pytest.FixtureRequest) -> World:
 @pytest.fixture(scope="module", params=["http_sqlite", "http_postgres_s3"])
 def guarded(request: pytest.FixtureRequest) -> World:
     """Registries that want a token."""
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
-    return found
+    return registries.asked_for(request)
 
 
 @pytest.fixture

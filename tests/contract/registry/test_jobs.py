@@ -109,9 +109,7 @@ class TestJobs:
         worker = quiet.worker
         job = writer.job(submit(writer, submission(name, rows)).id)
         held = claim(worker)
-        assert held is not None
         assert (held.job, held.attempt, held.datasets) == (job.id, 1, {rows.digest: "jsonl"})
-        assert held.base is not None
         assert held.base.location == f"hf://tests/tiny@{'0' * 40}"
         assert claim(worker) is None
         progress = Progress(phase="train", step=3, total=10, loss=2.5)
@@ -129,7 +127,6 @@ class TestJobs:
         }
         version = job.result()
         assert (version.ref, version.info.metrics) == (f"{name}@v1", {"loss": 1.25})
-        assert version.info.job is not None
         assert (version.info.job.id, version.info.job.attempt) == (job.id, 1)
         # The answer may be lost and the worker ask again: nothing more happens.
         assert complete(worker, held, version=body).result == done.result
@@ -146,7 +143,6 @@ class TestJobs:
         held = claim(quiet.worker)
         assert held is not None
         done = complete(quiet.worker, held, version=trained(quiet.worker, adapter, name, rows))
-        assert done.result is not None
         assert (done.result["ref"], done.result["existing"]) == (f"{name}@v1", True)
 
     def test_a_refused_result_leaves_the_job_to_its_worker(
@@ -174,7 +170,6 @@ class TestJobs:
         late = trained(worker, save_adapter(tmp_path / "late", next(SEEDS)), name, rows)
         let_leases_end()
         held = claim(worker, name="awake")
-        assert held is not None
         assert (held.job, held.attempt) == (job.id, 2)
         before = [event.seq for event in job.events()]
         with pytest.raises(StaleAttempt):
@@ -242,7 +237,6 @@ class TestJobs:
             held = quiet.impatient.claims.claim(
                 claim=ClaimRequest(worker=worker_info()), who=quiet.principal(Role.WORKER)
             )
-            assert held is not None
             assert held.attempt == attempt
             let_leases_end()
         assert claim(quiet.worker) is None
@@ -311,7 +305,6 @@ class TestJobs:
             row = session.scalars(select(Version).where(Version.digest == version.digest)).one()
             row.state = VersionState.DELETED
         held = claim(quiet.worker)
-        assert held is not None
         assert held.job == second.id
         with pytest.raises(JobFailed, match="was deleted") as caught:
             lost.wait(5)
@@ -338,7 +331,6 @@ class TestJobs:
         job = submit(writer, submission(name, rows))
         assert claim(quiet.worker, kinds=["merge", "evaluation"]) is None
         held = claim(quiet.worker, kinds=["training"])
-        assert held is not None
         assert held.job == job.id
 
     def test_cancelling_a_waiting_job_ends_it_at_once(
@@ -420,7 +412,6 @@ class TestJobs:
         data.write_text('{"text": "a"}\n')
         job = writer.submit_evaluation([f"{name}@latest", "base:tiny"], data=data)
         held = claim(quiet.worker)
-        assert held is not None
         assert [target.label for target in held.targets] == [version.ref, "base:tiny"]
         report = EvaluationReport(metrics={"loss": 1.5}, precision="float32", conditions=CONDITIONS)
 
@@ -453,7 +444,6 @@ class TestJobs:
         version = writer.push(adapter, name, base="tiny")
         job = writer.submit_merge(name)
         held = claim(quiet.worker)
-        assert held is not None
         assert held.targets[0].manifest == version.info.manifest
         model = tmp_path / "model.safetensors"
         model.write_bytes(name.encode() * 100)

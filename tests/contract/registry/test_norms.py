@@ -40,7 +40,6 @@ Q, V = (f"model.layers.0.self_attn.{name}_proj" for name in "qv")
 def test_a_version_has_the_norms_of_its_bytes(writer: Client, name: str, adapter: Path) -> None:
     version = writer.push(adapter, name, base="tiny")
     found = version.norms
-    assert found is not None
     assert (found.ref, found.digest, found.replaced) == (version.ref, version.digest, [])
     pulled = version.pull()
     truth = delta_norms(pulled, lora_of(json.loads((pulled / "adapter_config.json").read_text())))
@@ -56,8 +55,6 @@ def test_the_publishers_word_for_them_counts_for_nothing(writer: Client, name: s
     said = publication(writer, adapter, name, metrics={"norm": 0.0, "probe_logit_gap": 9.0}, tags={"norms": "none"})
     version = writer.call("POST", "/versions", Published, body=said).version
     found = writer.norms(version.ref)
-    assert found is not None
-    assert found.norms is not None
     assert min(norm or 0 for norm in found.norms.values()) > 0
 
 
@@ -65,8 +62,6 @@ def test_a_module_that_learnt_nothing_has_the_norm_zero(writer: Client, name: st
     tensors = lora_tensors(next(SEEDS))
     tensors["base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight"] *= -0.0
     found = writer.push(save_adapter(tmp_path / "one", tensors=tensors), name, base="tiny").norms
-    assert found is not None
-    assert found.norms is not None
     assert found.norms[V] == 0.0
     assert (found.norms[Q] or 0.0) > 0
 
@@ -78,7 +73,6 @@ def test_other_scales_of_the_same_bytes_are_other_norms(writer: Client, name: st
         config = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": alpha}))
         found = writer.push(folder, name, base="tiny").norms
-        assert found is not None
         norms.append(found.norms or {})
     assert np.divide([norms[1][module] for module in (Q, V)], [norms[0][module] for module in (Q, V)]) == pytest.approx(
         3
@@ -135,7 +129,6 @@ def test_nobody_takes_them_away_by_sending_the_same_bytes_otherwise(
             )
             with pytest.raises(VerificationFailed, match="disagree on rank"):
                 theirs.call("POST", "/versions", Published, body=said.model_copy(update={"lora": lora}))
-        assert version.norms is not None
         assert version.norms.norms == pytest.approx(delta_norms(version.pull(), version.info.lora).norms(), rel=1e-12)
 
 
@@ -160,7 +153,6 @@ def test_two_records_over_one_file_have_each_its_own(world: World, writer: Clien
         versions.append(writer.push(folder, name, base=f"experts-{name}"))
     for version in versions:
         truth = delta_norms(version.pull(), version.info.lora).norms()
-        assert version.norms is not None
         assert version.norms.norms == pytest.approx(truth, rel=1e-12)
 
 
@@ -168,8 +160,6 @@ def test_a_merge_is_given_them(world: World, writer: Client, name: str, adapter:
     version = writer.push(adapter, name, base="tiny")
     job = writer.submit_merge(version.ref)
     held = claim(world.worker, hint=job.id)
-    assert held is not None
-    assert version.norms is not None
     assert [target.delta_norms for target in held.targets] == [version.norms.norms]
     job.cancel()
 
@@ -221,5 +211,4 @@ def test_those_of_thousands_of_modules_come_by_turns_and_others_do_not_wait(
                 writer.push(adapter, f"{name}-again", base="tiny")
                 assert not waiting.done()
             found = waiting.result(60)
-        assert found is not None
         assert len(found.norms or {}) == 2600

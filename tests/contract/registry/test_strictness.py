@@ -325,7 +325,6 @@ class TestRoles:
         storage = http_sqlite.services.artifacts.storage
         (sent,) = names_of(storage, sha256)
         stored = storage.stat(sent)
-        assert stored is not None
         assert stored.size_bytes == size
 
     def test_signed_urls_are_the_only_way_to_bytes(self, guarded: World, adapter: Path, name: str) -> None:

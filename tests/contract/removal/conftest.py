@@ -38,8 +38,7 @@ def http_postgres_s3(tmp_path: Path, postgres_database: str, s3: S3Place) -> Ite
 @pytest.fixture(params=["embedded", "http_postgres_s3"])
 def world(request: pytest.FixtureRequest) -> World:
     """A registry that holds one base and nothing else."""
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
+    found = registries.asked_for(request)
     found.admin.register_base(base_registration())
     return found
 

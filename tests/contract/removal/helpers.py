@@ -17,8 +17,6 @@ from support.stored import names_of
 from registry.db.types import Model, utc_now
 from sdk.client import Client
 from sdk.objects import Version
-from sdk.pulling.transfer import hash_file
-from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.removal import GcReport, GcRequest
 
@@ -49,12 +47,6 @@ def publication(client: Client, folder: Path, name: str) -> Publication:
 
 def publish(client: Client, body: Publication) -> Published:
     return client.call("POST", "/versions", Published, body=body)
-
-
-def announce(client: Client, path: Path) -> UploadView:
-    sha256, size = hash_file(path)
-    body = UploadRequest(blobs=[BlobSpec(sha256=sha256, size_bytes=size)])
-    return client.call("POST", "/uploads", UploadView, body=body)
 
 
 def put_stray(world: World, content: bytes) -> str:

@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from contract.removal.helpers import CONFIG, WEIGHTS, age, announce, file_of, is_stored, nothing, put_stray, same
+from contract.removal.helpers import CONFIG, WEIGHTS, age, file_of, is_stored, nothing, put_stray, same
 from sqlalchemy import select
 from support.adapters import digest, lora_tensors, save_adapter
+from support.calls import announce
 from support.fixtures import Limits
 from support.people import SEEDS
 from support.registries import World

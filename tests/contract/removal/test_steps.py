@@ -15,7 +15,6 @@ from contract.removal.helpers import (
     WEIGHTS,
     WITHOUT_GRACE,
     age,
-    announce,
     file_of,
     is_stored,
     nothing,
@@ -25,6 +24,7 @@ from contract.removal.helpers import (
 )
 from sqlalchemy import select
 from support.adapters import base_registration, save_adapter
+from support.calls import announce
 from support.people import SEEDS
 from support.registries import World
 from support.stored import names_of

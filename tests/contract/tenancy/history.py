@@ -93,13 +93,11 @@ class _Drawn:
 
     def number(self, what: str) -> int:
         """Which base, dataset or adapter of the universe."""
-        found: int = self.pick(_NUMBERS[what])
-        return found
+        return self.pick(_NUMBERS[what])
 
     def how(self) -> str:
         """How a base is registered."""
-        found: str = self.pick((*HONEST, *HONEST, "on a hub") if self._random.random() < 0.6 else _TRICKS)
-        return found
+        return self.pick((*HONEST, *HONEST, "on a hub") if self._random.random() < 0.6 else _TRICKS)
 
 
 #: What is done, how often, and with what. Both tenants have all of it.

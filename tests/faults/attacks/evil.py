@@ -81,8 +81,7 @@ class Evil:
             path = self.path(".jsonl")
             path.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
             self.made["rows"] = self.client.add_data(path, namespace=SPACE).digest
-        digest: str = self.made["rows"]
-        return digest
+        return self.made["rows"]
 
     def register(self, path: Path, form: str, rows: int) -> str:
         """Register a file of rows that the SDK would refuse; return its digest."""

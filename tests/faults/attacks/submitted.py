@@ -64,8 +64,7 @@ def _claimed(evil: Evil, name: str, shapes: Mapping[str, list[int]], config: Map
     if name not in evil.made:
         said = base_registration(name, namespace=SPACE, tensors=shapes, config=config)
         evil.made[name] = evil.client.register_base(said).id
-    found: str = evil.made[name]
-    return found
+    return evil.made[name]
 
 
 def int8(evil: Evil) -> dict[str, Any]:

@@ -15,7 +15,6 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "docstrings"
 
 def load(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"docstrings_{name}", EXAMPLE / f"{name}.py")
-    assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

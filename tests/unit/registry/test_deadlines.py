@@ -7,22 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.clocks import Clock
 
 from registry.deadlines import ASK_AGAIN_S, CircuitBreaker, NoAnswer, Places
 from registry.errors import Unavailable
 from registry.pools import Pool
 
 POOL = Pool("it", waits="tests", at_once="1", item="a test", share="all", kept=False)
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

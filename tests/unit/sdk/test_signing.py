@@ -80,8 +80,7 @@ def forged(pair: Pair, statement: Any) -> str:
 
 def statement_of(bundle: str) -> dict[str, Any]:
     """What a bundle says."""
-    said: dict[str, Any] = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
-    return said
+    return json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
 
 
 class TestWhatHolds:

@@ -140,7 +140,6 @@ class TestReplaced:
         assert (works(db, first), works(db, second)) == (None, {"team": Role.WRITER})
         (entry,) = trail(db, "token.replace")
         assert (entry.actor, entry.subject, entry.namespace, entry.before) == ("ana", first.id, "team", {"name": "ci"})
-        assert entry.after is not None
         assert entry.after["replaced_by"] == second.id
 
     def test_or_after_an_overlap(self, db: Database) -> None:

@@ -28,8 +28,7 @@ from sdk.schemas.jobs import JobSubmission
 
 
 def services_of(app: FastAPI) -> Services:
-    services: Services = app.state.services
-    return services
+    return app.state.services
 
 
 def test_a_new_home_is_made_for_its_owner_alone(tmp_path: Path) -> None:

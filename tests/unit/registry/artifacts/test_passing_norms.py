@@ -94,7 +94,6 @@ def test_they_are_of_as_many_experts_as_the_record_says(tmp_path: Path) -> None:
             assert own.under(other) is None
             # Both are kept, whoever came first.
             both = WeightFacts.from_json(weight_facts(raw, other).beside(own.to_json()))
-            assert both is not None
             assert (both.under(one), both.under(other)) == (
                 own.model_copy(update={"others": both.others}),
                 weight_facts(raw, other),

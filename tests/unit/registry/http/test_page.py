@@ -55,7 +55,6 @@ def test_the_moves_of_versions_are_the_legal_ones() -> None:
 
 def test_the_roles_are_what_they_may_do() -> None:
     roles = re.search(r"^\| may \| (.*) \|$", PAGE, re.MULTILINE)
-    assert roles is not None
     names = [Role(name) for name in roles[1].split(" | ")]
     assert set(names) == set(Role)
     shown = {
@@ -94,7 +93,6 @@ def test_the_actions_of_the_audit_trail_are_those_that_are_recorded() -> None:
 )
 def test_the_numbers_are_those_of_the_code(said: str, meant: float) -> None:
     found = re.search(said, PAGE.replace("\n", " "))
-    assert found is not None
     assert float(found[1]) == meant
 
 

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from support.clocks import Clock
 
 from registry.app.services import Services
 from registry.http.refusals import Refusals
 from registry.monitoring.service import Metrics
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_each_whom_it_is_about_is_told_of_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:

@@ -352,7 +352,6 @@ class TestEndings:
         with subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / "held.jsonl")], stdout=subprocess.PIPE, text=True
         ) as server:
-            assert server.stdout is not None
             child = int(server.stdout.readline())
             wait_until(lambda: bool(forked(child)))
             left = [child, *forked(child)]

@@ -104,8 +104,7 @@ def _value(node: ast.expr, values: dict[str, ast.expr]) -> ast.expr:
 def _path(node: ast.expr) -> str:
     if isinstance(node, ast.JoinedStr):
         return "".join("{}" if isinstance(part, ast.FormattedValue) else ast.literal_eval(part) for part in node.values)
-    path: str = ast.literal_eval(node)
-    return path
+    return ast.literal_eval(node)
 
 
 def _keys(node: ast.expr, annotations: dict[str, str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory, folders: Path) -> Iterato
         yield client
 
 
-class _Opened:
-    def __init__(self, client: Client) -> None:
-        self.client = client
-
-    def __enter__(self) -> Client:
-        return self.client
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, registry: Client) -> Any:
     for module in (command, catalog):
-        monkeypatch.setattr(module, "open_client", lambda: _Opened(registry))
+        monkeypatch.setattr(module, "open_client", lambda: nullcontext(registry))
     return lambda *args: CliRunner().invoke(compat_command, list(args))
 
 
@@ -95,7 +85,7 @@ def test_json_and_quiet(run: Any, registry: Client) -> None:
 
 def test_a_folder_needs_no_registry(monkeypatch: pytest.MonkeyPatch, folders: Path, tmp_path: Path) -> None:
     client = Client(f"local:{tmp_path / 'none'}")
-    monkeypatch.setattr(command, "open_client", lambda: _Opened(client))
+    monkeypatch.setattr(command, "open_client", lambda: nullcontext(client))
     monkeypatch.chdir(folders)
     done = CliRunner().invoke(compat_command, ["./plain", "--base", "./base", "--engine", "vllm"])
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "vllm 0.33.0: yes")

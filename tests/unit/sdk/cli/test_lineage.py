@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -200,12 +201,6 @@ class Registry:
         self.found = found
         self.asked: dict[str, Any] = {}
 
-    def __enter__(self) -> Registry:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def lineage(self, of: str, **given: Any) -> Lineage:
         self.asked = {"of": of, **given}
         return self.found
@@ -213,7 +208,7 @@ class Registry:
 
 def run(monkeypatch: pytest.MonkeyPatch, found: Lineage, *args: str) -> tuple[Registry, Any]:
     registry = Registry(found)
-    monkeypatch.setattr(command, "open_client", lambda: registry)
+    monkeypatch.setattr(command, "open_client", lambda: nullcontext(registry))
     return registry, CliRunner().invoke(lineage_command, list(args))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,19 +21,13 @@ class _Client:
     def __init__(self, job: Any) -> None:
         self._job = job
 
-    def __enter__(self) -> _Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def submit_merge(self, ref: str, **given: Any) -> Any:
         return self._job
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, **about: Any) -> Any:
     job = SimpleNamespace(**{"id": "j1", "view": SimpleNamespace(subject="a@v1"), "error": None, **about})
-    monkeypatch.setattr(command, "open_client", lambda: _Client(job))
+    monkeypatch.setattr(command, "open_client", lambda: nullcontext(_Client(job)))
     monkeypatch.setattr(command, "watch_all", lambda jobs: None)
     return CliRunner().invoke(merge_command, arguments)
 

@@ -454,5 +454,4 @@ def test_as_many_scores_as_a_line_has_room_for() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["team/code-review@v1", "team/code-review@v2"]
     shown = [name for name in names if name.replace("_", " ").upper() in lines[0]]
     assert shown[:2] == ["loss", "perplexity"]
-    assert left_out is not None
     assert {*shown, *left_out.removeprefix("--format json also has ").split(", ")} >= set(names) - {"rouge_l"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import tiny
 
 import sdk.worker_program
 from sdk.client import Client
@@ -20,6 +21,12 @@ def client(tmp_path: Path) -> Iterator[Client]:
     client = Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache")
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with tied embeddings."""
+    return tiny.save_llama(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ import torch
 from support import random_loras, tiny
 from support.processes import environment, run
 from support.random_loras import RandomLora
+from support.trainings import names_in as left
 from support.waiting import wait_until
+from support.workplace import is_alive
 
 import sdk.worker_program
 from sdk.client import Client
@@ -26,12 +28,6 @@ from sdk.errors import AdapterctlError, Conflict, InvalidBase, InvalidInput, Not
 from sdk.lora import gguf_models
 from sdk.schemas.export import ExportRequest
 from sdk.schemas.wire import read_json
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama with tied embeddings."""
-    return tiny.save_llama(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +39,6 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     random_loras.save(made, base, folder, seed=1, input_ids=torch.tensor([[5, 6]]))
     return folder
-
-
-def left(folder: Path) -> list[str]:
-    """Return what lies in a folder."""
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.slow
@@ -258,7 +249,6 @@ def test_a_modelfile_beside_it(client: Client, base: Path, adapter: Path, tmp_pa
         client.export(adapter, tmp_path / "c.gguf", base=base, modelfile=True, ollama_base="x")
     assert {path.name for path in tmp_path.iterdir()} & {"b.gguf", "c.gguf", "b.Modelfile"} == set()
     whole = client.export(base, tmp_path / "m.gguf", modelfile=True)
-    assert whole.modelfile is not None
     assert whole.modelfile.read_text().splitlines()[-1] == "FROM ./m.gguf"
     with pytest.raises(InvalidInput, match="needs no base in Ollama"):
         client.export(base, tmp_path / "n.gguf", modelfile=True, ollama_base="x")
@@ -301,7 +291,7 @@ def test_a_command_that_is_ended_takes_its_program_along(
         program = int(_soon(lambda: (out / "pid").read_text()))
         command.send_signal(number)
         assert command.wait(20) == -number
-    _soon(lambda: _gone(program))
+    _soon(lambda: not is_alive(int(program)))
     if number is not signal.SIGKILL:
         assert left(out) == ["pid"]
 
@@ -314,13 +304,6 @@ def _soon(ask: Callable[[], Any]) -> Any:
             return ask()
 
     return wait_until(said, "nothing happened in time", 30)
-
-
-def _gone(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_what_a_program_did_not_expect_has_its_own_sentence(

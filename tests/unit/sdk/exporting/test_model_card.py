@@ -35,8 +35,7 @@ HOSTILE = [
 
 def data_of(text: str) -> dict[str, Any]:
     """Return what the Hub's library reads in a card."""
-    found: dict[str, Any] = ModelCard(text).data.to_dict()
-    return found
+    return ModelCard(text).data.to_dict()
 
 
 def test_a_merged_model_is_described() -> None:

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support import merges, tiny
 from support.processes import environment, run
+from support.trainings import names_in as left
 
 import sdk.worker_program
 from sdk.client import Client
@@ -25,12 +26,6 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama."""
-    return tiny.save_llama(tmp_path_factory.mktemp("base") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter with a pattern."""
     return merges.save_adapter(base, tmp_path_factory.mktemp("adapter") / "plain", **SETTINGS)
@@ -40,11 +35,6 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dora(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DoRA."""
     return merges.save_adapter(base, tmp_path_factory.mktemp("dora") / "dora", **SETTINGS, use_dora=True)
-
-
-def left(folder: Path) -> list[str]:
-    """Return what lies in a folder."""
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.slow

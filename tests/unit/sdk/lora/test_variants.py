@@ -64,7 +64,6 @@ def test_what_a_base_can_not_be_trained_with_is_said(
     shapes: dict[str, list[int]], options: dict[str, Any], param: str, said: str
 ) -> None:
     unfit = unfit_options(TrainingSpec(**options), shapes, {})
-    assert unfit is not None
     assert unfit.param == param
     assert said in unfit.said
 
@@ -119,7 +118,6 @@ def test_what_is_beside_the_targets_is_said_where_the_config_says_the_modules(
     options: dict[str, Any], param: str, said: str
 ) -> None:
     unfit = unfit_options(TrainingSpec(**options), LLAMA, CONFIG)
-    assert unfit is not None
     assert (unfit.param, said in unfit.said) == (param, True), unfit
     # The model's own names are only known to the worker.
     assert unfit_options(TrainingSpec(**options), LLAMA, {**CONFIG, "model_type": "strange"}) is None

@@ -414,7 +414,6 @@ def test_what_another_process_holds_stays(what: str, shop: Shop) -> None:
     name = contents.digest if what == "version" else "filling"
     command = [sys.executable, "-c", HOLD, str(shop.cache.root), name, "shared"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         gone, held = _prune(shop, keep=0)
         assert (gone, held) == (([], [contents.digest]) if what == "version" else ([contents.digest], []))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.packages import pack
 from support.small import write_adapter
 
 from registry.artifacts.admission.inspection import inspect_config
 from sdk.errors import InvalidInput
 from sdk.pushing.expand_patterns import adapted_modules, expand
-from sdk.pushing.pack import Package, pack_adapter
 
 #: As Unsloth and ms-swift write them; `re` may take them, but in how long nobody can say.
 UNSLOTH = (
@@ -59,13 +59,6 @@ def trained(folder: Path, **said: Any) -> Path:
             torch.nn.init.normal_(parameter)
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
-
-
-def pack(folder: Path, staging: Path, **options: Any) -> Package:
-    staging.mkdir(exist_ok=True)
-    return pack_adapter(
-        folder, base_id="org/base", base_revision="c" * 40, base_fingerprint="f" * 64, staging=staging, **options
-    )
 
 
 def effect(folder: Path) -> dict[str, tuple[list[list[float]], int, float]]:

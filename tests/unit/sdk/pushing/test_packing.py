@@ -12,23 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.packages import config_of, pack
 from support.small import write_adapter
 
 from registry.artifacts.admission.inspection import inspect_config
 from sdk.errors import AdapterctlError, InvalidInput, NotFound
 from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
-from sdk.pushing.pack import Package, pack_adapter
+from sdk.pushing.pack import pack_adapter
 from sdk.schemas.lora_config import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
-
-
-def pack(folder: Path, staging: Path) -> Package:
-    staging.mkdir(exist_ok=True)
-    return pack_adapter(folder, base_id="org/base", base_revision="c" * 40, base_fingerprint="f" * 64, staging=staging)
-
-
-def config_of(staging: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((staging / "adapter_config.json").read_text())
-    return found
 
 
 def test_equal_adapters_have_equal_bytes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.packages import config_of, pack
 from support.small import write_adapter
 
 from registry.artifacts.admission.inspection import inspect_config
@@ -18,18 +19,7 @@ from registry.errors import Verification
 from sdk.errors import InvalidInput
 from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
 from sdk.lora.adapter_config import lora_of
-from sdk.pushing.pack import Package, pack_adapter
 from sdk.schemas.lora_config import LoraConfig
-
-
-def pack(folder: Path, staging: Path) -> Package:
-    staging.mkdir(exist_ok=True)
-    return pack_adapter(folder, base_id="org/base", base_revision="c" * 40, base_fingerprint="f" * 64, staging=staging)
-
-
-def config_of(staging: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((staging / "adapter_config.json").read_text())
-    return found
 
 
 def saved_by_peft(folder: Path, **settings: Any) -> Path:

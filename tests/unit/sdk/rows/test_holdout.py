@@ -89,7 +89,6 @@ def test_the_share_is_kept_and_the_seed_chooses() -> None:
     chosen = []
     for seed in range(3):
         sides = split(rows, HoldOut(0.1, seed))
-        assert sides is not None
         assert len(sides[1]) == 20
         chosen.append(frozenset(row.where for row in sides[1]))
     assert len(set(chosen)) == 3
@@ -123,7 +122,6 @@ def test_the_training_has_every_label(labels: list[str], share: float, seed: int
 def test_a_group_larger_than_the_share_is_held_out_only_where_all_are() -> None:
     values = [{"text": f"{group} {number}", "group": group} for group in "abc" for number in range(ord(group) - 90)]
     sides = split(rows_of(values, group_by="group"), HoldOut(0.1, by="group"))
-    assert sides is not None
     assert {row.group for row in sides[1]} == {"a"}
 
 

@@ -50,7 +50,6 @@ def test_a_pid_file_names_its_process_until_that_ends(
     (tmp_path / "x.pid").write_text(Identity.of(process.pid, "mark").text)
     found = Identity.read(tmp_path / "x.pid")
     assert found == Identity.of(process.pid, "mark")
-    assert found is not None
     assert found.is_alive
     assert found.send(signal.SIGKILL)
     # It stays as a zombie until it is waited for, and has ended all the same.

@@ -62,7 +62,6 @@ def test_a_connection_is_its_process_s_and_goes_to_one_port(port: int) -> None:
     client = subprocess.Popen(command, stdout=subprocess.PIPE)
     other = subprocess.Popen([sys.executable, "-c", SLEEP])
     try:
-        assert client.stdout is not None
         assert client.stdout.readline() == b"connected\n"
         assert is_connected(client.pid, port)
         assert not is_connected(client.pid, free_ports(1)[0])

@@ -285,7 +285,6 @@ class TestWarmChild:
     def test_one_waits_and_is_used_once(self, tmp_path: Path) -> None:
         warm_child = WarmChild(warm=True, program=("-c", PATIENT))
         warm_child.prepare()
-        assert warm_child._child is not None
         waiting = warm_child._child.pid
         # Another is not made while one waits.
         warm_child.prepare()
@@ -301,7 +300,6 @@ class TestWarmChild:
         warm_child = WarmChild(warm=True, program=("-c", PATIENT))
         warm_child.prepare()
         waiting = warm_child._child
-        assert waiting is not None
         process = waiting._process
 
         @contextmanager
@@ -326,7 +324,6 @@ class TestWarmChild:
     ) -> None:
         warm_child = WarmChild(warm=True, program=("-c", PATIENT))
         warm_child.prepare()
-        assert warm_child._child is not None
         os.kill(warm_child._child.pid, signal.SIGKILL)
         wait_until(lambda: warm_child._child is not None and warm_child._child.has_ended, lambda: "it goes on")
         assert self.carry_out(warm_child, tmp_path / "job")[1] is False
@@ -335,7 +332,6 @@ class TestWarmChild:
     def test_it_ends_when_it_is_not_wanted(self) -> None:
         warm_child = WarmChild(warm=True, program=("-c", PATIENT))
         warm_child.prepare()
-        assert warm_child._child is not None
         pid = warm_child._child.pid
         warm_child.end()
         assert not is_alive(pid)

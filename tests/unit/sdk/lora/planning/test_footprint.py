@@ -74,7 +74,6 @@ def test_bitsandbytes_has_8_bits_in_as_many_bytes_and_a_plan_says_so() -> None:
     assert eight["packed"] == sum(out * into + 4 * out for out, into in LLAMA.linear.values())
     assert four["kept"] == eight["kept"]
     found = PlannedTraining(configs.LLAMA_2_7B, {}, TrainingSpec(quant_type="int8")).forecast().card
-    assert found is not None
     assert [part.size_bytes for part in found.parts if part.name == "weights in 8 bits"] == [eight["packed"]]
 
 

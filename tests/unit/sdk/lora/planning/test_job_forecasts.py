@@ -27,7 +27,6 @@ def on_card(config: dict[str, Any], **options: Any) -> Forecast:
 
 
 def sizes(forecast: Forecast | None) -> dict[str, int]:
-    assert forecast is not None
     return {part.name: part.size_bytes for part in forecast.parts}
 
 
@@ -42,7 +41,6 @@ def test_a_job_takes_what_its_plan_says(name: str, method: Any) -> None:
 
 def test_what_a_machine_without_a_card_needs_is_in_one_place() -> None:
     found = PlannedTraining(configs.LLAMA_2_7B, {}, TrainingSpec()).forecast()
-    assert found.machine is not None
     assert {part.where for part in found.machine.parts} == {"machine"}
     assert found.machine.needed_bytes == sum(sizes(found.machine).values())
     assert "CUDA context" not in sizes(found.machine)

@@ -66,7 +66,6 @@ def test_an_adapters_preferences_are_over_the_rows_that_have_them(base: Path, ad
     rejected = scores(base, ROWS[1:], tmp_path / "rejected", adapter)
     assert found.metrics["rejected_loss"] == pytest.approx(rejected.metrics["rejected_loss"], rel=1e-6)
     assert (found.metrics["rejected_loss_rows"], found.metrics["rows"], found.metrics["failed_rows"]) == (4, 4, 1)
-    assert found.conditions is not None
     assert found.conditions.failed == {
         "loss": digest_of([4]),
         "rejected_loss": digest_of([0]),
@@ -87,7 +86,6 @@ def test_scores_that_no_row_has_are_left_out(base: Path, adapter: Path, tmp_path
     found = scores(base, ROWS[:1], tmp_path / "none", adapter)
     assert not found.metrics.keys() & set(OF_PREFERENCES)
     assert found.metrics["rows"] == 1
-    assert found.conditions is not None
     assert set(found.conditions.failed) == set(OF_PREFERENCES)
 
 

@@ -142,7 +142,6 @@ def test_rows_and_totals_are_those_of_a_training(base: Path) -> None:
     assert [text.row for text in found.rows] == [1, 2]
     assert (found.shape, found.loss_on, found.max_length, found.file_rows) == ("messages", "assistant", 64, 3)
     assert found.rows[1].tokens == 64
-    assert found.totals is not None
     assert (found.totals.samples, found.totals.rows_cut, found.totals.rows_dropped) == (3, 1, 0)
     assert found.rendering.methods == {"prefix": 3}
     (third,) = preview(ask(base, rows, row=3)).rows
@@ -173,7 +172,6 @@ def test_a_long_text_is_shown_in_the_pieces_that_are_learnt(llama_base: Path, tm
     found = preview(asked)
     assert len(found.rows) > 1
     assert {(text.row, text.cut_tokens) for text in found.rows} == {(1, 0)}
-    assert found.totals is not None
     assert (found.totals.samples, found.totals.rows_cut) == (len(found.rows), 0)
     # Each piece begins with the token that the one before ends with.
     learnt = "".join(text.supervised_text for text in found.rows).removesuffix("<|end|>")

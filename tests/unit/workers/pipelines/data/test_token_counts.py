@@ -105,7 +105,6 @@ def test_what_a_base_can_not_be_trained_on_is_named(llama_base: Path, write_json
 
 def test_an_audit_over_a_base_counts_them_in_a_process_of_its_own(llama_base: Path, pairs: Path) -> None:
     audit = sdk.check_data(pairs, base=llama_base, max_length=24, sample=6)
-    assert audit.tokens is not None
     assert audit.tokens == counted(llama_base, pairs, rows=12, sample=6, max_length=24).model_copy(
         update={"too_long": audit.tokens.too_long}
     )

@@ -32,8 +32,7 @@ def export(adapter: Path, out: Path, **asked: Any) -> PlainLoraReport:
 
 def config(folder: Path) -> dict[str, Any]:
     """Return what its configuration says."""
-    said: dict[str, Any] = json.loads((folder / "adapter_config.json").read_bytes())
-    return said
+    return json.loads((folder / "adapter_config.json").read_bytes())
 
 
 def updates(base: Path, adapter: Path) -> dict[str, torch.Tensor]:

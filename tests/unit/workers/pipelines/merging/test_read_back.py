@@ -320,7 +320,6 @@ class TestPrompts:
 
     def test_where_memory_is_short_they_are_left_out_and_said_to_be(self, tmp_path: Path) -> None:
         report = run(make("llama", "plain", tmp_path), tmp_path / "out")
-        assert report.read_back is not None
         assert report.read_back.prompts == "not run: memory"
         assert not {name for name in report.metrics if "logit" in name}
         assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -343,7 +342,6 @@ class TestPrompts:
         free_memory(2**40)
         monkeypatch.setattr(module, what, fail)
         report = run(make("llama", "plain", tmp_path), tmp_path / "out")
-        assert report.read_back is not None
         assert report.read_back.prompts == "not run: memory"
         assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -427,7 +425,6 @@ def test_tokens_that_the_model_has_no_rows_for_are_left_out_of_the_texts(
     assert max(tokenizer("budget")["input_ids"]) >= 300
     tokenizer.save_pretrained(made.base)
     report = run(made, tmp_path / "out")
-    assert report.read_back is not None
     assert report.read_back.prompts == "run"
     assert report.metrics["logit_kl_original"] < 1e-6
 

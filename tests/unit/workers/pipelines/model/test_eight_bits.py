@@ -83,7 +83,6 @@ def test_it_trains_and_is_scored_as_it_was_trained(
     report = run(bases["llama"], rows, tmp_path / "out", **options)
     assert report.training["base_weights"] == held
     assert report.quantization == QuantizationRecipe.model_validate_json(report.quantization.model_dump_json())  # type: ignore[union-attr]
-    assert report.quantization is not None
     assert (report.quantization.type, report.quantization.skipped_modules) == ("int8", ["lm_head"])
     assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]
     assert report.metrics["base_int8_parameters"] > 0

@@ -152,7 +152,6 @@ def test_adapters_of_one_form_are_wrapped_around_a_base_once(
 def test_a_changed_weight_that_no_fixed_text_reads_is_seen(base: Path) -> None:
     shared = SharedBase()
     put_on(shared, base, None)
-    assert shared._bare is not None
     model = shared._bare.loaded.model
     unread = set(range(model.config.vocab_size)) - set(fixed_texts(model)[0].tolist())
     with torch.no_grad():
@@ -167,7 +166,6 @@ def test_a_base_is_checked_once_for_each_that_is_put_on(
     shared, checks = SharedBase(), list[bool]()
     put_on(shared, base, adapters["lora"])
     bare = shared._bare
-    assert bare is not None
     real = bare.is_as_loaded
 
     def check() -> bool:
@@ -291,8 +289,7 @@ def test_a_target_that_can_not_be_scored_loses_its_own_scores_alone(
         def crash(**given: Any) -> EvaluationReport:
             if given["adapter"] == broken:
                 raise ZeroDivisionError("by an adapter")
-            found: EvaluationReport = real(**given)
-            return found
+            return real(**given)
 
         monkeypatch.setitem(carry_out.__globals__, "evaluate", crash)
     first, failed, last = carry_out(
@@ -372,7 +369,6 @@ def test_conditions_say_what_was_held(base: Path, pairs: Path, written: Path, ho
     (text,) = carry_out(order(written, item(base, None)), host).outcomes
     assert isinstance(scored, EvaluationReport)
     assert isinstance(text, EvaluationReport)
-    assert scored.conditions is not None
     assert text.conditions is not None
     assert (scored.conditions.loss_on, scored.conditions.generated_rows, scored.conditions.max_new_tokens) == (
         "completion",
@@ -384,8 +380,6 @@ def test_conditions_say_what_was_held(base: Path, pairs: Path, written: Path, ho
     assert set(scored.conditions.metrics) == {"words", "rouge-score", "sacrebleu"}
     (packed,) = carry_out(order(pairs, item(base, None, QuantizationRecipe(double_quant=False))), host).outcomes
     assert isinstance(packed, EvaluationReport)
-    assert packed.conditions is not None
-    assert packed.conditions.quantization is not None
     assert packed.conditions.quantization["double_quant"] is False
     assert scored.conditions.quantization is None
     # Nothing was generated, so nothing that governs it matters.

@@ -118,12 +118,10 @@ def test_a_row_without_a_loss_is_in_no_score_and_each_says_so(
     monkeypatch.setattr(labels, "guesses", some_nan)
     found = score(made, made.folder / "heldout.jsonl", rows_to=tmp_path)
     names = ("loss", "accuracy", "macro_f1", "expected_calibration_error")
-    assert found.conditions is not None
     assert found.conditions.failed == dict.fromkeys(names, digest_of([2, 7]))
     assert (found.metrics["rows"], found.metrics["failed_rows"]) == (22, 2)
     assert [found.metrics[f"{name}_rows"] for name in names[1:]] == [22, 22, 22]
     assert not any(f"{name}_rows" in whole.metrics for name in names)
-    assert found.rows is not None
     with (tmp_path / row_file_name(found.rows.digest)).open("rb") as file:
         sums = summed(read_rows(file)).totals()
     assert list(differences(found.rows, found, sums)) == []
@@ -147,7 +145,6 @@ def test_several_share_one_base_and_score_as_each_alone(made: Trained, tmp_path:
 def test_each_row_has_its_label_and_how_sure_plain_transformers_is(made: Trained, tmp_path: Path) -> None:
     data = made.folder / "heldout.jsonl"
     report = score(made, data, rows_to=tmp_path, batch_size=5)
-    assert report.rows is not None
     with (tmp_path / row_file_name(report.rows.digest)).open("rb") as file:
         rows = list(read_rows(file))
     given = [json.loads(line) for line in data.read_text().splitlines()]
@@ -171,11 +168,9 @@ def test_each_row_has_its_label_and_how_sure_plain_transformers_is(made: Trained
     gaps = (abs(sum(hit for _, hit in one) - sum(sure for sure, _ in one)) for one in bins.values())
     assert report.metrics["expected_calibration_error"] == pytest.approx(sum(gaps) / len(rows), abs=1e-9)
     silent = score(made, data, rows_to=tmp_path, keep_samples=0)
-    assert silent.rows is not None
     with (tmp_path / row_file_name(silent.rows.digest)).open("rb") as file:
         assert all(row.expected is row.prediction is None and row.confidence is not None for row in read_rows(file))
     # Its bare base has no labels, so nothing is measured against it.
-    assert report.conditions is not None
     assert report.conditions.general_texts is None
     assert "general_kl" not in report.metrics
 

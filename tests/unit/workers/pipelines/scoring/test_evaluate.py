@@ -144,13 +144,11 @@ def test_rows_that_are_too_long_are_counted_and_told_by_number(
     report = evaluate(llama_base, data := write_jsonl(rows), spec, rows_to=tmp_path)
     names = ("rows", "failed_rows", "unscored_rows", "shortened_rows")
     assert [report.metrics[name] for name in names] == [3, 0, 1, 1]
-    assert report.rows is not None
     with (tmp_path / row_file_name(report.rows.digest)).open("rb") as file:
         kept = list(stored_rows(file))
     assert [(row.row, row.unscored, row.loss_sum is None) for row in kept] == [
         (0, None, False), (1, "too_long", True), (2, None, False), (3, None, False),
     ]  # fmt: skip
-    assert report.conditions is not None
     assert report.conditions.failed == {}
     # A record that does not say so is computed again, and one that does is taken.
     silent = sorted(report.metrics.keys() - {"unscored_rows", "shortened_rows"})
@@ -182,7 +180,6 @@ def test_prompts_that_are_cut_for_their_answers_are_counted(
     found = evaluate(base, data, many)
     assert (found.metrics["shortened_prompt_rows"], found.metrics["rows"]) == (1, 2)
     assert "shortened_rows" not in found.metrics
-    assert found.conditions is not None
     assert found.conditions.prompt_tokens == max(prompts) - 1
     # A record that does not say so is computed again.
     silent = sorted(found.metrics.keys() - {"shortened_prompt_rows"})
@@ -266,7 +263,6 @@ def test_generation_stops_at_the_end_of_turn_that_was_learnt(
     turns = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
     data = write_jsonl([{"messages": turns}] * 8)
     report = run_training(base, data, tmp_path / "adapter", spec=LEARNING)
-    assert report.rendering is not None
     assert report.rendering.stop_ids == [load_tokenizer(llama_base).eos_token_id]
     spec = SPEC.model_copy(update={"max_new_tokens": 20})
     scored = evaluate(base, data, spec, adapter=tmp_path / "adapter")

@@ -34,8 +34,7 @@ def making() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def folders(making: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    found: tuple[Path, Path] = making.make(tmp_path_factory.mktemp("lm-eval"))
-    return found
+    return making.make(tmp_path_factory.mktemp("lm-eval"))
 
 
 def scored(folders: tuple[Path, Path], data: Path, out: Path) -> list[RowScore]:

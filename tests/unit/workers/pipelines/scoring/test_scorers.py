@@ -71,7 +71,6 @@ def test_the_example_of_the_documentation_scores_each_row(
     assert report.metrics["scorer.politeness.words"] == pytest.approx(
         sum(row.scores["scorer.politeness.words"] for row in scored) / 3
     )
-    assert report.conditions is not None
     assert report.conditions.metrics["scorer.politeness"] == "house-scorers 1.0"
     assert report.conditions.failed == {}
 
@@ -92,7 +91,6 @@ def test_one_of_several_that_is_not_here_loses_only_its_own_scores(
     assert "scorer.rudeness" not in report.metrics
     assert report.metrics["scorer.rudeness_rows"] == 0
     assert report.scorer_errors["rudeness"].startswith("NoScorerError: This worker has no scorer 'rudeness'")
-    assert report.conditions is not None
     assert report.conditions.metrics["scorer.rudeness"] == "none"
     assert report.conditions.failed.keys() == {"scorer.rudeness"}
 

@@ -130,7 +130,6 @@ def test_a_head_is_never_quantised_and_is_trained_in_float32(
     base = base_of(folder, kind)
     spec = SPEC.model_copy(update={"method": "qlora", "max_steps": 25})
     report = trained(folder, base, tmp_path / "out", spec)
-    assert report.quantization is not None
     assert report.quantization.skipped_modules == report.lora.modules_to_save
     assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]
     classes = Classes(tuple(NAMES), pad_token_id=1)
@@ -149,7 +148,6 @@ def test_a_base_that_is_stored_in_4_bits_gets_a_head_that_is_not(folder: Path, t
     spec = SPEC.model_copy(update={"method": "qlora", "targets": "attention", "max_steps": 15})
     report = trained(folder, base, tmp_path / "out", spec)
     assert report.metrics["eval_accuracy"] > 0.6
-    assert report.quantization is not None
     assert report.quantization.skipped_modules == ["score"]
     classes = Classes(tuple(NAMES), pad_token_id=1)
     loaded = load_base(base, Device("cpu", "cpu", "bfloat16"), quantization=None, classes=classes)
@@ -285,7 +283,6 @@ def test_a_preview_shows_the_tokens_and_the_label_of_the_training(folder: Path, 
     about = {"base": str(base_of(folder, "bert")), "data": str(data), "day": "2026-03-04", "max_length": 8}
     found = preview(PreviewRequest(loss_on=None, rows=2, **about))
     assert (found.shape, found.loss_on, found.labels) == ("text-label", "label", ["tool", "weather"])
-    assert found.totals is not None
     assert (found.totals.samples, found.totals.supervised_tokens, found.totals.rows_cut) == (2, 2, 1)
     first, second = found.rows
     assert (first.text, first.label, first.tokens) == ("[CLS] rain and fog and hail and [SEP]", "weather", 8)

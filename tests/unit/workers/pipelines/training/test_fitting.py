@@ -76,8 +76,7 @@ def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: 
 
 
 def matrices(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = load_file(folder / "adapter_model.safetensors")
-    return found
+    return load_file(folder / "adapter_model.safetensors")
 
 
 def require_close(ours: Path, theirs: Path) -> None:
@@ -205,7 +204,6 @@ def test_a_training_that_goes_on_takes_up_the_rung_it_was_on(
         Short(patched, micro_rows=1)
         broken = train(llama_base, pair_file, tmp_path / "broken", checkpoints=kept(tmp_path / "kept"))
     record = Record.model_validate_json((tmp_path / "kept" / "step-00000002" / "record.json").read_bytes())
-    assert record.fit is not None
     assert record.fit.micro_rows == 1
     # There is memory enough now, and yet the bytes are those of the one that did not stop.
     resume = kept(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")

@@ -61,15 +61,12 @@ def test_with_rows_as_long_as_they_may_be_it_is_the_one_of_the_submit(loaded: An
     for kind, expected in (("cpu", submitted.machine), ("cuda", submitted.card)):
         chunk = chunk_tokens(loaded.model.config.vocab_size, kind)
         found = forecast(given(64, 64, 64, kind=kind), loaded, fit(checkpointing=True, chunk_tokens=chunk))
-        assert found is not None
-        assert expected is not None
         assert found.model_dump() == expected.model_dump()
 
 
 def test_it_goes_by_the_longest_rows_and_by_what_is_learnt_of_them(loaded: Any) -> None:
     def parts(*lengths: int, **known: Any) -> dict[str, int]:
         found = forecast(given(*lengths, **known), loaded, fit(chunk_tokens=None))
-        assert found is not None
         return {part.name: part.size_bytes for part in found.parts}
 
     long, short = parts(64, 64, 8), parts(8, 8, 64)
@@ -101,7 +98,6 @@ def test_what_a_process_has_in_memory_is_measured() -> None:
 def test_of_a_card_the_allocator_does_not_count_the_context(loaded: Any) -> None:
     made = forecast(given(8, kind="cuda"), loaded, fit())
     fitting: Any = SimpleNamespace(fit=fit(), steps=[])
-    assert made is not None
     assert forecast_bytes(given(8, kind="cuda"), loaded, fitting) == made.card_bytes - CONTEXT_BYTES
     # Where memory ran out, the peak is that of what was given up.
     fitting.steps.append("step 3: 1 rows a pass")
@@ -113,7 +109,6 @@ def test_what_is_quantised_and_made_wide_is_held_in_16_bits(loaded: Any) -> None
     for held in ("packed", "wide"):
         base = SimpleNamespace(model=loaded.model, dtype="bfloat16", held=held)
         found = forecast(given(8, spec=TrainingSpec()), base, fit())
-        assert found is not None
         sizes[held] = {part.name for part in found.parts if "weights" in part.name}
     assert sizes == {"packed": {"weights in 4 bits", "weights in 16 bits"}, "wide": {"weights"}}
 

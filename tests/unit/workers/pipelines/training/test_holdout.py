@@ -37,7 +37,6 @@ def inputs(base: Path, data: Path, **options: Any) -> Inputs:
 
 def said(given: Inputs, side: Tokenised | None) -> list[str]:
     """What the examples of a side say, read off their tokens."""
-    assert side is not None
     return [given.tokenizer.decode(example.input_ids, skip_special_tokens=True) for example in side.examples]
 
 
@@ -45,7 +44,6 @@ def test_what_is_held_out_is_scored_recorded_and_never_trained_on(
     llama_base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     given = inputs(llama_base, pairs)
-    assert given.held_out is not None
     assert (len(given.rows.examples), len(given.held_out.examples)) == (9, 3)
     trained, held = set(said(given, given.rows)), set(said(given, given.held_out))
     assert trained.isdisjoint(held)
@@ -95,7 +93,6 @@ def test_groups_stay_whole_and_each_label_is_learnt(llama_base: Path, write_json
     rows[0]["label"] = "only here"
     given = inputs(llama_base, write_jsonl(rows), holdout_by="by", targets="attention")
     assert given.held_out is not None
-    assert given.classes is not None
     assert given.classes.names == ("only here", "x", "y", "z")
     assert sorted(example.labels for example in given.held_out.examples) == [[1], [2], [3]]
     with pytest.raises(PipelineError, match="each row is the only one with its label"):
@@ -199,6 +196,5 @@ def test_a_preview_shows_and_counts_the_rows_that_are_trained_on(llama_base: Pat
     assert [text.text for text in found.rows] == [
         given.tokenizer.decode(example.input_ids) for example in given.rows.examples
     ]
-    assert found.totals is not None
     assert (found.file_rows, found.totals.samples) == (9, 9)
     assert [text.row for text in found.rows] == list(range(1, 10))

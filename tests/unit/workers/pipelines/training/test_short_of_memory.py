@@ -59,8 +59,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tiny.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 4)
-    return path
+    return tiny.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 4)
 
 
 @pytest.fixture(scope="module")

@@ -26,47 +26,22 @@
         ├── RateLimited     more requests than this token may send
         └── ReadOnly        a change while the registry takes none
 
-Each class has one code; `STATUS` says which HTTP status a code becomes. A test holds the two together.
+Each class has one code, and the HTTP status of the class above it unless it has its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
-
-#: HTTP status of each code that the registry sends.
-STATUS: dict[ErrorCode, int] = {
-    ErrorCode.INVALID: 422,
-    ErrorCode.INVALID_NAME: 422,
-    ErrorCode.INVALID_REF: 422,
-    ErrorCode.INVALID_BASE: 422,
-    ErrorCode.INVALID_DATA: 422,
-    ErrorCode.INVALID_TARGETS: 422,
-    ErrorCode.DOES_NOT_FIT: 422,
-    ErrorCode.NOT_FOUND: 404,
-    ErrorCode.CONFLICT: 409,
-    ErrorCode.STALE_ATTEMPT: 409,
-    ErrorCode.UNREADABLE: 409,
-    ErrorCode.UNAUTHENTICATED: 401,
-    ErrorCode.FORBIDDEN: 403,
-    ErrorCode.VERIFICATION: 422,
-    ErrorCode.QUOTA_EXCEEDED: 403,
-    ErrorCode.RATE_LIMITED: 429,
-    ErrorCode.READ_ONLY: 503,
-    ErrorCode.TOO_LARGE: 413,
-    ErrorCode.MISDIRECTED: 421,
-    ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
-    ErrorCode.TIMEOUT: 408,
-    ErrorCode.UNAVAILABLE: 503,
-    ErrorCode.INTERNAL: 500,
-}
-
 
 class RegistryError(Exception):
     """The root; `message` is one sentence that ends with what to do next."""
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    #: The HTTP status that it becomes.
+    status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -78,11 +53,6 @@ class RegistryError(Exception):
         """The headers of the answer."""
         return {}
 
-    @property
-    def status(self) -> int:
-        """The HTTP status that it becomes."""
-        return STATUS[self.code]
-
     def reply(self) -> ErrorReply:
         """The body that it becomes."""
         return ErrorReply(error=ErrorBody(code=self.code.value, message=self.message, param=self.param))
@@ -92,6 +62,7 @@ class Invalid(RegistryError):  # noqa: N818 - the tree reads as words
     """A value that no rule accepts."""
 
     code = ErrorCode.INVALID
+    status = 422
 
 
 class InvalidName(Invalid):
@@ -134,30 +105,35 @@ class TooLarge(Invalid):
     """A body that is too long."""
 
     code = ErrorCode.TOO_LARGE
+    status = 413
 
 
 class Misdirected(Invalid):
     """A request for a host for which the server does not answer."""
 
     code = ErrorCode.MISDIRECTED
+    status = 421
 
 
 class WrongMediaType(Invalid):
     """A body whose content type is not JSON."""
 
     code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
+    status = 415
 
 
 class NotFound(RegistryError):  # noqa: N818
     """Nothing of that name."""
 
     code = ErrorCode.NOT_FOUND
+    status = 404
 
 
 class Conflict(RegistryError):  # noqa: N818
     """Another state than the caller assumed."""
 
     code = ErrorCode.CONFLICT
+    status = 409
 
 
 class StaleAttempt(Conflict):
@@ -176,6 +152,7 @@ class Unauthenticated(RegistryError):  # noqa: N818
     """No valid token."""
 
     code = ErrorCode.UNAUTHENTICATED
+    status = 401
 
     @property
     def headers(self) -> dict[str, str]:
@@ -187,6 +164,7 @@ class Forbidden(RegistryError):  # noqa: N818
     """A role that does not allow it."""
 
     code = ErrorCode.FORBIDDEN
+    status = 403
 
 
 class QuotaExceeded(Forbidden):
@@ -199,18 +177,21 @@ class Verification(RegistryError):  # noqa: N818
     """Bytes or structure that are not what they must be."""
 
     code = ErrorCode.VERIFICATION
+    status = 422
 
 
 class TooSlow(RegistryError):  # noqa: N818
     """A request that did not arrive in time."""
 
     code = ErrorCode.TIMEOUT
+    status = 408
 
 
 class Unavailable(RegistryError):  # noqa: N818
     """Storage, database or broker can't be reached, or a disk is full."""
 
     code = ErrorCode.UNAVAILABLE
+    status = 503
     #: After how long it is worth trying again, in seconds; of a class, or of one error.
     retry_after_s: int = 1
 
@@ -224,6 +205,7 @@ class RateLimited(Unavailable):
     """More requests than this token may send."""
 
     code = ErrorCode.RATE_LIMITED
+    status = 429
 
 
 class ReadOnly(Unavailable):
@@ -232,3 +214,13 @@ class ReadOnly(Unavailable):
     code = ErrorCode.READ_ONLY
     #: An emergency lasts longer than a moment.
     retry_after_s = 30
+
+
+def _tree(of: type[RegistryError]) -> Iterator[type[RegistryError]]:
+    yield of
+    for below in of.__subclasses__():
+        yield from _tree(below)
+
+
+#: HTTP status of each code that the registry sends.
+STATUS = {error.code: error.status for error in _tree(RegistryError)}

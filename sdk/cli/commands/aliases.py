@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sdk.cli.support.options import confirm, yes_option
-from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.output import format_option, print_done, print_rows
 from sdk.cli.support.session import open_client
 from sdk.schemas.aliases import AliasView
 
@@ -14,11 +14,7 @@ _reason = click.option("--reason", default="", help="The reason; kept in the his
 
 
 def _moved(alias: AliasView, style: str) -> None:
-    if style == "json":
-        print_json(alias.model_dump(mode="json"))
-        return
-    say(f"{alias.adapter}@{alias.alias} names {alias.ref}")
-    click.echo(alias.ref)
+    print_done(style, alias.model_dump(mode="json"), alias.ref, f"{alias.adapter}@{alias.alias} names {alias.ref}")
 
 
 @click.group(name="alias")
@@ -102,10 +98,8 @@ def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, 
     confirm(f"remove {name}@{alias}?", yes=yes)
     with open_client() as client:
         client.remove_alias(name, alias, expect=expect, reason=reason)
-    if style == "json":
-        print_json({"adapter": name, "alias": alias, "removed": True})
-    else:
-        say(f"{name}@{alias} is removed; set it again with: adapterctl alias set {name} {alias} vN")
+    again = f"{name}@{alias} is removed; set it again with: adapterctl alias set {name} {alias} vN"
+    print_done(style, {"adapter": name, "alias": alias, "removed": True}, None, again)
 
 
 @alias_command.command(name="protect")
@@ -122,11 +116,8 @@ def alias_protect(scope: str, alias: str, style: str) -> None:
     """
     with open_client() as client:
         view = client.protect_alias(scope, alias)
-    if style == "json":
-        print_json(view.model_dump(mode="json"))
-    else:
-        say(f"only promoters and admins can move {scope}@{alias} from now on")
-        click.echo(f"{scope}@{alias}")
+    now = f"only promoters and admins can move {scope}@{alias} from now on"
+    print_done(style, view.model_dump(mode="json"), f"{scope}@{alias}", now)
 
 
 @alias_command.command(name="unprotect")
@@ -142,10 +133,8 @@ def alias_unprotect(scope: str, alias: str, style: str) -> None:
     """
     with open_client() as client:
         client.unprotect_alias(scope, alias)
-    if style == "json":
-        print_json({"scope": scope, "alias": alias, "protected": False})
-    else:
-        say(f"every writer can move {scope}@{alias} again, unless a wider scope protects it")
+    now = f"every writer can move {scope}@{alias} again, unless a wider scope protects it"
+    print_done(style, {"scope": scope, "alias": alias, "protected": False}, None, now)
 
 
 @alias_command.command(name="protected")

@@ -11,7 +11,15 @@ import click
 from sdk.cli.commands.watch import result_of
 from sdk.cli.support.data_pages import print_audit, print_preview
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, format_option, print_json, print_made, print_rows, say
+from sdk.cli.support.output import (
+    NOT_AS_IT_SHOULD_BE,
+    format_option,
+    print_done,
+    print_json,
+    print_made,
+    print_rows,
+    say,
+)
 from sdk.cli.support.session import client_with, open_client, watched
 from sdk.config import user_path
 
@@ -236,7 +244,5 @@ def data_rm(data: str, namespace: str | None, style: str) -> None:
     """
     with open_client() as client:
         client.remove_data(data, namespace=namespace)
-    if style == "json":
-        print_json({"data": data, "removed": True})
-    else:
-        say(f"{data} is removed; its bytes go with the next: adapterctl gc")
+    later = f"{data} is removed; its bytes go with the next: adapterctl gc"
+    print_done(style, {"data": data, "removed": True}, None, later)

@@ -10,7 +10,7 @@ import click
 
 from sdk import config
 from sdk.cli.commands.tokens import in_words
-from sdk.cli.support.output import format_option, print_facts, print_json, say
+from sdk.cli.support.output import format_option, print_json, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.client import Client
 from sdk.errors import InvalidInput
@@ -77,10 +77,6 @@ def whoami_command(style: str) -> None:
     with open_client() as client:
         url = client.config.url
         who = client.whoami()
-    if style == "json":
-        print_json({"url": url, **who.model_dump(mode="json")})
-    elif style == "quiet":
-        click.echo(who.name)
-    else:
-        token = [] if who.token is None else [("token", who.token)]
-        print_facts([("registry", url), ("name", who.name), *token, ("roles", in_words(who.grants))])
+    token = [] if who.token is None else [("token", who.token)]
+    facts = [("registry", url), ("name", who.name), *token, ("roles", in_words(who.grants))]
+    print_one(style, {"url": url, **who.model_dump(mode="json")}, who.name, facts)

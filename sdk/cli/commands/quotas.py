@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 
 from sdk.cli.support.options import parse_size
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json
+from sdk.cli.support.output import format_option, human_bytes, print_one
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
 from sdk.schemas.access import QuotaView
@@ -99,24 +99,18 @@ def quota_set(
 
 
 def _show(quota: QuotaView, style: str) -> None:
-    if style == "json":
-        print_json(quota.model_dump(mode="json"))
-    elif style == "quiet":
-        click.echo(quota.namespace)
-    else:
-        rows = None if quota.max_record_bytes is None else human_bytes(quota.max_record_bytes)
-        most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
-        print_facts(
-            [
-                ("namespace", quota.namespace),
-                *([("limits", "the default for namespaces without limits of their own")] if quota.default else []),
-                ("adapters", _of(quota.adapters, quota.max_adapters)),
-                ("size", _of(human_bytes(quota.size_bytes), most)),
-                *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items()),
-                ("records", _of(human_bytes(quota.records_bytes), rows)),
-                ("jobs", _of(quota.jobs, quota.max_jobs)),
-            ]
-        )
+    rows = None if quota.max_record_bytes is None else human_bytes(quota.max_record_bytes)
+    most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
+    facts = [
+        ("namespace", quota.namespace),
+        *([("limits", "the default for namespaces without limits of their own")] if quota.default else []),
+        ("adapters", _of(quota.adapters, quota.max_adapters)),
+        ("size", _of(human_bytes(quota.size_bytes), most)),
+        *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items()),
+        ("records", _of(human_bytes(quota.records_bytes), rows)),
+        ("jobs", _of(quota.jobs, quota.max_jobs)),
+    ]
+    print_one(style, quota.model_dump(mode="json"), quota.namespace, facts)
 
 
 def _by_kind(quota: QuotaView) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, say
+from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_json, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
@@ -16,11 +16,7 @@ _reason = click.option("--reason", default="", help="The reason; kept in the aud
 
 
 def _show(version: Version, style: str, told: str) -> None:
-    if style == "json":
-        print_json(version.as_dict())
-        return
-    say(told)
-    click.echo(version.ref)
+    print_done(style, version.as_dict(), version.ref, told)
 
 
 @click.command(name="archive")
@@ -170,17 +166,8 @@ def retention_clear(name: str, style: str) -> None:
 
 def _show_rule(view: RetentionView, style: str) -> None:
     rule = view.rule
-    if style == "json":
-        print_json(view.model_dump(mode="json"))
-    elif style == "quiet":
-        click.echo(view.adapter)
-    else:
-        facts: list[tuple[str, Any]] = [("adapter", view.adapter)]
-        if rule is None:
-            facts.append(("keeps", "all versions"))
-        else:
-            facts += [("keep last", rule.keep_last), ("keep days", rule.keep_days)]
-        print_facts(facts)
+    kept = [("keep last", rule.keep_last), ("keep days", rule.keep_days)] if rule else [("keeps", "all versions")]
+    print_one(style, view.model_dump(mode="json"), view.adapter, [("adapter", view.adapter), *kept])
 
 
 @click.command(name="gc")

@@ -9,7 +9,7 @@ from typing import get_args
 import click
 
 from sdk.cli.support.options import confirm, yes_option
-from sdk.cli.support.output import format_option, print_json, print_rows, say
+from sdk.cli.support.output import format_option, print_done, print_json, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
 from sdk.schemas.access import GrantView, RoleName, TokenView
@@ -79,13 +79,9 @@ def token_create(
         )
     with open_client() as client:
         made = client.create_token(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
-    if style == "json":
-        print_json(made.model_dump(mode="json"))
-        return
     until = "" if made.expires_at is None else f", until {made.expires_at:%Y-%m-%d %H:%M} UTC"
-    say(f"token {made.id} for {made.name}: {in_words(made.grants)}{until}")
-    say("keep the secret; it is not shown again:")
-    click.echo(made.secret)
+    what = f"token {made.id} for {made.name}: {in_words(made.grants)}{until}"
+    print_done(style, made.model_dump(mode="json"), made.secret, what, "keep the secret; it is not shown again:")
 
 
 def _wanted(role: str | None, namespaces: Sequence[str], grants: Sequence[str]) -> dict[str, str]:
@@ -161,11 +157,7 @@ def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: 
     assert token_id is not None
     with open_client() as client:
         token = client.revoke_token(token_id)
-    if style == "json":
-        print_json(token.model_dump(mode="json"))
-        return
-    say(f"the token of {token.name} no longer works")
-    click.echo(token.id)
+    print_done(style, token.model_dump(mode="json"), token.id, f"the token of {token.name} no longer works")
 
 
 def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:

@@ -54,6 +54,17 @@ def print_made(style: str, document: dict[str, Any], text: str | None, *remarks:
             say(remark)
 
 
+def print_done(style: str, document: dict[str, Any], bare: str | None, *sentences: str) -> None:
+    """Print what a command did: as JSON, or in sentences for people, and then the bare name that scripts go on with."""
+    if style == "json":
+        print_json(document)
+        return
+    for sentence in sentences:
+        say(sentence)
+    if bare is not None:
+        click.echo(bare)
+
+
 def print_detached(style: str, job_id: str, state: str) -> None:
     """Print the id of a detached job, and how to come back to it."""
     print_made(style, {"job": job_id, "state": state}, job_id, f"watch it: adapterctl jobs watch {job_id}")
@@ -204,6 +215,16 @@ def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
     for name, value in facts:
         label = f"{name:<{width}}"
         click.echo(f"{click.style(label, bold=True) if sys.stdout.isatty() else label}  {_cell(value)}")
+
+
+def print_one(style: str, document: dict[str, Any], name: str, facts: Sequence[tuple[str, Any]]) -> None:
+    """Print one thing: as JSON, by its bare name, or as names and values."""
+    if style == "json":
+        print_json(document)
+    elif style == "quiet":
+        click.echo(name)
+    else:
+        print_facts(facts)
 
 
 def _terminal_width() -> int:

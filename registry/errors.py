@@ -36,6 +36,7 @@ from typing import ClassVar
 
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply
 
+
 class RegistryError(Exception):
     """The root; `message` is one sentence that ends with what to do next."""
 

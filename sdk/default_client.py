@@ -55,16 +55,12 @@ def connect(url: str | None = None, token: str | None = None, *, insecure: bool 
     return client
 
 
-def _client() -> Client:
-    return _default if _default is not None else connect()
-
-
 def _of_the_client(declared: F) -> F:
     """Return a function with this signature that calls the method of the same name."""
 
     @wraps(declared)
     def call(*args: Any, **keywords: Any) -> Any:
-        return getattr(_client(), declared.__name__)(*args, **keywords)
+        return getattr(_default or connect(), declared.__name__)(*args, **keywords)
 
     return cast("F", call)
 

@@ -36,7 +36,7 @@ Paged = Page
 
 def write_cursor(values: Sequence[Any]) -> str:
     """Return the opaque text of a position: the sort key of the last row that was seen."""
-    text = json.dumps([_plain(value) for value in values], separators=(",", ":"))
+    text = json.dumps([v.isoformat() if isinstance(v, datetime) else v for v in values], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -50,10 +50,6 @@ def read_cursor(cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, ...]:
         return tuple(_value(value, kind) for value, kind in zip(values, kinds, strict=True))
     except (ValueError, OverflowError, RecursionError, binascii.Error, UnicodeError):
         raise Invalid("the cursor did not come from this list; start again without one", param="cursor") from None
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _value(value: Any, kind: type[Any]) -> Any:

@@ -122,7 +122,8 @@ def require_memory(db: Database, estimate: Estimate, *, namespace: str, queue: s
             return
         known = [worker for worker in lately_seen_workers(session) if _could(worker, queue, namespace, device)]
     # What would fit is computed once the session is closed.
-    lacking = [(worker, _forecast_for(worker, estimate.lowest)) for worker in known]
+    lowest = estimate.lowest
+    lacking = [(worker, lowest.card if worker.device == "cuda" else lowest.machine) for worker in known]
     found = [(worker, forecast) for worker, forecast in lacking if not _has_room(worker, estimate.least_of(forecast))]
     if len(found) < len(known):
         return
@@ -133,10 +134,6 @@ def require_memory(db: Database, estimate: Estimate, *, namespace: str, queue: s
 
 def _could(worker: AvailableWorker, queue: str, namespace: str, device: str) -> bool:
     return worker.serves(queue, namespace) and (device != "cuda" or worker.device == "cuda")
-
-
-def _forecast_for(worker: AvailableWorker, forecast: JobForecast) -> Forecast | None:
-    return forecast.card if worker.device == "cuda" else forecast.machine
 
 
 def _has_room(worker: AvailableWorker, least_bytes: int | None) -> bool:

@@ -210,11 +210,7 @@ def _why(line: bytes, error: Exception) -> str:
         return f"only its beginning, {line.strip().decode()}: write each row in one line, or all in one list as a .json file"
     if isinstance(error, JSONDecodeError):
         return f"{error.msg} at character {error.pos + 1}"
-    return _no_text(error) if isinstance(error, UnicodeDecodeError) else first_line(error)
-
-
-def _no_text(error: UnicodeDecodeError) -> str:
-    return f"byte {error.start + 1} is no UTF-8"
+    return f"byte {error.start + 1} is no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
 
 
 def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ import json
 import math
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
@@ -401,7 +401,8 @@ def _ordered(raw: bytearray, found: _Found) -> Header:
     name_at, name_length, kind_of, begins = columns
     header = Header(raw, list(found.kinds), name_at, name_length, kind_of, begins, data_begin=8 + len(raw))
     end = 0
-    for index, (begin, size_bytes) in enumerate(zip(header.begin, _sizes(header), strict=True)):
+    taken = map([kind.size_bytes for kind in header.kinds].__getitem__, header.kind_of)
+    for index, (begin, size_bytes) in enumerate(zip(header.begin, taken, strict=True)):
         if begin != end:
             raise SafetensorsError(f"tensor {header.name(index)!r} overlaps another or leaves a gap", _SAVE_AGAIN)
         end = begin + size_bytes
@@ -410,7 +411,3 @@ def _ordered(raw: bytearray, found: _Found) -> Header:
             f"{found.called} is cut off, or has bytes after its last tensor", "save the adapter again"
         )
     return header
-
-
-def _sizes(header: Header) -> Iterator[int]:
-    return map([kind.size_bytes for kind in header.kinds].__getitem__, header.kind_of)

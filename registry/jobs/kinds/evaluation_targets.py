@@ -119,7 +119,9 @@ def scored_beside(session: Session, asked: Sequence[Chosen], rows: Rows) -> list
     known, new = {one.target.label for one in asked}, dict[str, Chosen]()
     bases = {one.base.fingerprint for one in asked if one.version is None and one.base is not None}
     for one in found:
-        if one.target.label not in known and _fingerprint(one) not in bases:
+        # A bare base may have been asked for by another of its names.
+        bare = one.base.fingerprint if one.version is None and one.base is not None else None
+        if one.target.label not in known and bare not in bases:
             new.setdefault(one.target.label, one)
     return list(new.values())
 
@@ -129,11 +131,6 @@ def _bare(of: Chosen) -> Chosen:
         raise Invalid("a version without a base")
     choice = BaseChoice(id=of.base.id, revision=of.base.revision, fingerprint=of.base.fingerprint)
     return Chosen(EvaluationTarget(base=choice, beside="base"), None, None, of.base)
-
-
-def _fingerprint(of: Chosen) -> str | None:
-    """The fingerprint of a bare base, which may have been asked for by another of its names."""
-    return of.base.fingerprint if of.version is None and of.base is not None else None
 
 
 def _in_production(session: Session, name: str, rows: Rows) -> Chosen:

@@ -62,17 +62,14 @@ def audit_command(
     rows = [entry.model_dump(mode="json") for entry in entries]
     if style == "table":
         rows = [
-            {**row, "actor": _whom(row), "time": row["at"], "change": brief(row["before"], row["after"])}
+            # The name may have belonged to another token before.
+            {**row, "time": row["at"], "change": brief(row["before"], row["after"])}
+            | ({"actor": f"{row['actor']} ({row['token'][:8]})"} if row["token"] else {})
             for row in rows
         ]
     columns = ["time", "actor", "action", "subject", "change"]
     empty = "there is no such change, or none that you may see"
     print_rows(style, rows, columns, key="id", empty=empty, cut="change")
-
-
-def _whom(row: Mapping[str, Any]) -> str:
-    """Return the name and the beginning of the token's id, since the name may have belonged to another token before."""
-    return f"{row['actor']} ({row['token'][:8]})" if row["token"] else str(row["actor"])
 
 
 #: Keys of an entry that its row shows already, or that nobody looks for in a table.

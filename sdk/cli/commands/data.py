@@ -15,7 +15,6 @@ from sdk.cli.support.output import (
     NOT_AS_IT_SHOULD_BE,
     format_option,
     print_done,
-    print_json,
     print_made,
     print_rows,
     say,
@@ -135,10 +134,7 @@ def data_preview(file: str | None, rows: int | None, row: int | None, style: str
         raise click.UsageError("--rows and --row can't be combined; give one of them")
     with open_client() as client:
         found = client.preview(file, rows=3 if rows is None else rows, row=row, on_job=_follow, **given)
-    if style == "json":
-        print_json(found.model_dump(mode="json"))
-    else:
-        print_preview(found, quiet=style == "quiet")
+    print_preview(found, style)
 
 
 def _follow(job: Job[Preview]) -> None:
@@ -198,10 +194,7 @@ def data_check(
             on_transfer=on_transfer,
             **given,
         )
-    if style == "json":
-        print_json(found.model_dump(mode="json"))
-    else:
-        print_audit(found, quiet=style == "quiet")
+    print_audit(found, style)
     if not found.clean:
         click.get_current_context().exit(NOT_AS_IT_SHOULD_BE)
 

@@ -8,7 +8,7 @@ import click
 
 from sdk.cli.support.output import filled, format_option, print_json, render, say
 from sdk.cli.support.session import open_client
-from sdk.schemas.diff import Diff, Difference, ModuleDiff, Score, WeightsDiff
+from sdk.schemas.diff import Diff, Difference, Score, WeightsDiff
 from sdk.schemas.evaluation import is_score
 
 #: How many modules a table shows, those that differ most.
@@ -96,15 +96,12 @@ def _evaluated(found: Diff) -> list[list[Any]]:
 def _print_weights(weights: WeightsDiff, every: bool) -> None:
     modules = sorted(weights.modules, key=lambda one: (one.cosine is None, one.cosine or 0.0, one.module))
     shown = modules if every else modules[:_MODULES]
-    whole = ["whole adapter", weights.norm_a, weights.norm_b, weights.cosine]
-    click.echo(render(["weights", "norm_a", "norm_b", "cosine"], [whole, *(_module(one) for one in shown)]))
+    rows: list[list[Any]] = [["whole adapter", weights.norm_a, weights.norm_b, weights.cosine]]
+    rows += [[one.module, one.norm_a, one.norm_b, one.cosine] for one in shown]
+    click.echo(render(["weights", "norm_a", "norm_b", "cosine"], rows))
     _print_notes(weights.notes)
     if len(shown) < len(modules):
         say(f"{len(modules) - len(shown)} more modules differ less; show them with --all")
-
-
-def _module(one: ModuleDiff) -> list[Any]:
-    return [one.module, one.norm_a, one.norm_b, one.cosine]
 
 
 def _print_notes(notes: list[str]) -> None:

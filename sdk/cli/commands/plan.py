@@ -152,16 +152,13 @@ def print_plan(found: Plan) -> None:
 
 def learnt_of(device: DeviceForecasts, plan: Plan) -> str:
     """Show what past trainings on a device mean for a plan."""
-    about = f"{device.jobs} trainings on {device.device} took {_of_forecast(device)} of their forecasts"
+    took = f"{100 * device.ratio:.0f} ± {100 * device.spread:.0f} %"
+    about = f"{device.jobs} trainings on {device.device} took {took} of their forecasts"
     if device.parameter_tokens_per_s is None:
         return about
     tokens_per_s = device.parameter_tokens_per_s / plan.parameters
     hours = 10**6 / tokens_per_s / 3600
     return f"{about}; at their speed, a million tokens take {hours:.2g} h of it"
-
-
-def _of_forecast(device: DeviceForecasts) -> str:
-    return f"{100 * device.ratio:.0f} ± {100 * device.spread:.0f} %"
 
 
 def _fill(text: str, *, indent: str = "") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -20,11 +19,9 @@ def ask_password(key: str | None) -> str | None:
     path = config.signing_key() if key is None else config.user_path(key)
     if path is None or config.signing_password() is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
-    return str(click.prompt(f"password of {path}", hide_input=True, err=True)) if _opens_by_password(path) else None
-
-
-def _opens_by_password(path: Path) -> bool:
-    return path.is_file() and is_protected(path)
+    if not path.is_file() or not is_protected(path):
+        return None
+    return str(click.prompt(f"password of {path}", hide_input=True, err=True))
 
 
 @click.command(name="sign")

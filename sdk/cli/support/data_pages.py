@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import filled, fit, plain, print_facts, render, writable
+from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, render, writable
 from sdk.schemas.preview import Preview, PreviewText
 
 if TYPE_CHECKING:
@@ -40,9 +40,12 @@ _MOST_SCRIPTS = 6
 _BAR = 24
 
 
-def print_audit(found: DataAudit, *, quiet: bool) -> None:
-    """Print findings with their rows, then what all rows are; `quiet`: only the kinds that were found."""
-    if quiet:
+def print_audit(found: DataAudit, style: str) -> None:
+    """Print findings with their rows, then what all rows are; "quiet": only the kinds that were found."""
+    if style == "json":
+        print_json(found.model_dump(mode="json"))
+        return
+    if style == "quiet":
         for finding in found.findings:
             click.echo(finding.kind)
         return
@@ -122,8 +125,12 @@ _BEGINS, _ENDS = "⟦", "⟧"
 _MOST_CUT_CHARACTERS = 200
 
 
-def print_preview(preview: Preview, *, quiet: bool = False) -> None:
-    """Print the texts with what is learnt marked, then remarks about all of them; `quiet`: only what is learnt."""
+def print_preview(preview: Preview, style: str = "table") -> None:
+    """Print the texts with what is learnt marked, then remarks about all of them; "quiet": only what is learnt."""
+    if style == "json":
+        print_json(preview.model_dump(mode="json"))
+        return
+    quiet = style == "quiet"
     for text, answer in zip(preview.rows, _answers(preview), strict=True):
         if quiet:
             click.echo(writable(_lines(text.supervised_text if text.label is None else text.label)))

@@ -39,6 +39,7 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
     answer = _decide(findings)
     against = [finding for finding in findings if finding.verdict is Verdict.NO]
     served = answer is not Verdict.NO
+    pulled = () if facts.is_folder else (f"adapterctl pull {facts.ref} -o {facts.folder}",)
     return Compatibility(
         ref=facts.ref,
         engine=engine,
@@ -48,7 +49,7 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
         answer=answer,
         findings=findings,
         flags=tuple(said(table.flags, given)) if served else (),
-        commands=(*_pulled(facts), *said(table.commands, given)) if served else (),
+        commands=(*pulled, *said(table.commands, given)) if served else (),
         notes=(
             *_not_read(table, known, asked, version),
             *_of_base(facts),
@@ -132,10 +133,6 @@ def _not_read(table: Engine, known: Release | None, asked: Number, version: str 
     if known is None or asked == parse(known.version, table.name):
         return ()
     return (f"{version} was not read, but {_read(table)}: the rules of {known.version} were applied",)
-
-
-def _pulled(facts: Facts) -> tuple[str, ...]:
-    return () if facts.is_folder else (f"adapterctl pull {facts.ref} -o {facts.folder}",)
 
 
 def _find_out(table: Engine, facts: Facts, given: Mapping[str, Any]) -> str:

@@ -87,7 +87,7 @@ def test_a_function_that_was_imported_follows_a_later_connect(tmp_path: Path) ->
         client = sdk.connect(f"local:{tmp_path / name}")
         with pytest.raises(sdk.NotFound):
             versions("nothing")
-        assert default_client._client() is client
+        assert default_client._default is client
         assert (tmp_path / name / "registry.sqlite3").is_file()
         client.close()
 

@@ -10,7 +10,7 @@ from sdk.cli.commands.evaluate import print_scores
 from sdk.cli.commands.merge import hand_out, require_merged
 from sdk.cli.support.data_pages import print_preview
 from sdk.cli.support.options import take_tags
-from sdk.cli.support.output import format_option, print_json, print_made, say
+from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
 from sdk.config import user_path
 from sdk.errors import Conflict
@@ -120,11 +120,7 @@ def jobs_result(job_id: str, output: str | None, style: str) -> None:
             hand_out(cast("Job[MergedModel]", job), target, style)
             return
         if view.kind == "preview":
-            found = cast("Preview", job.result())
-            if style == "json":
-                print_json(found.model_dump(mode="json"))
-            else:
-                print_preview(found, quiet=style == "quiet")
+            print_preview(cast("Preview", job.result()), style)
             return
     result = view.result or {}
     print_made(style, {"ref": result.get("ref"), "job": view.id, "existing": result.get("existing")}, result.get("ref"))

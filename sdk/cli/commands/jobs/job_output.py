@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import click
 
@@ -115,15 +115,12 @@ def jobs_logs(job_id: str, following: bool, style: str) -> None:
     """
     with open_client() as client:
         job = client.job(job_id)
-        for event in _followed(job) if following else job.events():
+        followed = (event for _, event in follow([job], note=say) if event is not None)
+        for event in followed if following else job.events():
             if style == "json":
                 click.echo(event.model_dump_json(exclude_none=True))
             else:
                 _print_event(event)
-
-
-def _followed(job: Job[Result]) -> Iterable[Event]:
-    return (event for _, event in follow([job], note=say) if event is not None)
 
 
 def _print_event(event: Event) -> None:

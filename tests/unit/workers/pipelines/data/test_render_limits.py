@@ -131,7 +131,7 @@ def test_limits_are_those_of_before_once_a_template_is_rendered() -> None:
 
 
 def test_a_costly_template_ends_the_job_at_its_first_row() -> None:
-    tokenizer = templates.tokenizer_of("qwen3")
+    tokenizer = templates.new_tokenizer_of("qwen3")
     tokenizer.chat_template = LARGE["ljust"]
     rows = [Row(f"line {n}", "messages", {"messages": MESSAGES}) for n in range(3)]
     with pytest.raises(PipelineError, match="The base's chat template takes more than 512 MiB of memory") as caught:
@@ -140,7 +140,7 @@ def test_a_costly_template_ends_the_job_at_its_first_row() -> None:
 
 
 def test_a_template_that_waits_for_trl_s_own_conversations_is_bounded_there() -> None:
-    tokenizer = templates.tokenizer_of("qwen3")
+    tokenizer = templates.new_tokenizer_of("qwen3")
     # Not the beginning of what follows, so that TRL is asked for marks; it renders calls of tools, which are not here.
     tokenizer.chat_template = (
         "{{ messages | length }}{% for message in messages %}{{ message.content }}{% if message.tool_calls or message.role == 'tool' %}"

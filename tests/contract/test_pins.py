@@ -114,7 +114,7 @@ class TestCache:
         source = uploaded_base(people, tmp_path)
         # Whatever a registry calls it.
         base = inputs.base(source.model_copy(update={"id": "another"}))
-        assert inputs.kept(base) == str(node.cache.root / "quantized" / str(source.fingerprint))
+        assert inputs.kept(base) == node.cache.root / "quantized" / str(source.fingerprint)
         with Inputs(
             node, Transfers(), folder=tmp_path, namespace=None, settings=WorkerSettings("node", quantized_cache=False)
         ) as others:

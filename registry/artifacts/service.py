@@ -138,8 +138,10 @@ class Artifacts:
 
     def keep(self, session: Session, found: Mapping[str, Facts]) -> None:
         """Keep what `verify` found, now that it was judged and admitted; what is kept for other records stays."""
-        for sha256, facts in found.items():
-            if session.get(Blob, sha256, with_for_update=True, populate_existing=True) is None:
+        # In one order, and without keeping manifests from naming the rows: another publication of the same bytes may have
+        # recorded its manifest, for which this one waits next.
+        for sha256, facts in sorted(found.items()):
+            if session.get(Blob, sha256, with_for_update={"key_share": True}, populate_existing=True) is None:
                 continue
             before = facts_within(session, sha256)
             if (kept := facts.beside(before)) != before:

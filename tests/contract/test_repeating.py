@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from support import calls, databases, processes
 from support.adapters import base_registration, digest
 from support.people import new_adapter
 from support.registries import World
-from support.waiting import wait_until
 
 from registry.access.keys import KeyedRequest, _key
 from registry.access.models import Token
@@ -410,15 +410,14 @@ def test_a_publication_whose_server_was_killed_is_sent_again_to_another(
             # Its bytes take so long to read that the server dies in the midst of it.
             body = publication(client, tmp_path, "bench", extra_bytes=300 * 1024 * 1024)
             dying = pool.submit(send, http, "POST", "/versions", body)
-
-            def is_pending() -> bool:
+            # It is pending for a moment only, so `wait_until` rests too long between two looks.
+            deadline = time.monotonic() + 30
+            while True:
                 with db.read() as session:
-                    return (
-                        session.scalars(select(Version.pk).where(Version.state == VersionState.PENDING)).first()
-                        is not None
-                    )
-
-            wait_until(is_pending, timeout_s=30)
+                    if session.scalars(select(Version.pk).where(Version.state == VersionState.PENDING)).first():
+                        break
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             first.kill()
             with pytest.raises(httpx.HTTPError):
                 dying.result(30)

@@ -16,7 +16,8 @@ _reason = click.option("--reason", default="", help="The reason; kept in the aud
 
 
 def _show(version: Version, style: str, told: str) -> None:
-    print_done(style, version.as_dict(), version.ref, told)
+    # What is deleted has no more to say than its name.
+    print_done(style, version.as_dict() if style == "json" else {}, version.ref, told)
 
 
 @click.command(name="archive")

@@ -291,6 +291,8 @@ class TestRoom:
                 # 4 of 7 parts are a namespace's whole share.
                 self.begin(line, evil if number < 4 else evil2, "jobs/x/complete", b"Transfer-Encoding: chunked")
                 line.send(b"%x\r\n" % len(part) + part + b"\r\n")
+            # What is sent may still be on its way; until it is held, there is room for others.
+            time.sleep(1)
             for body in (b"{}", b'{"a": "%s"}' % (b"a" * 900_000)):
                 began = time.monotonic()
                 line = stack.enter_context(served.line(source="127.0.0.70"))

@@ -119,14 +119,14 @@ class TestVerdicts:
         assert found.pairs[0].detectable > alone.detectable
 
     def test_groups_are_what_counts(self, bench: Bench) -> None:
-        one, two = bench.pair()
+        # With noise of its own, whichever tests ran before: of equal models, some draws differ by chance.
+        one, two = (bench.score(scored(48, seed=seed)) for seed in (1, 2))
         (pair,) = compare(bench, one, two).pairs
         found = compare(bench, one, two, by="repo")
         assert (found.by, found.groups, found.rows) == ("repo", 24, 48)
         assert found.pairs[0].difference == pytest.approx(pair.difference)
         assert found.pairs[0].low != pair.low
-        # Equal models differ by chance in some draws, which their names decide.
-        assert found.pairs[0].better is not None or "these 48 rows in 24 groups can show" in found.pairs[0].verdict
+        assert "these 48 rows in 24 groups can show" in found.pairs[0].verdict
         assert compare(bench, one, two, by="repo") == found
 
     def test_a_group_or_row_that_outweighs_all_others_is_told(self, bench: Bench, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Store(Handler):
         # A list of statuses is gone through, one a request.
         statuses = self.path.split("/")[1].split(",")
         turn = sum(path == self.path for path, _, _ in self.server.received) - 1  # type: ignore[attr-defined]
+        if self.server.together:  # type: ignore[attr-defined]
+            self.server.together.wait(30)  # type: ignore[attr-defined]
         self.answer(int(statuses[min(turn, len(statuses) - 1)]))
 
 
@@ -37,6 +40,8 @@ class Store(Handler):
 def store() -> Iterator[Answering]:
     with answering(Store) as server:
         server.received = []  # type: ignore[attr-defined]
+        #: Where requests wait for each other before they are answered.
+        server.together = None  # type: ignore[attr-defined]
         yield server
 
 
@@ -124,6 +129,8 @@ def test_the_error_that_no_try_can_mend_is_the_one_that_is_said(
         path.write_text(path.name)
     statuses = ["503", "503", "400", "503"]
     puts = [at(store, f"{status}/{sha256}", sha256, 1) for status, sha256 in zip(statuses, sources, strict=True)]
+    # After a failure no other transfer begins, so all four have begun before one is answered.
+    store.together = threading.Barrier(len(puts))  # type: ignore[attr-defined]
     with pytest.raises(VerificationFailed, match="HTTP 400"):
         send_all(sources, begin=lambda: UploadView(id="u", put=puts), ask_part=never, on_bytes=lambda _: None)
 

@@ -26,10 +26,12 @@ from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Wire
 #: TRL's default.
 DEFAULT_BETA = 0.1
 _QUANTISING = {"quant_type", "double_quant"}
+#: For which None means that rows, base or device decide.
+RESOLVED = ("objective", "loss_on", "packing")
 
 
-class TrainingSpec(Wire):
-    """One training, as requested. Defaults are common starting points; None is resolved by the job."""
+class TrainingFields(Wire):
+    """The options of a training by name, as they are requested and as they are recorded."""
 
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
     method: Literal["qlora", "lora"] = "qlora"
@@ -75,7 +77,7 @@ class TrainingSpec(Wire):
     #: Whether the scales of 4-bit weights are quantised too, to 8 bits: 4.127 bits per weight instead of 4.5.
     double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
-    loss_on: Literal["completion", "assistant", "all"] | None = None
+    loss_on: Literal["completion", "assistant", "all", "label"] | None = None
     #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
     #: the larger, the closer the model stays to that (arXiv:2305.18290).
     beta: Annotated[float, Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA)] = DEFAULT_BETA
@@ -90,7 +92,7 @@ class TrainingSpec(Wire):
     #: hold out the same rows.
     holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), IF_ANY] = 0
     #: Passes over the data; ignored if max_steps is given.
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = 3.0
     #: Optimiser steps.
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     #: Peak learning rate of AdamW.
@@ -125,9 +127,17 @@ class TrainingSpec(Wire):
     #: by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
     packing: Annotated[Literal["off", "auto", "on"] | None, IF_SET] = None
     #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
-    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = 1024
     #: Seed of initialisation, order and dropout.
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+
+class TrainingSpec(TrainingFields):
+    """One training, as requested. Defaults are common starting points; None is resolved by the job."""
+
+    loss_on: Literal["completion", "assistant", "all"] | None = None
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
@@ -201,14 +211,20 @@ class TrainingSpec(Wire):
         """Ids of the tokens whose embedding is trained."""
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
 
-    def further(self) -> dict[str, JsonScalar]:
-        """Chosen options beyond those that every training has, by name."""
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if fields[name].exclude_if is not None and name != "objective"
-        }
+    @property
+    def chosen(self) -> frozenset[str]:
+        """Names of the options that have a value, and of those that not every training has, another one than the default."""
+        return frozenset(self.model_dump(exclude_none=True))
+
+    def recorded(self) -> dict[str, JsonScalar]:
+        """Return what the record of such a training has, by name. What the job resolves is not in it: None, and the
+        length of rows, which a base may lower.
+        """
+        found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length"})
+        found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
+        if self.max_steps is not None:
+            found |= {"epochs": None, "total_steps": self.max_steps}
+        return {name: value for name, value in found.items() if value is not None or name not in RESOLVED}
 
 
 def both_held_out() -> str:
@@ -256,7 +272,7 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"packing puts rows into one sequence, and {spec.objective} looks at whole sequences; leave it out"
     if spec.packing in ("auto", "on") and spec.neftune_noise_alpha is not None:
         return "the noise of neftune_noise_alpha depends on the length of a sequence, which packing changes; leave one of the two out"
-    if spec.objective not in (None, "dpo") and "beta" in spec.further():
+    if spec.objective not in (None, "dpo") and "beta" in spec.chosen:
         return f"beta is an option of the objective dpo, and this is {spec.objective}; leave it out, or give rows of prompt, chosen and rejected"
     embedding = next((name for name in saved if name.rpartition(".")[2] in INPUT_EMBEDDINGS), None)
     if embedding and spec.trainable_token_indices is not None:

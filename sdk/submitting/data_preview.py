@@ -190,11 +190,11 @@ def asked_of_rows(
 
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     """Say how the rows of a version were rendered, by its record. Raises InvalidInput if the record doesn't say."""
-    said = version.training or {}
+    record = version.record
     # A classification learns the label of each text, not parts of the text.
-    labelled = said.get("objective") == "classify"
-    max_length, loss_on = said.get("max_length"), None if labelled else said.get("loss_on")
-    if type(max_length) is not int or not (labelled or loss_on in ("completion", "assistant", "all")):
+    labelled = record.objective == "classify"
+    loss_on = None if labelled else record.loss_on
+    if record.max_length is None or not (labelled or loss_on in ("completion", "assistant", "all")):
         raise InvalidInput(
             f"the record of {version.ref} doesn't have its training's loss_on and max_length; preview the file of its rows "
             "with: adapterctl data preview FILE --base BASE",
@@ -204,12 +204,12 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     options = {
         "loss_on": loss_on,
         "columns": rendering.columns,
-        "max_length": max_length,
+        "max_length": record.max_length,
         "rows": rows,
         "row": row,
-        "holdout": said.get("holdout"),
-        "holdout_by": said.get("holdout_by"),
-        "holdout_seed": said.get("holdout_seed", 0),
+        "holdout": record.holdout,
+        "holdout_by": record.holdout_by,
+        "holdout_seed": record.holdout_seed,
     }
     # If no date is recorded, the template didn't ask for one.
     return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)

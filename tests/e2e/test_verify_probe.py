@@ -107,7 +107,7 @@ def test_what_is_missing_for_it_is_said(place: Place, client: Client, monkeypatc
 
 def test_other_predictions_name_the_text(place: Place, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     info = client.get("counter@v1").info
-    real = sdk.examining.probe_replay.recorded_probe(info.metrics, info.training)
+    real = sdk.examining.probe_replay.recorded_probe(info.metrics, info.record)
     texts = [text.model_dump() for text in real.texts]
     texts[2]["logit_gap"] *= 1.01
     report = {**real.model_dump(), "texts": texts}

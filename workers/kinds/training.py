@@ -12,7 +12,7 @@ from sdk.pushing.base_folder import ScannedBase
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
-from sdk.schemas.training_report import TrainingReport, held_out_warning
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
@@ -74,7 +74,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         rung_file=attempt.folder / _RUNG_FILE,
     )
     report = _run(attempt, order, base)
-    if (said := held_out_warning(report.training)) is not None:
+    if (said := report.record.held_out_warning) is not None:
         attempt.lease.log(f"warning: {said}")
     _publish(attempt, request, base, report)
 

@@ -23,7 +23,7 @@ MOST_ORIGINS, MOST_RECORD_BYTES = 100, 16 * 1024 * 1024
 #: The longest origin that a deleted version keeps whole.
 _SHORT_BYTES = 16 * 1024
 #: What says which rows a training has read: needed as long as there are versions that were made from this one.
-_READ = ("columns", "holdout", "holdout_by", "holdout_seed", "training_digest")
+READ = ("columns", "holdout", "holdout_by", "holdout_seed", "training_digest")
 _WITHOUT_DETAILS: dict[str, Any] = {"training": None, "metrics": {}, "libraries": {}, "reported": None}
 
 
@@ -74,7 +74,7 @@ def shorten_origins(session: Session, version: Version) -> None:
         before = size_of(origin.__dict__)
         if before <= _SHORT_BYTES:
             continue
-        training = {name: value for name, value in table(origin.training).items() if name in _READ}
+        training = {name: value for name, value in table(origin.training).items() if name in READ}
         origin.training = training if record_bytes(training) <= _SHORT_BYTES else None
         origin.metrics, origin.libraries, origin.reported = {}, {}, None
         _count(session, version, size_of(origin.__dict__) - before)

@@ -19,6 +19,7 @@ from sdk.schemas.catalog import Method, Parent, Publication
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.training_report import DatasetUse
+from sdk.schemas.version_records import CombineRecord
 from sdk.schemas.wire import JsonScalar
 from sdk.schemas.work import CombineResult
 
@@ -127,7 +128,7 @@ def _parents(ancestors: Sequence[Ancestor]) -> list[Parent]:
 def _asked(request: CombineRequest) -> dict[str, JsonScalar]:
     """What a request says about how to do it, under the names that records use."""
     spec = request.spec
-    return {"combine_method": spec.method, "combine_rank": spec.rank, "combine_dtype": spec.dtype}
+    return CombineRecord(combine_method=spec.method, combine_rank=spec.rank, combine_dtype=spec.dtype).flat()
 
 
 def _differences(

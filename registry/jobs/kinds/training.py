@@ -37,7 +37,7 @@ from sdk.schemas.catalog import JobRef
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RAN_WITH, RecordedTraining
 from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
-from sdk.schemas.training_report import held_out_warning
+from sdk.schemas.version_records import TrainingRecord
 
 _DATASETS = ("data", "eval_data", "sources")
 _DEFAULT_LENGTH = TrainingSpec().max_length
@@ -138,14 +138,14 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         reported=reported,
         action="work",
     ) as (session, published):
-        note_peak(session, job.id, settled.metrics, settled.training or {})
+        note_peak(session, job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
             "ref": published.version.ref,
             "digest": published.version.digest,
             "existing": published.existing,
             "metrics": settled.metrics,
         }
-        warnings = [warning] if (warning := held_out_warning(settled.training or {})) is not None else []
+        warnings = [warning] if (warning := settled.record.held_out_warning) is not None else []
         if request.like is not None:
             result["same"] = published.version.digest == request.like.digest
             if not result["same"]:
@@ -175,9 +175,10 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
     job = None if made is None or made.job is None else session.get(Job, made.job)
     if made is None or job is None or job.kind != request.kind:
         raise Invalid(f"no training of this registry made {ref}, so none is made again; leave like out", param="like")
-    if "checkpoint_step" in table(made.training):
+    record = TrainingRecord.read(table(made.training))
+    if record.checkpoint_step is not None:
         raise Invalid(
-            f"{ref} was published from a checkpoint, at step {table(made.training)['checkpoint_step']}, and a training goes on to its end; "
+            f"{ref} was published from a checkpoint, at step {record.checkpoint_step}, and a training goes on to its end; "
             "name a version that its training ended with",
             param="like",
         )
@@ -195,12 +196,12 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
             f"{ref} was trained with another {', '.join(others)}, so this is not its training; leave these options out, or leave like out",
             param="like",
         )
-    said, libraries = table(made.training), sorted(table(made.libraries).items())
+    libraries = sorted(table(made.libraries).items())
     ran_with: dict[str, Any] = {
         **dict(libraries[:_MOST_LIBRARIES]),
         "base": version.base_id,
         "base_revision": version.base_revision,
-        **{name: said[name] for name in RAN_WITH if name in said},
+        **{name: value for name, value in record.flat().items() if name in RAN_WITH},
     }
     like = RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)
     return request.model_copy(update={"like": like, "template_date": theirs.template_date})

@@ -17,6 +17,7 @@ from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
 from sdk.schemas.probe import LEAST_LOGIT_GAP
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
@@ -57,7 +58,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     said = publication.training or {}
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
-    asked = _asked(request.spec, publication.lora, said)
+    asked = _asked(request.spec, publication.lora, publication.record)
     if request.eval_data is not None:
         # Two losses can only be compared if they were computed on the same rows.
         asked["eval_data"] = request.eval_data
@@ -94,36 +95,14 @@ def require_asked(request: TrainingRequest, manifest: Manifest, report: Training
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
-def _asked(spec: TrainingSpec, lora: LoraConfig, said: dict[str, JsonScalar]) -> dict[str, JsonScalar]:
+def _asked(spec: TrainingSpec, lora: LoraConfig, record: TrainingRecord) -> dict[str, JsonScalar]:
     """What a spec says about a training, under the names that records use; also its objective if that follows from the
     rows, which perhaps only the worker has seen.
     """
-    asked: dict[str, JsonScalar] = {
-        "objective": spec.objective or _found(lora, said.get("objective")),
-        "method": spec.method,
-        "rank": spec.rank,
-        "alpha": spec.resolved_alpha,
-        "dropout": spec.dropout,
-        "targets": spec.targets,
-        "epochs": None if spec.max_steps else spec.epochs,
-        "max_steps": spec.max_steps,
-        "warmup_ratio": spec.warmup_ratio,
-        "schedule": spec.schedule,
-        "lr": spec.lr,
-        "batch_size": spec.batch_size,
-        "grad_accum": spec.grad_accum,
-        "effective_batch": spec.effective_batch,
-        "seed": spec.seed,
-        **spec.further(),
-    }
-    if spec.loss_on is not None:
-        asked["loss_on"] = spec.loss_on
-    if spec.max_steps is not None:
-        asked["total_steps"] = spec.max_steps
-    return asked
+    return spec.recorded() | {"objective": spec.objective or _found(lora, record.objective)}
 
 
-def _found(lora: LoraConfig, said: JsonScalar) -> Objective:
+def _found(lora: LoraConfig, said: Objective | None) -> Objective:
     """Return the objective of a training for which none was asked: what its worker says, if that fits its task."""
     possible = [name for name, task in TASK_TYPES.items() if task == lora.task_type]
     return next((name for name in possible if name == said), "classify" if possible == ["classify"] else "sft")
@@ -157,18 +136,19 @@ def _of_training(
         if recipe.double_quant != spec.packs_scales:
             yield Difference("quantization.double_quant", spec.packs_scales, recipe.double_quant)
     yield from lora_differences(spec, lora)
-    asked = _asked(spec, lora, training)
+    record = TrainingRecord.read(training)
+    asked = _asked(spec, lora, record)
     for name, value in asked.items():
         if name in training and training[name] != value:
             yield Difference(name, value, training[name])
     yield from _of_nobody(request, asked, training)
     # A worker that doesn't know an option ignores it, and trains something else.
-    for name in sorted(_ONLY_SAID & spec.further().keys()):
+    for name in sorted(_ONLY_SAID & spec.chosen):
         if training and name not in training:
-            yield Difference(name, _asked(spec, lora, training)[name], None)
+            yield Difference(name, asked[name], None)
     # A base may have fewer positions than were asked for.
-    length = training.get("max_length", spec.max_length)
-    if not isinstance(length, int) or not 0 < length <= spec.max_length:
+    length = record.max_length
+    if "max_length" in training and (length is None or length > spec.max_length):
         yield Difference("max_length", spec.max_length, length)
 
 

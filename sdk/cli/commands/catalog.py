@@ -14,7 +14,7 @@ from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.scores import Contamination, briefly
-from sdk.schemas.training_report import held_out_warning
+from sdk.schemas.version_records import CombineRecord, MergeRecord, TrainingRecord
 
 
 @click.command(name="show")
@@ -61,7 +61,7 @@ _STATES = {
 
 def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
     base, lora, recipe, data = shown["base"], shown["lora"], shown["quantization"], shown["dataset"]
-    metrics = shown["metrics"]
+    metrics, record = shown["metrics"], TrainingRecord.read(shown["training"])
     facts = [
         ("ref", shown["ref"]),
         ("digest", shown["digest"]),
@@ -72,8 +72,8 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
         ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
         ("fingerprint", base["fingerprint"]),
-        *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
-        *([("reference", said)] if (said := (shown["training"] or {}).get("reference")) else []),
+        *([("objective", record.objective)] if record.objective else []),
+        *([("reference", record.reference)] if record.reference else []),
         *(("continues", one["ref"]) for one in shown["parents"] if one["relation"] == "continued-from"),
         *(("combined", said) for said in _combined(shown)),
         *_merged(shown),
@@ -102,8 +102,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         )
         facts.append(("held-out rows", preferred))
     if (losses := held_out_loss(metrics)) is not None:
-        rows = shown["training"].get("held_out_rows")
-        over = "" if rows is None else f" over {rows} rows"
+        over = "" if record.held_out_rows is None else f" over {record.held_out_rows} rows"
         facts.append(("held-out loss", f"{losses}{over}"))
     facts += [*_added(shown), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:
@@ -125,7 +124,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _warnings(shown: dict[str, Any]) -> list[str]:
-    said = held_out_warning(shown["training"] or {})
+    said = TrainingRecord.read(shown["training"]).held_out_warning
     return [*shown["warnings"], *([] if said is None else [said])]
 
 
@@ -176,7 +175,7 @@ def _moved(metrics: dict[str, float]) -> list[str]:
 def _combined(shown: dict[str, Any]) -> Iterator[str]:
     """Show the parents of a combination, and how much a cut has kept."""
     parents = [one for one in shown["parents"] if one["relation"] == "combined-from"]
-    method = (shown["training"] or {}).get("combine_method")
+    method = CombineRecord.read(shown["training"]).combine_method
     if method is None or not parents:
         return
     yield f"{method}: " + " + ".join(f"{one['weight']:g}·{one['ref']}" for one in parents)
@@ -188,15 +187,14 @@ def _merged(shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Show what a merged model was made from, and what its merge has read back; the following lines are about its adapter."""
     if shown["kind"] != "merged":
         return
-    said, metrics = shown["training"] or {}, shown["metrics"]
+    record, metrics = MergeRecord.read(shown["training"]), shown["metrics"]
     of = " and ".join(one["ref"] for one in shown["parents"] if one["relation"] == "merged-from")
-    yield "merged", f"{of or '?'} onto the {said.get('merge_onto')} weights, in {said.get('merge_dtype')}"
-    kl = metrics.get(f"logit_kl_{said.get('merge_onto')}")
-    prompts = said.get("read_back_prompts")
+    yield "merged", f"{of or '?'} onto the {record.merge_onto} weights, in {record.merge_dtype}"
+    kl = metrics.get(f"logit_kl_{record.merge_onto}")
     yield (
         "read back",
-        f"{said.get('read_back_tensors')} tensors, {said.get('read_back_copied')} of them the base's bytes; prompts "
-        + (str(prompts) if kl is None else f"at a KL of {kl:.3g} nats a token"),
+        f"{record.read_back_tensors} tensors, {record.read_back_copied} of them the base's bytes; prompts "
+        + (str(record.read_back_prompts) if kl is None else f"at a KL of {kl:.3g} nats a token"),
     )
 
 

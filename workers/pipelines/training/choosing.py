@@ -14,6 +14,7 @@ from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.families import ConfigError
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.version_records import TrainingRecord
 from workers.pipelines.data.batches import TokenLosses, token_losses
 from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
@@ -130,15 +131,15 @@ def _recorded(given: Inputs) -> Fit | None:
         return given.resumed.record.fit
     if given.like is None:
         return None
-    said = given.like.ran_with
-    rows, chunk = said.get("micro_batch"), said.get("logit_chunk_tokens")
+    record = TrainingRecord.read(given.like.ran_with)
+    rows = record.micro_batch
     return Fit(
-        micro_rows=rows if type(rows) is int and 1 <= rows <= given.spec.effective_batch else given.spec.batch_size,
-        checkpointing=said.get("gradient_checkpointing") is True,
-        chunk_tokens=chunk if type(chunk) is int and chunk > 0 else None,
-        offloading=said.get("activation_offloading") is True,
-        packed=said.get("packed") is True,
-        row_attention=said.get("row_attention") is True,
+        micro_rows=rows if rows is not None and rows <= given.spec.effective_batch else given.spec.batch_size,
+        checkpointing=record.gradient_checkpointing is True,
+        chunk_tokens=record.logit_chunk_tokens,
+        offloading=record.activation_offloading is True,
+        packed=record.packed is True,
+        row_attention=record.row_attention is True,
     )
 
 

@@ -23,6 +23,7 @@ from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec, both_held_out
 from sdk.schemas.training_report import SourceUse
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
@@ -77,7 +78,7 @@ class Inputs:
     #: The version whose training this one repeats.
     like: RecordedTraining | None
     #: Rows and digests of the two sides, if some of the rows are held out.
-    split: dict[str, JsonScalar]
+    split: TrainingRecord
     #: How many rows came from each file, if there are several.
     sources: list[SourceUse] | None = None
     #: What the audit found: the number of rows by kind.
@@ -219,16 +220,16 @@ def _sources(data: Mixture, training: CheckedRows, drawn: CheckedRows) -> list[S
     ]
 
 
-def _sides(split: Split) -> dict[str, JsonScalar]:
+def _sides(split: Split) -> TrainingRecord:
     """Return what is recorded about a split."""
     if split.held_out is None:
-        return {}
-    return {
-        "training_rows": len(split.training),
-        "training_digest": rows_digest(split.training),
-        "held_out_rows": len(split.held_out),
-        "held_out_digest": rows_digest(split.held_out),
-    }
+        return TrainingRecord()
+    return TrainingRecord(
+        training_rows=len(split.training),
+        training_digest=rows_digest(split.training),
+        held_out_rows=len(split.held_out),
+        held_out_digest=rows_digest(split.held_out),
+    )
 
 
 def _objective(spec: TrainingSpec, shape: Shape) -> Objective:

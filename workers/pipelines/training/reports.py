@@ -11,6 +11,7 @@ import torch
 
 from sdk.schemas.recorded import RAN_WITH
 from sdk.schemas.training_report import LossPoint, TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.libraries import library_versions
@@ -72,7 +73,7 @@ def training_report(
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=_hyperparameters(setting),
+        training=_record(setting).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
@@ -84,7 +85,7 @@ def training_report(
 
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     """Return the environment of a training, for a `RecordedTraining`."""
-    said = _hyperparameters(setting)
+    said = _record(setting).flat()
     return {
         "base": setting.given.base_name,
         "base_revision": setting.given.base_revision,
@@ -93,63 +94,52 @@ def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     }
 
 
-def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
-    """Return every number that the result depends on, flat."""
+def _record(setting: Setting) -> TrainingRecord:
+    """Return the record: every number that the result depends on."""
     given, loaded = setting.given, setting.loaded
     spec, lora, fit = given.spec, given.lora, setting.fitting.fit
-    return {
-        "objective": given.objective.name,
-        "method": spec.method,
-        "rank": lora.rank,
-        "alpha": lora.alpha,
-        "dropout": lora.dropout,
-        "targets": spec.targets,
-        **({"beta": spec.beta} if given.objective.name == "dpo" else {}),
-        **({"reference": "parent"} if given.objective.name == "dpo" and given.parent is not None else {}),
-        "loss_on": given.rows.loss_on,
-        "epochs": None if spec.max_steps else spec.epochs,
-        "max_steps": spec.max_steps,
-        "total_steps": given.schedule.total_steps,
-        "warmup_steps": given.schedule.warmup_steps,
-        "warmup_ratio": spec.warmup_ratio,
-        "schedule": spec.schedule,
-        "lr": spec.lr,
-        "batch_size": spec.batch_size,
-        "grad_accum": spec.grad_accum,
-        "effective_batch": spec.effective_batch,
-        "max_length": longest_row(given.base, spec.max_length),
-        "samples": len(given.rows.examples) // given.objective.sequences,
-        "rows_cut": given.rows.cut,
-        "rows_dropped": given.rows.dropped,
-        **({"rows_split": given.rows.split} if given.rows.split else {}),
-        **({"held_out_split": given.held_out.split} if given.held_out is not None and given.held_out.split else {}),
-        **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
-        **{f"audit_{kind}": rows for kind, rows in given.audit.items()},
-        **given.split,
-        "seed": spec.seed,
-        **spec.further(),
-        **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
-        "optimizer": spec.optim,
-        "adam_beta1": spec.adam_beta1,
-        "adam_beta2": spec.adam_beta2,
-        "adam_epsilon": EPSILON,
-        "weight_decay": spec.weight_decay,
-        "max_grad_norm": spec.max_grad_norm,
-        "micro_batch": fit.micro_rows,
-        "gradient_checkpointing": fit.checkpointing,
-        "logit_chunk_tokens": fit.chunk_tokens,
-        "activation_offloading": fit.offloading,
-        "packed": fit.packed,
-        "row_attention": fit.row_attention,
-        "memory_steps": setting.fitting.record(),
-        "base_dropout": setting.base_dropout,
-        "base_weights": loaded.held,
-        "device": given.device.kind,
-        "device_name": given.device.name,
-        "dtype": loaded.dtype,
-        "adapter_dtype": "float32",
-        "threads": torch.get_num_threads() if given.device.kind == "cpu" else None,
-    }
+    is_dpo = given.objective.name == "dpo"
+    own = TrainingRecord(
+        objective=given.objective.name,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        reference="parent" if is_dpo and given.parent is not None else None,
+        loss_on=given.rows.loss_on,
+        total_steps=given.schedule.total_steps,
+        warmup_steps=given.schedule.warmup_steps,
+        max_length=longest_row(given.base, spec.max_length),
+        samples=given.training_rows,
+        rows_cut=given.rows.cut,
+        rows_dropped=given.rows.dropped,
+        rows_split=given.rows.split,
+        held_out_split=None if given.held_out is None else given.held_out.split,
+        held_out_rows_in_training=given.held_out_seen,
+        pad_token_id=None if given.classes is None else given.classes.pad_token_id,
+        optimizer=spec.optim,
+        adam_beta1=spec.adam_beta1,
+        adam_beta2=spec.adam_beta2,
+        adam_epsilon=EPSILON,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        micro_batch=fit.micro_rows,
+        gradient_checkpointing=fit.checkpointing,
+        logit_chunk_tokens=fit.chunk_tokens,
+        activation_offloading=fit.offloading,
+        packed=fit.packed,
+        row_attention=fit.row_attention,
+        memory_steps=setting.fitting.record(),
+        base_dropout=setting.base_dropout,
+        base_weights=loaded.held,
+        device=given.device.kind,
+        device_name=given.device.name,
+        dtype=loaded.dtype,
+        adapter_dtype="float32",
+        threads=torch.get_num_threads() if given.device.kind == "cpu" else None,
+    )
+    audit = {f"audit_{kind}": rows for kind, rows in given.audit.items()}
+    beta = {"beta": spec.beta} if is_dpo else {}
+    return TrainingRecord.model_validate({**spec.recorded(), **beta, **given.split.flat(), **audit, **own.flat()})
 
 
 def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:

@@ -15,10 +15,10 @@ from peft import get_peft_model_state_dict
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.probe import TEXTS_KEY
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
@@ -127,7 +127,8 @@ def _of_data(rows: Tokenised) -> str:
 
 
 def _of_split(given: Inputs) -> str:
-    return f"; {given.split['held_out_rows']} rows are held out" if given.split else ""
+    rows = given.split.held_out_rows
+    return "" if rows is None else f"; {rows} rows are held out"
 
 
 def _train(
@@ -197,7 +198,7 @@ def _train(
     return report.model_copy(
         update={
             "metrics": {**report.metrics, **found.metrics()},
-            "training": {**report.training, TEXTS_KEY: found.texts_digest},
+            "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
 

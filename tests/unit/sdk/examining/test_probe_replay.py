@@ -24,6 +24,7 @@ from sdk.schemas.probe import (
     recorded_probe,
     says_probe,
 )
+from sdk.schemas.version_records import TrainingRecord
 
 LONG = "model.language_model.layers.{}.mlp.shared_experts.down_projection_of_the_layer"
 
@@ -140,10 +141,10 @@ RECORD: dict[str, Any] = {"probe_texts": "a" * 64}
     ],
 )
 def test_a_record_that_its_publisher_made_up_is_no_probe(metrics: dict[str, float], training: Any) -> None:
-    assert recorded_probe(report().metrics(), RECORD) == report()
-    assert recorded_probe(metrics, training) is None
-    assert says_probe(metrics, training)
-    assert not says_probe({"loss": 1.0, "probe_kl": 1.0}, {"seed": 1})
+    assert recorded_probe(report().metrics(), TrainingRecord.read(RECORD)) == report()
+    assert recorded_probe(metrics, TrainingRecord.read(training)) is None
+    assert says_probe(metrics, TrainingRecord.read(training))
+    assert not says_probe({"loss": 1.0, "probe_kl": 1.0}, TrainingRecord(seed=1))
 
 
 def test_numbers_without_bounds_are_compared() -> None:

@@ -92,7 +92,7 @@ from sdk.schemas.preview import Preview
 from sdk.schemas.probe import ProbeReplay, VersionNorms
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.schemas.scores import Comparison, SlicedScores
-from sdk.schemas.training import PlanOptions, TrainingOptions
+from sdk.schemas.training_keywords import PlanOptions, TrainingOptions
 from sdk.schemas.work import QueueCapacity, WorkerView
 from sdk.submitting.data_check import check_rows_of
 from sdk.submitting.data_preview import preview_asked

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sdk.schemas.planning import Plan, PlanMethod, Task
     from sdk.schemas.preview import Preview
     from sdk.schemas.scores import Comparison
-    from sdk.schemas.training import PlanOptions, TrainingOptions
+    from sdk.schemas.training_keywords import PlanOptions, TrainingOptions
     from sdk.schemas.work import QueueCapacity, WorkerView
     from sdk.submitting.given_data import TrainingData
 

@@ -13,6 +13,9 @@ from pydantic import ConfigDict, Field, ValidationError
 from sdk.schemas.training import TrainingFields
 from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Wire
 
+#: Marks what can change a training's result besides what was asked for: its repetition compares it.
+RAN_WITH = object()
+
 
 class FlatRecord(Wire):
     """One object of texts, numbers and truth values, of which another release may write more, or other ones."""
@@ -51,18 +54,18 @@ class TrainingRecord(TrainingFields, FlatRecord):
     (16, 0, None, {'rank': 16, 'of_a_newer_release': 1})
     """
 
-    max_length: Annotated[int | None, Field(ge=1)] = None
+    max_length: Annotated[int | None, Field(ge=1), RAN_WITH] = None
     #: DPO: "parent" if answers are compared with the version that is continued instead of the base; then, in the record
     #: of a version, which one that is.
     reference: Annotated[str | None, IF_SET] = None
     #: Rows in one optimiser step.
     effective_batch: int | None = None
-    total_steps: int | None = None
+    total_steps: Annotated[int | None, RAN_WITH] = None
     warmup_steps: int | None = None
     #: Rows of an epoch, after those with nothing to learn from are dropped.
-    samples: int | None = None
+    samples: Annotated[int | None, RAN_WITH] = None
     #: Rows that were longer than `max_length` and lost their ends.
-    rows_cut: int | None = None
+    rows_cut: Annotated[int | None, RAN_WITH] = None
     #: Rows without anything to learn from.
     rows_dropped: int | None = None
     #: Rows of {text} that were split, among the training's rows and the held-out ones.
@@ -82,30 +85,34 @@ class TrainingRecord(TrainingFields, FlatRecord):
     optimizer: str | None = None
     adam_epsilon: float | None = None
     #: Rows of one pass; for preferences, pairs.
-    micro_batch: Annotated[int | None, Field(ge=1)] = None
-    gradient_checkpointing: bool | None = None
+    micro_batch: Annotated[int | None, Field(ge=1), RAN_WITH] = None
+    gradient_checkpointing: Annotated[bool | None, RAN_WITH] = None
     #: Tokens whose logits are in memory at a time; None: all supervised ones of a pass.
-    logit_chunk_tokens: Annotated[int | None, Field(ge=1)] = None
-    activation_offloading: bool | None = None
-    packed: bool | None = None
-    row_attention: bool | None = None
+    logit_chunk_tokens: Annotated[int | None, Field(ge=1), RAN_WITH] = None
+    activation_offloading: Annotated[bool | None, RAN_WITH] = None
+    packed: Annotated[bool | None, RAN_WITH] = None
+    row_attention: Annotated[bool | None, RAN_WITH] = None
     #: With which settings memory ran out, and what followed.
-    memory_steps: str | None = None
+    memory_steps: Annotated[str | None, RAN_WITH] = None
     #: The largest dropout probability of the base itself in training.
     base_dropout: float | None = None
     #: How the base's weights are held while they are trained over.
-    base_weights: Literal["native", "packed", "wide"] | None = None
-    device: str | None = None
-    device_name: str | None = None
+    base_weights: Annotated[Literal["native", "packed", "wide"] | None, RAN_WITH] = None
+    device: Annotated[str | None, RAN_WITH] = None
+    device_name: Annotated[str | None, RAN_WITH] = None
     #: What products are computed in.
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    dtype: Annotated[Literal["bfloat16", "float16", "float32"] | None, RAN_WITH] = None
     adapter_dtype: str | None = None
     #: Threads that compute on a CPU.
-    threads: int | None = None
+    threads: Annotated[int | None, RAN_WITH] = None
     #: The digest of the texts whose predictions were recorded.
     probe_texts: Annotated[str | None, IF_SET] = None
     #: The step of the checkpoint that the version was published from.
     checkpoint_step: Annotated[int | None, IF_SET] = None
+
+    def ran_with(self) -> dict[str, JsonScalar]:
+        """Return what is recorded of the rows and the environment that can change what a training computes."""
+        return {name: value for name, value in self.flat().items() if name in _RAN_WITH}
 
     @property
     def held_out_warning(self) -> str | None:
@@ -113,6 +120,9 @@ class TrainingRecord(TrainingFields, FlatRecord):
         if not self.held_out_rows_in_training:
             return None
         return f"{self.held_out_rows_in_training} of the held-out rows are training rows too, so their loss says too little"
+
+
+_RAN_WITH = frozenset(name for name, field in TrainingRecord.model_fields.items() if RAN_WITH in field.metadata)
 
 
 class MergeRecord(FlatRecord):

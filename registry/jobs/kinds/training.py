@@ -35,7 +35,7 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
 from sdk.schemas.job_requests import TrainingRequest
-from sdk.schemas.recorded import RAN_WITH, RecordedTraining
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
 from sdk.schemas.version_records import TrainingRecord
 
@@ -201,7 +201,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
         **dict(libraries[:_MOST_LIBRARIES]),
         "base": version.base_id,
         "base_revision": version.base_revision,
-        **{name: value for name, value in record.flat().items() if name in RAN_WITH},
+        **record.ran_with(),
     }
     like = RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)
     return request.model_copy(update={"like": like, "template_date": theirs.template_date})

@@ -13,7 +13,7 @@ from sdk.schemas.catalog import Parent, Publication, VersionView
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
+from sdk.schemas.option_types import TARGET_PRESETS, is_pattern, options_of
 from sdk.schemas.probe import LEAST_LOGIT_GAP
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -22,25 +22,8 @@ from sdk.schemas.wire import JsonScalar
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
-#: Options that can't be checked by anything that is handed in, except for what the worker says.
-_ONLY_SAID = frozenset(
-    {
-        "adam_beta1",
-        "adam_beta2",
-        "beta",
-        "eva_rho",
-        "holdout",
-        "holdout_by",
-        "holdout_seed",
-        "init_lora_weights",
-        "loraplus_lr_ratio",
-        "max_grad_norm",
-        "neftune_noise_alpha",
-        "optim",
-        "packing",
-        "weight_decay",
-    }
-)
+#: Options that nothing but the record of a training shows.
+_ONLY_SAID = frozenset(name for name, option in options_of(TrainingSpec).items() if option.alone)
 #: Names under which a record, or a request, says what a version is and where it comes from: the registry knows that, and
 #: a worker may only say what was asked for.
 _REGISTRY_S = frozenset({*VersionView.model_fields, *TrainingRequest.model_fields, "reference"})

@@ -14,7 +14,7 @@ from sdk.cli.commands.plan import planned, print_plan
 from sdk.cli.support.output import filled, print_json
 from sdk.errors import InvalidInput
 from sdk.names import check_name
-from sdk.schemas.training import RESOLVED, PlanOptions, TrainingSpec
+from sdk.schemas.training import PLANNED, RESOLVED, TrainingSpec
 from sdk.submitting.given_data import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
@@ -40,7 +40,7 @@ def show_ahead(
         said["explained"] = rows
     plan = None
     if dry_run:
-        asked = {name: value for name, value in fields.items() if name in {"method", *PlanOptions.__annotations__}}
+        asked = {name: value for name, value in fields.items() if name in {"method", *PLANNED}}
         plan = planned(str(base), options.get("base_namespace"), options.get("published"), asked | {"as_given": True})
         said["plan"] = plan.model_dump(mode="json")
     if style == "json":

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from support import processes
+from support import keywords, processes
 
 import sdk
 from sdk import default_client
 from sdk.pushing.pusher import PushKeywords, PushOptions
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
-from sdk.schemas.training import TrainingOptions, TrainingSpec
 
 FUNCTIONS = [name for name in sdk.__all__ if inspect.isfunction(getattr(sdk, name)) and name != "connect"]
 
@@ -53,7 +52,6 @@ def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "spec"),
     [
-        (TrainingOptions, TrainingSpec),
         (EvaluationOptions, EvaluationSpec),
         (MergeOptions, MergeSpec),
         (CombineOptions, CombineSpec),
@@ -64,6 +62,10 @@ def test_the_keywords_of_a_spec_are_its_fields(options: type, spec: type) -> Non
     theirs.pop("model_config", None)
     assert ours == {name: theirs[name] for name in spec.model_fields}  # type: ignore[attr-defined]
     assert not options.__required_keys__  # type: ignore[attr-defined]
+
+
+def test_the_keywords_of_a_training_are_written_from_its_spec() -> None:
+    assert keywords.FILE.read_text() == keywords.text(), "run: PYTHONPATH=tests python -m support.keywords"
 
 
 def test_the_keywords_of_a_push_are_its_options() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from sdk.schemas.recorded import RAN_WITH
 from sdk.schemas.training_report import LossPoint, TrainingReport
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
@@ -85,12 +84,11 @@ def training_report(
 
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     """Return the environment of a training, for a `RecordedTraining`."""
-    said = _record(setting).flat()
     return {
         "base": setting.given.base_name,
         "base_revision": setting.given.base_revision,
         **library_versions(),
-        **{name: said[name] for name in RAN_WITH},
+        **_record(setting).ran_with(),
     }
 
 

@@ -11,7 +11,7 @@ from support import tiny
 from support.trainings import run_training
 
 from sdk.schemas.events import Progress
-from sdk.schemas.recorded import RAN_WITH, RecordedTraining
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -41,7 +41,7 @@ def test_what_is_otherwise_is_named_before_the_first_step(tmp_path: Path) -> Non
     phases = [progress.phase for progress in seen]
     assert phases.index("check") < phases.index("train")
     # All of it is in the record that this training makes.
-    made = {**report.libraries, **{name: report.training[name] for name in RAN_WITH}}
+    made = {**report.libraries, **report.record.ran_with()}
     seen, _ = run(tmp_path, made)
     assert [progress.message for progress in seen if progress.phase == "check"] == [
         "libraries, device and samples are those of sql@v3"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, tzinfo
-from pathlib import Path
 
 import pytest
+from contract.jobs.helpers import Crew
 from sqlalchemy import select, text, update
-from support.adapters import SPEC
 from support.registries import World
 from support.waiting import wait_until
 from support.working import Held
@@ -21,95 +20,66 @@ from registry.db.types import db_epoch_s
 from registry.jobs import attempts
 from registry.jobs.attempts import OVERTIME_S, TimeLimits
 from registry.jobs.models import Attempt, Job
-from registry.principal import LOCAL, SYSTEM, Role
+from registry.principal import LOCAL, SYSTEM
 from registry.queue import NoQueue
 from registry.settings import Settings
-from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput
-from sdk.schemas.job_requests import BaseChoice, TrainingRequest
-from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.jobs import JobView
 
 
-class Desk:
-    """Who submits in a namespace of their own, and their worker."""
-
-    def __init__(self, world: World, space: str, writer: Client, worker: Client, data: str, tmp_path: Path) -> None:
-        self.world, self.space, self.writer, self.worker = world, space, writer, worker
-        self.data, self.tmp_path = data, tmp_path
-
-    def submit(self, timeout_s: float | None = None) -> str:
-        request = TrainingRequest(adapter=f"{self.space}/a", base=BaseChoice(id="tiny"), data=self.data, spec=SPEC)
-        body = JobSubmission(request=request, timeout_s=timeout_s)
-        return self.writer.call("POST", "/jobs", JobView, body=body).id
-
-    def hold(self) -> Held:
-        return Held.claim(self.worker, self.tmp_path)
-
-    def set(self, job: str, **values: object) -> None:
-        with self.world.services.db.write() as session:
-            session.execute(update(Job).where(Job.id == job).values(**values))
-
-    def end_time(self, job: str) -> None:
-        """Let the time of every attempt be over."""
-        with self.world.services.db.write() as session:
-            session.execute(update(Attempt).where(Attempt.job_id == job).values(deadline_s=1.0))
-
-    def row(self, job: str) -> Job:
-        with self.world.services.db.read() as session:
-            return session.get_one(Job, job)
+def hold(crew: Crew) -> Held:
+    return Held.claim(crew.worker, crew.tmp_path)
 
 
-@pytest.fixture
-def desk(people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path) -> Iterator[Desk]:
-    writer = acting(**{space: Role.WRITER})
-    data = writer.add_data(rows, namespace=space).digest
-    yield Desk(people, space, writer, acting(**{space: Role.WORKER}), data, tmp_path)
-    with people.services.db.write() as session:
-        unfinished = (Job.namespace == space, Job.state.in_(["queued", "running"]))
-        session.execute(update(Job).where(*unfinished).values(state="failed", lease_until_s=None))
+def end_time(crew: Crew, job: str) -> None:
+    """Let the time of every attempt be over."""
+    with crew.world.services.db.write() as session:
+        session.execute(update(Attempt).where(Attempt.job_id == job).values(deadline_s=1.0))
 
 
 class TestTimeLimits:
-    def test_a_job_without_a_timeout_has_the_default(self, desk: Desk) -> None:
-        desk.submit()
-        assert desk.hold().assignment.timeout_s == Settings.job_timeout_default_s == 86_400
+    def test_a_job_without_a_timeout_has_the_default(self, crew: Crew) -> None:
+        crew.submit()
+        assert hold(crew).assignment.timeout_s == Settings.job_timeout_default_s == 86_400
 
-    def test_a_job_that_asks_for_more_than_is_allowed_is_refused(self, desk: Desk) -> None:
-        desk.submit(timeout_s=Settings.job_timeout_max_s)
+    def test_a_job_that_asks_for_more_than_is_allowed_is_refused(self, crew: Crew) -> None:
+        crew.submit(timeout_s=Settings.job_timeout_max_s)
         with pytest.raises(InvalidInput, match="longer than the 604800 s that this registry allows") as caught:
-            desk.submit(timeout_s=Settings.job_timeout_max_s + 1)
+            crew.submit(timeout_s=Settings.job_timeout_max_s + 1)
         assert caught.value.param == "timeout_s"
 
-    def test_a_limit_that_was_lowered_since_holds(self, desk: Desk) -> None:
+    def test_a_limit_that_was_lowered_since_holds(self, crew: Crew) -> None:
         for stored, given in ((10**9, 604_800), (60.0, 60.0)):
-            desk.set(desk.submit(), timeout_s=stored)
-            assert desk.hold().assignment.timeout_s == given
+            job = crew.submit().id
+            with crew.world.services.db.write() as session:
+                session.execute(update(Job).where(Job.id == job).values(timeout_s=stored))
+            assert hold(crew).assignment.timeout_s == given
 
-    def test_an_attempt_that_its_worker_does_not_end_is_ended(self, desk: Desk) -> None:
-        job = desk.submit(timeout_s=60.0)
-        held = desk.hold()
-        with desk.world.services.db.read() as session:
+    def test_an_attempt_that_its_worker_does_not_end_is_ended(self, crew: Crew) -> None:
+        job = crew.submit(timeout_s=60.0).id
+        held = hold(crew)
+        with crew.world.services.db.read() as session:
             left_s = session.scalar(select(Attempt.deadline_s - db_epoch_s()).where(Attempt.job_id == job)) or 0.0
         assert left_s == pytest.approx(60.0 + OVERTIME_S, abs=30)
-        assert desk.world.services.claims.requeue_expired() == 0
-        desk.end_time(job)
+        assert crew.world.services.claims.requeue_expired() == 0
+        end_time(crew, job)
         held.report()
-        assert desk.world.services.claims.requeue_expired() == 1
-        view = desk.writer.job_view(job)
+        assert crew.world.services.claims.requeue_expired() == 1
+        view = crew.writer.job_view(job)
         assert (view.state, view.reason) == ("failed", "timeout")
         assert f"adapterctl jobs retry {job}" in (view.message or "")
         with pytest.raises(Conflict):
             held.report()
 
-    def test_the_time_of_one_attempt_is_none_of_the_next(self, desk: Desk) -> None:
-        job = desk.submit()
-        held = desk.hold()
-        desk.end_time(job)
+    def test_the_time_of_one_attempt_is_none_of_the_next(self, crew: Crew) -> None:
+        job = crew.submit().id
+        held = hold(crew)
+        end_time(crew, job)
         held.release()
-        assert desk.world.services.claims.requeue_expired() == 0
-        desk.hold().report()
-        assert desk.world.services.claims.requeue_expired() == 0
-        assert desk.row(job).state == "running"
+        assert crew.world.services.claims.requeue_expired() == 0
+        hold(crew).report()
+        assert crew.world.services.claims.requeue_expired() == 0
+        assert crew.view(job).state == "running"
 
     def test_a_default_above_the_most_is_the_most(self) -> None:
         limits = TimeLimits(default_s=100.0, most_s=10.0)
@@ -117,35 +87,30 @@ class TestTimeLimits:
 
 
 class TestCancel:
-    def test_what_has_ended_otherwise_is_not_cancelled(self, desk: Desk) -> None:
-        done, failed = desk.submit(), desk.submit()
-        desk.hold().complete()
-        desk.hold().fail("data")
+    def test_what_has_ended_otherwise_is_not_cancelled(self, crew: Crew) -> None:
+        done, failed = crew.submit().id, crew.submit().id
+        hold(crew).complete()
+        hold(crew).fail("data")
         for job, state in ((done, "succeeded"), (failed, "failed")):
             with pytest.raises(Conflict, match=f"job {job} has {state} and can't be cancelled; .*jobs show {job}"):
-                desk.writer.cancel_job(job)
-            assert desk.writer.job_view(job).cancel_requested is False
+                crew.writer.cancel_job(job)
+            assert crew.writer.job_view(job).cancel_requested is False
 
-    def test_what_is_cancelled_already_stays_so(self, desk: Desk) -> None:
-        job = desk.submit()
-        assert [desk.writer.cancel_job(job).state for _ in range(2)] == ["cancelled", "cancelled"]
-        assert [event.state for event in desk.writer.job_events(job)] == ["queued", "cancelled"]
-
-    def test_a_cancel_while_the_job_is_given_back_is_not_lost(self, desk: Desk) -> None:
-        job = desk.submit()
-        held = desk.hold()
-        db = desk.world.services.db
+    def test_a_cancel_while_the_job_is_given_back_is_not_lost(self, crew: Crew) -> None:
+        job = crew.submit().id
+        held = hold(crew)
+        db = crew.world.services.db
         cancelled: list[JobView] = []
-        cancelling = threading.Thread(target=lambda: cancelled.append(desk.writer.cancel_job(job)))
+        cancelling = threading.Thread(target=lambda: cancelled.append(crew.writer.cancel_job(job)))
         with db.write() as session:
             attempts.release(session, job, held.assignment.attempt, who=SYSTEM)
             session.flush()
             cancelling.start()
             if db.engine.dialect.name == "postgresql":
-                wait_for_lock(desk.world.services)
+                wait_for_lock(crew.world.services)
         cancelling.join(30)
         assert [view.state for view in cancelled] == ["cancelled"]
-        assert desk.writer.job_view(job).state == "cancelled"
+        assert crew.writer.job_view(job).state == "cancelled"
 
 
 def wait_for_lock(services: Services) -> None:
@@ -175,29 +140,29 @@ class TestClocks:
     """Servers of one registry may be minutes apart."""
 
     def test_the_last_checkpoint_is_the_one_that_was_recorded_last(
-        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, crew: Crew, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        job = desk.submit()
-        held = desk.hold()
+        job = crew.submit().id
+        held = hold(crew)
         with clock_ahead(monkeypatch, hours=1):
             held.checkpoint(10, 30)
         held.checkpoint(20, 30)
         with clock_ahead(monkeypatch, hours=-1):
             held.checkpoint(30, 30)
-        assert [found.step for found in desk.writer.checkpoints(job)] == [30, 20, 10]
-        assert desk.writer.job_view(job).checkpoint_step == 30
+        assert [found.step for found in crew.writer.checkpoints(job)] == [30, 20, 10]
+        assert crew.writer.job_view(job).checkpoint_step == 30
         held.release()
-        again = desk.hold().assignment.checkpoint
+        again = hold(crew).assignment.checkpoint
         assert again.step == 30
 
     def test_workers_are_not_silent_for_a_server_that_is_ahead(
-        self, people: World, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, people: World, crew: Crew, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if people.services.db.engine.dialect.name != "postgresql":
             pytest.skip("SQLite's servers share one clock")
-        job = desk.submit()
+        job = crew.submit().id
         other = Services(people.services.settings, storage=people.services.artifacts.storage, queue=NoQueue())
-        desk.hold().release()
+        hold(crew).release()
         with clock_ahead(monkeypatch, minutes=10):
             workers = other.workers.list(who=LOCAL)
             assert {worker.name: worker.state for worker in workers}["w1"] == "idle"

@@ -402,9 +402,3 @@ def test_bad_columns_are_refused(columns: str, said: str, tmp_path: Path) -> Non
     with pytest.raises(InvalidInput) as caught:
         check_data(path, columns=columns)
     assert (caught.value.param, said in caught.value.message) == ("columns", True)
-
-
-@pytest.mark.parametrize("given", ["https://example.org/a.jsonl", "s3://bucket/a.jsonl", "hf://datasets/org/a"])
-def test_a_url_is_refused_with_what_to_do_instead(given: str) -> None:
-    with pytest.raises(InvalidData, match="only files are read; fetch it first, as with: curl -L"):
-        check_data(given)

@@ -108,14 +108,6 @@ def test_a_port_that_another_program_has_taken_is_named(
     assert server.pid is not None
 
 
-def test_the_pid_of_a_stranger_is_not_taken_for_the_server(home: Path) -> None:
-    server = ValkeyServer(home)
-    (home / "valkey.pid").write_text(f"{os.getpid()}\n12345\n")
-    assert server.pid is None
-    server.stop()
-    assert process_started_at(os.getpid()) is not None
-
-
 def test_free_ports_are_different_and_so_are_their_twins() -> None:
     ports = free_ports(20, twin_offset=10_000)
     assert len({number for port in ports for number in (port, port + 10_000)}) == 40

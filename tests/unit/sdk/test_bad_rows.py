@@ -281,12 +281,6 @@ def test_what_a_reader_of_json_would_lose_is_refused(line: bytes, said: str, tmp
         check_data(path)
 
 
-def test_a_field_of_a_csv_file_may_be_as_long_as_a_document(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text(f"prompt,completion\n{'p' * 200_000},c\n")
-    assert check_data(path).rows == 1
-
-
 def test_a_column_of_a_csv_file_that_would_be_lost_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('prompt,completion,id\np,c,7\n"p",c,\n')

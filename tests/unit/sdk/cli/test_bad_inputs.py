@@ -62,17 +62,6 @@ FILES = [
     file("a.jsonl", b"\n \n", "the dataset has no rows; give rows of"),
     file("a.jsonl", '{"prompt": "a"}\n', "line 1 has no `completion`"),
     file("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"text": "c"}\n', "line 2 is a text row among prompt rows"),
-    file(
-        "a.jsonl",
-        '{"text": "a", "label": "x"}\n',
-        "all rows have the label 'x', which teaches nothing; add rows with another label",
-    ),
-    file(
-        "a.jsonl",
-        '{"prompt": "p", "choices": ["a", "b"], "answer": 0}\n',
-        "are for evaluations, and nothing is learnt of them; give other rows",
-        code="invalid",
-    ),
     file("a.jsonl", b'{"text": "\xff"}\n', "line 1 is not a JSON object (byte 11 is no UTF-8)"),
     file("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "is in UTF-16; write it in UTF-8"),
     file("a.jsonl", gzip.compress(GOOD, mtime=0), "is compressed"),
@@ -134,7 +123,6 @@ GIVEN = [
         "--data b.jsonl --weight 1", "there are 1 weights for 2 datasets; give one --weight for each --data, or none"
     ),
     options("--data b.jsonl --weight 1 --weight 0", "the weight of b.jsonl is '0.0'; give a number above 0"),
-    options("--columns prompt", "'prompt' is no KEY=COLUMN; write columns as prompt=question,completion=answer"),
     options("--holdout 1.5", "holdout: 1.5 can't be; give a number above 0 and below 1"),
     options("--holdout 0.5 --eval-data good.jsonl", "leave out holdout, or eval_data"),
     options("--holdout-by repo", "no share is; give holdout, such as 0.1"),

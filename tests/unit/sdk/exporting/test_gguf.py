@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -282,22 +281,12 @@ def test_a_command_that_is_ended_takes_its_program_along(
     given = ["export", str(adapter), "--base", str(base), "-o", str(out / "a.gguf")]
     env = environment() | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[4]}"}
     with subprocess.Popen([sys.executable, "-c", said, *given], env=env) as command:
-        program = int(_soon(lambda: (out / "pid").read_text()))
+        program = int(wait_until(lambda: (out / "pid").exists() and (out / "pid").read_text()))
         command.send_signal(number)
         assert command.wait(20) == -number
-    _soon(lambda: not is_alive(int(program)))
+    wait_until(lambda: not is_alive(program))
     if number is not signal.SIGKILL:
         assert left(out) == ["pid"]
-
-
-def _soon(ask: Callable[[], Any]) -> Any:
-    """Return what is said, once something is, within some seconds."""
-
-    def said() -> Any:
-        with suppress(FileNotFoundError):
-            return ask()
-
-    return wait_until(said, "nothing happened in time", 30)
 
 
 def test_what_a_program_did_not_expect_has_its_own_sentence(

@@ -19,7 +19,7 @@ from registry.artifacts.admission.inspection import inspect_config
 from sdk.errors import AdapterctlError, InvalidInput, NotFound
 from sdk.formats.peft_config import DROPPED_KEYS, KEYS, examine
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.lora_config import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS, LoraConfig
+from sdk.schemas.lora_config import MAX_OTHER_CHARACTERS, MAX_OTHER_SETTINGS
 
 
 def test_equal_adapters_have_equal_bytes(tmp_path: Path) -> None:
@@ -238,13 +238,6 @@ def test_what_the_sdk_lets_pass_the_registry_takes(config: dict[str, Any]) -> No
         said = {finding.key for finding in examine(json.loads(raw))}
         assert not said
         assert inspect_config(io.BytesIO(raw)).rank == package.lora.rank
-
-
-def test_a_record_of_before_these_settings_is_still_one() -> None:
-    stored = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "target_modules": ["q_proj"], "rank_pattern": {}, "init": True}
-    record = LoraConfig.model_validate(stored)
-    assert record.fan_in_fan_out is False
-    assert (record.exclude_modules, record.layer_replication, record.other) == ([], [], {})
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,8 @@ def test_a_bad_row_is_refused_by_line_and_key(row: Any, said: str, tmp_path: Pat
     # A blank line counts as a line.
     path.write_bytes(_good_beside(row) + b"\n\n" + json.dumps(row).encode() + b"\n")
     with pytest.raises(InvalidData) as caught:
-        check_data(path)
+        check_data(path, param="eval_data")
+    assert caught.value.param == "eval_data"
     assert caught.value.message.startswith(f"{path}: 1 of 2 rows can't be used: line 3 ")
     assert said in caught.value.message
 

@@ -161,7 +161,7 @@ def test_letters_of_every_script_are_the_same_if_they_are_for_re() -> None:
     letters = "".join(
         letter for letter in map(chr, range(0x110000)) if letter.upper() != letter or letter.lower() != letter
     )
-    for letter in [*"kK\u212asſéςσİıßẞя", *letters[::17]]:
+    for letter in [*"kK\u212asſéςσİıßẞя", *letters[::101]]:
         found = Automaton([f"(?i){re.escape(letter)}"], within=True)
         wanted = set(re.findall(re.escape(letter), letters, re.IGNORECASE))
         assert {other for other in letters if found.first(other, Budget(1000)) is not None} == wanted

@@ -62,7 +62,6 @@ def test_a_server_is_adopted_restarted_and_ended(
     server = ended(kind(home / kind.name))
     server.start()
     pid, url = server.pid, server.url
-    assert pid is not None
     assert all(secret not in command_line_of(pid) for secret in secrets_of(server))
 
     second = ended(kind(home / kind.name))
@@ -155,7 +154,6 @@ time.sleep(60)
     directory = home / uuid.uuid4().hex
     command = [sys.executable, "-c", script, str(directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent, text=True) as run:
-        assert run.stdout is not None
         pid = int(run.stdout.readline())
         assert process_started_at(pid) is not None
         run.kill()

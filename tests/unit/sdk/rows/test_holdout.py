@@ -65,7 +65,6 @@ def test_no_text_and_no_group_is_on_both_sides(
     order = list(rows)
     shuffle.shuffle(order)
     again = split(order, how)
-    assert again is not None
     assert [rows_digest(side) for side in again] == [rows_digest(side) for side in sides]
 
 
@@ -95,7 +94,6 @@ def test_groups_keep_their_side_when_they_grow() -> None:
     def sides(rows_a_group: int) -> list[set[str | None]]:
         values = [{"text": f"{group} {n}", "group": str(group)} for group in range(200) for n in range(rows_a_group)]
         found = split(rows_of(values, group_by="group"), HoldOut(0.1, by="group"))
-        assert found is not None
         return [{row.group for row in side} for side in found]
 
     assert sides(5) == sides(6)
@@ -144,7 +142,6 @@ def test_what_is_asked_of_preferences_is_on_one_side(tmp_path: Path) -> None:
     rows = rows_of([{"prompt": f"{'p ' * (n % 4)}p", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(12)])
     for seed in range(9):
         sides = split(rows, HoldOut(0.3, seed))
-        assert sides is not None
         training, held = ({row.fields["prompt"] for row in side} for side in sides)
         assert training
         assert held

@@ -21,6 +21,5 @@ def evaluated(
 ) -> tuple[EvaluationReport, list[RowScore]]:
     """Score a base as it is stored, bare or with an adapter; the file of the rows is written to `out`."""
     report = score(base, data, adapter, spec=spec, rows_to=out)
-    assert report.rows is not None
     with (out / row_file_name(report.rows.digest)).open("rb") as file:
         return report, list(read_rows(file))

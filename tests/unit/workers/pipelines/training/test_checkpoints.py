@@ -227,7 +227,7 @@ def test_going_on_with_less_memory_changes_nothing(
         ({}, []),
     ],
 )
-def test_checkpoints_are_due_every_so_often_and_without_a_pace_only_on_stopping(
+def test_checkpoints_are_due_every_so_often_and_without_a_pace_never(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], steps: list[int]
 ) -> None:
     now = [100.0]

@@ -26,6 +26,8 @@ from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Wire
 #: TRL's default.
 DEFAULT_BETA = 0.1
 _QUANTISING = {"quant_type", "double_quant"}
+#: For which None means that rows, base or device decide.
+RESOLVED = ("objective", "loss_on", "packing")
 
 
 class TrainingSpec(Wire):
@@ -201,14 +203,20 @@ class TrainingSpec(Wire):
         """Ids of the tokens whose embedding is trained."""
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
 
-    def further(self) -> dict[str, JsonScalar]:
-        """Chosen options beyond those that every training has, by name."""
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if fields[name].exclude_if is not None and name != "objective"
-        }
+    @property
+    def chosen(self) -> frozenset[str]:
+        """Names of the options that have a value, and of those that not every training has, another one than the default."""
+        return frozenset(self.model_dump(exclude_none=True))
+
+    def recorded(self) -> dict[str, JsonScalar]:
+        """Return what the record of such a training has, by name. What the job resolves is not in it: None, and the
+        length of rows, which a base may lower.
+        """
+        found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length"})
+        found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
+        if self.max_steps is not None:
+            found |= {"epochs": None, "total_steps": self.max_steps}
+        return {name: value for name, value in found.items() if value is not None or name not in RESOLVED}
 
 
 def both_held_out() -> str:
@@ -256,7 +264,7 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"packing puts rows into one sequence, and {spec.objective} looks at whole sequences; leave it out"
     if spec.packing in ("auto", "on") and spec.neftune_noise_alpha is not None:
         return "the noise of neftune_noise_alpha depends on the length of a sequence, which packing changes; leave one of the two out"
-    if spec.objective not in (None, "dpo") and "beta" in spec.further():
+    if spec.objective not in (None, "dpo") and "beta" in spec.chosen:
         return f"beta is an option of the objective dpo, and this is {spec.objective}; leave it out, or give rows of prompt, chosen and rejected"
     embedding = next((name for name in saved if name.rpartition(".")[2] in INPUT_EMBEDDINGS), None)
     if embedding and spec.trainable_token_indices is not None:

@@ -84,7 +84,7 @@ class Trainer:
             rows = [row for each in (data, *others) for row in check_rows(text_values(each))]
             out = held_out([split_unit(one) for one in rows], how)
             left = rows_digest(one for one, is_out in zip(rows, out, strict=True) if not is_out)
-            said = {**spec.further(), "training_digest": recorded or left}
+            said = {**spec.recorded(), "training_digest": recorded or left}
         request = TrainingRequest(
             adapter=desk.named(name),
             base=BaseChoice(id="tiny", fingerprint=desk.base.fingerprint),

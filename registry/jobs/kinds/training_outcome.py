@@ -98,29 +98,7 @@ def _asked(spec: TrainingSpec, lora: LoraConfig, said: dict[str, JsonScalar]) ->
     """What a spec says about a training, under the names that records use; also its objective if that follows from the
     rows, which perhaps only the worker has seen.
     """
-    asked: dict[str, JsonScalar] = {
-        "objective": spec.objective or _found(lora, said.get("objective")),
-        "method": spec.method,
-        "rank": spec.rank,
-        "alpha": spec.resolved_alpha,
-        "dropout": spec.dropout,
-        "targets": spec.targets,
-        "epochs": None if spec.max_steps else spec.epochs,
-        "max_steps": spec.max_steps,
-        "warmup_ratio": spec.warmup_ratio,
-        "schedule": spec.schedule,
-        "lr": spec.lr,
-        "batch_size": spec.batch_size,
-        "grad_accum": spec.grad_accum,
-        "effective_batch": spec.effective_batch,
-        "seed": spec.seed,
-        **spec.further(),
-    }
-    if spec.loss_on is not None:
-        asked["loss_on"] = spec.loss_on
-    if spec.max_steps is not None:
-        asked["total_steps"] = spec.max_steps
-    return asked
+    return spec.recorded() | {"objective": spec.objective or _found(lora, said.get("objective"))}
 
 
 def _found(lora: LoraConfig, said: JsonScalar) -> Objective:
@@ -163,7 +141,7 @@ def _of_training(
             yield Difference(name, value, training[name])
     yield from _of_nobody(request, asked, training)
     # A worker that doesn't know an option ignores it, and trains something else.
-    for name in sorted(_ONLY_SAID & spec.further().keys()):
+    for name in sorted(_ONLY_SAID & spec.chosen):
         if training and name not in training:
             yield Difference(name, _asked(spec, lora, training)[name], None)
     # A base may have fewer positions than were asked for.

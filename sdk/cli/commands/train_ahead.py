@@ -14,7 +14,7 @@ from sdk.cli.commands.plan import planned, print_plan
 from sdk.cli.support.output import filled, print_json
 from sdk.errors import InvalidInput
 from sdk.names import check_name
-from sdk.schemas.training import PlanOptions, TrainingSpec
+from sdk.schemas.training import RESOLVED, PlanOptions, TrainingSpec
 from sdk.submitting.given_data import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
@@ -93,14 +93,10 @@ def explained(
         elif name == "alpha" and value is None:
             value, source = spec.resolved_alpha, "2·rank"
         elif value is None:
-            source = "default; the job resolves it" if name in _RESOLVED else "default"
+            source = "default; the job resolves it" if name in RESOLVED else "default"
         default = field.get_default()
         rows.append({"option": name, "value": value, "from": source, "default": default, "about": about.get(name, "")})
     return rows
-
-
-#: Fields for which None means that rows or base decide.
-_RESOLVED = ("objective", "loss_on", "packing")
 
 
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:

@@ -104,7 +104,8 @@ class Streams:
             with self._changed:
                 left = sum(end - begin for begin, end in self._gaps)
                 wanted = 0 < self._streams < self._most and left >= 2 * PART_BYTES and left > rate * _WORTH_S
-                wanted = wanted and rate < self._streams * FAST_BYTES_PER_S
+                # Before the first bytes nothing is known of the pace, nor of the object that all are to be of.
+                wanted = wanted and written > 0 and rate < self._streams * FAST_BYTES_PER_S
             if not wanted or patience > 0:
                 continue
             if rate < rate_before * 1.05:

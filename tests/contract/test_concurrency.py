@@ -10,9 +10,8 @@ import struct
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -23,15 +22,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import select
-from support import embedded_users, processes, registries
-from support.adapters import base_registration, save_adapter
-from support.migrated import migrated_database
+from support import embedded_users, processes
+from support.adapters import save_adapter
 from support.model import Model, ModelAdapter
 from support.payloads import Payload, make_payload
 from support.people import SEEDS
 from support.processes import environment
 from support.registries import World
-from support.servers import TestPostgres
 from support.soak import scale
 
 from registry.artifacts.service import Artifacts
@@ -57,21 +54,9 @@ PROGRAMS = 16
 MOVES = 8
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres
-) -> Iterator[World]:
-    """A registry behind HTTP, over a folder."""
-    folder = tmp_path_factory.mktemp("served")
-    url = f"sqlite:///{folder / 'registry.sqlite3'}"
-    if request.param == "postgres":
-        name = f"test_{uuid.uuid4().hex}"
-        url = migrated_database(postgres_server, name)
-    with registries.served(folder, database_url=url) as world:
-        world.admin.register_base(base_registration())
-        yield world
-    if request.param == "postgres":
-        postgres_server.drop_database(name)
+@pytest.fixture(scope="module")
+def world(people: World) -> World:
+    return people
 
 
 @pytest.fixture

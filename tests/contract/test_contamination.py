@@ -116,9 +116,7 @@ class Trainer:
         return evaluated(self.desk, ref, rows if isinstance(rows, Path) else self.file(rows), fresh())
 
     def found(self, ident: str) -> Contamination:
-        found = self.desk.writer.evaluation(ident).contamination
-        assert found is not None
-        return found
+        return self.desk.writer.evaluation(ident).contamination
 
 
 def counts(found: Contamination) -> tuple[int, int, int, int]:
@@ -176,7 +174,6 @@ class TestTold:
         ref = trainer.train(data, holdout=0.3, holdout_seed=seed)
         rows = list(check_rows(text_values(data)))
         spec = hold_out_of(TrainingSpec(holdout=0.3, holdout_seed=seed))
-        assert spec is not None
         out = held_out([split_unit(one) for one in rows], spec)
         left = [one for one, is_out in zip(TRAINING, out, strict=True) if is_out]
         assert 10 < len(left) < 30
@@ -287,7 +284,6 @@ class TestKept:
         first = row_of()
         trainer.score(ref, [*HELD, row(800)])
         assert row_of().created_at == first.created_at
-        assert first.blob is not None
         people.services.artifacts.storage.delete(first.blob)
         assert counts(trainer.found(trainer.score(ref, [*HELD, row(801)]))) == (21, 3, 2, 4)
         people.services.artifacts.storage.delete(first.blob)

@@ -84,12 +84,6 @@ class TestNames:
             assert others[1].digest[:12] in caught.value.message
         assert admin.locate_data(mine.digest).sha256 == mine.digest
 
-    def test_the_newest_of_a_namespace_has_the_name_until_it_is_given_up(self, ours: Tenant) -> None:
-        old, new = (ours.add(text) for text in ("old", "new"))
-        assert ours.located("rows.jsonl") == new.digest
-        ours.client.remove_data("rows.jsonl")
-        assert ours.located("rows.jsonl") == old.digest
-
     def test_what_a_stranger_says_of_the_same_bytes_is_said_to_himself(
         self, people: World, ours: Tenant, theirs: Tenant
     ) -> None:

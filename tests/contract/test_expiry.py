@@ -48,11 +48,15 @@ def age(world: World, model: type[Model], condition: Any, *columns: str, by: tim
 
 
 @pytest.fixture
+def writer(acting: Callable[..., Client], space: str) -> Client:
+    return acting(**{space: Role.WRITER})
+
+
+@pytest.fixture
 def finished(
-    people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path
+    acting: Callable[..., Client], writer: Client, space: str, rows: Path, tmp_path: Path
 ) -> tuple[Client, str]:
     """A writer, and a job of theirs that has succeeded and left events, an attempt and a version."""
-    writer = acting(**{space: Role.WRITER})
     data = writer.add_data(rows, namespace=space).digest
     job = submit(writer, training(f"{space}/made", data))
     held = Held.claim(acting(**{space: Role.WORKER}), tmp_path)
@@ -79,9 +83,8 @@ def test_what_happened_to_old_jobs_goes_and_what_came_of_them_stays(
 
 
 def test_of_a_job_that_goes_on_nothing_goes(
-    people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path
+    people: World, acting: Callable[..., Client], writer: Client, space: str, rows: Path, tmp_path: Path
 ) -> None:
-    writer = acting(**{space: Role.WRITER})
     job = submit(writer, training(f"{space}/long", writer.add_data(rows, namespace=space).digest))
     held = Held.claim(acting(**{space: Role.WORKER}), tmp_path)
     age(people, JobEvent, JobEvent.job_id == job.id, "at")
@@ -93,9 +96,8 @@ def test_of_a_job_that_goes_on_nothing_goes(
 
 
 def test_failed_pushes_go_and_numbers_of_deleted_versions_stay(
-    people: World, admin: Client, acting: Callable[..., Client], space: str, tmp_path: Path
+    people: World, admin: Client, writer: Client, space: str, tmp_path: Path
 ) -> None:
-    writer = acting(**{space: Role.WRITER})
     pushed = writer.push(new_adapter(tmp_path), f"{space}/kept", base="tiny")
     admin.delete(pushed.ref)
     again = writer.push(new_adapter(tmp_path), f"{space}/kept", base="tiny")
@@ -150,10 +152,7 @@ def test_of_a_token_that_is_long_over_the_name_is_left(people: World, admin: Cli
         assert (row.name, row.grants) == (f"gone-{space}", [])
 
 
-def test_upload_sessions_that_are_over_go_with_all_that_was_said_in_them(
-    people: World, acting: Callable[..., Client], space: str
-) -> None:
-    writer = acting(**{space: Role.WRITER})
+def test_upload_sessions_that_are_over_go_with_all_that_was_said_in_them(people: World, writer: Client) -> None:
     blob = BlobSpec(sha256="e" * 64, size_bytes=7)
     over, open_one = (
         writer.call("POST", "/uploads", UploadView, body=UploadRequest(blobs=[blob])).id for _ in range(2)
@@ -172,9 +171,8 @@ def test_upload_sessions_that_are_over_go_with_all_that_was_said_in_them(
 
 
 def test_of_files_that_were_collected_only_what_is_named_stays(
-    people: World, admin: Client, acting: Callable[..., Client], space: str, tmp_path: Path
+    people: World, admin: Client, writer: Client, space: str, tmp_path: Path
 ) -> None:
-    writer = acting(**{space: Role.WRITER})
     pushed = writer.push(new_adapter(tmp_path), f"{space}/named", base="tiny")
     with people.services.db.write() as session:
         for model in (Blob, ManifestRow):

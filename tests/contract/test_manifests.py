@@ -67,9 +67,7 @@ def by_cache_maintenance(text: str, folder: Path) -> HasFiles:
     digest = Contents.read(text.encode()).digest
     laid_out(text, cache.version(digest))
     assert cache_maintenance.verify(cache) == []
-    found = cache_maintenance._contents(cache.version(digest))
-    assert found is not None
-    return found
+    return cache_maintenance._contents(cache.version(digest))
 
 
 READERS = [by_the_registry, by_the_wire, without_pydantic, by_a_pull, by_verify, by_cache_maintenance]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import delete, text, update
@@ -19,9 +19,11 @@ from support.working import Held
 from registry.db.counters import BUCKETS_S, Counter, count, count_duration
 from registry.db.types import utc_now
 from registry.errors import Conflict
-from registry.jobs.models import Job, Worker
+from registry.jobs.models import Job as JobRow
+from registry.jobs.models import Worker
 from registry.principal import Role
 from sdk.client import Client
+from sdk.objects import Job
 
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -55,12 +57,18 @@ def writer(people: World, acting: Callable[..., Client], space: str) -> Iterator
     yield acting(**{space: Role.WRITER})
     with people.services.db.write() as session:
         session.execute(delete(Worker))
-        session.execute(update(Job).where(Job.state.in_(["queued", "running"])).values(state="failed"))
+        session.execute(update(JobRow).where(JobRow.state.in_(["queued", "running"])).values(state="failed"))
 
 
 @pytest.fixture
-def worker(acting: Callable[..., Client], space: str) -> Client:
-    return acting(**{space: Role.WORKER})
+def submit(writer: Client, space: str, rows: Path) -> Callable[[], Job]:
+    asked = SPEC.model_dump(exclude_unset=True)
+    return lambda: writer.submit_training(f"{space}/a", base="tiny", data=rows, **asked)
+
+
+@pytest.fixture
+def hold(acting: Callable[..., Client], space: str, tmp_path: Path) -> Callable[..., Held]:
+    return partial(Held.claim, acting(**{space: Role.WORKER}), tmp_path)
 
 
 class TestDoor:
@@ -71,42 +79,28 @@ class TestDoor:
                 assert answer.status_code == 200
                 assert answer.headers["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
 
-    def test_nothing_is_said_without_one(self, people: World) -> None:
-        with httpx.Client(base_url=people.url) as http:
-            for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
-                answer = http.get("/metrics", headers=given)
-                assert answer.status_code == 401
-                assert answer.headers["www-authenticate"] == "Bearer"
-                assert answer.json()["error"]["code"] == "unauthenticated"
-
 
 class TestNumbers:
     def test_what_waits_runs_and_has_ended(
-        self,
-        people: World,
-        writer: Client,
-        worker: Client,
-        space: str,
-        rows: Path,
-        tmp_path: Path,
-        numbers: Callable[[], Numbers],
+        self, people: World, submit: Callable[[], Job], hold: Callable[..., Held], numbers: Callable[[], Numbers]
     ) -> None:
         before = numbers()
-        asked = SPEC.model_dump(exclude_unset=True)
-        jobs = [writer.submit_training(f"{space}/a", base="tiny", data=rows, **asked) for _ in range(4)]
+        jobs = [submit() for _ in range(4)]
         with people.services.db.write() as session:
-            session.execute(update(Job).where(Job.id == jobs[0].id).values(created_at=utc_now() - timedelta(hours=2)))
+            session.execute(
+                update(JobRow).where(JobRow.id == jobs[0].id).values(created_at=utc_now() - timedelta(hours=2))
+            )
         waiting = numbers()
         assert number(waiting, "jobs_queued", queue="gpu", kind="training") == 4
         assert number(waiting, "jobs_queued", queue="cpu", kind="merge") == 0
         assert 7200 <= number(waiting, "jobs_oldest_queued_seconds", queue="gpu") < 9000
         assert number(waiting, "jobs_oldest_queued_seconds", queue="cpu") == 0
 
-        Held.claim(worker, tmp_path).fail("data")
-        Held.claim(worker, tmp_path).complete()
-        Held.claim(worker, tmp_path).fail("oom")
-        Held.claim(worker, tmp_path, name="w2")
-        writer.cancel_job(next(job.id for job in jobs if job.state == "queued"))
+        hold().fail("data")
+        hold().complete()
+        hold().fail("oom")
+        hold(name="w2")
+        next(job for job in jobs if job.state == "queued").cancel()
         after = numbers()
 
         def grown(name: str, **labels: str) -> float:
@@ -125,20 +119,13 @@ class TestNumbers:
         assert number(after, "workers", state="silent") == 0
 
     def test_a_lost_lease_is_counted(
-        self,
-        people: World,
-        writer: Client,
-        worker: Client,
-        space: str,
-        rows: Path,
-        tmp_path: Path,
-        numbers: Callable[[], Numbers],
+        self, people: World, submit: Callable[[], Job], hold: Callable[..., Held], numbers: Callable[[], Numbers]
     ) -> None:
         before = number(numbers(), "lease_losses_total")
-        writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2)
-        held = Held.claim(worker, tmp_path)
+        submit()
+        held = hold()
         with people.services.db.write() as session:
-            session.execute(update(Job).where(Job.id == held.job).values(lease_until_s=1.0))
+            session.execute(update(JobRow).where(JobRow.id == held.job).values(lease_until_s=1.0))
             session.execute(update(Worker).values(seen_at=utc_now() - timedelta(hours=1)))
         people.services.claims.requeue_expired()
         found = numbers()
@@ -146,39 +133,31 @@ class TestNumbers:
         assert number(found, "workers", state="silent") == 1
 
     def test_reasons_that_nobody_knows_are_counted_as_one(
-        self,
-        people: World,
-        writer: Client,
-        worker: Client,
-        space: str,
-        rows: Path,
-        tmp_path: Path,
-        numbers: Callable[[], Numbers],
+        self, submit: Callable[[], Job], hold: Callable[..., Held], numbers: Callable[[], Numbers]
     ) -> None:
         before = numbers()
         for reason in ("made_up", "made_up_too"):
-            job = writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2)
-            Held.claim(worker, tmp_path).fail(reason)
-            assert writer.job_view(job.id).reason == reason
+            submit()
+            assert hold().fail(reason).reason == reason
         after = numbers()
         told = {"kind": "training", "state": "failed", "reason": "other"}
         assert number(after, "jobs_finished_total", **told) - number(before, "jobs_finished_total", **told) == 2
         assert not any("made_up" in value for _, labels in after for _, value in labels)
 
     def test_every_server_process_says_the_same(
-        self, people: World, writer: Client, space: str, rows: Path, numbers: Callable[[], Numbers]
+        self, people: World, submit: Callable[[], Job], numbers: Callable[[], Numbers]
     ) -> None:
-        writer.submit_training(f"{space}/a", base="tiny", data=rows, rank=2)
+        submit()
         ours, theirs = numbers(), parsed(people.impatient.metrics.exposition().decode())
         for found in (ours, theirs):
             found.pop(("adapterctl_jobs_oldest_queued_seconds", frozenset({("queue", "gpu")})))
         assert ours == theirs
 
     def test_nobody_is_named(
-        self, people: World, writer: Client, worker: Client, space: str, rows: Path, tmp_path: Path
+        self, people: World, writer: Client, hold: Callable[..., Held], space: str, rows: Path
     ) -> None:
         job = writer.submit_training(f"{space}/secret-name", base="tiny", data=rows, rank=2)
-        Held.claim(worker, tmp_path, name="node-of-ada")
+        hold(name="node-of-ada")
         said = people.services.metrics.exposition().decode()
         assert "adapterctl_jobs_running" in said
         for name in (job.id, space, "secret-name", "node-of-ada", "rows.jsonl"):

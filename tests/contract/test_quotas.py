@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import delete
 from support import registries
+from support.calls import at_once
 from support.people import new_adapter, package, submit, training
 from support.registries import World
 
@@ -93,24 +93,13 @@ class TestQuotas:
         for place in range(1, 4):
             limit = {"adapters": {"max_adapters": place}, "bytes": {"max_bytes": place * size + size // 2}}
             admin.set_quota(space, **limit.get(what, {"max_jobs": place}))
-            folders = [new_adapter(tmp_path) for _ in clients]
-            barrier = threading.Barrier(2)
-
-            def publish(
-                n: int, folders: list[Path] = folders, barrier: threading.Barrier = barrier, place: int = place
-            ) -> bool:
-                barrier.wait()
-                try:
-                    if what == "jobs":
-                        submit(clients[n], training(f"{space}/a", data))
-                    else:
-                        clients[n].push(folders[n], f"{space}/r{place}-{n}", base="tiny")
-                except QuotaExceeded:
-                    return False
-                return True
-
-            with ThreadPoolExecutor(2) as pool:
-                assert sorted(pool.map(publish, range(2))) == [False, True]
+            acts = [
+                partial(submit, client, training(f"{space}/a", data))
+                if what == "jobs"
+                else partial(client.push, new_adapter(tmp_path), f"{space}/r{place}-{n}", base="tiny")
+                for n, client in enumerate(clients)
+            ]
+            assert at_once(acts, refused=QuotaExceeded) == [False, True]
         used = admin.quota(space)
         assert {"adapters": used.adapters, "bytes": used.size_bytes // size, "jobs": used.jobs}[what] == 3
         for job in [job.id for job in admin.jobs(state="queued")]:
@@ -153,20 +142,11 @@ class TestForAll:
         self, for_all: Client, acting: Callable[..., Client], space: str, tmp_path: Path
     ) -> None:
         for_all.set_quota("*", max_adapters=1)
-        writers = [acting(**{space: Role.WRITER}) for _ in range(4)]
-        folders = [new_adapter(tmp_path) for _ in writers]
-        together = threading.Barrier(len(writers))
-
-        def push(number: int) -> bool:
-            together.wait()
-            try:
-                writers[number].push(folders[number], f"{space}/{number}", base="tiny")
-            except QuotaExceeded:
-                return False
-            return True
-
-        with ThreadPoolExecutor(len(writers)) as pool:
-            assert sorted(pool.map(push, range(len(writers)))) == [False, False, False, True]
+        pushes = [
+            partial(acting(**{space: Role.WRITER}).push, new_adapter(tmp_path), f"{space}/{number}", base="tiny")
+            for number in range(4)
+        ]
+        assert at_once(pushes, refused=QuotaExceeded) == [False, False, False, True]
 
 
 class TestByDefault:

@@ -250,18 +250,10 @@ class TestAdmission:
             (unindexed, "but no model.safetensors.index.json says so"),
             (holding(lambda tensors: tensors.pop(Q)), "the model has 4 tensors, and its merge has read back 5"),
             (
-                holding(lambda tensors: (tensors.pop(Q), tensors.update({"model.layers.0.x.weight": [8, 8]}))),
-                f"the tensor '{Q}' of base .* is missing",
-            ),
-            (
                 holding(lambda tensors: tensors.update({Q: [8, 4]})),
                 f"the tensor '{Q}' is 8×4, and that of base .* is 8×8",
             ),
-            (holding(lambda tensors: tensors.update({"lm_head.weight": [17, 8]})), "'lm_head.weight' is 17×8"),
             (changing(hidden_size=16), "config.json says another hidden_size than base"),
-            (changing(rope_theta=1.0), "config.json says another rope_theta than base"),
-            (changing(vocab_size=17), "config.json says another vocab_size than base"),
-            (changing(architectures=["Other"]), "config.json says another architectures than base"),
             (changing(quantization_config={"load_in_4bit": True}), "packed in 4 bits by bitsandbytes, but none is"),
             (changing(compression_config={}), "says compression_config, and a merged model is stored wide"),
             (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json is neither the base's nor"),
@@ -358,7 +350,6 @@ class TestNames:
         def number_an_adapter() -> None:
             with db.write() as session:
                 counters = lock_counters(session, name)
-                assert counters is not None
                 locked.set()
                 # The other waits by then.
                 time.sleep(0.3)

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy import func, select
 from support import calls, databases, processes
 from support.adapters import base_registration, digest
-from support.people import new_adapter
+from support.people import bare_http, new_adapter
 from support.registries import World
 
 from registry.access.keys import KeyedRequest, _key
@@ -111,10 +111,12 @@ def send(http: httpx.Client, method: str, path: str, body: Any, key: str | None 
     return http.request(method, f"/api/v1{path}", json=body, headers=headers)
 
 
-def at_once(world: World, method: str, path: str, body: Any, key: str | None = None) -> list[httpx.Response]:
-    """Send one request from many threads, each over a connection of its own, at the same moment."""
+def at_once(
+    world: World, method: str, path: str, body: Any, key: str | None = None, *, client: Client | None = None
+) -> list[httpx.Response]:
+    """Send one request of an admin or a client from many threads, each over a connection of its own, at the same moment."""
     barrier = threading.Barrier(MANY)
-    token = world.token(Role.ADMIN)
+    token = world.token(Role.ADMIN) if client is None else client.config.token or ""
 
     def one() -> httpx.Response:
         with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
@@ -208,8 +210,7 @@ class TestRetry:
         world.admin.cancel_job(made[0])
         assert world.admin.retry_job(job, idempotency_key=key).id == made[0]
         assert retries_of(world, job) == 1
-        token = world.admin.config.token or ""
-        with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}) as http:
+        with bare_http(world.url, world.admin.config.token or "") as http:
             assert error_of(send(http, "POST", f"/jobs/{other}/retry", None, key)) == USED
         assert world.admin.retry_job(job).id != world.admin.retry_job(job).id
         assert (retries_of(world, job), retries_of(world, other)) == (3, 0)
@@ -268,7 +269,7 @@ class TestToken:
                 name=f"boss of {namespace} {uuid.uuid4().hex}", grants={namespace: Role.ADMIN}, who=SYSTEM
             )
             body = token_body(f"ci-{uuid.uuid4().hex}")
-            with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {caller.secret}"}) as http:
+            with bare_http(world.url, caller.secret) as http:
                 made.append(send(http, "POST", "/tokens", body, key).json()["id"])
         assert len(set(made)) == 3
 
@@ -285,9 +286,8 @@ class TestToken:
         digests = {secret_digest(answer.json()["secret"]) for answer in answers}
         assert len(digests) == MANY
         with world.services.db.read() as session:
-            tokens = session.scalars(select(Token).where(Token.name == f"ci-{key}")).all()
-        assert len(tokens) == 1
-        assert tokens[0].secret_sha256 in digests
+            (token,) = session.scalars(select(Token).where(Token.name == f"ci-{key}")).all()
+        assert token.secret_sha256 in digests
 
 
 class TestAlias:
@@ -332,22 +332,17 @@ class TestAlias:
 
 
 def origins_of(world: World, body: dict[str, Any]) -> int:
-    found = digest_of_manifest(body)
+    found = Publication.model_validate(body).manifest.digest
     with world.services.db.read() as session:
         query = select(func.count()).select_from(Origin).join(Version, Version.pk == Origin.version_pk)
         return session.scalar(query.where(Version.digest == found)) or 0
-
-
-def digest_of_manifest(body: dict[str, Any]) -> str:
-    return Publication.model_validate(body).manifest.digest
 
 
 class TestVersion:
     def test_a_publication_that_is_sent_again_adds_nothing(self, world: World, name: str, tmp_path: Path) -> None:
         body = publication(world.writer, tmp_path, name, metrics={"loss": 1.5}, training={"text": "Grüße", "lr": 0.1})
         other = {**body, "metrics": {"loss": 2.5}}
-        token = world.writer.config.token or ""
-        with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}) as http:
+        with bare_http(world.url, world.writer.config.token or "") as http:
             answers = [send(http, "POST", "/versions", body) for _ in range(3)]
             assert [answer.status_code for answer in answers] == [201] * 3
             assert [answer.json()["existing"] for answer in answers] == [False, True, True]
@@ -360,16 +355,7 @@ class TestVersion:
 
     def test_many_at_once_make_one_version(self, world: World, name: str, tmp_path: Path) -> None:
         body = publication(world.writer, tmp_path, name)
-        token = world.writer.config.token or ""
-        barrier = threading.Barrier(MANY)
-
-        def one(_: int) -> httpx.Response:
-            with httpx.Client(base_url=world.url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
-                barrier.wait()
-                return send(http, "POST", "/versions", body)
-
-        with ThreadPoolExecutor(MANY) as pool:
-            answers = list(pool.map(one, range(MANY)))
+        answers = at_once(world, "POST", "/versions", body, client=world.writer)
         assert Counter(answer.status_code for answer in answers) == {201: MANY}
         assert Counter(answer.json()["existing"] for answer in answers) == {False: 1, True: MANY - 1}
         assert [version.number for version in world.writer.versions(name)] == [1]

@@ -8,7 +8,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from support import registries
 from support.adapters import base_registration, save_adapter
+from support.databases import new_database
 from support.finding import POOL, TREES, TRICKS, Oracle, furnish
-from support.migrated import migrated_database
 from support.registries import World
-from support.servers import TestPostgres
 from support.shelf import Made, Shelf, digest_of
 from support.statements import plan_of, sent
 
@@ -38,28 +37,7 @@ from sdk.errors import InvalidInput, NotAllowed
 from sdk.schemas.catalog import SortKey
 
 
-@contextmanager
-def postgres(folder: Path, server: TestPostgres) -> Iterator[World]:
-    name = f"search_{uuid.uuid4().hex}"
-    database_url = migrated_database(server, name)
-    with registries.served(folder, database_url=database_url) as world:
-        yield world
-    server.drop_database(name)
-
-
-@pytest.fixture(scope="module")
-def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with registries.embedded(tmp_path_factory.mktemp("embedded") / "home") as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: TestPostgres) -> Iterator[World]:
-    with postgres(tmp_path_factory.mktemp("postgres"), postgres_server) as world:
-        yield world
-
-
-@pytest.fixture(params=["on_sqlite", "on_postgres"])
+@pytest.fixture(params=["embedded", "http_postgres"])
 def world(request: pytest.FixtureRequest) -> World:
     found = registries.asked_for(request)
     furnish(found)
@@ -190,9 +168,9 @@ def test_of_many_names_each_means_what_the_versions_namespace_calls_so(world: Wo
     assert found(world, "namespace = a and eval[many-7].loss > 1") == ["a/one@v1", "a/one@v2"][::-1]
 
 
-def test_whoever_is_no_admin_is_told_that_quarantined_versions_are_not_for_them(on_postgres: World) -> None:
-    furnish(on_postgres)
-    client = on_postgres.client(Role.WRITER, namespace="a")
+def test_whoever_is_no_admin_is_told_that_quarantined_versions_are_not_for_them(http_postgres: World) -> None:
+    furnish(http_postgres)
+    client = http_postgres.client(Role.WRITER, namespace="a")
     assert [brief.ref for brief in client.search("rank = 16")] == ["a/two@v1"]
     with pytest.raises(NotAllowed, match="only admins can see quarantined versions; ask for"):
         client.search("state != quarantined")
@@ -410,25 +388,19 @@ def plan_of_search(db: Database, wanted: str, who: Principal, scores_of: str | N
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A database with some thousand versions over ten bases, whose statistics were taken."""
-    server, name = None, f"crowd_{uuid.uuid4().hex}"
-    url = f"sqlite:///{tmp_path_factory.mktemp('crowd') / 'registry.sqlite3'}"
-    if request.param == "postgres":
-        server = request.getfixturevalue("postgres_server")
-        url = migrated_database(server, name)
-    db = Database(url)
-    db.upgrade()
-    Shelf(db).add(
-        [
-            Made(f"team-{n % 7}/adapter-{n % 400}", n // 400 + 1, base=f"base-{n % 10}", rank=2 ** (n * 7 // 10 % 6))
-            for n in range(4000)
-        ]
-    )
-    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("ANALYZE"))
-    yield db
-    db.close()
-    if server is not None:
-        server.drop_database(name)
+    with new_database(request.param, tmp_path_factory.mktemp("crowd"), request) as url, closing(Database(url)) as db:
+        db.upgrade()
+        Shelf(db).add(
+            [
+                Made(
+                    f"team-{n % 7}/adapter-{n % 400}", n // 400 + 1, base=f"base-{n % 10}", rank=2 ** (n * 7 // 10 % 6)
+                )
+                for n in range(4000)
+            ]
+        )
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("ANALYZE"))
+        yield db
 
 
 @pytest.mark.parametrize("who", [LOCAL, Principal("ann", {"team-1": Role.READER, "team-2": Role.READER})])

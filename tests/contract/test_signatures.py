@@ -55,6 +55,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make_key(tmp_path_factory.mktemp("theirs"), kind="P-384")
 
 
+@pytest.fixture
+def writer(acting: Callable[..., Client], space: str) -> Client:
+    return acting(**{space: Role.WRITER})
+
+
 def hand_in(client: Client, digest: str, signed: SignedManifest) -> SignatureView:
     """Post a signature as it is."""
     return client.call("POST", f"/manifests/{digest}/signatures", SignatureView, body=signed)
@@ -67,10 +72,7 @@ def publish(client: Client, version: Pushed, adapter: str, signature: SignedMani
 
 
 class TestRecording:
-    def test_with_the_version(
-        self, people: World, acting: Callable[..., Client], admin: Client, space: str, pair: Pair, tmp_path: Path
-    ) -> None:
-        writer = acting(**{space: Role.WRITER})
+    def test_with_the_version(self, writer: Client, admin: Client, space: str, pair: Pair, tmp_path: Path) -> None:
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny", sign=pair.private)
         (found,) = writer.signatures(version.digest)
         verify(version.info.manifest, found.bundle, pair.public)
@@ -79,9 +81,8 @@ class TestRecording:
         assert ("version.sign", version.digest, None, {"key": found.key_id}) in told
 
     def test_later_by_several_keys_and_again(
-        self, acting: Callable[..., Client], admin: Client, space: str, pair: Pair, other: Pair, tmp_path: Path
+        self, writer: Client, admin: Client, space: str, pair: Pair, other: Pair, tmp_path: Path
     ) -> None:
-        writer = acting(**{space: Role.WRITER})
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
         assert writer.signatures(version.digest) == []
         first, second = writer.sign(version.ref, pair.private), writer.sign(version.ref, other.private)
@@ -98,10 +99,7 @@ class TestRecording:
             ({"key": first.key_id, "by": "ci"}, {"key": first.key_id}),
         ]
 
-    def test_with_bytes_that_are_there_already(
-        self, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path
-    ) -> None:
-        writer = acting(**{space: Role.WRITER})
+    def test_with_bytes_that_are_there_already(self, writer: Client, space: str, pair: Pair, tmp_path: Path) -> None:
         folder = new_adapter(tmp_path)
         version = writer.push(folder, f"{space}/a", base="tiny")
         again = writer.push(folder, f"{space}/a", base="tiny", sign=pair.private)
@@ -122,8 +120,7 @@ class TestRecording:
             verify(released.info.manifest, found.bundle, pair.public)
             admin.close()
 
-    def test_two_at_once_are_one(self, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path) -> None:
-        writer = acting(**{space: Role.WRITER})
+    def test_two_at_once_are_one(self, writer: Client, space: str, pair: Pair, tmp_path: Path) -> None:
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
         signed = [sign(version.info.manifest, pair.private) for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
@@ -131,8 +128,7 @@ class TestRecording:
         (found,) = writer.signatures(version.digest)
         assert found.bundle in {one.bundle for one in signed}
 
-    def test_so_many_and_no_more(self, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path) -> None:
-        writer = acting(**{space: Role.WRITER})
+    def test_so_many_and_no_more(self, writer: Client, space: str, pair: Pair, tmp_path: Path) -> None:
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
         bundle = sign(version.info.manifest, pair.private).bundle
         for number in range(MAX_SIGNATURES):
@@ -146,9 +142,8 @@ class TestRecording:
 
 class TestWhoMay:
     def test_strangers_find_nothing(
-        self, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path
+        self, acting: Callable[..., Client], writer: Client, space: str, pair: Pair, tmp_path: Path
     ) -> None:
-        writer = acting(**{space: Role.WRITER})
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny", sign=pair.private)
         stranger = acting(**{f"{space}-other": Role.ADMIN})
         signed = sign(version.info.manifest, pair.private)
@@ -164,9 +159,8 @@ class TestWhoMay:
 
     @pytest.mark.parametrize("role", [Role.READER, Role.WORKER])
     def test_readers_read(
-        self, role: Role, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path
+        self, role: Role, acting: Callable[..., Client], writer: Client, space: str, pair: Pair, tmp_path: Path
     ) -> None:
-        writer = acting(**{space: Role.WRITER})
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny", sign=pair.private)
         # Somebody who writes elsewhere only reads here.
         reader = acting(**{space: role, f"{space}-other": Role.WRITER})
@@ -175,10 +169,7 @@ class TestWhoMay:
             reader.sign(version.ref, pair.private)
         assert len(writer.signatures(version.digest)) == 1
 
-    def test_a_digest_is_given_whole(
-        self, people: World, acting: Callable[..., Client], admin: Client, space: str, pair: Pair, tmp_path: Path
-    ) -> None:
-        writer = acting(**{space: Role.WRITER})
+    def test_a_digest_is_given_whole(self, writer: Client, space: str, pair: Pair, tmp_path: Path) -> None:
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
         signed = sign(version.info.manifest, pair.private)
         for given in ("x", "..", "0" * 63, version.digest.upper(), version.digest[:12]):
@@ -197,10 +188,7 @@ class TestWhatIsRefused:
         assert answer.status_code == 422, answer.text
         return answer.json()["error"]
 
-    def test_anothers_signature_and_what_is_none(
-        self, people: World, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path
-    ) -> None:
-        writer = acting(**{space: Role.WRITER})
+    def test_anothers_signature_and_what_is_none(self, writer: Client, space: str, pair: Pair, tmp_path: Path) -> None:
         version, another = (writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny") for _ in range(2))
         signed = sign(another.info.manifest, pair.private)
         with pytest.raises(VerificationFailed, match="something other"):
@@ -219,9 +207,8 @@ class TestWhatIsRefused:
         assert writer.signatures(version.digest) == []
 
     def test_a_publication_with_a_bad_one_leaves_nothing(
-        self, people: World, acting: Callable[..., Client], space: str, pair: Pair, tmp_path: Path
+        self, people: World, writer: Client, space: str, pair: Pair, tmp_path: Path
     ) -> None:
-        writer = acting(**{space: Role.WRITER})
         version, another = (writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny") for _ in range(2))
         bad = sign(another.info.manifest, pair.private)
         with pytest.raises(VerificationFailed, match="something other"):

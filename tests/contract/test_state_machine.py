@@ -31,7 +31,6 @@ from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
 from registry.catalog.versions.lifecycle import VersionState
 from registry.errors import NotFound, RegistryError
 from registry.principal import LOCAL, Principal, Role
-from registry.storage import FolderStorage
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 from sdk.schemas.codes import ErrorCode
@@ -90,9 +89,7 @@ class RegistryMachine(RuleBasedStateMachine):
         super().__init__()
         sequence = next(SEQUENCES)
         self.world, self.services = world, world.services
-        storage = self.services.artifacts.storage
-        assert isinstance(storage, FolderStorage)
-        self.storage = storage
+        self.storage = self.services.artifacts.storage
         self.payloads = payloads_of(sequence)
         self.files = {sha256: content for payload in self.payloads for sha256, content in payload.files.items()}
         self.prefix = f"s{sequence}-"
@@ -172,7 +169,6 @@ class RegistryMachine(RuleBasedStateMachine):
         alias = self._alias(adapter, number)
         # It can't be left out here.
         expect = self._expect(adapter, alias, "right" if expected == "any" else expected)
-        assert expect is not None
         body = AliasRollback(adapter=adapter.name, alias=alias, expect=expect)
         moved = self._both(
             lambda: self.model.rollback(adapter, alias, expect),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support import registries
 from support.adapters import base_registration, save_adapter
+from support.calls import publication
 from support.fixtures import S3Place
 from support.registries import World
 from support.small import write_adapter, write_base
@@ -19,10 +20,8 @@ from support.stored import names_of
 from registry.db.database import Database
 from registry.principal import Role
 from registry.storage import FolderStorage, open_storage
-from registry.storage.s3 import S3Storage
 from sdk.errors import VerificationFailed
-from sdk.pushing.pack import pack_adapter
-from sdk.schemas.catalog import Publication, Published
+from sdk.schemas.catalog import Published
 
 #: What goes over the network where the store is one. Locations are signed here.
 CALLS = ("begin_parts", "sent_parts", "join_parts", "stat", "open", "put", "delete", "list", "sweep", "check")
@@ -110,20 +109,12 @@ def test_no_transaction_is_open_while_the_store_is_asked(
 
 def _push_other_bytes(world: World, tmp_path: Path) -> None:
     """Publish files of which one was changed on its way: what was sent is thrown away."""
-    folder, staging = save_adapter(tmp_path / "other", 2), tmp_path / "staging"
-    staging.mkdir()
-    base = base_registration()
-    package = pack_adapter(
-        folder, base_id=base.id, base_revision=base.revision, base_fingerprint=base.fingerprint, staging=staging
-    )
-    upload = world.writer.upload(package.sources, "uploading")
+    body = publication(world.writer, save_adapter(tmp_path / "other", 2), "other")
     storage = world.services.artifacts.storage
-    (name,) = names_of(storage, package.manifest.files[1].sha256)
+    (name,) = names_of(storage, body.manifest.files[1].sha256)
     if isinstance(storage, FolderStorage):
         storage.path_of(name).write_bytes(b"other bytes")
     else:
-        assert isinstance(storage, S3Storage)
         storage._client.put_object(**storage._at(name), Body=b"other bytes")
-    body = Publication(adapter="other", upload=upload, manifest=package.manifest, lora=package.lora)
     with pytest.raises(VerificationFailed):
         world.writer.call("POST", "/versions", Published, body=body)

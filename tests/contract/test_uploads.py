@@ -15,6 +15,7 @@ import pytest
 from support import registries
 from support.adapters import base_registration, lora_tensors, save_adapter
 from support.calls import announce as begin
+from support.calls import packed
 from support.calls import place_of_part as ask
 from support.fixtures import S3Place
 from support.registries import World
@@ -26,7 +27,8 @@ from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable, VerificationFailed
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec, UploadView
-from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.catalog import Publication, Published
+from sdk.schemas.manifest import ManifestFile
 
 PART_BYTES = 5 * 1024 * 1024
 PARTS = 5
@@ -57,12 +59,6 @@ def big(tmp_path: Path) -> Path:
     path = tmp_path / "big.safetensors"
     path.write_bytes(os.urandom((PARTS - 1) * PART_BYTES + 12_345))
     return path
-
-
-def manifest_of(path: Path) -> Manifest:
-    sha256, size = hash_file(path)
-    files = [ManifestFile(path="model.safetensors", size_bytes=size, sha256=sha256)]
-    return Manifest(kind="merged", base_fingerprint="ab" * 32, files=files)
 
 
 def verify(world: World, path: Path, upload: str) -> None:
@@ -227,21 +223,13 @@ class TestQuarantine:
 
 def push_raw(client: Client, folder: Path, name: str, spoil: str) -> None:
     """Push past what the SDK itself would drop or refuse."""
-    from sdk.pushing.pack import pack_adapter
-    from sdk.schemas.catalog import Publication, Published
-
-    staging = folder.parent / f"staging-{name}"
-    staging.mkdir()
-    base = base_registration()
-    package = pack_adapter(
-        folder, base_id=base.id, base_revision=base.revision, base_fingerprint=base.fingerprint, staging=staging
-    )
+    package = packed(folder)
     sources = dict(package.sources)
     files = {file.path: file for file in package.manifest.files}
     for path, of in (("adapter_config.json", "code"), ("adapter_model.safetensors", "cut")):
         if spoil != of:
             continue
-        source = staging / f"spoiled-{path}"
+        source = folder.parent / f"spoiled-{path}"
         content = sources.pop(files[path].sha256).read_bytes()
         if of == "code":
             content = json.dumps({**json.loads(content), "auto_mapping": {"base_model_class": "x.Y"}}).encode()
@@ -249,7 +237,7 @@ def push_raw(client: Client, folder: Path, name: str, spoil: str) -> None:
         sha256, size = hash_file(source)
         sources[sha256] = source
         files[path] = ManifestFile(path=path, size_bytes=size, sha256=sha256)
-    manifest = Manifest(base_fingerprint=base.fingerprint, files=list(files.values()))
+    manifest = package.manifest.model_copy(update={"files": list(files.values())})
     upload = client.upload(sources, "uploading")
     body = Publication(adapter=name, upload=upload, manifest=manifest, lora=package.lora)
     client.call("POST", "/versions", Published, body=body)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from support.calls import at_once
 from support.people import SEEDS, new_adapter, package
 from support.registries import World
 from support.small import write_base
@@ -66,18 +66,8 @@ class TestReserved:
     ) -> None:
         admin.set_quota(space, max_bytes=2500)
         writers = [acting(**{space: Role.WRITER}) for _ in range(6)]
-        together = threading.Barrier(len(writers))
-
-        def send(writer: Client) -> bool:
-            together.wait()
-            try:
-                begin(writer, space, blob(600), blob(200))
-            except QuotaExceeded:
-                return False
-            return True
-
-        with ThreadPoolExecutor(len(writers)) as pool:
-            assert sum(pool.map(send, writers)) == 3
+        sessions = [partial(begin, writer, space, blob(600), blob(200)) for writer in writers]
+        assert sum(at_once(sessions, refused=QuotaExceeded)) == 3
         assert admin.quota(space).reserved_bytes == 2400
 
     def test_what_is_admitted_is_published_though_others_share_some_of_its_bytes(
@@ -88,19 +78,11 @@ class TestReserved:
         first = writers[0].push(new_adapter(tmp_path), f"{space}/a", base="tiny")
         size = sum(file.size_bytes for file in first.info.files)
         admin.set_quota(space, max_bytes=2 * size + size // 2)
-        folders = [new_adapter(tmp_path) for _ in writers]
-        together = threading.Barrier(2)
-
-        def push(number: int) -> bool:
-            together.wait()
-            try:
-                writers[number].push(folders[number], f"{space}/{number}", base="tiny")
-            except QuotaExceeded:
-                return False
-            return True
-
-        with ThreadPoolExecutor(2) as pool:
-            assert sorted(pool.map(push, range(2))) == [False, True]
+        pushes = [
+            partial(writer.push, new_adapter(tmp_path), f"{space}/{number}", base="tiny")
+            for number, writer in enumerate(writers)
+        ]
+        assert at_once(pushes, refused=QuotaExceeded) == [False, True]
         assert by_kind(admin.quota(space)) == {"versions_bytes": 2 * size}
 
     def test_one_that_was_left_gives_its_room_back_when_its_time_is_over(

@@ -232,7 +232,6 @@ class TestLongPoll:
             seqs = asyncio.run(watch_all())
             took_s = time.monotonic() - began
         begun.join()
-        assert len(seqs) == watchers
         assert len(set(seqs)) == 1
         asked = _about_events(seen)
         # Each looks at first, once more as the feed begins, every LOOK_S, and when it is woken; the feed looks for all.

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
 import subprocess
-import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from sqlalchemy import update
 from support import processes
 from support.adapters import SPEC, base_registration
@@ -29,6 +25,7 @@ from support.working import Held, line, progress
 from registry.db.types import utc_now
 from registry.jobs.models import Job, Worker
 from registry.principal import SYSTEM, Role
+from sdk.cli import cli
 from sdk.client import Client
 
 pytestmark = pytest.mark.slow
@@ -73,32 +70,6 @@ def desk(world: World, tmp_path: Path) -> Iterator[Desk]:
         session.execute(update(Job).where(Job.state.in_(["queued", "running"])).values(state="failed"))
 
 
-def on_a_terminal(*args: str, env: dict[str, str], columns: int = COLUMNS) -> tuple[int, str]:
-    """Run a command on a terminal; return its status and all that was drawn, with what moves the cursor."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        [str(processes.BIN / "adapterctl"), *args],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**env, "TERM": "xterm-256color"},
-        start_new_session=True,
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(master, 4096)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(master)
-    return process.wait(60), shown.decode()
-
-
 def rows_of(table: str) -> list[list[str]]:
     """Cells of a table, without its header."""
     return [re.split(r" {2,}", row) for row in table.splitlines()[1:]]
@@ -120,7 +91,7 @@ class TestList:
             [running, "running"],
         ]
         assert "\x1b" not in table
-        status, shown = on_a_terminal("jobs", "list", "--limit", "3", env=desk.env, columns=200)
+        status, _, shown = desk.at_a_terminal("jobs", "list", "--limit", "3", columns=200, TERM="xterm-256color")
         assert status == 0
         plain = [row.rstrip() for row in _ESCAPES.sub("", shown).splitlines()]
         assert re.search(r"#1: it needs \S+ GiB of memory, and the largest worker that may run it has", plain[1])
@@ -284,7 +255,7 @@ class TestWatch:
 
         worker = threading.Thread(target=work)
         worker.start()
-        status, shown = on_a_terminal("jobs", "watch", first, second, env=desk.env, columns=120)
+        status, _, shown = desk.at_a_terminal("jobs", "watch", first, second, columns=120, TERM="xterm-256color")
         worker.join()
         assert status == 6
         text = _ESCAPES.sub("", shown)
@@ -419,8 +390,8 @@ def _flag(name: str, value: object) -> list[str]:
     "command",
     ["list", "show", "watch", "wait", "logs", "cancel", "retry", "checkpoints", "publish", "workers list", "capacity"],
 )
-def test_help_has_examples(command: str, tmp_path: Path) -> None:
+def test_help_has_examples(command: str) -> None:
     words = command.split() if command in ("workers list", "capacity") else ["jobs", command]
-    done = processes.run("adapterctl", *words, "--help", env=processes.environment(HOME=str(tmp_path)))
-    assert done.returncode == 0
+    done = CliRunner().invoke(cli, [*words, "--help"])
+    assert done.exit_code == 0
     assert re.search(r"Examples?:\n +adapterctl ", done.stdout), done.stdout

@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import processes, tiny
+from support import tiny
+from support.command_line import CommandLine
 from support.fixtures import Limits
 
 import sdk.submitting.data_preview
@@ -33,16 +33,8 @@ CHAT = {
 NAMED = {"messages": [{"role": "user", "content": "a", "name": "zoe"}, {"role": "assistant", "content": "b"}]}
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(CommandLine):
     """A registry in a folder, the tiny base and rows."""
-
-    folder: Path
-    env: dict[str, str]
-
-    def run(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the folder of the files."""
-        return processes.run("adapterctl", *args, env={**self.env, **env}, cwd=self.folder, timeout_s=120)
 
     def preview(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Preview rows over the base's folder."""
@@ -50,7 +42,7 @@ class Place:
 
     def client(self) -> Client:
         """Return a client of the registry."""
-        return Client(self.env["ADAPTERCTL_URL"], cache=self.folder / "cache")
+        return Client(self.url, cache=self.folder / "cache")
 
 
 def write(path: Path, *rows: Any) -> None:
@@ -67,10 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write(folder / "chat.jsonl", CHAT, CHAT, CHAT, CHAT)
     write(folder / "named.jsonl", CHAT, NAMED)
     write(folder / "bad.jsonl", CHAT, {"messages": CHAT["messages"], "id": 7})
-    env = processes.environment(
-        ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
-    )
-    return Place(folder, env)
+    return Place(folder, cwd=folder)
 
 
 def test_json_is_one_document_with_spans(place: Place) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import processes, tiny
+from support import tiny
+from support.command_line import CommandLine
 
 import sdk.submitting.data_preview
 from sdk.client import Client
@@ -25,22 +26,16 @@ TEMPLATE = (
 )
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(CommandLine):
     """A registry in a folder, with a version that was trained there on another day."""
 
-    folder: Path
-    env: dict[str, str]
     version: VersionView
-
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        return processes.run("adapterctl", *args, env=self.env, cwd=self.folder, timeout_s=120)
 
     def preview(self, *args: str) -> subprocess.CompletedProcess[str]:
         return self.run("data", "preview", *args)
 
     def client(self) -> Client:
-        return Client(self.env["ADAPTERCTL_URL"], cache=self.folder / "cache")
+        return Client(self.url, cache=self.folder / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +48,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         for n in range(4)
     ]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    env = processes.environment(
-        ADAPTERCTL_URL=f"local:{folder / 'home'}", ADAPTERCTL_CACHE=str(folder / "cache"), HOME=str(folder)
-    )
+    place = Place(folder, cwd=folder)
     train = ["train", "counter", "--base", "./tiny-llama", "--data", "chat.jsonl", "--method", "lora", "--rank", "2"]
-    train += ["--max-steps", "1", "--max-length", "24", "--loss-on", "all", "--format", "json"]
-    done = processes.run("adapterctl", *train, env=env, cwd=folder, timeout_s=300)
-    assert done.returncode == 0, done.stderr
-    client = Client(env["ADAPTERCTL_URL"], cache=folder / "cache")
-    version = client.get("counter@v1").info
-    client.close()
-    return Place(folder, env, version)
+    train += ["--max-steps", "1", "--max-length", "24", "--loss-on", "all"]
+    place.json(*train)
+    with closing(place.client()) as client:
+        place.version = client.get("counter@v1").info
+    return place
 
 
 def test_it_shows_what_the_record_says_was_trained(place: Place) -> None:
@@ -85,7 +76,7 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
 ) -> None:
     monkeypatch.setattr(sdk.submitting.data_preview, "_today", lambda: "2031-01-02")
     (place.folder / "chat.jsonl").rename(tmp_path / "away.jsonl")
-    client = Client(place.env["ADAPTERCTL_URL"], cache=tmp_path / "cache")
+    client = Client(place.url, cache=tmp_path / "cache")
     digest = client.get("counter@v1").info.dataset.digest  # type: ignore[union-attr]
     cached = client.cache.blob(digest)
     cached.parent.mkdir(parents=True)
@@ -117,10 +108,9 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
 )
 def test_what_is_wrong_is_said_in_one_line(place: Place, args: list[str], code: int, said: str, tmp_path: Path) -> None:
     if "pushed@v1" in args:
-        client = place.client()
-        pulled = client.pull("counter@v1", tmp_path / "pulled")
-        client.push(pulled, "pushed", base=place.folder / "tiny-llama")
-        client.close()
+        with closing(place.client()) as client:
+            pulled = client.pull("counter@v1", tmp_path / "pulled")
+            client.push(pulled, "pushed", base=place.folder / "tiny-llama")
     done = place.preview(*args)
     assert (done.returncode, done.stdout) == (code, "")
     (line,) = done.stderr.splitlines()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,27 +27,6 @@ class Home(CommandLine):
     def push(self, count: int) -> None:
         for seed in range(count):
             self.client.push(save_adapter(self.folder / f"adapter-{seed}", seed + 1), "a", base="tiny")
-
-    def answer(self, answer: str, *args: str) -> tuple[int, str, str]:
-        """Run a command with a terminal to ask on; return its status, its data and what the terminal showed."""
-        master, slave = pty.openpty()
-        os.write(master, f"{answer}\n".encode())
-        command = [str(processes.BIN / "adapterctl"), *args]
-        done = subprocess.run(
-            command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=self.env, text=True, timeout=60, check=False
-        )
-        os.close(slave)
-        shown = b""
-        while True:
-            try:
-                shown += (part := os.read(master, 4096))
-            except OSError:
-                # How Linux says that nobody holds the other end any more.
-                break
-            if not part:
-                break
-        os.close(master)
-        return done.returncode, done.stdout, shown.decode()
 
     def stored(self) -> int:
         return sum(path.is_file() for path in (self.folder / "home" / "artifacts").rglob("*"))
@@ -83,10 +59,10 @@ def test_versions_are_archived_restored_annotated_and_deleted(home: Home) -> Non
     silent = home.run("delete", "a")
     assert (silent.returncode, silent.stdout) == (2, "")
     assert "--yes" in silent.stderr
-    status, out, shown = home.answer("n", "delete", "a")
+    status, out, shown = home.at_a_terminal("delete", "a", asks="[y/N]", typed="n", piped=True)
     assert (status, out) == (130, "")
     assert "delete a@v2 for good?" in shown
-    status, out, _ = home.answer("y", "delete", "a")
+    status, out, _ = home.at_a_terminal("delete", "a", asks="[y/N]", typed="y", piped=True)
     assert (status, out) == (0, "a@v2\n")
     gone = home.run("show", "a@v2")
     assert gone.returncode == 3
@@ -123,11 +99,13 @@ def test_garbage_is_shown_asked_about_and_collected(home: Home) -> None:
     silent = home.run("gc", "--grace-hours", "0")
     assert (silent.returncode, silent.stdout) == (2, "")
     assert "--yes" in silent.stderr
-    status, out, shown = home.answer("n", "gc", "--grace-hours", "0")
+    status, out, shown = home.at_a_terminal("gc", "--grace-hours", "0", asks="[y/N]", typed="n", piped=True)
     assert (status, out) == (130, "")
     assert "a@v1, a@v2" in shown
     assert home.stored() == stored
-    status, out, shown = home.answer("y", "gc", "--grace-hours", "0", "--format", "json")
+    status, out, shown = home.at_a_terminal(
+        "gc", "--grace-hours", "0", "--format", "json", asks="[y/N]", typed="y", piped=True
+    )
     assert status == 0, shown
     assert json.loads(out) == {**planned, "dry_run": False}
     assert home.stored() == stored - 2

@@ -153,24 +153,6 @@ def test_evaluation_scores_base_and_version_on_the_same_rows(home: Home, rows: P
         assert sum(row["scores"]["rouge_l"] for row in generated) / 2 == item["metrics"]["rouge_l"]
 
 
-def test_the_merged_model_is_base_plus_adapter(home: Home, base: Path, tmp_path: Path) -> None:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    merged = home.json(
-        "merge", "counter@v1", "--onto", "original", "--dtype", "float32", "-o", str(tmp_path / "merged")
-    )
-    folder = home.ok("pull", "counter@v1").strip()
-    ids = torch.arange(3, 35).reshape(1, 32)
-    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
-    with torch.no_grad():
-        expected = adapted(ids).logits
-        found = AutoModelForCausalLM.from_pretrained(merged["path"])(ids).logits
-    assert torch.allclose(found, expected, atol=1e-3)
-    assert merged["report"]["onto"] == "original"
-
-
 def test_a_merged_model_in_four_bits_is_loaded_by_transformers(home: Home, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -26,32 +26,32 @@ WANTED = {
     "PUBLIC_HOST": "adapters.example",
 }
 WORKERS = ("worker", "worker-cpu")
-needs_compose = pytest.mark.skipif(
-    shutil.which("docker-compose") is None, reason="docker-compose is not installed: apt-get install docker-compose"
-)
 
 
 def compose(*args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run docker-compose, which needs no engine for this, with these variables and no others."""
+    if shutil.which("docker-compose") is None:
+        pytest.skip("docker-compose is not installed: apt-get install docker-compose")
     command = ["docker-compose", "--env-file", "/dev/null", "--file", str(deployment.COMPOSE), "--profile", "cpu"]
     return processes.finished(*command, "config", *args, env={"PATH": "/usr/local/bin:/usr/bin:/bin", **env})
 
 
+Services = dict[str, dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def services() -> dict[str, dict[str, Any]]:
+def services() -> Services:
     """The services as docker-compose understands them."""
     done = compose("--format", "json", env=WANTED)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["services"]
 
 
-@needs_compose
 def test_the_compose_file_is_sound() -> None:
     done = compose("-q", env=WANTED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@needs_compose
 @pytest.mark.parametrize("missing", WANTED)
 @pytest.mark.parametrize("how", ["unset", "empty"])
 def test_the_compose_file_is_refused_without_a_secret(missing: str, how: str) -> None:
@@ -86,8 +86,7 @@ def test_the_api_answers_for_the_names_by_which_workers_and_users_come() -> None
             assert hosts.has(urlsplit(services[worker]["environment"]["ADAPTERCTL_URL"]).hostname or "")
 
 
-@needs_compose
-def test_every_service_is_confined(services: dict[str, dict[str, Any]]) -> None:
+def test_every_service_is_confined(services: Services) -> None:
     for name, service in services.items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
@@ -96,8 +95,7 @@ def test_every_service_is_confined(services: dict[str, dict[str, Any]]) -> None:
             assert service["user"] in ("postgres", "valkey", "1000:1000"), name
 
 
-@needs_compose
-def test_what_runs_on_says_how_it_is(services: dict[str, dict[str, Any]]) -> None:
+def test_what_runs_on_says_how_it_is(services: Services) -> None:
     lasting = {name for name, service in services.items() if service["restart"] == "unless-stopped"}
     assert lasting == {"postgres", "valkey", "s3", "api", "reconciler", *WORKERS}
     assert {name for name, service in services.items() if service["restart"] == "no"} == set(services) - lasting
@@ -105,8 +103,7 @@ def test_what_runs_on_says_how_it_is(services: dict[str, dict[str, Any]]) -> Non
         assert services[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
 
 
-@needs_compose
-def test_a_worker_holds_no_credentials_but_its_own(services: dict[str, dict[str, Any]]) -> None:
+def test_a_worker_holds_no_credentials_but_its_own(services: Services) -> None:
     for name in WORKERS:
         worker = services[name]
         text = json.dumps(worker)
@@ -118,37 +115,32 @@ def test_a_worker_holds_no_credentials_but_its_own(services: dict[str, dict[str,
     assert "deploy" not in services["worker-cpu"]
 
 
-@needs_compose
-def test_a_worker_accepts_the_plain_http_that_it_is_given(services: dict[str, dict[str, Any]]) -> None:
+def test_a_worker_accepts_the_plain_http_that_it_is_given(services: Services) -> None:
     for name in WORKERS:
         env = services[name]["environment"]
         assert (env["ADAPTERCTL_URL"], str(env["ADAPTERCTL_INSECURE"])) == ("http://api:8080", "1")
 
 
-@needs_compose
-def test_a_worker_has_time_for_its_last_checkpoint(services: dict[str, dict[str, Any]]) -> None:
+def test_a_worker_has_time_for_its_last_checkpoint(services: Services) -> None:
     for name in WORKERS:
         minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(\d+)s", services[name]["stop_grace_period"]).groups("0")  # type: ignore[union-attr]
         assert 60 * int(minutes) + int(seconds) >= int(services[name]["environment"]["ADAPTER_WORKER_GRACE_S"]) + 30
 
 
-@needs_compose
-def test_published_ports_are_on_loopback(services: dict[str, dict[str, Any]]) -> None:
+def test_published_ports_are_on_loopback(services: Services) -> None:
     published = {name: port for name, service in services.items() for port in service.get("ports", [])}
     assert set(published) == {"api", "s3"}
     assert {port["host_ip"] for port in published.values()} == {"127.0.0.1"}
 
 
-@needs_compose
-def test_the_registry_reads_what_the_compose_file_gives_it(services: dict[str, dict[str, Any]]) -> None:
+def test_the_registry_reads_what_the_compose_file_gives_it(services: Services) -> None:
     for name in ("api", "reconciler", "migrate", "worker-token"):
         settings = Settings.from_env(services[name]["environment"])
         assert settings.s3_public_endpoint_url == "http://adapters.example:8333"
     assert services["s3"]["networks"]["storage"]["aliases"] == ["adapters.example"]
 
 
-@needs_compose
-def test_whoever_may_lead_keeps_the_audit_trail_in_one_volume(services: dict[str, dict[str, Any]]) -> None:
+def test_whoever_may_lead_keeps_the_audit_trail_in_one_volume(services: Services) -> None:
     for name in ("api", "reconciler"):
         settings = Settings.from_env(services[name]["environment"])
         assert settings.reconcile_s > 0

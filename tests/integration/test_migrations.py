@@ -52,20 +52,12 @@ sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in ch
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+@pytest.fixture
+def db(empty_database_url: str) -> Iterator[Database]:
     """An empty database."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-    else:
-        url = request.getfixturevalue("empty_postgres_database")
-    database = Database(url)
+    database = Database(empty_database_url)
     yield database
     database.close()
-
-
-def url_of(db: Database) -> str:
-    return db.engine.url.render_as_string(hide_password=False)
 
 
 def test_the_migrations_make_what_the_models_mean(db: Database) -> None:
@@ -119,7 +111,7 @@ def test_a_migration_that_fails_leaves_nothing(db: Database) -> None:
 
 def test_servers_that_start_at_once_migrate_once(db: Database) -> None:
     done = processes.finished(
-        sys.executable, "-c", UPGRADES, url_of(db), "8", cwd=migrations_folder().parent, timeout_s=120
+        sys.executable, "-c", UPGRADES, db.url, "8", cwd=migrations_folder().parent, timeout_s=120
     )
     assert (done.returncode, done.stdout.split()) == (0, 8 * [head_revision()]), done.stderr
     assert drift(db) == []
@@ -184,9 +176,7 @@ def test_a_program_of_another_schema_says_what_to_run(command: list[str], revisi
 
 @pytest.mark.slow
 def test_servers_that_start_at_once_after_an_upgrade_all_serve(db: Database, tmp_path: Path) -> None:
-    env = processes.environment(
-        REGISTRY_DATABASE_URL=url_of(db), REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri()
-    )
+    env = processes.environment(REGISTRY_DATABASE_URL=db.url, REGISTRY_STORAGE_URL=(tmp_path / "artifacts").as_uri())
     done = processes.run("adapter-registry", "db", "upgrade", env=env)
     assert (done.returncode, done.stdout.strip()) == (0, head_revision()), done.stderr
     ports = [processes.free_port() for _ in range(3)]

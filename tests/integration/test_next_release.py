@@ -30,7 +30,7 @@ ADAPTER = "team/code-review"
 
 def environment(db: Database, folder: Path, **more: str) -> dict[str, str]:
     return processes.environment(
-        REGISTRY_DATABASE_URL=db.engine.url.render_as_string(hide_password=False),
+        REGISTRY_DATABASE_URL=db.url,
         REGISTRY_STORAGE_URL=(folder / "artifacts").as_uri(),
         REGISTRY_AUTH="none",
         ADAPTERCTL_CACHE=str(folder / "cache"),
@@ -38,13 +38,10 @@ def environment(db: Database, folder: Path, **more: str) -> dict[str, str]:
     )
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+@pytest.fixture
+def db(empty_database_url: str) -> Iterator[Database]:
     """A filled registry of this release."""
-    url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("empty_postgres_database")
-    database = Database(url)
+    database = Database(empty_database_url)
     load_past(database)
     yield database
     database.close()

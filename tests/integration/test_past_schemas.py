@@ -36,14 +36,6 @@ OF_TEAM = Principal("ana", {"team": Role.READER})
 OF_ANOTHER = Principal("eve", {"other": Role.ADMIN})
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'registry.sqlite3'}"
-    return request.getfixturevalue("empty_postgres_database")
-
-
 @pytest.fixture(params=[NOW, *kept_revisions()])
 def revision(request: pytest.FixtureRequest) -> str:
     """Whose registry it is."""
@@ -102,8 +94,8 @@ def opened(url: str, folder: Path) -> Services:
     return Services(settings, queue=NoQueue())
 
 
-def test_what_went_up_comes_down_as_it_was(url: str, revision: str) -> None:
-    db = Database(url)
+def test_what_went_up_comes_down_as_it_was(empty_database_url: str, revision: str) -> None:
+    db = Database(empty_database_url)
     load_past(db, revision)
     before, was = rows_of(db), str(db.revision())
     assert all(before.pop(table) for table in ("adapters", "versions", "tokens", "jobs", "evaluations"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,22 @@ from sdk.schemas.work import (
     WorkerInfo,
 )
 from support.adapters import digest
+
+
+def at_once(acts: Sequence[Callable[[], object]], *, refused: type[Exception]) -> list[bool]:
+    """Do all at the same moment, each in a thread of its own; return which were done and which refused, these first."""
+    together = threading.Barrier(len(acts))
+
+    def do(act: Callable[[], object]) -> bool:
+        together.wait()
+        try:
+            act()
+        except refused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return sorted(pool.map(do, acts))
 
 
 def packed(folder: Path, *, base: str = "tiny: base", **given: Any) -> Package:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
+import termios
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +51,36 @@ class CommandLine:
         done = self.run(*args, **env)
         assert (done.returncode, done.stdout) == (status, ""), done.stdout + done.stderr
         return done.stderr.strip()
+
+    def at_a_terminal(
+        self, *args: str, asks: str = "", typed: str = "", columns: int = 80, piped: bool = False, **env: str
+    ) -> tuple[int, str, str]:
+        """Run a command on a terminal, and type an answer to its question; return its status, its data if they are `piped`,
+        and all that was shown."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = subprocess.Popen(
+            [str(processes.BIN / "adapterctl"), *args],
+            stdin=slave,
+            stdout=subprocess.PIPE if piped else slave,
+            stderr=slave,
+            env={**self.env, "TERM": "dumb", **env},
+            cwd=self.cwd,
+            start_new_session=True,
+            text=True,
+        )
+        os.close(slave)
+        patience = threading.Timer(60, process.kill)
+        patience.start()
+        shown, asked = b"", False
+        # An error is how Linux says that nobody holds the other end any more.
+        with suppress(OSError):
+            while piece := os.read(master, 4096):
+                shown += piece
+                if asks and not asked and asks.encode() in shown:
+                    os.write(master, f"{typed}\n".encode())
+                    asked = True
+        data, _ = process.communicate()
+        patience.cancel()
+        os.close(master)
+        return process.returncode, data or "", shown.decode()

@@ -88,6 +88,14 @@ def empty_postgres_database(postgres_server: TestPostgres) -> Iterator[str]:
     postgres_server.drop_database(name)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database of either kind without a schema."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    return str(request.getfixturevalue("empty_postgres_database"))
+
+
 @pytest.fixture
 def postgres_database(postgres_server: TestPostgres) -> Iterator[str]:
     """The URL of a database with an empty schema, for one test."""

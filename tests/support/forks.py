@@ -86,7 +86,6 @@ class ForkServer:
             env=environment,
             start_new_session=True,
         )
-        assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n", "the server of forks ended"
 
     @classmethod
@@ -107,8 +106,6 @@ class ForkServer:
 
     def close(self) -> None:
         """End it."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()

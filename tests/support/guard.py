@@ -36,7 +36,6 @@ class Guard:
     def watch(self, pid: int | None, directory: Path) -> None:
         """Have a process ended and a folder removed when this one is gone; also the servers with pid files in there."""
         started_at = process_started_at(pid) if pid else None
-        assert self._process.stdin is not None
         self._process.stdin.write(f"{pid or 0}\t{started_at or ''}\t{directory}\n".encode())
         self._process.stdin.flush()
 
@@ -50,7 +49,6 @@ class Guard:
 
     def end(self) -> None:
         """Clear away what was watched, and wait until that is done."""
-        assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 

@@ -54,6 +54,8 @@ class Place:
     space: str
     tmp_path: Path
     data: str
+    #: A job that waits, if somebody has submitted one.
+    job: str = ""
 
     @property
     def name(self) -> str:

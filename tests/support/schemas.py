@@ -55,7 +55,6 @@ def load_past(db: Database, revision: str = NOW) -> None:
     """Put the kept registry of a past revision, or the one that is made now, into an empty database of either kind."""
     body = made_now() if revision == NOW else (ASSETS / f"schema_{revision}.sqlite3").read_bytes()
     if db.engine.dialect.name == "sqlite":
-        assert db.engine.url.database is not None
         Path(db.engine.url.database).write_bytes(body)
         return
     upgrade_to(db, "head" if revision == NOW else revision)

@@ -104,9 +104,7 @@ class RunServers:
                     prepare(server)
                     (place / "prepared").touch()
             self._found[kind] = server
-        found = self._found[kind]
-        assert isinstance(found, kind)
-        return found
+        return self._found[kind]
 
     def make_once(self, name: str, make: Callable[[Path], None]) -> Path:
         """Return a folder that one of the run's processes makes, and the others find."""

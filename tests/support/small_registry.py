@@ -136,7 +136,6 @@ def jobs(services: Services, folder: Path, data: str) -> None:
     training = JobSubmission(request=TrainingRequest(adapter=ADAPTER, base=base, data=data, spec=ASKED))
     services.jobs.submit(submission=training, who=ANA, idempotency_key="first")
     held = services.claims.claim(claim=ClaimRequest(worker=WORKER), who=GPU)
-    assert held is not None
     progress = NewEvent(kind="progress", progress=Progress(phase="train", step=1, total=2, loss=2.5))
     services.claims.heartbeat(job_id=held.job, beat=Heartbeat(attempt=1, events=[progress]), who=GPU)
     pushed = publication(services, folder, 1, data, who=GPU)
@@ -146,7 +145,6 @@ def jobs(services: Services, folder: Path, data: str) -> None:
     evaluation = EvaluationRequest(targets=[EvaluationTarget(ref=f"{ADAPTER}@v1")], only=True, data=data)
     services.jobs.submit(submission=JobSubmission(request=evaluation), who=ANA)
     given = services.claims.claim(claim=ClaimRequest(worker=WORKER), who=GPU)
-    assert given is not None
     result = EvaluationResult(
         label=f"{ADAPTER}@v1",
         digest=first.manifest.digest,
@@ -158,7 +156,6 @@ def jobs(services: Services, folder: Path, data: str) -> None:
     services.jobs.cancel(cancelled.id, who=ANA)
     services.jobs.submit(submission=training, who=ANA)
     begun = services.claims.claim(claim=ClaimRequest(worker=WORKER), who=GPU)
-    assert begun is not None
     kept = checkpoint(services, folder, data)
     services.checkpoints.record(job_id=begun.job, record=kept, who=GPU)
     services.claims.release(job_id=begun.job, release=Release(attempt=1), who=GPU)

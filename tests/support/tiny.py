@@ -14,8 +14,6 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 def _example() -> ModuleType:
     path = Path(__file__).resolve().parents[2] / "examples" / "tiny" / "make.py"
     spec = importlib.util.spec_from_file_location("examples_tiny_make", path)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdk.schemas.training import TrainingSpec
     from sdk.schemas.training_report import TrainingReport
     from workers.pipelines.training.checkpoints import Checkpoints
+    from workers.pipelines.training.inputs import Inputs
+
+#: The chosen answers are one word, and the rejected ones shout.
+PREFERENCES = [
+    {"prompt": f"colour {number} is ", "chosen": word, "rejected": word.upper() + "!" * (1 + number % 3)}
+    for number, word in enumerate(["red", "green", "blue", "grey", "black", "white"] * 2)
+]
 
 
 def run_training(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
@@ -29,6 +37,14 @@ def run_training(base: Path, rows: Path, out: Path, **options: Any) -> TrainingR
     if "spec" not in given:
         given["spec"] = build(TrainingSpec, **fields)
     return train(base=base, data=rows, out=out, **given)
+
+
+def inputs_of(base: Path, data: Any, *, spec: TrainingSpec, **rest: Any) -> Inputs:
+    """The data phase of a training."""
+    from workers.pipelines.training.inputs import read_inputs
+
+    given = {"base_name": "org/tiny", "base_revision": None, "eval_data": None, "checkpoints": None, **rest}
+    return read_inputs(base=base, data=data, spec=spec, **given)
 
 
 def checkpoints(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,37 +19,26 @@ def test_notes(n):
     with pathlib.Path(os.environ["NOTES"], os.environ["PYTEST_XDIST_WORKER"]).open("a") as file:
         file.write(f"{FOLDER}/{NAME} {n}\\n")
     # Whoever has less to do would take over some of this file, were it not kept together.
-    assert os.environ.get("RED") != NAME
+    assert os.environ["RED"] != NAME
 """
 
 
-def run(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], dict[str, list[str]]]:
-    """Run files of tests in three processes; return what came of it, and what each process ran, in order."""
+def test_a_file_and_a_folder_with_one_stack_are_run_by_one_process_and_a_red_one_fails_the_run(tmp_path: Path) -> None:
     for place in ("tests/faults/jobs", "tests/unit"):
-        (folder / place).mkdir(parents=True)
+        (tmp_path / place).mkdir(parents=True)
         for name in "abc":
             text = f"FOLDER, NAME = {place!r}, {name!r}\n{_NOTES}"
-            (folder / place / f"test_{place.replace('/', '_')}_{name}.py").write_text(text)
-    (notes := folder / "notes").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "3", "-p", "xdist", "-p", "support.parallel", "tests"],
-        cwd=folder,
-        # Other plugins take seconds to load.
-        env=processes.environment(
-            NOTES=str(notes), PYTHONPATH=str(ROOT / "tests"), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **environment
-        ),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+            (tmp_path / place / f"test_{place.replace('/', '_')}_{name}.py").write_text(text)
+    (notes := tmp_path / "notes").mkdir()
+    # Other plugins take seconds to load.
+    env = processes.environment(
+        NOTES=str(notes), PYTHONPATH=str(ROOT / "tests"), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", RED="b"
     )
-    return done, {file.name: file.read_text().splitlines() for file in notes.iterdir()}
-
-
-def test_a_file_and_a_folder_with_one_stack_are_run_by_one_process(tmp_path: Path) -> None:
-    done, ran = run(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "24 passed" in done.stdout
+    command = ["pytest", "-q", "-n", "3", "-p", "xdist", "-p", "support.parallel", "tests"]
+    done = processes.finished(sys.executable, "-m", *command, cwd=tmp_path, env=env, timeout_s=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "8 failed, 16 passed" in done.stdout
+    ran = {file.name: file.read_text().splitlines() for file in notes.iterdir()}
     owners: dict[str, set[str]] = {}
     for process, lines in ran.items():
         for line in lines:
@@ -59,14 +47,8 @@ def test_a_file_and_a_folder_with_one_stack_are_run_by_one_process(tmp_path: Pat
             owners.setdefault(share, set()).add(process)
         assert [line.split()[1] for line in lines] == ["0", "1", "2", "3"] * (len(lines) // 4)
     assert len(owners) == 4
-    assert all(len(processes) == 1 for processes in owners.values()), owners
+    assert all(len(one) == 1 for one in owners.values()), owners
     assert len(ran) == 3
-
-
-def test_a_red_one_fails_the_run(tmp_path: Path) -> None:
-    done, _ = run(tmp_path, RED="b")
-    assert done.returncode == 1
-    assert "8 failed, 16 passed" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,6 @@ class TestRevocation:
 
     def test_a_body_that_never_ends_is_not_waited_for(self, people: World) -> None:
         parts = urlsplit(people.url)
-        assert parts.hostname is not None
         head = (
             f"POST /api/v1/versions HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer actl_guess\r\n"
             "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -149,6 +148,7 @@ ACTIONS: dict[str, tuple[set[Role], Callable[[Client, Place], object]]] = {
     "read quota": (READ, lambda client, place: client.quota(place.space)),
     "push": (WRITE, lambda client, place: place.push(client)),
     "submit": (WRITE, lambda client, place: submit(client, training(place.name, place.data))),
+    "cancel": (WRITE, lambda client, place: client.cancel_job(place.job)),
     "alias": (WRITE, lambda client, place: client.set_alias(place.name, "beta", 1)),
     "annotate": (WRITE, lambda client, place: client.annotate(f"{place.name}@v1", note="seen")),
     "archive": (WRITE, lambda client, place: client.archive(f"{place.name}@v2")),
@@ -158,6 +158,9 @@ ACTIONS: dict[str, tuple[set[Role], Callable[[Client, Place], object]]] = {
     "remove a protected alias": (PROMOTE, lambda client, place: client.remove_alias(place.name, "production")),
     "protect": (ADMIN, lambda client, place: client.protect_alias(place.name, "stable")),
     "unprotect": (ADMIN, lambda client, place: client.unprotect_alias(f"{place.space}/*", "production")),
+    "set a rule": (ADMIN, lambda client, place: client.set_retention(place.name, keep_last=9)),
+    "read a rule": (READ, lambda client, place: client.retention(place.name)),
+    "clear a rule": (ADMIN, lambda client, place: client.clear_retention(place.name)),
     "delete": (ADMIN, lambda client, place: client.delete(f"{place.name}@v2")),
     "give out": (ADMIN, lambda client, place: client.create_token(f"new {uuid.uuid4().hex}", {place.space: "reader"})),
     "give out everywhere": (
@@ -186,6 +189,8 @@ ASKED_WHERE = {
 
 def prepare(admin: Client, place: Place, action: str) -> None:
     """Do what has to go before an action."""
+    if action == "cancel":
+        place.job = submit(admin, training(place.name, place.data)).id
     if action == "restore":
         admin.archive(f"{place.name}@v2")
     if action == "roll back":
@@ -201,19 +206,21 @@ def outcome(client: Client, place: Place, action: str) -> str:
     return "done"
 
 
+@pytest.fixture
+def ours(admin: Client, space: str, tmp_path: Path, rows: Path) -> Place:
+    return furnish(admin, space, tmp_path, rows)
+
+
+@pytest.fixture
+def foreign(admin: Client, space: str, tmp_path: Path, rows: Path) -> Place:
+    return furnish(admin, f"x-{space}", tmp_path, rows)
+
+
 class TestRoles:
     @pytest.mark.parametrize("role", list(Role))
     def test_in_ones_own_namespace_and_in_a_foreign_one(
-        self,
-        acting: Callable[..., Client],
-        admin: Client,
-        space: str,
-        tmp_path: Path,
-        rows: Path,
-        role: Role,
+        self, acting: Callable[..., Client], admin: Client, space: str, ours: Place, foreign: Place, role: Role
     ) -> None:
-        ours = furnish(admin, space, tmp_path, rows)
-        foreign = furnish(admin, f"x-{space}", tmp_path, rows)
         client = acting(**{space: role})
         at_home, abroad = {}, {}
         for action in ACTIONS:
@@ -250,20 +257,13 @@ class TestRoles:
 
     @pytest.mark.parametrize("role", list(Role))
     def test_a_role_everywhere_holds_in_every_namespace(
-        self,
-        acting: Callable[..., Client],
-        admin: Client,
-        space: str,
-        tmp_path: Path,
-        rows: Path,
-        role: Role,
+        self, acting: Callable[..., Client], admin: Client, ours: Place, role: Role
     ) -> None:
-        place = furnish(admin, space, tmp_path, rows)
         client = acting(**{"*": role})
         seen = {}
         for action in ACTIONS:
-            prepare(admin, place, action)
-            seen[action] = outcome(client, place, action)
+            prepare(admin, ours, action)
+            seen[action] = outcome(client, ours, action)
         # What nobody of a namespace may do, an admin of all may.
         assert seen == {
             name: "done" if role in (allowed or ADMIN) else "forbidden" for name, (allowed, _) in ACTIONS.items()
@@ -271,16 +271,8 @@ class TestRoles:
 
     @pytest.mark.parametrize("role", list(Role))
     def test_a_worker_claims_only_within_its_namespace(
-        self,
-        acting: Callable[..., Client],
-        admin: Client,
-        space: str,
-        tmp_path: Path,
-        rows: Path,
-        role: Role,
+        self, acting: Callable[..., Client], admin: Client, space: str, ours: Place, foreign: Place, role: Role
     ) -> None:
-        foreign = furnish(admin, f"x-{space}", tmp_path, rows)
-        ours = furnish(admin, space, tmp_path, rows)
         hidden = submit(admin, training(foreign.name, foreign.data))
         client = acting(**{space: role})
         if role not in WORK:
@@ -299,18 +291,11 @@ class TestRoles:
                 action()
         admin.cancel_job(hidden.id)
 
+    @pytest.mark.usefixtures("ours", "foreign")
     @pytest.mark.parametrize("role", list(Role))
     def test_the_trail_is_read_only_by_admins_and_only_of_their_namespaces(
-        self,
-        acting: Callable[..., Client],
-        admin: Client,
-        space: str,
-        tmp_path: Path,
-        rows: Path,
-        role: Role,
+        self, acting: Callable[..., Client], space: str, role: Role
     ) -> None:
-        furnish(admin, space, tmp_path, rows)
-        furnish(admin, f"x-{space}", tmp_path, rows)
         client = acting(**{space: role})
         if role in ADMIN:
             assert {entry.namespace for entry in client.audit(limit=1000)} == {space}

@@ -13,6 +13,7 @@ import pytest
 from contract.bases.helpers import VALUES, Tenant
 from sqlalchemy import select, update
 from support.adapters import base_registration
+from support.calls import worker_info
 from support.registries import World
 from support.small import TENSORS, write_base, write_safetensors
 from support.working import Held
@@ -26,7 +27,7 @@ from sdk.pulling.transfer import hash_file
 from sdk.pushing.base_folder import ScannedBase
 from sdk.schemas.catalog import BaseFix
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.work import BaseSource, WorkerInfo
+from sdk.schemas.work import BaseSource
 from workers.node.bases import obtain
 from workers.settings import WorkerSettings
 
@@ -217,11 +218,10 @@ class TestOnANode:
             rows.write_text(json.dumps({"prompt": rows.name, "completion": "b"}))
             worker = join(ours.space, Role.WORKER)
             shared = {"shared_paths": [str(ours.folder)]}
-            worker.client.call("POST", "/workers/hello", type(None), body=_info(**shared))
+            worker.client.call("POST", "/workers/hello", type(None), body=worker_info(**shared))
             fingerprint = ours.scan(folder).registration.fingerprint
             ours.client.submit_training(f"{ours.space}/x", base=fingerprint, data=rows)
             assignment = Held.claim(worker.client, ours.folder, **shared).assignment
-            assert assignment.base is not None
             return worker.client, assignment.base
 
         return given
@@ -270,7 +270,6 @@ class TestOnANode:
                 _obtain(client, told, tmp_path / "view", *shared)
         assert _obtain(client, told, tmp_path / "view", Path("/")).manifest == ours.scan(folder).manifest
         # What lies in the cache is another tenant's, perhaps, and a fingerprint is no secret.
-        assert told.fingerprint is not None
         cached = client.cache.base(told.fingerprint)
         cached.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(cached)
@@ -394,10 +393,6 @@ def _obtain(client: Client, told: BaseSource, view: Path, *shared: Path) -> Scan
     """Obtain a base on a node that sees some folders."""
     settings = WorkerSettings("w1", shared_paths=tuple(map(str, shared)))
     return obtain(client, told, view, lambda _count: None, settings=settings)
-
-
-def _info(**said: Any) -> WorkerInfo:
-    return WorkerInfo(name="w1", device="cpu", memory_bytes=2**34, free_memory_bytes=2**33, **said)
 
 
 def test_whoever_registers_and_whoever_mends_do_not_wait_for_each_other(people: World, space: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from contract.jobs.helpers import Crew
 from sqlalchemy import update
-from sqlalchemy.orm import Session
 from support.adapters import SPEC, base_registration
 from support.calls import worker_info
 from support.people import new_adapter
@@ -285,16 +284,6 @@ class TestRouting:
         assert crew.view(second.id).waits == "every worker that may run it is busy"
         assert (crew.view(first.id).waits, crew.view(first.id).ahead) == (None, None)
 
-    def test_workers_that_ask_at_once_are_given_different_jobs(self, crew: Crew) -> None:
-        jobs = {crew.submit().id for _ in range(12)}
-        with ThreadPoolExecutor(8) as pool:
-            given = list(pool.map(lambda n: crew.claim(name=f"w{n}"), range(16)))
-        assert sorted(held.job for held in given if held is not None) == sorted(jobs)
-
-
-def _request_of(session: Session, job: JobView) -> dict[str, Any]:
-    return session.get_one(Job, job.id).request
-
 
 class TestClaimsSentAgain:
     def test_the_same_claim_is_given_the_same_attempt_with_what_is_left_of_its_lease(self, crew: Crew) -> None:
@@ -334,7 +323,9 @@ class TestClaimsSentAgain:
         crew.hold(key="claim-1")
         with crew.world.services.db.write() as session:
             session.execute(
-                update(Job).where(Job.id == job.id).values(request={**_request_of(session, job), "data": "0" * 64})
+                update(Job)
+                .where(Job.id == job.id)
+                .values(request={**session.get_one(Job, job.id).request, "data": "0" * 64})
             )
         assert crew.claim(key="claim-1") is None
         assert (crew.view(job.id).state, crew.view(job.id).reason) == ("failed", "gone")

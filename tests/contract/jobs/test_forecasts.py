@@ -101,7 +101,6 @@ class TestRefusal:
         job = crew.submit(base=base, spec=LARGE)
         assert (crew.view(job.id).waits or "").startswith("no worker listens")
         forecast = crew.view(job.id).forecast
-        assert forecast.machine is not None
         assert {part.name for part in forecast.card.parts} >= {
             "weights",
             "adapter",

@@ -173,7 +173,6 @@ class TestVersions:
         assert version.training["objective"] == "classify"
         assert version.dataset.labels == LABELS
         assert version.lora.task_type == "SEQ_CLS"
-        assert version.reported is not None
         assert "dataset.labels" in version.reported
         assert "training.objective" not in version.reported
         # The head is as large as it must be.

@@ -33,8 +33,7 @@ class TestReconciler:
     def test_it_queues_again_what_nobody_holds(self, crew: Crew) -> None:
         job = crew.submit()
         services = crew.services(lease_s=SHORT_LEASE_S)
-        held = services.claims.claim(claim=ClaimRequest(worker=worker_info()), who=LOCAL)
-        assert held is not None
+        services.claims.claim(claim=ClaimRequest(worker=worker_info()), who=LOCAL)
         with in_background(crew.services(lease_s=60.0).reconciler, every_s=0.05):
             wait_until(lambda: crew.view(job.id).state == "queued", timeout_s=30)
         assert [row.state for row in crew.attempts(job.id)] == ["lost"]

@@ -18,9 +18,9 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.principal import Role
 from sdk.api import versions
 from sdk.cli import cli
-from sdk.errors import InvalidInput, InvalidRef, NotFound, VerificationFailed
+from sdk.errors import InvalidInput, InvalidName, InvalidRef, NotFound, VerificationFailed
 from sdk.schemas.artifacts import DatasetView
-from sdk.schemas.lineage import Edge, Lineage, VersionNode
+from sdk.schemas.lineage import Lineage
 
 
 def edges_of(found: Lineage) -> set[tuple[str, str, str]]:
@@ -71,7 +71,7 @@ class TestDirections:
 
     def test_both_are_ancestors_and_descendants_and_nobody_else(self, world: World, story: Story, maker: Maker) -> None:
         # Another version over the same base is neither.
-        stranger = maker.push(f"{story.name}-stranger")
+        maker.push(f"{story.name}-stranger")
         found = world.writer.lineage(story.second)
         assert set(keys_of(found)) == {
             story.second,
@@ -83,7 +83,6 @@ class TestDirections:
             f"job:{story.again}",
         }
         assert keys_of(found)[0] == found.root == story.second
-        assert stranger not in keys_of(found)
         assert len(keys_of(found)) == len(set(keys_of(found)))
 
     def test_a_dataset_leads_to_what_used_it(self, world: World, story: Story) -> None:
@@ -182,6 +181,8 @@ class TestRefusals:
     def test_what_means_nothing_is_refused(self, world: World, story: Story) -> None:
         with pytest.raises(InvalidRef):
             world.writer.lineage(f"{story.name}@v0x:")
+        with pytest.raises(InvalidName):
+            world.writer.get("Upper")
         with pytest.raises(InvalidInput):
             world.writer.lineage(story.first, depth=33)
         for query in ("of=a%00", "of=data:%00", "of=base:%00", "of=", "", "of=a&direction=left", "of=a&depth=0"):
@@ -211,8 +212,6 @@ def test_the_answer_is_one_document(world: World, story: Story) -> None:
     answer = world.http.get("/api/v1/lineage", params={"of": story.first, "depth": 1}).json()
     assert set(answer) == {"root", "direction", "depth", "nodes", "edges", "truncated", "unfollowed"}
     assert {node["kind"] for node in answer["nodes"]} == {"version", "base", "dataset", "job", "merged", "evaluation"}
-    assert all(isinstance(edge, Edge) for edge in Lineage.model_validate(answer).edges)
-    assert isinstance(Lineage.model_validate(answer).nodes[0], VersionNode)
 
 
 @pytest.fixture
@@ -226,7 +225,6 @@ def test_each_is_in_the_record_in_lineage_and_in_search(world: World, maker: Mak
     maker.train(name, first, maker.adapter(), *others)
     ref = f"{name}@v1"
     dataset = versions.resolve(world.writer.transport, ref).dataset
-    assert dataset.sources is not None
     assert [(each.digest, each.weight) for each in dataset.sources] == [
         (view.digest, float(weight)) for weight, view in enumerate(views, start=1)
     ]

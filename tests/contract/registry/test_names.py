@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from contract.registry.helpers import submission, submit
 from sqlalchemy import select
-from support.adapters import BASE_TENSORS, base_registration, digest, lora_tensors, save_adapter
+from support.adapters import BASE_TENSORS, base_registration, digest, save_adapter
 from support.calls import claim
 from support.people import SEEDS
 from support.registries import World
@@ -90,14 +88,6 @@ class TestBasesAndData:
         claim(world.worker, shared_paths=[folder], kinds=["merge"])
         assert submit(writer, body).state == "queued"
 
-    def test_a_dataset_is_its_bytes(self, writer: Client, rows: DatasetView, tmp_path: Path) -> None:
-        assert (rows.rows, rows.format, rows.shape) == (2, "jsonl", "prompt-completion")
-        origin = writer.locate_data(rows.digest)
-        assert (origin.sha256, origin.size_bytes) == (rows.digest, rows.size_bytes)
-        assert rows.digest in {found.digest for found in writer.datasets()}
-        with pytest.raises(NotFound):
-            writer.locate_data(digest("nothing"))
-
 
 class TestAliases:
     def test_an_alias_moves_by_compare_and_set(self, world: World, writer: Client, name: str, tmp_path: Path) -> None:
@@ -127,23 +117,6 @@ class TestAliases:
         answer = world.http.put("/api/v1/aliases", json={"adapter": name, "alias": alias, "number": 1})
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, "alias")
 
-    def test_one_of_many_movers_with_the_same_expectation_wins(self, writer: Client, name: str, tmp_path: Path) -> None:
-        for n in range(5):
-            writer.push(save_adapter(tmp_path / str(n), next(SEEDS)), name, base="tiny")
-
-        def move(number: int, expect: int) -> int | None:
-            try:
-                return writer.set_alias(name, "production", number, expect=expect).number
-            except Conflict:
-                return None
-
-        for expect in (0, 1):
-            with ThreadPoolExecutor(4) as pool:
-                won = [found for found in pool.map(lambda n, e=expect: move(n, e), range(2, 6)) if found]
-            assert len(won) == 1
-            assert writer.get(f"{name}@production").number == won[0]
-            writer.set_alias(name, "production", 1)
-
     def test_a_mover_that_comes_second_by_a_hair_has_lost(
         self, world: World, writer: Client, name: str, tmp_path: Path
     ) -> None:
@@ -162,23 +135,3 @@ class TestAliases:
             with pytest.raises(Conflict, match="names v1"):
                 second.result()
         assert writer.get(f"{name}@live").number == 1
-
-    def test_movers_that_expect_nothing_all_succeed(self, writer: Client, name: str, tmp_path: Path) -> None:
-        for n in range(4):
-            writer.push(save_adapter(tmp_path / str(n), next(SEEDS)), name, base="tiny")
-        for _ in range(3):
-            with ThreadPoolExecutor(4) as pool:
-                moved = list(pool.map(lambda number: writer.set_alias(name, "staging", number).number, range(1, 5)))
-            assert moved == [1, 2, 3, 4]
-        assert writer.get(f"{name}@staging").number in moved
-
-
-def test_the_tiny_adapter_is_what_the_base_says() -> None:
-    shapes = {key: value.shape for key, value in lora_tensors().items()}
-    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
-    assert [*BASE_TENSORS["model.layers.0.self_attn.q_proj.weight"]] == [
-        shapes[f"{prefix}.lora_B.weight"][0],
-        shapes[f"{prefix}.lora_A.weight"][1],
-    ]
-    assert all(np.isfinite(value).all() for value in lora_tensors().values())
-    assert json.dumps(sorted(shapes))

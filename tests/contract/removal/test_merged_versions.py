@@ -54,6 +54,8 @@ def test_a_run_that_deletes_versions_frees_what_it_plans_to(world: World, desk: 
     for rows in (Blob, ManifestRow):
         age(world, rows, 1000)
     admin.set_retention("m", keep_last=1)
+    later = admin.gc(dry_run=True, grace_hours=1)
+    assert (later.retired_versions, later.manifests) == (["m@v1"], 0)
     planned = admin.gc(dry_run=True, grace_hours=0)
     assert (planned.manifests, planned.blobs) == (1, 1)
     same(planned, admin.gc(dry_run=False, grace_hours=0))

@@ -49,9 +49,7 @@ from sdk.objects import Version
 
 def put_partial(world: World, *, hours: float) -> Path:
     """Leave what an interrupted upload leaves in a folder."""
-    storage = world.services.artifacts.storage
-    assert isinstance(storage, FolderStorage)
-    path = storage.path_of("ab" * 32)
+    path = world.services.artifacts.storage.path_of("ab" * 32)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
     partial.write_bytes(b"half")
@@ -125,11 +123,9 @@ class TestRuns:
         assert done.rows_without_blob.versions == ["a@v4"]
         assert nothing(admin.gc(dry_run=False, grace_hours=0))
 
-        entries = admin.audit(action="gc.run")
-        assert len(entries) == 2
-        assert entries[1].after["blobs"] == 4
-        assert entries[1].after["retired_versions"] == 2
-        assert (entries[1].namespace, entries[1].subject) == ("*", "registry")
+        _, first = admin.audit(action="gc.run")
+        assert (first.after["blobs"], first.after["retired_versions"]) == (4, 2)
+        assert (first.namespace, first.subject) == ("*", "registry")
 
     def test_a_publication_whose_publisher_died_can_be_made_again(
         self, world: World, admin: Client, tmp_path: Path

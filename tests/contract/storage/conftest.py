@@ -60,17 +60,13 @@ def seaweed(s3: S3Place) -> Iterator[World]:
 
 @pytest.fixture(params=["folder", "folder_http", "seaweed"])
 def world(request: pytest.FixtureRequest) -> World:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
-    return found
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(params=["folder_http", "seaweed"])
 def signed(request: pytest.FixtureRequest) -> World:
     """Storages whose locations are signed URLs. A plain folder's are paths, and whoever can use one needs no permission."""
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, World)
-    return found
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

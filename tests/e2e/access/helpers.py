@@ -4,13 +4,9 @@ how it exits.
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
-import time
 from pathlib import Path
 
-from support import processes
 from support.command_line import CommandLine
 from support.registries import World
 
@@ -49,33 +45,3 @@ class Desk(CommandLine):
         """Run a command that fails with `status`; return the one line that it said."""
         (line,) = super().refused(status, *args, **env).splitlines()
         return line
-
-    def at_a_terminal(self, *args: str, typed: str, asks: str, **env: str) -> tuple[int, str]:
-        """Run a command on a terminal, type an answer to its question; return its status and all that was shown."""
-        master, slave = pty.openpty()
-        process = subprocess.Popen(
-            [str(processes.BIN / "adapterctl"), *args],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**self.env, **env, "TERM": "dumb"},
-            start_new_session=True,
-        )
-        os.close(slave)
-        shown = b""
-        answered = False
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                piece = os.read(master, 4096)
-            except OSError:
-                break
-            if not piece:
-                break
-            shown += piece
-            if not answered and asks.encode() in shown:
-                os.write(master, typed.encode() + b"\n")
-                answered = True
-        status = process.wait(20)
-        os.close(master)
-        return status, shown.decode()

@@ -76,7 +76,7 @@ class TestAliases:
     def test_at_a_terminal_it_asks(self, desk: Desk, versions: str) -> None:
         desk.ok("alias", "set", versions, "asked", "v1")
         rm = ("alias", "rm", versions, "asked")
-        status, shown = desk.at_a_terminal(*rm, typed="n", asks="[y/N]")
+        status, _, shown = desk.at_a_terminal(*rm, typed="n", asks="[y/N]")
         assert status == 130
         assert f"remove {versions}@asked?" in shown
         assert "asked" in desk.ok("alias", "list", versions, "--format", "quiet").splitlines()

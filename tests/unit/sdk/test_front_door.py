@@ -97,7 +97,7 @@ def test_a_function_that_was_imported_follows_a_later_connect(tmp_path: Path) ->
 def test_importing_the_module_loads_next_to_nothing() -> None:
     said = (
         "import sys, sdk; from sdk import pull, submit_training; "
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'pydantic', 'httpx', 'click', 'json', 'inspect'}), "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {*'pydantic httpx click rich yaml json inspect'.split()}), "
         "[name for name in sys.modules if name.startswith('sdk.')])"
     )
     done = processes.finished(sys.executable, "-S", "-c", said, cwd=Path(sdk.__file__).parents[1])

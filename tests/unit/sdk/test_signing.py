@@ -25,7 +25,7 @@ from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.wire import canonical_json
-from sdk.signing import MAX_BUNDLE_BYTES, check_bundle, find_signer, is_protected, read_public_keys, sign, verify
+from sdk.signing import MAX_BUNDLE_BYTES, find_signer, is_protected, read_public_keys, sign, verify
 
 
 def manifest(text: str = "weights", *, base: str = "b", more: str | None = None) -> Manifest:
@@ -60,7 +60,6 @@ def changed(signed: SignedManifest, change: Callable[[dict[str, Any]], None]) ->
 def forged(pair: Pair, statement: Any) -> str:
     """A bundle in which the key's owner says something else: signed as DSSE asks."""
     key = serialization.load_pem_private_key(pair.private.read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
     payload, kind = json.dumps(statement).encode(), "application/vnd.in-toto+json"
     signature = key.sign(f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload, ec.ECDSA(hashes.SHA256()))
     bundle = {
@@ -131,15 +130,6 @@ class TestWhatHolds:
         (folder / "2.pem").unlink()
         with pytest.raises(VerificationFailed, match="was not made with"):
             verify(manifest(), signed.bundle, folder)
-
-    def test_openssl_keys_as_the_messages_say(self, tmp_path: Path) -> None:
-        key, public = tmp_path / "KEY.pem", tmp_path / "KEY.pub.pem"
-        for command in (
-            f"openssl ecparam -name prime256v1 -genkey -noout -out {key}",
-            f"openssl ec -in {key} -pubout -out {public}",
-        ):
-            subprocess.run(command.split(), check=True, capture_output=True)
-        verify(manifest(), sign(manifest(), key).bundle, public)
 
 
 class TestWhatDoesNot:
@@ -379,7 +369,7 @@ from sdk.errors import Unavailable
 from sdk.signing import check_bundle, sign, verify
 from sdk.schemas.manifest import Manifest
 manifest = Manifest.model_validate_json({manifest().canonical()!r})
-assert len(check_bundle(manifest, {signed.bundle!r})) == 64
+assert check_bundle(manifest, {signed.bundle!r}) == {hashlib.sha256(pair.public.read_bytes()).hexdigest()!r}
 for attempt in (
     lambda: sign(manifest, Path({str(pair.private)!r})),
     lambda: verify(manifest, {signed.bundle!r}, Path({str(pair.public)!r})),
@@ -399,7 +389,3 @@ def test_the_module_alone_loads_no_library() -> None:
     script = "import sys, sdk.signing; print(sorted({'cryptography', 'model_signing', 'httpx'} & set(sys.modules)))"
     done = processes.finished(sys.executable, "-c", script, check=True)
     assert done.stdout == "[]\n"
-
-
-def test_the_form_is_checked_without_a_key(signed: SignedManifest, pair: Pair) -> None:
-    assert check_bundle(manifest(), signed.bundle) == hashlib.sha256(pair.public.read_bytes()).hexdigest()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.small import TENSORS
 
-from sdk.errors import AdapterctlError, InvalidData, InvalidInput, InvalidRef, InvalidTargets, NotFound
+from sdk.errors import InvalidData, InvalidInput, InvalidRef, InvalidTargets, NotFound
 from sdk.names import check_number, segment
 from sdk.schemas.option_types import TARGET_PRESETS
 from sdk.schemas.training import TrainingSpec
@@ -97,31 +96,6 @@ def test_rows_that_can_be_used(content: bytes, found: tuple[Any, ...], tmp_path:
     assert (checked.format, checked.shape, checked.rows) == found
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is empty; give rows of"),
-        (b"\n\n", "has no rows"),
-        (lines(GOOD, {"question": "x"}), "line 2 has none of the shapes"),
-        (lines(GOOD, {"text": "a"}), "line 2 is a text row among prompt rows"),
-        (lines(GOOD, {"prompt": "a"}, GOOD, {"prompt": 1, "completion": "b"}), "line 2 .*line 4"),
-        (lines(GOOD) + b"{broken\n", "line 2 is not a JSON object"),
-        (lines(GOOD) + b"\xff\n", "line 2 is not a JSON object"),
-        (b"{}\n" + lines(GOOD), "line 1 has none"),
-        (b"a,b\n1,2\n", "line 2 has none of the shapes"),
-        (b"prompt,completion\na\n", "line 2 has another number of fields"),
-        (b"\x00\x01\x02\xff\xfe", "neither JSONL, CSV in UTF-8 nor Parquet"),
-    ],
-)
-def test_rows_that_can_not_be_used_are_named(content: bytes, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows"
-    path.write_bytes(content)
-    with pytest.raises(InvalidData, match=said) as caught:
-        check_data(path, param="eval_data")
-    assert caught.value.param == "eval_data"
-    assert caught.value.message.startswith(str(path))
-
-
 def test_a_dataset_is_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, cls in ((tmp_path / "none", NotFound), (tmp_path, InvalidData), (tmp_path / "pipe", NotFound)):
@@ -176,15 +150,3 @@ def test_a_segment_can_not_climb(text: str) -> None:
     made = segment(text)
     assert made not in ("", ".", "..")
     assert not set("/?#") & set(made)
-
-
-def _as_path(text: str) -> Callable[[Path], str]:
-    return lambda folder: str(folder / text)
-
-
-def test_every_refusal_is_one_line(tmp_path: Path) -> None:
-    hostile = tmp_path / "a\x1b[31m\nb.jsonl"
-    with pytest.raises(AdapterctlError) as caught:
-        check_data(hostile)
-    # The terminal's side of this is tested with the command line.
-    assert caught.value.code == "not_found"

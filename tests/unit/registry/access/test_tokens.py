@@ -70,11 +70,6 @@ def test_a_token_says_who_holds_it(db: Database) -> None:
     assert "secret" not in listed.model_dump()
 
 
-def test_two_tokens_never_have_one_secret(db: Database) -> None:
-    made = [make(db) for _ in range(20)]
-    assert len({token.secret for token in made}) == len({token.id for token in made}) == 20
-
-
 def test_tokens_are_listed_the_newest_first(db: Database) -> None:
     made = [make(db, name) for name in ("a", "b", "c")]
     assert [token.id for token in Tokens(db).list(who=LOCAL)] == [token.id for token in reversed(made)]
@@ -152,15 +147,9 @@ class TestOfANamespace:
 
     @pytest.mark.parametrize("role", [role for role in Role if role is not Role.ADMIN])
     def test_no_other_role_gives_out_anything(self, db: Database, role: Role) -> None:
-        for where in ("team", "*"):
+        for where, there in itertools.product(("team", "*"), repeat=2):
             with pytest.raises(Forbidden):
-                Tokens(db).create(name="ci", grants={"team": Role.READER}, who=Principal("x", {where: role}))
-
-    def test_everywhere_is_given_out_only_by_an_admin_of_everywhere(self, db: Database) -> None:
-        who = Principal("x", {"team": Role.ADMIN, "-": Role.ADMIN, "*": Role.PROMOTER})
-        with pytest.raises(Forbidden):
-            Tokens(db).create(name="ci", grants={"*": Role.READER}, who=who)
-        Tokens(db).create(name="ci", grants={"*": Role.READER}, who=Principal("x", {"*": Role.ADMIN}))
+                Tokens(db).create(name="ci", grants={there: Role.READER}, who=Principal("x", {where: role}))
 
     def test_lists_and_revokes_only_within_it(self, db: Database) -> None:
         tokens = Tokens(db)

@@ -7,7 +7,6 @@ import io
 import json
 import struct
 import time
-import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from support.adapters import lora_config, lora_tensors
 from support.fixtures import Limits
+from support.traced import traced
 from support.weights import LORA, QA, QB, VA, VB, check, config_facts, entry, packed, weight_facts
 
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, WeightFacts, inspect_weights
@@ -178,10 +178,6 @@ class TestFacts:
 
 
 class TestValues:
-    @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
-    def test_an_adapter_passes_in_each_precision(self, dtype: str) -> None:
-        check(save(lora_tensors(dtype=dtype)))
-
     def test_a_bfloat16_adapter_passes_and_its_nan_is_found(self) -> None:
         def bf16(value: float) -> bytes:
             return struct.pack("<f", value)[2:]
@@ -271,9 +267,6 @@ class TestHeader:
             check(struct.pack("<Q", 2**63) + b"{}")
         with pytest.raises(Verification):
             check(packed(b'{"x": ' + b"9" * 5000 + b"}"))
-
-    def test_metadata_of_texts_are_allowed(self) -> None:
-        check(save(lora_tensors(), metadata={"format": "pt"}))
 
     @given(st.binary(max_size=400))
     def test_random_bytes_are_refused_and_never_fail_otherwise(self, raw: bytes) -> None:
@@ -443,13 +436,10 @@ class TestConfig:
     @pytest.mark.parametrize("unit", ["[],", '{"a":{}},', "[[[[]]]],"])
     def test_a_config_that_would_be_large_in_memory_is_refused(self, unit: str) -> None:
         raw = ('{"peft_type": "LORA", "x": [' + unit * (250_000 // len(unit)) + "0]}").encode()
-        tracemalloc.start()
-        try:
+        with traced() as peak_bytes:
             with pytest.raises(Verification, match="longer than 256 KiB, or nested deeper"):
                 config_facts(raw)
-            assert tracemalloc.get_traced_memory()[1] < 2 * len(raw) + 1024 * 1024
-        finally:
-            tracemalloc.stop()
+            assert peak_bytes() < 2 * len(raw) + 1024 * 1024
 
     @settings(max_examples=300, deadline=None)
     @given(

@@ -6,16 +6,15 @@ import json
 import math
 import struct
 import time
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from support.adapters import lora_tensors
 from support.fixtures import Limits
-from support.weights import LORA, PREFIX, QB, VB, Tensors, agreeing, changed, check, weight_facts
+from support.traced import traced
+from support.weights import LORA, PREFIX, QB, VB, Tensors, changed, check, weight_facts
 
 from registry.artifacts.admission import filed_halves, norms
 from registry.artifacts.admission.inspection import WeightFacts, inspect_weights
@@ -200,12 +199,9 @@ class TestBounds:
 
         raw = stacked(131_072)
         started = time.thread_time()
-        tracemalloc.start()
-        try:
+        with traced() as peak_bytes:
             assert list(passing(raw, lora).values()) == [None]
-            assert tracemalloc.get_traced_memory()[1] < 4 * len(raw)
-        finally:
-            tracemalloc.stop()
+            assert peak_bytes() < 4 * len(raw)
         assert read(raw, tmp_path, lora) == {}
         assert time.thread_time() - started < 0.5
         assert passing(stacked(4096), lora) == pytest.approx(read(stacked(4096), tmp_path, lora), rel=1e-12)
@@ -238,12 +234,9 @@ class TestBounds:
 
     def test_modules_take_little_memory(self) -> None:
         raw = many(1_000, halves=True)
-        tracemalloc.start()
-        try:
+        with traced() as peak_bytes:
             passing(raw)
-            assert tracemalloc.get_traced_memory()[1] < 12 * 1024 * 1024
-        finally:
-            tracemalloc.stop()
+            assert peak_bytes() < 12 * 1024 * 1024
 
     @pytest.mark.parametrize(
         ("rank", "side", "apart", "cancels"),
@@ -268,13 +261,9 @@ class TestBounds:
         path.write_bytes(raw)
         size_bytes = len(raw)
         del tensors, raw
-        with path.open("rb") as file:
-            tracemalloc.start()
-            try:
-                facts = inspect_weights(file, size_bytes=size_bytes, lora=LORA)
-                assert tracemalloc.get_traced_memory()[1] < PUSH_BYTES
-            finally:
-                tracemalloc.stop()
+        with path.open("rb") as file, traced() as peak_bytes:
+            facts = inspect_weights(file, size_bytes=size_bytes, lora=LORA)
+            assert peak_bytes() < PUSH_BYTES
         assert facts.norms[-1] == pytest.approx(truth, rel=1e-6)
 
     def test_large_halves_of_experts_are_those_of_the_whole_file(self, tmp_path: Path, limits: Limits) -> None:
@@ -303,10 +292,3 @@ class TestBounds:
         assert norm == (
             pytest.approx(np.linalg.norm(b.astype(float) @ a.astype(float)), rel=1e-9) if rank == 2048 else None
         )
-
-
-def test_facts_of_an_earlier_release_have_none() -> None:
-    facts = weight_facts(save(lora_tensors())).to_json()
-    earlier = {name: value for name, value in facts.items() if name not in ("norms", "stacked")} | {"version": 3}
-    assert WeightFacts.from_json(earlier) is None
-    assert agreeing(LORA).target_parameters == []

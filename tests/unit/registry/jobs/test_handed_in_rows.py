@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import tracemalloc
 from collections.abc import Iterable
 
 import pytest
 from support.scored_rows import CONDITIONS
+from support.traced import traced
 
 from registry.errors import Invalid
 from registry.jobs.kinds.evaluation_rows import RowFacts, names_of, require_bounded
@@ -62,17 +62,13 @@ def test_reading_ends_at_the_first_score_that_nobody_asked_for() -> None:
             return part
 
     raw = packed(lines())
-    tracemalloc.start()
-    try:
+    with traced() as peak_bytes:
         found = RowFacts.of(Counted(raw), frozenset({"rouge_l"}), size_bytes=len(raw))
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        # Each of the 600,000 names took some 200 bytes.
+        assert peak_bytes() < 4_000_000
     assert found.unknown.startswith("n0-")
     assert found.totals is None
     assert sum(read) < len(raw) / 4
-    # Each of the 600,000 names took some 200 bytes.
-    assert peak_bytes < 4_000_000
 
 
 def test_a_small_file_does_not_unpack_to_more_than_a_registry_reads() -> None:

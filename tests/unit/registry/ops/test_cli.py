@@ -119,12 +119,6 @@ def test_no_tokens_are_for_loopback_alone(migrated: dict[str, str], host: str) -
     assert "loopback only" in one_line(said)
 
 
-def test_a_schema_that_is_not_there_is_said_before_anything_is_served(env: dict[str, str]) -> None:
-    said = adapter_registry("serve", "--port", str(processes.free_port()), **env)
-    assert said.returncode == 9
-    assert "adapter-registry db upgrade" in one_line(said)
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.traced import traced
 
 from registry.errors import Invalid, Verification
 from registry.rows.comparing.orders import ROWS, RowsOf
@@ -57,12 +57,9 @@ def compared(reading: RowReading, given: list[RowsOf], folder: Path, *, metric: 
 def test_many_rows_are_compared_apart_with_the_same_answer(apart: RowReading, tmp_path: Path) -> None:
     given = targets(tmp_path, _MANY)
     truth = compared(RowReading(apart=False), given, tmp_path / "here")
-    tracemalloc.start()
-    try:
+    with traced() as peak_bytes:
         found = compared(apart, given, tmp_path / "apart")
-        assert tracemalloc.get_traced_memory()[1] < _MIB
-    finally:
-        tracemalloc.stop()
+        assert peak_bytes() < _MIB
     assert found == truth
     assert found["pairs"][0]["better"] == "a@v2"
     assert found["means"] == pytest.approx([1 / 2, 1 / 3], abs=1e-4)
@@ -74,12 +71,9 @@ def test_many_rows_are_sliced_apart_with_the_same_answer(apart: RowReading, tmp_
     path, dataset = scores(tmp_path / "scores", _MANY, 2), tmp_path / "rows.jsonl"
     dataset.write_text("".join(f'{{"lang":"{"de" if row % 4 else "en"}"}}\n' for row in range(_MANY)))
     truth = RowReading(apart=False).slices(path, "id", dataset=dataset, column="lang")
-    tracemalloc.start()
-    try:
+    with traced() as peak_bytes:
         found = apart.slices(path, "id", dataset=dataset, column="lang")
-        assert tracemalloc.get_traced_memory()[1] < _MIB
-    finally:
-        tracemalloc.stop()
+        assert peak_bytes() < _MIB
     assert found == truth
     assert [(one.value, one.rows, one.metrics["acc"]) for one in found] == [
         ("de", 3 * _MANY // 4, pytest.approx(1 / 3)),
@@ -110,13 +104,10 @@ def test_what_is_compared_and_sliced_in_this_process_takes_little_memory(tmp_pat
         given.append((f"a@v{number}", str(number), str(path)))
     dataset.write_text("".join(f'{{"a":{row % 50}}}\n' for row in range(len(lines))))
     reading = RowReading(apart=True)
-    tracemalloc.start()
-    try:
+    with traced() as peak_bytes:
         compared(reading, given, tmp_path / "compared", metric="loss")
         assert len(reading.slices(Path(given[0][2]), "0", dataset=dataset, column="a")) == min(50, len(lines))
-        assert tracemalloc.get_traced_memory()[1] < MOST_HELD_BYTES
-    finally:
-        tracemalloc.stop()
+        assert peak_bytes() < MOST_HELD_BYTES
     assert reading.pid is None
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import processes
+from support.traced import traced
 from support.trainings import save_jsonl
 from support.waiting import wait_until
 
@@ -163,12 +163,11 @@ class TestWhereRowsAreRead:
         path = tmp_path / "rows.jsonl"
         path.write_text('{"q": "' + "\N{GRINNING FACE}" + "a" * (INLINE_BYTES - 100) + '", "a": "a"}\n')
         files = [DataFile(path, "rows")]
-        tracemalloc.start()
         try:
-            assert reading.sign(files, tmp_path / "s", columns=COLUMNS, how=None, training_digest=None) is None
-            assert tracemalloc.get_traced_memory()[1] < MOST_HELD_BYTES
+            with traced() as peak_bytes:
+                assert reading.sign(files, tmp_path / "s", columns=COLUMNS, how=None, training_digest=None) is None
+                assert peak_bytes() < MOST_HELD_BYTES
         finally:
-            tracemalloc.stop()
             reading.close()
 
     def test_parquet_is_never_read_in_this_process(self, tmp_path: Path) -> None:
@@ -186,12 +185,9 @@ class TestWhereRowsAreRead:
     ) -> None:
         path = large_objects(tmp_path / "rows.jsonl")
         reading.texts(write(tmp_path / "few.jsonl"), COLUMNS, [0])
-        tracemalloc.start()
-        try:
+        with traced() as peak_bytes:
             assert reading.texts(path, COLUMNS, [0]) == {0: ("q", "a")}
-            assert tracemalloc.get_traced_memory()[1] < 1 << 20
-        finally:
-            tracemalloc.stop()
+            assert peak_bytes() < 1 << 20
 
     def test_process_apart_has_none_of_this_process_s_secrets(
         self, reading: RowReading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

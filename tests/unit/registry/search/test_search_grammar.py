@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date
 from pathlib import Path
 
 import pytest
@@ -156,14 +156,6 @@ def test_each_filter_has_one_spelling(text: str, canonical: str | None) -> None:
         refused(text)
     else:
         assert str(parse(text)) == canonical
-
-
-def test_a_moment_without_a_zone_is_utc() -> None:
-    (bare,), (zoned,) = (
-        next(comparisons(parse(f"created = 2026-03-01T12:30{zone}"))).values for zone in ("", "+02:00")
-    )
-    assert bare == datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-    assert zoned == datetime(2026, 3, 1, 12, 30, tzinfo=timezone(timedelta(hours=2)))
 
 
 @pytest.mark.parametrize(

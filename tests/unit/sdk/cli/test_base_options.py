@@ -19,7 +19,6 @@ def _commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.C
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
-        assert command is not None
         if isinstance(command, click.Group):
             yield from _commands(command, f"{path}{name} ")
         else:

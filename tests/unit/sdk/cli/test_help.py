@@ -15,7 +15,6 @@ def _contexts(context: click.Context) -> list[click.Context]:
     if isinstance(context.command, click.Group):
         for name in context.command.list_commands(context):
             command = context.command.get_command(context, name)
-            assert command is not None
             found += _contexts(_context(command, name, context))
     return found
 
@@ -31,7 +30,6 @@ def test_no_line_is_longer_than_80_columns(name: str | None) -> None:
         contexts = [root]
     else:
         command = adapterctl_cli.get_command(root, name)
-        assert command is not None
         contexts = _contexts(_context(command, name, root))
     for context in contexts:
         wide = [line for line in context.get_help().splitlines() if len(line) > 80]

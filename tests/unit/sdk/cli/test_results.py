@@ -54,19 +54,10 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def evaluated(
-    desk: MergingDesk,
-    refs: list[str],
-    rows: Path,
-    *,
-    fails: int | None = None,
-    conditions: Conditions = CONDITIONS,
-    errors: dict[str, str] | None = None,
-    **metrics: float,
-) -> str:
-    """Evaluate refs and the desk's base, hand scores in, and return the job; the target `fails` has none."""
+def evaluated(desk: MergingDesk, refs: list[str], rows: Path, **said: Any) -> str:
+    """Evaluate refs and the desk's base, hand scores in, of which more may be said, and return the job."""
     job = desk.writer.submit_evaluation([*refs, f"base:{desk.base.fingerprint}"], data=rows, precision="native")
-    hand_in(desk, fails=fails, conditions=conditions, errors=errors, **metrics)
+    hand_in(desk, **said)
     return job.id
 
 
@@ -78,7 +69,7 @@ def hand_in(
     errors: dict[str, str] | None = None,
     **metrics: float,
 ) -> None:
-    """Claim the job that waits, and hand in scores of all its targets but one."""
+    """Claim the job that waits, and hand in scores of all its targets; the target `fails` has none."""
     held = desk.claim()
     sample = Sample(prompt="two and\ntwo?", reference="four", completion="fo\x1bur")
     results = []

@@ -65,7 +65,29 @@ TOKENS = [
     *("(", "(", "(?:", "(?:", "(?=", "(?!", "(?P<x>", "(?P<y>", "(?P<1>", ")", ")", ")", ")", "(?#c)", "(?#"),
     *("(?i)", "(?ms)", "(?x)", "(?u)", "(?z)", "(?i:", "(?-i:", "(?<=", "(?<!", "(?>", "(?P=x)", "(?(1)", "(?"),
 ]
-NAMES = ["", "a", "a\n", "b", "ab", "aab", "Z", "A", "é", "9", "a9", "-", "]", "{}", "a\nb", "\x00", "•", "z"]
+NAMES = [
+    "",
+    "a",
+    "a\n",
+    "b",
+    "ab",
+    "aab",
+    "Z",
+    "A",
+    "é",
+    "9",
+    "a9",
+    "s",
+    "S",
+    "ſ",
+    "-",
+    "]",
+    "{}",
+    "a\nb",
+    "\x00",
+    "•",
+    "z",
+]
 
 
 def expressions() -> st.SearchStrategy[str]:
@@ -96,6 +118,12 @@ def expressions() -> st.SearchStrategy[str]:
 @example("(?:)(?i)a", True)
 @example("(?P<x>a)(?P<x>a)", False)
 @example("(?:ab|ac|a)b?", False)
+@example("a$", True)
+@example("a$\n", True)
+@example(r"a\Z", True)
+@example("(?m)^a$", True)
+@example("(?i)[^s]", True)
+@example("(?i)ſ", True)
 def test_what_is_read_is_what_re_reads(expression: str, within: bool) -> None:
     try:
         compiled = re.compile(expression)
@@ -133,7 +161,7 @@ def test_letters_of_every_script_are_the_same_if_they_are_for_re() -> None:
     letters = "".join(
         letter for letter in map(chr, range(0x110000)) if letter.upper() != letter or letter.lower() != letter
     )
-    for letter in letters[::17]:
+    for letter in [*"kK\u212asſéςσİıßẞя", *letters[::101]]:
         found = Automaton([f"(?i){re.escape(letter)}"], within=True)
         wanted = set(re.findall(re.escape(letter), letters, re.IGNORECASE))
         assert {other for other in letters if found.first(other, Budget(1000)) is not None} == wanted

@@ -8,12 +8,12 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given, reject, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.soak import scale
 
 from sdk.formats.expression_cost import tries
-from sdk.formats.expressions import MAX_CHARACTERS, Automaton, Budget, BudgetError, ExpressionError
+from sdk.formats.expressions import MAX_CHARACTERS, Budget, BudgetError
 from sdk.formats.peft_patterns import MAX_TRIES, MAX_VALUES, ModuleValues, Targets, unfit
 
 #: Few letters, so that names and expressions meet often.
@@ -67,20 +67,19 @@ def atoms() -> st.SearchStrategy[str]:
     )
 
 
-def expressions(*, plain: bool) -> st.SearchStrategy[str]:
-    """Expressions of the kind that a config may hold, or of all kinds that are understood here."""
+def expressions() -> st.SearchStrategy[str]:
+    """Expressions of the kind that a config may hold."""
     counted = st.sampled_from(["", "", "*", "+", "?", "*?", "+?", "{2}", "{1,2}", "{0,3}?", "{1,}"])
     piece = st.builds(str.__add__, atoms(), counted)
 
     def grown(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         group = st.builds(
             lambda opening, parts, end: f"{opening}{'|'.join(parts)}){end}",
-            st.sampled_from(["(", "(?:", "(?P<x>"] if plain else ["(", "(?:", "(?=", "(?!"]),
+            st.sampled_from(["(", "(?:", "(?P<x>"]),
             st.lists(inner, min_size=1, max_size=3),
-            st.sampled_from(["", "", "?"] if plain else ["", "", "?", "*", "+", "{2}", "{0,2}"]),
-        ).filter(lambda text: not (text.startswith(("(?=", "(?!")) and not text.endswith(")")))
-        more = [] if plain else [st.sampled_from([r"\b", r"\B", r"\Z"])]
-        return st.lists(st.one_of(piece, piece, group, *more), max_size=4).map("".join)
+            st.sampled_from(["", "", "?"]),
+        )
+        return st.lists(st.one_of(piece, piece, group), max_size=4).map("".join)
 
     whole = st.recursive(piece, grown, max_leaves=8)
     return st.builds(
@@ -95,9 +94,12 @@ class TestAgainstPeft:
     """PEFT's own functions say what is right; it takes its expressions as text, and `re` with them."""
 
     @settings(max_examples=scale(3000), deadline=None)
-    @given(st.lists(st.one_of(expressions(plain=True), MODULES), max_size=4), st.lists(MODULES, min_size=1, max_size=6))
+    @given(st.lists(st.one_of(expressions(), MODULES), max_size=4), st.lists(MODULES, min_size=1, max_size=6))
     @example(["a.q", "a0q"], ["a0q", "b.a.q", "a.q"])
     @example(["q$", "^a", "(?:a|b)q"], ["a", "b.a", "aq"])
+    @example(["a+b", "b"], ["a+b"])
+    @example(["lm_hea", "lm_head"], ["lm_head"])
+    @example([r"model\.layers\.1\..*", r".*\.mlp\..*", ""], ["model.layers.10.mlp.down_proj", "lm_head"])
     # An expression after a name that fits too, and another name before both.
     @example(["b", "q", "a.*"], ["a.q", "b.a", "a.b"])
     def test_ranks_and_alphas(self, keys: list[str], modules: list[str]) -> None:
@@ -111,8 +113,8 @@ class TestAgainstPeft:
 
     @settings(max_examples=scale(3000), deadline=None)
     @given(
-        st.one_of(expressions(plain=True), st.lists(MODULES, max_size=3)),
-        st.one_of(st.none(), expressions(plain=True), st.lists(MODULES, max_size=3)),
+        st.one_of(expressions(), st.lists(MODULES, max_size=3)),
+        st.one_of(st.none(), expressions(), st.lists(MODULES, max_size=3)),
         st.one_of(st.none(), st.lists(st.sampled_from(["a", "q", "b.a", "a_b"]), max_size=2)),
         st.one_of(st.none(), st.just(0), st.lists(st.integers(0, 2), max_size=2)),
         st.one_of(st.none(), st.sampled_from(["a", "", "b"]), st.lists(st.sampled_from(["a", "q.a"]), max_size=2)),
@@ -141,24 +143,6 @@ class TestAgainstPeft:
         for module in modules:
             assert ours.means(module) is bool(check_target_module_exists(theirs, module)), (config, module)
 
-    @settings(max_examples=scale(4000), deadline=None)
-    @example("(?!)", ["0"])
-    @example("(?!)|0", ["0"])
-    @given(expressions(plain=False), st.lists(MODULES, min_size=1, max_size=6))
-    @example("(?!.*q)a.*", ["aab", "aaq", "a"])
-    @example(r"(a|b\b)*(?=q$).", ["aaq", "b.q", "bq"])
-    def test_what_is_understood_beyond_plain_ones(self, expression: str, modules: list[str]) -> None:
-        try:
-            automaton = Automaton([expression])
-        except ExpressionError as error:
-            if "can be empty" not in str(error):
-                raise
-            # The only one of these that is refused: "(a*){2}".
-            reject()
-        for module in modules:
-            # Short names and expressions: none of these takes `re` long.
-            assert (automaton.first(module, Budget(1_000_000)) == 0) is bool(re.fullmatch(expression, module))
-
 
 class TestBounds:
     @pytest.mark.parametrize("expression", CATASTROPHIC)
@@ -167,17 +151,6 @@ class TestBounds:
             assert [found.expression for found in unfit({key: expression})] == [expression]
         for key in ("rank_pattern", "alpha_pattern"):
             assert [found.expression for found in unfit({key: {"q_proj": 2, expression: 4}})] == [expression]
-
-    @pytest.mark.parametrize("expression", CATASTROPHIC)
-    def test_nothing_is_ever_tried_for_long(self, expression: str) -> None:
-        started = time.thread_time()
-        try:
-            automaton = Automaton([expression], after_dot=True)
-            for module in ("a" * 60, "a" * 499, "a." * 250):
-                automaton.first(module, Budget(1_000_000))
-        except (ExpressionError, BudgetError):
-            pass
-        assert time.thread_time() - started < 5
 
     @pytest.mark.parametrize(
         "expression",

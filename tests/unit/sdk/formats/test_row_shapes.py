@@ -247,7 +247,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(change: dict[str, Any], s
 
 
 def test_nothing_is_trained_on_them(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="are for evaluations, and nothing is learnt of them"):
+    with pytest.raises(InvalidInput, match="are for evaluations, and nothing is learnt of them; give other rows"):
         check_objective(None, [check_data(save(tmp_path / "rows.jsonl", CHOICES))])
 
 

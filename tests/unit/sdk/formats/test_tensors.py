@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.loras import Q, compare, entry, lora, packed, put
 
-from sdk.errors import AdapterctlError, NotFound, VerificationFailed
+from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.safetensors import SafetensorsError, read_exactly
 
@@ -146,10 +146,9 @@ class TestHostileFiles:
         put(folder, bytes(content[: len(content) - cut]))
         try:
             found = compare(folder, folder)
-        except AdapterctlError as error:
-            assert isinstance(error, VerificationFailed)  # noqa: PT017
-        else:
-            assert math.isfinite(found.norm_a)
+        except VerificationFailed:
+            return
+        assert math.isfinite(found.norm_a)
 
 
 class Pieces(io.BytesIO):

@@ -9,33 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.loras import Q, lora, normal, pair
 
 from sdk.errors import NotFound, VerificationFailed
 from sdk.lora.delta_norms import DeltaNorms, NormDifference, delta_norms, differing
 from sdk.lora.low_rank import product_norm, triangle, triangular_norm
 from sdk.lora.tensors import Columns
-from sdk.schemas.lora_config import LoraConfig
-
-Q = "model.layers.0.self_attn.q_proj"
-
-
-def lora(**changed: Any) -> LoraConfig:
-    """A record of rank 2 and scale 1.5."""
-    return LoraConfig(**{"rank": 2, "alpha": 3.0, "dropout": 0.0, "target_modules": ["q_proj"], **changed})
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 def norms_of(folder: Path, tensors: dict[str, np.ndarray], **changed: Any) -> DeltaNorms:
+    """Of weights whose record says the rank 2 and the scale 1.5, unless that is changed."""
     save_file(tensors, folder / "adapter_model.safetensors")
-    return delta_norms(folder, lora(**changed))
-
-
-def pair(module: str, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    prefix = f"base_model.model.{module}"
-    return {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
+    return delta_norms(folder, lora(**{"rank": 2, "alpha": 3.0, **changed}))
 
 
 class TestByHand:

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.loras import Q, V, compare, cosine
+from support.loras import compare, cosine
 
-from sdk.formats.peft_patterns import Budget, ModuleValues
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.lora_config import LoraConfig
@@ -215,31 +214,3 @@ class TestAgainstPeft:
             truth = float(torch.linalg.norm(learnt[f"{module}.weight"] - original[f"{module}.weight"]))
             assert one.rank == 8
             assert one.norm == (pytest.approx(truth, rel=0.02) if change else 0.0)
-
-    @pytest.mark.parametrize("module", [Q, V, "model.layers.10.mlp.down_proj", "lm_head", "a+b", "q_proj"])
-    @pytest.mark.parametrize(
-        "keys",
-        [
-            [],
-            ["q_proj"],
-            ["proj"],
-            ["self_attn.q_proj", "q_proj"],
-            ["q_proj", "self_attn.q_proj"],
-            ["layers.0.self_attn.q_proj"],
-            [r"layers\.\d+\..*"],
-            [r"model\.layers\.1\..*", r".*\.mlp\..*"],
-            ["^q_proj", "^model.layers.0.self_attn.q_proj"],
-            ["v_proj$", "q_proj|v_proj"],
-            ["lm_hea", "lm_head"],
-            ["a+b", "b"],
-            ["xself_attn.q_proj", "self.attn.q.proj"],
-            [".*", "q_proj"],
-            [""],
-        ],
-    )
-    def test_patterns_fit_as_its_own_rule_has_it(self, keys: list[str], module: str) -> None:
-        from peft.utils.other import get_pattern_key
-
-        patterns = {key: n for n, key in enumerate(keys)}
-        expected = patterns.get(get_pattern_key(list(patterns), module), -1)
-        assert ModuleValues(patterns, -1, Budget(100_000)).of(module) == expected

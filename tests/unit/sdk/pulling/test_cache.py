@@ -26,46 +26,6 @@ from sdk.pulling.pins import Pins, all_refs
 from sdk.pulling.source import Place
 from sdk.pulling.transfer import folder_whole
 
-FETCH = """
-import os, sys, time
-from pathlib import Path
-from sdk.pulling.cache import Cache
-from sdk.schemas.artifacts import Transfer
-from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.pulling.transfer import hash_file
-from sdk.pulling.http import HttpClient
-from sdk.pulling.puller import Puller
-from sdk.allowed_locations import Reach
-
-source, root, log = map(Path, sys.argv[1:])
-
-class Slow:
-    def locations(self, digest):
-        with log.open("a") as file:
-            file.write("fetched\\n")
-        time.sleep(0.5)
-        return [Transfer(sha256=sha256, size_bytes=size, url=source.as_uri())]
-
-sha256, size = hash_file(source)
-manifest = Manifest(base_fingerprint="f" * 64, files=[ManifestFile(path="file", size_bytes=size, sha256=sha256)])
-puller = Puller(Slow(), Cache(root), "local:unused", http=HttpClient(Reach("local:unused")))
-print(puller.fill_cache(manifest))
-puller.check_cached(manifest)
-"""
-
-
-def test_two_processes_fetch_once(tmp_path: Path) -> None:
-    source, log = tmp_path / "source", tmp_path / "log"
-    source.write_bytes(os.urandom(3_000_000))
-    command = [sys.executable, "-c", FETCH, str(source), str(tmp_path / "cache"), str(log)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    folders = {process.communicate()[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    assert log.read_text() == "fetched\n"
-    (folder,) = folders
-    assert Path(folder, "file").read_bytes() == source.read_bytes()
-    assert [path.name for path in Path(folder).parent.iterdir()] == [Path(folder).name]
-
 
 def test_a_fetch_that_fails_leaves_no_folder(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")

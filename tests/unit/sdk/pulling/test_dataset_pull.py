@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.fixtures import Limits
 from support.ranges import Fault, RangeServer, range_server
+from support.trainings import names_in
 
 from sdk.errors import Unavailable, VerificationFailed
 from sdk.pulling import streams
@@ -53,19 +54,15 @@ def registry(limits: Limits) -> Iterator[Registry]:
         yield Registry(server)
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def test_it_goes_on_at_the_byte_where_it_broke(registry: Registry, tmp_path: Path) -> None:
     registry.server.script = lambda _request: Fault(cut_after=123_456)
     with pytest.raises(Unavailable, match="it continues where it stopped"):
         registry.pull(tmp_path / "rows.jsonl")
-    assert names(tmp_path) == ["rows.jsonl.partial", "rows.jsonl.partial.json"]
+    assert names_in(tmp_path) == ["rows.jsonl.partial", "rows.jsonl.partial.json"]
     registry.server.script = lambda _request: None
     registry.pull(tmp_path / "rows.jsonl")
     assert registry.server.requests[-1].begin == 123_456
-    assert (names(tmp_path), (tmp_path / "rows.jsonl").read_bytes()) == (["rows.jsonl"], OLD)
+    assert (names_in(tmp_path), (tmp_path / "rows.jsonl").read_bytes()) == (["rows.jsonl"], OLD)
 
 
 def test_what_a_name_means_now_is_not_mixed_with_what_it_meant(registry: Registry, tmp_path: Path) -> None:
@@ -84,7 +81,7 @@ def test_a_wrong_byte_leaves_what_was_there(registry: Registry, tmp_path: Path) 
     registry.server.script = lambda _request: Fault(wrong_at=200_000)
     with pytest.raises(VerificationFailed, match="nothing was kept"):
         registry.pull(output, overwrite=True)
-    assert (names(tmp_path), output.read_bytes()) == (["rows.jsonl"], b"mine")
+    assert (names_in(tmp_path), output.read_bytes()) == (["rows.jsonl"], b"mine")
     registry.server.script = lambda _request: None
     registry.pull(output, overwrite=True)
     assert output.read_bytes() == OLD

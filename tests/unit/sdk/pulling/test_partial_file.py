@@ -9,15 +9,6 @@ from sdk.pulling.partial_file import open_partial
 SIZE = 100
 
 
-def test_it_is_gone_on_with_where_it_was_left(tmp_path: Path) -> None:
-    with open_partial(tmp_path / "weights", "a" * 64, SIZE) as partial:
-        partial.write(b"x" * 10, 0)
-        partial.note(0, 10)
-    with open_partial(tmp_path / "weights", "a" * 64, SIZE) as partial:
-        assert (partial.frontier, partial.written_bytes) == (10, 10)
-        assert partial.gaps() == [[10, SIZE]]
-
-
 def test_bytes_of_another_file_count_for_nothing(tmp_path: Path) -> None:
     with open_partial(tmp_path / "weights", "a" * 64, SIZE) as partial:
         partial.write(b"x" * 10, 0)

@@ -254,14 +254,8 @@ def test_a_reader_that_is_broken_into_reaches_no_network(
 
 
 def test_the_command_says_where_the_folder_is(tmp_path: Path) -> None:
-    folder = pickled(tmp_path / "old", tensors())
+    pickled(tmp_path / "old", tensors())
     done = run("adapterctl", "convert", "old", "--format", "json", cwd=tmp_path, env=environment())
     assert json.loads(done.stdout)["path"] == str(tmp_path / "old-safetensors")
     again = run("adapterctl", "convert", "old", cwd=tmp_path, env=environment())
     assert (again.returncode, again.stdout) == (4, "")
-    evil = pickled(tmp_path / "evil", {"a": Runs(tmp_path / "ran")})
-    refused = run("adapterctl", "convert", str(evil), "-o", str(tmp_path / "x"), cwd=tmp_path, env=environment())
-    assert refused.returncode == 7
-    assert refused.stderr.count("\n") == 1
-    assert not (tmp_path / "ran").exists()
-    assert folder.is_dir()

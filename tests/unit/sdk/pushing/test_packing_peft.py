@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -163,40 +162,6 @@ def test_no_setting_of_the_installed_peft_is_passed_over() -> None:
     assert passed_over == said_elsewhere
 
 
-def test_a_model_that_peft_saved_is_packed(tmp_path: Path) -> None:
-    import torch
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
-
-    digests = set()
-    for number, names in enumerate(itertools.permutations(["q_proj", "v_proj", "o_proj"])):
-        torch.manual_seed(0)
-        layers = torch.nn.ModuleList(
-            torch.nn.ModuleDict({name: torch.nn.Linear(4, 4) for name in ("o_proj", "q_proj", "v_proj")})
-            for _ in range(3)
-        )
-        config = PeftLoraConfig(
-            r=2,
-            target_modules=list(names),
-            exclude_modules=["0.v_proj", "1.q_proj", "2.o_proj"][:: (-1) ** number],
-            init_lora_weights=False,
-            layers_to_transform=[0, 2],
-            layers_pattern="layers",
-        )
-        model: Any = torch.nn.ModuleDict({"layers": layers})
-        model.name_or_path = str(tmp_path / f"base-{number}")
-        adapted = get_peft_model(model, config)
-        # Else PEFT asks whether the vocabulary of the base was changed, of which this one has none.
-        adapted.save_pretrained(str(tmp_path / f"{number}"), save_embedding_layers=False)
-        package = pack(tmp_path / f"{number}", tmp_path / f"staging-{number}")
-        digests.add(package.manifest.digest)
-        assert package.lora.exclude_modules == ["0.v_proj", "1.q_proj", "2.o_proj"]
-        assert (package.lora.layers_to_transform, package.lora.layers_pattern) == ([0, 2], ["layers"])
-        assert package.lora.target_modules == ["o_proj", "q_proj", "v_proj"]
-        assert package.named_base is None
-    assert len(digests) == 1
-
-
 def test_every_setting_of_the_installed_peft_is_on_the_list() -> None:
     from peft import LoraConfig as PeftLoraConfig
     from peft.tuners.lora import config as module
@@ -217,7 +182,6 @@ def test_every_setting_of_the_installed_peft_is_on_the_list() -> None:
     assert nested.keys() == {key for key, kind in KEYS.items() if isinstance(kind, Mapping)}
     for key, config in nested.items():
         known = KEYS[key]
-        assert isinstance(known, Mapping)
         assert {field.name for field in dataclasses.fields(config) if field.init} <= known.keys() | DROPPED_KEYS, key
         # PEFT's own defaults are of the kinds that are listed.
         values = {f.name: f.default for f in dataclasses.fields(config) if f.init and f.name not in DROPPED_KEYS}

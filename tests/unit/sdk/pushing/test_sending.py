@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import resource
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import processes
 from support.answering import Answering, Handler, answering
 
 from sdk.allowed_locations import Reach
@@ -176,17 +175,14 @@ def test_wrong_bytes_for_a_folder_leave_nothing(tmp_path: Path, source: Path) ->
     assert list(tmp_path.iterdir()) == [source]
 
 
-def limited() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
 FULL = """
-import hashlib, sys
+import hashlib, resource, sys
 from pathlib import Path
 from sdk.errors import AdapterctlError
 from sdk.allowed_locations import Reach
 from sdk.schemas.artifacts import Transfer, UploadView
 from sdk.pushing.upload import send_all
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 source, target = map(Path, sys.argv[1:])
 sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
 to = Transfer(sha256=sha256, size_bytes=source.stat().st_size, url=target.as_uri())
@@ -201,12 +197,6 @@ except AdapterctlError as error:
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "store" / "blob"
     source.write_bytes(bytes(200_000))
-    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
-    done = run(
-        [sys.executable, "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + FULL, source, target],
-        capture_output=True,
-        text=True,
-        preexec_fn=limited,
-    )
+    done = processes.finished(sys.executable, "-c", FULL, source, target)
     assert "disk is full" in done.stdout, done.stderr
     assert list(target.parent.iterdir()) == []

@@ -34,6 +34,16 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture
+def stack(folder: Path) -> Stack:
+    """A home without workers, which is settled and has tokens."""
+    stack = Stack(folder / "home")
+    stack.make_folder()
+    stack.settle(0)
+    (stack.registry.directory / "tokens.json").write_text(json.dumps({"admin": "a", "worker": "w"}))
+    return stack
+
+
 @contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block, however that ends."""
@@ -122,11 +132,8 @@ def test_a_home_where_nothing_runs(folder: Path) -> None:
 
 
 def test_a_part_that_ended_since_the_supervisor_looked_is_not_ready(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stack = Stack(folder / "home")
-    stack.make_folder()
-    stack.settle(0)
     reports = [{"part": server.name, "state": "ready", "pid": 7} for server in stack.servers]
     monkeypatch.setattr(control.SupervisorProcess, "said", {"workers": 0, "parts": reports})
     states = {part.part: part.state for part in control.status(stack)}
@@ -135,10 +142,7 @@ def test_a_part_that_ended_since_the_supervisor_looked_is_not_ready(
     assert control.overall(control.status(stack)) == "stopped"
 
 
-def test_a_pid_file_that_names_a_stranger_kills_nobody(folder: Path) -> None:
-    stack = Stack(folder / "home")
-    stack.make_folder()
-    stack.settle(0)
+def test_a_pid_file_that_names_a_stranger_kills_nobody(stack: Stack) -> None:
     with ended(subprocess.Popen([sys.executable, "-c", SLEEP])) as stranger:
         (stack.valkey.directory / "valkey.pid").write_text(f"{stranger.pid}\nlong ago\nmark\n")
         (stack.home / "supervisor.pid").write_text(f"{stranger.pid}\nlong ago\nmark\n")
@@ -177,11 +181,7 @@ def test_the_last_lines_of_a_log_and_those_that_come(folder: Path) -> None:
     assert next(coming) == ("x", "begun anew")
 
 
-def test_the_document_of_up_is_what_the_parts_know(folder: Path) -> None:
-    stack = Stack(folder / "home")
-    stack.make_folder()
-    stack.settle(0)
-    (stack.registry.directory / "tokens.json").write_text(json.dumps({"admin": "a", "worker": "w"}))
+def test_the_document_of_up_is_what_the_parts_know(stack: Stack) -> None:
     stack.publish()
     document = json.loads((stack.home / "stack.json").read_text())
     assert document == stack.document
@@ -190,11 +190,7 @@ def test_the_document_of_up_is_what_the_parts_know(folder: Path) -> None:
     assert document["token"] == "a"
 
 
-def test_passwords_of_servers_are_in_the_file_and_not_printed(folder: Path) -> None:
-    stack = Stack(folder / "home")
-    stack.make_folder()
-    stack.settle(0)
-    (stack.registry.directory / "tokens.json").write_text(json.dumps({"admin": "a", "worker": "w"}))
+def test_passwords_of_servers_are_in_the_file_and_not_printed(stack: Stack) -> None:
     stack.publish()
     printed, whole = stack.printed, json.loads(Path(stack.printed["file"]).read_text())
     assert stat.S_IMODE(Path(printed["file"]).stat().st_mode) == 0o600

@@ -61,7 +61,6 @@ def test_a_killed_part_comes_back_at_once_and_is_told(tmp_path: Path, keep: Call
     keeper = keep(program)
     wait_until(lambda: keeper.is_ready)
     killed = program.pid
-    assert killed is not None
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: keeper.is_ready and program.pid not in (None, killed))
     assert (keeper.report.restarts, keeper.report.failures) == (1, 1)

@@ -51,7 +51,6 @@ def test_what_is_no_interval_between_checkpoints(every: Any) -> None:
 def test_checkpoints_by_name() -> None:
     assert checkpoint_ref(None) is None
     last, third = checkpoint_ref("3f1c2a9b7d20"), checkpoint_ref("3f1c2a9b7d20@1200")
-    assert third is not None
     assert (last.job, last.step) == ("3f1c2a9b7d20", None)
     assert (third.job, third.step) == ("3f1c2a9b7d20", 1200)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import tiny
 from support.architectures import save_model
-from support.trainings import save_jsonl
+from support.trainings import PREFERENCES, save_jsonl
 
 
 @pytest.fixture(scope="session")
@@ -83,11 +83,17 @@ def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
-def pairs(write_jsonl: Callable[..., Path]) -> Path:
-    """Twelve {prompt, completion} rows of unequal length."""
-    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-    return write_jsonl(
-        [{"prompt": f"count {' and '.join(words[: n + 1])}: ", "completion": words[n]} for n in range(12)],
-        "pairs.jsonl",
-    )
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve {prompt, chosen, rejected} rows; not to be changed."""
+    return save_jsonl(tmp_path_factory.mktemp("rows") / "preferences.jsonl", PREFERENCES)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve {prompt, completion} rows of unequal length; not to be changed."""
+    rows = [
+        {"prompt": f"count {' and '.join(tiny.WORDS[: n + 1])}: ", "completion": word}
+        for n, word in enumerate(tiny.WORDS)
+    ]
+    return save_jsonl(tmp_path_factory.mktemp("rows") / "pairs.jsonl", rows)

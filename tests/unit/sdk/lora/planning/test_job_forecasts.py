@@ -20,10 +20,8 @@ from sdk.schemas.training import TrainingSpec
 GB = 10**9
 
 
-def on_card(config: dict[str, Any], **options: Any) -> Forecast:
-    found = PlannedTraining(config, {}, TrainingSpec(**options)).forecast().card
-    assert found is not None
-    return found
+def on_card(config: dict[str, Any], **options: Any) -> Forecast | None:
+    return PlannedTraining(config, {}, TrainingSpec(**options)).forecast().card
 
 
 def sizes(forecast: Forecast | None) -> dict[str, int]:

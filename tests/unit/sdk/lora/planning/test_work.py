@@ -140,7 +140,6 @@ class TestBudgets:
     def test_pattern_is_refused_and_not_an_error_of_the_server(self) -> None:
         shapes = {f"m.layers.0.{'p' * 400}{number}.weight": [8, 8] for number in range(5100)}
         said = unfit_targets(".*p1", shapes, model_type="llama")
-        assert said is not None
         assert "write module names" in said
 
     def test_ranks_on_many_arrangements_of_dots(self) -> None:
@@ -156,7 +155,6 @@ class TestBudgets:
     def test_more_modules_than_any_model_has(self) -> None:
         shapes = {f"{number % 9}.{number:x}.weight": [8, 8] for number in range(16_385)}
         said = unfit_targets("all-linear", shapes, model_type="strange")
-        assert said is not None
         assert "has 16385 linear modules" in said
         planned = PlannedTraining(STRANGE, shapes, TrainingSpec(targets="all-linear"))
         assert "add it again with its own" in str(planned.shapes)
@@ -164,6 +162,5 @@ class TestBudgets:
     def test_messages_name_some_of_many_modules(self) -> None:
         config, shapes = odd(2000)
         said = unfit_targets("attention", shapes, model_type=config["model_type"])
-        assert said is not None
         assert len(said) < 1000
         assert "and 1980 more" in said

@@ -20,18 +20,6 @@ from sdk.pulling.verification import verify_pulled
 from sdk.schemas.manifest import Manifest
 
 
-def _alter(folder: Path) -> None:
-    (folder / "adapter_model.safetensors").write_text("On3")
-
-
-def _remove(folder: Path) -> None:
-    (folder / "extra/old.txt").unlink()
-
-
-def _rename(folder: Path) -> None:
-    (folder / "adapter_model.safetensors").rename(folder / "adapter_model2.safetensors")
-
-
 def _replace_by_link(folder: Path) -> None:
     (folder / "extra/old.txt").rename(folder.parent / "old.txt")
     (folder / "extra/old.txt").symlink_to(folder.parent / "old.txt")
@@ -55,9 +43,9 @@ def _replace_by_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        _alter,
-        _remove,
-        _rename,
+        lambda folder: (folder / "adapter_model.safetensors").write_text("On3"),
+        lambda folder: (folder / "extra/old.txt").unlink(),
+        lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model2.safetensors"),
         _replace_by_link,
         _replace_folder_by_link,
         _replace_by_pipe,
@@ -168,10 +156,6 @@ def _edit_config(folder: Path) -> None:
     path.write_text(path.read_text().replace('"r": 2', '"r": 3'))
 
 
-def _undo(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text(json.dumps(CONFIG))
-
-
 def _declare(**changed: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / ".adapterctl/rewrite.json"
@@ -194,7 +178,7 @@ def _declare_another_change(folder: Path) -> None:
     "change",
     [
         _edit_config,
-        _undo,
+        lambda folder: (folder / "adapter_config.json").write_text(json.dumps(CONFIG)),
         _declare(base_name="another"),
         _declare(base_name=""),
         _declare(sha256="0" * 64),

@@ -24,6 +24,7 @@ from support.soak import scale
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.factors import Factors, Reduced
+from workers.pipelines.combining import combine
 from workers.pipelines.combining.read_back import read_back
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import ParentFolder
@@ -410,8 +411,6 @@ def test_a_wrong_weight_of_the_pipeline_is_caught(
     llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The path that writes and the one that reads share no arithmetic: a fault in the first is not repeated in the second."""
-    from workers.pipelines.combining import combine
-
     joined = combine.joined
     monkeypatch.setattr(combine, "joined", lambda terms: joined([(abs(weight), factors) for weight, factors in terms]))
     one, other = save(llama_base, tmp_path / "one", 1), save(llama_base, tmp_path / "other", 2)
@@ -424,8 +423,6 @@ def test_a_wrong_weight_of_the_pipeline_is_caught(
 def test_a_cut_that_keeps_less_than_it_could_is_caught(
     llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.pipelines.combining import combine
-
     reduced = combine.reduced
 
     def smallest(factors: Factors, rank: int | None = None) -> Reduced:

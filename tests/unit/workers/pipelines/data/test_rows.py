@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
-from support.trainings import run_training
+from support.trainings import inputs_of, run_training
 
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingSpec
@@ -15,7 +17,7 @@ from sdk.validation import check_data
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import count_equal, read_rows
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.inputs import Inputs
 
 
 def test_jsonl_rows_keep_their_line_numbers_across_blank_lines(tmp_path: Path) -> None:
@@ -36,9 +38,6 @@ def test_csv_rows_are_named_by_the_line_they_start_on(tmp_path: Path) -> None:
 
 
 def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     path = tmp_path / "blob"
     messages = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]]
     pyarrow.parquet.write_table(pyarrow.table({"messages": messages}), path)
@@ -87,9 +86,6 @@ def test_broken_json_and_no_rows_are_data_errors(tmp_path: Path) -> None:
 
 
 def test_labels_of_parquet_are_numbers_or_texts(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     path = tmp_path / "blob"
     for labels, names in (([1, 0], ["1", "0"]), (["да", "нет"], ["да", "нет"])):
         pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": labels}), path)
@@ -119,9 +115,6 @@ def test_labels_of_parquet_are_numbers_or_texts(tmp_path: Path) -> None:
 def test_bad_parquet_is_refused_before_the_base_is_loaded(
     columns: dict[str, Any] | bytes, said: str, llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     from workers.pipelines.training import train as training
 
     path = tmp_path / "rows"
@@ -144,21 +137,10 @@ CHATS = [
 
 def inputs(base: Path, data: Path, columns: str | None = None, eval_data: Path | None = None) -> Inputs:
     spec = TrainingSpec(method="lora", rank=2, max_length=64, columns=columns)
-    return read_inputs(
-        base=base,
-        base_name="tiny",
-        base_revision=None,
-        data=data,
-        eval_data=eval_data,
-        spec=spec,
-        checkpoints=None,
-    )
+    return inputs_of(base, data, spec=spec, eval_data=eval_data)
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
-    import pyarrow
-    import pyarrow.parquet
-
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
 

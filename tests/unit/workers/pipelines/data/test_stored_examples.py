@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fixtures import Limits
+from support.traced import traced
 
 from workers.pipelines.data import stored_examples
 from workers.pipelines.data.examples import IGNORED, Example
@@ -70,9 +70,7 @@ def test_labels_take_a_bit_a_token() -> None:
 def test_they_take_a_part_of_their_memory(limits: Limits) -> None:
     limits(stored_examples, _CHUNK_BYTES=1 << 16)
     stored = StoredExamples(Example(list(range(1000, 1400)), list(range(1000, 1400)), [], "", "") for _ in range(400))
-    tracemalloc.start()
-    assert sum(len(example.labels) for example in stored) == 400 * 400
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    # As lists they are 2.5 MB.
-    assert peak_bytes < 2**19
+    with traced() as peak_bytes:
+        assert sum(len(example.labels) for example in stored) == 400 * 400
+        # As lists they are 2.5 MB.
+        assert peak_bytes() < 2**19

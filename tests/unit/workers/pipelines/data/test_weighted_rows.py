@@ -7,22 +7,20 @@ from typing import Any
 
 import pytest
 from support.mixtures import files
+from support.trainings import inputs_of
 
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.label_rows import label_rows
 from workers.pipelines.data.mixing import Mixture, weighted
 from workers.pipelines.data.rows import check_files
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.inputs import Inputs
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", objective="classify")
 
 
 def inputs(base: Path, data: Mixture, eval_data: Path | None = None, **options: Any) -> Inputs:
-    spec = SPEC.model_copy(update=options)
-    return read_inputs(
-        base=base, base_name="tiny", base_revision=None, data=data, eval_data=eval_data, spec=spec, checkpoints=None
-    )
+    return inputs_of(base, data, spec=SPEC.model_copy(update=options), eval_data=eval_data)
 
 
 def labelled(count: int, *labels: str, word: str) -> list[dict[str, str]]:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from support.architectures import save_model
 from support.gguf_models import export_folder
 from support.llama_cpp import LlamaCpp
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sdk.errors import InvalidBase, InvalidInput, VerificationFailed
 from sdk.exporting.gguf import config_of
@@ -36,8 +38,6 @@ LLAMA3 = {
 
 def transformers_says(folder: Path, ids: list[int]) -> tuple[Any, list[int]]:
     """Return log probabilities after a text, (vocab,) in float64, and 8 tokens that follow it."""
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0, -1].double()
@@ -83,7 +83,6 @@ def test_scaled_positions(rope: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_factors_of_llama_3_are_those_of_transformers() -> None:
-    from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     said = {**LLAMA3, "rope_theta": 500000.0, "original_max_position_embeddings": 8192}
@@ -112,8 +111,6 @@ def test_narrower_numbers_are_the_nearest(dtype: Any, kl: float, tmp_path: Path)
 
 
 def test_bfloat16_stays_as_it_is_and_shards_are_joined(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
     base = save_model(tmp_path / "base", "llama")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
@@ -159,8 +156,6 @@ def test_a_mistral_that_says_no_window_has_the_default_of_transformers() -> None
 
 @pytest.mark.parametrize("theta", [{}, {"rope_theta": 700.0}])
 def test_of_two_descriptions_of_positions_transformers_takes_the_same(theta: dict[str, float]) -> None:
-    from transformers import LlamaConfig
-
     said = {
         "rope_scaling": {"rope_type": "linear", "factor": 4.0},
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
@@ -173,8 +168,6 @@ def test_of_two_descriptions_of_positions_transformers_takes_the_same(theta: dic
 
 
 def test_biases_of_a_mistral_which_transformers_drops_are_refused(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
     base = reshaped(save_model(tmp_path / "plain", "mistral"), tmp_path / "base", attention_bias=True)
     export_folder(base, tmp_path / "without.gguf")
     tensors = load_file(base / "model.safetensors")
@@ -187,8 +180,6 @@ def test_biases_of_a_mistral_which_transformers_drops_are_refused(tmp_path: Path
 
 
 def test_a_folder_of_several_types_is_written_in_the_one_that_holds_all(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
     base = save_model(tmp_path / "base", "llama")
     tensors = load_file(base / "model.safetensors")
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].astype(np.float16)
@@ -243,8 +234,6 @@ def test_other_models_are_named(name: str, tmp_path: Path) -> None:
 
 
 def test_numbers_that_a_type_can_not_hold(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
     base = save_model(tmp_path / "base", "llama")
     tensors = load_file(base / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = 1e6

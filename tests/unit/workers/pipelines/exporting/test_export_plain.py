@@ -15,6 +15,7 @@ from support.architectures import save_model
 from support.experts import save_experts, save_single_experts
 from support.fixtures import Limits
 from support.merges import Made
+from support.traced import traced
 
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.lora.factors import Factors, Reduced, reduced
@@ -300,7 +301,6 @@ def test_a_worse_cut_that_is_told_honestly_is_found(
 
 
 def test_no_delta_of_full_size_is_formed(tmp_path: Path) -> None:
-    import tracemalloc
 
     rows, rank = 20_000, 4
     tensors = {
@@ -312,12 +312,8 @@ def test_no_delta_of_full_size_is_formed(tmp_path: Path) -> None:
     save_file({name: torch.from_numpy(one) for name, one in tensors.items()}, folder / "adapter_model.safetensors")
     said = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_modules": ["q_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(said))
-    tracemalloc.start()
-    try:
+    with traced() as peak_bytes:
         report = export(folder, tmp_path / "plain", rank=2)
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        # ΔW would be 3.2 GB in float64.
+        assert peak_bytes() < 40e6
     assert 0.4 < report.kept_energy < 0.7
-    # ΔW would be 3.2 GB in float64.
-    assert peak_bytes < 40e6

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from matrix import table
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from support.architectures import save_model
 from support.merges import (
@@ -183,7 +184,6 @@ def test_what_was_tied_is_written_twice_where_the_adapter_unties_it(variant: str
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("family", ["gemma3-vision", "qwen2.5-vl"])
 def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora: bool, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
     base = save_model(tmp_path / "base", family)
@@ -207,7 +207,6 @@ def test_parts_that_see_are_merged_too_convolutions_among_them(family: str, dora
 
 @pytest.mark.parametrize("family", ["llama", "llama-tied"])
 def test_a_larger_vocabulary_passes_admission_with_its_adapter_s_word_alone(family: str, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     base = save_model(tmp_path / "base", family)

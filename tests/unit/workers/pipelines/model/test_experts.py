@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts, save_wide_routers
 from support.merges import Made, require_published
 from support.merges import merge as merge_adapter
 from support.packed_files import write_packed_base
 from support.quantised import pack_base, unpacked
-from support.trainings import run_training
+from support.trainings import run_training, whole_and_resumed
 from support.weights import admitted
 
 from registry.errors import Verification
@@ -79,8 +81,6 @@ def logits(model: Any) -> Any:
 
 
 def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
     return load_file(folder / "model.safetensors")
 
 
@@ -107,8 +107,6 @@ def test_no_pass_of_a_training_hands_out_what_routers_said(
 def test_a_training_of_experts_reloads_in_plain_peft_passes_admission_and_merges(
     base: Path, pairs: Path, tmp_path: Path, targets: str
 ) -> None:
-    from peft import PeftModel
-
     spec = SPEC.model_copy(update={"targets": targets})
     report = train(base, pairs, tmp_path / "adapter", spec)
     assert sorted(report.lora.target_modules + report.lora.target_parameters) == sorted(targets.split(","))
@@ -129,33 +127,9 @@ def test_a_training_of_experts_reloads_in_plain_peft_passes_admission_and_merges
 
 
 def test_a_training_of_experts_that_stops_goes_on_to_the_same_bytes(base: Path, pairs: Path, tmp_path: Path) -> None:
-    from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
-
-    written: list[Path] = []
-    options: dict[str, Any] = {
-        "every_steps": None,
-        "every_s": None,
-        "written": lambda step, total, folder: written.append(folder),
-        "must_stop": lambda: False,
-        "resume": None,
-    }
-    whole = train(base, pairs, tmp_path / "whole")
-    steps: list[Progress] = []
-    stopping = {**options, "must_stop": lambda: any(progress.step for progress in steps if progress.phase == "train")}
-    with pytest.raises(Interrupted):
-        train(
-            base,
-            pairs,
-            tmp_path / "stopped",
-            on_progress=steps.append,
-            checkpoints=Checkpoints(folder=tmp_path / "checkpoints", **stopping),
-        )
-    goes_on = Checkpoints(folder=tmp_path / "later", **{**options, "resume": written[-1]})
-    resumed = train(base, pairs, tmp_path / "resumed", checkpoints=goes_on)
-    assert resumed.metrics["resumed_from_step"] == 1
-    assert resumed.lora == whole.lora
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    spec = SPEC.model_copy(update={"max_steps": 3})
+    whole, resumed = whole_and_resumed(lambda out, **kept: train(base, pairs, out, spec, **kept), tmp_path)
+    assert whole == resumed
 
 
 # PEFT tells only modules that a pattern fits, and not the stacked parameters that it made this one for.
@@ -163,9 +137,6 @@ def test_a_training_of_experts_that_stops_goes_on_to_the_same_bytes(base: Path, 
 def test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_expert(
     family: str, base: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    from peft import PeftModel
-    from safetensors.torch import load_file
-
     from workers.pipelines.scoring.evaluate import evaluate
 
     adapter = save_single_experts(family, base, tmp_path / "adapter")
@@ -246,8 +217,6 @@ def test_nothing_is_excluded_beside_experts_by_the_files_or_by_the_model(
 
 
 def test_experts_of_one_layer_are_named_by_it(base: Path, pairs: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     spec = SPEC.model_copy(update={"targets": "layers.1.mlp.experts.down_proj"})
     report = train(base, pairs, tmp_path / "adapter", spec)
     assert report.lora.target_parameters == [spec.targets]
@@ -290,8 +259,6 @@ def test_what_of_a_4_bit_base_is_in_4_bits_is_counted_said_and_kept(
 def test_a_stored_4_bit_base_keeps_its_experts_wide_and_is_merged_whole(
     family: str, base: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file
-
     packed = pack_base(base, tmp_path / "base")
     spec = SPEC.model_copy(update={"method": "qlora"})
     report = train(packed, pairs, tmp_path / "adapter", spec)

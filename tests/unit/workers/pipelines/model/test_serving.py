@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.evaluated import score
 from support.merges import merge
-from support.trainings import run_training
+from support.trainings import run_training, save_jsonl
 from transformers import AutoTokenizer, GenerationConfig
 
 from sdk.formats.adapter_files import SERVING_FILES
 from sdk.formats.base_files import TOKENIZER_FILES, tokenizer_digest
 from sdk.pulling.transfer import hash_file
 from sdk.pushing.pack import pack_adapter
-from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.scoring.evaluate import evaluate
 
 TURNS = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
 
@@ -31,10 +29,9 @@ def trained(base: Path, data: Path, out: Path) -> TrainingReport:
     return run_training(base, data, out, method="lora", rank=2, max_steps=2, lr=0.02, batch_size=2, grad_accum=1)
 
 
-@pytest.fixture
-def base(llama_base: Path, tmp_path: Path) -> Path:
-    """A base whose end of turn is neither its tokenizer's end of text nor in its generation config."""
-    base = shutil.copytree(llama_base, tmp_path / "base")
+def save_base(llama_base: Path, folder: Path) -> Path:
+    """Write a base whose end of turn is neither its tokenizer's end of text nor in its generation config."""
+    base = shutil.copytree(llama_base, folder / "base")
     config = json.loads((base / "tokenizer_config.json").read_text())
     (base / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|pad|>"}))
     settings = {"eos_token_id": 1, "temperature": 0.5, "do_sample": True, "transformers_version": "9"}
@@ -42,20 +39,31 @@ def base(llama_base: Path, tmp_path: Path) -> Path:
     return base
 
 
-def test_template_stops_and_rendering_lie_beside_the_adapter(
-    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
-) -> None:
-    report = trained(base, write_jsonl([{"messages": TURNS}] * 4), tmp_path / "adapter")
+@pytest.fixture
+def base(llama_base: Path, tmp_path: Path) -> Path:
+    return save_base(llama_base, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def taught(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, TrainingReport]:
+    """A base, an adapter that was taught conversations over it, and its report; not to be changed."""
+    folder = tmp_path_factory.mktemp("taught")
+    base, rows = save_base(llama_base, folder), save_jsonl(folder / "rows.jsonl", [{"messages": TURNS}] * 4)
+    return base, folder / "adapter", trained(base, rows, folder / "adapter")
+
+
+def test_template_stops_and_rendering_lie_beside_the_adapter(taught: tuple[Path, Path, TrainingReport]) -> None:
+    base, adapter, report = taught
     tokenizer = AutoTokenizer.from_pretrained(base)
-    assert (tmp_path / "adapter" / "chat_template.jinja").read_text() == tokenizer.chat_template
-    generation = GenerationConfig.from_pretrained(tmp_path / "adapter")
-    taught = tokenizer.convert_tokens_to_ids("<|end|>")
-    assert generation.eos_token_id == sorted({1, tokenizer.eos_token_id, taught})
+    assert (adapter / "chat_template.jinja").read_text() == tokenizer.chat_template
+    generation = GenerationConfig.from_pretrained(adapter)
+    end_of_turn = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert generation.eos_token_id == sorted({1, tokenizer.eos_token_id, end_of_turn})
     assert (generation.temperature, generation.pad_token_id) == (0.5, tokenizer.pad_token_id)
-    assert "transformers_version" not in json.loads((tmp_path / "adapter" / "generation_config.json").read_text())
-    said = Rendering.model_validate_json((tmp_path / "adapter" / "rendering.json").read_bytes())
+    assert "transformers_version" not in json.loads((adapter / "generation_config.json").read_text())
+    said = Rendering.model_validate_json((adapter / "rendering.json").read_bytes())
     assert said == report.rendering
-    assert said.templates == [hash_file(tmp_path / "adapter" / "chat_template.jinja")[0]]
+    assert said.templates == [hash_file(adapter / "chat_template.jinja")[0]]
     assert said.generation == hash_file(base / "generation_config.json")[0]
     digests = {name: hash_file(base / name)[0] for name in TOKENIZER_FILES if (base / name).is_file()}
     assert said.tokenizer == tokenizer_digest(digests)
@@ -94,9 +102,9 @@ def test_settings_that_no_library_can_read_are_a_fault_of_the_base(
 
 
 def test_a_push_takes_them_along_but_none_that_is_too_large(
-    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+    taught: tuple[Path, Path, TrainingReport], tmp_path: Path
 ) -> None:
-    trained(base, write_jsonl([{"messages": TURNS}] * 4), tmp_path / "adapter")
+    shutil.copytree(taught[1], tmp_path / "adapter")
 
     def packed() -> Any:
         package = pack_adapter(
@@ -114,35 +122,25 @@ def test_a_push_takes_them_along_but_none_that_is_too_large(
     assert (tmp_path / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
-def test_a_merged_model_stops_where_its_adapter_was_taught_to(
-    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+def test_an_adapter_is_scored_and_merged_with_its_own_template_and_stops(
+    taught: tuple[Path, Path, TrainingReport], tmp_path: Path
 ) -> None:
-    trained(base, write_jsonl([{"messages": TURNS}] * 4), tmp_path / "adapter")
-    merge(base, tmp_path / "adapter", tmp_path / "merged")
-    stops = GenerationConfig.from_pretrained(tmp_path / "adapter").eos_token_id
-    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == stops
-
-
-def test_an_adapter_is_scored_and_merged_with_its_own_template(
-    base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
-) -> None:
-    rows = write_jsonl([{"messages": TURNS}] * 4)
-    trained(base, rows, tmp_path / "adapter")
-    template = tmp_path / "adapter" / "chat_template.jinja"
-    quiet: dict[str, Any] = {"quantization": None, "on_progress": lambda progress: None}
-    spec = EvaluationSpec(generate_rows=0)
+    base, adapter = taught[0], Path(shutil.copytree(taught[1], tmp_path / "adapter"))
+    rows, template = taught[0].with_name("rows.jsonl"), adapter / "chat_template.jinja"
 
     def tokens() -> float:
-        return evaluate(base=base, adapter=tmp_path / "adapter", data=rows, spec=spec, **quiet).metrics["tokens"]
+        return score(base, rows, adapter).metrics["tokens"]
 
     before = tokens()
     template.write_text("Hello! " + template.read_text())
     assert tokens() > before
-    merge(base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged")
+    merge(base=base, adapter=adapter, out=tmp_path / "merged")
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == template.read_text()
+    stops = GenerationConfig.from_pretrained(adapter).eos_token_id
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == stops
     template.write_bytes(b"\xff")
     with pytest.raises(PipelineError, match="is not text in UTF-8"):
         tokens()
-    (tmp_path / "adapter" / "generation_config.json").write_text("[" * 100_000)
+    (adapter / "generation_config.json").write_text("[" * 100_000)
     template.unlink()
     assert tokens() == before

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.soak import scale
+from transformers import AutoModelForCausalLM
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
@@ -49,8 +50,6 @@ CHANGING = {"bias", "pissa", "olora"}
 @pytest.fixture(scope="module")
 def base(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama with biases in its attention, so that an adapter can bring others."""
-    from transformers import AutoModelForCausalLM
-
     folder = shutil.copytree(llama_base, tmp_path_factory.mktemp("biased") / "base")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "attention_bias": True}))
@@ -67,7 +66,6 @@ def base(llama_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An adapter of each variant, all of whose weights were moved."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     found = {}
     for seed, (name, options) in enumerate(VARIANTS.items()):

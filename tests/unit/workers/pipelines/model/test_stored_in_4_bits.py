@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.merges import Made, merge, require_published
 from support.quantised import pack_base, unpacked
 from support.trainings import run_training
 from support.weights import admitted
+from transformers import AutoModelForCausalLM
 
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
@@ -121,7 +123,6 @@ def test_plain_peft_over_plain_transformers_computes_what_we_do(
     packed: tuple[str, Path], pairs: Path, tmp_path: Path, wide_share: Callable[[float], None]
 ) -> None:
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     from workers.pipelines.model.adapters import load_adapter
 
@@ -151,9 +152,6 @@ def test_plain_peft_over_plain_transformers_computes_what_we_do(
 def test_what_is_merged_is_the_base_made_wide_and_the_update(
     packed: tuple[str, Path], pairs: Path, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
-
     kind, base = packed
     train(base, pairs, tmp_path / "adapter")
     report = merge(base, tmp_path / "adapter", tmp_path / "out", dtype="float32")
@@ -180,8 +178,6 @@ def test_a_model_of_transposed_weights_is_written_transposed(
     gpt2_base: Path, pairs: Path, tmp_path: Path, stored: bool
 ) -> None:
     from bitsandbytes.functional import dequantize_4bit
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
 
     base = pack_base(gpt2_base, tmp_path / "base") if stored else gpt2_base
     # The second is square, so that a forgotten transposition would go unseen by the shapes.

@@ -12,6 +12,9 @@ import torch
 from support.evaluated import evaluated, score
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
+from workers.pipelines.data.rows import read_rows as read_data
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import RecordedScores
 from workers.pipelines.scoring import evaluate as evaluating
@@ -131,10 +134,6 @@ def test_a_choice_whose_likelihood_is_no_number_loses_its_row_alone(
 
 
 def test_nothing_is_learnt_of_them(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
-    from workers.pipelines.data.rows import read_rows as read_data
-    from workers.pipelines.data.tokenise import tokenise
-    from workers.pipelines.data.tokenizer import load_tokenizer
-
     with pytest.raises(PipelineError, match="are for evaluations"):
         tokenise(read_data(write_jsonl(ROWS)), load_tokenizer(llama_base), loss_on=None, max_length=64)
 
@@ -176,10 +175,6 @@ def test_an_answer_is_right_by_any_reference_and_the_loss_is_that_of_the_first(
 
 
 def test_nothing_is_learnt_of_references(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
-    from workers.pipelines.data.rows import read_rows as read_data
-    from workers.pipelines.data.tokenise import tokenise
-    from workers.pipelines.data.tokenizer import load_tokenizer
-
     rows = read_data(write_jsonl([{"prompt": "a", "references": ["b"]}]))
     with pytest.raises(PipelineError, match=r"\{prompt, references\} are for evaluations"):
         tokenise(rows, load_tokenizer(llama_base), loss_on=None, max_length=64)

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from support import encoders, tiny
+from support.evaluated import rows_of
 from support.evaluated import score as score_texts
 from support.merges import Made, merge, require_published
 from support.trainings import run_training
@@ -27,8 +28,6 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport
-from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.row_file import read_rows, row_file_name
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
 from workers.pipelines.errors import PipelineError
@@ -122,9 +121,7 @@ def test_a_row_without_a_loss_is_in_no_score_and_each_says_so(
     assert (found.metrics["rows"], found.metrics["failed_rows"]) == (22, 2)
     assert [found.metrics[f"{name}_rows"] for name in names[1:]] == [22, 22, 22]
     assert not any(f"{name}_rows" in whole.metrics for name in names)
-    with (tmp_path / row_file_name(found.rows.digest)).open("rb") as file:
-        sums = summed(read_rows(file)).totals()
-    assert list(differences(found.rows, found, sums)) == []
+    assert list(differences(found.rows, found, summed(rows_of(found, tmp_path)).totals())) == []
 
 
 def test_several_share_one_base_and_score_as_each_alone(made: Trained, tmp_path: Path) -> None:
@@ -145,8 +142,7 @@ def test_several_share_one_base_and_score_as_each_alone(made: Trained, tmp_path:
 def test_each_row_has_its_label_and_how_sure_plain_transformers_is(made: Trained, tmp_path: Path) -> None:
     data = made.folder / "heldout.jsonl"
     report = score(made, data, rows_to=tmp_path, batch_size=5)
-    with (tmp_path / row_file_name(report.rows.digest)).open("rb") as file:
-        rows = list(read_rows(file))
+    rows = rows_of(report, tmp_path)
     given = [json.loads(line) for line in data.read_text().splitlines()]
     assert [row.expected for row in rows] == [row["label"] for row in given]
     hits = [row.prediction == row.expected for row in rows]
@@ -168,8 +164,8 @@ def test_each_row_has_its_label_and_how_sure_plain_transformers_is(made: Trained
     gaps = (abs(sum(hit for _, hit in one) - sum(sure for sure, _ in one)) for one in bins.values())
     assert report.metrics["expected_calibration_error"] == pytest.approx(sum(gaps) / len(rows), abs=1e-9)
     silent = score(made, data, rows_to=tmp_path, keep_samples=0)
-    with (tmp_path / row_file_name(silent.rows.digest)).open("rb") as file:
-        assert all(row.expected is row.prediction is None and row.confidence is not None for row in read_rows(file))
+    of_silent = rows_of(silent, tmp_path)
+    assert all(row.expected is row.prediction is None and row.confidence is not None for row in of_silent)
     # Its bare base has no labels, so nothing is measured against it.
     assert report.conditions.general_texts is None
     assert "general_kl" not in report.metrics
@@ -283,10 +279,3 @@ class TestGate:
         other["base_config"] = {"model_type": "llama"}
         with pytest.raises(Verification, match="the record names labels"):
             judge(weights, causal, labels=3, **other)
-
-
-def test_the_recipe_of_a_head_is_read_back(made: Trained) -> None:
-    recipe = made.report.quantization
-    if recipe is not None:
-        assert QuantizationRecipe.model_validate_json(json.dumps(recipe.model_dump())) == recipe
-        assert recipe.skipped_modules == ["classifier"]

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support.architectures import save_model
-from support.evaluated import score
+from support.evaluated import plain_loss, rows_of, score
 from support.trainings import run_training
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.row_file import read_rows as stored_rows
-from sdk.schemas.row_file import row_file_name
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build
+from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
@@ -50,14 +48,9 @@ def test_the_loss_weighs_tokens_and_not_batches(llama_base: Path, pairs: Path) -
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(llama_base)
-    total, tokens = 0.0, 0
-    for example in tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples:
-        with torch.no_grad():
-            logits = model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
-        for position, label in enumerate(example.labels):
-            if label != -100:
-                total -= float(logits[position - 1, label])
-                tokens += 1
+    examples = tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples
+    total = sum(plain_loss(model, example) for example in examples)
+    tokens = sum(label != IGNORED for example in examples for label in example.labels)
     report = evaluate(llama_base, pairs)
     assert report.precision == "float32"
     assert report.metrics["supervised_tokens"] == tokens
@@ -144,9 +137,7 @@ def test_rows_that_are_too_long_are_counted_and_told_by_number(
     report = evaluate(llama_base, data := write_jsonl(rows), spec, rows_to=tmp_path)
     names = ("rows", "failed_rows", "unscored_rows", "shortened_rows")
     assert [report.metrics[name] for name in names] == [3, 0, 1, 1]
-    with (tmp_path / row_file_name(report.rows.digest)).open("rb") as file:
-        kept = list(stored_rows(file))
-    assert [(row.row, row.unscored, row.loss_sum is None) for row in kept] == [
+    assert [(row.row, row.unscored, row.loss_sum is None) for row in rows_of(report, tmp_path)] == [
         (0, None, False), (1, "too_long", True), (2, None, False), (3, None, False),
     ]  # fmt: skip
     assert report.conditions.failed == {}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from support.evaluated import evaluated, score
+from support.evaluated import evaluated, plain_loss, score
 from support.fixtures import Limits
 
 from sdk.formats.cut_texts import CUT
@@ -47,12 +46,7 @@ def test_each_row_has_the_loss_that_transformers_gives_it(
     examples = tokenise(read_data(data), tokenizer, loss_on=None, max_length=64).examples
     for row in rows:
         of_row = [example for example in examples if example.row == row.row]
-        found = 0.0
-        for example in of_row:
-            with torch.no_grad():
-                logits = model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
-            places = [place for place, label in enumerate(example.labels) if label != -100]
-            found -= sum(float(logits[place - 1, example.labels[place]]) for place in places)
+        found = sum(plain_loss(model, example) for example in of_row)
         assert row.loss_sum == pytest.approx(found, rel=1e-5)
         assert row.tokens == sum(example.supervised_tokens for example in of_row)
     assert report.metrics["loss"] == math.fsum(row.loss_sum or 0 for row in rows) / sum(row.tokens for row in rows)

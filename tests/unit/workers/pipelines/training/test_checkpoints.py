@@ -23,7 +23,7 @@ from support import tiny
 from support.fixtures import Limits
 from support.soak import SOAKING, scale
 from support.trainings import checkpoints as kept_in
-from support.trainings import run_training
+from support.trainings import inputs_of, run_training
 from support.waiting import wait_until
 
 from sdk.schemas.events import Progress
@@ -219,28 +219,27 @@ def test_going_on_with_less_memory_changes_nothing(
 
 @pytest.mark.parametrize(
     ("options", "steps"),
-    [({"every_steps": 3}, [3, 6]), ({"every_s": 0.0}, list(range(1, 9))), ({"every_s": 1e9}, []), ({}, [])],
+    [
+        ({"every_steps": 3}, [3, 6]),
+        ({"every_s": 0.0}, list(range(1, 9))),
+        # Seconds are counted from the last checkpoint, and writing takes time as well.
+        ({"every_s": 60}, [3, 6]),
+        ({}, []),
+    ],
 )
-def test_checkpoints_are_written_every_so_often_and_without_a_pace_only_on_stopping(
-    trainings: Trainings, tmp_path: Path, options: dict[str, Any], steps: list[int]
+def test_checkpoints_are_due_every_so_often_and_without_a_pace_never(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], steps: list[int]
 ) -> None:
-    trainings.run("paced", "lora", kept_in(tmp_path, **options), eval_data=None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in steps]
-
-
-def test_seconds_are_counted_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("workers.pipelines.training.checkpoints.time.monotonic", lambda: now[0])
-    pace = Pace(kept_in(Path(), every_s=60))
-    due = []
-    for step in range(1, 6):
+    pace, due = Pace(kept_in(Path(), **options)), []
+    for step in range(1, STEPS + 1):
         now[0] += 25
-        due.append(pace.is_due(step))
-        if due[-1]:
-            # Writing takes time as well.
+        if pace.is_due(step):
+            due.append(step)
             now[0] += 20
             pace.wrote()
-    assert due == [False, False, True, False, False]
+    assert due == steps
 
 
 def test_a_stop_before_the_first_step_leaves_no_checkpoint(trainings: Trainings, tmp_path: Path) -> None:
@@ -317,7 +316,6 @@ for line in sys.stdin:
 @pytest.mark.soak
 @pytest.mark.slow
 def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings: Trainings, tmp_path: Path) -> None:
-    from workers.pipelines.training.inputs import read_inputs
     from workers.pipelines.training.resuming import read_checkpoint
 
     environment = {
@@ -351,15 +349,8 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
             newest.append(folder / "kept" / [name for name in names if name.startswith("step-")][-1])
             for name in names:
                 if name.startswith("step-"):
-                    given = read_inputs(
-                        base=trainings.base,
-                        base_name="org/tiny",
-                        base_revision="c0ffee",
-                        data=trainings.rows,
-                        eval_data=trainings.rows,
-                        spec=SPEC,
-                        checkpoints=None,
-                    )
+                    asked = {"base_revision": "c0ffee", "eval_data": trainings.rows}
+                    given = inputs_of(trainings.base, trainings.rows, spec=SPEC, **asked)
                     found = read_checkpoint(
                         folder / "kept" / name, configuration=given.configuration, spec=SPEC, schedule=given.schedule
                     )

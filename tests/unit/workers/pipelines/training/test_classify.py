@@ -20,7 +20,7 @@ from support.trainings import checkpoints, run_training, whole_and_resumed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.preview import PreviewRequest
+from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import classify
@@ -68,6 +68,11 @@ def base_of(folder: Path, kind: str) -> Path:
 def trained(folder: Path, base: Path, out: Path, spec: TrainingSpec = SPEC, **given: Any) -> TrainingReport:
     given = {"data": folder / "rows.jsonl", "eval_data": folder / "heldout.jsonl", **given}
     return run_training(base, given.pop("data"), out, spec=spec, **given)
+
+
+def shown(base: Path, data: Path, **asked: Any) -> Preview:
+    about = {"base": str(base), "data": str(data), "loss_on": None, "day": "2026-03-04", "max_length": 8}
+    return preview(PreviewRequest(**{**about, **asked}))
 
 
 def plain(base: Path, adapter: Path, texts: list[str], **options: Any) -> Any:
@@ -280,18 +285,18 @@ def test_a_preview_shows_the_tokens_and_the_label_of_the_training(folder: Path, 
     data = tmp_path / "rows.jsonl"
     rows = [{"text": "rain and fog and hail and rain", "label": "weather"}, {"text": "a saw", "label": "tool"}]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    about = {"base": str(base_of(folder, "bert")), "data": str(data), "day": "2026-03-04", "max_length": 8}
-    found = preview(PreviewRequest(loss_on=None, rows=2, **about))
+    base = base_of(folder, "bert")
+    found = shown(base, data, rows=2)
     assert (found.shape, found.loss_on, found.labels) == ("text-label", "label", ["tool", "weather"])
     assert (found.totals.samples, found.totals.supervised_tokens, found.totals.rows_cut) == (2, 2, 1)
     first, second = found.rows
     assert (first.text, first.label, first.tokens) == ("[CLS] rain and fog and hail and [SEP]", "weather", 8)
     assert (first.cut_tokens, first.cut_text) == (1, "rain")
     assert (second.text, second.label, second.cut_tokens, second.cut_text) == ("[CLS] a saw [SEP]", "tool", 0, "")
-    (only,) = preview(PreviewRequest(loss_on=None, row=2, **about)).rows
+    (only,) = shown(base, data, row=2).rows
     assert only == second
     with pytest.raises(PipelineError, match="leave loss_on out"):
-        preview(PreviewRequest(loss_on="all", **about))
+        shown(base, data, loss_on="all")
 
 
 def test_held_out_labels_are_those_of_the_training(folder: Path, tmp_path: Path) -> None:
@@ -340,8 +345,7 @@ def test_a_preview_takes_no_padding_for_a_cut(folder: Path, tmp_path: Path) -> N
     tokenizer.save_pretrained(base)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "pad_token_id": tokenizer.eos_token_id}))
-    about = {"base": str(base), "data": str(folder / "rows.jsonl"), "day": "2026-03-04", "max_length": 200}
-    found = preview(PreviewRequest(loss_on=None, rows=2, **about))
+    found = shown(base, folder / "rows.jsonl", rows=2, max_length=200)
     assert [(row.cut_tokens, row.cut_text) for row in found.rows] == [(0, ""), (0, "")]
 
 
@@ -349,11 +353,5 @@ def test_a_preview_of_a_long_file_looks_at_the_rows_that_are_shown(
     folder: Path, tmp_path: Path, limits: Limits
 ) -> None:
     limits("workers.pipelines.data.preview", _MOST_COUNTED_ROWS=1)
-    about = {
-        "base": str(base_of(folder, "bert")),
-        "data": str(folder / "rows.jsonl"),
-        "day": "2026-03-04",
-        "max_length": 8,
-    }
-    found = preview(PreviewRequest(loss_on=None, row=3, **about))
+    found = shown(base_of(folder, "bert"), folder / "rows.jsonl", row=3)
     assert (found.totals, [row.row for row in found.rows]) == (None, [3])

@@ -1,21 +1,27 @@
-"""EVA that moves ranks between modules: by the variance that numpy finds in their inputs, at the scale that was asked for."""
+"""EVA: A starts at the directions that numpy finds in a module's inputs, and ranks move by their variance, at the scale asked for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from support.trainings import run_training, save_jsonl
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdk.lora.redistribution import is_redistribution
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.validation import build
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.training import train as training
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -51,8 +57,6 @@ def train(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
 
 def inputs_of(base: Path) -> dict[str, Any]:
     """Return of each linear module its inputs at the tokens to learn, (tokens, in), by plain transformers."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
     found: dict[str, list[Any]] = {}
     learnt = 0
@@ -83,30 +87,53 @@ def ranks_by_numpy(inputs: dict[str, Any], rank: int, most: int) -> tuple[dict[s
     return ranks, further[given - 1][0] - further[given][0]
 
 
-def test_ranks_follow_the_variance_of_inputs_and_plain_peft_loads_what_was_trained(
-    llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.tuners.lora import LoraLayer
-    from safetensors import safe_open
-    from transformers import AutoModelForCausalLM
-
-    import workers.pipelines.training.train as module
-
-    seen: dict[str, Any] = {}
-    true_adapted = module.adapted
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What an adapter has before its first step, once it is made: its matrices, and rank and scale of each module."""
+    found: dict[str, Any] = {}
+    true_adapted = training.adapted
 
     def adapted(*given: Any) -> Any:
         model = true_adapted(*given)
-        seen["fresh"] = {name: each.clone() for name, each in get_peft_model_state_dict(model).items()}
-        seen["scales"] = {
-            name: (each.r["default"], each.scaling["default"])
-            for name, each in model.named_modules()
-            if isinstance(each, LoraLayer)
-        }
+        found["fresh"] = {name: each.clone() for name, each in get_peft_model_state_dict(model).items()}
+        found["scales"] = scales_of(model)
         return model
 
-    monkeypatch.setattr(module, "adapted", adapted)
+    monkeypatch.setattr(training, "adapted", adapted)
+    return found
+
+
+def scales_of(model: Any) -> dict[str, tuple[int, float]]:
+    layers = ((name, each) for name, each in model.named_modules() if isinstance(each, LoraLayer))
+    return {name: (each.r["default"], each.scaling["default"]) for name, each in layers}
+
+
+def directions(fresh: dict[str, Any], inputs: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each module, its A, and as many directions of its inputs by numpy, within 5° of which A is; with B = 0 it is the base."""
+    assert all(not each.any() for name, each in fresh.items() if "lora_B" in name)
+    for name, x in inputs.items():
+        a = fresh[f"base_model.model.{name}.lora_A.weight"].double().numpy()
+        right = np.linalg.svd(x, full_matrices=False)[2][: len(a)]
+        angles = np.degrees(np.arccos(np.clip(np.linalg.svd(a @ right.T)[1], -1, 1)))
+        assert angles.max() < 5, name
+        yield name, a, right
+
+
+def test_each_a_starts_at_the_directions_of_its_inputs(
+    llama: Path, rows: Path, tmp_path: Path, seen: dict[str, Any]
+) -> None:
+    report = train(llama, rows, tmp_path / "out", eva_rho=1.0, rank_pattern="q_proj=6")
+    assert report.training["init_lora_weights"] == "eva"
+    for name, a, right in directions(seen["fresh"], inputs_of(llama)):
+        assert len(a) == (6 if "q_proj" in name else 4)
+        # Each direction too, not only what they span.
+        assert np.abs(np.diag(a @ right.T)).min() > 0.99, name
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "out")
+
+
+def test_ranks_follow_the_variance_of_inputs_and_plain_peft_loads_what_was_trained(
+    llama: Path, rows: Path, tmp_path: Path, seen: dict[str, Any]
+) -> None:
     report = train(llama, rows, tmp_path / "out")
 
     inputs = inputs_of(llama)
@@ -121,12 +148,7 @@ def test_ranks_follow_the_variance_of_inputs_and_plain_peft_loads_what_was_train
     assert sum(found[name][0] != rank for name, rank in ranks.items()) <= (0 if gap else 2)
     # The scale that was asked for, alpha/rank, in each of them.
     assert {scale for _, scale in found.values()} == {2.0}
-    for name, x in inputs.items():
-        a = seen["fresh"][f"base_model.model.{name}.lora_A.weight"].double().numpy()
-        right = np.linalg.svd(x, full_matrices=False)[2][: len(a)]
-        angles = np.degrees(np.arccos(np.clip(np.linalg.svd(a @ right.T)[1], -1, 1)))
-        assert angles.max() < 5, name
-    assert all(not each.any() for name, each in seen["fresh"].items() if "lora_B" in name)
+    assert [name for name, *_ in directions(seen["fresh"], inputs)] == list(inputs)
 
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     moved = {name: rank for name, (rank, _) in found.items() if rank != 4}
@@ -135,27 +157,18 @@ def test_ranks_follow_the_variance_of_inputs_and_plain_peft_loads_what_was_train
     assert is_redistribution(build(TrainingSpec, **QUICK), report.lora)
     assert report.training["eva_rho"] == 2.0
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "out")
-    theirs = {
-        name: (each.r["default"], each.scaling["default"])
-        for name, each in loaded.named_modules()
-        if isinstance(each, LoraLayer)
-    }
-    assert theirs == seen["scales"]
+    assert scales_of(loaded) == seen["scales"]
     with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
         numbers = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - it is no dictionary
     assert report.metrics["trainable_parameters"] == numbers
 
 
 def test_under_rslora_the_scale_stays_too(llama: Path, rows: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
-    from transformers import AutoModelForCausalLM
-
     train(llama, rows, tmp_path / "out", use_rslora=True, alpha=4.0)
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "out")
-    layers = [each for each in loaded.modules() if isinstance(each, LoraLayer)]
-    assert len({each.r["default"] for each in layers}) > 1
-    assert {round(each.scaling["default"], 12) for each in layers} == {2.0}
+    ranks, scales = zip(*scales_of(loaded).values(), strict=True)
+    assert len(set(ranks)) > 1
+    assert {round(scale, 12) for scale in scales} == {2.0}
 
 
 def test_a_checkpoint_with_other_ranks_is_refused(llama: Path, rows: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.trainings import run_training
+from support.trainings import inputs_of, run_training
 
 from sdk.formats.rows import Row
 from sdk.rows.splitting import rows_digest
@@ -22,17 +22,14 @@ from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.inputs import Inputs
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", max_steps=2, batch_size=2, grad_accum=1, holdout=0.25)
 
 
 def inputs(base: Path, data: Path, **options: Any) -> Inputs:
     """The data phase of a training."""
-    spec = TrainingSpec(**{**SPEC.model_dump(), **options})
-    return read_inputs(
-        base=base, base_name="tiny", base_revision=None, data=data, eval_data=None, spec=spec, checkpoints=None
-    )
+    return inputs_of(base, data, spec=TrainingSpec(**{**SPEC.model_dump(), **options}))
 
 
 def said(given: Inputs, side: Tokenised | None) -> list[str]:
@@ -107,10 +104,7 @@ def test_a_split_that_can_not_be_is_an_error_before_the_base_is_loaded(
     with pytest.raises(PipelineError, match="has nothing in the column `by`"):
         inputs(llama_base, pairs, holdout_by="by")
     with pytest.raises(PipelineError, match="leave out holdout, or eval_data"):
-        read_inputs(
-            base=llama_base, base_name="tiny", base_revision=None, data=pairs, eval_data=pairs, spec=SPEC,
-            checkpoints=None,
-        )  # fmt: skip
+        inputs_of(llama_base, pairs, spec=SPEC, eval_data=pairs)
 
 
 def test_no_held_out_row_is_a_row_of_the_training_in_another_spelling(

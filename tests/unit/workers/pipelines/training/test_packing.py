@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support.architectures import config_of, save_model
 from support.fixtures import Limits
-from support.trainings import checkpoints, run_training
+from support.trainings import checkpoints, run_training, save_jsonl
 
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
@@ -70,6 +69,12 @@ def gradients(model: Any) -> dict[str, Any]:
     return found
 
 
+def require_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    largest = max(float(each.abs().max()) for each in expected.values())
+    for parameter, gradient in found.items():
+        assert torch.allclose(gradient, expected[parameter], rtol=1e-5, atol=1e-5 * largest), parameter
+
+
 @pytest.mark.parametrize("name", APART)
 def test_gradients_of_packed_rows_are_those_of_rows_alone(name: str) -> None:
     model, batch = model_of(name), collate(ROWS, 1)
@@ -87,9 +92,7 @@ def test_gradients_of_packed_rows_are_those_of_rows_alone(name: str) -> None:
             loss.backward()
             found += float(loss)
         assert found == pytest.approx(float(total), rel=1e-5)
-        largest = max(float(each.abs().max()) for each in expected.values())
-        for parameter, gradient in gradients(model).items():
-            assert torch.allclose(gradient, expected[parameter], rtol=1e-5, atol=1e-5 * largest), parameter
+        require_close(gradients(model), expected)
 
 
 def test_a_model_that_takes_no_positions_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +109,12 @@ def test_a_model_that_takes_no_positions_is_found_out(monkeypatch: pytest.Monkey
     assert not keeps_apart(model, collate(ROWS, 1), token_losses, EPS)
 
 
+@pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("name", LEAKING)
-def test_bases_that_let_rows_see_one_another_are_found_out(name: str) -> None:
-    assert not keeps_apart(model_of(name), collate(ROWS, 1), token_losses, EPS, experts=True)
+def test_bases_that_let_rows_see_one_another_are_found_out(name: str, by_row: bool) -> None:
+    model = model_of(name)
+    take_rows_alone(model.get_base_model(), by_row)
+    assert not keeps_apart(model, collate(ROWS, 1), token_losses, EPS, experts=True)
 
 
 @pytest.mark.parametrize("by_row", [False, True])
@@ -173,6 +179,12 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
+def save_uneven(folder: Path, longest: int = 200) -> Path:
+    """Write rows of which each eighth one is long."""
+    rows = [{"prompt": f"{at:02d} ", "completion": "x" * (12 if at % 8 else longest)} for at in range(16)]
+    return save_jsonl(folder / "uneven.jsonl", rows)
+
+
 def test_a_training_learns_the_same_of_packed_rows(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
     report, said = train(llama_base, pairs, tmp_path / "on")
     assert (report.training["packing"], report.training["packed"], said) == ("on", True, "rows are packed")
@@ -193,15 +205,10 @@ def test_a_base_that_lets_rows_see_one_another_trains_without(pairs: Path, tmp_p
 
 @pytest.mark.parametrize(("longest", "is_packed"), [(200, True), (12, False)])
 def test_auto_packs_where_that_is_less_to_compute(
-    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, longest: int, is_packed: bool
+    llama_base: Path, tmp_path: Path, longest: int, is_packed: bool
 ) -> None:
-    lengths = [longest if number % 8 == 0 else 12 for number in range(16)]
-    data = write_jsonl(
-        [{"prompt": f"{number:02d} ", "completion": "x" * length} for number, length in enumerate(lengths)]
-    )
-    report, said = train(
-        llama_base, data, tmp_path / "out", SPEC.model_copy(update={"packing": "auto", "max_steps": 1})
-    )
+    spec = SPEC.model_copy(update={"packing": "auto", "max_steps": 1})
+    report, said = train(llama_base, save_uneven(tmp_path, longest), tmp_path / "out", spec)
     assert report.training["packed"] is is_packed
     assert said == ("rows are packed" if is_packed else "rows are not packed: rows sorted by length take less time")
 
@@ -304,16 +311,7 @@ def test_attention_takes_each_row_by_itself(name: str, monkeypatch: pytest.Monke
     assert all(seen)
     assert len(seen) == len(ROWS) * model.config.num_hidden_layers
     assert float(loss) == pytest.approx(float(total), rel=1e-5)
-    largest = max(float(each.abs().max()) for each in expected.values())
-    for parameter, gradient in gradients(model).items():
-        assert torch.allclose(gradient, expected[parameter], rtol=1e-5, atol=1e-5 * largest), parameter
-
-
-@pytest.mark.parametrize("name", LEAKING)
-def test_row_by_row_they_are_found_out_as_well(name: str) -> None:
-    model = model_of(name)
-    take_rows_alone(model.get_base_model())
-    assert not keeps_apart(model, collate(ROWS, 1), token_losses, EPS, experts=True)
+    require_close(gradients(model), expected)
 
 
 def test_a_model_of_another_attention_keeps_it() -> None:
@@ -356,13 +354,8 @@ def test_a_window_shorter_than_a_row_is_kept() -> None:
     torch.testing.assert_close(token_losses(model, part)[0], expected)
 
 
-def test_packed_by_default_on_a_cpu_and_recorded(
-    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
-) -> None:
-    lengths = [200 if number % 8 == 0 else 12 for number in range(16)]
-    data = write_jsonl(
-        [{"prompt": f"{number:02d} ", "completion": "x" * length} for number, length in enumerate(lengths)]
-    )
+def test_packed_by_default_on_a_cpu_and_recorded(llama_base: Path, tmp_path: Path) -> None:
+    data = save_uneven(tmp_path)
     spec = SPEC.model_copy(update={"packing": None, "max_steps": 2})
     report, said = train(llama_base, data, tmp_path / "out", spec)
     names = ("packed", "row_attention", "micro_batch", "logit_chunk_tokens")
@@ -377,21 +370,16 @@ def test_packed_by_default_on_a_cpu_and_recorded(
     assert weights(tmp_path / "like") == weights(tmp_path / "out")
 
 
-def test_rows_with_noise_on_their_embeddings_are_not_packed_by_themselves(
-    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_rows_with_noise_on_their_embeddings_are_not_packed_by_themselves(llama_base: Path, tmp_path: Path) -> None:
     """The noise is divided by the length of the sequence, so that packed rows would have less of it."""
-    data = write_jsonl([{"prompt": f"{at:02d} ", "completion": "x" * (12 if at % 8 else 200)} for at in range(16)])
     spec = SPEC.model_copy(update={"packing": None, "max_steps": 1, "neftune_noise_alpha": 5.0})
-    report, said = train(llama_base, data, tmp_path / "out", spec)
+    report, said = train(llama_base, save_uneven(tmp_path), tmp_path / "out", spec)
     assert (report.training["packed"], report.training["row_attention"], said) == (False, False, "")
 
 
-def test_passes_end_where_their_mask_grows_large(
-    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, limits: Limits
-) -> None:
+def test_passes_end_where_their_mask_grows_large(llama_base: Path, tmp_path: Path, limits: Limits) -> None:
     """Rows are found in a mask of all tokens by all, which no forecast has."""
-    data = write_jsonl([{"prompt": f"{at:02d} ", "completion": "x" * (12 if at % 8 else 200)} for at in range(16)])
+    data = save_uneven(tmp_path)
     spec, found = SPEC.model_copy(update={"packing": None, "max_steps": 1, "batch_size": 8, "grad_accum": 1}), []
     for most in (8192, 450, 100):
         limits(choosing, _MOST_MASKED=most)

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny
 from support.architectures import save_model
 from support.evaluated import score
-from support.trainings import run_training, save_jsonl
+from support.trainings import PREFERENCES, run_training, save_jsonl
 
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training_report import TrainingReport
@@ -23,26 +22,11 @@ from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.training import train as training
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
-WORDS = ["red", "green", "blue", "grey", "black", "white"]
-#: The chosen answers are one word, and the rejected ones shout.
-ROWS = [
-    {"prompt": f"colour {number} is ", "chosen": word, "rejected": word.upper() + "!" * (1 + number % 3)}
-    for number, word in enumerate(WORDS * 2)
-]
 QUICK: dict[str, Any] = {"method": "lora", "rank": 4, "lr": 0.01, "batch_size": 2, "grad_accum": 2, "max_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
 
 
 def run(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
@@ -53,19 +37,19 @@ def examples_of(base: Path, rows: Path, max_length: int = 256) -> list[Example]:
     return tokenise(read_rows(rows), load_tokenizer(base), loss_on=None, max_length=max_length).examples
 
 
-def test_loss_and_gradients_are_those_of_trl(llama: Path, rows: Path, tmp_path: Path) -> None:
+def test_loss_and_gradients_are_those_of_trl(llama_base: Path, preferences: Path, tmp_path: Path) -> None:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    beta, pad = 0.3, load_tokenizer(llama).pad_token_id
-    tokenizer = AutoTokenizer.from_pretrained(llama)
+    beta, pad = 0.3, load_tokenizer(llama_base).pad_token_id
+    tokenizer = AutoTokenizer.from_pretrained(llama_base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(llama_base, dtype=torch.float32),
         args=DPOConfig(str(tmp_path), beta=beta, report_to="none", use_cpu=True, bf16=False, max_length=None),
-        train_dataset=Dataset.from_list(ROWS),
+        train_dataset=Dataset.from_list(PREFERENCES),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"),
     )
@@ -82,7 +66,7 @@ def test_loss_and_gradients_are_those_of_trl(llama: Path, rows: Path, tmp_path: 
 
     trainer.model.train()
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
-    examples = examples_of(llama, rows)
+    examples = examples_of(llama_base, preferences)
     batch = collate([{"input_ids": each.input_ids, "labels": each.labels} for each in examples], pad)
     objective = preference(beta)
     ours = objective.loss_sum(trainer.model, batch) / objective.counted(batch)
@@ -96,9 +80,9 @@ def test_loss_and_gradients_are_those_of_trl(llama: Path, rows: Path, tmp_path: 
 
 
 def test_the_first_loss_is_log_2_and_the_chosen_answers_become_likelier(
-    llama: Path, rows: Path, tmp_path: Path
+    llama_base: Path, preferences: Path, tmp_path: Path
 ) -> None:
-    report = run(llama, rows, tmp_path / "out", max_steps=40, beta=0.5)
+    report = run(llama_base, preferences, tmp_path / "out", max_steps=40, beta=0.5)
     assert abs(report.curve[0].loss - math.log(2)) < 1e-6
     assert abs(report.metrics["eval_loss_base"] - math.log(2)) < 1e-6
     assert report.metrics["eval_loss"] < 0.35
@@ -107,9 +91,9 @@ def test_the_first_loss_is_log_2_and_the_chosen_answers_become_likelier(
     assert report.metrics["eval_chosen_loss"] < report.metrics["eval_chosen_loss_base"]
     assert report.training["objective"] == "dpo"
     assert report.training["beta"] == 0.5
-    assert report.training["samples"] == report.rows == len(ROWS)
+    assert report.training["samples"] == report.rows == len(PREFERENCES)
     # Somebody who was not there finds the same, from the saved files.
-    found, bare = (score(llama, rows, adapter).metrics for adapter in (tmp_path / "out", None))
+    found, bare = (score(llama_base, preferences, adapter).metrics for adapter in (tmp_path / "out", None))
     assert found["loss"] == pytest.approx(report.metrics["eval_chosen_loss"], rel=1e-4)
     assert bare["loss"] == pytest.approx(report.metrics["eval_chosen_loss_base"], rel=1e-4)
     assert found["loss"] < bare["loss"]
@@ -130,14 +114,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+#: Llama has no biases, and GPT-2 lies transposed, which scales and rates are the same for.
+OVER = {"llama": [name for name in VARIANTS if name != "biases"], "gpt2": ("lora", "dora", "biases", "tokens")}
+
+
+@pytest.mark.parametrize("kind", OVER)
 def test_after_training_the_reference_is_still_the_bare_base(
-    kind: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, preferences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workers.pipelines.model.device import choose_device
     from workers.pipelines.model.dropout import drop_nothing
     from workers.pipelines.model.loading import load_base
-    from workers.pipelines.training import train as training
     from workers.pipelines.training.adapting import reference_of, without_adapter
 
     base = save_model(tmp_path / "base", kind)
@@ -160,30 +147,25 @@ def test_after_training_the_reference_is_still_the_bare_base(
     adapt = training.adapted
     monkeypatch.setattr(training, "adapted", keep)
     monkeypatch.setattr(training, "_write", look)
-    for name, options in VARIANTS.items():
-        if name == ("biases" if kind == "llama" else "modules"):
-            # It has none, or ties them.
-            continue
-        run(base, rows, tmp_path / name, lr=0.05, **options)
+    for name in OVER[kind]:
+        run(base, preferences, tmp_path / name, lr=0.05, **VARIANTS[name])
         assert torch.equal(found["reference"], found["bare"]), name
         assert not torch.equal(found["trained"], found["bare"]), name
 
 
-def test_dropout_and_noise_of_a_base_are_off_while_it_is_compared(rows: Path, tmp_path: Path) -> None:
+def test_dropout_and_noise_of_a_base_are_off_while_it_is_compared(preferences: Path, tmp_path: Path) -> None:
     base = save_model(tmp_path / "base", "gpt2")
     config = json.loads((base / "config.json").read_text())
     config |= {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5}
     (base / "config.json").write_text(json.dumps(config))
-    report = run(base, rows, tmp_path / "out", dropout=0.0)
+    report = run(base, preferences, tmp_path / "out", dropout=0.0)
     assert abs(report.curve[0].loss - math.log(2)) < 1e-6
     assert report.training["base_dropout"] == 0.0
 
 
 def test_a_reference_that_is_not_the_base_is_refused(
-    llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama_base: Path, preferences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.pipelines.training import train as training
-
     adapt = training.adapted
 
     def changed(given: Any, loaded: Any) -> Any:
@@ -193,14 +175,14 @@ def test_a_reference_that_is_not_the_base_is_refused(
 
     monkeypatch.setattr(training, "adapted", changed)
     with pytest.raises(PipelineError, match=r"no reference for dpo"):
-        run(llama, rows, tmp_path / "out")
+        run(llama_base, preferences, tmp_path / "out")
 
 
-def test_micro_batches_keep_pairs_together(llama: Path, rows: Path) -> None:
+def test_micro_batches_keep_pairs_together(llama_base: Path, preferences: Path) -> None:
     from workers.pipelines.data.batches import example_batches, micro_batches
 
-    examples, objective = examples_of(llama, rows), preference(0.1)
-    (batch,) = example_batches(examples, objective, 0, len(ROWS), "cpu")
+    examples, objective = examples_of(llama_base, preferences), preference(0.1)
+    (batch,) = example_batches(examples, objective, 0, len(PREFERENCES), "cpu")
     wanted = {(tuple(a.input_ids), tuple(b.input_ids)) for a, b in zip(examples[::2], examples[1::2], strict=True)}
     seen = set()
     for part in micro_batches(batch, 2, sequences=objective.sequences):
@@ -210,19 +192,19 @@ def test_micro_batches_keep_pairs_together(llama: Path, rows: Path) -> None:
     assert seen == wanted
 
 
-def test_answers_that_differ_only_in_what_is_cut_off_are_left_out(llama: Path, tmp_path: Path) -> None:
+def test_answers_that_differ_only_in_what_is_cut_off_are_left_out(llama_base: Path, tmp_path: Path) -> None:
     same = {"prompt": "p", "chosen": "long " * 20 + "a", "rejected": "long " * 20 + "b"}
     path = save_jsonl(tmp_path / "rows.jsonl", [same, {"prompt": "p", "chosen": "a", "rejected": "b"}])
-    found = tokenise(read_rows(path), load_tokenizer(llama), loss_on=None, max_length=16)
+    found = tokenise(read_rows(path), load_tokenizer(llama_base), loss_on=None, max_length=16)
     assert (found.rows, found.dropped, len(found.examples)) == (1, 1, 2)
 
 
-def test_conversations_are_rendered_by_the_template_of_the_base(llama: Path, tmp_path: Path) -> None:
+def test_conversations_are_rendered_by_the_template_of_the_base(llama_base: Path, tmp_path: Path) -> None:
     prompt = [{"role": "user", "content": "a colour"}]
     answers = [[{"role": "assistant", "content": text}] for text in ("red", "RED!")]
     path = save_jsonl(tmp_path / "chats.jsonl", [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}])
-    chosen, rejected = examples_of(llama, path)
-    tokenizer = load_tokenizer(llama)
+    chosen, rejected = examples_of(llama_base, path)
+    tokenizer = load_tokenizer(llama_base)
     for example, answer in zip((chosen, rejected), answers, strict=True):
         rendered = tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
         assert (
@@ -233,12 +215,19 @@ def test_conversations_are_rendered_by_the_template_of_the_base(llama: Path, tmp
         assert answer[0]["content"] in tokenizer.decode(learnt)
         assert "colour" not in tokenizer.decode(learnt)
     assert chosen.prompt_ids == rejected.prompt_ids
-    run(llama, path, tmp_path / "out")
+    run(llama_base, path, tmp_path / "out")
 
 
-def test_a_preview_shows_both_answers(llama: Path, rows: Path) -> None:
+def test_a_preview_shows_both_answers(llama_base: Path, preferences: Path) -> None:
     request = PreviewRequest(
-        base=str(llama), data=str(rows), loss_on=None, columns=None, max_length=64, day="2026-01-01", rows=1, row=None
+        base=str(llama_base),
+        data=str(preferences),
+        loss_on=None,
+        columns=None,
+        max_length=64,
+        day="2026-01-01",
+        rows=1,
+        row=None,
     )
     found = preview(request)
     assert found.shape == "preference"

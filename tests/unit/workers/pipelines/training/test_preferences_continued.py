@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from support.evaluated import score
-from support.trainings import run_training, save_jsonl, whole_and_resumed
+from support.trainings import PREFERENCES, run_training, save_jsonl, whole_and_resumed
+from transformers import AutoModelForCausalLM
 
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.preferences import collate, log_likelihoods, preference
@@ -21,12 +23,6 @@ from workers.pipelines.training.continuing import Continued
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
-WORDS = ["red", "green", "blue", "grey", "black", "white"]
-PREFERENCES = [
-    {"prompt": f"colour {number} is ", "chosen": word, "rejected": word.upper() + "!" * (1 + number % 3)}
-    for number, word in enumerate(WORDS * 2)
-]
-PAIRS = [{"prompt": f"colour {number} is ", "completion": word} for number, word in enumerate(WORDS)]
 QUICK: dict[str, Any] = {
     "method": "lora", "rank": 4, "lr": 0.02, "batch_size": 2, "grad_accum": 2, "max_steps": 3, "dropout": 0.0,
 }  # fmt: skip
@@ -40,21 +36,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_jsonl(tmp_path_factory.mktemp("rows") / "preferences.jsonl", PREFERENCES)
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chosen answers of the first half."""
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PREFERENCES[:6]]
+    return save_jsonl(tmp_path_factory.mktemp("chosen") / "rows.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_jsonl(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", PAIRS)
-
-
-@pytest.fixture(scope="module")
-def parents(bases: dict[str, Path], pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Continued]:
+def parents(bases: dict[str, Path], chosen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Continued]:
     """A version of each variant that was trained on answers."""
     folder = tmp_path_factory.mktemp("parents")
     for name, (kind, options) in VARIANTS.items():
-        run(bases[kind], pairs, folder / name, **options)
+        run(bases[kind], chosen, folder / name, **options)
     return {name: Continued(folder / name, None) for name in VARIANTS}
 
 
@@ -70,9 +63,6 @@ def batch_of(base: Path, rows: Path) -> dict[str, Any]:
 
 def by_plain_peft(base: Path, adapter: Path, batch: dict[str, Any]) -> Any:
     """Return log π of each answer by an adapter that PEFT has loaded over its base."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
     with torch.no_grad():
         return log_likelihoods(model, batch)
@@ -125,7 +115,6 @@ def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter
     bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
 ) -> None:
     from datasets import Dataset
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
@@ -171,8 +160,6 @@ def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter
 def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
     bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
 ) -> None:
-    from transformers import AutoModelForCausalLM
-
     base, parent = bases["llama"], parents["lora"]
     metrics = run(base, preferences, tmp_path / "out", parent, max_steps=30, beta=0.5).metrics
     scored = score(base, preferences, parent.folder).metrics

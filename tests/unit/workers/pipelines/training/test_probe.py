@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from support import encoders, tiny
 from support.evaluated import score
 from support.experts import save_experts
 from support.trainings import run_training
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import workers.pipelines.training.train as module
 from sdk.schemas.probe import ProbeReport, ProbeRequest, recorded_probe
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -71,6 +73,13 @@ def by_hand(base: Path, adapter: Path) -> list[tuple[int, float, float]]:
         kl = torch.nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none")
         found.append((ids.shape[1], float((p - q).abs().max()), float(kl.sum(-1).mean())))
     return found
+
+
+@pytest.fixture(scope="module")
+def plain(llama_base: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingReport, Path]:
+    """A training over the tiny Llama, and its folder; not to be changed."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    return trained(llama_base, pairs, out), out
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +145,6 @@ def test_of_a_classification_the_labels_are_compared(tmp_path: Path) -> None:
 def test_it_draws_no_random_numbers_and_changes_no_byte(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.training.train as module
-
     trained(llama_base, pairs, tmp_path / "one")
     drawn = torch.rand(4)
     monkeypatch.setattr(module, "probe_saved", lambda *given: ProbeReport.model_validate(LEAST))
@@ -159,8 +166,6 @@ def test_a_training_that_moves_nothing_fails_and_says_what_to_do(llama_base: Pat
 def test_what_was_saved_is_measured_and_not_what_was_trained(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.training.train as module
-
     write: Callable[..., None] = module.write_adapter
 
     def faint(out: Path, *, lora: Any, **said: Any) -> None:
@@ -171,21 +176,19 @@ def test_what_was_saved_is_measured_and_not_what_was_trained(
         trained(llama_base, pairs, tmp_path / "out")
 
 
-def test_logits_that_are_no_numbers_are_named(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    report = trained(llama_base, pairs, tmp_path / "out")
-    weights = tmp_path / "out" / "adapter_model.safetensors"
-    tensors = load_file(weights)
-    save_file({name: tensor * 1e30 for name, tensor in tensors.items()}, weights)
+def test_logits_that_are_no_numbers_are_named(
+    plain: tuple[TrainingReport, Path], llama_base: Path, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copytree(plain[1], tmp_path / "out")) / "adapter_model.safetensors"
+    save_file({name: tensor * 1e30 for name, tensor in load_file(weights).items()}, weights)
     with pytest.raises(PipelineError, match="fixed text 1 are not finite"):
-        replay(request_of(report, llama_base, tmp_path / "out"))
+        replay(request_of(plain[0], llama_base, tmp_path / "out"))
 
 
-def test_the_tiny_llama_is_told_from_another(pairs: Path, llama_base: Path, tmp_path: Path) -> None:
-    report = trained(llama_base, pairs, tmp_path / "out")
+def test_the_tiny_llama_is_told_from_another(plain: tuple[TrainingReport, Path], tmp_path: Path) -> None:
+    report, out = plain
     other = tiny.save_llama(tmp_path / "other", seed=9)
-    assert replay(request_of(report, other, tmp_path / "out")).report.kl != pytest.approx(recorded(report).kl, rel=1e-2)
+    assert replay(request_of(report, other, out)).report.kl != pytest.approx(recorded(report).kl, rel=1e-2)
 
 
 @pytest.fixture

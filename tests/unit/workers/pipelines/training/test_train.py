@@ -9,14 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from support.evaluated import plain_loss
 from support.fixtures import Limits
 from support.trainings import files_of, run_training
+from transformers import AutoModelForCausalLM
 
+import workers.pipelines.training.train as training
 from sdk.lora.planning.footprint import KEPT_BY_MALLOC_BYTES
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import SFT, loss_sum
+from workers.pipelines.data.examples import IGNORED
+from workers.pipelines.data.rows import read_rows
+from workers.pipelines.data.tokenise import tokenise
+from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import resident_bytes
 
@@ -30,15 +39,17 @@ def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: 
     return run_training(base, data, out, **{"base_revision": "c0ffee", "spec": spec, **rest})
 
 
+@pytest.fixture(scope="module")
+def plain(llama_base: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingReport, Path]:
+    """A training of `SPEC`, and its folder; not to be changed."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    return train(llama_base, pairs, out), out
+
+
 @pytest.mark.parametrize("method", ["qlora", "lora"])
 def test_a_training_writes_an_adapter_that_loads_in_peft_and_changes_the_model(
     llama_base: Path, pairs: Path, tmp_path: Path, method: Any
 ) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    import workers.pipelines.training.train  # noqa: F401 - so that what it imports is there before
-
     seen: list[Progress] = []
     spec = SPEC.model_copy(update={"method": method})
     before = resident_bytes()
@@ -90,17 +101,8 @@ def test_the_config_names_the_base_and_no_machine(llama_base: Path, pairs: Path,
     assert str(llama_base) not in text
 
 
-@pytest.mark.parametrize("held", ["wide", "packed"])
-def test_the_stored_matrices_are_float32_and_no_b_is_zero(
-    llama_base: Path, pairs: Path, tmp_path: Path, wide_share: Callable[[float], None], held: str
-) -> None:
-    from safetensors.torch import load_file
-
-    if held == "packed":
-        # Over packed weights TRL rounds the fresh matrices to bfloat16.
-        wide_share(0.0)
-    train(llama_base, pairs, tmp_path / "out")
-    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+def require_trained(folder: Path) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
     assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in tensors
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     # A rounded to bfloat16 somewhere on the way would still be stored in float32.
@@ -108,51 +110,52 @@ def test_the_stored_matrices_are_float32_and_no_b_is_zero(
     assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
 
 
-def test_the_bytes_are_those_of_the_seed(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+def test_the_stored_matrices_are_float32_and_no_b_is_zero(plain: tuple[TrainingReport, Path]) -> None:
+    require_trained(plain[1])
+
+
+def test_matrices_over_packed_weights_are_float32_too_and_gradients_reach_them(
+    llama_base: Path, pairs: Path, tmp_path: Path, wide_share: Callable[[float], None]
+) -> None:
+    """TRL rounds the fresh matrices to bfloat16 there."""
+    wide_share(0.0)
+    report = train(llama_base, pairs, tmp_path / "out", eval_data=pairs)
+    assert report.training["base_weights"] == "packed"
+    assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]
+    require_trained(tmp_path / "out")
+
+
+def test_the_bytes_are_those_of_the_seed(
+    llama_base: Path, pairs: Path, plain: tuple[TrainingReport, Path], tmp_path: Path
+) -> None:
     """Whatever state the process is in; that other processes give the same is shown by `adapterctl train`."""
-    made = []
-    for name, seed in (("1", 3), ("2", 3), ("3", 4)):
-        torch.manual_seed(int(name))
-        report = train(llama_base, pairs, tmp_path / name, SPEC.model_copy(update={"seed": seed}))
+    made = [files_of(plain[1])]
+    for seed in (3, 4):
+        torch.manual_seed(seed + 100)
+        report = train(llama_base, pairs, tmp_path / f"{seed}", SPEC.model_copy(update={"seed": seed}))
         assert report.training["seed"] == seed
-        made.append(files_of(tmp_path / name))
+        made.append(files_of(tmp_path / f"{seed}"))
     assert made[0] == made[1]
     assert made[0]["adapter_model.safetensors"] != made[2]["adapter_model.safetensors"]
 
 
 def test_the_loss_of_a_step_is_that_of_a_plain_loop(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
     """One step over all rows without dropout: its loss is the base's own, row by row, without padding."""
-    from transformers import AutoModelForCausalLM
-
-    from workers.pipelines.data.rows import read_rows
-    from workers.pipelines.data.tokenise import tokenise
-    from workers.pipelines.data.tokenizer import load_tokenizer
-
     spec = TrainingSpec(method="lora", rank=4, dropout=0.0, max_steps=1, batch_size=5, grad_accum=3)
     report = train(llama_base, pairs, tmp_path / "out", spec)
     model = AutoModelForCausalLM.from_pretrained(llama_base)
-    total, tokens = 0.0, 0
-    for example in tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples:
-        with torch.no_grad():
-            logits = model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
-        for position, label in enumerate(example.labels):
-            if label != -100:
-                total -= float(logits[position - 1, label])
-                tokens += 1
+    examples = tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples
+    tokens = sum(label != IGNORED for example in examples for label in example.labels)
+    total = sum(plain_loss(model, example) for example in examples)
     assert report.supervised_tokens == tokens
     assert report.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
-    assert report.metrics["tokens"] == sum(
-        len(example.input_ids)
-        for example in tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples
-    )
+    assert report.metrics["tokens"] == sum(len(example.input_ids) for example in examples)
 
 
 @pytest.mark.slow
 def test_the_split_into_forward_passes_does_not_change_what_is_learnt(
     llama_base: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file
-
     tensors = []
     for rows in (1, 4, 12):
         spec = TrainingSpec(
@@ -183,46 +186,28 @@ def test_no_table_of_the_rows_is_made(
     assert (report.rows, max(rows)) == (12, 1)
 
 
-def test_an_evaluation_before_the_training_does_not_stop_it(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
+def test_an_evaluation_before_the_training_does_not_stop_it(
+    llama_base: Path, pairs: Path, plain: tuple[TrainingReport, Path], tmp_path: Path
+) -> None:
     """On CPUs with AVX512-BF16, a forward pass in evaluation mode repacks 4-bit weights and ends all gradients."""
-    from safetensors.torch import load_file
-
     train(llama_base, pairs, tmp_path / "with", eval_data=pairs)
-    train(llama_base, pairs, tmp_path / "without")
-    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("with", "without"))
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "with", plain[1]))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_gradients_flow_over_packed_weights_too(
-    llama_base: Path, pairs: Path, tmp_path: Path, wide_share: Callable[[float], None]
-) -> None:
-
-    wide_share(0.0)
-    report = train(llama_base, pairs, tmp_path / "out", eval_data=pairs)
-    assert report.training["base_weights"] == "packed"
-    assert report.metrics["eval_loss"] < report.metrics["eval_loss_base"]
-
-
 def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
-    llama_base: Path, pairs: Path, tmp_path: Path, limits: Limits
+    llama_base: Path, pairs: Path, plain: tuple[TrainingReport, Path], tmp_path: Path, limits: Limits
 ) -> None:
-    from safetensors.torch import load_file
-
-    import sdk.lora.planning.forecast as module
-
-    plain = train(llama_base, pairs, tmp_path / "plain")
-    limits(module, ACTIVATION_SHARE=0.0)
+    limits("sdk.lora.planning.forecast", ACTIVATION_SHARE=0.0)
     sparing = train(llama_base, pairs, tmp_path / "sparing")
-    assert (plain.training["gradient_checkpointing"], sparing.training["gradient_checkpointing"]) == (False, True)
-    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "sparing"))
+    said = [report.training["gradient_checkpointing"] for report in (plain[0], sparing)]
+    assert said == [False, True]
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (plain[1], tmp_path / "sparing"))
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
 
 
 def test_gpt2_is_trained_as_transposed(gpt2_base: Path, pairs: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     for method in ("lora", "qlora"):
         spec = SPEC.model_copy(update={"method": method})
         report = train(gpt2_base, pairs, tmp_path / method, spec)
@@ -249,9 +234,7 @@ def test_texts_are_split_where_the_positions_of_the_base_end(
 def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
     llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.training.train as module
-
-    monkeypatch.setattr(module, "load_base", lambda *args, **rest: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(training, "load_base", lambda *args, **rest: pytest.fail("the base was loaded"))
     path = write_jsonl([{"prompt": "a" * 60, "completion": "b"}])
     with pytest.raises(PipelineError) as caught:
         train(llama_base, path, tmp_path / "out", SPEC.model_copy(update={"max_length": 16}))
@@ -311,16 +294,14 @@ def test_an_adapter_whose_b_stays_zero_is_refused(
 def test_an_adapter_that_is_not_the_base_at_the_start_is_refused(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.training.train as module
-
-    true_adapt = module.adapted
+    true_adapt = training.adapted
 
     def shifted(*args: Any) -> Any:
         model = true_adapt(*args)
         next(p for name, p in model.named_parameters() if "lora_B" in name).data.fill_(1.0)
         return model
 
-    monkeypatch.setattr(module, "adapted", shifted)
+    monkeypatch.setattr(training, "adapted", shifted)
     with pytest.raises(PipelineError, match="changes the base's logits by up to"):
         train(llama_base, pairs, tmp_path / "out")
 

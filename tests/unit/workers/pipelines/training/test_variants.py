@@ -12,7 +12,9 @@ import torch
 from support.families import Case, save_base, save_rows
 from support.trainings import run_training, whole_and_resumed
 from support.variants import token_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import workers.pipelines.training.train as module
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 
@@ -68,8 +70,6 @@ class Seen:
 
 def of_the_module(base: Path, rows: Path, weight: Any) -> tuple[Any, Any]:
     """Return the inputs x, (tokens, in), of the module with another weight, and dL/dy, (tokens, out), by plain transformers."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     module = model.get_submodule(MODULE)
@@ -121,63 +121,6 @@ def test_the_gradients_of_a_step_are_those_by_hand(
         np.testing.assert_allclose(seen.gradients[part], gradient, rtol=1e-4, atol=1e-5 * abs(gradient).max())
 
 
-def test_eva_starts_a_at_the_directions_of_its_inputs(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Within 5° of numpy's SVD of the inputs of the tokens to learn, by plain transformers; and with B = 0 it is the base."""
-    from peft import PeftModel, get_peft_model_state_dict
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    import workers.pipelines.training.train as module
-
-    rows = tmp_path / "rows.jsonl"
-    words = ["the", "cat", "sat", "on", "the", "mat", "and", "two", "and", "two", "are", "four"]
-    pairs = [{"prompt": f"say {n}:", "completion": " " + " ".join(words[n % 7 : n % 7 + 3 + n % 4])} for n in range(40)]
-    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    fresh: dict[str, Any] = {}
-    true_adapted = module.adapted
-
-    def adapted(*given: Any) -> Any:
-        model = true_adapted(*given)
-        fresh.update({name: each.clone() for name, each in get_peft_model_state_dict(model).items()})
-        return model
-
-    monkeypatch.setattr(module, "adapted", adapted)
-    options = {
-        "init_lora_weights": "eva",
-        "rank_pattern": "q_proj=6",
-        "targets": "all-linear",
-        "max_steps": 1,
-    }
-    report = run(llama, rows, tmp_path / "out", **options)
-    assert report.training["init_lora_weights"] == "eva"
-    assert all(not tensor.any() for name, tensor in fresh.items() if "lora_B" in name)
-
-    tokenizer, model = AutoTokenizer.from_pretrained(llama), AutoModelForCausalLM.from_pretrained(llama)
-    inputs: dict[str, list[Any]] = {}
-    learnt: list[int] = []
-    for name, linear in model.named_modules():
-        if isinstance(linear, torch.nn.Linear) and "lm_head" not in name:
-            linear.register_forward_pre_hook(
-                lambda _, given, name=name: inputs.setdefault(name, []).append(given[0].detach()[0, learnt[0] : -1])
-            )
-    for pair in pairs:
-        prompt = tokenizer(pair["prompt"])["input_ids"]
-        ids = [*tokenizer(pair["prompt"] + pair["completion"])["input_ids"], tokenizer.eos_token_id]
-        # The first token to learn is predicted at the one before it.
-        learnt[:] = [len(prompt) - 1]
-        model(input_ids=torch.tensor([ids]))
-    for name, parts in inputs.items():
-        a = fresh[f"base_model.model.{name}.lora_A.weight"].double().numpy()
-        assert a.shape[0] == (6 if "q_proj" in name else 4)
-        right = np.linalg.svd(torch.cat(parts).double().numpy(), full_matrices=False)[2][: len(a)]
-        angles = np.degrees(np.arccos(np.clip(np.linalg.svd(a @ right.T)[1], -1, 1)))
-        assert angles.max() < 5, name
-        # Each direction too, not only what they span.
-        assert np.abs(np.diag(a @ right.T)).min() > 0.99, name
-    PeftModel.from_pretrained(model, tmp_path / "out")
-
-
 def test_eva_refuses_a_rank_above_the_inputs(llama: Path, rows: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="which are 32 wide; give a smaller rank"):
         run(llama, rows, tmp_path / "out", init_lora_weights="eva", rank=33)
@@ -219,7 +162,6 @@ def test_a_training_that_stops_and_goes_on_ends_with_the_same_bytes(
 def _gap(base: Path, adapter: Path) -> float:
     """Return the largest distance of logits on the probe's texts, with an adapter and without, by plain PEFT."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sdk.schemas.probe import MOST_TOKENS
     from workers.pipelines.data.fixed_texts import PROBE_TEXTS
@@ -273,8 +215,6 @@ def test_what_is_trained_of_a_16_bit_base_is_kept_in_32_bits_and_the_probe_sees_
 def test_what_can_not_be_trained_is_refused_before_the_base_is_loaded(
     llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
 ) -> None:
-    import workers.pipelines.training.train as module
-
     monkeypatch.setattr(module, "load_base", None)
     with pytest.raises(PipelineError) as refused:
         run(llama, rows, tmp_path / "out", **options)

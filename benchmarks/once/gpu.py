@@ -5,7 +5,7 @@
 
 Bases have random weights in real shapes and are made where it runs, so nothing is fetched. Each part runs in a process of its
 own under a deadline; one that fails says why, and the others go on. OUT.json is written anew after each part. Beside torch,
-transformers, peft and accelerate it needs bitsandbytes, trl, datasets, pydantic and what `pyproject.toml` names of them.
+transformers, peft and accelerate it needs bitsandbytes, pydantic and what `pyproject.toml` names of them.
 
 No page has figures of it; `tests/e2e/test_gpu.py` runs it with --tiny where there is a card.
 """
@@ -31,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-_LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 #: The shape of Llama-2-7B, of a Llama of 1.1 B, and one for a machine without a card.
 SHAPES: dict[str, dict[str, int]] = {
     "7B": {
@@ -226,30 +226,30 @@ import workers.pipelines.training.train as module
 import torch
 from contextlib import nullcontext
 from workers.pipelines.training.fitting import Fitting
-from workers.pipelines.training.trainer import AdapterTrainer
+from workers.pipelines.training import loop
 base, data, out, options, every, resume, share = sys.argv[1:]
 asked, times = json.loads(options), []
 compiled, offloaded = asked.pop("compiled", False), asked.pop("offloaded", False)
-run, step, fitting_of = AdapterTrainer.run, AdapterTrainer.training_step, module.fitting_of
+run, step, fitting_of = loop.run, loop.take_step, module.fitting_of
 def offloading(*given, **named):
     found = fitting_of(*given, **named)
     found.fit = found.fit.model_copy(update={"checkpointing": True, "offloading": torch.cuda.is_available()})
     return found
 if offloaded:
     module.fitting_of = offloading
-def running(self, *given, **named):
+def running(shared, *given, **named):
     # The checks before the first step look at the layers as they are.
-    for layer in self.model.get_base_model().model.layers if compiled else ():
+    for layer in shared.model.get_base_model().model.layers if compiled else ():
         layer.compile(dynamic=True)
-    return run(self, *given, **named)
-def stepping(self, *given, **named):
+    return run(shared, *given, **named)
+def stepping(*given):
     begun = time.perf_counter()
-    found = step(self, *given, **named)
+    found = step(*given)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     times.append(time.perf_counter() - begun)
     return found
-AdapterTrainer.run, AdapterTrainer.training_step = running, stepping
+module.run, loop.take_step = running, stepping
 if compiled:
     # Of a CPU alone; torch can't compile what looks at tensors.
     Fitting.saving = lambda fitting: nullcontext()

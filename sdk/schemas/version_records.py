@@ -81,6 +81,8 @@ class TrainingRecord(TrainingFields, FlatRecord):
     held_out_rows: Annotated[int | None, IF_SET] = None
     held_out_digest: Annotated[str | None, IF_SET] = None
     pad_token_id: Annotated[int | None, IF_SET] = None
+    #: The number of the training loop, without which no other training has the same bytes; None: TRL's trainer.
+    loop: Annotated[int | None, RAN_WITH] = None
     #: AdamW's kind, as `optim` says it.
     optimizer: str | None = None
     adam_epsilon: float | None = None
@@ -112,7 +114,7 @@ class TrainingRecord(TrainingFields, FlatRecord):
 
     def ran_with(self) -> dict[str, JsonScalar]:
         """Return what is recorded of the rows and the environment that can change what a training computes."""
-        return {name: value for name, value in self.flat().items() if name in _RAN_WITH}
+        return {"loop": self.loop, **{name: value for name, value in self.flat().items() if name in _RAN_WITH}}
 
     @property
     def held_out_warning(self) -> str | None:

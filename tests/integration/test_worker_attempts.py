@@ -164,7 +164,7 @@ def _leave_nonsense(client: Client, job: str, attempt: int, fingerprint: str, fo
     save_adapter(folder)
     for name in ("optimizer.safetensors", "generators.safetensors"):
         (folder / name).write_bytes(name.encode())
-    for name in ("progress.json", "trainer_state.json", "record.json"):
+    for name in ("progress.json", "record.json"):
         (folder / name).write_text("{}")
     report = TrainingReport.model_validate_json(
         json.dumps(

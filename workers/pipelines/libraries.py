@@ -9,7 +9,6 @@ from importlib import metadata
 NAMES = (
     "accelerate",
     "bitsandbytes",
-    "datasets",
     "peft",
     "safetensors",
     "tokenizers",

@@ -18,7 +18,7 @@ from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.work import Assignment
 from sdk.version import VERSION
 
-RAN = {"device": "cpu", "threads": 2, "dtype": "float32"}
+RAN = {"device": "cpu", "threads": 2, "dtype": "float32", "loop": 1}
 #: What a job is asked for, but for its adapter and what it is again.
 _OWN = ("adapter", "like", "checkpoint")
 

@@ -30,7 +30,6 @@ from workers.pipelines.training.states import Standing, States
 OPTIMIZER_NAME = "optimizer.safetensors"
 GENERATORS_NAME = "generators.safetensors"
 PROGRESS_NAME = "progress.json"
-STATE_NAME = "trainer_state.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
 #: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`.
@@ -41,7 +40,6 @@ FILES = frozenset(
         OPTIMIZER_NAME,
         GENERATORS_NAME,
         PROGRESS_NAME,
-        STATE_NAME,
         REPORT_NAME,
         RECORD_NAME,
     }
@@ -159,7 +157,6 @@ def write_checkpoint(
     report: TrainingReport,
     states: States,
     write_adapter: Callable[[Path], None],
-    write_trainer_state: Callable[[Path], None],
 ) -> Path:
     """Write a checkpoint's files under a temporary name, sync them to disk, and rename them into `folder`; return the path.
 
@@ -175,7 +172,6 @@ def write_checkpoint(
         save_tensors(states.optimizer, partial / OPTIMIZER_NAME)
         save_tensors(states.generators, partial / GENERATORS_NAME)
         (partial / PROGRESS_NAME).write_text(states.standing.model_dump_json(), encoding="utf-8")
-        write_trainer_state(partial / STATE_NAME)
         (partial / REPORT_NAME).write_text(report.model_dump_json(), encoding="utf-8")
         (partial / RECORD_NAME).write_text(record.model_dump_json(), encoding="utf-8")
         sync(*partial.iterdir(), partial)

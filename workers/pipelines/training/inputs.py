@@ -43,6 +43,7 @@ from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, resident_bytes
 from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
+from workers.pipelines.training.loop import LOOP
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
 from workers.pipelines.training.optimising import Schedule, require_card
 from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
@@ -147,6 +148,7 @@ def read_inputs(
         "data": _data_digest(mixture),
         "tokens": _token_digest(rows.examples),
         "eval_data": None if eval_data is None else file_digest(eval_data),
+        "loop": LOOP,
     }
     if rows.rendering.generation is not None:
         # The end of answers depends on it, and it is stored with the adapter.

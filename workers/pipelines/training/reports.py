@@ -19,8 +19,8 @@ from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.loop import LOOP, StepRecord
 from workers.pipelines.training.optimising import EPSILON
-from workers.pipelines.training.trainer import StepRecord
 
 #: Points of the loss curve that a report keeps.
 _CURVE_POINTS = 500
@@ -114,6 +114,7 @@ def _record(setting: Setting) -> TrainingRecord:
         held_out_split=None if given.held_out is None else given.held_out.split,
         held_out_rows_in_training=given.held_out_seen,
         pad_token_id=None if given.classes is None else given.classes.pad_token_id,
+        loop=LOOP,
         optimizer=spec.optim,
         adam_beta1=spec.adam_beta1,
         adam_beta2=spec.adam_beta2,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from sdk.schemas.failures import FailureReason
@@ -56,23 +55,15 @@ def before_the_first_step(spec: TrainingSpec) -> Any:
     )
 
 
-def name_optimizer(optimizer: Any, spec: TrainingSpec) -> None:
-    """Let an optimiser's step raise PipelineError ("oom") with what takes less, where memory runs out in it.
+def smaller_optimizer(trained: Iterable[Any], spec: TrainingSpec) -> str:
+    """Name what takes less if memory runs out in a step of the optimiser of these parameters.
 
-    Some parameters have taken the step by then, and others not, so that it can't be taken again.
+    Some of them have taken the step by then, and others not, so that it can't be taken again.
     """
-    step = optimizer.step
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers, on_card = sum(parameter.numel() for parameter in trained), any(each.is_cuda for each in trained)
-    advice = f"{_SMALLER[spec.optim]}, or {_FEWER}" if on_card and spec.optim in _SMALLER else _FEWER
-    needs = f"{numbers * _STATE_BYTES[spec.optim] / 2**20:,.1f} MiB for {numbers:,} trained numbers"
-
-    @functools.wraps(step)
-    def named(*given: Any, **options: Any) -> Any:
-        with memory_errors_named(f"this was in a step of the optimiser {spec.optim}, which keeps {needs}; {advice}."):
-            return step(*given, **options)
-
-    optimizer.step = named
+    sizes, on_card = zip(*((parameter.numel(), parameter.is_cuda) for parameter in trained), strict=True)
+    advice = f"{_SMALLER[spec.optim]}, or {_FEWER}" if any(on_card) and spec.optim in _SMALLER else _FEWER
+    needs = f"{sum(sizes) * _STATE_BYTES[spec.optim] / 2**20:,.1f} MiB for {sum(sizes):,} trained numbers"
+    return f"this was in a step of the optimiser {spec.optim}, which keeps {needs}; {advice}."
 
 
 @contextlib.contextmanager

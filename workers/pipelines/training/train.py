@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
@@ -27,24 +26,26 @@ from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
-from workers.pipelines.model.device import give_back, memory_errors_named
+from workers.pipelines.model.device import Device, give_back, memory_errors_named
 from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.loading import LoadedBase, deprecations_silenced, load_base
 from workers.pipelines.model.packed import default_recipe
 from workers.pipelines.orders import Rung
 from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
 from workers.pipelines.training.auditing import audit
+from workers.pipelines.training.callbacks import reporting_to
 from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import Continued, compare_with_parent, load_parent, require_moved
 from workers.pipelines.training.eva import resolved_lora
 from workers.pipelines.training.evaluating import held_out_scores
 from workers.pipelines.training.inputs import Inputs, read_inputs
-from workers.pipelines.training.optimising import diverged, optimizer_and_scheduler
+from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
+from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
-from workers.pipelines.training.trainer import AdapterTrainer, training_arguments
+from workers.pipelines.training.states import states_of
 
 
 def train(
@@ -64,6 +65,7 @@ def train(
     killed_on: Rung | None = None,
     rung_file: Path | None = None,
     kept: Path | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TrainingReport:
     """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts from `parent`,
     if there is one.
@@ -75,9 +77,9 @@ def train(
     no B is zero at the end, and the saved adapter moves the base's predictions on fixed texts. If memory runs out, less
     is computed at once; `rung_file` gets the current rung, and `killed_on` is the rung on which the previous process
     was killed for lack of memory. `kept` is the folder in which weights of the base in 4 bits are kept between
-    attempts. With `checkpoints` a training that is stopped after any step and resumed in another process ends with the
-    same bytes as one that never stopped, on a similar machine. Raises PipelineError, and Interrupted if it was told to
-    stop.
+    attempts. `callbacks` are those of transformers' Trainer, such as a tracker's. With `checkpoints` a training that is
+    stopped after any step and resumed in another process ends with the same bytes as one that never stopped, on a
+    similar machine. Raises PipelineError, and Interrupted if it was told to stop.
     """
     on_progress(Progress(phase="data", message="reading and tokenising rows"))
     given = read_inputs(
@@ -108,7 +110,7 @@ def train(
     given = replace(given, audit=audit(data, eval_data, spec, on_progress), kept=kept)
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
-        return _train(given, out, on_progress, killed_on, rung_file)
+        return _train(given, out, on_progress, killed_on, rung_file, callbacks)
 
 
 def _of_data(rows: Tokenised) -> str:
@@ -132,7 +134,12 @@ def _of_split(given: Inputs) -> str:
 
 
 def _train(
-    given: Inputs, out: Path, on_progress: Callable[[Progress], None], killed_on: Rung | None, rung_file: Path | None
+    given: Inputs,
+    out: Path,
+    on_progress: Callable[[Progress], None],
+    killed_on: Rung | None,
+    rung_file: Path | None,
+    callbacks: Sequence[Any],
 ) -> TrainingReport:
     spec, device, resumed = given.spec, given.device, given.resumed
     _stop_if_asked(given)
@@ -176,11 +183,23 @@ def _train(
             load_parent(model, given.parent)
     setting = Setting(given, loaded, fitting, bare, base_dropout)
     _name_differences(setting, on_progress)
-    with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
-        trainer = _trainer(setting, model, scratch, on_progress)
-        give_back()
-        trainer.run(resumed)
-        train_s = trainer.record.train_s()
+    shared, adapter = begin(
+        model, objective=given.objective, fitting=fitting, device=device, spec=spec, schedule=given.schedule
+    )
+    if resumed is not None:
+        resume(shared, adapter, resumed)
+    give_back()
+    keep = _keeper(setting, shared, adapter)
+
+    with reporting_to(callbacks, shared, adapter, rows=given.training_rows) as report_step:
+
+        def after_step() -> None:
+            on_progress(_progress(adapter, device))
+            report_step()
+            keep()
+
+        run(shared, adapter, rows=given.training_rows, collate=_collate(given), after_step=after_step)
+    train_s = adapter.record.train_s()
     if device.kind == "cuda":
         torch.cuda.synchronize()
     tensors = get_peft_model_state_dict(model)
@@ -188,11 +207,11 @@ def _train(
     _check_not_zero(tensors)
     if given.parent is not None:
         require_moved(tensors, given.parent)
-    with after_the_last_step(lambda: _keep_last(setting, trainer, tensors)):
+    with after_the_last_step(lambda: _keep_last(setting, shared, adapter, tensors)):
         held_out = held_out_scores(given, model, fitting, on_progress)
         on_progress(Progress(phase="save", message="writing the adapter"))
         _write(given, tensors, out)
-        report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
+        report = training_report(setting, adapter.record, tensors, train_s=train_s, held_out=held_out)
         found = probe_saved(given, model, out)
     require_learnt(found, loaded.dtype)
     return report.model_copy(
@@ -238,19 +257,45 @@ def _stop_if_asked(given: Inputs) -> None:
         raise Interrupted(0 if given.resumed is None else given.resumed.record.step)
 
 
-def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
+def _collate(given: Inputs) -> Callable[[Sequence[int]], Batch]:
+    """Return what makes a batch from the numbers of rows, which are read only then."""
+
+    def collate(batch: Sequence[int]) -> Batch:
+        some = [tokens_of(given.rows.examples, row, given.objective) for row in batch]
+        return given.objective.collate(list(itertools.chain.from_iterable(some)), given.tokenizer.pad_token_id)
+
+    return collate
+
+
+def _progress(adapter: AdapterState, device: Device) -> Progress:
+    record, step, total = adapter.record, adapter.step, adapter.schedule.total_steps
+    elapsed = record.train_s()
+    return Progress(
+        phase="train",
+        step=step,
+        total=total,
+        loss=record.losses[-1],
+        lr=record.rates[-1],
+        tokens_per_s=record.tokens / elapsed,
+        memory_bytes=device.peak_memory_bytes(),
+        eta_s=elapsed / step * (total - step),
+    )
+
+
+def _keeper(setting: Setting, shared: Shared, adapter: AdapterState) -> Callable[[], None]:
     """Return the callback for each step: it writes a checkpoint if one is due, and ends the training if it must stop."""
     given, checkpoints = setting.given, setting.given.checkpoints
     if checkpoints is None:
-        return lambda trainer: None
+        return lambda: None
     pace = Pace(checkpoints)
 
-    def keep(trainer: AdapterTrainer) -> None:
-        step, total = trainer.state.global_step, given.schedule.total_steps
+    def keep() -> None:
+        step, total = adapter.step, given.schedule.total_steps
         must_stop = checkpoints.must_stop()
         if not must_stop and not pace.is_due(step):
             return
-        folder = _write_checkpoint(setting, checkpoints.folder, trainer, get_peft_model_state_dict(trainer.model))
+        tensors = get_peft_model_state_dict(shared.model)
+        folder = _write_checkpoint(setting, checkpoints.folder, shared, adapter, tensors)
         pace.wrote()
         checkpoints.written(step, total, folder)
         if must_stop:
@@ -259,24 +304,26 @@ def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
     return keep
 
 
-def _keep_last(setting: Setting, trainer: AdapterTrainer, tensors: dict[str, Any]) -> int | None:
+def _keep_last(setting: Setting, shared: Shared, adapter: AdapterState, tensors: dict[str, Any]) -> int | None:
     """Write the checkpoint of the last step, unless the training resumed from it; return its step."""
     checkpoints, last = setting.given.checkpoints, setting.given.schedule.total_steps
-    if trainer.record.resumed_from == last:
+    if adapter.record.resumed_from == last:
         return last
     if checkpoints is None:
         return None
-    checkpoints.written(last, last, _write_checkpoint(setting, checkpoints.folder, trainer, tensors))
+    checkpoints.written(last, last, _write_checkpoint(setting, checkpoints.folder, shared, adapter, tensors))
     return last
 
 
-def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, tensors: dict[str, Any]) -> Path:
-    given, steps = setting.given, trainer.record
+def _write_checkpoint(
+    setting: Setting, folder: Path, shared: Shared, adapter: AdapterState, tensors: dict[str, Any]
+) -> Path:
+    given, steps, scaler = setting.given, adapter.record, shared.accelerator.scaler
     # No training could resume from such a checkpoint, and this one can't continue either.
     _check_finite(tensors, given.spec)
     train_s = steps.train_s()
     record = Record(
-        step=trainer.state.global_step,
+        step=adapter.step,
         total=given.schedule.total_steps,
         losses=steps.losses,
         rates=steps.rates,
@@ -286,8 +333,8 @@ def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, t
         base_weights=setting.loaded.held,
         fit=setting.fitting.fit,
         memory_steps=setting.fitting.steps,
-        unreached=trainer.unreached(),
-        scaler=trainer.scaler_state(),
+        unreached=adapter.unreached,
+        scaler=None if scaler is None else scaler.state_dict(),
         configuration=given.configuration,
         digest=digest_of(given.configuration),
     )
@@ -295,9 +342,8 @@ def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, t
         folder,
         record=record,
         report=training_report(setting, steps, tensors, train_s=train_s),
-        states=trainer.states(),
+        states=states_of(adapter.optimizer, taken=adapter.taken, rate=adapter.rate),
         write_adapter=lambda out: _write(given, tensors, out),
-        write_trainer_state=trainer.state.save_to_json,
     )
 
 
@@ -312,43 +358,6 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
         labels=() if given.classes is None else given.classes.names,
     )
     write_serving(out, base=given.base, tokenizer=given.tokenizer, rows=given.rows)
-
-
-def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[Progress], None]) -> AdapterTrainer:
-    given, spec = setting.given, setting.given.spec
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
-    # The trainer chooses rows by number, and a batch is read when its turn comes.
-    examples, objective = given.rows.examples, given.objective
-
-    def collated(batch: Sequence[int]) -> Batch:
-        some = [tokens_of(examples, row, objective) for row in batch]
-        return objective.collate(list(itertools.chain.from_iterable(some)), given.tokenizer.pad_token_id)
-
-    trainer = AdapterTrainer(
-        objective=given.objective,
-        fitting=setting.fitting,
-        schedule=given.schedule,
-        spec=spec,
-        device=given.device,
-        report=on_progress,
-        after_step=_keeper(setting),
-        model=model,
-        args=training_arguments(
-            scratch,
-            spec=spec,
-            device=given.device,
-            total_steps=given.schedule.total_steps,
-        ),
-        rows=given.training_rows,
-        processing_class=given.tokenizer,
-        data_collator=collated,
-        optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),
-    )
-    # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
-    for name, parameter in trainable.items():
-        parameter.data = fresh[name]
-    return trainer
 
 
 def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:

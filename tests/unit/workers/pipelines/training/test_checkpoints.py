@@ -364,7 +364,7 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
 
 def test_the_record_holds_no_path_and_no_time_of_day(trainings: Trainings) -> None:
     folder = trainings.written("lora") / "step-00000002"
-    for name in ("record.json", "report.json", "trainer_state.json", "adapter_config.json"):
+    for name in ("record.json", "report.json", "progress.json", "adapter_config.json"):
         text = (folder / name).read_text()
         json.loads(text)
         assert str(trainings.base) not in text

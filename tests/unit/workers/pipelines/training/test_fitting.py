@@ -43,23 +43,25 @@ class Short:
     """Memory for passes of so many rows and, where that is asked for, only with activations that are not kept or chunks of so many tokens."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, from_step: int = 1, **enough: Any) -> None:
-        from workers.pipelines.training import trainer
+        from workers.pipelines.training import loop
 
         self.from_step, self.enough, self.passes = from_step, enough, 0
-        true = trainer.AdapterTrainer._add_gradients
+        true = loop.take_step
 
-        def add(training: Any, model: Any, inputs: Any, counted: int) -> Any:
-            if training.state.global_step + 1 < self.from_step:
-                return true(training, model, inputs, counted)
-            fit = training._fitting.fit
-            with monkeypatch.context() as patched:
+        def take(shared: Any, adapter: Any, batch: Any) -> None:
+            def backward(*given: Any, **rest: Any) -> Any:
                 for name, least in self.enough.items():
-                    found = getattr(fit, name)
+                    found = getattr(shared.fitting.fit, name)
                     if (found > least) if type(least) is int else found != least:
-                        patched.setattr(torch.Tensor, "backward", _out_of_memory)
-                return true(training, model, inputs, counted)
+                        return _out_of_memory(*given, **rest)
+                return _BACKWARD(*given, **rest)
 
-        monkeypatch.setattr(trainer.AdapterTrainer, "_add_gradients", add)
+            with monkeypatch.context() as patched:
+                if adapter.step + 1 >= self.from_step:
+                    patched.setattr(torch.Tensor, "backward", backward)
+                true(shared, adapter, batch)
+
+        monkeypatch.setattr(loop, "take_step", take)
 
 
 _BACKWARD = torch.Tensor.backward
@@ -286,7 +288,6 @@ import resource, sys
 from pathlib import Path
 import torch
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training import trainer
 from workers.pipelines.training.train import train
 base, data, out, spare = sys.argv[1:]
 spec = TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=2, lr=0.01, batch_size=48, grad_accum=1, max_length=250)

@@ -14,7 +14,7 @@ from support.trainings import run_training, whole_and_resumed
 
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.training.optimising import Schedule, optimizer_and_scheduler, parameter_groups
+from workers.pipelines.training.optimising import Schedule, optimizer_of, parameter_groups
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -115,7 +115,7 @@ def test_the_groups_are_those_of_peft() -> None:
 
 def test_without_options_there_is_one_group_as_before() -> None:
     trainable = {"lora_A": torch.nn.Parameter(torch.ones(2, 2)), "bias": torch.nn.Parameter(torch.ones(2))}
-    optimizer, _ = optimizer_and_scheduler(trainable, TrainingSpec(), Schedule("constant", 0, 4))
+    optimizer = optimizer_of(trainable, TrainingSpec())
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"], group["betas"]) == (2e-4, 0.0, (0.9, 0.999))
 

@@ -265,14 +265,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         _in_tensors(GENERATORS, lambda tensors: tensors.update(cuda=torch.zeros(10_000, dtype=torch.uint8))),
         f"{GENERATORS} can't be read back (cuda has another size)",
     ),
-    "a trainer at another step": (
-        _in_json("trainer_state.json", global_step=1),
-        "trainer_state.json can't be read back (it is at another step)",
-    ),
-    "a trainer with a field too many": (
-        _in_json("trainer_state.json", surprise=1),
-        "trainer_state.json can't be read back (",
-    ),
     "a record of other steps": (_in_json("record.json", step=3), "record.json can't be read back ("),
     "a record of a longer training": (_in_json("record.json", total=4), "record.json counts 4 steps in all, not 3"),
     "a configuration without its digest": (
@@ -292,9 +284,9 @@ def test_contents_that_do_not_fit_are_refused(copy: Path, refusal: Callable[[], 
 
 def test_a_json_file_without_end_is_not_read(copy: Path, refusal: Callable[[], str], limits: Limits) -> None:
     limits("workers.pipelines.training.resuming", _MAX_JSON_BYTES=1024**2)
-    with (copy / "trainer_state.json").open("ab") as file:
+    with (copy / "report.json").open("ab") as file:
         file.truncate(1024**2 + 1)
-    assert refusal() == "trainer_state.json is longer than 1 MiB"
+    assert refusal() == "report.json is longer than 1 MiB"
 
 
 def test_matrices_of_other_modules_are_refused(training: Training, copy: Path) -> None:

@@ -168,24 +168,6 @@ def test_the_split_into_forward_passes_does_not_change_what_is_learnt(
             torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
 
 
-def test_no_table_of_the_rows_is_made(
-    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of ten gigabytes of rows one takes as much memory as all that is loaded for a training."""
-    from datasets import Dataset
-
-    rows: list[int] = []
-    made = Dataset.from_dict
-
-    def noted(table: dict[str, list[int]]) -> Any:
-        rows.append(max(map(len, table.values())))
-        return made(table)
-
-    monkeypatch.setattr(Dataset, "from_dict", noted)
-    report = train(llama_base, pairs, tmp_path / "out")
-    assert (report.rows, max(rows)) == (12, 1)
-
-
 def test_an_evaluation_before_the_training_does_not_stop_it(
     llama_base: Path, pairs: Path, plain: tuple[TrainingReport, Path], tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ def main() -> None:
     asked = json.load(sys.stdin)
     import bitsandbytes  # noqa: F401
     import peft  # noqa: F401
-    import trl  # noqa: F401
 
     from sdk.schemas.training import TrainingSpec
     from workers.pipelines.training import choosing

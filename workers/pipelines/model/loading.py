@@ -249,8 +249,8 @@ def _bitsandbytes_version() -> str:
 def deprecations_silenced() -> Iterator[None]:
     """Silence two deprecations that the libraries raise about each other, and no others.
 
-    transformers renames gradient checkpointing to activation checkpointing; PEFT, TRL and older transformers know
-    only the first name.
+    transformers renames gradient checkpointing to activation checkpointing; PEFT and older transformers know only the
+    first name.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)

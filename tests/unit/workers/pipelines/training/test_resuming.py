@@ -22,6 +22,7 @@ from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
+from workers.pipelines.training.loop import LOOP
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -329,6 +330,18 @@ def test_a_checkpoint_of_another_training_is_refused_before_the_base_is_loaded(
     assert caught.match(
         f"^The checkpoint of step 2 was written by a training that differs in {difference}; submit this one"
     )
+
+
+def test_a_checkpoint_of_another_loop_is_refused(training: Training) -> None:
+    configuration = training.configuration
+    training.configuration = {**configuration, "loop": LOOP + 1}
+    try:
+        with pytest.raises(
+            PipelineError, match=rf"differs in the number of the training loop \({LOOP} → {LOOP + 1}\);"
+        ):
+            training.read(training.checkpoint)
+    finally:
+        training.configuration = configuration
 
 
 def test_another_config_of_the_base_is_named(training: Training, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 >>> report = ProbeReport(texts_digest="0" * 64, texts=[ProbeText(tokens=3, logit_gap=0.5, kl=0.25)], largest_logit=2.0)
 >>> report.metrics()["probe_kl"], report.metrics()["probe_logit_gap_1"]
 (0.25, 0.5)
->>> recorded_probe(report.metrics(), {"probe_texts": "0" * 64}) == report
+>>> recorded_probe(report.metrics(), TrainingRecord(probe_texts="0" * 64)) == report
 True
->>> recorded_probe({"loss": 1.0}, None) is None
+>>> recorded_probe({"loss": 1.0}, TrainingRecord()) is None
 True
 """
 

@@ -80,7 +80,7 @@ def test_which_rows_are_held_out_depends_on_neither_their_order_nor_the_training
         inputs(llama_base, write_jsonl(shuffled, "shuffled.jsonl"), seed=9),
         inputs(llama_base, write_jsonl(rows), holdout_seed=1),
     ]
-    digests = [one.split["held_out_digest"] for one in found]
+    digests = [one.split.held_out_digest for one in found]
     assert digests[0] == digests[1] != digests[2]
 
 

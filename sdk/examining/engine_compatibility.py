@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdk.api import bases
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotAllowed, NotFound
 from sdk.names import means_folder, or_folder
@@ -70,6 +71,6 @@ def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
 def _config_of(registry: Registry, version: Version) -> dict[str, Any] | None:
     """Return the config of a version's base; None if the base was removed or may not be seen: nothing is guessed."""
     try:
-        return registry.base(version.info.base.fingerprint).config
+        return bases.get(registry.transport, version.info.base.fingerprint).config
     except (NotFound, NotAllowed):
         return None

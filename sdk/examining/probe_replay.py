@@ -19,7 +19,6 @@ from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.names import parse_ref
 from sdk.objects import Registry
 from sdk.pulling.cache import Cache
-from sdk.pulling.puller import Puller
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.pushing.given_base import files_here, registered_base
@@ -64,15 +63,18 @@ def require_probed(version: Resolved) -> None:
     )
 
 
-def replay_version(registry: Registry, puller: Puller, ref: str, *, base: Path | None) -> ProbeReplay:
-    """Fetch a version, and compute norms and probe again from its verified bytes; see `Client.replay_probe`."""
+def replay_version(registry: Registry, ref: str, *, base: Path | None) -> ProbeReplay:
+    """Fetch a version, and compute norms and probe again from its verified bytes; see `VersionsAPI.replay_probe`."""
+    puller = registry.puller
     version = puller.resolve(ref)
     require_probed(version)
     manifest = puller.check_cached(version.contents)
     exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
     view = versions.resolve(registry.transport, exact)
     folder = puller.fill_cache(manifest)
-    return replay_probe(registry.transport, registry.cache, view, registry.norms(exact), folder, base=base)
+    return replay_probe(
+        registry.transport, registry.cache, view, versions.norms(registry.transport, exact), folder, base=base
+    )
 
 
 def replay_probe(
@@ -84,7 +86,7 @@ def replay_probe(
     *,
     base: Path | None,
 ) -> ProbeReplay:
-    """Compute norms and probe again for a version whose verified files are in `adapter`; see `Client.replay_probe`."""
+    """Compute norms and probe again for a version whose verified files are in `adapter`; see `VersionsAPI.replay_probe`."""
     from sdk.lora.adapter_config import lora_of
     from sdk.lora.delta_norms import delta_norms, differing
     from sdk.lora.tensors import require_numpy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdk.api import artifacts, versions
+from sdk.api.signatures import SignatureRoutes
 from sdk.api.transport import Transport
 from sdk.names import parse_ref
 from sdk.pulling.ranges import Location
@@ -28,4 +29,4 @@ class ApiSource:
 
     def signatures_of(self, digest: str) -> list[Signature]:
         """Return the signatures over a manifest. Raises NotFound."""
-        return [Signature(one.key_id, one.bundle) for one in artifacts.signatures(self._transport, digest)]
+        return [Signature(one.key_id, one.bundle) for one in SignatureRoutes(self._transport).list(digest)]

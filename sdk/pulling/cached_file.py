@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sdk.api import datasets, evaluations
+from sdk.api import evaluations
+from sdk.api.datasets import DatasetRoutes
 from sdk.api.transport import Transport
 from sdk.errors import Conflict, InvalidInput, NotFound, VerificationFailed, place_explained
 from sdk.pulling.cache import Cache
@@ -45,7 +46,7 @@ def cached_file(
 
 
 def pull_dataset(
-    transport: Transport,
+    datasets: DatasetRoutes,
     name: str,
     output: Path,
     *,
@@ -54,7 +55,7 @@ def pull_dataset(
     http: HttpClient,
     on_transfer: OnTransfer | None,
 ) -> DatasetView:
-    """Fetch a dataset into a file; see `Client.pull_data`."""
+    """Fetch a dataset into a file; see `DatasetsAPI.pull`."""
     with place_explained(output):
         is_folder, is_there = output.is_dir(), output.exists() or output.is_symlink()
     if is_folder:
@@ -65,20 +66,20 @@ def pull_dataset(
         raise Conflict(
             f"{output} already exists; name another file with -o, or give --overwrite to replace it", param="output"
         )
-    view = datasets.get(transport, name, namespace=namespace)
+    view = datasets.get(name, namespace=namespace)
     if namespace is not None and view.namespace not in (None, namespace):
         # A name that this namespace hasn't given was then looked up in others.
         raise NotFound(
             f"there is no dataset {name[:80]!a} in the namespace {namespace!r}; list them with: adapterctl data list",
             param="data",
         )
-    origin = datasets.locate(transport, view.digest)
+    origin = datasets.locate(view.digest)
     fetch(
         origin,
         output,
         watching(on_transfer, "fetching data", origin.size_bytes),
         # A location may expire while it is read from.
-        relocate=lambda: datasets.locate(transport, view.digest),
+        relocate=lambda: datasets.locate(view.digest),
         http=http,
     )
     return view
@@ -87,7 +88,7 @@ def pull_dataset(
 def fetch_rows(
     transport: Transport, cache: Cache, ident: str, *, http: HttpClient, on_transfer: OnTransfer | None
 ) -> list[RowScore]:
-    """Return the scores of each row; see `Client.evaluation_rows`."""
+    """Return the scores of each row; see `EvaluationsAPI.rows`."""
     # The registry is asked each time, since it decides whether they may be read.
     origin = evaluations.locate_rows(transport, ident)
     path = cached_file(

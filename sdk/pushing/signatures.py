@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdk import config
-from sdk.api import artifacts, versions
+from sdk.api import versions
+from sdk.api.signatures import SignatureRoutes
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.names import parse_ref
@@ -28,7 +29,7 @@ def sign_manifest(
 def sign_version(
     transport: Transport, ref: str, key: str | Path | None = None, *, password: str | None = None
 ) -> SignatureView:
-    """Sign the version that a ref names now, and store the signature; see `Client.sign`."""
+    """Sign the version that a ref names now, and store the signature; see `SignaturesAPI.sign`."""
     view = versions.resolve(transport, str(parse_ref(ref)))
     manifest = view.manifest
     if manifest.digest != view.digest:
@@ -36,7 +37,7 @@ def sign_version(
     signed = sign_manifest(manifest, key, password=password)
     if signed is None:
         raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
-    return artifacts.sign(transport, manifest.digest, signed)
+    return SignatureRoutes(transport).add(manifest.digest, signed)
 
 
 def check_signing_key() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdk.api import datasets
+from sdk.api.datasets import DatasetRoutes
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
@@ -78,7 +78,7 @@ def find_data(
     if looks_like_digest(given):
         return _registered(_by_digest(transport, given, namespace, param), columns)
     try:
-        return _registered(datasets.get(transport, given, namespace=namespace), columns)
+        return _registered(DatasetRoutes(transport).get(given, namespace=namespace), columns)
     except NotFound:
         if os.path.isdir(user_path(given)):  # noqa: PTH112
             # Raises an error that says that this is a folder.
@@ -123,7 +123,7 @@ def _by_digest(transport: Transport, given: str, namespace: str | None, param: s
             param=param,
         )
     try:
-        return datasets.get(transport, given, namespace=namespace)
+        return DatasetRoutes(transport).get(given, namespace=namespace)
     except (NotFound, InvalidInput) as error:
         meant = f"; for the file of that name, write ./{given}" if _is_file(given) else ""
         raise type(error)(f"{error.message}{meant}", param=param) from None

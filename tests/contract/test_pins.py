@@ -87,7 +87,7 @@ class TestCache:
     def test_rows_under_a_stranger_s_digest_are_fetched_again(
         self, people: World, node: Client, inputs: Inputs, rows: Path
     ) -> None:
-        view = people.writer.add_data(rows, namespace="-")
+        view = people.writer.datasets.add(rows, namespace="-")
         path = node.cache.blob(view.digest)
         path.parent.mkdir(parents=True)
         path.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
@@ -101,7 +101,7 @@ class TestCache:
     ) -> None:
         adapter = save_adapter(tmp_path / "adapter", next(SEEDS))
         manifest = people.writer.push(adapter, f"pins-{uuid.uuid4().hex[:8]}", base="tiny").info.manifest
-        folder = node.fill_cache(manifest)
+        folder = node.puller.fill_cache(manifest)
         weights = folder / "adapter_model.safetensors"
         poison(weights)
         assert weights.read_bytes() != (adapter / weights.name).read_bytes()
@@ -131,7 +131,7 @@ class TestCache:
 def uploaded_base(people: World, tmp_path: Path) -> BaseSource:
     """A base whose files are in the registry's storage only."""
     folder = small.write_base(tmp_path / f"base-{uuid.uuid4().hex[:8]}", name=uuid.uuid4().hex)
-    view = people.admin.add_base(folder, upload=True)
+    view = people.admin.bases.add(folder, upload=True)
     shutil.rmtree(folder)
     from registry.catalog.bases.finding import find_base, source_of
 
@@ -145,10 +145,10 @@ class TestAnswers:
     def test_the_rows_of_another_dataset_are_not_fetched(
         self, people: World, registry: Liar, node: Client, inputs: Inputs, rows: Path, tmp_path: Path
     ) -> None:
-        view = people.writer.add_data(rows, namespace="-")
+        view = people.writer.datasets.add(rows, namespace="-")
         other = tmp_path / "other.jsonl"
         other.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
-        theirs = people.writer.locate_data(people.writer.add_data(other, namespace="-").digest)
+        theirs = people.writer.datasets.locate(people.writer.datasets.add(other, namespace="-").digest)
         registry.lie = lambda _path, _answer: theirs.model_dump()
         with pytest.raises(VerificationFailed, match=f"{theirs.sha256[:12]} instead of {view.digest}"):
             inputs.dataset(view.digest)

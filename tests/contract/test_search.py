@@ -204,7 +204,7 @@ def test_what_looks_like_a_statement_is_plain_text(world: World, client: Client,
 def test_a_version_that_was_pushed_is_found_by_all_that_was_said_of_it(
     world: World, client: Client, tmp_path: Path
 ) -> None:
-    base = client.register_base(base_registration("pushed"))
+    base = client.bases.register(base_registration("pushed"))
     pushed = client.push(
         save_adapter(tmp_path / "adapter", seed=4711), "pushed/one", base="pushed", tags={"stage": "first"}
     )
@@ -365,10 +365,10 @@ def test_lists_can_be_narrowed(world: World) -> None:
 
 
 def test_archived_versions_are_listed_where_they_are_asked_for(world: World, client: Client, tmp_path: Path) -> None:
-    client.register_base(base_registration("pushed"))
+    client.bases.register(base_registration("pushed"))
     for seed in (1, 2):
         client.push(save_adapter(tmp_path / str(seed), seed=seed), "shelved/one", base="pushed")
-    client.archive("shelved/one@v1")
+    client.versions.archive("shelved/one@v1")
     assert run(world, "versions", "shelved/one", "--format", "quiet").stdout == "shelved/one@v2\n"
     both = run(world, "versions", "shelved/one", "--archived", "--format", "quiet").stdout
     assert both == "shelved/one@v2\nshelved/one@v1\n"

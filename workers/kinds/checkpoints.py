@@ -171,7 +171,7 @@ class CheckpointSender:
             attempt=self._attempt.assignment.attempt,
             step=checkpoint.step,
             total=checkpoint.total,
-            upload=client.upload(sources, "uploading checkpoint", self._attempt.assignment.namespace),
+            upload=client.uploader.upload(sources, "uploading checkpoint", self._attempt.assignment.namespace),
             manifest=manifest,
             report=report,
         )

@@ -14,6 +14,7 @@ from support.fixtures import Limits
 from support.ranges import Fault, RangeServer, range_server
 from support.trainings import names_in
 
+from sdk.api.datasets import DatasetRoutes
 from sdk.errors import Unavailable, VerificationFailed
 from sdk.pulling import streams
 from sdk.pulling.cached_file import pull_dataset
@@ -42,7 +43,9 @@ class Registry:
     def pull(self, output: Path, *, overwrite: bool = False) -> None:
         http = HttpClient()
         try:
-            pull_dataset(self, "rows", output, namespace=None, overwrite=overwrite, http=http, on_transfer=None)  # type: ignore[arg-type]
+            pull_dataset(
+                DatasetRoutes(self), "rows", output, namespace=None, overwrite=overwrite, http=http, on_transfer=None
+            )  # type: ignore[arg-type]
         finally:
             http.close()
 

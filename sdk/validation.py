@@ -151,7 +151,7 @@ def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | Non
         raise InvalidInput(str(error), param="columns") from None
 
 
-class Rows(Protocol):
+class DescribedRows(Protocol):
     """What is known about a dataset, a file or a registered one, before a job reads it."""
 
     @property
@@ -171,7 +171,9 @@ class Rows(Protocol):
         """Which columns are which keys of a row; None if the columns are named like the keys."""
 
 
-def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Rows | None = None) -> Objective | None:
+def check_objective(
+    asked: Objective | None, rows: Sequence[DescribedRows], held_out: DescribedRows | None = None
+) -> Objective | None:
     """Return the objective that the rows of datasets are for; None if neither the caller nor they tell.
 
     Rows of Parquet don't, since only the job reads them. Raises InvalidInput if the rows are for another objective than
@@ -192,7 +194,7 @@ def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Row
     return asked
 
 
-def known_labels_of(rows: Sequence[Rows]) -> frozenset[str]:
+def known_labels_of(rows: Sequence[DescribedRows]) -> frozenset[str]:
     """Return the labels of all datasets together; none if those of one are unknown here."""
     return frozenset().union(*(one.labels for one in rows)) if all(one.labels for one in rows) else frozenset()
 
@@ -209,7 +211,7 @@ def check_together(spec: TrainingSpec, objective: Objective) -> None:
         raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
-def check_loss_on(loss_on: str | None, rows: Rows) -> None:
+def check_loss_on(loss_on: str | None, rows: DescribedRows) -> None:
     """Raise InvalidInput if rows of this shape don't have what is to be learnt or scored."""
     if rows.shape is not None:
         try:
@@ -218,7 +220,7 @@ def check_loss_on(loss_on: str | None, rows: Rows) -> None:
             raise InvalidInput(f"{rows.label}: {error}", param="loss_on") from None
 
 
-def check_scorable(spec: EvaluationSpec, rows: Rows) -> None:
+def check_scorable(spec: EvaluationSpec, rows: DescribedRows) -> None:
     """Raise InvalidInput if completions are to be scored, but rows of this shape have none or none are generated."""
     if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
         raise InvalidInput(f"{rows.label}: {no_completions(asked)}", param="metrics")

@@ -73,7 +73,7 @@ class TokensAPI:
 
 
 class QuotasAPI:
-    """The limits of namespaces."""
+    """The limits of namespaces. Called, it returns those of one."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -81,6 +81,8 @@ class QuotasAPI:
     def get(self, namespace: str = "-") -> QuotaView:
         """The limits of a namespace ("-": names without one), and how much of them is used."""
         return self._transport.call("GET", "/quotas", QuotaView, params={"namespace": namespace})
+
+    __call__ = get
 
     def set(
         self,

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from sdk.api.workers import WorkersAPI
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
-from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
+from sdk.lora.planning.blueprint import ModelShapes, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.job_forecasts import stored_width
@@ -159,7 +159,7 @@ def _require_card(gpu: str | None) -> None:
         raise InvalidInput(str(error), param="gpu") from error
 
 
-def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> Blueprint:
+def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> ModelShapes:
     try:
         return blueprint_of(config, shapes)
     except ConfigError as error:

@@ -30,7 +30,7 @@ from sdk.pulling.filling import OnTransfer, fill, located, watching
 from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace_folder, require_free, verify_folder
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, require_pinned
-from sdk.pulling.source import Resolved, Signature, Source
+from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
 from sdk.whole_files import write_whole
@@ -82,7 +82,7 @@ class Puller:
     """Pulls from one registry into one cache."""
 
     def __init__(
-        self, source: Source, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
+        self, source: PullSource, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
     ) -> None:
         self._source, self._cache, self._http, self._on_transfer = source, cache, http, on_transfer
         self._pins = Pins(cache, url)
@@ -210,12 +210,12 @@ class Puller:
             self._pins.remember(version.adapter, version.number, version.digest)
         return folder
 
-    def _signatures(self, digest: str, *, offline: bool) -> list[Signature]:
+    def _signatures(self, digest: str, *, offline: bool) -> list[ManifestSignature]:
         if offline:
             return read_signatures(self._cache.version(digest))
         return self._source.signatures_of(digest)
 
-    def _keep_signatures(self, digest: str, signatures: list[Signature]) -> None:
+    def _keep_signatures(self, digest: str, signatures: list[ManifestSignature]) -> None:
         path = self._cache.version(digest) / MARKER_FOLDER / SIGNATURES
         if signatures and read_signatures(self._cache.version(digest)) != signatures:
             with disk_explained("filling the cache"):

@@ -21,7 +21,7 @@ from registry.errors import Invalid
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
-from sdk.lora.adapter import LoraAdapter, Product
+from sdk.lora.adapter import DeltaW, LoraAdapter
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import Parent, Published
 from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
@@ -224,7 +224,7 @@ class TestSubmitting:
                 finally:
                     writing[0] -= 1
 
-        def looked(adapter: LoraAdapter[Any], module: str) -> Product[Any]:
+        def looked(adapter: LoraAdapter[Any], module: str) -> DeltaW[Any]:
             seen.append(writing[0])
             return product(adapter, module)
 

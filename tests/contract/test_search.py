@@ -28,7 +28,7 @@ from support.statements import plan_of, sent
 from registry.datasets.models import DatasetNumber
 from registry.db.database import Database
 from registry.principal import LOCAL, Principal, Role
-from registry.search.fields import FIELDS, Comparison, Field, Node
+from registry.search.fields import FIELDS, Field, FieldComparison, Node
 from registry.search.grammar import parse
 from registry.search.service import Search
 from sdk.cli import cli
@@ -73,7 +73,7 @@ def test_the_oracle_is_asked_about_something(world: World) -> None:
     """Each field has a comparison that some versions are like and some are not."""
     for word in set(FIELDS) - {"kind"}:
         key, metric = {"tag": ("language", ""), "eval": ("shared.jsonl", "loss")}.get(word, ("", ""))
-        trees = [Comparison(Field(word, key, metric), "=", (value,)) for value in POOL[word]]
+        trees = [FieldComparison(Field(word, key, metric), "=", (value,)) for value in POOL[word]]
         answers = [len(found(world, str(tree))) for tree in trees]
         assert any(0 < count < 15 for count in answers), (word, answers)
 

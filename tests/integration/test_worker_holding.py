@@ -32,13 +32,13 @@ from sdk.schemas.jobs import CheckpointView, JobSubmission, JobView
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.process import WarmChild
-from workers.child.protocol import Written
+from workers.child.protocol import WrittenCheckpoint
 from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
 from workers.lease import heartbeat
 from workers.lease.heartbeat import Lease, apart
 from workers.lease.stop_signal import StopReason, StopSignal
-from workers.node.inputs import Inputs
+from workers.node.inputs import AttemptInputs
 from workers.node.shutdown import Shutdown
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
@@ -313,7 +313,7 @@ class Sending:
         folder = save_adapter(self.folder / f"step-{step:08d}", seed=step)
         (folder / "report.json").write_text(REPORT.model_dump_json())
         (folder / "optimizer.pt").write_bytes(bytes([step]) * 1000)
-        self.sender.written(Written(step=step, total=100, folder=str(folder)))
+        self.sender.written(WrittenCheckpoint(step=step, total=100, folder=str(folder)))
         return folder
 
 
@@ -323,7 +323,7 @@ class TestCheckpoints:
         transfers = Transfers()
         with (
             held.by(client) as lease,
-            Inputs(
+            AttemptInputs(
                 client, transfers, folder=tmp_path / "attempt", namespace=None, settings=WorkerSettings("tested")
             ) as inputs,
         ):
@@ -421,7 +421,7 @@ class TestCheckpoints:
         folder = sending.folder / "broken"
         folder.mkdir(parents=True)
         (folder / "report.json").write_text("no report")
-        sending.sender.written(Written(step=1, total=100, folder=str(folder)))
+        sending.sender.written(WrittenCheckpoint(step=1, total=100, folder=str(folder)))
         sending.sender.finish(60)
         assert stored() == []
         sending.write(2)

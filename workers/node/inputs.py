@@ -21,7 +21,7 @@ from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
 
 
-class Inputs:
+class AttemptInputs:
     """The bases, versions and datasets of one attempt."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Inputs:
         self._bases: list[ScannedBase] = []
         self._adapters: dict[str, Path] = {}
 
-    def __enter__(self) -> Inputs:
+    def __enter__(self) -> AttemptInputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -63,12 +63,12 @@ def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: P
     by_folder = client.versions.export(adapter, tmp_path / "folder.gguf", base=base)
     by_id = client.versions.export(adapter, tmp_path / "id.gguf", base=view.id)
     assert by_ref.report.tensors == by_folder.report.tensors == by_id.report.tensors == 8
-    from workers.pipelines.exporting.gguf_file import Written
+    from workers.pipelines.exporting.gguf_file import WrittenGguf
 
-    written = Written(by_ref.path)
+    written = WrittenGguf(by_ref.path)
     assert written.value("general.name") == version.ref
     assert written.value("general.base_model.0.name") == "tiny"
-    assert Written(by_folder.path).value("general.name") == "docstrings"
+    assert WrittenGguf(by_folder.path).value("general.name") == "docstrings"
     client.versions.export("team/docstrings@v1", tmp_path / "checked.gguf", base=base)
     # Another base of the same shapes is another's, for a version says which one it has.
     other = tiny.save_llama(tmp_path / "other", seed=9)

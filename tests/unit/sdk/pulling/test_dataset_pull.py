@@ -42,10 +42,9 @@ class Registry:
 
     def pull(self, output: Path, *, overwrite: bool = False) -> None:
         http = HttpClient()
+        datasets = DatasetRoutes(self)  # type: ignore[arg-type]
         try:
-            pull_dataset(
-                DatasetRoutes(self), "rows", output, namespace=None, overwrite=overwrite, http=http, on_transfer=None
-            )  # type: ignore[arg-type]
+            pull_dataset(datasets, "rows", output, namespace=None, overwrite=overwrite, http=http, on_transfer=None)
         finally:
             http.close()
 

@@ -26,7 +26,6 @@ from sdk.config import Config
 from sdk.config import load as load_config
 from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import PlanKeywords, plan_training
-from sdk.examining.row_previews import preview_rows
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref
 from sdk.nouns.bases import BasesAPI
@@ -53,7 +52,7 @@ from sdk.schemas.planning import Plan
 from sdk.schemas.preview import Preview
 from sdk.schemas.scores import Comparison
 from sdk.schemas.training_keywords import TrainingOptions
-from sdk.submitting.data_preview import RowOptions, preview_asked
+from sdk.submitting.data_preview import RowOptions, RowsOfFile, can_be_here, preview_asked, preview_here
 from sdk.submitting.given_data import TrainingData
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter
@@ -432,7 +431,22 @@ class Client:
         """
         over = given_base_if_any(base, base_namespace, published)
         asked = preview_asked(file, of=of, base=over, **options)
-        return preview_rows(self, asked, rows=rows, row=row, on_job=on_job)
+        found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
+        if self.config.home is not None or can_be_here(self.transport, self.cache, found):
+            return preview_here(
+                self.transport,
+                self.cache,
+                found,
+                rows=rows,
+                row=row,
+                http=self.http,
+                on_transfer=self.on_transfer,
+            )
+        view = self.submitter.preview(found, rows=rows, row=row, job_options=JobOptions(0), key=None)
+        job: Job[Preview] = Job(view, self)
+        if on_job is not None:
+            on_job(job)
+        return job.result()
 
     # Aliases.
 

@@ -33,7 +33,6 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, split_unit
-from sdk.schemas.access import GrantView, TokenRequest
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
@@ -300,13 +299,3 @@ def require_numbered(ref: str, number: int | None) -> int:
             param="ref",
         )
     return number
-
-
-def token_request(
-    name: str, grants: Mapping[str, str], *, days: int | None, replace: bool, overlap_hours: int
-) -> TokenRequest:
-    """Return the request for a token with a role in each namespace. Raises InvalidInput."""
-    given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
-    # Without a token that is replaced there is none that goes on for a while.
-    overlap_hours = overlap_hours if replace else 0
-    return build(TokenRequest, name=name, grants=given, days=days, replace=replace, overlap_hours=overlap_hours)

@@ -10,15 +10,17 @@ from sdk.api.transport import Transport, keyed, pages
 from sdk.names import segment
 from sdk.schemas.access import (
     AuditView,
+    GrantView,
     NamespaceRevocation,
     NewToken,
     QuotaLimits,
     QuotaView,
     RevocationView,
+    TokenRequest,
     TokenView,
     Whoami,
 )
-from sdk.validation import build, token_request
+from sdk.validation import build
 
 
 class TokensAPI:
@@ -55,7 +57,10 @@ class TokensAPI:
         secret that takes the place of the first. Raises InvalidInput, Conflict for a
         name that is in use there, NotAllowed for roles that this client does not administer.
         """
-        request = token_request(name, grants, days=days, replace=replace, overlap_hours=overlap_hours)
+        given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
+        # Without a token that is replaced there is none that goes on for a while.
+        overlap_hours = overlap_hours if replace else 0
+        request = build(TokenRequest, name=name, grants=given, days=days, replace=replace, overlap_hours=overlap_hours)
         return self._transport.call("POST", "/tokens", NewToken, body=request, headers=keyed(idempotency_key))
 
     def revoke(self, token_id: str) -> TokenView:

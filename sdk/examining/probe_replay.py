@@ -12,12 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sdk.api import versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidBase, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
-from sdk.names import parse_ref
-from sdk.objects import Registry
 from sdk.pulling.cache import Cache
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
@@ -60,20 +57,6 @@ def require_probed(version: Resolved) -> None:
         version.ref,
         version.contents.kind,
         f"it has no probe; replay that of its adapter, which is named by: adapterctl lineage {version.ref} --up",
-    )
-
-
-def replay_version(registry: Registry, ref: str, *, base: Path | None) -> ProbeReplay:
-    """Fetch a version, and compute norms and probe again from its verified bytes; see `VersionsAPI.replay_probe`."""
-    puller = registry.puller
-    version = puller.resolve(ref)
-    require_probed(version)
-    manifest = puller.check_cached(version.contents)
-    exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
-    view = versions.resolve(registry.transport, exact)
-    folder = puller.fill_cache(manifest)
-    return replay_probe(
-        registry.transport, registry.cache, view, versions.norms(registry.transport, exact), folder, base=base
     )
 
 

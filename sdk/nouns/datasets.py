@@ -8,15 +8,17 @@ from typing import Unpack
 
 from sdk.api.datasets import DatasetRoutes
 from sdk.config import user_path
+from sdk.errors import Conflict, InvalidInput, NotFound, place_explained
 from sdk.examining.data_check import check_rows_of
-from sdk.examining.row_previews import submit_preview
 from sdk.objects import Job, Registry
-from sdk.pulling.cached_file import pull_dataset
+from sdk.pulling.download import fetch
+from sdk.pulling.filling import watching
 from sdk.pushing.given_base import given_base_if_any
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.data_audit import DataAudit
 from sdk.schemas.preview import Preview
-from sdk.submitting.data_preview import RowOptions, preview_asked
+from sdk.submitting.data_preview import RowOptions, RowsOfFile, preview_asked
+from sdk.submitting.job_options import JobOptions
 from sdk.validation import check_data, check_data_name
 
 
@@ -58,15 +60,34 @@ class DatasetsAPI(DatasetRoutes):
         continues where it broke. Raises NotFound, Conflict if `output` exists and `overwrite` isn't given, InvalidInput
         if it is a folder, VerificationFailed.
         """
-        return pull_dataset(
-            self,
-            name,
-            user_path(output),
-            namespace=namespace,
-            overwrite=overwrite,
+        output = user_path(output)
+        with place_explained(output):
+            is_folder, is_there = output.is_dir(), output.exists() or output.is_symlink()
+        if is_folder:
+            raise InvalidInput(
+                f"{output} is a folder; name a file with -o, such as {output / 'rows.jsonl'}", param="output"
+            )
+        if not overwrite and is_there:
+            raise Conflict(
+                f"{output} already exists; name another file with -o, or give --overwrite to replace it", param="output"
+            )
+        view = self.get(name, namespace=namespace)
+        if namespace is not None and view.namespace not in (None, namespace):
+            # A name that this namespace hasn't given was then looked up in others.
+            raise NotFound(
+                f"there is no dataset {name[:80]!a} in the namespace {namespace!r}; list them with: adapterctl data list",
+                param="data",
+            )
+        origin = self.locate(view.digest)
+        fetch(
+            origin,
+            output,
+            watching(self._registry.on_transfer, "fetching data", origin.size_bytes),
+            # A location may expire while it is read from.
+            relocate=lambda: self.locate(view.digest),
             http=self._registry.http,
-            on_transfer=self._registry.on_transfer,
         )
+        return view
 
     def check(
         self,
@@ -125,4 +146,7 @@ class DatasetsAPI(DatasetRoutes):
         """
         over = given_base_if_any(base, base_namespace, published)
         asked = preview_asked(file, of=of, base=over, **options)
-        return submit_preview(self._registry, asked, rows=rows, row=row, priority=priority, key=idempotency_key)
+        at, options_of_job = self._registry, JobOptions(priority)
+        found = asked if isinstance(asked, RowsOfFile) else at.get(asked).info
+        view = at.submitter.preview(found, rows=rows, row=row, job_options=options_of_job, key=idempotency_key)
+        return Job(view, at)

@@ -6,12 +6,15 @@ import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdk.api.evaluations import EvaluationRoutes
+from sdk.api.evaluations import EvaluationRoutes, locate_rows
+from sdk.errors import VerificationFailed
 from sdk.examining.evaluation_rows import row_frame, write_row_parquet
 from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.objects import Registry
-from sdk.pulling.cached_file import fetch_rows
+from sdk.pulling.cached_file import cached_file
+from sdk.pulling.filling import watching
 from sdk.schemas.evaluation import RowScore
+from sdk.schemas.row_file import RowFileError, read_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +33,23 @@ class EvaluationsAPI(EvaluationRoutes):
         Raises NotFound, also if the scores have no rows, or no longer have them; VerificationFailed.
         """
         at = self._registry
-        return fetch_rows(at.transport, at.cache, ident, http=at.http, on_transfer=at.on_transfer)
+        # The registry is asked each time, since it decides whether they may be read.
+        origin = locate_rows(at.transport, ident)
+        path = cached_file(
+            at.cache,
+            origin.sha256,
+            doing="fetching scores",
+            locate=lambda _: origin,
+            http=at.http,
+            watched=lambda doing, size_bytes: watching(at.on_transfer, doing, size_bytes),
+        )
+        with path.open("rb") as file:
+            try:
+                return list(read_rows(file))
+            except RowFileError as error:
+                raise VerificationFailed(
+                    f"the rows of the scores {ident} can't be read: {error}; upgrade with: pip install -U adapterctl"
+                ) from error
 
     def labels(self, ident: str) -> LabelCounts:
         """Which labels a classifier took for which, and how sure it was, counted over its rows.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sdk.api import versions
 from sdk.api.signatures import SignatureRoutes
-from sdk.pushing.signatures import sign_version
+from sdk.errors import InvalidInput, VerificationFailed
+from sdk.names import parse_ref
+from sdk.pushing.signatures import sign_manifest
 from sdk.schemas.artifacts import SignatureView
 
 
@@ -19,4 +22,13 @@ class SignaturesAPI(SignatureRoutes):
         `key` is a PEM file, by default the one that `ADAPTERCTL_SIGNING_KEY` names. Raises NotFound, InvalidInput,
         NotAllowed, Unavailable without `[signing]`.
         """
-        return sign_version(self._transport, ref, key, password=password)
+        view = versions.resolve(self._transport, str(parse_ref(ref)))
+        manifest = view.manifest
+        if manifest.digest != view.digest:
+            raise VerificationFailed(
+                f"the registry gives {view.ref} a digest that doesn't match its files; don't sign it"
+            )
+        signed = sign_manifest(manifest, key, password=password)
+        if signed is None:
+            raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
+        return self.add(manifest.digest, signed)

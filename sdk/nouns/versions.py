@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from sdk.api.versions import VersionRoutes
+from sdk.api.versions import VersionRoutes, resolve
 from sdk.config import user_path
 from sdk.examining.engine_compatibility import facts_of, judged
-from sdk.examining.probe_replay import replay_version
+from sdk.examining.probe_replay import replay_probe, require_probed
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.exporting.targets import export_gguf, export_plain
+from sdk.names import parse_ref
 from sdk.objects import Registry, Version
 from sdk.pushing.given_base import given_base, given_base_if_any
 from sdk.pushing.import_folders import Imported, push_tree
@@ -83,7 +84,14 @@ class VersionsAPI(VersionRoutes[Version]):
         merged model, VerificationFailed for altered bytes and for another base than the version's, InvalidBase,
         Unavailable if numpy is missing or, with `base`, the worker's libraries.
         """
-        return replay_version(self._registry, ref, base=None if base is None else user_path(base))
+        at, puller = self._registry, self._registry.puller
+        version = puller.resolve(ref)
+        require_probed(version)
+        manifest = puller.check_cached(version.contents)
+        exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
+        view, folder = resolve(at.transport, exact), puller.fill_cache(manifest)
+        over = None if base is None else user_path(base)
+        return replay_probe(at.transport, at.cache, view, self.norms(exact), folder, base=over)
 
     def require_base(
         self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False

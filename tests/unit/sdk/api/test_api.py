@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[4]
 API = ROOT / "sdk" / "api"
 #: What programs and browsers ask that are not clients of ours: they watch a server, or read a stream of events.
 NOT_FOR_CLIENTS = {"/metrics", "/healthz", "/readyz", "/api/v1/jobs/{}/events/stream"}
-#: What the bodies are that these functions of `sdk.validation` make.
-MAKERS = {"token_request": "TokenRequest", "version_move": "VersionMove"}
+#: What the bodies are that functions of `sdk.validation` make.
+MAKERS = {"version_move": "VersionMove"}
 #: Parameters that every list has.
 OF_PAGES = {"cursor", "limit"}
 

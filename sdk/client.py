@@ -116,7 +116,7 @@ class Client:
         return self.config.reach
 
     def call(self, method: str, path: str, reply: type[T], **given: Any) -> T:
-        """Call a route for which there is no method; see `sdk.api` for the routes as typed functions."""
+        """Call a route for which there is no method; see `sdk.api` for the routes as typed calls."""
         return self.transport.call(method, path, reply, **given)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from sdk.formats.rows import RowsError, detect_format
 from sdk.lora.tensors import require_numpy
 from sdk.objects import Registry
 from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.filling import OnTransfer
 from sdk.pushing.given_base import GivenBase
 from sdk.rows.audit import audit_rows
 from sdk.rows.data_files import DataFile
@@ -170,7 +170,7 @@ def _rows(
         data.view.digest,
         locate=DatasetRoutes(reach.transport).locate,
         http=reach.http,
-        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
+        on_transfer=on_transfer,
     )
     return _Rows(path, data.label, data.columns)
 

@@ -12,7 +12,6 @@ from sdk.examining.evaluation_rows import row_frame, write_row_parquet
 from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.objects import Registry
 from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import watching
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.row_file import RowFileError, read_rows
 
@@ -41,7 +40,7 @@ class EvaluationsAPI(EvaluationRoutes):
             doing="fetching scores",
             locate=lambda _: origin,
             http=at.http,
-            watched=lambda doing, size_bytes: watching(at.on_transfer, doing, size_bytes),
+            on_transfer=at.on_transfer,
         )
         with path.open("rb") as file:
             try:

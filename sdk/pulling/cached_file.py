@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sdk.pulling.cache import Cache
 from sdk.pulling.download import fetch
+from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import HttpClient
-from sdk.pulling.transfer import OnBytes
 from sdk.schemas.artifacts import Transfer
 
 
@@ -19,18 +19,17 @@ def cached_file(
     doing: str = "fetching data",
     locate: Callable[[str], Transfer],
     http: HttpClient,
-    watched: Callable[[str, int], OnBytes],
+    on_transfer: OnTransfer | None,
 ) -> Path:
     """Return a file by its whole digest; it is fetched if the cache doesn't have it intact.
 
-    Only then are `locate` and `watched` called, the latter with what is being done (`doing`) and the number of bytes.
-    Raises NotFound, VerificationFailed, Unavailable.
+    Only then are `locate` and `on_transfer` called. Raises NotFound, VerificationFailed, Unavailable.
     """
     path = cache.blob(digest)
     with cache.lock(digest):
         if not cache.is_unaltered(path, digest):
             path.unlink(missing_ok=True)
             origin = locate(digest)
-            fetch(origin, path, watched(doing, origin.size_bytes), http=http)
+            fetch(origin, path, watching(on_transfer, doing, origin.size_bytes), http=http)
     cache.used(path)
     return path

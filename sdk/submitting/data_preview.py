@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -23,7 +22,7 @@ from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, parse_digest
 from sdk.pulling.cache import Cache
 from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.pushing.pusher import no_such_base
@@ -130,7 +129,7 @@ def preview_here(
         digest,
         locate=lambda digest: origin or DatasetRoutes(transport).locate(digest),
         http=http,
-        watched=partial(watching, on_transfer),
+        on_transfer=on_transfer,
     )
     return _render(asked, path, base)
 

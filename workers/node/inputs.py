@@ -89,5 +89,5 @@ class AttemptInputs:
         """Return a dataset's file."""
         client = self._client
         return cached_file(
-            client.cache, digest, locate=client.datasets.locate, http=client.http, watched=self._transfers.on_bytes
+            client.cache, digest, locate=client.datasets.locate, http=client.http, on_transfer=self._transfers
         )

@@ -100,7 +100,7 @@ class Client:
         self.jobs: JobsAPI[Job[Result]] = JobsAPI(self.transport, lambda view: Job(view, self))
         self.quotas: QuotasAPI = QuotasAPI(self.transport)
         self.retention: RetentionAPI = RetentionAPI(self.transport)
-        self.signatures: SignaturesAPI = SignaturesAPI(self.transport)
+        self.signatures: SignaturesAPI = SignaturesAPI(self)
         self.tokens: TokensAPI = TokensAPI(self.transport)
         self.versions: VersionsAPI = VersionsAPI(self)
         self.workers: WorkersAPI = WorkersAPI(self.transport)

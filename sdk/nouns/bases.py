@@ -15,7 +15,7 @@ class BasesAPI(BaseRoutes):
 
     def __init__(self, registry: Registry) -> None:
         super().__init__(registry.transport)
-        self._pusher = registry.pusher
+        self._registry = registry
 
     def get(
         self,
@@ -31,7 +31,7 @@ class BasesAPI(BaseRoutes):
         With `base_namespace` it is that namespace's own base of the name, with `published` the one that is published for
         all. Raises NotFound, InvalidInput if it means different bases.
         """
-        return given_base(name, base_namespace, published).find(self._transport, namespace=namespace)
+        return given_base(name, base_namespace, published).find(self._registry.transport, namespace=namespace)
 
     def add(
         self,
@@ -49,9 +49,9 @@ class BasesAPI(BaseRoutes):
         NotFound, InvalidBase for a folder without safetensors weights, InvalidInput for a link that leads out of it,
         NotAllowed.
         """
-        scanned = self._pusher.scan_base(folder, base_id=id)
-        return self._pusher.register_scanned(scanned, upload=upload, namespace=namespace)
+        scanned = self._registry.pusher.scan_base(folder, base_id=id)
+        return self._registry.pusher.register_scanned(scanned, upload=upload, namespace=namespace)
 
     def register(self, registration: BaseRegistration) -> BaseView:
         """Register a base that was already scanned. Raises InvalidBase, NotAllowed, Conflict."""
-        return self._pusher.register_base(registration)
+        return self._registry.pusher.register_base(registration)

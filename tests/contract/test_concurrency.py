@@ -296,7 +296,7 @@ def _move_at_once(world: World, name: str, folder: Path, random: Random) -> None
     def take_away(admin: Client, verb: str, numbers: list[int]) -> None:
         for number in numbers:
             try:
-                getattr(admin, verb)(f"{name}@v{number}")
+                getattr(admin.versions, verb)(f"{name}@v{number}")
             except (Conflict, NotFound):
                 continue
 

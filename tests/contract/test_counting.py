@@ -117,7 +117,7 @@ class Play:
         self.admin.versions.release(self.random.choice(self.admin.search("state = quarantined")).ref)
 
     def move(self) -> None:
-        getattr(self.admin, self.random.choice(["archive", "restore"]))(self.random.choice(self.refs))
+        getattr(self.admin.versions, self.random.choice(["archive", "restore"]))(self.random.choice(self.refs))
 
     def delete(self) -> None:
         self.admin.versions.delete(self.random.choice(self.refs))

@@ -101,11 +101,11 @@ class TestNames:
                 theirs.register(theirs.base(), namespace=namespace)
         reader = join(ours.space, Role.READER)
         with pytest.raises(NotAllowed):
-            reader.register(reader.bases.get())
+            reader.register(reader.base())
         # A worker of all namespaces tells what it has hashed, and publishes nothing.
         worker = join("*", Role.WORKER)
         with pytest.raises(NotAllowed):
-            worker.register(worker.bases.get(), namespace="*")
+            worker.register(worker.base(), namespace="*")
 
     @pytest.mark.parametrize("role", [Role.WRITER, Role.PROMOTER])
     @pytest.mark.parametrize("upload", [False, True])
@@ -113,10 +113,10 @@ class TestNames:
         self, join: Any, admin: Client, role: Role, upload: bool
     ) -> None:
         writer = join("*", role)
-        folder = writer.bases.get()
+        folder = writer.base()
         for client, wanted, found in ((writer.client, None, "-"), (writer.client, "team", "team"), (admin, None, "*")):
             assert client.bases.add(folder, id="everyones", upload=upload, namespace=wanted).namespace == found
-        for place, location in ((folder, None), (writer.bases.get(), "file:///elsewhere")):
+        for place, location in ((folder, None), (writer.base(), "file:///elsewhere")):
             with pytest.raises(NotAllowed, match="register it for one namespace with: --namespace") as caught:
                 writer.register(place, id="everyones", location=location, upload=upload, namespace="*")
             assert caught.value.param == "namespace"

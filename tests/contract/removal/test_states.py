@@ -59,11 +59,11 @@ class TestMoves:
         for alias in ("staging", "production"):
             admin.set_alias("a", alias, 1)
         with pytest.raises(Conflict, match=r"production, staging.*adapterctl alias"):
-            getattr(admin, verb)("a@v1")
+            getattr(admin.versions, verb)("a@v1")
         assert admin.get("a@v1").info.state == "ready"
         for alias in ("staging", "production"):
             admin.aliases.remove("a", alias)
-        assert getattr(admin, verb)("a@v1").ref == "a@v1"
+        assert getattr(admin.versions, verb)("a@v1").ref == "a@v1"
 
     def test_a_deleted_version_leaves_its_number(
         self, admin: Client, push: Callable[..., Version], tmp_path: Path

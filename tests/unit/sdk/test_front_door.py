@@ -99,7 +99,10 @@ def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.Mo
     parameters = list(inspect.signature(getattr(sdk.Client, name)).parameters.values())[1:]
     given = {each.name: f"a {each.name}" for each in parameters if each.kind is not each.VAR_KEYWORD}
     more = {each.name: {"rank": 4} for each in parameters if each.kind is each.VAR_KEYWORD}
-    assert function(**given, **(dict.fromkeys(["rank"], 4) if more else {})) == "answered"
+    first = [given[each.name] for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    others = {each.name: given[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    others |= dict.fromkeys(["rank"], 4) if more else {}
+    assert function(*first, **others) == "answered"
     assert seen == given | more
 
 

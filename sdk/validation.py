@@ -33,7 +33,6 @@ from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.names import check_alias, check_name, check_number, parse_ref
 from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, split_unit
-from sdk.schemas.access import GrantView, TokenRequest
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
@@ -151,7 +150,7 @@ def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | Non
         raise InvalidInput(str(error), param="columns") from None
 
 
-class Rows(Protocol):
+class DescribedRows(Protocol):
     """What is known about a dataset, a file or a registered one, before a job reads it."""
 
     @property
@@ -171,7 +170,9 @@ class Rows(Protocol):
         """Which columns are which keys of a row; None if the columns are named like the keys."""
 
 
-def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Rows | None = None) -> Objective | None:
+def check_objective(
+    asked: Objective | None, rows: Sequence[DescribedRows], held_out: DescribedRows | None = None
+) -> Objective | None:
     """Return the objective that the rows of datasets are for; None if neither the caller nor they tell.
 
     Rows of Parquet don't, since only the job reads them. Raises InvalidInput if the rows are for another objective than
@@ -192,7 +193,7 @@ def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Row
     return asked
 
 
-def known_labels_of(rows: Sequence[Rows]) -> frozenset[str]:
+def known_labels_of(rows: Sequence[DescribedRows]) -> frozenset[str]:
     """Return the labels of all datasets together; none if those of one are unknown here."""
     return frozenset().union(*(one.labels for one in rows)) if all(one.labels for one in rows) else frozenset()
 
@@ -209,7 +210,7 @@ def check_together(spec: TrainingSpec, objective: Objective) -> None:
         raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
-def check_loss_on(loss_on: str | None, rows: Rows) -> None:
+def check_loss_on(loss_on: str | None, rows: DescribedRows) -> None:
     """Raise InvalidInput if rows of this shape don't have what is to be learnt or scored."""
     if rows.shape is not None:
         try:
@@ -218,7 +219,7 @@ def check_loss_on(loss_on: str | None, rows: Rows) -> None:
             raise InvalidInput(f"{rows.label}: {error}", param="loss_on") from None
 
 
-def check_scorable(spec: EvaluationSpec, rows: Rows) -> None:
+def check_scorable(spec: EvaluationSpec, rows: DescribedRows) -> None:
     """Raise InvalidInput if completions are to be scored, but rows of this shape have none or none are generated."""
     if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
         raise InvalidInput(f"{rows.label}: {no_completions(asked)}", param="metrics")
@@ -298,13 +299,3 @@ def require_numbered(ref: str, number: int | None) -> int:
             param="ref",
         )
     return number
-
-
-def token_request(
-    name: str, grants: Mapping[str, str], *, days: int | None, replace: bool, overlap_hours: int
-) -> TokenRequest:
-    """Return the request for a token with a role in each namespace. Raises InvalidInput."""
-    given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
-    # Without a token that is replaced there is none that goes on for a while.
-    overlap_hours = overlap_hours if replace else 0
-    return build(TokenRequest, name=name, grants=given, days=days, replace=replace, overlap_hours=overlap_hours)

@@ -39,7 +39,7 @@ from sdk.schemas.work import CheckpointRecord
 _MOST_LISTED = 1000
 
 
-class Checkpoints:
+class StoredCheckpoints:
     """The service over the table of checkpoints."""
 
     def __init__(self, db: Database, artifacts: Artifacts, publisher: Publisher, *, kept_hours: float) -> None:

@@ -12,14 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sdk.api import versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidBase, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
-from sdk.names import parse_ref
-from sdk.objects import Registry
 from sdk.pulling.cache import Cache
-from sdk.pulling.puller import Puller
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.pushing.given_base import files_here, registered_base
@@ -64,17 +60,6 @@ def require_probed(version: Resolved) -> None:
     )
 
 
-def replay_version(registry: Registry, puller: Puller, ref: str, *, base: Path | None) -> ProbeReplay:
-    """Fetch a version, and compute norms and probe again from its verified bytes; see `Client.replay_probe`."""
-    version = puller.resolve(ref)
-    require_probed(version)
-    manifest = puller.check_cached(version.contents)
-    exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
-    view = versions.resolve(registry.transport, exact)
-    folder = puller.fill_cache(manifest)
-    return replay_probe(registry.transport, registry.cache, view, registry.norms(exact), folder, base=base)
-
-
 def replay_probe(
     transport: Transport,
     cache: Cache,
@@ -84,7 +69,7 @@ def replay_probe(
     *,
     base: Path | None,
 ) -> ProbeReplay:
-    """Compute norms and probe again for a version whose verified files are in `adapter`; see `Client.replay_probe`."""
+    """Compute norms and probe again for a version whose verified files are in `adapter`; see `VersionsAPI.replay_probe`."""
     from sdk.lora.adapter_config import lora_of
     from sdk.lora.delta_norms import delta_norms, differing
     from sdk.lora.tensors import require_numpy

@@ -31,7 +31,7 @@ def export_gguf(
     modelfile: bool,
     ollama_base: str | None,
 ) -> Exported:
-    """Write an adapter, or a merged model, as a new GGUF file; see `Client.export`."""
+    """Write an adapter, or a merged model, as a new GGUF file; see `VersionsAPI.export`."""
     _require_target(target)
     if ollama_base is not None and not modelfile:
         raise InvalidInput("a base in Ollama is for a Modelfile; give --modelfile too", param="modelfile")
@@ -71,7 +71,7 @@ def _export_version(
         return gguf.export_model(model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
     _no_tokenizer(tokenizer_from)
     if base is not None:
-        registry.require_base(version, base.given, base_namespace=base.namespace, published=base.published)
+        registry.pusher.require_base(version.info, base)
     config, base_name = _base_config(
         registry,
         GivenBase(version.info.base.fingerprint) if base is None else base,
@@ -92,7 +92,7 @@ def export_plain(
     base: GivenBase | None,
     dtype: GgufDtype | None,
 ) -> ExportedLora:
-    """Write an adapter as a plain LoRA into a new folder; see `Client.export_plain`."""
+    """Write an adapter as a plain LoRA into a new folder; see `VersionsAPI.export_plain`."""
     _require_target(target)
     if means_folder(target):
         folder = user_path(target)
@@ -109,7 +109,7 @@ def export_plain(
         param="target",
     )
     if base is not None:
-        registry.require_base(version, base.given, base_namespace=base.namespace, published=base.published)
+        registry.pusher.require_base(version.info, base)
     folder = _pulled(registry, version)
     return plain.export_plain_lora(
         folder,
@@ -125,7 +125,7 @@ def export_plain(
 
 def _pulled(registry: Registry, version: Version) -> Path:
     """Return the folder of a version, fetched by its digest: the version that was looked up, even if the ref moved."""
-    return registry.pull(f"{version.info.adapter}@sha256:{version.digest}")
+    return registry.puller.pull(f"{version.info.adapter}@sha256:{version.digest}").path
 
 
 def _base_folder(registry: Registry, base: GivenBase | None, version: VersionView | None) -> Path | None:

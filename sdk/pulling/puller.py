@@ -30,7 +30,7 @@ from sdk.pulling.filling import OnTransfer, fill, located, watching
 from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace_folder, require_free, verify_folder
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, require_pinned
-from sdk.pulling.source import Resolved, Signature, Source
+from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
 from sdk.whole_files import write_whole
@@ -82,7 +82,7 @@ class Puller:
     """Pulls from one registry into one cache."""
 
     def __init__(
-        self, source: Source, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
+        self, source: PullSource, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
     ) -> None:
         self._source, self._cache, self._http, self._on_transfer = source, cache, http, on_transfer
         self._pins = Pins(cache, url)
@@ -90,14 +90,15 @@ class Puller:
     def pull(
         self,
         ref: str,
-        to: Path | None = None,
+        to: str | Path | None = None,
         *,
         offline: bool = False,
         frozen: bool = False,
         base_name: str | None = None,
-        verify_with: Path | None = None,
+        verify_with: str | Path | None = None,
     ) -> Pulled:
         """Fetch a version; see `Client.pull`."""
+        to = None if to is None else user_path(to)
         if base_name is not None and to is None:
             raise InvalidInput(
                 "a base can be renamed only in a copy; say where to put it with -o DIR", param="base_name"
@@ -110,7 +111,7 @@ class Puller:
         wanted = to is not None or verify_with is not None or not self._cache.has_version(contents)
         signatures = self._signatures(version.digest, offline=offline) if wanted else []
         if verify_with is not None:
-            check_signed(contents, signatures, verify_with)
+            check_signed(contents, signatures, user_path(verify_with))
         self._cache.fresh.clear()
         folder = self._folder(version, offline=offline)
         if wanted and not offline:
@@ -209,12 +210,12 @@ class Puller:
             self._pins.remember(version.adapter, version.number, version.digest)
         return folder
 
-    def _signatures(self, digest: str, *, offline: bool) -> list[Signature]:
+    def _signatures(self, digest: str, *, offline: bool) -> list[ManifestSignature]:
         if offline:
             return read_signatures(self._cache.version(digest))
         return self._source.signatures_of(digest)
 
-    def _keep_signatures(self, digest: str, signatures: list[Signature]) -> None:
+    def _keep_signatures(self, digest: str, signatures: list[ManifestSignature]) -> None:
         path = self._cache.version(digest) / MARKER_FOLDER / SIGNATURES
         if signatures and read_signatures(self._cache.version(digest)) != signatures:
             with disk_explained("filling the cache"):
@@ -247,14 +248,14 @@ class Puller:
         refuse_hazard(folder, found)
         return found
 
-    def verify(self, ref: str, *, verify_with: Path | None = None) -> Manifest:
+    def verify(self, ref: str, *, verify_with: str | Path | None = None) -> Manifest:
         """Fetch a version and hash the cached copy again; with `verify_with` it must be signed by that public key.
 
         Raises VerificationFailed.
         """
         manifest = self.check_cached(self.resolve(ref).contents)
         if verify_with is not None:
-            check_signed(manifest, self._source.signatures_of(manifest.digest), verify_with)
+            check_signed(manifest, self._source.signatures_of(manifest.digest), user_path(verify_with))
         return manifest
 
     def save(self, contents: HasFiles, to: Path, *, beside: Mapping[str, str]) -> Path:

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from sdk.api import datasets, versions
+from sdk.api import versions
+from sdk.api.datasets import DatasetRoutes
 from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, parse_digest
 from sdk.pulling.cache import Cache
 from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import OnTransfer, watching
+from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.pushing.pusher import no_such_base
@@ -47,6 +47,17 @@ LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
 M = TypeVar("M", bound=BaseModel)
 
 
+class RowOptions(TypedDict, total=False):
+    """The options of a training that say how its rows are read, as keywords of a function."""
+
+    loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int | None
+    max_length: int | None
+
+
 @dataclass(frozen=True)
 class RowsAsked:
     """Which rows of a dataset are asked for, and how they are rendered."""
@@ -69,23 +80,12 @@ class RowsOfFile:
 
 
 def preview_asked(
-    file: str | Path | None,
-    *,
-    of: str | None,
-    base: GivenBase | None,
-    loss_on: Literal["completion", "assistant", "all"] | None,
-    columns: str | None,
-    holdout: float | None,
-    holdout_by: str | None,
-    holdout_seed: int | None,
-    max_length: int | None,
+    file: str | Path | None, *, of: str | None, base: GivenBase | None, **options: Unpack[RowOptions]
 ) -> RowsOfFile | str:
     """Return which rows of a file to preview, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
         raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
-    split = {"holdout": holdout, "holdout_by": holdout_by, "holdout_seed": holdout_seed}
-    said = {"base": base, "loss_on": loss_on, "columns": columns, **split, "max_length": max_length}
-    given = {name: value for name, value in said.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in {"base": base, **options}.items() if value is not None}
     if of is not None:
         if given:
             raise InvalidInput(
@@ -127,9 +127,9 @@ def preview_here(
     path = here or cached_file(
         cache,
         digest,
-        locate=lambda digest: origin or datasets.locate(transport, digest),
+        locate=lambda digest: origin or DatasetRoutes(transport).locate(digest),
         http=http,
-        watched=partial(watching, on_transfer),
+        on_transfer=on_transfer,
     )
     return _render(asked, path, base)
 
@@ -312,7 +312,7 @@ def locate_rows(transport: Transport, version: VersionView, digest: str) -> Tran
     for others' rows.
     """
     with suppress(NotFound):
-        return datasets.locate(transport, digest)
+        return DatasetRoutes(transport).locate(digest)
     try:
         versions.trace(transport, f"data:{digest}", direction="up", depth=1)
     except NotFound:

@@ -39,8 +39,8 @@ from sdk.submitting.again import continued_spec, recorded_request, refuse_option
 from sdk.submitting.data_preview import RowsAsked, RowsOfFile, asked_of, asked_of_rows, locate_rows, trained_on
 from sdk.submitting.given_data import (
     GivenData,
+    GivenSource,
     RegisteredData,
-    Source,
     TrainingData,
     check_alike,
     check_different,
@@ -291,7 +291,7 @@ class JobSubmitter:
         return jobs.submit(self._transport, submission, key=key)
 
 
-def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataSource] | None:
+def _sources(sent: Sequence[DatasetView], given: Sequence[GivenSource]) -> list[DataSource] | None:
     """Return several datasets in the form of a request; None if there is only one."""
     if len(sent) == 1:
         return None

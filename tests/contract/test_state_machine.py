@@ -468,7 +468,7 @@ def _path(url: str) -> Path:
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     url = request.getfixturevalue("postgres_database") if request.param == "postgres" else None
     with registries.embedded(tmp_path / "home", database_url=url) as world:
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         yield world
 
 

@@ -228,7 +228,7 @@ def test_what_was_backed_up_while_people_published_is_whole_after_a_restore(case
         old = old_world(case, tmp_path / "old-server", stack)
         token = old.token(Role.WRITER)
         with closing(Client(old.url, token, cache=tmp_path / "old-cache")) as client:
-            old.admin.register_base(base_registration())
+            old.admin.bases.register(base_registration())
             publisher = Publisher(client, tmp_path / "adapters")
             before = [publisher.push() for _ in range(3)]
             client.set_alias("team/code-review", "production", 2)
@@ -279,7 +279,7 @@ def test_a_backup_of_files_that_lacks_some_is_told(sqlite_and_folder: Case, tmp_
     case = sqlite_and_folder
     with ExitStack() as stack:
         old = old_world(case, tmp_path / "old-server", stack)
-        old.admin.register_base(base_registration())
+        old.admin.bases.register(base_registration())
         ref = Publisher(old.writer, tmp_path / "adapters").push()
         files = old.writer.get(ref).info.files
         case.run("database")

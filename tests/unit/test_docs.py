@@ -28,3 +28,20 @@ def test_the_page_of_training_options_has_each_of_them() -> None:
 
     page = (ROOT / "docs" / "training-options.md").read_text()
     assert [name for name in TrainingSpec.model_fields if f"`{name}`" not in page] == []
+
+
+def test_the_page_of_the_sdk_has_each_noun_and_each_of_its_methods(tmp_path: Path) -> None:
+    from contextlib import closing
+
+    import sdk
+    from sdk.default_client import OfDefaultClient
+
+    page = (ROOT / "docs" / "python.md").read_text()
+    table = {
+        row[0]: re.findall(r"`(\w+)`", row[1]) for row in re.findall(r"^\| `(\w+)` \|.*\|(.*)\|$", page, re.MULTILINE)
+    }
+    delegates = [name for name in sdk.__all__ if isinstance(getattr(sdk, name), OfDefaultClient)]
+    with closing(sdk.Client(f"local:{tmp_path}")) as client:
+        nouns = {name: vars(client)[name] for name in delegates if name in vars(client)}
+        assert table == {name: [each for each in dir(noun) if not each.startswith("_")] for name, noun in nouns.items()}
+    assert [name for name in delegates if f"`{name}`" not in page] == []

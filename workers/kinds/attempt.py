@@ -28,12 +28,12 @@ from workers.child.protocol import (
     OUT_FOLDER,
     RESULT_FILE,
     News,
-    Written,
+    WrittenCheckpoint,
 )
 from workers.kinds import causes
 from workers.lease.heartbeat import Lease
 from workers.lease.stop_signal import Stopped, StopSignal
-from workers.node.inputs import Inputs
+from workers.node.inputs import AttemptInputs
 from workers.node.transfers import Transfers
 from workers.pipelines.orders import Order
 
@@ -56,7 +56,7 @@ class Attempt:
         *,
         lease: Lease,
         stop_signal: StopSignal,
-        inputs: Inputs,
+        inputs: AttemptInputs,
         transfers: Transfers,
         warm_child: WarmChild,
         folder: Path,
@@ -71,7 +71,9 @@ class Attempt:
         transfers.watch(stop_signal.check, lease.report)
         self._warm_child = warm_child
 
-    def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
+    def run_child(
+        self, order: Order, report: type[F], on_checkpoint: Callable[[WrittenCheckpoint], None] | None = None
+    ) -> F:
         """Have a child carry out an order; return its result. Raises Stopped once all its processes are gone,
         AttemptFailed.
         """
@@ -125,7 +127,7 @@ class Attempt:
 class _Listener:
     """Passes on a child's reports."""
 
-    def __init__(self, lease: Lease, on_checkpoint: Callable[[Written], None] | None) -> None:
+    def __init__(self, lease: Lease, on_checkpoint: Callable[[WrittenCheckpoint], None] | None) -> None:
         self._lease = lease
         self._on_checkpoint = on_checkpoint
 

@@ -7,7 +7,6 @@ from itertools import chain
 
 from pydantic import ValidationError
 
-from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import InvalidBase, NotAllowed, NotFound, QuotaExceeded, VerificationFailed
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
@@ -49,7 +48,7 @@ def recorded_scores(
         return []
     of = {"base": target.base.fingerprint} if target.digest is None else {"digest": target.digest}
     try:
-        views = list(evaluations.iterate(client.transport, dataset=request.data, namespace=namespace, **of))
+        views = client.evaluations(dataset=request.data, scores_of=namespace, **of)
     except NotAllowed:
         return []
     same = [view for view in views if _is_same(view, request, target)]
@@ -211,7 +210,7 @@ def _send_rows(attempt: Attempt, found: dict[int, EvaluationReport]) -> str | No
     attempt.finishing("storing the scores by row")
     sources = {digest: attempt.folder / OUT_FOLDER / name for digest, name in files.items()}
     try:
-        return attempt.client.upload(sources, "storing the scores by row", attempt.assignment.namespace)
+        return attempt.client.uploader.upload(sources, "storing the scores by row", attempt.assignment.namespace)
     except QuotaExceeded as error:
         attempt.lease.log(f"the scores by row are not stored: {error.message}")
         for number, report in found.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdk.errors import NotFound, VerificationFailed, disk_explained
 from sdk.pushing.base_folder import ScannedBase
+from sdk.pushing.signatures import check_signing_key, sign_manifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
@@ -51,7 +52,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     if source is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a training without a base; upgrade both")
     # Checked before the training, not after it.
-    attempt.client.check_signing_key()
+    check_signing_key()
     base = attempt.inputs.base(source)
     eval_data = request.eval_data
     parent = next(iter(attempt.assignment.targets), None)
@@ -102,7 +103,7 @@ def _fetch_checkpoint(attempt: Attempt) -> Path | None:
     try:
         with disk_explained("fetching a checkpoint"):
             folder.mkdir()
-            attempt.client.fetch_manifest(source.manifest, folder)
+            attempt.client.puller.fetch(source.manifest, folder)
     except (NotFound, VerificationFailed) as error:
         _start_over(attempt, error.message)
         return None
@@ -171,7 +172,7 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
     package = attempt.pack_adapter(base.registration, base.registration.fingerprint)
     publication = Publication(
         adapter=request.adapter,
-        upload=attempt.client.upload(package.sources, "uploading adapter", attempt.assignment.namespace),
+        upload=attempt.client.uploader.upload(package.sources, "uploading adapter", attempt.assignment.namespace),
         manifest=package.manifest,
         lora=report.lora,
         method="lora" if report.quantization is None else "qlora",
@@ -180,7 +181,7 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         training=report.training,
         metrics=report.metrics,
         libraries=report.libraries,
-        signature=attempt.client.signed(package.manifest),
+        signature=sign_manifest(package.manifest),
     )
     attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication))
 

@@ -18,7 +18,7 @@ from registry.datasets.finding import find_dataset
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
 from registry.errors import Invalid, RegistryError
-from registry.evaluations.comparing.alike import Target, scored_alike
+from registry.evaluations.comparing.alike import ScoredTarget, scored_alike
 from registry.evaluations.models import Evaluation
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
@@ -174,7 +174,7 @@ class Comparisons:
             subjects[what], given[what] = found, ref
         return list(subjects.values())
 
-    def _target(self, subject: _Subject, scores_of: str | None, who: Principal) -> Target:
+    def _target(self, subject: _Subject, scores_of: str | None, who: Principal) -> ScoredTarget:
         """What is compared, with the scores that count for it. Raises NotFound if the caller may not read `scores_of`."""
         digest, space = subject.digest, subject.namespace
         if digest is None:
@@ -185,7 +185,7 @@ class Comparisons:
         readable = who.namespaces()
         are_others = scores_of is None and space != "-" and (readable is None or len(readable) > 1)
         whose = f" that the namespace {space} made, and others' count only with --scores-of" if are_others else ""
-        return Target(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found], whose)
+        return ScoredTarget(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found], whose)
 
     def _dataset(self, text: str, subjects: Sequence[_Subject], who: Principal) -> str:
         # The name that the namespace of what is compared has given comes before others' names.

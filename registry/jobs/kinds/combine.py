@@ -24,7 +24,7 @@ from registry.jobs.kinds.parents import pinned_version, require_ready
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
-from registry.jobs.sources import Inputs, dataset_use, version_source
+from registry.jobs.sources import JobInputs, dataset_use, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, taken_whole
 from sdk.schemas.catalog import JobRef
@@ -113,8 +113,8 @@ def _added(weights: Sequence[float], ref: str) -> float:
     return weight
 
 
-def _assign(session: Session, request: CombineRequest, job: Job) -> Inputs:
-    return Inputs(targets=[version_source(session, parent.ref, job.namespace) for parent in request.parents])
+def _assign(session: Session, request: CombineRequest, job: Job) -> JobInputs:
+    return JobInputs(targets=[version_source(session, parent.ref, job.namespace) for parent in request.parents])
 
 
 def _publish(services: CompletionServices, request: CombineRequest, done: HandedIn) -> None:

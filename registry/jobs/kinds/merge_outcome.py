@@ -36,7 +36,7 @@ _MAKING_ADAPTERS = {"training": "training", "combine": "combination"}
 _TOKENS = re.compile(re.escape(HOLDS_EMBEDDINGS) + r"([0-9]{1,9}) tokens")
 
 
-class Settled(NamedTuple):
+class SettledMerge(NamedTuple):
     """What to record about a merged model, and what admission checks its files against."""
 
     publication: Publication
@@ -79,7 +79,7 @@ def _require_free(session: Session, name: str) -> None:
         )
 
 
-def settle(session: Session, request: MergeRequest, merge: MergeResult, name: str) -> Settled:
+def settle(session: Session, request: MergeRequest, merge: MergeResult, name: str) -> SettledMerge:
     """Return what to record. Raises Verification for a model that was not read back, NotFound, Conflict."""
     version = find_version(session, parse_ref(request.ref), SYSTEM)
     _require_free(session, name)
@@ -123,7 +123,7 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
         vocabulary=None if tokens is None else int(tokens),
         tokenizer=_tokenizer(session, version),
     )
-    return Settled(publication, made, reported)
+    return SettledMerge(publication, made, reported)
 
 
 def _tokenizer(session: Session, version: Version) -> dict[str, frozenset[str]] | None:

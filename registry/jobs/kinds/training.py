@@ -27,7 +27,7 @@ from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
 from registry.jobs.peaks import note_peak
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_causal, today
-from registry.jobs.sources import Inputs, base_source, version_source
+from registry.jobs.sources import JobInputs, base_source, version_source
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
 from sdk.lora.stored_quantization import require_method
@@ -111,10 +111,10 @@ def _require_targets(base: BaseContents, spec: TrainingSpec) -> None:
         raise Invalid(f"{unfit.param} {unfit.said}", param=f"spec.{unfit.param}")
 
 
-def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
+def _assign(session: Session, request: TrainingRequest, job: Job) -> JobInputs:
     base = base_source(session, request.base, job.namespace)
     parents = [] if request.parent is None else [version_source(session, request.parent.ref, job.namespace)]
-    return Inputs(base=base, checkpoint=resume_point(session, job, request), targets=parents)
+    return JobInputs(base=base, checkpoint=resume_point(session, job, request), targets=parents)
 
 
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:

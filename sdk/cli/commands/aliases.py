@@ -69,7 +69,7 @@ def alias_history(name: str, alias: str | None, style: str) -> None:
       adapterctl alias history code-review production
     """
     with open_client() as client:
-        moves = client.alias_history(name, alias)
+        moves = client.aliases.history(name, alias)
     rows = [move.model_dump(mode="json") for move in moves]
     if style != "json":
         rows = [{**row, "from": _version(row["from_number"]), "to": _version(row["to_number"])} for row in rows]
@@ -97,7 +97,7 @@ def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, 
     """
     confirm(f"remove {name}@{alias}?", yes=yes)
     with open_client() as client:
-        client.remove_alias(name, alias, expect=expect, reason=reason)
+        client.aliases.remove(name, alias, expect=expect, reason=reason)
     again = f"{name}@{alias} is removed; set it again with: adapterctl alias set {name} {alias} vN"
     print_done(style, {"adapter": name, "alias": alias, "removed": True}, None, again)
 
@@ -115,7 +115,7 @@ def alias_protect(scope: str, alias: str, style: str) -> None:
       adapterctl alias protect 'team/*' production
     """
     with open_client() as client:
-        view = client.protect_alias(scope, alias)
+        view = client.aliases.protect(scope, alias)
     now = f"only promoters and admins can move {scope}@{alias} from now on"
     print_done(style, view.model_dump(mode="json"), f"{scope}@{alias}", now)
 
@@ -132,7 +132,7 @@ def alias_unprotect(scope: str, alias: str, style: str) -> None:
       adapterctl alias unprotect 'team/*' production
     """
     with open_client() as client:
-        client.unprotect_alias(scope, alias)
+        client.aliases.unprotect(scope, alias)
     now = f"every writer can move {scope}@{alias} again, unless a wider scope protects it"
     print_done(style, {"scope": scope, "alias": alias, "protected": False}, None, now)
 
@@ -147,7 +147,7 @@ def alias_protected(style: str) -> None:
       adapterctl alias protected
     """
     with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.protected_aliases()]
+        rows = [view.model_dump(mode="json") for view in client.aliases.protected()]
     if style == "quiet":
         rows = [{"scoped": f"{row['scope']}@{row['alias']}"} for row in rows]
     columns = ["scope", "alias", "created_by", "created_at"]

@@ -94,9 +94,7 @@ def push_command(
         _push_tree(folder, namespace, versions, given, style)
         return
     with open_client() as client:
-        report = client.push_with_report(
-            folder, name, **given, ask_revision=_ask_revision if sys.stdin.isatty() else None
-        )
+        report = client.versions.push(folder, name, **given, ask_revision=_ask_revision if sys.stdin.isatty() else None)
     if report.left_out:
         more = ", …" if len(report.left_out) > 8 else ""
         say(f"left out, since a version doesn't need them: {', '.join(report.left_out[:8])}{more}")
@@ -126,7 +124,7 @@ def _say_unknown(unknown: list[str]) -> None:
 
 def _push_tree(folder: str, namespace: str | None, versions: bool, given: dict[str, Any], style: str) -> None:
     with open_client() as client, counting("pushing", "adapters") as counted:
-        results = client.push_tree(folder, namespace=namespace, versions=versions, on_folder=counted, **given)
+        results = client.versions.push_tree(folder, namespace=namespace, versions=versions, on_folder=counted, **given)
     rows = [{key: value for key, value in asdict(result).items() if key != "exit_code"} for result in results]
     refused = [result for result in results if result.outcome == "refused"]
     done = [row for row in rows if row["outcome"] != "refused"]

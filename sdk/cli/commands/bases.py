@@ -62,7 +62,7 @@ def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | No
       adapterctl base add ./SmolLM2-135M-Instruct --upload --namespace team
     """
     with open_client() as client:
-        view = client.add_base(folder, id=base_id, upload=upload, namespace=namespace)
+        view = client.bases.add(folder, id=base_id, upload=upload, namespace=namespace)
     _show_named(view, style)
 
 
@@ -99,7 +99,7 @@ def base_fix(
     """
     space = _space(namespace, published)
     with open_client() as client:
-        view = client.fix_base(name, namespace=space, id=base_id, location=location, forget_files=forget_files)
+        view = client.bases.fix(name, namespace=space, id=base_id, location=location, forget_files=forget_files)
     _show_named(view, style)
 
 
@@ -120,7 +120,7 @@ def base_rm(name: str, namespace: str | None, published: bool, yes: bool, style:
     space = _space(namespace, published)
     confirm(f"remove the base {name}, so that nobody can make versions over it any more?", yes=yes)
     with open_client() as client:
-        client.remove_base(name, namespace=space)
+        client.bases.remove(name, namespace=space)
     if style == "json":
         print_json({"base": name, "removed": True})
     else:
@@ -158,7 +158,7 @@ def base_show(name: str, namespace: str | None, published: bool, style: str) -> 
       adapterctl base show SmolLM2-135M-Instruct --format json
     """
     with open_client() as client:
-        view = client.base(name, base_namespace=_space(namespace, published))
+        view = client.bases.get(name, base_namespace=_space(namespace, published))
     if style == "json":
         print_json(view.model_dump(mode="json"))
     elif style == "quiet":

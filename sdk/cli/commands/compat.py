@@ -50,7 +50,7 @@ def compat_command(ref: str, engine: str, version: str | None, base: str | None,
       adapterctl compat sql --engine vllm --format json | jq -r '.commands[]'
     """
     with open_client() as client:
-        found = client.compat(ref, engine=engine, version=version, base=base)
+        found = client.versions.compat(ref, engine=engine, version=version, base=base)
     if style == "json":
         print_json(found.as_dict())
     elif style == "quiet":

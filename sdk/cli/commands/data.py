@@ -72,7 +72,7 @@ def data_add(file: str, name: str | None, namespace: str | None, columns: str | 
       adapterctl data add faq.csv --columns prompt=question,completion=answer
     """
     with open_client() as client:
-        view = client.add_data(file, name=name, namespace=namespace, columns=columns)
+        view = client.datasets.add(file, name=name, namespace=namespace, columns=columns)
     named = "" if view.exact_name is None else f"{view.exact_name}: "
     rows = f"{named}{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}"
     print_made(style, view.model_dump(mode="json"), view.digest, rows)
@@ -95,7 +95,7 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
       adapterctl data pull 3f1c2a9b7d20 -o rows.jsonl --overwrite
     """
     with open_client() as client:
-        view = client.pull_data(data, output, namespace=namespace, overwrite=overwrite)
+        view = client.datasets.pull(data, output, namespace=namespace, overwrite=overwrite)
     path = str(user_path(output))
     document = {"data": view.exact_name, "digest": view.digest, "path": path}
     print_made(style, document, path, f"{view.exact_name or 'dataset'}, sha256:{view.digest}")
@@ -182,8 +182,8 @@ def data_check(
       adapterctl data check faq.csv --columns prompt=question,completion=answer
       adapterctl data check reviews.jsonl --holdout 0.1 --holdout-by customer
     """
+    from sdk.examining.data_check import check_rows_of
     from sdk.pushing.given_base import given_base_if_any
-    from sdk.submitting.data_check import check_rows_of
 
     with ExitStack() as stack:
         on_transfer = stack.enter_context(watched())
@@ -236,6 +236,6 @@ def data_rm(data: str, namespace: str | None, style: str) -> None:
       adapterctl data rm reviews.jsonl
     """
     with open_client() as client:
-        client.remove_data(data, namespace=namespace)
+        client.datasets.remove(data, namespace=namespace)
     later = f"{data} is removed; its bytes go with the next: adapterctl gc"
     print_done(style, {"data": data, "removed": True}, None, later)

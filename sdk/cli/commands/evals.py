@@ -106,7 +106,7 @@ def _of(
 ) -> list[Evaluation]:
     if target.startswith("base:"):
         name = target.removeprefix("base:")
-        base = client.base(name, base_namespace=base_namespace, published=bool(published))
+        base = client.bases.get(name, base_namespace=base_namespace, published=bool(published))
         return client.evaluations(base=base.fingerprint, scores_of=scores_of)
     version = client.get(target)
     return version.evaluations if scores_of is None else version.scores_of(scores_of)
@@ -154,17 +154,17 @@ def evals_show(
         raise click.UsageError("a file has all rows, in their order; leave out --worst and --metric")
     with open_client() as client:
         if output is not None:
-            click.echo(client.export_evaluation_rows(ident, output))
+            click.echo(client.evaluations.export_rows(ident, output))
             return
         if by is not None:
-            _print_slices(client.evaluation_slices(ident, by=by), style)
+            _print_slices(client.evaluations.slices(ident, by=by), style)
             return
         if rows:
-            _print_rows(client.evaluation_rows(ident), worst, metric, style)
+            _print_rows(client.evaluations.rows(ident), worst, metric, style)
             return
-        found = client.evaluation(ident)
+        found = client.evaluations.get(ident)
         has_labels = "macro_f1" in found.metrics and found.rows_digest is not None and style != "quiet"
-        labels = client.evaluation_labels(ident) if has_labels else None
+        labels = client.evaluations.labels(ident) if has_labels else None
     if style == "json":
         print_json({**_document(found), **({} if labels is None else {"labels": asdict(labels)})})
     elif style == "quiet":

@@ -88,13 +88,13 @@ def export_command(
         if modelfile or ollama_base is not None:
             raise click.UsageError("a Modelfile is of a GGUF file; leave --modelfile and --ollama-base out")
         with unwinding(), open_client() as client:
-            plain = client.export_plain(target, output, rank=rank, dtype=dtype, **over)
+            plain = client.versions.export_plain(target, output, rank=rank, dtype=dtype, **over)
         _show(plain.path, "lora", plain.report, _of_lora(plain.report), style)
         return
     if rank is not None:
         raise click.UsageError("a GGUF file takes any rank; leave --rank out, or give --to lora")
     with unwinding(), open_client() as client:
-        found = client.export(
+        found = client.versions.export(
             target,
             output,
             dtype=dtype,

@@ -37,7 +37,7 @@ def login_command(url: str, token_stdin: bool, insecure: bool, style: str) -> No
         chosen.reach.require(chosen.url)
         chosen = replace(chosen, token=config.check_token(_token(token_stdin)))
     client = Client(chosen.url, chosen.token, insecure=chosen.insecure)
-    who = client.whoami()
+    who = client.tokens.whoami()
     client.close()
     path = config.write_profile(chosen)
     if style == "json":
@@ -76,7 +76,7 @@ def whoami_command(style: str) -> None:
     """
     with open_client() as client:
         url = client.config.url
-        who = client.whoami()
+        who = client.tokens.whoami()
     token = [] if who.token is None else [("token", who.token)]
     facts = [("registry", url), ("name", who.name), *token, ("roles", in_words(who.grants))]
     print_one(style, {"url": url, **who.model_dump(mode="json")}, who.name, facts)

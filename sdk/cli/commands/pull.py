@@ -72,7 +72,7 @@ def pull_command(
             offline=offline,
             frozen=frozen,
             base_name=base_name,
-            verify_with=None if verify_with is None else user_path(verify_with),
+            verify_with=verify_with,
         )
     _show(pulled, style)
 
@@ -80,8 +80,8 @@ def pull_command(
 def _over(ref: str, base: str, frozen: bool, whose: dict[str, Any]) -> str:
     """Return the version's ref by digest if it belongs to this base. Raises VerificationFailed if it belongs to another."""
     with open_client() as client:
-        version = client.get(client.puller().resolve(ref, frozen=frozen).ref)
-        client.require_base(version, base, **whose)
+        version = client.get(client.puller.resolve(ref, frozen=frozen).ref)
+        client.versions.require_base(version, base, **whose)
     return f"{version.info.adapter}@sha256:{version.digest}"
 
 
@@ -145,11 +145,11 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
             if probe:
                 from sdk.examining.probe_replay import require_probed
 
-                require_probed(client.puller().resolve(target))
-            manifest = client.verify(target, verify_with=key)
+                require_probed(client.puller.resolve(target))
+            manifest = client.versions.verify(target, verify_with=key)
             # An alias may move meanwhile, so the verified version is the one that is replayed.
             exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
-            replayed = client.replay_probe(exact, base=base) if probe else None
+            replayed = client.versions.replay_probe(exact, base=base) if probe else None
     if replayed is not None:
         from sdk.cli.support.replayed_probe import print_replay
 

@@ -53,7 +53,7 @@ def quota_show(namespace: str, style: str) -> None:
       adapterctl quota show team --format json
     """
     with open_client() as client:
-        _show(client.quota(namespace), style)
+        _show(client.quotas.get(namespace), style)
 
 
 @quota_command.command(name="set")
@@ -94,8 +94,8 @@ def quota_set(
             "there is nothing to set; give --max-adapters, --max-bytes, --max-jobs or --max-record-bytes"
         )
     with open_client() as client:
-        limits = client.quota(namespace).model_dump(include=set(given))
-        _show(client.set_quota(namespace, **(limits | changed)), style)
+        limits = client.quotas.get(namespace).model_dump(include=set(given))
+        _show(client.quotas.set(namespace, **(limits | changed)), style)
 
 
 def _show(quota: QuotaView, style: str) -> None:

@@ -78,7 +78,7 @@ def token_create(
             "--overlap-hours says how long the replaced token still works; add --replace", param="overlap_hours"
         )
     with open_client() as client:
-        made = client.create_token(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
+        made = client.tokens.create(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
     until = "" if made.expires_at is None else f", until {made.expires_at:%Y-%m-%d %H:%M} UTC"
     what = f"token {made.id} for {made.name}: {in_words(made.grants)}{until}"
     print_done(style, made.model_dump(mode="json"), made.secret, what, "keep the secret; it is not shown again:")
@@ -156,14 +156,14 @@ def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: 
         return
     assert token_id is not None
     with open_client() as client:
-        token = client.revoke_token(token_id)
+        token = client.tokens.revoke(token_id)
     print_done(style, token.model_dump(mode="json"), token.id, f"the token of {token.name} no longer works")
 
 
 def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
     confirm(f"Take the roles in {namespace} from every token?", yes=yes)
     with open_client() as client:
-        done = client.revoke_namespace(namespace)
+        done = client.tokens.revoke_namespace(namespace)
     rows = [one.model_dump(mode="json") for one in done.lost]
     if style == "json":
         print_json(done.model_dump(mode="json"))

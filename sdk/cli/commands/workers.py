@@ -61,7 +61,7 @@ def capacity_command(style: str) -> None:
       adapterctl capacity
     """
     with open_client() as client:
-        queues = client.capacity()
+        queues = client.workers.capacity()
     if style == "table":
         headers = ["queue", "queued", "oldest", "unfit", "running", "workers", "idle"]
         rows = [

@@ -22,7 +22,7 @@ from typing import Literal
 from sdk.formats.objectives import SEQUENCES
 from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.adapter import AdapterPlan
-from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.planning.blueprint import ModelShapes
 from sdk.lora.planning.footprint import (
     HALF,
     KEPT_BY_MALLOC_BYTES,
@@ -78,7 +78,7 @@ class Run:
         return SEQUENCES[self.spec.objective or "sft"]
 
 
-def forecast_of(base: Blueprint, adapter: AdapterPlan, run: Run) -> Forecast:
+def forecast_of(base: ModelShapes, adapter: AdapterPlan, run: Run) -> Forecast:
     """Return the parts of one configuration; `adapter` is None for full fine-tuning."""
     return Forecast(
         method=run.method,
@@ -89,7 +89,7 @@ def forecast_of(base: Blueprint, adapter: AdapterPlan, run: Run) -> Forecast:
     )
 
 
-def evaluation_of(base: Blueprint, run: Run) -> Forecast:
+def evaluation_of(base: ModelShapes, run: Run) -> Forecast:
     """Return the parts of an evaluation: nothing is trained, and only one layer's activations and the logits are kept.
 
     There are two copies of the logits at a time, 8 bytes per number: as computed and those of supervised positions, or
@@ -123,7 +123,7 @@ def evaluation_of(base: Blueprint, run: Run) -> Forecast:
 
 @dataclass(frozen=True)
 class _Parts:
-    base: Blueprint
+    base: ModelShapes
     adapter: AdapterPlan | None
     run: Run
 

@@ -28,7 +28,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
 from workers.child.process import Ending, Listener, WarmChild, Watch
-from workers.child.protocol import FAULT_FILE, ORDER_FILE, OUT_FOLDER, RESULT_FILE, Fault, News, Written
+from workers.child.protocol import FAULT_FILE, ORDER_FILE, OUT_FOLDER, RESULT_FILE, Fault, News, WrittenCheckpoint
 from workers.entry.runner import Worker
 from workers.node.shutdown import Shutdown
 from workers.pipelines.orders import EvaluationOrder, EvaluationScores, MergeOrder, TrainingOrder
@@ -174,7 +174,7 @@ def _train(order: TrainingOrder, folder: Path, listener: Listener, seed: int) ->
     checkpoint = Path(order.checkpoints) / "step-00000001"
     shutil.copytree(out, checkpoint)
     (checkpoint / "report.json").write_text(report.model_dump_json())
-    listener.news(News(checkpoint=Written(step=1, total=_STEPS, folder=str(checkpoint))))
+    listener.news(News(checkpoint=WrittenCheckpoint(step=1, total=_STEPS, folder=str(checkpoint))))
     fault = Fault(
         reason=FailureReason.DIVERGED, message="the loss is not a number; lower lr, then submit the job again"
     )

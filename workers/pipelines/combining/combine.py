@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from sdk.formats.adapter_files import CONFIG_FILE, PREFIX, SERVING_FILES, WEIGHTS_FILE
-from sdk.lora.adapter import Layout
+from sdk.lora.adapter import ModuleShape
 from sdk.lora.adapter_config import canonical_text
 from sdk.lora.combining import taken_whole
 from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
@@ -38,7 +38,7 @@ from workers.pipelines.orders import CombineOrder, Host, ParentFolder
 class _Sum:
     """ΔW of one module, with a pair of factors for each expert."""
 
-    layout: Layout
+    layout: ModuleShape
     experts: list[Factors]
     #: B's own bias, (out), if it has one.
     bias: Any
@@ -113,7 +113,7 @@ def _sums(
     return sums
 
 
-def _sum(layout: Layout, terms: Sequence[Term], spec: CombineSpec, keep: Any) -> _Sum:
+def _sum(layout: ModuleShape, terms: Sequence[Term], spec: CombineSpec, keep: Any) -> _Sum:
     kept_square = square = 0.0
     experts = []
     for expert in range(layout.experts):

@@ -20,7 +20,7 @@ from bitsandbytes.functional import quantize_4bit
 
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE
 from sdk.formats.safetensors import Kind
-from sdk.formats.safetensors_header import Entry, written_header
+from sdk.formats.safetensors_header import TensorEntry, written_header
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
@@ -165,7 +165,7 @@ def _read(codes: Any, begin: int, size: int) -> Iterator[bytes]:
 def _write(path: Path, parts: list[_Part], metadata: Mapping[str, str]) -> dict[str, str]:
     """Write a weight file, wider types first, so that each tensor is aligned; return the digest of each."""
     ordered = sorted(parts, key=lambda part: -_width(part.dtype))
-    entries = (Entry(part.name, part.dtype, part.shape, part.size_bytes) for part in ordered)
+    entries = (TensorEntry(part.name, part.dtype, part.shape, part.size_bytes) for part in ordered)
     header = written_header(entries, {"format": "pt", **metadata})
     return write_weights(path, header, ((part.name, part.chunks()) for part in ordered))
 

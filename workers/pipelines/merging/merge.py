@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from sdk.formats.canonical_json import digest_of
 from sdk.lora.memory import prompts_bytes
 from sdk.lora.stored_quantization import require_onto, require_unpacking
-from sdk.schemas.evaluation import FourBitWeights, MergeReport, MergeSpec
-from sdk.schemas.evaluation import ReadBack as ReadBackReport
+from sdk.schemas.evaluation import FourBitWeights, MergeReport, MergeSpec, ReadBack
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -24,10 +23,10 @@ from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
-from workers.pipelines.merging.found import ReadBack
+from workers.pipelines.merging.found import FoundCorrect
 from workers.pipelines.merging.in_four_bits import nf4, write_in_four_bits
 from workers.pipelines.merging.judgement import Judgement, hold_norms
-from workers.pipelines.merging.plan import Onto, Written
+from workers.pipelines.merging.plan import MergedTensor, Onto
 from workers.pipelines.merging.prepare import Prepared, prepare
 from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
 from workers.pipelines.merging.read_back import read_back, require_said
@@ -139,7 +138,7 @@ class _Candidate:
     prepared: Prepared
     folder: Path
     digests: dict[str, str]
-    found: ReadBack
+    found: FoundCorrect
     distance: Distance | None = None
 
     def far(self) -> float:
@@ -279,7 +278,7 @@ class _Merging:
             libraries=library_versions(),
             digests={file: digest_of(named) for file, named in sorted(digests.items())},
             norms=best.found.norms if len(best.found.norms) <= _MOST_NORMS else {},
-            read_back=ReadBackReport(
+            read_back=ReadBack(
                 tensors=best.found.tensors,
                 copied=best.found.copied,
                 rows=best.found.rows,
@@ -322,11 +321,11 @@ class _Merging:
             furthest=found.furthest,
         )
 
-    def _counted(self, phase: str, total: int) -> Callable[[Written], None]:
+    def _counted(self, phase: str, total: int) -> Callable[[MergedTensor], None]:
         """Return a callback that reports how many tensors are done."""
         done = 0
 
-        def say(written: Written) -> None:
+        def say(written: MergedTensor) -> None:
             nonlocal done
             done += 1
             if not written.copied or done == total:

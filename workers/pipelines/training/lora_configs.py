@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sdk.lora.experts import stacked_targets
 from sdk.lora.name_ends import NameEnds
 from sdk.lora.targets import TargetsError, resolve_targets
-from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_beside_targets, unfit_variant
+from sdk.lora.variants import UnfitOption, unfit_beside_parameters, unfit_beside_targets, unfit_variant
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec, clash_of
@@ -83,6 +83,6 @@ def _targets(spec: TrainingSpec, blueprint: Blueprint) -> tuple[list[str], list[
     return targets, parameters
 
 
-def _require_fit(found: Unfit | None) -> None:
+def _require_fit(found: UnfitOption | None) -> None:
     if found is not None:
         raise PipelineError(FailureReason.SPEC, f"{found.param} {found.said}.")

@@ -109,8 +109,8 @@ def jobs_show(job_id: str, style: str) -> None:
       adapterctl jobs show 3f1c2a9b7d20 --format json
     """
     with open_client() as client:
-        view = client.job_view(job_id)
-        attempts, checkpoints = client.attempts(job_id), client.checkpoints(job_id)
+        view = client.jobs.view(job_id)
+        attempts, checkpoints = client.jobs.attempts(job_id), client.jobs.checkpoints(job_id)
     if style == "json":
         print_json(
             {
@@ -234,7 +234,7 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
       adapterctl jobs publish 3f1c2a9b7d20 --step 200
     """
     with open_client() as client:
-        checkpoints = client.checkpoints(job_id)
+        checkpoints = client.jobs.checkpoints(job_id)
     if style == "table" and checkpoints:
         click.echo(_checkpoints_table(checkpoints))
         return

@@ -225,7 +225,7 @@ def test_a_base_that_is_stored_in_4_bits_is_planned_as_it_is_stored(config: Call
 def test_a_registered_base_by_its_id(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", **NUMBERS)
     with embedded(tmp_path / "home") as world:
-        world.admin.add_base(base, id="tiny")
+        world.admin.bases.add(base, id="tiny")
         found = world.admin.plan("tiny", targets="qv", rank=4)
         assert found.trainable == plan_training(None, base, targets="qv", rank=4).trainable
         with pytest.raises(errors.NotFound):

@@ -161,10 +161,7 @@ def test_what_was_verified_is_replayed(kind: str, monkeypatch: pytest.MonkeyPatc
         def resolve(self, ref: str) -> SimpleNamespace:
             return SimpleNamespace(ref="team/a@v1", contents=SimpleNamespace(kind=kind))
 
-    class Client:
-        def puller(self) -> Puller:
-            return Puller()
-
+    class Versions:
         def verify(self, ref: str, *, verify_with: object) -> SimpleNamespace:
             asked.append(ref)
             return SimpleNamespace(digest="b" * 64)
@@ -174,8 +171,8 @@ def test_what_was_verified_is_replayed(kind: str, monkeypatch: pytest.MonkeyPatc
             return replayed()
 
     @contextmanager
-    def opened() -> Iterator[Client]:
-        yield Client()
+    def opened() -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(puller=Puller(), versions=Versions())
 
     monkeypatch.setattr(pull, "open_client", opened)
     done = CliRunner().invoke(pull.verify_command, ["team/a@prod", "--probe"])

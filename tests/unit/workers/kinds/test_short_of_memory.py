@@ -17,7 +17,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.training import TrainingSpec
 from workers.child.process import Child, WarmChild
-from workers.child.protocol import OUT_FOLDER, Written
+from workers.child.protocol import OUT_FOLDER, WrittenCheckpoint
 from workers.kinds import causes, training
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, KilledForMemory
@@ -163,7 +163,7 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
         def __exit__(self, *_given: object) -> None:
             return None
 
-        def written(self, checkpoint: Written) -> None:
+        def written(self, checkpoint: WrittenCheckpoint) -> None:
             if checkpoint.step == 2 and len(pids) == 1:
                 kills[0] += 1
                 os.kill(pids[0], signal.SIGKILL)

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Unpack
 
-from sdk.api import datasets
-from sdk.api.transport import Transport
+from sdk.api.datasets import DatasetRoutes
 from sdk.errors import InvalidData, InvalidInput, disk_explained
 from sdk.formats.rows import RowsError, detect_format
 from sdk.lora.tensors import require_numpy
-from sdk.pulling.cache import Cache
+from sdk.objects import Registry
 from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import OnTransfer, watching
-from sdk.pulling.http import HttpClient
+from sdk.pulling.filling import OnTransfer
 from sdk.pushing.given_base import GivenBase
 from sdk.rows.audit import audit_rows
 from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldoutError, hold_out_of
 from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
 from sdk.schemas.training import TrainingSpec, both_held_out
-from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
+from sdk.submitting.data_preview import LIBRARIES, RowOptions, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
 from sdk.validation import build, check_columns, check_data_file, check_loss_on
 from sdk.worker_program import require_libraries
@@ -31,14 +29,6 @@ _CHILD = "workers.pipelines.data.token_counts"
 #: How many rows' tokens are counted by default: a conversation is rendered several times, which takes milliseconds.
 SAMPLE_ROWS = 5_000
 _SECONDS_PER_ROW = 0.05
-
-
-class Registry(Protocol):
-    """Where datasets and bases that are not files are looked up."""
-
-    transport: Transport
-    cache: Cache
-    http: HttpClient
 
 
 class _Rows(NamedTuple):
@@ -52,34 +42,26 @@ def check_rows_of(
     *,
     base: GivenBase | None,
     eval_data: str | Path | None,
-    columns: str | None,
-    holdout: float | None,
-    holdout_by: str | None,
-    holdout_seed: int | None,
-    loss_on: Literal["completion", "assistant", "all"] | None,
-    max_length: int | None,
     sample: int | None,
     examples: int,
     registry: Callable[[], Registry],
     on_transfer: OnTransfer | None,
+    **options: Unpack[RowOptions],
 ) -> DataAudit:
-    """Return the audit of the rows of a file, or of several files together; see `Client.check_data`. `registry` is
+    """Return the audit of the rows of a file, or of several files together; see `DatasetsAPI.check`. `registry` is
     called only if something is not a file.
     """
     require_numpy("checking rows", "or install numpy alone")
-    if base is None and (loss_on, max_length, sample) != (None, None, None):
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    columns, holdout, holdout_by = given.pop("columns", None), given.get("holdout"), given.get("holdout_by")
+    if base is None and ({"loss_on", "max_length"} & set(given) or sample is not None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
     if eval_data is not None and (holdout, holdout_by) != (None, None):
         raise InvalidInput(both_held_out(), param="holdout")
-    given: dict[str, Any] = {
-        "loss_on": loss_on,
-        "max_length": max_length,
-        "holdout": holdout,
-        "holdout_seed": holdout_seed,
-    }
-    # Without `holdout`, `holdout_by` only says that this column is not a key of a row.
-    given |= {} if holdout is None else {"holdout_by": holdout_by}
-    spec = build(TrainingSpec, **{name: value for name, value in given.items() if value is not None})
+    if holdout is None:
+        # It then only says that this column is not a key of a row.
+        given.pop("holdout_by", None)
+    spec = build(TrainingSpec, **given)
     if examples < 1 or (sample is not None and sample < 1):
         raise InvalidInput(
             "examples and sample are numbers of rows; give 1 or more", param="examples" if examples < 1 else "sample"
@@ -179,16 +161,16 @@ def _rows(
     if isinstance(given, Path) or means_file(given):
         file = check_data_file(given, param=param)
         return _Rows(file, str(file), check_columns(columns)[0])
-    reach: Any = registry()
+    reach = registry()
     data = find_data(reach.transport, given, None, columns=columns, param=param)
     if not isinstance(data, RegisteredData):
         return _Rows(data.path, data.label, data.columns)
     path = cached_file(
         reach.cache,
         data.view.digest,
-        locate=lambda digest: datasets.locate(reach.transport, digest),
+        locate=DatasetRoutes(reach.transport).locate,
         http=reach.http,
-        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
+        on_transfer=on_transfer,
     )
     return _Rows(path, data.label, data.columns)
 

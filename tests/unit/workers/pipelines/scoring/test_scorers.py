@@ -22,8 +22,7 @@ from sdk.schemas.evaluation import EvaluationSpec, RowScore
 from sdk.schemas.work import MOST_SCORERS
 from workers.installed_scorers import announced_scorers, installed_scorers
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.scoring import evaluate as evaluating
-from workers.pipelines.scoring import scorers
+from workers.pipelines.scoring import scorers, target
 from workers.pipelines.scoring.scorers import Scorer, add_scores, load_scorers
 from workers.pipelines.scoring.texts import TextScores
 
@@ -77,7 +76,7 @@ def test_the_example_of_the_documentation_scores_each_row(
     def no_base(*given: Any, **options: Any) -> Any:
         raise AssertionError("a base is loaded")
 
-    monkeypatch.setattr(evaluating, "load_base", no_base)
+    monkeypatch.setattr(target, "load_base", no_base)
     with pytest.raises(PipelineError, match=r"This worker has no scorer 'rudeness' \(it has politeness\); install"):
         run(llama_base, pairs, tmp_path, scorers=["rudeness"])
 

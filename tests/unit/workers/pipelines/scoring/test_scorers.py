@@ -217,6 +217,17 @@ def test_the_first_error_is_said_in_a_line(error: Any, said: str) -> None:
     assert scores(1, error, ZeroDivisionError()).errors == {"mine": said}
 
 
+def test_a_scorer_gets_the_references_and_the_fields_of_the_same_row(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_own(prediction: str, references: list[str], row: dict[str, Any]) -> float:
+        return float(references == [row["completion"]])
+
+    monkeypatch.setattr(scorers, "load_scorers", lambda names: [Scorer("mine", "dist 1", is_own)])
+    report, _ = run(llama_base, pairs, tmp_path, scorers=["mine"], generate_rows=3)
+    assert report.metrics["scorer.mine"] == 1.0
+
+
 def test_the_report_has_the_first_error_and_no_text_of_rows_that_keep_none(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

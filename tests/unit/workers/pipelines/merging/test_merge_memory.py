@@ -18,9 +18,9 @@ from workers.pipelines.model.device import choose_device
 CHILD = """
 import sys, threading, time
 from pathlib import Path
+from types import SimpleNamespace
 from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
-from support.hosts import InProcess
 from workers.pipelines.merging.merge import carry_out
 from workers.pipelines.model.device import Device
 from workers.pipelines.orders import MergeOrder
@@ -37,7 +37,7 @@ def watch():
         time.sleep(0.005)
 threading.Thread(target=watch, daemon=True).start()
 order = MergeOrder(base=folder / "base", adapter=folder / "adapter", quantization=recipe, labels=None, spec=MergeSpec())
-report = carry_out(order, InProcess(folder / "out"))
+report = carry_out(order, SimpleNamespace(out=folder / "out", report=lambda progress: None))
 print(report.read_back.prompts.partition(":")[0].replace(" ", "-"), peak)
 """
 

@@ -47,16 +47,15 @@ from pathlib import Path
 from sdk.formats.peft_config import DROPPED_KEYS
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.scoring.evaluate import evaluate
+from benchmarks.pipelines import score
 base, data, *adapters = sys.argv[1:]
 for adapter in filter(None, adapters):
     # What PEFT itself writes there names code, which no adapter of a registry does.
     path = Path(adapter) / "adapter_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in config.items() if key not in DROPPED_KEYS}))
-reports = [evaluate(base=Path(base), adapter=Path(adapter) if adapter else None, quantization=QuantizationRecipe(),
-                    data=Path(data), spec=EvaluationSpec(generate_rows=0), on_progress=lambda progress: None)
-           for adapter in adapters]
+reports = [score(Path(base), Path(data), Path(adapter) if adapter else None, EvaluationSpec(generate_rows=0),
+                 quantization=QuantizationRecipe()) for adapter in adapters]
 print(json.dumps([report.metrics["loss"] for report in reports]))
 """
 

@@ -449,31 +449,21 @@ def _difference(first: Path, second: Path) -> dict[str, Any]:
 
 def evaluate_and_merge(folder: Path, tiny: bool) -> dict[str, Any]:
     """Score a trained adapter over the base, merge it, and score the merged model, which is read back from its files."""
-    from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+    from benchmarks import pipelines
+    from sdk.schemas.evaluation import EvaluationSpec
     from sdk.schemas.lora_config import QuantizationRecipe
-    from workers.pipelines.merging.merge import merge
-    from workers.pipelines.scoring.evaluate import evaluate
 
     base, adapter, data = folder / _smaller(tiny), folder / "speed-0", folder / "held-out.jsonl"
     spec = EvaluationSpec(generate_rows=4)
 
     def score(model: Path, beside: Path | None, recipe: QuantizationRecipe | None) -> dict[str, Any]:
-        report = evaluate(
-            base=model, adapter=beside, quantization=recipe, data=data, spec=spec, on_progress=lambda progress: None
-        )
+        report = pipelines.score(model, data, beside, spec, quantization=recipe)
         return {name: report.metrics.get(name) for name in ("loss", "rouge_l", "eval_s", "peak_memory_bytes")}
 
     recipe = QuantizationRecipe()
     found: dict[str, Any] = {"base": score(base, None, recipe), "adapter": score(base, adapter, recipe)}
     begun = time.perf_counter()
-    merged = merge(
-        base=base,
-        adapter=adapter,
-        quantization=recipe,
-        out=folder / "merged",
-        spec=MergeSpec(),
-        on_progress=lambda progress: None,
-    )
+    merged = pipelines.merge(base, adapter, folder / "merged", quantization=recipe)
     found["merge"] = {"seconds": round(time.perf_counter() - begun, 1), "metrics": merged.metrics}
     found["merged"] = score(folder / "merged", None, None)
     return found

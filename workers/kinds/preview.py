@@ -14,6 +14,9 @@ from workers.kinds.causes import AttemptFailed
 from workers.kinds.pins import day_of, of_base
 from workers.pipelines.orders import PreviewOrder
 
+#: The options of a request that go to the pipeline as they are.
+_OF_ROWS = PreviewRequest.model_fields.keys() & PreviewJobRequest.model_fields.keys() - {"base", "data"}
+
 
 def _differences(given: Assignment, request: PreviewJobRequest) -> Iterator[str]:
     if given.base is not None and request.base is not None:
@@ -26,17 +29,10 @@ def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
     if source is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a preview without a base; upgrade both")
     asked = PreviewRequest(
+        **request.model_dump(include=_OF_ROWS),
         base=str(attempt.inputs.base(source).folder),
         data=str(attempt.inputs.dataset(request.data)),
-        loss_on=request.loss_on,
-        columns=request.columns,
-        max_length=request.max_length,
         day=day_of(request.template_date),
-        rows=request.rows,
-        row=request.row,
-        holdout=request.holdout,
-        holdout_by=request.holdout_by,
-        holdout_seed=request.holdout_seed,
     )
     shown = attempt.run_child(PreviewOrder(asked=asked), Preview)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, preview=within(shown)))

@@ -12,9 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from sdk.schemas.combination import CombineSpec
-from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.preview import PreviewRequest
@@ -168,18 +167,11 @@ class EvaluationItem(Wire):
 class EvaluationOrder(Order):
     """Score every item on the same rows."""
 
-    module = "scoring.carry_out"
+    module = "scoring.evaluate"
     pipeline: Literal["scoring"] = "scoring"
     items: list[EvaluationItem]
     data: Path
     spec: EvaluationSpec
-
-
-class ItemFailure(Wire):
-    """Why an item has no scores."""
-
-    reason: FailureReason
-    message: str
 
 
 class AsRecorded(Wire):
@@ -191,7 +183,7 @@ class AsRecorded(Wire):
 class EvaluationScores(Wire):
     """The result of each item, in their order."""
 
-    outcomes: list[EvaluationReport | AsRecorded | ItemFailure]
+    outcomes: list[EvaluationReport | AsRecorded | EvaluationFailure]
 
 
 class MergeOrder(Order):

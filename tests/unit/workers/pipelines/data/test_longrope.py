@@ -20,7 +20,7 @@ from workers.pipelines.data.examples import Example
 from workers.pipelines.data.packing import keeps_apart, packed
 from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.orders import Fit
-from workers.pipelines.scoring import evaluate
+from workers.pipelines.scoring.generation import generate
 from workers.pipelines.training.fitting import Fitting
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -117,11 +117,15 @@ def test_a_pair_is_that_of_the_pair_alone(model: Any) -> None:
 def test_an_answer_is_that_of_its_prompt_alone(model: Any) -> None:
     prompts = [tokens(length)["input_ids"] for length in range(3, 18)]
     tokenizer = SimpleNamespace(pad_token_id=1, batch_decode=lambda found, **_: [str(row.tolist()) for row in found])
-    device = SimpleNamespace(torch_device="cpu")
 
     def answers(some: list[list[int]], rows: int) -> list[str]:
-        spec = EvaluationSpec(batch_size=rows, max_new_tokens=6)
-        return evaluate._generate(model, some, tokenizer, device, spec, [299], lambda progress: None)  # type: ignore[arg-type]
+        target: Any = SimpleNamespace(
+            tokenizer=tokenizer,
+            device=SimpleNamespace(torch_device="cpu"),
+            spec=EvaluationSpec(batch_size=rows, max_new_tokens=6),
+            report=lambda progress: None,
+        )
+        return generate(model, some, target, [299])
 
     assert answers(prompts, 5) == [answers([prompt], 1)[0] for prompt in prompts]
 

@@ -16,6 +16,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.orders import RecordedScores
 from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.scoring import target
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 SPEC = EvaluationSpec(batch_size=3, generate_rows=2, max_new_tokens=4, keep_samples=2, metrics=["exact_match", "chrf"])
@@ -62,7 +63,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def load(*given: Any, **said: Any) -> None:
         raise LoadedError
 
-    return lambda: monkeypatch.setattr(evaluating, "load_base", load)
+    return lambda: monkeypatch.setattr(target, "load_base", load)
 
 
 @pytest.mark.parametrize("recipe", [None, NF4], ids=["native", "nf4"])

@@ -113,9 +113,9 @@ TABLE: list[tuple[str, str, str, str]] = [
 ]
 
 
-def private_names(tree: ast.Module) -> Iterator[str]:
+def private_names(nodes: list[ast.AST]) -> Iterator[str]:
     """Yield what a file takes from modules that aren't ours, and attributes of anything but itself, if called private."""
-    for node in ast.walk(tree):
+    for node in nodes:
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("__"):
             names = [f"{node.module}.{each.name}" for each in node.names]
@@ -124,42 +124,42 @@ def private_names(tree: ast.Module) -> Iterator[str]:
         yield from (name for name in names if "._" in f".{name}" and name.split(".")[0] not in OURS)
         if isinstance(node, ast.Attribute):
             names = [node.attr]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+        elif isinstance(node, ast.Call) and is_named(node.func, "getattr", "hasattr", "setattr"):
             names = [node.args[1].value] if isinstance(node.args[1], ast.Constant) else []
         else:
             continue
         yield from (name for name in names if name.startswith("_") and not name.endswith("__"))
 
 
-def defined_names(tree: ast.Module) -> Iterator[str]:
+def defined_names(nodes: list[ast.AST]) -> Iterator[str]:
     """Yield the names that a file defines: functions, classes, and what it assigns to itself or without an owner."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self" and isinstance(node.ctx, ast.Store):
+        elif isinstance(node, ast.Attribute) and is_named(node.value, "self") and isinstance(node.ctx, ast.Store):
             yield node.attr
 
 
 @cache
 def private_uses() -> frozenset[tuple[str, str]]:
-    trees = {path: ast.parse(path.read_text()) for room in OURS for path in (ROOT / room).rglob("*.py")}
+    trees = {path: list(ast.walk(ast.parse(path.read_text()))) for room in OURS for path in (ROOT / room).rglob("*.py")}
     folders: dict[Path, Counter[str]] = {}
     called: set[str] = set()
-    for path, tree in trees.items():
-        folders.setdefault(path.parent, Counter()).update(set(defined_names(tree)))
-        for node in ast.walk(tree):
+    for path, nodes in trees.items():
+        folders.setdefault(path.parent, Counter()).update(set(defined_names(nodes)))
+        for node in nodes:
             called.update(str(vars(node)[field]) for field in ("attr", "id", "value") if field in vars(node))
     uses = set()
-    for path, tree in trees.items():
+    for path, nodes in trees.items():
         defined = folders[path.parent]
         # What a class of ours replaces, and calls, is another library's unless a file beside it defines it as well.
-        calls = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_of_base(node)}
+        calls = {node.attr for node in nodes if isinstance(node, ast.Attribute) and is_of_base(node)}
         theirs = {name for name in calls if defined[name] == 1}
-        names = {name for name in private_names(tree) if name in theirs or name not in defined}
+        names = {name for name in private_names(nodes) if name in theirs or name not in defined}
         # What no file of ours calls is called by another library.
-        methods = (each for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for each in node.body)
+        methods = (each for node in nodes if isinstance(node, ast.ClassDef) for each in node.body)
         names |= {
             each.name for each in methods if isinstance(each, ast.FunctionDef) and not each.decorator_list
         } - called
@@ -169,7 +169,11 @@ def private_uses() -> frozenset[tuple[str, str]]:
 
 
 def is_of_base(node: ast.Attribute) -> bool:
-    return ast.unparse(node.value) == "super()"
+    return isinstance(node.value, ast.Call) and is_named(node.value.func, "super")
+
+
+def is_named(node: ast.expr, *names: str) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
 
 
 def test_what_is_private_is_in_the_table() -> None:

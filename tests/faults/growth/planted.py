@@ -23,7 +23,7 @@ def _holds(size_bytes: int) -> None:
 
 #: By name: what is done with so many bytes.
 PLANTED: dict[str, Callable[[int], None]] = {
-    "square": lambda size_bytes: _busy((size_bytes / 60_000) ** 2 * 0.3),
+    "square": lambda size_bytes: _busy((size_bytes / 60_000) ** 2 * 0.6),
     "large factor": lambda size_bytes: _busy(size_bytes * 3e-5),
     "hangs": _hangs,
     "holds memory": _holds,

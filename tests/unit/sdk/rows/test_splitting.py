@@ -110,6 +110,7 @@ def test_what_is_looked_at_before_a_training_stays_little(limits: Limits) -> Non
     splittable.require()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labelled"])
 @pytest.mark.parametrize("kind", ["no groups", "chain", "star", "apart", "as many groups as rows", "one text"])
 def test_many_rows_take_little_memory(limits: Limits, kind: str, labelled: bool) -> None:

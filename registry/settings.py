@@ -83,7 +83,7 @@ class Settings:
     #: How long to wait for one of this process's connections to the database, in seconds; None: it depends on the kind
     #: of database.
     database_pool_s: Positive | None = None
-    #: How many connections to the database one process has at most, in addition to the four that answer `resolve`.
+    #: How many connections to the database one process has at most.
     database_connections: Count = 15
     #: "omit" for a pooler that refuses connections with `options`: then the pooler or the server has to set these
     #: limits.

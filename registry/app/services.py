@@ -84,7 +84,7 @@ class Services:
         self.reading = RowReading(apart=home is None)
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db), Bases(db, artifacts, on_removed=give_up_of_base)
-        self.resolver = Resolver(db, self.catalog, inline=home is not None)
+        self.resolver = Resolver(db, self.catalog)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
         self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import ClauseElement, Connection, Engine, text
 from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from registry.db.engine import make_engine, sqlite_lock_s
 from registry.db.errors import Causes, explain, says_full
@@ -65,7 +66,7 @@ class Database:
 
     @cached_property
     def _reader(self) -> Engine:
-        if self.engine.dialect.name != "postgresql":
+        if self.is_sqlite:
             return self.engine
         # Otherwise each statement of a session would see its own state: an alias, and then a version that it no longer
         # names.
@@ -101,18 +102,43 @@ class Database:
         """Return the first row, in a transaction of its own and without a session, which costs several times as much as a
         small query does.
 
-        Also None if the driver fails: whoever asks again in a session is told why. Raises Unavailable.
+        Also None if the driver fails, or if SQLite would have to wait for anybody: whoever asks again in a session waits,
+        and is told why. Raises Unavailable.
         """
         sql, constants = self._sql.get(query) or self._compile(query)
+        pool = self.engine.pool
+        if self.is_sqlite and isinstance(pool, QueuePool) and pool.checkedout() >= self.timeouts.connections:
+            return None
         try:
-            with self._explained(), self.breaker.asking(), closing(self.engine.raw_connection()) as connection:
-                cursor = connection.cursor()
-                cursor.execute(sql, {**constants, **values})
+            with self._explained(), self.breaker.asking(), self._alone() as connection:
                 # To the end: a statement of SQLite with rows left would keep the state of the database that it saw.
-                rows = cursor.fetchall()
+                rows = connection.execute(sql, {**constants, **values}).fetchall()
         except self.engine.dialect.loaded_dbapi.Error:
             return None
         return tuple(rows[0]) if rows else None
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the database is a file of SQLite."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def _alone(self) -> Iterator[Any]:
+        """The driver's connection, for one statement: PostgreSQL is told of no transaction, and SQLite waits for no lock."""
+        with closing(self.engine.raw_connection()) as pooled:
+            connection: Any = pooled.driver_connection
+            if self.is_sqlite:
+                connection.execute("PRAGMA busy_timeout=0")
+                try:
+                    yield connection
+                finally:
+                    connection.execute(f"PRAGMA busy_timeout={1000 * sqlite_lock_s(self.timeouts):.0f}")
+            else:
+                connection.autocommit = True
+                try:
+                    yield connection
+                finally:
+                    connection.autocommit = False
 
     def _compile(self, query: ClauseElement) -> tuple[str, Mapping[str, Any]]:
         compiled = query.compile(dialect=self.engine.dialect)
@@ -122,7 +148,7 @@ class Database:
     @contextmanager
     def _turn_to_write(self) -> Iterator[None]:
         """Wait on SQLite until no other thread writes. Raises Unavailable."""
-        if self.engine.dialect.name != "sqlite":
+        if not self.is_sqlite:
             yield
             return
         if not self._writing.acquire(timeout=sqlite_lock_s(self.timeouts)):

@@ -23,6 +23,7 @@ from support.databases import new_database
 from support.finding import POOL, TREES, TRICKS, Oracle, furnish
 from support.registries import World
 from support.shelf import Made, Shelf, digest_of
+from support.soak import scale
 from support.statements import plan_of, sent
 
 from registry.datasets.models import DatasetNumber
@@ -58,8 +59,9 @@ def found(
     return [brief.ref for brief in page.items]
 
 
+@pytest.mark.soak
 @given(tree=TREES, who=st.sampled_from(EVERYBODY), scores_of=st.sampled_from([None, None, "*", "a", "b"]))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scale(2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_found_is_what_the_filter_says_and_the_caller_may_see(
     world: World, tree: Node, who: Principal, scores_of: str | None
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -23,6 +24,7 @@ def _modules() -> list[str]:
     return found
 
 
+@cache
 def _with_examples() -> list[tuple[str, ModuleType]]:
     finder = doctest.DocTestFinder(exclude_empty=True)
     modules = [(name, importlib.import_module(name)) for name in _modules() if "pipelines" not in name]

@@ -24,6 +24,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [("adapterctl", "show", "a/none"), ("adapterctl", "list", "--format", "json"), ("adapter-registry", "doctor")],

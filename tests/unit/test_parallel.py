@@ -23,6 +23,7 @@ def test_notes(n):
 """
 
 
+@pytest.mark.slow
 def test_a_file_and_a_folder_with_one_stack_are_run_by_one_process_and_a_red_one_fails_the_run(tmp_path: Path) -> None:
     for place in ("tests/faults/jobs", "tests/unit"):
         (tmp_path / place).mkdir(parents=True)

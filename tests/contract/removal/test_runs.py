@@ -174,10 +174,11 @@ class TestRuns:
         admin.cache.root = tmp_path / "another-cache"
         admin.pull(second.ref, tmp_path / "pulled")
 
+    @pytest.mark.slow
     def test_publishers_race_with_collections_and_no_version_misses_a_byte(
         self, world: World, admin: Client, tmp_path: Path
     ) -> None:
-        rounds, publishers = scale(400), 3
+        rounds, publishers = scale(400, share=40), 3
         folders = [save_adapter(tmp_path / f"shared-{number}", next(SEEDS)) for number in range(2)]
         done = threading.Event()
 

@@ -199,7 +199,7 @@ def test_the_same_history_gives_the_same_twice(stage: Stage) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("number", range(scale(500, share=60)))
+@pytest.mark.parametrize("number", range(scale(500, share=100)))
 def test_nobody_is_told_otherwise_because_another_tenant_is_there(number: int, stage: Stage) -> None:
     # A short run does the same each time; a soak looks where nobody has looked.
     seed = secrets.randbits(32) if SOAKING else number

@@ -23,7 +23,7 @@ from support.soak import SOAKING
 Orders = list[tuple[str, dict[str, Any]]]
 
 #: How many orders of each sort a run that is no soak tries.
-TRIED_PLACES, TRIED_READERS, TRIED_STATES = 30, 3, 1
+TRIED_PLACES, TRIED_READERS, TRIED_STATES = 15, 2, 1
 SEED = int(os.environ.get("PYTHONHASHSEED", "0") or 0) if os.environ.get("PYTHONHASHSEED") != "random" else 0
 #: What stopped a server once, and is always tried: the name of a place, and of a value.
 FOUND_BEFORE = {

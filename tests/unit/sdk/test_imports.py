@@ -46,6 +46,7 @@ sdk.api.transport._embedded(sdk.config.load("local:unused"))
 """
 
 
+@pytest.mark.slow
 def test_a_registry_in_a_folder_is_imported_without_a_collection() -> None:
     done = processes.finished(sys.executable, "-c", PROGRAM, check=True)
     assert done.stdout == "registry.app.embedded 0\n"

@@ -166,6 +166,7 @@ def test_lines_of_an_attempt_say_which_as_text() -> None:
     assert lines[-1].endswith(" INFO workers.test after")
 
 
+@pytest.mark.slow
 def test_lines_of_an_attempt_say_which_as_json() -> None:
     before, within, broke, _, after = (json.loads(line) for line in spoken("json"))
     assert {key: value for key, value in before.items() if key != "at"} == {

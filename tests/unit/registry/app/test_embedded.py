@@ -98,6 +98,7 @@ def test_a_home_with_waiting_jobs_gets_a_runner_unless_one_is_at_work(
     services.db.close()
 
 
+@pytest.mark.slow
 def test_no_command_imports_numpy_with_the_registry() -> None:
     program = "import sys, registry.app.embedded, registry.app.application; print('numpy' in sys.modules)"
     assert processes.finished(sys.executable, "-c", program).stdout == "False\n"

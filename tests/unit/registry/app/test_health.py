@@ -96,6 +96,7 @@ def served(folder: Path) -> AbstractContextManager[World]:
     return registries.served(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [in_process, served])
 def test_neither_the_application_nor_its_database_is_kept(
     opened: Callable[[Path], AbstractContextManager[World]], tmp_path: Path

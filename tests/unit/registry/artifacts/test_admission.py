@@ -161,6 +161,7 @@ class TestWeights:
         with pytest.raises(Verification, match="rank below 1"):
             check(save(lora_tensors()), LORA.model_copy(update={"rank_pattern": {"q_proj": rank}}))
 
+    @pytest.mark.slow
     def test_a_hundred_thousand_modules_are_judged_in_seconds(self) -> None:
         count = 20_000
         base = {f"layers.{n}.q_proj.weight": [8, 6] for n in range(count)}

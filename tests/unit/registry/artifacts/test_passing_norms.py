@@ -223,6 +223,7 @@ class TestBounds:
         # Two that wait, and the one that was read last.
         assert sum(norm is not None for norm in found.values()) == 3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("halves", [False, True])
     def test_ten_thousand_modules_take_little_time(self, halves: bool) -> None:
         raw = many(10_000, halves=halves)

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from registry.access.models import Token
 from registry.artifacts.models import Blob
 from registry.catalog.models import Adapter, AliasMoveRow
 from registry.db.database import Database, head_revision, migrations_folder
-from registry.db.engine import make_engine
+from registry.db.engine import make_engine, sqlite_lock_s
 from registry.db.statements import insert_if_new
 from registry.db.types import db_epoch_s, utc_now
 from registry.deadlines import Timeouts
@@ -360,3 +360,22 @@ class TestRow:
 
     def test_what_the_driver_refuses_is_left_to_a_session(self, db: Database) -> None:
         assert db.row(text("SELECT * FROM none")) is None
+
+    def test_it_waits_for_no_lock_and_later_sessions_do(self, db: Database) -> None:
+        changing = text("UPDATE alembic_version SET version_num = version_num RETURNING version_num")
+        began = time.monotonic()
+        with closing(sqlite3.connect(str(db.engine.url.database), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert db.row(changing) is None
+            assert time.monotonic() - began < sqlite_lock_s(db.timeouts) / 2
+        assert db.row(changing) == (head_revision(),)
+        with db.read() as session:
+            assert session.scalar(text("PRAGMA busy_timeout")) == 1000 * sqlite_lock_s(db.timeouts)
+
+    def test_it_waits_for_no_connection(self, db: Database) -> None:
+        began = time.monotonic()
+        with ExitStack() as stack:
+            for _ in range(db.timeouts.connections):
+                stack.enter_context(closing(db.engine.raw_connection()))
+            assert db.row(self.QUERY, sha256="a", most=1) is None
+            assert time.monotonic() - began < db.engine.pool.timeout() / 2  # type: ignore[attr-defined]

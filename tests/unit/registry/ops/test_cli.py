@@ -155,6 +155,7 @@ def test_reconciling_says_what_it_did(migrated: dict[str, str]) -> None:
     assert json.loads(said.stdout) == dict.fromkeys(steps, 0), said.stderr
 
 
+@pytest.mark.slow
 def test_a_server_answers_and_ends_when_told(migrated: dict[str, str], tmp_path: Path) -> None:
     port = processes.free_port()
     log = tmp_path / "server.log"

@@ -218,6 +218,7 @@ class TestLimits:
         finally:
             reading.close()
 
+    @pytest.mark.slow
     def test_rows_that_take_too_much_processor_time_are_given_up(self, tmp_path: Path) -> None:
         reading = limited(ReadingLimits(1 << 30, 1, 60))
         path = tmp_path / "rows.jsonl"

@@ -219,6 +219,7 @@ def _puller(shop: Shop, contents: Contents) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_sixteen_processes_transfer_one_version_once(shop: Shop) -> None:
     shop.server.script = lambda _request: Fault(slow_s=0.005)
     contents = shop.make(one=os.urandom(2_000_000), two=b"2")

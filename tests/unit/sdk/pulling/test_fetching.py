@@ -386,6 +386,7 @@ def test_a_kill_loses_no_byte_that_was_written(server: RangeServer, tmp_path: Pa
     assert server.sent_bytes - sent == len(CONTENT) - written
 
 
+@pytest.mark.slow
 def test_processes_that_want_one_blob_fetch_it_once(server: RangeServer, tmp_path: Path) -> None:
     server.script = lambda _request: Fault(slow_s=0.01)
     processes = [_start(at(server), tmp_path / "file") for _ in range(4)]

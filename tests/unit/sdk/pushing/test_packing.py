@@ -223,7 +223,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from([*KEYS, *DROPPED_KEYS, "unknown"]), VALUES, max_size=4))
 def test_what_the_sdk_lets_pass_the_registry_takes(config: dict[str, Any]) -> None:
     """One list of keys: whatever was packed has no finding left, and so is never refused for its config."""

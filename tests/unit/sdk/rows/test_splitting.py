@@ -110,6 +110,7 @@ def test_what_is_looked_at_before_a_training_stays_little(limits: Limits) -> Non
     splittable.require()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [False, True], ids=["", "labelled"])
 @pytest.mark.parametrize("kind", ["no groups", "chain", "star", "apart", "as many groups as rows", "one text"])
 def test_many_rows_take_little_memory(limits: Limits, kind: str, labelled: bool) -> None:
@@ -124,7 +125,7 @@ def test_many_rows_take_little_memory(limits: Limits, kind: str, labelled: bool)
         "star": lambda n: n // 2,
         "one text": lambda n: 0,
     }
-    numbers = [n for n in range(20_000) if kind not in ("chain", "star") or n % 50 > 1]
+    numbers = [n for n in range(12_000) if kind not in ("chain", "star") or n % 50 > 1]
     units = [
         Unit(
             digest(text.get(kind, int)(n)),

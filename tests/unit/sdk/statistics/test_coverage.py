@@ -16,6 +16,8 @@ from support.soak import scale
 from sdk.statistics.bootstrap import PairedRatio, paired_ratio, studentised_interval
 from sdk.statistics.comparison import compare_rows
 
+pytestmark = pytest.mark.slow
+
 Interval = Callable[[Rows, np.random.Generator], tuple[float, float]]
 
 

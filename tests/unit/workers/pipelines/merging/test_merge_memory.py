@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import processes, tiny
+from support.soak import SOAKING
 
 from sdk.lora.memory import merge_bytes, prompts_bytes
 from sdk.schemas.lora_config import LoraConfig
@@ -74,8 +75,9 @@ def save_adapter(folder: Path, hidden: int, layers: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count of a process's own memory")
-@pytest.mark.parametrize(("method", "prompts"), [("qlora", "no"), ("lora", "yes")])
+@pytest.mark.parametrize(("method", "prompts"), [("qlora", "no"), *([("lora", "yes")] if SOAKING else [])])
 def test_the_peak_of_a_merge_is_what_is_asked_for_and_at_least_half_of_it(
     tmp_path: Path, method: str, prompts: str
 ) -> None:

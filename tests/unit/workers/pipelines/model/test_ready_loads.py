@@ -148,7 +148,7 @@ def held(made: RandomLora, bases: Bases, folder: Path, *, seed: int, drop: bool 
 @pytest.mark.soak
 def test_what_is_ready_loads_and_what_is_not_is_refused_truly(bases: Bases, tmp_path: Path) -> None:
     went: Counter[str] = Counter()
-    for seed in range(scale(900, share=18)):
+    for seed in range(scale(900, share=36)):
         went[held(draw(seed), bases, tmp_path / str(seed), seed=seed)] += 1
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
     assert went["ready"] > sum(went.values()) / 2, went

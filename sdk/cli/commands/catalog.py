@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_one, print_rows, render
 from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
@@ -35,15 +35,14 @@ def show_command(ref: str, style: str) -> None:
         shown = version.as_dict()
         if style == "json":
             shown["compat"] = by_engine(client, version)
-    if style == "json":
-        print_json(shown)
-    elif style == "quiet":
-        click.echo(version.ref)
-    else:
-        print_facts(_facts(shown))
-        if shown["evaluations"]:
-            click.echo()
-            click.echo(_scores(shown["evaluations"]))
+    print_one(style, shown, version.ref, lambda: _print(shown))
+
+
+def _print(shown: dict[str, Any]) -> None:
+    print_facts(_facts(shown))
+    if shown["evaluations"]:
+        click.echo()
+        click.echo(_scores(shown["evaluations"]))
 
 
 #: The most labels that are shown.

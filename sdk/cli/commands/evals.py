@@ -15,7 +15,7 @@ from sdk.cli.support.output import (
     one_line,
     plain,
     print_facts,
-    print_json,
+    print_one,
     print_rows,
     render,
     say,
@@ -165,12 +165,8 @@ def evals_show(
         found = client.evaluations.get(ident)
         has_labels = "macro_f1" in found.metrics and found.rows_digest is not None and style != "quiet"
         labels = client.evaluations.labels(ident) if has_labels else None
-    if style == "json":
-        print_json({**_document(found), **({} if labels is None else {"labels": asdict(labels)})})
-    elif style == "quiet":
-        click.echo(found.ref)
-    else:
-        _print(found, labels)
+    document = {**_document(found), **({} if labels is None else {"labels": asdict(labels)})}
+    print_one(style, document, found.ref, lambda: _print(found, labels))
 
 
 def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, style: str) -> None:
@@ -185,24 +181,17 @@ def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, sty
             say(f"{len(shown)} of {len(ordered)} rows, the worst by {metric or 'loss'} first; see more with --worst")
         return
     shown = ordered if worst is None else ordered[:worst]
-    if style == "json":
-        print_json([row_document(row) for row in shown])
-        return
-    for row in shown:
-        click.echo(row.row)
+    print_rows(style, [row_document(row) for row in shown], [], key="row", empty="")
 
 
 def _print_slices(found: SlicedScores, style: str) -> None:
-    if style == "json":
-        print_json(found.model_dump(mode="json"))
-    elif style == "quiet":
-        for one in found.slices:
-            click.echo(plain(one.value))
-    else:
+    def print_table() -> None:
         table, said = slice_table(found)
         click.echo(table)
         if said is not None:
             say(said)
+
+    print_one(style, found, (plain(one.value) for one in found.slices), print_table)
 
 
 def _document(found: Evaluation) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import fit, format_option, print_json, say
+from sdk.cli.support.output import fit, format_option, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.lineage import (
     BaseNode,
@@ -80,17 +80,12 @@ def lineage_command(
         found = client.lineage(
             of, direction=direction, depth=depth, base_namespace=base_namespace, published=bool(published)
         )
-    if as_dot:
-        click.echo(dot(found))
-    elif style == "json":
-        print_json(found.model_dump(mode="json"))
-    elif style == "quiet":
-        for node in found.nodes:
-            click.echo(node.key)
-    else:
-        for line in tree(found):
-            click.echo(fit(line))
+    print_one(style, found, (node.key for node in found.nodes), lambda: _print(found, as_dot))
     _say_what_is_missing(found)
+
+
+def _print(found: Lineage, as_dot: bool) -> None:
+    click.echo(dot(found) if as_dot else "\n".join(map(fit, tree(found))))
 
 
 def _say_what_is_missing(found: Lineage) -> None:

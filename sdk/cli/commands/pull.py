@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_rows, say
+from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_one, print_rows, say
 from sdk.cli.support.session import open_client, open_puller
 from sdk.config import user_path
 from sdk.formats.refs import is_folder
@@ -91,14 +91,12 @@ def _show(pulled: Pulled, style: str) -> None:
 
 
 def _show_plan(plan: PullPlan, style: str) -> None:
-    rows: list[dict[str, Any]] = [
-        {"path": file.path, "size": human_bytes(file.size_bytes), **asdict(file)} for file in plan.files
-    ]
+    files = [asdict(file) for file in plan.files]
     if style == "json":
-        files = [asdict(file) for file in plan.files]
         totals = {"size_bytes": plan.size_bytes, "fetch_bytes": plan.fetch_bytes}
         print_json({"ref": plan.ref, "digest": plan.digest, "files": files, **totals})
         return
+    rows = [{**file, "size": human_bytes(file["size_bytes"])} for file in files]
     print_rows(style, rows, ["path", "size", "cached"], key="path", empty="")
     if style == "table":
         say(f"{plan.ref}: {human_bytes(plan.size_bytes)}, of which {human_bytes(plan.fetch_bytes)} would be fetched")
@@ -155,10 +153,7 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
 
         print_replay(replayed, style)
         return
-    if style == "json":
-        print_json({"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None})
-    elif style == "quiet":
-        click.echo(manifest.digest)
-    else:
-        signed = "" if key is None else f", signed by {verify_with}"
-        click.echo(f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}")
+    document = {"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None}
+    signed = "" if key is None else f", signed by {verify_with}"
+    said = f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}"
+    print_one(style, document, manifest.digest, lambda: click.echo(said))

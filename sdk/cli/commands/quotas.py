@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 
 from sdk.cli.support.options import parse_size
-from sdk.cli.support.output import format_option, human_bytes, print_one
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_one
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
 from sdk.schemas.access import QuotaView
@@ -110,7 +110,7 @@ def _show(quota: QuotaView, style: str) -> None:
         ("records", _of(human_bytes(quota.records_bytes), rows)),
         ("jobs", _of(quota.jobs, quota.max_jobs)),
     ]
-    print_one(style, quota.model_dump(mode="json"), quota.namespace, facts)
+    print_one(style, quota, quota.namespace, lambda: print_facts(facts))
 
 
 def _by_kind(quota: QuotaView) -> dict[str, int]:

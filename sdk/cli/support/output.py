@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from unicodedata import combining, east_asian_width
 
 import click
+
+if TYPE_CHECKING:
+    from sdk.objects import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,9 +69,10 @@ def print_done(style: str, document: dict[str, Any], bare: str | None, *sentence
         click.echo(bare)
 
 
-def print_detached(style: str, job_id: str, state: str) -> None:
+def print_detached(style: str, job: Job[Any]) -> None:
     """Print the id of a detached job, and how to come back to it."""
-    print_made(style, {"job": job_id, "state": state}, job_id, f"watch it: adapterctl jobs watch {job_id}")
+    document = {"job": job.id, "state": job.view.state.value}
+    print_made(style, document, job.id, f"watch it: adapterctl jobs watch {job.id}")
 
 
 def plain(text: str) -> str:
@@ -120,11 +125,13 @@ def _cut(text: str, width: int) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print the one JSON document."""
-    indent = 2 if sys.stdout.isatty() else None
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    """Print the one JSON document, in which models are as they are sent."""
+    dumps = partial(
+        json.dumps, indent=2 if sys.stdout.isatty() else None, default=lambda model: model.model_dump(mode="json")
+    )
+    text = dumps(value, ensure_ascii=False)
     if not text.replace("\n", "").isprintable() or not _can_be_written(text):
-        text = json.dumps(value, indent=indent)
+        text = dumps(value)
     click.echo(text)
 
 
@@ -217,14 +224,15 @@ def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
         click.echo(f"{click.style(label, bold=True) if sys.stdout.isatty() else label}  {_cell(value)}")
 
 
-def print_one(style: str, document: dict[str, Any], name: str, facts: Sequence[tuple[str, Any]]) -> None:
-    """Print one thing: as JSON, by its bare name, or as names and values."""
+def print_one(style: str, document: Any, bare: str | Iterable[object], table: Callable[[], object]) -> None:
+    """Print one thing: as JSON, by its bare name or names, one per line, or as `table` prints it."""
     if style == "json":
         print_json(document)
     elif style == "quiet":
-        click.echo(name)
+        for name in [bare] if isinstance(bare, str) else bare:
+            click.echo(name)
     else:
-        print_facts(facts)
+        table()
 
 
 def _terminal_width() -> int:

@@ -11,6 +11,7 @@ import click
 from sdk.cli.support.options import take_moment
 from sdk.cli.support.output import format_option, human_bytes, print_rows
 from sdk.cli.support.session import open_client
+from sdk.schemas.access import AuditView
 
 
 @click.command(name="audit")
@@ -59,17 +60,15 @@ def audit_command(
             until=until,
             limit=limit,
         )
-    rows = [entry.model_dump(mode="json") for entry in entries]
-    if style == "table":
-        rows = [
-            # The name may have belonged to another token before.
-            {**row, "time": row["at"], "change": brief(row["before"], row["after"])}
-            | ({"actor": f"{row['actor']} ({row['token'][:8]})"} if row["token"] else {})
-            for row in rows
-        ]
     columns = ["time", "actor", "action", "subject", "change"]
     empty = "there is no such change, or none that you may see"
-    print_rows(style, rows, columns, key="id", empty=empty, cut="change")
+    print_rows(style, entries, columns, key="id", empty=empty, cut="change", shown=_shown)
+
+
+def _shown(entry: AuditView) -> dict[str, Any]:
+    # The name may have belonged to another token before.
+    token = {"actor": f"{entry.actor} ({entry.token[:8]})"} if entry.token else {}
+    return {"time": entry.at.isoformat(), "change": brief(entry.before, entry.after), **token}
 
 
 #: Keys of an entry that its row shows already, or that nobody looks for in a table.

@@ -96,8 +96,8 @@ def _show_plan(plan: PullPlan, style: str) -> None:
         totals = {"size_bytes": plan.size_bytes, "fetch_bytes": plan.fetch_bytes}
         print_json({"ref": plan.ref, "digest": plan.digest, "files": files, **totals})
         return
-    rows = [{**file, "size": human_bytes(file["size_bytes"])} for file in files]
-    print_rows(style, rows, ["path", "size", "cached"], key="path", empty="")
+    columns = ["path", "size", "cached"]
+    print_rows(style, files, columns, key="path", empty="", shown=lambda row: {"size": human_bytes(row["size_bytes"])})
     if style == "table":
         say(f"{plan.ref}: {human_bytes(plan.size_bytes)}, of which {human_bytes(plan.fetch_bytes)} would be fetched")
 

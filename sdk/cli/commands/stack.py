@@ -119,10 +119,8 @@ def status_command(home: Path, style: str) -> None:
     if style == "quiet":
         click.echo(control.overall(parts))
         return
-    rows = [asdict(part) | {"uptime": _duration(part.uptime_s)} for part in parts]
-    if style == "json":
-        rows = [asdict(part) for part in parts]
-    print_rows(style, rows, _COLUMNS, key="part", empty="")
+    rows = [asdict(part) for part in parts]
+    print_rows(style, rows, _COLUMNS, key="part", empty="", shown=lambda row: {"uptime": _duration(row["uptime_s"])})
     if style == "table":
         for part in parts:
             if part.message:

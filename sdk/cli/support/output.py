@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,9 +18,12 @@ from unicodedata import combining, east_asian_width
 import click
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from sdk.objects import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R", bound="BaseModel | dict[str, Any]")
 
 WIDTH = 80
 #: The exit code if a check finds that something is not as it should be.
@@ -151,30 +154,33 @@ def _can_be_written(text: str) -> bool:
 
 def print_rows(
     style: str,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[R],
     columns: Sequence[str],
     *,
     key: str,
     empty: str,
     cut: str | None = None,
     spare: Sequence[str] = (),
+    shown: Callable[[R], Mapping[str, Any]] = lambda row: {},
 ) -> None:
     """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` per line.
 
-    If the terminal is too narrow, the column `cut` is cut before all others, and the columns in `spare` are left out,
-    beginning with the first.
+    `shown` gives the cells of a row, a dict or a model, that are not simply its fields. If the terminal is too narrow,
+    the column `cut` is cut before all others, and the columns in `spare` are left out, beginning with the first.
     """
     if style == "json":
         print_json(list(rows))
-    elif style == "quiet":
-        for row in rows:
-            click.echo(row[key])
+        return
+    cells = [{**(row if isinstance(row, dict) else row.model_dump(mode="json")), **shown(row)} for row in rows]
+    if style == "quiet":
+        for cell in cells:
+            click.echo(cell[key])
     elif not rows:
         say(empty)
     else:
-        cells = [[_brief(row.get(column)) for column in columns] for row in rows]
+        table = [[_brief(cell.get(column)) for column in columns] for cell in cells]
         left_out = [columns.index(column) for column in spare]
-        click.echo(render(columns, cells, cut=None if cut is None else columns.index(cut), spare=left_out))
+        click.echo(render(columns, table, cut=None if cut is None else columns.index(cut), spare=left_out))
 
 
 def _brief(value: Any) -> Any:

@@ -232,8 +232,7 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
     if style == "table" and checkpoints:
         click.echo(_checkpoints_table(checkpoints))
         return
-    rows = [checkpoint.model_dump(mode="json") for checkpoint in checkpoints]
-    print_rows(style, rows, [], key="step", empty=f"job {job_id} has no checkpoint")
+    print_rows(style, checkpoints, [], key="step", empty=f"job {job_id} has no checkpoint")
 
 
 def _made(view: JobView) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import click
@@ -30,17 +29,7 @@ from sdk.schemas.access import AuditView
 @click.option("--until", callback=take_moment, metavar="TIME", help="Before this, likewise.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
 @format_option
-def audit_command(
-    actor: str | None,
-    token: str | None,
-    action: str | None,
-    subject: str | None,
-    namespace: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
-    style: str,
-) -> None:
+def audit_command(style: str, **given: Any) -> None:
     """List who changed what in the namespaces that you administer, newest first; times are UTC.
 
     \b
@@ -50,16 +39,7 @@ def audit_command(
       adapterctl audit --actor ci-review --since 2026-01-01 --format json
     """
     with open_client() as client:
-        entries = client.audit(
-            actor=actor,
-            token=token,
-            action=action,
-            subject=subject,
-            namespace=namespace,
-            since=since,
-            until=until,
-            limit=limit,
-        )
+        entries = client.audit(**given)
     columns = ["time", "actor", "action", "subject", "change"]
     empty = "there is no such change, or none that you may see"
     print_rows(style, entries, columns, key="id", empty=empty, cut="change", shown=_shown)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -53,16 +54,7 @@ from sdk.schemas.lineage import (
 @click.option("--depth", type=click.IntRange(1, 32), default=8, show_default=True, help="How many steps to follow.")
 @click.option("--dot", "as_dot", is_flag=True, help="Print a document for Graphviz.")
 @format_option
-def lineage_command(
-    of: str,
-    base_namespace: str | None,
-    published: bool | None,
-    up: bool,
-    down: bool,
-    depth: int,
-    as_dot: bool,
-    style: str,
-) -> None:
+def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, style: str, **whose: Any) -> None:
     """Draw what the version REF was made from, and what was made from it: base, data, job, parents, merges, scores.
 
     REF may also be base:NAME, for everything trained over a base, or data:NAME, for everything that used a dataset.
@@ -77,9 +69,7 @@ def lineage_command(
         raise click.UsageError("--dot is its own format; leave --format out")
     direction: Direction = "both" if up == down else "up" if up else "down"
     with open_client() as client:
-        found = client.lineage(
-            of, direction=direction, depth=depth, base_namespace=base_namespace, published=bool(published)
-        )
+        found = client.lineage(of, direction=direction, depth=depth, **whose)
     print_one(style, found, (node.key for node in found.nodes), lambda: _print(found, as_dot))
     _say_what_is_missing(found)
 

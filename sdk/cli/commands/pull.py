@@ -33,14 +33,13 @@ def pull_command(
     ref: str,
     output: str | None,
     base: str | None,
-    base_namespace: str | None,
-    published: bool | None,
     base_name: str | None,
     verify_with: str | None,
     dry_run: bool,
     offline: bool,
     frozen: bool,
     style: str,
+    **whose: Any,
 ) -> None:
     """Fetch the version that REF names, and print its folder.
 
@@ -58,22 +57,15 @@ def pull_command(
     if offline and base is not None:
         raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")
     target = None if output is None else user_path(output)
-    if base is None and (base_namespace is not None or published):
+    if base is None and any(said is not None for said in whose.values()):
         raise click.UsageError("--base-namespace and --published say whose base is meant; give --base too")
     if base is not None:
-        ref = _over(ref, base, frozen, {"base_namespace": base_namespace, "published": bool(published)})
+        ref = _over(ref, base, frozen, whose)
     with open_puller(offline=offline) as puller:
         if dry_run:
             _show_plan(puller.plan(ref, target, offline=offline, frozen=frozen), style)
             return
-        pulled = puller.pull(
-            ref,
-            target,
-            offline=offline,
-            frozen=frozen,
-            base_name=base_name,
-            verify_with=verify_with,
-        )
+        pulled = puller.pull(ref, target, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
     _show(pulled, style)
 
 

@@ -17,8 +17,7 @@ from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.http.routes import (
     Admin,
-    Cursor,
-    Limit,
+    PageOf,
     Reader,
     Sender,
     Writer,
@@ -94,9 +93,9 @@ async def register_base(body: BaseRegistration, bases: BasesDep, who: Sender) ->
 
 
 @router.get("/bases")
-def list_bases(bases: BasesDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[BaseView]:
+def list_bases(bases: BasesDep, who: Reader, page: PageOf) -> Page[BaseView]:
     """The bases that the caller may use, newest first."""
-    return bases.list(cursor=cursor, limit=limit, who=who)
+    return bases.list(who=who, **page)
 
 
 @router.get("/base")
@@ -134,13 +133,12 @@ def fix_base(body: BaseFix, bases: BasesDep, who: Admin) -> BaseView:
 def list_adapters(
     catalog: CatalogDep,
     who: Reader,
+    page: PageOf,
     namespace: Annotated[str | None, Query(max_length=64, description='"-" for names without one.')] = None,
     prefix: Annotated[str, Query(max_length=129)] = "",
-    cursor: Cursor = None,
-    limit: Limit = 100,
 ) -> Page[AdapterView]:
     """Adapters with a ready version, by name."""
-    return catalog.adapters(namespace=namespace, prefix=prefix, cursor=cursor, limit=limit, who=who)
+    return catalog.adapters(namespace=namespace, prefix=prefix, who=who, **page)
 
 
 @router.post("/versions", status_code=201, response_model=Published)
@@ -154,12 +152,11 @@ def list_versions(
     adapter: Adapter,
     catalog: CatalogDep,
     who: Reader,
+    page: PageOf,
     archived: Annotated[bool, Query(description="With archived ones.")] = False,
-    cursor: Cursor = None,
-    limit: Limit = 100,
 ) -> Page[VersionView]:
     """The ready versions of an adapter, newest first."""
-    return catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
+    return catalog.versions(adapter=adapter, archived=archived, who=who, **page)
 
 
 @router.get("/version/norms", response_model=VersionNorms)
@@ -240,12 +237,11 @@ def list_alias_moves(
     adapter: Adapter,
     aliases: AliasesDep,
     who: Reader,
+    page: PageOf,
     alias: Annotated[str | None, Query(max_length=64)] = None,
-    cursor: Cursor = None,
-    limit: Limit = 100,
 ) -> Page[AliasMoveView]:
     """The moves of an adapter's aliases, newest first."""
-    return aliases.history(adapter=adapter, alias=alias, cursor=cursor, limit=limit, who=who)
+    return aliases.history(adapter=adapter, alias=alias, who=who, **page)
 
 
 @router.get("/aliases/protected")

@@ -9,9 +9,9 @@ from fastapi import Path, Query
 from registry.catalog.views import WhoseBase
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.rows import EvaluationRows
-from registry.evaluations.service import Evaluations
+from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.evaluations.slicing import Slicing
-from registry.http.routes import Cursor, Limit, Reader, apart, room, service
+from registry.http.routes import Reader, apart, room, service
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.scores import MOST_EXAMPLES, MOST_TARGETS, Comparison, EvaluationView, SlicedScores
 from sdk.schemas.wire import Page
@@ -37,40 +37,13 @@ ScoresOf = Annotated[
 
 @router.get("")
 def list_evaluations(
-    evaluations: EvaluationsDep,
-    who: Reader,
-    digest: Annotated[str | None, Query(max_length=64)] = None,
-    job: Annotated[str | None, Query(max_length=64)] = None,
-    base: Annotated[str | None, Query(max_length=64)] = None,
-    ident: Annotated[str | None, Query(alias="id", max_length=64, description="Only the scores of this id.")] = None,
-    dataset: Annotated[
-        str | None, Query(max_length=64, description="Only scores on the dataset of this digest.")
-    ] = None,
-    namespace: Annotated[
-        str | None,
-        Query(
-            max_length=64,
-            description="Only scores that jobs of this namespace made; `*`: of all that you may read. Without it, the scores of a version are those that its own namespace made, and the scores of a bare base are those of the namespace in which you would evaluate it.",
-        ),
-    ] = None,
-    cursor: Cursor = None,
-    limit: Limit = 200,
+    evaluations: EvaluationsDep, who: Reader, asked: Annotated[EvaluationQuery, Query()]
 ) -> Page[EvaluationView]:
     """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id.
 
     A digest that versions of several namespaces have is refused without a `namespace`.
     """
-    return evaluations.list(
-        digest=digest,
-        job=job,
-        base=base,
-        ident=ident,
-        dataset=dataset,
-        namespace=namespace,
-        cursor=cursor,
-        limit=limit,
-        who=who,
-    )
+    return evaluations.list(asked, who=who)
 
 
 @router.get("/{ident}/rows")

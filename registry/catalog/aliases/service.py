@@ -274,10 +274,7 @@ def _checked_scope(scope: str, alias: str, who: Principal) -> str:
     except BadNameError as error:
         raise InvalidName(str(error), param="scope") from None
     namespace = EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
-    if namespace == EVERYWHERE:
-        who.require_everywhere("admin")
-    else:
-        who.require("admin", namespace, missing=f"there is nothing under {scope!r} that this token may see")
+    who.require("admin", namespace, missing=f"there is nothing under {scope!r} that this token may see")
     return namespace
 
 

@@ -8,7 +8,7 @@ from fastapi import Depends, Query, Response
 
 from registry.artifacts.long_facts import WAIT_S, TurnNeededError, holding_facts
 from registry.catalog.aliases.service import Aliases
-from registry.catalog.bases.names import Whose
+from registry.catalog.bases.names import BaseNamespace, IsPublished, Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.lifecycle import VersionState
@@ -63,12 +63,7 @@ AliasesDep = Annotated[Aliases, service(Aliases)]
 Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
-async def _whose(
-    base_namespace: Annotated[
-        str | None, Query(max_length=64, description="The namespace whose base is meant by a name; `*` as `published`.")
-    ] = None,
-    published: Annotated[bool, Query(description="The base that is published for all is meant by a name.")] = False,
-) -> Whose:
+async def _whose(base_namespace: BaseNamespace = None, published: IsPublished = False) -> Whose:
     return Whose(base_namespace, published)
 
 

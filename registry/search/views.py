@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from registry.evaluations.views import ScoresOf
+from registry.evaluations.standing import ScoresOf
 from registry.http.routes import PageOf, Reader, room, service
 from registry.search.fields import FIELDS
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING

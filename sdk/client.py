@@ -47,6 +47,7 @@ from sdk.schemas.catalog import SortKey, VersionBrief
 from sdk.schemas.combination import CombineOptions, CombineSpec
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
+from sdk.schemas.job_requests import MergeRequest
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.planning import Plan
 from sdk.schemas.preview import Preview
@@ -55,7 +56,7 @@ from sdk.schemas.training_keywords import TrainingOptions
 from sdk.submitting.data_preview import RowOptions, RowsOfFile, can_be_here, preview_asked, preview_here
 from sdk.submitting.given_data import TrainingData
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
-from sdk.submitting.submitter import JobSubmitter
+from sdk.submitting.submitter import JobSubmitter, combine_request
 from sdk.validation import alias_change, build, require_numbered
 
 T = TypeVar("T")
@@ -170,10 +171,9 @@ class Client:
             like=like,
             data=data,
             eval_data=eval_data,
-            job_options=job_options(priority, timeout, device, memory),
+            job_options=job_options(priority, timeout, device, memory, idempotency_key),
             checkpoint=checkpoint_policy(checkpoint_every),
             from_checkpoint=checkpoint_ref(from_checkpoint),
-            key=idempotency_key,
         )
         return Job(view, self)
 
@@ -206,8 +206,7 @@ class Client:
             data=data,
             only=only,
             again=again,
-            job_options=JobOptions(priority),
-            key=idempotency_key,
+            job_options=JobOptions(priority, key=idempotency_key),
         )
         return Job(view, self)
 
@@ -228,8 +227,8 @@ class Client:
         """
         checked = build(MergeSpec, **spec)
         name = None if register is None else check_name(register)
-        view = self.submitter.merge(ref, checked, register=name, job_options=JobOptions(priority), key=idempotency_key)
-        return Job(view, self)
+        request = build(MergeRequest, ref=str(parse_ref(ref)), spec=checked, register_as=name)
+        return Job(self.submitter.submit(request, JobOptions(priority, key=idempotency_key)), self)
 
     def submit_combine(
         self,
@@ -247,10 +246,8 @@ class Client:
         Raises InvalidInput for versions whose sum is not a LoRA, InvalidBase for several bases, NotFound.
         """
         checked = build(CombineSpec, **spec)
-        view = self.submitter.combination(
-            check_name(adapter), parents, checked, job_options=JobOptions(priority), key=idempotency_key
-        )
-        return Job(view, self)
+        request = combine_request(check_name(adapter), parents, checked)
+        return Job(self.submitter.submit(request, JobOptions(priority, key=idempotency_key)), self)
 
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""
@@ -433,16 +430,8 @@ class Client:
         asked = preview_asked(file, of=of, base=over, **options)
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         if self.config.home is not None or can_be_here(self.transport, self.cache, found):
-            return preview_here(
-                self.transport,
-                self.cache,
-                found,
-                rows=rows,
-                row=row,
-                http=self.http,
-                on_transfer=self.on_transfer,
-            )
-        view = self.submitter.preview(found, rows=rows, row=row, job_options=JobOptions(0), key=None)
+            return preview_here(self.transport, self.cache, self.puller, found, rows=rows, row=row)
+        view = self.submitter.preview(found, rows=rows, row=row, job_options=JobOptions(0))
         job: Job[Preview] = Job(view, self)
         if on_job is not None:
             on_job(job)

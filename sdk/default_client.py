@@ -66,4 +66,15 @@ class OfDefaultClient:
         return signature(self._found())
 
     def _found(self) -> Any:
-        return getattr(_default or connect(), self.__name__)
+        return getattr(_default or _of_the_environment(), self.__name__)
+
+
+def _of_the_environment() -> Client:
+    from sdk.client import Client
+
+    global _default
+    made = Client()
+    with _lock:
+        # Another thread may have been faster, or have connected one.
+        _default = _default or made
+        return _default

@@ -50,7 +50,7 @@ class Quotas:
         Raises InvalidName, Forbidden: only admins of all may.
         """
         _check(namespace, who)
-        who.require_everywhere("admin")
+        who.require("admin", EVERYWHERE)
         with self._db.write() as session:
             before = _present(session, namespace).model_dump(include=set(QuotaLimits.model_fields))
             values = limits.model_dump()

@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Mapping
 from datetime import datetime
 
-from sdk.api.transport import Transport, keyed, pages
+from sdk.api.transport import Routes, keyed, pages
 from sdk.names import segment
 from sdk.schemas.access import (
     AuditView,
@@ -23,11 +23,8 @@ from sdk.schemas.access import (
 from sdk.validation import build
 
 
-class TokensAPI:
+class TokensAPI(Routes):
     """Tokens: who has them, and what they may do. Called, it lists them."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(self) -> builtins.list[TokenView]:
         """The tokens that this client administers, newest first, without secrets."""
@@ -77,11 +74,8 @@ class TokensAPI:
         return self._transport.call("POST", "/tokens/revoke", RevocationView, body=revocation)
 
 
-class QuotasAPI:
+class QuotasAPI(Routes):
     """The limits of namespaces. Called, it returns those of one."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def get(self, namespace: str = "-") -> QuotaView:
         """The limits of a namespace ("-": names without one), and how much of them is used."""
@@ -111,11 +105,8 @@ class QuotasAPI:
         return self._transport.call("PUT", "/quotas", QuotaView, body=limits, params={"namespace": namespace})
 
 
-class AuditAPI:
+class AuditAPI(Routes):
     """The record of who changed what. Called, it lists the last changes."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.names import check_alias, check_name
 from sdk.schemas.aliases import (
     AliasMove,
@@ -28,11 +28,8 @@ def roll_back(transport: Transport, rollback: AliasRollback) -> AliasView:
     return transport.call("POST", "/aliases/rollback", AliasView, body=rollback)
 
 
-class AliasesAPI:
+class AliasesAPI(Routes):
     """Aliases of adapters, and which of them are protected. Called, it lists those of an adapter."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(self, adapter: str) -> builtins.list[AliasView]:
         """The aliases of an adapter. Raises InvalidName, NotFound."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.validation import build
 
@@ -38,11 +38,8 @@ def get(
     return transport.call("GET", "/base", BaseView, params=params)
 
 
-class BaseRoutes:
+class BaseRoutes(Routes):
     """What can be asked about bases without files of this machine."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(self) -> builtins.list[BaseView]:
         """The bases that this client may use, newest first."""

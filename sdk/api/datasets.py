@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.errors import VerificationFailed
 from sdk.formats.refs import digest_digits
 from sdk.names import segment
@@ -25,11 +25,8 @@ def _require_asked(name: str, digest: str) -> None:
         )
 
 
-class DatasetRoutes:
+class DatasetRoutes(Routes):
     """What can be asked about datasets without files of this machine."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(self) -> builtins.list[DatasetView]:
         """The datasets that this client may use, newest first."""

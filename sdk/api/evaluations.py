@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.errors import NotFound
 from sdk.names import segment
 from sdk.schemas.artifacts import Transfer
@@ -33,11 +33,8 @@ def locate_rows(transport: Transport, ident: str) -> Transfer:
     return transport.call("GET", f"/evaluations/{segment(ident)}/rows", Transfer)
 
 
-class EvaluationRoutes:
+class EvaluationRoutes(Routes):
     """What can be asked about scores without files of this machine."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdk.api.transport import Transport
+from sdk.api.transport import Routes
 from sdk.names import check_name
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
 from sdk.validation import build
@@ -11,11 +11,8 @@ from sdk.validation import build
 _COLLECTING_S = 4 * 3600.0
 
 
-class RetentionAPI:
+class RetentionAPI(Routes):
     """Which versions garbage collection keeps, and the collection. Called, it returns the rule of an adapter."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def get(self, adapter: str) -> RetentionView:
         """Which versions of an adapter `gc` keeps. Raises InvalidName, NotFound."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import builtins
 
-from sdk.api.transport import Transport
+from sdk.api.transport import Routes
 from sdk.names import segment
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 
 
-class SignatureRoutes:
+class SignatureRoutes(Routes):
     """What can be asked about signatures without a key."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(self, digest: str) -> builtins.list[SignatureView]:
         """The signatures over the manifest with this digest, oldest first. Raises NotFound.

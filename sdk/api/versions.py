@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from sdk.api.artifacts import locate_files
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.names import check_name, parse_ref
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import (
@@ -88,11 +88,8 @@ def trace(
     return transport.call("GET", "/lineage", Lineage, params=params)
 
 
-class AdaptersAPI:
+class AdaptersAPI(Routes):
     """Adapters. Called, it lists them by name."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(self, *, namespace: str | None = None, prefix: str = "") -> builtins.list[AdapterView]:
         """Adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import builtins
 
-from sdk.api.transport import Transport
+from sdk.api.transport import Routes
 from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.work import QueueCapacity, WorkerView
 
 
-class WorkersAPI:
+class WorkersAPI(Routes):
     """The workers, and what they can take. Called, it lists them."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def __call__(self) -> builtins.list[WorkerView]:
         """The workers that have reported in the last week, by name; memory in bytes."""

@@ -12,7 +12,6 @@ from sdk.errors import InvalidData, InvalidInput, disk_explained
 from sdk.formats.rows import RowsError, detect_format
 from sdk.lora.tensors import require_numpy
 from sdk.objects import Registry
-from sdk.pulling.cached_file import cached_file
 from sdk.pulling.filling import OnTransfer
 from sdk.pushing.given_base import GivenBase
 from sdk.rows.audit import audit_rows
@@ -66,10 +65,7 @@ def check_rows_of(
         raise InvalidInput(
             "examples and sample are numbers of rows; give 1 or more", param="examples" if examples < 1 else "sample"
         )
-    every = [
-        _rows(one, columns, "data", registry, on_transfer)
-        for one in ([data] if isinstance(data, (str, Path)) else data)
-    ]
+    every = [_rows(one, columns, "data", registry) for one in ([data] if isinstance(data, (str, Path)) else data)]
     if not every or (base is not None and len(every) > 1):
         raise InvalidInput(
             "tokens can be counted for one file at a time; leave base out, or check the files one by one", param="data"
@@ -78,7 +74,7 @@ def check_rows_of(
     if any(one.columns != rows.columns for one in every):
         raise InvalidInput("the datasets have different columns; name those to use with --columns", param="columns")
     label = ", ".join(one.label for one in every)
-    held_out = None if eval_data is None else _rows(eval_data, rows.columns, "eval_data", registry, on_transfer)
+    held_out = None if eval_data is None else _rows(eval_data, rows.columns, "eval_data", registry)
     found = None if base is None else _base(base, registry)
     if found is not None:
         require_libraries(LIBRARIES, doing="counting tokens")
@@ -155,9 +151,7 @@ class _Shaped:
         self.label, self.shape = audit.data, audit.shape
 
 
-def _rows(
-    given: str | Path, columns: str | None, param: str, registry: Callable[[], Registry], on_transfer: OnTransfer | None
-) -> _Rows:
+def _rows(given: str | Path, columns: str | None, param: str, registry: Callable[[], Registry]) -> _Rows:
     if isinstance(given, Path) or means_file(given):
         file = check_data_file(given, param=param)
         return _Rows(file, str(file), check_columns(columns)[0])
@@ -165,13 +159,7 @@ def _rows(
     data = find_data(reach.transport, given, None, columns=columns, param=param)
     if not isinstance(data, RegisteredData):
         return _Rows(data.path, data.label, data.columns)
-    path = cached_file(
-        reach.cache,
-        data.view.digest,
-        locate=DatasetRoutes(reach.transport).locate,
-        http=reach.http,
-        on_transfer=on_transfer,
-    )
+    path = reach.puller.cached_file(data.view.digest, DatasetRoutes(reach.transport).locate)
     return _Rows(path, data.label, data.columns)
 
 

@@ -146,7 +146,7 @@ class DatasetsAPI(DatasetRoutes):
         """
         over = given_base_if_any(base, base_namespace, published)
         asked = preview_asked(file, of=of, base=over, **options)
-        at, options_of_job = self._registry, JobOptions(priority)
+        at, job_options = self._registry, JobOptions(priority, key=idempotency_key)
         found = asked if isinstance(asked, RowsOfFile) else at.get(asked).info
-        view = at.submitter.preview(found, rows=rows, row=row, job_options=options_of_job, key=idempotency_key)
+        view = at.submitter.preview(found, rows=rows, row=row, job_options=job_options)
         return Job(view, at)

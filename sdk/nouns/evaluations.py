@@ -11,7 +11,6 @@ from sdk.errors import VerificationFailed
 from sdk.examining.evaluation_rows import row_frame, write_row_parquet
 from sdk.examining.label_counts import LabelCounts, count_labels
 from sdk.objects import Registry
-from sdk.pulling.cached_file import cached_file
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.row_file import RowFileError, read_rows
 
@@ -31,17 +30,9 @@ class EvaluationsAPI(EvaluationRoutes):
 
         Raises NotFound, also if the scores have no rows, or no longer have them; VerificationFailed.
         """
-        at = self._registry
         # The registry is asked each time, since it decides whether they may be read.
-        origin = locate_rows(at.transport, ident)
-        path = cached_file(
-            at.cache,
-            origin.sha256,
-            doing="fetching scores",
-            locate=lambda _: origin,
-            http=at.http,
-            on_transfer=at.on_transfer,
-        )
+        origin = locate_rows(self._registry.transport, ident)
+        path = self._registry.puller.cached_file(origin.sha256, lambda _: origin, doing="fetching scores")
         with path.open("rb") as file:
             try:
                 return list(read_rows(file))

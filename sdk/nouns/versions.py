@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -59,9 +60,8 @@ class VersionsAPI(VersionRoutes[Version]):
         `on_folder` is called with the number done and the total.
         """
         return push_tree(
-            self._registry.pusher.push,
+            partial(self.push, base=base, **options),
             user_path(root),
-            PushOptions(base, **options),
             namespace=namespace,
             versions=versions,
             on_folder=on_folder,

@@ -7,7 +7,7 @@ imported.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ from sdk.pulling.pins import Pins, require_pinned
 from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
+from sdk.schemas.artifacts import Transfer
 from sdk.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -86,6 +87,20 @@ class Puller:
     ) -> None:
         self._source, self._cache, self._http, self._on_transfer = source, cache, http, on_transfer
         self._pins = Pins(cache, url)
+
+    def cached_file(self, digest: str, locate: Callable[[str], Transfer], *, doing: str = "fetching data") -> Path:
+        """Return a file of rows or scores by its whole digest; it is fetched if the cache doesn't have it intact.
+
+        Only then is `locate` called. Raises NotFound, VerificationFailed, Unavailable.
+        """
+        path = self._cache.blob(digest)
+        with self._cache.lock(digest):
+            if not self._cache.is_unaltered(path, digest):
+                path.unlink(missing_ok=True)
+                origin = locate(digest)
+                fetch(origin, path, watching(self._on_transfer, doing, origin.size_bytes), http=self._http)
+        self._cache.used(path)
+        return path
 
     def pull(
         self,

@@ -21,9 +21,7 @@ from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, 
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, parse_digest
 from sdk.pulling.cache import Cache
-from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import OnTransfer
-from sdk.pulling.http import HttpClient
+from sdk.pulling.puller import Puller
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.pushing.pusher import no_such_base
 from sdk.rows.holdout import hold_out_of
@@ -102,12 +100,11 @@ def preview_asked(
 def preview_here(
     transport: Transport,
     cache: Cache,
+    puller: Puller,
     given: RowsOfFile | VersionView,
     *,
     rows: int,
     row: int | None,
-    http: HttpClient,
-    on_transfer: OnTransfer | None,
 ) -> Preview:
     """Return what a training would learn from rows of a dataset, or what that of a version has learnt from its own, by
     this machine's libraries; see `Client.preview`.
@@ -124,13 +121,7 @@ def preview_here(
         origin = locate_rows(transport, given, digest)
         base = _base_of(transport, cache, given)
     require_libraries(LIBRARIES, doing="previewing rows")
-    path = here or cached_file(
-        cache,
-        digest,
-        locate=lambda digest: origin or DatasetRoutes(transport).locate(digest),
-        http=http,
-        on_transfer=on_transfer,
-    )
+    path = here or puller.cached_file(digest, lambda digest: origin or DatasetRoutes(transport).locate(digest))
     return _render(asked, path, base)
 
 

@@ -18,7 +18,7 @@ from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.job_requests import (
     BaseChoice,
     CheckpointPolicy,
@@ -27,7 +27,6 @@ from sdk.schemas.job_requests import (
     EvaluationRequest,
     EvaluationTarget,
     JobRequest,
-    MergeRequest,
     ParentChoice,
     PreviewJobRequest,
     TrainingRequest,
@@ -81,14 +80,13 @@ class JobSubmitter:
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
         job_options: JobOptions,
-        key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
         if like is not None:
             inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data}
             refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
             made = versions.resolve(self._transport, str(parse_ref(like)))
-            return self._submit(recorded_request(self._transport, made, adapter, checkpoint), job_options, key)
+            return self.submit(recorded_request(self._transport, made, adapter, checkpoint), job_options)
         if data is None:
             raise InvalidInput("a training needs data, or like: a version whose training is repeated", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
@@ -159,7 +157,7 @@ class JobSubmitter:
             from_checkpoint=from_checkpoint,
             parent=None if continued is None else ParentChoice(ref=continued.ref, digest=continued.digest),
         )
-        return self._submit(request, job_options, key)
+        return self.submit(request, job_options)
 
     def _base(
         self,
@@ -196,7 +194,6 @@ class JobSubmitter:
         only: bool,
         again: bool,
         job_options: JobOptions,
-        key: str | None,
     ) -> JobView:
         """Submit an evaluation of versions and of bare bases, `base:NAME`; `base_namespace` and `published` say whose.
 
@@ -228,35 +225,10 @@ class JobSubmitter:
         sent = self._sent(rows, namespace)
         named = {"data": sent.digest, "data_name": sent.exact_name}
         request = build(EvaluationRequest, targets=targets, only=only, spec=spec, again=again, **named)
-        return self._submit(request, job_options, key)
-
-    def merge(
-        self, ref: str, spec: MergeSpec, *, register: str | None, job_options: JobOptions, key: str | None
-    ) -> JobView:
-        """Submit the merge of a version into its base; the model becomes a version of `register`, if that is given.
-
-        Raises InvalidRef, InvalidInput, Conflict, NotFound, QuotaExceeded.
-        """
-        request = build(MergeRequest, ref=str(parse_ref(ref)), spec=spec, register_as=register)
-        return self._submit(request, job_options, key)
-
-    def combination(
-        self,
-        adapter: str,
-        parents: Mapping[str, float] | Iterable[tuple[str, float]],
-        spec: CombineSpec,
-        *,
-        job_options: JobOptions,
-        key: str | None,
-    ) -> JobView:
-        """Submit a combination of versions. Raises InvalidInput, InvalidRef, InvalidBase, NotFound, QuotaExceeded."""
-        pairs = parents.items() if isinstance(parents, Mapping) else parents
-        given = [build(CombineParent, ref=str(parse_ref(ref)), weight=_number(weight, of=ref)) for ref, weight in pairs]
-        request = build(CombineRequest, adapter=adapter, parents=given, spec=spec)
-        return self._submit(request, job_options, key)
+        return self.submit(request, job_options)
 
     def preview(
-        self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, job_options: JobOptions, key: str | None
+        self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, job_options: JobOptions
     ) -> JobView:
         """Submit a preview of rows of a file, or of a version's dataset.
 
@@ -274,13 +246,13 @@ class JobSubmitter:
             request = _preview_request(said)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest}
-        return self._submit(request.model_copy(update=update), job_options, key)
+        return self.submit(request.model_copy(update=update), job_options)
 
     def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
         """Return the registered dataset of these rows; a file is first added under its name."""
         return rows.view if isinstance(rows, RegisteredData) else self._pusher.send_data(rows, namespace)
 
-    def _submit(self, request: JobRequest, job_options: JobOptions, key: str | None) -> JobView:
+    def submit(self, request: JobRequest, job_options: JobOptions) -> JobView:
         submission = build(
             JobSubmission,
             request=request,
@@ -288,7 +260,7 @@ class JobSubmitter:
             timeout_s=job_options.timeout_s,
             needs=job_options.needs,
         )
-        return jobs.submit(self._transport, submission, key=key)
+        return jobs.submit(self._transport, submission, key=job_options.key)
 
 
 def _sources(sent: Sequence[DatasetView], given: Sequence[GivenSource]) -> list[DataSource] | None:
@@ -299,6 +271,15 @@ def _sources(sent: Sequence[DatasetView], given: Sequence[GivenSource]) -> list[
         DataSource(data=view.digest, data_name=view.exact_name, weight=source.weight)
         for view, source in zip(sent, given, strict=True)
     ]
+
+
+def combine_request(
+    adapter: str, parents: Mapping[str, float] | Iterable[tuple[str, float]], spec: CombineSpec
+) -> CombineRequest:
+    """Return the request of a combination. Raises InvalidInput, InvalidRef."""
+    pairs = parents.items() if isinstance(parents, Mapping) else parents
+    given = [build(CombineParent, ref=str(parse_ref(ref)), weight=_number(weight, of=ref)) for ref, weight in pairs]
+    return build(CombineRequest, adapter=adapter, parents=given, spec=spec)
 
 
 def _number(weight: Any, *, of: str) -> float:

@@ -31,6 +31,7 @@ from support.processes import environment
 from support.registries import World
 from support.soak import scale
 
+from registry.access.audit.service import AuditQuery
 from registry.artifacts.service import Artifacts
 from registry.catalog.models import Adapter, Version
 from registry.catalog.publishing.publisher import Publisher
@@ -117,7 +118,7 @@ def require_whole(world: World, name: str, payloads: Mapping[str, Payload]) -> M
     """Hold an adapter against its own audit trail: each change was allowed, and all of them make what there is."""
     model = Model([name])
     (adapter,) = model.adapters
-    entries = world.services.audit.list(who=SYSTEM, subject=name, limit=100_000).items
+    entries = world.services.audit.list(AuditQuery(subject=name, limit=1000), who=SYSTEM).items
     model.follow(reversed(entries), payloads)
     numbered = [row for row in rows_of(world, name) if row[0] is not None]
     assert numbered == [(held.number, held.payload.digest, held.state) for held in adapter.versions]

@@ -12,7 +12,6 @@ from types import TracebackType
 
 from sdk.client import Client
 from sdk.errors import NotAllowed
-from sdk.pulling.cached_file import cached_file
 from sdk.pushing.base_folder import ScannedBase
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
@@ -87,7 +86,4 @@ class AttemptInputs:
 
     def dataset(self, digest: str) -> Path:
         """Return a dataset's file."""
-        client = self._client
-        return cached_file(
-            client.cache, digest, locate=client.datasets.locate, http=client.http, on_transfer=self._transfers
-        )
+        return self._client.puller.cached_file(digest, self._client.datasets.locate)

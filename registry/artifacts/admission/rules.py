@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Modules, effect, judge_module
@@ -57,6 +57,7 @@ _HUGE_EXPONENT, _FAINT_EXPONENT = math.log2(_HUGE), math.log2(_FAINT)
 _FLOAT16_EXPONENT = 16
 #: How many names a warning lists at most.
 _MOST_NAMED = 5
+_WIDER = "use the adapter over a base in bfloat16 or float32, and check whether its training diverged"
 
 
 def judge(
@@ -101,13 +102,10 @@ def judge(
     replaces = bool(lora.modules_to_save or lora.trainable_token_indices or sizes["other"] or vocabulary)
     warnings = _judge_effects(modules, config, lora, ranks, replaces=replaces)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
-    return [
-        *warnings,
-        *_warn_beyond(beyond),
-        *_warn_unused(lora.target_modules, modules),
-        *_warn_sizes(sizes),
-        *_warn_vocabulary(vocabulary),
-    ]
+    unused = set(lora.target_modules)
+    for module in modules:
+        unused.difference_update(suffixes(base_module(module)))
+    return [*warnings, *_warn_whole(beyond, sorted(unused), sizes, vocabulary)]
 
 
 def require_few_names(lora: LoraConfig) -> None:
@@ -148,11 +146,7 @@ def _judge_effects(
             "nothing. A training needs a higher learning rate or more rows, a combination weights that don't cancel its "
             "versions, and a push the adapter as it was saved after training"
         )
-    return [
-        *_warn_idle(idle),
-        *_warn_faint(faint),
-        *_warn_too_large(too_large),
-    ]
+    return list(_warn_effects(idle, faint, too_large))
 
 
 def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
@@ -315,65 +309,34 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 
 
-def _warn_idle(idle: Sequence[str]) -> list[str]:
-    if not idle:
-        return []
-    return [f"s·B·A is zero in {_named(idle)}: nothing was learned there; check whether these modules were trained"]
+def _warn_effects(idle: Sequence[str], faint: Sequence[str], too_large: Sequence[str]) -> Iterator[str]:
+    if idle:
+        yield f"s·B·A is zero in {_named(idle)}: nothing was learned there; check whether these modules were trained"
+    if faint:
+        yield f"no value of s·B·A reaches {_FAINT:g} in {_named(faint)}: what was learned there has no effect"
+    if too_large:
+        yield f"s·B·A may reach beyond 65504, where float16 ends, in {_named(too_large)}: {_WIDER}"
 
 
-def _warn_faint(faint: Sequence[str]) -> list[str]:
-    if not faint:
-        return []
-    return [f"no value of s·B·A reaches {_FAINT:g} in {_named(faint)}: what was learned there has no effect"]
-
-
-def _warn_too_large(modules: Sequence[str]) -> list[str]:
-    if not modules:
-        return []
-    return [
-        f"s·B·A may reach beyond 65504, where float16 ends, in {_named(modules)}: use the adapter over a base in bfloat16 or "
-        "float32, and check whether its training diverged"
-    ]
-
-
-def _warn_beyond(names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"there are numbers beyond 65504, where float16 ends, in {_named(names)}: use the adapter over a base in bfloat16 or "
-        "float32, and check whether its training diverged"
-    ]
-
-
-def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
-    unused = set(targets)
-    for module in modules:
-        unused.difference_update(suffixes(base_module(module)))
-    if not unused:
-        return []
-    return [
-        f"there are no weights for the target modules {_named(sorted(unused))}; check whether all of the adapter was saved"
-    ]
-
-
-def _warn_vocabulary(vocabulary: int | None) -> list[str]:
-    if vocabulary is None:
-        return []
-    return [
-        f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: use it with the "
-        "tokenizer that it was trained with"
-    ]
-
-
-def _warn_sizes(sizes: dict[str, int]) -> list[str]:
+def _warn_whole(
+    beyond: Sequence[str], unused: Sequence[str], sizes: dict[str, int], vocabulary: int | None
+) -> Iterator[str]:
+    if beyond:
+        yield f"there are numbers beyond 65504, where float16 ends, in {_named(beyond)}: {_WIDER}"
+    if unused:
+        yield f"there are no weights for the target modules {_named(unused)}; check whether all of the adapter was saved"
     total, whole = sum(sizes.values()), sizes["embeddings"] + sizes["modules_to_save"]
-    if whole * 2 <= total:
-        return []
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
-    return [
-        f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); if they were not trained, "
-        "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
-    ]
+    if whole * 2 > total:
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
+        yield (
+            f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); if they were not trained, "
+            "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
+        )
+    if vocabulary is not None:
+        yield (
+            f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: use it with the "
+            "tokenizer that it was trained with"
+        )
 
 
 def _size(size_bytes: int) -> str:

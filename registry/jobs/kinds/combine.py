@@ -12,7 +12,7 @@ from registry.artifacts.long_facts import holding_facts
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_of
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_to_change
 from registry.catalog.versions.kinds import require_adapter, require_name_of_kind
 from registry.catalog.versions.norms import recipe_of, record_of
 from registry.db.database import Database
@@ -59,9 +59,7 @@ def _examine(db: Database, pinned: Pinned[CombineRequest]) -> Examined[CombineRe
 
 def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bool) -> Pinned[CombineRequest]:
     """Raises Invalid for weights that can't be, and InvalidBase for parents of several bases."""
-    namespace = space_of(request.adapter)
-    missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
-    who.require("write", namespace, missing=missing, param="adapter")
+    namespace = space_to_change(request.adapter, who)
     require_name_of_kind(session, request.adapter, "adapter")
     found: dict[int, tuple[Version, list[float]]] = {}
     for parent in request.parents:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Origin
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_of
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_to_change
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.database import Database
 from registry.db.stored_json import table
@@ -48,9 +48,7 @@ _MOST_LIBRARIES = 40
 
 
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
-    namespace = space_of(request.adapter)
-    missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
-    who.require("write", namespace, missing=missing, param="adapter")
+    namespace = space_to_change(request.adapter, who)
     require_name_of_kind(session, request.adapter, "adapter")
     if request.eval_data is not None and request.spec.holdout is not None:
         raise Invalid(both_held_out(), param="spec.holdout")

@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 import click
 
 from sdk.cli.support.options import confirm, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_made, print_rows, say
+from sdk.cli.support.output import (
+    format_option,
+    human_bytes,
+    print_done,
+    print_facts,
+    print_made,
+    print_one,
+    print_rows,
+    say,
+)
 from sdk.cli.support.session import open_client
 from sdk.schemas.catalog import BaseView
 
@@ -121,10 +130,9 @@ def base_rm(name: str, namespace: str | None, published: bool, yes: bool, style:
     confirm(f"remove the base {name}, so that nobody can make versions over it any more?", yes=yes)
     with open_client() as client:
         client.bases.remove(name, namespace=space)
-    if style == "json":
-        print_json({"base": name, "removed": True})
-    else:
-        say(f"{name} is removed; its files go with the next: adapterctl gc")
+    print_done(
+        style, {"base": name, "removed": True}, None, f"{name} is removed; its files go with the next: adapterctl gc"
+    )
 
 
 @base_command.command(name="list")
@@ -159,10 +167,6 @@ def base_show(name: str, namespace: str | None, published: bool, style: str) -> 
     """
     with open_client() as client:
         view = client.bases.get(name, base_namespace=_space(namespace, published))
-    if style == "json":
-        print_json(view.model_dump(mode="json"))
-    elif style == "quiet":
-        click.echo(view.fingerprint)
-    else:
-        shown = view.model_dump(mode="json", exclude={"config", "size_bytes", "replaces"})
-        print_facts([*shown.items(), ("size", human_bytes(view.size_bytes))])
+    shown = view.model_dump(mode="json", exclude={"config", "size_bytes", "replaces"})
+    facts = [*shown.items(), ("size", human_bytes(view.size_bytes))]
+    print_one(style, view, view.fingerprint, lambda: print_facts(facts))

@@ -24,6 +24,7 @@ from sdk.config import user_path
 
 if TYPE_CHECKING:
     from sdk.objects import Job
+    from sdk.schemas.artifacts import DatasetView
     from sdk.schemas.preview import Preview
 
 
@@ -210,12 +211,14 @@ def data_list(style: str) -> None:
     """
     with open_client() as client:
         views = client.datasets()
-    rows = [view.model_dump(mode="json") for view in views]
-    if style != "json":
-        rows = [{**row, "name": view.exact_name or view.name} for row, view in zip(rows, views, strict=True)]
     columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
     empty = "no datasets yet; add one with: adapterctl data add FILE"
-    print_rows(style, rows, columns, key="digest", empty=empty, spare=("created_at", "namespace", "shape", "rows"))
+    spare = ("created_at", "namespace", "shape", "rows")
+    print_rows(style, views, columns, key="digest", empty=empty, spare=spare, shown=_named)
+
+
+def _named(view: DatasetView) -> dict[str, str]:
+    return {"name": view.exact_name or view.name}
 
 
 @data_command.command(name="rm")

@@ -9,7 +9,7 @@ import click
 
 from sdk.cli.commands.watch import result_of, say_rows
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import filled, format_option, one_line, plain, print_detached, print_json, say
+from sdk.cli.support.output import filled, format_option, one_line, plain, print_detached, print_one, say
 from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
 from sdk.cli.support.session import open_client
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
@@ -79,7 +79,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
         )
         say_rows(job.view, data=data)
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} evaluates {job.view.subject}")
         if beside := scored_beside(job.view):
@@ -114,13 +114,8 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
         say(line)
     if any("scorer." in line for line in (*failed, *errors)):
         say(f"the first error of each scorer, in full: adapterctl jobs logs {job.id}")
-    if style == "json":
-        print_json(found)
-    elif style == "quiet":
-        for each in (each for each in found if each["beside"] is None):
-            click.echo(f"{each['ref']} {each['metrics']['loss']:.4f}")
-    else:
-        _print_table(found, scores, beside)
+    asked = (f"{each['ref']} {each['metrics']['loss']:.4f}" for each in found if each["beside"] is None)
+    print_one(style, found, asked, lambda: _print_table(found, scores, beside))
     if (error := unscored(job.view)) is not None:
         raise error
 

@@ -67,7 +67,7 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
         chosen = {key: value for key, value in {**given, "register": register}.items() if value is not None}
         job = client.submit_merge(ref, **chosen)
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} merges {job.view.subject}")
         watch_all([job])
@@ -142,7 +142,7 @@ def combine_command(name: str, parents: tuple[str, ...], detach: bool, style: st
     with open_client() as client:
         job = client.submit_combine(name, pairs, **{key: value for key, value in given.items() if value is not None})
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} combines {len(pairs)} {'version' if len(pairs) == 1 else 'versions'} into {name}")
         result = result_of(job)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import filled, format_option, human_bytes, print_json, render
+from sdk.cli.support.output import filled, format_option, human_bytes, print_one, render
 from sdk.cli.support.spec_options import spec_options
 from sdk.schemas.training import PLANNED, TrainingSpec
 
@@ -74,12 +74,8 @@ def plan_command(base: str, base_namespace: str | None, published: bool | None, 
     """
     options = {name: value for name, value in given.items() if value is not None}
     found = planned(base, base_namespace, published, options)
-    if style == "json":
-        print_json(found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes})
-    elif style == "quiet":
-        click.echo(found.verdict)
-    else:
-        print_plan(found)
+    document = found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes}
+    print_one(style, document, found.verdict, lambda: print_plan(found))
 
 
 def planned(base: str, base_namespace: str | None, published: bool | None, options: dict[str, Any]) -> Plan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_rows, say
+from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_one, print_rows, say
 from sdk.cli.support.session import open_client, open_puller
 from sdk.config import user_path
 from sdk.formats.refs import is_folder
@@ -33,14 +33,13 @@ def pull_command(
     ref: str,
     output: str | None,
     base: str | None,
-    base_namespace: str | None,
-    published: bool | None,
     base_name: str | None,
     verify_with: str | None,
     dry_run: bool,
     offline: bool,
     frozen: bool,
     style: str,
+    **whose: Any,
 ) -> None:
     """Fetch the version that REF names, and print its folder.
 
@@ -58,22 +57,15 @@ def pull_command(
     if offline and base is not None:
         raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")
     target = None if output is None else user_path(output)
-    if base is None and (base_namespace is not None or published):
+    if base is None and any(said is not None for said in whose.values()):
         raise click.UsageError("--base-namespace and --published say whose base is meant; give --base too")
     if base is not None:
-        ref = _over(ref, base, frozen, {"base_namespace": base_namespace, "published": bool(published)})
+        ref = _over(ref, base, frozen, whose)
     with open_puller(offline=offline) as puller:
         if dry_run:
             _show_plan(puller.plan(ref, target, offline=offline, frozen=frozen), style)
             return
-        pulled = puller.pull(
-            ref,
-            target,
-            offline=offline,
-            frozen=frozen,
-            base_name=base_name,
-            verify_with=verify_with,
-        )
+        pulled = puller.pull(ref, target, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
     _show(pulled, style)
 
 
@@ -91,15 +83,13 @@ def _show(pulled: Pulled, style: str) -> None:
 
 
 def _show_plan(plan: PullPlan, style: str) -> None:
-    rows: list[dict[str, Any]] = [
-        {"path": file.path, "size": human_bytes(file.size_bytes), **asdict(file)} for file in plan.files
-    ]
+    files = [asdict(file) for file in plan.files]
     if style == "json":
-        files = [asdict(file) for file in plan.files]
         totals = {"size_bytes": plan.size_bytes, "fetch_bytes": plan.fetch_bytes}
         print_json({"ref": plan.ref, "digest": plan.digest, "files": files, **totals})
         return
-    print_rows(style, rows, ["path", "size", "cached"], key="path", empty="")
+    columns = ["path", "size", "cached"]
+    print_rows(style, files, columns, key="path", empty="", shown=lambda row: {"size": human_bytes(row["size_bytes"])})
     if style == "table":
         say(f"{plan.ref}: {human_bytes(plan.size_bytes)}, of which {human_bytes(plan.fetch_bytes)} would be fetched")
 
@@ -155,10 +145,7 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
 
         print_replay(replayed, style)
         return
-    if style == "json":
-        print_json({"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None})
-    elif style == "quiet":
-        click.echo(manifest.digest)
-    else:
-        signed = "" if key is None else f", signed by {verify_with}"
-        click.echo(f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}")
+    document = {"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None}
+    signed = "" if key is None else f", signed by {verify_with}"
+    said = f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}"
+    print_one(style, document, manifest.digest, lambda: click.echo(said))

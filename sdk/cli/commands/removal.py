@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_json, print_one, say
+from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
@@ -168,7 +168,7 @@ def retention_clear(name: str, style: str) -> None:
 def _show_rule(view: RetentionView, style: str) -> None:
     rule = view.rule
     kept = [("keep last", rule.keep_last), ("keep days", rule.keep_days)] if rule else [("keeps", "all versions")]
-    print_one(style, view.model_dump(mode="json"), view.adapter, [("adapter", view.adapter), *kept])
+    print_one(style, view, view.adapter, lambda: print_facts([("adapter", view.adapter), *kept]))
 
 
 @click.command(name="gc")
@@ -205,13 +205,7 @@ def gc_command(dry_run: bool, grace_hours: int, keep_merged_days: int | None, ye
                 say(f"{name}: {value}")
             confirm("remove this?", yes=False)
         report = client.retention.gc(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
-    if style == "json":
-        print_json(report.model_dump(mode="json"))
-    elif style == "quiet":
-        for ref in report.retired_versions:
-            click.echo(ref)
-    else:
-        print_facts(_facts(report))
+    print_one(style, report, report.retired_versions, lambda: print_facts(_facts(report)))
     missing = report.rows_without_blob
     if missing.count and style != "json":
         names = [*missing.versions[:8], *(["…"] if len(missing.versions) > 8 else [])] or ["datasets or bases"]

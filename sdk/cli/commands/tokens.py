@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -117,14 +117,14 @@ def token_list(style: str) -> None:
     with open_client() as client:
         tokens = client.tokens()
     rows = [{**token.model_dump(mode="json"), "state": _state(token)} for token in tokens]
-    if style == "table":
-        for row, token in zip(rows, tokens, strict=True):
-            row["grants"] = ", ".join(f"{grant.namespace}={grant.role}" for grant in token.grants)
-            row["expires"] = row["expires_at"] or "never"
     columns = ["id", "name", "grants", "expires", "state"]
-    print_rows(
-        style, rows, columns, key="id", empty="no tokens; make one with: adapterctl token create NAME --role ROLE"
-    )
+    empty = "no tokens; make one with: adapterctl token create NAME --role ROLE"
+    print_rows(style, rows, columns, key="id", empty=empty, shown=_shown)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    grants = ", ".join(f"{grant['namespace']}={grant['role']}" for grant in row["grants"])
+    return {"grants": grants, "expires": row["expires_at"] or "never"}
 
 
 def _state(token: TokenView) -> str:
@@ -164,13 +164,11 @@ def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
     confirm(f"Take the roles in {namespace} from every token?", yes=yes)
     with open_client() as client:
         done = client.tokens.revoke_namespace(namespace)
-    rows = [one.model_dump(mode="json") for one in done.lost]
     if style == "json":
-        print_json(done.model_dump(mode="json"))
+        print_json(done)
         return
-    print_rows(
-        style, rows, ["token", "name", "role", "revoked"], key="token", empty=f"no token had a role in {namespace}"
-    )
+    columns = ["token", "name", "role", "revoked"]
+    print_rows(style, done.lost, columns, key="token", empty=f"no token had a role in {namespace}")
     if done.kept is not None:
         say(f"your own token keeps its role; when you are done, run: adapterctl token revoke {done.kept}")
     if done.everywhere:

@@ -119,7 +119,7 @@ def train_command(
         job = client.submit_training(name, **options)
         say_rows(job.view, data=options.get("data"), eval_data=options.get("eval_data"))
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} trains {name}")
         result = result_of(job)

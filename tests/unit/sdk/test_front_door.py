@@ -6,7 +6,9 @@ import ast
 import copy
 import inspect
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -78,11 +80,40 @@ def test_a_call_of_a_noun_reaches_the_clients(client: sdk.Client, monkeypatch: p
     assert seen == {"args": ("ci", {"-": "reader"}), "days": 3}
 
 
-def test_looking_at_a_function_makes_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(default_client, "connect", lambda: pytest.fail("a client was made"))
+def test_looking_at_a_function_makes_no_client() -> None:
     assert not hasattr(sdk.push, "_pytestfixturefunction")
     assert (repr(sdk.push), sdk.push.__name__) == ("<push of the default client>", "push")
     assert copy.copy(sdk.push).__name__ == "push"
+    assert default_client._default is None
+
+
+def test_threads_that_come_first_together_get_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(4)
+
+    class Slow:
+        def get(self) -> Slow:
+            return self
+
+    def made() -> Slow:
+        together.wait(60)
+        return Slow()
+
+    monkeypatch.setattr("sdk.client.Client", made)
+    with ThreadPoolExecutor(4) as pool:
+        used = [asked.result() for asked in [pool.submit(sdk.get) for _ in range(4)]]
+    assert {id(each) for each in used} == {id(default_client._default)}
+
+
+def test_what_was_connected_meanwhile_stays_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected = type("Connected", (), {"get": staticmethod(lambda: "connected")})()
+
+    def made() -> object:
+        monkeypatch.setattr(default_client, "_default", connected)
+        return object()
+
+    monkeypatch.setattr("sdk.client.Client", made)
+    assert sdk.get() == "connected"
+    assert default_client._default is connected
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -19,6 +19,7 @@ from sdk.cli.commands import catalog
 from sdk.cli.commands import compat as command
 from sdk.cli.commands.compat import compat_command
 from sdk.errors import InvalidBase, InvalidInput, NotFound
+from sdk.examining import engine_compatibility
 from sdk.lora.tensors import read_tensors
 
 LLAMA = {"vocab_size": 16, "tie_word_embeddings": False, "eos_token_id": 2}
@@ -143,7 +144,7 @@ def test_a_base_that_was_taken_away_is_not_guessed(registry: Client, monkeypatch
         raise NotFound("there is no base")
 
     found = registry.versions.compat("plain", engine="vllm")
-    monkeypatch.setattr(registry, "base", gone)
+    monkeypatch.setattr(engine_compatibility.bases, "get", gone)
     # Nothing of these modules depends on its config.
     assert registry.versions.compat("plain", engine="vllm").findings == found.findings
 

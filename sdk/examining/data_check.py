@@ -19,8 +19,9 @@ from sdk.rows.audit import audit_rows
 from sdk.rows.data_files import DataFile
 from sdk.rows.holdout import HoldoutError, hold_out_of
 from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
+from sdk.schemas.keywords import RowOptions
 from sdk.schemas.training import TrainingSpec, both_held_out
-from sdk.submitting.data_preview import LIBRARIES, RowOptions, ask_worker, base_folder, find_base, tokenizer_view
+from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
 from sdk.validation import build, check_columns, check_data_file, check_loss_on
 from sdk.worker_program import require_libraries

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
@@ -30,6 +30,7 @@ from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.keywords import RowOptions
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
@@ -45,17 +46,6 @@ _BYTES_PER_S = 1_000_000
 LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
 
 M = TypeVar("M", bound=BaseModel)
-
-
-class RowOptions(TypedDict, total=False):
-    """The options of a training that say how its rows are read, as keywords of a function."""
-
-    loss_on: Literal["completion", "assistant", "all"] | None
-    columns: str | None
-    holdout: float | None
-    holdout_by: str | None
-    holdout_seed: int | None
-    max_length: int | None
 
 
 @dataclass(frozen=True)

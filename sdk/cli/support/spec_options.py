@@ -15,16 +15,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def spec_options(
-    spec: type[Wire], names: Collection[str], *, help_of: Mapping[str, str] | None = None
+    spec: type[Wire], names: Collection[str] | None = None, *, help_of: Mapping[str, str] | None = None
 ) -> Callable[[F], F]:
-    """Add an option for each of some fields, in the order of the spec; None unless it is given.
+    """Add an option for each field, or each of some, in the order of the spec; None unless it is given.
 
     `help_of` has what a command says of some of them in other words, with the default.
     """
 
     def decorate(command: F) -> F:
         for name, option in reversed(options_of(spec).items()):
-            if name in names:
+            if names is None or name in names:
                 text = (help_of or {}).get(name) or _help(option, spec.model_fields[name].default)
                 command = _made(name, spec.model_fields[name].annotation, option, text)(command)
         return command
@@ -47,6 +47,8 @@ def _plain(annotation: Any) -> Any:
     """The type that a person writes, without bounds and None."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
+    if get_origin(annotation) is list:
+        return str
     if get_origin(annotation) in (Union, UnionType):
         (one,) = {_plain(each) for each in get_args(annotation)} - {NoneType}
         return one

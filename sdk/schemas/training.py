@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sdk.formats.base_files import INPUT_EMBEDDINGS
 from sdk.formats.objectives import Objective
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
+from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
@@ -23,7 +24,7 @@ from sdk.schemas.option_types import (
     options_of,
     require_modules,
 )
-from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Wire
+from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's default.
 DEFAULT_BETA = 0.1
@@ -32,24 +33,9 @@ _QUANTISING = {"quant_type", "double_quant"}
 RESOLVED = ("objective", "loss_on", "packing")
 
 
-class TrainingFields(Wire):
+class TrainingFields(HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
-    #: Share of the rows that is held out if no held-out rows are given; their loss is measured before and after.
-    holdout: Annotated[
-        Annotated[float, Field(gt=0, lt=1)] | None,
-        IF_ANY,
-        Option("Instead of --eval-data: hold this share of the rows out, such as 0.1.", metavar="SHARE", alone=True),
-    ] = None
-    #: Rows with the same value in this column stay on one side of the split. None: each row is split by itself.
-    holdout_by: Annotated[
-        Annotated[str, Field(min_length=1, max_length=200)] | None,
-        IF_ANY,
-        Option("Rows with the same in this column are held out together, or not at all.", metavar="COLUMN", alone=True),
-    ] = None
-    #: The seed that chooses the held-out rows; it is separate from the training's, so trainings with different seeds
-    #: hold out the same rows.
-    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), IF_ANY, Option("Which rows are held out.", alone=True)] = 0
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
     method: Annotated[
         Literal["qlora", "lora"], Option("Train over the base in 4 bits, or 8 (qlora), or in 16 (lora).", kept=True)
@@ -352,11 +338,6 @@ class TrainingSpec(TrainingFields):
         return {name: value for name, value in found.items() if value is not None or name not in RESOLVED}
 
 
-def both_held_out() -> str:
-    """Say that held-out rows are given and a share is to be held out, too."""
-    return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
-
-
 def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     """Say which options of a spec contradict each other, and what to do; None if they may go together.
 
@@ -384,8 +365,8 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     if same := same_module(spec.alphas):
         name, other = same
         return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
-    if spec.holdout is None and (spec.holdout_by is not None or spec.holdout_seed):
-        return "holdout_by and holdout_seed say which rows are held out, and no share is; give holdout, such as 0.1"
+    if said := spec.clash_of_holdout:
+        return said
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"

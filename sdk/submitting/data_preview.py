@@ -26,7 +26,6 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.pushing.pusher import no_such_base
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
@@ -163,17 +162,15 @@ def asked_of_rows(
     transport: Transport, given: RowsOfFile, *, rows: int, row: int | None
 ) -> tuple[GivenData, RowsAsked]:
     """Find a dataset, and say how its rows would be rendered. Raises NotFound, InvalidData, InvalidInput."""
-    spec, hold_out = given.spec, hold_out_of(given.spec)
-    data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=hold_out)
+    spec = given.spec
+    data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=spec.hold_out)
     options = {
         "loss_on": spec.loss_on,
         "columns": data.columns,
         "max_length": spec.max_length,
         "rows": rows,
         "row": row,
-        "holdout": spec.holdout,
-        "holdout_by": spec.holdout_by,
-        "holdout_seed": spec.holdout_seed,
+        **spec.of_holdout,
     }
     return data, RowsAsked(data.label, options)
 
@@ -197,9 +194,7 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
         "max_length": record.max_length,
         "rows": rows,
         "row": row,
-        "holdout": record.holdout,
-        "holdout_by": record.holdout_by,
-        "holdout_seed": record.holdout_seed,
+        **record.of_holdout,
     }
     # If no date is recorded, the template didn't ask for one.
     return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)

@@ -34,9 +34,10 @@ from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
+from sdk.schemas.held_out import both_held_out
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
+from sdk.schemas.training import TrainingSpec, clash_of
 from sdk.schemas.version_records import TrainingRecord
 
 _DATASETS = ("data", "eval_data", "sources")
@@ -52,7 +53,7 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
     who.require("write", namespace, missing=missing, param="adapter")
     require_name_of_kind(session, request.adapter, "adapter")
-    if request.eval_data is not None and request.spec.holdout is not None:
+    if request.eval_data is not None and request.spec.hold_out is not None:
         raise Invalid(both_held_out(), param="spec.holdout")
     named = pin_data(session, request, ("data", "eval_data"), who, namespace)
     sources = pin_sources(session, request, who, namespace)

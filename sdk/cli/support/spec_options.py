@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -15,17 +16,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def spec_options(
-    spec: type[Wire], names: Collection[str] | None = None, *, help_of: Mapping[str, str] | None = None
+    spec: type[Wire],
+    names: Collection[str] | None = None,
+    *,
+    help_of: Mapping[str, str] | None = None,
+    about: str | None = None,
 ) -> Callable[[F], F]:
     """Add an option for each field, or each of some, in the order of the spec; None unless it is given.
 
-    `help_of` has what a command says of some of them in other words, with the default.
+    `help_of` has what a command says of some of them in other words, with the default, and `about` what it says of all.
     """
 
     def decorate(command: F) -> F:
         for name, option in reversed(options_of(spec).items()):
             if names is None or name in names:
-                text = (help_of or {}).get(name) or _help(option, spec.model_fields[name].default)
+                text = (help_of or {}).get(name) or _help(
+                    option if about is None else replace(option, help=about), spec.model_fields[name].default
+                )
                 command = _made(name, spec.model_fields[name].annotation, option, text)(command)
         return command
 

@@ -16,12 +16,12 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
-from sdk.rows.holdout import hold_out_of
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.held_out import both_held_out
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingSpec, both_held_out
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
@@ -191,9 +191,9 @@ def read_inputs(
 
 def _read_split(data: Mixture, eval_data: Path | None, spec: TrainingSpec) -> Split:
     """Return the rows of files, and the held-out ones. Raises PipelineError ("data", "spec")."""
-    if spec.holdout is not None and eval_data is not None:
+    if spec.hold_out is not None and eval_data is not None:
         raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
-    return read_split(data.files, hold_out_of(spec), columns=spec.columns)
+    return read_split(data.files, spec.hold_out, columns=spec.columns)
 
 
 def _shape(rows: Rows) -> Shape:

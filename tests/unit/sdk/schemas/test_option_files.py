@@ -52,7 +52,7 @@ OTHER_MEANINGS: Mapping[str, str] = {
     "seed": "option of an evaluation, and of any random choice",
 }
 #: Options that are in more files for now.
-_STILL = {"holdout": 18, "holdout_by": 11, "holdout_seed": 11, "beta": 9, "eva_rho": 9, "optim": 11}
+_STILL = {"beta": 9, "eva_rho": 9, "optim": 11}
 
 
 def identifiers(text: str) -> frozenset[str]:

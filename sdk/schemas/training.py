@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -33,6 +34,31 @@ _QUANTISING = {"quant_type", "double_quant"}
 RESOLVED = ("objective", "loss_on", "packing")
 
 
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A kind of AdamW."""
+
+    name: OptimizerName
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether the moments of large tensors have 8 bits instead of 32."""
+        return self.name.endswith("8bit")
+
+    @property
+    def paged(self) -> bool:
+        """Whether they move to the machine's memory when the card's is full."""
+        return self.name.startswith("paged")
+
+    @property
+    def needs_card(self) -> bool:
+        """Whether there is one only for CUDA cards."""
+        return self.name != "adamw"
+
+
 class TrainingFields(HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
@@ -50,6 +76,7 @@ class TrainingFields(HoldoutFields):
             " chosen, rejected} rows (dpo).",
             default="by the rows",
             planned=True,
+            of_loss=True,
         ),
     ] = None
     #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
@@ -57,7 +84,7 @@ class TrainingFields(HoldoutFields):
     beta: Annotated[
         float,
         Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA),
-        Option("dpo: how close the model stays to the base, or to --from.", alone=True),
+        Option("dpo: how close the model stays to the base, or to --from.", alone=True, of_loss=True),
     ] = DEFAULT_BETA
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=MOST_RANK), Option("Rank of A and B.", kept=True, planned=True)] = 8
@@ -166,7 +193,9 @@ class TrainingFields(HoldoutFields):
     columns: Annotated[
         Columns | None,
         IF_SET,
-        Option("Which columns are which keys: prompt=question,completion=answer.", metavar="KEY=COLUMN,…"),
+        Option(
+            "Which columns are which keys: prompt=question,completion=answer.", metavar="KEY=COLUMN,…", of_loss=True
+        ),
     ] = None
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = 3.0
@@ -183,7 +212,7 @@ class TrainingFields(HoldoutFields):
     #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
     #: full. All but "adamw" need a CUDA card.
     optim: Annotated[
-        Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"],
+        OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
         Option("All but adamw need a CUDA card.", alone=True, planned=True),
     ] = "adamw"
@@ -241,13 +270,13 @@ class TrainingSpec(TrainingFields):
 
     loss_on: Annotated[
         Literal["completion", "assistant", "all"] | None,
-        Option("Which tokens the loss is computed on.", default="by the shape of the rows"),
+        Option("Which tokens the loss is computed on.", default="by the shape of the rows", of_loss=True),
     ] = None
     epochs: Annotated[float, Field(gt=0, le=1000), Option("Passes over the rows.")] = 3.0
     max_length: Annotated[
         int,
         Field(ge=8, le=1_048_576),
-        Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True),
+        Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True, of_loss=True),
     ] = 1024
 
     @field_validator("targets", "exclude", mode="before")
@@ -275,6 +304,16 @@ class TrainingSpec(TrainingFields):
     def most_rank(self) -> int:
         """The largest rank that EVA may give a module: rank · eva_rho, rounded as in PEFT."""
         return min(MOST_RANK, round(self.rank * self.eva_rho))
+
+    @property
+    def moves_ranks(self) -> bool:
+        """Whether EVA moves ranks between modules."""
+        return self.eva_rho > 1
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The kind of AdamW."""
+        return Optimizer(self.optim)
 
     @property
     def effective_batch(self) -> int:
@@ -386,5 +425,10 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     return None
 
 
+_OPTIONS = options_of(TrainingSpec)
 #: Names of the options that a plan depends on or checks.
-PLANNED = frozenset(name for name, option in options_of(TrainingSpec).items() if option.planned)
+PLANNED = frozenset(name for name, option in _OPTIONS.items() if option.planned)
+#: Those that only a training of an adapter has.
+OF_ADAPTERS = frozenset(name for name in PLANNED if _OPTIONS[name].kept) | {"dropout"}
+#: Those that losses depend on.
+OF_LOSS = tuple(name for name, option in _OPTIONS.items() if option.of_loss)

@@ -88,7 +88,7 @@ def _examine(db: Database, pinned: Pinned[TrainingRequest]) -> Examined[Training
     if request.parent is not None:
         require_same_lora(db, request.parent, spec)
     estimate = of_training(base, spec, packed=packed)
-    return Examined(request, estimate if spec.optim == "adamw" else estimate.on_cards())
+    return Examined(request, estimate.on_cards() if spec.optimizer.needs_card else estimate)
 
 
 def _require_positions(spec: TrainingSpec, base: BaseContents) -> None:

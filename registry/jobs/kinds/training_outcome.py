@@ -160,7 +160,7 @@ def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Mismatch]
     targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules, layers=spec.layers):
         yield Mismatch("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
-    moved = spec.eva_rho > 1 and is_redistribution(spec, lora)
+    moved = spec.moves_ranks and is_redistribution(spec, lora)
     asked = LoraConfig(
         rank=spec.rank,
         alpha=spec.resolved_alpha,

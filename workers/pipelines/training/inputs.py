@@ -162,7 +162,7 @@ def read_inputs(
     resumed = None
     if checkpoints is not None and checkpoints.resume is not None:
         resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
-        if spec.eva_rho > 1:
+        if spec.moves_ranks:
             lora = moved_ranks(checkpoints.resume, lora, spec)
     return Inputs(
         base=base,

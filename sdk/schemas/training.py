@@ -122,7 +122,7 @@ class TrainingFields(HoldoutFields):
     double_quant: Annotated[
         bool, Field(exclude_if=lambda value: value is True), Option("Quantise the scales too.", kept=True, planned=True)
     ] = True
-    #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones (arXiv:2312.03732).
+    #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones; needs alpha (arXiv:2312.03732).
     use_rslora: Annotated[
         bool, IF_ANY, Option("Scale the update by alpha/√rank; needs --alpha.", kept=True, planned=True)
     ] = False
@@ -162,7 +162,8 @@ class TrainingFields(HoldoutFields):
         IF_ANY,
         Option("Alphas of modules that differ from --alpha.", metavar="MODULE=A,…", kept=True, planned=True),
     ] = None
-    #: Numbers of the layers whose modules are adapted, from 0: "0-3,8". None: all.
+    #: Numbers of the layers whose modules are adapted, from 0: "0-3,8"; the ranges have at most 65,536 together, and the record
+    #: has the modules' whole names. None: all.
     layers_to_transform: Annotated[
         Numbers | None,
         IF_ANY,
@@ -174,7 +175,7 @@ class TrainingFields(HoldoutFields):
         Field(exclude_if=lambda value: value == "none"),
         Option("Train biases too: all, or those of adapted modules.", kept=True, planned=True),
     ] = "none"
-    #: Modules that are trained and stored whole: names separated by commas.
+    #: Modules that are trained and stored whole: names separated by commas, such as "lm_head,model.norm".
     modules_to_save: Annotated[
         ModuleNames | None,
         IF_ANY,
@@ -210,13 +211,13 @@ class TrainingFields(HoldoutFields):
     #: How the learning rate changes after the warm-up.
     schedule: Annotated[Literal["cosine", "linear", "constant"], Option("Course of lr after the warm-up.")] = "cosine"
     #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
-    #: full. All but "adamw" need a CUDA card.
+    #: full. All but "adamw" need a CUDA card: the job goes to a worker that has one.
     optim: Annotated[
         OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
         Option("All but adamw need a CUDA card.", alone=True, planned=True),
     ] = "adamw"
-    #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
+    #: LoRA+: each B learns at this many times the rate of its A, and so do magnitudes, biases and norms (arXiv:2402.12354).
     loraplus_lr_ratio: Annotated[
         Annotated[float, Field(ge=1, le=1024)] | None,
         IF_ANY,
@@ -238,7 +239,8 @@ class TrainingFields(HoldoutFields):
     adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999), Option("", alone=True)] = (
         0.999
     )
-    #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
+    #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension); the length is
+    #: that of the longest row in the forward pass (arXiv:2310.05914).
     neftune_noise_alpha: Annotated[
         Annotated[float, Field(gt=0, le=1000)] | None,
         IF_ANY,
@@ -248,8 +250,8 @@ class TrainingFields(HoldoutFields):
     batch_size: Annotated[int, Field(ge=1, le=4096), Option("Rows in one forward pass.", planned=True)] = 4
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096), Option("Forward passes in one optimiser step.", planned=True)] = 4
-    #: Whether short rows share a sequence without padding: "on"; "auto" if that means less computation than rows sorted
-    #: by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
+    #: Whether short rows share a sequence of at most batch_size longest rows' tokens, without padding: "on"; "auto" if that
+    #: means less computation than rows sorted by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
     packing: Annotated[
         Literal["off", "auto", "on"] | None,
         IF_SET,

@@ -364,6 +364,17 @@ class TrainingSpec(TrainingFields):
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
 
     @property
+    def of_lora(self) -> dict[str, Any]:
+        """The fields of a LoRA record that follow from the options alone."""
+        return {
+            **self.model_dump(include={"rank", "dropout", "use_rslora", "use_dora", "bias"}),
+            "alpha": self.resolved_alpha,
+            "rank_pattern": self.ranks,
+            "alpha_pattern": self.alphas,
+            "trainable_token_indices": self.tokens,
+        }
+
+    @property
     def chosen(self) -> frozenset[str]:
         """Names of the options that have a value, and of those that not every training has, another one than the default."""
         return frozenset(self.model_dump(exclude_none=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -45,7 +44,7 @@ from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.loop import LOOP
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
-from workers.pipelines.training.optimising import Schedule, require_card
+from workers.pipelines.training.optimising import Schedule, require_card, schedule_of
 from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
 
 #: Parts of a config about how it was stored, not about the model.
@@ -138,7 +137,7 @@ def read_inputs(
     if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
         held = _tokens(base, kept, tokenizer, spec, classes, day)
-    schedule = _schedule(spec, len(rows.examples) // objective.sequences)
+    schedule = schedule_of(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": base_name,
@@ -256,13 +255,6 @@ def _tokens(
     if type(words) is int:
         require_embedded(found.examples, tokenizer, words=words)
     return found
-
-
-def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
-    steps_an_epoch = math.ceil(rows / spec.effective_batch)
-    total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
-    # All steps but one may be warm-up, so the peak is always reached.
-    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
 def _config_digest(base: Path) -> str:

@@ -44,16 +44,16 @@ from sdk.pushing.given_base import given_base_if_any, require_one
 from sdk.pushing.pusher import Pusher, PushKeywords
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
 from sdk.schemas.catalog import SortKey, VersionBrief
-from sdk.schemas.combination import CombineOptions, CombineSpec
+from sdk.schemas.combination import CombineSpec
 from sdk.schemas.diff import Diff
-from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
+from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.job_requests import MergeRequest
+from sdk.schemas.keywords import CombineOptions, EvaluationOptions, MergeOptions, RowOptions, TrainingOptions
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.planning import Plan
 from sdk.schemas.preview import Preview
 from sdk.schemas.scores import Comparison
-from sdk.schemas.training_keywords import TrainingOptions
-from sdk.submitting.data_preview import RowOptions, RowsOfFile, can_be_here, preview_asked, preview_here
+from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_here
 from sdk.submitting.given_data import TrainingData
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request

@@ -32,11 +32,12 @@ from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.names import check_alias, check_name, check_number, parse_ref
-from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, split_unit
+from sdk.rows.holdout import HoldoutError, Splittable, split_unit
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
-from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
+from sdk.schemas.held_out import HoldOut, HoldoutFields, both_held_out
+from sdk.schemas.training import TrainingSpec, clash_of
 from sdk.schemas.wire import BY_HAND
 
 M = TypeVar("M", bound=BaseModel)
@@ -198,10 +199,15 @@ def known_labels_of(rows: Sequence[DescribedRows]) -> frozenset[str]:
     return frozenset().union(*(one.labels for one in rows)) if all(one.labels for one in rows) else frozenset()
 
 
-def check_held_out(spec: TrainingSpec, *, eval_data: object) -> None:
-    """Raise InvalidInput if held-out rows are given and a share of the others is to be held out, too."""
-    if eval_data is not None and spec.holdout is not None:
+def check_held_out(spec: HoldoutFields, *, eval_data: object) -> None:
+    """Raise InvalidInput if held-out rows are given and some of the others are to be held out, too."""
+    if eval_data is not None and (spec.hold_out is not None or spec.holdout_by is not None):
         raise InvalidInput(both_held_out(), param="holdout")
+
+
+def only_row(label: str) -> InvalidInput:
+    """Return the error that the one row of a dataset can't be held out."""
+    return InvalidInput(f"{label} has one row, so none can be held out of the others; give more rows", param="holdout")
 
 
 def check_together(spec: TrainingSpec, objective: Objective) -> None:

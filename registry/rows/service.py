@@ -13,8 +13,8 @@ from registry.rows.process import Breach, ReadingProcess
 from registry.rows.reading_limits import ReadingLimits
 from sdk.formats.rows import RowsError, detect_format
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldOut
 from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.row_file import unpacked_bytes
 from sdk.schemas.scores import Slice
 

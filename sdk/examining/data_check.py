@@ -16,12 +16,14 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pushing.given_base import GivenBase
 from sdk.rows.audit import audit_rows
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldoutError, hold_out_of
+from sdk.rows.holdout import HoldoutError
 from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
-from sdk.schemas.training import TrainingSpec, both_held_out
-from sdk.submitting.data_preview import LIBRARIES, RowOptions, ask_worker, base_folder, find_base, tokenizer_view
+from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.keywords import RowOptions
+from sdk.schemas.training import TrainingSpec
+from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
-from sdk.validation import build, check_columns, check_data_file, check_loss_on
+from sdk.validation import build, check_columns, check_data_file, check_held_out, check_loss_on
 from sdk.worker_program import require_libraries
 
 _CHILD = "workers.pipelines.data.token_counts"
@@ -52,15 +54,14 @@ def check_rows_of(
     """
     require_numpy("checking rows", "or install numpy alone")
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    columns, holdout, holdout_by = given.pop("columns", None), given.get("holdout"), given.get("holdout_by")
+    columns = given.pop("columns", None)
     if base is None and ({"loss_on", "max_length"} & set(given) or sample is not None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
-    if eval_data is not None and (holdout, holdout_by) != (None, None):
-        raise InvalidInput(both_held_out(), param="holdout")
-    if holdout is None:
-        # It then only says that this column is not a key of a row.
-        given.pop("holdout_by", None)
-    spec = build(TrainingSpec, **given)
+    split = build(HoldoutFields, **{name: given.pop(name) for name in HoldoutFields.model_fields if name in given})
+    check_held_out(split, eval_data=eval_data)
+    # A column alone only says that it is not a key of a row.
+    of_split = {} if split.hold_out is None and not split.holdout_seed else split.model_dump()
+    spec = build(TrainingSpec, **given, **of_split)
     if examples < 1 or (sample is not None and sample < 1):
         raise InvalidInput(
             "examples and sample are numbers of rows; give 1 or more", param="examples" if examples < 1 else "sample"
@@ -89,8 +90,8 @@ def check_rows_of(
                 columns=check_columns(rows.columns)[1],
                 held_out=None if held_out is None else held_out.path,
                 held_out_label=None if held_out is None else held_out.label,
-                hold_out=hold_out_of(spec),
-                group_by=holdout_by,
+                hold_out=split.hold_out,
+                group_by=split.holdout_by,
                 most_examples=examples,
                 on_progress=on_transfer,
             )
@@ -99,7 +100,7 @@ def check_rows_of(
     if found is None or not audit.usable_rows:
         return audit
     counted = {"sample": SAMPLE_ROWS if sample is None else sample, "examples": examples}
-    return _counted(audit, rows, found, spec, group_by=holdout_by, **counted)
+    return _counted(audit, rows, found, spec, group_by=split.holdout_by, **counted)
 
 
 def _counted(

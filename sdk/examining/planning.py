@@ -23,10 +23,10 @@ from sdk.lora.targets import TargetsError
 from sdk.objects import Registry
 from sdk.pushing.base_folder import read_base_config, read_shapes
 from sdk.pushing.given_base import GivenBase, files_here, given_base
+from sdk.schemas.keywords import PlanOptions
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import Plan, PlanMethod, Task
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_keywords import PlanOptions
 from sdk.validation import build, check_options
 from sdk.worker_program import missing_libraries, run_program
 

@@ -24,6 +24,7 @@ from sdk.schemas.diff import (
 )
 from sdk.schemas.evaluation import MADE_OF_LOSS, is_score
 from sdk.schemas.scores import EvaluationView, warning
+from sdk.schemas.training import OF_LOSS
 
 
 def compare_versions(
@@ -217,7 +218,7 @@ def _conditions(version: VersionView) -> list[Any]:
     return [
         version.base.fingerprint,
         _plain(version.quantization),
-        (record.loss_on, record.columns, record.max_length, record.objective, record.beta),
+        [getattr(record, name) for name in OF_LOSS],
         (record.rows_split, record.held_out_split),
         None if rendering is None else (rendering.templates, rendering.template_date),
     ]

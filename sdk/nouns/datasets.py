@@ -16,8 +16,9 @@ from sdk.pulling.filling import watching
 from sdk.pushing.given_base import given_base_if_any
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.data_audit import DataAudit
+from sdk.schemas.keywords import RowOptions
 from sdk.schemas.preview import Preview
-from sdk.submitting.data_preview import RowOptions, RowsOfFile, preview_asked
+from sdk.submitting.data_preview import RowsOfFile, preview_asked
 from sdk.submitting.job_options import JobOptions
 from sdk.validation import check_data, check_data_name
 

@@ -38,6 +38,8 @@ class Option:
     kept: bool = False
     #: Whether a plan depends on it, or checks it.
     planned: bool = False
+    #: Whether losses of trainings with different values of it can't be compared.
+    of_loss: bool = False
 
 
 def options_of(spec: type[Wire]) -> dict[str, Option]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sdk.formats.base_files import INPUT_EMBEDDINGS
 from sdk.formats.objectives import Objective
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
+from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
@@ -23,7 +25,7 @@ from sdk.schemas.option_types import (
     options_of,
     require_modules,
 )
-from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Wire
+from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's default.
 DEFAULT_BETA = 0.1
@@ -32,24 +34,34 @@ _QUANTISING = {"quant_type", "double_quant"}
 RESOLVED = ("objective", "loss_on", "packing")
 
 
-class TrainingFields(Wire):
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A kind of AdamW."""
+
+    name: OptimizerName
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether the moments of large tensors have 8 bits instead of 32."""
+        return self.name.endswith("8bit")
+
+    @property
+    def paged(self) -> bool:
+        """Whether they move to the machine's memory when the card's is full."""
+        return self.name.startswith("paged")
+
+    @property
+    def needs_card(self) -> bool:
+        """Whether there is one only for CUDA cards."""
+        return self.name != "adamw"
+
+
+class TrainingFields(HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
-    #: Share of the rows that is held out if no held-out rows are given; their loss is measured before and after.
-    holdout: Annotated[
-        Annotated[float, Field(gt=0, lt=1)] | None,
-        IF_ANY,
-        Option("Instead of --eval-data: hold this share of the rows out, such as 0.1.", metavar="SHARE", alone=True),
-    ] = None
-    #: Rows with the same value in this column stay on one side of the split. None: each row is split by itself.
-    holdout_by: Annotated[
-        Annotated[str, Field(min_length=1, max_length=200)] | None,
-        IF_ANY,
-        Option("Rows with the same in this column are held out together, or not at all.", metavar="COLUMN", alone=True),
-    ] = None
-    #: The seed that chooses the held-out rows; it is separate from the training's, so trainings with different seeds
-    #: hold out the same rows.
-    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), IF_ANY, Option("Which rows are held out.", alone=True)] = 0
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
     method: Annotated[
         Literal["qlora", "lora"], Option("Train over the base in 4 bits, or 8 (qlora), or in 16 (lora).", kept=True)
@@ -64,6 +76,7 @@ class TrainingFields(Wire):
             " chosen, rejected} rows (dpo).",
             default="by the rows",
             planned=True,
+            of_loss=True,
         ),
     ] = None
     #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
@@ -71,7 +84,7 @@ class TrainingFields(Wire):
     beta: Annotated[
         float,
         Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA),
-        Option("dpo: how close the model stays to the base, or to --from.", alone=True),
+        Option("dpo: how close the model stays to the base, or to --from.", alone=True, of_loss=True),
     ] = DEFAULT_BETA
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[int, Field(ge=1, le=MOST_RANK), Option("Rank of A and B.", kept=True, planned=True)] = 8
@@ -109,7 +122,7 @@ class TrainingFields(Wire):
     double_quant: Annotated[
         bool, Field(exclude_if=lambda value: value is True), Option("Quantise the scales too.", kept=True, planned=True)
     ] = True
-    #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones (arXiv:2312.03732).
+    #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones; needs alpha (arXiv:2312.03732).
     use_rslora: Annotated[
         bool, IF_ANY, Option("Scale the update by alpha/√rank; needs --alpha.", kept=True, planned=True)
     ] = False
@@ -149,7 +162,8 @@ class TrainingFields(Wire):
         IF_ANY,
         Option("Alphas of modules that differ from --alpha.", metavar="MODULE=A,…", kept=True, planned=True),
     ] = None
-    #: Numbers of the layers whose modules are adapted, from 0: "0-3,8". None: all.
+    #: Numbers of the layers whose modules are adapted, from 0: "0-3,8"; the ranges have at most 65,536 together, and the record
+    #: has the modules' whole names. None: all.
     layers_to_transform: Annotated[
         Numbers | None,
         IF_ANY,
@@ -161,7 +175,7 @@ class TrainingFields(Wire):
         Field(exclude_if=lambda value: value == "none"),
         Option("Train biases too: all, or those of adapted modules.", kept=True, planned=True),
     ] = "none"
-    #: Modules that are trained and stored whole: names separated by commas.
+    #: Modules that are trained and stored whole: names separated by commas, such as "lm_head,model.norm".
     modules_to_save: Annotated[
         ModuleNames | None,
         IF_ANY,
@@ -180,7 +194,9 @@ class TrainingFields(Wire):
     columns: Annotated[
         Columns | None,
         IF_SET,
-        Option("Which columns are which keys: prompt=question,completion=answer.", metavar="KEY=COLUMN,…"),
+        Option(
+            "Which columns are which keys: prompt=question,completion=answer.", metavar="KEY=COLUMN,…", of_loss=True
+        ),
     ] = None
     #: Passes over the data; ignored if max_steps is given.
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = 3.0
@@ -195,13 +211,13 @@ class TrainingFields(Wire):
     #: How the learning rate changes after the warm-up.
     schedule: Annotated[Literal["cosine", "linear", "constant"], Option("Course of lr after the warm-up.")] = "cosine"
     #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
-    #: full. All but "adamw" need a CUDA card.
+    #: full. All but "adamw" need a CUDA card: the job goes to a worker that has one.
     optim: Annotated[
-        Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"],
+        OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
         Option("All but adamw need a CUDA card.", alone=True, planned=True),
     ] = "adamw"
-    #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
+    #: LoRA+: each B learns at this many times the rate of its A, and so do magnitudes, biases and norms (arXiv:2402.12354).
     loraplus_lr_ratio: Annotated[
         Annotated[float, Field(ge=1, le=1024)] | None,
         IF_ANY,
@@ -223,7 +239,8 @@ class TrainingFields(Wire):
     adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999), Option("", alone=True)] = (
         0.999
     )
-    #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
+    #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension); the length is
+    #: that of the longest row in the forward pass (arXiv:2310.05914).
     neftune_noise_alpha: Annotated[
         Annotated[float, Field(gt=0, le=1000)] | None,
         IF_ANY,
@@ -233,8 +250,8 @@ class TrainingFields(Wire):
     batch_size: Annotated[int, Field(ge=1, le=4096), Option("Rows in one forward pass.", planned=True)] = 4
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096), Option("Forward passes in one optimiser step.", planned=True)] = 4
-    #: Whether short rows share a sequence without padding: "on"; "auto" if that means less computation than rows sorted
-    #: by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
+    #: Whether short rows share a sequence of at most batch_size longest rows' tokens, without padding: "on"; "auto" if that
+    #: means less computation than rows sorted by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
     packing: Annotated[
         Literal["off", "auto", "on"] | None,
         IF_SET,
@@ -255,13 +272,13 @@ class TrainingSpec(TrainingFields):
 
     loss_on: Annotated[
         Literal["completion", "assistant", "all"] | None,
-        Option("Which tokens the loss is computed on.", default="by the shape of the rows"),
+        Option("Which tokens the loss is computed on.", default="by the shape of the rows", of_loss=True),
     ] = None
     epochs: Annotated[float, Field(gt=0, le=1000), Option("Passes over the rows.")] = 3.0
     max_length: Annotated[
         int,
         Field(ge=8, le=1_048_576),
-        Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True),
+        Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True, of_loss=True),
     ] = 1024
 
     @field_validator("targets", "exclude", mode="before")
@@ -289,6 +306,16 @@ class TrainingSpec(TrainingFields):
     def most_rank(self) -> int:
         """The largest rank that EVA may give a module: rank · eva_rho, rounded as in PEFT."""
         return min(MOST_RANK, round(self.rank * self.eva_rho))
+
+    @property
+    def moves_ranks(self) -> bool:
+        """Whether EVA moves ranks between modules."""
+        return self.eva_rho > 1
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The kind of AdamW."""
+        return Optimizer(self.optim)
 
     @property
     def effective_batch(self) -> int:
@@ -337,6 +364,17 @@ class TrainingSpec(TrainingFields):
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
 
     @property
+    def of_lora(self) -> dict[str, Any]:
+        """The fields of a LoRA record that follow from the options alone."""
+        return {
+            **self.model_dump(include={"rank", "dropout", "use_rslora", "use_dora", "bias"}),
+            "alpha": self.resolved_alpha,
+            "rank_pattern": self.ranks,
+            "alpha_pattern": self.alphas,
+            "trainable_token_indices": self.tokens,
+        }
+
+    @property
     def chosen(self) -> frozenset[str]:
         """Names of the options that have a value, and of those that not every training has, another one than the default."""
         return frozenset(self.model_dump(exclude_none=True))
@@ -350,11 +388,6 @@ class TrainingSpec(TrainingFields):
         if self.max_steps is not None:
             found |= {"epochs": None, "total_steps": self.max_steps}
         return {name: value for name, value in found.items() if value is not None or name not in RESOLVED}
-
-
-def both_held_out() -> str:
-    """Say that held-out rows are given and a share is to be held out, too."""
-    return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
 
 
 def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
@@ -384,8 +417,8 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     if same := same_module(spec.alphas):
         name, other = same
         return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
-    if spec.holdout is None and (spec.holdout_by is not None or spec.holdout_seed):
-        return "holdout_by and holdout_seed say which rows are held out, and no share is; give holdout, such as 0.1"
+    if said := spec.clash_of_holdout:
+        return said
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
@@ -405,5 +438,10 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     return None
 
 
+_OPTIONS = options_of(TrainingSpec)
 #: Names of the options that a plan depends on or checks.
-PLANNED = frozenset(name for name, option in options_of(TrainingSpec).items() if option.planned)
+PLANNED = frozenset(name for name, option in _OPTIONS.items() if option.planned)
+#: Those that only a training of an adapter has.
+OF_ADAPTERS = frozenset(name for name in PLANNED if _OPTIONS[name].kept) | {"dropout"}
+#: Those that losses depend on.
+OF_LOSS = tuple(name for name, option in _OPTIONS.items() if option.of_loss)

@@ -15,6 +15,9 @@ from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Wire
 
 #: Marks what can change a training's result besides what was asked for: its repetition compares it.
 RAN_WITH = object()
+Release = Annotated[str, Field(max_length=100)]
+#: The fields of the releases of what is no library.
+RELEASES = ("adapterctl", "python", "driver")
 
 
 class FlatRecord(Wire):
@@ -100,6 +103,10 @@ class TrainingRecord(TrainingFields, FlatRecord):
     base_dropout: float | None = None
     #: How the base's weights are held while they are trained over.
     base_weights: Annotated[Literal["native", "packed", "wide"] | None, RAN_WITH] = None
+    #: The releases of adapterctl, of Python and of the accelerator's driver.
+    adapterctl: Annotated[Release | None, RAN_WITH, IF_SET] = None
+    python: Annotated[Release | None, RAN_WITH, IF_SET] = None
+    driver: Annotated[Release | None, RAN_WITH, IF_SET] = None
     device: Annotated[str | None, RAN_WITH] = None
     device_name: Annotated[str | None, RAN_WITH] = None
     #: What products are computed in.

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
@@ -24,10 +24,10 @@ from sdk.pulling.cache import Cache
 from sdk.pulling.puller import Puller
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.pushing.pusher import no_such_base
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.keywords import RowOptions
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
@@ -43,17 +43,6 @@ _BYTES_PER_S = 1_000_000
 LIBRARIES = ("transformers", "jinja2", "trl", "pyarrow")
 
 M = TypeVar("M", bound=BaseModel)
-
-
-class RowOptions(TypedDict, total=False):
-    """The options of a training that say how its rows are read, as keywords of a function."""
-
-    loss_on: Literal["completion", "assistant", "all"] | None
-    columns: str | None
-    holdout: float | None
-    holdout_by: str | None
-    holdout_seed: int | None
-    max_length: int | None
 
 
 @dataclass(frozen=True)
@@ -164,17 +153,15 @@ def asked_of_rows(
     transport: Transport, given: RowsOfFile, *, rows: int, row: int | None
 ) -> tuple[GivenData, RowsAsked]:
     """Find a dataset, and say how its rows would be rendered. Raises NotFound, InvalidData, InvalidInput."""
-    spec, hold_out = given.spec, hold_out_of(given.spec)
-    data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=hold_out)
+    spec = given.spec
+    data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=spec.hold_out)
     options = {
         "loss_on": spec.loss_on,
         "columns": data.columns,
         "max_length": spec.max_length,
         "rows": rows,
         "row": row,
-        "holdout": spec.holdout,
-        "holdout_by": spec.holdout_by,
-        "holdout_seed": spec.holdout_seed,
+        **spec.of_holdout,
     }
     return data, RowsAsked(data.label, options)
 
@@ -198,9 +185,7 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
         "max_length": record.max_length,
         "rows": rows,
         "row": row,
-        "holdout": record.holdout,
-        "holdout_by": record.holdout_by,
-        "holdout_seed": record.holdout_seed,
+        **record.of_holdout,
     }
     # If no date is recorded, the template didn't ask for one.
     return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)

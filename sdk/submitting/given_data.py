@@ -15,8 +15,8 @@ from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
 from sdk.pulling.transfer import hash_file
-from sdk.rows.holdout import HoldOut
 from sdk.schemas.artifacts import DatasetView
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.job_requests import MOST_SOURCES
 from sdk.validation import CheckedData, check_columns, check_data
 

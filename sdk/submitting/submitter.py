@@ -14,7 +14,6 @@ from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
 from sdk.pushing.pusher import Pusher
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
@@ -55,6 +54,7 @@ from sdk.validation import (
     check_scorable,
     check_together,
     known_labels_of,
+    only_row,
 )
 
 
@@ -96,20 +96,18 @@ class JobSubmitter:
         namespace = namespace_of(adapter) or "-"
         check_held_out(spec, eval_data=eval_data)
         given = sources_of(data)
-        how: dict[str, Any] = {"columns": spec.columns, "hold_out": hold_out_of(spec), "alone": len(given) == 1}
+        how: dict[str, Any] = {"columns": spec.columns, "hold_out": spec.hold_out, "alone": len(given) == 1}
         rows = [find_data(self._transport, source.given, namespace, **how) for source in given]
         check_alike(rows)
         check_different(rows, given)
         columns = rows[0].columns
         if (
-            spec.holdout is not None
+            spec.hold_out is not None
             and len(rows) == 1
             and isinstance(rows[0], RegisteredData)
             and rows[0].view.rows == 1
         ):
-            raise InvalidInput(
-                f"{rows[0].label} has one row, so none can be held out of the others; give more rows", param="holdout"
-            )
+            raise only_row(rows[0].label)
         held_out = None
         if eval_data is not None:
             held_out = find_data(

@@ -27,7 +27,7 @@ from registry.rows import orders
 from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pulling.transfer import hash_file
-from sdk.rows.holdout import hold_out_of, split_unit
+from sdk.rows.holdout import split_unit
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import BaseView, Parent, Publication, Published
 from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
@@ -80,7 +80,7 @@ class Trainer:
         view = views[0]
         spec = TrainingSpec(method="lora", rank=2, alpha=4.0, dropout=0.0, targets="q_proj,v_proj", **options)
         said: dict[str, Any] = {}
-        if (how := hold_out_of(spec)) is not None:
+        if (how := spec.hold_out) is not None:
             rows = [row for each in (data, *others) for row in check_rows(text_values(each))]
             out = held_out([split_unit(one) for one in rows], how)
             left = rows_digest(one for one, is_out in zip(rows, out, strict=True) if not is_out)
@@ -173,7 +173,7 @@ class TestTold:
         data = trainer.file(TRAINING)
         ref = trainer.train(data, holdout=0.3, holdout_seed=seed)
         rows = list(check_rows(text_values(data)))
-        spec = hold_out_of(TrainingSpec(holdout=0.3, holdout_seed=seed))
+        spec = TrainingSpec(holdout=0.3, holdout_seed=seed).hold_out
         out = held_out([split_unit(one) for one in rows], spec)
         left = [one for one, is_out in zip(TRAINING, out, strict=True) if is_out]
         assert 10 < len(left) < 30

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from support import option_tables
+
+from sdk.schemas.training import TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,11 +26,10 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert not missing
 
 
-def test_the_page_of_training_options_has_each_of_them() -> None:
-    from sdk.schemas.training import TrainingSpec
-
-    page = (ROOT / "docs" / "training-options.md").read_text()
-    assert [name for name in TrainingSpec.model_fields if f"`{name}`" not in page] == []
+def test_the_tables_of_training_options_are_written_from_the_spec() -> None:
+    page = option_tables.PAGE.read_text()
+    assert page == option_tables.written(page), "run: PYTHONPATH=tests python -m support.option_tables"
+    assert [name for name in TrainingSpec.model_fields if page.count(f"\n| `{name}` | ") == 0] == []
 
 
 def test_the_page_of_the_sdk_has_each_noun_and_each_of_its_methods(tmp_path: Path) -> None:

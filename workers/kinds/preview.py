@@ -6,16 +6,13 @@ from collections.abc import Iterator
 
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import PreviewJobRequest
-from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText
+from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText, RowsShown
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion
 from workers.kinds.attempt import Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.pins import day_of, of_base
 from workers.pipelines.orders import PreviewOrder
-
-#: The options of a request that go to the pipeline as they are.
-_OF_ROWS = PreviewRequest.model_fields.keys() & PreviewJobRequest.model_fields.keys() - {"base", "data"}
 
 
 def _differences(given: Assignment, request: PreviewJobRequest) -> Iterator[str]:
@@ -29,7 +26,7 @@ def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
     if source is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a preview without a base; upgrade both")
     asked = PreviewRequest(
-        **request.model_dump(include=_OF_ROWS),
+        **request.model_dump(include=set(RowsShown.model_fields)),
         base=str(attempt.inputs.base(source).folder),
         data=str(attempt.inputs.dataset(request.data)),
         day=day_of(request.template_date),

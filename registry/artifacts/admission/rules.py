@@ -37,6 +37,7 @@ from sdk.formats.adapter_files import (
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.adapter import SavedModules, times
 from sdk.lora.architectures import is_encoder, no_next_token
+from sdk.lora.module_scales import scaling
 from sdk.schemas.lora_config import LoraConfig
 
 #: What PEFT calls models that tell labels apart.
@@ -125,7 +126,8 @@ def _judge_effects(
     huge, faint, idle, too_large = [], [], [], []
     for name in sorted(modules):
         plain = base_module(name)
-        size = effect(modules[name], alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
+        scale = scaling(abs(alphas.of(plain)), ranks.of(plain), by_root=config.use_rslora)
+        size = effect(modules[name], scale)
         if size.product > _HUGE_EXPONENT:
             huge.append(name)
         if size.most == -math.inf:

@@ -17,7 +17,6 @@ from registry.datasets.models import DatasetAccess
 from registry.datasets.signatures import Reading
 from registry.db.stored_json import table
 from sdk.formats.columns import canonical_columns
-from sdk.rows.holdout import HoldOut
 from sdk.schemas.version_records import TrainingRecord
 
 #: Relations to versions that a version is made of: it was trained on what they were trained on.
@@ -139,11 +138,9 @@ def _reading(training: dict[str, Any], rendering: dict[str, Any]) -> Reading | N
         columns = None if columns is None else canonical_columns(columns)
     except (ValueError, TypeError, AttributeError):
         return None
-    if record.holdout is None:
+    if record.hold_out is None:
         return Reading(columns)
-    if record.training_digest is None:
-        return None
-    return Reading(columns, HoldOut(record.holdout, record.holdout_seed, record.holdout_by), record.training_digest)
+    return None if record.training_digest is None else Reading(columns, record.hold_out, record.training_digest)
 
 
 def _note(found: TrainedOn, said: str) -> None:

@@ -34,9 +34,10 @@ from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
+from sdk.schemas.held_out import both_held_out
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
+from sdk.schemas.training import TrainingSpec, clash_of
 from sdk.schemas.version_records import TrainingRecord
 
 _DATASETS = ("data", "eval_data", "sources")
@@ -50,7 +51,7 @@ _MOST_LIBRARIES = 40
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
     namespace = space_to_change(request.adapter, who)
     require_name_of_kind(session, request.adapter, "adapter")
-    if request.eval_data is not None and request.spec.holdout is not None:
+    if request.eval_data is not None and request.spec.hold_out is not None:
         raise Invalid(both_held_out(), param="spec.holdout")
     named = pin_data(session, request, ("data", "eval_data"), who, namespace)
     sources = pin_sources(session, request, who, namespace)
@@ -85,7 +86,7 @@ def _examine(db: Database, pinned: Pinned[TrainingRequest]) -> Examined[Training
     if request.parent is not None:
         require_same_lora(db, request.parent, spec)
     estimate = of_training(base, spec, packed=packed)
-    return Examined(request, estimate if spec.optim == "adamw" else estimate.on_cards())
+    return Examined(request, estimate.on_cards() if spec.optimizer.needs_card else estimate)
 
 
 def _require_positions(spec: TrainingSpec, base: BaseContents) -> None:

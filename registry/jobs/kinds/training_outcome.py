@@ -160,22 +160,13 @@ def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Mismatch]
     targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules, layers=spec.layers):
         yield Mismatch("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
-    moved = spec.eva_rho > 1 and is_redistribution(spec, lora)
+    # EVA finds each module's rank from the rows.
+    moved = ("rank_pattern", "alpha_pattern") if spec.moves_ranks and is_redistribution(spec, lora) else ()
     asked = LoraConfig(
-        rank=spec.rank,
-        alpha=spec.resolved_alpha,
-        dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        # EVA finds each module's rank from the rows.
-        rank_pattern=lora.rank_pattern if moved else spec.ranks,
-        alpha_pattern=lora.alpha_pattern if moved else spec.alphas,
-        use_rslora=spec.use_rslora,
-        use_dora=spec.use_dora,
-        bias=spec.bias,
         modules_to_save=sorted({*head, *spec.saved_modules}),
-        trainable_token_indices=spec.tokens,
-        **{name: getattr(lora, name) for name in _OF_THE_BASE},
+        **{**spec.of_lora, **{name: getattr(lora, name) for name in (*_OF_THE_BASE, *moved)}},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
     for name, value in asked:

@@ -14,7 +14,7 @@ from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.scores import briefly
-from sdk.schemas.version_records import CombineRecord, MergeRecord
+from sdk.schemas.version_records import RELEASES, CombineRecord, MergeRecord, TrainingRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +114,8 @@ def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, An
         facts.append(
             ("trained in", f"{metrics['train_s']:.0f} s, peak {human_bytes(metrics.get('peak_memory_bytes', 0))}")
         )
+    if releases := _releases(record):
+        facts.append(("trained by", releases))
     if shown.job is not None:
         facts.append(("job", f"{shown.job.id}, attempt {shown.job.attempt}"))
     if shown.unknown:
@@ -226,6 +228,11 @@ def _quantised(method: str, recipe: QuantizationRecipe | None) -> str:
         double = " with double quantisation" if recipe.double_quant else ""
         return f"{recipe.type}{double}, {recipe.compute_dtype} compute"
     return "no" if method == "lora" else "unknown"
+
+
+def _releases(record: TrainingRecord) -> list[str]:
+    """Show our own release that trained a version, Python's and the driver's, as far as they are recorded."""
+    return [f"{name} {one}" for name in RELEASES if (one := getattr(record, name)) is not None]
 
 
 def _held(metrics: dict[str, float]) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +19,9 @@ from sdk.cli.support.output import (
     say,
 )
 from sdk.cli.support.session import client_with, open_client, watched
+from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
+from sdk.schemas.held_out import HoldoutFields
 
 if TYPE_CHECKING:
     from sdk.objects import Job
@@ -28,23 +29,9 @@ if TYPE_CHECKING:
     from sdk.schemas.preview import Preview
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
 @click.group(name="data")
 def data_command() -> None:
     """Add, check, preview, pull, list and remove datasets."""
-
-
-def _holdout_options(command: F) -> F:
-    """Add what says which rows a training would hold out."""
-    for option in (
-        click.option("--holdout-seed", type=int, help="As in `train`. [default: 0]"),
-        click.option("--holdout-by", metavar="COLUMN", help="As in `train`."),
-        click.option("--holdout", type=float, metavar="SHARE", help="As in `train`."),
-    ):
-        command = option(command)
-    return command
 
 
 @data_command.command(name="add")
@@ -111,7 +98,7 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
-@_holdout_options
+@spec_options(HoldoutFields, about="As in `train`.")
 @click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
@@ -151,7 +138,7 @@ def _follow(job: Job[Preview]) -> None:
 @whose_base_options
 @click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
-@_holdout_options
+@spec_options(HoldoutFields, about="As in `train`.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`; with --base.")
 @click.option("--max-length", type=int, help="As in `train`; with --base. [default: 1024]")
 @click.option(

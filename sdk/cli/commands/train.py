@@ -15,12 +15,11 @@ from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
 from sdk.cli.support.training_file import read_training_file
 from sdk.errors import InvalidInput
+from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.training import TrainingSpec
 
 #: No job runs in less, so a smaller number lacks its unit.
 _LEAST_MEMORY_BYTES = 10**6
-#: They stand beside --eval-data.
-_HELD_OUT = {"holdout", "holdout_by", "holdout_seed"}
 
 
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
@@ -45,9 +44,9 @@ _HELD_OUT = {"holdout", "holdout_by", "holdout_seed"}
 @click.option(
     "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
 )
-@spec_options(TrainingSpec, _HELD_OUT)
+@spec_options(HoldoutFields)
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
-@spec_options(TrainingSpec, TrainingSpec.model_fields.keys() - _HELD_OUT)
+@spec_options(TrainingSpec, TrainingSpec.model_fields.keys() - HoldoutFields.model_fields.keys())
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
 )

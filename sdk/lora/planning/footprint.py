@@ -16,11 +16,11 @@ from typing import Literal
 from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
 from sdk.lora.planning.blueprint import ModelShapes
 from sdk.schemas.probe import MOST_TOKENS
+from sdk.schemas.training import Optimizer
 
 Method = Literal["qlora", "lora", "full"]
 Attention = Literal["sdpa", "flash", "eager"]
 Place = Literal["cuda", "cpu"]
-Optim = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 #: A 16-bit number.
 HALF = 2
@@ -88,7 +88,7 @@ def weights_parts(
     return {"packed": packed_size, "kept": width * (base.parameters - numbers)}
 
 
-def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
+def moment_bytes(adapter: AdapterPlan, optimizer: Optimizer) -> tuple[int, int]:
     """Return the bytes of AdamW's two moments per trained parameter that stay on the card, and of those that are paged out.
 
     Each takes 4 bytes, or 1 and a scale per 256. bitsandbytes pages neither small tensors nor scales.
@@ -99,10 +99,10 @@ def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
             sizes[math.prod(shape)] += count
     card = paged = 0
     for numbers, count in sizes.items():
-        scaled = "8bit" in optim and numbers >= _SMALL_TENSOR
+        scaled = optimizer.in_8_bits and numbers >= _SMALL_TENSOR
         moments = 2 * numbers if scaled else 8 * numbers
         card += count * 8 * math.ceil(numbers / _MOMENT_BLOCK) if scaled else 0
-        if optim.startswith("paged") and numbers >= _PAGED_TENSOR:
+        if optimizer.paged and numbers >= _PAGED_TENSOR:
             paged += count * moments
         else:
             card += count * moments
@@ -322,10 +322,10 @@ def widened_matrix_bytes(base: ModelShapes, adapter: AdapterPlan | None, method:
     return max(most, dora)
 
 
-def adapter_parts(adapter: AdapterPlan, optim: Optim) -> dict[str, int]:
+def adapter_parts(adapter: AdapterPlan, optimizer: Optimizer) -> dict[str, int]:
     """Return the bytes of A, B and whatever else is trained, of their gradients, and of the optimiser's moments."""
     own = ADAPTER_BYTES * adapter.trainable
-    card, paged = moment_bytes(adapter, optim)
+    card, paged = moment_bytes(adapter, optimizer)
     return {"adapter": own, "gradients": own, "optimizer": card, "paged optimizer": paged}
 
 

@@ -174,10 +174,10 @@ class _Parts:
             yield self.part("gradients", full["gradients"], f"{run.width} bytes a parameter")
             yield self.part("optimizer", full["optimizer"], f"Adam's two moments in {8 * run.width} bits")
             return
-        own = adapter_parts(self.adapter, run.spec.optim)
+        own = adapter_parts(self.adapter, run.spec.optimizer)
         yield self.part("adapter", own["adapter"], "float32")
         yield self.part("gradients", own["gradients"], "of the adapter, float32")
-        yield self.part("optimizer", own["optimizer"], f"{run.spec.optim}, two moments")
+        yield self.part("optimizer", own["optimizer"], f"{run.spec.optimizer.name}, two moments")
         if paged := own["paged optimizer"]:
             said = "of large tensors, paged out where the card is full"
             yield self.part("paged optimizer", paged, said, machine=True)

@@ -66,7 +66,7 @@ class PlannedTraining:
         base, adapter = self.shapes
         run = replace(self.run, batch_size=batch_size or self.run.batch_size)
         card, machine = (forecast_of(base, adapter, each) for each in (run, replace(run, place="cpu")))
-        return JobForecast(card=card, machine=machine if run.spec.optim == "adamw" else None)
+        return JobForecast(card=card, machine=None if run.spec.optimizer.needs_card else machine)
 
 
 def evaluation_forecast(

@@ -23,7 +23,7 @@ from sdk.lora.planning.footprint import HALF
 from sdk.lora.planning.forecast import Run, forecast_of, keeps_activations
 from sdk.lora.planning.recommending import Asked, recommended
 from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, Verdict
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import OF_ADAPTERS, TrainingSpec
 
 #: A training fits a card if it takes at most this share of it.
 ROOMY = 0.7
@@ -31,12 +31,6 @@ ROOMY = 0.7
 FULL_ENOUGH = 0.9
 _SHORTEST = 256
 _HEAD = "lm_head.weight"
-#: Options that full fine-tuning doesn't use.
-_OF_ADAPTERS = {
-    *("rank", "alpha", "dropout", "targets", "exclude", "use_rslora", "use_dora", "init_lora_weights", "eva_rho"),
-    *("rank_pattern", "alpha_pattern", "layers_to_transform", "bias", "modules_to_save", "trainable_token_indices"),
-    *("quant_type", "double_quant"),
-}
 #: The parts that are already on the card when a worker decides about checkpointing.
 _LOADED = ("weights", "weights in 4 bits", "weights in 8 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
@@ -184,7 +178,7 @@ def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterato
         )
     elif asked.spec.objective == "classify":
         yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
-    if asked.spec.eva_rho > 1 and chosen.method != "full":
+    if asked.spec.moves_ranks and chosen.method != "full":
         yield (
             f"eva_rho moves ranks between modules: counted is each at its rank, and the rows may make it up to "
             f"{planner.adapter.most_trainable(asked.spec):,} parameters"
@@ -197,9 +191,9 @@ def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterato
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":
         yield "adapterctl trains adapters; full fine-tuning is here to compare with"
-        if asked.spec.optim != "adamw":
-            yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optim}"
-        if idle := sorted(_OF_ADAPTERS & set(asked.given)):
+        if asked.spec.optimizer.needs_card:
+            yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optimizer.name}"
+        if idle := sorted(OF_ADAPTERS & set(asked.given)):
             yield f"full fine-tuning has no adapter and trains over no quantised base: {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} not count"
     if base.stacked and chosen.method == "qlora":
         yield "experts are held as stacked parameters, which bitsandbytes doesn't pack, so they stay in 16 bits"

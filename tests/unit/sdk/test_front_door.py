@@ -20,8 +20,6 @@ import sdk
 from sdk import default_client
 from sdk.default_client import OfDefaultClient
 from sdk.pushing.pusher import PushKeywords, PushOptions
-from sdk.schemas.combination import CombineOptions, CombineSpec
-from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
 
 DELEGATES = [name for name in sdk.__all__ if isinstance(getattr(sdk, name), OfDefaultClient)]
 FUNCTIONS = [name for name in DELEGATES if hasattr(sdk.Client, name)]
@@ -137,22 +135,7 @@ def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.Mo
     assert seen == given | more
 
 
-@pytest.mark.parametrize(
-    ("options", "spec"),
-    [
-        (EvaluationOptions, EvaluationSpec),
-        (MergeOptions, MergeSpec),
-        (CombineOptions, CombineSpec),
-    ],
-)
-def test_the_keywords_of_a_spec_are_its_fields(options: type, spec: type) -> None:
-    ours, theirs = get_type_hints(options), get_type_hints(spec)
-    theirs.pop("model_config", None)
-    assert ours == {name: theirs[name] for name in spec.model_fields}  # type: ignore[attr-defined]
-    assert not options.__required_keys__  # type: ignore[attr-defined]
-
-
-def test_the_keywords_of_a_training_are_written_from_its_spec() -> None:
+def test_the_keywords_of_specs_are_written_from_their_fields() -> None:
     assert keywords.FILE.read_text() == keywords.text(), "run: PYTHONPATH=tests python -m support.keywords"
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, RowsError, Shape, check_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
-from sdk.rows.holdout import HoldOut, HoldoutError, split_unit
+from sdk.rows.holdout import HoldoutError, split_unit
 from sdk.rows.splitting import Splitter
 from sdk.rows.texts import row_digest
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.held_out import HoldOut
 from workers.pipelines.errors import PipelineError, named
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.rows import Row, read_rows
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.libraries import library_versions
+from workers.pipelines.libraries import library_versions, other_releases
 from workers.pipelines.model.packed import held_as
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.orders import AsRecorded, EvaluationItem, EvaluationOrder, EvaluationScores, Host
@@ -121,7 +121,7 @@ def evaluate(
             Sample(prompt=_storable(example.prompt), reference=_storable(example.reference), completion=_storable(text))
             for example, text in samples[: spec.keep_samples]
         ],
-        libraries=library_versions(),
+        libraries={**library_versions(), **other_releases(on_card=target.device.kind == "cuda")},
         conditions=conditions.model_copy(update=held),
         rows=file,
         scorer_errors=errors,

@@ -54,7 +54,7 @@ def adapted(given: Inputs, loaded: LoadedBase) -> Any:
         _start_magnitudes(model)
     if spec.init_lora_weights == "eva" and given.resumed is None:
         start_at_inputs(model, given.rows.examples, of_sequences(given.objective), spec, given.tokenizer.pad_token_id)
-        if lora.use_dora and spec.eva_rho > 1:
+        if lora.use_dora and spec.moves_ranks:
             # PEFT has replaced the matrices of modules with another rank.
             _start_magnitudes(model)
     if given.device.kind == "cpu" and spec.dropout > 0:

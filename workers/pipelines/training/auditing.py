@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sdk.formats.columns import parse_columns
 from sdk.rows.audit import audit_rows
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.mixing import Mixture
@@ -26,7 +25,7 @@ def audit(
             label="",
             columns=keys,
             held_out=eval_data,
-            hold_out=hold_out_of(spec),
+            hold_out=spec.hold_out,
             most_examples=1,
         )
     except (OSError, MemoryError) as error:
@@ -47,10 +46,7 @@ def audit(
 
 def _options(spec: TrainingSpec) -> str:
     """Return the training's options for reading rows, as `data check` takes them."""
-    given = {
-        "--columns": spec.columns,
-        "--holdout": spec.holdout,
-        "--holdout-by": spec.holdout_by,
-        "--holdout-seed": spec.holdout_seed or None,
-    }
-    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
+    given = {"columns": spec.columns} if spec.columns is not None else {}
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in {**given, **spec.of_holdout}.items()
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,12 @@ from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.rows.data_files import as_files
-from sdk.rows.holdout import hold_out_of
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.held_out import both_held_out
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingSpec, both_held_out
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
@@ -45,7 +44,7 @@ from workers.pipelines.training.checkpoints import Checkpoints, Resumed
 from workers.pipelines.training.continuing import Continued, require_same_config
 from workers.pipelines.training.loop import LOOP
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
-from workers.pipelines.training.optimising import Schedule, require_card
+from workers.pipelines.training.optimising import Schedule, require_card, schedule_of
 from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
 
 #: Parts of a config about how it was stored, not about the model.
@@ -138,7 +137,7 @@ def read_inputs(
     if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
         held = _tokens(base, kept, tokenizer, spec, classes, day)
-    schedule = _schedule(spec, len(rows.examples) // objective.sequences)
+    schedule = schedule_of(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": base_name,
@@ -162,7 +161,7 @@ def read_inputs(
     resumed = None
     if checkpoints is not None and checkpoints.resume is not None:
         resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
-        if spec.eva_rho > 1:
+        if spec.moves_ranks:
             lora = moved_ranks(checkpoints.resume, lora, spec)
     return Inputs(
         base=base,
@@ -191,9 +190,9 @@ def read_inputs(
 
 def _read_split(data: Mixture, eval_data: Path | None, spec: TrainingSpec) -> Split:
     """Return the rows of files, and the held-out ones. Raises PipelineError ("data", "spec")."""
-    if spec.holdout is not None and eval_data is not None:
+    if spec.hold_out is not None and eval_data is not None:
         raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
-    return read_split(data.files, hold_out_of(spec), columns=spec.columns)
+    return read_split(data.files, spec.hold_out, columns=spec.columns)
 
 
 def _shape(rows: Rows) -> Shape:
@@ -256,13 +255,6 @@ def _tokens(
     if type(words) is int:
         require_embedded(found.examples, tokenizer, words=words)
     return found
-
-
-def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
-    steps_an_epoch = math.ceil(rows / spec.effective_batch)
-    total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
-    # All steps but one may be warm-up, so the peak is always reached.
-    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
 def _config_digest(base: Path) -> str:

@@ -43,6 +43,14 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
 
 
+def schedule_of(spec: TrainingSpec, rows: int) -> Schedule:
+    """Return the schedule of a training over so many rows an epoch."""
+    steps_an_epoch = math.ceil(rows / spec.effective_batch)
+    total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
+    # All steps but one may be warm-up, so the peak is always reached.
+    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
+
+
 def optimizer_of(trainable: Mapping[str, Any], spec: TrainingSpec) -> Any:
     """Return AdamW over parameters by name."""
     groups = [{**group, "peak_lr": group["lr"]} for group in parameter_groups(trainable, spec)]

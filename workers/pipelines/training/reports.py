@@ -13,7 +13,7 @@ from sdk.schemas.training_report import LossPoint, TrainingReport
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.data.tokenizer import longest_row
-from workers.pipelines.libraries import library_versions
+from workers.pipelines.libraries import library_versions, other_releases
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
@@ -138,7 +138,10 @@ def _record(setting: Setting) -> TrainingRecord:
     )
     audit = {f"audit_{kind}": rows for kind, rows in given.audit.items()}
     beta = {"beta": spec.beta} if is_dpo else {}
-    return TrainingRecord.model_validate({**spec.recorded(), **beta, **given.split.flat(), **audit, **own.flat()})
+    releases = other_releases(on_card=given.device.kind == "cuda")
+    return TrainingRecord.model_validate(
+        {**spec.recorded(), **beta, **given.split.flat(), **audit, **releases, **own.flat()}
+    )
 
 
 def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:

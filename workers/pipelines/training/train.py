@@ -160,7 +160,7 @@ def _train(
     reference = reference_of(given, loaded.model) if prefers else None
     with before_the_first_step(spec):
         model = adapted(given, loaded)
-        if spec.eva_rho > 1 and resumed is None:
+        if spec.moves_ranks and resumed is None:
             given = replace(given, lora=resolved_lora(given.lora, model, spec))
         looked_twice(lambda: require_equal_to_base(given, model))
     if reference is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sdk.cli.commands.catalog import _first, _held, _variant
+from sdk.cli.commands.catalog import _first, _held, _releases, _variant
 from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.version_records import TrainingRecord
 
 
 def test_which_share_of_the_base_was_in_which_precision() -> None:
@@ -35,3 +36,9 @@ def test_many_target_modules_are_counted() -> None:
     names = [f"model.language_model.layers.{n}.self_attn.q_proj" for n in range(34)]
     assert _first(names) == [*names[:12], "and 22 more"]
     assert _first(names[:12]) == names[:12]
+
+
+def test_which_releases_trained_is_shown_as_far_as_it_is_recorded() -> None:
+    record = TrainingRecord.read({"python": "3.11.7", "adapterctl": "0.1.0", "driver": 550})
+    assert _releases(record) == ["adapterctl 0.1.0", "python 3.11.7"]
+    assert _releases(TrainingRecord()) == []

@@ -19,9 +19,10 @@ from sdk.rows import held_out
 from sdk.rows.audit import audit_rows
 from sdk.rows.grams import Texts, contained, jaccard
 from sdk.rows.held_out import HeldOutRows
-from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.holdout import split_unit
 from sdk.rows.near import NEAR
 from sdk.schemas.data_audit import DataAudit
+from sdk.schemas.held_out import HoldOut
 
 HEADER = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."

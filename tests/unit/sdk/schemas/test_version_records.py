@@ -24,6 +24,7 @@ def test_fields_of_another_release_are_kept_and_those_of_another_type_are_not_re
     assert (record.seed, record.rank, record.max_length) == (7, TrainingSpec().rank, None)
     assert TrainingRecord.read(record.flat()) == record
     assert TrainingRecord.read(None).flat() == {}
+    assert TrainingRecord.read({"python": "3" * 101, "driver": "5" * 100}).flat() == {"driver": "5" * 100}
 
 
 def test_what_is_no_scalar_is_not_recorded() -> None:

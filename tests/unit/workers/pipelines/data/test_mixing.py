@@ -14,9 +14,9 @@ from support.trainings import run_training
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.rows.audit import audit_rows
-from sdk.rows.holdout import HoldOut
 from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.mixing import Mixture, drawn_rows, weighted

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from sdk.lora.planning.footprint import KEPT_BY_MALLOC_BYTES
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.version import VERSION
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.rows import read_rows
@@ -81,6 +83,7 @@ def test_a_training_writes_an_adapter_that_loads_in_peft_and_changes_the_model(
     assert [point.step for point in report.curve] == [1, 2, 3]
     assert report.record.flat() == report.training
     assert (report.record.effective_batch, report.record.warmup_steps) == (4, 2)
+    assert (report.record.adapterctl, report.record.python) == (VERSION, platform.python_version())
     # Nothing is recorded that has no field, but what an audit found, by kind.
     assert all(name.startswith("audit_") for name in report.record.model_extra)
     assert [progress.step for progress in seen if progress.phase == "train"] == [1, 2, 3]

@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 
 from sdk.formats.columns import parse_columns
 from sdk.rows.audit import audit_rows
 from sdk.rows.holdout import hold_out_of
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.mixing import Mixture
+from workers.pipelines.orders import TrainingOrder
 
 
-def audit(
-    data: Path | Mixture, eval_data: Path | None, spec: TrainingSpec, on_progress: Callable[[Progress], None]
-) -> dict[str, int]:
-    """Return how many rows have faults, by kind, and log it. If disk or memory lack room, the audit is skipped."""
-    on_progress(Progress(phase="data", message="auditing rows"))
+def audit(order: TrainingOrder, report: Callable[[Progress], None]) -> dict[str, int]:
+    """Return how many rows have faults, by kind, and report it. If disk or memory lack room, the audit is skipped."""
+    spec = order.spec
+    report(Progress(phase="data", message="auditing rows"))
     keys = None if spec.columns is None else parse_columns(spec.columns)
     try:
         audited = audit_rows(
-            data.files if isinstance(data, Mixture) else data,
+            order.files,
             label="",
             columns=keys,
-            held_out=eval_data,
+            held_out=order.eval_data,
             hold_out=hold_out_of(spec),
             most_examples=1,
         )
     except (OSError, MemoryError) as error:
         why = "the memory is too small" if isinstance(error, MemoryError) else error.strerror or error
-        on_progress(Progress(phase="data", message=f"the rows were not audited: {why}"))
+        report(Progress(phase="data", message=f"the rows were not audited: {why}"))
         return {}
     found = {finding.kind: finding.rows for finding in audited.findings}
     if found:
         said = ", ".join(f"{kind} {rows}" for kind, rows in found.items())
-        on_progress(
-            Progress(
-                phase="data",
-                message=f"audit of the rows: {said}; see which with: adapterctl data check{_options(spec)}",
-            )
-        )
+        message = f"audit of the rows: {said}; see which with: adapterctl data check{_options(spec)}"
+        report(Progress(phase="data", message=message))
     return {str(kind): rows for kind, rows in found.items()}
 
 

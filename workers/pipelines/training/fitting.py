@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.whole_files import write_whole
 from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, token_losses
@@ -79,8 +78,8 @@ def change(before: Fit, after: Fit) -> str:
     return ", ".join(said)
 
 
-#: The callback that is told how a training fits.
-Say = Callable[[Progress], None]
+#: Reports how a training fits.
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -165,7 +164,7 @@ class Fitting:
             # They are drawn per pass, so they depend on its rows.
             changed += f" (other {' and '.join(self.draws)})"
         self.steps.append(f"{where}: {changed}")
-        self.say(Progress(phase="fit", message=f"{why}; it goes on with {changed}, same effective batch"))
+        self.say(f"{why}; it goes on with {changed}, same effective batch")
         self.fit = below
 
     def record(self) -> str | None:

@@ -33,7 +33,7 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
         saved = load_adapter(_bare(model), out)
         labelled = given.classes is not None
         return looked_twice(
-            lambda: probe(saved, given.tokenizer, given.base, given.device.torch_device, labelled=labelled)
+            lambda: probe(saved, given.tokenizer, given.order.base, given.device.torch_device, labelled=labelled)
         )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support.architectures import config_of, save_model
 from support.fixtures import Limits
-from support.trainings import checkpoints, run_training, save_jsonl
+from support.trainings import Checkpoints, run_training, save_jsonl
 
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
@@ -214,8 +214,8 @@ def test_auto_packs_where_that_is_less_to_compute(
 
 
 def test_whoever_goes_on_or_trains_again_packs_as_it_was(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
-    whole, _ = train(llama_base, pairs, tmp_path / "whole", checkpoints=checkpoints(tmp_path / "kept", every_steps=1))
-    resume = checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
+    whole, _ = train(llama_base, pairs, tmp_path / "whole", checkpoints=Checkpoints(tmp_path / "kept", every_steps=1))
+    resume = Checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
     train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
     assert weights(tmp_path / "gone on") == weights(tmp_path / "whole")
     said = {name: whole.training[name] for name in ("packed", "row_attention", "micro_batch", "logit_chunk_tokens")}
@@ -233,9 +233,9 @@ def test_a_record_that_says_packed_is_looked_at_again(
     report, said = train(save_model(tmp_path / "opt", "opt"), pairs, tmp_path / "like", short, like=like)
     assert report.training["packed"] is False
     assert said == "rows are no longer packed: opt does not keep rows of one sequence apart here"
-    train(llama_base, pairs, tmp_path / "whole", checkpoints=checkpoints(tmp_path / "kept", every_steps=1))
+    train(llama_base, pairs, tmp_path / "whole", checkpoints=Checkpoints(tmp_path / "kept", every_steps=1))
     monkeypatch.setattr("workers.pipelines.training.choosing.keeps_apart", lambda *_, **__: False)
-    resume = checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
+    resume = Checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
     gone_on, said = train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
     assert gone_on.training["packed"] is False
     assert said == "rows are no longer packed: llama does not keep rows of one sequence apart here"

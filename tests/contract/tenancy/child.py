@@ -124,9 +124,9 @@ class _Child:
         else:
             outcome = _merge(order, folder, seed)
         if outcome is None:
-            return Ending(1, None, False)
+            return Ending(1, None)
         (folder / RESULT_FILE).write_text(outcome.model_dump_json())
-        return Ending(0, None, False)
+        return Ending(0, None)
 
 
 def _read_order(folder: Path) -> TrainingOrder | EvaluationOrder | MergeOrder:

@@ -13,6 +13,7 @@ from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.families import ConfigError
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.version_records import TrainingRecord
+from workers.pipelines.cpu.row_attention import MOST_MASKED, passes_of_packs, take_rows_alone
 from workers.pipelines.data.batches import TokenLosses, token_losses
 from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
@@ -21,7 +22,6 @@ from workers.pipelines.data.stored_examples import first_lengths_of, longest_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.rotary import turns_at
-from workers.pipelines.model.row_attention import take_rows_alone
 from workers.pipelines.orders import Fit
 from workers.pipelines.training.adapting import short_rows
 from workers.pipelines.training.fitting import Fitting, Limits, Say
@@ -31,9 +31,6 @@ from workers.pipelines.training.short_of_memory import looked_twice
 
 #: Packed passes must need this much less computation, since their masks are computed too, and attention with a mask is slower.
 _CHEAPER = 0.95
-#: Packed rows that attention computes one by one still have a mask of all tokens by all tokens, which separates them:
-#: for this many tokens, about 256 MiB without its copies. Longer passes save nothing more.
-_MOST_MASKED = 8192
 #: How many rows this is estimated from.
 _MOST_ROWS = 4096
 
@@ -69,7 +66,7 @@ def fitting_of(
         fit = Fit(micro_rows=rows, checkpointing=False, chunk_tokens=chunk)
         losses = _losses(head, chunk)
         in_packs = fit.model_copy(
-            update={"packed": True, **({} if place == "cuda" else _on_a_cpu(base, rows, longest))}
+            update={"packed": True, **({} if place == "cuda" else passes_of_packs(base, rows, longest))}
         )
         if _packs(given, loaded, model, losses, in_packs, say):
             fit = in_packs
@@ -160,8 +157,8 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
         why = "the noise of neftune_noise_alpha depends on the length of a sequence"
     elif len(given.rows.examples) < 2:
         why = "there is one alone"
-    elif asked == "auto" and fit.row_attention and longest_of(given.rows.examples) > _MOST_MASKED:
-        why = f"of a row of more than {_MOST_MASKED:,} tokens beside others the mask is too large"
+    elif asked == "auto" and fit.row_attention and longest_of(given.rows.examples) > MOST_MASKED:
+        why = f"of a row of more than {MOST_MASKED:,} tokens beside others the mask is too large"
     elif asked == "auto" and not _is_cheaper(given, loaded, fit):
         why = "rows sorted by length take less time"
     elif not _apart(given, loaded, model, losses, fit):
@@ -169,18 +166,6 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
     if why is None or given.spec.packing is not None:
         say("rows are packed" if why is None else f"rows are not packed: {why}")
     return why is None
-
-
-def _on_a_cpu(base: Any, rows: int, longest: int) -> dict[str, bool | int]:
-    """Return how packed rows are computed: one by one in attention, in passes with room for several of the longest
-    ones, or in short passes if a model has another kind of attention.
-
-    Attention over a long sequence with a mask takes longer on a CPU than many short passes.
-    """
-    if take_rows_alone(base):
-        take_rows_alone(base, False)
-        return {"row_attention": True, "micro_rows": max(1, min(rows, _MOST_MASKED // longest))}
-    return {"micro_rows": 1}
 
 
 def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit) -> bool:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.formats.columns import parse_columns
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
+from sdk.rows.audit import audit_rows
 from sdk.rows.holdout import hold_out_of
 from sdk.rows.splitting import rows_digest
+from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec, both_held_out
@@ -168,6 +172,43 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         sources=_sources(order, split.training, given),
         process_bytes=resident_bytes(),
     )
+
+
+def audit(order: TrainingOrder, report: Callable[[Progress], None]) -> dict[str, int]:
+    """Return how many rows have faults, by kind, and report it. If disk or memory lack room, the audit is skipped."""
+    spec = order.spec
+    report(Progress(phase="data", message="auditing rows"))
+    keys = None if spec.columns is None else parse_columns(spec.columns)
+    try:
+        audited = audit_rows(
+            order.files,
+            label="",
+            columns=keys,
+            held_out=order.eval_data,
+            hold_out=hold_out_of(spec),
+            most_examples=1,
+        )
+    except (OSError, MemoryError) as error:
+        why = "the memory is too small" if isinstance(error, MemoryError) else error.strerror or error
+        report(Progress(phase="data", message=f"the rows were not audited: {why}"))
+        return {}
+    found = {finding.kind: finding.rows for finding in audited.findings}
+    if found:
+        said = ", ".join(f"{kind} {rows}" for kind, rows in found.items())
+        message = f"audit of the rows: {said}; see which with: adapterctl data check{_reading_options(spec)}"
+        report(Progress(phase="data", message=message))
+    return {str(kind): rows for kind, rows in found.items()}
+
+
+def _reading_options(spec: TrainingSpec) -> str:
+    """Return the training's options for reading rows, as `data check` takes them."""
+    given = {
+        "--columns": spec.columns,
+        "--holdout": spec.holdout,
+        "--holdout-by": spec.holdout_by,
+        "--holdout-seed": spec.holdout_seed or None,
+    }
+    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
 
 
 def _read_split(order: TrainingOrder) -> Split:

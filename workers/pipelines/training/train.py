@@ -25,19 +25,24 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, give_back, memory_errors_named
-from workers.pipelines.model.dropout import drop_nothing, own_dropout
 from workers.pipelines.model.loading import LoadedBase, deprecations_silenced, load_base
 from workers.pipelines.model.packed import default_recipe
 from workers.pipelines.orders import Host, TrainingOrder
-from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
-from workers.pipelines.training.auditing import audit
+from workers.pipelines.training.adapting import (
+    adapted,
+    drop_nothing,
+    own_dropout,
+    reference_of,
+    require_equal_to_base,
+    require_reference,
+)
 from workers.pipelines.training.callbacks import reporting_to
 from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import compare_with_parent, load_parent, require_moved
 from workers.pipelines.training.eva import resolved_lora
 from workers.pipelines.training.evaluating import held_out_scores
-from workers.pipelines.training.inputs import Inputs, read_inputs
+from workers.pipelines.training.inputs import Inputs, audit, read_inputs
 from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt

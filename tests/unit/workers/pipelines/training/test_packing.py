@@ -21,12 +21,13 @@ from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from workers.pipelines.cpu import row_attention
+from workers.pipelines.cpu.row_attention import row_lengths, take_rows_alone
 from workers.pipelines.data import batches
 from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
-from workers.pipelines.model.row_attention import row_lengths, take_rows_alone
 from workers.pipelines.orders import Fit
 from workers.pipelines.training import choosing, evaluating
 from workers.pipelines.training.choosing import _is_cheaper
@@ -263,7 +264,7 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
 
     monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
     # Steps have passes of one row.
-    monkeypatch.setattr(choosing, "_on_a_cpu", lambda *_: {"micro_rows": 1})
+    monkeypatch.setattr(choosing, "passes_of_packs", lambda *_: {"micro_rows": 1})
     report, _ = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "holdout": 0.3}))
     assert asked == passes
     assert (report.training["packed"], report.training["memory_steps"]) == (True, steps)
@@ -382,7 +383,8 @@ def test_passes_end_where_their_mask_grows_large(llama_base: Path, tmp_path: Pat
     data = save_uneven(tmp_path)
     spec, found = SPEC.model_copy(update={"packing": None, "max_steps": 1, "batch_size": 8, "grad_accum": 1}), []
     for most in (8192, 450, 100):
-        limits(choosing, _MOST_MASKED=most)
+        limits(choosing, MOST_MASKED=most)
+        limits(row_attention, MOST_MASKED=most)
         report, _ = train(llama_base, data, tmp_path / str(most), spec)
         found.append((report.training["packed"], report.training["micro_batch"]))
     assert found == [(True, 8), (True, 2), (False, 8)]

@@ -141,7 +141,7 @@ def _read_by(order: TrainingOrder | EvaluationOrder | MergeOrder) -> dict[str, A
         read: dict[str, Any] = {
             "base": files_of(order.base),
             "base_name": order.base_name,
-            "data": files_of(order.data),
+            "data": [files_of(source.path) for source in order.data],
             "eval_data": files_of(order.eval_data),
             "resume": files_of(order.resume),
         }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, MergeReport, MergeSpec
+from sdk.schemas.job_requests import CheckpointPolicy
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.orders import EvaluationItem, EvaluationOrder, MergeOrder
+from workers.pipelines.orders import EvaluationItem, EvaluationOrder, MergeOrder, OrderedSource, TrainingOrder
 
 
 def score(
@@ -33,6 +37,27 @@ def merge(base: Path, adapter: Path, out: Path, spec: MergeSpec | None = None, *
     return carry_out(MergeOrder(base=base, adapter=adapter, **given), host(out))
 
 
-def host(out: Path) -> Any:
-    """A host to whom nothing is reported."""
-    return SimpleNamespace(out=out, report=lambda progress: None, told_to_stop=False)
+def train(
+    base: Path, data: Path, out: Path, spec: TrainingSpec, heard: Mapping[str, Any] | None = None, **fields: Any
+) -> TrainingReport:
+    """Train over a base into `out`, without checkpoints unless they are asked for; `heard` are functions of the host."""
+    from workers.pipelines.training.train import train
+
+    plain = {
+        "base_name": "base",
+        "base_revision": None,
+        "eval_data": None,
+        "template_date": "2026-01-31",
+        "checkpoint": CheckpointPolicy(every_minutes=None),
+        "checkpoints": out.with_name(f"{out.name}-checkpoints"),
+        "resume": None,
+    }
+    rows = [OrderedSource(path=data, name=data.name)]
+    order = TrainingOrder(base=base, data=rows, spec=spec, **{**plain, **fields})
+    return train(order, host(out, **(heard or {})))
+
+
+def host(out: Path, **heard: Any) -> Any:
+    """A host to whom nothing is reported, but for what `heard` has."""
+    unheard = {"report": lambda progress: None, "wrote_checkpoint": lambda step, total, folder: None}
+    return SimpleNamespace(out=out, told_to_stop=False, stop_in_order=lambda: None, **{**unheard, **heard})

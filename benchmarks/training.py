@@ -33,11 +33,10 @@ import json, sys, time
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
 started = time.perf_counter()
-from workers.pipelines.training.train import train
+from benchmarks.pipelines import train
 base, data, out, steps, lr = sys.argv[1:]
 spec = TrainingSpec(rank=8, alpha=16.0, max_steps=int(steps), lr=float(lr), batch_size=4, grad_accum=4)
-report = train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None, out=Path(out),
-               spec=spec, on_progress=lambda progress: None)
+report = train(Path(base), Path(data), Path(out), spec)
 print(json.dumps({**report.metrics, "wall_s": time.perf_counter() - started, "training": report.training}))
 """
 #: Prints the held-out loss of each folder of an adapter, over the NF4 base; that of the base alone where it is empty.

@@ -221,7 +221,8 @@ _TRAIN = """
 import json, sys, time
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training.checkpoints import Checkpoints
+from benchmarks import pipelines
+from sdk.schemas.job_requests import CheckpointPolicy
 import workers.pipelines.training.train as module
 import torch
 from contextlib import nullcontext
@@ -255,16 +256,12 @@ if compiled:
     Fitting.saving = lambda fitting: nullcontext()
 if float(share) < 1:
     torch.cuda.set_per_process_memory_fraction(float(share))
-checkpoints = None
-if int(every):
-    checkpoints = Checkpoints(folder=Path(out + "-checkpoints"), every_steps=int(every), every_s=None,
-                              written=lambda step, total, folder: print("checkpoint", folder, flush=True),
-                              must_stop=lambda: False, resume=Path(resume) if resume else None)
-    checkpoints.folder.mkdir(exist_ok=True)
+policy = CheckpointPolicy(every_steps=int(every) or None, every_minutes=None)
 said = []
-report = module.train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None, out=Path(out),
-               spec=TrainingSpec.model_validate(asked), checkpoints=checkpoints,
-               on_progress=lambda progress: said.append(progress.message))
+report = pipelines.train(Path(base), Path(data), Path(out), TrainingSpec.model_validate(asked), checkpoint=policy,
+                         resume=Path(resume) if resume else None, heard={
+                             "report": lambda progress: said.append(progress.message),
+                             "wrote_checkpoint": lambda step, total, folder: print("checkpoint", folder, flush=True)})
 reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
 print(json.dumps({**report.metrics, "training": report.training, "reserved_bytes": reserved, "steps_s": times,
                   "said": [line for line in said if line]}))

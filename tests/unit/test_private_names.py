@@ -40,7 +40,7 @@ TABLE: list[tuple[str, str, str, str]] = [
     *(
         ("_attn_implementation", f"{PIPELINES}/{file}.py", "which attention a loaded model has can only be set", test)
         for file, test in (
-            ("model/row_attention", f"{TESTS}/model/test_read_padding.py::test_a_training_passes_rows_one_at_a_time"),
+            ("cpu/row_attention", f"{TESTS}/model/test_read_padding.py::test_a_training_passes_rows_one_at_a_time"),
             ("training/forecasting", LOADING),
         )
     ),

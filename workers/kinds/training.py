@@ -60,8 +60,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         base=base.folder,
         base_name=base.registration.id,
         base_revision=base.registration.revision,
-        data=attempt.inputs.dataset(request.data),
-        sources=_sources(attempt, request),
+        data=_files(attempt, request),
         eval_data=None if eval_data is None else attempt.inputs.dataset(eval_data),
         spec=request.spec,
         template_date=day_of(request.template_date),
@@ -80,10 +79,11 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     _publish(attempt, request, base, report)
 
 
-def _sources(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource] | None:
-    """Fetch all datasets, if there are several."""
+def _files(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource]:
+    """Fetch all datasets."""
     if request.sources is None:
-        return None
+        path = attempt.inputs.dataset(request.data)
+        return [OrderedSource(path=path, name=path.name)]
     return [
         OrderedSource(
             path=attempt.inputs.dataset(source.data),

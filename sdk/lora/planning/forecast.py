@@ -43,9 +43,9 @@ from sdk.schemas.training import TrainingSpec
 #: What a CUDA context and cuBLAS' workspaces take; a common figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
 #: Interpreter and libraries, without any weights, as plans and submits count them: this much was resident after training a tiny
-#: model with a torch that is built for processors. One that is built for cards had 490 to 500 MiB that no file has, and mapped
+#: model with a torch that is built for processors, and 25 MiB more with bitsandbytes at work. One that is built for cards maps
 #: as much again of its files, which the system gives away first. A training measures its own.
-PROCESS_BYTES = 490 * 2**20
+PROCESS_BYTES = 410 * 2**20
 #: Texts per pass, and tokens of each, of the general texts that an evaluation reads however short its rows are
 #: (`workers.pipelines.scoring.forgetting`).
 GENERAL_PASS = (16, 12)

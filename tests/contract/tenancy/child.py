@@ -124,9 +124,9 @@ class _Child:
         else:
             outcome = _merge(order, folder, seed)
         if outcome is None:
-            return Ending(1, None, False)
+            return Ending(1, None)
         (folder / RESULT_FILE).write_text(outcome.model_dump_json())
-        return Ending(0, None, False)
+        return Ending(0, None)
 
 
 def _read_order(folder: Path) -> TrainingOrder | EvaluationOrder | MergeOrder:
@@ -141,7 +141,7 @@ def _read_by(order: TrainingOrder | EvaluationOrder | MergeOrder) -> dict[str, A
         read: dict[str, Any] = {
             "base": files_of(order.base),
             "base_name": order.base_name,
-            "data": files_of(order.data),
+            "data": [files_of(source.path) for source in order.data],
             "eval_data": files_of(order.eval_data),
             "resume": files_of(order.resume),
         }

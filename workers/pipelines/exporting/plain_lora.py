@@ -24,9 +24,9 @@ from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, sta
 from sdk.lora.plain_lora import PlainPlan, plan_plain
 from sdk.lora.tensors import Tensor
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
+from workers.pipelines.cpu.arithmetic import one_thread
 from workers.pipelines.exporting.numbers import SAME_DTYPE
 from workers.pipelines.exporting.plain_read_back import read_back
-from workers.pipelines.model.device import one_thread
 
 if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import MagnitudeDeltas

@@ -23,6 +23,7 @@ from sdk.formats.safetensors import Kind
 from sdk.formats.safetensors_header import TensorEntry, written_header
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.cpu.arithmetic import one_thread
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.found import wrong
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
@@ -31,7 +32,7 @@ from workers.pipelines.merging.stored_base import StoredBase, open_files, open_s
 from workers.pipelines.merging.writing import chunks, digest_in, write_weights
 from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
-from workers.pipelines.model.device import DtypeName, one_thread
+from workers.pipelines.model.device import DtypeName
 from workers.pipelines.model.packed import packing_config, quantised_names
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES
 

@@ -35,7 +35,6 @@ from workers.pipelines.merging.writing import (
     finished,
     full_disk_named,
     in_their_place,
-    plan_digest,
     put_in_place,
     require_room,
     write_shards,
@@ -143,7 +142,7 @@ class _Merging:
         )
         if self.order.spec.quantize is None:
             return plan
-        return replace(plan, digest=plan_digest({"plan": plan.digest, "quantize": self.order.spec.quantize}))
+        return replace(plan, digest=digest_of({"plan": plan.digest, "quantize": self.order.spec.quantize}))
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the closest and give it the final name."""

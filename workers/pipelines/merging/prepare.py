@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_module
+from sdk.formats.canonical_json import digest_of
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -21,7 +22,6 @@ from workers.pipelines.merging.folder import labelled_config, merged_config
 from workers.pipelines.merging.placement import place, tied_groups
 from workers.pipelines.merging.plan import MergedTensor, Onto, ResolvedMerge, plan_tensors
 from workers.pipelines.merging.stored_base import StoredBase, open_stored_base
-from workers.pipelines.merging.writing import plan_digest
 from workers.pipelines.model.blueprint import blank_model, blank_model_of, read_blueprint, read_config
 from workers.pipelines.model.classifier import Classes, configure
 from workers.pipelines.model.device import DTYPES, DtypeName, dtype_name
@@ -43,7 +43,7 @@ class Prepared:
     config: dict[str, Any]
     #: The precision in the merged model's config.
     dtype: DtypeName
-    #: SHA-256 of the plan.
+    #: SHA-256 of the plan, by which a later run recognises its own files.
     digest: str
 
     def blocks(self) -> Blocks:
@@ -104,7 +104,7 @@ def prepare(
         "base": {file: _identity(base / file) for file in stored.headers},
         "adapter": {name: file_digest(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
     }
-    return Prepared(stored, changes, tuple(written), target, config, named, plan_digest(said))
+    return Prepared(stored, changes, tuple(written), target, config, named, digest_of(said))
 
 
 def _target(

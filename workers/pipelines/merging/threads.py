@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from workers.pipelines.cpu.arithmetic import one_thread
 from workers.pipelines.merging.plan import MergedTensor
-from workers.pipelines.model.device import one_thread
 
 #: Threads per merge. More of them would wait for each other during the Python code between products.
 _MOST = 2

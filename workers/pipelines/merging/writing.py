@@ -24,7 +24,6 @@ import torch
 import xxhash
 
 from sdk.file_locks import locked, locked_if_free
-from sdk.formats.canonical_json import digest_of
 from sdk.formats.safetensors import Kind
 from sdk.formats.safetensors_header import TensorEntry, with_length, written_header
 from sdk.schemas.failures import FailureReason
@@ -324,8 +323,3 @@ def _disk_full(target: Path, written: Sequence[MergedTensor]) -> PipelineError:
         f"The disk of {target.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
         " merge again; it continues from the files that are complete.",
     )
-
-
-def plan_digest(said: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a merge's inputs, by which a later run recognises its own files."""
-    return digest_of(said)

@@ -47,7 +47,7 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
     try:
         base = known_blueprint(config.to_dict(), {})
     except NotKnownError:
-        shapes = {name: list(shape) for name, shape in read_blueprint(given.base, given.classes).shapes.items()}
+        shapes = read_blueprint(given.order.base, given.classes).shapes
         try:
             base = known_blueprint(config.to_dict(), {name: list(shape) for name, shape in shapes.items()})
         except NotKnownError:

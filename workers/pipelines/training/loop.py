@@ -28,7 +28,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.device import Device, give_pages_back, is_out_of_memory, memory_errors_named
+from workers.pipelines.model.device import Device, is_out_of_memory, memory_errors_named
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.optimising import Schedule, diverged, optimizer_of
@@ -202,9 +202,6 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     """
     model, spec, record, number = shared.model, adapter.spec, adapter.record, adapter.step + 1
     model.train()
-    # Passes have many lengths, so memory freed by one has gaps that the next one doesn't fill.
-    if shared.device.kind == "cpu":
-        give_pages_back()
     batch = {name: tensor.to(shared.device.torch_device) for name, tensor in batch.items()}
     counted, generators = shared.objective.counted(batch), generator_states()
     while (loss := _add_gradients(shared, batch, counted)) is None:

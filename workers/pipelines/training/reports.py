@@ -85,8 +85,8 @@ def training_report(
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     """Return the environment of a training, for a `RecordedTraining`."""
     return {
-        "base": setting.given.base_name,
-        "base_revision": setting.given.base_revision,
+        "base": setting.given.order.base_name,
+        "base_revision": setting.given.order.base_revision,
         **library_versions(),
         **_record(setting).ran_with(),
     }
@@ -102,11 +102,11 @@ def _record(setting: Setting) -> TrainingRecord:
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
-        reference="parent" if is_dpo and given.parent is not None else None,
+        reference="parent" if is_dpo and given.order.parent is not None else None,
         loss_on=given.rows.loss_on,
         total_steps=given.schedule.total_steps,
         warmup_steps=given.schedule.warmup_steps,
-        max_length=longest_row(given.base, spec.max_length),
+        max_length=longest_row(given.order.base, spec.max_length),
         samples=given.training_rows,
         rows_cut=given.rows.cut,
         rows_dropped=given.rows.dropped,

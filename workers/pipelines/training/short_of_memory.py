@@ -67,10 +67,9 @@ def smaller_optimizer(trained: Iterable[Any], spec: TrainingSpec) -> str:
 
 
 @contextlib.contextmanager
-def after_the_last_step(keep: Callable[[], int | None]) -> Iterator[None]:
-    """Let `keep` write a checkpoint of a training that has all its steps, where memory runs out in the block.
-
-    `keep` returns the step of the checkpoint, None where there can be none. Raises PipelineError ("oom") then.
+def after_the_last_step(keep: Callable[[], int]) -> Iterator[None]:
+    """Let `keep` write a checkpoint of a training that has all its steps, and return its step, where memory runs out in
+    the block. Raises PipelineError ("oom") then.
     """
     try:
         yield
@@ -93,9 +92,8 @@ def after_the_last_step(keep: Callable[[], int | None]) -> Iterator[None]:
         raise PipelineError(
             failed.reason, f"{failed.message} No checkpoint could be kept of it either: {said}"
         ) from None
-    if step is not None:
-        failed.message += (
-            f" All steps are done, and the checkpoint of step {step} is kept: a retry of the job only has the last look left,"
-            " so let it go on where more memory is free."
-        )
+    failed.message += (
+        f" All steps are done, and the checkpoint of step {step} is kept: a retry of the job only has the last look left,"
+        " so let it go on where more memory is free."
+    )
     raise PipelineError(failed.reason, failed.message)

@@ -47,7 +47,7 @@ def test_a_training_does_without_the_trainers_of_libraries_and_their_tables() ->
 import sys
 from workers.child.main import import_libraries
 import_libraries("training")
-import workers.pipelines.training.carry_out
+import workers.pipelines.training.train
 print([name for name in ("transformers.trainer", "trl", "datasets", "pandas") if name in sys.modules])
 """
     assert _run(program) == ["[]"]

@@ -21,7 +21,7 @@ from workers.child.protocol import OUT_FOLDER, WrittenCheckpoint
 from workers.kinds import causes, training
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, KilledForMemory
-from workers.pipelines.orders import Fit, Rung, TrainingOrder
+from workers.pipelines.orders import Fit, OrderedSource, Rung, TrainingOrder
 
 FOUR = Fit(micro_rows=4, checkpointing=False)
 TWO = Fit(micro_rows=2, checkpointing=False)
@@ -48,7 +48,7 @@ class Children:
             base=Path("/b"),
             base_name="b",
             base_revision=None,
-            data=Path("/d"),
+            data=[OrderedSource(path=Path("/d"), name="d")],
             eval_data=None,
             spec=TrainingSpec(),
             template_date="2026-01-31",
@@ -189,7 +189,7 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
         base=tiny.save_llama(tmp_path / "base"),
         base_name="tiny",
         base_revision=None,
-        data=tiny.write_rows(tmp_path / "rows.jsonl", 8),
+        data=[OrderedSource(path=tiny.write_rows(tmp_path / "rows.jsonl", 8), name="rows.jsonl")],
         eval_data=None,
         spec=TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=40, batch_size=4, grad_accum=1),
         template_date="2026-01-31",

@@ -99,7 +99,7 @@ def test_a_pair_is_that_of_the_pair_alone(model: Any) -> None:
     objective = preferences.preference(0.1)
     expected = sum(float(objective.loss_sum(model, batch)) for batch in each)
     batch = preferences.collate([sequence for pair in pairs for sequence in pair], 1)
-    fitting: Any = SimpleNamespace(fit=Fit(micro_rows=4, checkpointing=False), turns=turns)
+    fitting: Any = SimpleNamespace(fit=Fit(micro_rows=4, checkpointing=False), turns=turns, on_cuda=False)
     passes = list(Fitting.parts(fitting, batch, 2))
     assert [part["input_ids"].shape for part in passes] == [(4, 15), (6, 12)]
     assert sum(float(objective.loss_sum(model, part)) for part in passes) == pytest.approx(expected, rel=1e-6)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.trainings import checkpoints, run_training, save_jsonl
+from support.trainings import Checkpoints, run_training, save_jsonl
 
 from sdk.lora.memory import chunk_tokens
 from sdk.schemas.events import Progress
@@ -20,7 +20,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import Fit, Rung
-from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Record
+from workers.pipelines.training.checkpoints import Interrupted, Record
 from workers.pipelines.training.fitting import Limits, change
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
@@ -196,7 +196,7 @@ def test_an_evaluation_is_taken_again_in_smaller_parts(
 
 
 def kept(folder: Path, **options: Any) -> Checkpoints:
-    return checkpoints(folder, every_steps=1, **options)
+    return Checkpoints(folder, every_steps=1, **options)
 
 
 def test_a_training_that_goes_on_takes_up_the_rung_it_was_on(
@@ -288,7 +288,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training.train import train
+from benchmarks.pipelines import train
 base, data, out, spare = sys.argv[1:]
 spec = TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=2, lr=0.01, batch_size=48, grad_accum=1, max_length=250)
 torch.set_num_threads(1)
@@ -298,8 +298,7 @@ def limit(progress):
         resource.setrlimit(resource.RLIMIT_DATA, (held + int(spare), held + int(spare)))
     if progress.phase == "fit":
         print(progress.message, flush=True)
-report = train(base=Path(base), base_name="tiny", base_revision=None, data=Path(data), eval_data=None, out=Path(out), spec=spec,
-               on_progress=limit)
+report = train(Path(base), Path(data), Path(out), spec, {"report": limit})
 print("steps:", report.training["memory_steps"])
 """
 

@@ -19,7 +19,6 @@ from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.trained_whole import as_reference, compare_with_this
-from workers.pipelines.training.continuing import Continued
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -43,15 +42,15 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parents(bases: dict[str, Path], chosen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Continued]:
+def parents(bases: dict[str, Path], chosen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A version of each variant that was trained on answers."""
     folder = tmp_path_factory.mktemp("parents")
     for name, (kind, options) in VARIANTS.items():
         run(bases[kind], chosen, folder / name, **options)
-    return {name: Continued(folder / name, None) for name in VARIANTS}
+    return {name: folder / name for name in VARIANTS}
 
 
-def run(base: Path, rows: Path, out: Path, parent: Continued | None = None, **options: Any) -> TrainingReport:
+def run(base: Path, rows: Path, out: Path, parent: Path | None = None, **options: Any) -> TrainingReport:
     return run_training(base, rows, out, eval_data=rows, parent=parent, **{**QUICK, **options})
 
 
@@ -71,7 +70,7 @@ def by_plain_peft(base: Path, adapter: Path, batch: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_begins_at_log_2_and_its_reference_stays_the_parent(
     bases: dict[str, Path],
-    parents: dict[str, Continued],
+    parents: dict[str, Path],
     preferences: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -112,7 +111,7 @@ def test_it_begins_at_log_2_and_its_reference_stays_the_parent(
 
 
 def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter(
-    bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
+    bases: dict[str, Path], parents: dict[str, Path], preferences: Path, tmp_path: Path
 ) -> None:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -158,7 +157,7 @@ def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter
 
 
 def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
-    bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
+    bases: dict[str, Path], parents: dict[str, Path], preferences: Path, tmp_path: Path
 ) -> None:
     base, parent = bases["llama"], parents["lora"]
     metrics = run(base, preferences, tmp_path / "out", parent, max_steps=30, beta=0.5).metrics
@@ -178,7 +177,7 @@ def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
 
 
 def test_after_a_stop_it_goes_on_against_the_parent_and_ends_with_the_same_bytes(
-    bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
+    bases: dict[str, Path], parents: dict[str, Path], preferences: Path, tmp_path: Path
 ) -> None:
     base, parent = bases["llama"], parents["dora"]
     options = {"use_dora": True, "dropout": 0.2, "max_steps": 4}

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import tiny
 from support.fixtures import Limits
-from support.trainings import checkpoints, run_training
+from support.trainings import Checkpoints, run_training
 
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
+from workers.pipelines.training.checkpoints import FILES, Interrupted, Record, Resumed
 from workers.pipelines.training.loop import LOOP
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
@@ -37,7 +37,7 @@ class Training:
     def __init__(self, base: Path, rows: Path, folder: Path) -> None:
         self.base, self.rows, self.folder = base, rows, folder
         calls = iter(range(10))
-        kept = checkpoints(folder, must_stop=lambda: next(calls) == 4)
+        kept = Checkpoints(folder, must_stop=lambda: next(calls) == 4)
         with pytest.raises(Interrupted):
             self.run(folder / "out", kept)
         self.checkpoint = folder / "step-00000002"
@@ -56,7 +56,7 @@ class Training:
 
     def resume(self, checkpoint: Path, **rest: Any) -> None:
         unused = checkpoint.parent / "unused"
-        self.run(unused, checkpoints(unused, resume=checkpoint), **rest)
+        self.run(unused, Checkpoints(unused, resume=checkpoint), **rest)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +369,7 @@ def test_a_training_over_a_template_with_a_date_goes_on_after_midnight(
 
     def run(out: str, *, day: date, stop: bool = False, resume: Path | None = None) -> bytes:
         calls = iter(range(10))
-        kept = checkpoints(tmp_path, must_stop=lambda: stop and next(calls) == 4, resume=resume)
+        kept = Checkpoints(tmp_path, must_stop=lambda: stop and next(calls) == 4, resume=resume)
         run_training(base, rows, tmp_path / out, spec=SPEC, checkpoints=kept, day=day)
         return (tmp_path / out / "adapter_model.safetensors").read_bytes()
 

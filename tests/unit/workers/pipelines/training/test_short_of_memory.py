@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
-from support.trainings import checkpoints, run_training
+from support.trainings import Checkpoints, run_training
 
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -55,7 +55,7 @@ class Kept:
 
     def __init__(self, folder: Path, resume: Path | None = None) -> None:
         self.steps: list[int] = []
-        self.asked = checkpoints(folder, written=lambda step, total, at: self.steps.append(step), resume=resume)
+        self.asked = Checkpoints(folder, written=lambda step, total, at: self.steps.append(step), resume=resume)
 
 
 @pytest.fixture(scope="module")

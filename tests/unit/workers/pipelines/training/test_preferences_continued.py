@@ -103,7 +103,7 @@ def test_it_begins_at_log_2_and_its_reference_stays_the_parent(
     report = run(base, preferences, tmp_path / "out", parent, lr=0.05, **options)
     assert abs(report.curve[0].loss - math.log(2)) < 1e-6
     assert report.training["reference"] == "parent"
-    assert torch.equal(found["reference"], by_plain_peft(base, parent.folder, batch))
+    assert torch.equal(found["reference"], by_plain_peft(base, parent, batch))
     assert not torch.equal(found["reference"], found["trained"])
     assert torch.equal(found["trained"], by_plain_peft(base, tmp_path / "out", batch))
     # No second base is in memory.
@@ -170,7 +170,7 @@ def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
     batch = batch_of(base, preferences)
     with torch.no_grad():
         bare = log_likelihoods(AutoModelForCausalLM.from_pretrained(base), batch)
-    ratios = bare - by_plain_peft(base, parent.folder, batch)
+    ratios = bare - by_plain_peft(base, parent, batch)
     against = -torch.nn.functional.logsigmoid(0.5 * (ratios[::2] - ratios[1::2])).mean()
     assert metrics["eval_loss_base"] == pytest.approx(float(against), rel=1e-5)
     assert abs(metrics["eval_loss_base"] - math.log(2)) > 1e-3

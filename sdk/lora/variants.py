@@ -11,6 +11,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
@@ -34,25 +35,22 @@ class UnfitOption(NamedTuple):
 
 
 def unfit_variant(
-    spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], *, exact: bool = False, tied: bool | None = None
+    spec: TrainingSpec,
+    shapes: Mapping[str, Sequence[int]],
+    linear: Collection[str] | None = None,
+    *,
+    exact: bool = False,
+    tied: bool | None = None,
 ) -> UnfitOption | None:
     """Say which of a spec's options a base can't be trained with; None if all are fine, or if nothing is known about the base.
 
     `shapes` are its tensors' shapes by name: the model's own names (`exact`), or those in files, which may lack a
     library's prefix, so only the end of a name is compared. `tied`: whether the head is tied to the embedding; None: it
-    is if no file has it.
+    is if no file has it. `linear` are its linear modules, if they are known already.
     """
-    return _unfit_variant(spec, shapes, linear_modules(shapes), exact=exact, tied=tied) if shapes else None
-
-
-def _unfit_variant(
-    spec: TrainingSpec,
-    shapes: Mapping[str, Sequence[int]],
-    linear: Collection[str],
-    *,
-    exact: bool = False,
-    tied: bool | None = None,
-) -> UnfitOption | None:
+    if not shapes:
+        return None
+    linear = linear_modules(shapes) if linear is None else linear
     owners = {name.rpartition(".")[0] for name in shapes}
     if tied is None:
         tied = not any(_last(owner) in HEADS for owner in owners)
@@ -72,7 +70,7 @@ def unfit_options(
     linear = linear_modules(files)
     stacked = stacked_in_files(spec.targets, files, linear)
     return (
-        (_unfit_variant(spec, files, linear) if files else None)
+        unfit_variant(spec, files, linear)
         or (unfit_beside_parameters(spec, stacked) if stacked else None)
         or unfit_beside_targets(spec, _adapted(spec, config))
     )
@@ -157,9 +155,7 @@ def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], linear: Col
     if spec.bias == "none":
         return None
     text = {name.rpartition(".")[0] for name in shapes if name.endswith(".bias") and is_text(name)}
-    if not text.isdisjoint(linear):
-        return None
-    if spec.bias == "all" and text:
+    if not text.isdisjoint(linear) or (spec.bias == "all" and text):
         return None
     return UnfitOption("bias", f"is {spec.bias!r}, and the base's text part has no such biases; leave it out")
 
@@ -169,33 +165,29 @@ def _saved(
 ) -> UnfitOption | None:
     if spec.modules_to_save is None:
         return None
+    unfit = partial(UnfitOption, "modules_to_save")
     known = NameEnds({*owners, "lm_head"} if tied else owners)
     packed = NameEnds(linear) if spec.method == "qlora" else NameEnds(())
     for name in spec.saved_modules:
         compared = _compared(name, exact)
         if packed.has(compared):
-            return UnfitOption(
-                "modules_to_save",
+            return unfit(
                 f"names {name}, which is held in {8 if spec.quant_type == 'int8' else 4} bits ({min(packed.meant_by([compared]))}) and "
                 "can't be trained whole; adapt it by targets, or train with the method lora",
             )
         if tied and _last(name) in (*INPUT_EMBEDDINGS, *HEADS):
-            return UnfitOption(
-                "modules_to_save",
+            return unfit(
                 f"names {name}, which the base ties to {'its head' if _last(name) in INPUT_EMBEDDINGS else 'its embedding'}, so that "
                 "training one as a whole would part the two; train single tokens with trainable_token_indices",
             )
         if not known.has(compared):
-            return UnfitOption(
-                "modules_to_save", f"names {name}, which is no module of the base with weights of its own"
-            )
+            return unfit(f"names {name}, which is no module of the base with weights of its own")
         # PEFT takes all modules whose names end in these letters.
         meant = known.count(name)
         if meant and known.count_ending_in(name) > meant:
             own = known.meant_by([name])
             other = min(name for name in known.ending_in(name) if name not in own)
-            return UnfitOption(
-                "modules_to_save",
+            return unfit(
                 f"names {name}, which PEFT takes for {other} too, since its name ends alike; write {min(own)}",
             )
     return None

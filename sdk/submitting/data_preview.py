@@ -31,6 +31,7 @@ from sdk.schemas.keywords import RowOptions
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import read
 from sdk.submitting.given_data import GivenData, find_data
 from sdk.validation import CheckedData, build, require_adapter
@@ -155,15 +156,12 @@ def asked_of_rows(
     """Find a dataset, and say how its rows would be rendered. Raises NotFound, InvalidData, InvalidInput."""
     spec = given.spec
     data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=spec.hold_out)
-    options = {
-        "loss_on": spec.loss_on,
-        "columns": data.columns,
-        "max_length": spec.max_length,
-        "rows": rows,
-        "row": row,
-        **spec.of_holdout,
-    }
+    options = _options(spec, loss_on=spec.loss_on, columns=data.columns, rows=rows, row=row)
     return data, RowsAsked(data.label, options)
+
+
+def _options(of: TrainingSpec | TrainingRecord, **more: Any) -> dict[str, Any]:
+    return {"max_length": of.max_length, **of.of_holdout, **more}
 
 
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
@@ -179,14 +177,7 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
             param="of",
         )
     rendering = (None if version.dataset is None else version.dataset.rendering) or Rendering()
-    options = {
-        "loss_on": loss_on,
-        "columns": rendering.columns,
-        "max_length": record.max_length,
-        "rows": rows,
-        "row": row,
-        **record.of_holdout,
-    }
+    options = _options(record, loss_on=loss_on, columns=rendering.columns, rows=rows, row=row)
     # If no date is recorded, the template didn't ask for one.
     return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)
 
@@ -206,7 +197,11 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
         )
         preview = ask_worker(_CHILD, request, Preview, data=data, label=asked.label, doing="rendered")
     if not preview.rows:
-        raise no_such_row(asked.label, preview.file_rows, asked.options["row"])
+        count = preview.file_rows
+        raise NotFound(
+            f"{asked.label} has {count} rows, so there is no row {asked.options['row']}; give one from 1 to {count}",
+            param="row",
+        )
     return preview
 
 
@@ -218,13 +213,6 @@ def tokenizer_view(base: Path) -> Iterator[Path]:
             if (base / name).is_file():
                 (Path(view) / name).symlink_to((base / name).resolve())
         yield Path(view)
-
-
-def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
-    """Return the error for a row past the last one of a dataset."""
-    return NotFound(
-        f"{label} has {file_rows} rows, so there is no row {row}; give one from 1 to {file_rows}", param="row"
-    )
 
 
 # Where bases and rows are.

@@ -138,8 +138,7 @@ def _assign(session: Session, request: EvaluationRequest, job: Job) -> JobInputs
 def _source(session: Session, target: EvaluationTarget, namespace: str) -> TargetSource:
     if target.ref is not None:
         return version_source(session, target.ref, namespace)
-    if target.base is None:
-        raise Invalid("an evaluation target without ref and base")
+    assert target.base is not None
     return bare_base_source(session, target.base, namespace)
 
 

@@ -57,8 +57,7 @@ class ScoredRows:
             version = versions[target.ref]
             exact = EvaluationTarget(ref=exact_ref(version))
             return Chosen(exact, version, version.digest, base_of(session, version, self.embedded))
-        if target.base is None:
-            raise Invalid("an evaluation target without ref and base")
+        assert target.base is not None
         choice, base = pin_base(session, target.base, self.namespace, self.embedded)
         return Chosen(EvaluationTarget(base=choice), None, None, base)
 

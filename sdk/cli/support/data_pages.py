@@ -125,7 +125,7 @@ _MOST_CUT_CHARACTERS = 200
 def print_preview(preview: Preview, style: str = "table") -> None:
     """Print the texts with what is learnt marked, then remarks about all of them; "quiet": only what is learnt."""
     if style == "json":
-        print_json(preview.model_dump(mode="json"))
+        print_json(preview)
         return
     quiet = style == "quiet"
     for text, answer in zip(preview.rows, _answers(preview), strict=True):

@@ -22,7 +22,7 @@ from sdk.schemas.diff import (
     ScoresDiff,
     Side,
 )
-from sdk.schemas.evaluation import MADE_OF_LOSS, is_score
+from sdk.schemas.evaluation import MADE_OF_LOSS, EvaluationSpec, is_score
 from sdk.schemas.scores import EvaluationView, warning
 from sdk.schemas.training import OF_LOSS
 
@@ -152,9 +152,7 @@ def _last(evaluations: Sequence[EvaluationView]) -> dict[str, EvaluationView]:
 
 
 #: Options that one job applies to all its targets.
-_ASKED = frozenset(
-    {"precision", "loss_on", "columns", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
-)
+_ASKED = {*EvaluationSpec.model_fields, "generated_rows"}
 
 
 def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]) -> list[str]:

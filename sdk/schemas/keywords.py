@@ -49,6 +49,7 @@ class TrainingOptions(PlanOptions, total=False):
     max_steps: int | None
     warmup_ratio: float
     schedule: Literal["cosine", "linear", "constant"]
+    lr_floor: float
     loraplus_lr_ratio: float | None
     weight_decay: float
     max_grad_norm: float

@@ -210,6 +210,10 @@ class TrainingFields(HoldoutFields):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1), Option("Share of the steps in which lr rises from zero.")] = 0.03
     #: How the learning rate changes after the warm-up.
     schedule: Annotated[Literal["cosine", "linear", "constant"], Option("Course of lr after the warm-up.")] = "cosine"
+    #: The share of the peak at which a cosine ends; 0: at no rate.
+    lr_floor: Annotated[
+        float, Field(ge=0, lt=1), IF_ANY, Option("Share of --lr at which a cosine ends.", alone=True)
+    ] = 0.0
     #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
     #: full. All but "adamw" need a CUDA card: the job goes to a worker that has one.
     optim: Annotated[
@@ -419,6 +423,8 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
     if said := spec.clash_of_holdout:
         return said
+    if spec.lr_floor and spec.schedule != "cosine":
+        return f"lr_floor is the share of lr at which a cosine ends, and the schedule is {spec.schedule}; leave it out, or choose cosine"
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"

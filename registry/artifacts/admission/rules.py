@@ -151,18 +151,16 @@ def _judge_effects(
     return list(_warn_effects(idle, faint, too_large))
 
 
+#: Fields that a config and a record must have alike, as they are.
+_AS_RECORDED = ("alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "bias")
+
+
 def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
     """Compare a config with a version's record in everything that determines what the adapter does."""
     differences = {
         "rank": config.rank != lora.rank,
         "target modules": config.target_modules is None or set(config.target_modules) != set(lora.target_modules),
-        "alpha": config.alpha != lora.alpha,
-        "rank_pattern": config.rank_pattern != lora.rank_pattern,
-        "alpha_pattern": config.alpha_pattern != lora.alpha_pattern,
-        "use_rslora": config.use_rslora != lora.use_rslora,
-        "use_dora": config.use_dora != lora.use_dora,
-        "lora_bias": config.lora_bias != lora.lora_bias,
-        "bias": config.bias != lora.bias,
+        **{name: getattr(config, name) != getattr(lora, name) for name in _AS_RECORDED},
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
         # They determine how A and B of stacked experts are read.
         "target_parameters": config.target_parameters != sorted(lora.target_parameters),

@@ -89,14 +89,8 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
             "the worker has read nothing of the merged model back, so that it can't be registered; upgrade the worker",
             param="merge.report",
         )
-    record = MergeRecord(
-        merge_onto=report.onto,
-        merge_dtype=report.dtype,
-        read_back_tensors=found.tensors,
-        read_back_copied=found.copied,
-        read_back_rows=found.rows,
-        read_back_prompts=found.prompts,
-    )
+    of_files = {f"read_back_{name}": value for name, value in found}
+    record = MergeRecord.model_validate({"merge_onto": report.onto, "merge_dtype": report.dtype, **of_files})
     publication = Publication.model_validate(
         {
             "adapter": name,

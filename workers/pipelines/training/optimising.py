@@ -28,6 +28,8 @@ class Schedule:
     kind: str
     warmup_steps: int
     total_steps: int
+    #: Where a cosine ends.
+    floor: float = 0.0
 
     def share(self, step: int) -> float:
         """Return the share at `step`, counted from 0.
@@ -40,7 +42,9 @@ class Schedule:
             return 1.0
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         done = min(done, 1.0)
-        return 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
+        if self.kind == "cosine":
+            return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return 1 - done
 
 
 def schedule_of(spec: TrainingSpec, rows: int) -> Schedule:
@@ -48,7 +52,7 @@ def schedule_of(spec: TrainingSpec, rows: int) -> Schedule:
     steps_an_epoch = math.ceil(rows / spec.effective_batch)
     total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
     # All steps but one may be warm-up, so the peak is always reached.
-    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
+    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total, spec.lr_floor)
 
 
 def optimizer_of(trainable: Mapping[str, Any], spec: TrainingSpec) -> Any:

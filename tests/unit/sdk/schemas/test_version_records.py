@@ -15,7 +15,7 @@ from sdk.schemas.version_records import TrainingRecord
 
 ROOT = Path(sdk.__file__).parent.parent
 #: What a worker of another release may send: keys that are unknown here, and values of another type.
-FOREIGN: dict[str, Any] = {"rank": "eight", "lr_floor": 0.1, "seed": 7, "threads": None, "audit_labels": 2}
+FOREIGN: dict[str, Any] = {"rank": "eight", "lr_of_tomorrow": 0.1, "seed": 7, "threads": None, "audit_labels": 2}
 
 
 def test_fields_of_another_release_are_kept_and_those_of_another_type_are_not_recorded() -> None:

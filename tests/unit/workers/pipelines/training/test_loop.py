@@ -38,7 +38,7 @@ SPEC: dict[str, Any] = {
 }
 #: What is compared: each option is in one of them, with another value than it has elsewhere.
 COMPARED: list[dict[str, Any]] = [
-    {"objective": "sft", "rank": 8, "alpha": 2.0, "dropout": 0.3, "lr": 0.001, "seed": 7},
+    {"objective": "sft", "rank": 8, "alpha": 2.0, "dropout": 0.3, "lr": 0.001, "lr_floor": 0.25, "seed": 7},
     {"objective": "classify", "schedule": "linear", "max_grad_norm": 0.0, "batch_size": 3},
     {"objective": "dpo", "beta": 0.5, "warmup_ratio": 0.0, "targets": "all-linear", "grad_accum": 1},
     {"method": "qlora", "quant_type": "fp4", "double_quant": False, "loraplus_lr_ratio": 8.0, "weight_decay": 0.5},

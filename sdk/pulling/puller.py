@@ -33,10 +33,10 @@ from sdk.pulling.pins import Pins, require_pinned
 from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
-from sdk.schemas.artifacts import Transfer
 from sdk.whole_files import write_whole
 
 if TYPE_CHECKING:
+    from sdk.schemas.artifacts import Transfer
     from sdk.schemas.manifest import Manifest
 
 

@@ -21,6 +21,7 @@ from support.adapters import base_registration, save_adapter
 from support.fixtures import S3Place
 from support.registries import World
 
+from registry.access.audit.service import AuditQuery
 from registry.db.database import head_revision
 from registry.principal import SYSTEM, Role
 from registry.storage import Storage, open_storage
@@ -260,7 +261,7 @@ def test_what_was_backed_up_while_people_published_is_whole_after_a_restore(case
         for ref in kept:
             assert digests_of(client.pull(ref)) == digests_of(publisher.pushed[ref])
         assert client.get("team/code-review@production").number == 2
-        (revocation,) = new.services.audit.list(who=SYSTEM, action="token.revoke").items
+        (revocation,) = new.services.audit.list(AuditQuery(action="token.revoke"), who=SYSTEM).items
         assert revocation.subject == revoked.id
 
         # What came after the dump is unknown; its number is given again, and its bytes are strays.

@@ -93,7 +93,7 @@ TABLE: list[tuple[str, str, str, str]] = [
         f"{TESTS}/model/test_experts.py::test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_expert",
     ),
     *(
-        (name, f"{PIPELINES}/model/device.py", "torch 2.10 has no public name for what a CPU can do", NO_CPU)
+        (name, f"{PIPELINES}/cpu/arithmetic.py", "torch 2.10 has no public name for what a CPU can do", NO_CPU)
         for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_mkldnn_bf16_supported")
     ),
     (

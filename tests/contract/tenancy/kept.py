@@ -72,7 +72,7 @@ class Kept:
 
     def move(self, verb: str, ref: str) -> Any:
         """Archive, restore or delete a version."""
-        return plain(getattr(self._party.boss, verb)(self._party.name(ref)).info)
+        return plain(getattr(self._party.boss.versions, verb)(self._party.name(ref)).info)
 
     def annotate(self, ref: str, note: str) -> Any:
         """Write to a version."""

@@ -59,7 +59,7 @@ def order_of(
     data: Path | Sequence[OrderedSource],
     *,
     spec: TrainingSpec,
-    kept: Checkpoints | None = None,
+    writing: Checkpoints | None = None,
     day: date = date(2026, 1, 31),
     **fields: Any,
 ) -> TrainingOrder:
@@ -67,15 +67,15 @@ def order_of(
     from sdk.schemas.job_requests import CheckpointPolicy
     from workers.pipelines.orders import OrderedSource, TrainingOrder
 
-    kept = kept or Checkpoints(base.parent / "unread")
+    writing = writing or Checkpoints(base.parent / "unread")
     plain = {"base_name": "org/tiny", "base_revision": None, "eval_data": None, "template_date": day.isoformat()}
     return TrainingOrder(
         base=base,
         data=[OrderedSource(path=data, name=data.name)] if isinstance(data, Path) else list(data),
         spec=spec,
-        checkpoint=CheckpointPolicy(every_steps=kept.every_steps, every_minutes=kept.every_minutes),
-        checkpoints=kept.folder,
-        resume=kept.resume,
+        checkpoint=CheckpointPolicy(every_steps=writing.every_steps, every_minutes=writing.every_minutes),
+        checkpoints=writing.folder,
+        resume=writing.resume,
         **{**plain, **fields},
     )
 
@@ -98,8 +98,8 @@ def run_training(
     fields = {name: value for name, value in options.items() if name in TrainingSpec.model_fields}
     rest = {name: value for name, value in options.items() if name not in fields}
     spec = rest.pop("spec", None) or build(TrainingSpec, **fields)
-    kept = checkpoints or Checkpoints(out.with_name(f"{out.name}-checkpoints"))
-    return train(order_of(base, data, spec=spec, kept=kept, **rest), _Host(out, on_progress, kept), callbacks)
+    writing = checkpoints or Checkpoints(out.with_name(f"{out.name}-checkpoints"))
+    return train(order_of(base, data, spec=spec, writing=writing, **rest), _Host(out, on_progress, writing), callbacks)
 
 
 def inputs_of(base: Path, data: Path | Sequence[OrderedSource], *, spec: TrainingSpec, **rest: Any) -> Inputs:

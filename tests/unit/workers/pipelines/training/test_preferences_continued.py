@@ -161,7 +161,7 @@ def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
 ) -> None:
     base, parent = bases["llama"], parents["lora"]
     metrics = run(base, preferences, tmp_path / "out", parent, max_steps=30, beta=0.5).metrics
-    scored = score(base, preferences, parent.folder).metrics
+    scored = score(base, preferences, parent).metrics
     assert metrics["eval_chosen_loss_parent"] == pytest.approx(scored["loss"], rel=1e-4)
     assert metrics["eval_rejected_loss_parent"] == pytest.approx(scored["rejected_loss"], rel=1e-4)
     assert "eval_chosen_loss_base" not in metrics

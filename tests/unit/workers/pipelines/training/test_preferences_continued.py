@@ -123,7 +123,7 @@ def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter
 
     def continued() -> Any:
         bare = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        return PeftModel.from_pretrained(bare, parents["lora"].folder, is_trainable=True)
+        return PeftModel.from_pretrained(bare, parents["lora"], is_trainable=True)
 
     trainer = DPOTrainer(
         model=continued(),

@@ -23,7 +23,7 @@ _SHAPES = {"q_proj": (8, 6), "v_proj": (4, 6)}
 
 def seed(client: Client, scratch: Path) -> None:
     """Register the base, and publish one version as `bench@production`."""
-    client.register_base(_base())
+    client.bases.register(_base())
     client.push(_save(scratch / "bench", 0), "bench", base="tiny")
     client.set_alias("bench", "production", 1)
 
@@ -44,7 +44,7 @@ def store(client: Client, adapter: str, count: int, scratch: Path) -> list[dict[
         )
         publication = Publication(
             adapter=adapter,
-            upload=client.upload(package.sources, "uploading"),
+            upload=client.uploader.upload(package.sources, "uploading"),
             manifest=package.manifest,
             lora=package.lora,
             metrics={"loss": 1.25},

@@ -105,7 +105,7 @@ class _Site:
         """A presigned URL of a version's weights."""
         digest = self.client.get(ref).digest
         assert digest is not None
-        return max(self.client.locate(digest), key=lambda found: found.size_bytes).url
+        return max(self.client.versions.locate(digest), key=lambda found: found.size_bytes).url
 
     def object(self, ref: str) -> str:
         """The object that a version's weights are, as `aws` names it."""
@@ -350,7 +350,7 @@ def _site(stack: ExitStack) -> _Site:
     )
     site = _Site(seaweed, scratch, environment, database_url, client)
     for shape in (USUAL, LARGE):
-        client.register_base(shape.registration())
+        client.bases.register(shape.registration())
     adapter = site.new_adapter(USUAL, scratch / "usual")
     client.push(adapter, "usual", base=USUAL.base)
     log = [str(peer_environment() / "python"), "-c", _LOG_TO_MLFLOW, mlflow.url, str(adapter / WEIGHTS_FILE)]

@@ -150,7 +150,7 @@ def _result(
         conditions=_CONDITIONS.model_copy(update={"columns": _COLUMNS}),
         rows=RowFile(digest=sha256, size_bytes=size_bytes, rows=count),
     )
-    upload = client.upload({sha256: path}, "sending")
+    upload = client.uploader.upload({sha256: path}, "sending")
     return EvaluationResult(label=label, digest=digest, base_fingerprint=fingerprint, report=report, upload=upload)
 
 

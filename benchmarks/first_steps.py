@@ -122,7 +122,7 @@ def _runner(stack: ExitStack, at: Site, base: Path, *, warm: bool) -> _Runner:
     command = [str(Path(sys.executable).with_name("adapter-worker")), "start", "--name", name]
     variables = {"ADAPTER_WORKER_SHARED_PATHS": str(base.parent), "ADAPTER_WORKER_WARM": "1" if warm else "0"}
     pid = stack.enter_context(worker(at, name, command, **variables))
-    return _Runner(at, pid, at.client.add_base(base).id, warm)
+    return _Runner(at, pid, at.client.bases.add(base).id, warm)
 
 
 def _peer_s(base: Path, rows: Path, scratch: Path) -> float:

@@ -85,7 +85,7 @@ def site(postgres: PostgresServer, name: str, broker: str | None = None) -> Iter
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = Client(server.url, server.tokens["admin"], cache=folder / "cache")
         stack.callback(client.close)
-        worker_token = client.create_token("worker", {"*": "worker"}).secret
+        worker_token = client.tokens.create("worker", {"*": "worker"}).secret
         yield Site(server, database_url, broker, client, worker_token, folder)
 
 
@@ -94,7 +94,7 @@ def small_job(at: Site) -> JobSubmission:
     seed(at.client, at.folder)
     rows = at.folder / "rows.jsonl"
     rows.write_text('{"prompt": "one and one is ", "completion": "two"}\n')
-    request = EvaluationRequest(targets=[EvaluationTarget(ref="bench@v1")], data=at.client.add_data(rows).digest)
+    request = EvaluationRequest(targets=[EvaluationTarget(ref="bench@v1")], data=at.client.datasets.add(rows).digest)
     return JobSubmission(request=request)
 
 

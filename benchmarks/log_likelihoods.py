@@ -43,18 +43,18 @@ from pathlib import Path
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.row_file import read_rows, row_file_name
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.scoring import evaluate as evaluating
-real, spent, said, bases = evaluating.example_losses, {}, {}, SharedBase()
+from workers.pipelines.scoring import language_model
+from benchmarks.pipelines import score
+real, spent, said, bases = language_model.example_losses, {}, {}, SharedBase()
 def timed(*given):
     started = time.perf_counter(), time.process_time()
     yield from real(*given)
     spent.update(forward_s=time.perf_counter() - started[0], processor_s=time.process_time() - started[1])
-evaluating.example_losses = timed
+language_model.example_losses = timed
 base, adapter, out, rows, *files = sys.argv[1:]
 for data in map(Path, files):
-    report = evaluating.evaluate(
-        base=Path(base), adapter=Path(adapter), quantization=None, data=data, rows_to=Path(out), bases=bases,
-        spec=EvaluationSpec(generate_rows=0, batch_size=int(rows)), on_progress=lambda progress: None)
+    spec = EvaluationSpec(generate_rows=0, batch_size=int(rows))
+    report = score(Path(base), data, Path(adapter), spec, Path(out), bases=bases)
     with (Path(out) / row_file_name(report.rows.digest)).open("rb") as file:
         found = [[row.loss_sum, row.prediction] for row in read_rows(file)]
     said[data.stem] = {"rows": found, "tokens": report.metrics["tokens"], **spent}

@@ -136,7 +136,7 @@ def _run(step: str, folder: Path) -> None:
             from sdk.client import Client
 
             client = Client(f"local:{folder / 'registry'}", cache=folder / "cache")
-            client.add_data(folder / "train.jsonl" if idle else data)
+            client.datasets.add(folder / "train.jsonl" if idle else data)
             client.close()
         case "audit":
             from sdk.rows.audit import audit_rows

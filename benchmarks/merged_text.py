@@ -20,10 +20,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.pipelines import merge
 from examples.docstrings.base import make_base
 from examples.docstrings.dataset import write_dataset
-from sdk.schemas.evaluation import MergeSpec
-from workers.pipelines.merging.merge import merge
 
 PROMPTS = 50
 NEW_TOKENS = 32
@@ -59,7 +58,7 @@ def prompts_of(cache: Path) -> list[str]:
 
 def merged(base: Path, adapter: Path, out: Path) -> Path:
     """Merge into a folder, which is returned, in the type of the base."""
-    merge(base=base, adapter=adapter, quantization=None, out=out, spec=MergeSpec(), on_progress=lambda _: None)
+    merge(base, adapter, out)
     return out
 
 

@@ -187,7 +187,7 @@ print(json.dumps({{"s": took_s, "anonymous_bytes": 1024 * max(0, max(seen) - bef
 _OURS_IMPORTS = """
 from workers.child.main import import_libraries
 import_libraries()
-from workers.pipelines.merging.merge import merge
+import workers.pipelines.merging.merge
 from workers.pipelines.merging.prepare import prepare
 from workers.pipelines.merging.read_back import read_back
 from workers.pipelines.merging.writing import beside, write_shards

@@ -33,11 +33,10 @@ import json, sys, time
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
 started = time.perf_counter()
-from workers.pipelines.training.train import train
+from benchmarks.pipelines import train
 base, data, out, steps, lr = sys.argv[1:]
 spec = TrainingSpec(rank=8, alpha=16.0, max_steps=int(steps), lr=float(lr), batch_size=4, grad_accum=4)
-report = train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None, out=Path(out),
-               spec=spec, on_progress=lambda progress: None)
+report = train(Path(base), Path(data), Path(out), spec)
 print(json.dumps({**report.metrics, "wall_s": time.perf_counter() - started, "training": report.training}))
 """
 #: Prints the held-out loss of each folder of an adapter, over the NF4 base; that of the base alone where it is empty.
@@ -47,16 +46,15 @@ from pathlib import Path
 from sdk.formats.peft_config import DROPPED_KEYS
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.scoring.evaluate import evaluate
+from benchmarks.pipelines import score
 base, data, *adapters = sys.argv[1:]
 for adapter in filter(None, adapters):
     # What PEFT itself writes there names code, which no adapter of a registry does.
     path = Path(adapter) / "adapter_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in config.items() if key not in DROPPED_KEYS}))
-reports = [evaluate(base=Path(base), adapter=Path(adapter) if adapter else None, quantization=QuantizationRecipe(),
-                    data=Path(data), spec=EvaluationSpec(generate_rows=0), on_progress=lambda progress: None)
-           for adapter in adapters]
+reports = [score(Path(base), Path(data), Path(adapter) if adapter else None, EvaluationSpec(generate_rows=0),
+                 quantization=QuantizationRecipe()) for adapter in adapters]
 print(json.dumps([report.metrics["loss"] for report in reports]))
 """
 

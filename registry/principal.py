@@ -100,11 +100,6 @@ class Principal:
         if not any(role in _MAY[action] for role in self.grants.values()):
             raise _forbidden(action, EVERYWHERE)
 
-    def require_everywhere(self, action: str) -> None:
-        """Raise Forbidden unless `action` is allowed in all namespaces."""
-        if not self.may(action, EVERYWHERE) or self.grants.get(EVERYWHERE) not in _MAY[action]:
-            raise _forbidden(action, EVERYWHERE)
-
     def namespaces(self, action: str = "read") -> list[str] | None:
         """The namespaces in which `action` is allowed, sorted; None if it is allowed in all."""
         if self.grants.get(EVERYWHERE) in _MAY[action]:

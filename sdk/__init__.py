@@ -8,8 +8,8 @@
     version = job.wait().result()
     path = sdk.pull(version.ref)
 
-The functions of this module work on the default client, made from the environment on first use or by `connect`; each
-looks it up when it is called. Classes are imported on first use, so that `import sdk` costs next to nothing.
+The functions and nouns of this module are those of the default client, made from the environment on first use or by
+`connect`; each looks it up when it is used. Classes are imported on first use, so that `import sdk` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -17,35 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdk.default_client import (
-    capacity,
-    check_data,
-    compare,
-    compat,
-    connect,
-    diff,
-    export,
-    export_plain,
-    get,
-    job,
-    jobs,
-    lineage,
-    plan,
-    preview,
-    promote,
-    pull,
-    push,
-    rollback,
-    search,
-    set_alias,
-    submit_combine,
-    submit_evaluation,
-    submit_merge,
-    submit_preview,
-    submit_training,
-    versions,
-    workers,
-)
+from sdk.default_client import OfDefaultClient, connect
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -79,6 +51,38 @@ if TYPE_CHECKING:
     )
     from sdk.objects import Evaluation, Job, MergedModel, Version
 
+    _client = Client()
+    adapters = _client.adapters
+    aliases = _client.aliases
+    audit = _client.audit
+    bases = _client.bases
+    compare = _client.compare
+    datasets = _client.datasets
+    diff = _client.diff
+    evaluations = _client.evaluations
+    get = _client.get
+    job = _client.job
+    jobs = _client.jobs
+    lineage = _client.lineage
+    plan = _client.plan
+    preview = _client.preview
+    promote = _client.promote
+    pull = _client.pull
+    push = _client.push
+    quotas = _client.quotas
+    retention = _client.retention
+    rollback = _client.rollback
+    search = _client.search
+    set_alias = _client.set_alias
+    signatures = _client.signatures
+    submit_combine = _client.submit_combine
+    submit_evaluation = _client.submit_evaluation
+    submit_merge = _client.submit_merge
+    submit_training = _client.submit_training
+    tokens = _client.tokens
+    versions = _client.versions
+    workers = _client.workers
+
 __all__ = [
     "AdapterctlError",
     "Client",
@@ -111,14 +115,15 @@ __all__ = [
     "UnsupportedMediaType",
     "VerificationFailed",
     "Version",
-    "capacity",
-    "check_data",
+    "adapters",
+    "aliases",
+    "audit",
+    "bases",
     "compare",
-    "compat",
     "connect",
+    "datasets",
     "diff",
-    "export",
-    "export_plain",
+    "evaluations",
     "get",
     "job",
     "jobs",
@@ -128,14 +133,17 @@ __all__ = [
     "promote",
     "pull",
     "push",
+    "quotas",
+    "retention",
     "rollback",
     "search",
     "set_alias",
+    "signatures",
     "submit_combine",
     "submit_evaluation",
     "submit_merge",
-    "submit_preview",
     "submit_training",
+    "tokens",
     "versions",
     "workers",
 ]
@@ -156,6 +164,7 @@ def __dir__() -> list[str]:
 
 # Hidden from type checkers, which would otherwise accept any name of this module.
 if not TYPE_CHECKING:
+    globals().update({name: OfDefaultClient(name) for name in __all__ if name.islower() and name != "connect"})
 
     def __getattr__(name: str) -> Any:
         if name in __all__:

@@ -7,106 +7,56 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
+from sdk.api import versions
+from sdk.api.artifacts import locate_files
+from sdk.api.evaluations import EvaluationRoutes
+from sdk.api.jobs import JobsAPI
+from sdk.api.transport import Transport
 from sdk.errors import JobCancelled, JobFailed, NotFound
 from sdk.formats.base_files import CARD_FILE
 from sdk.formats.refs import namespace_of
+from sdk.pulling.cache import Cache
+from sdk.pulling.filling import OnTransfer
+from sdk.pulling.http import HttpClient
+from sdk.pulling.puller import Puller
+from sdk.pushing.pusher import Pusher
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.catalog import BaseView, Published, VersionView
+from sdk.schemas.catalog import VersionView
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.scores import EvaluationView
 from sdk.schemas.wire import read
 from sdk.submitting import job_output
+from sdk.submitting.submitter import JobSubmitter
 
 Evaluation = EvaluationView
-
-if TYPE_CHECKING:
-    from sdk.api.transport import Transport
-    from sdk.pulling.cache import Cache
-    from sdk.pulling.http import HttpClient
 
 _log = logging.getLogger("adapterctl")
 
 
 class Registry(Protocol):
-    """What is asked of a registry by these objects, and by what is examined or exported; implemented by the client."""
+    """The parts of a client, for its nouns and what they give out, and for what is examined or exported."""
 
     transport: Transport
     cache: Cache
     http: HttpClient
+    on_transfer: OnTransfer | None
+    pusher: Pusher
+    puller: Puller
+    submitter: JobSubmitter
+    jobs: JobsAPI[Job[Result]]
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
 
-    def base(self, name: str, *, namespace: str | None = None) -> BaseView:
-        """Return a base by its fingerprint, with its config."""
-
-    def require_base(
-        self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False
-    ) -> None:
-        """Raise VerificationFailed unless a version was trained over the weights of `base`."""
-
-    def devices(self) -> list[DeviceForecasts]:
-        """Return how much of their forecasts past trainings took, by device."""
-
-    def norms(self, ref: str) -> VersionNorms | None:
-        """Return what a version adds to its base."""
-
-    def evaluations(
-        self, *, digest: str | None = None, job: str | None = None, scores_of: str | None = None
-    ) -> list[Evaluation]:
-        """Return the scores of a version, or of a job; with `scores_of`, those that a namespace made."""
-
-    def evaluation(self, ident: str) -> Evaluation:
-        """Return scores by their id."""
-
-    def pull(self, ref: str, to: str | Path | None = None) -> Path:
-        """Fetch a version and return its folder."""
-
-    def locate(self, digest: str) -> list[Transfer]:
-        """Return where to fetch the files of a manifest from."""
-
-    def save_manifest(self, manifest: Manifest, to: Path, *, beside: Mapping[str, str] | None = None) -> Path:
-        """Fetch a manifest's files into a new folder, with texts beside them."""
-
     def model_card(self, merged: MergedModel) -> str:
         """Return what the README.md of a merged model says."""
-
-    def job_view(self, job_id: str) -> JobView:
-        """Return what the registry says about a job now."""
-
-    def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
-        """Return events after a cursor."""
-
-    def cancel_job(self, job_id: str) -> JobView:
-        """Cancel a job."""
-
-    def retry_job(self, job_id: str) -> Job[Result]:
-        """Submit a job again."""
-
-    def attempts(self, job_id: str) -> list[AttemptView]:
-        """Return the attempts at a job."""
-
-    def checkpoints(self, job_id: str) -> list[CheckpointView]:
-        """Return the checkpoints of a training."""
-
-    def publish_checkpoint(
-        self,
-        job_id: str,
-        step: int | None = None,
-        *,
-        adapter: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        description: str = "",
-    ) -> Published:
-        """Publish the adapter of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +94,16 @@ class Version:
 
     def scores_of(self, namespace: str) -> list[Evaluation]:
         """Return the scores of its bytes that a namespace made ("*": any). Raises NotFound if it can't be read."""
-        return self._registry.evaluations(digest=self.digest, scores_of=namespace)
+        return EvaluationRoutes(self._registry.transport).list(digest=self.digest, scores_of=namespace)
 
     @property
     def norms(self) -> VersionNorms | None:
         """The norm of ΔW of each module, as the registry derived it from the bytes; None if it has none."""
-        return self._registry.norms(self.ref)
+        return versions.norms(self._registry.transport, self.ref)
 
     def pull(self, to: str | Path | None = None) -> Path:
         """Fetch its files; see `Client.pull`."""
-        return self._registry.pull(self.ref, to)
+        return self._registry.puller.pull(self.ref, to).path
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that `adapterctl show` prints, as plain values."""
@@ -195,7 +145,7 @@ class Job(Generic[R]):
     def state(self) -> JobState:
         """Its state now: asks the registry unless the state is already final."""
         if not self._view.state.is_final:
-            self._view = self._registry.job_view(self.id)
+            self._view = self._registry.jobs.view(self.id)
         return self._view.state
 
     @property
@@ -219,13 +169,13 @@ class Job(Generic[R]):
             news = job_output.follow([self], note=_log.warning, after=after)
             yield from (event for _, event in news if event is not None)
             return
-        while found := self._registry.job_events(self.id, after=after):
+        while found := self._registry.jobs.events(self.id, after=after):
             yield from found
             after = found[-1].seq
 
     def poll_events(self, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
         """Return events after the cursor `after`, or only the `last` few; waits up to `wait_s` seconds for one."""
-        return self._registry.job_events(self.id, after=after, wait_s=wait_s, last=last)
+        return self._registry.jobs.events(self.id, after=after, wait_s=wait_s, last=last)
 
     def wait(self, timeout: float | None = None) -> Job[R]:
         """Wait until it has ended, even while the registry is unavailable, which is logged; `timeout` in seconds.
@@ -243,7 +193,7 @@ class Job(Generic[R]):
 
         Raises Conflict for one that has succeeded or failed, NotAllowed.
         """
-        self._view = self._registry.cancel_job(self.id)
+        self._view = self._registry.jobs.cancel(self.id)
         return self
 
     def retry(self) -> Job[R]:
@@ -251,15 +201,15 @@ class Job(Generic[R]):
 
         Raises Conflict for a job that has a result or is still running, NotAllowed, QuotaExceeded.
         """
-        return Job(self._registry.retry_job(self.id).view, self._registry)
+        return Job(self._registry.jobs.retry(self.id).view, self._registry)
 
     def attempts(self) -> list[AttemptView]:
         """The attempts at it so far, oldest first: worker, state, reason, and when each began and ended."""
-        return self._registry.attempts(self.id)
+        return self._registry.jobs.attempts(self.id)
 
     def checkpoints(self) -> list[CheckpointView]:
         """Its stored checkpoints, newest first; sizes in bytes."""
-        return self._registry.checkpoints(self.id)
+        return self._registry.jobs.checkpoints(self.id)
 
     def publish(
         self,
@@ -274,7 +224,7 @@ class Job(Generic[R]):
         It becomes a version of `adapter`, by default the one that the job trains. Raises NotFound, InvalidName,
         NotAllowed, VerificationFailed if admission refuses its bytes.
         """
-        published = self._registry.publish_checkpoint(
+        published = self._registry.jobs.publish_checkpoint(
             self.id, step, adapter=adapter, tags=tags, description=description
         )
         return Version(published.version, self._registry)
@@ -313,13 +263,11 @@ class MergedModel:
 
     def save(self, to: str | Path) -> Path:
         """Write its files and a model card into the new folder `to`; return that. Raises Conflict if it has files."""
-        return self._registry.save_manifest(
-            self.manifest, Path(to), beside={CARD_FILE: self._registry.model_card(self)}
-        )
+        return self._registry.puller.save(self.manifest, Path(to), beside={CARD_FILE: self._registry.model_card(self)})
 
     def locate(self) -> list[Transfer]:
         """Where to fetch its files from."""
-        return self._registry.locate(self.digest)
+        return locate_files(self._registry.transport, self.digest)
 
 
 def _version(view: JobView, registry: Registry) -> Version:
@@ -336,7 +284,8 @@ def scores_of(view: JobView, registry: Registry) -> list[Evaluation]:
     """Return the scores of an evaluation in the order of its targets, including those recorded before it."""
     result = view.result or {}
     order = list(result.get("evaluations", []))
-    found = registry.evaluations(job=view.id) + [registry.evaluation(ident) for ident in result.get("recorded", [])]
+    scores = EvaluationRoutes(registry.transport)
+    found = scores.list(job=view.id) + [scores.get(ident) for ident in result.get("recorded", [])]
     return sorted(found, key=lambda one: order.index(one.id) if one.id in order else len(order))
 
 
@@ -372,7 +321,7 @@ def unscored(view: JobView) -> JobFailed | None:
 
 def _preview(view: JobView, registry: Registry) -> Preview:
     # Lists of jobs leave the result out.
-    found = view.result or registry.job_view(view.id).result or {}
+    found = view.result or registry.jobs.view(view.id).result or {}
     if "preview" not in found:
         raise NotFound(
             f"the preview of job {view.id} is no longer kept: previews last some days, or until their rows are removed; preview the rows again"

@@ -32,12 +32,12 @@ from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.names import check_alias, check_name, check_number, parse_ref
-from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, split_unit
-from sdk.schemas.access import GrantView, TokenRequest
+from sdk.rows.holdout import HoldoutError, Splittable, split_unit
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
-from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
+from sdk.schemas.held_out import HoldOut, HoldoutFields, both_held_out
+from sdk.schemas.training import TrainingSpec, clash_of
 from sdk.schemas.wire import BY_HAND
 
 M = TypeVar("M", bound=BaseModel)
@@ -151,7 +151,7 @@ def check_columns(columns: str | None) -> tuple[str | None, dict[str, str] | Non
         raise InvalidInput(str(error), param="columns") from None
 
 
-class Rows(Protocol):
+class DescribedRows(Protocol):
     """What is known about a dataset, a file or a registered one, before a job reads it."""
 
     @property
@@ -171,7 +171,9 @@ class Rows(Protocol):
         """Which columns are which keys of a row; None if the columns are named like the keys."""
 
 
-def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Rows | None = None) -> Objective | None:
+def check_objective(
+    asked: Objective | None, rows: Sequence[DescribedRows], held_out: DescribedRows | None = None
+) -> Objective | None:
     """Return the objective that the rows of datasets are for; None if neither the caller nor they tell.
 
     Rows of Parquet don't, since only the job reads them. Raises InvalidInput if the rows are for another objective than
@@ -192,15 +194,20 @@ def check_objective(asked: Objective | None, rows: Sequence[Rows], held_out: Row
     return asked
 
 
-def known_labels_of(rows: Sequence[Rows]) -> frozenset[str]:
+def known_labels_of(rows: Sequence[DescribedRows]) -> frozenset[str]:
     """Return the labels of all datasets together; none if those of one are unknown here."""
     return frozenset().union(*(one.labels for one in rows)) if all(one.labels for one in rows) else frozenset()
 
 
-def check_held_out(spec: TrainingSpec, *, eval_data: object) -> None:
-    """Raise InvalidInput if held-out rows are given and a share of the others is to be held out, too."""
-    if eval_data is not None and spec.holdout is not None:
+def check_held_out(spec: HoldoutFields, *, eval_data: object) -> None:
+    """Raise InvalidInput if held-out rows are given and some of the others are to be held out, too."""
+    if eval_data is not None and (spec.hold_out is not None or spec.holdout_by is not None):
         raise InvalidInput(both_held_out(), param="holdout")
+
+
+def only_row(label: str) -> InvalidInput:
+    """Return the error that the one row of a dataset can't be held out."""
+    return InvalidInput(f"{label} has one row, so none can be held out of the others; give more rows", param="holdout")
 
 
 def check_together(spec: TrainingSpec, objective: Objective) -> None:
@@ -209,7 +216,7 @@ def check_together(spec: TrainingSpec, objective: Objective) -> None:
         raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
-def check_loss_on(loss_on: str | None, rows: Rows) -> None:
+def check_loss_on(loss_on: str | None, rows: DescribedRows) -> None:
     """Raise InvalidInput if rows of this shape don't have what is to be learnt or scored."""
     if rows.shape is not None:
         try:
@@ -218,7 +225,7 @@ def check_loss_on(loss_on: str | None, rows: Rows) -> None:
             raise InvalidInput(f"{rows.label}: {error}", param="loss_on") from None
 
 
-def check_scorable(spec: EvaluationSpec, rows: Rows) -> None:
+def check_scorable(spec: EvaluationSpec, rows: DescribedRows) -> None:
     """Raise InvalidInput if completions are to be scored, but rows of this shape have none or none are generated."""
     if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
         raise InvalidInput(f"{rows.label}: {no_completions(asked)}", param="metrics")
@@ -298,13 +305,3 @@ def require_numbered(ref: str, number: int | None) -> int:
             param="ref",
         )
     return number
-
-
-def token_request(
-    name: str, grants: Mapping[str, str], *, days: int | None, replace: bool, overlap_hours: int
-) -> TokenRequest:
-    """Return the request for a token with a role in each namespace. Raises InvalidInput."""
-    given = [build(GrantView, namespace=namespace, role=role) for namespace, role in grants.items()]
-    # Without a token that is replaced there is none that goes on for a while.
-    overlap_hours = overlap_hours if replace else 0
-    return build(TokenRequest, name=name, grants=given, days=days, replace=replace, overlap_hours=overlap_hours)

@@ -17,11 +17,11 @@ def main() -> None:
     asked = json.load(sys.stdin)
     import bitsandbytes  # noqa: F401
     import peft  # noqa: F401
-    import trl  # noqa: F401
 
+    import workers.pipelines.training.train  # noqa: F401
+    from benchmarks.pipelines import train
     from sdk.schemas.training import TrainingSpec
     from workers.pipelines.training import choosing
-    from workers.pipelines.training import train as training
 
     mock.patch.object(choosing, "needs_checkpointing", return_value=asked["checkpointing"]).start()
     folder, stop = Path(sys.argv[1]), threading.Event()
@@ -36,16 +36,7 @@ def main() -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
 
-    report = training.train(
-        base=folder / "base",
-        base_name="base",
-        base_revision=None,
-        data=folder / "rows.jsonl",
-        eval_data=None,
-        out=folder / "out",
-        spec=TrainingSpec.model_validate(asked["spec"]),
-        on_progress=lambda progress: None,
-    )
+    report = train(folder / "base", folder / "rows.jsonl", folder / "out", TrainingSpec.model_validate(asked["spec"]))
     stop.set()
     watcher.join()
     said = {"peak_bytes": peak[0], "import_bytes": imported}

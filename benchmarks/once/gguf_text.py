@@ -63,9 +63,9 @@ def run(adapter: Path, cache: Path) -> dict[str, Any]:
         base = in_float32(stored, folder / "base")
         trained = load(base, adapter, torch.float32)
         expected = [_by_peft(trained, each) for each in ids]
-        sdk.export(base, folder / "base.gguf")
-        sdk.export(adapter, folder / "adapter.gguf", base=str(base))
-        sdk.export(merged(base, adapter, folder / "merged"), folder / "merged.gguf")
+        sdk.versions.export(base, folder / "base.gguf")
+        sdk.versions.export(adapter, folder / "adapter.gguf", base=str(base))
+        sdk.versions.export(merged(base, adapter, folder / "merged"), folder / "merged.gguf")
         beside = LlamaCpp(folder / "base.gguf", folder / "adapter.gguf")
         whole = LlamaCpp(folder / "merged.gguf")
         return {

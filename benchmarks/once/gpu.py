@@ -5,7 +5,7 @@
 
 Bases have random weights in real shapes and are made where it runs, so nothing is fetched. Each part runs in a process of its
 own under a deadline; one that fails says why, and the others go on. OUT.json is written anew after each part. Beside torch,
-transformers, peft and accelerate it needs bitsandbytes, trl, datasets, pydantic and what `pyproject.toml` names of them.
+transformers, peft and accelerate it needs bitsandbytes, pydantic and what `pyproject.toml` names of them.
 
 No page has figures of it; `tests/e2e/test_gpu.py` runs it with --tiny where there is a card.
 """
@@ -31,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-_LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 #: The shape of Llama-2-7B, of a Llama of 1.1 B, and one for a machine without a card.
 SHAPES: dict[str, dict[str, int]] = {
     "7B": {
@@ -221,50 +221,47 @@ _TRAIN = """
 import json, sys, time
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training.checkpoints import Checkpoints
+from benchmarks import pipelines
+from sdk.schemas.job_requests import CheckpointPolicy
 import workers.pipelines.training.train as module
 import torch
 from contextlib import nullcontext
 from workers.pipelines.training.fitting import Fitting
-from workers.pipelines.training.trainer import AdapterTrainer
+from workers.pipelines.training import loop
 base, data, out, options, every, resume, share = sys.argv[1:]
 asked, times = json.loads(options), []
 compiled, offloaded = asked.pop("compiled", False), asked.pop("offloaded", False)
-run, step, fitting_of = AdapterTrainer.run, AdapterTrainer.training_step, module.fitting_of
+run, step, fitting_of = loop.run, loop.take_step, module.fitting_of
 def offloading(*given, **named):
     found = fitting_of(*given, **named)
     found.fit = found.fit.model_copy(update={"checkpointing": True, "offloading": torch.cuda.is_available()})
     return found
 if offloaded:
     module.fitting_of = offloading
-def running(self, *given, **named):
+def running(shared, *given, **named):
     # The checks before the first step look at the layers as they are.
-    for layer in self.model.get_base_model().model.layers if compiled else ():
+    for layer in shared.model.get_base_model().model.layers if compiled else ():
         layer.compile(dynamic=True)
-    return run(self, *given, **named)
-def stepping(self, *given, **named):
+    return run(shared, *given, **named)
+def stepping(*given):
     begun = time.perf_counter()
-    found = step(self, *given, **named)
+    found = step(*given)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     times.append(time.perf_counter() - begun)
     return found
-AdapterTrainer.run, AdapterTrainer.training_step = running, stepping
+module.run, loop.take_step = running, stepping
 if compiled:
     # Of a CPU alone; torch can't compile what looks at tensors.
     Fitting.saving = lambda fitting: nullcontext()
 if float(share) < 1:
     torch.cuda.set_per_process_memory_fraction(float(share))
-checkpoints = None
-if int(every):
-    checkpoints = Checkpoints(folder=Path(out + "-checkpoints"), every_steps=int(every), every_s=None,
-                              written=lambda step, total, folder: print("checkpoint", folder, flush=True),
-                              must_stop=lambda: False, resume=Path(resume) if resume else None)
-    checkpoints.folder.mkdir(exist_ok=True)
+policy = CheckpointPolicy(every_steps=int(every) or None, every_minutes=None)
 said = []
-report = module.train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=None, out=Path(out),
-               spec=TrainingSpec.model_validate(asked), checkpoints=checkpoints,
-               on_progress=lambda progress: said.append(progress.message))
+report = pipelines.train(Path(base), Path(data), Path(out), TrainingSpec.model_validate(asked), checkpoint=policy,
+                         resume=Path(resume) if resume else None, heard={
+                             "report": lambda progress: said.append(progress.message),
+                             "wrote_checkpoint": lambda step, total, folder: print("checkpoint", folder, flush=True)})
 reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
 print(json.dumps({**report.metrics, "training": report.training, "reserved_bytes": reserved, "steps_s": times,
                   "said": [line for line in said if line]}))
@@ -449,31 +446,21 @@ def _difference(first: Path, second: Path) -> dict[str, Any]:
 
 def evaluate_and_merge(folder: Path, tiny: bool) -> dict[str, Any]:
     """Score a trained adapter over the base, merge it, and score the merged model, which is read back from its files."""
-    from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+    from benchmarks import pipelines
+    from sdk.schemas.evaluation import EvaluationSpec
     from sdk.schemas.lora_config import QuantizationRecipe
-    from workers.pipelines.merging.merge import merge
-    from workers.pipelines.scoring.evaluate import evaluate
 
     base, adapter, data = folder / _smaller(tiny), folder / "speed-0", folder / "held-out.jsonl"
     spec = EvaluationSpec(generate_rows=4)
 
     def score(model: Path, beside: Path | None, recipe: QuantizationRecipe | None) -> dict[str, Any]:
-        report = evaluate(
-            base=model, adapter=beside, quantization=recipe, data=data, spec=spec, on_progress=lambda progress: None
-        )
+        report = pipelines.score(model, data, beside, spec, quantization=recipe)
         return {name: report.metrics.get(name) for name in ("loss", "rouge_l", "eval_s", "peak_memory_bytes")}
 
     recipe = QuantizationRecipe()
     found: dict[str, Any] = {"base": score(base, None, recipe), "adapter": score(base, adapter, recipe)}
     begun = time.perf_counter()
-    merged = merge(
-        base=base,
-        adapter=adapter,
-        quantization=recipe,
-        out=folder / "merged",
-        spec=MergeSpec(),
-        on_progress=lambda progress: None,
-    )
+    merged = pipelines.merge(base, adapter, folder / "merged", quantization=recipe)
     found["merge"] = {"seconds": round(time.perf_counter() - begun, 1), "metrics": merged.metrics}
     found["merged"] = score(folder / "merged", None, None)
     return found

@@ -22,12 +22,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config, set_seed
 
+from benchmarks.pipelines import merge, score
 from examples.docstrings.base import make_base
 from examples.docstrings.dataset import write_dataset
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec, Onto
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.merging.merge import merge
-from workers.pipelines.scoring.evaluate import evaluate
 
 RECIPE = QuantizationRecipe()
 ONTO: tuple[Onto, ...] = ("original", "dequantized")
@@ -66,22 +65,12 @@ def _losses(base: Path, adapter: Path, rows: Path, folder: Path) -> dict[str, fl
 
 
 def _loss(base: Path, adapter: Path | None, rows: Path, quantization: QuantizationRecipe | None) -> float:
-    report = evaluate(
-        base=base,
-        adapter=adapter,
-        quantization=quantization,
-        data=rows,
-        spec=EvaluationSpec(generate_rows=0, max_length=512),
-        on_progress=lambda _: None,
-    )
-    return report.metrics["loss"]
+    spec = EvaluationSpec(generate_rows=0, max_length=512)
+    return score(base, rows, adapter, spec, quantization=quantization).metrics["loss"]
 
 
 def _merged(base: Path, adapter: Path, out: Path, onto: Onto) -> dict[str, float]:
-    report = merge(
-        base=base, adapter=adapter, quantization=RECIPE, out=out, spec=MergeSpec(onto=onto), on_progress=lambda _: None
-    )
-    return report.metrics
+    return merge(base, adapter, out, MergeSpec(onto=onto), quantization=RECIPE).metrics
 
 
 def _distances(family: str, size: float, words: Path, folder: Path) -> dict[str, Any]:

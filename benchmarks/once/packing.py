@@ -62,10 +62,10 @@ def measure(kind: str, dtype: str, way: str) -> dict[str, Any]:
     import torch
 
     from sdk.lora.memory import chunk_tokens
+    from workers.pipelines.cpu.row_attention import take_rows_alone
+    from workers.pipelines.cpu.saved_tensors import narrow_saved
     from workers.pipelines.data.batches import collate, loss_sum, token_losses
     from workers.pipelines.data.heads import head_of
-    from workers.pipelines.model.row_attention import take_rows_alone
-    from workers.pipelines.model.saved_tensors import narrow_saved
 
     torch.set_num_threads(1)
     rows = _rows(*LENGTHS[kind])

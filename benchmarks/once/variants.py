@@ -40,12 +40,11 @@ from pathlib import Path
 from peaks import Peak
 from sdk.schemas.training import TrainingSpec
 import bitsandbytes
-from workers.pipelines.training.train import train
+from benchmarks.pipelines import train
 base, data, held_out, out, options = sys.argv[1:]
 computed = time.process_time()
 with Peak() as peak:
-    report = train(base=Path(base), base_name="base", base_revision=None, data=Path(data), eval_data=Path(held_out), out=Path(out),
-                   spec=TrainingSpec.model_validate_json(options), on_progress=lambda progress: None)
+    report = train(Path(base), Path(data), Path(out), TrainingSpec.model_validate_json(options), eval_data=Path(held_out))
 said = {name: report.metrics[name] for name in ("eval_loss", "eval_loss_base", "trainable_parameters")}
 print(json.dumps({**said, "cpu_s": time.process_time() - computed, "peak_bytes": peak.bytes_above,
                   "size_bytes": (Path(out) / "adapter_model.safetensors").stat().st_size}))

@@ -289,7 +289,7 @@ def _check_namespace(namespace: str, *, param: str = "grants") -> None:
 
 def _require_admin(who: Principal, namespace: str) -> None:
     if namespace == EVERYWHERE:
-        who.require_everywhere("admin")
+        who.require("admin", EVERYWHERE)
     elif not who.may("admin", namespace):
         raise Forbidden(f"this token may not give out roles in {namespace!r}; use one that is admin there")
 

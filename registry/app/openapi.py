@@ -125,11 +125,9 @@ def _describe_fields(schemas: dict[str, Any]) -> None:
     for model in _models(Wire):
         # The name of a page of something is written with brackets.
         schema = schemas.get(re.sub(r"[^A-Za-z0-9._-]", "_", model.__name__), {})
-        for ancestor in reversed(model.__mro__):
-            if issubclass(ancestor, Wire) and ancestor is not Wire:
-                for field, comment in field_comments(ancestor).items():
-                    if field in schema.get("properties", {}):
-                        schema["properties"][field].setdefault("description", comment)
+        for field, comment in field_comments(model).items():
+            if field in schema.get("properties", {}):
+                schema["properties"][field].setdefault("description", comment)
 
 
 def _models(model: type[Wire]) -> Iterator[type[Wire]]:

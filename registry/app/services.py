@@ -28,7 +28,7 @@ from registry.evaluations.rows import EvaluationRows, give_up, give_up_of_base
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
 from registry.jobs.attempts import TimeLimits
-from registry.jobs.checkpoints import Checkpoints
+from registry.jobs.checkpoints import StoredCheckpoints
 from registry.jobs.claims import Claims
 from registry.jobs.event_feed import Watchers
 from registry.jobs.kinds.rules import CompletionServices
@@ -49,7 +49,7 @@ from registry.signatures.service import Signatures, Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
 from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
-from registry.usage.charging import Limits, limit_by_default
+from registry.usage.charging import NamespaceLimits, limit_by_default
 
 
 class Services:
@@ -61,13 +61,13 @@ class Services:
         self.db = db = Database(settings.database_url, settings.timeouts)
         home = settings.embedded_home
         # A registry in somebody's own folder is shared with nobody.
-        defaults = Limits(
+        defaults = NamespaceLimits(
             settings.default_max_adapters,
             settings.default_max_bytes,
             settings.default_max_jobs,
             settings.default_max_record_bytes,
         )
-        limit_by_default(db, defaults if home is None else Limits())
+        limit_by_default(db, defaults if home is None else NamespaceLimits())
         storage = storage or storage_of(settings)
         if queue is None:
             broker = (settings.broker_url, settings.broker_timeout_s)
@@ -100,7 +100,7 @@ class Services:
         self.claims = Claims(
             db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits
         )
-        self.checkpoints = Checkpoints(db, artifacts, self.publisher, kept_hours=settings.checkpoint_hours)
+        self.checkpoints = StoredCheckpoints(db, artifacts, self.publisher, kept_hours=settings.checkpoint_hours)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
         self.comparisons = Comparisons(

@@ -8,7 +8,7 @@ from fastapi import Depends, Query, Response
 
 from registry.artifacts.long_facts import WAIT_S, TurnNeededError, holding_facts
 from registry.catalog.aliases.service import Aliases
-from registry.catalog.bases.names import Whose
+from registry.catalog.bases.names import BaseNamespace, IsPublished, Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.lifecycle import VersionState
@@ -17,8 +17,7 @@ from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.http.routes import (
     Admin,
-    Cursor,
-    Limit,
+    PageOf,
     Reader,
     Sender,
     Writer,
@@ -64,12 +63,7 @@ AliasesDep = Annotated[Aliases, service(Aliases)]
 Adapter = Annotated[str, Query(max_length=1000, examples=["team/code-review"])]
 
 
-async def _whose(
-    base_namespace: Annotated[
-        str | None, Query(max_length=64, description="The namespace whose base is meant by a name; `*` as `published`.")
-    ] = None,
-    published: Annotated[bool, Query(description="The base that is published for all is meant by a name.")] = False,
-) -> Whose:
+async def _whose(base_namespace: BaseNamespace = None, published: IsPublished = False) -> Whose:
     return Whose(base_namespace, published)
 
 
@@ -94,9 +88,9 @@ async def register_base(body: BaseRegistration, bases: BasesDep, who: Sender) ->
 
 
 @router.get("/bases")
-def list_bases(bases: BasesDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[BaseView]:
+def list_bases(bases: BasesDep, who: Reader, page: PageOf) -> Page[BaseView]:
     """The bases that the caller may use, newest first."""
-    return bases.list(cursor=cursor, limit=limit, who=who)
+    return bases.list(who=who, **page)
 
 
 @router.get("/base")
@@ -134,13 +128,12 @@ def fix_base(body: BaseFix, bases: BasesDep, who: Admin) -> BaseView:
 def list_adapters(
     catalog: CatalogDep,
     who: Reader,
+    page: PageOf,
     namespace: Annotated[str | None, Query(max_length=64, description='"-" for names without one.')] = None,
     prefix: Annotated[str, Query(max_length=129)] = "",
-    cursor: Cursor = None,
-    limit: Limit = 100,
 ) -> Page[AdapterView]:
     """Adapters with a ready version, by name."""
-    return catalog.adapters(namespace=namespace, prefix=prefix, cursor=cursor, limit=limit, who=who)
+    return catalog.adapters(namespace=namespace, prefix=prefix, who=who, **page)
 
 
 @router.post("/versions", status_code=201, response_model=Published)
@@ -154,12 +147,11 @@ def list_versions(
     adapter: Adapter,
     catalog: CatalogDep,
     who: Reader,
+    page: PageOf,
     archived: Annotated[bool, Query(description="With archived ones.")] = False,
-    cursor: Cursor = None,
-    limit: Limit = 100,
 ) -> Page[VersionView]:
     """The ready versions of an adapter, newest first."""
-    return catalog.versions(adapter=adapter, archived=archived, cursor=cursor, limit=limit, who=who)
+    return catalog.versions(adapter=adapter, archived=archived, who=who, **page)
 
 
 @router.get("/version/norms", response_model=VersionNorms)
@@ -240,12 +232,11 @@ def list_alias_moves(
     adapter: Adapter,
     aliases: AliasesDep,
     who: Reader,
+    page: PageOf,
     alias: Annotated[str | None, Query(max_length=64)] = None,
-    cursor: Cursor = None,
-    limit: Limit = 100,
 ) -> Page[AliasMoveView]:
     """The moves of an adapter's aliases, newest first."""
-    return aliases.history(adapter=adapter, alias=alias, cursor=cursor, limit=limit, who=who)
+    return aliases.history(adapter=adapter, alias=alias, who=who, **page)
 
 
 @router.get("/aliases/protected")

@@ -26,7 +26,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundDataset:
     """A dataset as a namespace registered it, and the name that it was found by."""
 
     row: DatasetAccess
@@ -44,7 +44,7 @@ def find_dataset(
     only: str | None = None,
     removed: bool = False,
     param: str = "data",
-) -> Found:
+) -> FoundDataset:
     """Return a dataset that the caller may use, as a namespace registered it, and by which name it was found.
 
     `text` is a whole digest, at least 12 digits of one, `NAME@v2`, or `NAME` for the newest. A name is looked up in the
@@ -89,7 +89,9 @@ def find_for_job(session: Session, digest: str, *, namespace: str, submitted_at:
     return find_dataset(session, digest, SYSTEM, prefer=namespace).row
 
 
-def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
+def _by_digest(
+    session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str
+) -> FoundDataset | None:
     digits, digest = digest_digits(text), DatasetAccess.digest
     if digits is None:
         return None
@@ -101,10 +103,12 @@ def _by_digest(session: Session, among: ColumnElement[bool], text: str, prefer: 
     first = case((DatasetAccess.namespace == prefer, 0), else_=1)
     rows = select(DatasetAccess).where(among, digest.in_(digests)).order_by(first, *_ORDER)
     row = session.scalars(rows.limit(1)).first()
-    return None if row is None else Found(row)
+    return None if row is None else FoundDataset(row)
 
 
-def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str) -> Found | None:
+def _by_name(
+    session: Session, among: ColumnElement[bool], text: str, prefer: str | None, param: str
+) -> FoundDataset | None:
     """The dataset of a name in the preferred namespace, else the one that the name means in all of them."""
     name, number = split_dataset_name(text)
     rows = _called(session, among, name, number)
@@ -122,7 +126,7 @@ def _by_name(session: Session, among: ColumnElement[bool], text: str, prefer: st
     return next(iter(meant.values()), None)
 
 
-def _called(session: Session, among: ColumnElement[bool], name: str, number: int | None) -> list[Found]:
+def _called(session: Session, among: ColumnElement[bool], name: str, number: int | None) -> list[FoundDataset]:
     """The datasets that namespaces call so: one of each, with this number, or else the newest."""
     given = [among, DatasetNumber.name == name]
     if number is not None:
@@ -144,7 +148,7 @@ def _called(session: Session, among: ColumnElement[bool], name: str, number: int
         .where(*given)
         .order_by(*_ORDER)
     )
-    return [Found(row, name, at) for row, at in session.execute(query)]
+    return [FoundDataset(row, name, at) for row, at in session.execute(query)]
 
 
 #: Which row counts first if several namespaces have one for the same dataset: usable ones, then the oldest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 from sqlalchemy import select, true, update
 from sqlalchemy.orm import Session
@@ -16,7 +17,7 @@ from registry.artifacts.uploads import finish_upload
 from registry.datasets.finding import find_dataset, names_of, spoken_for, usable_by
 from registry.datasets.models import Dataset, DatasetAccess, DatasetName, DatasetNumber
 from registry.db.database import Database
-from registry.db.paging import Paged, page_of
+from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import insert_if_new
 from registry.db.stored_json import view_of
 from registry.db.types import utc_now
@@ -86,7 +87,7 @@ class Datasets:
         session.flush()
         return _present(row, names_of(session, [row]), shown=(dataset.name, number) if dataset.name else None)
 
-    def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[DatasetView]:
+    def list(self, *, who: Principal, **page: Unpack[Paging]) -> Paged[DatasetView]:
         """The datasets that the caller may use, newest first; if several namespaces have one, it is shown as the first
         of them has it.
         """
@@ -97,16 +98,7 @@ class Datasets:
             return [_present(row, names) for row in rows]
 
         with self._db.read() as session:
-            return page_of(
-                session,
-                query,
-                DatasetAccess.created_at,
-                DatasetAccess.digest,
-                cursor=cursor,
-                limit=limit,
-                views=views,
-                newest_first=True,
-            )
+            return page_of(session, query, DatasetAccess.created_at, DatasetAccess.digest, views=views, **page)
 
     def get(self, name: str, *, namespace: str | None, who: Principal) -> DatasetView:
         """Return a dataset by digest or name; a name is looked up in `namespace` first. Raises NotFound, Invalid."""

@@ -24,8 +24,8 @@ from registry.errors import Verification
 from registry.rows.service import RowReading
 from sdk.formats.columns import parse_columns
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldOut
 from sdk.rows.signature_file import SignatureFile
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.wire import digest_of
 
 #: The largest dataset that is read for it: five minutes of one core.

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path, Query, Response
 
 from registry.datasets.service import Datasets
-from registry.http.routes import Cursor, Limit, Reader, Writer, apart, room, service
+from registry.http.routes import PageOf, Reader, Writer, apart, room, service
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 from sdk.schemas.wire import Page
 
@@ -35,9 +35,9 @@ async def register_dataset(body: DatasetRegistration, datasets: DatasetsDep, who
 
 
 @router.get("")
-def list_datasets(datasets: DatasetsDep, who: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[DatasetView]:
+def list_datasets(datasets: DatasetsDep, who: Reader, page: PageOf) -> Page[DatasetView]:
     """The datasets that the caller may use, newest first."""
-    return datasets.list(cursor=cursor, limit=limit, who=who)
+    return datasets.list(who=who, **page)
 
 
 @router.get("/{digest}")

@@ -15,8 +15,9 @@ import binascii
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
+from pydantic import Field
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import QueryableAttribute
@@ -66,25 +67,41 @@ def _value(value: Any, kind: type[Any]) -> Any:
     return value
 
 
+#: Where the page begins: `next` of the page before.
+Cursor = Annotated[
+    str | None, Field(max_length=1000, description="`next` of the previous page; left out for the first.")
+]
+Limit = Annotated[int, Field(ge=1, le=1000, description="Rows per page.")]
+
+
+class Paging(TypedDict, total=False):
+    """Which page of a list is asked for."""
+
+    #: `next` of the page before.
+    cursor: str | None
+    #: Rows at most.
+    limit: int
+
+
 def page_of(
     session: Session,
     query: Select[R],
     key: QueryableAttribute[Any],
     *more: QueryableAttribute[Any],
-    cursor: str | None,
-    limit: int,
     views: Callable[[Sequence[R]], list[T]],
-    newest_first: bool = False,
+    cursor: str | None = None,
+    limit: int = 100,
+    oldest_first: bool = False,
     weight: QueryableAttribute[int] | None = None,
 ) -> Page[T]:
     """Run a query for one page, in the order of the columns of a unique key, and return it as sent over the API.
 
-    If rows may be long, `weight` is the column that says how long: then a page ends after `MOST_PAGE_BYTES`, though never
+    The rows with the greatest keys come first, unless `oldest_first`. If rows may be long, `weight` is the column that says how long: then a page ends after `MOST_PAGE_BYTES`, though never
     before its first row.
     """
     keys = (key, *more)
     seen = None if cursor is None else read_cursor(cursor, [column.type.python_type for column in keys])
-    ordered = in_order(query, keys, seen, newest_first=newest_first)
+    ordered = in_order(query, keys, seen, newest_first=not oldest_first)
     if weight is not None:
         limit = fitting(session.scalars(ordered.with_only_columns(weight).limit(limit)), limit)
     rows = list(session.scalars(ordered.limit(limit + 1)).unique())

@@ -33,7 +33,7 @@ class Unanswered(NoAnswer, psycopg.OperationalError):
     """The server has not answered within the limit. The connection is closed."""
 
 
-class TooSlow(psycopg.OperationalError):
+class DatabaseTooSlow(psycopg.OperationalError):
     """The server answers, but has not finished within the limit. The connection is closed."""
 
     closed_by_us = True
@@ -137,7 +137,7 @@ def _within_limit(connection: BoundedConnection, waiting: Generator[Any, Any, T]
                     given_up_s = min(_LATE * connection.statement_s, connection.deadline_s)
                     if connection.waited_s - before_s > given_up_s:
                         raise Unanswered(f"no answer within {connection.deadline_s:g} s")
-                    raise TooSlow(f"statement timeout: no end within {connection.deadline_s:g} s")
+                    raise DatabaseTooSlow(f"statement timeout: no end within {connection.deadline_s:g} s")
             wanted = waiting.send(ready)
     except StopIteration as end:
         result: T = end.value

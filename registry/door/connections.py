@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
-from registry.door.limits import Limits
+from registry.door.limits import ServerLimits
 from registry.http.refusals import REFUSALS, RefusalKind
 from sdk.formats.error_codes import ErrorCode
 
@@ -86,7 +86,7 @@ class Connections:
     """All connections of a server, and the check every second that enforces all time limits."""
 
     def __init__(
-        self, limits: Limits, loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.get_running_loop
+        self, limits: ServerLimits, loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.get_running_loop
     ) -> None:
         self.limits = limits
         self._loop = loop

@@ -40,7 +40,7 @@ class Body:
     wanted_bytes: int = 0
     is_whole: bool = False
     refusal: RegistryError | None = None
-    room: Room | None = None
+    room: BodyBudget | None = None
     #: Whether it is still coming in.
     time_limit: asyncio.Timeout | None = None
     granted: asyncio.Event | None = None
@@ -61,7 +61,7 @@ class Body:
             self.time_limit.reschedule(asyncio.get_running_loop().time())
 
 
-class Room:
+class BodyBudget:
     """Room for bodies: never more than `total_bytes` in all, and never more than `share_bytes` for one namespace.
 
     Pieces that wait for room take memory too, at most `waiting_bytes` in all; what is only about to be made takes none.
@@ -237,13 +237,13 @@ class Incoming:
     larger ones.
     """
 
-    def __init__(self, *, small: Room, large: Room, small_bytes: int) -> None:
+    def __init__(self, *, small: BodyBudget, large: BodyBudget, small_bytes: int) -> None:
         self._small = small
         self._large = large
         self._small_bytes = small_bytes
 
     def begin(self, who: Principal) -> Body:
-        """As `Room.begin`."""
+        """As `BodyBudget.begin`."""
         return self._small.begin(who)
 
     async def read(self, body: Body, receive: Receive, *, most_bytes: int, read_s: float = READ_S) -> bytes:

@@ -32,7 +32,7 @@ Pool(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ServerLimits:
     """What one server process accepts from the network."""
 
     connections: int
@@ -66,7 +66,7 @@ class Limits:
     unsent_bytes: int = UNSENT_BYTES
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
+    def of(cls, settings: Settings) -> ServerLimits:
         """The limits by the settings.
 
         With a proxy in front, those are left to it that it keeps as well: connections of an address, and the times that a

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.door.incoming_bodies import READ_S, Incoming, Room, too_large
+from registry.door.incoming_bodies import READ_S, BodyBudget, Incoming, too_large
 from registry.door.strict_json import check_text, most_values, parse_strictly
 from registry.errors import Forbidden, Invalid, RegistryError, WrongMediaType
 from registry.http.bodies import APART_BYTES, LARGER, PARSED, Parsed, limit_of, sized
@@ -67,14 +67,14 @@ class StrictBodies:
         self._app = app
         self._rights = rights
         self._incoming = Incoming(
-            small=Room(
+            small=BodyBudget(
                 total_bytes=SMALL_RAW_BYTES, share_bytes=SMALL_RAW_SHARE_BYTES, waiting_bytes=_SMALL_WAITING_BYTES
             ),
-            large=Room(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES, waiting_bytes=_WAITING_BYTES),
+            large=BodyBudget(total_bytes=RAW_BYTES, share_bytes=RAW_SHARE_BYTES, waiting_bytes=_WAITING_BYTES),
             small_bytes=APART_BYTES,
         )
-        self._small_values = Room(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
-        self._values = Room(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
+        self._small_values = BodyBudget(total_bytes=SMALL_VALUES_BYTES, share_bytes=SMALL_VALUES_SHARE_BYTES)
+        self._values = BodyBudget(total_bytes=VALUES_BYTES, share_bytes=VALUES_SHARE_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body whole, check it, and hand it on with its value."""

@@ -11,7 +11,7 @@ import click
 import uvicorn
 
 from registry.door.connections import Connections
-from registry.door.limits import Limits
+from registry.door.limits import ServerLimits
 from registry.door.protocol import BoundedHttp
 from registry.errors import Unavailable
 
@@ -19,7 +19,7 @@ from registry.errors import Unavailable
 _OTHER_FILES = 300
 
 
-def serve_within(limits: Limits, app: str, *, host: str, port: int, workers: int) -> None:
+def serve_within(limits: ServerLimits, app: str, *, host: str, port: int, workers: int) -> None:
     """Serve what `app` makes (`MODULE:FUNCTION`) in so many processes, until they are told to stop. Raises Unavailable."""
     _require_free(host, port)
     limits = _within_files(limits)
@@ -43,7 +43,7 @@ def serve_within(limits: Limits, app: str, *, host: str, port: int, workers: int
     )
 
 
-def _within_files(limits: Limits) -> Limits:
+def _within_files(limits: ServerLimits) -> ServerLimits:
     """Let this process and its children open as many files as its connections need, or lower the number of connections
     to what is allowed.
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
 from registry.artifacts.uploads import finish_upload
 from registry.db.database import Database
-from registry.db.paging import Paged, page_of
+from registry.db.paging import Cursor, Limit, Paged, page_of
 from registry.db.stored_json import fields_of, readable, table
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.evaluations.rows import give_up_earlier, take_in
@@ -28,6 +28,27 @@ from sdk.schemas.work import EvaluationResult
 
 #: This release's grader: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER, LABEL_GRADER = "loss+rouge_l", "loss+accuracy+macro_f1"
+
+
+class EvaluationQuery(BaseModel):
+    """Which evaluations are asked for, and which page of them."""
+
+    digest: Annotated[str | None, Field(max_length=64)] = None
+    job: Annotated[str | None, Field(max_length=64)] = None
+    base: Annotated[str | None, Field(max_length=64)] = None
+    id: Annotated[str | None, Field(max_length=64, description="Only the scores of this id.")] = None
+    dataset: Annotated[str | None, Field(max_length=64, description="Only scores on the dataset of this digest.")] = (
+        None
+    )
+    namespace: Annotated[
+        str | None,
+        Field(
+            max_length=64,
+            description="Only scores that jobs of this namespace made; `*`: of all that you may read. Without it, the scores of a version are those that its own namespace made, and the scores of a bare base are those of the namespace in which you would evaluate it.",
+        ),
+    ] = None
+    cursor: Cursor = None
+    limit: Limit = 200
 
 
 class Evaluations:
@@ -70,19 +91,7 @@ class Evaluations:
             record(session, who, "evaluation.record", job.namespace, row.label, after={"id": row.id, "job": job.id})
         return [None if row is None else row.id for row in kept]
 
-    def list(
-        self,
-        *,
-        digest: str | None,
-        job: str | None,
-        base: str | None,
-        ident: str | None = None,
-        dataset: str | None = None,
-        namespace: str | None = None,
-        cursor: str | None,
-        limit: int,
-        who: Principal,
-    ) -> Paged[EvaluationView]:
+    def list(self, asked: EvaluationQuery, *, who: Principal) -> Paged[EvaluationView]:
         """The evaluations of a version, a job or a bare base, or the one with an id, that the caller may see, oldest
         first.
 
@@ -91,14 +100,15 @@ class Evaluations:
         versions in several namespaces.
         """
         query = select(Evaluation).where(who.within(Evaluation.namespace))
-        asked = {"job_id": job, "dataset_digest": dataset, "id": ident}
-        query = query.filter_by(**{name: value for name, value in asked.items() if value is not None})
+        exact = {"job_id": asked.job, "dataset_digest": asked.dataset, "id": asked.id}
+        query = query.filter_by(**{name: value for name, value in exact.items() if value is not None})
+        namespace, base, digest = asked.namespace, asked.base, asked.digest
         if namespace is not None:
             query = query.where(made_in(Evaluation, namespace, who, scores_of=namespace))
         if base is not None:
             query = query.where(of_any_base(base))
         # Whether it is said which scores, and not only of what.
-        chosen = namespace is not None or job is not None or ident is not None
+        chosen = not (namespace is asked.job is asked.id is None)
         if base is not None and not chosen:
             query = query.where(made_in(Evaluation, space_of_bases((), who), who))
         with self._db.read() as session:
@@ -109,8 +119,9 @@ class Evaluations:
                 query,
                 Evaluation.created_at,
                 Evaluation.id,
-                cursor=cursor,
-                limit=limit,
+                cursor=asked.cursor,
+                limit=asked.limit,
+                oldest_first=True,
                 views=lambda rows: [view for row in rows if (view := _present(row)) is not None],
                 weight=Evaluation.record_bytes,
             )

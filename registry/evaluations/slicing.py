@@ -15,7 +15,7 @@ from registry.datasets.finding import find_dataset
 from registry.db.database import Database
 from registry.errors import Invalid, NotFound
 from registry.evaluations.rows import EvaluationRows
-from registry.evaluations.service import Evaluations
+from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.principal import Principal
 from registry.rows.service import RowReading
 from sdk.formats.rows import detect_format
@@ -54,7 +54,7 @@ class Slicing:
         return SlicedScores(evaluation=ident, by=by, slices=found)
 
     def _dataset(self, ident: str, who: Principal) -> str:
-        page = self._evaluations.list(digest=None, job=None, base=None, ident=ident, cursor=None, limit=1, who=who)
+        page = self._evaluations.list(EvaluationQuery(id=ident, limit=1), who=who)
         if not page.items:
             raise NotFound(f"the scores {ident[:64]!a} can't be read; make them again with: adapterctl eval")
         return page.items[0].dataset

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, and_, false, or_, select
 from sqlalchemy.orm import Session
 
@@ -24,6 +25,16 @@ from registry.principal import EVERYWHERE, Principal
 #: As `scores_of`: the scores that any namespace made, as far as the caller may read them.
 EVERYBODY = EVERYWHERE
 
+#: Whose scores are meant.
+ScoresOf = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=64,
+        description="Take the scores that jobs of this namespace made; `*`: of all that you may read, the newest first. Without it, a version's scores are those that its own namespace made.",
+        examples=["team"],
+    ),
+]
 Scores = type[Evaluation] | type[EvaluationMetric]
 Condition = ColumnElement[bool]
 

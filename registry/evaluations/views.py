@@ -6,14 +6,13 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from registry.catalog.views import WhoseBase
-from registry.evaluations.comparing.service import Comparisons
+from registry.evaluations.comparing.service import ComparisonQuery, Comparisons
 from registry.evaluations.rows import EvaluationRows
-from registry.evaluations.service import Evaluations
+from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.evaluations.slicing import Slicing
-from registry.http.routes import Cursor, Limit, Reader, apart, room, service
+from registry.http.routes import Reader, apart, room, service
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.scores import MOST_EXAMPLES, MOST_TARGETS, Comparison, EvaluationView, SlicedScores
+from sdk.schemas.scores import Comparison, EvaluationView, SlicedScores
 from sdk.schemas.wire import Page
 
 router = room("/evaluations", "evaluations")
@@ -23,54 +22,16 @@ EvaluationsDep = Annotated[Evaluations, service(Evaluations)]
 
 EvaluationRowsDep = Annotated[EvaluationRows, service(EvaluationRows)]
 
-#: Whose scores are meant.
-ScoresOf = Annotated[
-    str | None,
-    Query(
-        min_length=1,
-        max_length=64,
-        description="Take the scores that jobs of this namespace made; `*`: of all that you may read, the newest first. Without it, a version's scores are those that its own namespace made.",
-        examples=["team"],
-    ),
-]
-
 
 @router.get("")
 def list_evaluations(
-    evaluations: EvaluationsDep,
-    who: Reader,
-    digest: Annotated[str | None, Query(max_length=64)] = None,
-    job: Annotated[str | None, Query(max_length=64)] = None,
-    base: Annotated[str | None, Query(max_length=64)] = None,
-    ident: Annotated[str | None, Query(alias="id", max_length=64, description="Only the scores of this id.")] = None,
-    dataset: Annotated[
-        str | None, Query(max_length=64, description="Only scores on the dataset of this digest.")
-    ] = None,
-    namespace: Annotated[
-        str | None,
-        Query(
-            max_length=64,
-            description="Only scores that jobs of this namespace made; `*`: of all that you may read. Without it, the scores of a version are those that its own namespace made, and the scores of a bare base are those of the namespace in which you would evaluate it.",
-        ),
-    ] = None,
-    cursor: Cursor = None,
-    limit: Limit = 200,
+    evaluations: EvaluationsDep, who: Reader, asked: Annotated[EvaluationQuery, Query()]
 ) -> Page[EvaluationView]:
     """Evaluations of a version's digest, of a job, or of a bare base's fingerprint; or the one of an id.
 
     A digest that versions of several namespaces have is refused without a `namespace`.
     """
-    return evaluations.list(
-        digest=digest,
-        job=job,
-        base=base,
-        ident=ident,
-        dataset=dataset,
-        namespace=namespace,
-        cursor=cursor,
-        limit=limit,
-        who=who,
-    )
+    return evaluations.list(asked, who=who)
 
 
 @router.get("/{ident}/rows")
@@ -101,51 +62,7 @@ async def slice_evaluation(
 async def compare_evaluations(
     comparisons: Annotated[Comparisons, service(Comparisons)],
     who: Reader,
-    whose: WhoseBase,
-    ref: Annotated[
-        list[Annotated[str, Query(max_length=1000)]],
-        Query(
-            min_length=2,
-            max_length=MOST_TARGETS,
-            description='Versions, and bare bases as "base:ID".',
-            examples=[["team/code-review@v3", "team/code-review@v4"]],
-        ),
-    ],
-    metric: Annotated[
-        str | None, Query(min_length=1, max_length=100, description="The score that is compared; without it, the loss.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        Query(
-            min_length=1,
-            max_length=300,
-            description="The dataset, by name or digest, where all were scored on several.",
-        ),
-    ] = None,
-    by: Annotated[
-        str | None,
-        Query(min_length=1, max_length=200, description="A column of the dataset: its equal rows go together."),
-    ] = None,
-    examples: Annotated[
-        int, Query(ge=0, le=MOST_EXAMPLES, description="Rows to show side by side, those that changed most.")
-    ] = 0,
-    detect: Annotated[
-        float | None,
-        Query(ge=1e-9, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
-    ] = None,
-    scores_of: ScoresOf = None,
+    asked: Annotated[ComparisonQuery, Query()],
 ) -> Comparison:
     """Compare targets that were scored alike on the same rows, row by row, each with each."""
-    return await apart(
-        comparisons.compare,
-        lane="reading long",
-        refs=ref,
-        metric=metric,
-        data=data,
-        by=by,
-        examples=examples,
-        detect=detect,
-        scores_of=scores_of,
-        whose=whose,
-        who=who,
-    )
+    return await apart(comparisons.compare, lane="reading long", asked=asked, who=who)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from inspect import iscoroutinefunction
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.db.paging import Cursor, Limit, Paging
 from registry.errors import STATUS, Forbidden, Invalid, RegistryError
 from registry.http.bodies import PARSED, Parsed, sized
 from registry.http.lanes import Lane
@@ -90,12 +91,13 @@ Writer = Annotated[Principal, Depends(May("write"))]
 WorkerToken = Annotated[Principal, Depends(May("work"))]
 Admin = Annotated[Principal, Depends(May("admin"))]
 
-#: Where the page begins: `next` of the page before.
-Cursor = Annotated[
-    str | None, Query(max_length=1000, description="`next` of the previous page; left out for the first.")
-]
-Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
 
+async def _page(cursor: Cursor = None, limit: Limit = 100) -> Paging:
+    return {"cursor": cursor, "limit": limit}
+
+
+#: Which page of a list is asked for.
+PageOf = Annotated[Paging, Depends(_page)]
 
 #: What a push takes of memory at most while its files are read, whatever modules it has, beside its body and the names of
 #: its tensors; and what a completion takes: rows are read one by one, each of at most 64 KiB.

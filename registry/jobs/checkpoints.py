@@ -31,6 +31,7 @@ from sdk.schemas.job_requests import CheckpointRef
 from sdk.schemas.jobs import CheckpointPublication, CheckpointView
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import CheckpointRecord
 
@@ -38,7 +39,7 @@ from sdk.schemas.work import CheckpointRecord
 _MOST_LISTED = 1000
 
 
-class Checkpoints:
+class StoredCheckpoints:
     """The service over the table of checkpoints."""
 
     def __init__(self, db: Database, artifacts: Artifacts, publisher: Publisher, *, kept_hours: float) -> None:
@@ -134,7 +135,7 @@ class Checkpoints:
                 lora=report.lora,
                 quantization=report.quantization,
                 dataset=report.dataset_use(request.data),
-                training={**report.training, "checkpoint_step": step},
+                training={**report.training, **TrainingRecord(checkpoint_step=step).flat()},
                 metrics=report.metrics,
                 libraries=report.libraries,
             ),

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from registry.jobs.models import Job, Peak
 from registry.principal import Principal
 from sdk.schemas.planning import LEAST_JOBS, DeviceForecasts, JobPeak
+from sdk.schemas.version_records import TrainingRecord
 
 #: How many of the last jobs count for each device: libraries and forecasts change.
 _LAST = 100
@@ -23,11 +24,11 @@ _MOST_BYTES, _MOST_S = 2**62, 10.0**9
 _MOST_ROWS = 5000
 
 
-def note_peak(session: Session, job_id: str, metrics: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+def note_peak(session: Session, job_id: str, metrics: Mapping[str, Any], record: TrainingRecord) -> None:
     """Keep what a training says it took and was forecast to take; nothing if it doesn't say both."""
     forecast, measured = (_count(metrics.get(name)) for name in ("forecast_bytes", "peak_memory_bytes"))
-    device = training.get("device_name")
-    if not forecast or not measured or not isinstance(device, str):
+    device = record.device_name
+    if not forecast or not measured or device is None:
         return
     train_s = metrics.get("train_s")
     session.merge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from registry.access.audit.service import record
 from registry.access.keys import used_for_another
 from registry.db.database import Database
-from registry.db.paging import Paged, page_of
+from registry.db.paging import Paged, Paging, page_of
 from registry.db.stored_json import table
 from registry.db.types import db_now
 from registry.errors import Conflict
@@ -223,7 +223,7 @@ class Jobs:
             return present_attempts(session, job_id)
 
     def list(
-        self, *, state: str | None, queue: str | None = None, cursor: str | None, limit: int, who: Principal
+        self, *, state: str | None, queue: str | None = None, who: Principal, **page: Unpack[Paging]
     ) -> Paged[JobView]:
         """The jobs that the caller may see, newest first."""
         query = select(Job).where(who.within(Job.namespace))
@@ -237,11 +237,9 @@ class Jobs:
                 query,
                 Job.created_at,
                 Job.id,
-                cursor=cursor,
-                limit=limit,
                 views=lambda jobs: [_without_long_parts(view) for view in present_in_queue(session, jobs)],
-                newest_first=True,
                 weight=Job.taken_bytes,
+                **page,
             )
 
     def cancel(self, job_id: str, *, who: Principal) -> JobView:

@@ -21,7 +21,7 @@ from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
 
 
 @dataclass(frozen=True)
-class Inputs:
+class JobInputs:
     """What a worker is given for a job in addition to its datasets."""
 
     base: BaseSource | None = None

@@ -8,8 +8,9 @@ from fastapi import Path, Response
 
 from registry.access.keys import IdempotencyKey
 from registry.artifacts.long_facts import SHORT_WAIT_S, holding_facts
-from registry.http.routes import Cursor, Limit, Reader, WorkerToken, Writer, answered, apart, room, service, written
-from registry.jobs.checkpoints import Checkpoints
+from registry.db.paging import Cursor, Limit
+from registry.http.routes import Reader, WorkerToken, Writer, answered, apart, room, service, written
+from registry.jobs.checkpoints import StoredCheckpoints
 from registry.jobs.claims import Claims
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
@@ -43,7 +44,7 @@ from sdk.schemas.work import (
 router = room("", "jobs")
 
 JobsDep = Annotated[Jobs, service(Jobs)]
-CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
+CheckpointsDep = Annotated[StoredCheckpoints, service(StoredCheckpoints)]
 ClaimsDep = Annotated[Claims, service(Claims)]
 WorkersDep = Annotated[Workers, service(Workers)]
 

@@ -54,7 +54,7 @@ def serve(host: str, port: int, workers: int) -> None:
     Example:
       adapter-registry db upgrade && adapter-registry serve --port 8080 --workers 2
     """
-    from registry.door.limits import Limits
+    from registry.door.limits import ServerLimits
     from registry.door.serving import serve_within
 
     named = bool(os.environ.get("REGISTRY_PUBLIC_URL"))
@@ -68,7 +68,7 @@ def serve(host: str, port: int, workers: int) -> None:
             param="REGISTRY_AUTH",
         )
     _explain_hosts(settings, named=named or host not in _EVERYWHERE)
-    limits = Limits.of(settings)
+    limits = ServerLimits.of(settings)
     database_of(settings).require_current()
     serve_within(limits, "registry.ops.server_process:app_from_env", host=host, port=port, workers=workers)
 

@@ -24,7 +24,7 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
-from registry.usage.charging import BYTES, COUNTED, RECORDS, Limits, default_limits
+from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
 from registry.usage.models import Quota, Usage
 from sdk.schemas.access import QuotaLimits, QuotaView
 
@@ -50,7 +50,7 @@ class Quotas:
         Raises InvalidName, Forbidden: only admins of all may.
         """
         _check(namespace, who)
-        who.require_everywhere("admin")
+        who.require("admin", EVERYWHERE)
         with self._db.write() as session:
             before = _present(session, namespace).model_dump(include=set(QuotaLimits.model_fields))
             values = limits.model_dump()
@@ -73,7 +73,7 @@ def _present(session: Session, namespace: str) -> QuotaView:
     limits = (
         default_limits(session)
         if row is None
-        else Limits(**{name: getattr(row, name) for name in QuotaLimits.model_fields})
+        else NamespaceLimits(**{name: getattr(row, name) for name in QuotaLimits.model_fields})
     )
     row_used = session.get(Usage, namespace)
     # Until the next count sets a wrong sum right, nobody is shown less than nothing.
@@ -81,7 +81,7 @@ def _present(session: Session, namespace: str) -> QuotaView:
     return QuotaView(
         namespace=namespace,
         **limits._asdict(),
-        default=own is None and limits != Limits(),
+        default=own is None and limits != NamespaceLimits(),
         size_bytes=sum(used[name] for name in BYTES),
         jobs=unfinished(session, namespace),
         **used,

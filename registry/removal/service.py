@@ -63,7 +63,7 @@ class Removal:
         It may be killed at any moment, and run at the same time as publishers and other collections. Raises Forbidden,
         Unavailable.
         """
-        who.require_everywhere("admin")
+        who.require("admin", EVERYWHERE)
         doomed: list[int] = []
         if request.dry_run:
             outside = find_outside(self._db, now=utc_now())

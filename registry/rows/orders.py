@@ -14,8 +14,9 @@ from registry.rows.groups import BY, groups_of, numbered, slices
 from sdk.formats.rows import Row, RowsError, judge_rows
 from sdk.rows.contamination import rows_among
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldOut, HoldoutError
+from sdk.rows.holdout import HoldoutError
 from sdk.rows.signature_file import SignatureFile, SplitDiffers, make_signatures
+from sdk.schemas.held_out import HoldOut
 
 NUMBERS = "<i8"
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from registry.errors import Conflict, Invalid, InvalidData, NotFound, RegistryError, Unavailable, Verification
-from registry.rows.reading_limits import POOL, Limits
+from registry.rows.reading_limits import POOL, ReadingLimits
 
 PROGRAM = ("-P", "-m", "registry.rows.child")
 #: An answer is short: numbers are in files.
@@ -60,7 +60,7 @@ class ReadingProcess:
         self._lock = threading.Lock()
         self._child: _Child | None = None
 
-    def ask(self, work: str, given: dict[str, Any], limits: Limits) -> Any:
+    def ask(self, work: str, given: dict[str, Any], limits: ReadingLimits) -> Any:
         """Return what a function of `registry.rows.orders` returns, within limits.
 
         Raises what it raises, Breach if it takes more, Unavailable if the machine is too busy for it, or the child was
@@ -170,14 +170,14 @@ def _answer(ours: socket.socket, until: float) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _too_slow(limits: Limits) -> Unavailable:
+def _too_slow(limits: ReadingLimits) -> Unavailable:
     """It may have been the machine, so nothing is concluded about the rows."""
     return Unavailable(
         f"reading the rows was given up after {limits.clock_s} s; try again when the server is less busy"
     )
 
 
-def _result(answer: dict[str, Any], limits: Limits) -> Any:
+def _result(answer: dict[str, Any], limits: ReadingLimits) -> Any:
     if "result" in answer:
         return answer["result"]
     if isinstance(error := answer.get("error"), dict) and error.get("code") in _ERRORS:

@@ -25,7 +25,7 @@ POOL = Pool(
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReadingLimits:
     """What one reading may take."""
 
     memory_bytes: int
@@ -34,7 +34,7 @@ class Limits:
     clock_s: int
 
     @classmethod
-    def of(cls, size_bytes: int) -> Limits:
+    def of(cls, size_bytes: int) -> ReadingLimits:
         """Return the limits for reading this much."""
         seconds = _BASE_S + size_bytes // _BYTES_PER_S
         return cls(MEMORY_BYTES, seconds, _BUSY * seconds)

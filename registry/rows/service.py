@@ -10,11 +10,11 @@ from registry.errors import Invalid, InvalidData, Unavailable
 from registry.rows.comparing.orders import RowsOf
 from registry.rows.orders import WORK
 from registry.rows.process import Breach, ReadingProcess
-from registry.rows.reading_limits import Limits
+from registry.rows.reading_limits import ReadingLimits
 from sdk.formats.rows import RowsError, detect_format
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldOut
 from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.row_file import unpacked_bytes
 from sdk.schemas.scores import Slice
 
@@ -44,7 +44,11 @@ class RowReading:
     """
 
     def __init__(
-        self, *, apart: bool, inline_bytes: int = INLINE_BYTES, limits: Callable[[int], Limits] = Limits.of
+        self,
+        *,
+        apart: bool,
+        inline_bytes: int = INLINE_BYTES,
+        limits: Callable[[int], ReadingLimits] = ReadingLimits.of,
     ) -> None:
         self._process = ReadingProcess() if apart else None
         self._inline_bytes = inline_bytes

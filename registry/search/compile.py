@@ -31,7 +31,7 @@ from registry.errors import Forbidden
 from registry.evaluations.models import EvaluationMetric
 from registry.evaluations.standing import of_version
 from registry.principal import Principal
-from registry.search.fields import And, Comparison, Node, Not, Value, comparisons, day_bounds
+from registry.search.fields import And, FieldComparison, Node, Not, Value, comparisons, day_bounds
 from sdk.formats.dataset_names import split_dataset_name
 from sdk.formats.refs import digest_digits, looks_like_digest
 
@@ -115,14 +115,14 @@ class _Compiler:
 
     def node(self, tree: Node) -> Condition:
         """Return the condition of a tree."""
-        if isinstance(tree, Comparison):
+        if isinstance(tree, FieldComparison):
             return self._comparison(tree)
         if isinstance(tree, Not):
             return not_(self.node(tree.part))
         parts = [self.node(part) for part in tree.parts]
         return and_(true(), *parts) if isinstance(tree, And) else or_(false(), *parts)
 
-    def _comparison(self, given: Comparison) -> Condition:
+    def _comparison(self, given: FieldComparison) -> Condition:
         if given.operator == "!=":
             return not_(self._comparison(replace(given, operator="=")))
         plain = _PLAIN.get(given.field.word)
@@ -157,7 +157,7 @@ class _Compiler:
                 return self._scored(given)
         raise AssertionError(f"no condition for {given.field}")
 
-    def _compare(self, column: Any, given: Comparison) -> Condition:
+    def _compare(self, column: Any, given: FieldComparison) -> Condition:
         """Compare a column of plain values with those of a comparison."""
         if given.operator == "~":
             return self._fits(column, str(given.values[0]))
@@ -186,18 +186,18 @@ class _Compiler:
         some: Condition = column.in_(query if len(found) > _FEW else found)
         return some if found else false()
 
-    def _trained_on(self, column: Any, given: Comparison) -> Condition:
+    def _trained_on(self, column: Any, given: FieldComparison) -> Condition:
         """The condition that a column names a dataset, by a name that the caller may see, or by its digest."""
         if given.operator == "~":
             return self._of_names(column, self._compare(DatasetNumber.name, given))
         return self._of_dataset(column, given.values)
 
-    def _scored(self, given: Comparison) -> Condition:
+    def _scored(self, given: FieldComparison) -> Condition:
         """The condition that a version has such a score, among those that count for it."""
         some = select(EvaluationMetric.digest).where(*self.score(given))
         return some.correlate(Version, Adapter).exists()
 
-    def score(self, given: Comparison) -> tuple[Condition, ...]:
+    def score(self, given: FieldComparison) -> tuple[Condition, ...]:
         """The conditions that a score counts for a version, and is such a one."""
         if given.operator == "!=":
             given = replace(given, operator="=")

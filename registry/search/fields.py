@@ -5,8 +5,8 @@ plain data with one canonical text.
 (8, datetime.date(2026, 3, 1))
 >>> write_value("team/code-review"), write_value("held out")
 ('team/code-review', '"held out"')
->>> rank = Comparison(Field("rank"), ">=", (8,))
->>> str(And((rank, Not(Comparison(Field("tag", "language"), "=", ("python 3",))))))
+>>> rank = FieldComparison(Field("rank"), ">=", (8,))
+>>> str(And((rank, Not(FieldComparison(Field("tag", "language"), "=", ("python 3",))))))
 'rank >= 8 and not tag[language] = "python 3"'
 """
 
@@ -182,7 +182,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FieldComparison:
     """A field compared with a value; with several by the operator `in`."""
 
     field: Field
@@ -224,12 +224,12 @@ class Or:
         return " or ".join(str(part) for part in self.parts)
 
 
-Node = Comparison | Not | And | Or
+Node = FieldComparison | Not | And | Or
 
 
-def comparisons(tree: Node) -> Iterator[Comparison]:
+def comparisons(tree: Node) -> Iterator[FieldComparison]:
     """Yield every comparison of a tree, from left to right."""
-    if isinstance(tree, Comparison):
+    if isinstance(tree, FieldComparison):
         yield tree
     else:
         for part in (tree.part,) if isinstance(tree, Not) else tree.parts:

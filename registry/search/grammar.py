@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from registry.errors import Invalid
-from registry.search.fields import FIELDS, KEYWORDS, And, Comparison, Field, FieldRule, Node, Not, Or, Value
+from registry.search.fields import FIELDS, KEYWORDS, And, Field, FieldComparison, FieldRule, Node, Not, Or, Value
 
 #: How many characters a filter may have, as it is given and as `str` writes it.
 MAX_CHARS = 4_000
@@ -174,7 +174,7 @@ class _Parser:
         self._expect(")", f"(rank = 8 or rank = 16) and {FIELDS['method'].example}")
         return inner
 
-    def _comparison(self) -> Comparison:
+    def _comparison(self) -> FieldComparison:
         start = self._next.column
         field = self._field()
         rule = field.rule
@@ -187,14 +187,14 @@ class _Parser:
             raise _refuse(operator.column, f"{rule.shown} takes {taken}, not {operator}", rule.example)
         sign = operator.text.lower()
         if sign != "in":
-            return Comparison(field, sign, (self._value(rule, pattern=sign == "~"),))
+            return FieldComparison(field, sign, (self._value(rule, pattern=sign == "~"),))
         self._expect("(", _SEVERAL)
         values = [self._value(rule)]
         while self._next.says(","):
             self._take()
             values.append(self._value(rule))
         self._expect(")", _SEVERAL)
-        return Comparison(field, sign, tuple(values))
+        return FieldComparison(field, sign, tuple(values))
 
     def _field(self) -> Field:
         word = self._take()

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from registry.evaluations.views import ScoresOf
-from registry.http.routes import Cursor, Limit, Reader, room, service
+from registry.evaluations.standing import ScoresOf
+from registry.http.routes import PageOf, Reader, room, service
 from registry.search.fields import FIELDS
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING
 from registry.search.service import Search
@@ -42,11 +42,10 @@ _EXAMPLES: dict[str, Any] = {
 def search_versions(
     search: SearchDep,
     who: Reader,
+    page: PageOf,
     wanted: Annotated[str, Query(alias="filter", description=_FILTER, openapi_examples=_EXAMPLES)] = "",
     sort: Annotated[SortKey, Query(description='A leading "-" puts the newest or highest first.')] = "-created",
     scores_of: ScoresOf = None,
-    cursor: Cursor = None,
-    limit: Limit = 100,
 ) -> Page[VersionBrief]:
     """Versions that match a filter."""
-    return search.search(wanted=wanted, sort=sort, scores_of=scores_of, cursor=cursor, limit=limit, who=who)
+    return search.search(wanted=wanted, sort=sort, scores_of=scores_of, who=who, **page)

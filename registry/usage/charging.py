@@ -51,7 +51,7 @@ _PENDING = "charges"
 ROW_BYTES = 200
 
 
-class Limits(NamedTuple):
+class NamespaceLimits(NamedTuple):
     """How much a namespace may have; None: no limit."""
 
     max_adapters: int | None = None
@@ -60,26 +60,26 @@ class Limits(NamedTuple):
     max_record_bytes: int | None = None
 
 
-def limit_by_default(db: Database, limits: Limits) -> None:
+def limit_by_default(db: Database, limits: NamespaceLimits) -> None:
     """From now on, let these limits apply with this database to each namespace for which nobody has set any."""
     db.session_info[_DEFAULT] = limits
 
 
-def limits_of(session: Session, namespace: str) -> Limits:
+def limits_of(session: Session, namespace: str) -> NamespaceLimits:
     """Return the limits of a namespace: its own, or else those that an admin has set for all, or else the default ones.
 
     Things that are published for all have none.
     """
     if namespace == EVERYWHERE:
-        return Limits()
+        return NamespaceLimits()
     rows = connection_of(session).execute(_KNOWN, {"namespace": namespace})
-    known = {row.namespace: Limits(*row[1:]) for row in rows}
+    known = {row.namespace: NamespaceLimits(*row[1:]) for row in rows}
     return known.get(namespace) or known.get(EVERYWHERE) or default_limits(session)
 
 
-def default_limits(session: Session) -> Limits:
+def default_limits(session: Session) -> NamespaceLimits:
     """Return the limits that apply if nobody has set any."""
-    limits: Limits = session.info.get(_DEFAULT, Limits())
+    limits: NamespaceLimits = session.info.get(_DEFAULT, NamespaceLimits())
     return limits
 
 

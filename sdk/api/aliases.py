@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import builtins
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
+from sdk.names import check_alias, check_name
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -14,6 +15,7 @@ from sdk.schemas.aliases import (
     Protection,
     ProtectionView,
 )
+from sdk.validation import alias_change, build
 
 
 def move(transport: Transport, change: AliasMove) -> AliasView:
@@ -21,36 +23,42 @@ def move(transport: Transport, change: AliasMove) -> AliasView:
     return transport.call("PUT", "/aliases", AliasView, body=change)
 
 
-def of_adapter(transport: Transport, adapter: str) -> list[AliasView]:
-    """Return the aliases of an adapter. Raises NotFound."""
-    return transport.call("GET", "/aliases", list[AliasView], params={"adapter": adapter})
-
-
 def roll_back(transport: Transport, rollback: AliasRollback) -> AliasView:
     """Point an alias back at the version that it named before its last move. Raises Conflict."""
     return transport.call("POST", "/aliases/rollback", AliasView, body=rollback)
 
 
-def remove(transport: Transport, removal: AliasRemoval) -> None:
-    """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
-    transport.call("POST", "/aliases/remove", type(None), body=removal)
+class AliasesAPI(Routes):
+    """Aliases of adapters, and which of them are protected. Called, it lists those of an adapter."""
 
+    def __call__(self, adapter: str) -> builtins.list[AliasView]:
+        """The aliases of an adapter. Raises InvalidName, NotFound."""
+        return self._transport.call("GET", "/aliases", list[AliasView], params={"adapter": check_name(adapter)})
 
-def history(transport: Transport, adapter: str, *, alias: str | None = None) -> Iterator[AliasMoveView]:
-    """Yield the moves of an adapter's aliases, or of one, newest first."""
-    return pages(transport, "/aliases/history", AliasMoveView, params={"adapter": adapter, "alias": alias})
+    list = __call__
 
+    def remove(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> None:
+        """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
+        removal = build(AliasRemoval, **alias_change(adapter, alias, expect, reason))
+        self._transport.call("POST", "/aliases/remove", type(None), body=removal)
 
-def protected(transport: Transport) -> list[ProtectionView]:
-    """Return the aliases that only promoters may move."""
-    return transport.call("GET", "/aliases/protected", list[ProtectionView])
+    def history(self, adapter: str, alias: str | None = None) -> builtins.list[AliasMoveView]:
+        """The moves of all or one of an adapter's aliases, newest first."""
+        params = {"adapter": check_name(adapter), "alias": None if alias is None else check_alias(alias)}
+        return [*pages(self._transport, "/aliases/history", AliasMoveView, params=params)]
 
+    def protect(self, scope: str, alias: str) -> ProtectionView:
+        """Let only promoters move an alias: of an adapter, of a namespace (`team/*`), or of all (`*`). Raises
+        NotAllowed.
+        """
+        protection = build(Protection, scope=scope, alias=alias)
+        return self._transport.call("POST", "/aliases/protect", ProtectionView, body=protection)
 
-def protect(transport: Transport, protection: Protection) -> ProtectionView:
-    """Let only promoters move an alias. Raises NotAllowed."""
-    return transport.call("POST", "/aliases/protect", ProtectionView, body=protection)
+    def unprotect(self, scope: str, alias: str) -> None:
+        """Let every writer move an alias again. Raises NotFound, NotAllowed."""
+        protection = build(Protection, scope=scope, alias=alias)
+        self._transport.call("POST", "/aliases/unprotect", type(None), body=protection)
 
-
-def unprotect(transport: Transport, protection: Protection) -> None:
-    """Let every writer move an alias again. Raises NotFound, NotAllowed."""
-    transport.call("POST", "/aliases/unprotect", type(None), body=protection)
+    def protected(self) -> builtins.list[ProtectionView]:
+        """The aliases that only promoters may move."""
+        return self._transport.call("GET", "/aliases/protected", list[ProtectionView])

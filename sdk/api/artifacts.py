@@ -1,10 +1,10 @@
-"""Files: which of them the registry wants and where to send them, where those of a manifest are, and who signed it."""
+"""Files: which of them the registry wants and where to send them, and where those of a manifest are."""
 
 from __future__ import annotations
 
 from sdk.api.transport import Transport
 from sdk.names import segment
-from sdk.schemas.artifacts import PartsRequest, SignatureView, SignedManifest, Transfer, UploadRequest, UploadView
+from sdk.schemas.artifacts import PartsRequest, Transfer, UploadRequest, UploadView
 
 
 def begin_upload(transport: Transport, request: UploadRequest, *, namespace: str | None = None) -> UploadView:
@@ -20,13 +20,3 @@ def ask_parts(transport: Transport, upload: str, request: PartsRequest) -> list[
 def locate_files(transport: Transport, digest: str) -> list[Transfer]:
     """Return the locations of a manifest's files. Raises NotFound."""
     return transport.call("GET", f"/manifests/{segment(digest)}/files", list[Transfer])
-
-
-def sign(transport: Transport, digest: str, signed: SignedManifest) -> SignatureView:
-    """Add a signature; a second one by the same key replaces the first. Raises NotFound, NotAllowed, InvalidInput."""
-    return transport.call("POST", f"/manifests/{segment(digest)}/signatures", SignatureView, body=signed)
-
-
-def signatures(transport: Transport, digest: str) -> list[SignatureView]:
-    """Return the signatures over the manifest with this digest, oldest first. Raises NotFound."""
-    return transport.call("GET", f"/manifests/{segment(digest)}/signatures", list[SignatureView])

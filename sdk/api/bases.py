@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import builtins
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
+from sdk.validation import build
 
 #: The registry reads the headers of uploaded files, which may be many.
 _REGISTERING_S = 3600.0
@@ -14,11 +15,6 @@ _REGISTERING_S = 3600.0
 def register(transport: Transport, registration: BaseRegistration) -> BaseView:
     """Register a base. Raises InvalidBase, NotAllowed, Conflict."""
     return transport.call("POST", "/bases", BaseView, body=registration, timeout_s=_REGISTERING_S)
-
-
-def iterate(transport: Transport) -> Iterator[BaseView]:
-    """Yield the bases that this client may use, newest first."""
-    return pages(transport, "/bases", BaseView)
 
 
 def get(
@@ -42,11 +38,32 @@ def get(
     return transport.call("GET", "/base", BaseView, params=params)
 
 
-def remove(transport: Transport, selector: BaseSelector) -> None:
-    """Remove a base from a namespace. Raises NotFound, NotAllowed."""
-    transport.call("POST", "/base/remove", type(None), body=selector)
+class BaseRoutes(Routes):
+    """What can be asked about bases without files of this machine."""
 
+    def __call__(self) -> builtins.list[BaseView]:
+        """The bases that this client may use, newest first."""
+        return [*pages(self._transport, "/bases", BaseView)]
 
-def fix(transport: Transport, change: BaseFix) -> BaseView:
-    """Correct a namespace's entry for a base. Raises NotFound, NotAllowed, InvalidInput."""
-    return transport.call("POST", "/base/fix", BaseView, body=change)
+    list = __call__
+
+    def remove(self, name: str, *, namespace: str | None = None) -> None:
+        """Remove a base from a namespace, by id or fingerprint; its versions stay. Raises NotFound, NotAllowed."""
+        selector = build(BaseSelector, name=name, namespace=namespace)
+        self._transport.call("POST", "/base/remove", type(None), body=selector)
+
+    def fix(
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        id: str | None = None,  # noqa: A002
+        location: str | None = None,
+        forget_files: bool = False,
+    ) -> BaseView:
+        """Correct a base's id or location ("": none) in a namespace, or let its files be sent again.
+
+        Raises NotFound, NotAllowed, InvalidInput.
+        """
+        change = build(BaseFix, name=name, namespace=namespace, id=id, location=location, forget_files=forget_files)
+        return self._transport.call("POST", "/base/fix", BaseView, body=change)

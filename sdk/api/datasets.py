@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import builtins
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.errors import VerificationFailed
 from sdk.formats.refs import digest_digits
 from sdk.names import segment
@@ -18,32 +18,6 @@ def register(transport: Transport, registration: DatasetRegistration) -> Dataset
     return transport.call("POST", "/datasets", DatasetView, body=registration, timeout_s=_REGISTERING_S)
 
 
-def iterate(transport: Transport) -> Iterator[DatasetView]:
-    """Yield the datasets that this client may use, newest first."""
-    return pages(transport, "/datasets", DatasetView)
-
-
-def get(transport: Transport, name: str, *, namespace: str | None = None) -> DatasetView:
-    """Return a dataset by digest or name; a name is first looked up in a namespace.
-
-    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns a different digest.
-    """
-    found = transport.call("GET", f"/datasets/{segment(name)}", DatasetView, params={"namespace": namespace})
-    _require_asked(name, found.digest)
-    return found
-
-
-def locate(transport: Transport, name: str, *, namespace: str | None = None) -> Transfer:
-    """Return the location of a dataset's file, by digest or name; with `namespace`, only of one that this namespace has.
-
-    Raises NotFound, InvalidInput for an ambiguous name, VerificationFailed if the registry returns another digest than was
-    asked for.
-    """
-    found = transport.call("GET", f"/datasets/{segment(name)}/file", Transfer, params={"namespace": namespace})
-    _require_asked(name, found.sha256)
-    return found
-
-
 def _require_asked(name: str, digest: str) -> None:
     if not digest.startswith(digest_digits(name) or ""):
         raise VerificationFailed(
@@ -51,9 +25,42 @@ def _require_asked(name: str, digest: str) -> None:
         )
 
 
-def remove(transport: Transport, name: str, *, namespace: str | None = None) -> None:
-    """Remove a dataset, by digest or name, from a namespace, or from all where the caller may write.
+class DatasetRoutes(Routes):
+    """What can be asked about datasets without files of this machine."""
 
-    Raises NotFound, InvalidInput for an ambiguous name.
-    """
-    transport.call("POST", f"/datasets/{segment(name)}/remove", type(None), params={"namespace": namespace})
+    def __call__(self) -> builtins.list[DatasetView]:
+        """The datasets that this client may use, newest first."""
+        return [*pages(self._transport, "/datasets", DatasetView)]
+
+    list = __call__
+
+    def get(self, name: str, *, namespace: str | None = None) -> DatasetView:
+        """Return a dataset by its digest or the first 12 digits of it, by `NAME@v2`, or by name: the newest so called.
+
+        A name is first looked up in `namespace`. Raises NotFound, InvalidInput if several datasets fit,
+        VerificationFailed if the registry returns a different digest.
+        """
+        params = {"namespace": namespace}
+        found = self._transport.call("GET", f"/datasets/{segment(name)}", DatasetView, params=params)
+        _require_asked(name, found.digest)
+        return found
+
+    def locate(self, name: str, *, namespace: str | None = None) -> Transfer:
+        """Return the location of a dataset's file, by digest or name; with `namespace`, only of one that it has.
+
+        Raises NotFound, InvalidInput for a name that is used in several namespaces, VerificationFailed if the registry
+        returns another digest than was asked for.
+        """
+        params = {"namespace": namespace}
+        found = self._transport.call("GET", f"/datasets/{segment(name)}/file", Transfer, params=params)
+        _require_asked(name, found.sha256)
+        return found
+
+    def remove(self, name: str, *, namespace: str | None = None) -> None:
+        """Remove a dataset, by digest or name as in `get`; versions trained on it still name it.
+
+        It is removed from `namespace`, whose dataset is then meant by a name, or else from all where this client may
+        write. Raises NotFound, InvalidInput for a name that is used in several namespaces.
+        """
+        params = {"namespace": namespace}
+        self._transport.call("POST", f"/datasets/{segment(name)}/remove", type(None), params=params)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sdk.api.transport import Transport, pages
+from sdk.api.transport import Routes, Transport, pages
 from sdk.errors import NotFound
 from sdk.names import segment
 from sdk.schemas.artifacts import Transfer
@@ -13,33 +14,6 @@ from sdk.schemas.scores import Comparison, EvaluationView, SlicedScores
 
 #: Many rows are read and resampled some thousand times.
 _COMPARING_S = 600.0
-
-
-def iterate(
-    transport: Transport,
-    *,
-    digest: str | None = None,
-    job: str | None = None,
-    base: str | None = None,
-    ident: str | None = None,
-    dataset: str | None = None,
-    namespace: str | None = None,
-) -> Iterator[EvaluationView]:
-    """Yield the scores of a version, of a job, of a bare base by its fingerprint, or with an id; on any or given data.
-
-    With `namespace`, only those that its jobs made ("*": any's); without it, those that count for the version or base.
-    Raises NotFound, InvalidInput for a digest that versions of several namespaces have.
-    """
-    of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset, "namespace": namespace}
-    return pages(transport, "/evaluations", EvaluationView, params=of)
-
-
-def get(transport: Transport, ident: str) -> EvaluationView:
-    """Return scores by their id. Raises NotFound."""
-    found = next(iterate(transport, ident=ident), None)
-    if found is None or found.id != ident:
-        raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
-    return found
 
 
 def compare(transport: Transport, refs: Sequence[str], **asked: Any) -> Comparison:
@@ -51,18 +25,62 @@ def compare(transport: Transport, refs: Sequence[str], **asked: Any) -> Comparis
     return transport.call("GET", "/evaluations/comparison", Comparison, params=params, timeout_s=_COMPARING_S)
 
 
-def slices(transport: Transport, ident: str, *, by: str) -> SlicedScores:
-    """Return scores by the values of a column.
-
-    Raises NotFound, also if there are no rows; InvalidInput for the column.
-    """
-    path = f"/evaluations/{segment(ident)}/slices"
-    return transport.call("GET", path, SlicedScores, params={"by": by}, timeout_s=_COMPARING_S)
-
-
 def locate_rows(transport: Transport, ident: str) -> Transfer:
     """Return the location of the scores of each row.
 
     Raises NotFound, also if there are none, or if they were removed.
     """
     return transport.call("GET", f"/evaluations/{segment(ident)}/rows", Transfer)
+
+
+class EvaluationRoutes(Routes):
+    """What can be asked about scores without files of this machine."""
+
+    def __call__(
+        self,
+        *,
+        digest: str | None = None,
+        job: str | None = None,
+        base: str | None = None,
+        dataset: str | None = None,
+        scores_of: str | None = None,
+    ) -> builtins.list[EvaluationView]:
+        """Scores of a version by its digest, of a job, or of a bare base by its fingerprint; on any rows, or on those of
+        the dataset with that digest.
+
+        They are those that the namespace `scores_of` made ("*": any). Without it, they are those of the version's own
+        namespace, and of a base those of the namespace in which this client would evaluate it. Raises NotFound if
+        `scores_of` can't be read, InvalidInput for a digest that versions of several namespaces have.
+        """
+        return [*self._matching(digest=digest, job=job, base=base, dataset=dataset, namespace=scores_of)]
+
+    list = __call__
+
+    def get(self, ident: str) -> EvaluationView:
+        """Scores by their id. Raises NotFound."""
+        found = next(self._matching(ident=ident), None)
+        if found is None or found.id != ident:
+            raise NotFound(f"there are no scores {ident!a}; list those of a version with: adapterctl evals list REF")
+        return found
+
+    def _matching(
+        self,
+        *,
+        digest: str | None = None,
+        job: str | None = None,
+        base: str | None = None,
+        ident: str | None = None,
+        dataset: str | None = None,
+        namespace: str | None = None,
+    ) -> Iterator[EvaluationView]:
+        of = {"digest": digest, "job": job, "base": base, "id": ident, "dataset": dataset, "namespace": namespace}
+        return pages(self._transport, "/evaluations", EvaluationView, params=of)
+
+    def slices(self, ident: str, *, by: str) -> SlicedScores:
+        """Scores by the value that their rows have in a column of the dataset, of at most 50 values.
+
+        Raises NotFound, also if the scores have no rows, or no longer have them; InvalidInput for a column that the
+        rows don't have.
+        """
+        path = f"/evaluations/{segment(ident)}/slices"
+        return self._transport.call("GET", path, SlicedScores, params={"by": by}, timeout_s=_COMPARING_S)

@@ -1,8 +1,10 @@
-"""Jobs as callers see them: submitting, watching, cancelling, retrying; the workers that run them, and the queues."""
+"""Jobs as callers see them: submitting, watching, cancelling, retrying."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import builtins
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
 from sdk.api.transport import Transport, keyed, pages
 from sdk.errors import NotFound
@@ -10,13 +12,14 @@ from sdk.names import check_job_id
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
-from sdk.schemas.planning import DeviceForecasts
-from sdk.schemas.work import QueueCapacity, WorkerView
+from sdk.validation import build
 
 #: A checkpoint's files are hashed before it becomes a version.
 _PUBLISHING_S = 600.0
 #: How long a request for events may take beyond its waiting time.
 _ANSWERING_S = 30.0
+
+J = TypeVar("J")
 
 
 def submit(transport: Transport, submission: JobSubmission, *, key: str | None) -> JobView:
@@ -24,72 +27,78 @@ def submit(transport: Transport, submission: JobSubmission, *, key: str | None) 
     return transport.call("POST", "/jobs", JobView, body=submission, headers=keyed(key))
 
 
-def iterate(
-    transport: Transport, *, state: str | None = None, queue: str | None = None, limit: int
-) -> Iterator[JobView]:
-    """Yield the last `limit` jobs, newest first."""
-    return pages(transport, "/jobs", JobView, params={"state": state, "queue": queue}, limit=limit)
-
-
 def get(transport: Transport, job_id: str) -> JobView:
     """Return the current state of a job. Raises NotFound."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}", JobView)
 
 
-def cancel(transport: Transport, job_id: str) -> JobView:
-    """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
-    return transport.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
+class JobsAPI(Generic[J]):
+    """Jobs. Called, it lists the last ones."""
 
+    # `made` is what jobs are given out as.
+    def __init__(self, transport: Transport, made: Callable[[JobView], J]) -> None:
+        self._transport, self._made = transport, made
 
-def retry(transport: Transport, job_id: str, *, key: str | None) -> JobView:
-    """Submit a job again, as a new one; the same idempotency key gives the same one. Raises NotFound, NotAllowed, Conflict,
-    QuotaExceeded.
-    """
-    return transport.call("POST", f"/jobs/{check_job_id(job_id)}/retry", JobView, headers=keyed(key))
+    def __call__(self, *, state: str | None = None, queue: str | None = None, limit: int = 50) -> builtins.list[J]:
+        """The last `limit` jobs, newest first; optionally only one state, or one queue, "gpu" or "cpu"."""
+        views = pages(self._transport, "/jobs", JobView, params={"state": state, "queue": queue}, limit=limit)
+        return [self._made(view) for view in views]
 
+    list = __call__
 
-def attempts(transport: Transport, job_id: str) -> list[AttemptView]:
-    """Return the attempts at a job, oldest first. Raises NotFound."""
-    return transport.call("GET", f"/jobs/{check_job_id(job_id)}/attempts", list[AttemptView])
+    def view(self, job_id: str) -> JobView:
+        """What the registry says about a job now. Raises NotFound."""
+        return get(self._transport, job_id)
 
+    def events(
+        self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None
+    ) -> builtins.list[Event]:
+        """Events after a cursor, or only the `last` few; waits up to `wait_s` seconds for one."""
+        path, params = f"/jobs/{check_job_id(job_id)}/events", {"after": after, "wait_s": wait_s, "last": last}
+        return self._transport.call("GET", path, list[Event], params=params, timeout_s=wait_s + _ANSWERING_S)
 
-def checkpoints(transport: Transport, job_id: str) -> list[CheckpointView]:
-    """Return the stored checkpoints of a training, newest first. Raises NotFound."""
-    return transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView])
+    def cancel(self, job_id: str) -> JobView:
+        """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
+        return self._transport.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
 
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> J:
+        """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
 
-def newest_checkpoint(transport: Transport, job_id: str) -> CheckpointView:
-    """Return the last checkpoint of a training. Raises NotFound for a job that has none."""
-    found = checkpoints(transport, job_id)
-    if not found:
-        raise NotFound(f"job {job_id} has no checkpoint; see: adapterctl jobs show {job_id}", param="step")
-    return found[0]
+        The same key gives the same new job. Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running,
+        QuotaExceeded.
+        """
+        path = f"/jobs/{check_job_id(job_id)}/retry"
+        return self._made(self._transport.call("POST", path, JobView, headers=keyed(idempotency_key)))
 
+    def attempts(self, job_id: str) -> builtins.list[AttemptView]:
+        """The attempts at a job, oldest first. Raises NotFound."""
+        return self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/attempts", list[AttemptView])
 
-def publish_checkpoint(transport: Transport, job_id: str, step: int, publication: CheckpointPublication) -> Published:
-    """Publish the adapter of a checkpoint as a version. Raises NotFound, NotAllowed, VerificationFailed."""
-    path = f"/jobs/{check_job_id(job_id)}/checkpoints/{step}/publish"
-    return transport.call("POST", path, Published, body=publication, timeout_s=_PUBLISHING_S)
+    def checkpoints(self, job_id: str) -> builtins.list[CheckpointView]:
+        """The stored checkpoints of a training, newest first. Raises NotFound."""
+        return self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView])
 
+    def publish_checkpoint(
+        self,
+        job_id: str,
+        step: int | None = None,
+        *,
+        adapter: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> Published:
+        """Publish the adapter of a checkpoint, by default the last one; waits until it has its number.
 
-def events(
-    transport: Transport, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None
-) -> list[Event]:
-    """Return events after a cursor, or only the `last` few; waits up to `wait_s` seconds for one."""
-    path, params = f"/jobs/{check_job_id(job_id)}/events", {"after": after, "wait_s": wait_s, "last": last}
-    return transport.call("GET", path, list[Event], params=params, timeout_s=wait_s + _ANSWERING_S)
+        It becomes a version of `adapter`, by default the one that the job trains. The same bytes again give the
+        existing version. Raises NotFound, InvalidName, InvalidInput, NotAllowed, VerificationFailed.
+        """
+        publication = build(CheckpointPublication, adapter=adapter, tags=dict(tags or {}), description=description)
+        at = self._newest_step(job_id) if step is None else step
+        path = f"/jobs/{check_job_id(job_id)}/checkpoints/{at}/publish"
+        return self._transport.call("POST", path, Published, body=publication, timeout_s=_PUBLISHING_S)
 
-
-def workers(transport: Transport) -> list[WorkerView]:
-    """Return the workers that have reported in the last week, by name."""
-    return transport.call("GET", "/workers", list[WorkerView])
-
-
-def capacity(transport: Transport) -> list[QueueCapacity]:
-    """Return the current state of each queue: waiting and running jobs, and workers that could take them."""
-    return transport.call("GET", "/capacity", list[QueueCapacity])
-
-
-def devices(transport: Transport) -> list[DeviceForecasts]:
-    """Return how much of their forecasts past trainings took, by device."""
-    return transport.call("GET", "/devices", list[DeviceForecasts])
+    def _newest_step(self, job_id: str) -> int:
+        found = self.checkpoints(job_id)
+        if not found:
+            raise NotFound(f"job {job_id} has no checkpoint; see: adapterctl jobs show {job_id}", param="step")
+        return found[0].step

@@ -142,6 +142,13 @@ class Transport:
             mine.close()
 
 
+class Routes:
+    """The routes of one subject, over a transport."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+
 def _retrying(url: str) -> httpx.BaseTransport | None:
     import httpx
 

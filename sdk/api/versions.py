@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import builtins
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
 
-from sdk.api.transport import Transport, pages
+from sdk.api.artifacts import locate_files
+from sdk.api.transport import Routes, Transport, pages
+from sdk.names import check_name, parse_ref
+from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import (
     AdapterView,
     Annotation,
@@ -12,18 +17,13 @@ from sdk.schemas.catalog import (
     Published,
     SortKey,
     VersionBrief,
-    VersionMove,
     VersionView,
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.probe import VersionNorms
-from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
+from sdk.validation import build, version_move
 
-
-def adapters(transport: Transport, *, namespace: str | None = None, prefix: str = "") -> Iterator[AdapterView]:
-    """Yield adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""
-    return pages(transport, "/adapters", AdapterView, params={"namespace": namespace, "prefix": prefix})
-
+V = TypeVar("V")
 
 #: A version's files are hashed before it is published.
 _PUBLISHING_S = 600.0
@@ -34,49 +34,18 @@ def resolve(transport: Transport, ref: str) -> VersionView:
     return transport.call("GET", "/resolve", VersionView, params={"ref": ref})
 
 
-def norms(transport: Transport, ref: str) -> VersionNorms:
-    """Return the record of what the version that a ref names now adds to its base.
+def norms(transport: Transport, ref: str) -> VersionNorms | None:
+    """Return what the version that a ref names now adds to its base; None if the registry could not derive it.
 
     Raises InvalidName, InvalidRef, NotFound.
     """
-    return transport.call("GET", "/version/norms", VersionNorms, params={"ref": ref})
+    found = transport.call("GET", "/version/norms", VersionNorms, params={"ref": ref})
+    return None if found.norms is None else found
 
 
 def publish(transport: Transport, publication: Publication) -> Published:
     """Publish uploaded files as a version; waits until it has its number. Raises VerificationFailed, NotAllowed."""
     return transport.call("POST", "/versions", Published, body=publication, timeout_s=_PUBLISHING_S)
-
-
-def iterate(transport: Transport, adapter: str, *, archived: bool = False) -> Iterator[VersionView]:
-    """Yield the ready versions of an adapter, with `archived` also the archived ones, newest first. Raises NotFound."""
-    # As text, since the registry accepts a boolean only in that form.
-    params = {"adapter": adapter, "archived": "true" if archived else "false"}
-    return pages(transport, "/versions", VersionView, params=params)
-
-
-def annotate(transport: Transport, annotation: Annotation) -> VersionView:
-    """Add a description, tags or a note to a version. Raises NotFound, NotAllowed."""
-    return transport.call("PATCH", "/version", VersionView, body=annotation)
-
-
-def archive(transport: Transport, move: VersionMove) -> VersionView:
-    """Hide a version from lists and `latest`. Raises Conflict, which names its aliases."""
-    return transport.call("POST", "/version/archive", VersionView, body=move)
-
-
-def restore(transport: Transport, move: VersionMove) -> VersionView:
-    """Bring an archived version back. Raises NotFound, Conflict."""
-    return transport.call("POST", "/version/restore", VersionView, body=move)
-
-
-def delete(transport: Transport, move: VersionMove) -> VersionView:
-    """Remove a version for good. Raises Conflict, which names its aliases."""
-    return transport.call("POST", "/version/delete", VersionView, body=move)
-
-
-def release(transport: Transport, move: VersionMove) -> VersionView:
-    """Accept a quarantined version, which gets the next number. Raises NotFound, NotAllowed."""
-    return transport.call("POST", "/version/release", VersionView, body=move)
 
 
 def search(
@@ -119,25 +88,83 @@ def trace(
     return transport.call("GET", "/lineage", Lineage, params=params)
 
 
-#: A collection goes through everything that is stored.
-_COLLECTING_S = 4 * 3600.0
+class AdaptersAPI(Routes):
+    """Adapters. Called, it lists them by name."""
+
+    def __call__(self, *, namespace: str | None = None, prefix: str = "") -> builtins.list[AdapterView]:
+        """Adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""
+        params = {"namespace": namespace, "prefix": prefix}
+        return [*pages(self._transport, "/adapters", AdapterView, params=params)]
+
+    list = __call__
 
 
-def retention(transport: Transport, adapter: str) -> RetentionView:
-    """Return which versions of an adapter garbage collection keeps. Raises NotFound."""
-    return transport.call("GET", "/retention", RetentionView, params={"adapter": adapter})
+class VersionRoutes(Generic[V]):
+    """What can be asked about versions without files of this machine."""
 
+    # `made` is what versions are given out as.
+    def __init__(self, transport: Transport, made: Callable[[VersionView], V]) -> None:
+        self._transport, self._made = transport, made
 
-def set_retention(transport: Transport, adapter: str, rule: RetentionRule) -> RetentionView:
-    """Set which versions of an adapter garbage collection keeps. Raises NotFound, NotAllowed."""
-    return transport.call("PUT", "/retention", RetentionView, body=rule, params={"adapter": adapter})
+    def __call__(self, adapter: str, *, archived: bool = False) -> builtins.list[V]:
+        """The ready versions of an adapter, and with `archived` the archived ones, newest first. Raises InvalidName,
+        NotFound.
+        """
+        # As text, since the registry accepts a boolean only in that form.
+        params = {"adapter": check_name(adapter), "archived": "true" if archived else "false"}
+        return [self._made(view) for view in pages(self._transport, "/versions", VersionView, params=params)]
 
+    list = __call__
 
-def clear_retention(transport: Transport, adapter: str) -> None:
-    """Keep all versions of an adapter again. Raises NotFound, NotAllowed."""
-    transport.call("DELETE", "/retention", type(None), params={"adapter": adapter})
+    def norms(self, ref: str) -> VersionNorms | None:
+        """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
 
+        None if it could not derive them. Raises InvalidName, InvalidRef, NotFound.
+        """
+        return norms(self._transport, str(parse_ref(ref)))
 
-def collect_garbage(transport: Transport, request: GcRequest) -> GcReport:
-    """Remove everything that is kept neither by the rules nor by a name. Raises NotAllowed."""
-    return transport.call("POST", "/gc", GcReport, body=request, timeout_s=_COLLECTING_S)
+    def locate(self, digest: str) -> builtins.list[Transfer]:
+        """Return where to fetch the files of the manifest with this digest from. Raises NotFound."""
+        return locate_files(self._transport, digest)
+
+    def archive(self, ref: str, *, reason: str = "") -> V:
+        """Hide a version from lists and `latest`; its number still finds it. Raises Conflict that names its aliases."""
+        view = self._transport.call("POST", "/version/archive", VersionView, body=version_move(ref, reason))
+        return self._made(view)
+
+    def restore(self, ref: str, *, reason: str = "") -> V:
+        """Bring an archived version back."""
+        view = self._transport.call("POST", "/version/restore", VersionView, body=version_move(ref, reason))
+        return self._made(view)
+
+    def delete(self, ref: str, *, reason: str = "") -> V:
+        """Delete a version for good; its number stays taken. Raises Conflict that names its aliases."""
+        view = self._transport.call("POST", "/version/delete", VersionView, body=version_move(ref, reason))
+        return self._made(view)
+
+    def release(self, ref: str, *, reason: str = "") -> V:
+        """Release a quarantined version, with the next number."""
+        view = self._transport.call("POST", "/version/release", VersionView, body=version_move(ref, reason))
+        return self._made(view)
+
+    def annotate(
+        self,
+        ref: str,
+        *,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        untag: builtins.list[str] | None = None,
+        note: str | None = None,
+    ) -> V:
+        """Add a description, tags or a note to a version; anything left out stays as it is. Raises NotFound,
+        NotAllowed.
+        """
+        annotation = build(
+            Annotation,
+            ref=str(parse_ref(ref)),
+            description=description,
+            tags=dict(tags or {}),
+            untag=untag or [],
+            note=note,
+        )
+        return self._made(self._transport.call("PATCH", "/version", VersionView, body=annotation))

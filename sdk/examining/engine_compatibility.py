@@ -7,16 +7,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdk.api import bases
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotAllowed, NotFound
 from sdk.names import means_folder, or_folder
 from sdk.objects import Registry, Version
 
 if TYPE_CHECKING:
-    from sdk.lora.compatibility import Compatibility, Facts
+    from sdk.lora.compatibility import AdapterFacts, Compatibility
 
 
-def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None) -> Facts:
+def facts_of(registry: Registry, ref: str | Path, base: str | Path | None = None) -> AdapterFacts:
     """Return what is known about a version, or about the folder `ref` over the folder `base`.
 
     Raises NotFound, InvalidInput.
@@ -49,7 +50,7 @@ def by_engine(registry: Registry, version: Version) -> dict[str, dict[str, str]]
     }
 
 
-def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
+def judged(facts: AdapterFacts, engine: str, version: str | None) -> Compatibility:
     """Return the answer for one engine. Raises InvalidInput for an unknown engine or version."""
     from sdk.lora.compatibility import ENGINES, judge
     from sdk.lora.compatibility.engines import UnknownVersion
@@ -70,6 +71,6 @@ def judged(facts: Facts, engine: str, version: str | None) -> Compatibility:
 def _config_of(registry: Registry, version: Version) -> dict[str, Any] | None:
     """Return the config of a version's base; None if the base was removed or may not be seen: nothing is guessed."""
     try:
-        return registry.base(version.info.base.fingerprint).config
+        return bases.get(registry.transport, version.info.base.fingerprint).config
     except (NotFound, NotAllowed):
         return None

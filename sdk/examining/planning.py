@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sdk.api.workers import WorkersAPI
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
-from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
+from sdk.lora.planning.blueprint import ModelShapes, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.job_forecasts import stored_width
@@ -22,6 +23,7 @@ from sdk.lora.targets import TargetsError
 from sdk.objects import Registry
 from sdk.pushing.base_folder import read_base_config, read_shapes
 from sdk.pushing.given_base import GivenBase, files_here, given_base
+from sdk.schemas.keywords import PlanOptions
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import Plan, PlanMethod, Task
 from sdk.schemas.training import TrainingSpec
@@ -32,6 +34,18 @@ _PROGRAM = "workers.pipelines.model.shapes"
 _LIBRARIES = ("torch", "transformers")
 #: Importing them takes seconds, and up to a minute from a cold disk.
 _TIMEOUT_S = 180.0
+
+
+class PlanKeywords(PlanOptions, total=False):
+    """What a plan may be given, as keywords of a function; each that is left out is chosen."""
+
+    method: PlanMethod | None
+    #: A size, or a card.
+    gpu: str | None
+    task: Task | None
+    gradient_checkpointing: bool | None
+    attention: Literal["sdpa", "flash", "eager"]
+    logit_chunk_tokens: int | None
 
 
 def given_to_plan(base: str | Path, base_namespace: str | None, published: bool | None) -> GivenBase:
@@ -106,7 +120,7 @@ def plan_training(
     if plan.method != "full":
         check_options(asked.spec.model_copy(update={"method": plan.method}), blueprint.tensors, config)
     # A folder is planned without the registry.
-    learnt = [] if registry is None or asked_over.folder is not None else registry.devices()
+    learnt = [] if registry is None or asked_over.folder is not None else WorkersAPI(registry.transport).devices()
     return plan.model_copy(update={"learnt": learnt})
 
 
@@ -145,7 +159,7 @@ def _require_card(gpu: str | None) -> None:
         raise InvalidInput(str(error), param="gpu") from error
 
 
-def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> Blueprint:
+def _blueprint(base: str | Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> ModelShapes:
     try:
         return blueprint_of(config, shapes)
     except ConfigError as error:

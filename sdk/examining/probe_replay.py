@@ -11,16 +11,11 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from sdk.api import versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidBase, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
-from sdk.names import parse_ref
-from sdk.objects import Registry
 from sdk.pulling.cache import Cache
-from sdk.pulling.puller import Puller
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.pushing.given_base import files_here, registered_base
@@ -65,17 +60,6 @@ def require_probed(version: Resolved) -> None:
     )
 
 
-def replay_version(registry: Registry, puller: Puller, ref: str, *, base: Path | None) -> ProbeReplay:
-    """Fetch a version, and compute norms and probe again from its verified bytes; see `Client.replay_probe`."""
-    version = puller.resolve(ref)
-    require_probed(version)
-    manifest = puller.check_cached(version.contents)
-    exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
-    view = versions.resolve(registry.transport, exact)
-    folder = puller.fill_cache(manifest)
-    return replay_probe(registry.transport, registry.cache, view, registry.norms(exact), folder, base=base)
-
-
 def replay_probe(
     transport: Transport,
     cache: Cache,
@@ -85,7 +69,7 @@ def replay_probe(
     *,
     base: Path | None,
 ) -> ProbeReplay:
-    """Compute norms and probe again for a version whose verified files are in `adapter`; see `Client.replay_probe`."""
+    """Compute norms and probe again for a version whose verified files are in `adapter`; see `VersionsAPI.replay_probe`."""
     from sdk.lora.adapter_config import lora_of
     from sdk.lora.delta_norms import delta_norms, differing
     from sdk.lora.tensors import require_numpy
@@ -182,8 +166,8 @@ def _logits(
     scanned: ScannedBase | None,
     notes: list[str],
 ) -> LogitsReplay | None:
-    recorded = recorded_probe(version.metrics, version.training)
-    none = "none that can be read" if says_probe(version.metrics, version.training) else "none"
+    recorded = recorded_probe(version.metrics, version.record)
+    none = "none that can be read" if says_probe(version.metrics, version.record) else "none"
     left_out = "predictions were not compared: "
     if scanned is None:
         if recorded is None:
@@ -200,7 +184,7 @@ def _logits(
             return None
         scanned = _of_version(here, cache, version)
     answer = _measure(version, adapter, scanned)
-    said = version.training or {}
+    record = version.record
     if recorded is None:
         notes.append(f"the record has {none} to hold these against")
     elif recorded.texts_digest != answer.report.texts_digest:
@@ -209,9 +193,9 @@ def _logits(
     elif len(recorded.texts) != len(answer.report.texts):
         notes.append("predictions were not held against the record, which has another number of texts")
         recorded = None
-    elif said.get("device") != answer.device:
-        notes.append(f"predictions were recorded on {said.get('device')}, and replayed on {answer.device}")
-    dtypes = {answer.dtype, str(said.get("dtype"))}
+    elif record.device != answer.device:
+        notes.append(f"predictions were recorded on {record.device}, and replayed on {answer.device}")
+    dtypes = {answer.dtype, str(record.dtype)}
     wrong = [] if recorded is None else list(text_differences(recorded, answer.report, dtypes))
     return LogitsReplay(
         recorded=recorded, found=answer.report, dtype=answer.dtype, device=answer.device, differing=wrong
@@ -219,25 +203,20 @@ def _logits(
 
 
 def _measure(version: VersionView, adapter: Path, scanned: ScannedBase) -> ProbeAnswer:
-    said = version.training or {}
-
-    def one_of(name: str, known: tuple[str, ...]) -> Any:
-        return said[name] if said.get(name) in known else None
-
+    record = version.record
     with tempfile.TemporaryDirectory() as view:
         # A library might also load any other files in the base's folder.
         for file in scanned.manifest.files:
             (Path(view) / file.path).symlink_to((scanned.folder / file.path).resolve())
-        pad, seed = said.get("pad_token_id"), said.get("seed")
         request = ProbeRequest(
             base=view,
             adapter=str(adapter.resolve()),
             quantization=version.quantization,
-            dtype=one_of("dtype", tuple(ROUNDING)),
-            held=one_of("base_weights", ("packed", "wide")),
+            dtype=record.dtype,
+            held=None if record.base_weights == "native" else record.base_weights,
             labels=None if version.dataset is None else version.dataset.labels,
-            pad_token_id=pad if type(pad) is int else None,
-            seed=seed if type(seed) is int else 0,
+            pad_token_id=record.pad_token_id,
+            seed=record.seed,
         )
         timeout_s = _TIMEOUT_S + scanned.registration.size_bytes / _BYTES_PER_S
         late = f"the probe of {version.ref} was not replayed within {timeout_s:.0f} s; try it on a larger machine"

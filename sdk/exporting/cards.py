@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import NotAllowed, NotFound, VerificationFailed
-from sdk.exporting.model_card import Card, license_of, render
+from sdk.exporting.model_card import ModelCard, license_of, render
 from sdk.formats.base_files import CARD_FILE
 from sdk.objects import MergedModel, Registry
 from sdk.pushing.given_base import places_of, registered_base
@@ -35,7 +35,7 @@ def merged_card(ref: str, report: Mapping[str, Any], version: VersionView | None
     if packed is not None:
         made.append(("quantised to", f"{packed['type']} by bitsandbytes, {packed['weights']} weights"))
     return render(
-        Card(
+        ModelCard(
             title=f"{ref}, merged into its base",
             base=None if version is None else version.base.id,
             relation="finetune" if packed is None else "quantized",
@@ -66,7 +66,7 @@ def plain_card(
         made, of = list(_of_base(version)), list(_of_version(version))
     said = "all of ΔW" if not report.cut else f"{report.kept_energy:.4%} of ‖ΔW‖², {report.cut} modules were cut"
     return render(
-        Card(
+        ModelCard(
             title=f"{name}, as a plain LoRA",
             base=base_name if version is None else version.base.id,
             relation="adapter",

@@ -41,9 +41,10 @@ _ADAPTERS_TEMPLATE = (
 )
 
 
-class OllamaOptions(TypedDict):
-    """Whether a Modelfile is written, and over which base."""
+class GgufOptions(TypedDict):
+    """In which type numbers are written; whether a Modelfile is, and over which base."""
 
+    dtype: GgufDtype | None
     modelfile: bool
     ollama_base: str | None
 

@@ -34,7 +34,7 @@ Scalars = Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """A model card."""
 
     title: str
@@ -56,7 +56,7 @@ class Card:
     warnings: Sequence[str] = ()
 
 
-def render(card: Card) -> str:
+def render(card: ModelCard) -> str:
     """Return the card as Markdown under its front matter."""
     said: dict[str, str | Sequence[str]] = dict(card.license)
     if card.base is not None and _HUB_NAME.fullmatch(card.base):

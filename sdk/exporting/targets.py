@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from sdk.config import user_path
 from sdk.errors import InvalidInput
 from sdk.exporting import gguf, plain
 from sdk.exporting.cards import folder_with_card
-from sdk.exporting.gguf import OllamaOptions
+from sdk.exporting.gguf import GgufOptions
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.refs import namespace_of
 from sdk.names import means_folder, or_folder
@@ -26,31 +26,26 @@ def export_gguf(
     output: str | Path,
     *,
     base: GivenBase | None,
-    dtype: GgufDtype | None,
     tokenizer_from: str | Path | None,
-    modelfile: bool,
-    ollama_base: str | None,
+    **how: Unpack[GgufOptions],
 ) -> Exported:
-    """Write an adapter, or a merged model, as a new GGUF file; see `Client.export`."""
+    """Write an adapter, or a merged model, as a new GGUF file; see `VersionsAPI.export`."""
     _require_target(target)
-    if ollama_base is not None and not modelfile:
+    if how["ollama_base"] is not None and not how["modelfile"]:
         raise InvalidInput("a base in Ollama is for a Modelfile; give --modelfile too", param="modelfile")
-    beside: OllamaOptions = {"modelfile": modelfile, "ollama_base": ollama_base}
     folder = user_path(target)
     if not means_folder(target):
-        return _export_version(registry, str(target), output, base, dtype, tokenizer_from, beside)
+        return _export_version(registry, str(target), output, base, tokenizer_from, how)
     if gguf.is_adapter(folder):
         if base is None:
             raise InvalidInput(f"{folder} is an adapter; say which base it was trained over with --base", param="base")
         _no_tokenizer(tokenizer_from)
         config, base_name = _base_config(registry, base)
         name = folder.resolve().name
-        return gguf.export_adapter(
-            folder, output, base_config=config, name=name, base_name=base_name, dtype=dtype, **beside
-        )
+        return gguf.export_adapter(folder, output, base_config=config, name=name, base_name=base_name, **how)
     if base is not None:
         raise InvalidInput(f"{folder} is a whole model, which needs no base; leave --base out", param="base")
-    return gguf.export_model(folder, output, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
+    return gguf.export_model(folder, output, tokenizer_from=tokenizer_from, **how)
 
 
 def _export_version(
@@ -58,9 +53,8 @@ def _export_version(
     ref: str,
     output: str | Path,
     base: GivenBase | None,
-    dtype: GgufDtype | None,
     tokenizer_from: str | Path | None,
-    beside: OllamaOptions,
+    how: GgufOptions,
 ) -> Exported:
     with or_folder(ref):
         version = registry.get(ref)
@@ -68,19 +62,17 @@ def _export_version(
         if base is not None:
             raise InvalidInput(f"{version.ref} is a whole model, which needs no base; leave --base out", param="base")
         model = _pulled(registry, version)
-        return gguf.export_model(model, output, name=version.ref, dtype=dtype, tokenizer_from=tokenizer_from, **beside)
+        return gguf.export_model(model, output, name=version.ref, tokenizer_from=tokenizer_from, **how)
     _no_tokenizer(tokenizer_from)
     if base is not None:
-        registry.require_base(version, base.given, base_namespace=base.namespace, published=base.published)
+        registry.pusher.require_base(version.info, base)
     config, base_name = _base_config(
         registry,
         GivenBase(version.info.base.fingerprint) if base is None else base,
         namespace_of(version.info.adapter) or "-",
     )
     folder = _pulled(registry, version)
-    return gguf.export_adapter(
-        folder, output, base_config=config, name=version.ref, base_name=base_name, dtype=dtype, **beside
-    )
+    return gguf.export_adapter(folder, output, base_config=config, name=version.ref, base_name=base_name, **how)
 
 
 def export_plain(
@@ -92,7 +84,7 @@ def export_plain(
     base: GivenBase | None,
     dtype: GgufDtype | None,
 ) -> ExportedLora:
-    """Write an adapter as a plain LoRA into a new folder; see `Client.export_plain`."""
+    """Write an adapter as a plain LoRA into a new folder; see `VersionsAPI.export_plain`."""
     _require_target(target)
     if means_folder(target):
         folder = user_path(target)
@@ -109,7 +101,7 @@ def export_plain(
         param="target",
     )
     if base is not None:
-        registry.require_base(version, base.given, base_namespace=base.namespace, published=base.published)
+        registry.pusher.require_base(version.info, base)
     folder = _pulled(registry, version)
     return plain.export_plain_lora(
         folder,
@@ -125,7 +117,7 @@ def export_plain(
 
 def _pulled(registry: Registry, version: Version) -> Path:
     """Return the folder of a version, fetched by its digest: the version that was looked up, even if the ref moved."""
-    return registry.pull(f"{version.info.adapter}@sha256:{version.digest}")
+    return registry.puller.pull(f"{version.info.adapter}@sha256:{version.digest}").path
 
 
 def _base_folder(registry: Registry, base: GivenBase | None, version: VersionView | None) -> Path | None:

@@ -49,7 +49,7 @@ class Reason(StrEnum):
     PATTERN = "pattern"
 
 
-class Finding(NamedTuple):
+class UnusableKey(NamedTuple):
     """One key that can't be kept."""
 
     #: The key within its settings: ("corda_config", "cache_file").
@@ -258,7 +258,7 @@ KEYS: Mapping[str, _Kind | Mapping[str, _Kind]] = {
 }
 
 
-def examine(config: Mapping[str, Any]) -> Iterator[Finding]:
+def examine(config: Mapping[str, Any]) -> Iterator[UnusableKey]:
     """Find every key of an `adapter_config.json` that can't be kept as it is.
 
     Keys that run something are found whatever their value is; empty values do no harm.
@@ -266,7 +266,7 @@ def examine(config: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _examine(config, KEYS, ())
     for key, pattern, why in unfit(config):
         wanted = "a list of module names" if key in SELECTION_KEYS else "an object of module names and numbers"
-        yield Finding(
+        yield UnusableKey(
             (key,), Reason.PATTERN, config[key], wanted, pattern if len(pattern) <= 80 else pattern[:79] + "…", why
         )
 
@@ -300,20 +300,20 @@ def hazard(raw: bytes) -> str | None:
 
 def _examine(
     config: Mapping[str, Any], keys: Mapping[str, _Kind | Mapping[str, _Kind]], path: tuple[str, ...]
-) -> Iterator[Finding]:
+) -> Iterator[UnusableKey]:
     for key, value in config.items():
         where = (*path, key)
         known = keys.get(key)
         if key in DROPPED_KEYS:
-            yield Finding(where, Reason.RUNS, value, "left out")
+            yield UnusableKey(where, Reason.RUNS, value, "left out")
         elif known is None:
-            yield Finding(where, Reason.UNKNOWN, value, "left out")
+            yield UnusableKey(where, Reason.UNKNOWN, value, "left out")
         elif value is None:
             continue
         elif isinstance(known, _Kind):
             if not known.fits(value):
-                yield Finding(where, Reason.VALUE, value, known.wanted)
+                yield UnusableKey(where, Reason.VALUE, value, known.wanted)
         elif isinstance(value, dict):
             yield from _examine(value, known, where)
         elif value is not False:
-            yield Finding(where, Reason.VALUE, value, "an object")
+            yield UnusableKey(where, Reason.VALUE, value, "an object")

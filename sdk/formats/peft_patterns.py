@@ -27,7 +27,7 @@ __all__ = [
     "ExpressionError",
     "ModuleValues",
     "Targets",
-    "Unfit",
+    "UnfitPattern",
     "is_name",
     "suffixes",
     "unfit",
@@ -64,7 +64,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 _ANY_LAYER = re.compile(r".*?\.[^.]*\.([0-9]+)\.")
 
 
-class Unfit(NamedTuple):
+class UnfitPattern(NamedTuple):
     """An expression that a config can't have, or one too many."""
 
     key: str
@@ -87,13 +87,13 @@ def suffixes(name: str) -> Iterator[str]:
         dot = name.find(".", dot + 1)
 
 
-def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
+def unfit(config: Mapping[str, Any]) -> Iterator[UnfitPattern]:
     """Find the expressions that a config can't have; values of another kind than PEFT writes are skipped."""
     left, characters = MAX_TRIES, 0
     for key, expression, factor in _expressions(config):
         characters += len(expression)
         if characters > MAX_EXPRESSION_CHARACTERS:
-            yield Unfit(
+            yield UnfitPattern(
                 key,
                 expression,
                 f"together with those before it, it is longer than {MAX_EXPRESSION_CHARACTERS // 1024} KiB",
@@ -102,10 +102,10 @@ def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
         try:
             left -= tries(expression) * factor
         except ExpressionError as error:
-            yield Unfit(key, expression, str(error))
+            yield UnfitPattern(key, expression, str(error))
             continue
         if left < 0:
-            yield Unfit(key, expression, "trying it and those before it takes too long")
+            yield UnfitPattern(key, expression, "trying it and those before it takes too long")
     characters = 0
     for key in VALUE_KEYS:
         patterns = config.get(key)
@@ -113,9 +113,11 @@ def unfit(config: Mapping[str, Any]) -> Iterator[Unfit]:
             continue
         characters += sum(map(len, patterns))
         if len(patterns) > MAX_VALUES:
-            yield Unfit(key, next(iter(patterns)), f"there are more than {MAX_VALUES}")
+            yield UnfitPattern(key, next(iter(patterns)), f"there are more than {MAX_VALUES}")
         elif characters > MAX_VALUE_CHARACTERS:
-            yield Unfit(key, next(iter(patterns)), f"together they are longer than {MAX_VALUE_CHARACTERS // 1024} KiB")
+            yield UnfitPattern(
+                key, next(iter(patterns)), f"together they are longer than {MAX_VALUE_CHARACTERS // 1024} KiB"
+            )
 
 
 def _expressions(config: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:

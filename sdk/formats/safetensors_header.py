@@ -1,6 +1,6 @@
 """Writing the header of a safetensors file; `sdk.formats.safetensors` reads it.
 
->>> written_header([Entry("a", "F16", (1, 2), 4)])[8:]
+>>> written_header([TensorEntry("a", "F16", (1, 2), 4)])[8:]
 b'{"a":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]}}'
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 _ALIGNED = 8
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """A tensor of a file; its bytes follow those of the one before."""
 
     name: str
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     size_bytes: int
 
 
-def written_header(tensors: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> bytes:
+def written_header(tensors: Iterable[TensorEntry], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the header of a file with its length, padded with blanks; the bytes of the tensors follow it."""
     fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     begin = 0

@@ -8,7 +8,7 @@ Only names, types and shapes are known, of a file's tensors or of what was kept 
 >>> b = SimpleNamespace(name="base_model.model.h.0.q.lora_B.weight", dtype="F32", shape=(8, 2))
 >>> adapter = LoraAdapter([a, b], record)
 >>> list(adapter.modules), adapter.product("h.0.q").layout
-(['h.0.q'], Layout(embedding=False, experts=1, out=(8,), into=(6,)))
+(['h.0.q'], ModuleShape(embedding=False, experts=1, out=(8,), into=(6,)))
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class LoraModule(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModuleShape:
     """The dimensions of a module's A and B, whatever their rank."""
 
     embedding: bool
@@ -113,21 +113,21 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Product(Generic[T]):
+class DeltaW(Generic[T]):
     """ΔW = s·B·A of one module, or of each of its experts."""
 
-    layout: Layout
+    layout: ModuleShape
     scale: ModuleScale
     a: T
     b: T
     #: B's own bias.
     bias: T | None
 
-    def columns(self: Product[Tensor]) -> tuple[Columns, Columns]:
+    def columns(self: DeltaW[Tensor]) -> tuple[Columns, Columns]:
         """Return B (out, r) and Aᵀ (in, r); of experts, those of all together."""
         return self.b.rows(), self.a.rows().transposed()
 
-    def norms(self: Product[Tensor]) -> list[float]:
+    def norms(self: DeltaW[Tensor]) -> list[float]:
         """Return ‖B·A‖ of each expert, without s; NaN or infinity if the factors hold them."""
         norms = []
         for out, into in of_experts(*self.columns(), self.layout.experts):
@@ -135,12 +135,12 @@ class Product(Generic[T]):
             norms.append(triangular_norm(out, into) if found is None else found)
         return norms
 
-    def factors(self: Product[Tensor]) -> list[Factors]:
+    def factors(self: DeltaW[Tensor]) -> list[Factors]:
         """Return the factors of each expert, or the one pair of a plain module, in float64 and without s."""
         b, a = self.b.rows().numbers(), self.a.rows().numbers()
         return of_each_expert(Factors(b.reshape(len(b), len(a)), a), self.layout.experts)
 
-    def bias_factors(self: Product[Tensor]) -> Factors | None:
+    def bias_factors(self: DeltaW[Tensor]) -> Factors | None:
         """Return B's own bias as factors: a column (out, 1), times 1; None if it has none."""
         import numpy as np
 
@@ -173,7 +173,7 @@ class LoraAdapter(Generic[T]):
         """Return the full names of the parameters that a module's A and B may belong to; none if they are the module's own."""
         return self._scales.parameters.of(base_module(module))
 
-    def product(self, name: str) -> Product[T]:
+    def product(self, name: str) -> DeltaW[T]:
         """Return a module's ΔW.
 
         Raises NoProductError if A and B have no product, or if the number of experts can't be told, AdapterError if one is
@@ -192,8 +192,8 @@ class LoraAdapter(Generic[T]):
             raise NoProductError(name, "holds stacked experts, and the rank of each can't be told")
         if scale.experts > MAX_EXPERTS:
             raise NoProductError(name, f"holds {scale.experts} experts, and at most {MAX_EXPERTS} can be read")
-        layout = Layout(module.embedding, scale.experts, (b.shape[0], *b.shape[2:]), a.shape[1:])
-        return Product(layout, scale, a, b, module.parts.get("B.bias"))
+        layout = ModuleShape(module.embedding, scale.experts, (b.shape[0], *b.shape[2:]), a.shape[1:])
+        return DeltaW(layout, scale, a, b, module.parts.get("B.bias"))
 
 
 def grouped(tensors: Iterable[T]) -> tuple[dict[str, LoraModule[T]], dict[str, T]]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from sdk.formats.peft_patterns import suffixes
 from sdk.formats.peft_unusable import changes_base
-from sdk.lora.adapter import AdapterError, LoraAdapter, Product, T
+from sdk.lora.adapter import AdapterError, DeltaW, LoraAdapter, T
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.lora_config import LoraConfig
 
@@ -154,7 +154,7 @@ def require_fitting(parents: Sequence[tuple[str, LoraAdapter[T]]]) -> None:
     """Raise CombiningError if the adapters' tensors don't fit together module by module; messages use the labels."""
     _require_same_names(parents)
     _require_same_whole(parents)
-    first: dict[str, tuple[str, LoraAdapter[T], Product[T]]] = {}
+    first: dict[str, tuple[str, LoraAdapter[T], DeltaW[T]]] = {}
     for label, adapter in parents:
         for name in adapter.modules:
             found = _product_of(label, adapter, name)
@@ -175,7 +175,7 @@ def is_single_expert(module: str) -> bool:
     return _SINGLE_EXPERT.search(module) is not None
 
 
-def _product_of(label: str, adapter: LoraAdapter[T], module: str) -> Product[T]:
+def _product_of(label: str, adapter: LoraAdapter[T], module: str) -> DeltaW[T]:
     try:
         return adapter.product(module)
     except AdapterError as error:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE, base_parameter, lora_key, unwrapped, variant_setting
-from sdk.lora.adapter import AdapterError, LoraAdapter, NoProductError, Product
+from sdk.lora.adapter import AdapterError, DeltaW, LoraAdapter, NoProductError
 from sdk.lora.low_rank import combined
 from sdk.lora.tensors import Tensor, read_tensors
 from sdk.schemas.lora_config import LoraConfig
@@ -157,7 +157,7 @@ def _module_norm(path: Path, adapter: LoraAdapter[Tensor], module: str) -> Modul
     return _measured(path, module, product)
 
 
-def _measured(path: Path, module: str, product: Product[Tensor]) -> ModuleNorm:
+def _measured(path: Path, module: str, product: DeltaW[Tensor]) -> ModuleNorm:
     scale = product.scale
     norms = [abs(scale.scale) * norm for norm in product.norms()]
     if not all(map(math.isfinite, norms)):

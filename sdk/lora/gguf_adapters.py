@@ -45,7 +45,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True)
-class AdaptedModule:
+class GgufModule:
     """One module's A and B, and what they become."""
 
     #: Its name in the file of weights.
@@ -65,20 +65,20 @@ class AdaptedModule:
 
 
 @dataclass(frozen=True)
-class AdapterPlan:
+class GgufAdapterPlan:
     """A whole adapter."""
 
     #: The α of the file.
     alpha: float
-    modules: list[AdaptedModule]
+    modules: list[GgufModule]
 
-    def factor(self, module: AdaptedModule) -> float:
+    def factor(self, module: GgufModule) -> float:
         """Return f, by which B is multiplied; 1.0 if B is written unchanged."""
         found = module.scale * module.rank / self.alpha
         return 1.0 if math.isclose(found, 1.0, rel_tol=1e-12) else found
 
 
-def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
+def plan_adapter(folder: Path, model: GgufModel) -> GgufAdapterPlan:
     """Return what each module of a PEFT folder becomes over a base. Raises InvalidInput, NotFound, VerificationFailed."""
     config = read_adapter_config(folder)
     _refuse_settings(config)
@@ -95,10 +95,10 @@ def plan_adapter(folder: Path, model: GgufModel) -> AdapterPlan:
     if not modules:
         raise VerificationFailed(f"{path} has no LoRA weights; pull the version again")
     _require_targets(config, modules, model)
-    return AdapterPlan(_alpha(config), modules)
+    return GgufAdapterPlan(_alpha(config), modules)
 
 
-def _require_targets(config: Mapping[str, Any], modules: Sequence[AdaptedModule], model: GgufModel) -> None:
+def _require_targets(config: Mapping[str, Any], modules: Sequence[GgufModule], model: GgufModel) -> None:
     """Raise VerificationFailed unless these are the modules that a config means.
 
     PEFT leaves the weights of other modules unread, and makes new ones for those that are missing in some layers only.
@@ -160,7 +160,7 @@ def _alpha(config: Mapping[str, Any]) -> float:
     return rounded
 
 
-def _module(adapter: LoraAdapter[Tensor], module: str, model: GgufModel) -> AdaptedModule:
+def _module(adapter: LoraAdapter[Tensor], module: str, model: GgufModel) -> GgufModule:
     name, kind = _named(module, model)
     (a, b), embedding = adapter.modules[module].pair(), adapter.modules[module].embedding
     out, into = model.shape_of(kind)
@@ -179,7 +179,7 @@ def _module(adapter: LoraAdapter[Tensor], module: str, model: GgufModel) -> Adap
         raise VerificationFailed(
             f"{module!r} has the rank {scale.rank}, but {CONFIG_FILE} says {scale.said}; save the adapter again with PEFT"
         )
-    return AdaptedModule(module, name, a, b, scale.rank, scale.scale, model.heads_of(kind), embedding)
+    return GgufModule(module, name, a, b, scale.rank, scale.scale, model.heads_of(kind), embedding)
 
 
 def _named(module: str, model: GgufModel) -> tuple[str, str]:

@@ -81,12 +81,12 @@ class ModuleScales:
         ((said, alpha),) = found
         experts = width // said if stacked else 1
         rank = width // experts
-        return ModuleScale(rank, said, alpha, experts, scaling(alpha, rank, use_rslora=self._lora.use_rslora))
+        return ModuleScale(rank, said, alpha, experts, scaling(alpha, rank, by_root=self._lora.use_rslora))
 
 
-def scaling(alpha: float, rank: float, *, use_rslora: bool) -> float:
+def scaling(alpha: float, rank: float, *, by_root: bool) -> float:
     """Return s: α/r, or α/√r with rsLoRA (arXiv:2312.03732)."""
-    return alpha / (math.sqrt(rank) if use_rslora else rank)
+    return alpha / (math.sqrt(rank) if by_root else rank)
 
 
 def _sorted(patterns: dict[str, V]) -> dict[str, V]:

@@ -21,7 +21,7 @@ from typing import Any
 from sdk.errors import InvalidInput
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.peft_unusable import unusable
-from sdk.lora.adapter import AdapterError, LoraAdapter, Product
+from sdk.lora.adapter import AdapterError, DeltaW, LoraAdapter
 from sdk.lora.adapter_config import harmless, lora_of, read_adapter_config
 from sdk.lora.combining import OF_THE_TRAINING
 from sdk.lora.module_scales import ModuleScales, ScalesError
@@ -44,7 +44,7 @@ class PlainPlan:
     #: The adapter's configuration, and the plain LoRA's.
     lora: LoraConfig
     config: dict[str, Any]
-    products: dict[str, Product[Tensor]]
+    products: dict[str, DeltaW[Tensor]]
     #: The types of its matrices.
     dtypes: set[str]
     rank: int
@@ -55,12 +55,12 @@ class PlainPlan:
         """α/r of the plain LoRA."""
         return self.alpha / self.rank
 
-    def factor(self, module: Product[Tensor]) -> float:
+    def factor(self, module: DeltaW[Tensor]) -> float:
         """Return the factor for B that gives the module the common scale; 1.0 if it has that already."""
         found = module.scale.scale / self.scale
         return 1.0 if math.isclose(found, 1.0, rel_tol=_SAME_SCALE) else found
 
-    def is_exact(self, module: Product[Tensor]) -> bool:
+    def is_exact(self, module: DeltaW[Tensor]) -> bool:
         """Whether the rank has room for a module's whole ΔW, whatever its numbers are."""
         return not self.lora.use_dora and module.scale.rank <= self.rank
 
@@ -111,7 +111,7 @@ def plan_plain(folder: Path, rank: int | None = None) -> PlainPlan:
     return PlainPlan(lora, plain, products, adapter.dtypes, rank, alpha)
 
 
-def _read(folder: Path, lora: LoraConfig) -> tuple[LoraAdapter[Tensor], dict[str, Product[Tensor]]]:
+def _read(folder: Path, lora: LoraConfig) -> tuple[LoraAdapter[Tensor], dict[str, DeltaW[Tensor]]]:
     try:
         adapter = LoraAdapter(read_tensors(folder / WEIGHTS_FILE).values(), lora)
         products = {name: adapter.product(name) for name in sorted(adapter.modules)}
@@ -135,7 +135,7 @@ def _read(folder: Path, lora: LoraConfig) -> tuple[LoraAdapter[Tensor], dict[str
     return adapter, products
 
 
-def _common_scale(products: dict[str, Product[Tensor]]) -> float:
+def _common_scale(products: dict[str, DeltaW[Tensor]]) -> float:
     """Return the scale that most modules have: their B stays as it is."""
     counted = Counter(module.scale.scale for module in products.values() if module.scale.scale)
     return max(counted, key=lambda scale: (counted[scale], scale), default=1.0)
@@ -159,7 +159,7 @@ def _config(config: dict[str, Any], rank: int, alpha: float) -> dict[str, Any]:
     }
 
 
-def _require_says(lora: LoraConfig, products: dict[str, Product[Tensor]], rank: int, scale: float) -> None:
+def _require_says(lora: LoraConfig, products: dict[str, DeltaW[Tensor]], rank: int, scale: float) -> None:
     """Raise InvalidInput unless a configuration gives each module this rank and scale, and its number of experts."""
     try:
         scales = ModuleScales(lora)

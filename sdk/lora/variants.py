@@ -11,6 +11,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
@@ -24,7 +25,7 @@ from sdk.lora.targets import TargetsError, stacked_in_files
 from sdk.schemas.training import TrainingSpec
 
 
-class Unfit(NamedTuple):
+class UnfitOption(NamedTuple):
     """Why a base can't be trained with an option."""
 
     #: The option.
@@ -34,25 +35,22 @@ class Unfit(NamedTuple):
 
 
 def unfit_variant(
-    spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], *, exact: bool = False, tied: bool | None = None
-) -> Unfit | None:
+    spec: TrainingSpec,
+    shapes: Mapping[str, Sequence[int]],
+    linear: Collection[str] | None = None,
+    *,
+    exact: bool = False,
+    tied: bool | None = None,
+) -> UnfitOption | None:
     """Say which of a spec's options a base can't be trained with; None if all are fine, or if nothing is known about the base.
 
     `shapes` are its tensors' shapes by name: the model's own names (`exact`), or those in files, which may lack a
     library's prefix, so only the end of a name is compared. `tied`: whether the head is tied to the embedding; None: it
-    is if no file has it.
+    is if no file has it. `linear` are its linear modules, if they are known already.
     """
-    return _unfit_variant(spec, shapes, linear_modules(shapes), exact=exact, tied=tied) if shapes else None
-
-
-def _unfit_variant(
-    spec: TrainingSpec,
-    shapes: Mapping[str, Sequence[int]],
-    linear: Collection[str],
-    *,
-    exact: bool = False,
-    tied: bool | None = None,
-) -> Unfit | None:
+    if not shapes:
+        return None
+    linear = linear_modules(shapes) if linear is None else linear
     owners = {name.rpartition(".")[0] for name in shapes}
     if tied is None:
         tied = not any(_last(owner) in HEADS for owner in owners)
@@ -65,18 +63,20 @@ def _unfit_variant(
     )
 
 
-def unfit_options(spec: TrainingSpec, files: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Unfit | None:
+def unfit_options(
+    spec: TrainingSpec, files: Mapping[str, Sequence[int]], config: Mapping[str, Any]
+) -> UnfitOption | None:
     """Say at a submission which of a spec's options a base can't be trained with, by the names and shapes of its files and its config."""
     linear = linear_modules(files)
     stacked = stacked_in_files(spec.targets, files, linear)
     return (
-        (_unfit_variant(spec, files, linear) if files else None)
+        unfit_variant(spec, files, linear)
         or (unfit_beside_parameters(spec, stacked) if stacked else None)
         or unfit_beside_targets(spec, _adapted(spec, config))
     )
 
 
-def unfit_beside_targets(spec: TrainingSpec, adapted: Collection[str] | None) -> Unfit | None:
+def unfit_beside_targets(spec: TrainingSpec, adapted: Collection[str] | None) -> UnfitOption | None:
     """Say which pattern is for a module that the targets don't mean, or which adapted module is also to be trained whole.
 
     `adapted` are the model's own names of the modules that the targets mean; None: not known yet.
@@ -86,13 +86,15 @@ def unfit_beside_targets(spec: TrainingSpec, adapted: Collection[str] | None) ->
     ends = NameEnds(adapted)
     for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
         if idle := next((name for name in names if not ends.has(name)), None):
-            return Unfit(param, f"names {idle}, which is not among the targets; name adapted modules")
+            return UnfitOption(param, f"names {idle}, which is not among the targets; name adapted modules")
     if both := next((name for name in spec.saved_modules if ends.has(name)), None):
-        return Unfit("modules_to_save", f"names {both}, which the targets adapt too; leave it out of one of the two")
+        return UnfitOption(
+            "modules_to_save", f"names {both}, which the targets adapt too; leave it out of one of the two"
+        )
     return None
 
 
-def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Unfit | None:
+def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> UnfitOption | None:
     """Say which option can't be used if targets mean stacked parameters: PEFT adapts these in another way."""
     named = ", ".join(parameters[:5])
     choices = {
@@ -105,7 +107,7 @@ def unfit_beside_parameters(spec: TrainingSpec, parameters: Sequence[str]) -> Un
     }
     for param, chosen in choices.items():
         if chosen:
-            return Unfit(
+            return UnfitOption(
                 param, f"can't be used with stacked parameters ({named}); leave it out, or these out of the targets"
             )
     return None
@@ -125,81 +127,79 @@ def _adapted(spec: TrainingSpec, config: Mapping[str, Any]) -> list[str] | None:
         return None
 
 
-def _layers(spec: TrainingSpec, linear: Collection[str]) -> Unfit | None:
+def _layers(spec: TrainingSpec, linear: Collection[str]) -> UnfitOption | None:
     if spec.layers_to_transform is None:
         return None
     numbers = {layer_of(name) for name in linear if is_text(name)} - {None}
     absent = sorted(set(spec.layers or ()) - numbers)
     if absent and numbers:
         have = write_numbers(number for number in numbers if number is not None)
-        return Unfit("layers_to_transform", f"names the layer {absent[0]}, and the base has {have}; choose from these")
+        return UnfitOption(
+            "layers_to_transform", f"names the layer {absent[0]}, and the base has {have}; choose from these"
+        )
     return None
 
 
-def _patterns(spec: TrainingSpec, owners: Collection[str], exact: bool) -> Unfit | None:
+def _patterns(spec: TrainingSpec, owners: Collection[str], exact: bool) -> UnfitOption | None:
     if spec.rank_pattern is None and spec.alpha_pattern is None:
         return None
     ends = NameEnds(owners)
     for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
         for name in names:
             if not ends.has(_compared(name, exact)):
-                return Unfit(param, f"names {name}, which is no module of the base; name target modules")
+                return UnfitOption(param, f"names {name}, which is no module of the base; name target modules")
     return None
 
 
-def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], linear: Collection[str]) -> Unfit | None:
+def _biases(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]], linear: Collection[str]) -> UnfitOption | None:
     if spec.bias == "none":
         return None
     text = {name.rpartition(".")[0] for name in shapes if name.endswith(".bias") and is_text(name)}
-    if not text.isdisjoint(linear):
+    if not text.isdisjoint(linear) or (spec.bias == "all" and text):
         return None
-    if spec.bias == "all" and text:
-        return None
-    return Unfit("bias", f"is {spec.bias!r}, and the base's text part has no such biases; leave it out")
+    return UnfitOption("bias", f"is {spec.bias!r}, and the base's text part has no such biases; leave it out")
 
 
 def _saved(
     spec: TrainingSpec, owners: Collection[str], linear: Collection[str], exact: bool, tied: bool
-) -> Unfit | None:
+) -> UnfitOption | None:
     if spec.modules_to_save is None:
         return None
+    unfit = partial(UnfitOption, "modules_to_save")
     known = NameEnds({*owners, "lm_head"} if tied else owners)
     packed = NameEnds(linear) if spec.method == "qlora" else NameEnds(())
     for name in spec.saved_modules:
         compared = _compared(name, exact)
         if packed.has(compared):
-            return Unfit(
-                "modules_to_save",
+            return unfit(
                 f"names {name}, which is held in {8 if spec.quant_type == 'int8' else 4} bits ({min(packed.meant_by([compared]))}) and "
                 "can't be trained whole; adapt it by targets, or train with the method lora",
             )
         if tied and _last(name) in (*INPUT_EMBEDDINGS, *HEADS):
-            return Unfit(
-                "modules_to_save",
+            return unfit(
                 f"names {name}, which the base ties to {'its head' if _last(name) in INPUT_EMBEDDINGS else 'its embedding'}, so that "
                 "training one as a whole would part the two; train single tokens with trainable_token_indices",
             )
         if not known.has(compared):
-            return Unfit("modules_to_save", f"names {name}, which is no module of the base with weights of its own")
+            return unfit(f"names {name}, which is no module of the base with weights of its own")
         # PEFT takes all modules whose names end in these letters.
         meant = known.count(name)
         if meant and known.count_ending_in(name) > meant:
             own = known.meant_by([name])
             other = min(name for name in known.ending_in(name) if name not in own)
-            return Unfit(
-                "modules_to_save",
+            return unfit(
                 f"names {name}, which PEFT takes for {other} too, since its name ends alike; write {min(own)}",
             )
     return None
 
 
-def _tokens(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> Unfit | None:
+def _tokens(spec: TrainingSpec, shapes: Mapping[str, Sequence[int]]) -> UnfitOption | None:
     if spec.trainable_token_indices is None:
         return None
     tokens = spec.tokens
     rows = [shape[0] for name, shape in shapes.items() if shape and _last(name.rpartition(".")[0]) in INPUT_EMBEDDINGS]
     if tokens and rows and tokens[-1] >= max(rows):
-        return Unfit(
+        return UnfitOption(
             "trainable_token_indices",
             f"trains the token {tokens[-1]}, and the base has {max(rows)}, from 0; give ids of its own tokens",
         )

@@ -22,8 +22,9 @@ from sdk.schemas.diff import (
     ScoresDiff,
     Side,
 )
-from sdk.schemas.evaluation import MADE_OF_LOSS, is_score
+from sdk.schemas.evaluation import MADE_OF_LOSS, EvaluationSpec, is_score
 from sdk.schemas.scores import EvaluationView, warning
+from sdk.schemas.training import OF_LOSS
 
 
 def compare_versions(
@@ -151,9 +152,7 @@ def _last(evaluations: Sequence[EvaluationView]) -> dict[str, EvaluationView]:
 
 
 #: Options that one job applies to all its targets.
-_ASKED = frozenset(
-    {"precision", "loss_on", "columns", "max_length", "generated_rows", "generate_rows", "max_new_tokens", "metrics"}
-)
+_ASKED = {*EvaluationSpec.model_fields, "generated_rows"}
 
 
 def _uncompared(evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]) -> list[str]:
@@ -191,21 +190,16 @@ def _trained_on(ref: str, evaluations: Sequence[EvaluationView]) -> list[str]:
     return [f"the scores of {ref} on {rows}: {words}" for rows, words in told.items() if words is not None]
 
 
-#: What the losses of a training depend on besides the rows, by their names in its record.
-_LOSS_OPTIONS = ("loss_on", "columns", "max_length", "objective", "beta", "rows_split", "held_out_split")
-
-
 def _training_scores(a: VersionView, b: VersionView) -> list[Score]:
     """The metrics that both trainings recorded; scores are subtracted only if they were measured in the same way on the
     same rows.
     """
     conditions = _conditions(a) == _conditions(b)
     # Rows held out of the training's own rows are known only by their digest.
-    records = [version.training or {} for version in (a, b)]
-    held_out = [record.get("eval_data", record.get("held_out_digest")) for record in records]
+    held_out = [version.record.eval_data or version.record.held_out_digest for version in (a, b)]
     trained_on = [
-        None if version.dataset is None else (version.dataset.digest, record.get("training_digest"))
-        for version, record in zip((a, b), records, strict=True)
+        None if version.dataset is None else (version.dataset.digest, version.record.training_digest)
+        for version in (a, b)
     ]
 
     def comparable(name: str) -> bool:
@@ -216,11 +210,14 @@ def _training_scores(a: VersionView, b: VersionView) -> list[Score]:
 
 
 def _conditions(version: VersionView) -> list[Any]:
+    """What the losses of a training depend on besides the rows."""
+    record = version.record
     rendering = None if version.dataset is None else version.dataset.rendering
     return [
         version.base.fingerprint,
         _plain(version.quantization),
-        *((version.training or {}).get(name) for name in _LOSS_OPTIONS),
+        [getattr(record, name) for name in OF_LOSS],
+        (record.rows_split, record.held_out_split),
         None if rendering is None else (rendering.templates, rendering.template_date),
     ]
 

@@ -14,7 +14,7 @@ from typing import Literal
 from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.peft_unusable import changes_base
-from sdk.lora.adapter import AdapterError, LoraAdapter, NoProductError, Product, times
+from sdk.lora.adapter import AdapterError, DeltaW, LoraAdapter, NoProductError, times
 from sdk.lora.experts import sum_of_products
 from sdk.lora.low_rank import combined
 from sdk.lora.tensors import Columns, Tensor, read_tensors, require_numpy
@@ -189,7 +189,7 @@ def _delta(side: _Side, module: str, notes: list[str]) -> _Delta | None:
     return _Delta(out, into, scale.scale, shape, layout.experts, _square(side.path, module, product))
 
 
-def _square(path: Path, module: str, product: Product[Tensor]) -> float:
+def _square(path: Path, module: str, product: DeltaW[Tensor]) -> float:
     """Return ‖s·BA‖². Raises VerificationFailed for NaN, infinity and what overflows."""
     norm = combined(product.norms()) * abs(product.scale.scale)
     # A power that is out of range raises an error; a product becomes infinity.

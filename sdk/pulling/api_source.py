@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdk.api import artifacts, versions
+from sdk.api.signatures import SignatureRoutes
 from sdk.api.transport import Transport
 from sdk.names import parse_ref
-from sdk.pulling.ranges import Location
-from sdk.pulling.source import Resolved, Signature
+from sdk.pulling.ranges import BlobLocation
+from sdk.pulling.source import ManifestSignature, Resolved
 
 
 class ApiSource:
@@ -22,10 +23,10 @@ class ApiSource:
         view = versions.resolve(self._transport, str(parse_ref(ref)))
         return Resolved(view.ref, view.adapter, view.number, view.digest, view.manifest)
 
-    def locations(self, digest: str) -> Sequence[Location]:
+    def locations(self, digest: str) -> Sequence[BlobLocation]:
         """Return where to fetch the files of a manifest from. Raises NotFound."""
         return artifacts.locate_files(self._transport, digest)
 
-    def signatures_of(self, digest: str) -> list[Signature]:
+    def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest. Raises NotFound."""
-        return [Signature(one.key_id, one.bundle) for one in artifacts.signatures(self._transport, digest)]
+        return [ManifestSignature(one.key_id, one.bundle) for one in SignatureRoutes(self._transport).list(digest)]

@@ -27,7 +27,7 @@ _LOOSE_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A version, a base, a base's 4-bit weights, or a blob that is in no version."""
 
     kind: Kind
@@ -58,7 +58,7 @@ class Damage:
     what: str
 
 
-def entries(cache: Cache) -> list[Entry]:
+def entries(cache: Cache) -> list[CacheEntry]:
     """Everything in the cache that has a name, most recently used first."""
     with disk_explained("reading the cache"):
         refs = all_refs(cache)
@@ -69,7 +69,7 @@ def entries(cache: Cache) -> list[Entry]:
         for path in _blobs(cache):
             if path.name not in held:
                 stat = path.stat()
-                found.append(Entry("blob", path.name, path, stat.st_size, stat.st_mtime))
+                found.append(CacheEntry("blob", path.name, path, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda entry: (-entry.used_s, entry.digest))
 
 
@@ -83,19 +83,19 @@ def _blobs(cache: Cache) -> Iterator[Path]:
             yield path
 
 
-def _version(path: Path, refs: Iterable[str]) -> Entry:
+def _version(path: Path, refs: Iterable[str]) -> CacheEntry:
     marker = path / MARKER
     contents = _contents(path)
     blobs = () if contents is None else tuple((file.sha256, file.size_bytes) for file in contents.files)
     used_s = (marker if marker.exists() else path).stat().st_mtime
-    return Entry("version", path.name, path, _size(path), used_s, tuple(refs), blobs)
+    return CacheEntry("version", path.name, path, _size(path), used_s, tuple(refs), blobs)
 
 
-def _base(kind: Kind, fingerprint: str, path: Path) -> Entry:
-    return Entry(kind, fingerprint, path, _size(path), path.stat().st_mtime)
+def _base(kind: Kind, fingerprint: str, path: Path) -> CacheEntry:
+    return CacheEntry(kind, fingerprint, path, _size(path), path.stat().st_mtime)
 
 
-def _quantized(base: Path) -> Iterator[Entry]:
+def _quantized(base: Path) -> Iterator[CacheEntry]:
     """Yield a base's 4-bit weights, and those that a killed process left half-written, which may be gigabytes."""
     for path in sorted(base.iterdir()):
         # An attempt that is writing them may rename the folder meanwhile.
@@ -141,7 +141,7 @@ def verify(cache: Cache) -> list[Damage]:
     return damaged
 
 
-def _what_is_wrong(entry: Entry) -> str | None:
+def _what_is_wrong(entry: CacheEntry) -> str | None:
     from sdk.errors import AdapterctlError
     from sdk.pulling.folder import verify_folder
 
@@ -163,7 +163,7 @@ def _wrong_bytes(path: Path, sha256: str) -> str | None:
     return None if found == sha256 else f"{path} has the SHA-256 {found}, not {sha256}"
 
 
-def _remove_version(cache: Cache, entry: Entry) -> None:
+def _remove_version(cache: Cache, entry: CacheEntry) -> None:
     """Remove a damaged version and its damaged blobs, which share their bytes with it."""
     for sha256, _ in entry.blobs:
         blob = cache.blob(sha256)
@@ -179,8 +179,8 @@ def _remove_version(cache: Cache, entry: Entry) -> None:
 class PrunePlan:
     """What a prune removes."""
 
-    removed: list[Entry]
-    kept: list[Entry]
+    removed: list[CacheEntry]
+    kept: list[CacheEntry]
 
     @property
     def size_bytes(self) -> int:
@@ -191,7 +191,7 @@ class PrunePlan:
 
 
 def plan_prune(
-    found: list[Entry], *, keep: int | None = None, keep_days: float | None = None, max_bytes: int | None = None
+    found: list[CacheEntry], *, keep: int | None = None, keep_days: float | None = None, max_bytes: int | None = None
 ) -> PrunePlan:
     """Plan what to remove: versions beyond the `keep` most recently used, anything not used for `keep_days`, then the
     least recently used until the rest takes at most `max_bytes`. Loose blobs are removed after a day in any case.
@@ -211,15 +211,15 @@ def plan_prune(
     return plan
 
 
-def _taken(kept: list[Entry]) -> int:
+def _taken(kept: list[CacheEntry]) -> int:
     blobs = {sha256: size for entry in kept for sha256, size in entry.blobs}
     return sum(blobs.values()) + sum(entry.size_bytes for entry in kept if entry.kind != "version")
 
 
-def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
+def prune(cache: Cache, plan: PrunePlan) -> tuple[list[CacheEntry], list[CacheEntry]]:
     """Remove what a plan says; return what was removed, and what stayed because another process holds it."""
-    gone: list[Entry] = []
-    held: list[Entry] = []
+    gone: list[CacheEntry] = []
+    held: list[CacheEntry] = []
     with disk_explained("pruning the cache"):
         for entry in plan.removed:
             if entry.kind == "blob":
@@ -237,7 +237,7 @@ def prune(cache: Cache, plan: PrunePlan) -> tuple[list[Entry], list[Entry]]:
     return gone, held
 
 
-def _remove_blobs(cache: Cache, gone: list[Entry]) -> None:
+def _remove_blobs(cache: Cache, gone: list[CacheEntry]) -> None:
     """Remove the blobs of removed versions, unless a remaining version has them, and old leftovers of downloads."""
     used = {sha256 for entry in entries(cache) for sha256, _ in entry.blobs}
     for entry in gone:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from sdk.errors import NotFound, VerificationFailed, disk_explained
 from sdk.pulling.http import HttpClient
 from sdk.pulling.partial_file import Partial, open_partial
-from sdk.pulling.ranges import Location, Relocate, ReplacedError
+from sdk.pulling.ranges import BlobLocation, Relocate, ReplacedError
 from sdk.pulling.streams import Streams
 from sdk.pulling.transfer import OnBytes, copy_checked
 
@@ -21,7 +21,7 @@ _ANEW = 3
 
 
 def fetch(
-    origin: Location,
+    origin: BlobLocation,
     target: Path,
     on_bytes: OnBytes = lambda _count: None,
     *,
@@ -59,7 +59,7 @@ def fetch(
                 own.close()
 
 
-def _copy(origin: Location, source: Path, target: Path, on_bytes: OnBytes, name: str, mode: int | None) -> None:
+def _copy(origin: BlobLocation, source: Path, target: Path, on_bytes: OnBytes, name: str, mode: int | None) -> None:
     if not source.is_file():
         raise NotFound(
             f"the file with the digest {origin.sha256[:12]} is missing from the registry's storage; restore it from a backup"

@@ -11,14 +11,14 @@ from sdk.formats.manifest import FileEntry, HasFiles
 from sdk.pulling.cache import MARKER, READ_ONLY, Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.http import HttpClient
-from sdk.pulling.ranges import Location, Relocate
+from sdk.pulling.ranges import BlobLocation, Relocate
 from sdk.pulling.transfer import OnBytes, folder_whole, hash_file
 from sdk.whole_files import write_whole
 
 #: Called with what is being done, the bytes that just arrived, and the total.
 OnTransfer = Callable[[str, int, int], None]
 #: Returns where the files of a manifest are, by its digest.
-Locate = Callable[[str], Sequence[Location]]
+Locate = Callable[[str], Sequence[BlobLocation]]
 
 
 def fill(
@@ -85,7 +85,7 @@ def _fetch_missing(
         cache.fresh.add(file.sha256)
 
 
-def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Location, Relocate]]:
+def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, BlobLocation, Relocate]]:
     """Yield each file with its blob's location, and a function that returns a fresh one.
 
     Raises VerificationFailed if the registry gives no location for a file.
@@ -95,11 +95,11 @@ def located(contents: HasFiles, locate: Locate) -> Iterator[tuple[FileEntry, Loc
         yield file, _place_of(file, places), partial(_relocated, file, contents.digest, locate)
 
 
-def _relocated(file: FileEntry, digest: str, locate: Locate) -> Location:
+def _relocated(file: FileEntry, digest: str, locate: Locate) -> BlobLocation:
     return _place_of(file, {place.sha256: place for place in locate(digest)})
 
 
-def _place_of(file: FileEntry, places: Mapping[str, Location]) -> Location:
+def _place_of(file: FileEntry, places: Mapping[str, BlobLocation]) -> BlobLocation:
     place = places.get(file.sha256)
     if place is None or place.size_bytes != file.size_bytes:
         raise VerificationFailed(f"the registry does not say where {file.path} is; tell an admin")

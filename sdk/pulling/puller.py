@@ -7,7 +7,7 @@ imported.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +30,13 @@ from sdk.pulling.filling import OnTransfer, fill, located, watching
 from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace_folder, require_free, verify_folder
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, require_pinned
-from sdk.pulling.source import Resolved, Signature, Source
+from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
 from sdk.whole_files import write_whole
 
 if TYPE_CHECKING:
+    from sdk.schemas.artifacts import Transfer
     from sdk.schemas.manifest import Manifest
 
 
@@ -82,22 +83,37 @@ class Puller:
     """Pulls from one registry into one cache."""
 
     def __init__(
-        self, source: Source, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
+        self, source: PullSource, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
     ) -> None:
         self._source, self._cache, self._http, self._on_transfer = source, cache, http, on_transfer
         self._pins = Pins(cache, url)
 
+    def cached_file(self, digest: str, locate: Callable[[str], Transfer], *, doing: str = "fetching data") -> Path:
+        """Return a file of rows or scores by its whole digest; it is fetched if the cache doesn't have it intact.
+
+        Only then is `locate` called. Raises NotFound, VerificationFailed, Unavailable.
+        """
+        path = self._cache.blob(digest)
+        with self._cache.lock(digest):
+            if not self._cache.is_unaltered(path, digest):
+                path.unlink(missing_ok=True)
+                origin = locate(digest)
+                fetch(origin, path, watching(self._on_transfer, doing, origin.size_bytes), http=self._http)
+        self._cache.used(path)
+        return path
+
     def pull(
         self,
         ref: str,
-        to: Path | None = None,
+        to: str | Path | None = None,
         *,
         offline: bool = False,
         frozen: bool = False,
         base_name: str | None = None,
-        verify_with: Path | None = None,
+        verify_with: str | Path | None = None,
     ) -> Pulled:
         """Fetch a version; see `Client.pull`."""
+        to = None if to is None else user_path(to)
         if base_name is not None and to is None:
             raise InvalidInput(
                 "a base can be renamed only in a copy; say where to put it with -o DIR", param="base_name"
@@ -110,7 +126,7 @@ class Puller:
         wanted = to is not None or verify_with is not None or not self._cache.has_version(contents)
         signatures = self._signatures(version.digest, offline=offline) if wanted else []
         if verify_with is not None:
-            check_signed(contents, signatures, verify_with)
+            check_signed(contents, signatures, user_path(verify_with))
         self._cache.fresh.clear()
         folder = self._folder(version, offline=offline)
         if wanted and not offline:
@@ -209,12 +225,12 @@ class Puller:
             self._pins.remember(version.adapter, version.number, version.digest)
         return folder
 
-    def _signatures(self, digest: str, *, offline: bool) -> list[Signature]:
+    def _signatures(self, digest: str, *, offline: bool) -> list[ManifestSignature]:
         if offline:
             return read_signatures(self._cache.version(digest))
         return self._source.signatures_of(digest)
 
-    def _keep_signatures(self, digest: str, signatures: list[Signature]) -> None:
+    def _keep_signatures(self, digest: str, signatures: list[ManifestSignature]) -> None:
         path = self._cache.version(digest) / MARKER_FOLDER / SIGNATURES
         if signatures and read_signatures(self._cache.version(digest)) != signatures:
             with disk_explained("filling the cache"):
@@ -247,14 +263,14 @@ class Puller:
         refuse_hazard(folder, found)
         return found
 
-    def verify(self, ref: str, *, verify_with: Path | None = None) -> Manifest:
+    def verify(self, ref: str, *, verify_with: str | Path | None = None) -> Manifest:
         """Fetch a version and hash the cached copy again; with `verify_with` it must be signed by that public key.
 
         Raises VerificationFailed.
         """
         manifest = self.check_cached(self.resolve(ref).contents)
         if verify_with is not None:
-            check_signed(manifest, self._source.signatures_of(manifest.digest), verify_with)
+            check_signed(manifest, self._source.signatures_of(manifest.digest), user_path(verify_with))
         return manifest
 
     def save(self, contents: HasFiles, to: Path, *, beside: Mapping[str, str]) -> Path:

@@ -12,7 +12,7 @@ from sdk.pulling.http import BrokenConnection, Response
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)")
 
 
-class Location(Protocol):
+class BlobLocation(Protocol):
     """Where a blob lies. The URL may be a credential: it is in no error and no log."""
 
     @property
@@ -33,7 +33,7 @@ class Location(Protocol):
 
 
 #: Asks the registry for a fresh location when the present one has expired.
-Relocate = Callable[[], Location]
+Relocate = Callable[[], BlobLocation]
 
 
 class ReplacedError(Exception):
@@ -44,7 +44,7 @@ class ExpiredError(Exception):
     """The location is no longer valid."""
 
 
-class Reading:
+class OpenResponse:
     """The response that a stream reads, and the position that it has reached."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Reading:
         self.at += len(data)
         return data
 
-    def judge(self, origin: Location, name: str) -> str | None:
+    def judge(self, origin: BlobLocation, name: str) -> str | None:
         """Check the status and the headers; return the ETag.
 
         Raises BrokenConnection if another try is worth it, ExpiredError, ReplacedError, NotFound, Unavailable.

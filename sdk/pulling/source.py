@@ -1,6 +1,6 @@
 """The three requests that a pull sends to a registry, with the standard library alone.
 
-`Source` is what a pull needs; `ApiSource` does the same over a client's own transport, which embedded registries and
+`PullSource` is what a pull needs; `ApiSource` does the same over a client's own transport, which embedded registries and
 proxies need.
 """
 
@@ -17,7 +17,7 @@ from sdk.config import Config
 from sdk.errors import Incompatible, Unavailable
 from sdk.formats.manifest import FORMAT, Contents, HasFiles, is_count, is_sha256
 from sdk.pulling.http import BrokenConnection, HttpClient
-from sdk.pulling.ranges import Location
+from sdk.pulling.ranges import BlobLocation
 from sdk.pulling.transfer import CHUNK_BYTES
 from sdk.version import API
 
@@ -38,28 +38,28 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Signature:
+class ManifestSignature:
     """A signature over a manifest."""
 
     key_id: str
     bundle: str
 
 
-class Source(Protocol):
+class PullSource(Protocol):
     """What a pull asks a registry for."""
 
     def resolve(self, ref: str) -> Resolved:
         """Return the version that a ref names now. Raises NotFound."""
 
-    def locations(self, digest: str) -> Sequence[Location]:
+    def locations(self, digest: str) -> Sequence[BlobLocation]:
         """Return where to fetch the files of a manifest from."""
 
-    def signatures_of(self, digest: str) -> list[Signature]:
+    def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest."""
 
 
 @dataclass(frozen=True)
-class Place:
+class BlobUrl:
     """Where a blob lies. The URL may be a credential, and isn't shown."""
 
     sha256: str
@@ -78,11 +78,11 @@ class HttpSource:
         """Return the version that a ref names now. Raises NotFound, VerificationFailed."""
         return self._get("/resolve", read_version, ref=ref)
 
-    def locations(self, digest: str) -> Sequence[Location]:
+    def locations(self, digest: str) -> Sequence[BlobLocation]:
         """Return where to fetch the files of a manifest from."""
         return self._get(f"/manifests/{digest}/files", lambda value: [_place(entry) for entry in value])
 
-    def signatures_of(self, digest: str) -> list[Signature]:
+    def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest."""
         return self._get(f"/manifests/{digest}/signatures", lambda value: [read_signature(entry) for entry in value])
 
@@ -130,16 +130,16 @@ def read_version(value: Any) -> Resolved:
     return Resolved(value["ref"], value["adapter"], number, value["digest"], contents)
 
 
-def read_signature(value: Any) -> Signature:
+def read_signature(value: Any) -> ManifestSignature:
     """Read a signature. Raises TypeError, KeyError."""
     if not isinstance(value["key_id"], str) or not isinstance(value["bundle"], str):
         raise TypeError
-    return Signature(value["key_id"], value["bundle"])
+    return ManifestSignature(value["key_id"], value["bundle"])
 
 
-def _place(value: Any) -> Place:
+def _place(value: Any) -> BlobUrl:
     headers = value.get("headers", {})
     sound = is_sha256(value["sha256"]) and is_count(value["size_bytes"]) and isinstance(value["url"], str)
     if not sound or not all(isinstance(text, str) for pair in headers.items() for text in pair):
         raise TypeError
-    return Place(value["sha256"], value["size_bytes"], value["url"], headers)
+    return BlobUrl(value["sha256"], value["size_bytes"], value["url"], headers)

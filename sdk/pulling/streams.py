@@ -13,7 +13,7 @@ import time
 from sdk.errors import Unavailable, VerificationFailed
 from sdk.pulling.http import BrokenConnection, HttpClient, Response
 from sdk.pulling.partial_file import Partial
-from sdk.pulling.ranges import ExpiredError, Location, Reading, Relocate, ReplacedError
+from sdk.pulling.ranges import BlobLocation, ExpiredError, OpenResponse, Relocate, ReplacedError
 from sdk.pulling.transfer import CHUNK_BYTES, OnBytes
 
 #: How much one connection takes on at a time.
@@ -42,7 +42,7 @@ class Streams:
 
     def __init__(
         self,
-        origin: Location,
+        origin: BlobLocation,
         partial: Partial,
         on_bytes: OnBytes,
         name: str,
@@ -193,7 +193,7 @@ class Streams:
                 self._gaps = sorted([*self._gaps, [begin, end]])
 
     def _stream(self) -> None:
-        reading = Reading()
+        reading = OpenResponse()
         failures = 0
         try:
             while (part := self._claim(reading.at)) is not None:
@@ -241,7 +241,7 @@ class Streams:
                     self._over.set()
                 self._changed.notify_all()
 
-    def _ask(self, reading: Reading, position: int, end: int) -> None:
+    def _ask(self, reading: OpenResponse, position: int, end: int) -> None:
         """Open a response that begins at `position`. Raises BrokenConnection if it is worth another try."""
         for _ in range(_RELOCATIONS + 1):
             with self._changed:
@@ -268,7 +268,7 @@ class Streams:
             return
         raise BrokenConnection("no location is accepted")
 
-    def _accept(self, reading: Reading, origin: Location, position: int) -> None:
+    def _accept(self, reading: OpenResponse, origin: BlobLocation, position: int) -> None:
         """Check the status and headers of a response; leave `reading` at `position`."""
         etag = reading.judge(origin, self._name)
         with self._changed:
@@ -279,7 +279,7 @@ class Streams:
         if reading.begin < position:
             self._skip(reading, position)
 
-    def _skip(self, reading: Reading, position: int) -> None:
+    def _skip(self, reading: OpenResponse, position: int) -> None:
         """Read past what is there already: this server doesn't know ranges, so more streams would not help."""
         with self._changed:
             self._most = 1
@@ -290,7 +290,7 @@ class Streams:
             position -= len(data)
             reading.at = None if reading.at is None else reading.at - len(data)
 
-    def _ask_where(self, used: Location, error: ExpiredError) -> None:
+    def _ask_where(self, used: BlobLocation, error: ExpiredError) -> None:
         """Ask for a fresh location, once for all streams.
 
         Raises Unavailable if that does not help, VerificationFailed if the registry now names another blob.
@@ -309,7 +309,7 @@ class Streams:
                 raise VerificationFailed(f"the registry now names another blob for {self._name} than before; try again")
             self._origin = fresh
 
-    def _close(self, reading: Reading) -> None:
+    def _close(self, reading: OpenResponse) -> None:
         response = reading.response
         reading.clear()
         if response is not None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from sdk.errors import VerificationFailed
 from sdk.formats.manifest import HasFiles
 from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, verify_folder
-from sdk.pulling.source import Signature, read_signature
+from sdk.pulling.source import ManifestSignature, read_signature
 
 if TYPE_CHECKING:
     from sdk.schemas.manifest import Manifest
 
 
-def check_signed(contents: HasFiles, signatures: list[Signature], key: Path) -> None:
+def check_signed(contents: HasFiles, signatures: list[ManifestSignature], key: Path) -> None:
     """Raise VerificationFailed unless the public key in `key` verifies a signature over exactly this manifest."""
     from sdk.signing import verify
 
@@ -46,7 +46,7 @@ def verify_pulled(folder: Path, key: Path | None = None) -> Manifest:
     return manifest
 
 
-def read_signatures(folder: Path) -> list[Signature]:
+def read_signatures(folder: Path) -> list[ManifestSignature]:
     """Return the signatures in a pulled folder; none if it has no file of them. Raises VerificationFailed."""
     path = folder / MARKER_FOLDER / SIGNATURES
     try:
@@ -57,7 +57,7 @@ def read_signatures(folder: Path) -> list[Signature]:
         raise VerificationFailed(f"{path} is not a list of signatures; pull the version again") from None
 
 
-def signature_bytes(signatures: list[Signature]) -> bytes:
+def signature_bytes(signatures: list[ManifestSignature]) -> bytes:
     """Return signatures as a pulled folder stores them."""
     shown = [{"key_id": signature.key_id, "bundle": signature.bundle} for signature in signatures]
     return (json.dumps(shown, indent=1) + "\n").encode()

@@ -128,7 +128,7 @@ def scan_base(
         check_packing(config, tensors)
         identity = identify(config, digests)
     except BadBaseError as error:
-        raise InvalidBase(f"{folder} is not a base: {error}; download or save the base again", param="base") from error
+        raise _damaged(f"{folder} is not a base: {error}") from error
     files = [
         ManifestFile(path=name, size_bytes=(folder / name).stat().st_size, sha256=sha256)
         for name, sha256 in digests.items()
@@ -163,7 +163,7 @@ def read_shapes(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
     try:
         return config, shapes_of(held.values(), _read_states(folder, held))
     except BadBaseError as error:
-        raise InvalidBase(f"{folder} is not a base: {error}; download or save the base again", param="base") from error
+        raise _damaged(f"{folder} is not a base: {error}") from error
 
 
 def read_base_config(path: Path) -> dict[str, Any]:
@@ -171,9 +171,11 @@ def read_base_config(path: Path) -> dict[str, Any]:
     try:
         return read_config(path.read_bytes())
     except (OSError, BadBaseError) as error:
-        raise InvalidBase(
-            f"{path} can't be read as a model's config ({error}); download or save the base again", param="base"
-        ) from error
+        raise _damaged(f"{path} can't be read as a model's config ({error})") from error
+
+
+def _damaged(what: str) -> InvalidBase:
+    return InvalidBase(f"{what}; download or save the base again", param="base")
 
 
 def _start(path: Path, size_bytes: int) -> bytes:
@@ -201,15 +203,10 @@ def _weight_files(folder: Path) -> list[str]:
         try:
             names = sorted(set(weight_map(read_index(index.read_bytes())).values()))
         except (OSError, BadBaseError) as error:
-            raise InvalidBase(
-                f"{index} can't be read ({error}); download or save the base again", param="base"
-            ) from error
+            raise _damaged(f"{index} can't be read ({error})") from error
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise InvalidBase(
-                f"{folder} lacks the weight file {missing[0]} that its index names; download or save the base again",
-                param="base",
-            )
+            raise _damaged(f"{folder} lacks the weight file {missing[0]} that its index names")
         if SINGLE_FILE not in names and (folder / SINGLE_FILE).is_file():
             raise InvalidBase(
                 f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so different "
@@ -235,14 +232,10 @@ def _look_into(path: Path) -> WeightFile:
             header = read_header(file, os.fstat(file.fileno()).st_size, called="it", any_dtype=True)
         return read_weights(header)
     except BadBaseError as error:
-        raise InvalidBase(
-            f"{path} holds no base weights: {error}; download or save the base again", param="base"
-        ) from error
+        raise _damaged(f"{path} holds no base weights: {error}") from error
     except (OSError, SafetensorsError) as error:
         reason = error.reason if isinstance(error, SafetensorsError) else error.strerror
-        raise InvalidBase(
-            f"{path} is not a complete safetensors file ({reason}); download or save the base again", param="base"
-        ) from error
+        raise _damaged(f"{path} is not a complete safetensors file ({reason})") from error
 
 
 def _read_states(folder: Path, held: Mapping[str, WeightFile]) -> dict[str, list[int]]:
@@ -258,7 +251,5 @@ def _read_states(folder: Path, held: Mapping[str, WeightFile]) -> dict[str, list
 
                 said |= read_states(held[name], read)
         except OSError as error:
-            raise InvalidBase(
-                f"{folder / name} can't be read ({error.strerror}); download or save the base again", param="base"
-            ) from error
+            raise _damaged(f"{folder / name} can't be read ({error.strerror})") from error
     return said

@@ -11,10 +11,10 @@ from pathlib import Path
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.refs import BadNameError, parse_name, parse_namespace
-from sdk.pushing.pusher import PushOptions, PushReport
+from sdk.pushing.pusher import PushReport
 
 #: Publishes the adapter in a folder under a name.
-Push = Callable[[Path, str, PushOptions], PushReport]
+Push = Callable[[Path, str], PushReport]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class _Found:
 def push_tree(
     push: Push,
     root: Path,
-    options: PushOptions,
     *,
     namespace: str | None = None,
     versions: bool = False,
@@ -56,10 +55,9 @@ def push_tree(
     An adapter is named after its folder: `NAME`, or `NAMESPACE/NAME` one level deeper; further parts are joined with
     dots, letters become lower case, and characters that a name can't have become '-'. With `namespace`, all adapters
     are put there. With `versions`, the last part of a path is not part of the name: `code-review/v1` and
-    `code-review/v2` become versions of `code-review`, pushed in natural order. `push` publishes one folder with the
-    `options`; if these have no base, each folder's config names it. If a folder is refused, the others are still
-    pushed; Unavailable stops everything, and what was pushed stays. Raises NotFound if there is no adapter,
-    InvalidInput for a bad namespace.
+    `code-review/v2` become versions of `code-review`, pushed in natural order. `push` publishes one folder under a name. If a
+    folder is refused, the others are still pushed; Unavailable stops everything, and what was pushed stays. Raises
+    NotFound if there is no adapter, InvalidInput for a bad namespace.
     """
     if not root.is_dir():
         raise NotFound(f"there is no folder {root}; give the one that holds the adapters", param="path")
@@ -75,7 +73,7 @@ def push_tree(
     first: dict[str, str] = {}
     for position, item in enumerate(found, start=1):
         taken = None if versions or item.adapter is None else first.get(item.adapter)
-        results.append(_push_one(push, item, taken, options))
+        results.append(_push_one(push, item, taken))
         if item.adapter is not None:
             first.setdefault(item.adapter, item.shown)
         if on_folder is not None:
@@ -83,7 +81,7 @@ def push_tree(
     return results
 
 
-def _push_one(push: Push, item: _Found, taken: str | None, options: PushOptions) -> Imported:
+def _push_one(push: Push, item: _Found, taken: str | None) -> Imported:
     try:
         if item.adapter is None:
             raise InvalidInput(
@@ -93,7 +91,7 @@ def _push_one(push: Push, item: _Found, taken: str | None, options: PushOptions)
             raise Conflict(
                 f"{taken!a} is named {item.adapter} too; push this one separately with another name, or use --versions"
             )
-        report = push(item.folder, item.adapter, options)
+        report = push(item.folder, item.adapter)
     except Unavailable:
         raise
     except AdapterctlError as error:

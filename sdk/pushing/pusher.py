@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from sdk.api import access, bases, datasets, versions
+from sdk.api import bases, datasets, versions
+from sdk.api.access import TokensAPI
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound, VerificationFailed
@@ -123,7 +124,7 @@ class Pusher:
         return self.register_base(body)
 
     def _may_publish_for_all(self) -> bool:
-        grants = access.whoami(self._transport).grants
+        grants = TokensAPI(self._transport).whoami().grants
         return any(grant.namespace == "*" and grant.role == "admin" for grant in grants)
 
     def register_base(self, registration: BaseRegistration) -> BaseView:
@@ -219,7 +220,7 @@ class Pusher:
     # Versions.
 
     def push(self, path: str | Path, adapter: str, options: PushOptions) -> PushReport:
-        """Publish an adapter; see `Client.push_with_report`."""
+        """Publish an adapter; see `VersionsAPI.push`."""
         check_name(adapter)
         if not hub.is_url(path):
             return self._push_folder(user_path(path), adapter, options)

@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdk import config
-from sdk.api import artifacts, versions
-from sdk.api.transport import Transport
-from sdk.errors import InvalidInput, VerificationFailed
-from sdk.names import parse_ref
-from sdk.schemas.artifacts import SignatureView, SignedManifest
+from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.manifest import Manifest
 from sdk.signing import check_key, sign
 
@@ -23,20 +19,6 @@ def sign_manifest(
     """
     path = config.signing_key() if key is None else config.user_path(key)
     return None if path is None else sign(manifest, path, password or config.signing_password())
-
-
-def sign_version(
-    transport: Transport, ref: str, key: str | Path | None = None, *, password: str | None = None
-) -> SignatureView:
-    """Sign the version that a ref names now, and store the signature; see `Client.sign`."""
-    view = versions.resolve(transport, str(parse_ref(ref)))
-    manifest = view.manifest
-    if manifest.digest != view.digest:
-        raise VerificationFailed(f"the registry gives {view.ref} a digest that doesn't match its files; don't sign it")
-    signed = sign_manifest(manifest, key, password=password)
-    if signed is None:
-        raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
-    return artifacts.sign(transport, manifest.digest, signed)
 
 
 def check_signing_key() -> None:

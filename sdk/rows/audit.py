@@ -21,13 +21,14 @@ from sdk.formats.rows import NAMED_ROWS, SHAPES, BadRow, Row, RowsError, judge_r
 from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, in_most, jaccard
 from sdk.rows.held_out import HeldOutRows, held_out_findings
-from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.holdout import split_unit
 from sdk.rows.near import NearPair, near_rows
 from sdk.rows.splitting import Splitter
 from sdk.rows.spool import equal_rows
 from sdk.rows.table import Noted, RowTable
 from sdk.rows.texts import scripts_of
 from sdk.schemas.data_audit import AuditExample, AuditFinding, DataAudit, Kind, LengthBucket
+from sdk.schemas.held_out import HoldOut
 
 if TYPE_CHECKING:
     import numpy.typing as npt

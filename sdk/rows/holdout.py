@@ -18,11 +18,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from sdk.formats.rows import Row
 from sdk.rows.texts import split_key
+from sdk.schemas.held_out import HoldOut
 
 #: How many different rows with groups are looked at before a training; they take some 500 MB of memory.
 MOST_GROUPED = 1_000_000
@@ -30,38 +30,6 @@ MOST_GROUPED = 1_000_000
 
 class HoldoutError(ValueError):
     """None of the rows can be held out. The message is a sentence without a full stop."""
-
-
-@dataclass(frozen=True)
-class HoldOut:
-    """Which rows are held out of a training."""
-
-    #: The share of the rows, above 0 and below 1.
-    share: float
-    seed: int = 0
-    #: The column whose groups stay together.
-    by: str | None = None
-
-
-class HoldoutOptions(Protocol):
-    """The options of a training that say which rows are held out."""
-
-    @property
-    def holdout(self) -> float | None:
-        """The share."""
-
-    @property
-    def holdout_by(self) -> str | None:
-        """The column of groups."""
-
-    @property
-    def holdout_seed(self) -> int:
-        """The seed, which decides which rows."""
-
-
-def hold_out_of(spec: HoldoutOptions) -> HoldOut | None:
-    """Return what a training holds out of its rows; None if nothing."""
-    return None if spec.holdout is None else HoldOut(spec.holdout, spec.holdout_seed, spec.holdout_by)
 
 
 class Unit(NamedTuple):

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
 from sdk.rows.grams import Texts, least_hashes
-from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.holdout import split_unit
 from sdk.rows.sorting import Part, SortedKeys
 from sdk.rows.splitting import Splitter, digest_of_sorted
 from sdk.rows.texts import normalised_row, row_digest, row_key, said
+from sdk.schemas.held_out import HoldOut
 
 if TYPE_CHECKING:
     import numpy.typing as npt

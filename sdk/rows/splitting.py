@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sdk.formats.rows import Row
-from sdk.rows.holdout import HoldOut, Unit, group_digest, most_held_out, no_second_row, one_part
+from sdk.rows.holdout import Unit, group_digest, most_held_out, no_second_row, one_part
 from sdk.rows.sorting import Part, SortedKeys
 from sdk.rows.texts import row_digest
+from sdk.schemas.held_out import HoldOut
 
 if TYPE_CHECKING:
     import numpy.typing as npt

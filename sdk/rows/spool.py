@@ -59,7 +59,7 @@ class Column:
         self._file.close()
 
 
-class Equal(NamedTuple):
+class EqualKeys(NamedTuple):
     """Rows with a key that an earlier row has too, (n,) each, sorted by key and then by row.
 
     `first` is the first row with the key, and `previous` the last one before `row`.
@@ -70,7 +70,7 @@ class Equal(NamedTuple):
     row: npt.NDArray[Any]
 
 
-def equal_rows(column: Column, alive: npt.NDArray[Any] | None = None) -> Iterator[Equal]:
+def equal_rows(column: Column, alive: npt.NDArray[Any] | None = None) -> Iterator[EqualKeys]:
     """Yield, in parts, the rows whose number an earlier row has too. If `alive`, (rows,) of bool, is given, only these
     rows count.
     """
@@ -93,7 +93,7 @@ def equal_rows(column: Column, alive: npt.NDArray[Any] | None = None) -> Iterato
         again = np.flatnonzero(key[1:] == key[:-1]) + 1
         begins = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1])
         leader = begins[np.searchsorted(begins, again, side="right") - 1]
-        yield Equal(row[leader], row[again - 1], row[again])
+        yield EqualKeys(row[leader], row[again - 1], row[again])
 
 
 def matches(column: Column, keys: npt.NDArray[Any], alive: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training_report import DatasetUse
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import IF_ANY, JsonScalar, Open, Sha256, Wire
 
 BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -150,6 +151,11 @@ class Publication(Wire):
     #: Over the manifest; needed if the registry accepts only signed versions.
     signature: SignedManifest | None = None
 
+    @property
+    def record(self) -> TrainingRecord:
+        """The record of the training."""
+        return TrainingRecord.read(self.training)
+
     @field_validator("adapter")
     @classmethod
     def _name(cls, value: str) -> str:
@@ -192,6 +198,7 @@ class VersionView(Wire):
     method: str
     quantization: QuantizationRecipe | None
     dataset: DatasetUse | None
+    #: The record of the training, flat; of a model that was merged or combined, how that was done.
     training: dict[str, JsonScalar] | None
     metrics: dict[str, float]
     parents: list[Parent]
@@ -207,6 +214,11 @@ class VersionView(Wire):
     #: Why it is in quarantine.
     refusal: str | None = None
     files: list[ManifestFile]
+
+    @property
+    def record(self) -> TrainingRecord:
+        """The record of the training; nothing is recorded of one that is unknown, or of a merged model."""
+        return TrainingRecord.read(self.training)
 
     @property
     def manifest(self) -> Manifest:

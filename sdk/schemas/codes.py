@@ -58,7 +58,7 @@ def unfit(error: Mapping[str, Any], field: FieldInfo | None = None) -> str | Non
 def range_of(field: FieldInfo) -> str | None:
     """Return what a field may be; None if it is neither a number, a text, a choice nor a boolean."""
     bounds: dict[str, Any] = {}
-    kind = _plain(field.annotation, bounds)
+    kind = plain_type(field.annotation, bounds)
     _take(field.metadata, bounds)
     if get_origin(kind) is Literal:
         *most, last = map(str, get_args(kind))
@@ -70,11 +70,11 @@ def range_of(field: FieldInfo) -> str | None:
     return f"{_KINDS[kind]}{_within(bounds, whole=kind is int)}"
 
 
-def _plain(annotation: Any, bounds: dict[str, Any]) -> Any:
+def plain_type(annotation: Any, bounds: dict[str, Any] | None = None) -> Any:
     """Return the type of an annotation, ignoring None; its bounds are added to `bounds`."""
     while True:
         if get_origin(annotation) is Annotated:
-            _take(annotation.__metadata__, bounds)
+            _take(annotation.__metadata__, {} if bounds is None else bounds)
             annotation = annotation.__origin__
         elif get_origin(annotation) in (Union, UnionType):
             some = [part for part in get_args(annotation) if part is not type(None)]

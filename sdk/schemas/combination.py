@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sdk.formats.refs import Ref, parse_name
+from sdk.schemas.option_types import Option
 from sdk.schemas.wire import IF_SET, Sha256, Wire
 
 #: As many as a version's lineage can have.
@@ -50,10 +51,15 @@ class CombineParent(Wire):
 class CombineSpec(Wire):
     """How versions are combined."""
 
-    method: CombineMethod = "linear"
+    method: Annotated[
+        CombineMethod,
+        Option("The exact sum at its own rank, the exact sum as it is written, or the sum cut to --rank."),
+    ] = "linear"
     #: The largest rank of the result, only for "svd"; for stacked experts, the rank of each expert.
-    rank: Annotated[int, Field(ge=1, le=65536)] | None = None
-    dtype: CombineDtype = "float32"
+    rank: Annotated[
+        Annotated[int, Field(ge=1, le=65536)] | None, Option("The largest rank of a module, with --method svd.")
+    ] = None
+    dtype: Annotated[CombineDtype, Option("Type of A and B; parents: the type of theirs.")] = "float32"
 
     @model_validator(mode="after")
     def _rank_is_for_svd(self) -> CombineSpec:
@@ -62,14 +68,6 @@ class CombineSpec(Wire):
         if self.method != "svd" and self.rank is not None:
             raise ValueError(f"the method {self.method} keeps every rank; leave rank out, or say the method svd")
         return self
-
-
-class CombineOptions(TypedDict, total=False):
-    """The fields of `CombineSpec` as keywords of a function, for type checkers and editors."""
-
-    method: CombineMethod
-    rank: int | None
-    dtype: CombineDtype
 
 
 class CombineRequest(Wire):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypedDict, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from sdk.formats.expressions import Automaton, ExpressionError
-from sdk.schemas.option_types import Columns
+from sdk.schemas.option_types import Columns, Option
 from sdk.schemas.recorded import Day
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Sha256, Wire
 
@@ -165,37 +165,55 @@ class EvaluationSpec(Wire):
     #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
     loss_on: Literal["completion", "assistant", "all"] | None = None
     #: Which columns of the data are which keys of a row, as in training.
-    columns: Annotated[Columns | None, IF_SET] = None
-    #: Longest row in tokens.
-    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    #: Rows in one forward pass.
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    columns: Annotated[
+        Columns | None, IF_SET, Option("Which columns are which keys, as of `train`.", metavar="KEY=COLUMN,…")
+    ] = None
     #: Rows whose completion is generated (greedy) and scored; 0 for none.
-    generate_rows: Annotated[int, Field(ge=0, le=1_000_000)] = 32
-    #: Longest generated completion in tokens.
-    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 48
-    #: How many generated completions to keep as samples.
-    keep_samples: Annotated[int, Field(ge=0, le=100)] = 4
+    generate_rows: Annotated[
+        int, Field(ge=0, le=1_000_000), Option("How many rows to generate completions for and to score.")
+    ] = 32
     #: Scores of the generated completions; None: ROUGE-L.
     metrics: Annotated[
         Annotated[list[TextMetric], Field(min_length=1, max_length=20)] | None,
         BeforeValidator(_computed),
         BeforeValidator(_named),
         IF_SET,
+        Option(
+            "Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
+            " code_parses (as Python), bleu, chrf.",
+            default="rouge_l",
+            metavar="NAMES",
+        ),
     ] = None
     #: The regular expression that `regex` looks for in each completion, as Python's `re.search`; flags (?ims) may begin it.
-    regex: Annotated[Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_searched)] | None, IF_SET] = (
-        None
-    )
+    regex: Annotated[
+        Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_searched)] | None,
+        IF_SET,
+        Option(
+            "Score by regex: how many completions it is found in, as by Python's re.search; (?ims) may begin it.",
+            metavar="EXPRESSION",
+        ),
+    ] = None
     #: Users' own scorers that are installed on the workers, by name.
     scorers: Annotated[
         Annotated[list[ScorerName], Field(min_length=1, max_length=20)] | None,
         BeforeValidator(_named),
         IF_SET,
+        Option("Scorers of your own that are installed on the workers, with commas.", metavar="NAMES"),
     ] = None
+    #: Longest row in tokens.
+    max_length: Annotated[int, Field(ge=8, le=1_048_576), Option("Longest row in tokens; a longer one is cut.")] = 1024
+    #: Longest generated completion in tokens.
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192), Option("Longest generated completion, in tokens.")] = 48
+    #: How many generated completions to keep as samples.
+    keep_samples: Annotated[int, Field(ge=0, le=100), Option("How many generated completions to keep and show.")] = 4
+    #: Rows in one forward pass.
+    batch_size: Annotated[int, Field(ge=1, le=4096), Option("Rows in one forward pass.")] = 4
     #: The base's precision; with "as-trained", a bare base is loaded as it was for the training of the job's first
     #: adapter over it. A base that is stored in 4 bits is always loaded as it is stored.
-    precision: BasePrecision = "as-trained"
+    precision: Annotated[
+        BasePrecision, Option("How to load the base; a 4-bit base is always loaded as it is stored.")
+    ] = "as-trained"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
     @model_validator(mode="after")
@@ -215,23 +233,6 @@ class EvaluationSpec(Wire):
         """All requested scores of completions by name: metrics, and scorers by the prefix of their scores."""
         metrics = self.text_metrics if self.metrics is not None or self.regex is not None else []
         return [*metrics, *(SCORER_PREFIX + name for name in self.scorers or ())]
-
-
-class EvaluationOptions(TypedDict, total=False):
-    """The fields of `EvaluationSpec` as keywords of a function, for type checkers and editors."""
-
-    loss_on: Literal["completion", "assistant", "all"] | None
-    columns: str | None
-    max_length: int
-    batch_size: int
-    generate_rows: int
-    max_new_tokens: int
-    keep_samples: int
-    metrics: list[TextMetric] | None
-    regex: str | None
-    scorers: list[str] | None
-    precision: BasePrecision
-    seed: int
 
 
 class Sample(Wire):
@@ -346,18 +347,22 @@ class MergeSpec(Wire):
     #: The W that the update is added to: the stored weights ("original"), the weights as quantised in training and
     #: widened again ("dequantized"), or "auto": both are compared with base-as-trained + adapter, and the closer one is
     #: kept. A base that is stored in 4 bits has only "dequantized".
-    onto: Onto = "auto"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    onto: Annotated[
+        Onto,
+        Option(
+            "Which base weights the adapter is added to: auto measures both and keeps the closer; a 4-bit base has only dequantized."
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"],
+        Option("The merged model's dtype.", default="the base's"),
+    ] = "auto"
     #: The type in which the merged model's linear weights are finally stored, as bitsandbytes packs them; None: `dtype`.
-    quantize: Annotated[Literal["nf4"] | None, IF_SET] = None
-
-
-class MergeOptions(TypedDict, total=False):
-    """The fields of `MergeSpec` as keywords of a function, for type checkers and editors."""
-
-    onto: Onto
-    dtype: Literal["auto", "bfloat16", "float16", "float32"]
-    quantize: Literal["nf4"] | None
+    quantize: Annotated[
+        Literal["nf4"] | None,
+        IF_SET,
+        Option("Store the merged model's linear weights in 4 bits, as bitsandbytes packs them.", default="no"),
+    ] = None
 
 
 class ReadBack(Wire):

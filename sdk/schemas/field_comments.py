@@ -15,9 +15,14 @@ from functools import cache
 from sdk.schemas.wire import Wire
 
 
-@cache
 def field_comments(model: type[Wire]) -> dict[str, str]:
-    """The `#:` comments of a class by field; none if its source isn't available."""
+    """The `#:` comments of a class and those that it inherits from, by field; none if their source isn't available."""
+    ancestry = reversed(model.__mro__)
+    return {name: said for one in ancestry if issubclass(one, Wire) for name, said in _own_comments(one).items()}
+
+
+@cache
+def _own_comments(model: type[Wire]) -> dict[str, str]:
     try:
         lines = inspect.getsource(model).splitlines()
     except (OSError, TypeError):

@@ -21,8 +21,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from sdk.formats.refs import Ref, parse_name
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.option_types import Columns
-from sdk.schemas.preview import MOST_JOB_ROWS
+from sdk.schemas.preview import MOST_JOB_ROWS, RowsShown
 from sdk.schemas.recorded import Day, RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.wire import IF_ANY, IF_SET, Open, Sha256, Wire
@@ -216,7 +215,7 @@ class MergeRequest(Wire):
         return self
 
 
-class PreviewJobRequest(Wire):
+class PreviewJobRequest(RowsShown):
     """Show what a training over `base` would learn from rows, or what the training of the version `of` has learnt from
     its own.
     """
@@ -230,21 +229,10 @@ class PreviewJobRequest(Wire):
     data: Sha256
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
     data_name: Annotated[DataName | None, IF_SET] = None
-    loss_on: Literal["completion", "assistant", "all"] | None = None
-    #: Which columns of the data are which keys of a row, as in training.
-    columns: Annotated[Columns | None, IF_SET] = None
-    #: Longest row in tokens.
-    max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
     #: How many rows to show, from the first.
     rows: Annotated[int, Field(ge=1, le=MOST_JOB_ROWS)] = 3
-    #: Show only this row, counted from 1.
-    row: Annotated[int, Field(ge=1, le=10**12)] | None = None
     #: The date that chat templates are given. None: the day on which the job is accepted.
     template_date: Annotated[Day | None, IF_SET] = None
-    #: What the training holds, or held, out of its rows, as in its spec: rows are counted among the others.
-    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, IF_SET] = None
-    holdout_by: Annotated[str | None, Field(max_length=200, exclude_if=lambda value: value is None)] = None
-    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1, exclude_if=lambda value: value == 0)] = 0
 
     @model_validator(mode="after")
     def _over_a_base(self) -> PreviewJobRequest:

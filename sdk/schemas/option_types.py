@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
@@ -11,13 +12,45 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from sdk.formats.columns import canonical_columns
 from sdk.formats.option_texts import canonical_numbers, parse_values, write_values
 from sdk.formats.peft_patterns import unfit
-from sdk.schemas.wire import BY_HAND
+from sdk.schemas.wire import BY_HAND, Wire
 
 #: Named sets of target modules; they are resolved per architecture, and the real names are stored.
 TARGET_PRESETS = ("qv", "attention", "all-linear")
 
 #: The largest rank of a module.
 MOST_RANK = 1024
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of a field of a spec besides its type: its other descriptions are made of it."""
+
+    #: One line, as `--help` has it, without the default.
+    help: str
+    _: KW_ONLY
+    #: What the default is called there; None: by its value, which is not said if it is None or false.
+    default: str | None = None
+    #: What stands for the value there; None: its type.
+    metavar: str | None = None
+    #: Whether nothing that a worker hands in shows what it did, but its record, in which it must then be.
+    alone: bool = False
+    #: Whether a training that continues a version has that version's.
+    kept: bool = False
+    #: Whether a plan depends on it, or checks it.
+    planned: bool = False
+    #: Whether losses of trainings with different values of it can't be compared.
+    of_loss: bool = False
+
+
+def options_of(spec: type[Wire]) -> dict[str, Option]:
+    """Return the options of a spec by name, in their order."""
+    return {
+        name: option
+        for name, field in spec.model_fields.items()
+        for option in field.metadata
+        if isinstance(option, Option)
+    }
+
 
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}")
 #: Characters that no list of names has, but every pattern that matches more than one name.

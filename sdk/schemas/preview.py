@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import Columns
 from sdk.schemas.recorded import Day, Rendering
 from sdk.schemas.wire import IF_SET, Wire
@@ -18,28 +19,29 @@ MOST_JOB_BYTES = 1024 * 1024
 Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
-class PreviewRequest(Wire):
+class RowsShown(HoldoutFields):
+    """Which rows are shown, and how they are read; held-out ones are not counted."""
+
+    loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which columns are which keys of a row; None: the keys are called as the columns.
+    columns: Annotated[Columns | None, IF_SET] = None
+    #: Longest row in tokens.
+    max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    #: How many rows to show, from the first.
+    rows: Annotated[int, Field(ge=1, le=10_000)] = 3
+    #: Show only this row, counted from 1.
+    row: Annotated[int, Field(ge=1, le=10**12)] | None = None
+
+
+class PreviewRequest(RowsShown):
     """A request to the program that renders rows."""
 
     #: A folder with only a base's config and tokenizer.
     base: str
     #: The dataset file.
     data: str
-    loss_on: Literal["completion", "assistant", "all"] | None
-    #: Which columns are which keys of a row; None: the keys are called as the columns.
-    columns: Columns | None = None
-    #: Longest row in tokens.
-    max_length: int
     #: The date given to a template that asks for it.
     day: Day
-    #: How many rows to show, from the first.
-    rows: Annotated[int, Field(ge=1, le=10_000)] = 3
-    #: Show only this row, counted from 1.
-    row: Annotated[int, Field(ge=1)] | None = None
-    #: What the training holds, or held, out of its rows, as in its spec: rows are counted among the others.
-    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, IF_SET] = None
-    holdout_by: Annotated[str | None, Field(max_length=200, exclude_if=lambda value: value is None)] = None
-    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1, exclude_if=lambda value: value == 0)] = 0
 
 
 class PreviewText(Wire):

@@ -3,9 +3,9 @@
 >>> report = ProbeReport(texts_digest="0" * 64, texts=[ProbeText(tokens=3, logit_gap=0.5, kl=0.25)], largest_logit=2.0)
 >>> report.metrics()["probe_kl"], report.metrics()["probe_logit_gap_1"]
 (0.25, 0.5)
->>> recorded_probe(report.metrics(), {"probe_texts": "0" * 64}) == report
+>>> recorded_probe(report.metrics(), TrainingRecord(probe_texts="0" * 64)) == report
 True
->>> recorded_probe({"loss": 1.0}, None) is None
+>>> recorded_probe({"loss": 1.0}, TrainingRecord()) is None
 True
 """
 
@@ -19,14 +19,13 @@ from pydantic import Field, ValidationError
 
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import Labels
-from sdk.schemas.wire import JsonScalar, Sha256, Wire
+from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.wire import Sha256, Wire
 
 #: A training that moves no logit by this much has learnt nothing.
 LEAST_LOGIT_GAP = 1e-6
 #: The most tokens of a fixed text.
 MOST_TOKENS = 128
-#: Key of a training's record for the digest of the texts.
-TEXTS_KEY = "probe_texts"
 _TOKENS = "probe_tokens_"
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
@@ -176,12 +175,12 @@ class ProbeReplay(Wire):
         return not self.norms_differing and not (self.logits is not None and self.logits.differing)
 
 
-def says_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScalar] | None) -> bool:
+def says_probe(metrics: Mapping[str, float], record: TrainingRecord) -> bool:
     """Whether a version's record mentions a probe, readable or not: its metrics are whatever its publisher wrote."""
-    return TEXTS_KEY in (training or {}) or any(name.startswith(_TOKENS) for name in metrics)
+    return record.probe_texts is not None or any(name.startswith(_TOKENS) for name in metrics)
 
 
-def recorded_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScalar] | None) -> ProbeReport | None:
+def recorded_probe(metrics: Mapping[str, float], record: TrainingRecord) -> ProbeReport | None:
     """Return the probe of a version's record; None if it has no readable one, as for a pushed version."""
     numbers = list(takewhile(lambda number: f"{_TOKENS}{number}" in metrics, count(1)))
     if len(numbers) != sum(name.startswith(_TOKENS) for name in metrics):
@@ -192,7 +191,7 @@ def recorded_probe(metrics: Mapping[str, float], training: Mapping[str, JsonScal
             | {name: metrics[f"probe_{name}_{number}"] for name in ("logit_gap", "kl")}
             for number in numbers
         ]
-        found = {"texts_digest": (training or {})[TEXTS_KEY], "texts": texts}
+        found = {"texts_digest": record.probe_texts, "texts": texts}
         return ProbeReport.model_validate(found | {"largest_logit": metrics["probe_largest_logit"]})
     except (KeyError, ValidationError):
         return None

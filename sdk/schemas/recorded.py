@@ -50,25 +50,6 @@ class Rendering(Wire):
         return canonical_json(self.model_dump())
 
 
-#: Keys of a training's record about its environment and its rows that can change what it computes.
-RAN_WITH = (
-    "device",
-    "device_name",
-    "dtype",
-    "threads",
-    "base_weights",
-    "micro_batch",
-    "gradient_checkpointing",
-    "logit_chunk_tokens",
-    "activation_offloading",
-    "packed",
-    "row_attention",
-    "memory_steps",
-    "max_length",
-    "samples",
-    "rows_cut",
-    "total_steps",
-)
 #: The most entries in `ran_with`.
 _MOST_NAMES = 64
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self, TypedDict
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdk.formats.base_files import INPUT_EMBEDDINGS
 from sdk.formats.objectives import Objective
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
+from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
@@ -17,11 +19,13 @@ from sdk.schemas.option_types import (
     Columns,
     ModuleNames,
     Numbers,
+    Option,
     Ranks,
     joined,
+    options_of,
     require_modules,
 )
-from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Wire
+from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's default.
 DEFAULT_BETA = 0.1
@@ -30,106 +34,256 @@ _QUANTISING = {"quant_type", "double_quant"}
 RESOLVED = ("objective", "loss_on", "packing")
 
 
-class TrainingSpec(Wire):
-    """One training, as requested. Defaults are common starting points; None is resolved by the job."""
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A kind of AdamW."""
+
+    name: OptimizerName
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether the moments of large tensors have 8 bits instead of 32."""
+        return self.name.endswith("8bit")
+
+    @property
+    def paged(self) -> bool:
+        """Whether they move to the machine's memory when the card's is full."""
+        return self.name.startswith("paged")
+
+    @property
+    def needs_card(self) -> bool:
+        """Whether there is one only for CUDA cards."""
+        return self.name != "adamw"
+
+
+class TrainingFields(HoldoutFields):
+    """The options of a training by name, as they are requested and as they are recorded."""
 
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
-    method: Literal["qlora", "lora"] = "qlora"
+    method: Annotated[
+        Literal["qlora", "lora"], Option("Train over the base in 4 bits, or 8 (qlora), or in 16 (lora).", kept=True)
+    ] = "qlora"
     #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo" which of two
     #: answers is preferred. None: the rows decide.
-    objective: Annotated[Objective | None, IF_SET] = None
-    #: Rank r of A (r, in) and B (out, r).
-    rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
-    #: α; the update is scaled by α/r. None means 2·rank.
-    alpha: Annotated[float, Field(gt=0, le=65536)] | None = None
-    #: Probability that an input of A is dropped in training; if nearly all of them are dropped, nothing is learnt.
-    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.05
-    #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked
-    #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
-    targets: Annotated[str, Field(min_length=1, max_length=65_536)] = "attention"
-    #: Modules to leave out although targets includes them: names separated by commas, or one pattern.
-    exclude: Annotated[Annotated[str, Field(min_length=1, max_length=4000)] | None, IF_SET] = None
-    #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones (arXiv:2312.03732).
-    use_rslora: Annotated[bool, IF_ANY] = False
-    #: DoRA: the norm of each row of W + s·BA is learnt separately from its direction (arXiv:2402.09353).
-    use_dora: Annotated[bool, IF_ANY] = False
-    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170); None: at random. B starts at zero
-    #: either way.
-    init_lora_weights: Annotated[Literal["eva"] | None, IF_ANY] = None
-    #: EVA: a module whose inputs vary in more directions may get up to this many times `rank`, taken from other
-    #: modules. 1: each keeps its own rank.
-    eva_rho: Annotated[float, Field(ge=1, le=64, exclude_if=lambda value: value == 1.0)] = 1.0
-    #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
-    rank_pattern: Annotated[Ranks | None, IF_ANY] = None
-    #: α of modules that differ from `alpha`, written in the same way. Without alpha, modules in rank_pattern get
-    #: 2·rank, with their own rank.
-    alpha_pattern: Annotated[Alphas | None, IF_ANY] = None
-    #: Numbers of the layers whose modules are adapted, from 0: "0-3,8". None: all.
-    layers_to_transform: Annotated[Numbers | None, IF_ANY] = None
-    #: Biases of the base that are trained too: "all" of them, or "lora_only", those of the adapted modules.
-    bias: Annotated[Literal["none", "all", "lora_only"], Field(exclude_if=lambda value: value == "none")] = "none"
-    #: Modules that are trained and stored whole: names separated by commas.
-    modules_to_save: Annotated[ModuleNames | None, IF_ANY] = None
-    #: Tokens whose rows of the input embedding are trained, by id: "5,100-103".
-    trainable_token_indices: Annotated[Numbers | None, IF_ANY] = None
-    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights; "int8", 8 bits with one scale per row.
-    quant_type: Annotated[Literal["nf4", "fp4", "int8"], Field(exclude_if=lambda value: value == "nf4")] = "nf4"
-    #: Whether the scales of 4-bit weights are quantised too, to 8 bits: 4.127 bits per weight instead of 4.5.
-    double_quant: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
-    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
-    loss_on: Literal["completion", "assistant", "all"] | None = None
+    objective: Annotated[
+        Objective | None,
+        IF_SET,
+        Option(
+            "Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
+            " chosen, rejected} rows (dpo).",
+            default="by the rows",
+            planned=True,
+            of_loss=True,
+        ),
+    ] = None
     #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
     #: the larger, the closer the model stays to that (arXiv:2305.18290).
-    beta: Annotated[float, Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA)] = DEFAULT_BETA
+    beta: Annotated[
+        float,
+        Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA),
+        Option("dpo: how close the model stays to the base, or to --from.", alone=True, of_loss=True),
+    ] = DEFAULT_BETA
+    #: Rank r of A (r, in) and B (out, r).
+    rank: Annotated[int, Field(ge=1, le=MOST_RANK), Option("Rank of A and B.", kept=True, planned=True)] = 8
+    #: α; the update is scaled by α/r. None means 2·rank.
+    alpha: Annotated[
+        Annotated[float, Field(gt=0, le=65536)] | None,
+        Option("The update is scaled by alpha/rank.", default="2·rank", kept=True, planned=True),
+    ] = None
+    #: Probability that an input of A is dropped in training; if nearly all of them are dropped, nothing is learnt.
+    dropout: Annotated[float, Field(ge=0, le=0.9), Option("Dropout on the input of A.", planned=True)] = 0.05
+    #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked
+    #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
+    targets: Annotated[
+        str,
+        Field(min_length=1, max_length=65_536),
+        Option(
+            "qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern.",
+            kept=True,
+            planned=True,
+        ),
+    ] = "attention"
+    #: Modules to leave out although targets includes them: names separated by commas, or one pattern.
+    exclude: Annotated[
+        Annotated[str, Field(min_length=1, max_length=4000)] | None,
+        IF_SET,
+        Option("Modules among the targets to leave out: names with commas, or one pattern.", kept=True, planned=True),
+    ] = None
+    #: How weights are quantised for "qlora": "nf4" or "fp4", 4 bits with one scale per 64 weights; "int8", 8 bits with one scale per row.
+    quant_type: Annotated[
+        Literal["nf4", "fp4", "int8"],
+        Field(exclude_if=lambda value: value == "nf4"),
+        Option("What qlora holds the base in: 4 bits, or 8 (int8).", kept=True, planned=True),
+    ] = "nf4"
+    #: Whether the scales of 4-bit weights are quantised too, to 8 bits: 4.127 bits per weight instead of 4.5.
+    double_quant: Annotated[
+        bool, Field(exclude_if=lambda value: value is True), Option("Quantise the scales too.", kept=True, planned=True)
+    ] = True
+    #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones; needs alpha (arXiv:2312.03732).
+    use_rslora: Annotated[
+        bool, IF_ANY, Option("Scale the update by alpha/√rank; needs --alpha.", kept=True, planned=True)
+    ] = False
+    #: DoRA: the norm of each row of W + s·BA is learnt separately from its direction (arXiv:2402.09353).
+    use_dora: Annotated[
+        bool, IF_ANY, Option("Learn each row's norm apart from its direction.", kept=True, planned=True)
+    ] = False
+    #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170); None: at random. B starts at zero
+    #: either way.
+    init_lora_weights: Annotated[
+        Literal["eva"] | None,
+        IF_ANY,
+        Option("Start A at what the rows vary in (EVA).", default="random", alone=True, kept=True, planned=True),
+    ] = None
+    #: EVA: a module whose inputs vary in more directions may get up to this many times `rank`, taken from other
+    #: modules. 1: each keeps its own rank.
+    eva_rho: Annotated[
+        float,
+        Field(ge=1, le=64, exclude_if=lambda value: value == 1.0),
+        Option(
+            "EVA: a module may get up to this many times --rank; others then get less.",
+            alone=True,
+            kept=True,
+            planned=True,
+        ),
+    ] = 1.0
+    #: Ranks of modules that differ from `rank`: "q_proj=16,layers.0.mlp.up_proj=4".
+    rank_pattern: Annotated[
+        Ranks | None,
+        IF_ANY,
+        Option("Ranks of modules that differ from --rank.", metavar="MODULE=R,…", kept=True, planned=True),
+    ] = None
+    #: α of modules that differ from `alpha`, written in the same way. Without alpha, modules in rank_pattern get
+    #: 2·rank, with their own rank.
+    alpha_pattern: Annotated[
+        Alphas | None,
+        IF_ANY,
+        Option("Alphas of modules that differ from --alpha.", metavar="MODULE=A,…", kept=True, planned=True),
+    ] = None
+    #: Numbers of the layers whose modules are adapted, from 0: "0-3,8"; the ranges have at most 65,536 together, and the record
+    #: has the modules' whole names. None: all.
+    layers_to_transform: Annotated[
+        Numbers | None,
+        IF_ANY,
+        Option("The layers whose modules are adapted.", default="all", metavar="0-3,8", kept=True, planned=True),
+    ] = None
+    #: Biases of the base that are trained too: "all" of them, or "lora_only", those of the adapted modules.
+    bias: Annotated[
+        Literal["none", "all", "lora_only"],
+        Field(exclude_if=lambda value: value == "none"),
+        Option("Train biases too: all, or those of adapted modules.", kept=True, planned=True),
+    ] = "none"
+    #: Modules that are trained and stored whole: names separated by commas, such as "lm_head,model.norm".
+    modules_to_save: Annotated[
+        ModuleNames | None,
+        IF_ANY,
+        Option("Modules to train and store whole.", metavar="NAMES", kept=True, planned=True),
+    ] = None
+    #: Tokens whose rows of the input embedding are trained, by id: "5,100-103".
+    trainable_token_indices: Annotated[
+        Numbers | None,
+        IF_ANY,
+        Option("Tokens whose embedding is trained, by id.", metavar="5,100-103", kept=True, planned=True),
+    ] = None
+    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
+    loss_on: Literal["completion", "assistant", "all", "label"] | None = None
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns.
-    columns: Annotated[Columns | None, IF_SET] = None
-    #: Share of the rows that is held out if no held-out rows are given; their loss is measured before and after.
-    holdout: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, IF_ANY] = None
-    #: Rows with the same value in this column stay on one side of the split. None: each row is split by itself.
-    holdout_by: Annotated[Annotated[str, Field(min_length=1, max_length=200)] | None, IF_ANY] = None
-    #: The seed that chooses the held-out rows; it is separate from the training's, so trainings with different seeds
-    #: hold out the same rows.
-    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), IF_ANY] = 0
+    columns: Annotated[
+        Columns | None,
+        IF_SET,
+        Option(
+            "Which columns are which keys: prompt=question,completion=answer.", metavar="KEY=COLUMN,…", of_loss=True
+        ),
+    ] = None
     #: Passes over the data; ignored if max_steps is given.
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = 3.0
     #: Optimiser steps.
-    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    max_steps: Annotated[
+        Annotated[int, Field(ge=1, le=10_000_000)] | None, Option("Optimiser steps, instead of epochs.")
+    ] = None
     #: Peak learning rate of AdamW.
-    lr: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    lr: Annotated[float, Field(gt=0, le=1), Option("Peak learning rate.", default="2e-4", planned=True)] = 2e-4
     #: Share of the steps in which the learning rate rises from zero.
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1), Option("Share of the steps in which lr rises from zero.")] = 0.03
     #: How the learning rate changes after the warm-up.
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Annotated[Literal["cosine", "linear", "constant"], Option("Course of lr after the warm-up.")] = "cosine"
+    #: The share of the peak at which a cosine ends; 0: at no rate.
+    lr_floor: Annotated[
+        float, Field(ge=0, lt=1), IF_ANY, Option("Share of --lr at which a cosine ends.", alone=True)
+    ] = 0.0
     #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
-    #: full. All but "adamw" need a CUDA card.
+    #: full. All but "adamw" need a CUDA card: the job goes to a worker that has one.
     optim: Annotated[
-        Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"],
+        OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
+        Option("All but adamw need a CUDA card.", alone=True, planned=True),
     ] = "adamw"
-    #: LoRA+: each B learns at this many times the rate of its A (arXiv:2402.12354).
-    loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1024)] | None, IF_ANY] = None
+    #: LoRA+: each B learns at this many times the rate of its A, and so do magnitudes, biases and norms (arXiv:2402.12354).
+    loraplus_lr_ratio: Annotated[
+        Annotated[float, Field(ge=1, le=1024)] | None,
+        IF_ANY,
+        Option("LoRA+: each B learns at this many times --lr.", alone=True),
+    ] = None
     #: Share of each matrix that a step at a learning rate of 1 would subtract; biases, norms and magnitudes are not decayed.
-    weight_decay: Annotated[float, Field(ge=0, le=1), IF_ANY] = 0.0
+    weight_decay: Annotated[
+        float, Field(ge=0, le=1), IF_ANY, Option("Decay of matrices, per step at the rate 1.", alone=True)
+    ] = 0.0
     #: The total norm to which a step's gradients are clipped; 0: no clipping.
-    max_grad_norm: Annotated[float, Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0)] = 1.0
+    max_grad_norm: Annotated[
+        float,
+        Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0),
+        Option("Norm that gradients are cut to; 0 for none.", alone=True),
+    ] = 1.0
     #: AdamW's β₁: the share of the gradients' running mean that it keeps at each step.
-    adam_beta1: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.9)] = 0.9
+    adam_beta1: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.9), Option("", alone=True)] = 0.9
     #: AdamW's β₂: the same for squared gradients.
-    adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999)] = 0.999
-    #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension) (arXiv:2310.05914).
-    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, IF_ANY] = None
+    adam_beta2: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.999), Option("", alone=True)] = (
+        0.999
+    )
+    #: NEFTune: noise is added to the embeddings in training, uniform within ±α/√(length · dimension); the length is
+    #: that of the longest row in the forward pass (arXiv:2310.05914).
+    neftune_noise_alpha: Annotated[
+        Annotated[float, Field(gt=0, le=1000)] | None,
+        IF_ANY,
+        Option("NEFTune: noise on embeddings while training, such as 5.", alone=True),
+    ] = None
     #: Rows in one forward pass.
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    batch_size: Annotated[int, Field(ge=1, le=4096), Option("Rows in one forward pass.", planned=True)] = 4
     #: Forward passes summed into one optimiser step.
-    grad_accum: Annotated[int, Field(ge=1, le=4096)] = 4
-    #: Whether short rows share a sequence without padding: "on"; "auto" if that means less computation than rows sorted
-    #: by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
-    packing: Annotated[Literal["off", "auto", "on"] | None, IF_SET] = None
+    grad_accum: Annotated[int, Field(ge=1, le=4096), Option("Forward passes in one optimiser step.", planned=True)] = 4
+    #: Whether short rows share a sequence of at most batch_size longest rows' tokens, without padding: "on"; "auto" if that
+    #: means less computation than rows sorted by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
+    packing: Annotated[
+        Literal["off", "auto", "on"] | None,
+        IF_SET,
+        Option(
+            "Short rows share a sequence, without padding; auto: where that is less to compute.",
+            default="auto on a CPU, off on a card",
+            alone=True,
+        ),
+    ] = None
     #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
-    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = 1024
     #: Seed of initialisation, order and dropout.
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1), Option("")] = 0
+
+
+class TrainingSpec(TrainingFields):
+    """One training, as requested. Defaults are common starting points; None is resolved by the job."""
+
+    loss_on: Annotated[
+        Literal["completion", "assistant", "all"] | None,
+        Option("Which tokens the loss is computed on.", default="by the shape of the rows", of_loss=True),
+    ] = None
+    epochs: Annotated[float, Field(gt=0, le=1000), Option("Passes over the rows.")] = 3.0
+    max_length: Annotated[
+        int,
+        Field(ge=8, le=1_048_576),
+        Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True, of_loss=True),
+    ] = 1024
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
@@ -156,6 +310,16 @@ class TrainingSpec(Wire):
     def most_rank(self) -> int:
         """The largest rank that EVA may give a module: rank · eva_rho, rounded as in PEFT."""
         return min(MOST_RANK, round(self.rank * self.eva_rho))
+
+    @property
+    def moves_ranks(self) -> bool:
+        """Whether EVA moves ranks between modules."""
+        return self.eva_rho > 1
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The kind of AdamW."""
+        return Optimizer(self.optim)
 
     @property
     def effective_batch(self) -> int:
@@ -204,6 +368,17 @@ class TrainingSpec(Wire):
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
 
     @property
+    def of_lora(self) -> dict[str, Any]:
+        """The fields of a LoRA record that follow from the options alone."""
+        return {
+            **self.model_dump(include={"rank", "dropout", "use_rslora", "use_dora", "bias"}),
+            "alpha": self.resolved_alpha,
+            "rank_pattern": self.ranks,
+            "alpha_pattern": self.alphas,
+            "trainable_token_indices": self.tokens,
+        }
+
+    @property
     def chosen(self) -> frozenset[str]:
         """Names of the options that have a value, and of those that not every training has, another one than the default."""
         return frozenset(self.model_dump(exclude_none=True))
@@ -217,11 +392,6 @@ class TrainingSpec(Wire):
         if self.max_steps is not None:
             found |= {"epochs": None, "total_steps": self.max_steps}
         return {name: value for name, value in found.items() if value is not None or name not in RESOLVED}
-
-
-def both_held_out() -> str:
-    """Say that held-out rows are given and a share is to be held out, too."""
-    return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
 
 
 def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
@@ -251,8 +421,10 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     if same := same_module(spec.alphas):
         name, other = same
         return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
-    if spec.holdout is None and (spec.holdout_by is not None or spec.holdout_seed):
-        return "holdout_by and holdout_seed say which rows are held out, and no share is; give holdout, such as 0.1"
+    if said := spec.clash_of_holdout:
+        return said
+    if spec.lr_floor and spec.schedule != "cosine":
+        return f"lr_floor is the share of lr at which a cosine ends, and the schedule is {spec.schedule}; leave it out, or choose cosine"
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
@@ -272,53 +444,10 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     return None
 
 
-class PlanOptions(TypedDict, total=False):
-    """The fields of `TrainingSpec` that a plan depends on or checks, as keywords of a function."""
-
-    objective: Objective | None
-    rank: int
-    alpha: float | None
-    dropout: float
-    targets: str
-    exclude: str | None
-    use_rslora: bool
-    use_dora: bool
-    init_lora_weights: Literal["eva"] | None
-    eva_rho: float
-    rank_pattern: str | None
-    alpha_pattern: str | None
-    layers_to_transform: str | None
-    bias: Literal["none", "all", "lora_only"]
-    modules_to_save: str | None
-    trainable_token_indices: str | None
-    quant_type: Literal["nf4", "fp4", "int8"]
-    double_quant: bool
-    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
-    lr: float
-    batch_size: int
-    grad_accum: int
-    max_length: int
-
-
-class TrainingOptions(PlanOptions, total=False):
-    """The fields of `TrainingSpec` as keywords of a function, for type checkers and editors."""
-
-    method: Literal["qlora", "lora"]
-    loss_on: Literal["completion", "assistant", "all"] | None
-    beta: float
-    columns: str | None
-    holdout: float | None
-    holdout_by: str | None
-    holdout_seed: int
-    epochs: float
-    max_steps: int | None
-    warmup_ratio: float
-    schedule: Literal["cosine", "linear", "constant"]
-    loraplus_lr_ratio: float | None
-    weight_decay: float
-    max_grad_norm: float
-    adam_beta1: float
-    adam_beta2: float
-    neftune_noise_alpha: float | None
-    packing: Literal["off", "auto", "on"] | None
-    seed: int
+_OPTIONS = options_of(TrainingSpec)
+#: Names of the options that a plan depends on or checks.
+PLANNED = frozenset(name for name, option in _OPTIONS.items() if option.planned)
+#: Those that only a training of an adapter has.
+OF_ADAPTERS = frozenset(name for name in PLANNED if _OPTIONS[name].kept) | {"dropout"}
+#: Those that losses depend on.
+OF_LOSS = tuple(name for name, option in _OPTIONS.items() if option.of_loss)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import IF_SET, JsonScalar, Wire
 
 
@@ -72,14 +72,6 @@ class LossPoint(Wire):
     lr: float | None = None
 
 
-def held_out_warning(training: Mapping[str, Any]) -> str | None:
-    """Return a warning if a record has held-out rows that were trained on, in its `held_out_rows_in_training`."""
-    count = training.get("held_out_rows_in_training")
-    if type(count) is not int or count < 1:
-        return None
-    return f"{count} of the held-out rows are training rows too, so their loss says too little"
-
-
 class TrainingReport(Wire):
     """What a training did, as recorded in the lineage of its version."""
 
@@ -87,7 +79,7 @@ class TrainingReport(Wire):
     quantization: QuantizationRecipe | None
     rows: int
     supervised_tokens: int
-    #: Every resolved hyperparameter, flat.
+    #: The record of the training, flat.
     training: dict[str, JsonScalar]
     #: loss, eval_loss, eval_loss_base, train_s, tokens_per_s, peak_memory_bytes, trainable_parameters …
     metrics: dict[str, float]
@@ -99,6 +91,11 @@ class TrainingReport(Wire):
     labels: Annotated[Labels | None, IF_SET] = None
     #: Each dataset if there were several.
     sources: Annotated[list[SourceUse] | None, IF_SET] = None
+
+    @property
+    def record(self) -> TrainingRecord:
+        """The record of the training."""
+        return TrainingRecord.read(self.training)
 
     def dataset_use(self, digest: str) -> DatasetUse:
         """Return how the training used the dataset with a digest."""

@@ -16,10 +16,13 @@ from sdk.errors import Incompatible, InvalidInput, NotFound
 from sdk.pushing.given_base import registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
+from sdk.schemas.option_types import options_of
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.data_preview import locate_rows
 from sdk.validation import build, require_adapter
+
+_OF_THE_RECIPE = ("quant_type", "double_quant")
 
 
 def refuse_options(ref: str, given: Mapping[str, Any]) -> None:
@@ -129,23 +132,10 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
             param="method",
         )
     lora, recipe = parent.lora, parent.quantization
-    theirs: dict[str, Any] = {
-        "method": method,
-        "rank": lora.rank,
-        "alpha": lora.alpha,
-        "targets": [*lora.target_modules, *lora.target_parameters],
-        "exclude": None,
-        "use_rslora": lora.use_rslora,
-        "use_dora": lora.use_dora,
-        "init_lora_weights": None,
-        "eva_rho": 1.0,
-        "rank_pattern": lora.rank_pattern or None,
-        "alpha_pattern": lora.alpha_pattern or None,
-        "layers_to_transform": None,
-        "bias": lora.bias,
-        "modules_to_save": lora.modules_to_save or None,
-        "trainable_token_indices": lora.trainable_token_indices or None,
-    }
+    kept = [name for name, option in options_of(TrainingSpec).items() if option.kept and name not in _OF_THE_RECIPE]
+    theirs = {name: TrainingSpec.model_fields[name].default for name in kept}
+    theirs |= {name: value for name, value in lora if name in theirs and value not in ({}, [])}
+    theirs |= {"method": method, "targets": [*lora.target_modules, *lora.target_parameters]}
     if recipe is not None and recipe.storage_dtype is None and given.get("method", method) == "qlora":
         theirs |= {"quant_type": recipe.type, "double_quant": recipe.double_quant or recipe.type == "int8"}
     own, asked = (

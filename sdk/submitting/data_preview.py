@@ -9,30 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from sdk.api import datasets, versions
+from sdk.api import versions
+from sdk.api.datasets import DatasetRoutes
 from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.refs import BadRefError, parse_digest
 from sdk.pulling.cache import Cache
-from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import OnTransfer, watching
-from sdk.pulling.http import HttpClient
+from sdk.pulling.puller import Puller
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.pushing.pusher import no_such_base
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.keywords import RowOptions
 from sdk.schemas.preview import Preview, PreviewRequest
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import read
 from sdk.submitting.given_data import GivenData, find_data
 from sdk.validation import CheckedData, build, require_adapter
@@ -69,23 +68,12 @@ class RowsOfFile:
 
 
 def preview_asked(
-    file: str | Path | None,
-    *,
-    of: str | None,
-    base: GivenBase | None,
-    loss_on: Literal["completion", "assistant", "all"] | None,
-    columns: str | None,
-    holdout: float | None,
-    holdout_by: str | None,
-    holdout_seed: int | None,
-    max_length: int | None,
+    file: str | Path | None, *, of: str | None, base: GivenBase | None, **options: Unpack[RowOptions]
 ) -> RowsOfFile | str:
     """Return which rows of a file to preview, or the ref of the version. Raises InvalidInput for both, or neither."""
     if (file is None) == (of is None):
         raise InvalidInput("give either a file of rows, or with --of the version whose rows you mean", param="file")
-    split = {"holdout": holdout, "holdout_by": holdout_by, "holdout_seed": holdout_seed}
-    said = {"base": base, "loss_on": loss_on, "columns": columns, **split, "max_length": max_length}
-    given = {name: value for name, value in said.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in {"base": base, **options}.items() if value is not None}
     if of is not None:
         if given:
             raise InvalidInput(
@@ -102,12 +90,11 @@ def preview_asked(
 def preview_here(
     transport: Transport,
     cache: Cache,
+    puller: Puller,
     given: RowsOfFile | VersionView,
     *,
     rows: int,
     row: int | None,
-    http: HttpClient,
-    on_transfer: OnTransfer | None,
 ) -> Preview:
     """Return what a training would learn from rows of a dataset, or what that of a version has learnt from its own, by
     this machine's libraries; see `Client.preview`.
@@ -124,13 +111,7 @@ def preview_here(
         origin = locate_rows(transport, given, digest)
         base = _base_of(transport, cache, given)
     require_libraries(LIBRARIES, doing="previewing rows")
-    path = here or cached_file(
-        cache,
-        digest,
-        locate=lambda digest: origin or datasets.locate(transport, digest),
-        http=http,
-        watched=partial(watching, on_transfer),
-    )
+    path = here or puller.cached_file(digest, lambda digest: origin or DatasetRoutes(transport).locate(digest))
     return _render(asked, path, base)
 
 
@@ -173,44 +154,30 @@ def asked_of_rows(
     transport: Transport, given: RowsOfFile, *, rows: int, row: int | None
 ) -> tuple[GivenData, RowsAsked]:
     """Find a dataset, and say how its rows would be rendered. Raises NotFound, InvalidData, InvalidInput."""
-    spec, hold_out = given.spec, hold_out_of(given.spec)
-    data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=hold_out)
-    options = {
-        "loss_on": spec.loss_on,
-        "columns": data.columns,
-        "max_length": spec.max_length,
-        "rows": rows,
-        "row": row,
-        "holdout": spec.holdout,
-        "holdout_by": spec.holdout_by,
-        "holdout_seed": spec.holdout_seed,
-    }
+    spec = given.spec
+    data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=spec.hold_out)
+    options = _options(spec, loss_on=spec.loss_on, columns=data.columns, rows=rows, row=row)
     return data, RowsAsked(data.label, options)
+
+
+def _options(of: TrainingSpec | TrainingRecord, **more: Any) -> dict[str, Any]:
+    return {"max_length": of.max_length, **of.of_holdout, **more}
 
 
 def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
     """Say how the rows of a version were rendered, by its record. Raises InvalidInput if the record doesn't say."""
-    said = version.training or {}
+    record = version.record
     # A classification learns the label of each text, not parts of the text.
-    labelled = said.get("objective") == "classify"
-    max_length, loss_on = said.get("max_length"), None if labelled else said.get("loss_on")
-    if type(max_length) is not int or not (labelled or loss_on in ("completion", "assistant", "all")):
+    labelled = record.objective == "classify"
+    loss_on = None if labelled else record.loss_on
+    if record.max_length is None or not (labelled or loss_on in ("completion", "assistant", "all")):
         raise InvalidInput(
             f"the record of {version.ref} doesn't have its training's loss_on and max_length; preview the file of its rows "
             "with: adapterctl data preview FILE --base BASE",
             param="of",
         )
     rendering = (None if version.dataset is None else version.dataset.rendering) or Rendering()
-    options = {
-        "loss_on": loss_on,
-        "columns": rendering.columns,
-        "max_length": max_length,
-        "rows": rows,
-        "row": row,
-        "holdout": said.get("holdout"),
-        "holdout_by": said.get("holdout_by"),
-        "holdout_seed": said.get("holdout_seed", 0),
-    }
+    options = _options(record, loss_on=loss_on, columns=rendering.columns, rows=rows, row=row)
     # If no date is recorded, the template didn't ask for one.
     return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)
 
@@ -230,7 +197,11 @@ def _render(asked: RowsAsked, data: Path, base: Path) -> Preview:
         )
         preview = ask_worker(_CHILD, request, Preview, data=data, label=asked.label, doing="rendered")
     if not preview.rows:
-        raise no_such_row(asked.label, preview.file_rows, asked.options["row"])
+        count = preview.file_rows
+        raise NotFound(
+            f"{asked.label} has {count} rows, so there is no row {asked.options['row']}; give one from 1 to {count}",
+            param="row",
+        )
     return preview
 
 
@@ -242,13 +213,6 @@ def tokenizer_view(base: Path) -> Iterator[Path]:
             if (base / name).is_file():
                 (Path(view) / name).symlink_to((base / name).resolve())
         yield Path(view)
-
-
-def no_such_row(label: str, file_rows: int, row: int | None) -> NotFound:
-    """Return the error for a row past the last one of a dataset."""
-    return NotFound(
-        f"{label} has {file_rows} rows, so there is no row {row}; give one from 1 to {file_rows}", param="row"
-    )
 
 
 # Where bases and rows are.
@@ -312,7 +276,7 @@ def locate_rows(transport: Transport, version: VersionView, digest: str) -> Tran
     for others' rows.
     """
     with suppress(NotFound):
-        return datasets.locate(transport, digest)
+        return DatasetRoutes(transport).locate(digest)
     try:
         versions.trace(transport, f"data:{digest}", direction="up", depth=1)
     except NotFound:

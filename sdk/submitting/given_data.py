@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdk.api import datasets
+from sdk.api.datasets import DatasetRoutes
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
 from sdk.pulling.transfer import hash_file
-from sdk.rows.holdout import HoldOut
 from sdk.schemas.artifacts import DatasetView
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.job_requests import MOST_SOURCES
 from sdk.validation import CheckedData, check_columns, check_data
 
@@ -78,7 +78,7 @@ def find_data(
     if looks_like_digest(given):
         return _registered(_by_digest(transport, given, namespace, param), columns)
     try:
-        return _registered(datasets.get(transport, given, namespace=namespace), columns)
+        return _registered(DatasetRoutes(transport).get(given, namespace=namespace), columns)
     except NotFound:
         if os.path.isdir(user_path(given)):  # noqa: PTH112
             # Raises an error that says that this is a folder.
@@ -123,7 +123,7 @@ def _by_digest(transport: Transport, given: str, namespace: str | None, param: s
             param=param,
         )
     try:
-        return datasets.get(transport, given, namespace=namespace)
+        return DatasetRoutes(transport).get(given, namespace=namespace)
     except (NotFound, InvalidInput) as error:
         meant = f"; for the file of that name, write ./{given}" if _is_file(given) else ""
         raise type(error)(f"{error.message}{meant}", param=param) from None
@@ -133,7 +133,7 @@ def _by_digest(transport: Transport, given: str, namespace: str | None, param: s
 TrainingData = str | Path | Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float]
 
 
-class Source(NamedTuple):
+class GivenSource(NamedTuple):
     """One of the datasets, as it is given."""
 
     given: str | Path
@@ -141,15 +141,15 @@ class Source(NamedTuple):
     weight: float | None = None
 
 
-def sources_of(data: TrainingData) -> list[Source]:
+def sources_of(data: TrainingData) -> list[GivenSource]:
     """Return the datasets that are given. Raises InvalidInput for none, too many, one twice, and for weights that are
     not numbers above 0.
 
     >>> sources_of({"a.jsonl": 3, "reviews@v2": 1})
-    [Source(given='a.jsonl', weight=3.0), Source(given='reviews@v2', weight=1.0)]
+    [GivenSource(given='a.jsonl', weight=3.0), GivenSource(given='reviews@v2', weight=1.0)]
     """
     if isinstance(data, (str, Path)) or not isinstance(data, Iterable):
-        return [Source(data)]
+        return [GivenSource(data)]
     pairs: list[tuple[Any, Any]]
     pairs = list(data.items()) if isinstance(data, Mapping) else [(one, None) for one in data]
     if not 0 < len(pairs) <= MOST_SOURCES:
@@ -166,14 +166,14 @@ def sources_of(data: TrainingData) -> list[Source]:
         raise InvalidInput(
             "a weight is relative to those of other datasets, and there is only one dataset; leave it out", param="data"
         )
-    return [Source(one, None if weight is None else _weight(weight, one)) for one, weight in pairs]
+    return [GivenSource(one, None if weight is None else _weight(weight, one)) for one, weight in pairs]
 
 
-def check_different(rows: Sequence[GivenData], given: Sequence[Source]) -> None:
+def check_different(rows: Sequence[GivenData], given: Sequence[GivenSource]) -> None:
     """Raise InvalidInput if two datasets have the same bytes. Files are read for this if there are several datasets."""
     if len(rows) == 1:
         return
-    by_digest: dict[str, Source] = {}
+    by_digest: dict[str, GivenSource] = {}
     for one, source in zip(rows, given, strict=True):
         digest = one.view.digest if isinstance(one, RegisteredData) else hash_file(one.path)[0]
         if (other := by_digest.setdefault(digest, source)) is not source:

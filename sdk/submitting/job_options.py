@@ -74,15 +74,21 @@ class JobOptions(NamedTuple):
     priority: int
     timeout_s: float | None = None
     needs: Needs | None = None
+    #: Of one submission, however often it is sent.
+    key: str | None = None
 
 
 def job_options(
-    priority: int, timeout: float | str | None, device: Literal["any", "cuda"] | None, memory: int | None
+    priority: int,
+    timeout: float | str | None,
+    device: Literal["any", "cuda"] | None,
+    memory: int | None,
+    key: str | None = None,
 ) -> JobOptions:
     """The options as people write them: `timeout` as "90s" or in seconds, `memory` in bytes. Raises InvalidInput."""
     timeout_s = None if timeout is None else parse_duration(timeout)
     said = build(JobSettings, priority=priority, timeout_s=timeout_s, needs=needs_of(device, memory))
-    return JobOptions(said.priority, said.timeout_s, said.needs)
+    return JobOptions(said.priority, said.timeout_s, said.needs, key)
 
 
 def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs | None:

@@ -14,11 +14,10 @@ from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
 from sdk.pushing.pusher import Pusher
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.combination import CombineParent, CombineRequest, CombineSpec
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.job_requests import (
     BaseChoice,
     CheckpointPolicy,
@@ -27,7 +26,6 @@ from sdk.schemas.job_requests import (
     EvaluationRequest,
     EvaluationTarget,
     JobRequest,
-    MergeRequest,
     ParentChoice,
     PreviewJobRequest,
     TrainingRequest,
@@ -39,8 +37,8 @@ from sdk.submitting.again import continued_spec, recorded_request, refuse_option
 from sdk.submitting.data_preview import RowsAsked, RowsOfFile, asked_of, asked_of_rows, locate_rows, trained_on
 from sdk.submitting.given_data import (
     GivenData,
+    GivenSource,
     RegisteredData,
-    Source,
     TrainingData,
     check_alike,
     check_different,
@@ -56,6 +54,7 @@ from sdk.validation import (
     check_scorable,
     check_together,
     known_labels_of,
+    only_row,
 )
 
 
@@ -81,14 +80,13 @@ class JobSubmitter:
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
         job_options: JobOptions,
-        key: str | None,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
         if like is not None:
             inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data}
             refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
             made = versions.resolve(self._transport, str(parse_ref(like)))
-            return self._submit(recorded_request(self._transport, made, adapter, checkpoint), job_options, key)
+            return self.submit(recorded_request(self._transport, made, adapter, checkpoint), job_options)
         if data is None:
             raise InvalidInput("a training needs data, or like: a version whose training is repeated", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
@@ -98,20 +96,18 @@ class JobSubmitter:
         namespace = namespace_of(adapter) or "-"
         check_held_out(spec, eval_data=eval_data)
         given = sources_of(data)
-        how: dict[str, Any] = {"columns": spec.columns, "hold_out": hold_out_of(spec), "alone": len(given) == 1}
+        how: dict[str, Any] = {"columns": spec.columns, "hold_out": spec.hold_out, "alone": len(given) == 1}
         rows = [find_data(self._transport, source.given, namespace, **how) for source in given]
         check_alike(rows)
         check_different(rows, given)
         columns = rows[0].columns
         if (
-            spec.holdout is not None
+            spec.hold_out is not None
             and len(rows) == 1
             and isinstance(rows[0], RegisteredData)
             and rows[0].view.rows == 1
         ):
-            raise InvalidInput(
-                f"{rows[0].label} has one row, so none can be held out of the others; give more rows", param="holdout"
-            )
+            raise only_row(rows[0].label)
         held_out = None
         if eval_data is not None:
             held_out = find_data(
@@ -159,7 +155,7 @@ class JobSubmitter:
             from_checkpoint=from_checkpoint,
             parent=None if continued is None else ParentChoice(ref=continued.ref, digest=continued.digest),
         )
-        return self._submit(request, job_options, key)
+        return self.submit(request, job_options)
 
     def _base(
         self,
@@ -196,7 +192,6 @@ class JobSubmitter:
         only: bool,
         again: bool,
         job_options: JobOptions,
-        key: str | None,
     ) -> JobView:
         """Submit an evaluation of versions and of bare bases, `base:NAME`; `base_namespace` and `published` say whose.
 
@@ -228,35 +223,10 @@ class JobSubmitter:
         sent = self._sent(rows, namespace)
         named = {"data": sent.digest, "data_name": sent.exact_name}
         request = build(EvaluationRequest, targets=targets, only=only, spec=spec, again=again, **named)
-        return self._submit(request, job_options, key)
-
-    def merge(
-        self, ref: str, spec: MergeSpec, *, register: str | None, job_options: JobOptions, key: str | None
-    ) -> JobView:
-        """Submit the merge of a version into its base; the model becomes a version of `register`, if that is given.
-
-        Raises InvalidRef, InvalidInput, Conflict, NotFound, QuotaExceeded.
-        """
-        request = build(MergeRequest, ref=str(parse_ref(ref)), spec=spec, register_as=register)
-        return self._submit(request, job_options, key)
-
-    def combination(
-        self,
-        adapter: str,
-        parents: Mapping[str, float] | Iterable[tuple[str, float]],
-        spec: CombineSpec,
-        *,
-        job_options: JobOptions,
-        key: str | None,
-    ) -> JobView:
-        """Submit a combination of versions. Raises InvalidInput, InvalidRef, InvalidBase, NotFound, QuotaExceeded."""
-        pairs = parents.items() if isinstance(parents, Mapping) else parents
-        given = [build(CombineParent, ref=str(parse_ref(ref)), weight=_number(weight, of=ref)) for ref, weight in pairs]
-        request = build(CombineRequest, adapter=adapter, parents=given, spec=spec)
-        return self._submit(request, job_options, key)
+        return self.submit(request, job_options)
 
     def preview(
-        self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, job_options: JobOptions, key: str | None
+        self, asked: RowsOfFile | VersionView, *, rows: int, row: int | None, job_options: JobOptions
     ) -> JobView:
         """Submit a preview of rows of a file, or of a version's dataset.
 
@@ -274,13 +244,13 @@ class JobSubmitter:
             request = _preview_request(said)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest}
-        return self._submit(request.model_copy(update=update), job_options, key)
+        return self.submit(request.model_copy(update=update), job_options)
 
     def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
         """Return the registered dataset of these rows; a file is first added under its name."""
         return rows.view if isinstance(rows, RegisteredData) else self._pusher.send_data(rows, namespace)
 
-    def _submit(self, request: JobRequest, job_options: JobOptions, key: str | None) -> JobView:
+    def submit(self, request: JobRequest, job_options: JobOptions) -> JobView:
         submission = build(
             JobSubmission,
             request=request,
@@ -288,10 +258,10 @@ class JobSubmitter:
             timeout_s=job_options.timeout_s,
             needs=job_options.needs,
         )
-        return jobs.submit(self._transport, submission, key=key)
+        return jobs.submit(self._transport, submission, key=job_options.key)
 
 
-def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataSource] | None:
+def _sources(sent: Sequence[DatasetView], given: Sequence[GivenSource]) -> list[DataSource] | None:
     """Return several datasets in the form of a request; None if there is only one."""
     if len(sent) == 1:
         return None
@@ -299,6 +269,15 @@ def _sources(sent: Sequence[DatasetView], given: Sequence[Source]) -> list[DataS
         DataSource(data=view.digest, data_name=view.exact_name, weight=source.weight)
         for view, source in zip(sent, given, strict=True)
     ]
+
+
+def combine_request(
+    adapter: str, parents: Mapping[str, float] | Iterable[tuple[str, float]], spec: CombineSpec
+) -> CombineRequest:
+    """Return the request of a combination. Raises InvalidInput, InvalidRef."""
+    pairs = parents.items() if isinstance(parents, Mapping) else parents
+    given = [build(CombineParent, ref=str(parse_ref(ref)), weight=_number(weight, of=ref)) for ref, weight in pairs]
+    return build(CombineRequest, adapter=adapter, parents=given, spec=spec)
 
 
 def _number(weight: Any, *, of: str) -> float:

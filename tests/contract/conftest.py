@@ -30,7 +30,7 @@ def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with ExitStack() as stack:
         url = stack.enter_context(new_database(request.param, folder, request))
         found = stack.enter_context(registries.served(folder, database_url=url))
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found
 
 
@@ -53,7 +53,7 @@ def http_postgres(tmp_path_factory: pytest.TempPathFactory, postgres_server: Tes
 def world(request: pytest.FixtureRequest) -> World:
     """In process over SQLite, and over HTTP and PostgreSQL."""
     found = registries.asked_for(request)
-    found.admin.register_base(base_registration())
+    found.admin.bases.register(base_registration())
     return found
 
 
@@ -61,7 +61,7 @@ def world(request: pytest.FixtureRequest) -> World:
 def common_base(people: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseView, Path]:
     """A base of all namespaces with its files, and its folder: for tests in which nothing becomes of the base itself."""
     folder = write_base(tmp_path_factory.mktemp("common") / "base", value=value())
-    return people.admin.add_base(folder, namespace="*", upload=True), folder
+    return people.admin.bases.add(folder, namespace="*", upload=True), folder
 
 
 @pytest.fixture
@@ -146,5 +146,5 @@ def theirs(join: Callable[[], Tenant]) -> Tenant:
 def strict(tmp_path: Path) -> Iterator[World]:
     """A registry that puts away what its admission refuses."""
     with registries.served(tmp_path / "strict", gate="quarantine") as found:
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found

@@ -57,7 +57,7 @@ PART_BYTES = 5 * 1024 * 1024
 def world(tmp_path: Path) -> Iterator[World]:
     """A registry behind HTTP over a folder, with small parts."""
     with registries.served(tmp_path / "registry", part_bytes=PART_BYTES) as found:
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found
 
 
@@ -155,7 +155,7 @@ class TestParts:
             to = ask(world.writer, session.id, sha256, number, part)
             assert httpx.put(to.url, content=part, headers=to.headers).is_success
         storage_of(world).part_bytes = 2 * PART_BYTES
-        upload = world.writer.upload({sha256: big}, "uploading")
+        upload = world.writer.uploader.upload({sha256: big}, "uploading")
         world.services.artifacts.verify(upload=upload, blobs=[blob], who=world.principal(Role.WRITER))
 
     def test_what_a_live_session_has_sent_is_not_abandoned(self, world: World, admin: Client) -> None:
@@ -169,7 +169,7 @@ class TestParts:
         two_hours_ago = time.time() - 7200
         os.utime(folder, (two_hours_ago, two_hours_ago))
         # The session lives for 24 hours; whole blobs that it announced are kept by the same run.
-        admin.gc(dry_run=False, grace_hours=0)
+        admin.retention.gc(dry_run=False, grace_hours=0)
         (left,) = begin(world.writer, [blob]).parts
         assert left.missing == [2]
 
@@ -270,7 +270,7 @@ class TestStoredBytes:
 class TestQuarantine:
     def test_it_is_no_way_around_a_quota(self, strict: World, tmp_path: Path) -> None:
         admin = strict.client(Role.ADMIN)
-        admin.set_quota("team", max_bytes=1, max_adapters=0)
+        admin.quotas.set("team", max_bytes=1, max_adapters=0)
         idle = {key: value * (0 if "lora_B" in key else 1) for key, value in lora_tensors(7).items()}
         folder = save_adapter(tmp_path / "idle", tensors=idle)
         try:

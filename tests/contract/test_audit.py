@@ -41,23 +41,23 @@ def day(people: World, tmp_path_factory: pytest.TempPathFactory) -> Day:
     name, base = f"{space}/a", digest("tiny: base")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
-    data = ana.add_data(rows, namespace=space)
+    data = ana.datasets.add(rows, namespace=space)
     v1, v2, v3 = (ana.push(new_adapter(tmp_path), name, base="tiny") for _ in range(3))
-    ana.annotate(v1.ref, description="good", tags={"a": "b"}, note="seen")
+    ana.versions.annotate(v1.ref, description="good", tags={"a": "b"}, note="seen")
     ana.set_alias(name, "production", 1)
     ana.set_alias(name, "production", 2, expect=1, reason="better")
     ana.rollback(name, "production", reason="worse")
     noon = datetime.now(UTC)
-    ana.protect_alias(name, "production")
-    ana.unprotect_alias(name, "production")
-    ana.remove_alias(name, "production", reason="done")
-    ana.archive(v2.ref, reason="old")
-    ana.restore(v2.ref)
-    ana.delete(v3.ref, reason="bad")
-    ana.set_quota(space, max_jobs=1)
+    ana.aliases.protect(name, "production")
+    ana.aliases.unprotect(name, "production")
+    ana.aliases.remove(name, "production", reason="done")
+    ana.versions.archive(v2.ref, reason="old")
+    ana.versions.restore(v2.ref)
+    ana.versions.delete(v3.ref, reason="bad")
+    ana.quotas.set(space, max_jobs=1)
     job = submit(ana, training(name, data.digest))
-    ana.cancel_job(job.id)
-    ana.remove_data(data.digest)
+    ana.jobs.cancel(job.id)
+    ana.datasets.remove(data.digest)
     ana.close()
 
     def published(version: Any) -> dict[str, Any]:
@@ -178,14 +178,14 @@ class TestAudit:
             (Conflict, lambda: admin.set_alias(place.name, "staging", 2, expect=2)),
             (NotFound, lambda: admin.set_alias(place.name, "staging", 9)),
             (NotAllowed, lambda: writer.set_alias(place.name, "production", 2)),
-            (Conflict, lambda: admin.archive(f"{place.name}@v1")),
-            (NotFound, lambda: admin.unprotect_alias(place.name, "nothing")),
+            (Conflict, lambda: admin.versions.archive(f"{place.name}@v1")),
+            (NotFound, lambda: admin.aliases.unprotect(place.name, "nothing")),
         ):
             with pytest.raises(error):
                 act()
         # Neither does what changes nothing.
-        admin.protect_alias(f"{space}/*", "production")
-        admin.restore(f"{place.name}@v2")
+        admin.aliases.protect(f"{space}/*", "production")
+        admin.versions.restore(f"{place.name}@v2")
         assert admin.audit(namespace=space) == before
 
     def test_the_database_itself_refuses_to_change_it(self, people: World, admin: Client, day: Day) -> None:
@@ -200,8 +200,8 @@ class TestAudit:
         assert told(admin.audit(namespace=day.space)) == day.expected
 
     def test_no_secret_is_in_it(self, admin: Client, space: str) -> None:
-        made = admin.create_token("ci", {space: "writer"})
-        admin.revoke_token(made.id)
+        made = admin.tokens.create("ci", {space: "writer"})
+        admin.tokens.revoke(made.id)
         entries = admin.audit(subject=made.id)
         assert [entry.action for entry in entries] == ["token.revoke", "token.create"]
         assert made.secret not in json.dumps([entry.model_dump(mode="json") for entry in entries])

@@ -35,10 +35,10 @@ class TestBounds:
         with people.services.db.write() as session:
             pk = session.scalar(select(func.max(Version.pk)))
             append(session, VersionNote, *[{"version_pk": pk, "text": "n", "written_by": "ana"}] * 199)
-        admin.annotate(ref, note="the last one")
+        admin.versions.annotate(ref, note="the last one")
         with pytest.raises(InvalidInput, match=r"has 200 notes, and can't have more; change its description"):
-            admin.annotate(ref, note="one more")
-        admin.annotate(ref, description="still said")
+            admin.versions.annotate(ref, note="one more")
+        admin.versions.annotate(ref, description="still said")
 
     def test_aliases_of_an_adapter(self, people: World, admin: Client, space: str, tmp_path: Path) -> None:
         admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
@@ -51,7 +51,7 @@ class TestBounds:
             admin.set_alias(f"{space}/a", "one-more", 1)
         # Those that exist are moved and removed as ever.
         admin.set_alias(f"{space}/a", "last", 1)
-        admin.remove_alias(f"{space}/a", "last")
+        admin.aliases.remove(f"{space}/a", "last")
         admin.set_alias(f"{space}/a", "one-more", 1)
 
     def test_protections_of_a_namespace_and_who_loads_which(
@@ -63,10 +63,10 @@ class TestBounds:
                 for number in range(MOST_PROTECTIONS)
             ]
             append(session, AliasProtection, *rows[1:])
-        admin.protect_alias(f"{space}/a-0", "x")
+        admin.aliases.protect(f"{space}/a-0", "x")
         with pytest.raises(Conflict, match="protect one for all adapters of the namespace"):
-            admin.protect_alias(f"{space}/a-0", "y")
-        admin.protect_alias(f"x-{space}/a", "x")
+            admin.aliases.protect(f"{space}/a-0", "y")
+        admin.aliases.protect(f"x-{space}/a", "x")
         with loaded(AliasProtection) as seen:
             reader = people.services.aliases.protections(who=Principal("eve", {f"x-{space}": Role.READER}))
         assert [one.scope for one in reader if one.scope != "*"] == [f"x-{space}/a"]
@@ -95,7 +95,7 @@ class TestBounds:
         tokens.revoke_namespace(space, who=SYSTEM)
 
     def test_names_of_a_dataset(self, people: World, admin: Client, space: str, rows: Path) -> None:
-        data = admin.add_data(rows, namespace=space)
+        data = admin.datasets.add(rows, namespace=space)
         row = {"digest": data.digest, "namespace": space, "number": 1, "created_at": utc_now() - timedelta(hours=1)}
         with people.services.db.write() as session:
             append(session, DatasetNumber, *[{**row, "name": f"name-{number}"} for number in range(2 * MOST_NAMES)])
@@ -104,12 +104,12 @@ class TestBounds:
         assert (len(found.names), len(seen)) == (MOST_NAMES, MOST_NAMES)
         # The newest come first, and every one is still found.
         assert found.names[0] == f"{rows.name}@v1"
-        assert admin.dataset(f"name-{2 * MOST_NAMES - 1}@v1", namespace=space).digest == data.digest
+        assert admin.datasets.get(f"name-{2 * MOST_NAMES - 1}@v1", namespace=space).digest == data.digest
 
     def test_attempts_and_checkpoints_of_a_job(
         self, people: World, admin: Client, space: str, rows: Path, tmp_path: Path
     ) -> None:
-        data = admin.add_data(rows, namespace=space).digest
+        data = admin.datasets.add(rows, namespace=space).digest
         job = submit(admin, training(f"{space}/a", data)).id
         held = Held.claim(people.worker, tmp_path, name=f"w{next(SEEDS)}")
         held.checkpoint(1, 3000)

@@ -21,7 +21,7 @@ from registry.errors import Invalid
 from registry.principal import LOCAL, Role
 from sdk.client import Client
 from sdk.errors import InvalidBase, InvalidInput, NotAllowed, NotFound, VerificationFailed
-from sdk.lora.adapter import LoraAdapter, Product
+from sdk.lora.adapter import DeltaW, LoraAdapter
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.catalog import Parent, Published
 from sdk.schemas.combination import CombineParent, CombineReport, CombineRequest
@@ -224,7 +224,7 @@ class TestSubmitting:
                 finally:
                     writing[0] -= 1
 
-        def looked(adapter: LoraAdapter[Any], module: str) -> Product[Any]:
+        def looked(adapter: LoraAdapter[Any], module: str) -> DeltaW[Any]:
             seen.append(writing[0])
             return product(adapter, module)
 
@@ -242,7 +242,7 @@ class TestSubmitting:
         )
         said: dict[str, Any] = {"submission": asked, "who": LOCAL, "idempotency_key": f"{desk.space}-key"}
         first = people.services.jobs.submit(**said)
-        desk.writer.archive(ref)
+        desk.writer.versions.archive(ref)
         assert people.services.jobs.submit(**said).id == first.id
         with pytest.raises(Invalid, match="is archived"):
             people.services.jobs.submit(**said | {"idempotency_key": None})
@@ -257,7 +257,7 @@ class TestSubmitting:
             desk.submit({plain: 0.5, odd: 0.5})
 
     def test_versions_over_other_bases_are_refused_by_fingerprint(self, people: World, desk: Desk) -> None:
-        people.admin.register_base(base_registration("other"))
+        people.admin.bases.register(base_registration("other"))
         one, other = desk.push(), desk.push("b", base="other")
         said = rf"{one} is over the base tiny \({digest('tiny: base')[:12]}\) and {other} over other \({digest('other: base')[:12]}\)"
         with pytest.raises(InvalidBase, match=said):
@@ -267,10 +267,10 @@ class TestSubmitting:
         self, people: World, desk: Desk, acting: Callable[..., Client], admin: Client, tmp_path: Path
     ) -> None:
         one, two = desk.push(), desk.push("b")
-        desk.writer.archive(two)
+        desk.writer.versions.archive(two)
         with pytest.raises(InvalidInput, match=f"{two} is archived, and only ready .*: adapterctl restore {two}"):
             desk.submit({one: 0.5, two: 0.5})
-        admin.delete(two)
+        admin.versions.delete(two)
         with pytest.raises(NotFound, match="was deleted"):
             desk.submit({one: 0.5, two: 0.5})
         elsewhere = Desk(acting(**{f"{desk.space}-x": Role.WRITER}), desk.worker, f"{desk.space}-x", tmp_path)
@@ -394,7 +394,7 @@ class TestResults:
             desk.complete(held, desk.handed_in(held, pushed))
 
     def test_another_base_is_refused(self, people: World, desk: Desk) -> None:
-        people.admin.register_base(base_registration("other"))
+        people.admin.bases.register(base_registration("other"))
         desk.submit({desk.push(): 0.5})
         held = desk.claim()
         with pytest.raises(VerificationFailed) as caught:
@@ -420,7 +420,7 @@ class TestResults:
         folder = desk.tmp_path / "trained"
         sources = {file.sha256: folder / file.path for file in body.manifest.files if file.path.endswith("safetensors")}
         config = next(path for path in desk.tmp_path.glob("staging-*/adapter_config.json"))
-        upload = desk.writer.upload({**sources, hash_file(config)[0]: config}, "sending")
+        upload = desk.writer.uploader.upload({**sources, hash_file(config)[0]: config}, "sending")
         use = use_of(digest("rows"))
         body = body.model_copy(update={"upload": upload, "dataset": use})
         ref = desk.writer.call("POST", "/versions", Published, body=body).version.ref

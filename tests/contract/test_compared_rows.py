@@ -71,10 +71,10 @@ class TestUnscoredRows:
         one = bench.score(self.ROWS)
         view = _newest(bench, one)
         assert (view.metrics["rows"], view.metrics["failed_rows"], view.metrics["unscored_rows"]) == (46, 0, 2)
-        kept = bench.desk.writer.evaluation_rows(view.id)
+        kept = bench.desk.writer.evaluations.rows(view.id)
         assert [row.unscored for row in kept[-3:]] == [None, "too_long", "nothing_to_score"]
-        assert bench.desk.writer.evaluation_frame(view.id)["unscored"].tolist()[-1] == "nothing_to_score"
-        slices = {one.value: one for one in bench.desk.writer.evaluation_slices(view.id, by="repo").slices}
+        assert bench.desk.writer.evaluations.frame(view.id)["unscored"].tolist()[-1] == "nothing_to_score"
+        slices = {one.value: one for one in bench.desk.writer.evaluations.slices(view.id, by="repo").slices}
         assert (slices["r23"].rows, slices["r23"].failed_rows, slices["r23"].unscored_rows) == (0, 0, 2)
         assert "unscored_rows" not in slices["r0"].model_dump()
 

@@ -288,7 +288,7 @@ class TestRefused:
 
     def test_rows_of_a_dataset_that_was_removed_are_compared_and_not_grouped(self, bench: Bench) -> None:
         one, two = bench.pair()
-        bench.desk.writer.remove_data(bench.desk.writer.get(one).evaluations[0].dataset)
+        bench.desk.writer.datasets.remove(bench.desk.writer.get(one).evaluations[0].dataset)
         found = compare(bench, one, two, examples=1)
         assert found.examples[0].prompt is None
         assert found.notes[0].startswith("prompts are not shown: the dataset")

@@ -31,6 +31,7 @@ from support.processes import environment
 from support.registries import World
 from support.soak import scale
 
+from registry.access.audit.service import AuditQuery
 from registry.artifacts.service import Artifacts
 from registry.catalog.models import Adapter, Version
 from registry.catalog.publishing.publisher import Publisher
@@ -98,7 +99,7 @@ def send(client: Client, given: Payload, folder: Path) -> str:
         if not path.exists():
             with whole_file(path, durable=True) as file:
                 file.write(given.files[sha256])
-    return client.upload(sources, "sending")
+    return client.uploader.upload(sources, "sending")
 
 
 def publish(client: Client, given: Payload, adapter: str, folder: Path) -> Published:
@@ -117,7 +118,7 @@ def require_whole(world: World, name: str, payloads: Mapping[str, Payload]) -> M
     """Hold an adapter against its own audit trail: each change was allowed, and all of them make what there is."""
     model = Model([name])
     (adapter,) = model.adapters
-    entries = world.services.audit.list(who=SYSTEM, subject=name, limit=100_000).items
+    entries = world.services.audit.list(AuditQuery(subject=name, limit=1000), who=SYSTEM).items
     model.follow(reversed(entries), payloads)
     numbered = [row for row in rows_of(world, name) if row[0] is not None]
     assert numbered == [(held.number, held.payload.digest, held.state) for held in adapter.versions]
@@ -136,7 +137,7 @@ def require_whole(world: World, name: str, payloads: Mapping[str, Payload]) -> M
         # The stored text of a version says what its rows say.
         assert world.writer.get(view.ref).info == view.info
     assert {alias.alias: alias.number for alias in world.writer.aliases(name)} == adapter.aliases
-    moves = [(move.alias, move.kind, move.from_number, move.to_number) for move in world.writer.alias_history(name)]
+    moves = [(move.alias, move.kind, move.from_number, move.to_number) for move in world.writer.aliases.history(name)]
     assert moves[::-1] == [(move.alias, move.kind, move.from_number, move.to_number) for move in adapter.moves]
     return adapter
 
@@ -288,7 +289,7 @@ def _move_at_once(world: World, name: str, folder: Path, random: Random) -> None
                 elif what == "rollback":
                     world.writer.rollback(name, "live")
                 else:
-                    world.writer.remove_alias(name, "live")
+                    world.writer.aliases.remove(name, "live")
             except (Conflict, NotFound):
                 continue
             done[f"alias.{what if what in ('rollback', 'rm') else 'set'}"] += 1
@@ -296,7 +297,7 @@ def _move_at_once(world: World, name: str, folder: Path, random: Random) -> None
     def take_away(admin: Client, verb: str, numbers: list[int]) -> None:
         for number in numbers:
             try:
-                getattr(admin, verb)(f"{name}@v{number}")
+                getattr(admin.versions, verb)(f"{name}@v{number}")
             except (Conflict, NotFound):
                 continue
 
@@ -353,7 +354,7 @@ def test_many_programs_make_and_use_one_registry_in_a_folder(tmp_path: Path) -> 
         assert [view.number for view in views] == list(range(PROGRAMS * rounds, 0, -1))
         assert len({view.digest for view in views}) == PROGRAMS * rounds
         assert all(len(view.info.notes) == 1 for view in views)
-        moves = client.alias_history(name)
+        moves = client.aliases.history(name)
         assert len(moves) == sum(each["won"] for each in done)
         # Each winner found what the one before it had left.
         assert [move.from_number for move in moves[:-1]] == [move.to_number for move in moves[1:]]
@@ -365,10 +366,10 @@ def test_an_alias_is_protected_while_others_let_go_of_it(world: World) -> None:
         random = Random(seed)
         for _ in range(scale(800)):
             if random.random() < 0.5:
-                assert world.admin.protect_alias("team/*", "gold").alias == "gold"
+                assert world.admin.aliases.protect("team/*", "gold").alias == "gold"
             else:
                 with suppress(NotFound):
-                    world.admin.unprotect_alias("team/*", "gold")
+                    world.admin.aliases.unprotect("team/*", "gold")
 
     with ThreadPoolExecutor(6) as pool:
         for done in [pool.submit(again_and_again, seed) for seed in range(6)]:

@@ -27,7 +27,7 @@ from registry.rows import orders
 from sdk.client import Client
 from sdk.formats.rows import check_rows, text_values
 from sdk.pulling.transfer import hash_file
-from sdk.rows.holdout import hold_out_of, split_unit
+from sdk.rows.holdout import split_unit
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.catalog import BaseView, Parent, Publication, Published
 from sdk.schemas.job_requests import BaseChoice, DataSource, TrainingRequest
@@ -65,7 +65,7 @@ class Trainer:
     def publication(self, client: Client, name: str, **about: Any) -> Publication:
         folder = write_adapter(self.desk.tmp_path / f"adapter-{next(SEEDS)}", value=next(SEEDS) / 1_000_000)
         pack = calls.packed(folder, base_revision=None, base_fingerprint=self.desk.base.fingerprint)
-        upload = client.upload(pack.sources, "", self.desk.space)
+        upload = client.uploader.upload(pack.sources, "", self.desk.space)
         return Publication(
             adapter=self.desk.named(name), upload=upload, manifest=pack.manifest, lora=pack.lora, **about
         )
@@ -74,13 +74,13 @@ class Trainer:
         """Train a version, on several files together where there are others; return its ref."""
         desk = self.desk
         views = [
-            desk.writer.add_data(each, name=each.stem, namespace=desk.space, columns=options.get("columns"))
+            desk.writer.datasets.add(each, name=each.stem, namespace=desk.space, columns=options.get("columns"))
             for each in (data, *others)
         ]
         view = views[0]
         spec = TrainingSpec(method="lora", rank=2, alpha=4.0, dropout=0.0, targets="q_proj,v_proj", **options)
         said: dict[str, Any] = {}
-        if (how := hold_out_of(spec)) is not None:
+        if (how := spec.hold_out) is not None:
             rows = [row for each in (data, *others) for row in check_rows(text_values(each))]
             out = held_out([split_unit(one) for one in rows], how)
             left = rows_digest(one for one, is_out in zip(rows, out, strict=True) if not is_out)
@@ -116,7 +116,7 @@ class Trainer:
         return evaluated(self.desk, ref, rows if isinstance(rows, Path) else self.file(rows), fresh())
 
     def found(self, ident: str) -> Contamination:
-        return self.desk.writer.evaluation(ident).contamination
+        return self.desk.writer.evaluations.get(ident).contamination
 
 
 def counts(found: Contamination) -> tuple[int, int, int, int]:
@@ -173,7 +173,7 @@ class TestTold:
         data = trainer.file(TRAINING)
         ref = trainer.train(data, holdout=0.3, holdout_seed=seed)
         rows = list(check_rows(text_values(data)))
-        spec = hold_out_of(TrainingSpec(holdout=0.3, holdout_seed=seed))
+        spec = TrainingSpec(holdout=0.3, holdout_seed=seed).hold_out
         out = held_out([split_unit(one) for one in rows], spec)
         left = [one for one, is_out in zip(TRAINING, out, strict=True) if is_out]
         assert 10 < len(left) < 30
@@ -187,7 +187,7 @@ class TestTold:
         assert (counts(found), found.not_checked) == ((20, 3, 2, 4), [])
         assert found.of == [f"{file.stem}@v1" for file in files]
         assert counts(trainer.found(trainer.score(ref, files[2]))) == (20, 20, 0, 0)
-        trainer.desk.writer.remove_data(f"{files[0].stem}@v1")
+        trainer.desk.writer.datasets.remove(f"{files[0].stem}@v1")
         found = trainer.found(trainer.score(ref, [*HELD, row(720)]))
         assert (found.found, found.not_checked) == (0, [f"the rows {files[0].stem}@v1 were removed"])
 
@@ -216,7 +216,7 @@ class TestNotChecked:
         data = trainer.file(TRAINING)
         ref = trainer.train(data)
         before = trainer.score(ref, HELD)
-        trainer.desk.writer.remove_data(f"{data.stem}@v1")
+        trainer.desk.writer.datasets.remove(f"{data.stem}@v1")
         after = trainer.found(trainer.score(ref, [*HELD, row(700)]))
         assert said(after) == f"not checked: the rows {data.stem}@v1 were removed"
         # What was found is a fact of its day.
@@ -252,7 +252,7 @@ class TestBackground:
         checks = trainer.people.services.contamination
         monkeypatch.setattr(checks, "_at_once_bytes", 10)
         ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
-        assert trainer.desk.writer.evaluation(ident).contamination is None
+        assert trainer.desk.writer.evaluations.get(ident).contamination is None
         assert said(None) == "not checked: nobody has looked yet"
         trainer.people.services.reconciler.sweep()
         checks.wait()
@@ -264,7 +264,7 @@ class TestBackground:
     ) -> None:
         monkeypatch.setattr(orders, "rows_among", lambda held, training: 1 // 0)
         ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
-        assert trainer.desk.writer.evaluation(ident).contamination is None
+        assert trainer.desk.writer.evaluations.get(ident).contamination is None
         assert trainer.people.services.contamination.check_all() >= 1
         assert said(trainer.found(ident)) == "not checked: the check failed (ZeroDivisionError)"
 
@@ -296,7 +296,7 @@ class TestKept:
         ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
         with people.services.db.write() as session:
             session.execute(update(Evaluation).where(Evaluation.id == ident).values(contamination=None))
-        assert trainer.desk.writer.evaluation(ident).contamination is None
+        assert trainer.desk.writer.evaluations.get(ident).contamination is None
         people.services.contamination.check_all()
         assert counts(trainer.found(ident)) == (20, 3, 2, 4)
 

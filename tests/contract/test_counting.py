@@ -51,7 +51,7 @@ def people(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         url = stack.enter_context(new_database(request.param, folder, request))
         made = registries.served(folder, database_url=url, gate="quarantine")
         found = stack.enter_context(made)
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found
 
 
@@ -79,7 +79,7 @@ class Play:
     def end(self) -> None:
         """Leave no job that the next one would claim."""
         for job in [job.id for job in self.admin.jobs() if not job.state.is_final]:
-            self.admin.cancel_job(job)
+            self.admin.jobs.cancel(job)
 
     def publish(self) -> None:
         if not self.folders or self.random.random() < 0.6:
@@ -90,13 +90,13 @@ class Play:
     def annotate(self) -> None:
         said = "é" * self.random.randint(1, 50)
         how = self.random.choice(["note", "description"])
-        self.admin.annotate(self.random.choice(self.refs), **{how: said}, tags={"k": said[:9]})
+        self.admin.versions.annotate(self.random.choice(self.refs), **{how: said}, tags={"k": said[:9]})
 
     def claim_base(self) -> None:
         """A base of which there are no bytes, and later more about the same one."""
         shapes = {f"layer.{number}": [number] for number in range(self.random.randint(1, 30))}
         body = base_registration(f"claimed-{self.random.randint(1, 3)}", namespace=self.space, tensors=shapes)
-        self.random.choice([self.admin, self.worker]).register_base(body)
+        self.random.choice([self.admin, self.worker]).bases.register(body)
 
     def put_away(self) -> None:
         """Bytes that admission refuses."""
@@ -109,50 +109,50 @@ class Play:
             if path.is_file()
         }
         sources = {file.sha256: sources[file.sha256] for file in body.manifest.files}
-        upload = self.admin.upload(sources, "sending", name.partition("/")[0])
+        upload = self.admin.uploader.upload(sources, "sending", name.partition("/")[0])
         lora = body.lora.model_copy(update={"alpha": body.lora.alpha + 1})
         self.admin.call("POST", "/versions", Published, body=body.model_copy(update={"upload": upload, "lora": lora}))
 
     def release(self) -> None:
-        self.admin.release(self.random.choice(self.admin.search("state = quarantined")).ref)
+        self.admin.versions.release(self.random.choice(self.admin.search("state = quarantined")).ref)
 
     def move(self) -> None:
-        getattr(self.admin, self.random.choice(["archive", "restore"]))(self.random.choice(self.refs))
+        getattr(self.admin.versions, self.random.choice(["archive", "restore"]))(self.random.choice(self.refs))
 
     def delete(self) -> None:
-        self.admin.delete(self.random.choice(self.refs))
+        self.admin.versions.delete(self.random.choice(self.refs))
 
     def delete_quarantined(self) -> None:
-        self.admin.delete(self.random.choice(self.admin.search("state = quarantined")).ref)
+        self.admin.versions.delete(self.random.choice(self.admin.search("state = quarantined")).ref)
 
     def add_data(self) -> None:
         if not self.files or self.random.random() < 0.5:
             path = self.tmp_path / f"rows-{next(SEEDS)}.jsonl"
             path.write_text(f'{{"prompt": "{next(SEEDS)}", "completion": "b"}}\n' * self.random.randint(1, 5))
             self.files.append(path)
-        self.admin.add_data(self.random.choice(self.files), namespace=self.space)
+        self.admin.datasets.add(self.random.choice(self.files), namespace=self.space)
 
     def remove_data(self) -> None:
-        self.admin.remove_data(hash_file(self.random.choice(self.files))[0])
+        self.admin.datasets.remove(hash_file(self.random.choice(self.files))[0])
 
     def add_base(self) -> None:
         if not self.bases or self.random.random() < 0.5:
             self.bases.append(write_base(self.tmp_path / f"base-{next(SEEDS)}", value=next(SEEDS) / 1e6))
         upload = self.random.random() < 0.8
-        self.admin.add_base(self.random.choice(self.bases), namespace=self.space, upload=upload)
+        self.admin.bases.add(self.random.choice(self.bases), namespace=self.space, upload=upload)
 
     def mend_base(self) -> None:
         space = self.space
         named = [base for base in self.admin.bases() if base.namespace == space]
         base = self.random.choice(named).fingerprint
         if self.random.random() < 0.5:
-            self.admin.fix_base(base, forget_files=True, namespace=space)
+            self.admin.bases.fix(base, forget_files=True, namespace=space)
         else:
-            self.admin.remove_base(base, namespace=space)
+            self.admin.bases.remove(base, namespace=space)
 
     def train(self) -> None:
         space = self.space
-        data = self.admin.add_data(self.random.choice(self.files), namespace=space).digest
+        data = self.admin.datasets.add(self.random.choice(self.files), namespace=space).digest
         submit(self.admin, training(f"{space}/a", data))
         self.jobs.append(Held.claim(self.worker, self.tmp_path, name=f"w{next(SEEDS)}"))
 
@@ -167,7 +167,7 @@ class Play:
         """Cancel one, and let all that ended long ago expire."""
         if self.jobs and self.random.random() < 0.5:
             held = self.jobs.pop()
-            self.admin.cancel_job(held.job)
+            self.admin.jobs.cancel(held.job)
             held.release()
         old = utc_now() - timedelta(days=1000)
         with self.world.services.db.write() as session:
@@ -198,7 +198,7 @@ class Play:
         files = [ManifestFile(path="model.safetensors", size_bytes=size, sha256=sha256)]
         merged = MergeResult(
             manifest=Manifest(kind="merged", base_fingerprint=digest("tiny: base"), files=files),
-            upload=self.worker.upload({sha256: model}, "sending", held.assignment.namespace),
+            upload=self.worker.uploader.upload({sha256: model}, "sending", held.assignment.namespace),
             report=MergeReport(onto="original", dtype="float16", metrics={"kl": 0.0}),
         )
         calls.complete(self.worker, held.assignment, merge=merged)
@@ -210,7 +210,7 @@ class Play:
         rows = [row.model_copy(update={"scores": {}}) for row in fresh()]
         file = write_file(path := self.tmp_path / "scored", rows)
         (target,) = held.assignment.targets
-        upload = self.worker.upload({file.digest: path}, "sending", held.assignment.namespace)
+        upload = self.worker.uploader.upload({file.digest: path}, "sending", held.assignment.namespace)
         result = calls.scored(target, report=report_of(rows, file), upload=upload)
         calls.complete(self.worker, held.assignment, evaluations=[result])
 
@@ -231,10 +231,10 @@ class Play:
         self.world.services.removal.collect(request=request, who=SYSTEM)
 
     def retain(self) -> None:
-        self.admin.set_retention(f"{self.space}/a", keep_last=1)
+        self.admin.retention.set(f"{self.space}/a", keep_last=1)
         self.collect()
         for space in self.spaces:
-            self.admin.clear_retention(f"{space}/a")
+            self.admin.retention.clear(f"{space}/a")
 
     def age_merges(self) -> None:
         with self.world.services.db.write() as session:
@@ -287,14 +287,14 @@ class TestCounted:
         }  # fmt: skip
         try:
             for step, kind in gained.items():
-                before = by_kind(admin.quota(space))
+                before = by_kind(admin.quotas.get(space))
                 getattr(play, step)() if step != "put_away" else self._put_away(play)
-                after = by_kind(admin.quota(space))
+                after = by_kind(admin.quotas.get(space))
                 grown = {name for name in after if after[name] > before.get(name, 0)}
                 assert grown == ({kind} if kind else set()), step
                 assert differing(people) == {}, step
-            admin.add_base(write_base(tmp_path / "whole", value=next(SEEDS) / 1e6), namespace=space, upload=True)
-            assert set(by_kind(admin.quota(space))) == set(BYTES)
+            admin.bases.add(write_base(tmp_path / "whole", value=next(SEEDS) / 1e6), namespace=space, upload=True)
+            assert set(by_kind(admin.quotas.get(space))) == set(BYTES)
             play.release()
             play.checkpoint()
             play.checkpoint()
@@ -302,15 +302,15 @@ class TestCounted:
             play.age_merges()
             # Looked at before the daily run, which sets right what is wrong.
             assert differing(people) == {}
-            assert "merged_bytes" not in by_kind(admin.quota(space))
+            assert "merged_bytes" not in by_kind(admin.quotas.get(space))
             end_time_of(people, *play.sessions)
             people.services.expiry.run()
             play.remove_data()
             (base,) = [base for base in admin.bases() if base.namespace == space]
-            admin.remove_base(base.fingerprint, namespace=space)
+            admin.bases.remove(base.fingerprint, namespace=space)
             for version in [*admin.versions(f"{space}/a"), *admin.versions(f"{space}/b")]:
-                admin.delete(version.ref)
-            assert set(by_kind(admin.quota(space))) == {"checkpoints_bytes"}
+                admin.versions.delete(version.ref)
+            assert set(by_kind(admin.quotas.get(space))) == {"checkpoints_bytes"}
             assert differing(people) == {}
         finally:
             play.end()
@@ -323,20 +323,20 @@ class TestCounted:
         self, people: World, admin: Client, space: str, tmp_path: Path, rows: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         admin.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
-        admin.add_data(rows, namespace=f"x-{space}")
+        admin.datasets.add(rows, namespace=f"x-{space}")
         begin(admin, space, blob(50))
-        right = [admin.quota(where) for where in (space, f"x-{space}")]
+        right = [admin.quotas.get(where) for where in (space, f"x-{space}")]
         assert recount(people.services.db, within_s=60) == 0
         with people.services.db.write() as session:
             session.execute(update(Usage).where(Usage.namespace == space).values(adapters=7, versions_bytes=-3))
             session.delete(session.get_one(Usage, f"x-{space}"))
             session.add(Usage(namespace=f"y-{space}", bases_bytes=10))
-        assert admin.quota(space).adapters == 7
-        assert admin.quota(space).versions_bytes == 0
+        assert admin.quotas.get(space).adapters == 7
+        assert admin.quotas.get(space).versions_bytes == 0
         with caplog.at_level(logging.WARNING):
             assert people.services.expiry.run()["usage"] == 3
-        assert [admin.quota(where) for where in (space, f"x-{space}")] == right
-        assert admin.quota(f"y-{space}").size_bytes == 0
+        assert [admin.quotas.get(where) for where in (space, f"x-{space}")] == right
+        assert admin.quotas.get(f"y-{space}").size_bytes == 0
         said = [record.getMessage() for record in caplog.records if f"'{space}'" in record.getMessage()]
         (told,) = [line for line in said if "corrected" in line]
         assert "adapters 7 instead of 1, versions_bytes -3 instead of" in told
@@ -369,4 +369,4 @@ class TestCounted:
             counter.join()
         recount(people.services.db, within_s=60)
         assert differing(people) == {}
-        assert admin.quota(space).adapters == 2
+        assert admin.quotas.get(space).adapters == 2

@@ -18,13 +18,13 @@ def test_a_dataset_is_checked_by_its_name_and_columns(join: Callable[[], Tenant]
     rows, held = tmp_path / "faq.csv", tmp_path / "held.csv"
     rows.write_text("id,question,answer\n1,q,a\n2,q,a\n3,r,b\n")
     held.write_text("id,question,answer\n9,R,b\n")
-    tenant.client.add_data(rows, name="faq", namespace=tenant.space, columns=COLUMNS)
-    tenant.client.add_data(held, name="faq-held", namespace=tenant.space, columns=COLUMNS)
-    audit = tenant.client.check_data("faq", eval_data="faq-held@v1")
+    tenant.client.datasets.add(rows, name="faq", namespace=tenant.space, columns=COLUMNS)
+    tenant.client.datasets.add(held, name="faq-held", namespace=tenant.space, columns=COLUMNS)
+    audit = tenant.client.datasets.check("faq", eval_data="faq-held@v1")
     assert audit.data == "the dataset faq@v1"
     assert {finding.kind: finding.examples[0].rows for finding in audit.findings} == {
         "exact_duplicate": ["line 2", "line 3"],
         "held_out_normalised": ["line 4"],
     }
     with pytest.raises(NotFound, match="there is no file and no dataset"):
-        join().client.check_data("faq")
+        join().client.datasets.check("faq")

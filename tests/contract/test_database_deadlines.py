@@ -246,9 +246,9 @@ class TestThreads:
         with ExitStack() as stack:
             storage = (tmp_path / "artifacts").as_uri()
             world = stack.enter_context(registries.served(tmp_path / "served", database_url=url, storage_url=storage))
-            world.admin.register_base(base_registration())
+            world.admin.bases.register(base_registration())
             version = world.writer.push(save_adapter(tmp_path / "adapter", 1), "a", base="tiny")
-            (file, *_) = world.writer.locate(version.digest)
+            (file, *_) = world.writer.versions.locate(version.digest)
             holder = sqlite3.connect(tmp_path / "registry.sqlite3", isolation_level=None)
             stack.callback(holder.close)
             pool = stack.enter_context(ThreadPoolExecutor(60))

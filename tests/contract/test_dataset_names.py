@@ -30,7 +30,7 @@ def embedded(tmp_path: Path) -> Iterator[Client]:
 
 
 def named(tenant: Tenant, text: str, name: str) -> DatasetView:
-    return tenant.client.add_data(tenant.file(text), name=name, namespace=tenant.space)
+    return tenant.client.datasets.add(tenant.file(text), name=name, namespace=tenant.space)
 
 
 class TestNumbers:
@@ -40,22 +40,22 @@ class TestNumbers:
         assert [view.exact_name for view in views] == [f"reviews@v{number}" for number in (1, 2, 1, 3, 2)]
         assert [ours.located(f"reviews@v{number}") for number in (1, 2, 3)] == [views[at].digest for at in (0, 1, 3)]
         assert ours.located("reviews") == views[3].digest
-        assert ours.client.dataset("reviews").exact_name == "reviews@v3"
+        assert ours.client.datasets.get("reviews").exact_name == "reviews@v3"
         with pytest.raises(NotFound, match="no dataset 'reviews@v4'"):
-            ours.client.dataset("reviews@v4")
+            ours.client.datasets.get("reviews@v4")
 
     def test_a_number_means_its_rows_also_when_they_were_removed_meanwhile(self, ours: Tenant) -> None:
         first, second = uuid.uuid4().hex, uuid.uuid4().hex
         named(ours, first, "reviews")
         gone = named(ours, second, "reviews")
-        ours.client.remove_data("reviews@v2")
-        assert ours.client.dataset("reviews").number == 1
+        ours.client.datasets.remove("reviews@v2")
+        assert ours.client.datasets.get("reviews").number == 1
         with pytest.raises(NotFound):
-            ours.client.dataset("reviews@v2")
+            ours.client.datasets.get("reviews@v2")
         assert named(ours, uuid.uuid4().hex, "reviews").number == 3
         again = named(ours, second, "reviews")
         assert (again.number, again.digest) == (2, gone.digest)
-        assert ours.client.dataset("reviews").number == 3
+        assert ours.client.datasets.get("reviews").number == 3
 
     def test_rows_may_have_several_names(self, ours: Tenant) -> None:
         text = uuid.uuid4().hex
@@ -69,9 +69,9 @@ class TestNumbers:
     @pytest.mark.parametrize("name", ["отзывы.jsonl", "é", "日本 語", "a%2Fb", "a?b#c", "x" * 200])
     def test_a_name_may_be_of_any_alphabet(self, ours: Tenant, embedded: Client, tmp_path: Path, name: str) -> None:
         for client, space in ((ours.client, ours.space), (embedded, "-")):
-            view = client.add_data(ours.file(uuid.uuid4().hex), name=name, namespace=space)
-            assert client.dataset(f"{name}@v1", namespace=space).digest == view.digest
-            client.pull_data(name, tmp_path / space, overwrite=True)
+            view = client.datasets.add(ours.file(uuid.uuid4().hex), name=name, namespace=space)
+            assert client.datasets.get(f"{name}@v1", namespace=space).digest == view.digest
+            client.datasets.pull(name, tmp_path / space, overwrite=True)
             assert hash_file(tmp_path / space)[0] == view.digest
 
     def test_numbers_are_one_namespace_s(self, ours: Tenant, theirs: Tenant) -> None:
@@ -80,20 +80,20 @@ class TestNumbers:
             named(theirs, f"{text}{other}", "reviews")
         mine = named(ours, text, "reviews")
         assert mine.number == 1
-        assert ours.client.dataset("reviews").digest == mine.digest
-        assert theirs.client.dataset("reviews").number == 3
+        assert ours.client.datasets.get("reviews").digest == mine.digest
+        assert theirs.client.datasets.get("reviews").number == 3
         with pytest.raises(NotFound):
-            ours.client.dataset("reviews@v2")
+            ours.client.datasets.get("reviews@v2")
 
     def test_a_namespace_s_own_name_is_meant_before_others(
         self, ours: Tenant, theirs: Tenant, acting: Callable[..., Client]
     ) -> None:
         mine, other = (named(tenant, uuid.uuid4().hex, "reviews") for tenant in (ours, theirs))
         both = acting(**{ours.space: Role.WRITER, theirs.space: Role.WRITER})
-        assert both.dataset("reviews", namespace=ours.space).digest == mine.digest
-        assert both.dataset("reviews@v1", namespace=theirs.space).digest == other.digest
+        assert both.datasets.get("reviews", namespace=ours.space).digest == mine.digest
+        assert both.datasets.get("reviews@v1", namespace=theirs.space).digest == other.digest
         with pytest.raises(InvalidInput, match="names several datasets"):
-            both.dataset("reviews")
+            both.datasets.get("reviews")
 
     def test_many_at_once_get_numbers_without_a_gap(self, ours: Tenant) -> None:
         found: list[int | None] = []
@@ -115,7 +115,7 @@ class TestNumbers:
         with pytest.raises(InvalidName, match="give another name with --name"):
             named(ours, "a", name)
         path = ours.file(uuid.uuid4().hex, "rows@v2")
-        assert ours.client.add_data(path, namespace=ours.space, name="fine").names == ["fine@v1"]
+        assert ours.client.datasets.add(path, namespace=ours.space, name="fine").names == ["fine@v1"]
 
 
 class TestOneNamespace:
@@ -130,20 +130,20 @@ class TestOneNamespace:
     ) -> None:
         mine, other = (named(tenant, uuid.uuid4().hex, "reviews") for tenant in (ours, theirs))
         with pytest.raises(InvalidInput, match="names several datasets"):
-            both.pull_data("reviews", tmp_path / "rows")
+            both.datasets.pull("reviews", tmp_path / "rows")
         for space, view in ((ours.space, mine), (theirs.space, other)):
-            assert both.locate_data("reviews", namespace=space).sha256 == view.digest
-            assert both.pull_data("reviews", tmp_path / space, namespace=space).digest == view.digest
-        ours.client.remove_data("reviews")
+            assert both.datasets.locate("reviews", namespace=space).sha256 == view.digest
+            assert both.datasets.pull("reviews", tmp_path / space, namespace=space).digest == view.digest
+        ours.client.datasets.remove("reviews")
         for ask in (
-            lambda: both.locate_data("reviews", namespace=ours.space),
-            lambda: both.locate_data(other.digest, namespace=ours.space),
-            lambda: both.pull_data("reviews", tmp_path / "rows", namespace=ours.space),
+            lambda: both.datasets.locate("reviews", namespace=ours.space),
+            lambda: both.datasets.locate(other.digest, namespace=ours.space),
+            lambda: both.datasets.pull("reviews", tmp_path / "rows", namespace=ours.space),
         ):
             with pytest.raises(NotFound, match=f"in the namespace '{ours.space}'"):
                 ask()
         with pytest.raises(NotFound, match="no namespace 'secret' that this token may see"):
-            both.locate_data("reviews", namespace="secret")
+            both.datasets.locate("reviews", namespace="secret")
 
     def test_rows_are_removed_from_it_alone(self, ours: Tenant, theirs: Tenant, both: Client) -> None:
         text = uuid.uuid4().hex
@@ -151,11 +151,11 @@ class TestOneNamespace:
         assert mine.digest == other.digest
         different = named(theirs, uuid.uuid4().hex, "reviews")
         with pytest.raises(InvalidInput, match="names several datasets"):
-            both.remove_data("reviews")
-        both.remove_data("reviews", namespace=ours.space)
+            both.datasets.remove("reviews")
+        both.datasets.remove("reviews", namespace=ours.space)
         assert [view.digest for view in ours.client.datasets()] == []
-        assert theirs.client.dataset("reviews@v1").digest == other.digest
-        both.remove_data(other.digest, namespace=theirs.space)
+        assert theirs.client.datasets.get("reviews@v1").digest == other.digest
+        both.datasets.remove(other.digest, namespace=theirs.space)
         assert [view.digest for view in theirs.client.datasets()] == [different.digest]
 
 
@@ -163,7 +163,7 @@ class TestSearchAndLineage:
     def test_a_dataset_is_found_by_each_of_its_names(self, ours: Tenant) -> None:
         view = named(ours, uuid.uuid4().hex, "first")
         named(ours, uuid.uuid4().hex, "second")
-        ours.client.add_data(next(iter(ours.folder.glob(f"{ours.space}-*/rows.jsonl"))), namespace=ours.space)
+        ours.client.datasets.add(next(iter(ours.folder.glob(f"{ours.space}-*/rows.jsonl"))), namespace=ours.space)
         for text in view.names:
             assert ours.client.lineage(f"data:{text}").root == f"data:{view.digest}"
 
@@ -199,7 +199,7 @@ class TestGiven:
         view = named(ours, uuid.uuid4().hex, "reviews")
         score = ours.client.submit_evaluation("base:tiny", data="reviews")
         assert (score.view.request["data"], score.view.request["data_name"]) == (view.digest, "reviews@v1")
-        shown = ours.client.submit_preview(view.digest[:12], base="tiny")
+        shown = ours.client.datasets.submit_preview(view.digest[:12], base="tiny")
         assert (shown.view.request["data"], shown.view.request["data_name"]) == (view.digest, "reviews@v1")
 
     def test_what_is_none_is_said_in_one_sentence(
@@ -248,10 +248,10 @@ class TestPulled:
     def test_rows_come_back_byte_for_byte(self, ours: Tenant, tmp_path: Path) -> None:
         path = ours.file(uuid.uuid4().hex)
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'\r\n\n{"prompt": "b", "completion": "c"}')
-        view = ours.client.add_data(path, name="reviews", namespace=ours.space)
+        view = ours.client.datasets.add(path, name="reviews", namespace=ours.space)
         for number, name in enumerate(("reviews", "reviews@v1", view.digest, view.digest[:12])):
             target = tmp_path / f"{number}.jsonl"
-            assert ours.client.pull_data(name, target).digest == view.digest
+            assert ours.client.datasets.pull(name, target).digest == view.digest
             assert target.read_bytes() == path.read_bytes()
         assert sorted(file.name for file in tmp_path.glob("*.partial*")) == []
 
@@ -260,23 +260,23 @@ class TestPulled:
         target = tmp_path / "rows.jsonl"
         target.write_text("mine")
         with pytest.raises(Conflict, match=r"already exists; name another file with -o, or give --overwrite"):
-            ours.client.pull_data("reviews", target)
+            ours.client.datasets.pull("reviews", target)
         assert target.read_text() == "mine"
-        ours.client.pull_data("reviews", target, overwrite=True)
+        ours.client.datasets.pull("reviews", target, overwrite=True)
         assert hash_file(target)[0] == view.digest
         with pytest.raises(InvalidInput, match="is a folder; name a file"):
-            ours.client.pull_data("reviews", tmp_path)
+            ours.client.datasets.pull("reviews", tmp_path)
 
     def test_what_may_not_be_read_is_not_there(self, ours: Tenant, theirs: Tenant, tmp_path: Path) -> None:
         view = named(ours, uuid.uuid4().hex, "reviews")
         for name in ("reviews", "reviews@v1", view.digest, view.digest[:12]):
             with pytest.raises(NotFound):
-                theirs.client.pull_data(name, tmp_path / "rows.jsonl")
+                theirs.client.datasets.pull(name, tmp_path / "rows.jsonl")
             with pytest.raises(NotFound):
-                theirs.client.dataset(name, namespace=ours.space)
-        ours.client.remove_data("reviews")
+                theirs.client.datasets.get(name, namespace=ours.space)
+        ours.client.datasets.remove("reviews")
         with pytest.raises(NotFound):
-            ours.client.pull_data(view.digest, tmp_path / "rows.jsonl")
+            ours.client.datasets.pull(view.digest, tmp_path / "rows.jsonl")
         assert list(tmp_path.glob("rows.jsonl*")) == []
 
     def test_damaged_rows_are_not_kept(self, people: World, ours: Tenant, tmp_path: Path) -> None:
@@ -285,5 +285,5 @@ class TestPulled:
         stored.chmod(0o600)
         stored.write_bytes(stored.read_bytes().replace(b"completion", b"c0mpletion"))
         with pytest.raises(VerificationFailed, match="nothing was kept"):
-            ours.client.pull_data("reviews", tmp_path / "rows.jsonl")
+            ours.client.datasets.pull("reviews", tmp_path / "rows.jsonl")
         assert list(tmp_path.glob("rows.jsonl*")) == []

@@ -60,12 +60,12 @@ class TestColumns:
         assert held.request.spec.columns == COLUMNS
 
     def test_a_dataset_has_those_that_it_was_added_with(self, ours: Tenant) -> None:
-        view = ours.client.add_data(faq(ours), name="faq", namespace=ours.space, columns=COLUMNS)
+        view = ours.client.datasets.add(faq(ours), name="faq", namespace=ours.space, columns=COLUMNS)
         assert (view.columns, view.shape) == (COLUMNS, "prompt-completion")
         for data in ("faq", "faq@v1", view.digest):
             assert train(ours, data)["spec"]["columns"] == COLUMNS
         assert ours.client.submit_evaluation("base:tiny", data="faq").view.request["spec"]["columns"] == COLUMNS
-        assert ours.client.submit_preview("faq", base="tiny").view.request["columns"] == COLUMNS
+        assert ours.client.datasets.submit_preview("faq", base="tiny").view.request["columns"] == COLUMNS
         # What is said counts more, and another shape follows from it.
         request = train(ours, "faq", columns="text=question,label=id", objective="classify")
         assert request["spec"]["columns"] == "text=question,label=id"
@@ -74,25 +74,25 @@ class TestColumns:
 
     def test_the_last_that_were_said_hold(self, ours: Tenant) -> None:
         path = faq(ours)
-        first = ours.client.add_data(path, namespace=ours.space, columns=COLUMNS)
-        again = ours.client.add_data(path, namespace=ours.space, columns="text=question")
+        first = ours.client.datasets.add(path, namespace=ours.space, columns=COLUMNS)
+        again = ours.client.datasets.add(path, namespace=ours.space, columns="text=question")
         assert (again.digest, again.number) == (first.digest, first.number)
         assert (again.columns, again.shape) == ("text=question", "text")
-        assert ours.client.dataset(first.digest).columns == "text=question"
+        assert ours.client.datasets.get(first.digest).columns == "text=question"
 
     def test_a_job_over_the_same_file_changes_nothing_of_a_dataset(self, ours: Tenant) -> None:
         path = faq(ours)
-        view = ours.client.add_data(path, name="faq", namespace=ours.space, columns=COLUMNS)
+        view = ours.client.datasets.add(path, name="faq", namespace=ours.space, columns=COLUMNS)
         ours.client.submit_evaluation("base:tiny", data=path, columns="text=question")
         train(ours, path, columns="text=question")
-        kept = ours.client.dataset("faq")
+        kept = ours.client.datasets.get("faq")
         assert (kept.columns, kept.shape, kept.digest) == (COLUMNS, "prompt-completion", view.digest)
 
     def test_whoever_adds_rows_without_columns_has_them_as_they_are(self, ours: Tenant) -> None:
         path = ours.file("native")
-        first = ours.client.add_data(path, name="native", namespace=ours.space, columns="text=prompt")
+        first = ours.client.datasets.add(path, name="native", namespace=ours.space, columns="text=prompt")
         assert (first.columns, first.shape) == ("text=prompt", "text")
-        again = ours.client.add_data(path, name="native", namespace=ours.space)
+        again = ours.client.datasets.add(path, name="native", namespace=ours.space)
         assert (again.columns, again.shape, again.number) == (None, "prompt-completion", 1)
 
     def test_held_out_rows_are_read_by_the_same(self, ours: Tenant) -> None:
@@ -100,7 +100,7 @@ class TestColumns:
         with pytest.raises(InvalidData, match="has no column `question` for `prompt`") as caught:
             train(ours, faq(ours), eval_data=ours.file("b"), columns=COLUMNS)
         assert caught.value.param == "eval_data"
-        ours.client.add_data(faq(ours), name="faq", namespace=ours.space, columns=COLUMNS)
+        ours.client.datasets.add(faq(ours), name="faq", namespace=ours.space, columns=COLUMNS)
         with pytest.raises(InvalidInput, match=r"the columns of the dataset faq@v1 are prompt=question") as refused:
             train(ours, ours.file("b"), eval_data="faq")
         assert refused.value.param == "columns"
@@ -120,7 +120,7 @@ class TestShapes:
         self, people: World, ours: Tenant, row: dict[str, Any], shape: str, name: str
     ) -> None:
         path = write(ours, name, row, row)
-        view = ours.client.add_data(path, namespace=ours.space)
+        view = ours.client.datasets.add(path, namespace=ours.space)
         assert (view.shape, view.rows, view.format) == (shape, 2, name.split(".")[1])
         train(ours, view.digest)
         worker = people.client(Role.WORKER, namespace=ours.space)
@@ -144,7 +144,7 @@ class TestShapes:
         said = rf"rows have nothing for a loss on '{loss_on}'; set loss_on to {possible}"
         for data in (path, None):
             # Of a registered dataset, the client knows it by what was said of it.
-            given = data or ours.client.add_data(path, namespace=ours.space).digest
+            given = data or ours.client.datasets.add(path, namespace=ours.space).digest
             with pytest.raises(InvalidInput, match=said) as caught:
                 train(ours, given, loss_on=loss_on)
             assert caught.value.param == "loss_on"
@@ -164,7 +164,7 @@ class TestChoices:
 
     def test_they_score_and_teach_nothing(self, ours: Tenant) -> None:
         row = {"prompt": uuid.uuid4().hex, "choices": [" a", " b"], "answer": " b"}
-        view = ours.client.add_data(write(ours, "mc.jsonl", row), name="mc", namespace=ours.space)
+        view = ours.client.datasets.add(write(ours, "mc.jsonl", row), name="mc", namespace=ours.space)
         assert view.shape == "choices"
         assert ours.client.submit_evaluation("base:tiny", data="mc").view.request["data"] == view.digest
         with pytest.raises(InvalidInput, match="are for evaluations, and nothing is learnt of them"):
@@ -177,7 +177,7 @@ class TestChoices:
 
     def test_several_references_score_and_teach_nothing(self, ours: Tenant) -> None:
         row = {"prompt": uuid.uuid4().hex, "references": ["a", "b"]}
-        view = ours.client.add_data(write(ours, "several.jsonl", row), name="several", namespace=ours.space)
+        view = ours.client.datasets.add(write(ours, "several.jsonl", row), name="several", namespace=ours.space)
         assert view.shape == "references"
         assert ours.client.submit_evaluation("base:tiny", data="several").view.request["data"] == view.digest
         with pytest.raises(InvalidInput, match=r"\{prompt, references\} are for evaluations, and nothing is learnt"):
@@ -185,7 +185,7 @@ class TestChoices:
 
     def test_scores_of_completions_are_refused_where_none_is_generated(self, ours: Tenant) -> None:
         row = {"prompt": uuid.uuid4().hex, "choices": [" a", " b"], "answer": " b"}
-        view = ours.client.add_data(write(ours, "mc.jsonl", row), name="mc", namespace=ours.space)
+        view = ours.client.datasets.add(write(ours, "mc.jsonl", row), name="mc", namespace=ours.space)
         every: list[dict[str, Any]] = [{"metrics": ["bleu"]}, {"regex": "a"}, {"scorers": ["mine"]}]
         for options in every:
             with pytest.raises(InvalidInput, match=r"scores? of completions, and of these rows none is generated"):
@@ -253,7 +253,7 @@ def test_what_can_not_be_held_out_is_refused_at_submit(ours: Tenant, tmp_path: P
         submitted(rows(tmp_path, "x", "x"), holdout=0.5, holdout_by="id")
     with pytest.raises(InvalidData, match="line 2 has nothing in the column `group`"):
         submitted(rows(tmp_path, "x", "x"), holdout=0.5, holdout_by="group")
-    one = ours.client.add_data(rows(tmp_path, "x"), namespace=ours.space, columns=columns)
+    one = ours.client.datasets.add(rows(tmp_path, "x"), namespace=ours.space, columns=columns)
     with pytest.raises(InvalidInput, match="has one row, so none can be held out"):
         submitted(one.digest, holdout=0.5)
     # Whoever asks the registry without a client is told the same.

@@ -41,13 +41,13 @@ class TestDigests:
                 shape=None,
                 name=name,
                 namespace=ours.space,
-                upload=ours.client.upload({sha256: path}, "sending"),
+                upload=ours.client.uploader.upload({sha256: path}, "sending"),
             )
             with pytest.raises(InvalidInput, match="looks like a digest") as caught:
                 ours.client.call("POST", "/datasets", DatasetView, body=body)
             assert caught.value.param == "name"
             with pytest.raises(InvalidName, match="give another name with --name"):
-                ours.client.add_data(path, name=name, namespace=ours.space)
+                ours.client.datasets.add(path, name=name, namespace=ours.space)
         assert [view.digest for view in ours.client.datasets()] == [victim.digest]
 
     def test_digits_that_fit_several_are_refused(self, people: World, ours: Tenant) -> None:
@@ -57,14 +57,14 @@ class TestDigests:
             near = first.digest[:-1] + ("0" if first.digest[-1] != "0" else "1")
             _copy(session, row, near)
         with pytest.raises(InvalidInput, match="more than one dataset; write more digits"):
-            ours.client.locate_data(first.digest[:20])
+            ours.client.datasets.locate(first.digest[:20])
         assert ours.located(first.digest) == first.digest
 
     def test_a_file_that_is_called_like_a_digest_has_no_name_where_nobody_gave_one(self, ours: Tenant) -> None:
         path = ours.file(uuid.uuid4().hex, name="3f1c2a9b7d203f1c")
         with pytest.raises(NotFound, match="no base 'none'"):
             ours.client.submit_training(f"{ours.space}/a", base="none", data=path)
-        view = ours.client.add_data(path, name="reviews", namespace=ours.space)
+        view = ours.client.datasets.add(path, name="reviews", namespace=ours.space)
         assert (view.name, ours.located("reviews")) == ("reviews", view.digest)
 
 
@@ -77,12 +77,12 @@ class TestNames:
         assert ours.located(name) == mine.digest
         assert theirs.located(name) == others[1].digest
         assert ours.client.lineage(f"data:{name}").root == f"data:{mine.digest}"
-        for ask in (admin.locate_data, lambda text: admin.lineage(f"data:{text}"), admin.remove_data):
+        for ask in (admin.datasets.locate, lambda text: admin.lineage(f"data:{text}"), admin.datasets.remove):
             with pytest.raises(InvalidInput, match="names several datasets") as caught:
                 ask(name)
             assert mine.digest[:12] in caught.value.message
             assert others[1].digest[:12] in caught.value.message
-        assert admin.locate_data(mine.digest).sha256 == mine.digest
+        assert admin.datasets.locate(mine.digest).sha256 == mine.digest
 
     def test_what_a_stranger_says_of_the_same_bytes_is_said_to_himself(
         self, people: World, ours: Tenant, theirs: Tenant
@@ -99,7 +99,7 @@ class TestNames:
             shape="text",
             name="a secret of theirs",
             namespace=theirs.space,
-            upload=theirs.client.upload({sha256: path}, "sending"),
+            upload=theirs.client.uploader.upload({sha256: path}, "sending"),
         )
         said = theirs.client.call("POST", "/datasets", DatasetView, body=body)
         mine = ours.add(text, "mine.jsonl")
@@ -108,7 +108,7 @@ class TestNames:
         assert (mine.namespace, mine.created_at > said.created_at) == (ours.space, True)
         assert ours.client.datasets() == [mine]
         with pytest.raises(NotFound):
-            ours.client.locate_data(said.name)
+            ours.client.datasets.locate(said.name)
         assert theirs.client.datasets() == [said]
         submit(ours.client, training(f"{ours.space}/a", mine.digest))
         worker = people.client(Role.WORKER, namespace=ours.space)
@@ -123,10 +123,10 @@ class TestNames:
         first, second = ours.add(text, "first.jsonl"), theirs.add(text, "second.jsonl")
         both = acting(**{ours.space: Role.WRITER, theirs.space: Role.WRITER})
         assert both.datasets() == [first]
-        assert both.locate_data("second.jsonl").sha256 == second.digest
-        ours.client.remove_data(first.digest)
+        assert both.datasets.locate("second.jsonl").sha256 == second.digest
+        ours.client.datasets.remove(first.digest)
         assert both.datasets() == [second]
-        assert both.locate_data("second.jsonl").sha256 == second.digest
+        assert both.datasets.locate("second.jsonl").sha256 == second.digest
         again = ours.add(text, "again.jsonl")
         assert (again.name, again.created_at > second.created_at) == ("again.jsonl", True)
 
@@ -139,9 +139,9 @@ class TestRemoval:
         )
         theirs.add(texts[1])
         for view in (alone, shared):
-            ours.client.remove_data(view.digest)
+            ours.client.datasets.remove(view.digest)
             with pytest.raises(NotFound):
-                ours.client.locate_data(view.digest)
+                ours.client.datasets.locate(view.digest)
             (node,) = ours.client.lineage(f"data:{view.name}").nodes
             assert node.model_dump(exclude={"key", "digest"}) == {
                 "kind": "dataset",
@@ -158,7 +158,7 @@ class TestRemoval:
         rows = ours.add(text)
         job = ours.client.job(submit(ours.client, training(f"{ours.space}/a", rows.digest)).id)
         theirs.add(text)
-        ours.client.remove_data(rows.digest)
+        ours.client.datasets.remove(rows.digest)
         worker = people.client(Role.WORKER, namespace=ours.space)
         assert claim(worker) is None
         worker.close()
@@ -182,7 +182,7 @@ SPEC: dict[str, Any] = {"method": "lora", "rank": 4, "targets": "qv"}
 
 
 def named(tenant: Tenant, name: str) -> DatasetView:
-    return tenant.client.add_data(tenant.file(uuid.uuid4().hex), name=name, namespace=tenant.space)
+    return tenant.client.datasets.add(tenant.file(uuid.uuid4().hex), name=name, namespace=tenant.space)
 
 
 def submitted(tenant: Tenant, data: Any, **options: Any) -> JobView:
@@ -199,7 +199,7 @@ class TestGiven:
         file = ours.file(uuid.uuid4().hex)
         request = submitted(ours, {"reviews": 3, two.digest[:12]: 1, file: 0.5}).request
         assert (request["data"], request["data_name"]) == (one.digest, "reviews@v1")
-        third = ours.client.dataset("rows.jsonl")
+        third = ours.client.datasets.get("rows.jsonl")
         assert request["sources"] == [
             {"data": one.digest, "data_name": "reviews@v1", "weight": 3.0},
             {"data": two.digest, "data_name": "faq@v1", "weight": 1.0},
@@ -236,7 +236,7 @@ class TestGiven:
             named(ours, name)
         labels = tmp_path / "labels.jsonl"
         labels.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n')
-        ours.client.add_data(labels, name="labels", namespace=ours.space)
+        ours.client.datasets.add(labels, name="labels", namespace=ours.space)
         with pytest.raises(InvalidInput) as caught:
             submitted(ours, given)
         assert said in caught.value.message
@@ -252,7 +252,7 @@ class TestGiven:
             submitted(ours, [tmp_path / "one.jsonl", tmp_path / "two.jsonl"])
         for name in ("one", "two"):
             with pytest.raises(NotFound):
-                ours.client.dataset(f"{name}.jsonl")
+                ours.client.datasets.get(f"{name}.jsonl")
 
     def test_each_must_be_the_caller_s_to_use(self, ours: Tenant, theirs: Tenant) -> None:
         mine, other = named(ours, "reviews"), named(theirs, "secret")
@@ -284,10 +284,10 @@ class TestClaimed:
         held = claim_as(worker)
         assert held.datasets == {view.digest: "jsonl" for view in views}
         gone = submitted(ours, {"reviews": 1, "faq": 2})
-        ours.client.remove_data("faq")
+        ours.client.datasets.remove("faq")
         assert claim_as(worker) is None
         failed = ours.client.job(gone.id).view
         assert f"the dataset {views[1].digest[:12]} was removed" in (failed.message or "")
         # Nor is it tried again.
         with pytest.raises(NotFound):
-            ours.client.retry_job(gone.id)
+            ours.client.jobs.retry(gone.id)

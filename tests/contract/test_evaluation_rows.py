@@ -34,14 +34,14 @@ class TestKept:
         handed_in = fresh()
         errors = {"polite": "ValueError: no words"}
         ident = evaluated(desk, desk.push(), rows, handed_in, errors=errors)
-        found = desk.writer.evaluation(ident)
+        found = desk.writer.evaluations.get(ident)
         assert found.scorer_errors == errors
-        assert desk.writer.evaluation_rows(ident) == handed_in
+        assert desk.writer.evaluations.rows(ident) == handed_in
         people.services.evaluation_rows.copy(ident, tmp_path / "copy", who=LOCAL)
         assert list(scores_of(ident, tmp_path / "copy")) == handed_in
         assert found.spec_digest == digest_of(CONDITIONS.model_dump(mode="json"))
         assert found.metrics["failed_rows"] == 1.0
-        frame = desk.writer.evaluation_frame(ident)
+        frame = desk.writer.evaluations.frame(ident)
         assert list(frame.index) == [0, 1, 3, 4]
         assert frame.loc[0, "loss_sum"] == 0.1 + 0.2
         assert frame["rouge_l"].isna().tolist() == [False, False, True, True]
@@ -51,10 +51,10 @@ class TestKept:
     ) -> None:
         handed_in = fresh()
         first, again = (evaluated(desk, desk.push(), rows, handed_in) for _ in range(2))
-        found = [desk.writer.evaluation(ident) for ident in (first, again)]
+        found = [desk.writer.evaluations.get(ident) for ident in (first, again)]
         assert found[0].rows_digest == found[1].rows_digest
         path = desk.writer.cache.blob(found[0].rows_digest or "")
-        desk.writer.evaluation_rows(first)
+        desk.writer.evaluations.rows(first)
         assert hash_file(path) == (found[0].rows_digest, found[0].rows_size_bytes)
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
         assert [RowScore.model_validate_json(line) for line in lines] == handed_in
@@ -66,7 +66,7 @@ class TestKept:
         last = RowScore(row=5, loss_sum=0.5, tokens=1, prediction="b", expected="a", confidence=0.1)
         handed_in = [*fresh(), last]
         ident = evaluated(desk, desk.push(), rows, handed_in)
-        written = desk.writer.export_evaluation_rows(ident, tmp_path / "new" / "rows.parquet")
+        written = desk.writer.evaluations.export_rows(ident, tmp_path / "new" / "rows.parquet")
         table = parquet.read_table(written)
         fields = {name: str(table.schema.field(name).type) for name in table.column_names}
         text, number = ("prediction", "expected"), ("loss_sum", "confidence", "chrf", "rouge_l")
@@ -85,27 +85,27 @@ class TestKept:
         ]
         assert found == handed_in
         with pytest.raises(Conflict, match="already exists"):
-            desk.writer.export_evaluation_rows(ident, written)
+            desk.writer.evaluations.export_rows(ident, written)
         with pytest.raises(InvalidInput, match=r"call it rows\.csv\.parquet"):
-            desk.writer.export_evaluation_rows(ident, tmp_path / "rows.csv")
+            desk.writer.evaluations.export_rows(ident, tmp_path / "rows.csv")
         monkeypatch.setattr("sdk.worker_program.missing_libraries", lambda names: list(names))
         with pytest.raises(Unavailable, match=r"writing Parquet needs pyarrow, .* pip install 'adapterctl\[worker\]'"):
-            desk.writer.export_evaluation_rows(ident, tmp_path / "other.parquet")
+            desk.writer.evaluations.export_rows(ident, tmp_path / "other.parquet")
 
     def test_of_a_bare_base_too(self, own_desk: MergingDesk, rows: Path) -> None:
         handed_in = fresh()
         ident = evaluated(own_desk, f"base:{own_desk.base.fingerprint}", rows, handed_in)
-        assert own_desk.writer.evaluation_rows(ident) == handed_in
+        assert own_desk.writer.evaluations.rows(ident) == handed_in
 
     def test_whoever_may_not_read_the_scores_may_not_read_them(
         self, people: World, desk: MergingDesk, rows: Path, acting: Callable[..., Client], space: str
     ) -> None:
         ident = evaluated(desk, desk.push(), rows, fresh())
-        assert len(acting(**{space: Role.READER}).evaluation_rows(ident)) == 4
+        assert len(acting(**{space: Role.READER}).evaluations.rows(ident)) == 4
         # It has the file in its cache, from another token.
         stranger = acting(**{f"{space}-x": Role.ADMIN})
         with pytest.raises(NotFound, match="there are no scores"):
-            stranger.evaluation_rows(ident)
+            stranger.evaluations.rows(ident)
 
 
 class TestRefused:
@@ -181,7 +181,7 @@ class TestRefused:
             evaluated(desk, desk.push(), rows, ROWS, spec={"keep_samples": 0})
         silent = [row.model_copy(update={"prediction": None}) for row in fresh()]
         ident = evaluated(desk, desk.push("b"), rows, silent, spec={"keep_samples": 0})
-        assert desk.writer.evaluation_rows(ident) == silent
+        assert desk.writer.evaluations.rows(ident) == silent
 
     def test_a_calibration_that_is_not_that_of_the_rows(self, desk: MergingDesk, rows: Path) -> None:
         sure = [
@@ -234,7 +234,7 @@ class TestRefused:
             [desk.push()], data=rows, precision="native", only=True, metrics=["rouge_l", "chrf"]
         )
         held = desk.claim()
-        upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+        upload = desk.worker.uploader.upload({file.digest: path}, "sending", desk.space)
         storage, opened = people.services.artifacts.storage, list[str]()
         once = storage.open
 
@@ -279,25 +279,25 @@ class TestPaidFor:
     def test_a_namespace_pays_until_the_version_is_deleted(
         self, people: World, admin: Client, desk: MergingDesk, rows: Path, space: str
     ) -> None:
-        before = by_kind(admin.quota(space))
+        before = by_kind(admin.quotas.get(space))
         ref = desk.push()
         samples = [Sample(prompt="p" * 5000, completion="c", reference="r")]
         ident = evaluated(desk, ref, rows, fresh(), samples=samples)
-        size_bytes = desk.writer.evaluation(ident).rows_size_bytes
-        assert by_kind(admin.quota(space))["evaluations_bytes"] == size_bytes
+        size_bytes = desk.writer.evaluations.get(ident).rows_size_bytes
+        assert by_kind(admin.quotas.get(space))["evaluations_bytes"] == size_bytes
         base = evaluated(desk, f"base:{desk.base.fingerprint}", rows, fresh())
         assert differing(people) == {}
-        taken = admin.quota(space).records_bytes or 0
-        admin.delete(ref)
+        taken = admin.quotas.get(space).records_bytes or 0
+        admin.versions.delete(ref)
         # Its samples are what is long about scores in the database.
-        assert (admin.quota(space).records_bytes or 0) < taken - 5000
-        assert desk.writer.evaluation(ident).samples == []
+        assert (admin.quotas.get(space).records_bytes or 0) < taken - 5000
+        assert desk.writer.evaluations.get(ident).samples == []
         assert differing(people) == {}
-        assert by_kind(admin.quota(space)).keys() - before.keys() == {"datasets_bytes", "evaluations_bytes"}
-        assert admin.quota(space).evaluations_bytes == desk.writer.evaluation(base).rows_size_bytes
+        assert by_kind(admin.quotas.get(space)).keys() - before.keys() == {"datasets_bytes", "evaluations_bytes"}
+        assert admin.quotas.get(space).evaluations_bytes == desk.writer.evaluations.get(base).rows_size_bytes
         with pytest.raises(NotFound, match="were removed, as they are with the version"):
-            desk.writer.evaluation_rows(ident)
-        kept = desk.writer.evaluation(ident)
+            desk.writer.evaluations.rows(ident)
+        kept = desk.writer.evaluations.get(ident)
         assert (kept.rows_digest, kept.rows_size_bytes) == (None, None)
         assert kept.metrics["loss"] > 0
 
@@ -310,11 +310,11 @@ class TestPaidFor:
             desk.writer.pull(ref, desk.tmp_path / "pulled"), f"{space}/b", base=desk.base.fingerprint
         )
         assert same.digest == desk.writer.get(ref).digest
-        admin.delete(ref)
-        assert len(desk.writer.evaluation_rows(ident)) == 4
-        admin.delete(same.ref)
+        admin.versions.delete(ref)
+        assert len(desk.writer.evaluations.rows(ident)) == 4
+        admin.versions.delete(same.ref)
         with pytest.raises(NotFound):
-            desk.writer.evaluation_rows(ident)
+            desk.writer.evaluations.rows(ident)
         assert differing(people) == {}
 
     @pytest.mark.parametrize("bare", [False, True], ids=["version", "base"])
@@ -327,12 +327,12 @@ class TestPaidFor:
         earlier = evaluated(desk, ref, rows, fresh())
         newest = evaluated(desk, ref, rows, fresh())
         with pytest.raises(NotFound, match="and once newer scores have them"):
-            desk.writer.evaluation_rows(earlier)
-        assert desk.writer.evaluation(earlier).metrics["loss"] > 0
+            desk.writer.evaluations.rows(earlier)
+        assert desk.writer.evaluations.get(earlier).metrics["loss"] > 0
         # Those under other conditions, or with a metric that the newest lack, say something else.
-        kept = [desk.writer.evaluation(ident).rows_size_bytes for ident in (other, more, newest)]
-        assert admin.quota(space).evaluations_bytes == sum(size or 0 for size in kept)
-        assert len(desk.writer.evaluation_rows(more)) == 4
+        kept = [desk.writer.evaluations.get(ident).rows_size_bytes for ident in (other, more, newest)]
+        assert admin.quotas.get(space).evaluations_bytes == sum(size or 0 for size in kept)
+        assert len(desk.writer.evaluations.rows(more)) == 4
         assert differing(people) == {}
 
     def test_targets_of_one_job_keep_theirs_though_their_bytes_are_the_same(
@@ -352,12 +352,12 @@ class TestPaidFor:
         handed_in = fresh()
         path = desk.tmp_path / "the rows of both"
         file = write_file(path, handed_in)
-        upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+        upload = desk.worker.uploader.upload({file.digest: path}, "sending", desk.space)
         report = report_of(handed_in, file)
         results = [calls.scored(target, report=report, upload=upload) for target in held.targets]
         calls.complete(desk.worker, held, evaluations=results)
         for scores in job.result():
-            assert desk.writer.evaluation_rows(scores.id) == handed_in
+            assert desk.writer.evaluations.rows(scores.id) == handed_in
 
     def test_those_of_a_bare_base_go_with_it(
         self, people: World, admin: Client, own_desk: MergingDesk, rows: Path, space: str
@@ -365,15 +365,15 @@ class TestPaidFor:
         fingerprint = own_desk.base.fingerprint
         version = evaluated(own_desk, own_desk.push(), rows, fresh())
         base = evaluated(own_desk, f"base:{fingerprint}", rows, fresh())
-        admin.add_base(own_desk.folder, namespace="*", upload=True)
-        admin.remove_base(fingerprint, namespace=space)
+        admin.bases.add(own_desk.folder, namespace="*", upload=True)
+        admin.bases.remove(fingerprint, namespace=space)
         # It is still there, published for all.
-        assert len(own_desk.writer.evaluation_rows(base)) == 4
-        admin.remove_base(fingerprint, namespace="*")
+        assert len(own_desk.writer.evaluations.rows(base)) == 4
+        admin.bases.remove(fingerprint, namespace="*")
         with pytest.raises(NotFound, match="as they are with the version or base"):
-            own_desk.writer.evaluation_rows(base)
-        assert own_desk.writer.evaluation(base).metrics["loss"] > 0
-        assert admin.quota(space).evaluations_bytes == own_desk.writer.evaluation(version).rows_size_bytes
+            own_desk.writer.evaluations.rows(base)
+        assert own_desk.writer.evaluations.get(base).metrics["loss"] > 0
+        assert admin.quotas.get(space).evaluations_bytes == own_desk.writer.evaluations.get(version).rows_size_bytes
         assert differing(people) == {}
 
     def test_scores_whose_rows_had_no_room_have_none(self, people: World, desk: MergingDesk, rows: Path) -> None:
@@ -385,4 +385,4 @@ class TestPaidFor:
         # Others hold all that is counted against what is there.
         recount(people.services.db, within_s=60.0)
         with pytest.raises(NotFound, match="have no rows: there was no room to store them"):
-            desk.writer.evaluation_rows(ident)
+            desk.writer.evaluations.rows(ident)

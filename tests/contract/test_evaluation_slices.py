@@ -47,7 +47,7 @@ ROWS = [
 class TestSlices:
     def test_by_hand(self, desk: MergingDesk, tmp_path: Path) -> None:
         ident = score(desk, write(tmp_path / "rows.jsonl", ["de", "en", "de", "fr", "de", "en"]), ROWS)
-        found = desk.writer.evaluation_slices(ident, by="lang")
+        found = desk.writer.evaluations.slices(ident, by="lang")
         assert (found.evaluation, found.by) == (ident, "lang")
         german, english = found.slices
         assert (german.value, german.rows, german.failed_rows, german.tokens) == ("de", 2, 1, 10)
@@ -58,17 +58,17 @@ class TestSlices:
 
     def test_together_they_are_the_score(self, desk: MergingDesk, tmp_path: Path) -> None:
         ident = score(desk, write(tmp_path / "rows.jsonl", ["de", "en", "de", "fr", "de", "en"]), ROWS)
-        slices = desk.writer.evaluation_slices(ident, by="lang").slices
+        slices = desk.writer.evaluations.slices(ident, by="lang").slices
         loss = sum(one.metrics["loss"] * one.tokens for one in slices) / sum(one.tokens for one in slices)
-        assert loss == pytest.approx(desk.writer.evaluation(ident).metrics["loss"], rel=1e-12)
-        (whole,) = desk.writer.evaluation_slices(ident, by="answer").slices
+        assert loss == pytest.approx(desk.writer.evaluations.get(ident).metrics["loss"], rel=1e-12)
+        (whole,) = desk.writer.evaluations.slices(ident, by="answer").slices
         assert whole.metrics["loss"] == pytest.approx(loss, rel=1e-12)
 
     def test_values_of_any_kind_and_that_look_alike(self, desk: MergingDesk, tmp_path: Path) -> None:
         ident = score(
             desk, write(tmp_path / "rows.jsonl", [1, "1", None, {"b": 2, "a": 1}, "über\nall", "x" * 999]), ROWS
         )
-        values = {one.value for one in desk.writer.evaluation_slices(ident, by="lang").slices}
+        values = {one.value for one in desk.writer.evaluations.slices(ident, by="lang").slices}
         assert values == {"1", '"1"', "null", "über\nall", "x" * 199 + "…"}
 
     def test_values_that_begin_the_same_are_told_apart_and_letters_are_letters(
@@ -78,18 +78,18 @@ class TestSlices:
         ident = score(
             desk, write(tmp_path / "rows.jsonl", values), [RowScore(row=n, loss_sum=1.0, tokens=1) for n in range(6)]
         )
-        found = [one.value for one in desk.writer.evaluation_slices(ident, by="lang").slices]
+        found = [one.value for one in desk.writer.evaluations.slices(ident, by="lang").slices]
         assert len(set(found)) == 6
         assert max(map(len, found)) == 200
         assert {'["é"]', '{"a": ["ж"]}', "x" * 200, "é" * 199 + "…"} < set(found)
-        assert found == [one.value for one in desk.writer.evaluation_slices(ident, by="lang").slices]
+        assert found == [one.value for one in desk.writer.evaluations.slices(ident, by="lang").slices]
 
     def test_of_csv(self, desk: MergingDesk, tmp_path: Path) -> None:
         path = tmp_path / "rows.csv"
         seed = next(SEEDS)
         path.write_text("question,answer,lang\n" + "".join(f"q{seed}{n},a,{'de' if n else 'en'}\n" for n in range(6)))
         ident = score(desk, path, ROWS)
-        assert [(one.value, one.rows) for one in desk.writer.evaluation_slices(ident, by="lang").slices] == [
+        assert [(one.value, one.rows) for one in desk.writer.evaluations.slices(ident, by="lang").slices] == [
             ("de", 3),
             ("en", 1),
         ]
@@ -100,31 +100,31 @@ class TestRefused:
         many = [RowScore(row=n, loss_sum=1.0, tokens=1) for n in range(51)]
         ident = score(desk, write(tmp_path / "rows.jsonl", list(range(51))), many)
         with pytest.raises(InvalidInput, match="more than 50 values in 'lang'; name a column that has fewer") as caught:
-            desk.writer.evaluation_slices(ident, by="lang")
+            desk.writer.evaluations.slices(ident, by="lang")
         assert caught.value.param == "by"
         fifty = score(desk, write(tmp_path / "rows.jsonl", [*range(50), 0]), many)
-        assert len(desk.writer.evaluation_slices(fifty, by="lang").slices) == 50
+        assert len(desk.writer.evaluations.slices(fifty, by="lang").slices) == 50
 
     def test_a_column_that_rows_have_not(self, desk: MergingDesk, tmp_path: Path) -> None:
         ident = score(desk, write(tmp_path / "rows.jsonl", ["de"] * 6), ROWS)
         with pytest.raises(
             InvalidInput, match="line 1 has no column 'team', but the keys `question`, `answer`, `lang`"
         ):
-            desk.writer.evaluation_slices(ident, by="team")
+            desk.writer.evaluations.slices(ident, by="team")
 
     def test_what_is_not_there_any_more_or_is_nobody_s(
         self, people: World, desk: MergingDesk, tmp_path: Path, acting: Callable[..., Client], space: str
     ) -> None:
         data = write(tmp_path / "rows.jsonl", ["de"] * 6)
         ident = score(desk, data, ROWS)
-        assert len(acting(**{space: Role.READER}).evaluation_slices(ident, by="lang").slices) == 1
+        assert len(acting(**{space: Role.READER}).evaluations.slices(ident, by="lang").slices) == 1
         with pytest.raises(NotFound, match="there are no scores"):
-            acting(**{f"{space}-x": Role.ADMIN}).evaluation_slices(ident, by="lang")
-        desk.writer.remove_data(desk.writer.evaluation(ident).dataset)
+            acting(**{f"{space}-x": Role.ADMIN}).evaluations.slices(ident, by="lang")
+        desk.writer.datasets.remove(desk.writer.evaluations.get(ident).dataset)
         with pytest.raises(
             InvalidInput, match=r"can't be grouped by 'lang': the dataset .* was removed.*evals show ID --rows"
         ):
-            desk.writer.evaluation_slices(ident, by="lang")
+            desk.writer.evaluations.slices(ident, by="lang")
 
 
 class TestLargeFiles:
@@ -132,7 +132,7 @@ class TestLargeFiles:
         self, people: World, desk: MergingDesk, tmp_path: Path
     ) -> None:
         data = write(tmp_path / "rows.jsonl", ["de", "en", "de", "fr", "de", "x" * 1_100_000])
-        found = desk.writer.evaluation_slices(score(desk, data, ROWS), by="lang").slices
+        found = desk.writer.evaluations.slices(score(desk, data, ROWS), by="lang").slices
         assert [one.value for one in found[:2]] == ["de", "en"]
         assert {one.value for one in found[2:]} == {"x" * 199 + "…"}
         assert people.services.reading.pid is not None
@@ -146,7 +146,7 @@ class TestLargeFiles:
         ident = score(desk, data, ROWS)
         tracemalloc.start()
         try:
-            found = desk.writer.evaluation_slices(ident, by="lang").slices
+            found = desk.writer.evaluations.slices(ident, by="lang").slices
             assert tracemalloc.get_traced_memory()[1] < 16 << 20
         finally:
             tracemalloc.stop()

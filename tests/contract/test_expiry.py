@@ -57,7 +57,7 @@ def finished(
     acting: Callable[..., Client], writer: Client, space: str, rows: Path, tmp_path: Path
 ) -> tuple[Client, str]:
     """A writer, and a job of theirs that has succeeded and left events, an attempt and a version."""
-    data = writer.add_data(rows, namespace=space).digest
+    data = writer.datasets.add(rows, namespace=space).digest
     job = submit(writer, training(f"{space}/made", data))
     held = Held.claim(acting(**{space: Role.WORKER}), tmp_path)
     held.report(line("hello"))
@@ -85,7 +85,7 @@ def test_what_happened_to_old_jobs_goes_and_what_came_of_them_stays(
 def test_of_a_job_that_goes_on_nothing_goes(
     people: World, acting: Callable[..., Client], writer: Client, space: str, rows: Path, tmp_path: Path
 ) -> None:
-    job = submit(writer, training(f"{space}/long", writer.add_data(rows, namespace=space).digest))
+    job = submit(writer, training(f"{space}/long", writer.datasets.add(rows, namespace=space).digest))
     held = Held.claim(acting(**{space: Role.WORKER}), tmp_path)
     age(people, JobEvent, JobEvent.job_id == job.id, "at")
     age(people, Job, Job.id == job.id, "created_at", "started_at")
@@ -99,7 +99,7 @@ def test_failed_pushes_go_and_numbers_of_deleted_versions_stay(
     people: World, admin: Client, writer: Client, space: str, tmp_path: Path
 ) -> None:
     pushed = writer.push(new_adapter(tmp_path), f"{space}/kept", base="tiny")
-    admin.delete(pushed.ref)
+    admin.versions.delete(pushed.ref)
     again = writer.push(new_adapter(tmp_path), f"{space}/kept", base="tiny")
     with people.services.db.write() as session:
         row = session.scalars(select(Version).where(Version.digest == again.digest)).one()
@@ -146,7 +146,7 @@ def test_of_a_token_that_is_long_over_the_name_is_left(people: World, admin: Cli
     assert people.services.expiry.run()["tokens"] >= 1
     assert made.id not in {token.id for token in admin.tokens()}
     with pytest.raises(NotFound):
-        admin.revoke_token(made.id)
+        admin.tokens.revoke(made.id)
     with people.services.db.read() as session:
         row = session.get_one(Token, made.id)
         assert (row.name, row.grants) == (f"gone-{space}", [])
@@ -183,7 +183,7 @@ def test_of_files_that_were_collected_only_what_is_named_stays(
             session.flush()
             session.add(ManifestBlob(manifest_digest=letter * 64, sha256=letter * 64))
     # As if the files of a version had been given up long ago: its history is kept.
-    admin.delete(pushed.ref)
+    admin.versions.delete(pushed.ref)
     age(people, ManifestRow, ManifestRow.digest == pushed.digest, "collected_at")
     gone = people.services.expiry.run()
     assert (gone["collected_manifests"], gone["collected_blobs"]) == (1, 1)

@@ -84,7 +84,7 @@ class House:
 
 @pytest.fixture
 def house(people: World, rows: Path) -> Iterator[House]:
-    data = people.writer.add_data(rows, namespace="-").digest
+    data = people.writer.datasets.add(rows, namespace="-").digest
     request = TrainingRequest(
         adapter="x/a", base=BaseChoice(id="tiny", revision="0" * 40, fingerprint=digest("tiny: base")), data=data
     )
@@ -225,7 +225,7 @@ class TestPlaces:
 class TestPriorities:
     def submit(self, house: House, client: Client, space: str, priority: int) -> JobView:
         request = TrainingRequest.model_validate({**house.request, "adapter": f"{space}/a"})
-        data = client.add_data(house.world.folder / "rows.jsonl", namespace=space).digest
+        data = client.datasets.add(house.world.folder / "rows.jsonl", namespace=space).digest
         body = JobSubmission(request=request.model_copy(update={"data": data}), priority=priority)
         return client.call("POST", "/jobs", JobView, body=body)
 
@@ -253,8 +253,8 @@ class TestPriorities:
         self, house: House, admin: Client, acting: Callable[..., Client], space: str
     ) -> None:
         job = self.submit(house, admin, space, 90)
-        admin.cancel_job(job.id)
-        assert acting(**{space: Role.WRITER}).retry_job(job.id).view.priority == WRITER_MOST
+        admin.jobs.cancel(job.id)
+        assert acting(**{space: Role.WRITER}).jobs.retry(job.id).view.priority == WRITER_MOST
 
 
 def read_rows(house: House, statement: Statement) -> float:

@@ -21,7 +21,7 @@ from sdk.submitting.again import continued_spec
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with registries.embedded(tmp_path / "home") as world:
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         yield world
 
 
@@ -40,12 +40,14 @@ def tree(tmp_path: Path) -> Path:
 
 
 def outcomes(world: World, root: Path, **options: Any) -> dict[str, tuple[str, str | None]]:
-    return {found.folder: (found.outcome, found.ref) for found in world.writer.push_tree(root, **options)}
+    return {found.folder: (found.outcome, found.ref) for found in world.writer.versions.push_tree(root, **options)}
 
 
 def test_every_adapter_of_a_tree_becomes_a_version(world: World, tree: Path) -> None:
     seen = []
-    results = world.writer.push_tree(tree, base="tiny", on_folder=lambda done, total: seen.append((done, total)))
+    results = world.writer.versions.push_tree(
+        tree, base="tiny", on_folder=lambda done, total: seen.append((done, total))
+    )
     assert {found.folder: (found.outcome, found.ref) for found in results} == {
         "code-review": ("new", "code-review@v1"),
         "team/Code Review": ("new", "team/code-review@v1"),
@@ -79,7 +81,7 @@ def test_what_is_refused_stops_nothing_and_says_why(world: World, tree: Path) ->
     save_adapter(tree / "foreign", 7, base_model_name_or_path="nobody/knows")
     save_adapter(tree / "---", 8)
     # Those that name a base themselves name "tiny".
-    results = {found.folder: found for found in world.writer.push_tree(tree)}
+    results = {found.folder: found for found in world.writer.versions.push_tree(tree)}
     refused = {name: (found.code, found.exit_code) for name, found in results.items() if found.outcome == "refused"}
     assert refused == {
         "---": ("invalid", 2),
@@ -99,7 +101,7 @@ def test_two_folders_of_one_name_are_not_made_one_adapter(world: World, tmp_path
     root = tmp_path / "adapters"
     save_adapter(root / "A B", 1)
     save_adapter(root / "a-b", 2)
-    results = world.writer.push_tree(root, base="tiny")
+    results = world.writer.versions.push_tree(root, base="tiny")
     assert [found.outcome for found in results] == ["new", "refused"]
     assert "--versions" in (results[1].message or "")
 
@@ -108,7 +110,7 @@ def test_folders_of_versions_become_versions_in_the_order_people_count(world: Wo
     root = tmp_path / "adapters"
     for number in (10, 2, 1):
         save_adapter(root / "code-review" / f"v{number}", number)
-    results = world.writer.push_tree(root, base="tiny", versions=True, namespace="team")
+    results = world.writer.versions.push_tree(root, base="tiny", versions=True, namespace="team")
     assert [(found.folder, found.ref) for found in results] == [
         ("code-review/v1", "team/code-review@v1"),
         ("code-review/v2", "team/code-review@v2"),
@@ -126,12 +128,12 @@ def test_links_are_not_followed_out_of_the_tree(world: World, tmp_path: Path) ->
 
 def test_what_is_no_tree_is_said(world: World, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no folder"):
-        world.writer.push_tree(tmp_path / "nothing")
+        world.writer.versions.push_tree(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFound, match=r"adapter_config\.json"):
-        world.writer.push_tree(tmp_path / "empty", base="tiny")
+        world.writer.versions.push_tree(tmp_path / "empty", base="tiny")
     with pytest.raises(InvalidInput):
-        world.writer.push_tree(tmp_path / "empty", base="tiny", namespace="Team")
+        world.writer.versions.push_tree(tmp_path / "empty", base="tiny", namespace="Team")
 
 
 def test_a_registry_that_is_away_stops_the_import(world: World, tree: Path) -> None:
@@ -142,7 +144,7 @@ def test_a_registry_that_is_away_stops_the_import(world: World, tree: Path) -> N
             world.services.db.close()
 
     with pytest.raises(Unavailable):
-        world.writer.push_tree(tree, base="tiny", on_folder=away)
+        world.writer.versions.push_tree(tree, base="tiny", on_folder=away)
 
 
 def test_the_command_reports_what_was_refused(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +155,7 @@ def test_the_command_reports_what_was_refused(tree: Path, tmp_path: Path, monkey
     from sdk.client import Client
 
     client = Client()
-    client.register_base(base_registration())
+    client.bases.register(base_registration())
     client.close()
     save_adapter(tree / "broken", 9)
     (tree / "broken" / "adapter_config.json").write_text("{")
@@ -189,7 +191,7 @@ def test_how_the_base_was_quantised_is_said_as_a_training_quantises_it(
 
     folder = save_adapter(tmp_path / "adapter", 3)
     client = Client()
-    client.register_base(base_registration())
+    client.bases.register(base_registration())
     said = CliRunner().invoke(cli, ["push", str(folder), "tone", "--base", "tiny", "--quantized", quant_type])
     assert said.exit_code == 0, said.output
     version = client.get("tone@v1").info
@@ -204,13 +206,13 @@ def test_how_the_base_was_quantised_is_said_as_a_training_quantises_it(
 def test_names_are_written_in_place_of_patterns(world: World, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     save_adapter(tree / "endless", 1, target_modules="([a-z0-9_]+\\.?)+_proj", alpha_pattern={"(q_pro)+j": 8})
-    (refused,) = world.writer.push_tree(tree, base="tiny")
+    (refused,) = world.writer.versions.push_tree(tree, base="tiny")
     assert (refused.outcome, refused.code) == ("refused", "invalid")
     assert "model.layers.0.self_attn.q_proj, model.layers.0.self_attn.v_proj" in (refused.message or "")
-    report = world.writer.push_with_report(tree / "endless", "endless", base="tiny", expand_patterns=True)
+    report = world.writer.versions.push(tree / "endless", "endless", base="tiny", expand_patterns=True)
     assert report.expanded == ["target_modules", "alpha_pattern"]
     lora = world.writer.get("endless@v1").info.lora
     assert lora.target_modules == [f"model.layers.0.self_attn.{name}_proj" for name in "qv"]
     assert lora.alpha_pattern == {"q_proj": 8.0}
-    (again,) = world.writer.push_tree(tree, base="tiny", expand_patterns=True)
+    (again,) = world.writer.versions.push_tree(tree, base="tiny", expand_patterns=True)
     assert (again.outcome, again.ref) == ("existing", "endless@v1")

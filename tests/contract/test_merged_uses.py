@@ -24,7 +24,7 @@ class TestUse:
     def test_by_the_registry(self, desk: MergingDesk, rows: Path, tmp_path: Path) -> None:
         ref = desk.push()
         merged = desk.merged(ref)["version"]
-        data = desk.writer.add_data(rows, namespace=desk.space).digest
+        data = desk.writer.datasets.add(rows, namespace=desk.space).digest
 
         def refused(done: str, param: str, ask: Callable[[], Any]) -> None:
             said = f"{merged} is a merged model, not an adapter, so it can't be {done}; name the adapter that was merged into it: {ref}"
@@ -47,17 +47,17 @@ class TestUse:
         ref = desk.push()
         merged = desk.merged(ref)["version"]
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model and no adapter; an engine"):
-            desk.writer.compat(merged, engine="vllm")
+            desk.writer.versions.compat(merged, engine="vllm")
         with pytest.raises(
             InvalidInput, match=f"{merged} is a merged model, not an adapter, so there is no LoRA of it"
         ):
-            desk.writer.export_plain(merged, tmp_path / "plain")
+            desk.writer.versions.export_plain(merged, tmp_path / "plain")
         with pytest.raises(
             InvalidInput, match=f"{merged} is a merged model, not an adapter, so it was trained on no rows"
         ):
             desk.writer.preview(of=merged)
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model, not an adapter, so .* probe"):
-            desk.writer.replay_probe(merged)
+            desk.writer.versions.replay_probe(merged)
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model, not an adapter, so .*--no-weights"):
             desk.writer.diff(ref, merged)
         assert desk.writer.diff(ref, merged, weights=False).weights is None
@@ -70,7 +70,7 @@ class TestUse:
         merged = desk.merged(desk.push())["version"]
         seen: list[tuple[Path, dict[str, Any]]] = []
         monkeypatch.setattr(gguf, "export_model", lambda folder, output, **said: seen.append((folder, said)))
-        desk.writer.export(merged, tmp_path / "m.gguf", dtype="f16", tokenizer_from="base.gguf")
+        desk.writer.versions.export(merged, tmp_path / "m.gguf", dtype="f16", tokenizer_from="base.gguf")
         ((folder, said),) = seen
         assert said == {
             "name": merged,
@@ -81,7 +81,7 @@ class TestUse:
         }
         assert (folder / "model.safetensors").is_file()
         with pytest.raises(InvalidInput, match=f"{merged} is a whole model, which needs no base; leave --base out"):
-            desk.writer.export(merged, tmp_path / "m.gguf", base=desk.folder)
+            desk.writer.versions.export(merged, tmp_path / "m.gguf", base=desk.folder)
 
     def test_a_pulled_one_is_no_adapter_to_push(self, desk: MergingDesk, tmp_path: Path) -> None:
         pulled = desk.writer.pull(desk.merged(desk.push())["version"], tmp_path / "pulled")

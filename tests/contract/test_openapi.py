@@ -85,7 +85,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeded]:
 
 def _seed(world: World, folder: Path) -> Seeded:
     client = world.client(Role.ADMIN)
-    client.register_base(base_registration())
+    client.bases.register(base_registration())
     adapters = ["code-review", "team/code-review"]
     digests, publications = [], []
     for name, seed in itertools.product(adapters, range(3)):
@@ -96,15 +96,15 @@ def _seed(world: World, folder: Path) -> Seeded:
     for name in adapters:
         client.set_alias(name, "production", 1)
         client.set_alias(name, "production", 2)
-        client.annotate(f"{name}@v1", tags={"language": "python"}, note="noted")
-        client.archive(f"{name}@v3")
-    client.protect_alias("team/*", "production")
-    client.set_quota("team", max_jobs=100_000)
+        client.versions.annotate(f"{name}@v1", tags={"language": "python"}, note="noted")
+        client.versions.archive(f"{name}@v3")
+    client.aliases.protect("team/*", "production")
+    client.quotas.set("team", max_jobs=100_000)
     rows = folder / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
-    data = client.add_data(rows).digest
+    data = client.datasets.add(rows).digest
     jobs = [client.submit_training(name, base="tiny", data=rows, rank=2).id for name in adapters for _ in range(2)]
-    client.cancel_job(jobs[0])
+    client.jobs.cancel(jobs[0])
     worker = {"name": "w1", "device": "cpu", "memory_bytes": 2**34, "free_memory_bytes": 2**34}
     claimed = client.call("POST", "/jobs/claim", Assignment, body=ClaimRequest.model_validate({"worker": worker}))
     training = {"kind": "training", "adapter": "code-review", "base": {"id": "tiny"}, "data": data}

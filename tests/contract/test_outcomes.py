@@ -81,7 +81,7 @@ class Desk:
         with pytest.raises(VerificationFailed, match="not what the job asked for") as caught:
             self.complete(held, **result)
         assert caught.value.param == param
-        assert self.writer.job_view(held.job).state == "running"
+        assert self.writer.jobs.view(held.job).state == "running"
         # The worker says so, and it is final.
         assert of_error(caught.value).reason == "verification"
 
@@ -89,7 +89,7 @@ class Desk:
 @pytest.fixture
 def desk(people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path) -> Desk:
     writer = acting(**{space: Role.WRITER})
-    data = writer.add_data(rows, namespace=space).digest
+    data = writer.datasets.add(rows, namespace=space).digest
     return Desk(writer, acting(**{space: Role.WORKER}), space, data, tmp_path)
 
 
@@ -218,7 +218,7 @@ class TestTrainings:
     def test_another_base_is_refused(self, people: World, desk: Desk) -> None:
         from support.adapters import base_registration
 
-        people.admin.register_base(base_registration("other"))
+        people.admin.bases.register(base_registration("other"))
         desk.refused(desk.train(), "base", version=desk.publication(base="other: base"))
 
     def test_what_nobody_asked_for_is_refused(self, desk: Desk, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ class TestCheckpoints:
         for said in wrong:
             with pytest.raises(VerificationFailed, match="not what the job asked for"):
                 self.record(desk, held, **said)
-        assert desk.writer.checkpoints(held.job) == []
+        assert desk.writer.jobs.checkpoints(held.job) == []
         assert self.record(desk, held).step == 1
 
     def test_one_that_an_earlier_release_kept_is_looked_at_when_it_is_published(
@@ -306,7 +306,7 @@ class TestMerges:
                 base_fingerprint=digest(base),
                 files=[ManifestFile(path=path, size_bytes=size, sha256=sha256)],
             ),
-            upload=desk.worker.upload({sha256: model}, "sending"),
+            upload=desk.worker.uploader.upload({sha256: model}, "sending"),
             report=MergeReport(**{"onto": "original", "dtype": "float16", "metrics": {"kl": 0.0}, **said}),
         )
 
@@ -428,7 +428,7 @@ class TestRendering:
         desk.worker.call("POST", f"/jobs/{held.job}/release", JobView, body=Release(attempt=held.attempt))
         again = desk.claim()
         assert (again.job, again.attempt, again.request.template_date) == (held.job, held.attempt + 1, day)
-        assert desk.writer.job_view(held.job).request["template_date"] == day
+        assert desk.writer.jobs.view(held.job).request["template_date"] == day
 
     def test_a_version_is_evaluated_on_its_day_and_stops_where_it_was_taught_to(self, desk: Desk, rows: Path) -> None:
         held = desk.train(template_date="2026-01-31")

@@ -69,7 +69,7 @@ class Team:
 @pytest.fixture
 def team(people: World, acting: Callable[..., Client], space: str, rows: Path) -> Iterator[Team]:
     writer = acting(**{space: Role.WRITER})
-    data = writer.add_data(rows, namespace=space).digest
+    data = writer.datasets.add(rows, namespace=space).digest
     yield Team(people, space, f"not-{space}", writer, acting(**{space: Role.WORKER}), data)
     with people.services.db.write() as session:
         # No later test of this module finds this one's workers or jobs.
@@ -89,7 +89,7 @@ class TestKeysOfJobs:
     ) -> None:
         stranger = acting(**{team.other: Role.WRITER})
         job = submit(team.writer, team.body(), key)
-        assert stranger.whoami().name == team.writer.whoami().name
+        assert stranger.tokens.whoami().name == team.writer.tokens.whoami().name
         # The very same request, of which the stranger may see neither adapter nor dataset.
         with pytest.raises(NotFound):
             submit(stranger, team.body(), key)
@@ -97,7 +97,9 @@ class TestKeysOfJobs:
 
     def test_nor_takes_the_key_away(self, team: Team, acting: Callable[..., Client], rows: Path, key: str) -> None:
         stranger = acting(**{team.other: Role.WRITER})
-        taken = submit(stranger, training(f"{team.other}/a", stranger.add_data(rows, namespace=team.other).digest), key)
+        taken = submit(
+            stranger, training(f"{team.other}/a", stranger.datasets.add(rows, namespace=team.other).digest), key
+        )
         job = submit(team.writer, team.body(), key)
         assert job.id != taken.id
         assert submit(team.writer, team.body(), key).id == job.id
@@ -112,11 +114,11 @@ class TestKeysOfJobs:
         grants = {team.space: Role.WRITER}
         made = tokens.create(name="ci", grants=grants, replace=True, overlap_hours=1, who=SYSTEM)
         rotated = Client(team.world.url, made.secret, cache=team.world.folder / "cache")
-        assert rotated.whoami().name == team.writer.whoami().name
+        assert rotated.tokens.whoami().name == team.writer.tokens.whoami().name
         again = submit(rotated, team.body(), key)
         assert again.id != job.id
         # What the namespace has is the namespace's: the new token may do to the job what the old one could.
-        assert rotated.cancel_job(job.id).state == "cancelled"
+        assert rotated.jobs.cancel(job.id).state == "cancelled"
         rotated.close()
 
     def test_a_job_is_not_found_by_its_key_where_its_namespace_is_not_read_any_more(self, team: Team, key: str) -> None:
@@ -148,9 +150,9 @@ class TestAttempts:
             ):
                 with pytest.raises(StaleAttempt, match="with this token"):
                     act(stolen)
-        found = team.writer.job_view(job.id)
+        found = team.writer.jobs.view(job.id)
         assert (found.state, found.attempt, found.failures, found.checkpoint_step) == ("running", 1, 0, None)
-        assert [event.message for event in team.writer.job_events(job.id) if event.kind == "log"] == []
+        assert [event.message for event in team.writer.jobs.events(job.id) if event.kind == "log"] == []
         held.report(line("mine"))
         assert held.complete().state == "succeeded"
         # Nor is a result handed out to whoever hands in the same attempt once more.
@@ -236,16 +238,16 @@ class TestWorkers:
     ) -> None:
         job = team.submit()
         hello(acting(**{team.other: Role.WORKER}), "theirs")
-        assert (team.writer.job_view(job.id).waits or "").startswith("no worker listens to the queue gpu")
+        assert (team.writer.jobs.view(job.id).waits or "").startswith("no worker listens to the queue gpu")
         hello(team.worker, "ours")
-        assert team.writer.job_view(job.id).waits == "a worker is about to take it"
+        assert team.writer.jobs.view(job.id).waits == "a worker is about to take it"
 
     def test_a_strangers_worker_vouches_for_no_folder(
         self, team: Team, acting: Callable[..., Client], space: str
     ) -> None:
         folder = f"/models/{space}"
         shown = base_registration(space, location=f"file://{folder}")
-        team.writer.register_base(shown)
+        team.writer.bases.register(shown)
         request = TrainingRequest(adapter=f"{space}/a", base=BaseChoice(id=space), data=team.data)
         wanted = JobSubmission(request=request)
         for client, shares in ((acting(**{team.other: Role.WORKER}), False), (team.worker, True)):
@@ -257,7 +259,7 @@ class TestWorkers:
                     team.writer.call("POST", "/jobs", JobView, body=wanted)
 
     def test_nor_does_one_whose_token_is_over(self, team: Team, space: str) -> None:
-        team.writer.register_base(base_registration(space, location=f"file:///models/{space}"))
+        team.writer.bases.register(base_registration(space, location=f"file:///models/{space}"))
         request = TrainingRequest(adapter=f"{space}/a", base=BaseChoice(id=space), data=team.data)
         hello(team.worker, shared_paths=["/models"])
         assert "gpu-1" in workers(team.writer)

@@ -32,7 +32,7 @@ from sdk.schemas.job_requests import (
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.work import Assignment, BaseSource, CheckpointSource, TargetSource
 from workers.kinds.known import require_pinned
-from workers.node.inputs import Inputs
+from workers.node.inputs import AttemptInputs
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
 
@@ -62,8 +62,8 @@ def node(registry: Liar, tmp_path: Path) -> Iterator[Client]:
 
 
 @pytest.fixture
-def inputs(node: Client, tmp_path: Path) -> Iterator[Inputs]:
-    with Inputs(
+def inputs(node: Client, tmp_path: Path) -> Iterator[AttemptInputs]:
+    with AttemptInputs(
         node,
         Transfers(),
         folder=tmp_path / "attempt",
@@ -85,9 +85,9 @@ class TestCache:
     """What lies in a worker's cache under a digest, and is something else."""
 
     def test_rows_under_a_stranger_s_digest_are_fetched_again(
-        self, people: World, node: Client, inputs: Inputs, rows: Path
+        self, people: World, node: Client, inputs: AttemptInputs, rows: Path
     ) -> None:
-        view = people.writer.add_data(rows, namespace="-")
+        view = people.writer.datasets.add(rows, namespace="-")
         path = node.cache.blob(view.digest)
         path.parent.mkdir(parents=True)
         path.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
@@ -97,11 +97,11 @@ class TestCache:
         assert inputs.dataset(view.digest).read_bytes() == rows.read_bytes()
 
     def test_a_version_with_other_bytes_is_fetched_again(
-        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
+        self, people: World, node: Client, inputs: AttemptInputs, tmp_path: Path
     ) -> None:
         adapter = save_adapter(tmp_path / "adapter", next(SEEDS))
         manifest = people.writer.push(adapter, f"pins-{uuid.uuid4().hex[:8]}", base="tiny").info.manifest
-        folder = node.fill_cache(manifest)
+        folder = node.puller.fill_cache(manifest)
         weights = folder / "adapter_model.safetensors"
         poison(weights)
         assert weights.read_bytes() != (adapter / weights.name).read_bytes()
@@ -109,18 +109,20 @@ class TestCache:
         assert weights.read_bytes() == (adapter / weights.name).read_bytes()
 
     def test_weights_in_4_bits_are_kept_by_what_the_files_of_a_base_are(
-        self, people: World, node: Client, inputs: Inputs, tmp_path: Path
+        self, people: World, node: Client, inputs: AttemptInputs, tmp_path: Path
     ) -> None:
         source = uploaded_base(people, tmp_path)
         # Whatever a registry calls it.
         base = inputs.base(source.model_copy(update={"id": "another"}))
         assert inputs.kept(base) == node.cache.root / "quantized" / str(source.fingerprint)
-        with Inputs(
+        with AttemptInputs(
             node, Transfers(), folder=tmp_path, namespace=None, settings=WorkerSettings("node", quantized_cache=False)
         ) as others:
             assert others.kept(base) is None
 
-    def test_a_shared_folder_that_was_changed_is_refused(self, people: World, inputs: Inputs, tmp_path: Path) -> None:
+    def test_a_shared_folder_that_was_changed_is_refused(
+        self, people: World, inputs: AttemptInputs, tmp_path: Path
+    ) -> None:
         source = uploaded_base(people, tmp_path)
         folder = small.write_base(tmp_path / "shared", value=0.125)
         changed = source.model_copy(update={"location": folder.as_uri(), "manifest": None})
@@ -131,7 +133,7 @@ class TestCache:
 def uploaded_base(people: World, tmp_path: Path) -> BaseSource:
     """A base whose files are in the registry's storage only."""
     folder = small.write_base(tmp_path / f"base-{uuid.uuid4().hex[:8]}", name=uuid.uuid4().hex)
-    view = people.admin.add_base(folder, upload=True)
+    view = people.admin.bases.add(folder, upload=True)
     shutil.rmtree(folder)
     from registry.catalog.bases.finding import find_base, source_of
 
@@ -143,12 +145,12 @@ class TestAnswers:
     """A registry that names something else than it was asked for by a digest or a number."""
 
     def test_the_rows_of_another_dataset_are_not_fetched(
-        self, people: World, registry: Liar, node: Client, inputs: Inputs, rows: Path, tmp_path: Path
+        self, people: World, registry: Liar, node: Client, inputs: AttemptInputs, rows: Path, tmp_path: Path
     ) -> None:
-        view = people.writer.add_data(rows, namespace="-")
+        view = people.writer.datasets.add(rows, namespace="-")
         other = tmp_path / "other.jsonl"
         other.write_text('{"prompt": "a", "completion": "the attacker\'s"}\n')
-        theirs = people.writer.locate_data(people.writer.add_data(other, namespace="-").digest)
+        theirs = people.writer.datasets.locate(people.writer.datasets.add(other, namespace="-").digest)
         registry.lie = lambda _path, _answer: theirs.model_dump()
         with pytest.raises(VerificationFailed, match=f"{theirs.sha256[:12]} instead of {view.digest}"):
             inputs.dataset(view.digest)

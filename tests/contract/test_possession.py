@@ -66,11 +66,11 @@ class Party:
     def has_nothing_of(self, payload: Payload) -> bool:
         """Whether no way leads to the files of a payload, nor to a version of it."""
         tries: list[Callable[[], object]] = [
-            lambda: self.client.locate(payload.digest),
+            lambda: self.client.versions.locate(payload.digest),
             lambda: self.client.get(f"{self.adapter}@sha256:{payload.digest}"),
             lambda: self.client.get(self.adapter),
-            *(lambda blob=blob: self.client.locate_data(blob.sha256) for blob in payload.blobs),
-            *(lambda blob=blob: self.client.locate(blob.sha256) for blob in payload.blobs),
+            *(lambda blob=blob: self.client.datasets.locate(blob.sha256) for blob in payload.blobs),
+            *(lambda blob=blob: self.client.versions.locate(blob.sha256) for blob in payload.blobs),
         ]
         for attempt in tries:
             with pytest.raises(NotFound):
@@ -165,7 +165,7 @@ class TestPossession:
                 "POST", "/versions", Published, body=mixed.publication(f"{stranger.space}/mixed", None)
             )
         with pytest.raises(NotFound):
-            stranger.client.locate(payload.digest)
+            stranger.client.versions.locate(payload.digest)
 
     @pytest.mark.parametrize("kept_back", ["adapter_config.json", "adapter_model.safetensors"])
     def test_each_single_file_must_be_sent(
@@ -245,12 +245,12 @@ class TestPossession:
         # What one of them gives up, the other keeps.
         admin = people.client(Role.ADMIN)
         try:
-            admin.delete(refs[owner])
-            admin.gc(dry_run=False, grace_hours=0)
+            admin.versions.delete(refs[owner])
+            admin.retention.gc(dry_run=False, grace_hours=0)
         finally:
             admin.close()
         assert sorted(stranger.pull(refs[stranger], tmp_path / "after").values()) == sorted(payload.files.values())
-        for look in (lambda: owner.client.get(refs[owner]), lambda: owner.client.locate(payload.digest)):
+        for look in (lambda: owner.client.get(refs[owner]), lambda: owner.client.versions.locate(payload.digest)):
             with pytest.raises(NotFound):
                 look()
         # They are as little its own now as if it had never sent them.
@@ -352,7 +352,7 @@ class TestOtherWays:
     def test_another_s_dataset_is_not_taken_over(self, owner: Party, stranger: Party, tmp_path: Path) -> None:
         rows = tmp_path / "rows.jsonl"
         rows.write_text(f'{{"prompt": "{uuid.uuid4().hex}", "completion": "b"}}\n')
-        dataset = owner.client.add_data(rows, namespace=owner.space)
+        dataset = owner.client.datasets.add(rows, namespace=owner.space)
         session = stranger.begin([BlobSpec(sha256=dataset.digest, size_bytes=dataset.size_bytes)])
         assert asked(session) == {dataset.digest}
         body = DatasetRegistration(
@@ -361,7 +361,7 @@ class TestOtherWays:
         with pytest.raises(REFUSED):
             stranger.client.call("POST", "/datasets", DatasetView, body=body)
         with pytest.raises(NotFound):
-            stranger.client.locate_data(dataset.digest)
+            stranger.client.datasets.locate(dataset.digest)
         job = training(stranger.adapter, dataset.digest)
         with pytest.raises(REFUSED):
             stranger.client.call("POST", "/jobs", JobView, body=JobSubmission(request=job.request))
@@ -378,7 +378,7 @@ class TestOtherWays:
         with pytest.raises(REFUSED):
             stranger.client.call("POST", "/bases", BaseView, body=body)
         with pytest.raises(NotFound):
-            stranger.client.locate(manifest.digest)
+            stranger.client.versions.locate(manifest.digest)
         assert stranger.has_nothing_of(payload)
 
 

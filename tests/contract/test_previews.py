@@ -92,7 +92,7 @@ class Desk:
         """Train a version on rows of a namespace, as a worker says it did; return its ref."""
         spec = TrainingSpec.model_validate({**TrainingSpec.model_validate(SPEC).model_dump(), **options})
         writer = writer or self.writer
-        sent = writer.add_data(self.rows, namespace=space or self.space).digest
+        sent = writer.datasets.add(self.rows, namespace=space or self.space).digest
         base = BaseChoice(id="tiny", fingerprint=digest("tiny: base"))
         name = f"{self.space}/a"
         submit(
@@ -145,15 +145,15 @@ class TestWithoutTheExtra:
 
     def test_what_a_version_held_out_is_asked_for_as_its_record_says(self, desk: Desk) -> None:
         held_out = {"holdout": 0.5, "holdout_by": "prompt", "holdout_seed": 3}
-        job = desk.writer.submit_preview(of=desk.version(**held_out))
+        job = desk.writer.datasets.submit_preview(of=desk.version(**held_out))
         held = desk.claim(version=VERSION)
         request = held.request
         assert {name: getattr(request, name) for name in held_out} == held_out
         assert job.view.request["holdout"] == 0.5
-        of_file = desk.writer.submit_preview(desk.rows, base="tiny", **held_out)
+        of_file = desk.writer.datasets.submit_preview(desk.rows, base="tiny", **held_out)
         assert {name: of_file.view.request[name] for name in held_out} == held_out
         with pytest.raises(InvalidInput, match="give holdout, such as"):
-            desk.writer.submit_preview(desk.rows, base="tiny", holdout_by="prompt")
+            desk.writer.datasets.submit_preview(desk.rows, base="tiny", holdout_by="prompt")
 
     def test_a_job_that_fails_says_why(self, desk: Desk) -> None:
         def work(job: Job[Preview]) -> None:
@@ -214,9 +214,9 @@ class TestWhoMay:
         ref = desk.version()
         reader = acting(**{desk.space: Role.READER})
         with pytest.raises(NotAllowed):
-            reader.submit_preview(of=ref)
+            reader.datasets.submit_preview(of=ref)
         with pytest.raises(NotAllowed):
-            reader.submit_preview(desk.rows, base="tiny")
+            reader.datasets.submit_preview(desk.rows, base="tiny")
 
     def test_others_rows_and_rows_that_were_given_up_are_told_apart(
         self, desk: Desk, acting: Callable[..., Client]
@@ -227,7 +227,7 @@ class TestWhoMay:
         with pytest.raises(NotFound, match=others) as caught:
             desk.writer.preview(of=ref)
         assert caught.value.param == "of"
-        both.remove_data(desk.rows.name)
+        both.datasets.remove(desk.rows.name)
         with pytest.raises(NotFound, match=r"/a@v1 was removed; add its file again with: adapterctl data add FILE"):
             both.preview(of=ref)
 
@@ -237,18 +237,18 @@ class TestWhoMay:
         both = acting(**{desk.space: Role.WRITER, f"{desk.space}-b": Role.WRITER})
         ref = desk.version(both, f"{desk.space}-b")
         with pytest.raises(InvalidInput, match=f"belong to another namespace than {desk.space}") as caught:
-            both.submit_preview(of=ref)
+            both.datasets.submit_preview(of=ref)
         assert caught.value.param == "data"
 
     @pytest.mark.parametrize("how", ["given up", "old"])
     def test_what_was_shown_goes_with_the_rows_and_with_time(self, desk: Desk, how: str) -> None:
-        job = desk.writer.submit_preview(desk.rows, base="tiny")
+        job = desk.writer.datasets.submit_preview(desk.rows, base="tiny")
         desk.complete(desk.hold(), preview=shown(text(1), text(2)))
         services = desk.world.services
         services.expiry.run()
         assert job.result() == shown(text(1), text(2))
         if how == "given up":
-            desk.writer.remove_data(desk.rows.name)
+            desk.writer.datasets.remove(desk.rows.name)
         else:
             with services.db.write() as session:
                 session.execute(
@@ -264,7 +264,7 @@ class TestWhoMay:
         version = desk.writer.get(ref).info
         other = desk.tmp_path / "other.jsonl"
         other.write_text(json.dumps({"text": desk.space}) + "\n")
-        data = desk.writer.add_data(other).digest if wrong == "data" else version.dataset.digest
+        data = desk.writer.datasets.add(other).digest if wrong == "data" else version.dataset.digest
         base = {"base": {"id": "-", "fingerprint": "ab" * 32}, "hub": {"id": "org/x", "revision": "0" * 40}}.get(wrong)
         of = {} if wrong in ("none", "hub") else {"of": ref}
         request = {"kind": "preview", "data": data, **of, **({} if base is None else {"base": base})}
@@ -302,7 +302,7 @@ class TestResults:
     def test_one_of_other_rows_or_otherwise_rendered_is_refused(
         self, desk: Desk, asked: dict[str, Any], param: str, preview: Preview
     ) -> None:
-        job = desk.writer.submit_preview(desk.rows, base="tiny", **asked)
+        job = desk.writer.datasets.submit_preview(desk.rows, base="tiny", **asked)
         held = desk.hold()
         with pytest.raises(VerificationFailed, match="not what the job asked for") as caught:
             desk.complete(held, preview=preview)
@@ -310,7 +310,7 @@ class TestResults:
         assert job.state == "running"
 
     def test_one_without_a_preview_or_too_long_is_refused(self, desk: Desk) -> None:
-        desk.writer.submit_preview(desk.rows, base="tiny", rows=1)
+        desk.writer.datasets.submit_preview(desk.rows, base="tiny", rows=1)
         held = desk.hold()
         with pytest.raises(InvalidInput, match="must have what it shows"):
             desk.complete(held)
@@ -322,12 +322,12 @@ class TestResults:
         }
 
     def test_a_row_that_became_several_texts_is_one_row(self, desk: Desk) -> None:
-        job = desk.writer.submit_preview(desk.rows, base="tiny")
+        job = desk.writer.datasets.submit_preview(desk.rows, base="tiny")
         assert desk.complete(desk.hold(), preview=shown(text(1), text(1), text(2))).state == "succeeded"
         assert [each.row for each in job.result().rows] == [1, 1, 2]
 
     def test_what_waits_for_a_worker_says_so(self, desk: Desk) -> None:
-        job = desk.writer.submit_preview(desk.rows, base="tiny")
+        job = desk.writer.datasets.submit_preview(desk.rows, base="tiny")
         assert desk.claim(kinds=["merge"]) is None
-        assert desk.writer.job_view(job.id).queue == "cpu"
-        assert desk.writer.job_view(job.id).waits
+        assert desk.writer.jobs.view(job.id).queue == "cpu"
+        assert desk.writer.jobs.view(job.id).waits

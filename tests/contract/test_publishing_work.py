@@ -36,7 +36,7 @@ def test_transaction_that_publishes_known_bytes_does_the_same_for_a_large_adapte
     def again(layers: int) -> Transaction:
         shapes = {f"model.layers.{layer}.self_attn.q_proj.weight": [8, 6] for layer in range(layers)}
         name = f"deep-{next(SEEDS)}"
-        writer.register_base(base_registration(name, tensors=BASE_TENSORS | shapes, namespace=space))
+        writer.bases.register(base_registration(name, tensors=BASE_TENSORS | shapes, namespace=space))
         folder = large(tmp_path / name, layers)
         writer.push(folder, f"{space}/a", base=name)
         with watched(people.services.db, monkeypatch) as transactions:

@@ -74,7 +74,7 @@ def test_reads_go_on_and_every_change_is_refused_with_the_reason(
             assert http.get(path).status_code == 200, path
         assert http.put("/api/v1/blobs/x", content=b"x").status_code == 503
     with pytest.raises(ReadOnly, match="read-only off"):
-        admin.set_quota("team", max_jobs=1)
+        admin.quotas.set("team", max_jobs=1)
 
 
 def test_a_job_that_is_held_is_kept_and_none_is_queued_again(people: World, on: Callable[[], None], held: Held) -> None:
@@ -93,10 +93,10 @@ def test_it_is_over_when_it_is_turned_off_and_both_are_in_the_trail(people: Worl
     switch = people.services.read_only
     switch.turn_on(reason="a drill", who=SYSTEM)
     with pytest.raises(ReadOnly):
-        admin.set_quota("team", max_jobs=1)
+        admin.quotas.set("team", max_jobs=1)
     switch.turn_off(who=SYSTEM)
     switch.turn_off(who=SYSTEM)
-    admin.set_quota("team", max_jobs=1)
+    admin.quotas.set("team", max_jobs=1)
     with people.services.db.read() as session:
         query = select(AuditEntry.action).where(AuditEntry.action.like("readonly.%")).order_by(AuditEntry.pk)
         assert session.scalars(query).all()[-2:] == ["readonly.set", "readonly.clear"]
@@ -113,8 +113,8 @@ def test_rights_can_still_be_taken_away(
 ) -> None:
     stranger, thief = acting(**{space: Role.WRITER}), acting(**{space: Role.ADMIN})
     on()
-    admin.revoke_token(thief.whoami().token or "")
-    assert admin.revoke_namespace(space).lost
+    admin.tokens.revoke(thief.tokens.whoami().token or "")
+    assert admin.tokens.revoke_namespace(space).lost
     for client in (stranger, thief):
         # A process may take a second to notice.
         wait_until(lambda: is_refused(client), lambda: "a token that was revoked is taken")  # noqa: B023
@@ -122,7 +122,7 @@ def test_rights_can_still_be_taken_away(
 
 def is_refused(client: Client) -> bool:
     try:
-        client.whoami()
+        client.tokens.whoami()
     except Unauthenticated:
         return True
     return False

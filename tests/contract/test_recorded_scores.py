@@ -54,8 +54,8 @@ def test_a_worker_finds_them_and_the_job_is_answered_with_them(desk: MergingDesk
     assert [one.id for one in desk.writer.job(held.job).result()] == [newest, idents[0]]
     # The job made none; its result names them, as docs/evaluation.md says.
     assert desk.writer.evaluations(job=held.job) == []
-    named = (desk.writer.job_view(held.job).result or {})["evaluations"]
-    assert [desk.writer.evaluation(ident).id for ident in named] == [newest, idents[0]]
+    named = (desk.writer.jobs.view(held.job).result or {})["evaluations"]
+    assert [desk.writer.evaluations.get(ident).id for ident in named] == [newest, idents[0]]
     # Nothing was added to the record.
     assert len(desk.writer.evaluations(digest=desk.writer.get(ref).digest)) == 2
 
@@ -95,7 +95,7 @@ def test_scores_of_something_else_are_refused(desk: MergingDesk, rows: Path, tmp
     assert candidates(desk.worker, held)[0] == ([ident] if other == "nothing" else [])
     with pytest.raises(InvalidInput, match="are not those of"):
         hand_in(desk, held, "nothing" if other == "nothing" else ident)
-    assert desk.writer.job_view(held.job).state == "running"
+    assert desk.writer.jobs.view(held.job).state == "running"
 
 
 def test_a_worker_of_all_namespaces_finds_those_of_the_job_s_own(
@@ -108,7 +108,7 @@ def test_a_worker_of_all_namespaces_finds_those_of_the_job_s_own(
         writer=writer,
         worker=worker,
         space=other,
-        base=writer.add_base(desk.folder, namespace=other, upload=True),
+        base=writer.bases.add(desk.folder, namespace=other, upload=True),
     )
     base = f"base:{desk.base.fingerprint}"
     here, elsewhere = evaluated(desk, base, rows, fresh()), evaluated(there, base, rows, fresh())
@@ -130,7 +130,7 @@ def test_scores_of_another_namespace_lose_their_target_alone(desk: MergingDesk, 
             (
                 {
                     "report": report_of(handed_in, file),
-                    "upload": desk.worker.upload({file.digest: path}, "sending", desk.space),
+                    "upload": desk.worker.uploader.upload({file.digest: path}, "sending", desk.space),
                 },
                 {"recorded": foreign},
             ),
@@ -140,7 +140,7 @@ def test_scores_of_another_namespace_lose_their_target_alone(desk: MergingDesk, 
     done = calls.complete(desk.worker, held, evaluations=[scored, named])
     assert done.state == "succeeded"
     (ident,) = done.result["evaluations"]
-    assert desk.writer.evaluation_rows(ident) == handed_in
+    assert desk.writer.evaluations.rows(ident) == handed_in
     (failed,) = done.result["failed"]
     assert failed["ref"] == held.targets[1].label
     assert "named scores that are not those of" in failed["message"]

@@ -37,7 +37,7 @@ MIB = 2**20
 
 
 def records(client: Client, space: str) -> int:
-    return client.quota(space).records_bytes or 0
+    return client.quotas.get(space).records_bytes or 0
 
 
 def require_right(people: World, space: str) -> None:
@@ -164,17 +164,17 @@ class TestCounted:
         before = records(admin, space)
         bodies = [base_registration(f"{space}-{n}", namespace=space, tensors=shapes) for n in range(3)]
         for body in bodies[:2]:
-            writer.register_base(body)
+            writer.bases.register(body)
         each = (records(admin, space) - before) // 2
         assert each > 2000 * len('"layer.1": [1, 2], ')
-        admin.set_quota(space, max_record_bytes=3 * each - 1)
+        admin.quotas.set(space, max_record_bytes=3 * each - 1)
         with pytest.raises(QuotaExceeded) as caught:
-            writer.register_base(bodies[2])
+            writer.bases.register(bodies[2])
         said = caught.value.message
         assert f"{space!r} has {2 * each} of {3 * each - 1} bytes of records in the database" in said
         assert said.endswith(f"adapterctl quota set {space}")
-        admin.remove_base(bodies[0].fingerprint, namespace=space)
-        writer.register_base(bodies[2])
+        admin.bases.remove(bodies[0].fingerprint, namespace=space)
+        writer.bases.register(bodies[2])
         assert records(admin, space) == before + 2 * each
         # Nor does it stay where what was derived of the base would be.
         with people.services.db.read() as session:
@@ -189,13 +189,13 @@ class TestCounted:
         folder = write_base(tmp_path / "base", value=next(SEEDS) / 1e6)
         for _ in range(2):
             before = records(admin, space)
-            base = admin.add_base(folder, namespace=space, upload=True)
+            base = admin.bases.add(folder, namespace=space, upload=True)
             assert (base.facts, records(admin, space) > before) == ("derived", True)
             with people.services.db.read() as session:
                 row = session.scalars(select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint)).one()
                 assert row.tensors
             require_right(people, space)
-            admin.remove_base(base.fingerprint, namespace=space)
+            admin.bases.remove(base.fingerprint, namespace=space)
             with people.services.db.read() as session:
                 row = session.scalars(select(BaseModelRow).where(BaseModelRow.fingerprint == base.fingerprint)).one()
                 assert (row.tensors, row.derived_at) == ({}, None)
@@ -205,7 +205,7 @@ class TestCounted:
     ) -> None:
         writer = acting(**{space: Role.WRITER})
         empty = [BlobSpec(sha256=f"{number:064x}", size_bytes=0) for number in range(200)]
-        admin.set_quota(space, max_record_bytes=200_000)
+        admin.quotas.set(space, max_record_bytes=200_000)
         opened = [begin(writer, space, *empty).id for _ in range(2)]
         taken = records(admin, space)
         assert 2 * 200 * 400 <= taken < 200_000
@@ -223,7 +223,7 @@ class TestCounted:
     def test_a_finished_session_is_paid_for_until_it_is_over(
         self, people: World, admin: Client, space: str, rows: Path
     ) -> None:
-        admin.add_data(rows, namespace=space)
+        admin.datasets.add(rows, namespace=space)
         taken = records(admin, space)
         assert taken > 400
         with people.services.db.read() as session:
@@ -248,12 +248,12 @@ class TestCounted:
             publish(publication=again, who=SYSTEM)
         twice = records(admin, space)
         assert 100_000 < twice - once < 101_000
-        admin.set_quota(space, max_record_bytes=twice + 50_000)
+        admin.quotas.set(space, max_record_bytes=twice + 50_000)
         with pytest.raises(QuotaExceeded, match="bytes of records in the database"):
             admin.call("POST", "/versions", Published, body=more)
-        admin.annotate(f"{space}/a@v1", note="é" * 1000)
+        admin.versions.annotate(f"{space}/a@v1", note="é" * 1000)
         assert 2000 <= records(admin, space) - twice < 2300
-        admin.delete(f"{space}/a@v1")
+        admin.versions.delete(f"{space}/a@v1")
         assert records(admin, space) < 10_000
         require_right(people, space)
         # Which rows it was trained on stays known, for versions that were made from it.
@@ -263,9 +263,9 @@ class TestCounted:
         assert rows == [{"holdout": 0.1, "holdout_seed": 7}] * 2
 
     def test_what_is_published_for_all_has_no_limit(self, people: World, admin: Client) -> None:
-        admin.set_quota(EVERYWHERE, max_record_bytes=1)
+        admin.quotas.set(EVERYWHERE, max_record_bytes=1)
         try:
-            admin.register_base(base_registration(f"for-all-{next(SEEDS)}", namespace=EVERYWHERE))
+            admin.bases.register(base_registration(f"for-all-{next(SEEDS)}", namespace=EVERYWHERE))
         finally:
             with people.services.db.write() as session:
                 session.execute(delete(Quota))
@@ -275,17 +275,17 @@ class TestJobs:
     @pytest.fixture
     def asked(self, admin: Client, space: str, rows: Path) -> JobSubmission:
         """A training that could be submitted."""
-        return training(f"{space}/a", admin.add_data(rows, namespace=space).digest)
+        return training(f"{space}/a", admin.datasets.add(rows, namespace=space).digest)
 
     def test_one_that_was_cancelled_is_paid_for_until_it_expires(
         self, people: World, admin: Client, space: str, asked: JobSubmission
     ) -> None:
         before = records(admin, space)
         job = submit(admin, asked).id
-        admin.cancel_job(job)
+        admin.jobs.cancel(job)
         taken = records(admin, space) - before
         assert taken > len(asked.request.model_dump_json())
-        admin.set_quota(space, max_record_bytes=before + 2 * taken - 1)
+        admin.quotas.set(space, max_record_bytes=before + 2 * taken - 1)
         with pytest.raises(QuotaExceeded, match="bytes of records in the database"):
             submit(admin, asked)
         people.services.expiry._jobs()
@@ -300,12 +300,12 @@ class TestJobs:
         self, people: World, admin: Client, space: str, asked: JobSubmission
     ) -> None:
         job = submit(admin, asked).id
-        admin.cancel_job(job)
+        admin.jobs.cancel(job)
         again = admin.call("POST", f"/jobs/{job}/retry", JobView)
         age(people, job)
         people.services.expiry._jobs()
         assert admin.job(job).id == job
-        admin.cancel_job(again.id)
+        admin.jobs.cancel(again.id)
         people.services.expiry._jobs()
         assert job not in {one.id for one in admin.jobs()}
         assert admin.job(again.id).state == "cancelled"
@@ -313,7 +313,7 @@ class TestJobs:
     def test_what_its_worker_says_is_counted_in_steps_and_left_out_without_room(
         self, people: World, admin: Client, space: str, rows: Path, tmp_path: Path
     ) -> None:
-        data = admin.add_data(rows, namespace=space).digest
+        data = admin.datasets.add(rows, namespace=space).digest
         job = submit(admin, training(f"{space}/a", data)).id
         held = Held.claim(people.worker, tmp_path, name=f"w{next(SEEDS)}")
         assert held.job == job
@@ -322,7 +322,7 @@ class TestJobs:
         assert records(admin, space) == before
         held.report(*[line("x" * 4000)] * 20)
         assert records(admin, space) == before + 5 * STEP_BYTES
-        admin.set_quota(space, max_record_bytes=before + 6 * STEP_BYTES)
+        admin.quotas.set(space, max_record_bytes=before + 6 * STEP_BYTES)
         # The lease is renewed all the same, and the newest progress is known.
         held.report(*[line("y" * 4000)] * 20, progress("train" * 1000, 3, message="z" * 10_000))
         assert records(admin, space) == before + 5 * STEP_BYTES
@@ -330,7 +330,7 @@ class TestJobs:
         assert (shown.step, len(shown.phase), len(shown.message or "")) == (3, 40, 1000)
         assert len([one for one in admin.job(job).events(follow=False) if (one.message or "").startswith("y")]) == 0
         require_right(people, space)
-        admin.set_quota(space)
+        admin.quotas.set(space)
         held.complete()
         age(people, job)
         before = records(admin, space)
@@ -341,14 +341,14 @@ class TestJobs:
     def test_a_checkpoint_s_report_is_counted_as_often_as_it_is_kept(
         self, people: World, admin: Client, space: str, rows: Path, tmp_path: Path
     ) -> None:
-        data = admin.add_data(rows, namespace=space).digest
+        data = admin.datasets.add(rows, namespace=space).digest
         submit(admin, training(f"{space}/a", data))
         held = Held.claim(people.worker, tmp_path, name=f"w{next(SEEDS)}")
         held.checkpoint(1, 3)
         for _ in range(2):
             held.checkpoint(2, 3)
         require_right(people, space)
-        assert [(one.step, one.metrics) for one in admin.checkpoints(held.job)] == [
+        assert [(one.step, one.metrics) for one in admin.jobs.checkpoints(held.job)] == [
             (2, {"loss": 0.5}),
             (1, {"loss": 1.0}),
         ]

@@ -74,7 +74,7 @@ class TestRecord:
             "training.read_back_tensors",
         ]
         # What it adds to its base is what its adapter does.
-        norms, own = own_desk.writer.norms(version.ref), own_desk.writer.norms(ref)
+        norms, own = own_desk.writer.versions.norms(version.ref), own_desk.writer.versions.norms(ref)
         assert (norms.ref, norms.digest, norms.norms) == (version.ref, version.digest, own.norms)
         assert version.as_dict()["norms"] == own.norms
 
@@ -99,7 +99,7 @@ class TestRecord:
         assert sorted(path.name for path in pulled.iterdir() if path.is_file()) == names
         for name in names:
             assert (pulled / name).read_bytes() == (out / name).read_bytes()
-        plan = fresh.puller().plan(second["version"])
+        plan = fresh.puller.plan(second["version"])
         assert {file.path: file.cached for file in plan.files} == {
             "config.json": True,
             "model.safetensors": False,
@@ -107,7 +107,7 @@ class TestRecord:
         }
         fresh.pull(second["version"], tmp_path / "pulled")
         assert not list((tmp_path / "pulled").glob("*.index.json"))
-        assert fresh.verify(second["version"]).kind == "merged"
+        assert fresh.versions.verify(second["version"]).kind == "merged"
         fresh.close()
         shared = {file.path: file.sha256 for file in desk.writer.get(second["version"]).info.files}
         with people.services.db.read() as session:
@@ -120,10 +120,10 @@ class TestRecord:
         ref = desk.merged(desk.push())["version"]
         desk.writer.set_alias(desk.named("m"), "production", 1)
         assert desk.writer.get(f"{desk.space}/m@production").info.aliases == ["production"]
-        desk.writer.remove_alias(desk.named("m"), "production")
-        desk.writer.archive(ref)
+        desk.writer.aliases.remove(desk.named("m"), "production")
+        desk.writer.versions.archive(ref)
         assert desk.writer.versions(desk.named("m")) == []
-        assert desk.writer.restore(ref).info.state == "ready"
+        assert desk.writer.versions.restore(ref).info.state == "ready"
         assert [(one.adapter, one.kind) for one in desk.writer.adapters(namespace=desk.space)] == [
             (desk.named("a"), "adapter"),
             (desk.named("m"), "merged"),
@@ -131,9 +131,9 @@ class TestRecord:
         (found,) = desk.writer.search(f"name = {desk.named('m')} and kind = merged")
         assert (found.ref, found.kind) == (ref, "merged")
         digest = desk.writer.get(ref).digest
-        admin.delete(ref)
+        admin.versions.delete(ref)
         with pytest.raises(NotFound):
-            desk.writer.locate(digest)
+            desk.writer.versions.locate(digest)
         assert differing(people) == {}
 
     def test_the_lineage_has_it_as_a_version_and_not_twice(self, desk: MergingDesk) -> None:
@@ -161,7 +161,7 @@ class TestOnceOnly:
         assert (again.job, again.attempt) == (held.job, held.attempt + 1)
         with pytest.raises(Conflict):
             desk.complete(held, first)
-        assert desk.writer.job_view(held.job).state == "running"
+        assert desk.writer.jobs.view(held.job).state == "running"
         result = desk.result(out)
         done = desk.complete(again, result)
         assert desk.complete(again, result).result == done.result
@@ -179,18 +179,18 @@ class TestOnceOnly:
     ) -> None:
         ref, out = desk.push(), desk.model()
         size = sum(path.stat().st_size for path in out.iterdir())
-        before = by_kind(admin.quota(desk.space))
+        before = by_kind(admin.quotas.get(desk.space))
         assert "version" not in desk.merged(ref, None, out)
-        assert by_kind(admin.quota(desk.space)) == before | {"merged_bytes": size}
+        assert by_kind(admin.quotas.get(desk.space)) == before | {"merged_bytes": size}
         version = desk.merged(ref, out=out)["version"]
         own = before | {"versions_bytes": before["versions_bytes"] + size}
-        assert by_kind(admin.quota(desk.space)) == own
+        assert by_kind(admin.quotas.get(desk.space)) == own
         # A merge of the same that is not registered has no more to pay.
         desk.merged(ref, None, out)
-        assert by_kind(admin.quota(desk.space)) == own
+        assert by_kind(admin.quotas.get(desk.space)) == own
         assert differing(people) == {}
-        admin.delete(version)
-        assert by_kind(admin.quota(desk.space)) == before
+        admin.versions.delete(version)
+        assert by_kind(admin.quotas.get(desk.space)) == before
         assert differing(people) == {}
 
 
@@ -267,7 +267,7 @@ class TestAdmission:
         with pytest.raises(VerificationFailed, match=said) as caught:
             desk.complete(held, desk.result(desk.model(change)))
         assert "; merge it again" in caught.value.message or "convert" in caught.value.message
-        assert desk.writer.job_view(held.job).state == "running"
+        assert desk.writer.jobs.view(held.job).state == "running"
         with pytest.raises(NotFound):
             desk.writer.get(desk.named("m"))
         # The same job may still hand in what it was asked for.
@@ -303,10 +303,10 @@ class TestNames:
         desk.merged(ref)
         said = rf"the versions of {desk.space}/m are merged models, so no adapter becomes one of them; choose another"
         # Also when all of them are gone: a ref never meant an adapter there.
-        admin.delete(f"{desk.space}/m@v1")
+        admin.versions.delete(f"{desk.space}/m@v1")
         with pytest.raises(Conflict, match=said):
             desk.push("m")
-        data = desk.writer.add_data(rows, namespace=desk.space).digest
+        data = desk.writer.datasets.add(rows, namespace=desk.space).digest
         choice = BaseChoice(id=desk.base.id, fingerprint=desk.base.fingerprint)
         request = TrainingRequest(adapter=desk.named("m"), base=choice, data=data)
         with pytest.raises(Conflict, match=said):
@@ -318,7 +318,7 @@ class TestNames:
         ref = desk.push()
         desk.submit(ref, "n")
         held, result = desk.claim(), desk.result(desk.model())
-        data = desk.writer.add_data(rows, namespace=desk.space).digest
+        data = desk.writer.datasets.add(rows, namespace=desk.space).digest
         choice = BaseChoice(id=desk.base.id, fingerprint=desk.base.fingerprint)
         request = TrainingRequest(adapter=desk.named("n"), base=choice, data=data)
         training = submit(desk.writer, JobSubmission(request=request)).id
@@ -327,7 +327,7 @@ class TestNames:
             desk.submit(ref, "n")
         with pytest.raises(Conflict, match=said):
             desk.complete(held, result)
-        desk.writer.cancel_job(training)
+        desk.writer.jobs.cancel(training)
         assert desk.complete(held, result).state == "succeeded"
 
     def test_a_name_that_was_taken_meanwhile_ends_the_job(self, people: World, desk: MergingDesk) -> None:
@@ -408,7 +408,7 @@ class TestQuarantine:
             assert differing(world) == {}
             (kept,) = world.admin.search("state = quarantined")
             assert kept.kind == "merged"
-            assert world.admin.release(kept.ref).ref == "m@v1"
+            assert world.admin.versions.release(kept.ref).ref == "m@v1"
             assert world.admin.get("m").info.parents[0].ref == "a@v1"
             assert differing(world) == {}
             # A name of adapters by then, it would have been let into none of them.
@@ -421,5 +421,5 @@ class TestQuarantine:
             with pytest.raises(
                 Conflict, match="the versions of n are adapters, so no merged model becomes one of them"
             ):
-                world.admin.release(kept.ref)
+                world.admin.versions.release(kept.ref)
             assert differing(world) == {}

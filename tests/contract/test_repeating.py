@@ -188,11 +188,11 @@ def kept_of(world: World, key: str) -> int:
 def failed_job(world: World, tmp_path: Path) -> str:
     path = tmp_path / f"rows-{uuid.uuid4().hex}.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n')
-    data = world.writer.add_data(path).digest
+    data = world.writer.datasets.add(path).digest
     base = {"id": "tiny", "fingerprint": digest("tiny: base")}
     body = {"request": {"kind": "training", "adapter": "a", "base": base, "data": data}}
     job: str = world.http.post("/api/v1/jobs", json=body).json()["id"]
-    world.admin.cancel_job(job)
+    world.admin.jobs.cancel(job)
     return job
 
 
@@ -204,15 +204,15 @@ def retries_of(world: World, job: str) -> int:
 class TestRetry:
     def test_its_key_gives_the_same_new_job(self, world: World, key: str, tmp_path: Path) -> None:
         job, other = failed_job(world, tmp_path), failed_job(world, tmp_path)
-        made = [world.admin.retry_job(job, idempotency_key=key).id for _ in range(3)]
+        made = [world.admin.jobs.retry(job, idempotency_key=key).id for _ in range(3)]
         assert len(set(made)) == 1
         # Also once it has ended.
-        world.admin.cancel_job(made[0])
-        assert world.admin.retry_job(job, idempotency_key=key).id == made[0]
+        world.admin.jobs.cancel(made[0])
+        assert world.admin.jobs.retry(job, idempotency_key=key).id == made[0]
         assert retries_of(world, job) == 1
         with bare_http(world.url, world.admin.config.token or "") as http:
             assert error_of(send(http, "POST", f"/jobs/{other}/retry", None, key)) == USED
-        assert world.admin.retry_job(job).id != world.admin.retry_job(job).id
+        assert world.admin.jobs.retry(job).id != world.admin.jobs.retry(job).id
         assert (retries_of(world, job), retries_of(world, other)) == (3, 0)
 
     def test_many_at_once_are_given_one_job(self, world: World, key: str, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ class TestAlias:
         assert "names v2, not v3" in answers[1].json()["error"]["message"]
         # The client says what it sees.
         assert world.writer.rollback(name, "production").number == 1
-        assert [move.kind for move in world.writer.alias_history(name)] == ["rollback"] * 2 + ["set"] * 3
+        assert [move.kind for move in world.writer.aliases.history(name)] == ["rollback"] * 2 + ["set"] * 3
 
     def test_of_many_rollbacks_at_once_one_moves_it(self, world: World, name: str, tmp_path: Path) -> None:
         for number in (1, 2, 3):
@@ -311,12 +311,12 @@ class TestAlias:
         body = {"adapter": name, "alias": "production", "expect": 3}
         answers = at_once(world, "POST", "/aliases/rollback", body)
         assert Counter(answer.status_code for answer in answers) == {200: 1, 409: MANY - 1}
-        assert len(world.writer.alias_history(name)) == 4
+        assert len(world.writer.aliases.history(name)) == 4
 
     def test_a_removal_is_undone_by_a_rollback_from_nothing(self, world: World, name: str, tmp_path: Path) -> None:
         push(world.writer, tmp_path, name)
         world.writer.set_alias(name, "production", 1)
-        world.writer.remove_alias(name, "production")
+        world.writer.aliases.remove(name, "production")
         assert world.writer.rollback(name, "production").number == 1
         body = {"adapter": name, "alias": "production", "expect": 0}
         assert send(world.http, "POST", "/aliases/rollback", body).status_code == 409
@@ -325,10 +325,10 @@ class TestAlias:
         push(world.writer, tmp_path, name)
         body = {"adapter": name, "alias": "production", "number": 1}
         assert {answer.status_code for answer in at_once(world, "PUT", "/aliases", body)} == {200}
-        assert {move.to_number for move in world.writer.alias_history(name, "production")} == {1}
+        assert {move.to_number for move in world.writer.aliases.history(name, "production")} == {1}
         answers = at_once(world, "PUT", "/aliases", {**body, "alias": "staging", "expect": 0})
         assert Counter(answer.status_code for answer in answers) == {200: 1, 409: MANY - 1}
-        assert len(world.writer.alias_history(name, "staging")) == 1
+        assert len(world.writer.aliases.history(name, "staging")) == 1
 
 
 def origins_of(world: World, body: dict[str, Any]) -> int:
@@ -366,7 +366,7 @@ class TestVersion:
         answers = at_once(world, "PATCH", "/version", {"ref": f"{name}@v1", "note": "once — Grüße"})
         assert Counter(answer.status_code for answer in answers) == {200: MANY}
         for note in ("again", "again", "once — Grüße"):
-            world.admin.annotate(f"{name}@v1", note=note)
+            world.admin.versions.annotate(f"{name}@v1", note=note)
         notes = [note.text for note in world.writer.get(f"{name}@v1").info.notes]
         assert sorted(notes) == sorted(["once — Grüße", "again", "once — Grüße"])
 
@@ -392,7 +392,7 @@ def test_a_publication_whose_server_was_killed_is_sent_again_to_another(
             processes.wait_until_healthy(url, log=log)
             client = Client(url, token, cache=tmp_path / "cache")
             stack.callback(client.close)
-            client.register_base(base_registration())
+            client.bases.register(base_registration())
             # Its bytes take so long to read that the server dies in the midst of it.
             body = publication(client, tmp_path, "bench", extra_bytes=300 * 1024 * 1024)
             dying = pool.submit(send, http, "POST", "/versions", body)

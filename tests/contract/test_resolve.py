@@ -83,13 +83,16 @@ class TestAnswer:
             yield "move", lambda: writer.set_alias(name, "production", 2)
             yield "another alias", lambda: writer.set_alias(name, "staging", 2)
             yield "roll back", lambda: writer.rollback(name, "production")
-            yield "describe", lambda: writer.annotate(f"{name}@v1", description='"quoted" — Grüße', note="kept\n2")
-            yield "tag", lambda: writer.annotate(f"{name}@v2", tags={"language": "python"})
-            yield "archive the latest", lambda: writer.archive(f"{name}@v3")
-            yield "restore it", lambda: writer.restore(f"{name}@v3")
-            yield "remove an alias", lambda: writer.remove_alias(name, "staging")
-            yield "archive an older one", lambda: writer.archive(f"{name}@v2")
-            yield "delete the latest", lambda: admin.delete(f"{name}@v3")
+            yield (
+                "describe",
+                lambda: writer.versions.annotate(f"{name}@v1", description='"quoted" — Grüße', note="kept\n2"),
+            )
+            yield "tag", lambda: writer.versions.annotate(f"{name}@v2", tags={"language": "python"})
+            yield "archive the latest", lambda: writer.versions.archive(f"{name}@v3")
+            yield "restore it", lambda: writer.versions.restore(f"{name}@v3")
+            yield "remove an alias", lambda: writer.aliases.remove(name, "staging")
+            yield "archive an older one", lambda: writer.versions.archive(f"{name}@v2")
+            yield "delete the latest", lambda: admin.versions.delete(f"{name}@v3")
             yield "publish again", lambda: push(writer, tmp_path, name)
 
         for what, step in steps():
@@ -270,7 +273,7 @@ def test_what_one_server_process_wrote_every_other_one_answers(
             processes.wait_until_healthy(url, log=log)
         writer = Client(servers[0][0], token, cache=tmp_path / "cache")
         stack.callback(writer.close)
-        writer.register_base(base_registration())
+        writer.bases.register(base_registration())
         for _ in range(2):
             push(writer, tmp_path, "bench")
         readers = [
@@ -296,7 +299,7 @@ def test_what_one_server_process_wrote_every_other_one_answers(
                     writer.set_alias("bench", "production", number)
                     found = [resolve(reader, "bench@production").json()["number"] for reader in readers]
                     assert found == [number, number]
-                writer.archive("bench@v1")
+                writer.versions.archive("bench@v1")
                 assert {resolve(reader, "bench@v1").json()["state"] for reader in readers} == {"archived"}
             finally:
                 stop.set()

@@ -104,7 +104,7 @@ def test_only_leaves_them_out_and_a_retry_asks_for_the_same(desk: MergingDesk, r
 
 def test_what_a_caller_says_of_it_is_ignored(desk: MergingDesk, rows: Path) -> None:
     ref = desk.push()
-    data = desk.writer.add_data(rows, namespace=desk.space).digest
+    data = desk.writer.datasets.add(rows, namespace=desk.space).digest
     request = EvaluationRequest(targets=[EvaluationTarget(ref=ref, beside="production")], data=data, only=True)
     view = desk.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
     assert marked(view) == [(ref, None)]
@@ -125,7 +125,7 @@ def test_they_give_way_where_a_job_has_no_room(desk: MergingDesk, rows: Path, li
     refs = [desk.push(f"n{number}") for number in range(2)]
     promote(desk, refs[0])
     others = [desk.push("n0") for _ in range(3)]
-    data = desk.writer.add_data(rows, namespace=desk.space).digest
+    data = desk.writer.datasets.add(rows, namespace=desk.space).digest
     for asked, added in ((3, []), (2, [(f"base:{desk.base.id}", "base")])):
         request = EvaluationRequest(targets=[EvaluationTarget(ref=other) for other in others[:asked]], data=data)
         view = desk.writer.call("POST", "/jobs", JobView, body=JobSubmission(request=request))
@@ -149,7 +149,7 @@ def test_what_is_beside_loses_its_scores_and_no_job(desk: MergingDesk, rows: Pat
     job = desk.writer.submit_evaluation(new, data=rows, precision="native")
     assert complete(desk, desk.claim(), old).state == "succeeded"
     assert [one.ref for one in job.result()] == [new, base]
-    assert failed_targets(desk.writer.job_view(job.id), beside=True) == [(old, "adapter", "its files don't fit")]
+    assert failed_targets(desk.writer.jobs.view(job.id), beside=True) == [(old, "adapter", "its files don't fit")]
     job = desk.writer.submit_evaluation(new, data=rows, precision="native", again=True)
     complete(desk, desk.claim(), new)
     with pytest.raises(JobFailed, match=f"scored 2 of 3 targets, whose scores are kept; {new}: its files"):

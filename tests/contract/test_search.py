@@ -29,7 +29,7 @@ from support.statements import plan_of, sent
 from registry.datasets.models import DatasetNumber
 from registry.db.database import Database
 from registry.principal import LOCAL, Principal, Role
-from registry.search.fields import FIELDS, Comparison, Field, Node
+from registry.search.fields import FIELDS, Field, FieldComparison, Node
 from registry.search.grammar import parse
 from registry.search.service import Search
 from sdk.cli import cli
@@ -75,7 +75,7 @@ def test_the_oracle_is_asked_about_something(world: World) -> None:
     """Each field has a comparison that some versions are like and some are not."""
     for word in set(FIELDS) - {"kind"}:
         key, metric = {"tag": ("language", ""), "eval": ("shared.jsonl", "loss")}.get(word, ("", ""))
-        trees = [Comparison(Field(word, key, metric), "=", (value,)) for value in POOL[word]]
+        trees = [FieldComparison(Field(word, key, metric), "=", (value,)) for value in POOL[word]]
         answers = [len(found(world, str(tree))) for tree in trees]
         assert any(0 < count < 15 for count in answers), (word, answers)
 
@@ -206,7 +206,7 @@ def test_what_looks_like_a_statement_is_plain_text(world: World, client: Client,
 def test_a_version_that_was_pushed_is_found_by_all_that_was_said_of_it(
     world: World, client: Client, tmp_path: Path
 ) -> None:
-    base = client.register_base(base_registration("pushed"))
+    base = client.bases.register(base_registration("pushed"))
     pushed = client.push(
         save_adapter(tmp_path / "adapter", seed=4711), "pushed/one", base="pushed", tags={"stage": "first"}
     )
@@ -367,10 +367,10 @@ def test_lists_can_be_narrowed(world: World) -> None:
 
 
 def test_archived_versions_are_listed_where_they_are_asked_for(world: World, client: Client, tmp_path: Path) -> None:
-    client.register_base(base_registration("pushed"))
+    client.bases.register(base_registration("pushed"))
     for seed in (1, 2):
         client.push(save_adapter(tmp_path / str(seed), seed=seed), "shelved/one", base="pushed")
-    client.archive("shelved/one@v1")
+    client.versions.archive("shelved/one@v1")
     assert run(world, "versions", "shelved/one", "--format", "quiet").stdout == "shelved/one@v2\n"
     both = run(world, "versions", "shelved/one", "--archived", "--format", "quiet").stdout
     assert both == "shelved/one@v2\nshelved/one@v1\n"

@@ -32,6 +32,7 @@ from registry.signatures.service import MAX_SIGNATURES, Trust
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput, NotAllowed, NotFound, VerificationFailed
 from sdk.objects import Version as Pushed
+from sdk.pushing.signatures import check_signing_key, sign_manifest
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 from sdk.schemas.catalog import Publication, Published
 from sdk.schemas.jobs import JobView
@@ -85,9 +86,12 @@ class TestRecording:
     ) -> None:
         version = writer.push(new_adapter(tmp_path), f"{space}/a", base="tiny")
         assert writer.signatures(version.digest) == []
-        first, second = writer.sign(version.ref, pair.private), writer.sign(version.ref, other.private)
+        first, second = (
+            writer.signatures.sign(version.ref, pair.private),
+            writer.signatures.sign(version.ref, other.private),
+        )
         assert writer.signatures(version.digest) == [first, second]
-        anew = writer.sign(version.ref, pair.private)
+        anew = writer.signatures.sign(version.ref, pair.private)
         assert anew.bundle != first.bundle
         assert writer.signatures(version.digest) == [anew, second]
         # The very same one is there already.
@@ -111,11 +115,11 @@ class TestRecording:
         tensors = {name: value * ("lora_A" in name) for name, value in lora_tensors().items()}
         folder = save_adapter(tmp_path / "zero", tensors=tensors)
         with registries.served(tmp_path / "world", gate="quarantine") as world:
-            world.admin.register_base(base_registration())
+            world.admin.bases.register(base_registration())
             with pytest.raises(VerificationFailed, match="in quarantine") as caught:
                 world.writer.push(folder, "a", base="tiny", sign=pair.private)
             admin = world.client(Role.ADMIN)
-            released = admin.release(caught.value.message.rpartition(" ")[2])
+            released = admin.versions.release(caught.value.message.rpartition(" ")[2])
             (found,) = admin.signatures(released.digest)
             verify(released.info.manifest, found.bundle, pair.public)
             admin.close()
@@ -166,7 +170,7 @@ class TestWhoMay:
         reader = acting(**{space: role, f"{space}-other": Role.WRITER})
         assert len(reader.signatures(version.digest)) == 1
         with pytest.raises(NotAllowed):
-            reader.sign(version.ref, pair.private)
+            reader.signatures.sign(version.ref, pair.private)
         assert len(writer.signatures(version.digest)) == 1
 
     def test_a_digest_is_given_whole(self, writer: Client, space: str, pair: Pair, tmp_path: Path) -> None:
@@ -229,7 +233,7 @@ def strict(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with ExitStack() as stack:
         url = stack.enter_context(new_database(request.param, folder, request))
         found = stack.enter_context(registries.served(folder, database_url=url, signing_keys=str(keys)))
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found
 
 
@@ -245,14 +249,14 @@ class TestWhereKeysAreSet:
         self, strict: World, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ADAPTERCTL_SIGNING_KEY", str(pair.private))
-        strict.writer.check_signing_key()
+        check_signing_key()
         version = strict.writer.push(new_adapter(tmp_path), f"a-{uuid.uuid4().hex[:8]}", base="tiny")
         assert len(strict.writer.signatures(version.digest)) == 1
         monkeypatch.setenv("ADAPTERCTL_SIGNING_KEY", str(pair.public))
         with pytest.raises(InvalidInput, match="sign with the private one"):
-            strict.writer.check_signing_key()
+            check_signing_key()
         monkeypatch.setenv("ADAPTERCTL_SIGNING_KEY", "")
-        strict.writer.check_signing_key()
+        check_signing_key()
 
     @pytest.mark.parametrize("how", ["unsigned", "another key", "another key under our name", "another version's"])
     def test_every_other_is_refused_before_anything_is_made(
@@ -310,7 +314,7 @@ class TestWhereKeysAreSet:
         self, strict: World, pair: Pair, tmp_path: Path, rows: Path
     ) -> None:
         name, worker = f"f-{uuid.uuid4().hex[:8]}", strict.worker
-        data = strict.writer.add_data(rows).digest
+        data = strict.writer.datasets.add(rows).digest
         job = submit(strict.writer, training(name, data))
         assignment = claim(worker)
         assert assignment.job == job.id
@@ -320,9 +324,9 @@ class TestWhereKeysAreSet:
             return calls.complete(worker, assignment, version=said.model_copy(update={"signature": signature}))
 
         with pytest.raises(VerificationFailed, match="accepts only signed versions"):
-            complete(worker.signed(said.manifest))
+            complete(sign_manifest(said.manifest))
         assert strict.writer.job(job.id).state == "running"
-        assert complete(worker.signed(said.manifest, pair.private)).state == "succeeded"
+        assert complete(sign_manifest(said.manifest, pair.private)).state == "succeeded"
         assert strict.writer.signatures(said.manifest.digest)[0].created_by == "some worker"
 
     def test_so_is_a_merged_model_that_becomes_a_version(
@@ -336,7 +340,7 @@ class TestWhereKeysAreSet:
         held, result = desk.claim(), desk.result(desk.model())
         with pytest.raises(VerificationFailed, match="accepts only signed versions"):
             desk.complete(held, result)
-        signed = result.model_copy(update={"signature": desk.worker.signed(result.manifest, pair.private)})
+        signed = result.model_copy(update={"signature": sign_manifest(result.manifest, pair.private)})
         assert desk.complete(held, signed).state == "succeeded"
         version = desk.writer.get(desk.named("m"))
         assert desk.writer.signatures(version.digest)[0].created_by == "some worker"

@@ -25,6 +25,7 @@ from support.soak import SOAKING, scale
 from support.stored import names_of
 
 import sdk
+from registry.access.audit.service import AuditQuery
 from registry.access.models import AuditEntry
 from registry.artifacts.models import Blob, ManifestAccess
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
@@ -430,7 +431,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def _check_lists(self, adapter: ModelAdapter) -> None:
         """History and trail of an adapter, as its readers get them."""
-        entries = self.services.audit.list(who=LOCAL, subject=adapter.name, limit=1000).items
+        entries = self.services.audit.list(AuditQuery(subject=adapter.name, limit=1000), who=LOCAL).items
         about = [entry for entry in self.model.audit if entry[1].partition("@")[0] == adapter.name]
         assert [(entry.action, entry.subject) for entry in entries] == about[::-1]
         if adapter.versions:
@@ -468,7 +469,7 @@ def _path(url: str) -> Path:
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     url = request.getfixturevalue("postgres_database") if request.param == "postgres" else None
     with registries.embedded(tmp_path / "home", database_url=url) as world:
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         yield world
 
 

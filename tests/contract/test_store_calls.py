@@ -83,7 +83,7 @@ def test_no_transaction_is_open_while_the_store_is_asked(
 ) -> None:
     writer, admin = world.writer, world.client(Role.ADMIN)
     storage = world.services.artifacts.storage
-    admin.register_base(base_registration())
+    admin.bases.register(base_registration())
     writer.push(save_adapter(tmp_path / "a", 1), "a", base="tiny")
     # The same bytes from somebody else, and again after they were lost.
     admin.push(save_adapter(tmp_path / "b", 1), "b", base="tiny")
@@ -93,15 +93,15 @@ def test_no_transaction_is_open_while_the_store_is_asked(
     _push_other_bytes(world, tmp_path)
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
-    data = writer.add_data(rows, namespace="-" if world.has_roles else None).digest
+    data = writer.datasets.add(rows, namespace="-" if world.has_roles else None).digest
     # In parts, where there are some.
     (tmp_path / "large.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 200_000)
-    writer.add_data(tmp_path / "large.jsonl", namespace="-" if world.has_roles else None)
+    writer.datasets.add(tmp_path / "large.jsonl", namespace="-" if world.has_roles else None)
     writer.push(write_adapter(tmp_path / "d"), "d", base=write_base(tmp_path / "base"))
-    admin.delete("a@v1")
-    admin.remove_data(data)
-    admin.gc(dry_run=True, grace_hours=0)
-    assert admin.gc(dry_run=False, grace_hours=0).blobs > 0
+    admin.versions.delete("a@v1")
+    admin.datasets.remove(data)
+    admin.retention.gc(dry_run=True, grace_hours=0)
+    assert admin.retention.gc(dry_run=False, grace_hours=0).blobs > 0
     admin.close()
     assert {name for name, _ in calls} >= {"stat", "open", "delete", "list", "sweep"}
     assert {name for name, within in calls if within} == set()

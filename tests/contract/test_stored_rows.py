@@ -226,7 +226,7 @@ class TestClaims:
         add_job(world, "broken", request, priority=5)
         add_job(world, "good", good)
         assert claimed(world) == "good"
-        view = world.writer.job_view("broken")
+        view = world.writer.jobs.view("broken")
         assert (view.state, view.reason) == ("failed", "unreadable")
         assert "upgrade the registry" in view.message
         assert claimed(world) is None
@@ -239,13 +239,13 @@ class TestClaims:
         add_job(world, "newer", {"kind": "distillation"}, kind="distillation", priority=9)
         add_job(world, "good", self.waiting(world))
         assert claimed(world, kinds=["training", "distillation"]) == "good"
-        view = world.writer.job_view("newer")
+        view = world.writer.jobs.view("newer")
         assert (view.state, view.kind) == ("queued", "distillation")
         assert view.waits == "this registry has no jobs of the kind 'distillation'; upgrade it"
 
     def test_a_state_of_tomorrow_is_shown_and_is_not_final(self, world: World) -> None:
         add_job(world, "newer", self.waiting(world), state="paused")
-        view = world.writer.job_view("newer")
+        view = world.writer.jobs.view("newer")
         assert (view.state, view.state.value, view.state.is_final) == ("paused", "paused", False)
         assert [job.id for job in world.writer.jobs() if job.view.state == "paused"] == ["newer"]
 
@@ -360,4 +360,4 @@ def test_every_error_of_it_is_one_that_clients_know(world: World) -> None:
         job = session.scalars(select(Job.id).where(Job.kind == "training")).first()
     assert job is not None
     with pytest.raises(AdapterctlError):
-        world.writer.publish_checkpoint(job, 1)
+        world.writer.jobs.publish_checkpoint(job, 1)

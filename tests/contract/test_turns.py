@@ -58,7 +58,7 @@ def scores(desk: MergingDesk, data: Path) -> tuple[str, Completion]:
     held, path = desk.claim(), desk.tmp_path / "scored"
     rows = [row.model_copy(update={"scores": {}}) for row in fresh()]
     file, (target,) = write_file(path, rows), held.targets
-    upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+    upload = desk.worker.uploader.upload({file.digest: path}, "sending", desk.space)
     result = calls.scored(target, report=report_of(rows, file), upload=upload)
     return held.job, Completion(attempt=held.attempt, evaluations=[result])
 

@@ -49,7 +49,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         storage=storage,
         part_bytes=PART_BYTES,
     ) as world:
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         yield world
 
 
@@ -91,7 +91,7 @@ class Counting:
 class TestParts:
     def test_a_large_file_goes_in_parts_and_is_whole(self, world: World, big: Path) -> None:
         counting = Counting(world.writer)
-        upload = world.writer.upload({hash_file(big)[0]: big}, "uploading")
+        upload = world.writer.uploader.upload({hash_file(big)[0]: big}, "uploading")
         counting.stop()
         assert sorted(counting.asked) == list(range(1, PARTS + 1))
         verify(world, big, upload)
@@ -102,13 +102,13 @@ class TestParts:
     def test_an_interrupted_upload_sends_what_is_missing_and_no_more(self, world: World, big: Path) -> None:
         counting = Counting(world.writer, breaks_after=3)
         with pytest.raises(KeyboardInterrupt):
-            world.writer.upload({hash_file(big)[0]: big}, "uploading")
+            world.writer.uploader.upload({hash_file(big)[0]: big}, "uploading")
         counting.stop()
         # What was asked for was also sent: the pool lets running transfers end.
         (left,) = begin(world.writer, big).parts
         assert len(left.missing) == PARTS - 3
         again = Counting(world.writer)
-        upload = world.writer.upload({hash_file(big)[0]: big}, "uploading")
+        upload = world.writer.uploader.upload({hash_file(big)[0]: big}, "uploading")
         again.stop()
         assert sorted(again.asked) == left.missing
         verify(world, big, upload)
@@ -131,7 +131,7 @@ class TestParts:
         with pytest.raises(Exception, match="storage has other bytes than were announced"):
             verify(world, big, session.id)
         assert names_of(world.services.artifacts.storage, hash_file(big)[0]) == []
-        upload = world.writer.upload({hash_file(big)[0]: big}, "uploading")
+        upload = world.writer.uploader.upload({hash_file(big)[0]: big}, "uploading")
         verify(world, big, upload)
 
     def test_parts_belong_to_who_began(self, world: World, big: Path) -> None:
@@ -153,7 +153,7 @@ class TestParts:
         others = [world.client(Role.WRITER) for _ in range(2)]
         clients = [*others, world.writer, world.writer]
         with ThreadPoolExecutor() as pool:
-            uploads = list(pool.map(lambda client: client.upload({sha256: big}, "uploading"), clients))
+            uploads = list(pool.map(lambda client: client.uploader.upload({sha256: big}, "uploading"), clients))
         for client, upload in zip(clients, uploads, strict=True):
             who = world.services.tokens.check(client.config.token)
             blobs = [BlobSpec(sha256=sha256, size_bytes=big.stat().st_size)]
@@ -199,8 +199,8 @@ class TestQuarantine:
             strict.writer.push(folder, "team/idle", base="tiny")
         # Its bytes stay as long as it does.
         admin = strict.client(Role.ADMIN)
-        admin.gc(dry_run=False, grace_hours=0)
-        released = admin.release(ref, reason="looked at by hand")
+        admin.retention.gc(dry_run=False, grace_hours=0)
+        released = admin.versions.release(ref, reason="looked at by hand")
         assert released.ref == "team/idle@v1"
         assert [entry.action for entry in admin.audit(subject=ref)] == ["version.quarantine"]
         assert strict.writer.pull("team/idle@v1", tmp_path / "released").is_dir()
@@ -238,7 +238,7 @@ def push_raw(client: Client, folder: Path, name: str, spoil: str) -> None:
         sources[sha256] = source
         files[path] = ManifestFile(path=path, size_bytes=size, sha256=sha256)
     manifest = package.manifest.model_copy(update={"files": list(files.values())})
-    upload = client.upload(sources, "uploading")
+    upload = client.uploader.upload(sources, "uploading")
     body = Publication(adapter=name, upload=upload, manifest=manifest, lora=package.lora)
     client.call("POST", "/versions", Published, body=body)
 
@@ -257,7 +257,7 @@ def test_a_store_that_is_away_is_tried_again_and_then_said(
 
     monkeypatch.setattr(world.writer.transport, "call", away)
     with pytest.raises(Unavailable, match="can't be reached") as caught:
-        world.writer.upload({hash_file(big)[0]: big}, "uploading")
+        world.writer.uploader.upload({hash_file(big)[0]: big}, "uploading")
     assert "secret" not in str(caught.value)
     assert len(waited) == 4
     assert waited == sorted(waited) or max(waited) > 2 * min(waited)

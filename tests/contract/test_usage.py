@@ -36,20 +36,20 @@ class TestReserved:
             if hash_file(folder / file.path)[0] != file.sha256:
                 # Packing wrote it anew.
                 sources[file.sha256] = next(tmp_path.glob(f"staging-*/{file.path}"))
-        upload = admin.upload(sources, "sending", space)
-        assert by_kind(admin.quota(space)) == {"reserved_bytes": size}
+        upload = admin.uploader.upload(sources, "sending", space)
+        assert by_kind(admin.quotas.get(space)) == {"reserved_bytes": size}
         body = packed.model_copy(update={"upload": upload})
         admin.call("POST", "/versions", Published, body=body)
-        assert by_kind(admin.quota(space)) == {"versions_bytes": size}
+        assert by_kind(admin.quotas.get(space)) == {"versions_bytes": size}
         # A second thing is made of the same session; what was reserved was given back with the first.
         admin.call("POST", "/versions", Published, body=body.model_copy(update={"adapter": f"{space}/b"}))
-        assert by_kind(admin.quota(space)) == {"versions_bytes": 2 * size}
+        assert by_kind(admin.quotas.get(space)) == {"versions_bytes": 2 * size}
 
     def test_too_much_is_refused_before_anybody_learns_where_to_send_it(
         self, people: World, admin: Client, acting: Callable[..., Client], space: str
     ) -> None:
         writer = acting(**{space: Role.WRITER})
-        admin.set_quota(space, max_bytes=1000)
+        admin.quotas.set(space, max_bytes=1000)
         begin(writer, space, blob(400))
         with pytest.raises(QuotaExceeded) as caught:
             begin(writer, space, blob(300), blob(301))
@@ -64,11 +64,11 @@ class TestReserved:
     def test_of_many_at_once_exactly_those_are_admitted_that_fit(
         self, admin: Client, acting: Callable[..., Client], space: str
     ) -> None:
-        admin.set_quota(space, max_bytes=2500)
+        admin.quotas.set(space, max_bytes=2500)
         writers = [acting(**{space: Role.WRITER}) for _ in range(6)]
         sessions = [partial(begin, writer, space, blob(600), blob(200)) for writer in writers]
         assert sum(at_once(sessions, refused=QuotaExceeded)) == 3
-        assert admin.quota(space).reserved_bytes == 2400
+        assert admin.quotas.get(space).reserved_bytes == 2400
 
     def test_what_is_admitted_is_published_though_others_share_some_of_its_bytes(
         self, admin: Client, acting: Callable[..., Client], space: str, tmp_path: Path
@@ -77,59 +77,59 @@ class TestReserved:
         writers = [acting(**{space: Role.WRITER}) for _ in range(2)]
         first = writers[0].push(new_adapter(tmp_path), f"{space}/a", base="tiny")
         size = sum(file.size_bytes for file in first.info.files)
-        admin.set_quota(space, max_bytes=2 * size + size // 2)
+        admin.quotas.set(space, max_bytes=2 * size + size // 2)
         pushes = [
             partial(writer.push, new_adapter(tmp_path), f"{space}/{number}", base="tiny")
             for number, writer in enumerate(writers)
         ]
         assert at_once(pushes, refused=QuotaExceeded) == [False, True]
-        assert by_kind(admin.quota(space)) == {"versions_bytes": 2 * size}
+        assert by_kind(admin.quotas.get(space)) == {"versions_bytes": 2 * size}
 
     def test_one_that_was_left_gives_its_room_back_when_its_time_is_over(
         self, people: World, admin: Client, acting: Callable[..., Client], space: str
     ) -> None:
         writer = acting(**{space: Role.WRITER})
-        admin.set_quota(space, max_bytes=1000)
+        admin.quotas.set(space, max_bytes=1000)
         left, too_large = begin(writer, space, blob(900)).id, blob(101)
         with pytest.raises(QuotaExceeded):
             begin(writer, space, too_large)
         end_time_of(people, left)
-        assert admin.quota(space).reserved_bytes == 900
+        assert admin.quotas.get(space).reserved_bytes == 900
         # Whoever needs the room finds it at once.
         found = begin(writer, space, too_large).id
-        assert admin.quota(space).reserved_bytes == 101
+        assert admin.quotas.get(space).reserved_bytes == 101
         # Else it comes back with the daily removal, or a collection.
         end_time_of(people, found)
         people.services.expiry.run()
-        assert admin.quota(space).reserved_bytes == 0
+        assert admin.quotas.get(space).reserved_bytes == 0
         end_time_of(people, begin(writer, space, blob(500)).id)
         people.services.removal.collect(request=GcRequest(dry_run=True), who=SYSTEM)
-        assert admin.quota(space).reserved_bytes == 500
+        assert admin.quotas.get(space).reserved_bytes == 500
         people.services.removal.collect(request=GcRequest(dry_run=False), who=SYSTEM)
-        assert admin.quota(space).reserved_bytes == 0
+        assert admin.quotas.get(space).reserved_bytes == 0
 
     def test_one_that_goes_on_is_reserved_once(
         self, people: World, admin: Client, acting: Callable[..., Client], space: str
     ) -> None:
         writer, other = (acting(**{space: Role.WRITER}) for _ in range(2))
-        admin.set_quota(space, max_bytes=1000)
+        admin.quotas.set(space, max_bytes=1000)
         one, two, three = blob(300), blob(400), blob(100)
         first = begin(writer, space, one, two)
         for _ in range(3):
             again = begin(writer, space, one, two)
-            assert admin.quota(space).reserved_bytes == 700
+            assert admin.quotas.get(space).reserved_bytes == 700
         # Part of it, with more.
         begin(writer, space, two, three)
-        assert admin.quota(space).reserved_bytes == 800
+        assert admin.quotas.get(space).reserved_bytes == 800
         # Somebody else sends the same for themselves.
         with pytest.raises(QuotaExceeded):
             begin(other, space, one)
         end_time_of(people, first.id)
         people.services.expiry.run()
-        assert admin.quota(space).reserved_bytes == 800
+        assert admin.quotas.get(space).reserved_bytes == 800
         end_time_of(people, again.id)
         people.services.expiry.run()
-        assert admin.quota(space).reserved_bytes == 500
+        assert admin.quotas.get(space).reserved_bytes == 500
 
     def test_nobody_takes_room_where_they_may_not_send(
         self, admin: Client, acting: Callable[..., Client], space: str
@@ -145,10 +145,10 @@ class TestReserved:
         for client in (there, stranger, worker):
             with pytest.raises(NotAllowed):
                 begin(client, EVERYWHERE, blob(1))
-        assert admin.quota(space).size_bytes == 0
+        assert admin.quotas.get(space).size_bytes == 0
         begin(worker, space, blob(20))
         begin(there, space, blob(1))
-        assert admin.quota(space).reserved_bytes == 21
+        assert admin.quotas.get(space).reserved_bytes == 21
 
     def test_who_does_not_say_where_has_room_where_they_may_write(
         self, admin: Client, acting: Callable[..., Client], space: str
@@ -156,19 +156,19 @@ class TestReserved:
         begin(acting(**{space: Role.WRITER}), None, blob(7))
         begin(acting(**{f"a-{space}": Role.WORKER, f"b-{space}": Role.WRITER}), None, blob(8))
         begin(acting(**{f"c-{space}": Role.WORKER}), None, blob(9))
-        reserved = [admin.quota(f"{prefix}{space}").reserved_bytes for prefix in ("", "a-", "b-", "c-")]
+        reserved = [admin.quotas.get(f"{prefix}{space}").reserved_bytes for prefix in ("", "a-", "b-", "c-")]
         assert reserved == [7, 0, 8, 9]
 
     def test_what_is_published_for_all_has_no_limit(self, admin: Client, people: World, tmp_path: Path) -> None:
-        admin.set_quota(EVERYWHERE, max_bytes=1)
+        admin.quotas.set(EVERYWHERE, max_bytes=1)
         try:
-            before = admin.quota(EVERYWHERE).bases_bytes or 0
-            added = admin.add_base(write_base(tmp_path / "base", value=next(SEEDS) / 1e6), upload=True)
+            before = admin.quotas.get(EVERYWHERE).bases_bytes or 0
+            added = admin.bases.add(write_base(tmp_path / "base", value=next(SEEDS) / 1e6), upload=True)
             assert (added.namespace, added.uploaded) == (EVERYWHERE, True)
-            assert (admin.quota(EVERYWHERE).bases_bytes or 0) > before
-            assert admin.quota(EVERYWHERE).reserved_bytes == 0
+            assert (admin.quotas.get(EVERYWHERE).bases_bytes or 0) > before
+            assert admin.quotas.get(EVERYWHERE).reserved_bytes == 0
         finally:
-            admin.set_quota(EVERYWHERE)
+            admin.quotas.set(EVERYWHERE)
 
 
 class TestKnownBytes:
@@ -178,13 +178,13 @@ class TestKnownBytes:
         writer = acting(**{space: Role.WRITER, f"x-{space}": Role.WRITER})
         folder = new_adapter(tmp_path)
         size = sum(file.size_bytes for file in writer.push(folder, f"x-{space}/a", base="tiny").info.files)
-        admin.set_quota(space, max_bytes=size - 1)
+        admin.quotas.set(space, max_bytes=size - 1)
         with pytest.raises(QuotaExceeded, match=rf"has 0 of {size - 1} bytes and may not have {size} more"):
             writer.push(folder, f"{space}/a", base="tiny")
-        admin.set_quota(space, max_bytes=size)
+        admin.quotas.set(space, max_bytes=size)
         writer.push(folder, f"{space}/a", base="tiny")
         # Each of the two pays.
-        assert [admin.quota(where).versions_bytes for where in (space, f"x-{space}")] == [size, size]
+        assert [admin.quotas.get(where).versions_bytes for where in (space, f"x-{space}")] == [size, size]
 
 
 class TestStatements:
@@ -204,10 +204,10 @@ class TestStatements:
                 people.services.publisher.publish(publication=body, who=SYSTEM)
             return [one.sql for one in seen]
 
-        admin.set_quota(space)
+        admin.quotas.set(space)
         publish("a")
         unlimited = publish("a")
-        admin.set_quota(space, max_adapters=9, max_bytes=10**9)
+        admin.quotas.set(space, max_adapters=9, max_bytes=10**9)
         limited = publish("a")
         assert limited == unlimited
         asked = [sql for sql in unlimited if "usage" in sql or "quotas" in sql]

@@ -22,7 +22,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 
 @pytest.fixture(scope="module")
 def world(world: World) -> World:
-    world.admin.register_base(base_registration("other"))
+    world.admin.bases.register(base_registration("other"))
     return world
 
 
@@ -71,7 +71,7 @@ def test_stored_files_become_a_version_elsewhere_without_being_sent(world: World
 
 def test_files_that_one_may_not_read_are_not_adopted_by_their_digest(http_postgres: World, adapter: Path) -> None:
     world = http_postgres
-    world.admin.register_base(base_registration())
+    world.admin.bases.register(base_registration())
     world.writer.push(adapter, "secret/adapter", base="tiny")
     stranger = world.client(Role.WRITER, namespace="team")
     body = stored(stranger, adapter, "team/adapter")
@@ -95,17 +95,17 @@ def test_a_quarantined_version_gets_its_number_when_an_admin_releases_it(
         refresh_document(session, row)
     assert client.push(save_adapter(tmp_path / "next", next(SEEDS)), name, base="tiny").number == 1
     ref = f"{name}@sha256:{held.digest[:16]}"
-    for refused in (client.archive, client.restore):
+    for refused in (client.versions.archive, client.versions.restore):
         with pytest.raises(Conflict):
             refused(ref)
     if world.has_roles:
         with pytest.raises(NotAllowed):
-            client.release(ref)
+            client.versions.release(ref)
     admin = world.client(Role.ADMIN)
-    assert admin.release(ref, reason="looked at").ref == f"{name}@v2"
+    assert admin.versions.release(ref, reason="looked at").ref == f"{name}@v2"
     assert client.get(name).number == 2
     with pytest.raises(Conflict, match="not quarantined"):
-        admin.release(f"{name}@v2")
+        admin.versions.release(f"{name}@v2")
     if world.has_roles:
         admin.close()
 
@@ -113,13 +113,13 @@ def test_a_quarantined_version_gets_its_number_when_an_admin_releases_it(
 def test_what_is_written_later_is_there_at_once_and_notes_only_grow(world: World, name: str, adapter: Path) -> None:
     client = world.writer
     client.push(adapter, name, base="tiny", description="first", tags={"a": "1", "b": "2"})
-    info = client.annotate(f"{name}@v1", description="second", tags={"c": "3"}, untag=["a"], note="one").info
+    info = client.versions.annotate(f"{name}@v1", description="second", tags={"c": "3"}, untag=["a"], note="one").info
     assert (info.description, info.tags) == ("second", {"b": "2", "c": "3"})
-    assert client.annotate(name, note="two").info.description == "second"
+    assert client.versions.annotate(name, note="two").info.description == "second"
     assert [note.text for note in client.get(name).info.notes] == ["one", "two"]
     assert {note.written_by for note in client.get(name).info.notes} == {"some writer" if world.has_roles else "local"}
     with pytest.raises(InvalidInput, match="at most 64 tags"):
-        client.annotate(name, tags={f"t{n}": "x" for n in range(63)})
+        client.versions.annotate(name, tags={f"t{n}": "x" for n in range(63)})
     for tags in ({"Upper": "x"}, {"": "x"}, {"a b": "x"}, {"a": "x" * 201}):
         with pytest.raises(InvalidInput):
-            client.annotate(name, tags=tags)
+            client.versions.annotate(name, tags=tags)

@@ -54,7 +54,7 @@ class Desk(CommandLine):
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("jobs-cli")
     with served(folder) as found:
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found
 
 
@@ -176,7 +176,7 @@ class TestRetry:
         assert done.returncode == 0
         assert f"resumes from step 10; watch it: adapterctl jobs watch {new}" in done.stderr
         assert desk.json("jobs", "show", new)["retry_of"] == job
-        desk.client.cancel_job(new)
+        desk.client.jobs.cancel(new)
         again = desk.json("jobs", "retry", new)
         assert (again["state"], again["retry_of"]) == ("queued", new)
 
@@ -206,7 +206,7 @@ class TestWait:
         assert f"it is still running: adapterctl jobs watch {job}" in done.stderr
         assert desk.run("jobs", "wait", job, "--timeout", "soon").returncode == 2
         assert desk.run("jobs", "wait", "nothing").returncode == 3
-        assert desk.client.job_view(job).state == "queued"
+        assert desk.client.jobs.view(job).state == "queued"
 
 
 class TestLogs:
@@ -283,7 +283,7 @@ class TestWatch:
         client = Client(env["ADAPTERCTL_URL"], cache=tmp_path / "cache")
         with processes.running(*serve, env=env, log=tmp_path / "first.log") as server:
             processes.wait_until_healthy(env["ADAPTERCTL_URL"], log=tmp_path / "first.log", timeout_s=60)
-            client.register_base(base_registration())
+            client.bases.register(base_registration())
             job = client.submit_training("sql", base="tiny", data=tmp_path / "rows.jsonl", **SPEC.model_dump()).id
             held = Held.claim(client, tmp_path)
             watch = subprocess.Popen(

@@ -186,7 +186,7 @@ def test_a_registered_base_is_found_while_its_files_are_what_they_were(place: Pl
     folder = tmp_path / "moved"
     shutil.copytree(place.folder / "tiny-llama", folder)
     client = place.client()
-    view = client.add_base(folder, id="moved-llama")
+    view = client.bases.add(folder, id="moved-llama")
     assert client.preview(place.folder / "chat.jsonl", base="moved-llama").rows[0].method == "prefix"
     # A worker that fetched it has it under its fingerprint.
     shutil.copytree(folder, client.cache.base(view.fingerprint))

@@ -99,7 +99,7 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
         (
             ["--of", "counter@v1", "--max-length", "20", "--loss-on", "all"],
             2,
-            "loss_on and max_length of a version are in",
+            "max_length and loss_on of a version are in",
         ),
         (["--of", "counter@v9"], 3, "counter"),
         (["--of", "no ref"], 2, "ref"),
@@ -129,7 +129,7 @@ def test_a_base_whose_files_are_gone_and_a_dataset_that_was_given_up_are_named(p
             client.preview(of="counter@v1")
     finally:
         (tmp_path / "away").rename(place.folder / "tiny-llama")
-    client.remove_data("chat.jsonl")
+    client.datasets.remove("chat.jsonl")
     with pytest.raises(NotFound, match=r"of counter@v1 was removed; add its file again with: adapterctl data add FILE"):
         client.preview(of="counter@v1")
     client.close()

@@ -26,7 +26,7 @@ def node(tmp_path: Path) -> CommandLine:
     """An embedded registry with two versions of `team/a`, of which `production` names the first."""
     url = f"local:{tmp_path / 'home'}"
     client = Client(url, cache=tmp_path / "pusher")
-    client.register_base(base_registration())
+    client.bases.register(base_registration())
     for seed in (1, 2):
         client.push(save_adapter(tmp_path / f"adapter-{seed}", seed), "team/a", base="tiny")
     client.set_alias("team/a", "production", 1)
@@ -189,7 +189,7 @@ def test_the_cache_is_listed_verified_and_pruned(node: CommandLine) -> None:
 def world(tmp_path: Path) -> Iterator[World]:
     folder = tmp_path / "server"
     with served(folder, database_url=f"sqlite:///{folder / 'r.sqlite3'}") as world:
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         world.writer.push(save_adapter(tmp_path / "adapter", 1), "team/a", base="tiny")
         world.writer.set_alias("team/a", "production", 1)
         yield world

@@ -22,7 +22,7 @@ class Home(CommandLine):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.client = Client(self.url, cache=folder / "cache")
-        self.client.register_base(base_registration())
+        self.client.bases.register(base_registration())
 
     def push(self, count: int) -> None:
         for seed in range(count):
@@ -90,7 +90,7 @@ def test_retention_is_set_shown_and_cleared(home: Home) -> None:
 
 def test_garbage_is_shown_asked_about_and_collected(home: Home) -> None:
     home.push(3)
-    home.client.set_retention("a", keep_last=1)
+    home.client.retention.set("a", keep_last=1)
     stored = home.stored()
     planned = home.json("gc", "--dry-run", "--grace-hours", "0")
     assert (planned["dry_run"], planned["retired_versions"], planned["blobs"]) == (True, ["a@v1", "a@v2"], 2)
@@ -120,7 +120,7 @@ def test_garbage_is_shown_asked_about_and_collected(home: Home) -> None:
 def test_rows_of_a_dataset_are_given_up(home: Home) -> None:
     rows = home.folder / "rows.jsonl"
     rows.write_text('{"text": "a"}\n')
-    home.client.add_data(rows)
+    home.client.datasets.add(rows)
     assert home.json("data", "rm", "rows.jsonl") == {"data": "rows.jsonl", "removed": True}
     assert home.json("data", "list") == []
     again = home.run("data", "rm", "rows.jsonl")
@@ -130,7 +130,7 @@ def test_rows_of_a_dataset_are_given_up(home: Home) -> None:
 
 def test_the_server_collects_by_itself(home: Home) -> None:
     home.push(1)
-    home.client.delete("a@v1")
+    home.client.versions.delete("a@v1")
     env = processes.environment(
         REGISTRY_DATABASE_URL=f"sqlite:///{home.folder / 'home' / 'registry.sqlite3'}",
         REGISTRY_STORAGE_URL=(home.folder / "home" / "artifacts").as_uri(),

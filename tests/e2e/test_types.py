@@ -27,6 +27,8 @@ losses: list[float] = [score.metrics["loss"] for score in evaluation.result()]
 merged: Path = sdk.submit_merge(ref, onto="auto").retry().result().save("./merged")
 mixed: sdk.Version = sdk.submit_combine("mix", {ref: 0.7, "y@v1": -0.3}, method="svd", rank=8).result()
 folder: Path = pull(ref, frozen=True)
+secret: str = sdk.tokens.create("ci", {"team": "writer"}, days=30).secret
+running: list[str] = [job.id for job in sdk.jobs(state="running")]
 result = sdk.connect("local:x").job("abc").result()
 if isinstance(result, sdk.Version):
     ref = result.ref
@@ -40,9 +42,10 @@ WRONG = {
     "rank": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl", rank="8")\n',
     "generate": 'import sdk\n\nsdk.submit_evaluation("x@v1", data="rows.jsonl", generate=8)\n',
     "ontoo": 'import sdk\n\nsdk.submit_merge("x@v1", ontoo="auto")\n',
-    "submit_combine": 'import sdk\n\nsdk.submit_combine("x", {"y@v1": "0.5"})\n',
+    "dict": 'import sdk\n\nsdk.submit_combine("x", {"y@v1": "0.5"})\n',
     "frozzen": 'import sdk\n\nsdk.pull("x@v1", frozzen=True)\n',
     "save": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl").result().save("./merged")\n',
+    "revokke": 'import sdk\n\nsdk.tokens.revokke("abc")\n',
     "puhs": 'import sdk\n\nsdk.puhs("./adapter", "x", base="tiny")\n',
 }
 

@@ -83,7 +83,7 @@ def test_another_base_is_refused_before_anything_is_measured(
     monkeypatch.setattr(sdk.examining.probe_replay, "run_program", never)
     monkeypatch.setattr("sdk.lora.delta_norms.delta_norms", never)
     with pytest.raises(VerificationFailed, match="is another base") as caught:
-        client.replay_probe("counter@v1", base=place.folder / "other-llama")
+        client.versions.replay_probe("counter@v1", base=place.folder / "other-llama")
     assert (caught.value.exit_code, caught.value.param) == (7, "base")
 
 
@@ -91,35 +91,35 @@ def test_what_is_missing_for_it_is_said(place: Place, client: Client, monkeypatc
     for module in ("sdk.worker_program", "sdk.examining.probe_replay"):
         monkeypatch.setattr(f"{module}.missing_libraries", list)
     with pytest.raises(Unavailable, match=r"needs torch and transformers and peft, .*adapterctl\[worker\]") as caught:
-        client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
+        client.versions.replay_probe("counter@v1", base=place.folder / "tiny-llama")
     assert caught.value.exit_code == 9
     # Where nobody asked for it by a folder, the norms are held against the record all the same.
-    found = client.replay_probe("counter@v1")
+    found = client.versions.replay_probe("counter@v1")
     assert (found.ok, found.logits, len(found.norms)) == (True, None, 8)
     assert "adapterctl[worker]" in found.notes[0]
     with place.without_base():
-        (note,) = client.replay_probe("counter@v1").notes
+        (note,) = client.versions.replay_probe("counter@v1").notes
     assert "say where with --base" in note
     monkeypatch.setitem(__import__("sys").modules, "numpy", None)
     with pytest.raises(Unavailable, match=r"replaying a probe needs numpy.*without --probe"):
-        client.replay_probe("counter@v1")
+        client.versions.replay_probe("counter@v1")
 
 
 def test_other_predictions_name_the_text(place: Place, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     info = client.get("counter@v1").info
-    real = sdk.examining.probe_replay.recorded_probe(info.metrics, info.training)
+    real = sdk.examining.probe_replay.recorded_probe(info.metrics, info.record)
     texts = [text.model_dump() for text in real.texts]
     texts[2]["logit_gap"] *= 1.01
     report = {**real.model_dump(), "texts": texts}
     answer = {"report": report, "dtype": "float32", "device": "cpu"}
     monkeypatch.setattr(sdk.examining.probe_replay, "run_program", lambda *given, **said: answer)
-    found = client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
+    found = client.versions.replay_probe("counter@v1", base=place.folder / "tiny-llama")
     assert [(one.text, one.what) for one in found.logits.differing] == [(3, "logit_gap")]
     with pytest.raises(VerificationFailed, match="text 3 of the probe of counter@v1"):
         require_equal(found)
     # Texts of another release are another measurement.
     answer["report"] = {**report, "texts_digest": "0" * 64}
-    found = client.replay_probe("counter@v1", base=place.folder / "tiny-llama")
+    found = client.versions.replay_probe("counter@v1", base=place.folder / "tiny-llama")
     assert (found.ok, found.logits and found.logits.recorded) == (True, None)
     assert "another release's texts" in found.notes[0]
 

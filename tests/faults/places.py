@@ -96,7 +96,7 @@ def over_folder(folder: Path) -> Iterator[Place]:
 
 
 def _furnished(world: World, proxy: FaultProxy, server: SeaweedServer | None = None) -> Place:
-    world.admin.register_base(base_registration(BASE, tensors=TENSORS))
+    world.admin.bases.register(base_registration(BASE, tensors=TENSORS))
     token = world.token(Role.WRITER)
     if server is None:
         return Place(world, proxy, token, PART_BYTES, RANKS)

@@ -120,13 +120,13 @@ class Standing:
         started.callback(self.client.close)
         self.folder = folder
         self._seeds = iter(range(1000))
-        self.client.register_base(base_registration())
+        self.client.bases.register(base_registration())
         first = self.push("mine/kept")
         self.push("team/code-review")
         self.client.set_alias("mine/kept", "production", 1)
         rows = folder / "rows.jsonl"
         rows.write_text('{"prompt": "a", "completion": "b"}\n')
-        self.data = self.client.add_data(rows).digest
+        self.data = self.client.datasets.add(rows).digest
         self.job = self.client.submit_training("mine/kept", base="tiny", data=rows, rank=2).id
         self.digest = first
         with Pulse(self) as pulse:
@@ -151,7 +151,7 @@ class Standing:
         package = pack_adapter(
             folder, base_id=base.id, base_revision=base.revision, base_fingerprint=base.fingerprint, staging=staging
         )
-        upload = self.client.upload(package.sources, "uploading")
+        upload = self.client.uploader.upload(package.sources, "uploading")
         return Publication(adapter=adapter, upload=upload, manifest=package.manifest, lora=package.lora)
 
     def large_upload(self) -> UploadRequest:

@@ -66,7 +66,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
             clients.append(Client(address, token, cache=folder / f"cache-{len(clients)}"))
             stack.callback(clients[-1].close)
         pair = Pair(*clients)
-        pair.ahead.register_base(base_registration())
+        pair.ahead.bases.register(base_registration())
         for seed, client in enumerate((pair.ahead, pair.behind, pair.ahead)):
             client.push(save_adapter(folder / f"adapter-{seed}", seed), "team/a", base="tiny")
         yield pair
@@ -82,7 +82,7 @@ def test_the_newest_version_and_the_last_move_are_those_that_came_last(pair: Pai
     assert pair.behind.get("team/a").number == 3
     for number, client in ((1, pair.ahead), (2, pair.behind), (3, pair.ahead)):
         client.set_alias("team/a", "production", number)
-    moves = [move.to_number for move in pair.behind.alias_history("team/a", "production")]
+    moves = [move.to_number for move in pair.behind.aliases.history("team/a", "production")]
     assert moves == [3, 2, 1]
     assert pair.behind.rollback("team/a", "production").number == 2
     assert pair.ahead.get("team/a@production").number == 2
@@ -102,7 +102,7 @@ def test_a_job_is_held_by_whoever_holds_it(pair: Pair, tmp_path: Path) -> None:
             time.sleep(2 * SWEEP_S)
             beat = Heartbeat(attempt=assignment.attempt)
             assert other.call("POST", f"/jobs/{job}/heartbeat", HeartbeatReply, body=beat).cancel is False
-        view = other.job_view(job)
+        view = other.jobs.view(job)
         assert (view.state, view.attempt) == ("running", assignment.attempt)
         other.call("POST", f"/jobs/{job}/release", JobView, body=Release(attempt=assignment.attempt))
 
@@ -110,6 +110,6 @@ def test_a_job_is_held_by_whoever_holds_it(pair: Pair, tmp_path: Path) -> None:
 def test_a_collection_by_the_clock_that_is_ahead_removes_nothing_young(pair: Pair, tmp_path: Path) -> None:
     folder = save_adapter(tmp_path / "young", 77)
     version = pair.behind.push(folder, "team/b", base="tiny")
-    report = pair.ahead.gc(dry_run=False)
+    report = pair.ahead.retention.gc(dry_run=False)
     assert (report.blobs, report.blobs_without_row.count, report.expired_uploads) == (0, 0, 0)
     pair.ahead.pull(version.ref, tmp_path / "pulled")

@@ -120,7 +120,7 @@ def _tensors() -> dict[str, np.ndarray]:
 def opened(kind: str, folder: Path) -> Iterator[World]:
     """A registry that knows the base: in this process, or behind HTTP."""
     with registries.embedded(folder / "home") if kind == "embedded" else registries.served(folder) as world:
-        world.admin.register_base(base_registration(tensors=TENSORS))
+        world.admin.bases.register(base_registration(tensors=TENSORS))
         yield world
 
 

@@ -69,7 +69,7 @@ def world(tmp_path: Path, disks: tuple[Path, Path]) -> Iterator[World]:
     database, store = disks
     url = f"sqlite:///{database / 'registry.sqlite3'}"
     with registries.served(tmp_path / "served", database_url=url, storage_url=(store / "artifacts").as_uri()) as world:
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         yield world
 
 

@@ -210,7 +210,7 @@ def send(run: Run) -> None:
     folder = run.folder
     client = Client(run.url, run.secrets["admin"], cache=folder / "cache-of-the-test")
     with closing(client):
-        client.register_base(base_registration())
+        client.bases.register(base_registration())
     good = save_adapter(folder / "good")
     run.command("push", str(good), "team/small", "--base", "tiny")
     run.command("push", str(good), "team/small", "--base", "tiny", "--format", "json")
@@ -312,7 +312,7 @@ def test_a_scan_finds_what_it_looks_for() -> None:
 def test_a_secret_that_is_given_out_for_a_key_is_kept_nowhere(tmp_path: Path) -> None:
     """A token that is created again with its `Idempotency-Key` gets another secret: neither is in the database."""
     with registries.served(tmp_path) as world:
-        made = [world.admin.create_token("ci", {"team": "reader"}, idempotency_key=key) for key in ("one", "one")]
+        made = [world.admin.tokens.create("ci", {"team": "reader"}, idempotency_key=key) for key in ("one", "one")]
         assert made[0].id == made[1].id
         secrets = {token.secret for token in made}
         assert len(secrets) == 2

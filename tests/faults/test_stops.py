@@ -153,5 +153,5 @@ def test_the_broker_is_stopped(stack: Standing) -> None:
     check(first, pulse)
     assert all(one.status < 500 for one in first), explain(first)
     assert ready.status == 200
-    assert stack.client.job_view(job).state == "queued"
+    assert stack.client.jobs.view(job).state == "queued"
     check_that_all_is_well(stack, pids)

@@ -127,7 +127,7 @@ class Run:
             assert client.pull(version.ref, user) == user
             assert is_exact(user, source, version.digest)
             assert leavings(user.parent) == []
-            client.verify(version.ref)
+            client.versions.verify(version.ref)
         finally:
             client.close()
 

@@ -21,6 +21,7 @@ from support.adapters import base_registration, save_adapter
 from support.fixtures import S3Place
 from support.registries import World
 
+from registry.access.audit.service import AuditQuery
 from registry.db.database import head_revision
 from registry.principal import SYSTEM, Role
 from registry.storage import Storage, open_storage
@@ -228,7 +229,7 @@ def test_what_was_backed_up_while_people_published_is_whole_after_a_restore(case
         old = old_world(case, tmp_path / "old-server", stack)
         token = old.token(Role.WRITER)
         with closing(Client(old.url, token, cache=tmp_path / "old-cache")) as client:
-            old.admin.register_base(base_registration())
+            old.admin.bases.register(base_registration())
             publisher = Publisher(client, tmp_path / "adapters")
             before = [publisher.push() for _ in range(3)]
             client.set_alias("team/code-review", "production", 2)
@@ -260,7 +261,7 @@ def test_what_was_backed_up_while_people_published_is_whole_after_a_restore(case
         for ref in kept:
             assert digests_of(client.pull(ref)) == digests_of(publisher.pushed[ref])
         assert client.get("team/code-review@production").number == 2
-        (revocation,) = new.services.audit.list(who=SYSTEM, action="token.revoke").items
+        (revocation,) = new.services.audit.list(AuditQuery(action="token.revoke"), who=SYSTEM).items
         assert revocation.subject == revoked.id
 
         # What came after the dump is unknown; its number is given again, and its bytes are strays.
@@ -279,7 +280,7 @@ def test_a_backup_of_files_that_lacks_some_is_told(sqlite_and_folder: Case, tmp_
     case = sqlite_and_folder
     with ExitStack() as stack:
         old = old_world(case, tmp_path / "old-server", stack)
-        old.admin.register_base(base_registration())
+        old.admin.bases.register(base_registration())
         ref = Publisher(old.writer, tmp_path / "adapters").push()
         files = old.writer.get(ref).info.files
         case.run("database")

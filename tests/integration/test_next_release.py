@@ -59,7 +59,7 @@ class TestMigration:
         def work(client: Client) -> None:
             for number in range(10_000):
                 try:
-                    client.annotate(f"{ADAPTER}@v1", tags={"round": str(number)})
+                    client.versions.annotate(f"{ADAPTER}@v1", tags={"round": str(number)})
                     assert [version.number for version in client.versions(ADAPTER)] == [5, 2, 1]
                 except Exception as error:  # noqa: BLE001 - the test shows it
                     faults.append(error)
@@ -80,7 +80,7 @@ class TestMigration:
                 assert shelves(db) == {("archived", "back"), ("deleted", "front"), ("ready", "front")}
                 # What is written from now on has what the migration gives it.
                 assert client.push(save_adapter(tmp_path / "pushed", 9), "team/pushed", base="tiny").number == 1
-                client.archive("team/pushed@v1")
+                client.versions.archive("team/pushed@v1")
                 assert ("archived", "front") in shelves(db)
                 assert httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 200
                 # One that starts now is of the wrong release.
@@ -179,12 +179,12 @@ def test_what_only_the_next_release_knows_is_kept_from_this_one(fleet: Fleet, tm
         closing(Client(fleet.ours, cache=tmp_path / "cache")) as ours,
         closing(Client(fleet.theirs, cache=tmp_path / "cache")) as theirs,
     ):
-        ours.register_base(base_registration())
+        ours.bases.register(base_registration())
         request = {
             "kind": "training",
             "adapter": "a",
             "base": {"id": "tiny", "fingerprint": digest("tiny: base")},
-            "data": ours.add_data(rows).digest,
+            "data": ours.datasets.add(rows).digest,
         }
         plain = fleet.next_sends(fleet.ours, "/jobs", "submission", {"request": request})
         used = {"request": {**request, "spec": {"tempo": 3}}}
@@ -198,12 +198,12 @@ def test_what_only_the_next_release_knows_is_kept_from_this_one(fleet: Fleet, tm
         # Neither server gives this worker the job that uses the field, also where it comes first.
         assert claimed(theirs) == plain["id"]
         assert claimed(theirs) is None
-        assert theirs.job_view(waiting["id"]).waits == (
+        assert theirs.jobs.view(waiting["id"]).waits == (
             "it uses spec.tempo, which no worker that may run it knows; upgrade the workers"
         )
         claim = {"worker": {"name": "theirs", **WORKER}}
         assert fleet.next_sends(fleet.ours, "/jobs/claim", "claim", claim) is None
-        assert ours.job_view(waiting["id"]).waits == (
+        assert ours.jobs.view(waiting["id"]).waits == (
             "it uses spec.tempo, which this registry does not know; upgrade it"
         )
         # The next release's worker gets it from the next release's server.

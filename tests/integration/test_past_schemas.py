@@ -17,12 +17,14 @@ from support.schemas import NOW, downgrade, kept_revisions, load_past, rows_of, 
 from support.servers import TestPostgres
 from support.usage import mismeasured
 
+from registry.access.audit.service import AuditQuery
 from registry.access.keys import KeyedRequest
 from registry.app.services import Services
 from registry.catalog.models import Version
 from registry.db.database import Database, head_revision
 from registry.errors import Forbidden, NotFound
 from registry.evaluations.models import EvaluationMetric
+from registry.evaluations.service import EvaluationQuery
 from registry.ops.schema import drift
 from registry.principal import SYSTEM, Principal, Role
 from registry.queue import NoQueue
@@ -182,7 +184,7 @@ class TestRegistry:
         assert (quota.adapters, quota.jobs) == (1, 1)
 
     def test_its_audit_trail_and_answers_are_there(self, services: Services) -> None:
-        said = services.audit.list(who=SYSTEM, action="version.*").items
+        said = services.audit.list(AuditQuery(action="version.*"), who=SYSTEM).items
         assert ("version.delete", f"{ADAPTER}@v4") in [(entry.action, entry.subject) for entry in said]
         assert ("version.archive", f"{ADAPTER}@v3") in [(entry.action, entry.subject) for entry in said]
         with services.db.read() as session:
@@ -218,8 +220,7 @@ class TestRegistry:
         assert services.jobs.list(state=None, cursor=None, limit=10, who=OF_ANOTHER).items == []
         trained = next(job for job in jobs if job.kind == "training" and job.state == "succeeded")
         assert trained.result["ref"] == f"{ADAPTER}@v1"
-        of = {"digest": None, "job": None, "base": None, "cursor": None, "limit": 10}
-        (evaluation,) = services.evaluations.list(**of, who=OF_TEAM).items
+        (evaluation,) = services.evaluations.list(EvaluationQuery(limit=10), who=OF_TEAM).items
         assert (evaluation.ref, evaluation.metrics["loss"]) == (f"{ADAPTER}@v1", 1.5)
         with services.db.read() as session:
             metrics = session.scalars(select(EvaluationMetric).order_by(EvaluationMetric.name)).all()

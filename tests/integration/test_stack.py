@@ -81,7 +81,7 @@ def test_train_evaluate_merge_pull(stack: Stack, request: pytest.FixtureRequest)
 
     with pytest.raises(sdk.InvalidBase, match="--upload"):
         client.submit_training("counter", base=base, data=rows)
-    uploaded = client.add_base(base, upload=True)
+    uploaded = client.bases.add(base, upload=True)
     assert uploaded.uploaded
 
     job = client.submit_training(

@@ -21,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     folder = tmp_path_factory.mktemp("stored")
     with opened(folder) as place:
         packed = pack_base(tiny.save_llama(tmp_path_factory.mktemp("wide")), folder / "tiny-bnb-4bit")
-        base = place.world.admin.add_base(packed, upload=True)
+        base = place.world.admin.bases.add(packed, upload=True)
         place.base = BaseChoice(id=base.id, revision=base.revision, fingerprint=base.fingerprint)
         yield place
 
@@ -51,7 +51,7 @@ def test_a_stored_base_is_trained_over_scored_and_merged(place: Workplace, tmp_p
         version.metrics["base_nf4_parameters"] + version.metrics["base_bfloat16_parameters"]
         == version.metrics["base_parameters"]
     )
-    said = [event.progress.message for event in client.job_events(trained.id) if event.progress is not None]
+    said = [event.progress.message for event in client.jobs.events(trained.id) if event.progress is not None]
     assert any((message or "").startswith("the base is held as nf4 ") for message in said)
     model.save(tmp_path / "model")
     assert "quantization_config" not in json.loads((tmp_path / "model" / "config.json").read_text())

@@ -86,7 +86,7 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     template = tmp_path / "base" / "chat_template.jinja"
     template.write_text("{{ strftime_now('%d %B %Y') }}\n" + template.read_text())
     with workplace.opened(tmp_path / "place") as place:
-        base = place.world.admin.add_base(tmp_path / "base", id="dated", upload=True).id
+        base = place.world.admin.bases.add(tmp_path / "base", id="dated", upload=True).id
         monkeypatch.setenv("ADAPTERCTL_URL", place.world.url)
         monkeypatch.setenv("ADAPTERCTL_TOKEN", place.world.token(Role.WRITER))
         monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))

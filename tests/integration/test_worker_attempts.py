@@ -68,7 +68,7 @@ class TestOneWorker:
         job = place.submit()
         place.wait_for_step(job, 3)
         child = training_child(worker)
-        place.client.cancel_job(job)
+        place.client.jobs.cancel(job)
         wait_until(lambda: place.job(job).state == "cancelled" or not is_alive(child), lambda: worker.text)
         ended = place.wait_for_state(job, "cancelled")
         assert not is_alive(child)
@@ -110,7 +110,7 @@ class TestOneWorker:
         second = place.attempts(job)[1]
         assert (second.state, second.reason) == ("failed", "oom")
         assert "lower batch_size" in (second.message or "")
-        place.client.cancel_job(job)
+        place.client.jobs.cancel(job)
         place.wait_for_state(job, "cancelled")
 
     def test_a_training_that_takes_too_long_is_stopped(self, place: Workplace, worker: Running) -> None:
@@ -131,7 +131,7 @@ class TestOneWorker:
         place.wait_for_step(again)
         said = f"the checkpoint of step {last.step} can't be used, so the training starts over"
         wait_until(lambda: said in place.said(again), lambda: place.said(again))
-        place.client.cancel_job(again)
+        place.client.jobs.cancel(again)
         place.wait_for_state(again, "cancelled")
 
 
@@ -164,7 +164,7 @@ def _leave_nonsense(client: Client, job: str, attempt: int, fingerprint: str, fo
     save_adapter(folder)
     for name in ("optimizer.safetensors", "generators.safetensors"):
         (folder / name).write_bytes(name.encode())
-    for name in ("progress.json", "trainer_state.json", "record.json"):
+    for name in ("progress.json", "record.json"):
         (folder / name).write_text("{}")
     report = TrainingReport.model_validate_json(
         json.dumps(
@@ -181,7 +181,7 @@ def _leave_nonsense(client: Client, job: str, attempt: int, fingerprint: str, fo
     )
     (folder / "report.json").write_text(report.model_dump_json())
     manifest, sources = pack(folder, kind="checkpoint", base_fingerprint=fingerprint)
-    upload = client.upload(sources, "uploading")
+    upload = client.uploader.upload(sources, "uploading")
     record = CheckpointRecord(attempt=attempt, step=1, total=2, upload=upload, manifest=manifest, report=report)
     client.call("POST", f"/jobs/{job}/checkpoints", CheckpointView, body=record)
     client.call("POST", f"/jobs/{job}/release", JobView, body=Release(attempt=attempt))
@@ -217,14 +217,14 @@ class TestFullQuota:
     def admin(self, place: Workplace, tmp_path: Path) -> Iterator[Client]:
         client = Client(place.world.url, place.world.token(Role.ADMIN), cache=tmp_path / "cache")
         yield client
-        client.set_quota("-")
+        client.quotas.set("-")
         client.close()
 
     def test_a_checkpoint_is_left_out_and_the_training_goes_on(self, place: Workplace, admin: Client) -> None:
         job = place.submit(steps=40, every_steps=10, rank=64)
         # There is room for the adapter, and none for an optimiser's state, which is twice as large.
-        size = admin.quota("-").size_bytes
-        admin.set_quota("-", max_bytes=size + 500_000)
+        size = admin.quotas.get("-").size_bytes
+        admin.quotas.set("-", max_bytes=size + 500_000)
         with place.worker(forks=True) as worker:
             ended = place.wait_for_state(job, "succeeded")
             assert (ended.attempt, ended.failures) == (1, 0), worker.text
@@ -235,13 +235,13 @@ class TestFullQuota:
 
     def test_a_result_without_room_fails_its_job_at_once(self, place: Workplace, admin: Client) -> None:
         job = place.submit(steps=1)
-        admin.set_quota("-", max_bytes=0)
+        admin.quotas.set("-", max_bytes=0)
         with place.worker(forks=True) as worker:
             ended = place.wait_for_state(job, "failed")
             assert (ended.reason, ended.attempt) == ("quota", 1), f"{ended.message}\n{worker.text}"
             assert "of 0 bytes" in (ended.message or "")
             assert (ended.message or "").endswith("adapterctl quota set")
-            admin.set_quota("-")
+            admin.quotas.set("-")
             again = place.client.call("POST", f"/jobs/{job}/retry", JobView)
             place.wait_for_state(again.id, "succeeded")
 
@@ -266,7 +266,7 @@ class TestLoop:
         with place.worker("--name", "second"):
             wait_until(lambda: place.job(job).attempt == 2, lambda: str(place.job(job)))
             place.wait_for_step(job, reached + 1)
-            place.client.cancel_job(job)
+            place.client.jobs.cancel(job)
             place.wait_for_state(job, "cancelled")
         states = {worker.name: worker.state for worker in place.workers()}
         assert states["first"] == "draining"
@@ -283,7 +283,7 @@ class TestLoop:
             assert worker.status() == 0
             assert not is_alive(child)
         assert place.attempts(job)[0].state == "released"
-        place.client.cancel_job(job)
+        place.client.jobs.cancel(job)
 
     def test_a_child_that_does_not_stop_within_the_grace_is_killed_and_the_job_given_back(
         self, place: Workplace
@@ -297,7 +297,7 @@ class TestLoop:
             assert worker.status() == 0
             assert not is_alive(child)
         assert place.attempts(job)[0].state == "released"
-        place.client.cancel_job(job)
+        place.client.jobs.cancel(job)
 
     def test_a_killed_worker_leaves_no_process_and_the_next_one_sweeps_its_folder(self, place: Workplace) -> None:
         job = place.submit()
@@ -309,7 +309,7 @@ class TestLoop:
             worker.process.wait()
             wait_until(lambda: not any(is_alive(pid) for pid in below), lambda: f"{below} go on", 60)
         assert any(left.is_dir() for left in attempts.iterdir())
-        place.client.cancel_job(job)
+        place.client.jobs.cancel(job)
         with place.worker(ADAPTERCTL_CACHE=str(attempts.parent)) as worker:
             wait_until(lambda: list(attempts.iterdir()) == [], lambda: worker.text)
             worker.signal(signal.SIGTERM)

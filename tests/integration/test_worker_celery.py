@@ -90,10 +90,10 @@ def test_it_can_be_looked_at_while_it_trains_and_the_next_hint_is_left_for_other
     with redis.Redis.from_url(place.broker_url) as broker:
         assert broker.llen("gpu") == 1
         assert broker.hlen("unacked") == 0
-    place.client.cancel_job(job)
+    place.client.jobs.cancel(job)
     place.wait_for_state(job, "cancelled")
     place.wait_for_state(second, "running")
-    place.client.cancel_job(second)
+    place.client.jobs.cancel(second)
     place.wait_for_state(second, "cancelled")
 
 
@@ -125,7 +125,7 @@ def test_told_to_end_it_gives_its_job_back_with_a_checkpoint(place: Place, worke
     assert [attempt.state for attempt in place.attempts(job)] == ["released"]
     assert place.job(job).state == "queued"
     assert [checkpoint.step >= 3 for checkpoint in place.checkpoints(job)] == [True]
-    place.client.cancel_job(job)
+    place.client.jobs.cancel(job)
 
 
 def test_told_twice_it_waits_for_nobody(place: Place, worker: Running) -> None:
@@ -139,7 +139,7 @@ def test_told_twice_it_waits_for_nobody(place: Place, worker: Running) -> None:
     assert worker.status() == 0
     assert not is_alive(child)
     assert place.attempts(job)[0].state == "released"
-    place.client.cancel_job(job)
+    place.client.jobs.cancel(job)
 
 
 def test_told_twice_it_ends_though_its_work_does_not(place: Place, empty_valkey_url: str) -> None:
@@ -156,7 +156,7 @@ def test_told_twice_it_ends_though_its_work_does_not(place: Place, empty_valkey_
             worker.signal(signal.SIGTERM)
             wait_until(lambda times=times: worker.text.count("Warm shutdown") >= times, lambda: worker.text)  # type: ignore[misc]
         assert worker.status() == 1
-        place.client.cancel_job(job)
+        place.client.jobs.cancel(job)
 
 
 def test_a_killed_worker_leaves_nothing_running(place: Place, worker: Running) -> None:
@@ -164,7 +164,7 @@ def test_a_killed_worker_leaves_nothing_running(place: Place, worker: Running) -
     child = worker.child_at_work()
     worker.signal(signal.SIGKILL)
     wait_until(lambda: not is_alive(child), lambda: f"{child} goes on", 60)
-    place.client.cancel_job(job)
+    place.client.jobs.cancel(job)
 
 
 def test_a_spare_waits_for_each_of_many_jobs_and_ends_with_its_worker(place: Place, empty_valkey_url: str) -> None:

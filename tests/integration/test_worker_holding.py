@@ -32,13 +32,13 @@ from sdk.schemas.jobs import CheckpointView, JobSubmission, JobView
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.process import WarmChild
-from workers.child.protocol import Written
+from workers.child.protocol import WrittenCheckpoint
 from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
 from workers.lease import heartbeat
 from workers.lease.heartbeat import Lease, apart
 from workers.lease.stop_signal import StopReason, StopSignal
-from workers.node.inputs import Inputs
+from workers.node.inputs import AttemptInputs
 from workers.node.shutdown import Shutdown
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
@@ -58,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def base(world: World) -> BaseView:
-    return world.admin.register_base(base_registration())
+    return world.admin.bases.register(base_registration())
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def _claimed(world: World, base: BaseView, client: Client, folder: Path, namespa
     request = TrainingRequest(
         adapter=adapter,
         base=BaseChoice(id=base.id, revision=base.revision, fingerprint=base.fingerprint),
-        data=world.writer.add_data(rows, namespace=namespace).digest,
+        data=world.writer.datasets.add(rows, namespace=namespace).digest,
         spec=SPEC,
         checkpoint=CheckpointPolicy(),
     )
@@ -125,7 +125,7 @@ def held(world: World, base: BaseView, client: Client, tmp_path: Path) -> Iterat
 
 
 def _news_of(world: World, held: Held) -> list[JobEvent]:
-    return [event for event in world.writer.job_events(held.job) if event.kind != "state"]
+    return [event for event in world.writer.jobs.events(held.job) if event.kind != "state"]
 
 
 def _wait_for_news(world: World, held: Held, count: int) -> None:
@@ -149,7 +149,7 @@ class TestHeartbeats:
             time.sleep(1.2 * LEASE_S)
             assert not lease.lost
             assert not lease.cancelled
-        assert world.writer.job_view(held.job).state == "running"
+        assert world.writer.jobs.view(held.job).state == "running"
         said = [
             (event.progress.message or event.progress.step) if event.progress else event.message
             for event in _news_of(world, held)
@@ -181,7 +181,7 @@ class TestHeartbeats:
 
     def test_a_cancel_is_heard(self, world: World, client: Client, held: Held) -> None:
         with held.by(client) as lease:
-            world.writer.cancel_job(held.job)
+            world.writer.jobs.cancel(held.job)
             wait_until(lambda: lease.cancelled, lambda: "it was not heard", timeout_s=60)
             assert not lease.lost
 
@@ -214,7 +214,7 @@ class TestHeartbeats:
             proxy.upstream = there
             time.sleep(LEASE_S)
             assert not lease.lost
-        assert "said while it was away" in [event.message for event in client.job_events(held.job)]
+        assert "said while it was away" in [event.message for event in client.jobs.events(held.job)]
 
     @pytest.mark.alone
     @pytest.mark.usefixtures("short_lease")
@@ -232,7 +232,7 @@ class TestHeartbeats:
             given_up_at = time.monotonic()
             # Whoever looks now finds the lease still running.
             world.services.claims.requeue_expired()
-            found = world.writer.job_view(held.job)
+            found = world.writer.jobs.view(held.job)
             let_go.set()
         assert (found.state, found.attempt) == ("running", 1)
         assert given_up_at - held.claimed_at < SHORT_LEASE_S
@@ -253,7 +253,7 @@ class TestHeartbeats:
             lease.log("without")
             time.sleep(LEASE_S)
             assert not lease.lost
-        assert [event.message for event in client.job_events(held.job) if event.kind == "log"] == ["without"]
+        assert [event.message for event in client.jobs.events(held.job) if event.kind == "log"] == ["without"]
 
     def test_threads_that_wait_for_the_registry_do_not_keep_heartbeats_waiting(
         self, client: Client, proxy: FaultProxy, held: Held
@@ -266,7 +266,7 @@ class TestHeartbeats:
 
         proxy.before = hang
         with ThreadPoolExecutor(3) as pool, apart(client) as own:
-            busy = [pool.submit(client.job_view, held.job) for _ in range(3)]
+            busy = [pool.submit(client.jobs.view, held.job) for _ in range(3)]
             with held.by(own) as lease:
                 time.sleep(1.2 * LEASE_S)
                 assert not any(call.done() for call in busy)
@@ -313,7 +313,7 @@ class Sending:
         folder = save_adapter(self.folder / f"step-{step:08d}", seed=step)
         (folder / "report.json").write_text(REPORT.model_dump_json())
         (folder / "optimizer.pt").write_bytes(bytes([step]) * 1000)
-        self.sender.written(Written(step=step, total=100, folder=str(folder)))
+        self.sender.written(WrittenCheckpoint(step=step, total=100, folder=str(folder)))
         return folder
 
 
@@ -323,7 +323,7 @@ class TestCheckpoints:
         transfers = Transfers()
         with (
             held.by(client) as lease,
-            Inputs(
+            AttemptInputs(
                 client, transfers, folder=tmp_path / "attempt", namespace=None, settings=WorkerSettings("tested")
             ) as inputs,
         ):
@@ -390,7 +390,7 @@ class TestCheckpoints:
         sending.sender.finish(60)
         assert stored() == [5]
         sending.lease.flush()
-        said = "\n".join(event.message or "" for event in world.writer.job_events(held.job) if event.kind == "log")
+        said = "\n".join(event.message or "" for event in world.writer.jobs.events(held.job) if event.kind == "log")
         assert "the checkpoint of step 5 could not be sent yet and will be tried again" in said
         assert "the checkpoint of step 5 of 100 is stored" in said
 
@@ -421,7 +421,7 @@ class TestCheckpoints:
         folder = sending.folder / "broken"
         folder.mkdir(parents=True)
         (folder / "report.json").write_text("no report")
-        sending.sender.written(Written(step=1, total=100, folder=str(folder)))
+        sending.sender.written(WrittenCheckpoint(step=1, total=100, folder=str(folder)))
         sending.sender.finish(60)
         assert stored() == []
         sending.write(2)

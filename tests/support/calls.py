@@ -59,7 +59,7 @@ def publication(
 ) -> Publication:
     """Send an adapter; return what is to be said of it."""
     package = packed(folder, base=base)
-    upload = client.upload(package.sources, "sending", space)
+    upload = client.uploader.upload(package.sources, "sending", space)
     told = {"adapter": name, "upload": upload, "manifest": package.manifest, "lora": package.lora}
     return Publication.model_validate({**told, **said})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.schemas.combination import CombineReport, CombineSpec
+from support.hosts import InProcess
 
 
 def save(base: Path, folder: Path, seed: int, *, dtype: str = "float32", **settings: Any) -> Path:
@@ -64,12 +65,12 @@ def furthest(found: dict[str, Any], said: dict[str, Any]) -> float:
 
 def combined(parents: Sequence[tuple[Path, float]], out: Path, **spec: Any) -> CombineReport:
     """Carry out a combination in this process."""
-    from workers.pipelines.combining.combine import combine
-    from workers.pipelines.orders import ParentFolder
+    from workers.pipelines.combining.combine import carry_out
+    from workers.pipelines.orders import CombineOrder, ParentFolder
 
     given = [ParentFolder(label=folder.name, folder=folder, weight=weight) for folder, weight in parents]
     out.mkdir()
-    return combine(given, CombineSpec(**spec), out=out, on_progress=lambda _: None)
+    return carry_out(CombineOrder(parents=given, spec=CombineSpec(**spec)), InProcess(out))
 
 
 @cache

@@ -25,7 +25,7 @@ from support.quiet_forks import QuietForks
 def use(client: Client, adapter: str, folders: list[Path]) -> dict[str, int]:
     """Push each folder and do what people do then; return how many alias moves were won and lost."""
     done = {"won": 0, "lost": 0}
-    client.register_base(base_registration())
+    client.bases.register(base_registration())
     for n, folder in enumerate(folders):
         pushed = client.push(folder, adapter, base="tiny")
         named = {alias.alias: alias.number for alias in client.aliases(adapter)}.get("live", 0)
@@ -36,7 +36,7 @@ def use(client: Client, adapter: str, folders: list[Path]) -> dict[str, int]:
             done["lost"] += 1
         assert client.get(f"{adapter}@sha256:{pushed.digest}").number == pushed.number
         assert client.get(f"{adapter}@live").number is not None
-        assert client.annotate(pushed.ref, tags={"round": str(n)}, note=folder.name).ref == pushed.ref
+        assert client.versions.annotate(pushed.ref, tags={"round": str(n)}, note=folder.name).ref == pushed.ref
         numbers = [version.number for version in client.versions(adapter)]
         assert numbers == sorted(numbers, reverse=True)
         # Pushing the same bytes again is not a change.

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
+from sdk.schemas.evaluation import MOST_TARGET_ROWS, EvaluationReport, EvaluationSpec, RowScore
+from sdk.schemas.events import Progress
 from sdk.schemas.row_file import read_rows, row_file_name
+from support.hosts import InProcess
 from workers.pipelines.data.examples import IGNORED, Example
-from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.model.shared_base import SharedBase
+from workers.pipelines.orders import EvaluationItem, EvaluationOrder
+from workers.pipelines.scoring.evaluate import evaluate
 
 
-def score(base: Path, data: Path, adapter: Path | None = None, **given: Any) -> EvaluationReport:
+def score(
+    base: Path,
+    data: Path,
+    adapter: Path | None = None,
+    *,
+    spec: EvaluationSpec | None = None,
+    rows_to: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    bases: SharedBase | None = None,
+    most_rows: int = MOST_TARGET_ROWS,
+    **given: Any,
+) -> EvaluationReport:
     """Score a base as it is stored, unless a `quantization` is given; nothing is generated unless a `spec` asks for it."""
-    quiet = {"quantization": None, "spec": EvaluationSpec(generate_rows=0), "on_progress": lambda progress: None}
-    return evaluating.evaluate(base=base, data=data, adapter=adapter, **{**quiet, **given})
+    plain = {"quantization": None, "template_date": "2026-01-31", "stop_ids": [], "labels": None}
+    item = EvaluationItem(base=base, adapter=adapter, **{**plain, **given})
+    order = EvaluationOrder(items=[item], data=data, spec=spec or EvaluationSpec(generate_rows=0))
+    with tempfile.TemporaryDirectory() as folder:
+        host = InProcess(rows_to or Path(folder), on_progress)
+        return evaluate(item, order, host, bases or SharedBase(), most_rows)
 
 
 def plain_loss(model: Any, example: Example) -> float:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from support import tiny
 from support.architectures import save_model
-from support.trainings import save_jsonl
+from support.trainings import run_training, save_jsonl
 
 #: Families as the documentation names them, and the architecture that represents each.
 FAMILIES = {
@@ -127,38 +127,20 @@ def walk(case: Case, folder: Path, options: Callable[[Path], dict[str, Any]] = l
     """Take one case through the product in this process, trained with `options` over its base. Raises AssertionError if
     anything is wrong, and whatever a step raises.
     """
-    from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
+    from sdk.schemas.evaluation import EvaluationSpec
     from sdk.schemas.training import TrainingSpec
     from sdk.validation import build
-    from workers.pipelines.merging.merge import merge
-    from workers.pipelines.scoring.evaluate import evaluate
-    from workers.pipelines.training.train import train
+    from support.evaluated import score
+    from support.merges import merge
 
     base, adapter, merged = save_base(folder, case), folder / "adapter", folder / "merged"
     rows = save_rows(folder / "rows.jsonl")
-    quiet: dict[str, Any] = {"on_progress": lambda progress: None}
     usual: dict[str, Any] = {"rank": 4, "max_steps": 4, "lr": 0.02, "batch_size": 3, "grad_accum": 1, "dropout": 0.0}
     spec = build(TrainingSpec, **usual | {"method": case.method, "targets": case.targets} | options(base))
-    report = train(
-        base=base, base_name="org/tiny", base_revision=None, data=rows, eval_data=None, out=adapter, spec=spec, **quiet
-    )
+    report = run_training(base, rows, adapter, spec=spec)
     _judged(base, adapter, folder)
-    scored = evaluate(
-        base=base,
-        adapter=adapter,
-        quantization=None,
-        data=rows,
-        spec=EvaluationSpec(generate_rows=1, max_new_tokens=2),
-        **quiet,
-    )
-    done = merge(
-        base=base,
-        adapter=adapter,
-        quantization=report.quantization,
-        out=merged,
-        spec=MergeSpec(onto="original", dtype=_merged_dtype(case)),
-        **quiet,
-    )
+    scored = score(base, rows, adapter, spec=EvaluationSpec(generate_rows=1, max_new_tokens=2))
+    done = merge(base, adapter, merged, quantization=report.quantization, onto="original", dtype=_merged_dtype(case))
     truth = Truth(base, adapter, rows)
     ours = scored.metrics["loss"]
     assert abs(truth.loss - truth.loss_bare) > 1e-3, f"{case}: the adapter changes nothing"

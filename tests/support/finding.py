@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from registry.principal import Principal
-from registry.search.fields import FIELDS, And, Comparison, Field, Node, Not, Or, Value, comparisons, day_bounds
+from registry.search.fields import FIELDS, And, Field, FieldComparison, Node, Not, Or, Value, comparisons, day_bounds
 from support.registries import World
 from support.shelf import DAWN, Made, Score, Shelf, digest_of
 
@@ -155,7 +155,7 @@ class Oracle:
             return made_at(tree.operator, item.created_at, tree.values)
         return any(holds(tree.operator, value, tree.values) for value in self.values(tree, item))
 
-    def values(self, tree: Comparison, item: Made) -> list[Any]:
+    def values(self, tree: FieldComparison, item: Made) -> list[Any]:
         """The values that a version has for a field, as they would be compared."""
         match tree.field.word:
             case "name":
@@ -189,7 +189,7 @@ class Oracle:
                 ]
         return [getattr(item, tree.field.word)]
 
-    def begins(self, digest: str, tree: Comparison) -> str:
+    def begins(self, digest: str, tree: FieldComparison) -> str:
         """The value that a digest begins with, or the digest."""
         return next(
             (str(value) for value in tree.values if len(str(value)) >= 12 and digest.startswith(str(value))), digest
@@ -247,7 +247,7 @@ DATASET_DIGESTS = [
 
 
 @st.composite
-def compared(draw: st.DrawFn) -> Comparison:
+def compared(draw: st.DrawFn) -> FieldComparison:
     word = draw(st.sampled_from(sorted(FIELDS)))
     sign = draw(st.sampled_from(FIELDS[word].operators))
     pool = POOL[word] + ([*DATASET_DIGESTS, DATASET_DIGESTS[0][:12]] if word == "dataset" else [])
@@ -258,7 +258,7 @@ def compared(draw: st.DrawFn) -> Comparison:
     elif word == "eval":
         key = draw(st.sampled_from(["shared.jsonl", "secret.jsonl", "train.jsonl", "none", *DATASET_DIGESTS]))
         metric = draw(st.sampled_from(["loss", "rouge_l", "exact match", "none"]))
-    return Comparison(Field(word, key, metric), sign, tuple(values))
+    return FieldComparison(Field(word, key, metric), sign, tuple(values))
 
 
 def both(parts: list[Node]) -> Node:

@@ -6,7 +6,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from sdk.rows.holdout import HoldOut, Unit, _joined, _Part, most_held_out, no_second_row, one_part
+from sdk.rows.holdout import Unit, _joined, _Part, most_held_out, no_second_row, one_part
+from sdk.schemas.held_out import HoldOut
 
 
 def held_out(units: Sequence[Unit], how: HoldOut) -> list[bool]:

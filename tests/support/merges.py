@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.architectures import save_model
+from support.hosts import InProcess
 
 if TYPE_CHECKING:
     from sdk.schemas.evaluation import MergeReport
@@ -117,18 +118,16 @@ def save_as_pushed(adapted: Any, folder: Path, **how: Any) -> Path:
 
 
 def merge(base: Path, adapter: Path, out: Path, **options: Any) -> MergeReport:
-    """Merge. Options are a `spec`, or its fields, and what else the pipeline takes: `quantization`, `labels` …"""
+    """Merge. Options are a `spec`, or its fields, `on_progress`, and what else an order has: `quantization`, `labels` …"""
     from sdk.schemas.evaluation import MergeSpec
-    from workers.pipelines.merging.merge import merge as run
+    from workers.pipelines.merging.merge import carry_out
+    from workers.pipelines.orders import MergeOrder
 
     fields = {name: value for name, value in options.items() if name in MergeSpec.model_fields}
-    given: dict[str, Any] = {
-        "quantization": None,
-        "spec": MergeSpec(**fields),
-        "on_progress": lambda progress: None,
-        **{name: value for name, value in options.items() if name not in fields},
-    }
-    return run(base=base, adapter=adapter, out=out, **given)
+    rest = {name: value for name, value in options.items() if name not in fields}
+    host = InProcess(out, rest.pop("on_progress", lambda progress: None))
+    given: dict[str, Any] = {"quantization": None, "labels": None, "spec": MergeSpec(**fields), **rest}
+    return carry_out(MergeOrder(base=base, adapter=adapter, **given), host)
 
 
 def by_peft(made: Made, dtype: Any) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class MergingDesk:
     def open(cls, writer: Client, worker: Client, space: str, tmp_path: Path, **config: Any) -> MergingDesk:
         """Send a base of its own."""
         folder = write_base(tmp_path / f"base-{next(SEEDS)}", value=value(), **config)
-        base = writer.add_base(folder, namespace=space, upload=True)
+        base = writer.bases.add(folder, namespace=space, upload=True)
         return cls(writer, worker, space, tmp_path, base, folder)
 
     def named(self, name: str) -> str:
@@ -102,7 +102,7 @@ class MergingDesk:
             sources[sha256] = path
         kind = said.pop("kind", "merged")
         manifest = Manifest(kind=kind, base_fingerprint=self.base.fingerprint, files=files)
-        upload = self.worker.upload(sources, "sending", self.space)
+        upload = self.worker.uploader.upload(sources, "sending", self.space)
         return MergeResult(manifest=manifest, upload=upload, report=MergeReport.model_validate(REPORT | said))
 
     def complete(self, held: Assignment, result: MergeResult) -> JobView:

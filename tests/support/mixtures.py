@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.rows.data_files import DataFile
+from workers.pipelines.orders import OrderedSource
 
 
 def files(tmp_path: Path, *texts: Sequence[Any]) -> tuple[DataFile, ...]:
@@ -19,3 +20,9 @@ def files(tmp_path: Path, *texts: Sequence[Any]) -> tuple[DataFile, ...]:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         made.append(DataFile(path, name))
     return tuple(made)
+
+
+def mixture(files: Sequence[DataFile], weights: Sequence[float | None] | None = None) -> list[OrderedSource]:
+    """Files as an order names them."""
+    several = zip(files, weights or [None] * len(files), strict=True)
+    return [OrderedSource(path=file.path, name=file.name, weight=weight) for file, weight in several]

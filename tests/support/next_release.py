@@ -32,8 +32,8 @@ def downgrade() -> None:
 _CHANGES = {
     # An option of trainings, which is sent only where somebody sets it.
     "sdk/schemas/training.py": (
-        '    method: Literal["qlora", "lora"] = "qlora"\n',
-        '    method: Literal["qlora", "lora"] = "qlora"\n    tempo: Annotated[int, IF_ANY] = 0\n',
+        "    method: Annotated[\n",
+        '    tempo: Annotated[int, IF_ANY, Option("Beats a minute.")] = 0\n    method: Annotated[\n',
     ),
     # What answers say more.
     "sdk/schemas/jobs.py": ("class JobView(Wire):\n", 'class JobView(Wire):\n    mood: str = "calm"\n'),

@@ -69,10 +69,10 @@ class Place:
 
 def furnish(admin: Client, space: str, tmp_path: Path, rows: Path) -> Place:
     """Fill a namespace."""
-    place = Place(space, tmp_path, admin.add_data(rows, namespace=space).digest)
+    place = Place(space, tmp_path, admin.datasets.add(rows, namespace=space).digest)
     for _ in range(2):
         admin.push(new_adapter(tmp_path), place.name, base="tiny")
     admin.set_alias(place.name, "staging", 1)
     admin.set_alias(place.name, "production", 1)
-    admin.protect_alias(f"{space}/*", "production")
+    admin.aliases.protect(f"{space}/*", "production")
     return place

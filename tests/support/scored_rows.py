@@ -105,7 +105,7 @@ def evaluated(
     (target,) = held.targets
     path = desk.tmp_path / f"rows-{next(SEEDS)}"
     file = change(write_file(path, rows), path)
-    upload = desk.worker.upload({file.digest: path}, "sending", desk.space)
+    upload = desk.worker.uploader.upload({file.digest: path}, "sending", desk.space)
     result = calls.scored(target, report=report_of(rows, file, conditions=conditions, **said), upload=upload)
     done = calls.complete(desk.worker, held, evaluations=[result])
     assert done.state == "succeeded"

@@ -26,8 +26,8 @@ class Tenant:
         return path
 
     def add(self, text: str, name: str = "rows.jsonl") -> DatasetView:
-        return self.client.add_data(self.file(text, name), namespace=self.space)
+        return self.client.datasets.add(self.file(text, name), namespace=self.space)
 
     def located(self, name: str) -> str:
         """The digest that a name or digest leads to."""
-        return self.client.locate_data(name).sha256
+        return self.client.datasets.locate(name).sha256

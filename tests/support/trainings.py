@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdk.schemas.events import Progress
     from sdk.schemas.training import TrainingSpec
     from sdk.schemas.training_report import TrainingReport
-    from workers.pipelines.training.checkpoints import Checkpoints
+    from workers.pipelines.orders import OrderedSource, TrainingOrder
     from workers.pipelines.training.inputs import Inputs
 
 #: The chosen answers are one word, and the rejected ones shout.
@@ -20,48 +23,97 @@ PREFERENCES = [
 ]
 
 
-def run_training(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
-    """Train over a base into `out`. Options are a `spec`, or its fields, and what else `train` takes: `eval_data`, `parent` …"""
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and when a training writes checkpoints, from which one it resumes, and when it is stopped."""
+
+    folder: Path
+    every_steps: int | None = None
+    every_minutes: float | None = None
+    resume: Path | None = None
+    written: Callable[[int, int, Path], object] = lambda *what: None
+    must_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class _Host:
+    """The process of a training."""
+
+    out: Path
+    report: Callable[[Progress], None]
+    kept: Checkpoints
+
+    @property
+    def told_to_stop(self) -> bool:
+        return self.kept.must_stop()
+
+    def stop_in_order(self) -> None:
+        """It always does."""
+
+    def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
+        self.kept.written(step, total, folder)
+
+
+def order_of(
+    base: Path,
+    data: Path | Sequence[OrderedSource],
+    *,
+    spec: TrainingSpec,
+    writing: Checkpoints | None = None,
+    day: date = date(2026, 1, 31),
+    **fields: Any,
+) -> TrainingOrder:
+    """An order to train over a base."""
+    from sdk.schemas.job_requests import CheckpointPolicy
+    from workers.pipelines.orders import OrderedSource, TrainingOrder
+
+    writing = writing or Checkpoints(base.parent / "unread")
+    plain = {"base_name": "org/tiny", "base_revision": None, "eval_data": None, "template_date": day.isoformat()}
+    return TrainingOrder(
+        base=base,
+        data=[OrderedSource(path=data, name=data.name)] if isinstance(data, Path) else list(data),
+        spec=spec,
+        checkpoint=CheckpointPolicy(every_steps=writing.every_steps, every_minutes=writing.every_minutes),
+        checkpoints=writing.folder,
+        resume=writing.resume,
+        **{**plain, **fields},
+    )
+
+
+def run_training(
+    base: Path,
+    data: Path | Sequence[OrderedSource],
+    out: Path,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    checkpoints: Checkpoints | None = None,
+    callbacks: Sequence[Any] = (),
+    **options: Any,
+) -> TrainingReport:
+    """Train over a base into `out`. Options are a `spec`, or its fields, and fields of an order: `eval_data`, `parent` …"""
     from sdk.schemas.training import TrainingSpec
     from sdk.validation import build
     from workers.pipelines.training.train import train
 
     fields = {name: value for name, value in options.items() if name in TrainingSpec.model_fields}
-    given: dict[str, Any] = {
-        "base_name": "org/tiny",
-        "base_revision": None,
-        "eval_data": None,
-        "on_progress": lambda progress: None,
-        **{name: value for name, value in options.items() if name not in fields},
-    }
-    if "spec" not in given:
-        given["spec"] = build(TrainingSpec, **fields)
-    return train(base=base, data=rows, out=out, **given)
+    rest = {name: value for name, value in options.items() if name not in fields}
+    spec = rest.pop("spec", None) or build(TrainingSpec, **fields)
+    writing = checkpoints or Checkpoints(out.with_name(f"{out.name}-checkpoints"))
+    return train(order_of(base, data, spec=spec, writing=writing, **rest), _Host(out, on_progress, writing), callbacks)
 
 
-def inputs_of(base: Path, data: Any, *, spec: TrainingSpec, **rest: Any) -> Inputs:
+def inputs_of(base: Path, data: Path | Sequence[OrderedSource], *, spec: TrainingSpec, **rest: Any) -> Inputs:
     """The data phase of a training."""
     from workers.pipelines.training.inputs import read_inputs
 
-    given = {"base_name": "org/tiny", "base_revision": None, "eval_data": None, "checkpoints": None, **rest}
-    return read_inputs(base=base, data=data, spec=spec, **given)
-
-
-def checkpoints(
-    folder: Path, *, every_steps: int | None = None, resume: Path | None = None, **given: Any
-) -> Checkpoints:
-    """Where a training keeps checkpoints; nobody is told of them, and it is not stopped, unless a test asks for it."""
-    from workers.pipelines.training.checkpoints import Checkpoints
-
-    quiet: dict[str, Any] = {"every_s": None, "written": lambda *what: None, "must_stop": lambda: False}
-    return Checkpoints(folder=folder, every_steps=every_steps, resume=resume, **{**quiet, **given})
+    return read_inputs(order_of(base, data, spec=spec, **rest))
 
 
 def whole_and_resumed(train: Callable[..., object], folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """What a training writes, and what one writes that goes on from the first's checkpoint of its second step."""
-    train(folder / "whole", checkpoints=checkpoints(folder / "kept", every_steps=2))
+    train(folder / "whole", checkpoints=Checkpoints(folder / "kept", every_steps=2))
     resume = folder / "kept" / "step-00000002"
-    train(folder / "resumed", checkpoints=checkpoints(folder / "unused", resume=resume))
+    train(folder / "resumed", checkpoints=Checkpoints(folder / "unused", resume=resume))
     return files_of(folder / "whole"), files_of(folder / "resumed")
 
 

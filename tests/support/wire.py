@@ -174,7 +174,7 @@ def serving(
 ) -> Iterator[Served]:
     """Serve a new registry over SQLite and a folder, with these settings (`max_connections="20"`).
 
-    Where `bounds` are given, fields of `Limits` that no setting changes, it is served by `bounded_server.py`.
+    Where `bounds` are given, fields of `ServerLimits` that no setting changes, it is served by `bounded_server.py`.
     """
     with closing(Database(migrated_file(folder / "registry.sqlite3"))) as database:
         token = Tokens(database).create(name="admin", grants={"*": Role.ADMIN}, who=SYSTEM).secret

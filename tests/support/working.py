@@ -79,7 +79,7 @@ class Held:
             attempt=self.assignment.attempt,
             step=step,
             total=total,
-            upload=self.client.upload({**packed.sources, sha256: state}, "storing"),
+            upload=self.client.uploader.upload({**packed.sources, sha256: state}, "storing"),
             manifest=Manifest(kind="checkpoint", base_fingerprint=digest("tiny: base"), files=files),
             report=report,
         )

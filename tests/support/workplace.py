@@ -37,11 +37,11 @@ class Workplace:
         self.folder = folder
         self.client: Client = world.writer
         self.token = world.token(Role.WORKER)
-        base = world.admin.add_base(tiny.save_llama(folder / "tiny"), upload=True)
+        base = world.admin.bases.add(tiny.save_llama(folder / "tiny"), upload=True)
         # Workers have to fetch it.
         shutil.rmtree(folder / "tiny")
         self.base = BaseChoice(id=base.id, revision=base.revision, fingerprint=base.fingerprint)
-        self.data = self.client.add_data(tiny.write_rows(folder / "rows.jsonl"), namespace="-").digest
+        self.data = self.client.datasets.add(tiny.write_rows(folder / "rows.jsonl"), namespace="-").digest
 
     def submit(
         self,
@@ -66,7 +66,7 @@ class Workplace:
 
     def job(self, job: str) -> JobView:
         """What the registry says about it."""
-        return self.client.job_view(job)
+        return self.client.jobs.view(job)
 
     def attempts(self, job: str) -> list[AttemptView]:
         """Its attempts."""
@@ -83,7 +83,7 @@ class Workplace:
     def events(self, job: str) -> list[Event]:
         """All that it said."""
         found: list[Event] = []
-        while more := self.client.job_events(job, after=found[-1].seq if found else 0):
+        while more := self.client.jobs.events(job, after=found[-1].seq if found else 0):
             found += more
         return found
 

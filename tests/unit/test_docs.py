@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from support import option_tables
+
+from sdk.schemas.training import TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,8 +26,24 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert not missing
 
 
-def test_the_page_of_training_options_has_each_of_them() -> None:
-    from sdk.schemas.training import TrainingSpec
+def test_the_tables_of_training_options_are_written_from_the_spec() -> None:
+    page = option_tables.PAGE.read_text()
+    assert page == option_tables.written(page), "run: PYTHONPATH=tests python -m support.option_tables"
+    assert [name for name in TrainingSpec.model_fields if page.count(f"\n| `{name}` | ") == 0] == []
 
-    page = (ROOT / "docs" / "training-options.md").read_text()
-    assert [name for name in TrainingSpec.model_fields if f"`{name}`" not in page] == []
+
+def test_the_page_of_the_sdk_has_each_noun_and_each_of_its_methods(tmp_path: Path) -> None:
+    from contextlib import closing
+
+    import sdk
+    from sdk.default_client import OfDefaultClient
+
+    page = (ROOT / "docs" / "python.md").read_text()
+    table = {
+        row[0]: re.findall(r"`(\w+)`", row[1]) for row in re.findall(r"^\| `(\w+)` \|.*\|(.*)\|$", page, re.MULTILINE)
+    }
+    delegates = [name for name in sdk.__all__ if isinstance(getattr(sdk, name), OfDefaultClient)]
+    with closing(sdk.Client(f"local:{tmp_path}")) as client:
+        nouns = {name: vars(client)[name] for name in delegates if name in vars(client)}
+        assert table == {name: [each for each in dir(noun) if not each.startswith("_")] for name, noun in nouns.items()}
+    assert [name for name in delegates if f"`{name}`" not in page] == []

@@ -19,10 +19,8 @@ LOADING = f"{TESTS}/model/test_loading.py::test_how_attention_is_computed_is_not
 CLOSED = "tests/unit/registry/db/test_db.py::test_a_connection_that_is_being_opened_while_the_database_is_closed_is_closed_as_well"
 GARBAGE = "tests/unit/workers/entry/test_hints.py::test_garbage_in_the_queue_is_dropped_and_the_next_hint_taken"
 ROUTERS = f"{TESTS}/model/test_experts.py::test_routers_that_the_library_keeps_in_float32_are_loaded_and_merged_so"
-RESUMED = f"{TESTS}/training/test_resuming.py"
 TRAINED = f"{TESTS}/training/test_variants.py"
 UNSEEN = "no test: without it, a model would be treated as one that says nothing by this name"
-NO_CARD = "only a machine with several cards would notice"
 NO_CPU = "only a CPU without instructions for bfloat16 would notice"
 
 #: The name and the file that uses it; why, where there is no public way; the test that fails once it is gone.
@@ -42,7 +40,7 @@ TABLE: list[tuple[str, str, str, str]] = [
     *(
         ("_attn_implementation", f"{PIPELINES}/{file}.py", "which attention a loaded model has can only be set", test)
         for file, test in (
-            ("model/row_attention", f"{TESTS}/model/test_read_padding.py::test_a_training_passes_rows_one_at_a_time"),
+            ("cpu/row_attention", f"{TESTS}/model/test_read_padding.py::test_a_training_passes_rows_one_at_a_time"),
             ("training/forecasting", LOADING),
         )
     ),
@@ -94,30 +92,8 @@ TABLE: list[tuple[str, str, str, str]] = [
         "PEFT decides for each stack of experts which way round its matrices are",
         f"{TESTS}/model/test_experts.py::test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_expert",
     ),
-    ("_n_gpu", f"{PIPELINES}/training/trainer.py", "the public name can only be read", NO_CARD),
-    (
-        "_prepare_inputs",
-        f"{PIPELINES}/training/trainer.py",
-        "the trainer's own way to move a batch to its device, in the step of ours",
-        f"{TESTS}/training/test_optimising.py",
-    ),
     *(
-        (
-            name,
-            f"{PIPELINES}/training/trainer.py",
-            "the trainer has no public hook for what it reads, draws or sends",
-            RESUMED,
-        )
-        for name in (
-            "_get_train_sampler",
-            "_load_optimizer_and_scheduler",
-            "_load_rng_state",
-            "_load_scaler",
-            "_send_telemetry",
-        )
-    ),
-    *(
-        (name, f"{PIPELINES}/model/device.py", "torch 2.10 has no public name for what a CPU can do", NO_CPU)
+        (name, f"{PIPELINES}/cpu/arithmetic.py", "torch 2.10 has no public name for what a CPU can do", NO_CPU)
         for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_mkldnn_bf16_supported")
     ),
     (
@@ -211,4 +187,4 @@ def test_few_of_them_are_imported() -> None:
 def test_each_row_names_a_test_that_there_is() -> None:
     for _, _, _, test in TABLE:
         path, _, name = test.partition("::")
-        assert test in (NO_CARD, NO_CPU, UNSEEN) or f"def {name}" in (ROOT / path).read_text(), test
+        assert test in (NO_CPU, UNSEEN) or f"def {name}" in (ROOT / path).read_text(), test

@@ -38,7 +38,7 @@ from workers.child.protocol import (
     RESULT_FILE,
     Fault,
     News,
-    Written,
+    WrittenCheckpoint,
 )
 from workers.pipelines.imports import leave_out_torch, nothing_searched
 from workers.pipelines.orders import AnyOrder
@@ -196,7 +196,7 @@ class _Process:
 
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
         """Report that a checkpoint is complete and on the disk."""
-        self._say(News(checkpoint=Written(step=step, total=total, folder=str(folder))))
+        self._say(News(checkpoint=WrittenCheckpoint(step=step, total=total, folder=str(folder))))
 
     def _say(self, news: News) -> None:
         self._pipe.write(news.model_dump_json(exclude_none=True) + "\n")

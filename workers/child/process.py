@@ -122,8 +122,6 @@ class Ending:
     status: int
     #: Why it was told to stop, if it was.
     stop_reason: StopReason | None
-    #: Whether it was killed for not stopping in time.
-    killed: bool
 
 
 class Child:
@@ -173,12 +171,12 @@ class Child:
             reader = threading.Thread(target=_read, args=(stream, listener.news), name="news", daemon=True)
             reader.start()
             try:
-                reason, killed = self._supervise(watch)
+                reason = self._supervise(watch)
             finally:
                 self.end()
                 reader.join(_DRAIN_S)
                 self._output.finish(_DRAIN_S)
-        return Ending(self._process.returncode, reason, killed)
+        return Ending(self._process.returncode, reason)
 
     def end(self) -> None:
         """Kill it and all processes that it started; return when they are gone."""
@@ -192,7 +190,8 @@ class Child:
                 with suppress(OSError):
                     stream.close()
 
-    def _supervise(self, watch: Watch) -> tuple[StopReason | None, bool]:
+    def _supervise(self, watch: Watch) -> StopReason | None:
+        """Wait for its end, or until it has to be killed; return why it was told to stop."""
         reason: StopReason | None = None
         asked_at = 0.0
         while True:
@@ -201,14 +200,14 @@ class Child:
             except subprocess.TimeoutExpired:
                 pass
             else:
-                return reason, False
+                return reason
             if reason is None:
                 reason, asked_at = watch.reason(), time.monotonic()
                 if reason is not None and watch.may_finish(0.0):
                     # Only the child itself: the processes that it started are needed for its last step.
                     self._process.terminate()
             if reason is not None and not watch.may_finish(time.monotonic() - asked_at):
-                return reason, True
+                return reason
 
 
 def _start(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:

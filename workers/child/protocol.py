@@ -21,7 +21,7 @@ INTERRUPTED_STATUS = 75
 DISK_FULL_STATUS = 74
 
 
-class Written(Wire):
+class WrittenCheckpoint(Wire):
     """A checkpoint that is complete and on the disk."""
 
     step: Annotated[int, Field(ge=1)]
@@ -33,7 +33,7 @@ class News(Wire):
     """One line from the child: exactly one of the two."""
 
     progress: Progress | None = None
-    checkpoint: Written | None = None
+    checkpoint: WrittenCheckpoint | None = None
 
     @model_validator(mode="after")
     def _one(self) -> News:

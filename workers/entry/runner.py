@@ -23,7 +23,7 @@ from workers.lease.heartbeat import Lease, apart
 from workers.lease.stop_signal import Stopped, StopReason, StopSignal
 from workers.node import logs, machine
 from workers.node.attempt_folders import Folders
-from workers.node.inputs import Inputs
+from workers.node.inputs import AttemptInputs
 from workers.node.shutdown import Shutdown
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
@@ -146,7 +146,7 @@ class Worker:
             made = self._folders.make(f"{assignment.job}-{assignment.attempt}")
             with (
                 made as folder,
-                Inputs(
+                AttemptInputs(
                     self._client,
                     self._transfers,
                     folder=folder,

@@ -28,12 +28,12 @@ from workers.child.protocol import (
     OUT_FOLDER,
     RESULT_FILE,
     News,
-    Written,
+    WrittenCheckpoint,
 )
 from workers.kinds import causes
 from workers.lease.heartbeat import Lease
 from workers.lease.stop_signal import Stopped, StopSignal
-from workers.node.inputs import Inputs
+from workers.node.inputs import AttemptInputs
 from workers.node.transfers import Transfers
 from workers.pipelines.orders import Order
 
@@ -46,32 +46,25 @@ _LEAST_TIMEOUT_S = 3.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Attempt:
     """What a kind of job uses to carry out its work."""
 
-    def __init__(
-        self,
-        client: Client,
-        assignment: Assignment,
-        *,
-        lease: Lease,
-        stop_signal: StopSignal,
-        inputs: Inputs,
-        transfers: Transfers,
-        warm_child: WarmChild,
-        folder: Path,
-    ) -> None:
-        self.client = client
-        self.assignment = assignment
-        self.lease = lease
-        self.stop_signal = stop_signal
-        self.inputs = inputs
-        self.folder = folder
-        self._transfers = transfers
-        transfers.watch(stop_signal.check, lease.report)
-        self._warm_child = warm_child
+    client: Client
+    assignment: Assignment
+    lease: Lease
+    stop_signal: StopSignal
+    inputs: AttemptInputs
+    transfers: Transfers
+    warm_child: WarmChild
+    folder: Path
 
-    def run_child(self, order: Order, report: type[F], on_checkpoint: Callable[[Written], None] | None = None) -> F:
+    def __post_init__(self) -> None:
+        self.transfers.watch(self.stop_signal.check, self.lease.report)
+
+    def run_child(
+        self, order: Order, report: type[F], on_checkpoint: Callable[[WrittenCheckpoint], None] | None = None
+    ) -> F:
         """Have a child carry out an order; return its result. Raises Stopped once all its processes are gone,
         AttemptFailed.
         """
@@ -81,8 +74,8 @@ class Attempt:
         self.lease.report(Progress(phase="load", message="starting"))
         kills = causes.oom_kills()
         # The sender of checkpoints checks for stops itself.
-        self._transfers.ignore()
-        child = self._warm_child.take(self.folder)
+        self.transfers.ignore()
+        child = self.warm_child.take(self.folder)
         _log.info("child %s: started", child.pid)
         ending = child.run(self.folder, _Listener(self.lease, on_checkpoint), self.stop_signal)
         _log.info("child %s: ended with status %s", child.pid, ending.status)
@@ -108,7 +101,7 @@ class Attempt:
     def finishing(self, message: str) -> None:
         """Report that the child's result is being handed in."""
         _log.info(message)
-        self._transfers.watch(self.stop_signal.check_finishing, self.lease.report)
+        self.transfers.watch(self.stop_signal.check_finishing, self.lease.report)
         self.stop_signal.check_finishing()
         self.lease.report(Progress(phase="upload", message=message))
 
@@ -125,7 +118,7 @@ class Attempt:
 class _Listener:
     """Passes on a child's reports."""
 
-    def __init__(self, lease: Lease, on_checkpoint: Callable[[Written], None] | None) -> None:
+    def __init__(self, lease: Lease, on_checkpoint: Callable[[WrittenCheckpoint], None] | None) -> None:
         self._lease = lease
         self._on_checkpoint = on_checkpoint
 

@@ -19,7 +19,7 @@ from sdk.client import Client
 from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable, VerificationFailed
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import CheckpointRecord
-from workers.child.protocol import Written
+from workers.child.protocol import WrittenCheckpoint
 from workers.kinds.attempt import Attempt, pack
 from workers.lease.heartbeat import apart
 from workers.lease.stop_signal import Stopped, StopReason
@@ -51,10 +51,10 @@ class CheckpointSender:
         #: Guards the attributes below.
         self._changed = threading.Condition()
         #: The newest checkpoint that has not been sent yet.
-        self._waiting: Written | None = None
-        self._sending: Written | None = None
+        self._waiting: WrittenCheckpoint | None = None
+        self._sending: WrittenCheckpoint | None = None
         #: The newest that was written; its folder stays until the attempt ends.
-        self._newest: Written | None = None
+        self._newest: WrittenCheckpoint | None = None
         #: By when sending must have ended, by the monotonic clock; None: nobody waits for it.
         self._until: float | None = None
         self._over = False
@@ -71,7 +71,7 @@ class CheckpointSender:
         # A transfer in progress is aborted at its next bytes.
         self._thread.join(_LEAVE_S)
 
-    def written(self, checkpoint: Written) -> None:
+    def written(self, checkpoint: WrittenCheckpoint) -> None:
         """Take a checkpoint that is on the disk."""
         with self._changed:
             older, self._newest = self._newest, checkpoint
@@ -111,7 +111,7 @@ class CheckpointSender:
                 else:
                     wait_s = _FIRST_WAIT_S
 
-    def _next(self) -> Written | None:
+    def _next(self) -> WrittenCheckpoint | None:
         """Take up the newest as soon as there is one; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._over)
@@ -120,7 +120,7 @@ class CheckpointSender:
             self._sending, self._waiting = self._waiting, None
             return self._sending
 
-    def _put_down(self, checkpoint: Written, sent: _Sent) -> None:
+    def _put_down(self, checkpoint: WrittenCheckpoint, sent: _Sent) -> None:
         with self._changed:
             self._sending = None
             if checkpoint != self._newest:
@@ -129,7 +129,7 @@ class CheckpointSender:
                 self._waiting = checkpoint
             self._changed.notify_all()
 
-    def _pause(self, checkpoint: Written, seconds: float) -> None:
+    def _pause(self, checkpoint: WrittenCheckpoint, seconds: float) -> None:
         """Wait before the next try; a newer checkpoint, or a caller that begins to wait, ends the pause."""
         with self._changed:
             until = self._until
@@ -138,7 +138,7 @@ class CheckpointSender:
                 lambda: self._is_over or self._waiting != checkpoint or self._until != until, longest_s
             )
 
-    def _try(self, client: Client, checkpoint: Written) -> _Sent:
+    def _try(self, client: Client, checkpoint: WrittenCheckpoint) -> _Sent:
         try:
             self._send(client, checkpoint)
         except StaleAttempt:
@@ -161,7 +161,7 @@ class CheckpointSender:
             return _Sent.YES
         return _Sent.NEVER
 
-    def _send(self, client: Client, checkpoint: Written) -> None:
+    def _send(self, client: Client, checkpoint: WrittenCheckpoint) -> None:
         began = time.monotonic()
         folder = Path(checkpoint.folder)
         report = TrainingReport.model_validate_json((folder / "report.json").read_bytes())
@@ -171,7 +171,7 @@ class CheckpointSender:
             attempt=self._attempt.assignment.attempt,
             step=checkpoint.step,
             total=checkpoint.total,
-            upload=client.upload(sources, "uploading checkpoint", self._attempt.assignment.namespace),
+            upload=client.uploader.upload(sources, "uploading checkpoint", self._attempt.assignment.namespace),
             manifest=manifest,
             report=report,
         )
@@ -188,5 +188,5 @@ class CheckpointSender:
         self._attempt.lease.log(message)
 
 
-def _remove(checkpoint: Written) -> None:
+def _remove(checkpoint: WrittenCheckpoint) -> None:
     shutil.rmtree(checkpoint.folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sdk.pushing.signatures import check_signing_key, sign_manifest
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.combination import CombineReport, CombineRequest
 from sdk.schemas.failures import FailureReason
@@ -31,7 +32,7 @@ def _combine(attempt: Attempt, request: CombineRequest) -> None:
     """Carry out a combination and publish it. Raises AttemptFailed, Stopped, AdapterctlError."""
     targets = attempt.assignment.targets
     # Checked before the work, not after it.
-    attempt.client.check_signing_key()
+    check_signing_key()
     parents = []
     for parent, target in zip(request.parents, targets, strict=True):
         if target.manifest is None:
@@ -56,11 +57,13 @@ def _publish(attempt: Attempt, request: CombineRequest, report: CombineReport) -
     package = attempt.pack_adapter(base, base.fingerprint)
     publication = Publication(
         adapter=request.adapter,
-        upload=attempt.client.upload(package.sources, "uploading the combination", attempt.assignment.namespace),
+        upload=attempt.client.uploader.upload(
+            package.sources, "uploading the combination", attempt.assignment.namespace
+        ),
         manifest=package.manifest,
         lora=package.lora,
         parents=[Parent(ref=one.ref, relation="combined-from", weight=one.weight) for one in request.parents],
-        signature=attempt.client.signed(package.manifest),
+        signature=sign_manifest(package.manifest),
     )
     result = CombineResult(version=publication, report=report)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, combination=result))

@@ -7,11 +7,10 @@ from itertools import chain
 
 from pydantic import ValidationError
 
-from sdk.api import evaluations
 from sdk.client import Client
 from sdk.errors import InvalidBase, NotAllowed, NotFound, QuotaExceeded, VerificationFailed
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
-from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, Sample
+from sdk.schemas.evaluation import BasePrecision, Conditions, EvaluationFailure, EvaluationReport, Sample
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -29,7 +28,6 @@ from workers.pipelines.orders import (
     EvaluationItem,
     EvaluationOrder,
     EvaluationScores,
-    ItemFailure,
     RecordedScores,
 )
 
@@ -49,7 +47,7 @@ def recorded_scores(
         return []
     of = {"base": target.base.fingerprint} if target.digest is None else {"digest": target.digest}
     try:
-        views = list(evaluations.iterate(client.transport, dataset=request.data, namespace=namespace, **of))
+        views = client.evaluations(dataset=request.data, scores_of=namespace, **of)
     except NotAllowed:
         return []
     same = [view for view in views if _is_same(view, request, target)]
@@ -110,7 +108,6 @@ def _shorten(sample: Sample, longest: int) -> Sample:
     return Sample(prompt=prompt, reference=reference, completion=completion)
 
 
-_NF4 = QuantizationRecipe()
 #: Failures of one target that say nothing about the others.
 _OF_THE_TARGET = (InvalidBase, NotFound, VerificationFailed)
 
@@ -127,63 +124,49 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     except NoScorerError as error:
         raise AttemptFailed(FailureReason.SPEC, str(error)) from error
     targets = attempt.assignment.targets
-    asked = {number for number, target in enumerate(request.targets) if target.beside is None}
-    items, failures, fingerprints = [], dict[int, EvaluationFailure](), list[str]()
+    requested = {number for number, target in enumerate(request.targets) if target.beside is None}
+    outcomes: dict[int, EvaluationReport | AsRecorded | EvaluationFailure] = {}
+    items, fingerprints = dict[int, EvaluationItem](), list[str]()
     for number, target in enumerate(targets):
         try:
             base = attempt.inputs.base(target.base)
             adapter = None if target.manifest is None else attempt.inputs.adapter(target.manifest)
         except _OF_THE_TARGET as error:
-            if target.base.fingerprint is None or asked <= {*failures, number}:
+            if target.base.fingerprint is None or requested <= {*outcomes, number}:
                 raise
-            failures[number] = EvaluationFailure(reason=of_error(error).reason.value, message=error.message)
+            outcomes[number] = EvaluationFailure(reason=of_error(error).reason.value, message=error.message)
             fingerprints.append(target.base.fingerprint)
             continue
         fingerprints.append(base.registration.fingerprint)
-        recipe = {
-            "native": None,
-            "nf4": _NF4,
-            "as-trained": _as_trained(target, targets),
-        }[request.spec.precision]
-        items.append(
-            EvaluationItem(
-                base=base.folder,
-                adapter=adapter,
-                quantization=recipe,
-                template_date=day_of(target.template_date or request.template_date),
-                stop_ids=target.stop_ids,
-                labels=target.labels,
-                kept=attempt.inputs.kept(base),
-                recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
-            )
+        items[number] = EvaluationItem(
+            base=base.folder,
+            adapter=adapter,
+            quantization=_recipe(target, targets, request.spec.precision),
+            template_date=day_of(target.template_date or request.template_date),
+            stop_ids=target.stop_ids,
+            labels=target.labels,
+            kept=attempt.inputs.kept(base),
+            recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
         )
-    order = EvaluationOrder(items=items, data=attempt.inputs.dataset(request.data), spec=request.spec)
-    outcomes = attempt.run_child(order, EvaluationScores).outcomes
-    scored = iter(zip((number for number in range(len(targets)) if number not in failures), outcomes, strict=True))
-    reports = within([outcome for outcome in outcomes if isinstance(outcome, EvaluationReport)])
-    kept = iter(reports)
-    found: dict[int, EvaluationReport] = {}
-    recorded: dict[int, str] = {}
-    for number, outcome in scored:
-        if isinstance(outcome, ItemFailure):
-            failures[number] = EvaluationFailure(reason=outcome.reason, message=outcome.message)
-        elif isinstance(outcome, AsRecorded):
-            recorded[number] = outcome.id
-        else:
-            found[number] = next(kept)
-    if asked <= failures.keys():
+    order = EvaluationOrder(items=list(items.values()), data=attempt.inputs.dataset(request.data), spec=request.spec)
+    outcomes |= zip(items, attempt.run_child(order, EvaluationScores).outcomes, strict=True)
+    failures = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, EvaluationFailure)}
+    if requested <= failures.keys():
         # Some could not be fetched, and the rest could not be scored, so there is no result to hand in.
         failure = failures[min(failures)]
         raise AttemptFailed(FailureReason(failure.reason), failure.message)
-    upload = _send_rows(attempt, found)
+    reports = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, EvaluationReport)}
+    reports = dict(zip(reports, within(list(reports.values())), strict=True))
+    recorded = {number: outcome.id for number, outcome in outcomes.items() if isinstance(outcome, AsRecorded)}
+    upload = _send_rows(attempt, reports)
     results = [
         EvaluationResult(
             label=target.label,
             digest=target.digest,
             base_fingerprint=fingerprints[number],
-            report=found.get(number),
+            report=reports.get(number),
             recorded=recorded.get(number),
-            upload=upload if number in found else None,
+            upload=upload if number in reports else None,
             failure=failures.get(number),
         )
         for number, target in enumerate(targets)
@@ -191,8 +174,14 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
 
 
-def _as_trained(target: TargetSource, targets: Sequence[TargetSource]) -> QuantizationRecipe | None:
-    """How the base of a target is held; a bare base as for the first adapter over it, or else as for the first adapter."""
+def _recipe(
+    target: TargetSource, targets: Sequence[TargetSource], precision: BasePrecision
+) -> QuantizationRecipe | None:
+    """How the base of a target is held; as trained, a bare base as for the first adapter over it, or else as for the
+    first adapter.
+    """
+    if precision != "as-trained":
+        return QuantizationRecipe() if precision == "nf4" else None
     if target.digest is not None:
         return target.quantization
     adapters = [each for each in targets if each.digest is not None]
@@ -200,22 +189,22 @@ def _as_trained(target: TargetSource, targets: Sequence[TargetSource]) -> Quanti
     return over[0].quantization if over else None
 
 
-def _send_rows(attempt: Attempt, found: dict[int, EvaluationReport]) -> str | None:
+def _send_rows(attempt: Attempt, reports: dict[int, EvaluationReport]) -> str | None:
     """Send the files of all rows; return the upload session's id, None if no file is stored.
 
     If the namespace has no room for them, the scores are handed in without them.
     """
-    files = {report.rows.digest: row_file_name(report.rows.digest) for report in found.values() if report.rows}
+    files = {report.rows.digest: row_file_name(report.rows.digest) for report in reports.values() if report.rows}
     if not files:
         return None
     attempt.finishing("storing the scores by row")
     sources = {digest: attempt.folder / OUT_FOLDER / name for digest, name in files.items()}
     try:
-        return attempt.client.upload(sources, "storing the scores by row", attempt.assignment.namespace)
+        return attempt.client.uploader.upload(sources, "storing the scores by row", attempt.assignment.namespace)
     except QuotaExceeded as error:
         attempt.lease.log(f"the scores by row are not stored: {error.message}")
-        for number, report in found.items():
-            found[number] = report.model_copy(update={"rows": None})
+        for number, report in reports.items():
+            reports[number] = report.model_copy(update={"rows": None})
         return None
 
 

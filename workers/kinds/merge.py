@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sdk.pushing.signatures import check_signing_key, sign_manifest
 from sdk.schemas.evaluation import MergeReport
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, MergeRequest
@@ -27,7 +28,7 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a merge without a version; upgrade both")
     if request.register_as is not None:
         # Checked before the work, not after it.
-        attempt.client.check_signing_key()
+        check_signing_key()
     order = MergeOrder(
         base=base.folder,
         adapter=attempt.inputs.adapter(target.manifest),
@@ -41,8 +42,8 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
     attempt.finishing("uploading the merged model")
     fingerprint = base.registration.fingerprint
     manifest, sources = pack(attempt.folder / OUT_FOLDER, kind="merged", base_fingerprint=fingerprint)
-    upload = attempt.client.upload(sources, "storing merged model", attempt.assignment.namespace)
-    signature = None if request.register_as is None else attempt.client.signed(manifest)
+    upload = attempt.client.uploader.upload(sources, "storing merged model", attempt.assignment.namespace)
+    signature = None if request.register_as is None else sign_manifest(manifest)
     merged = MergeResult(manifest=manifest, upload=upload, report=report, signature=signature)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, merge=merged))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import PreviewJobRequest
-from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText
+from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText, RowsShown
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion
 from workers.kinds.attempt import Attempt, KindOfWork
@@ -26,17 +26,10 @@ def _preview(attempt: Attempt, request: PreviewJobRequest) -> None:
     if source is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a preview without a base; upgrade both")
     asked = PreviewRequest(
+        **request.model_dump(include=set(RowsShown.model_fields)),
         base=str(attempt.inputs.base(source).folder),
         data=str(attempt.inputs.dataset(request.data)),
-        loss_on=request.loss_on,
-        columns=request.columns,
-        max_length=request.max_length,
         day=day_of(request.template_date),
-        rows=request.rows,
-        row=request.row,
-        holdout=request.holdout,
-        holdout_by=request.holdout_by,
-        holdout_seed=request.holdout_seed,
     )
     shown = attempt.run_child(PreviewOrder(asked=asked), Preview)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, preview=within(shown)))

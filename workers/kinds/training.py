@@ -9,10 +9,11 @@ from pathlib import Path
 
 from sdk.errors import NotFound, VerificationFailed, disk_explained
 from sdk.pushing.base_folder import ScannedBase
+from sdk.pushing.signatures import check_signing_key, sign_manifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
-from sdk.schemas.training_report import TrainingReport, held_out_warning
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
@@ -51,7 +52,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     if source is None:
         raise AttemptFailed(FailureReason.INTERNAL, "the registry gave a training without a base; upgrade both")
     # Checked before the training, not after it.
-    attempt.client.check_signing_key()
+    check_signing_key()
     base = attempt.inputs.base(source)
     eval_data = request.eval_data
     parent = next(iter(attempt.assignment.targets), None)
@@ -59,8 +60,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         base=base.folder,
         base_name=base.registration.id,
         base_revision=base.registration.revision,
-        data=attempt.inputs.dataset(request.data),
-        sources=_sources(attempt, request),
+        data=_files(attempt, request),
         eval_data=None if eval_data is None else attempt.inputs.dataset(eval_data),
         spec=request.spec,
         template_date=day_of(request.template_date),
@@ -74,15 +74,16 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         rung_file=attempt.folder / _RUNG_FILE,
     )
     report = _run(attempt, order, base)
-    if (said := held_out_warning(report.training)) is not None:
+    if (said := report.record.held_out_warning) is not None:
         attempt.lease.log(f"warning: {said}")
     _publish(attempt, request, base, report)
 
 
-def _sources(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource] | None:
-    """Fetch all datasets, if there are several."""
+def _files(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource]:
+    """Fetch all datasets."""
     if request.sources is None:
-        return None
+        path = attempt.inputs.dataset(request.data)
+        return [OrderedSource(path=path, name=path.name)]
     return [
         OrderedSource(
             path=attempt.inputs.dataset(source.data),
@@ -102,7 +103,7 @@ def _fetch_checkpoint(attempt: Attempt) -> Path | None:
     try:
         with disk_explained("fetching a checkpoint"):
             folder.mkdir()
-            attempt.client.fetch_manifest(source.manifest, folder)
+            attempt.client.puller.fetch(source.manifest, folder)
     except (NotFound, VerificationFailed) as error:
         _start_over(attempt, error.message)
         return None
@@ -171,7 +172,7 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
     package = attempt.pack_adapter(base.registration, base.registration.fingerprint)
     publication = Publication(
         adapter=request.adapter,
-        upload=attempt.client.upload(package.sources, "uploading adapter", attempt.assignment.namespace),
+        upload=attempt.client.uploader.upload(package.sources, "uploading adapter", attempt.assignment.namespace),
         manifest=package.manifest,
         lora=report.lora,
         method="lora" if report.quantization is None else "qlora",
@@ -180,7 +181,7 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         training=report.training,
         metrics=report.metrics,
         libraries=report.libraries,
-        signature=attempt.client.signed(package.manifest),
+        signature=sign_manifest(package.manifest),
     )
     attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from sdk.api.artifacts import locate_files
 from sdk.client import Client
 from sdk.errors import InvalidBase, NotFound, Unavailable, VerificationFailed, disk_explained
 from sdk.formats.base_files import OTHER_FILES, TOKENIZER_FILES, BadBaseError, check_files
@@ -103,7 +104,7 @@ class _Search:
                     _log.warning("the cached base %s is damaged; fetching it again", fingerprint[:12])
                     cache.remove_folder(folder)
                 with folder_whole(folder, durable=False) as partial:
-                    self.client.fetch_manifest(manifest, partial)
+                    self.client.puller.fetch(manifest, partial)
                 return self._checked(folder)
 
     def _cached(self, folder: Path) -> ScannedBase | None:
@@ -167,7 +168,7 @@ def _lay_out(client: Client, source: BaseSource, scanned: ScannedBase, view: Pat
     have = {file.sha256: scanned.folder / file.path for file in scanned.manifest.files}
     # The fingerprint covers weights and tokenizer, so this is at most an index or a generation config.
     missing = {file.sha256 for file in manifest.files} - have.keys()
-    origins = {origin.sha256: origin for origin in client.locate(manifest.digest)} if missing else {}
+    origins = {origin.sha256: origin for origin in locate_files(client.transport, manifest.digest)} if missing else {}
     with disk_explained("laying out a base"):
         view.mkdir(parents=True)
         for file in manifest.files:

@@ -12,7 +12,6 @@ from types import TracebackType
 
 from sdk.client import Client
 from sdk.errors import NotAllowed
-from sdk.pulling.cached_file import cached_file
 from sdk.pushing.base_folder import ScannedBase
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.work import BaseSource
@@ -21,7 +20,7 @@ from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
 
 
-class Inputs:
+class AttemptInputs:
     """The bases, versions and datasets of one attempt."""
 
     def __init__(
@@ -39,7 +38,7 @@ class Inputs:
         self._bases: list[ScannedBase] = []
         self._adapters: dict[str, Path] = {}
 
-    def __enter__(self) -> Inputs:
+    def __enter__(self) -> AttemptInputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -54,11 +53,11 @@ class Inputs:
         told = self._transfers.on_bytes("hashing base", 0)
         scanned = bases.obtain(self._client, source, view, told, settings=self._settings)
         if source.fingerprint is None:
-            self._client.register_base(scanned.registration.model_copy(update={"namespace": self._namespace}))
+            self._client.bases.register(scanned.registration.model_copy(update={"namespace": self._namespace}))
         elif not source.hashed:
             # Not every worker may report about bases that are published for all.
             with contextlib.suppress(NotAllowed):
-                self._client.register_base(scanned.registration.model_copy(update={"namespace": source.namespace}))
+                self._client.bases.register(scanned.registration.model_copy(update={"namespace": source.namespace}))
         self._bases.append(scanned)
         self._kept.enter_context(self._client.cache.lock(f"base-{scanned.registration.fingerprint}", shared=True))
         return scanned
@@ -75,7 +74,7 @@ class Inputs:
         """Return the folder of a version's files."""
         # Taking a lock again that this attempt already holds would block it.
         while manifest.digest not in self._adapters:
-            folder = self._client.fill_cache(manifest, checked=True)
+            folder = self._client.puller.fill_cache(manifest, checked=True)
             kept = self._client.cache.lock(manifest.digest, shared=True)
             with ExitStack() as stack:
                 stack.enter_context(kept)
@@ -87,7 +86,4 @@ class Inputs:
 
     def dataset(self, digest: str) -> Path:
         """Return a dataset's file."""
-        client = self._client
-        return cached_file(
-            client.cache, digest, locate=client.locate_data, http=client.http, watched=self._transfers.on_bytes
-        )
+        return self._client.puller.cached_file(digest, self._client.datasets.locate)

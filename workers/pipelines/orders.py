@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
+from sdk.rows.data_files import DataFile
 from sdk.schemas.combination import CombineSpec
-from sdk.schemas.evaluation import Conditions, EvaluationReport, EvaluationSpec, MergeSpec
+from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.preview import PreviewRequest
@@ -90,25 +90,25 @@ class Rung(Wire):
 
 
 class OrderedSource(Wire):
-    """One of several files of rows."""
+    """A file of rows."""
 
     path: Path
     #: Its name in messages.
     name: str
+    #: Above 0; given for all files or for none.
     weight: float | None = None
 
 
 class TrainingOrder(Order):
     """Train; the adapter's files go to the host's `out`."""
 
-    module = "training.carry_out"
+    module = "training.train"
     pipeline: Literal["training"] = "training"
     base: Path
+    #: The adapter's description of its base; no local path is written.
     base_name: str
     base_revision: str | None
-    data: Path
-    #: All files, if the rows are in several; `data` is the first.
-    sources: list[OrderedSource] | None = None
+    data: Annotated[list[OrderedSource], Field(min_length=1)]
     eval_data: Path | None
     spec: TrainingSpec
     #: The date given to chat templates.
@@ -130,6 +130,16 @@ class TrainingOrder(Order):
     rung_file: Path | None = None
     #: The rung on which the system killed the previous process for lack of memory.
     killed_on: Rung | None = None
+
+    @property
+    def files(self) -> tuple[DataFile, ...]:
+        """The files of rows."""
+        return tuple(DataFile(source.path, source.name) for source in self.data)
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The weight of each file; None: all rows come once."""
+        return tuple(source.weight for source in self.data if source.weight is not None) or None
 
 
 class RecordedScores(Wire):
@@ -168,18 +178,11 @@ class EvaluationItem(Wire):
 class EvaluationOrder(Order):
     """Score every item on the same rows."""
 
-    module = "scoring.carry_out"
+    module = "scoring.evaluate"
     pipeline: Literal["scoring"] = "scoring"
     items: list[EvaluationItem]
     data: Path
     spec: EvaluationSpec
-
-
-class ItemFailure(Wire):
-    """Why an item has no scores."""
-
-    reason: FailureReason
-    message: str
 
 
 class AsRecorded(Wire):
@@ -191,7 +194,7 @@ class AsRecorded(Wire):
 class EvaluationScores(Wire):
     """The result of each item, in their order."""
 
-    outcomes: list[EvaluationReport | AsRecorded | ItemFailure]
+    outcomes: list[EvaluationReport | AsRecorded | EvaluationFailure]
 
 
 class MergeOrder(Order):

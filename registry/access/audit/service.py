@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.access.models import AuditEntry
 from registry.db.database import Database
-from registry.db.paging import Paged, page_of
+from registry.db.paging import Cursor, Limit, Paged, page_of
 from registry.db.statements import append
 from registry.db.stored_json import view_of
 from registry.principal import Principal
@@ -41,51 +42,70 @@ def record(
     append(session, AuditEntry, entry)
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this time is out of range; send a later or an earlier one") from None
+
+
+def _written_out(text: str) -> str:
+    """Refuse a bare number, which would be read as seconds since 1970."""
+    if "T" not in text:
+        raise ValueError("write the time as 2026-01-31T12:00:00Z")
+    return text
+
+
+Moment = Annotated[
+    AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc), Field(examples=["2026-01-31T12:00:00Z"])
+]
+
+
+class AuditQuery(BaseModel):
+    """Which changes are asked for, and which page of them."""
+
+    actor: Annotated[str | None, Field(max_length=100)] = None
+    token: Annotated[str | None, Field(max_length=64, description="A token's id, whatever its name.")] = None
+    action: Annotated[str | None, Field(max_length=40, description="Whole, or `alias.*`.")] = None
+    subject: Annotated[str | None, Field(max_length=300, description="The whole subject, or an adapter's name.")] = None
+    namespace: Annotated[str | None, Field(max_length=64)] = None
+    since: Moment | None = None
+    until: Moment | None = None
+    cursor: Cursor = None
+    limit: Limit = 100
+
+
 class Audit:
     """The service that reads the trail."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def list(
-        self,
-        *,
-        who: Principal,
-        actor: str | None = None,
-        token: str | None = None,
-        action: str | None = None,
-        subject: str | None = None,
-        namespace: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        cursor: str | None = None,
-        limit: int = 100,
-    ) -> Paged[AuditView]:
+    def list(self, asked: AuditQuery, *, who: Principal) -> Paged[AuditView]:
         """Changes in the namespaces that the caller administers, newest first.
 
         `action` may end with `.*`; `subject` is exact, or the name of an adapter for all of its versions and aliases.
         """
         query = select(AuditEntry).where(who.within(AuditEntry.namespace, "admin"))
-        asked = {"actor": actor, "token_id": token, "namespace": namespace}
-        query = query.filter_by(**{name: value for name, value in asked.items() if value is not None})
-        if action is not None and action.endswith(".*"):
+        exact = {"actor": asked.actor, "token_id": asked.token, "namespace": asked.namespace}
+        query = query.filter_by(**{name: value for name, value in exact.items() if value is not None})
+        if (action := asked.action) is not None and action.endswith(".*"):
             query = query.where(AuditEntry.action.startswith(action[:-1], autoescape=True))
         elif action is not None:
             query = query.where(AuditEntry.action == action)
-        if subject is not None:
+        if (subject := asked.subject) is not None:
             of_adapter = AuditEntry.subject.startswith(f"{subject}@", autoescape=True)
             query = query.where((AuditEntry.subject == subject) | of_adapter)
-        if since is not None:
-            query = query.where(AuditEntry.at >= since)
-        if until is not None:
-            query = query.where(AuditEntry.at < until)
+        if asked.since is not None:
+            query = query.where(AuditEntry.at >= asked.since)
+        if asked.until is not None:
+            query = query.where(AuditEntry.at < asked.until)
         with self._db.read() as session:
             return page_of(
                 session,
                 query,
                 AuditEntry.pk,
-                cursor=cursor,
-                limit=limit,
+                cursor=asked.cursor,
+                limit=asked.limit,
                 views=lambda rows: [view_of(AuditView, row, id=row.pk, token=row.token_id) for row in rows],
-                newest_first=True,
             )

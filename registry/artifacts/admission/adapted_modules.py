@@ -8,7 +8,7 @@
 | stacked experts | (r·experts, in) | (out, r·experts) | |
 
 >>> b = TensorFacts("base_model.model.x.lora_B.weight", "F32", (3, 2), zero=True)
->>> effect(Module("x", {"A": b._replace(zero=False), "B": b}), 16.0, 2, use_rslora=False).most
+>>> effect(Module("x", {"A": b._replace(zero=False), "B": b}), 8.0).most
 -inf
 """
 
@@ -26,16 +26,14 @@ from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE, base_module, lora_key
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.adapter import AdapterError, LoraModule, times
-from sdk.lora.module_scales import scaling
 
 Shape = tuple[int, ...]
 Module = LoraModule[TensorFacts]
 
 
-def effect(module: Module, alpha: float, rank: float, *, use_rslora: bool) -> Effect:
-    """Say how large ΔW = s·B·A and B's bias may be, from its norm and from the largest magnitudes of A and B."""
+def effect(module: Module, scale: float) -> Effect:
+    """Say how large ΔW = s·B·A and B's bias may be, for |s|, from its norm and from the largest magnitudes of A and B."""
     (a, b), bias = module.pair(), module.parts.get("B.bias")
-    scale = scaling(abs(alpha), rank, use_rslora=use_rslora)
     if scale == 0 or a.zero or b.zero or b.norm == 0:
         least = most = -math.inf
     else:

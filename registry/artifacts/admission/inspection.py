@@ -25,7 +25,7 @@ from registry.artifacts.facts import Facts
 from registry.artifacts.long_facts import require_turn
 from registry.errors import Verification
 from sdk.formats.adapter_files import CONFIG_FILE
-from sdk.formats.peft_config import MAX_CONFIG_BYTES, Finding, Reason, examine, says_nothing
+from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, UnusableKey, examine, says_nothing
 from sdk.formats.peft_unusable import unusable
 from sdk.formats.safetensors import ITEM_BYTES, Header, Kind, SafetensorsError, read_exactly, read_header
 from sdk.lora.adapter_config import recorded
@@ -357,7 +357,7 @@ def inspect_config(file: IO[bytes]) -> ConfigFacts:
     return ConfigFacts(**facts, variants=[name for name in _VARIANTS if config.get(name)])
 
 
-def _refuse(finding: Finding) -> None:
+def _refuse(finding: UnusableKey) -> None:
     """Raise Verification for a key that no version's config may have; one that would run something may be empty."""
     if finding.reason is Reason.RUNS and not says_nothing(finding.value):
         raise Verification(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Modules, effect, judge_module
@@ -37,6 +37,7 @@ from sdk.formats.adapter_files import (
 from sdk.formats.peft_patterns import suffixes
 from sdk.lora.adapter import SavedModules, times
 from sdk.lora.architectures import is_encoder, no_next_token
+from sdk.lora.module_scales import scaling
 from sdk.schemas.lora_config import LoraConfig
 
 #: What PEFT calls models that tell labels apart.
@@ -57,6 +58,7 @@ _HUGE_EXPONENT, _FAINT_EXPONENT = math.log2(_HUGE), math.log2(_FAINT)
 _FLOAT16_EXPONENT = 16
 #: How many names a warning lists at most.
 _MOST_NAMED = 5
+_WIDER = "use the adapter over a base in bfloat16 or float32, and check whether its training diverged"
 
 
 def judge(
@@ -101,13 +103,10 @@ def judge(
     replaces = bool(lora.modules_to_save or lora.trainable_token_indices or sizes["other"] or vocabulary)
     warnings = _judge_effects(modules, config, lora, ranks, replaces=replaces)
     beyond = [tensor.name for tensor in weights.tensors() if not tensor.zero and tensor.exponent > _FLOAT16_EXPONENT]
-    return [
-        *warnings,
-        *_warn_beyond(beyond),
-        *_warn_unused(lora.target_modules, modules),
-        *_warn_sizes(sizes),
-        *_warn_vocabulary(vocabulary),
-    ]
+    unused = set(lora.target_modules)
+    for module in modules:
+        unused.difference_update(suffixes(base_module(module)))
+    return [*warnings, *_warn_whole(beyond, sorted(unused), sizes, vocabulary)]
 
 
 def require_few_names(lora: LoraConfig) -> None:
@@ -127,7 +126,8 @@ def _judge_effects(
     huge, faint, idle, too_large = [], [], [], []
     for name in sorted(modules):
         plain = base_module(name)
-        size = effect(modules[name], alphas.of(plain), ranks.of(plain), use_rslora=config.use_rslora)
+        scale = scaling(abs(alphas.of(plain)), ranks.of(plain), by_root=config.use_rslora)
+        size = effect(modules[name], scale)
         if size.product > _HUGE_EXPONENT:
             huge.append(name)
         if size.most == -math.inf:
@@ -148,11 +148,11 @@ def _judge_effects(
             "nothing. A training needs a higher learning rate or more rows, a combination weights that don't cancel its "
             "versions, and a push the adapter as it was saved after training"
         )
-    return [
-        *_warn_idle(idle),
-        *_warn_faint(faint),
-        *_warn_too_large(too_large),
-    ]
+    return list(_warn_effects(idle, faint, too_large))
+
+
+#: Fields that a config and a record must have alike, as they are.
+_AS_RECORDED = ("alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "bias")
 
 
 def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
@@ -160,13 +160,7 @@ def _judge_config(config: ConfigFacts, lora: LoraConfig) -> None:
     differences = {
         "rank": config.rank != lora.rank,
         "target modules": config.target_modules is None or set(config.target_modules) != set(lora.target_modules),
-        "alpha": config.alpha != lora.alpha,
-        "rank_pattern": config.rank_pattern != lora.rank_pattern,
-        "alpha_pattern": config.alpha_pattern != lora.alpha_pattern,
-        "use_rslora": config.use_rslora != lora.use_rslora,
-        "use_dora": config.use_dora != lora.use_dora,
-        "lora_bias": config.lora_bias != lora.lora_bias,
-        "bias": config.bias != lora.bias,
+        **{name: getattr(config, name) != getattr(lora, name) for name in _AS_RECORDED},
         "modules_to_save": config.modules_to_save != sorted(lora.modules_to_save),
         # They determine how A and B of stacked experts are read.
         "target_parameters": config.target_parameters != sorted(lora.target_parameters),
@@ -315,65 +309,34 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 
 
-def _warn_idle(idle: Sequence[str]) -> list[str]:
-    if not idle:
-        return []
-    return [f"s·B·A is zero in {_named(idle)}: nothing was learned there; check whether these modules were trained"]
+def _warn_effects(idle: Sequence[str], faint: Sequence[str], too_large: Sequence[str]) -> Iterator[str]:
+    if idle:
+        yield f"s·B·A is zero in {_named(idle)}: nothing was learned there; check whether these modules were trained"
+    if faint:
+        yield f"no value of s·B·A reaches {_FAINT:g} in {_named(faint)}: what was learned there has no effect"
+    if too_large:
+        yield f"s·B·A may reach beyond 65504, where float16 ends, in {_named(too_large)}: {_WIDER}"
 
 
-def _warn_faint(faint: Sequence[str]) -> list[str]:
-    if not faint:
-        return []
-    return [f"no value of s·B·A reaches {_FAINT:g} in {_named(faint)}: what was learned there has no effect"]
-
-
-def _warn_too_large(modules: Sequence[str]) -> list[str]:
-    if not modules:
-        return []
-    return [
-        f"s·B·A may reach beyond 65504, where float16 ends, in {_named(modules)}: use the adapter over a base in bfloat16 or "
-        "float32, and check whether its training diverged"
-    ]
-
-
-def _warn_beyond(names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"there are numbers beyond 65504, where float16 ends, in {_named(names)}: use the adapter over a base in bfloat16 or "
-        "float32, and check whether its training diverged"
-    ]
-
-
-def _warn_unused(targets: Collection[str], modules: Iterable[str]) -> list[str]:
-    unused = set(targets)
-    for module in modules:
-        unused.difference_update(suffixes(base_module(module)))
-    if not unused:
-        return []
-    return [
-        f"there are no weights for the target modules {_named(sorted(unused))}; check whether all of the adapter was saved"
-    ]
-
-
-def _warn_vocabulary(vocabulary: int | None) -> list[str]:
-    if vocabulary is None:
-        return []
-    return [
-        f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: use it with the "
-        "tokenizer that it was trained with"
-    ]
-
-
-def _warn_sizes(sizes: dict[str, int]) -> list[str]:
+def _warn_whole(
+    beyond: Sequence[str], unused: Sequence[str], sizes: dict[str, int], vocabulary: int | None
+) -> Iterator[str]:
+    if beyond:
+        yield f"there are numbers beyond 65504, where float16 ends, in {_named(beyond)}: {_WIDER}"
+    if unused:
+        yield f"there are no weights for the target modules {_named(unused)}; check whether all of the adapter was saved"
     total, whole = sum(sizes.values()), sizes["embeddings"] + sizes["modules_to_save"]
-    if whole * 2 <= total:
-        return []
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
-    return [
-        f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); if they were not trained, "
-        "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
-    ]
+    if whole * 2 > total:
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size)
+        yield (
+            f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); if they were not trained, "
+            "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
+        )
+    if vocabulary is not None:
+        yield (
+            f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: use it with the "
+            "tokenizer that it was trained with"
+        )
 
 
 def _size(size_bytes: int) -> str:

@@ -9,7 +9,7 @@ What an alias named before its last move follows from the moves that are on reco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
@@ -20,7 +20,7 @@ from registry.catalog.versions.finding import exact_ref, find_adapter, find_vers
 from registry.catalog.versions.lifecycle import PULLABLE
 from registry.catalog.versions.present import refresh_document
 from registry.db.database import Database
-from registry.db.paging import Paged, page_of
+from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import insert_if_new
 from registry.db.stored_json import view_of
 from registry.db.types import utc_now
@@ -46,7 +46,7 @@ class Aliases:
         self._db = db
 
     def history(
-        self, *, adapter: str, alias: str | None, cursor: str | None, limit: int, who: Principal
+        self, *, adapter: str, alias: str | None, who: Principal, **page: Unpack[Paging]
     ) -> Paged[AliasMoveView]:
         """The moves of an adapter's aliases, or of one of them, newest first."""
         with self._db.read() as session:
@@ -54,15 +54,11 @@ class Aliases:
             query = select(AliasMoveRow).where(AliasMoveRow.adapter_pk == row.pk)
             if alias is not None:
                 query = query.where(AliasMoveRow.alias == alias)
-            return page_of(
-                session,
-                query,
-                AliasMoveRow.pk,
-                cursor=cursor,
-                limit=limit,
-                views=lambda moves: [view_of(AliasMoveView, move, adapter=row.name) for move in moves],
-                newest_first=True,
-            )
+
+            def views(moves: Sequence[AliasMoveRow]) -> list[AliasMoveView]:
+                return [view_of(AliasMoveView, move, adapter=row.name) for move in moves]
+
+            return page_of(session, query, AliasMoveRow.pk, views=views, **page)
 
     def move(self, *, move: AliasMove, who: Principal) -> AliasView:
         """Point an alias at a version, if it names `expect` now (0: nothing).
@@ -278,10 +274,7 @@ def _checked_scope(scope: str, alias: str, who: Principal) -> str:
     except BadNameError as error:
         raise InvalidName(str(error), param="scope") from None
     namespace = EVERYWHERE if scope == "*" else scope.rpartition("/")[0] or "-"
-    if namespace == EVERYWHERE:
-        who.require_everywhere("admin")
-    else:
-        who.require("admin", namespace, missing=f"there is nothing under {scope!r} that this token may see")
+    who.require("admin", namespace, missing=f"there is nothing under {scope!r} that this token may see")
     return namespace
 
 

@@ -82,10 +82,7 @@ def find_visible(
 def find_administered(session: Session, name: BaseSelector, who: Principal) -> NamedBase:
     """Exactly the base that an admin means. Raises NotFound, Forbidden, Invalid."""
     namespace = name.namespace or _only_namespace(session, name.name, who)
-    if namespace == EVERYWHERE:
-        who.require_everywhere("admin")
-    else:
-        who.require("admin", namespace, param="namespace")
+    who.require("admin", namespace, param="namespace")
     row = meaning_of(session, name.name, NamedBase.namespace == namespace)
     if row is None:
         published = find_base(session, name.name, namespace)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, Select, Subquery, case, func, select
 from sqlalchemy.orm import Session
 
@@ -25,6 +26,12 @@ _FINGERPRINT, _SHORTENED = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{12
 NEAREST = (case((NamedBase.namespace == EVERYWHERE, 1), else_=0), NamedBase.named_at.desc(), NamedBase.pk.desc())
 #: How many bases a refusal lists.
 _LISTED = 3
+
+
+BaseNamespace = Annotated[
+    str | None, Field(max_length=64, description="The namespace whose base is meant by a name; `*` as `published`.")
+]
+IsPublished = Annotated[bool, Field(description="The base that is published for all is meant by a name.")]
 
 
 @dataclass(frozen=True)

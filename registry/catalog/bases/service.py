@@ -6,9 +6,9 @@ word; if a base's bytes are not here, the rest is a claim of its namespace until
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
@@ -23,7 +23,7 @@ from registry.catalog.bases.finding import find_administered, find_derived, find
 from registry.catalog.bases.names import ANYBODYS, Whose, is_digits, meaning_of
 from registry.catalog.models import BaseModelRow, NamedBase
 from registry.db.database import Database
-from registry.db.paging import Paged, page_of
+from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import insert_if_new
 from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, Invalid
@@ -94,15 +94,12 @@ class Bases:
             row = find_derived(session, manifest.base_fingerprint, manifest.digest)
             return None if row is None else Derived(row.config, row.base.tensors, manifest.size_bytes)
 
-    def list(self, *, cursor: str | None, limit: int, who: Principal) -> Paged[BaseView]:
+    def list(self, *, who: Principal, **page: Unpack[Paging]) -> Paged[BaseView]:
         """The bases of the namespaces that the caller may read, and those published for all, newest first."""
-
-        def views(rows: Sequence[NamedBase]) -> list[BaseView]:
-            return [present(row) for row in rows]
 
         query = select(NamedBase).where(who.within(NamedBase.namespace))
         with self._db.read() as session:
-            return page_of(session, query, NamedBase.pk, cursor=cursor, limit=limit, views=views, newest_first=True)
+            return page_of(session, query, NamedBase.pk, views=lambda rows: list(map(present, rows)), **page)
 
     def get(self, name: str, *, who: Principal, namespace: str | None = None, whose: Whose = ANYBODYS) -> BaseView:
         """Return a base by id, or by at least 12 digits of its fingerprint. Raises NotFound, Invalid for a name that means

@@ -16,7 +16,7 @@ from registry.artifacts.facts import Facts
 from registry.artifacts.manifests import blobs_of
 from registry.artifacts.service import Bytes, Sent
 from registry.catalog.bases.finding import KnownBase, KnownBases
-from registry.catalog.publishing.new_version import Ancestry, Edge, NewVersion
+from registry.catalog.publishing.new_version import Ancestry, NewVersion, ParentEdge
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.errors import Invalid, Verification
@@ -104,10 +104,10 @@ def find_ancestry(session: Session, new: NewVersion, bases: KnownBases) -> Ances
     return Ancestry(base, [_edge(session, parent, new.who) for parent in new.publication.parents])
 
 
-def _edge(session: Session, parent: Parent, who: Principal) -> Edge:
+def _edge(session: Session, parent: Parent, who: Principal) -> ParentEdge:
     version = find_version(session, parse_ref(parent.ref), who)
     require_adapter(session, version, "named as a parent", param="parents")
-    return Edge(version.pk, parent.relation, parent.weight)
+    return ParentEdge(version.pk, parent.relation, parent.weight)
 
 
 def over_its_base(new: NewVersion, ancestry: Ancestry) -> NewVersion:

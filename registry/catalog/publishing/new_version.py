@@ -17,7 +17,7 @@ from sdk.schemas.manifest import ManifestFile
 _CLAIMS = ("dataset", "libraries", "method", "metrics", "quantization", "training")
 
 
-class Edge(NamedTuple):
+class ParentEdge(NamedTuple):
     """One parent of a version."""
 
     parent_pk: int
@@ -29,7 +29,7 @@ class Ancestry(NamedTuple):
     """What a version is based on: its base, and what it was made from."""
 
     base: KnownBase
-    parents: list[Edge]
+    parents: list[ParentEdge]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from registry.catalog.publishing.inspecting import (
 from registry.catalog.publishing.merged_models import MergedFrom, inspect_model, require_model_files
 from registry.catalog.publishing.new_version import Ancestry, NewVersion, claims_of
 from registry.catalog.publishing.recording import record_failed, record_pending, record_quarantined, record_ready
-from registry.catalog.versions.finding import space_of
+from registry.catalog.versions.finding import space_to_change
 from registry.db.database import Database
 from registry.errors import RegistryError, Verification
 from registry.principal import Principal
@@ -148,12 +148,7 @@ class Publisher:
 
     def _require_may(self, publication: Publication, who: Principal, action: str) -> None:
         """Raise NotFound, Forbidden, or Verification if the registry accepts only signed versions."""
-        who.require(
-            action,
-            space_of(publication.adapter),
-            missing=f"there is no adapter {publication.adapter!r} that this token may see; choose another name",
-            param="adapter",
-        )
+        space_to_change(publication.adapter, who, action)
         self._trust.require(publication.manifest, publication.signature)
 
     @contextmanager

@@ -29,6 +29,14 @@ def space_of(name: str) -> str:
     return namespace_of(name) or "-"
 
 
+def space_to_change(adapter: str, who: Principal, action: str = "write") -> str:
+    """Return the namespace of an adapter that may not be there yet. Raises NotFound, Forbidden."""
+    namespace = space_of(adapter)
+    missing = f"there is no adapter {adapter!r} that this token may see; choose another name"
+    who.require(action, namespace, missing=missing, param="adapter")
+    return namespace
+
+
 def find_adapter(session: Session, name: str, who: Principal, *, action: str = "read", lock: bool = False) -> Adapter:
     """Return the adapter `name`; with `lock`, nobody else can change anything about it until the transaction ends.
 

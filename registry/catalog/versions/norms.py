@@ -32,7 +32,7 @@ MOST_MODULES = 50_000
 _MODULE_BYTES = 200
 
 
-class Found(NamedTuple):
+class FoundNorms(NamedTuple):
     """The norms of one version, and what replaces parts of the base."""
 
     norms: Norms | None
@@ -48,17 +48,17 @@ class Latest:
     """The latest results, by the digest of the weights and the record."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[str, str], Found] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], FoundNorms] = OrderedDict()
         #: How many they have together.
         self.modules = 0
         self._changing = Lock()
 
-    def get(self, key: tuple[str, str]) -> Found | None:
+    def get(self, key: tuple[str, str]) -> FoundNorms | None:
         """Return a result that is still held."""
         with self._changing:
             return self._held.get(key)
 
-    def put(self, key: tuple[str, str], found: Found) -> None:
+    def put(self, key: tuple[str, str], found: FoundNorms) -> None:
         """Hold a result instead of the oldest ones, unless it is too long for that."""
         if found.modules > MOST_MODULES:
             return
@@ -100,7 +100,7 @@ def norms_of(db: Database, find: Callable[[Session], Version]) -> VersionNorms:
         facts = None if kept is None else kept.under(asked.lora)
         if facts is None:
             return VersionNorms(ref=asked.ref, digest=asked.digest, norms=None, replaced=[])
-        found = Found(scaled_norms(facts, asked.lora), replaced_by(tensor.name for tensor in facts.tensors()))
+        found = FoundNorms(scaled_norms(facts, asked.lora), replaced_by(tensor.name for tensor in facts.tensors()))
         _latest.put(key, found)
     return VersionNorms(ref=asked.ref, digest=asked.digest, norms=found.norms, replaced=found.replaced)
 

@@ -16,6 +16,7 @@ from registry.catalog.models import Origin, Version
 from registry.db.statements import append
 from registry.db.stored_json import table
 from registry.usage.charging import charge, record_bytes
+from sdk.schemas.held_out import HoldoutFields
 
 #: How many origins of one version are recorded with all details, as long as everything that is recorded of it takes no
 #: more than so many bytes of the database.
@@ -23,7 +24,7 @@ MOST_ORIGINS, MOST_RECORD_BYTES = 100, 16 * 1024 * 1024
 #: The longest origin that a deleted version keeps whole.
 _SHORT_BYTES = 16 * 1024
 #: What says which rows a training has read: needed as long as there are versions that were made from this one.
-_READ = ("columns", "holdout", "holdout_by", "holdout_seed", "training_digest")
+READ = ("columns", *HoldoutFields.model_fields, "training_digest")
 _WITHOUT_DETAILS: dict[str, Any] = {"training": None, "metrics": {}, "libraries": {}, "reported": None}
 
 
@@ -74,7 +75,7 @@ def shorten_origins(session: Session, version: Version) -> None:
         before = size_of(origin.__dict__)
         if before <= _SHORT_BYTES:
             continue
-        training = {name: value for name, value in table(origin.training).items() if name in _READ}
+        training = {name: value for name, value in table(origin.training).items() if name in READ}
         origin.training = training if record_bytes(training) <= _SHORT_BYTES else None
         origin.metrics, origin.libraries, origin.reported = {}, {}, None
         _count(session, version, size_of(origin.__dict__) - before)

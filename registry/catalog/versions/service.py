@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Unpack
 
 from pydantic import ValidationError
 from sqlalchemy import select, tuple_
@@ -14,7 +16,7 @@ from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.catalog.versions.norms import norms_of
 from registry.catalog.versions.present import present, present_all
 from registry.db.database import Database
-from registry.db.paging import Paged, page_of
+from registry.db.paging import Paged, Paging, page_of
 from registry.principal import Principal, require_namespace
 from sdk.schemas.catalog import AdapterView, VersionView
 from sdk.schemas.probe import VersionNorms
@@ -50,9 +52,7 @@ class Catalog:
         parsed = parse_ref(ref)
         return norms_of(self._db, lambda session: find_version(session, parsed, who))
 
-    def versions(
-        self, *, adapter: str, archived: bool, cursor: str | None, limit: int, who: Principal
-    ) -> Paged[VersionView]:
+    def versions(self, *, adapter: str, archived: bool, who: Principal, **page: Unpack[Paging]) -> Paged[VersionView]:
         """The ready versions of an adapter, with `archived` the archived ones too, newest first. Raises InvalidName,
         NotFound.
         """
@@ -61,22 +61,11 @@ class Catalog:
             row = find_adapter(session, adapter, who)
             query = select(Version).where(Version.adapter_pk == row.pk, Version.state.in_(states))
 
-            def views(versions: Sequence[Version]) -> list[VersionView]:
-                return present_all(session, versions, who)
-
-            return page_of(
-                session,
-                query,
-                Version.number,
-                cursor=cursor,
-                limit=limit,
-                views=views,
-                newest_first=True,
-                weight=Version.record_bytes,
-            )
+            views = partial(present_all, session, who=who)
+            return page_of(session, query, Version.number, views=views, weight=Version.record_bytes, **page)
 
     def adapters(
-        self, *, namespace: str | None, prefix: str, cursor: str | None, limit: int, who: Principal
+        self, *, namespace: str | None, prefix: str, who: Principal, **page: Unpack[Paging]
     ) -> Paged[AdapterView]:
         """Adapters with a ready version that the caller may see, by name; those of one namespace ("-": without one) or
         of all.
@@ -88,14 +77,8 @@ class Catalog:
         if prefix:
             query = query.where(Adapter.name.startswith(prefix, autoescape=True))
         with self._db.read() as session:
-            return page_of(
-                session,
-                query,
-                Adapter.name,
-                cursor=cursor,
-                limit=limit,
-                views=lambda adapters: _present_adapters(session, adapters),
-            )
+            views = partial(_present_adapters, session)
+            return page_of(session, query, Adapter.name, views=views, oldest_first=True, **page)
 
 
 def _present_adapters(session: Session, adapters: Sequence[Adapter]) -> list[AdapterView]:

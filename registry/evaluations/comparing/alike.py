@@ -21,7 +21,7 @@ _NAMED = 4
 
 
 @dataclass(frozen=True)
-class Target:
+class ScoredTarget:
     """What is compared, with all of its scores that count."""
 
     #: "code-review@v3", or "base:ID".
@@ -31,7 +31,7 @@ class Target:
     whose: str = ""
 
 
-def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) -> list[EvaluationView]:
+def scored_alike(targets: Sequence[ScoredTarget], *, data: str | None, metric: str) -> list[EvaluationView]:
     """Return the evaluation of each target to compare, all with the same key. `data` is a dataset's digest.
 
     These are the newest with rows and the metric; for a metric of generated texts, those that have it for the most
@@ -60,7 +60,9 @@ def scored_alike(targets: Sequence[Target], *, data: str | None, metric: str) ->
     raise Conflict(_unlike(targets, [max(found, key=lambda one: one.created_at) for found in on_these]))
 
 
-def _require_metric(targets: Sequence[Target], with_rows: Sequence[Sequence[EvaluationView]], metric: str) -> None:
+def _require_metric(
+    targets: Sequence[ScoredTarget], with_rows: Sequence[Sequence[EvaluationView]], metric: str
+) -> None:
     """Raise Invalid if only some targets have the metric, Conflict if all have it, but under different conditions."""
     having = [[one for one in found if metric in one.metrics] for found in with_rows]
     if all(having):
@@ -91,7 +93,7 @@ def _generated(alike: Sequence[EvaluationView], metric: str) -> int:
     return count if is_of_texts(metric) and isinstance(count, int) else 0
 
 
-def _dataset(targets: Sequence[Target], data: str | None) -> str:
+def _dataset(targets: Sequence[ScoredTarget], data: str | None) -> str:
     """The dataset on which all targets were scored."""
     on = [{one.dataset for one in target.evaluations} for target in targets]
     both = set.intersection(*on)
@@ -113,7 +115,7 @@ def _names(datasets: Iterable[str]) -> str:
     return ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
 
 
-def _unlike(targets: Sequence[Target], found: Sequence[EvaluationView]) -> str:
+def _unlike(targets: Sequence[ScoredTarget], found: Sequence[EvaluationView]) -> str:
     """Say why the last scores of each target can't be compared."""
     names = dict.fromkeys(name for one, other in pairwise(found) for name in one.unlike(other))
     # By default each adapter's base is loaded as in its training, which may differ.
@@ -137,7 +139,7 @@ def _as_before(found: Sequence[EvaluationView]) -> str:
     return "".join(f" --{option} {shlex.quote(str(value))}" for option, value in given.items() if value)
 
 
-def _over_one_base(targets: Sequence[Target], found: list[EvaluationView]) -> list[EvaluationView]:
+def _over_one_base(targets: Sequence[ScoredTarget], found: list[EvaluationView]) -> list[EvaluationView]:
     for (target, one), (other_target, other) in pairwise(zip(targets, found, strict=True)):
         if one.base_fingerprint != other.base_fingerprint:
             raise Conflict(
@@ -148,6 +150,6 @@ def _over_one_base(targets: Sequence[Target], found: list[EvaluationView]) -> li
     return found
 
 
-def _score_all(targets: Sequence[Target], data: str | None) -> str:
+def _score_all(targets: Sequence[ScoredTarget], data: str | None) -> str:
     refs = " ".join(target.ref for target in targets)
     return f"score them in one job: adapterctl eval {refs} --data {'FILE' if data is None else data[:12]}"

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from registry.artifacts.service import Artifacts
-from registry.catalog.bases.names import ANYBODYS, Whose
+from registry.catalog.bases.names import BaseNamespace, IsPublished, Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
@@ -18,12 +20,12 @@ from registry.datasets.finding import find_dataset
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
 from registry.errors import Invalid, RegistryError
-from registry.evaluations.comparing.alike import Target, scored_alike
+from registry.evaluations.comparing.alike import ScoredTarget, scored_alike
 from registry.evaluations.models import Evaluation
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import can_not_group, rows_of
-from registry.evaluations.standing import of_base, of_version, space_of_bases
+from registry.evaluations.standing import ScoresOf, of_base, of_version, space_of_bases
 from registry.principal import Principal
 from registry.rows.comparing.orders import GROUPS, ROWS, RowsOf
 from registry.rows.comparing.pairs import Clusters, with_training_rows
@@ -31,7 +33,15 @@ from registry.rows.comparing.row_values import LOSS, notes_on
 from registry.rows.process import Breach
 from registry.rows.service import Equal, RowReading
 from sdk.formats.columns import parse_columns
-from sdk.schemas.scores import ChangedRow, Compared, ComparedPair, Comparison, EvaluationView
+from sdk.schemas.scores import (
+    MOST_EXAMPLES,
+    MOST_TARGETS,
+    ChangedRow,
+    Compared,
+    ComparedPair,
+    Comparison,
+    EvaluationView,
+)
 
 _BASE = "base:"
 
@@ -54,6 +64,45 @@ class _Subject:
     fingerprint: str | None = None
 
 
+class ComparisonQuery(BaseModel):
+    """What is compared, by what, and what of it is shown."""
+
+    ref: Annotated[
+        list[Annotated[str, Field(max_length=1000)]],
+        Field(
+            min_length=2,
+            max_length=MOST_TARGETS,
+            description='Versions, and bare bases as "base:ID".',
+            examples=[["team/code-review@v3", "team/code-review@v4"]],
+        ),
+    ]
+    metric: Annotated[
+        str | None, Field(min_length=1, max_length=100, description="The score that is compared; without it, the loss.")
+    ] = None
+    data: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=300,
+            description="The dataset, by name or digest, where all were scored on several.",
+        ),
+    ] = None
+    by: Annotated[
+        str | None,
+        Field(min_length=1, max_length=200, description="A column of the dataset: its equal rows go together."),
+    ] = None
+    examples: Annotated[
+        int, Field(ge=0, le=MOST_EXAMPLES, description="Rows to show side by side, those that changed most.")
+    ] = 0
+    detect: Annotated[
+        float | None,
+        Field(ge=1e-9, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
+    ] = None
+    scores_of: ScoresOf = None
+    base_namespace: BaseNamespace = None
+    published: IsPublished = False
+
+
 @dataclass(frozen=True, eq=False)
 class Comparisons:
     """The service that compares scores that were made under the same conditions."""
@@ -67,28 +116,16 @@ class Comparisons:
     _signed: SignedDatasets
     _reading: RowReading
 
-    def compare(
-        self,
-        *,
-        refs: Sequence[str],
-        metric: str | None,
-        data: str | None,
-        by: str | None,
-        examples: int,
-        detect: float | None,
-        scores_of: str | None,
-        who: Principal,
-        whose: Whose = ANYBODYS,
-    ) -> Comparison:
+    def compare(self, asked: ComparisonQuery, *, who: Principal) -> Comparison:
         """Compare two or more targets row by row, each with each other; without a `metric`, by their loss.
 
         The scores are those that count for each, see `standing`, or those of the namespace `scores_of` ("*": of any).
         Raises InvalidName, InvalidRef, NotFound for what the caller may not see or what has no scores, Invalid for what
         can't be compared in this way, Conflict for scores that were made under different conditions.
         """
-        metric = metric or LOSS
-        subjects = self._subjects(refs, scores_of, who, whose)
-        digest = None if data is None else self._dataset(data, subjects, who)
+        metric, by, scores_of, examples = asked.metric or LOSS, asked.by, asked.scores_of, asked.examples
+        subjects = self._subjects(asked.ref, scores_of, who, Whose(asked.base_namespace, asked.published))
+        digest = None if asked.data is None else self._dataset(asked.data, subjects, who)
         found = scored_alike([self._target(one, scores_of, who) for one in subjects], data=digest, metric=metric)
         labels = [one.ref for one in found]
         columns = found[0].conditions.get("columns")
@@ -114,7 +151,7 @@ class Comparisons:
                 grouped=bool(by) or equal.distinct is not None,
                 by=by,
                 kind=kind,
-                detect=detect,
+                detect=asked.detect,
                 examples=examples,
             )
             seen = {one.ref: one.contamination for one in found}
@@ -174,7 +211,7 @@ class Comparisons:
             subjects[what], given[what] = found, ref
         return list(subjects.values())
 
-    def _target(self, subject: _Subject, scores_of: str | None, who: Principal) -> Target:
+    def _target(self, subject: _Subject, scores_of: str | None, who: Principal) -> ScoredTarget:
         """What is compared, with the scores that count for it. Raises NotFound if the caller may not read `scores_of`."""
         digest, space = subject.digest, subject.namespace
         if digest is None:
@@ -185,7 +222,7 @@ class Comparisons:
         readable = who.namespaces()
         are_others = scores_of is None and space != "-" and (readable is None or len(readable) > 1)
         whose = f" that the namespace {space} made, and others' count only with --scores-of" if are_others else ""
-        return Target(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found], whose)
+        return ScoredTarget(subject.name, [one.model_copy(update={"ref": subject.name}) for one in found], whose)
 
     def _dataset(self, text: str, subjects: Sequence[_Subject], who: Principal) -> str:
         # The name that the namespace of what is compared has given comes before others' names.

@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session, raiseload
 
 from registry.catalog.models import Origin, Version, VersionParent
 from registry.catalog.versions.finding import exact_ref
-from registry.catalog.versions.origins import MOST_ORIGINS
+from registry.catalog.versions.origins import MOST_ORIGINS, READ
 from registry.datasets.finding import names_of
 from registry.datasets.models import DatasetAccess
 from registry.datasets.signatures import Reading
 from registry.db.stored_json import table
 from sdk.formats.columns import canonical_columns
-from sdk.rows.holdout import HoldOut
+from sdk.schemas.version_records import TrainingRecord
 
 #: Relations to versions that a version is made of: it was trained on what they were trained on.
 _MADE_OF = ("combined-from", "merged-from")
@@ -131,18 +131,16 @@ def _digests(origin: Origin) -> list[str]:
 
 def _reading(training: dict[str, Any], rendering: dict[str, Any]) -> Reading | None:
     """How a training read its rows, and which of them; None if its record doesn't say."""
-    columns = training.get("columns") or rendering.get("columns")
-    share, by, seed = training.get("holdout"), training.get("holdout_by"), training.get("holdout_seed", 0)
-    left = training.get("training_digest")
     try:
+        # Whatever else is recorded, this must be readable.
+        record = TrainingRecord.model_validate({name: training[name] for name in READ if name in training})
+        columns = record.columns or rendering.get("columns")
         columns = None if columns is None else canonical_columns(columns)
-        if share is None:
-            return Reading(columns)
-        if not isinstance(left, str) or not isinstance(seed, int) or not isinstance(by, str | None):
-            return None
-        return Reading(columns, HoldOut(float(share), seed, by), left)
     except (ValueError, TypeError, AttributeError):
         return None
+    if record.hold_out is None:
+        return Reading(columns)
+    return None if record.training_digest is None else Reading(columns, record.hold_out, record.training_digest)
 
 
 def _note(found: TrainedOn, said: str) -> None:

@@ -12,7 +12,7 @@ from registry.artifacts.long_facts import holding_facts
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base
 from registry.catalog.models import Version
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_of
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_to_change
 from registry.catalog.versions.kinds import require_adapter, require_name_of_kind
 from registry.catalog.versions.norms import recipe_of, record_of
 from registry.db.database import Database
@@ -24,7 +24,7 @@ from registry.jobs.kinds.parents import pinned_version, require_ready
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
-from registry.jobs.sources import Inputs, dataset_use, version_source
+from registry.jobs.sources import JobInputs, dataset_use, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, taken_whole
 from sdk.schemas.catalog import JobRef
@@ -59,9 +59,7 @@ def _examine(db: Database, pinned: Pinned[CombineRequest]) -> Examined[CombineRe
 
 def _pin(session: Session, request: CombineRequest, who: Principal, embedded: bool) -> Pinned[CombineRequest]:
     """Raises Invalid for weights that can't be, and InvalidBase for parents of several bases."""
-    namespace = space_of(request.adapter)
-    missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
-    who.require("write", namespace, missing=missing, param="adapter")
+    namespace = space_to_change(request.adapter, who)
     require_name_of_kind(session, request.adapter, "adapter")
     found: dict[int, tuple[Version, list[float]]] = {}
     for parent in request.parents:
@@ -113,8 +111,8 @@ def _added(weights: Sequence[float], ref: str) -> float:
     return weight
 
 
-def _assign(session: Session, request: CombineRequest, job: Job) -> Inputs:
-    return Inputs(targets=[version_source(session, parent.ref, job.namespace) for parent in request.parents])
+def _assign(session: Session, request: CombineRequest, job: Job) -> JobInputs:
+    return JobInputs(targets=[version_source(session, parent.ref, job.namespace) for parent in request.parents])
 
 
 def _publish(services: CompletionServices, request: CombineRequest, done: HandedIn) -> None:

@@ -12,13 +12,14 @@ from registry.artifacts.admission.inspection import WeightFacts
 from registry.db.database import Database
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, weight_facts
 from registry.jobs.kinds.combine_weights import KnownWeights, known_weights, require_sum
-from registry.jobs.kinds.rules import Difference, require_none
+from registry.jobs.kinds.rules import Mismatch, require_none
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.combining import Ingredient, greatest_rank, taken_whole
 from sdk.schemas.catalog import Method, Parent, Publication
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.training_report import DatasetUse
+from sdk.schemas.version_records import CombineRecord
 from sdk.schemas.wire import JsonScalar
 from sdk.schemas.work import CombineResult
 
@@ -48,7 +49,7 @@ class Ancestor:
     files: Mapping[str, str]
 
 
-class Settled(NamedTuple):
+class SettledCombination(NamedTuple):
     """What to record about a combination."""
 
     publication: Publication
@@ -58,7 +59,7 @@ class Settled(NamedTuple):
     notes: list[str]
 
 
-def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: CombineResult) -> Settled:
+def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: CombineResult) -> SettledCombination:
     """Return what to record. Raises Verification for a version with other parents, weights, method or base than the
     job's.
     """
@@ -82,7 +83,7 @@ def settle(request: CombineRequest, ancestors: Sequence[Ancestor], done: Combine
         }
     )
     reported = [name for name in ("dataset", "libraries", "metrics") if getattr(settled, name)]
-    return Settled(settled, reported, list(_notes(ancestors, differing, recipe)))
+    return SettledCombination(settled, reported, list(_notes(ancestors, differing, recipe)))
 
 
 def require_made_of(
@@ -127,7 +128,7 @@ def _parents(ancestors: Sequence[Ancestor]) -> list[Parent]:
 def _asked(request: CombineRequest) -> dict[str, JsonScalar]:
     """What a request says about how to do it, under the names that records use."""
     spec = request.spec
-    return {"combine_method": spec.method, "combine_rank": spec.rank, "combine_dtype": spec.dtype}
+    return CombineRecord(combine_method=spec.method, combine_rank=spec.rank, combine_dtype=spec.dtype).flat()
 
 
 def _differences(
@@ -136,56 +137,56 @@ def _differences(
     publication: Publication,
     asked: Mapping[str, JsonScalar],
     shared: Mapping[str, str],
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     if publication.adapter != request.adapter:
-        yield Difference("adapter", request.adapter, publication.adapter)
+        yield Mismatch("adapter", request.adapter, publication.adapter)
     fingerprint = ancestors[0].base_fingerprint
     if publication.manifest.base_fingerprint != fingerprint:
-        yield Difference("base", fingerprint, publication.manifest.base_fingerprint)
+        yield Mismatch("base", fingerprint, publication.manifest.base_fingerprint)
     if publication.parents != _parents(ancestors):
-        yield Difference("parents", _shown(_parents(ancestors)), _shown(publication.parents))
+        yield Mismatch("parents", _shown(_parents(ancestors)), _shown(publication.parents))
     said = publication.training or {}
     for name in asked.keys() | said.keys():
         if name in said and (name not in asked or said[name] != asked[name]):
-            yield Difference(f"training.{name}", asked.get(name), said[name])
+            yield Mismatch(f"training.{name}", asked.get(name), said[name])
     for name in _NEVER_ASKED:
         if given := getattr(publication, name):
-            yield Difference(name, None, given)
+            yield Mismatch(name, None, given)
     files = {file.path: file.sha256 for file in publication.manifest.files}
     for name in files.keys() - {CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES}:
-        yield Difference(name, None, files[name])
+        yield Mismatch(name, None, files[name])
     for name in SERVING_FILES:
         if files.get(name) != shared.get(name):
-            yield Difference(name, shared.get(name), files.get(name))
+            yield Mismatch(name, shared.get(name), files.get(name))
     yield from _of_lora(request, ancestors, publication, files)
 
 
 def _of_lora(
     request: CombineRequest, ancestors: Sequence[Ancestor], publication: Publication, files: Mapping[str, str]
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     """Compare the LoRA record with the parents'; admission compares it with the bytes."""
     lora = publication.lora
     if taken_whole(_ingredients(ancestors), request.spec):
         parent = ancestors[0]
         if files.get(WEIGHTS_FILE) != parent.files.get(WEIGHTS_FILE):
-            yield Difference(WEIGHTS_FILE, parent.files.get(WEIGHTS_FILE), files.get(WEIGHTS_FILE))
+            yield Mismatch(WEIGHTS_FILE, parent.files.get(WEIGHTS_FILE), files.get(WEIGHTS_FILE))
         if lora != parent.lora:
-            yield Difference("lora", parent.lora.model_dump_json(), lora.model_dump_json())
+            yield Mismatch("lora", parent.lora.model_dump_json(), lora.model_dump_json())
         return
     for name in _NOT_LEFT:
         if (given := getattr(lora, name)) != (plain := getattr(_PLAIN, name)):
-            yield Difference(f"lora.{name}", plain, given)
+            yield Mismatch(f"lora.{name}", plain, given)
     # A pattern by which all parents exclude modules has no field of its own.
     for name in lora.other.keys() - {"exclude_modules"}:
-        yield Difference(f"lora.other.{name}", None, lora.other[name])
+        yield Mismatch(f"lora.other.{name}", None, lora.other[name])
     if lora.lora_bias != ancestors[0].lora.lora_bias:
-        yield Difference("lora.lora_bias", ancestors[0].lora.lora_bias, lora.lora_bias)
+        yield Mismatch("lora.lora_bias", ancestors[0].lora.lora_bias, lora.lora_bias)
     parameters = sorted({name for one in ancestors for name in one.lora.target_parameters})
     if lora.target_parameters != parameters:
-        yield Difference("lora.target_parameters", parameters, lora.target_parameters)
+        yield Mismatch("lora.target_parameters", parameters, lora.target_parameters)
     most = request.spec.rank or sum(greatest_rank(one.lora) for one in ancestors)
     if greatest_rank(lora) > most:
-        yield Difference("lora.rank", most, greatest_rank(lora))
+        yield Mismatch("lora.rank", most, greatest_rank(lora))
 
 
 def _shown(parents: Sequence[Parent]) -> str:

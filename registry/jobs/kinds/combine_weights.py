@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from registry.artifacts.admission.inspection import WeightFacts
 from registry.catalog.versions.norms import scaled_norms
 from registry.jobs.kinds.combine_shapes import MOST_LETTERS, letters_tried
-from registry.jobs.kinds.rules import Difference, require_none
+from registry.jobs.kinds.rules import Mismatch, require_none
 from sdk.formats.adapter_files import WEIGHTS_FILE, lora_key
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.probe import Norms
@@ -60,16 +60,16 @@ def require_sum(made: KnownWeights, parents: Sequence[tuple[float, KnownWeights 
 
 def _differences(
     made: KnownWeights, parents: Sequence[tuple[float, KnownWeights | None]], exact: bool
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     known = [(weight, parent) for weight, parent in parents if parent is not None]
     all_known = len(known) == len(parents)
     for field in ("modules", "whole"):
         asked = frozenset[str]().union(*(getattr(parent, field) for _, parent in known))
         found = getattr(made, field)
         for name in sorted(asked - found):
-            yield Difference(f"{WEIGHTS_FILE}: {name}", "a part of it", "missing")
+            yield Mismatch(f"{WEIGHTS_FILE}: {name}", "a part of it", "missing")
         for name in sorted(found - asked) if all_known else ():
-            yield Difference(f"{WEIGHTS_FILE}: {name}", "missing", "a part of it")
+            yield Mismatch(f"{WEIGHTS_FILE}: {name}", "missing", "a part of it")
     for module in sorted(made.modules) if all_known else ():
         having = [(weight, parent.norms.get(module)) for weight, parent in known if module in parent.modules]
         terms = [abs(weight) * norm for weight, norm in having if norm is not None]
@@ -80,6 +80,6 @@ def _differences(
         least = max(0.0, 2 * max(terms) - most) if exact else 0.0
         room = _TOLERANCE * most
         if not least - room <= norm <= most + room:
-            yield Difference(
+            yield Mismatch(
                 f"{WEIGHTS_FILE}: the norm of {module}", f"from {least:.4g} to {most:.4g}, as of a sum", f"{norm:.4g}"
             )

@@ -18,12 +18,12 @@ from registry.errors import Invalid, NotFound
 from registry.jobs.base_contents import BaseContents, contents_of, require_fitting
 from registry.jobs.forecasts import Estimate, of_evaluation
 from registry.jobs.kinds.evaluation_rows import require_bounded, verify_rows
-from registry.jobs.kinds.evaluation_targets import Rows, scored_beside, versions_of
-from registry.jobs.kinds.rules import CompletionServices, Difference, Examined, HandedIn, JobKindRules, require_none
+from registry.jobs.kinds.evaluation_targets import ScoredRows, scored_beside, versions_of
+from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules, Mismatch, require_none
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier
 from registry.jobs.pins import Chosen, Pinned, pin_data, require_causal, today
-from registry.jobs.sources import Inputs, bare_base_source, version_source
+from registry.jobs.sources import JobInputs, bare_base_source, version_source
 from registry.principal import SYSTEM, Principal
 from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec, is_scorer
@@ -48,7 +48,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         )
     namespace = namespaces.pop() if namespaces else who.home()
     named = pin_data(session, request, _DATASETS, who, namespace)
-    rows = Rows(named["data"], request.spec, who, namespace, embedded)
+    rows = ScoredRows(named["data"], request.spec, who, namespace, embedded)
     asked = rows.choose_all(session, request.targets, versions)
     rows.require(session, asked)
     room = rows.require_few(session, len(asked))
@@ -131,15 +131,14 @@ def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
     return bool(recipes) and all(recipe is not None and recipe.get("type") != "int8" for recipe in recipes)
 
 
-def _assign(session: Session, request: EvaluationRequest, job: Job) -> Inputs:
-    return Inputs(targets=[_source(session, target, job.namespace) for target in request.targets])
+def _assign(session: Session, request: EvaluationRequest, job: Job) -> JobInputs:
+    return JobInputs(targets=[_source(session, target, job.namespace) for target in request.targets])
 
 
 def _source(session: Session, target: EvaluationTarget, namespace: str) -> TargetSource:
     if target.ref is not None:
         return version_source(session, target.ref, namespace)
-    if target.base is None:
-        raise Invalid("an evaluation target without ref and base")
+    assert target.base is not None
     return bare_base_source(session, target.base, namespace)
 
 
@@ -235,7 +234,7 @@ def _packing(session: Session, fingerprint: str, namespace: str) -> Quantization
 
 def _differences(
     label: str, spec: EvaluationSpec, recipe: QuantizationRecipe | None, report: EvaluationReport
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     """In what way a target's scores were not made as asked for.
 
     `recipe` is how an adapter's base was quantised in training; for a bare base, that of the job's first adapter over
@@ -244,7 +243,7 @@ def _differences(
     quantized = {"native": None, "nf4": "nf4", "as-trained": None if recipe is None else recipe.type}[spec.precision]
     wanted = _WIDE if quantized is None else (quantized,)
     if report.precision not in wanted:
-        yield Difference(f"precision of {label}", " or ".join(wanted), report.precision)
+        yield Mismatch(f"precision of {label}", " or ".join(wanted), report.precision)
     found, samples = report.conditions, len(report.samples)
     asked = spec.asked_of_texts if found.generated_rows else []
     lacking = [name for name in asked if not _is_there(name, report.metrics.keys() | found.failed.keys())]
@@ -261,7 +260,7 @@ def _differences(
     )
     for name, wanted_of_it, handed_in, differs in checked:
         if differs:
-            yield Difference(f"{name} of {label}", wanted_of_it, handed_in)
+            yield Mismatch(f"{name} of {label}", wanted_of_it, handed_in)
 
 
 def _is_there(asked: str, names: Set[str]) -> bool:

@@ -39,7 +39,7 @@ def versions_of(session: Session, targets: Sequence[EvaluationTarget], who: Prin
 
 
 @dataclass(frozen=True)
-class Rows:
+class ScoredRows:
     """The rows that are scored, how, and in whose job."""
 
     digest: str
@@ -57,8 +57,7 @@ class Rows:
             version = versions[target.ref]
             exact = EvaluationTarget(ref=exact_ref(version))
             return Chosen(exact, version, version.digest, base_of(session, version, self.embedded))
-        if target.base is None:
-            raise Invalid("an evaluation target without ref and base")
+        assert target.base is not None
         choice, base = pin_base(session, target.base, self.namespace, self.embedded)
         return Chosen(EvaluationTarget(base=choice), None, None, base)
 
@@ -106,7 +105,7 @@ class Rows:
         return MOST_JOB_ROWS // rows - targets
 
 
-def scored_beside(session: Session, asked: Sequence[Chosen], rows: Rows) -> list[Chosen]:
+def scored_beside(session: Session, asked: Sequence[Chosen], rows: ScoredRows) -> list[Chosen]:
     """Return the targets that nobody named, pinned: the bare bases of versions, and the version in production of each
     name.
 
@@ -133,7 +132,7 @@ def _bare(of: Chosen) -> Chosen:
     return Chosen(EvaluationTarget(base=choice, beside="base"), None, None, of.base)
 
 
-def _in_production(session: Session, name: str, rows: Rows) -> Chosen:
+def _in_production(session: Session, name: str, rows: ScoredRows) -> Chosen:
     """Raises NotFound if there is none, Invalid if it can't be scored."""
     ref = str(Ref(name, _PRODUCTION))
     versions = versions_of(session, [EvaluationTarget(ref=ref)], rows.who)

@@ -21,12 +21,12 @@ from registry.errors import Invalid
 from registry.jobs.base_contents import contents_of, require_fitting
 from registry.jobs.forecasts import Estimate
 from registry.jobs.kinds.merge_outcome import require_registrable, settle
-from registry.jobs.kinds.rules import CompletionServices, Difference, Examined, HandedIn, JobKindRules, require_none
+from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules, Mismatch, require_none
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier, require_labels
 from registry.jobs.pins import Pinned, base_of, require_causal
 from registry.jobs.requirements import needs_to_merge
-from registry.jobs.sources import Inputs, version_source
+from registry.jobs.sources import JobInputs, version_source
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
 from sdk.lora.stored_quantization import StoredQuantizationError, require_onto, require_unpacking
@@ -79,11 +79,11 @@ def _examine(db: Database, pinned: Pinned[MergeRequest]) -> Examined[MergeReques
     return Examined(pinned.request, Estimate(needs=needs_to_merge(quantized=pinned.quantized or packed)))
 
 
-def _assign(session: Session, request: MergeRequest, job: Job) -> Inputs:
+def _assign(session: Session, request: MergeRequest, job: Job) -> JobInputs:
     version = find_version(session, parse_ref(request.ref), SYSTEM)
     # It is used to find the norms once the job is given out.
     record_of(version)
-    return Inputs(targets=[version_source(session, request.ref, job.namespace)])
+    return JobInputs(targets=[version_source(session, request.ref, job.namespace)])
 
 
 def _with_norms(db: Database, request: MergeRequest, given: Assignment) -> Assignment:
@@ -154,17 +154,17 @@ def _result(done: HandedIn, merge: MergeResult, digest: str) -> dict[str, Any]:
     }
 
 
-def _differences(request: MergeRequest, base_fingerprint: str, merge: MergeResult) -> Iterator[Difference]:
+def _differences(request: MergeRequest, base_fingerprint: str, merge: MergeResult) -> Iterator[Mismatch]:
     """In what way a merged model is not over the version's base, or not made as asked for."""
     if merge.manifest.base_fingerprint != base_fingerprint:
-        yield Difference("base", base_fingerprint, merge.manifest.base_fingerprint)
+        yield Mismatch("base", base_fingerprint, merge.manifest.base_fingerprint)
     for name in ("onto", "dtype"):
         asked, done = getattr(request.spec, name), getattr(merge.report, name)
         if asked not in ("auto", done):
-            yield Difference(name, asked, done)
+            yield Mismatch(name, asked, done)
     packed = None if merge.report.quantized is None else merge.report.quantized.type
     if request.spec.quantize != packed:
-        yield Difference("quantize", request.spec.quantize, packed)
+        yield Mismatch("quantize", request.spec.quantize, packed)
 
 
 MERGE = JobKindRules(

@@ -28,7 +28,7 @@ from sdk.formats.base_files import TOKENIZER_FILES
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.job_requests import MergeRequest
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.wire import JsonScalar
+from sdk.schemas.version_records import MergeRecord
 from sdk.schemas.work import MergeResult
 
 #: Kinds of job whose subject is the name that gets a version, with their names in sentences.
@@ -36,7 +36,7 @@ _MAKING_ADAPTERS = {"training": "training", "combine": "combination"}
 _TOKENS = re.compile(re.escape(HOLDS_EMBEDDINGS) + r"([0-9]{1,9}) tokens")
 
 
-class Settled(NamedTuple):
+class SettledMerge(NamedTuple):
     """What to record about a merged model, and what admission checks its files against."""
 
     publication: Publication
@@ -79,7 +79,7 @@ def _require_free(session: Session, name: str) -> None:
         )
 
 
-def settle(session: Session, request: MergeRequest, merge: MergeResult, name: str) -> Settled:
+def settle(session: Session, request: MergeRequest, merge: MergeResult, name: str) -> SettledMerge:
     """Return what to record. Raises Verification for a model that was not read back, NotFound, Conflict."""
     version = find_version(session, parse_ref(request.ref), SYSTEM)
     _require_free(session, name)
@@ -89,8 +89,8 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
             "the worker has read nothing of the merged model back, so that it can't be registered; upgrade the worker",
             param="merge.report",
         )
-    read_back = {f"read_back_{key}": value for key, value in found.model_dump().items()}
-    training: dict[str, JsonScalar] = {"merge_onto": report.onto, "merge_dtype": report.dtype, **read_back}
+    of_files = {f"read_back_{name}": value for name, value in found}
+    record = MergeRecord.model_validate({"merge_onto": report.onto, "merge_dtype": report.dtype, **of_files})
     publication = Publication.model_validate(
         {
             "adapter": name,
@@ -99,7 +99,7 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
             # The configuration and the method are those of the merged adapter.
             "lora": record_of(version),
             "method": version.method,
-            "training": training,
+            "training": record.flat(),
             "metrics": report.metrics,
             "libraries": report.libraries,
             "parents": [Parent(ref=exact_ref(version), relation="merged-from")],
@@ -108,7 +108,8 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
     )
     reported = [*(key for key in ("libraries", "metrics") if getattr(report, key))]
     left_open = [key for key in ("dtype", "onto") if getattr(request.spec, key) == "auto"]
-    reported += [f"training.{key}" for key in (*(f"merge_{key}" for key in left_open), *sorted(read_back))]
+    read_back = sorted(key for key in record.flat() if key.startswith("read_back_"))
+    reported += [f"training.{key}" for key in (*(f"merge_{key}" for key in left_open), *read_back)]
     tokens = next((said[1] for warning in version.warnings or [] if (said := _TOKENS.match(warning))), None)
     made = MergedFrom(
         classifies=is_classifier(version),
@@ -116,7 +117,7 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
         vocabulary=None if tokens is None else int(tokens),
         tokenizer=_tokenizer(session, version),
     )
-    return Settled(publication, made, reported)
+    return SettledMerge(publication, made, reported)
 
 
 def _tokenizer(session: Session, version: Version) -> dict[str, frozenset[str]] | None:

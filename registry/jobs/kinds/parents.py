@@ -19,7 +19,6 @@ from registry.jobs.models import Job
 from registry.jobs.sources import dataset_use
 from registry.principal import SYSTEM, Principal
 from sdk.formats.peft_unusable import changes_base
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.job_requests import ParentChoice, TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
@@ -108,13 +107,13 @@ def _require_unlearnt(session: Session, version: Version, request: TrainingReque
     heart.
     """
     use = dataset_use(session, version)
-    if request.spec.holdout is None or use is None or set(use.digests).isdisjoint(request.digests):
+    if request.spec.hold_out is None or use is None or set(use.digests).isdisjoint(request.digests):
         return
     made = select(Origin.job).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
     job = session.get(Job, session.scalars(made).first() or "")
-    theirs = None if job is None else hold_out_of(training_of(job).spec)
+    theirs = None if job is None else training_of(job).spec.hold_out
     # From a different set of rows, different ones are held out.
-    if theirs == hold_out_of(request.spec) and use.digests == request.digests:
+    if theirs == request.spec.hold_out and use.digests == request.digests:
         return
     held = (
         "none of its rows"

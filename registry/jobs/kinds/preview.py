@@ -11,10 +11,10 @@ from registry.catalog.versions.kinds import require_adapter
 from registry.datasets.finding import is_given
 from registry.errors import Invalid
 from registry.jobs.base_contents import PinnedBase
-from registry.jobs.kinds.rules import CompletionServices, Difference, HandedIn, JobKindRules, require_none
+from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules, Mismatch, require_none
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
-from registry.jobs.sources import Inputs, base_source, dataset_use
+from registry.jobs.sources import JobInputs, base_source, dataset_use
 from registry.principal import Principal
 from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview
@@ -58,10 +58,10 @@ def _pin(session: Session, request: PreviewJobRequest, who: Principal, embedded:
     return Pinned(request.model_copy(update=update), namespace, subject, pinned)
 
 
-def _assign(session: Session, request: PreviewJobRequest, job: Job) -> Inputs:
+def _assign(session: Session, request: PreviewJobRequest, job: Job) -> JobInputs:
     if request.base is None:
         raise Invalid("a preview whose base was not pinned")
-    return Inputs(base=base_source(session, request.base, job.namespace))
+    return JobInputs(base=base_source(session, request.base, job.namespace))
 
 
 def _keep(services: CompletionServices, request: PreviewJobRequest, done: HandedIn) -> None:
@@ -76,7 +76,7 @@ def _keep(services: CompletionServices, request: PreviewJobRequest, done: Handed
         done.succeed(session, {"preview": preview.model_dump(mode="json")})
 
 
-def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Difference]:
+def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Mismatch]:
     """In what way the shown rows aren't those that were asked for, are rendered differently, or contradict
     themselves.
     """
@@ -85,20 +85,20 @@ def _differences(request: PreviewJobRequest, preview: Preview) -> Iterator[Diffe
     shown = list(dict.fromkeys(text.row for text in preview.rows))
     # If there isn't room for all, the last ones are left out; each row becomes at least one text.
     if shown != (asked[: len(shown)] if preview.left_out > 0 else asked) or preview.left_out < 0:
-        yield Difference("rows", asked, shown)
+        yield Mismatch("rows", asked, shown)
     if request.loss_on not in (None, preview.loss_on):
-        yield Difference("loss_on", request.loss_on, preview.loss_on)
+        yield Mismatch("loss_on", request.loss_on, preview.loss_on)
     if not 0 < preview.max_length <= request.max_length:
-        yield Difference("max_length", request.max_length, preview.max_length)
+        yield Mismatch("max_length", request.max_length, preview.max_length)
     if preview.rendering.template_date not in (None, request.template_date):
-        yield Difference("template_date", request.template_date, preview.rendering.template_date)
+        yield Mismatch("template_date", request.template_date, preview.rendering.template_date)
     if preview.rendering.columns != request.columns:
-        yield Difference("columns", request.columns, preview.rendering.columns)
+        yield Mismatch("columns", request.columns, preview.rendering.columns)
     for text in preview.rows:
         ends = [0, *(end for span in text.supervised for end in span), len(text.text)]
         parts = "".join(text.text[start:end] for start, end in text.supervised)
         if ends != sorted(ends) or parts != text.supervised_text:
-            yield Difference(f"supervised_text of row {text.row}", parts, text.supervised_text)
+            yield Mismatch(f"supervised_text of row {text.row}", parts, text.supervised_text)
 
 
 PREVIEW = JobKindRules(

@@ -21,7 +21,7 @@ from registry.jobs import attempts
 from registry.jobs.forecasts import Estimate, require_memory
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
-from registry.jobs.sources import Inputs
+from registry.jobs.sources import JobInputs
 from registry.principal import Principal
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobSubmission, JobView, QueueName
@@ -93,7 +93,7 @@ class JobKindRules(Generic[R]):
     #: reach.
     pin: Callable[[Session, R, Principal, bool], Pinned[R]]
     #: What a worker is given. Raises NotFound if something is gone by now, Unreadable.
-    assign: Callable[[Session, R, Job], Inputs]
+    assign: Callable[[Session, R, Job], JobInputs]
     #: Checks the result against the request and applies its effects; calls `succeed` in its last transaction. Raises a
     #: RegistryError to refuse the result.
     complete: Callable[[CompletionServices, R, HandedIn], None]
@@ -119,7 +119,7 @@ class JobKindRules(Generic[R]):
         return str(self.request.model_fields["kind"].default)
 
 
-class Difference(NamedTuple):
+class Mismatch(NamedTuple):
     """One thing that is not as asked for."""
 
     #: The field, as the job's request or the record names it.
@@ -128,7 +128,7 @@ class Difference(NamedTuple):
     handed_in: Any
 
 
-def require_none(differences: Iterable[Difference]) -> None:
+def require_none(differences: Iterable[Mismatch]) -> None:
     """Raise Verification if a result is not what was asked for; the first difference is named."""
     found = next(iter(differences), None)
     if found is not None:

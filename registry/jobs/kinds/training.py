@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Origin
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_of
+from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_to_change
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.database import Database
 from registry.db.stored_json import table
@@ -27,17 +27,18 @@ from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective
 from registry.jobs.peaks import note_peak
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_causal, today
-from registry.jobs.sources import Inputs, base_source, version_source
+from registry.jobs.sources import JobInputs, base_source, version_source
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
+from sdk.schemas.held_out import both_held_out
 from sdk.schemas.job_requests import TrainingRequest
-from sdk.schemas.recorded import RAN_WITH, RecordedTraining
-from sdk.schemas.training import TrainingSpec, both_held_out, clash_of
-from sdk.schemas.training_report import held_out_warning
+from sdk.schemas.recorded import RecordedTraining
+from sdk.schemas.training import TrainingSpec, clash_of
+from sdk.schemas.version_records import TrainingRecord
 
 _DATASETS = ("data", "eval_data", "sources")
 _DEFAULT_LENGTH = TrainingSpec().max_length
@@ -48,11 +49,9 @@ _MOST_LIBRARIES = 40
 
 
 def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: bool) -> Pinned[TrainingRequest]:
-    namespace = space_of(request.adapter)
-    missing = f"there is no adapter {request.adapter!r} that this token may see; choose another name"
-    who.require("write", namespace, missing=missing, param="adapter")
+    namespace = space_to_change(request.adapter, who)
     require_name_of_kind(session, request.adapter, "adapter")
-    if request.eval_data is not None and request.spec.holdout is not None:
+    if request.eval_data is not None and request.spec.hold_out is not None:
         raise Invalid(both_held_out(), param="spec.holdout")
     named = pin_data(session, request, ("data", "eval_data"), who, namespace)
     sources = pin_sources(session, request, who, namespace)
@@ -87,7 +86,7 @@ def _examine(db: Database, pinned: Pinned[TrainingRequest]) -> Examined[Training
     if request.parent is not None:
         require_same_lora(db, request.parent, spec)
     estimate = of_training(base, spec, packed=packed)
-    return Examined(request, estimate if spec.optim == "adamw" else estimate.on_cards())
+    return Examined(request, estimate.on_cards() if spec.optimizer.needs_card else estimate)
 
 
 def _require_positions(spec: TrainingSpec, base: BaseContents) -> None:
@@ -111,10 +110,10 @@ def _require_targets(base: BaseContents, spec: TrainingSpec) -> None:
         raise Invalid(f"{unfit.param} {unfit.said}", param=f"spec.{unfit.param}")
 
 
-def _assign(session: Session, request: TrainingRequest, job: Job) -> Inputs:
+def _assign(session: Session, request: TrainingRequest, job: Job) -> JobInputs:
     base = base_source(session, request.base, job.namespace)
     parents = [] if request.parent is None else [version_source(session, request.parent.ref, job.namespace)]
-    return Inputs(base=base, checkpoint=resume_point(session, job, request), targets=parents)
+    return JobInputs(base=base, checkpoint=resume_point(session, job, request), targets=parents)
 
 
 def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
@@ -138,14 +137,14 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         reported=reported,
         action="work",
     ) as (session, published):
-        note_peak(session, job.id, settled.metrics, settled.training or {})
+        note_peak(session, job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
             "ref": published.version.ref,
             "digest": published.version.digest,
             "existing": published.existing,
             "metrics": settled.metrics,
         }
-        warnings = [warning] if (warning := held_out_warning(settled.training or {})) is not None else []
+        warnings = [warning] if (warning := settled.record.held_out_warning) is not None else []
         if request.like is not None:
             result["same"] = published.version.digest == request.like.digest
             if not result["same"]:
@@ -175,9 +174,10 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
     job = None if made is None or made.job is None else session.get(Job, made.job)
     if made is None or job is None or job.kind != request.kind:
         raise Invalid(f"no training of this registry made {ref}, so none is made again; leave like out", param="like")
-    if "checkpoint_step" in table(made.training):
+    record = TrainingRecord.read(table(made.training))
+    if record.checkpoint_step is not None:
         raise Invalid(
-            f"{ref} was published from a checkpoint, at step {table(made.training)['checkpoint_step']}, and a training goes on to its end; "
+            f"{ref} was published from a checkpoint, at step {record.checkpoint_step}, and a training goes on to its end; "
             "name a version that its training ended with",
             param="like",
         )
@@ -195,12 +195,12 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
             f"{ref} was trained with another {', '.join(others)}, so this is not its training; leave these options out, or leave like out",
             param="like",
         )
-    said, libraries = table(made.training), sorted(table(made.libraries).items())
+    libraries = sorted(table(made.libraries).items())
     ran_with: dict[str, Any] = {
         **dict(libraries[:_MOST_LIBRARIES]),
         "base": version.base_id,
         "base_revision": version.base_revision,
-        **{name: said[name] for name in RAN_WITH if name in said},
+        **record.ran_with(),
     }
     like = RecordedTraining(ref=ref, digest=version.digest, ran_with=ran_with)
     return request.model_copy(update={"like": like, "template_date": theirs.template_date})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry.errors import Verification
-from registry.jobs.kinds.rules import Difference, require_none
+from registry.jobs.kinds.rules import Mismatch, require_none
 from sdk.formats.objectives import TASK_TYPES, Objective
 from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all
@@ -13,33 +13,17 @@ from sdk.schemas.catalog import Parent, Publication, VersionView
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.option_types import TARGET_PRESETS, is_pattern
+from sdk.schemas.option_types import TARGET_PRESETS, is_pattern, options_of
 from sdk.schemas.probe import LEAST_LOGIT_GAP
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
-#: Options that can't be checked by anything that is handed in, except for what the worker says.
-_ONLY_SAID = frozenset(
-    {
-        "adam_beta1",
-        "adam_beta2",
-        "beta",
-        "eva_rho",
-        "holdout",
-        "holdout_by",
-        "holdout_seed",
-        "init_lora_weights",
-        "loraplus_lr_ratio",
-        "max_grad_norm",
-        "neftune_noise_alpha",
-        "optim",
-        "packing",
-        "weight_decay",
-    }
-)
+#: Options that nothing but the record of a training shows.
+_ONLY_SAID = frozenset(name for name, option in options_of(TrainingSpec).items() if option.alone)
 #: Names under which a record, or a request, says what a version is and where it comes from: the registry knows that, and
 #: a worker may only say what was asked for.
 _REGISTRY_S = frozenset({*VersionView.model_fields, *TrainingRequest.model_fields, "reference"})
@@ -57,7 +41,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     said = publication.training or {}
     require_none(_of_training(request, publication.manifest, publication.lora, publication.quantization, said))
     require_none(_of_publication(request, publication))
-    asked = _asked(request.spec, publication.lora, said)
+    asked = _asked(request.spec, publication.lora, publication.record)
     if request.eval_data is not None:
         # Two losses can only be compared if they were computed on the same rows.
         asked["eval_data"] = request.eval_data
@@ -94,14 +78,14 @@ def require_asked(request: TrainingRequest, manifest: Manifest, report: Training
     require_none(_of_training(request, manifest, report.lora, report.quantization, report.training))
 
 
-def _asked(spec: TrainingSpec, lora: LoraConfig, said: dict[str, JsonScalar]) -> dict[str, JsonScalar]:
+def _asked(spec: TrainingSpec, lora: LoraConfig, record: TrainingRecord) -> dict[str, JsonScalar]:
     """What a spec says about a training, under the names that records use; also its objective if that follows from the
     rows, which perhaps only the worker has seen.
     """
-    return spec.recorded() | {"objective": spec.objective or _found(lora, said.get("objective"))}
+    return spec.recorded() | {"objective": spec.objective or _found(lora, record.objective)}
 
 
-def _found(lora: LoraConfig, said: JsonScalar) -> Objective:
+def _found(lora: LoraConfig, said: Objective | None) -> Objective:
     """Return the objective of a training for which none was asked: what its worker says, if that fits its task."""
     possible = [name for name, task in TASK_TYPES.items() if task == lora.task_type]
     return next((name for name in possible if name == said), "classify" if possible == ["classify"] else "sft")
@@ -121,51 +105,52 @@ def _of_training(
     lora: LoraConfig,
     recipe: QuantizationRecipe | None,
     training: dict[str, JsonScalar],
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     spec = request.spec
     # The worker computes the fingerprint of a base that was named by its place on a hub.
     if request.base.fingerprint not in (None, manifest.base_fingerprint):
-        yield Difference("base", request.base.fingerprint, manifest.base_fingerprint)
+        yield Mismatch("base", request.base.fingerprint, manifest.base_fingerprint)
     if (recipe is not None) != (spec.method == "qlora"):
-        yield Difference("method", spec.method, "lora" if recipe is None else "qlora")
+        yield Mismatch("method", spec.method, "lora" if recipe is None else "qlora")
     if recipe is not None and recipe.storage_dtype is None:
         # The training quantised the base itself.
         if recipe.type != spec.quant_type:
-            yield Difference("quantization.type", spec.quant_type, recipe.type)
+            yield Mismatch("quantization.type", spec.quant_type, recipe.type)
         if recipe.double_quant != spec.packs_scales:
-            yield Difference("quantization.double_quant", spec.packs_scales, recipe.double_quant)
+            yield Mismatch("quantization.double_quant", spec.packs_scales, recipe.double_quant)
     yield from lora_differences(spec, lora)
-    asked = _asked(spec, lora, training)
+    record = TrainingRecord.read(training)
+    asked = _asked(spec, lora, record)
     for name, value in asked.items():
         if name in training and training[name] != value:
-            yield Difference(name, value, training[name])
+            yield Mismatch(name, value, training[name])
     yield from _of_nobody(request, asked, training)
     # A worker that doesn't know an option ignores it, and trains something else.
     for name in sorted(_ONLY_SAID & spec.chosen):
         if training and name not in training:
-            yield Difference(name, _asked(spec, lora, training)[name], None)
+            yield Mismatch(name, asked[name], None)
     # A base may have fewer positions than were asked for.
-    length = training.get("max_length", spec.max_length)
-    if not isinstance(length, int) or not 0 < length <= spec.max_length:
-        yield Difference("max_length", spec.max_length, length)
+    length = record.max_length
+    if "max_length" in training and (length is None or length > spec.max_length):
+        yield Mismatch("max_length", spec.max_length, length)
 
 
 def _of_nobody(
     request: TrainingRequest, asked: dict[str, JsonScalar], training: dict[str, JsonScalar]
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     """Yield what a worker says of a training that only the registry says, or that was not asked for."""
     for name in sorted(training.keys() & TrainingSpec.model_fields.keys() - asked.keys() - _LEFT_OPEN):
         if training[name] != (value := getattr(request.spec, name)):
-            yield Difference(name, value, training[name])
+            yield Mismatch(name, value, training[name])
     for name in sorted(training.keys() & _REGISTRY_S - asked.keys()):
         if name != "reference" or training[name] != "parent" or not _learns_from_parent(request, asked):
-            yield Difference(f"training.{name}", None, training[name])
+            yield Mismatch(f"training.{name}", None, training[name])
 
 
-def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Difference]:
+def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Mismatch]:
     """Compare a LoRA record with a spec; the rest was not asked for, and admission compares it with the bytes."""
     if spec.objective is not None and lora.task_type != TASK_TYPES[spec.objective]:
-        yield Difference("lora.task_type", TASK_TYPES[spec.objective], lora.task_type)
+        yield Mismatch("lora.task_type", TASK_TYPES[spec.objective], lora.task_type)
     # The head of a classification is not the base's, so its name follows from the model.
     head = set(lora.modules_to_save) - set(spec.saved_modules) if lora.task_type == TASK_TYPES["classify"] else set()
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
@@ -174,52 +159,43 @@ def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Differenc
     exact = _names_modules(spec)
     targets = named - parameters if exact else set(lora.target_modules)
     if not exact and not mean_all(spec.targets, spec.exclude, lora.target_modules, layers=spec.layers):
-        yield Difference("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
-    moved = spec.eva_rho > 1 and is_redistribution(spec, lora)
+        yield Mismatch("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
+    # EVA finds each module's rank from the rows.
+    moved = ("rank_pattern", "alpha_pattern") if spec.moves_ranks and is_redistribution(spec, lora) else ()
     asked = LoraConfig(
-        rank=spec.rank,
-        alpha=spec.resolved_alpha,
-        dropout=spec.dropout,
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
-        # EVA finds each module's rank from the rows.
-        rank_pattern=lora.rank_pattern if moved else spec.ranks,
-        alpha_pattern=lora.alpha_pattern if moved else spec.alphas,
-        use_rslora=spec.use_rslora,
-        use_dora=spec.use_dora,
-        bias=spec.bias,
         modules_to_save=sorted({*head, *spec.saved_modules}),
-        trainable_token_indices=spec.tokens,
-        **{name: getattr(lora, name) for name in _OF_THE_BASE},
+        **{**spec.of_lora, **{name: getattr(lora, name) for name in (*_OF_THE_BASE, *moved)}},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
     for name, value in asked:
         if (given := getattr(handed_in, name)) != value:
-            yield Difference(f"lora.{name}", value, given)
+            yield Mismatch(f"lora.{name}", value, given)
 
 
-def _of_publication(request: TrainingRequest, publication: Publication) -> Iterator[Difference]:
+def _of_publication(request: TrainingRequest, publication: Publication) -> Iterator[Mismatch]:
     used = None if publication.dataset is None else publication.dataset.digest
     if used != request.data:
-        yield Difference("dataset", request.data, used)
+        yield Mismatch("dataset", request.data, used)
     asked = [(source.data, source.weight) for source in request.sources or ()]
     sources = (None if publication.dataset is None else publication.dataset.sources) or ()
     if asked != (given := [(source.digest, source.weight) for source in sources]):
-        yield Difference("dataset.sources", asked, given)
+        yield Mismatch("dataset.sources", asked, given)
     rendering = None if publication.dataset is None else publication.dataset.rendering
     day = None if rendering is None else rendering.template_date
     if day is not None and request.template_date not in (None, day):
-        yield Difference("template_date", request.template_date, day)
+        yield Mismatch("template_date", request.template_date, day)
     if rendering is not None and rendering.columns != request.spec.columns:
-        yield Difference("dataset.rendering.columns", request.spec.columns, rendering.columns)
+        yield Mismatch("dataset.rendering.columns", request.spec.columns, rendering.columns)
     if publication.method not in (None, request.spec.method):
-        yield Difference("method", request.spec.method, publication.method)
+        yield Mismatch("method", request.spec.method, publication.method)
     labels = None if publication.dataset is None else publication.dataset.labels
     if (labels is not None) != (publication.lora.task_type == TASK_TYPES["classify"]):
-        yield Difference("dataset.labels", publication.lora.task_type, labels)
+        yield Mismatch("dataset.labels", publication.lora.task_type, labels)
     for name in _NEVER_ASKED:
         if given := getattr(publication, name):
-            yield Difference(name, None, given)
+            yield Mismatch(name, None, given)
 
 
 def _reported(publication: Publication, asked: dict[str, JsonScalar], *, named: bool) -> list[str]:

@@ -7,7 +7,7 @@ import click
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_done, print_rows
 from sdk.cli.support.session import open_client
-from sdk.schemas.aliases import AliasView
+from sdk.schemas.aliases import AliasMoveView, AliasView
 
 _expect = click.option("--expect", metavar="vN", help="Only if the alias names this version now; 0 for none.")
 _reason = click.option("--reason", default="", help="The reason; kept in the history.")
@@ -51,10 +51,10 @@ def alias_list(name: str, style: str) -> None:
       adapterctl alias list code-review
     """
     with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.aliases(name)]
+        aliases = client.aliases(name)
     columns = ["alias", "ref", "protected", "moved_by", "moved_at"]
     empty = f"no aliases; set one with: adapterctl alias set {name} production vN"
-    print_rows(style, rows, columns, key="alias", empty=empty)
+    print_rows(style, aliases, columns, key="alias", empty=empty)
 
 
 @alias_command.command(name="history")
@@ -69,12 +69,13 @@ def alias_history(name: str, alias: str | None, style: str) -> None:
       adapterctl alias history code-review production
     """
     with open_client() as client:
-        moves = client.alias_history(name, alias)
-    rows = [move.model_dump(mode="json") for move in moves]
-    if style != "json":
-        rows = [{**row, "from": _version(row["from_number"]), "to": _version(row["to_number"])} for row in rows]
+        moves = client.aliases.history(name, alias)
     columns = ["moved_at", *([] if alias else ["alias"]), "kind", "from", "to", "moved_by", "reason"]
-    print_rows(style, rows, columns, key="to", empty="no alias was ever set")
+    print_rows(style, moves, columns, key="to", empty="no alias was ever set", shown=_numbers)
+
+
+def _numbers(move: AliasMoveView) -> dict[str, str]:
+    return {"from": _version(move.from_number), "to": _version(move.to_number)}
 
 
 def _version(number: int | None) -> str:
@@ -97,7 +98,7 @@ def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, 
     """
     confirm(f"remove {name}@{alias}?", yes=yes)
     with open_client() as client:
-        client.remove_alias(name, alias, expect=expect, reason=reason)
+        client.aliases.remove(name, alias, expect=expect, reason=reason)
     again = f"{name}@{alias} is removed; set it again with: adapterctl alias set {name} {alias} vN"
     print_done(style, {"adapter": name, "alias": alias, "removed": True}, None, again)
 
@@ -115,7 +116,7 @@ def alias_protect(scope: str, alias: str, style: str) -> None:
       adapterctl alias protect 'team/*' production
     """
     with open_client() as client:
-        view = client.protect_alias(scope, alias)
+        view = client.aliases.protect(scope, alias)
     now = f"only promoters and admins can move {scope}@{alias} from now on"
     print_done(style, view.model_dump(mode="json"), f"{scope}@{alias}", now)
 
@@ -132,7 +133,7 @@ def alias_unprotect(scope: str, alias: str, style: str) -> None:
       adapterctl alias unprotect 'team/*' production
     """
     with open_client() as client:
-        client.unprotect_alias(scope, alias)
+        client.aliases.unprotect(scope, alias)
     now = f"every writer can move {scope}@{alias} again, unless a wider scope protects it"
     print_done(style, {"scope": scope, "alias": alias, "protected": False}, None, now)
 
@@ -147,12 +148,12 @@ def alias_protected(style: str) -> None:
       adapterctl alias protected
     """
     with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.protected_aliases()]
-    if style == "quiet":
-        rows = [{"scoped": f"{row['scope']}@{row['alias']}"} for row in rows]
+        protected = client.aliases.protected()
     columns = ["scope", "alias", "created_by", "created_at"]
     empty = "no alias is protected; protect one with: adapterctl alias protect NAME production"
-    print_rows(style, rows, columns, key="scoped", empty=empty)
+    print_rows(
+        style, protected, columns, key="name", empty=empty, shown=lambda one: {"name": f"{one.scope}@{one.alias}"}
+    )
 
 
 @click.command(name="promote")

@@ -42,19 +42,12 @@ from sdk.schemas.lora_config import QuantizationRecipe
 def push_command(
     folder: str,
     name: str | None,
-    base: str | None,
-    base_namespace: str | None,
-    published: bool | None,
     quantized: str | None,
-    base_revision: str | None,
-    description: str,
-    sign: str | None,
-    tags: dict[str, str],
-    expand_patterns: bool,
     tree: bool,
     namespace: str | None,
     versions: bool,
     style: str,
+    **given: Any,
 ) -> None:
     """Publish the adapter in FOLDER, as PEFT's save_pretrained wrote it, as the next version of NAME.
 
@@ -77,26 +70,14 @@ def push_command(
         raise click.UsageError(
             "--tree takes a folder on this machine; push adapters from a hub one by one, each with its NAME"
         )
-    given: dict[str, Any] = {
-        "base": base,
-        "base_namespace": base_namespace,
-        "published": published,
-        "method": {"none": "lora", None: None}.get(quantized, "qlora"),
-        "quantization": None if quantized in (None, "none") else QuantizationRecipe.model_validate({"type": quantized}),
-        "base_revision": base_revision,
-        "description": description,
-        "tags": tags,
-        "sign": sign,
-        "sign_password": ask_password(sign),
-        "expand_patterns": expand_patterns,
-    }
+    recipe = None if quantized in (None, "none") else QuantizationRecipe.model_validate({"type": quantized})
+    given |= {"method": {"none": "lora", None: None}.get(quantized, "qlora"), "quantization": recipe}
+    given["sign_password"] = ask_password(given["sign"])
     if name is None:
         _push_tree(folder, namespace, versions, given, style)
         return
     with open_client() as client:
-        report = client.push_with_report(
-            folder, name, **given, ask_revision=_ask_revision if sys.stdin.isatty() else None
-        )
+        report = client.versions.push(folder, name, **given, ask_revision=_ask_revision if sys.stdin.isatty() else None)
     if report.left_out:
         more = ", …" if len(report.left_out) > 8 else ""
         say(f"left out, since a version doesn't need them: {', '.join(report.left_out[:8])}{more}")
@@ -126,7 +107,7 @@ def _say_unknown(unknown: list[str]) -> None:
 
 def _push_tree(folder: str, namespace: str | None, versions: bool, given: dict[str, Any], style: str) -> None:
     with open_client() as client, counting("pushing", "adapters") as counted:
-        results = client.push_tree(folder, namespace=namespace, versions=versions, on_folder=counted, **given)
+        results = client.versions.push_tree(folder, namespace=namespace, versions=versions, on_folder=counted, **given)
     rows = [{key: value for key, value in asdict(result).items() if key != "exit_code"} for result in results]
     refused = [result for result in results if result.outcome == "refused"]
     done = [row for row in rows if row["outcome"] != "refused"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from sdk.cli.support.options import take_moment
 from sdk.cli.support.output import format_option, human_bytes, print_rows
 from sdk.cli.support.session import open_client
+from sdk.schemas.access import AuditView
 
 
 @click.command(name="audit")
@@ -29,17 +29,7 @@ from sdk.cli.support.session import open_client
 @click.option("--until", callback=take_moment, metavar="TIME", help="Before this, likewise.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
 @format_option
-def audit_command(
-    actor: str | None,
-    token: str | None,
-    action: str | None,
-    subject: str | None,
-    namespace: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
-    style: str,
-) -> None:
+def audit_command(style: str, **given: Any) -> None:
     """List who changed what in the namespaces that you administer, newest first; times are UTC.
 
     \b
@@ -49,27 +39,16 @@ def audit_command(
       adapterctl audit --actor ci-review --since 2026-01-01 --format json
     """
     with open_client() as client:
-        entries = client.audit(
-            actor=actor,
-            token=token,
-            action=action,
-            subject=subject,
-            namespace=namespace,
-            since=since,
-            until=until,
-            limit=limit,
-        )
-    rows = [entry.model_dump(mode="json") for entry in entries]
-    if style == "table":
-        rows = [
-            # The name may have belonged to another token before.
-            {**row, "time": row["at"], "change": brief(row["before"], row["after"])}
-            | ({"actor": f"{row['actor']} ({row['token'][:8]})"} if row["token"] else {})
-            for row in rows
-        ]
+        entries = client.audit(**given)
     columns = ["time", "actor", "action", "subject", "change"]
     empty = "there is no such change, or none that you may see"
-    print_rows(style, rows, columns, key="id", empty=empty, cut="change")
+    print_rows(style, entries, columns, key="id", empty=empty, cut="change", shown=_shown)
+
+
+def _shown(entry: AuditView) -> dict[str, Any]:
+    # The name may have belonged to another token before.
+    token = {"actor": f"{entry.actor} ({entry.token[:8]})"} if entry.token else {}
+    return {"time": entry.at.isoformat(), "change": brief(entry.before, entry.after), **token}
 
 
 #: Keys of an entry that its row shows already, or that nobody looks for in a table.

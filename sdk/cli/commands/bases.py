@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 import click
 
 from sdk.cli.support.options import confirm, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_made, print_rows, say
+from sdk.cli.support.output import (
+    format_option,
+    human_bytes,
+    print_done,
+    print_facts,
+    print_made,
+    print_one,
+    print_rows,
+    say,
+)
 from sdk.cli.support.session import open_client
 from sdk.schemas.catalog import BaseView
 
@@ -62,7 +71,7 @@ def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | No
       adapterctl base add ./SmolLM2-135M-Instruct --upload --namespace team
     """
     with open_client() as client:
-        view = client.add_base(folder, id=base_id, upload=upload, namespace=namespace)
+        view = client.bases.add(folder, id=base_id, upload=upload, namespace=namespace)
     _show_named(view, style)
 
 
@@ -99,7 +108,7 @@ def base_fix(
     """
     space = _space(namespace, published)
     with open_client() as client:
-        view = client.fix_base(name, namespace=space, id=base_id, location=location, forget_files=forget_files)
+        view = client.bases.fix(name, namespace=space, id=base_id, location=location, forget_files=forget_files)
     _show_named(view, style)
 
 
@@ -120,11 +129,10 @@ def base_rm(name: str, namespace: str | None, published: bool, yes: bool, style:
     space = _space(namespace, published)
     confirm(f"remove the base {name}, so that nobody can make versions over it any more?", yes=yes)
     with open_client() as client:
-        client.remove_base(name, namespace=space)
-    if style == "json":
-        print_json({"base": name, "removed": True})
-    else:
-        say(f"{name} is removed; its files go with the next: adapterctl gc")
+        client.bases.remove(name, namespace=space)
+    print_done(
+        style, {"base": name, "removed": True}, None, f"{name} is removed; its files go with the next: adapterctl gc"
+    )
 
 
 @base_command.command(name="list")
@@ -158,11 +166,7 @@ def base_show(name: str, namespace: str | None, published: bool, style: str) -> 
       adapterctl base show SmolLM2-135M-Instruct --format json
     """
     with open_client() as client:
-        view = client.base(name, base_namespace=_space(namespace, published))
-    if style == "json":
-        print_json(view.model_dump(mode="json"))
-    elif style == "quiet":
-        click.echo(view.fingerprint)
-    else:
-        shown = view.model_dump(mode="json", exclude={"config", "size_bytes", "replaces"})
-        print_facts([*shown.items(), ("size", human_bytes(view.size_bytes))])
+        view = client.bases.get(name, base_namespace=_space(namespace, published))
+    shown = view.model_dump(mode="json", exclude={"config", "size_bytes", "replaces"})
+    facts = [*shown.items(), ("size", human_bytes(view.size_bytes))]
+    print_one(style, view, view.fingerprint, lambda: print_facts(facts))

@@ -9,7 +9,7 @@ import click
 from sdk.cli.support.options import confirm, parse_size, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
 from sdk.pulling.cache import Cache
-from sdk.pulling.cache_maintenance import Entry, entries, plan_prune, prune, verify
+from sdk.pulling.cache_maintenance import CacheEntry, entries, plan_prune, prune, verify
 
 _COLUMNS = ["kind", "digest", "size", "last_used", "refs"]
 
@@ -19,7 +19,7 @@ def cache_command() -> None:
     """List, verify and prune the local cache."""
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: CacheEntry) -> dict[str, Any]:
     return {
         "kind": entry.kind,
         "digest": entry.digest,
@@ -106,7 +106,7 @@ def cache_prune(
     cache = Cache()
     plan = plan_prune(entries(cache), keep=keep, keep_days=keep_days, max_bytes=max_size)
     gone = plan.removed
-    held: list[Entry] = []
+    held: list[CacheEntry] = []
     if not dry_run and plan.removed:
         confirm(f"take {len(plan.removed)} entries ({human_bytes(plan.size_bytes)}) from the cache?", yes=yes)
         gone, held = prune(cache, plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,17 @@ from sdk.cli.support.output import format_option, human_bytes, print_facts, prin
 from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
-from sdk.schemas.scores import Contamination, briefly
-from sdk.schemas.training_report import held_out_warning
+from sdk.schemas.scores import briefly
+from sdk.schemas.version_records import RELEASES, CombineRecord, MergeRecord, TrainingRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdk.schemas.catalog import VersionView
+    from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+    from sdk.schemas.probe import VersionNorms
+    from sdk.schemas.scores import EvaluationView
+    from sdk.schemas.training_report import DatasetUse, SourceUse
 
 
 @click.command(name="show")
@@ -32,18 +41,14 @@ def show_command(ref: str, style: str) -> None:
     """
     with open_client() as client:
         version = client.get(ref)
-        shown = version.as_dict()
         if style == "json":
-            shown["compat"] = by_engine(client, version)
-    if style == "json":
-        print_json(shown)
-    elif style == "quiet":
-        click.echo(version.ref)
-    else:
-        print_facts(_facts(shown))
-        if shown["evaluations"]:
-            click.echo()
-            click.echo(_scores(shown["evaluations"]))
+            print_json({**version.as_dict(), "compat": by_engine(client, version)})
+        elif style == "quiet":
+            click.echo(version.ref)
+        else:
+            print_facts(_facts(version.info, version.norms))
+            if evaluations := version.evaluations:
+                click.echo(f"\n{_scores(evaluations)}")
 
 
 #: The most labels that are shown.
@@ -59,35 +64,35 @@ _STATES = {
 }
 
 
-def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
-    base, lora, recipe, data = shown["base"], shown["lora"], shown["quantization"], shown["dataset"]
-    metrics = shown["metrics"]
-    facts = [
-        ("ref", shown["ref"]),
-        ("digest", shown["digest"]),
-        ("state", f"{shown['state']}{_STATES.get(shown['state'], '')}"),
-        *([("refused", shown["refusal"])] if shown["refusal"] else []),
-        *(("warning", warning) for warning in _warnings(shown)),
-        ("aliases", shown["aliases"]),
-        ("created", f"{shown['created_at'][:16].replace('T', ' ')} by {shown['created_by']}"),
-        ("base", f"{base['id']}{'@' + base['revision'][:12] if base['revision'] else ''} ({base['architecture']})"),
-        ("fingerprint", base["fingerprint"]),
-        *([("objective", objective)] if (objective := (shown["training"] or {}).get("objective")) else []),
-        *([("reference", said)] if (said := (shown["training"] or {}).get("reference")) else []),
-        *(("continues", one["ref"]) for one in shown["parents"] if one["relation"] == "continued-from"),
+def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, Any]]:
+    base, lora, recipe, data = shown.base, shown.lora, shown.quantization, shown.dataset
+    metrics, record = shown.metrics, shown.record
+    facts: list[tuple[str, Any]] = [
+        ("ref", shown.ref),
+        ("digest", shown.digest),
+        ("state", f"{shown.state}{_STATES.get(shown.state, '')}"),
+        *([("refused", shown.refusal)] if shown.refusal else []),
+        *(("warning", warning) for warning in (*shown.warnings, record.held_out_warning) if warning is not None),
+        ("aliases", shown.aliases),
+        ("created", f"{shown.created_at:%Y-%m-%d %H:%M} by {shown.created_by}"),
+        ("base", f"{base.id}{'@' + base.revision[:12] if base.revision else ''} ({base.architecture})"),
+        ("fingerprint", base.fingerprint),
+        *([("objective", record.objective)] if record.objective else []),
+        *([("reference", record.reference)] if record.reference else []),
+        *(("continues", one.ref) for one in shown.parents if one.relation == "continued-from"),
         *(("combined", said) for said in _combined(shown)),
         *_merged(shown),
-        ("method", shown["method"]),
-        ("lora", f"rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}{_variant(lora)}"),
-        ("targets", _first([*lora["target_modules"], *lora["target_parameters"]])),
-        *([] if shown["kind"] == "merged" else [("quantised", _quantised(shown["method"], recipe))]),
+        ("method", shown.method),
+        ("lora", f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}{_variant(lora)}"),
+        ("targets", _first([*lora.target_modules, *lora.target_parameters])),
+        *([] if shown.kind == "merged" else [("quantised", _quantised(shown.method, recipe))]),
         *(("weights", held) for held in _held(metrics)),
-        ("size", human_bytes(sum(file["size_bytes"] for file in shown["files"]))),
+        ("size", human_bytes(sum(file.size_bytes for file in shown.files))),
     ]
     if data is not None:
-        which = data["digest"][:12] if not data.get("sources") else f"{len(data['sources'])} datasets"
-        facts.append(("data", f"{which}, {data['rows']} rows, {_learnt(data)}"))
-        facts += [("", _source(source)) for source in data.get("sources") or ()]
+        which = f"{len(data.sources)} datasets" if data.sources else data.digest[:12]
+        facts.append(("data", f"{which}, {data.rows} rows, {_learnt(data)}"))
+        facts += [("", _source(source)) for source in data.sources or ()]
     if "loss" in metrics:
         facts.append(("train loss", metrics["loss"]))
     if "eval_accuracy" in metrics:
@@ -102,44 +107,40 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, Any]]:
         )
         facts.append(("held-out rows", preferred))
     if (losses := held_out_loss(metrics)) is not None:
-        rows = shown["training"].get("held_out_rows")
-        over = "" if rows is None else f" over {rows} rows"
+        over = "" if record.held_out_rows is None else f" over {record.held_out_rows} rows"
         facts.append(("held-out loss", f"{losses}{over}"))
-    facts += [*_added(shown), *(("probe", said) for said in _moved(metrics))]
+    facts += [*_added(norms), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:
         facts.append(
             ("trained in", f"{metrics['train_s']:.0f} s, peak {human_bytes(metrics.get('peak_memory_bytes', 0))}")
         )
-    if shown["job"] is not None:
-        facts.append(("job", f"{shown['job']['id']}, attempt {shown['job']['attempt']}"))
-    if shown["unknown"]:
-        facts.append(("not known", [name.replace("_", " ") for name in shown["unknown"]]))
-    if shown["tags"]:
-        facts.append(("tags", [f"{key}={value}" for key, value in shown["tags"].items()]))
-    if shown["description"]:
-        facts.append(("description", _line(shown["description"])))
-    if shown["notes"]:
-        last = shown["notes"][-1]
-        facts.append(("notes", f"{len(shown['notes'])}, the last by {last['written_by']}: {_line(last['text'])}"))
+    if releases := _releases(record):
+        facts.append(("trained by", releases))
+    if shown.job is not None:
+        facts.append(("job", f"{shown.job.id}, attempt {shown.job.attempt}"))
+    if shown.unknown:
+        facts.append(("not known", [name.replace("_", " ") for name in shown.unknown]))
+    if shown.tags:
+        facts.append(("tags", [f"{key}={value}" for key, value in shown.tags.items()]))
+    if shown.description:
+        facts.append(("description", _line(shown.description)))
+    if shown.notes:
+        last = shown.notes[-1]
+        facts.append(("notes", f"{len(shown.notes)}, the last by {last.written_by}: {_line(last.text)}"))
     return facts
 
 
-def _warnings(shown: dict[str, Any]) -> list[str]:
-    said = held_out_warning(shown["training"] or {})
-    return [*shown["warnings"], *([] if said is None else [said])]
-
-
-def _variant(lora: dict[str, Any]) -> str:
+def _variant(lora: LoraConfig) -> str:
     """Show the settings beyond plain LoRA."""
-    said = [name for key, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if lora.get(key)]
-    for key in ("rank_pattern", "alpha_pattern"):
-        if values := lora.get(key):
+    said = [name for key, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if getattr(lora, key)]
+    for key, values in (("rank_pattern", lora.rank_pattern), ("alpha_pattern", lora.alpha_pattern)):
+        if values:
             said.append(f"{key} {_listed([f'{name}={value:g}' for name, value in sorted(values.items())])}")
-    if lora.get("bias", "none") != "none":
-        said.append(f"bias {lora['bias']}")
-    if saved := lora.get("modules_to_save"):
-        said.append(f"whole {_listed(saved)}")
-    if tokens := lora.get("trainable_token_indices"):
+    if lora.bias != "none":
+        said.append(f"bias {lora.bias}")
+    if lora.modules_to_save:
+        said.append(f"whole {_listed(lora.modules_to_save)}")
+    if tokens := lora.trainable_token_indices:
         numbers = tokens if isinstance(tokens, list) else sorted({each for of in tokens.values() for each in of})
         said.append(f"tokens {_listed(list(map(str, numbers)))}")
     return "".join(f", {each}" for each in said)
@@ -149,9 +150,9 @@ def _listed(names: list[str]) -> str:
     return " ".join(_first(names))
 
 
-def _added(shown: dict[str, Any]) -> list[tuple[str, str]]:
+def _added(found: VersionNorms | None) -> list[tuple[str, str]]:
     """Show how large ΔW is, if the registry has derived it."""
-    norms = shown.get("norms")
+    norms = None if found is None else found.norms
     if not norms:
         return []
     told = {module: norm for module, norm in norms.items() if norm is not None}
@@ -173,42 +174,40 @@ def _moved(metrics: dict[str, float]) -> list[str]:
     return [f"logits moved by up to {metrics['probe_logit_gap']:.4g}, KL {metrics['probe_kl']:.4g} nats a token"]
 
 
-def _combined(shown: dict[str, Any]) -> Iterator[str]:
+def _combined(shown: VersionView) -> Iterator[str]:
     """Show the parents of a combination, and how much a cut has kept."""
-    parents = [one for one in shown["parents"] if one["relation"] == "combined-from"]
-    method = (shown["training"] or {}).get("combine_method")
+    parents = [one for one in shown.parents if one.relation == "combined-from"]
+    method = CombineRecord.read(shown.training).combine_method
     if method is None or not parents:
         return
-    yield f"{method}: " + " + ".join(f"{one['weight']:g}·{one['ref']}" for one in parents)
-    if (kept := shown["metrics"].get("kept_energy")) is not None:
-        yield f"{kept:.2%} of the energy kept, {shown['metrics'].get('kept_energy_min', kept):.2%} where least was"
+    yield f"{method}: " + " + ".join(f"{one.weight:g}·{one.ref}" for one in parents)
+    if (kept := shown.metrics.get("kept_energy")) is not None:
+        yield f"{kept:.2%} of the energy kept, {shown.metrics.get('kept_energy_min', kept):.2%} where least was"
 
 
-def _merged(shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _merged(shown: VersionView) -> Iterator[tuple[str, str]]:
     """Show what a merged model was made from, and what its merge has read back; the following lines are about its adapter."""
-    if shown["kind"] != "merged":
+    if shown.kind != "merged":
         return
-    said, metrics = shown["training"] or {}, shown["metrics"]
-    of = " and ".join(one["ref"] for one in shown["parents"] if one["relation"] == "merged-from")
-    yield "merged", f"{of or '?'} onto the {said.get('merge_onto')} weights, in {said.get('merge_dtype')}"
-    kl = metrics.get(f"logit_kl_{said.get('merge_onto')}")
-    prompts = said.get("read_back_prompts")
+    record, metrics = MergeRecord.read(shown.training), shown.metrics
+    of = " and ".join(one.ref for one in shown.parents if one.relation == "merged-from")
+    yield "merged", f"{of or '?'} onto the {record.merge_onto} weights, in {record.merge_dtype}"
+    kl = metrics.get(f"logit_kl_{record.merge_onto}")
     yield (
         "read back",
-        f"{said.get('read_back_tensors')} tensors, {said.get('read_back_copied')} of them the base's bytes; prompts "
-        + (str(prompts) if kl is None else f"at a KL of {kl:.3g} nats a token"),
+        f"{record.read_back_tensors} tensors, {record.read_back_copied} of them the base's bytes; prompts "
+        + (str(record.read_back_prompts) if kl is None else f"at a KL of {kl:.3g} nats a token"),
     )
 
 
-def _source(source: dict[str, Any]) -> str:
-    weight = "" if source["weight"] is None else f"weight {source['weight']:g}, "
-    return f"{source['digest'][:12]}, {weight}{source['epoch_rows']} of {source['rows']} rows an epoch"
+def _source(source: SourceUse) -> str:
+    weight = "" if source.weight is None else f"weight {source.weight:g}, "
+    return f"{source.digest[:12]}, {weight}{source.epoch_rows} of {source.rows} rows an epoch"
 
 
-def _learnt(data: dict[str, Any]) -> str:
-    labels = data.get("labels")
-    if labels is None:
-        return f"{data['supervised_tokens']} supervised tokens"
+def _learnt(data: DatasetUse) -> str:
+    if (labels := data.labels) is None:
+        return f"{data.supervised_tokens} supervised tokens"
     more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
     return f"{len(labels)} labels: {', '.join(labels[:_MOST_LABELS])}{more}"
 
@@ -223,12 +222,17 @@ def _first(names: list[str]) -> list[str]:
     return names if len(names) <= _MOST_NAMES else [*names[:_MOST_NAMES], f"and {len(names) - _MOST_NAMES} more"]
 
 
-def _quantised(method: str, recipe: dict[str, Any] | None) -> str:
+def _quantised(method: str, recipe: QuantizationRecipe | None) -> str:
     """Show how the base was quantised in training. Without a recipe, it was unquantised only if the method says so."""
     if recipe is not None:
-        double = " with double quantisation" if recipe["double_quant"] else ""
-        return f"{recipe['type']}{double}, {recipe['compute_dtype']} compute"
+        double = " with double quantisation" if recipe.double_quant else ""
+        return f"{recipe.type}{double}, {recipe.compute_dtype} compute"
     return "no" if method == "lora" else "unknown"
+
+
+def _releases(record: TrainingRecord) -> list[str]:
+    """Show our own release that trained a version, Python's and the driver's, as far as they are recorded."""
+    return [f"{name} {one}" for name in RELEASES if (one := getattr(record, name)) is not None]
 
 
 def _held(metrics: dict[str, float]) -> list[str]:
@@ -241,23 +245,19 @@ def _held(metrics: dict[str, float]) -> list[str]:
     return [", ".join(f"{name} {100 * count / total:.1f} %" for name, count in shares)]
 
 
-def _scores(evaluations: list[dict[str, Any]]) -> str:
-    names = score_names(item["metrics"] for item in evaluations)
+def _scores(evaluations: Sequence[EvaluationView]) -> str:
+    names = score_names(one.metrics for one in evaluations)
     rows = [
         [
-            item["dataset"][:12],
-            item["precision"],
-            *(item["metrics"].get(name) for name in names),
-            briefly(_contamination(item)),
-            item["created_at"],
+            one.dataset[:12],
+            one.precision,
+            *(one.metrics.get(name) for name in names),
+            briefly(one.contamination),
+            one.model_dump(mode="json")["created_at"],
         ]
-        for item in evaluations
+        for one in evaluations
     ]
     return render(["dataset", "precision", *names, "seen", "created"], rows)
-
-
-def _contamination(item: dict[str, Any]) -> Contamination | None:
-    return None if item["contamination"] is None else Contamination.model_validate(item["contamination"])
 
 
 @click.command(name="list")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.support.options import scores_of_option, whose_base_options
-from sdk.cli.support.output import print_json, writable
+from sdk.cli.support.output import print_one, writable
 from sdk.cli.support.session import open_client
+
+if TYPE_CHECKING:
+    from sdk.schemas.scores import Comparison
 
 
 @click.command(name="compare")
@@ -61,17 +64,14 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
         found = client.compare(refs, **given)
     if png is not None:
         write_png(found, png)
-    if style == "json":
-        print_json(found.model_dump(mode="json"))
-    elif style == "quiet":
-        for pair in found.pairs:
-            click.echo(pair.better or "-")
-    elif style == "table":
-        from sdk.cli.support.comparison_pages import comparison_lines
+    print_one(style, found, (pair.better or "-" for pair in found.pairs), lambda: _print(found, style))
 
+
+def _print(found: Comparison, style: str) -> None:
+    from sdk.cli.support.comparison_pages import comparison_lines, html_page, markdown_page
+
+    if style == "table":
         for line in comparison_lines(found):
             click.echo(line)
     else:
-        from sdk.cli.support.comparison_pages import html_page, markdown_page
-
         click.echo(writable(html_page(found) if style == "html" else markdown_page(found)), nl=False)

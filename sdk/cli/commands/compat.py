@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, WIDTH, filled, format_option, plain, print_json, render
+from sdk.cli.support.output import (
+    NOT_AS_IT_SHOULD_BE,
+    WIDTH,
+    filled,
+    format_option,
+    plain,
+    print_one,
+    render,
+)
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
@@ -50,13 +58,8 @@ def compat_command(ref: str, engine: str, version: str | None, base: str | None,
       adapterctl compat sql --engine vllm --format json | jq -r '.commands[]'
     """
     with open_client() as client:
-        found = client.compat(ref, engine=engine, version=version, base=base)
-    if style == "json":
-        print_json(found.as_dict())
-    elif style == "quiet":
-        click.echo(found.answer.value)
-    else:
-        _print_table(found)
+        found = client.versions.compat(ref, engine=engine, version=version, base=base)
+    print_one(style, found.as_dict(), found.answer.value, lambda: _print_table(found))
     if found.answer.value != "yes":
         click.get_current_context().exit(NOT_AS_IT_SHOULD_BE)
 

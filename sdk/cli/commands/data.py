@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,30 +19,19 @@ from sdk.cli.support.output import (
     say,
 )
 from sdk.cli.support.session import client_with, open_client, watched
+from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
+from sdk.schemas.held_out import HoldoutFields
 
 if TYPE_CHECKING:
     from sdk.objects import Job
+    from sdk.schemas.artifacts import DatasetView
     from sdk.schemas.preview import Preview
-
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(name="data")
 def data_command() -> None:
     """Add, check, preview, pull, list and remove datasets."""
-
-
-def _holdout_options(command: F) -> F:
-    """Add what says which rows a training would hold out."""
-    for option in (
-        click.option("--holdout-seed", type=int, help="As in `train`. [default: 0]"),
-        click.option("--holdout-by", metavar="COLUMN", help="As in `train`."),
-        click.option("--holdout", type=float, metavar="SHARE", help="As in `train`."),
-    ):
-        command = option(command)
-    return command
 
 
 @data_command.command(name="add")
@@ -72,7 +60,7 @@ def data_add(file: str, name: str | None, namespace: str | None, columns: str | 
       adapterctl data add faq.csv --columns prompt=question,completion=answer
     """
     with open_client() as client:
-        view = client.add_data(file, name=name, namespace=namespace, columns=columns)
+        view = client.datasets.add(file, name=name, namespace=namespace, columns=columns)
     named = "" if view.exact_name is None else f"{view.exact_name}: "
     rows = f"{named}{'?' if view.rows is None else view.rows} rows of {view.shape or view.format}"
     print_made(style, view.model_dump(mode="json"), view.digest, rows)
@@ -95,7 +83,7 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
       adapterctl data pull 3f1c2a9b7d20 -o rows.jsonl --overwrite
     """
     with open_client() as client:
-        view = client.pull_data(data, output, namespace=namespace, overwrite=overwrite)
+        view = client.datasets.pull(data, output, namespace=namespace, overwrite=overwrite)
     path = str(user_path(output))
     document = {"data": view.exact_name, "digest": view.digest, "path": path}
     print_made(style, document, path, f"{view.exact_name or 'dataset'}, sha256:{view.digest}")
@@ -110,7 +98,7 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
-@_holdout_options
+@spec_options(HoldoutFields, about="As in `train`.")
 @click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
@@ -150,7 +138,7 @@ def _follow(job: Job[Preview]) -> None:
 @whose_base_options
 @click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
-@_holdout_options
+@spec_options(HoldoutFields, about="As in `train`.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`; with --base.")
 @click.option("--max-length", type=int, help="As in `train`; with --base. [default: 1024]")
 @click.option(
@@ -182,8 +170,8 @@ def data_check(
       adapterctl data check faq.csv --columns prompt=question,completion=answer
       adapterctl data check reviews.jsonl --holdout 0.1 --holdout-by customer
     """
+    from sdk.examining.data_check import check_rows_of
     from sdk.pushing.given_base import given_base_if_any
-    from sdk.submitting.data_check import check_rows_of
 
     with ExitStack() as stack:
         on_transfer = stack.enter_context(watched())
@@ -210,12 +198,14 @@ def data_list(style: str) -> None:
     """
     with open_client() as client:
         views = client.datasets()
-    rows = [view.model_dump(mode="json") for view in views]
-    if style != "json":
-        rows = [{**row, "name": view.exact_name or view.name} for row, view in zip(rows, views, strict=True)]
     columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
     empty = "no datasets yet; add one with: adapterctl data add FILE"
-    print_rows(style, rows, columns, key="digest", empty=empty, spare=("created_at", "namespace", "shape", "rows"))
+    spare = ("created_at", "namespace", "shape", "rows")
+    print_rows(style, views, columns, key="digest", empty=empty, spare=spare, shown=_named)
+
+
+def _named(view: DatasetView) -> dict[str, str]:
+    return {"name": view.exact_name or view.name}
 
 
 @data_command.command(name="rm")
@@ -236,6 +226,6 @@ def data_rm(data: str, namespace: str | None, style: str) -> None:
       adapterctl data rm reviews.jsonl
     """
     with open_client() as client:
-        client.remove_data(data, namespace=namespace)
+        client.datasets.remove(data, namespace=namespace)
     later = f"{data} is removed; its bytes go with the next: adapterctl gc"
     print_done(style, {"data": data, "removed": True}, None, later)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.support.output import filled, format_option, print_json, render, say
+from sdk.cli.support.output import filled, format_option, print_one, render, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.diff import Diff, Difference, Score, WeightsDiff
 from sdk.schemas.evaluation import is_score
@@ -33,15 +33,7 @@ def diff_command(a: str, b: str, no_weights: bool, every: bool, style: str) -> N
     """
     with open_client() as client:
         found = client.diff(a, b, weights=not no_weights)
-    if style == "json":
-        print_json(found.model_dump(mode="json"))
-    elif style == "quiet":
-        for difference in _settings(found):
-            click.echo(difference.name)
-    elif found.same:
-        click.echo(f"{found.a.ref} and {found.b.ref} are the same bytes, sha256:{found.a.digest}")
-    else:
-        _print_table(found, every)
+    print_one(style, found, (one.name for one in _settings(found)), lambda: _print_table(found, every))
 
 
 def _settings(found: Diff) -> list[Difference]:
@@ -52,6 +44,9 @@ def _settings(found: Diff) -> list[Difference]:
 
 
 def _print_table(found: Diff, every: bool) -> None:
+    if found.same:
+        click.echo(f"{found.a.ref} and {found.b.ref} are the same bytes, sha256:{found.a.digest}")
+        return
     click.echo(f"a  {found.a.ref}\nb  {found.b.ref}")
     _print_notes(found.notes)
     settings = [_setting(one) for one in _settings(found)]

@@ -15,7 +15,7 @@ from sdk.cli.support.output import (
     one_line,
     plain,
     print_facts,
-    print_json,
+    print_one,
     print_rows,
     render,
     say,
@@ -54,9 +54,7 @@ def evals_command() -> None:
 @scores_of_option
 @whose_base_options
 @format_option
-def evals_list(
-    target: str, scores_of: str | None, base_namespace: str | None, published: bool | None, style: str
-) -> None:
+def evals_list(target: str, scores_of: str | None, style: str, **whose: Any) -> None:
     """List the scores of a version or a bare base, newest first.
 
     They are those that the version's own namespace made; of a base, those of the namespace in which you would score it.
@@ -70,17 +68,17 @@ def evals_list(
       adapterctl evals list team/code-review@v3 --scores-of audit
     """
     with open_client() as client:
-        found = _of(client, target, scores_of, base_namespace, published)
+        found = _of(client, target, scores_of, whose)
         names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
     found.sort(key=lambda one: one.created_at, reverse=True)
     if style == "table" and found:
         # Perplexity repeats the loss, and a line of 80 columns has room for two scores; `show` has all.
         scores = [name for name in score_names(one.metrics for one in found) if name != "perplexity"][:2]
-        whose = [] if scores_of is None else ["scores of"]
+        others = [] if scores_of is None else ["scores of"]
         rows = [
             [
                 one.id,
-                *(plain(one.namespace) for _ in whose),
+                *(plain(one.namespace) for _ in others),
                 names.get(one.dataset) or one.dataset[:12],
                 one.metrics.get("rows"),
                 one.precision,
@@ -91,9 +89,9 @@ def evals_list(
             ]
             for one in found
         ]
-        columns = ["id", *whose, "data", "rows", "base in", *scores, "seen", "alike", "age"]
+        columns = ["id", *others, "data", "rows", "base in", *scores, "seen", "alike", "age"]
         # Whose they are is never cut before all else is, and with 80 columns something has to give way.
-        click.echo(render(columns, rows, spare=[columns.index("age"), columns.index("base in")] if whose else []))
+        click.echo(render(columns, rows, spare=[columns.index("age"), columns.index("base in")] if others else []))
         return
     empty = f"{plain(target)} has no scores yet; make some with: adapterctl eval {plain(target)} --data FILE"
     if scores_of is None:
@@ -101,12 +99,10 @@ def evals_list(
     print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
 
 
-def _of(
-    client: Client, target: str, scores_of: str | None, base_namespace: str | None, published: bool | None
-) -> list[Evaluation]:
+def _of(client: Client, target: str, scores_of: str | None, whose: dict[str, Any]) -> list[Evaluation]:
     if target.startswith("base:"):
         name = target.removeprefix("base:")
-        base = client.base(name, base_namespace=base_namespace, published=bool(published))
+        base = client.bases.get(name, **whose)
         return client.evaluations(base=base.fingerprint, scores_of=scores_of)
     version = client.get(target)
     return version.evaluations if scores_of is None else version.scores_of(scores_of)
@@ -154,23 +150,19 @@ def evals_show(
         raise click.UsageError("a file has all rows, in their order; leave out --worst and --metric")
     with open_client() as client:
         if output is not None:
-            click.echo(client.export_evaluation_rows(ident, output))
+            click.echo(client.evaluations.export_rows(ident, output))
             return
         if by is not None:
-            _print_slices(client.evaluation_slices(ident, by=by), style)
+            _print_slices(client.evaluations.slices(ident, by=by), style)
             return
         if rows:
-            _print_rows(client.evaluation_rows(ident), worst, metric, style)
+            _print_rows(client.evaluations.rows(ident), worst, metric, style)
             return
-        found = client.evaluation(ident)
+        found = client.evaluations.get(ident)
         has_labels = "macro_f1" in found.metrics and found.rows_digest is not None and style != "quiet"
-        labels = client.evaluation_labels(ident) if has_labels else None
-    if style == "json":
-        print_json({**_document(found), **({} if labels is None else {"labels": asdict(labels)})})
-    elif style == "quiet":
-        click.echo(found.ref)
-    else:
-        _print(found, labels)
+        labels = client.evaluations.labels(ident) if has_labels else None
+    document = {**_document(found), **({} if labels is None else {"labels": asdict(labels)})}
+    print_one(style, document, found.ref, lambda: _print(found, labels))
 
 
 def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, style: str) -> None:
@@ -185,24 +177,17 @@ def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, sty
             say(f"{len(shown)} of {len(ordered)} rows, the worst by {metric or 'loss'} first; see more with --worst")
         return
     shown = ordered if worst is None else ordered[:worst]
-    if style == "json":
-        print_json([row_document(row) for row in shown])
-        return
-    for row in shown:
-        click.echo(row.row)
+    print_rows(style, [row_document(row) for row in shown], [], key="row", empty="")
 
 
 def _print_slices(found: SlicedScores, style: str) -> None:
-    if style == "json":
-        print_json(found.model_dump(mode="json"))
-    elif style == "quiet":
-        for one in found.slices:
-            click.echo(plain(one.value))
-    else:
+    def print_table() -> None:
         table, said = slice_table(found)
         click.echo(table)
         if said is not None:
             say(said)
+
+    print_one(style, found, (plain(one.value) for one in found.slices), print_table)
 
 
 def _document(found: Evaluation) -> dict[str, Any]:

@@ -9,10 +9,12 @@ import click
 
 from sdk.cli.commands.watch import result_of, say_rows
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import filled, format_option, one_line, plain, print_detached, print_json, say
+from sdk.cli.support.output import filled, format_option, one_line, plain, print_detached, print_one, say
 from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
 from sdk.cli.support.session import open_client
+from sdk.cli.support.spec_options import spec_options
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
+from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.scores import briefly, warning
 
 if TYPE_CHECKING:
@@ -28,29 +30,7 @@ if TYPE_CHECKING:
     help="Held-out rows: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
 )
 @whose_base_options
-@click.option("--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys, as of `train`.")
-@click.option("--generate-rows", type=int, help="How many rows to generate completions for and to score. [default: 32]")
-@click.option(
-    "--metrics",
-    metavar="NAMES",
-    help="Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
-    " code_parses (as Python), bleu, chrf. [default: rouge_l]",
-)
-@click.option(
-    "--regex",
-    metavar="EXPRESSION",
-    help="Score by regex: how many completions it is found in, as by Python's re.search; (?ims) may begin it.",
-)
-@click.option("--scorers", metavar="NAMES", help="Scorers of your own that are installed on the workers, with commas.")
-@click.option("--max-length", type=int, help="Longest row in tokens; a longer one is cut. [default: 1024]")
-@click.option("--max-new-tokens", type=int, help="Longest generated completion, in tokens. [default: 48]")
-@click.option("--keep-samples", type=int, help="How many generated completions to keep and show. [default: 4]")
-@click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
-@click.option(
-    "--precision",
-    type=click.Choice(["as-trained", "nf4", "native"]),
-    help="How to load the base; a 4-bit base is always loaded as it is stored. [default: as-trained]",
-)
+@spec_options(EvaluationSpec)
 @click.option("--only", is_flag=True, help="Leave out the bare base, and the version in production.")
 @click.option("--again", is_flag=True, help="Compute scores that are recorded already.")
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
@@ -79,7 +59,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
         )
         say_rows(job.view, data=data)
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} evaluates {job.view.subject}")
         if beside := scored_beside(job.view):
@@ -114,13 +94,8 @@ def print_scores(client: Client, job: Job[Any], style: str) -> None:
         say(line)
     if any("scorer." in line for line in (*failed, *errors)):
         say(f"the first error of each scorer, in full: adapterctl jobs logs {job.id}")
-    if style == "json":
-        print_json(found)
-    elif style == "quiet":
-        for each in (each for each in found if each["beside"] is None):
-            click.echo(f"{each['ref']} {each['metrics']['loss']:.4f}")
-    else:
-        _print_table(found, scores, beside)
+    asked = (f"{each['ref']} {each['metrics']['loss']:.4f}" for each in found if each["beside"] is None)
+    print_one(style, found, asked, lambda: _print_table(found, scores, beside))
     if (error := unscored(job.view)) is not None:
         raise error
 

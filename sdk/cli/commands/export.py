@@ -11,7 +11,7 @@ from sdk.cli.support.hangup import unwinding
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import format_option, human_bytes, print_made, say
 from sdk.cli.support.session import open_client
-from sdk.schemas.export import ExportReport, GgufDtype, PlainLoraReport
+from sdk.schemas.export import ExportReport, PlainLoraReport
 
 
 @click.command(name="export")
@@ -51,15 +51,12 @@ def export_command(
     target: str,
     to: str,
     output: str,
-    base: str | None,
-    base_namespace: str | None,
-    published: bool | None,
     rank: int | None,
-    dtype: GgufDtype | None,
     tokenizer_from: str | None,
     modelfile: bool,
     ollama_base: str | None,
     style: str,
+    **given: Any,
 ) -> None:
     """Write an adapter, or a merged model, for other programs, and read it back.
 
@@ -81,28 +78,20 @@ def export_command(
       adapterctl export code-review@v3 --to lora -o ./plain
       adapterctl export code-review@v3 --to lora --rank 8 -o ./smaller
     """
-    over: dict[str, Any] = {"base": base, "base_namespace": base_namespace, "published": bool(published)}
     if to == "lora":
         if tokenizer_from is not None:
             raise click.UsageError("a plain LoRA has no tokenizer; leave --tokenizer-from out")
         if modelfile or ollama_base is not None:
             raise click.UsageError("a Modelfile is of a GGUF file; leave --modelfile and --ollama-base out")
         with unwinding(), open_client() as client:
-            plain = client.export_plain(target, output, rank=rank, dtype=dtype, **over)
+            plain = client.versions.export_plain(target, output, rank=rank, **given)
         _show(plain.path, "lora", plain.report, _of_lora(plain.report), style)
         return
     if rank is not None:
         raise click.UsageError("a GGUF file takes any rank; leave --rank out, or give --to lora")
     with unwinding(), open_client() as client:
-        found = client.export(
-            target,
-            output,
-            dtype=dtype,
-            tokenizer_from=tokenizer_from,
-            modelfile=modelfile,
-            ollama_base=ollama_base,
-            **over,
-        )
+        given |= {"tokenizer_from": tokenizer_from, "modelfile": modelfile, "ollama_base": ollama_base}
+        found = client.versions.export(target, output, **given)
     if found.modelfile is not None:
         say(f"for Ollama: ollama create NAME -f {found.modelfile}")
     _show(found.path, found.kind, found.report, _of_gguf(found.kind, found.report), style)

@@ -24,11 +24,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import click
 
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import fit, format_option, print_json, say
+from sdk.cli.support.output import fit, format_option, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.lineage import (
     BaseNode,
@@ -53,16 +54,7 @@ from sdk.schemas.lineage import (
 @click.option("--depth", type=click.IntRange(1, 32), default=8, show_default=True, help="How many steps to follow.")
 @click.option("--dot", "as_dot", is_flag=True, help="Print a document for Graphviz.")
 @format_option
-def lineage_command(
-    of: str,
-    base_namespace: str | None,
-    published: bool | None,
-    up: bool,
-    down: bool,
-    depth: int,
-    as_dot: bool,
-    style: str,
-) -> None:
+def lineage_command(of: str, up: bool, down: bool, depth: int, as_dot: bool, style: str, **whose: Any) -> None:
     """Draw what the version REF was made from, and what was made from it: base, data, job, parents, merges, scores.
 
     REF may also be base:NAME, for everything trained over a base, or data:NAME, for everything that used a dataset.
@@ -77,20 +69,13 @@ def lineage_command(
         raise click.UsageError("--dot is its own format; leave --format out")
     direction: Direction = "both" if up == down else "up" if up else "down"
     with open_client() as client:
-        found = client.lineage(
-            of, direction=direction, depth=depth, base_namespace=base_namespace, published=bool(published)
-        )
-    if as_dot:
-        click.echo(dot(found))
-    elif style == "json":
-        print_json(found.model_dump(mode="json"))
-    elif style == "quiet":
-        for node in found.nodes:
-            click.echo(node.key)
-    else:
-        for line in tree(found):
-            click.echo(fit(line))
+        found = client.lineage(of, direction=direction, depth=depth, **whose)
+    print_one(style, found, (node.key for node in found.nodes), lambda: _print(found, as_dot))
     _say_what_is_missing(found)
+
+
+def _print(found: Lineage, as_dot: bool) -> None:
+    click.echo(dot(found) if as_dot else "\n".join(map(fit, tree(found))))
 
 
 def _say_what_is_missing(found: Lineage) -> None:

@@ -10,7 +10,7 @@ import click
 
 from sdk import config
 from sdk.cli.commands.tokens import in_words
-from sdk.cli.support.output import format_option, print_json, print_one, say
+from sdk.cli.support.output import format_option, print_facts, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.client import Client
 from sdk.errors import InvalidInput
@@ -37,16 +37,13 @@ def login_command(url: str, token_stdin: bool, insecure: bool, style: str) -> No
         chosen.reach.require(chosen.url)
         chosen = replace(chosen, token=config.check_token(_token(token_stdin)))
     client = Client(chosen.url, chosen.token, insecure=chosen.insecure)
-    who = client.whoami()
+    who = client.tokens.whoami()
     client.close()
     path = config.write_profile(chosen)
-    if style == "json":
-        print_json({"url": chosen.url, "profile": str(path), **who.model_dump(mode="json")})
-    elif style == "quiet":
-        click.echo(who.name)
-    else:
+    if style == "table":
         say(f"remembered in {path}")
-        click.echo(f"{who.name}: {in_words(who.grants)}")
+    document = {"url": chosen.url, "profile": str(path), **who.model_dump(mode="json")}
+    print_one(style, document, who.name, lambda: click.echo(f"{who.name}: {in_words(who.grants)}"))
 
 
 def _token(from_stdin: bool) -> str:
@@ -76,7 +73,7 @@ def whoami_command(style: str) -> None:
     """
     with open_client() as client:
         url = client.config.url
-        who = client.whoami()
+        who = client.tokens.whoami()
     token = [] if who.token is None else [("token", who.token)]
     facts = [("registry", url), ("name", who.name), *token, ("roles", in_words(who.grants))]
-    print_one(style, {"url": url, **who.model_dump(mode="json")}, who.name, facts)
+    print_one(style, {"url": url, **who.model_dump(mode="json")}, who.name, lambda: print_facts(facts))

@@ -10,10 +10,13 @@ import click
 from sdk.cli.commands.watch import result_of, watch_all
 from sdk.cli.support.output import format_option, human_bytes, print_detached, print_json, say
 from sdk.cli.support.session import open_client
+from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.objects import Job, MergedModel
 from sdk.pulling.folder import require_free
+from sdk.schemas.combination import CombineSpec
+from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.failures import FailureReason
 
 
@@ -21,21 +24,7 @@ from sdk.schemas.failures import FailureReason
 @click.argument("ref")
 @click.option("-o", "--output", help="A new folder for the merged model.")
 @click.option("--register", metavar="NAME", help="Make it the next version of NAME, of the kind merged.")
-@click.option(
-    "--onto",
-    type=click.Choice(["auto", "original", "dequantized"]),
-    help="Which base weights the adapter is added to: auto measures both and keeps the closer; a 4-bit base has only dequantized. [default: auto]",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
-    help="The merged model's dtype. [default: the base's]",
-)
-@click.option(
-    "--quantize",
-    type=click.Choice(["nf4"]),
-    help="Store the merged model's linear weights in 4 bits, as bitsandbytes packs them. [default: no]",
-)
+@spec_options(MergeSpec)
 @click.option("--detach", is_flag=True, help="Submit and return at once; then: adapterctl jobs result JOB -o DIR.")
 @format_option
 def merge_command(ref: str, output: str | None, register: str | None, detach: bool, style: str, **given: Any) -> None:
@@ -67,7 +56,7 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
         chosen = {key: value for key, value in {**given, "register": register}.items() if value is not None}
         job = client.submit_merge(ref, **chosen)
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} merges {job.view.subject}")
         watch_all([job])
@@ -114,17 +103,7 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
 @click.command(name="combine", short_help="Add versions of one base up by weights, into a version.")
 @click.argument("name")
 @click.argument("parents", metavar="REF=WEIGHT…", nargs=-1, required=True)
-@click.option(
-    "--method",
-    type=click.Choice(["linear", "cat", "svd"]),
-    help="The exact sum at its own rank, the exact sum as it is written, or the sum cut to --rank. [default: linear]",
-)
-@click.option("--rank", type=int, help="The largest rank of a module, with --method svd.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "parents"]),
-    help="Type of A and B; parents: the type of theirs. [default: float32]",
-)
+@spec_options(CombineSpec)
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def combine_command(name: str, parents: tuple[str, ...], detach: bool, style: str, **given: Any) -> None:
@@ -142,7 +121,7 @@ def combine_command(name: str, parents: tuple[str, ...], detach: bool, style: st
     with open_client() as client:
         job = client.submit_combine(name, pairs, **{key: value for key, value in given.items() if value is not None})
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} combines {len(pairs)} {'version' if len(pairs) == 1 else 'versions'} into {name}")
         result = result_of(job)

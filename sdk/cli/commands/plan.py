@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import filled, format_option, human_bytes, print_json, render
+from sdk.cli.support.output import filled, format_option, human_bytes, print_one, render
+from sdk.cli.support.spec_options import spec_options
+from sdk.schemas.training import PLANNED, TrainingSpec
 
 if TYPE_CHECKING:
     from sdk.schemas.planning import DeviceForecasts, Plan
+
+#: Where a plan has another default than a training, or another reason to ask.
+_HELP = {
+    "objective": "dpo has two sequences a row, classify no logits of the vocabulary. [default: sft]",
+    "rank": "Rank of A and B. [default: by the task, or 8]",
+    "targets": "qv, attention, all-linear, names with commas, or one pattern. [default: by the task, or attention]",
+    "alpha_pattern": "Alphas of modules; they take no memory, and are checked.",
+    "lr": "Peak learning rate; it takes no memory, and is checked.",
+    "batch_size": "Rows in one forward pass. [default: as many of 4 as fit]",
+}
 
 
 @click.command(name="plan")
@@ -27,37 +39,7 @@ if TYPE_CHECKING:
     type=click.Choice(["instruct", "summarise", "code", "format"]),
     help="What is learnt; it sets rank and targets.",
 )
-@click.option(
-    "--objective",
-    type=click.Choice(["sft", "classify", "dpo"]),
-    help="dpo has two sequences a row, classify no logits of the vocabulary. [default: sft]",
-)
-@click.option("--rank", type=int, help="Rank of A and B. [default: by the task, or 8]")
-@click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
-@click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
-@click.option("--targets", help="qv, attention, all-linear, names with commas, or one pattern.")
-@click.option("--exclude", help="Modules among the targets to leave out.")
-@click.option("--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA).")
-@click.option("--eva-rho", type=float, help="EVA: a module may get up to this many times --rank. [default: 1]")
-@click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
-@click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules; they take no memory, and are checked.")
-@click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted.")
-@click.option("--use-rslora", is_flag=True, default=None, help="Scale by alpha/√rank; needs --alpha.")
-@click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
-@click.option("--bias", type=click.Choice(["none", "all", "lora_only"]), help="Biases that are trained too.")
-@click.option("--modules-to-save", metavar="NAMES", help="Modules to train and store whole.")
-@click.option("--trainable-token-indices", metavar="5,100-103", help="Tokens whose embedding is trained.")
-@click.option(
-    "--quant-type",
-    type=click.Choice(["nf4", "fp4", "int8"]),
-    help="What qlora holds the base in: 4 bits, or 8 (int8). [default: nf4]",
-)
-@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: yes]")
-@click.option("--optim", type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]))
-@click.option("--lr", type=float, help="Peak learning rate; it takes no memory, and is checked.")
-@click.option("--batch-size", type=int, help="Rows in one forward pass. [default: as many of 4 as fit]")
-@click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
-@click.option("--max-length", type=int, help="Longest row, in tokens. [default: 1024]")
+@spec_options(TrainingSpec, PLANNED, help_of=_HELP)
 @click.option(
     "--gradient-checkpointing/--no-gradient-checkpointing",
     default=None,
@@ -92,12 +74,8 @@ def plan_command(base: str, base_namespace: str | None, published: bool | None, 
     """
     options = {name: value for name, value in given.items() if value is not None}
     found = planned(base, base_namespace, published, options)
-    if style == "json":
-        print_json(found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes})
-    elif style == "quiet":
-        click.echo(found.verdict)
-    else:
-        print_plan(found)
+    document = found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes}
+    print_one(style, document, found.verdict, lambda: print_plan(found))
 
 
 def planned(base: str, base_namespace: str | None, published: bool | None, options: dict[str, Any]) -> Plan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_rows, say
+from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_one, print_rows, say
 from sdk.cli.support.session import open_client, open_puller
 from sdk.config import user_path
 from sdk.formats.refs import is_folder
@@ -33,14 +33,13 @@ def pull_command(
     ref: str,
     output: str | None,
     base: str | None,
-    base_namespace: str | None,
-    published: bool | None,
     base_name: str | None,
     verify_with: str | None,
     dry_run: bool,
     offline: bool,
     frozen: bool,
     style: str,
+    **whose: Any,
 ) -> None:
     """Fetch the version that REF names, and print its folder.
 
@@ -58,30 +57,23 @@ def pull_command(
     if offline and base is not None:
         raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")
     target = None if output is None else user_path(output)
-    if base is None and (base_namespace is not None or published):
+    if base is None and any(said is not None for said in whose.values()):
         raise click.UsageError("--base-namespace and --published say whose base is meant; give --base too")
     if base is not None:
-        ref = _over(ref, base, frozen, {"base_namespace": base_namespace, "published": bool(published)})
+        ref = _over(ref, base, frozen, whose)
     with open_puller(offline=offline) as puller:
         if dry_run:
             _show_plan(puller.plan(ref, target, offline=offline, frozen=frozen), style)
             return
-        pulled = puller.pull(
-            ref,
-            target,
-            offline=offline,
-            frozen=frozen,
-            base_name=base_name,
-            verify_with=None if verify_with is None else user_path(verify_with),
-        )
+        pulled = puller.pull(ref, target, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
     _show(pulled, style)
 
 
 def _over(ref: str, base: str, frozen: bool, whose: dict[str, Any]) -> str:
     """Return the version's ref by digest if it belongs to this base. Raises VerificationFailed if it belongs to another."""
     with open_client() as client:
-        version = client.get(client.puller().resolve(ref, frozen=frozen).ref)
-        client.require_base(version, base, **whose)
+        version = client.get(client.puller.resolve(ref, frozen=frozen).ref)
+        client.versions.require_base(version, base, **whose)
     return f"{version.info.adapter}@sha256:{version.digest}"
 
 
@@ -91,15 +83,13 @@ def _show(pulled: Pulled, style: str) -> None:
 
 
 def _show_plan(plan: PullPlan, style: str) -> None:
-    rows: list[dict[str, Any]] = [
-        {"path": file.path, "size": human_bytes(file.size_bytes), **asdict(file)} for file in plan.files
-    ]
+    files = [asdict(file) for file in plan.files]
     if style == "json":
-        files = [asdict(file) for file in plan.files]
         totals = {"size_bytes": plan.size_bytes, "fetch_bytes": plan.fetch_bytes}
         print_json({"ref": plan.ref, "digest": plan.digest, "files": files, **totals})
         return
-    print_rows(style, rows, ["path", "size", "cached"], key="path", empty="")
+    columns = ["path", "size", "cached"]
+    print_rows(style, files, columns, key="path", empty="", shown=lambda row: {"size": human_bytes(row["size_bytes"])})
     if style == "table":
         say(f"{plan.ref}: {human_bytes(plan.size_bytes)}, of which {human_bytes(plan.fetch_bytes)} would be fetched")
 
@@ -145,20 +135,17 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
             if probe:
                 from sdk.examining.probe_replay import require_probed
 
-                require_probed(client.puller().resolve(target))
-            manifest = client.verify(target, verify_with=key)
+                require_probed(client.puller.resolve(target))
+            manifest = client.versions.verify(target, verify_with=key)
             # An alias may move meanwhile, so the verified version is the one that is replayed.
             exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
-            replayed = client.replay_probe(exact, base=base) if probe else None
+            replayed = client.versions.replay_probe(exact, base=base) if probe else None
     if replayed is not None:
         from sdk.cli.support.replayed_probe import print_replay
 
         print_replay(replayed, style)
         return
-    if style == "json":
-        print_json({"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None})
-    elif style == "quiet":
-        click.echo(manifest.digest)
-    else:
-        signed = "" if key is None else f", signed by {verify_with}"
-        click.echo(f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}")
+    document = {"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None}
+    signed = "" if key is None else f", signed by {verify_with}"
+    said = f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}"
+    print_one(style, document, manifest.digest, lambda: click.echo(said))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 
 from sdk.cli.support.options import parse_size
-from sdk.cli.support.output import format_option, human_bytes, print_one
+from sdk.cli.support.output import format_option, human_bytes, print_facts, print_one
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
 from sdk.schemas.access import QuotaView
@@ -53,7 +53,7 @@ def quota_show(namespace: str, style: str) -> None:
       adapterctl quota show team --format json
     """
     with open_client() as client:
-        _show(client.quota(namespace), style)
+        _show(client.quotas.get(namespace), style)
 
 
 @quota_command.command(name="set")
@@ -63,14 +63,7 @@ def quota_show(namespace: str, style: str) -> None:
 @click.option("--max-jobs", callback=_take_limit, metavar="N|none", help="Jobs waiting or running.")
 @click.option("--max-record-bytes", callback=_take_limit, metavar="SIZE|none", help="Records in the database: 1GB.")
 @format_option
-def quota_set(
-    namespace: str,
-    max_adapters: _Given | None,
-    max_bytes: _Given | None,
-    max_jobs: _Given | None,
-    max_record_bytes: _Given | None,
-    style: str,
-) -> None:
+def quota_set(namespace: str, style: str, **given: _Given | None) -> None:
     """Limit NAMESPACE ('-', the default: names without one) from now on.
 
     '*' limits each namespace that has no limits of its own; otherwise the server's settings apply
@@ -82,20 +75,14 @@ def quota_set(
       adapterctl quota set team --max-bytes none
       adapterctl quota set '*' --max-jobs 200
     """
-    given = {
-        "max_adapters": max_adapters,
-        "max_bytes": max_bytes,
-        "max_jobs": max_jobs,
-        "max_record_bytes": max_record_bytes,
-    }
     changed = {name: new.limit for name, new in given.items() if new is not None}
     if not changed:
         raise InvalidInput(
             "there is nothing to set; give --max-adapters, --max-bytes, --max-jobs or --max-record-bytes"
         )
     with open_client() as client:
-        limits = client.quota(namespace).model_dump(include=set(given))
-        _show(client.set_quota(namespace, **(limits | changed)), style)
+        limits = client.quotas.get(namespace).model_dump(include=set(given))
+        _show(client.quotas.set(namespace, **(limits | changed)), style)
 
 
 def _show(quota: QuotaView, style: str) -> None:
@@ -110,7 +97,7 @@ def _show(quota: QuotaView, style: str) -> None:
         ("records", _of(human_bytes(quota.records_bytes), rows)),
         ("jobs", _of(quota.jobs, quota.max_jobs)),
     ]
-    print_one(style, quota.model_dump(mode="json"), quota.namespace, facts)
+    print_one(style, quota, quota.namespace, lambda: print_facts(facts))
 
 
 def _by_kind(quota: QuotaView) -> dict[str, int]:

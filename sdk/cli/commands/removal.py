@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_json, print_one, say
+from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
@@ -32,7 +32,7 @@ def archive_command(ref: str, reason: str, style: str) -> None:
       adapterctl archive code-review@v2 --reason "superseded by v3"
     """
     with open_client() as client:
-        version = client.archive(ref, reason=reason)
+        version = client.versions.archive(ref, reason=reason)
         _show(version, style, f"{version.ref} is archived; undo it with: adapterctl restore {version.ref}")
 
 
@@ -48,7 +48,7 @@ def restore_command(ref: str, reason: str, style: str) -> None:
       adapterctl restore code-review@v2
     """
     with open_client() as client:
-        version = client.restore(ref, reason=reason)
+        version = client.versions.restore(ref, reason=reason)
         _show(version, style, f"{version.ref} is {version.info.state}")
 
 
@@ -70,7 +70,7 @@ def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
         # The version shown in the question is the one that is deleted, whatever an alias names by then.
         exact = client.get(ref).ref
         confirm(f"delete {exact} for good?", yes=yes)
-        version = client.delete(exact, reason=reason)
+        version = client.versions.delete(exact, reason=reason)
         _show(version, style, f"{version.ref} is deleted; its files go with the next: adapterctl gc")
 
 
@@ -86,7 +86,7 @@ def release_command(ref: str, reason: str, style: str) -> None:
       adapterctl release code-review@sha256:3f1c9a7e5b20 --reason "meant to be"
     """
     with open_client() as client:
-        version = client.release(ref, reason=reason)
+        version = client.versions.release(ref, reason=reason)
         _show(version, style, f"released as {version.ref}")
 
 
@@ -109,7 +109,7 @@ def annotate_command(
     if description is None and not tags and not untag and note is None:
         raise click.UsageError("there is nothing to write; give --description, --tag, --untag or --note")
     with open_client() as client:
-        version = client.annotate(ref, description=description, tags=tags, untag=list(untag), note=note)
+        version = client.versions.annotate(ref, description=description, tags=tags, untag=list(untag), note=note)
         _show(version, style, f"annotated {version.ref}")
 
 
@@ -133,7 +133,7 @@ def retention_set(name: str, keep_last: int | None, keep_days: int | None, style
     if keep_last is None and keep_days is None:
         raise click.UsageError("a rule needs --keep-last, --keep-days or both; to keep all: adapterctl retention clear")
     with open_client() as client:
-        _show_rule(client.set_retention(name, keep_last=keep_last, keep_days=keep_days), style)
+        _show_rule(client.retention.set(name, keep_last=keep_last, keep_days=keep_days), style)
 
 
 @retention_command.command(name="show")
@@ -161,14 +161,14 @@ def retention_clear(name: str, style: str) -> None:
       adapterctl retention clear code-review
     """
     with open_client() as client:
-        client.clear_retention(name)
+        client.retention.clear(name)
     _show_rule(RetentionView(adapter=name, rule=None), style)
 
 
 def _show_rule(view: RetentionView, style: str) -> None:
     rule = view.rule
     kept = [("keep last", rule.keep_last), ("keep days", rule.keep_days)] if rule else [("keeps", "all versions")]
-    print_one(style, view.model_dump(mode="json"), view.adapter, [("adapter", view.adapter), *kept])
+    print_one(style, view, view.adapter, lambda: print_facts([("adapter", view.adapter), *kept]))
 
 
 @click.command(name="gc")
@@ -200,18 +200,12 @@ def gc_command(dry_run: bool, grace_hours: int, keep_merged_days: int | None, ye
     with open_client() as client:
         if not dry_run and not yes:
             require_terminal()
-            planned = client.gc(dry_run=True, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+            planned = client.retention.gc(dry_run=True, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
             for name, value in _facts(planned):
                 say(f"{name}: {value}")
             confirm("remove this?", yes=False)
-        report = client.gc(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
-    if style == "json":
-        print_json(report.model_dump(mode="json"))
-    elif style == "quiet":
-        for ref in report.retired_versions:
-            click.echo(ref)
-    else:
-        print_facts(_facts(report))
+        report = client.retention.gc(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+    print_one(style, report, report.retired_versions, lambda: print_facts(_facts(report)))
     missing = report.rows_without_blob
     if missing.count and style != "json":
         names = [*missing.versions[:8], *(["…"] if len(missing.versions) > 8 else [])] or ["datasets or bases"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -11,7 +11,7 @@ from sdk.cli.support.output import format_option, print_rows
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
-    from sdk.schemas.catalog import SortKey
+    from sdk.schemas.catalog import SortKey, VersionBrief
 
 
 @click.command(name="search")
@@ -42,19 +42,12 @@ def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | 
     """
     with open_client() as client:
         found = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)
-    rows = [brief.model_dump(mode="json") for brief in found]
-    if style != "json":
-        rows = [
-            {
-                **row,
-                "base": row["base"]["id"],
-                "rank": row["lora"]["rank"],
-                "method": "merged" if row["kind"] == "merged" else row["method"],
-                "created": row["created_at"],
-            }
-            for row in rows
-        ]
     # Whose scores they were found by is worth a column where it may be others'.
     whose = ["scores_of"] if scores_of is not None and any(brief.scores_of for brief in found) else []
     columns = ["ref", "base", "rank", "method", *whose, "aliases", "created"]
-    print_rows(style, rows, columns, key="ref", empty="no version matches")
+    print_rows(style, found, columns, key="ref", empty="no version matches", shown=_shown)
+
+
+def _shown(brief: VersionBrief) -> dict[str, Any]:
+    method = "merged" if brief.kind == "merged" else brief.method
+    return {"base": brief.base.id, "rank": brief.lora.rank, "method": method, "created": brief.created_at.isoformat()}

@@ -44,7 +44,7 @@ def sign_command(ref: str, key: str | None, style: str) -> None:
     with open_client() as client:
         version = client.get(ref)
         exact = f"{version.info.adapter}@sha256:{version.digest}"
-        signature = client.sign(exact, key, password=password)
+        signature = client.signatures.sign(exact, key, password=password)
     say(f"{version.ref} is signed; verify it with: adapterctl verify {version.ref} --verify-with KEY.pub.pem")
     document = {"ref": version.ref, "digest": version.digest, "key_id": signature.key_id}
     print_made(style, document, signature.key_id)

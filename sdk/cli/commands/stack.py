@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from sdk.cli.support.output import format_option, plain, print_facts, print_json, print_rows, say
+from sdk.cli.support.output import format_option, plain, print_facts, print_one, print_rows, say
 from sdk.config import user_path
 from sdk.errors import InvalidInput
 
@@ -70,12 +70,9 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
     stack = _stack(home)
     with _telling() as on_look:
         document = control.up(stack, workers=workers, timeout_s=timeout_s, on_look=on_look)
-    if style == "json":
-        print_json(document)
-    elif style == "quiet":
-        click.echo(document["url"])
-    else:
-        print_facts([("url", document["url"]), ("token", document["token"])])
+    facts = [("url", document["url"]), ("token", document["token"])]
+    print_one(style, document, document["url"], lambda: print_facts(facts))
+    if style == "table":
         # On a terminal the token is visible anyway; elsewhere this line must not write it into a log.
         token = document["token"] if sys.stdout.isatty() else "…"
         say(f"use it in this shell:  export ADAPTERCTL_URL={document['url']} ADAPTERCTL_TOKEN={token}")
@@ -97,14 +94,12 @@ def down_command(home: Path, style: str) -> None:
     stack = _stack(home)
     with _waiting("stopping; a worker has 30 s to give back its job"):
         ended = control.down(stack)
-    if style == "json":
-        print_json({"home": str(stack.home), "ended": ended})
-    elif style == "quiet":
-        for name in ended:
-            click.echo(name)
-    else:
+
+    def tell() -> None:
         say(f"ended: {', '.join(ended)}" if ended else "nothing ran")
         say(f"the data stays in {stack.home}")
+
+    print_one(style, {"home": str(stack.home), "ended": ended}, ended, tell)
 
 
 @click.command(name="status")
@@ -124,10 +119,8 @@ def status_command(home: Path, style: str) -> None:
     if style == "quiet":
         click.echo(control.overall(parts))
         return
-    rows = [asdict(part) | {"uptime": _duration(part.uptime_s)} for part in parts]
-    if style == "json":
-        rows = [asdict(part) for part in parts]
-    print_rows(style, rows, _COLUMNS, key="part", empty="")
+    rows = [asdict(part) for part in parts]
+    print_rows(style, rows, _COLUMNS, key="part", empty="", shown=lambda row: {"uptime": _duration(row["uptime_s"])})
     if style == "table":
         for part in parts:
             if part.message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -78,7 +78,7 @@ def token_create(
             "--overlap-hours says how long the replaced token still works; add --replace", param="overlap_hours"
         )
     with open_client() as client:
-        made = client.create_token(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
+        made = client.tokens.create(name, wanted, days=days, replace=replace, overlap_hours=overlap_hours)
     until = "" if made.expires_at is None else f", until {made.expires_at:%Y-%m-%d %H:%M} UTC"
     what = f"token {made.id} for {made.name}: {in_words(made.grants)}{until}"
     print_done(style, made.model_dump(mode="json"), made.secret, what, "keep the secret; it is not shown again:")
@@ -117,14 +117,14 @@ def token_list(style: str) -> None:
     with open_client() as client:
         tokens = client.tokens()
     rows = [{**token.model_dump(mode="json"), "state": _state(token)} for token in tokens]
-    if style == "table":
-        for row, token in zip(rows, tokens, strict=True):
-            row["grants"] = ", ".join(f"{grant.namespace}={grant.role}" for grant in token.grants)
-            row["expires"] = row["expires_at"] or "never"
     columns = ["id", "name", "grants", "expires", "state"]
-    print_rows(
-        style, rows, columns, key="id", empty="no tokens; make one with: adapterctl token create NAME --role ROLE"
-    )
+    empty = "no tokens; make one with: adapterctl token create NAME --role ROLE"
+    print_rows(style, rows, columns, key="id", empty=empty, shown=_shown)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    grants = ", ".join(f"{grant['namespace']}={grant['role']}" for grant in row["grants"])
+    return {"grants": grants, "expires": row["expires_at"] or "never"}
 
 
 def _state(token: TokenView) -> str:
@@ -156,21 +156,19 @@ def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: 
         return
     assert token_id is not None
     with open_client() as client:
-        token = client.revoke_token(token_id)
+        token = client.tokens.revoke(token_id)
     print_done(style, token.model_dump(mode="json"), token.id, f"the token of {token.name} no longer works")
 
 
 def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
     confirm(f"Take the roles in {namespace} from every token?", yes=yes)
     with open_client() as client:
-        done = client.revoke_namespace(namespace)
-    rows = [one.model_dump(mode="json") for one in done.lost]
+        done = client.tokens.revoke_namespace(namespace)
     if style == "json":
-        print_json(done.model_dump(mode="json"))
+        print_json(done)
         return
-    print_rows(
-        style, rows, ["token", "name", "role", "revoked"], key="token", empty=f"no token had a role in {namespace}"
-    )
+    columns = ["token", "name", "role", "revoked"]
+    print_rows(style, done.lost, columns, key="token", empty=f"no token had a role in {namespace}")
     if done.kept is not None:
         say(f"your own token keeps its role; when you are done, run: adapterctl token revoke {done.kept}")
     if done.everywhere:

@@ -12,8 +12,11 @@ from sdk.cli.support.options import parse_size, whose_base_options
 from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.scores import held_out_loss
 from sdk.cli.support.session import open_client
+from sdk.cli.support.spec_options import spec_options
 from sdk.cli.support.training_file import read_training_file
 from sdk.errors import InvalidInput
+from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.training import TrainingSpec
 
 #: No job runs in less, so a smaller number lacks its unit.
 _LEAST_MEMORY_BYTES = 10**6
@@ -41,102 +44,9 @@ _LEAST_MEMORY_BYTES = 10**6
 @click.option(
     "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
 )
-@click.option(
-    "--holdout",
-    type=float,
-    metavar="SHARE",
-    help="Instead of --eval-data: hold this share of the rows out, such as 0.1.",
-)
-@click.option(
-    "--holdout-by", metavar="COLUMN", help="Rows with the same in this column are held out together, or not at all."
-)
-@click.option("--holdout-seed", type=int, help="Which rows are held out. [default: 0]")
+@spec_options(HoldoutFields)
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
-@click.option(
-    "--method",
-    type=click.Choice(["qlora", "lora"]),
-    help="Train over the base in 4 bits, or 8 (qlora), or in 16 (lora). [default: qlora]",
-)
-@click.option(
-    "--objective",
-    type=click.Choice(["sft", "classify", "dpo"]),
-    help="Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
-    " chosen, rejected} rows (dpo). [default: by the rows]",
-)
-@click.option("--beta", type=float, help="dpo: how close the model stays to the base, or to --from. [default: 0.1]")
-@click.option("--rank", type=int, help="Rank of A and B. [default: 8]")
-@click.option("--alpha", type=float, help="The update is scaled by alpha/rank. [default: 2·rank]")
-@click.option("--dropout", type=float, help="Dropout on the input of A. [default: 0.05]")
-@click.option(
-    "--targets",
-    help="qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern. [default: attention]",
-)
-@click.option("--exclude", help="Modules among the targets to leave out: names with commas, or one pattern.")
-@click.option(
-    "--quant-type",
-    type=click.Choice(["nf4", "fp4", "int8"]),
-    help="What qlora holds the base in: 4 bits, or 8 (int8). [default: nf4]",
-)
-@click.option("--double-quant/--no-double-quant", default=None, help="Quantise the scales too. [default: yes]")
-@click.option("--use-rslora", is_flag=True, default=None, help="Scale the update by alpha/√rank; needs --alpha.")
-@click.option("--use-dora", is_flag=True, default=None, help="Learn each row's norm apart from its direction.")
-@click.option(
-    "--init-lora-weights", type=click.Choice(["eva"]), help="Start A at what the rows vary in (EVA). [default: random]"
-)
-@click.option(
-    "--eva-rho",
-    type=float,
-    help="EVA: a module may get up to this many times --rank; others then get less. [default: 1]",
-)
-@click.option("--rank-pattern", metavar="MODULE=R,…", help="Ranks of modules that differ from --rank.")
-@click.option("--alpha-pattern", metavar="MODULE=A,…", help="Alphas of modules that differ from --alpha.")
-@click.option("--layers-to-transform", metavar="0-3,8", help="The layers whose modules are adapted. [default: all]")
-@click.option(
-    "--bias",
-    type=click.Choice(["none", "all", "lora_only"]),
-    help="Train biases too: all, or those of adapted modules. [default: none]",
-)
-@click.option("--modules-to-save", metavar="NAMES", help="Modules to train and store whole.")
-@click.option("--trainable-token-indices", metavar="5,100-103", help="Tokens whose embedding is trained, by id.")
-@click.option(
-    "--loss-on",
-    type=click.Choice(["completion", "assistant", "all"]),
-    help="Which tokens the loss is computed on. [default: by the shape of the rows]",
-)
-@click.option(
-    "--columns", metavar="KEY=COLUMN,…", help="Which columns are which keys: prompt=question,completion=answer."
-)
-@click.option("--epochs", type=float, help="Passes over the rows. [default: 3]")
-@click.option("--max-steps", type=int, help="Optimiser steps, instead of epochs.")
-@click.option("--lr", type=float, help="Peak learning rate. [default: 2e-4]")
-@click.option("--warmup-ratio", type=float, help="Share of the steps in which lr rises from zero. [default: 0.03]")
-@click.option(
-    "--schedule",
-    type=click.Choice(["cosine", "linear", "constant"]),
-    help="Course of lr after the warm-up. [default: cosine]",
-)
-@click.option(
-    "--optim",
-    type=click.Choice(["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]),
-    help="All but adamw need a CUDA card. [default: adamw]",
-)
-@click.option("--loraplus-lr-ratio", type=float, help="LoRA+: each B learns at this many times --lr.")
-@click.option("--weight-decay", type=float, help="Decay of matrices, per step at the rate 1. [default: 0]")
-@click.option("--max-grad-norm", type=float, help="Norm that gradients are cut to; 0 for none. [default: 1]")
-@click.option("--adam-beta1", type=float, help="[default: 0.9]")
-@click.option("--adam-beta2", type=float, help="[default: 0.999]")
-@click.option("--neftune-noise-alpha", type=float, help="NEFTune: noise on embeddings while training, such as 5.")
-@click.option("--batch-size", type=int, help="Rows in one forward pass. [default: 4]")
-@click.option("--grad-accum", type=int, help="Forward passes in one optimiser step. [default: 4]")
-@click.option(
-    "--packing",
-    type=click.Choice(["off", "auto", "on"]),
-    help="Short rows share a sequence, without padding; auto: where that is less to compute. [default: auto on a CPU, off on a card]",
-)
-@click.option(
-    "--max-length", type=int, help="Longest row, in tokens; longer ones are cut, or texts split. [default: 1024]"
-)
-@click.option("--seed", type=int, help="[default: 0]")
+@spec_options(TrainingSpec, TrainingSpec.model_fields.keys() - HoldoutFields.model_fields.keys())
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
 )
@@ -208,7 +118,7 @@ def train_command(
         job = client.submit_training(name, **options)
         say_rows(job.view, data=options.get("data"), eval_data=options.get("eval_data"))
         if detach:
-            print_detached(style, job.id, job.view.state.value)
+            print_detached(style, job)
             return
         say(f"job {job.id} trains {name}")
         result = result_of(job)

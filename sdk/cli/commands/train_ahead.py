@@ -12,9 +12,10 @@ import click
 
 from sdk.cli.commands.plan import planned, print_plan
 from sdk.cli.support.output import filled, print_json
+from sdk.cli.support.spec_options import shown_value
 from sdk.errors import InvalidInput
 from sdk.names import check_name
-from sdk.schemas.training import RESOLVED, PlanOptions, TrainingSpec
+from sdk.schemas.training import PLANNED, RESOLVED, TrainingSpec
 from sdk.submitting.given_data import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
@@ -40,7 +41,7 @@ def show_ahead(
         said["explained"] = rows
     plan = None
     if dry_run:
-        asked = {name: value for name, value in fields.items() if name in {"method", *PlanOptions.__annotations__}}
+        asked = {name: value for name, value in fields.items() if name in {"method", *PLANNED}}
         plan = planned(str(base), options.get("base_namespace"), options.get("published"), asked | {"as_given": True})
         said["plan"] = plan.model_dump(mode="json")
     if style == "json":
@@ -102,10 +103,10 @@ def explained(
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:
     """Print the options, with `about` each with its description below."""
     for row in rows:
-        default = "" if row["from"].startswith("default") else f"; default {_shown(row['default'])}"
+        default = "" if row["from"].startswith("default") else f"; default {shown_value(row['default'])}"
         click.echo(
             filled(
-                f"{row['option']} = {_shown(row['value'])}  ({row['from']}{default})",
+                f"{row['option']} = {shown_value(row['value'])}  ({row['from']}{default})",
                 "",
                 "    ",
                 break_on_hyphens=False,
@@ -113,17 +114,3 @@ def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None
         )
         if about and row["about"]:
             click.echo(filled(row["about"], "    ", break_on_hyphens=False))
-
-
-def _shown(value: Any) -> str:
-    return (
-        "none"
-        if value is None
-        else "yes"
-        if value is True
-        else "no"
-        if value is False
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from sdk.cli.support.output import age_of, format_option, human_bytes, human_duration, print_rows, render, say
+from sdk.cli.support.output import age_of, format_option, human_bytes, human_duration, print_rows, say
 from sdk.cli.support.session import open_client
+
+if TYPE_CHECKING:
+    from sdk.schemas.work import QueueCapacity, WorkerView
 
 
 @click.group(name="workers")
@@ -27,25 +32,18 @@ def workers_list(style: str) -> None:
     """
     with open_client() as client:
         workers = client.workers()
-    if style == "table" and workers:
-        headers = ["name", "state", "job", "device", "free", "of", "queues", "seen"]
-        rows = [
-            [
-                worker.name,
-                worker.state,
-                worker.job,
-                worker.device,
-                human_bytes(worker.free_memory_bytes),
-                human_bytes(worker.memory_bytes),
-                ",".join(worker.queues),
-                age_of(worker.seen_at),
-            ]
-            for worker in workers
-        ]
-        click.echo(render(headers, rows, cut=0))
-        return
-    shown = [worker.model_dump(mode="json") for worker in workers]
-    print_rows(style, shown, [], key="name", empty="no worker is known; start one with: adapter-worker start")
+    columns = ["name", "state", "job", "device", "free", "of", "queues", "seen"]
+    empty = "no worker is known; start one with: adapter-worker start"
+    print_rows(style, workers, columns, key="name", empty=empty, cut="name", shown=_shown)
+
+
+def _shown(worker: WorkerView) -> dict[str, str]:
+    return {
+        "free": human_bytes(worker.free_memory_bytes),
+        "of": human_bytes(worker.memory_bytes),
+        "queues": ",".join(worker.queues),
+        "seen": age_of(worker.seen_at),
+    }
 
 
 @click.command(name="capacity")
@@ -61,26 +59,13 @@ def capacity_command(style: str) -> None:
       adapterctl capacity
     """
     with open_client() as client:
-        queues = client.capacity()
-    if style == "table":
-        headers = ["queue", "queued", "oldest", "unfit", "running", "workers", "idle"]
-        rows = [
-            [
-                one.queue,
-                one.queued,
-                None if one.oldest_s is None else human_duration(one.oldest_s),
-                one.unfit,
-                one.running,
-                one.workers,
-                one.idle,
-            ]
-            for one in queues
-        ]
-        click.echo(render(headers, rows))
-        for one in queues:
-            if one.queued and not one.workers:
-                say(
-                    f"no worker listens to the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}"
-                )
-        return
-    print_rows(style, [one.model_dump(mode="json") for one in queues], [], key="queue", empty="")
+        queues = client.workers.capacity()
+    columns = ["queue", "queued", "oldest", "unfit", "running", "workers", "idle"]
+    print_rows(style, queues, columns, key="queue", empty="", shown=_waiting)
+    for one in queues if style == "table" else ():
+        if one.queued and not one.workers:
+            say(f"no worker listens to the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}")
+
+
+def _waiting(one: QueueCapacity) -> dict[str, str | None]:
+    return {"oldest": None if one.oldest_s is None else human_duration(one.oldest_s)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, render, writable
+from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, print_one, render, writable
 from sdk.schemas.preview import Preview, PreviewText
 
 if TYPE_CHECKING:
@@ -42,13 +42,10 @@ _BAR = 24
 
 def print_audit(found: DataAudit, style: str) -> None:
     """Print findings with their rows, then what all rows are; "quiet": only the kinds that were found."""
-    if style == "json":
-        print_json(found.model_dump(mode="json"))
-        return
-    if style == "quiet":
-        for finding in found.findings:
-            click.echo(finding.kind)
-        return
+    print_one(style, found, (finding.kind for finding in found.findings), lambda: _print_audit(found))
+
+
+def _print_audit(found: DataAudit) -> None:
     for finding in found.findings:
         click.echo(fit(f"{_SAID.get(finding.kind, finding.kind)}: {finding.rows}"))
         for example in _each_fault_once(finding.examples):
@@ -128,7 +125,7 @@ _MOST_CUT_CHARACTERS = 200
 def print_preview(preview: Preview, style: str = "table") -> None:
     """Print the texts with what is learnt marked, then remarks about all of them; "quiet": only what is learnt."""
     if style == "json":
-        print_json(preview.model_dump(mode="json"))
+        print_json(preview)
         return
     quiet = style == "quiet"
     for text, answer in zip(preview.rows, _answers(preview), strict=True):

@@ -9,14 +9,21 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from unicodedata import combining, east_asian_width
 
 import click
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from sdk.objects import Job
+
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R", bound="BaseModel | dict[str, Any]")
 
 WIDTH = 80
 #: The exit code if a check finds that something is not as it should be.
@@ -65,9 +72,10 @@ def print_done(style: str, document: dict[str, Any], bare: str | None, *sentence
         click.echo(bare)
 
 
-def print_detached(style: str, job_id: str, state: str) -> None:
+def print_detached(style: str, job: Job[Any]) -> None:
     """Print the id of a detached job, and how to come back to it."""
-    print_made(style, {"job": job_id, "state": state}, job_id, f"watch it: adapterctl jobs watch {job_id}")
+    document = {"job": job.id, "state": job.view.state.value}
+    print_made(style, document, job.id, f"watch it: adapterctl jobs watch {job.id}")
 
 
 def plain(text: str) -> str:
@@ -120,11 +128,13 @@ def _cut(text: str, width: int) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print the one JSON document."""
-    indent = 2 if sys.stdout.isatty() else None
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    """Print the one JSON document, in which models are as they are sent."""
+    dumps = partial(
+        json.dumps, indent=2 if sys.stdout.isatty() else None, default=lambda model: model.model_dump(mode="json")
+    )
+    text = dumps(value, ensure_ascii=False)
     if not text.replace("\n", "").isprintable() or not _can_be_written(text):
-        text = json.dumps(value, indent=indent)
+        text = dumps(value)
     click.echo(text)
 
 
@@ -144,30 +154,33 @@ def _can_be_written(text: str) -> bool:
 
 def print_rows(
     style: str,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[R],
     columns: Sequence[str],
     *,
     key: str,
     empty: str,
     cut: str | None = None,
     spare: Sequence[str] = (),
+    shown: Callable[[R], Mapping[str, Any]] = lambda row: {},
 ) -> None:
     """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` per line.
 
-    If the terminal is too narrow, the column `cut` is cut before all others, and the columns in `spare` are left out,
-    beginning with the first.
+    `shown` gives the cells of a row, a dict or a model, that are not simply its fields. If the terminal is too narrow,
+    the column `cut` is cut before all others, and the columns in `spare` are left out, beginning with the first.
     """
     if style == "json":
         print_json(list(rows))
-    elif style == "quiet":
-        for row in rows:
-            click.echo(row[key])
+        return
+    cells = [{**(row if isinstance(row, dict) else row.model_dump(mode="json")), **shown(row)} for row in rows]
+    if style == "quiet":
+        for cell in cells:
+            click.echo(cell[key])
     elif not rows:
         say(empty)
     else:
-        cells = [[_brief(row.get(column)) for column in columns] for row in rows]
+        table = [[_brief(cell.get(column)) for column in columns] for cell in cells]
         left_out = [columns.index(column) for column in spare]
-        click.echo(render(columns, cells, cut=None if cut is None else columns.index(cut), spare=left_out))
+        click.echo(render(columns, table, cut=None if cut is None else columns.index(cut), spare=left_out))
 
 
 def _brief(value: Any) -> Any:
@@ -217,14 +230,15 @@ def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
         click.echo(f"{click.style(label, bold=True) if sys.stdout.isatty() else label}  {_cell(value)}")
 
 
-def print_one(style: str, document: dict[str, Any], name: str, facts: Sequence[tuple[str, Any]]) -> None:
-    """Print one thing: as JSON, by its bare name, or as names and values."""
+def print_one(style: str, document: Any, bare: str | Iterable[object], table: Callable[[], object]) -> None:
+    """Print one thing: as JSON, by its bare name or names, one per line, or as `table` prints it."""
     if style == "json":
         print_json(document)
     elif style == "quiet":
-        click.echo(name)
+        for name in [bare] if isinstance(bare, str) else bare:
+            click.echo(name)
     else:
-        print_facts(facts)
+        table()
 
 
 def _terminal_width() -> int:

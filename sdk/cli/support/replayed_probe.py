@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.support.output import filled, plain, print_json, render
+from sdk.cli.support.output import filled, plain, print_one, render
 from sdk.examining.probe_replay import require_equal
 from sdk.schemas.probe import LogitsReplay, ProbeReplay
 
@@ -16,12 +16,7 @@ _MOST_MODULES = 10
 
 def print_replay(found: ProbeReplay, style: str) -> None:
     """Print what was found; raises VerificationFailed afterwards if it differs from the record."""
-    if style == "json":
-        print_json({**found.model_dump(mode="json"), "ok": found.ok})
-    elif style == "quiet":
-        click.echo(found.digest)
-    else:
-        _print_table(found)
+    print_one(style, {**found.model_dump(mode="json"), "ok": found.ok}, found.digest, lambda: _print_table(found))
     require_equal(found)
 
 

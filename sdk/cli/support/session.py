@@ -51,7 +51,7 @@ def open_puller(*, offline: bool = False) -> Iterator[Puller]:
     configured = config.load()
     if configured.home is not None and not offline:
         with open_client() as client:
-            yield client.puller()
+            yield client.puller
         return
     from sdk.pulling.cache import Cache
     from sdk.pulling.http import HttpClient

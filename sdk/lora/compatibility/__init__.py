@@ -1,9 +1,9 @@
 """Whether an inference engine can serve an adapter as it is: yes, no or unknown, with the engine's rule and its source.
 
->>> facts = Facts(rank=24, alpha=48.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", base="llama")
+>>> facts = AdapterFacts(rank=24, alpha=48.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", base="llama")
 >>> judge(facts, "vllm").answer, judge(facts, "vllm").flags[:3]
 (<Verdict.YES: 'yes'>, ('--enable-lora', '--max-lora-rank 32', '--lora-modules adapter=./adapter'))
->>> found = judge(Facts(rank=8, alpha=16.0, target_modules=("q_proj",), architecture="LlamaForCausalLM", use_dora=True), "vllm")
+>>> found = judge(AdapterFacts(rank=8, alpha=16.0, target_modules=("q_proj",), architecture="LlamaForCausalLM", use_dora=True), "vllm")
 >>> found.answer, [finding.rule for finding in found.against]
 (<Verdict.NO: 'no'>, ['dora'])
 
@@ -16,9 +16,9 @@ every version whenever a table changes. Computing it takes less than a milliseco
 `compat`, `show --format json` and the SDK compute it on request, and give the date of the tables.
 """
 
-from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
+from sdk.lora.compatibility.answers import Compatibility, RuleFinding, RuleSource, Verdict
 from sdk.lora.compatibility.engines import ENGINES
-from sdk.lora.compatibility.facts import Facts
+from sdk.lora.compatibility.facts import AdapterFacts
 from sdk.lora.compatibility.judging import judge
 
-__all__ = ["ENGINES", "Compatibility", "Facts", "Finding", "Source", "Verdict", "judge"]
+__all__ = ["ENGINES", "AdapterFacts", "Compatibility", "RuleFinding", "RuleSource", "Verdict", "judge"]

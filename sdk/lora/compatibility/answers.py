@@ -22,7 +22,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Source:
+class RuleSource:
     """Where an engine's rule was read."""
 
     #: A file of the engine's repository, or an issue in it.
@@ -37,14 +37,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Finding:
+class RuleFinding:
     """What one rule found."""
 
     rule: str
     verdict: Verdict
     #: One sentence without a full stop.
     reason: str
-    source: Source
+    source: RuleSource
     #: Whether a merged model can be served nevertheless.
     mended_by_merge: bool = True
     #: Whether a plain LoRA made of it can be served: the same adapter, one cut to a lower rank, or none.
@@ -66,7 +66,7 @@ class Compatibility:
     tables_day: str
     answer: Verdict
     #: One for each rule, in the order of the engine's table.
-    findings: tuple[Finding, ...]
+    findings: tuple[RuleFinding, ...]
     #: Options that the engine needs for this adapter.
     flags: tuple[str, ...]
     #: The commands that serve it, or may serve it, line by line; empty if the answer is no.
@@ -89,6 +89,6 @@ class Compatibility:
         }
 
     @property
-    def against(self) -> tuple[Finding, ...]:
+    def against(self) -> tuple[RuleFinding, ...]:
         """The findings that are not "yes"."""
         return tuple(finding for finding in self.findings if finding.verdict is not Verdict.YES)

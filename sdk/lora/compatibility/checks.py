@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sdk.lora.compatibility.answers import Verdict
-from sdk.lora.compatibility.engines import Engine, Release
-from sdk.lora.compatibility.facts import EMBEDDINGS, HEADS, Facts
+from sdk.lora.compatibility.engines import Engine, EngineRelease
+from sdk.lora.compatibility.facts import EMBEDDINGS, HEADS, AdapterFacts
 from sdk.lora.compatibility.words import named
 
 # The linear modules of bases by architecture, as transformers and adapters name them. Only architectures for which the
@@ -50,7 +50,7 @@ class Objection(NamedTuple):
     reason: str
 
 
-Check = Callable[[Facts, Engine, Release], Objection | None]
+Check = Callable[[AdapterFacts, Engine, EngineRelease], Objection | None]
 
 #: The names of embeddings and heads that rules are known for.
 _BOTH = frozenset({"embed_tokens", "lm_head"})
@@ -60,7 +60,7 @@ _TEXT_PARTS = {"Gemma3ForConditionalGeneration": LLAMA}
 _OF_BOTH_PARTS = frozenset({"q_proj", "k_proj", "v_proj"})
 
 
-def architectures(facts: Facts, engine: Engine, release: Release) -> Objection | None:
+def architectures(facts: AdapterFacts, engine: Engine, release: EngineRelease) -> Objection | None:
     """Object to a base that the engine adapts in no release, or not in this one, or that the table lacks."""
     name = facts.architecture
     if not name:
@@ -72,14 +72,14 @@ def architectures(facts: Facts, engine: Engine, release: Release) -> Objection |
     return None if name in engine.architectures else _unknown(f"{name} is not in the table")
 
 
-def rank_steps(facts: Facts, engine: Engine, _: Release) -> Objection | None:
+def rank_steps(facts: AdapterFacts, engine: Engine, _: EngineRelease) -> Objection | None:
     """Object to a rank above the largest that the engine takes."""
     if facts.largest_rank > engine.rank_steps[-1]:
         return _no(f"its rank is {facts.largest_rank}, and the largest step is {engine.rank_steps[-1]}")
     return None
 
 
-def one_scale(facts: Facts, *_: object) -> Objection | None:
+def one_scale(facts: AdapterFacts, *_: object) -> Objection | None:
     """Object to an adapter whose modules have scales of their own: the engine uses one α/r for the whole adapter."""
     if facts.other_ranks and facts.other_alphas:
         return _unknown(
@@ -94,14 +94,14 @@ def one_scale(facts: Facts, *_: object) -> Objection | None:
     return None
 
 
-def one_alpha(facts: Facts, *_: object) -> Objection | None:
+def one_alpha(facts: AdapterFacts, *_: object) -> Objection | None:
     """Object to an adapter whose modules have different alphas: the engine uses each module's rank, but one α."""
     if facts.other_alphas:
         return _no(f"alpha_pattern gives {named(facts.other_alphas)} another α, and every module gets {facts.alpha:g}")
     return None
 
 
-def heads_alone(facts: Facts, *_: object) -> Objection | None:
+def heads_alone(facts: AdapterFacts, *_: object) -> Objection | None:
     """Object to saved modules other than the head of a classification, on a base that has one there."""
     beside = sorted(set(facts.modules_to_save) - HEADS)
     if beside:
@@ -113,14 +113,14 @@ def heads_alone(facts: Facts, *_: object) -> Objection | None:
     return None
 
 
-def same_vocabulary(facts: Facts, *_: object) -> Objection | None:
+def same_vocabulary(facts: AdapterFacts, *_: object) -> Objection | None:
     """Object to an adapter with embeddings for another number of tokens."""
     if facts.vocabulary_changed is None:
         return _unknown("whether it holds embeddings of another number of tokens than the base is not known")
     return _no("it holds embeddings of another number of tokens than the base") if facts.vocabulary_changed else None
 
 
-def no_whole_embeddings(facts: Facts, *_: object) -> Objection | None:
+def no_whole_embeddings(facts: AdapterFacts, *_: object) -> Objection | None:
     """Object to an adapter with whole embeddings, for any number of tokens."""
     if facts.saved_embeddings and not facts.vocabulary_changed:
         return _no(
@@ -129,12 +129,12 @@ def no_whole_embeddings(facts: Facts, *_: object) -> Objection | None:
     return same_vocabulary(facts)
 
 
-def targets(facts: Facts, *_: object) -> Objection | None:
+def targets(facts: AdapterFacts, *_: object) -> Objection | None:
     """Leave the answer open if the table lacks some of a base's modules; embeddings have a rule of their own."""
     return _of_modules(facts, LINEAR_MODULES)
 
 
-def converted_targets(facts: Facts, *_: object) -> Objection | None:
+def converted_targets(facts: AdapterFacts, *_: object) -> Objection | None:
     """The same for llama.cpp, which converts what the tensors name, and of a model that sees images the text part."""
     objection = _of_modules(_by_tensors(facts), {**LINEAR_MODULES, **_TEXT_PARTS})
     if objection is not None or facts.architecture not in _TEXT_PARTS or facts.modules is not None:
@@ -147,7 +147,7 @@ def converted_targets(facts: Facts, *_: object) -> Objection | None:
     return _unknown(f"{named(both)} may mean modules of the part for images too") if both else None
 
 
-def joined_modules(facts: Facts, *_: object) -> Objection | None:
+def joined_modules(facts: AdapterFacts, *_: object) -> Objection | None:
     """Object if only a part of what SGLang joins is adapted: it assumes q always, and v if there is q or k."""
     places: dict[str, set[str]] = {}
     for name in facts.target_modules or ():
@@ -164,14 +164,14 @@ def joined_modules(facts: Facts, *_: object) -> Objection | None:
     return None
 
 
-def known_embeddings(facts: Facts, *_: object) -> Objection | None:
+def known_embeddings(facts: AdapterFacts, *_: object) -> Objection | None:
     """Leave the answer open for embeddings that are called otherwise than a Llama's."""
     if beside := facts.adapted_embeddings - _BOTH:
         return _unknown(f"it adapts {named(beside)}, and the table has embed_tokens and lm_head")
     return None
 
 
-def embeddings_of_class(facts: Facts, engine: Engine, _: Release) -> Objection | None:
+def embeddings_of_class(facts: AdapterFacts, engine: Engine, _: EngineRelease) -> Objection | None:
     """Object to adapted embeddings that the model's class does not name."""
     adapted = facts.adapted_embeddings
     if not adapted:
@@ -186,7 +186,7 @@ def embeddings_of_class(facts: Facts, engine: Engine, _: Release) -> Objection |
     return _tying_unknown(facts)
 
 
-def converted_embeddings(facts: Facts, engine: Engine, _: Release) -> Objection | None:
+def converted_embeddings(facts: AdapterFacts, engine: Engine, _: EngineRelease) -> Objection | None:
     """Object to adapted embeddings that a GGUF of the base has not, or has as one with its head."""
     facts = _by_tensors(facts)
     adapted = facts.adapted_embeddings
@@ -230,7 +230,7 @@ def _unknown(reason: str) -> Objection:
     return Objection(Verdict.UNKNOWN, reason)
 
 
-def _tying_unknown(facts: Facts) -> Objection | None:
+def _tying_unknown(facts: AdapterFacts) -> Objection | None:
     if facts.tied is None:
         return _unknown(
             f"it adapts {named(facts.adapted_embeddings)}, and whether the base ties embeddings and head is not known"
@@ -238,14 +238,14 @@ def _tying_unknown(facts: Facts) -> Objection | None:
     return None
 
 
-def _by_tensors(facts: Facts) -> Facts:
+def _by_tensors(facts: AdapterFacts) -> AdapterFacts:
     """Facts with the target modules taken from the tensors if they are given by a pattern: only tensors are converted."""
     if facts.target_modules is not None or facts.modules is None:
         return facts
     return replace(facts, target_modules=facts.modules)
 
 
-def _of_modules(facts: Facts, known: Mapping[str, frozenset[str]]) -> Objection | None:
+def _of_modules(facts: AdapterFacts, known: Mapping[str, frozenset[str]]) -> Objection | None:
     if facts.target_modules is None:
         return _unknown("target_modules is a pattern, which is not resolved here")
     beside = sorted(facts.last_names - EMBEDDINGS - known.get(facts.architecture or "", frozenset()))

@@ -47,7 +47,7 @@ def parse(text: str, engine: str) -> Number:
 
 
 @dataclass(frozen=True)
-class Release:
+class EngineRelease:
     """A release of an engine whose sources were read."""
 
     version: str
@@ -106,7 +106,7 @@ class Engine:
 
     name: str
     #: The newest release, and the one read before it.
-    releases: tuple[Release, ...]
+    releases: tuple[EngineRelease, ...]
     rules: tuple[Rule | AllOf, ...]
     flags: tuple[Line, ...]
     commands: tuple[Line, ...]
@@ -130,7 +130,7 @@ def _engine(table: dict[str, Any]) -> Engine:
         name: tuple(Line(**line) for line in table.pop(name)) for name in ("flags", "commands", "notes")
     }
     return Engine(
-        releases=tuple(Release(**_frozen(one)) for one in table.pop("releases")),
+        releases=tuple(EngineRelease(**_frozen(one)) for one in table.pop("releases")),
         rules=tuple(_rule(_frozen(one)) for one in table.pop("rules")),
         embeddings=_frozen(table.pop("embeddings", {})),
         **lines,

@@ -16,7 +16,7 @@ HEADS = frozenset({"score", "classifier"})
 
 
 @dataclass(frozen=True)
-class Facts:
+class AdapterFacts:
     """What is known about an adapter. None means "unknown", never "no"."""
 
     rank: int

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
-from sdk.lora.compatibility.answers import Compatibility, Finding, Source, Verdict
+from sdk.lora.compatibility.answers import Compatibility, RuleFinding, RuleSource, Verdict
 from sdk.lora.compatibility.checks import CHECKS, Objection
-from sdk.lora.compatibility.engines import ENGINES, AllOf, Engine, Line, Number, Release, Rule, parse
-from sdk.lora.compatibility.facts import HEADS, Facts
+from sdk.lora.compatibility.engines import ENGINES, AllOf, Engine, EngineRelease, Line, Number, Rule, parse
+from sdk.lora.compatibility.facts import HEADS, AdapterFacts
 from sdk.lora.compatibility.words import named, quoted, unquoted
 from sdk.lora.gguf_models import WHOLE_MODELS
 
@@ -18,7 +18,7 @@ class UnknownEngine(ValueError):  # noqa: N818 - the tree of errors reads as wor
     """The engine has no table; the message names those that have one."""
 
 
-def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibility:
+def judge(facts: AdapterFacts, engine: str, version: str | None = None) -> Compatibility:
     """Say whether an engine can serve an adapter as it is, by the rules of the last release read that is not newer than
     a given version; None stands for the newest.
 
@@ -63,7 +63,7 @@ def judge(facts: Facts, engine: str, version: str | None = None) -> Compatibilit
     )
 
 
-def _findings(facts: Facts, table: Engine, release: Release) -> Iterator[Finding]:
+def _findings(facts: AdapterFacts, table: Engine, release: EngineRelease) -> Iterator[RuleFinding]:
     given = values(facts, table, release)
     for rule in table.rules:
         if isinstance(rule, AllOf):
@@ -72,11 +72,13 @@ def _findings(facts: Facts, table: Engine, release: Release) -> Iterator[Finding
             continue
         objection = _objection(rule, facts, table, release, given)
         verdict, reason = (Verdict.YES, rule.says) if objection is None else objection
-        source = Source(rule.read, release.tag, release.day)
-        yield Finding(rule.name, verdict, reason, source, rule.mended_by_merge, rule.mended_by_plain)
+        source = RuleSource(rule.read, release.tag, release.day)
+        yield RuleFinding(rule.name, verdict, reason, source, rule.mended_by_merge, rule.mended_by_plain)
 
 
-def _objection(rule: Rule, facts: Facts, table: Engine, release: Release, given: Mapping[str, Any]) -> Objection | None:
+def _objection(
+    rule: Rule, facts: AdapterFacts, table: Engine, release: EngineRelease, given: Mapping[str, Any]
+) -> Objection | None:
     if rule.mended_by_export and facts.architecture in EXPORTED:
         return None
     if any(given[name] for name in rule.refuses) or facts.architecture in rule.refused_architectures:
@@ -85,35 +87,41 @@ def _objection(rule: Rule, facts: Facts, table: Engine, release: Release, given:
     return objection and objection._replace(reason=f"{objection.reason}{rule.advice}")
 
 
-def _too_old(table: Engine, version: str) -> Finding:
+def _too_old(table: Engine, version: str) -> RuleFinding:
     oldest = table.releases[-1]
     reason = f"{table.name} {version} is not known here: the table has {_read(table)}"
-    return Finding("version", Verdict.UNKNOWN, reason, Source("this table", oldest.tag, oldest.day))
+    return RuleFinding("version", Verdict.UNKNOWN, reason, RuleSource("this table", oldest.tag, oldest.day))
 
 
 def _read(table: Engine) -> str:
     return " and ".join(release.version for release in table.releases)
 
 
-def _contradicted(verdict: Verdict, reason: str) -> Finding:
+def _contradicted(verdict: Verdict, reason: str) -> RuleFinding:
     """Faults of the folder itself, whatever the engine: no merge repairs them."""
-    return Finding("weights", verdict, reason, Source(WEIGHTS_FILE, "this folder", "-"), mended_by_merge=False)
+    return RuleFinding("weights", verdict, reason, RuleSource(WEIGHTS_FILE, "this folder", "-"), mended_by_merge=False)
 
 
-def _decide(findings: tuple[Finding, ...]) -> Verdict:
+def _decide(findings: tuple[RuleFinding, ...]) -> Verdict:
     verdicts = {finding.verdict for finding in findings}
     return next((verdict for verdict in (Verdict.NO, Verdict.UNKNOWN) if verdict in verdicts), Verdict.YES)
 
 
-def _of_base(facts: Facts) -> tuple[str, ...]:
+def _of_base(facts: AdapterFacts) -> tuple[str, ...]:
     """The placeholder for the base in commands if the base is unknown here."""
     of = f"the base {quoted(facts.base_said)}" if facts.base_said else "its base"
-    if facts.base == Facts.base:
-        return (f"{Facts.base} stands for {of}: its folder, or its name on a hub; {Facts.base_folder} is the folder",)
-    return (f"{Facts.base_folder} stands for the folder of {of}",) if facts.base_folder == Facts.base_folder else ()
+    if facts.base == AdapterFacts.base:
+        return (
+            f"{AdapterFacts.base} stands for {of}: its folder, or its name on a hub; {AdapterFacts.base_folder} is the folder",
+        )
+    return (
+        (f"{AdapterFacts.base_folder} stands for the folder of {of}",)
+        if facts.base_folder == AdapterFacts.base_folder
+        else ()
+    )
 
 
-def _of_training(facts: Facts) -> tuple[str, ...]:
+def _of_training(facts: AdapterFacts) -> tuple[str, ...]:
     """What one should know about its training, whichever engine serves it."""
     notes = []
     if facts.quantization:
@@ -128,20 +136,20 @@ def _of_training(facts: Facts) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _not_read(table: Engine, known: Release | None, asked: Number, version: str | None) -> tuple[str, ...]:
+def _not_read(table: Engine, known: EngineRelease | None, asked: Number, version: str | None) -> tuple[str, ...]:
     """Say that the release asked for is not one of those that were read, if rules of another one were applied."""
     if known is None or asked == parse(known.version, table.name):
         return ()
     return (f"{version} was not read, but {_read(table)}: the rules of {known.version} were applied",)
 
 
-def _find_out(table: Engine, facts: Facts, given: Mapping[str, Any]) -> str:
+def _find_out(table: Engine, facts: AdapterFacts, given: Mapping[str, Any]) -> str:
     if facts.architecture is None and facts.is_folder:
         return f"adapterctl compat {facts.folder} --base DIR --engine {table.name}, where DIR is the folder of its base"
     return table.trial.format_map(given)
 
 
-def _fix(facts: Facts, against: Sequence[Finding]) -> str | None:
+def _fix(facts: AdapterFacts, against: Sequence[RuleFinding]) -> str | None:
     """Return the one command after which the same update is served."""
     if against and _can_be_plain(facts) and all(finding.mended_by_plain == "same" for finding in against):
         return f"{_plain(facts)} -o ./plain"
@@ -152,7 +160,7 @@ def _fix(facts: Facts, against: Sequence[Finding]) -> str | None:
     return f"adapterctl merge {facts.ref} -o ./merged"
 
 
-def _cut(facts: Facts, against: Sequence[Finding]) -> tuple[str, ...]:
+def _cut(facts: AdapterFacts, against: Sequence[RuleFinding]) -> tuple[str, ...]:
     """What can be served instead if the rank, or having one rank for all modules, is all that stands in the way."""
     kinds = {finding.mended_by_plain for finding in against}
     if "cut" not in kinds or "no" in kinds or not _can_be_plain(facts):
@@ -164,7 +172,7 @@ def _cut(facts: Facts, against: Sequence[Finding]) -> tuple[str, ...]:
     )
 
 
-def _left_open(facts: Facts, doubts: Sequence[Finding]) -> tuple[str, ...]:
+def _left_open(facts: AdapterFacts, doubts: Sequence[RuleFinding]) -> tuple[str, ...]:
     """What to serve instead if the only doubt is whether the engine scales each module correctly."""
     kinds = {(finding.verdict, finding.mended_by_plain) for finding in doubts}
     if kinds != {(Verdict.UNKNOWN, "same")} or not _can_be_plain(facts):
@@ -174,7 +182,7 @@ def _left_open(facts: Facts, doubts: Sequence[Finding]) -> tuple[str, ...]:
     )
 
 
-def _can_be_plain(facts: Facts) -> bool:
+def _can_be_plain(facts: AdapterFacts) -> bool:
     """Whether the adapter has nothing besides A and B that a plain LoRA can't hold, by the rules of `sdk.lora.plain_lora`."""
     beside = (
         facts.modules_to_save,
@@ -189,7 +197,7 @@ def _can_be_plain(facts: Facts) -> bool:
     return not any(beside)
 
 
-def _plain(facts: Facts) -> str:
+def _plain(facts: AdapterFacts) -> str:
     return f"adapterctl export {facts.folder if facts.is_folder else facts.ref} --to lora"
 
 
@@ -206,7 +214,7 @@ EXPORTED = frozenset(
 )
 
 
-def values(facts: Facts, engine: Engine, release: Release) -> dict[str, Any]:
+def values(facts: AdapterFacts, engine: Engine, release: EngineRelease) -> dict[str, Any]:
     """Return what lines and conditions can name: the facts, what follows from them, and the engine's flags."""
     step = next((step for step in engine.rank_steps if step >= facts.largest_rank), max(engine.rank_steps, default=0))
     head = bool(HEADS & set(facts.modules_to_save))
@@ -247,7 +255,7 @@ def said(lines: Iterable[Line], given: Mapping[str, Any]) -> Iterator[str]:
     return (line.text.format_map(given) for line in lines if line.when is None or given[line.when])
 
 
-def _to_gguf(facts: Facts) -> str:
+def _to_gguf(facts: AdapterFacts) -> str:
     """The command that makes a GGUF of an adapter; it is written to the adapter's folder unless this project exports it."""
     if facts.architecture not in EXPORTED:
         return f"python convert_lora_to_gguf.py --base {facts.base_folder} --outfile {facts.name}.gguf {facts.folder}"

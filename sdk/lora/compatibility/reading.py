@@ -26,7 +26,7 @@ from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.compatibility.contents import contradiction
-from sdk.lora.compatibility.facts import EMBEDDINGS, Facts
+from sdk.lora.compatibility.facts import EMBEDDINGS, AdapterFacts
 from sdk.lora.compatibility.words import quoted
 from sdk.lora.tensors import Tensor, read_tensors
 from sdk.schemas.catalog import VersionView
@@ -54,7 +54,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._
 _TYING = "ensure_weight_tying"
 
 
-def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None) -> Facts:
+def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None) -> AdapterFacts:
     """Return what is known about a version; `base_config` is its base's config.json, None if it can't be read.
 
     Whether its embeddings have another number of tokens was determined when it was published. Raises InvalidInput for a
@@ -69,7 +69,7 @@ def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None
     paths = {file.path for file in version.files}
     rendering = None if version.dataset is None else version.dataset.rendering
     name = version.adapter.rpartition("/")[2]
-    return Facts(
+    return AdapterFacts(
         **_of_lora(version.lora),
         **_of_base(base_config),
         architecture=version.base.architecture or None,
@@ -87,7 +87,7 @@ def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None
     )
 
 
-def facts_of_folder(folder: Path, base: Path | None) -> Facts:
+def facts_of_folder(folder: Path, base: Path | None) -> AdapterFacts:
     """Return what is known about a folder that PEFT saved, and about its base if its folder is given; the network isn't used.
 
     Raises NotFound, InvalidInput for a config that isn't a LoRA's, VerificationFailed for weights that can't be read.
@@ -109,7 +109,7 @@ def facts_of_folder(folder: Path, base: Path | None) -> Facts:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     rendering = _read(folder / RENDERING_FILE) if (folder / RENDERING_FILE).is_file() else {}
     stops = rendering.get("stop_ids")
-    return Facts(
+    return AdapterFacts(
         **{**_of_lora(lora), "unusable": unusable(config), **({"target_modules": None} if pattern else {})},
         **_of_base(base_config),
         architecture=_architecture(base_config),

@@ -24,11 +24,11 @@ from functools import cached_property
 from sdk.formats.adapter_files import PREFIX
 from sdk.formats.base_files import HEADS
 from sdk.formats.peft_patterns import Budget, BudgetError, ModuleValues
-from sdk.formats.safetensors_header import Entry, written_header
+from sdk.formats.safetensors_header import TensorEntry, written_header
 from sdk.lora.experts import stacked_targets
 from sdk.lora.linear_modules import layer_of
 from sdk.lora.name_ends import NameEnds
-from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.planning.blueprint import ModelShapes
 from sdk.lora.redistribution import most_parameters
 from sdk.lora.targets import TargetsError, require_plannable, resolve_targets
 from sdk.schemas.training import TrainingSpec
@@ -122,7 +122,7 @@ class AdapterPlan:
     def size_bytes(self) -> int:
         """Bytes of `adapter_model.safetensors`, header included."""
         entries = [
-            Entry(PREFIX + name, "F32", shape, ADAPTER_BYTES * math.prod(shape))
+            TensorEntry(PREFIX + name, "F32", shape, ADAPTER_BYTES * math.prod(shape))
             for name, shape in sorted(self._tensors())
         ]
         return len(written_header(entries, {"format": "pt"})) + sum(entry.size_bytes for entry in entries)
@@ -158,7 +158,7 @@ class Meant:
     modules: list[str]
 
 
-def meant_by(blueprint: Blueprint, spec: TrainingSpec) -> Meant:
+def meant_by(blueprint: ModelShapes, spec: TrainingSpec) -> Meant:
     """Return what the targets of a training select in a base. Raises TargetsError if they select nothing, or the base has
     more modules than a model.
     """
@@ -173,7 +173,7 @@ def meant_by(blueprint: Blueprint, spec: TrainingSpec) -> Meant:
     return Meant(sorted([*experts, *found]), experts, sorted(NameEnds(names).meant_by(found)))
 
 
-def adapter_of(blueprint: Blueprint, spec: TrainingSpec) -> AdapterPlan:
+def adapter_of(blueprint: ModelShapes, spec: TrainingSpec) -> AdapterPlan:
     """Return what a training of `spec` over a base adapts. Raises TargetsError for targets that select nothing in it."""
     linear, meant = blueprint.linear, meant_by(blueprint, spec)
     parameters = NameEnds(blueprint.stacked).meant_by(meant.parameters)
@@ -192,7 +192,7 @@ def adapter_of(blueprint: Blueprint, spec: TrainingSpec) -> AdapterPlan:
 
 
 def _whole(
-    blueprint: Blueprint, spec: TrainingSpec, modules: Mapping[str, AdaptedModule]
+    blueprint: ModelShapes, spec: TrainingSpec, modules: Mapping[str, AdaptedModule]
 ) -> Iterator[tuple[str, list[int]]]:
     """Biases, modules and rows of the embedding that are trained besides A and B."""
     tensors = dict(blueprint.tensors)

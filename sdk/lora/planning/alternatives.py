@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from sdk.lora.planning.adapter import AdapterPlan
-from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.planning.blueprint import ModelShapes
 from sdk.lora.planning.footprint import HALF, Place
 from sdk.lora.planning.forecast import Run, forecast_of
 from sdk.lora.planning.job_forecasts import PlannedTraining
@@ -60,7 +60,7 @@ def alternatives(
 
 @dataclass(frozen=True)
 class _Search:
-    base: Blueprint
+    base: ModelShapes
     adapter: AdapterPlan
     run: Run
     available_bytes: int

@@ -36,7 +36,7 @@ class UnknownFamilyError(ValueError):
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class ModelShapes:
     """A base's shapes."""
 
     model_type: str
@@ -106,7 +106,7 @@ class Blueprint:
         }
 
 
-def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]] | None = None) -> Blueprint:
+def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]] | None = None) -> ModelShapes:
     """Return the blueprint of a `config.json`, with the shapes from its files if these are known.
 
     Raises ConfigError for a config that lacks a needed number, or describes an impossible model, UnknownFamilyError if
@@ -149,7 +149,7 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
     heads = numbers.heads
     transposed = family is not None and family.transposed
     experts = family is not None and family.experts
-    return Blueprint(
+    return ModelShapes(
         model_type=name,
         tensors=held,
         tied=is_tied,

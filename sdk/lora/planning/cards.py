@@ -22,7 +22,7 @@ class CardError(ValueError):
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuCard:
     """A card, or just a size that was given."""
 
     name: str
@@ -33,7 +33,7 @@ class Card:
 
 #: The smallest first.
 CARDS = tuple(
-    Card(name, size * _GB, f"{source}, {size} GB")
+    GpuCard(name, size * _GB, f"{source}, {size} GB")
     for name, size, source in (
         ("RTX 3060", 12, "NVIDIA, GeForce RTX 3060 specifications"),
         ("T4", 16, "NVIDIA, T4 data sheet"),
@@ -53,13 +53,13 @@ CARDS = tuple(
 )
 
 
-def card_of(text: str) -> Card:
+def card_of(text: str) -> GpuCard:
     """Return the card with this name, or with this size, given with its unit. Raises CardError."""
     wanted = text.strip()
     size = _SIZE.fullmatch(wanted)
     if size is not None and float(size[1]) > 0:
         unit = 2**30 if size[2].lower() == "gib" else _GB
-        return Card(wanted, int(float(size[1]) * unit), "as given")
+        return GpuCard(wanted, int(float(size[1]) * unit), "as given")
     asked = _plain(wanted)
     found = [card for card in CARDS if _plain(card.name) == asked]
     if not found and asked and not asked.isdigit():

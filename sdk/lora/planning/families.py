@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 Shapes = dict[str, list[int]]
@@ -179,20 +180,6 @@ def linear(name: str, out: int, into: int, *, bias: bool = False) -> Shapes:
     return {f"{name}.weight": [out, into]} | ({f"{name}.bias": [out]} if bias else {})
 
 
-def _attention(
-    n: Numbers, *, qkv_bias: bool, out_bias: bool, head_norms: bool = False, row_norms: bool = False
-) -> Shapes:
-    queries, keys = n.heads * n.head_dim, n.kv_heads * n.head_dim
-    found = linear("self_attn.q_proj", queries, n.hidden, bias=qkv_bias)
-    found |= linear("self_attn.k_proj", keys, n.hidden, bias=qkv_bias)
-    found |= linear("self_attn.v_proj", keys, n.hidden, bias=qkv_bias)
-    found |= linear("self_attn.o_proj", n.hidden, queries, bias=out_bias)
-    if head_norms or row_norms:
-        widths = (n.head_dim, n.head_dim) if head_norms else (queries, keys)
-        found |= norm("self_attn.q_norm", widths[0]) | norm("self_attn.k_norm", widths[1])
-    return found
-
-
 def _mlp(n: Numbers, *, bias: bool = False) -> Shapes:
     return (
         linear("mlp.gate_proj", n.inner, n.hidden, bias=bias)
@@ -218,62 +205,36 @@ _TWO = ("input_layernorm", "post_attention_layernorm")
 _FOUR = (*_TWO, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
-def _llama(n: Numbers, _number: int) -> Shapes:
-    bias = n.says("attention_bias")
-    return _attention(n, qkv_bias=bias, out_bias=bias) | _mlp(n, bias=n.says("mlp_bias")) | _norms(n, *_TWO)
-
-
-def _mistral(n: Numbers, _number: int) -> Shapes:
-    return _attention(n, qkv_bias=False, out_bias=False) | _mlp(n) | _norms(n, *_TWO)
-
-
-def _qwen2(n: Numbers, _number: int) -> Shapes:
-    return _attention(n, qkv_bias=True, out_bias=False) | _mlp(n) | _norms(n, *_TWO)
-
-
-def _qwen3(n: Numbers, _number: int) -> Shapes:
-    bias = n.says("attention_bias")
-    return _attention(n, qkv_bias=bias, out_bias=bias, head_norms=True) | _mlp(n) | _norms(n, *_TWO)
+def _llama_like(
+    n: Numbers,
+    _number: int,
+    *,
+    biases: tuple[bool, bool] | None = None,
+    head_norms: bool = False,
+    row_norms: bool = False,
+    mlp_bias: bool = False,
+    experts: bool = False,
+    norms: tuple[str, ...] = _TWO,
+) -> Shapes:
+    """`biases` are of queries, keys and values, and of the output; None: as the config says."""
+    queries, keys = n.heads * n.head_dim, n.kv_heads * n.head_dim
+    qkv_bias, out_bias = biases or (n.says("attention_bias"),) * 2
+    found = linear("self_attn.q_proj", queries, n.hidden, bias=qkv_bias)
+    found |= linear("self_attn.k_proj", keys, n.hidden, bias=qkv_bias)
+    found |= linear("self_attn.v_proj", keys, n.hidden, bias=qkv_bias)
+    found |= linear("self_attn.o_proj", n.hidden, queries, bias=out_bias)
+    if head_norms or row_norms:
+        widths = (n.head_dim, n.head_dim) if head_norms else (queries, keys)
+        found |= norm("self_attn.q_norm", widths[0]) | norm("self_attn.k_norm", widths[1])
+    found |= _experts(n) if experts else _mlp(n, bias=mlp_bias and n.says("mlp_bias"))
+    return found | _norms(n, *norms)
 
 
 def _qwen3_moe(n: Numbers, number: int) -> Shapes:
-    bias = n.says("attention_bias")
     every = n.of("decoder_sparse_step", default=1)
     plain = n.config.get("mlp_only_layers")
     dense = (isinstance(plain, list) and number in plain) or (number + 1) % every
-    return (
-        _attention(n, qkv_bias=bias, out_bias=bias, head_norms=True)
-        | (_mlp(n) if dense else _experts(n))
-        | _norms(n, *_TWO)
-    )
-
-
-def _mixtral(n: Numbers, _number: int) -> Shapes:
-    return _attention(n, qkv_bias=False, out_bias=False) | _experts(n) | _norms(n, *_TWO)
-
-
-def _gemma(n: Numbers, _number: int) -> Shapes:
-    bias = n.says("attention_bias")
-    return _attention(n, qkv_bias=bias, out_bias=bias) | _mlp(n) | _norms(n, *_TWO)
-
-
-def _gemma2(n: Numbers, _number: int) -> Shapes:
-    bias = n.says("attention_bias")
-    return _attention(n, qkv_bias=bias, out_bias=bias) | _mlp(n) | _norms(n, *_FOUR)
-
-
-def _gemma3(n: Numbers, _number: int) -> Shapes:
-    bias = n.says("attention_bias")
-    return _attention(n, qkv_bias=bias, out_bias=bias, head_norms=True) | _mlp(n) | _norms(n, *_FOUR)
-
-
-def _olmo2(n: Numbers, _number: int) -> Shapes:
-    bias = n.says("attention_bias")
-    return (
-        _attention(n, qkv_bias=bias, out_bias=bias, row_norms=True)
-        | _mlp(n)
-        | _norms(n, "post_attention_layernorm", "post_feedforward_layernorm")
-    )
+    return _llama_like(n, number, head_norms=True, experts=not dense)
 
 
 def _phi3(n: Numbers, _number: int) -> Shapes:
@@ -312,7 +273,7 @@ def _gpt2(n: Numbers, _number: int) -> Shapes:
 
 
 _GEMMA3 = Family(
-    _gemma3,
+    partial(_llama_like, head_norms=True, norms=_FOUR),
     tied=True,
     norms=4,
     normed_queries=True,
@@ -327,10 +288,12 @@ _GEMMA3 = Family(
 )
 #: By `model_type`.
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(_llama, defaults={"intermediate_size": 11008}),
-    "mistral": Family(_mistral, defaults={"num_key_value_heads": 8, "intermediate_size": 14336}),
+    "llama": Family(partial(_llama_like, mlp_bias=True), defaults={"intermediate_size": 11008}),
+    "mistral": Family(
+        partial(_llama_like, biases=(False, False)), defaults={"num_key_value_heads": 8, "intermediate_size": 14336}
+    ),
     "mixtral": Family(
-        _mixtral,
+        partial(_llama_like, biases=(False, False), experts=True),
         experts=True,
         defaults={
             "num_key_value_heads": 8,
@@ -339,9 +302,13 @@ FAMILIES: Mapping[str, Family] = {
             "intermediate_size": 14336,
         },
     ),
-    "qwen2": Family(_qwen2, defaults={"num_key_value_heads": 32, "intermediate_size": 22016}),
+    "qwen2": Family(
+        partial(_llama_like, biases=(True, False)), defaults={"num_key_value_heads": 32, "intermediate_size": 22016}
+    ),
     "qwen3": Family(
-        _qwen3, normed_queries=True, defaults={"num_key_value_heads": 32, "head_dim": 128, "intermediate_size": 22016}
+        partial(_llama_like, head_norms=True),
+        normed_queries=True,
+        defaults={"num_key_value_heads": 32, "head_dim": 128, "intermediate_size": 22016},
     ),
     "qwen3_moe": Family(
         _qwen3_moe,
@@ -356,17 +323,21 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     "gemma": Family(
-        _gemma, tied=True, defaults={"num_key_value_heads": 16, "head_dim": 256, "intermediate_size": 24576}
+        _llama_like, tied=True, defaults={"num_key_value_heads": 16, "head_dim": 256, "intermediate_size": 24576}
     ),
     "gemma2": Family(
-        _gemma2,
+        partial(_llama_like, norms=_FOUR),
         tied=True,
         norms=4,
         sdpa=False,
         defaults={"num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216},
     ),
     "gemma3_text": _GEMMA3,
-    "olmo2": Family(_olmo2, normed_queries=True, defaults={"intermediate_size": 11008}),
+    "olmo2": Family(
+        partial(_llama_like, row_norms=True, norms=("post_attention_layernorm", "post_feedforward_layernorm")),
+        normed_queries=True,
+        defaults={"intermediate_size": 11008},
+    ),
     "phi3": Family(_phi3, joined_qkv=True, defaults={"intermediate_size": 8192}),
     "gpt_neox": Family(
         _gpt_neox,

@@ -14,13 +14,13 @@ from collections import Counter
 from typing import Literal
 
 from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
-from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.planning.blueprint import ModelShapes
 from sdk.schemas.probe import MOST_TOKENS
+from sdk.schemas.training import Optimizer
 
 Method = Literal["qlora", "lora", "full"]
 Attention = Literal["sdpa", "flash", "eager"]
 Place = Literal["cuda", "cpu"]
-Optim = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 #: A 16-bit number.
 HALF = 2
@@ -71,7 +71,7 @@ def int8_bytes(out: int, into: int) -> int:
 
 
 def weights_parts(
-    base: Blueprint, method: Method, *, double_quant: bool = True, eight_bits: bool = False, width: int = HALF
+    base: ModelShapes, method: Method, *, double_quant: bool = True, eight_bits: bool = False, width: int = HALF
 ) -> dict[str, int]:
     """Return the bytes of the base as a training holds it, by kind.
 
@@ -88,7 +88,7 @@ def weights_parts(
     return {"packed": packed_size, "kept": width * (base.parameters - numbers)}
 
 
-def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
+def moment_bytes(adapter: AdapterPlan, optimizer: Optimizer) -> tuple[int, int]:
     """Return the bytes of AdamW's two moments per trained parameter that stay on the card, and of those that are paged out.
 
     Each takes 4 bytes, or 1 and a scale per 256. bitsandbytes pages neither small tensors nor scales.
@@ -99,10 +99,10 @@ def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
             sizes[math.prod(shape)] += count
     card = paged = 0
     for numbers, count in sizes.items():
-        scaled = "8bit" in optim and numbers >= _SMALL_TENSOR
+        scaled = optimizer.in_8_bits and numbers >= _SMALL_TENSOR
         moments = 2 * numbers if scaled else 8 * numbers
         card += count * 8 * math.ceil(numbers / _MOMENT_BLOCK) if scaled else 0
-        if optim.startswith("paged") and numbers >= _PAGED_TENSOR:
+        if optimizer.paged and numbers >= _PAGED_TENSOR:
             paged += count * moments
         else:
             card += count * moments
@@ -110,7 +110,7 @@ def moment_bytes(adapter: AdapterPlan, optim: Optim) -> tuple[int, int]:
 
 
 def layer_bytes(
-    base: Blueprint,
+    base: ModelShapes,
     adapter: AdapterPlan | None,
     *,
     tokens: int,
@@ -202,7 +202,7 @@ def logits_bytes(*, tokens: int, vocabulary: int, chunk_tokens: int | None = Non
     return min(tokens, chunk_tokens or tokens) * vocabulary * (12 + capped_width)
 
 
-def looked_at_bytes(base: Blueprint, *, width: int) -> int:
+def looked_at_bytes(base: ModelShapes, *, width: int) -> int:
     """Return the peak before the first step and after the last one, where there is no backward pass.
 
     Before it, the head is tested for causality in float32 (`workers.pipelines.model.causality`); after it, a fixed text
@@ -214,7 +214,7 @@ def looked_at_bytes(base: Blueprint, *, width: int) -> int:
 
 
 def pass_parts(
-    base: Blueprint,
+    base: ModelShapes,
     adapter: AdapterPlan | None,
     *,
     tokens: int,
@@ -278,7 +278,7 @@ def pass_parts(
     return {"activations": held + last, "logits": logits}
 
 
-def _gradients(base: Blueprint, width: int) -> int:
+def _gradients(base: ModelShapes, width: int) -> int:
     """Return the gradients per token while an MLP is differentiated: of its product, both factors, its input and its output.
 
     Each expert has two more of its output and two of its input: weighted or not, and in the order of the tokens or of
@@ -290,7 +290,7 @@ def _gradients(base: Blueprint, width: int) -> int:
     return width * (mlp + 2 * base.hidden)
 
 
-def _gradients_again(base: Blueprint, adapter: AdapterPlan | None, *, width: int, mask: int) -> int:
+def _gradients_again(base: ModelShapes, adapter: AdapterPlan | None, *, width: int, mask: int) -> int:
     """Return the gradients per token on top of all that its layer keeps, if freed memory is given back at once: those
     of the widest A and B, or of the MLP, whose last module has freed the input of its A by then.
     """
@@ -311,7 +311,7 @@ def _adapter_gradients(adapter: AdapterPlan | None) -> int:
     return max((12 * (module.into + module.out) + 40 * module.out * module.dora for module in modules), default=0)
 
 
-def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: Method, *, width: int = HALF) -> int:
+def widened_matrix_bytes(base: ModelShapes, adapter: AdapterPlan | None, method: Method, *, width: int = HALF) -> int:
     """Return the bytes of the largest matrix that is widened temporarily: from 4 bits for its product, or to float32
     for DoRA's norms.
     """
@@ -322,14 +322,14 @@ def widened_matrix_bytes(base: Blueprint, adapter: AdapterPlan | None, method: M
     return max(most, dora)
 
 
-def adapter_parts(adapter: AdapterPlan, optim: Optim) -> dict[str, int]:
+def adapter_parts(adapter: AdapterPlan, optimizer: Optimizer) -> dict[str, int]:
     """Return the bytes of A, B and whatever else is trained, of their gradients, and of the optimiser's moments."""
     own = ADAPTER_BYTES * adapter.trainable
-    card, paged = moment_bytes(adapter, optim)
+    card, paged = moment_bytes(adapter, optimizer)
     return {"adapter": own, "gradients": own, "optimizer": card, "paged optimizer": paged}
 
 
-def kernel_bytes(base: Blueprint, *, width: int, passes: int | None) -> int:
+def kernel_bytes(base: ModelShapes, *, width: int, passes: int | None) -> int:
     """Return what oneDNN caches for the products of experts, forward and backward: each expert has another number of tokens.
 
     `passes`: forward passes in total; None: many. Products over all tokens have few shapes, as long as rows have few lengths.
@@ -340,6 +340,6 @@ def kernel_bytes(base: Blueprint, *, width: int, passes: int | None) -> int:
     return _KERNEL_BYTES * (min(MOST_KERNELS, shapes * passes) if passes is not None else MOST_KERNELS * bool(shapes))
 
 
-def full_parts(base: Blueprint, *, width: int = HALF) -> dict[str, int]:
+def full_parts(base: ModelShapes, *, width: int = HALF) -> dict[str, int]:
     """Return the bytes of gradients and Adam's two moments for all parameters, in 16 bits like the weights."""
     return {"gradients": width * base.parameters, "optimizer": 2 * width * base.parameters}

@@ -22,7 +22,7 @@ from typing import Literal
 from sdk.formats.objectives import SEQUENCES
 from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.adapter import AdapterPlan
-from sdk.lora.planning.blueprint import Blueprint
+from sdk.lora.planning.blueprint import ModelShapes
 from sdk.lora.planning.footprint import (
     HALF,
     KEPT_BY_MALLOC_BYTES,
@@ -43,9 +43,9 @@ from sdk.schemas.training import TrainingSpec
 #: What a CUDA context and cuBLAS' workspaces take; a common figure, not measured here.
 CONTEXT_BYTES = 512 * 2**20
 #: Interpreter and libraries, without any weights, as plans and submits count them: this much was resident after training a tiny
-#: model with a torch that is built for processors. One that is built for cards had 490 to 500 MiB that no file has, and mapped
+#: model with a torch that is built for processors, and 25 MiB more with bitsandbytes at work. One that is built for cards maps
 #: as much again of its files, which the system gives away first. A training measures its own.
-PROCESS_BYTES = 490 * 2**20
+PROCESS_BYTES = 410 * 2**20
 #: Texts per pass, and tokens of each, of the general texts that an evaluation reads however short its rows are
 #: (`workers.pipelines.scoring.forgetting`).
 GENERAL_PASS = (16, 12)
@@ -78,7 +78,7 @@ class Run:
         return SEQUENCES[self.spec.objective or "sft"]
 
 
-def forecast_of(base: Blueprint, adapter: AdapterPlan, run: Run) -> Forecast:
+def forecast_of(base: ModelShapes, adapter: AdapterPlan, run: Run) -> Forecast:
     """Return the parts of one configuration; `adapter` is None for full fine-tuning."""
     return Forecast(
         method=run.method,
@@ -89,7 +89,7 @@ def forecast_of(base: Blueprint, adapter: AdapterPlan, run: Run) -> Forecast:
     )
 
 
-def evaluation_of(base: Blueprint, run: Run) -> Forecast:
+def evaluation_of(base: ModelShapes, run: Run) -> Forecast:
     """Return the parts of an evaluation: nothing is trained, and only one layer's activations and the logits are kept.
 
     There are two copies of the logits at a time, 8 bytes per number: as computed and those of supervised positions, or
@@ -123,7 +123,7 @@ def evaluation_of(base: Blueprint, run: Run) -> Forecast:
 
 @dataclass(frozen=True)
 class _Parts:
-    base: Blueprint
+    base: ModelShapes
     adapter: AdapterPlan | None
     run: Run
 
@@ -174,10 +174,10 @@ class _Parts:
             yield self.part("gradients", full["gradients"], f"{run.width} bytes a parameter")
             yield self.part("optimizer", full["optimizer"], f"Adam's two moments in {8 * run.width} bits")
             return
-        own = adapter_parts(self.adapter, run.spec.optim)
+        own = adapter_parts(self.adapter, run.spec.optimizer)
         yield self.part("adapter", own["adapter"], "float32")
         yield self.part("gradients", own["gradients"], "of the adapter, float32")
-        yield self.part("optimizer", own["optimizer"], f"{run.spec.optim}, two moments")
+        yield self.part("optimizer", own["optimizer"], f"{run.spec.optimizer.name}, two moments")
         if paged := own["paged optimizer"]:
             said = "of large tensors, paged out where the card is full"
             yield self.part("paged optimizer", paged, said, machine=True)

@@ -19,7 +19,7 @@ from typing import Any
 from sdk.formats.base_files import positions_of
 from sdk.lora.experts import experts_share
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
-from sdk.lora.planning.blueprint import Blueprint, UnknownFamilyError, blueprint_of
+from sdk.lora.planning.blueprint import ModelShapes, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.footprint import HALF
 from sdk.lora.planning.forecast import PROCESS_BYTES, Run, evaluation_of, forecast_of
@@ -49,7 +49,7 @@ class PlannedTraining:
     def __init__(self, config: Mapping[str, Any], tensors: Tensors, spec: TrainingSpec) -> None:
         self.run = training_run(config, spec)
         #: The base and what is adapted in it, or why they are not known.
-        self.shapes: tuple[Blueprint, AdapterPlan] | str
+        self.shapes: tuple[ModelShapes, AdapterPlan] | str
         try:
             base = known_blueprint(config, tensors)
             base = without_head(base) if spec.objective == "classify" else base
@@ -66,7 +66,7 @@ class PlannedTraining:
         base, adapter = self.shapes
         run = replace(self.run, batch_size=batch_size or self.run.batch_size)
         card, machine = (forecast_of(base, adapter, each) for each in (run, replace(run, place="cpu")))
-        return JobForecast(card=card, machine=machine if run.spec.optim == "adamw" else None)
+        return JobForecast(card=card, machine=None if run.spec.optimizer.needs_card else machine)
 
 
 def evaluation_forecast(
@@ -100,7 +100,7 @@ def training_run(config: Mapping[str, Any], spec: TrainingSpec) -> Run:
     )
 
 
-def known_blueprint(config: Mapping[str, Any], tensors: Tensors) -> Blueprint:
+def known_blueprint(config: Mapping[str, Any], tensors: Tensors) -> ModelShapes:
     """Return the shapes of a base from its config, or from its files if its family is unknown. Raises NotKnownError."""
     try:
         try:
@@ -134,7 +134,7 @@ def counts_experts(config: Mapping[str, Any]) -> bool:
     return any("expert" in key for part in (config, text if isinstance(text, dict) else {}) for key in part)
 
 
-def without_head(base: Blueprint) -> Blueprint:
+def without_head(base: ModelShapes) -> ModelShapes:
     """Return the base of a classification, which has another head, with a row for each class."""
     return replace(base, tensors={name: shape for name, shape in base.tensors.items() if name != _HEAD})
 

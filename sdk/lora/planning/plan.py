@@ -17,13 +17,13 @@ from typing import get_args
 
 from sdk.formats.objectives import SEQUENCES
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
-from sdk.lora.planning.blueprint import Blueprint
-from sdk.lora.planning.cards import CARDS, Card, card_of
+from sdk.lora.planning.blueprint import ModelShapes
+from sdk.lora.planning.cards import CARDS, GpuCard, card_of
 from sdk.lora.planning.footprint import HALF
 from sdk.lora.planning.forecast import Run, forecast_of, keeps_activations
 from sdk.lora.planning.recommending import Asked, recommended
 from sdk.schemas.planning import CardFit, Forecast, Plan, PlanMethod, Verdict
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import OF_ADAPTERS, TrainingSpec
 
 #: A training fits a card if it takes at most this share of it.
 ROOMY = 0.7
@@ -31,12 +31,6 @@ ROOMY = 0.7
 FULL_ENOUGH = 0.9
 _SHORTEST = 256
 _HEAD = "lm_head.weight"
-#: Options that full fine-tuning doesn't use.
-_OF_ADAPTERS = {
-    *("rank", "alpha", "dropout", "targets", "exclude", "use_rslora", "use_dora", "init_lora_weights", "eva_rho"),
-    *("rank_pattern", "alpha_pattern", "layers_to_transform", "bias", "modules_to_save", "trainable_token_indices"),
-    *("quant_type", "double_quant"),
-}
 #: The parts that are already on the card when a worker decides about checkpointing.
 _LOADED = ("weights", "weights in 4 bits", "weights in 8 bits", "weights in 16 bits", "adapter", "CUDA context")
 METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
@@ -44,7 +38,7 @@ METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
 
 @dataclass(frozen=True)
 class _Planner:
-    base: Blueprint
+    base: ModelShapes
     asked: Asked
     adapter: AdapterPlan
 
@@ -74,7 +68,7 @@ class _Planner:
             method, batch=spec.batch_size, length=spec.max_length, checkpointing=checkpointing, at_once=True
         )
 
-    def as_run(self, method: PlanMethod, card: Card, *, batch: int, length: int) -> Forecast:
+    def as_run(self, method: PlanMethod, card: GpuCard, *, batch: int, length: int) -> Forecast:
         """Return the forecast with checkpointing as requested, or else as a worker with that card chooses it."""
         checkpointing = self.asked.gradient_checkpointing
         if checkpointing is None:
@@ -87,7 +81,7 @@ class _Planner:
         return self.forecast(method, batch=batch, length=length, checkpointing=checkpointing)
 
 
-def plan_of(base: Blueprint, asked: Asked) -> Plan:
+def plan_of(base: ModelShapes, asked: Asked) -> Plan:
     """Return a plan. Raises TargetsError for targets that select nothing in the base, CardError for an unknown card."""
     card = None if asked.gpu is None else card_of(asked.gpu)
     if asked.spec.objective == "classify":
@@ -128,24 +122,24 @@ def plan_of(base: Blueprint, asked: Asked) -> Plan:
     )
 
 
-def _method(customary: dict[PlanMethod, Forecast], card: Card | None) -> PlanMethod:
+def _method(customary: dict[PlanMethod, Forecast], card: GpuCard | None) -> PlanMethod:
     """Return "lora" if it takes at most 70 % of the card, and "qlora" otherwise or without a card."""
     return "lora" if card is not None and _verdict(customary["lora"], card) == "fits" else "qlora"
 
 
-def _cards_that_fit(planner: _Planner, method: PlanMethod, customary: Forecast) -> Iterator[Card]:
+def _cards_that_fit(planner: _Planner, method: PlanMethod, customary: Forecast) -> Iterator[GpuCard]:
     """The cards that a training fits with the requested batch and length, as it would run there; the smallest first."""
     for card in CARDS:
         if _verdict(customary, card) == "fits" == _verdict(_configured(planner, method, card), card):
             yield card
 
 
-def _verdict(forecast: Forecast, card: Card) -> Verdict:
+def _verdict(forecast: Forecast, card: GpuCard) -> Verdict:
     needed = forecast.card_bytes
     return "fits" if needed <= ROOMY * card.memory_bytes else "tight" if needed <= card.memory_bytes else "no"
 
 
-def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> Forecast:
+def _configured(planner: _Planner, method: PlanMethod, card: GpuCard | None) -> Forecast:
     """Return the first configuration that fits: smaller batches, then checkpointing, then shorter rows; else the smallest.
 
     Batch and length are chosen here; whether such a batch is checkpointed follows the worker's rule. Rows are shortened
@@ -173,7 +167,7 @@ def _configured(planner: _Planner, method: PlanMethod, card: Card | None) -> For
     return each[-1]
 
 
-def _notes(planner: _Planner, chosen: Forecast, card: Card | None) -> Iterator[str]:
+def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterator[str]:
     base, asked = planner.base, planner.asked
     if not base.known:
         yield "the family is not known: counts are exact, and activations are those of a Llama of this size, so memory may be off"
@@ -184,7 +178,7 @@ def _notes(planner: _Planner, chosen: Forecast, card: Card | None) -> Iterator[s
         )
     elif asked.spec.objective == "classify":
         yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
-    if asked.spec.eva_rho > 1 and chosen.method != "full":
+    if asked.spec.moves_ranks and chosen.method != "full":
         yield (
             f"eva_rho moves ranks between modules: counted is each at its rank, and the rows may make it up to "
             f"{planner.adapter.most_trainable(asked.spec):,} parameters"
@@ -197,9 +191,9 @@ def _notes(planner: _Planner, chosen: Forecast, card: Card | None) -> Iterator[s
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":
         yield "adapterctl trains adapters; full fine-tuning is here to compare with"
-        if asked.spec.optim != "adamw":
-            yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optim}"
-        if idle := sorted(_OF_ADAPTERS & set(asked.given)):
+        if asked.spec.optimizer.needs_card:
+            yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optimizer.name}"
+        if idle := sorted(OF_ADAPTERS & set(asked.given)):
             yield f"full fine-tuning has no adapter and trains over no quantised base: {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} not count"
     if base.stacked and chosen.method == "qlora":
         yield "experts are held as stacked parameters, which bitsandbytes doesn't pack, so they stay in 16 bits"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdk.lora.planning.cards import Card
+from sdk.lora.planning.cards import GpuCard
 from sdk.lora.planning.footprint import HALF, Attention
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import Choice, Forecast, PlanMethod, Task
@@ -75,7 +75,7 @@ def task_options(task: Task | None) -> dict[str, Any]:
 
 
 def recommended(
-    asked: Asked, chosen: Forecast, customary: Mapping[PlanMethod, Forecast], card: Card | None, *, roomy: float
+    asked: Asked, chosen: Forecast, customary: Mapping[PlanMethod, Forecast], card: GpuCard | None, *, roomy: float
 ) -> list[Choice]:
     """Return the options of a training, each with its reason, which is "given" or "default" if the plan didn't choose."""
     spec = asked.spec
@@ -123,7 +123,7 @@ def _accumulation(asked: Asked, chosen: Forecast) -> int:
     return max(1, asked.spec.effective_batch // chosen.batch_size)
 
 
-def _why_checkpointing(chosen: Forecast, card: Card | None) -> str:
+def _why_checkpointing(chosen: Forecast, card: GpuCard | None) -> str:
     if card is None:
         return "without a card that it fits, the one that takes less memory"
     if chosen.gradient_checkpointing:
@@ -132,7 +132,7 @@ def _why_checkpointing(chosen: Forecast, card: Card | None) -> str:
 
 
 def _why_method(
-    method: PlanMethod, customary: Mapping[PlanMethod, Forecast], card: Card | None, *, roomy: float
+    method: PlanMethod, customary: Mapping[PlanMethod, Forecast], card: GpuCard | None, *, roomy: float
 ) -> str:
     if card is None:
         return "without a card named, the one that takes least memory"

@@ -86,7 +86,7 @@ def test_nobody_learns_whether_a_name_that_they_may_not_see_is_taken(
     people: World, admin: Client, space: str, tmp_path: Path, rows: Path, role: Role
 ) -> None:
     """The answer before a foreign adapter is made and the one after are the same, byte for byte."""
-    data = admin.add_data(rows, namespace=space).digest
+    data = admin.datasets.add(rows, namespace=space).digest
     folder = new_adapter(tmp_path)
     secret = Hidden(f"x-{space}", package(folder, tmp_path, "a"), data)
     made = people.services.tokens.create(name="spy", grants={space: role}, who=LOCAL)
@@ -94,8 +94,8 @@ def test_nobody_learns_whether_a_name_that_they_may_not_see_is_taken(
         before = secret.ask(spy)
         admin.push(folder, secret.name, base="tiny")
         admin.set_alias(secret.name, "production", 1)
-        admin.protect_alias(secret.name, "beta")
-        admin.set_quota(secret.space, max_jobs=5)
+        admin.aliases.protect(secret.name, "beta")
+        admin.quotas.set(secret.space, max_jobs=5)
         after = secret.ask(spy)
     assert before == after
     for asked, status, body in before:
@@ -125,7 +125,7 @@ class TestNames:
     def test_one_that_can_not_be_seen_is_refused_by_its_field(self, admin: Client, space: str) -> None:
         for name in ("ci\u202e", " ci", "registry", "n" * 101):
             with pytest.raises(InvalidInput) as caught:
-                admin.create_token(name, {space: "reader"})
+                admin.tokens.create(name, {space: "reader"})
             assert caught.value.param == "name"
 
     def test_a_namespace_is_shut_within_a_second(
@@ -133,12 +133,12 @@ class TestNames:
     ) -> None:
         writer, guest = acting(**{space: Role.WRITER}), acting(**{space: Role.READER, f"{space}-2": Role.READER})
         for client in (writer, guest):
-            client.whoami()
-        done = admin.revoke_namespace(space)
+            client.tokens.whoami()
+        done = admin.tokens.revoke_namespace(space)
         assert [one.revoked for one in done.lost] == [True, False]
         time.sleep(SOON_S)
         with pytest.raises(Unauthenticated):
-            writer.whoami()
-        assert [grant.namespace for grant in guest.whoami().grants] == [f"{space}-2"]
+            writer.tokens.whoami()
+        assert [grant.namespace for grant in guest.tokens.whoami().grants] == [f"{space}-2"]
         with pytest.raises(NotAllowed):
-            guest.revoke_namespace(space)
+            guest.tokens.revoke_namespace(space)

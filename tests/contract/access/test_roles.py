@@ -75,7 +75,7 @@ class TestRevocation:
                 asking = [pool.submit(keep_asking, n) for n in range(2)]
                 time.sleep(0.7)
                 asked = time.monotonic()
-                revoker.revoke_token(victim.id)
+                revoker.tokens.revoke(victim.id)
                 revoked = time.monotonic()
                 time.sleep(SOON_S + 0.7)
                 stop.set()
@@ -93,19 +93,19 @@ class TestRevocation:
         self, people: World, acting: Callable[..., Client], space: str
     ) -> None:
         ours = acting(**{space: Role.ADMIN})
-        made = ours.create_token("two", {space: "writer"}, days=3)
+        made = ours.tokens.create("two", {space: "writer"}, days=3)
         assert made.secret.startswith("actl_")
         assert [token.id for token in ours.tokens() if token.name == "two" and token.expires_at] == [made.id]
         for grants in ({"*": "reader"}, {"-": "reader"}, {space: "reader", "other": "reader"}):
             with pytest.raises(NotAllowed):
-                ours.create_token("three", grants)
+                ours.tokens.create("three", grants)
         made_client = Client(people.url, made.secret)
-        who = made_client.whoami()
+        who = made_client.tokens.whoami()
         assert (who.name, [(grant.namespace, grant.role) for grant in who.grants]) == ("two", [(space, "writer")])
-        ours.revoke_token(made.id)
+        ours.tokens.revoke(made.id)
         time.sleep(SOON_S)
         with pytest.raises(Unauthenticated):
-            made_client.whoami()
+            made_client.tokens.whoami()
         made_client.close()
 
     def test_a_body_that_never_ends_is_not_waited_for(self, people: World) -> None:
@@ -144,33 +144,33 @@ NOBODY: set[Role] = set()
 #: What is done, by whom it may be done in a namespace, and how.
 ACTIONS: dict[str, tuple[set[Role], Callable[[Client, Place], object]]] = {
     "read": (READ, lambda client, place: client.get(f"{place.name}@v1")),
-    "read aliases": (READ, lambda client, place: client.alias_history(place.name)),
-    "read quota": (READ, lambda client, place: client.quota(place.space)),
+    "read aliases": (READ, lambda client, place: client.aliases.history(place.name)),
+    "read quota": (READ, lambda client, place: client.quotas.get(place.space)),
     "push": (WRITE, lambda client, place: place.push(client)),
     "submit": (WRITE, lambda client, place: submit(client, training(place.name, place.data))),
-    "cancel": (WRITE, lambda client, place: client.cancel_job(place.job)),
+    "cancel": (WRITE, lambda client, place: client.jobs.cancel(place.job)),
     "alias": (WRITE, lambda client, place: client.set_alias(place.name, "beta", 1)),
-    "annotate": (WRITE, lambda client, place: client.annotate(f"{place.name}@v1", note="seen")),
-    "archive": (WRITE, lambda client, place: client.archive(f"{place.name}@v2")),
-    "restore": (WRITE, lambda client, place: client.restore(f"{place.name}@v2")),
+    "annotate": (WRITE, lambda client, place: client.versions.annotate(f"{place.name}@v1", note="seen")),
+    "archive": (WRITE, lambda client, place: client.versions.archive(f"{place.name}@v2")),
+    "restore": (WRITE, lambda client, place: client.versions.restore(f"{place.name}@v2")),
     "promote": (PROMOTE, lambda client, place: client.set_alias(place.name, "production", 1)),
     "roll back": (PROMOTE, lambda client, place: client.rollback(place.name, "production", expect=2)),
-    "remove a protected alias": (PROMOTE, lambda client, place: client.remove_alias(place.name, "production")),
-    "protect": (ADMIN, lambda client, place: client.protect_alias(place.name, "stable")),
-    "unprotect": (ADMIN, lambda client, place: client.unprotect_alias(f"{place.space}/*", "production")),
-    "set a rule": (ADMIN, lambda client, place: client.set_retention(place.name, keep_last=9)),
+    "remove a protected alias": (PROMOTE, lambda client, place: client.aliases.remove(place.name, "production")),
+    "protect": (ADMIN, lambda client, place: client.aliases.protect(place.name, "stable")),
+    "unprotect": (ADMIN, lambda client, place: client.aliases.unprotect(f"{place.space}/*", "production")),
+    "set a rule": (ADMIN, lambda client, place: client.retention.set(place.name, keep_last=9)),
     "read a rule": (READ, lambda client, place: client.retention(place.name)),
-    "clear a rule": (ADMIN, lambda client, place: client.clear_retention(place.name)),
-    "delete": (ADMIN, lambda client, place: client.delete(f"{place.name}@v2")),
-    "give out": (ADMIN, lambda client, place: client.create_token(f"new {uuid.uuid4().hex}", {place.space: "reader"})),
+    "clear a rule": (ADMIN, lambda client, place: client.retention.clear(place.name)),
+    "delete": (ADMIN, lambda client, place: client.versions.delete(f"{place.name}@v2")),
+    "give out": (ADMIN, lambda client, place: client.tokens.create(f"new {uuid.uuid4().hex}", {place.space: "reader"})),
     "give out everywhere": (
         NOBODY,
-        lambda client, place: client.create_token(f"new {uuid.uuid4().hex}", {"*": "reader"}),
+        lambda client, place: client.tokens.create(f"new {uuid.uuid4().hex}", {"*": "reader"}),
     ),
-    "set a quota": (NOBODY, lambda client, place: client.set_quota(place.space, max_jobs=1000)),
+    "set a quota": (NOBODY, lambda client, place: client.quotas.set(place.space, max_jobs=1000)),
     "collect garbage": (
         NOBODY,
-        lambda client, place: client.gc(dry_run=True),
+        lambda client, place: client.retention.gc(dry_run=True),
     ),
 }
 
@@ -192,7 +192,7 @@ def prepare(admin: Client, place: Place, action: str) -> None:
     if action == "cancel":
         place.job = submit(admin, training(place.name, place.data)).id
     if action == "restore":
-        admin.archive(f"{place.name}@v2")
+        admin.versions.archive(f"{place.name}@v2")
     if action == "roll back":
         admin.set_alias(place.name, "production", 2)
 
@@ -248,10 +248,10 @@ class TestRoles:
         monkeypatch.setattr(rights, "REFUSALS", refusals)
         reader = acting(**{space: Role.READER})
         with caplog.at_level("WARNING"), pytest.raises(NotAllowed):
-            reader.fix_base("tiny", namespace=space, id="other")
+            reader.bases.fix("tiny", namespace=space, id="other")
         (told,) = [record.getMessage() for record in caplog.records if "refused " in record.getMessage()]
         assert "POST '/api/v1/base/fix'" in told
-        assert str(reader.whoami().token) in told
+        assert str(reader.tokens.whoami().token) in told
         assert reader.config.token not in told
         assert refusals.drain() == {"forbidden": 1}
 
@@ -284,12 +284,12 @@ class TestRoles:
             held = claim(client)
             assert held.job == job.id
         with pytest.raises(NotFound):
-            client.job_view(hidden.id)
+            client.jobs.view(hidden.id)
         assert hidden.id not in {job.id for job in client.jobs()}
-        for action in (lambda: client.cancel_job(hidden.id), lambda: client.job_events(hidden.id)):
+        for action in (lambda: client.jobs.cancel(hidden.id), lambda: client.jobs.events(hidden.id)):
             with pytest.raises((NotFound, NotAllowed)):
                 action()
-        admin.cancel_job(hidden.id)
+        admin.jobs.cancel(hidden.id)
 
     @pytest.mark.usefixtures("ours", "foreign")
     @pytest.mark.parametrize("role", list(Role))
@@ -316,7 +316,7 @@ class TestRoles:
         assert [view.adapter for view in client.adapters()] == [ours.name]
         assert client.adapters(namespace=foreign.space) == client.adapters(prefix=foreign.space) == []
         assert [view.digest for view in client.datasets()] == [ours.data]
-        assert {view.scope for view in client.protected_aliases()} == {f"{space}/*"}
+        assert {view.scope for view in client.aliases.protected()} == {f"{space}/*"}
         bare = acting(**{"-": Role.READER})
         assert all("/" not in view.adapter for view in bare.adapters())
 

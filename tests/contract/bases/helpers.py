@@ -50,6 +50,10 @@ class Tenant:
         if upload:
             manifest: Manifest = said.get("manifest", scanned.manifest)
             at = {path.name: path for path in folder.iterdir()}
-            said |= {"upload": self.client.upload({file.sha256: at[file.path] for file in manifest.files}, "sending")}
+            said |= {
+                "upload": self.client.uploader.upload(
+                    {file.sha256: at[file.path] for file in manifest.files}, "sending"
+                )
+            }
         body = BaseRegistration.model_validate(scanned.registration.model_dump() | said)
-        return (client or self.client).register_base(body)
+        return (client or self.client).bases.register(body)

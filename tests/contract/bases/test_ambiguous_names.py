@@ -51,15 +51,15 @@ def scene(join: Callable[..., Tenant], admin: Client, tmp_path: Path) -> Scene:
     theirs = join()
     ours = join(**{theirs.space: Role.WRITER})
     name = f"pub-{uuid.uuid4().hex[:6]}"
-    published = admin.add_base(ours.base(), id=name, namespace="*", upload=True)
+    published = admin.bases.add(ours.base(), id=name, namespace="*", upload=True)
     own = theirs.register(theirs.base(), id=name, upload=True)
     return Scene(ours.client, ours, theirs, name, published, own, tmp_path)
 
 
 def test_a_name_of_two_bases_is_refused_and_both_are_listed(scene: Scene) -> None:
     for ask in (
-        lambda: scene.both.base(scene.id),
-        lambda: scene.both.base(scene.id, namespace=scene.theirs.space),
+        lambda: scene.both.bases.get(scene.id),
+        lambda: scene.both.bases.get(scene.id, namespace=scene.theirs.space),
         lambda: scene.both.plan(scene.id),
         lambda: scene.both.lineage(f"base:{scene.id}"),
         lambda: scene.both.compare([f"base:{scene.id}", f"base:{scene.own.fingerprint}"]),
@@ -79,26 +79,26 @@ def test_each_of_two_bases_of_a_name_is_said_exactly(scene: Scene) -> None:
     space, both = scene.theirs.space, scene.both
     for view, how in ((scene.published, {"published": True}), (scene.own, {"base_namespace": space})):
         whose: Any = how
-        assert both.base(scene.id, **whose).fingerprint == view.fingerprint
-        assert both.base(view.fingerprint[:12]).fingerprint == view.fingerprint
+        assert both.bases.get(scene.id, **whose).fingerprint == view.fingerprint
+        assert both.bases.get(view.fingerprint[:12]).fingerprint == view.fingerprint
         # It was found, and is too small to be planned for.
         with pytest.raises(InvalidBase, match="says no vocab_size"):
             both.plan(scene.id, **whose)
         assert both.lineage(f"base:{scene.id}", **whose).root == f"base:{view.fingerprint}"
         made = both.push(scene.adapter(), f"{space}/a", base=scene.id, **whose)
         assert made.info.base.fingerprint == view.fingerprint
-        both.require_base(made, scene.id, **whose)
-    assert both.base(scene.id, base_namespace="*").fingerprint == scene.published.fingerprint
+        both.versions.require_base(made, scene.id, **whose)
+    assert both.bases.get(scene.id, base_namespace="*").fingerprint == scene.published.fingerprint
     with pytest.raises(NotFound, match=f"no base '{scene.id}' of the namespace '{scene.ours.space}'"):
-        both.base(scene.id, base_namespace=scene.ours.space)
+        both.bases.get(scene.id, base_namespace=scene.ours.space)
     with pytest.raises(NotFound, match="no namespace 'secret' that this token may see"):
-        both.base(scene.id, base_namespace="secret")
+        both.bases.get(scene.id, base_namespace="secret")
     with pytest.raises(InvalidInput, match="give base_namespace or published"):
-        both.base(scene.id, base_namespace=space, published=True)
+        both.bases.get(scene.id, base_namespace=space, published=True)
 
 
 def test_work_in_a_namespace_is_not_disturbed_by_what_another_calls_its_base(scene: Scene) -> None:
-    assert scene.both.base(scene.id, namespace=scene.ours.space).fingerprint == scene.published.fingerprint
+    assert scene.both.bases.get(scene.id, namespace=scene.ours.space).fingerprint == scene.published.fingerprint
     made = scene.both.push(scene.adapter(), f"{scene.ours.space}/a", base=scene.id)
     assert made.info.base.fingerprint == scene.published.fingerprint
     # Nor is the base of another namespace used by asking for it.
@@ -108,27 +108,27 @@ def test_work_in_a_namespace_is_not_disturbed_by_what_another_calls_its_base(sce
 
 def test_a_base_that_several_namespaces_have_is_one(scene: Scene, admin: Client) -> None:
     folder = scene.theirs.base(name="shared")
-    admin.add_base(folder, id=f"{scene.id}-same", namespace="*")
+    admin.bases.add(folder, id=f"{scene.id}-same", namespace="*")
     mine = scene.theirs.register(folder, id=f"{scene.id}-same")
-    assert scene.both.base(mine.id).namespace == scene.theirs.space
-    assert scene.both.base(mine.id, published=True).namespace == "*"
+    assert scene.both.bases.get(mine.id).namespace == scene.theirs.space
+    assert scene.both.bases.get(mine.id, published=True).namespace == "*"
 
 
 def test_an_admin_removes_the_base_that_was_meant(scene: Scene, admin: Client, join: Callable[..., Tenant]) -> None:
     boss = join(scene.theirs.space, Role.ADMIN).client
-    for change in (boss.remove_base, lambda name: boss.fix_base(name, location="file:///x"), admin.remove_base):
+    for change in (boss.bases.remove, lambda name: boss.bases.fix(name, location="file:///x"), admin.bases.remove):
         with pytest.raises(InvalidInput, match="means different bases"):
             change(scene.id)
     # By the fingerprint, too, it is there more than once.
-    again = admin.add_base(Path(scene.own.location.removeprefix("file://")), id="also", namespace="*")  # type: ignore[union-attr]
+    again = admin.bases.add(Path(scene.own.location.removeprefix("file://")), id="also", namespace="*")  # type: ignore[union-attr]
     with pytest.raises(InvalidInput, match=f"more than once \\(published, {scene.theirs.space}\\)"):
-        admin.remove_base(again.fingerprint)
-    boss.remove_base(scene.id, namespace=scene.theirs.space)
-    assert scene.both.base(scene.id).fingerprint == scene.published.fingerprint
-    admin.remove_base(scene.id, namespace="*")
+        admin.bases.remove(again.fingerprint)
+    boss.bases.remove(scene.id, namespace=scene.theirs.space)
+    assert scene.both.bases.get(scene.id).fingerprint == scene.published.fingerprint
+    admin.bases.remove(scene.id, namespace="*")
     with pytest.raises(NotFound):
-        scene.both.base(scene.id)
-    assert admin.base(again.fingerprint).id == "also"
+        scene.both.bases.get(scene.id)
+    assert admin.bases.get(again.fingerprint).id == "also"
 
 
 def test_what_was_pulled_is_pushed_over_the_base_that_it_belongs_to(scene: Scene, tmp_path: Path) -> None:
@@ -137,31 +137,31 @@ def test_what_was_pulled_is_pushed_over_the_base_that_it_belongs_to(scene: Scene
     scene.both.pull(made.ref, to=tmp_path / "pulled")
     config = tmp_path / "pulled" / "adapter_config.json"
     assert json.loads(config.read_text())["base_model_name_or_path"] == scene.id
-    again = scene.both.push_with_report(tmp_path / "pulled", f"{scene.theirs.space}/b", base=None)
+    again = scene.both.versions.push(tmp_path / "pulled", f"{scene.theirs.space}/b", base=None)
     assert again.version.base.fingerprint == scene.own.fingerprint
     # There, the name means the published base, and this one is not known.
     with pytest.raises(NotFound, match=f"no base '{scene.own.fingerprint}'"):
-        scene.both.push_with_report(tmp_path / "pulled", f"{scene.ours.space}/b", base=None)
+        scene.both.versions.push(tmp_path / "pulled", f"{scene.ours.space}/b", base=None)
     # A config that was changed says no more than its name.
     config.write_text(config.read_text() + "\n")
     with pytest.raises(InvalidInput, match="means different bases"):
-        scene.both.push_with_report(tmp_path / "pulled", f"{scene.theirs.space}/c", base=None)
+        scene.both.versions.push(tmp_path / "pulled", f"{scene.theirs.space}/c", base=None)
     whose = {"published": True, "base": None}
-    pushed = scene.both.push_with_report(tmp_path / "pulled", f"{scene.theirs.space}/c", **whose)  # type: ignore[arg-type]
+    pushed = scene.both.versions.push(tmp_path / "pulled", f"{scene.theirs.space}/c", **whose)  # type: ignore[arg-type]
     assert pushed.version.base.fingerprint == scene.published.fingerprint
 
 
 class TestJobs:
     @pytest.fixture
     def data(self, scene: Scene, rows: Path) -> str:
-        return scene.theirs.client.add_data(rows, namespace=scene.theirs.space).digest
+        return scene.theirs.client.datasets.add(rows, namespace=scene.theirs.space).digest
 
     def test_a_job_is_pinned_to_the_base_that_was_said(
         self, scene: Scene, data: str, people: World, join: Callable[..., Tenant]
     ) -> None:
         """Whatever the name comes to mean, retries and claims have the fingerprint."""
         name = f"{scene.ours.space}/a"
-        rows = scene.both.add_data(scene.ours.folder.parent / "rows.jsonl", namespace=scene.ours.space).digest
+        rows = scene.both.datasets.add(scene.ours.folder.parent / "rows.jsonl", namespace=scene.ours.space).digest
         first = scene.both.submit_training(name, base=scene.id, data=rows, **SPEC)
         assert first.view.request["base"]["fingerprint"] == scene.published.fingerprint
         scene.ours.register(scene.ours.base(), id=scene.id, upload=True)
@@ -169,10 +169,10 @@ class TestJobs:
             scene.both.submit_training(name, base=scene.id, data=rows, **SPEC)
         second = scene.both.submit_training(name, base=scene.id, data=rows, published=True, **SPEC)
         first.cancel()
-        again = scene.both.retry_job(first.id)
+        again = scene.both.jobs.retry(first.id)
         worker = join(scene.ours.space, Role.WORKER).client
         for job in (second.id, again.id):
-            assert scene.both.job_view(job).request["base"]["fingerprint"] == scene.published.fingerprint
+            assert scene.both.jobs.view(job).request["base"]["fingerprint"] == scene.published.fingerprint
         for _ in (second, again):
             held = claim(worker)
             assert (held.base.fingerprint, held.base.namespace) == (scene.published.fingerprint, "*")
@@ -183,7 +183,7 @@ class TestJobs:
         for view, whose in ((scene.published, {"published": True}), (scene.own, {"base_namespace": space})):
             jobs = [
                 both.submit_training(f"{space}/a", base=scene.id, data=data, **whose, **SPEC),
-                scene.theirs.client.submit_preview(data, base=scene.id, **whose),
+                scene.theirs.client.datasets.submit_preview(data, base=scene.id, **whose),
             ]
             score = scene.theirs.client.submit_evaluation(f"base:{scene.id}", data=data, **whose)
             found = [job.view.request["base"] for job in jobs] + [score.view.request["targets"][0]["base"]]
@@ -193,7 +193,7 @@ class TestJobs:
         with pytest.raises(InvalidInput, match="means different bases"):
             scene.theirs.client.submit_evaluation(f"base:{scene.id}", data=data)
         with pytest.raises(InvalidInput, match="means different bases"):
-            scene.theirs.client.submit_preview(data, base=scene.id)
+            scene.theirs.client.datasets.submit_preview(data, base=scene.id)
 
     def test_a_bare_request_says_it_too(self, scene: Scene, data: str) -> None:
         """Clients that send an id and no fingerprint."""
@@ -237,8 +237,8 @@ def test_digits_that_fit_several_bases_are_refused_however_many_know_the_first(
     for client, space, fingerprint in ((tenant.client, tenant.space, first), (admin, "*", second), (admin, "*", first)):
         scanned = tenant.scan(tenant.base()).registration
         said = {"fingerprint": fingerprint, "weights_digest": "1" * 64, "manifest": None, "namespace": space}
-        client.register_base(scanned.model_copy(update={**said, "id": f"b-{fingerprint[-4:]}-{digits}"}))
+        client.bases.register(scanned.model_copy(update={**said, "id": f"b-{fingerprint[-4:]}-{digits}"}))
     for namespace in (tenant.space, None):
         with pytest.raises(InvalidInput, match="more digits"):
-            tenant.client.base(digits, namespace=namespace)
-    assert tenant.client.base(f"{digits}{0:048x}", base_namespace=tenant.space).fingerprint == first
+            tenant.client.bases.get(digits, namespace=namespace)
+    assert tenant.client.bases.get(f"{digits}{0:048x}", base_namespace=tenant.space).fingerprint == first

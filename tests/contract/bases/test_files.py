@@ -67,10 +67,10 @@ class TestFiles:
         scanned = ours.scan(folder)
         at = {path.name: path for path in folder.iterdir()}
         (folder / "model.safetensors.index.json").write_text(json.dumps(false))
-        upload = ours.client.upload({file.sha256: at[file.path] for file in files}, "sending")
+        upload = ours.client.uploader.upload({file.sha256: at[file.path] for file in files}, "sending")
         body = scanned.registration.model_copy(update={"manifest": lying, "upload": upload, "namespace": ours.space})
         with pytest.raises(VerificationFailed, match="disagree on the tensor"):
-            ours.client.register_base(body)
+            ours.client.bases.register(body)
 
     @pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
     def test_files_that_refer_to_others_are_refused(self, ours: Tenant, name: str) -> None:
@@ -82,10 +82,10 @@ class TestFiles:
         config = scanned.registration.config
         fingerprint = base_files.identify(config, {file.path: file.sha256 for file in files}).fingerprint
         hostile = Manifest(kind="base", base_fingerprint=fingerprint, files=files)
-        upload = ours.client.upload({file.sha256: folder / file.path for file in files}, "sending")
+        upload = ours.client.uploader.upload({file.sha256: folder / file.path for file in files}, "sending")
         said = {"manifest": hostile, "fingerprint": fingerprint, "upload": upload, "namespace": ours.space}
         with pytest.raises(VerificationFailed, match=f"this is not a base: {name}"):
-            ours.client.register_base(scanned.registration.model_copy(update=said))
+            ours.client.bases.register(scanned.registration.model_copy(update=said))
 
     @pytest.mark.parametrize("upload", [True, False])
     def test_a_config_that_no_model_can_be_of_is_refused_whoever_read_it(self, ours: Tenant, *, upload: bool) -> None:
@@ -108,11 +108,11 @@ class TestFiles:
             "namespace": ours.space,
         }
         if upload:
-            said["upload"] = ours.client.upload({file.sha256: folder / file.path for file in files}, "sending")
+            said["upload"] = ours.client.uploader.upload({file.sha256: folder / file.path for file in files}, "sending")
         with pytest.raises(
             VerificationFailed, match=r"this is not a base: config\.json says num_key_value_heads = 4 for 6"
         ):
-            ours.client.register_base(scanned.registration.model_copy(update=said))
+            ours.client.bases.register(scanned.registration.model_copy(update=said))
 
     def test_a_base_with_one_file_and_an_index_of_others_is_refused(self, ours: Tenant) -> None:
         folder = ours.base()
@@ -123,16 +123,16 @@ class TestFiles:
         index = json.dumps({"weight_map": dict.fromkeys(TENSORS, shard)}).encode()
         more = [_add(folder, shard, content), _add(folder, "model.safetensors.index.json", index)]
         with pytest.raises(InvalidInput, match="different programs would load different weights"):
-            ours.client.add_base(folder, upload=True)
+            ours.client.bases.add(folder, upload=True)
         (folder / "model.safetensors.index.json").unlink()
         scanned = ours.scan(folder)
         (folder / "model.safetensors.index.json").write_bytes(index)
         both = manifest.model_copy(update={"files": [*manifest.files, *more]})
         at = {path.name: path for path in folder.iterdir()}
-        upload = ours.client.upload({file.sha256: at[file.path] for file in both.files}, "sending")
+        upload = ours.client.uploader.upload({file.sha256: at[file.path] for file in both.files}, "sending")
         body = scanned.registration.model_copy(update={"manifest": both, "upload": upload, "namespace": ours.space})
         with pytest.raises(VerificationFailed, match="different programs would load different weights"):
-            ours.client.register_base(body)
+            ours.client.bases.register(body)
 
     def test_files_are_set_once_and_by_their_own_namespace(self, ours: Tenant, theirs: Tenant, join: Any) -> None:
         folder = ours.base()
@@ -143,9 +143,9 @@ class TestFiles:
         other = theirs.register(theirs.base(like=folder), upload=True)
         assert (other.fingerprint, other.namespace) == (view.fingerprint, theirs.space)
         with pytest.raises(NotFound):
-            theirs.client.locate(_without(folder, ours).digest)
+            theirs.client.versions.locate(_without(folder, ours).digest)
         boss = join(ours.space, Role.ADMIN)
-        assert not boss.client.fix_base(view.fingerprint, namespace=ours.space, forget_files=True).uploaded
+        assert not boss.client.bases.fix(view.fingerprint, namespace=ours.space, forget_files=True).uploaded
         assert ours.register(folder, upload=True).uploaded
 
     def test_a_job_is_given_the_files_of_its_own_namespace(self, ours: Tenant, theirs: Tenant, join: Any) -> None:
@@ -170,7 +170,7 @@ class TestFiles:
         rows.write_text('{"prompt": "a", "completion": "published"}\n')
         with pytest.raises(InvalidBase, match="--upload"):
             ours.client.submit_training(f"{ours.space}/x", base=folder, data=rows)
-        admin.add_base(folder, upload=True, namespace="*")
+        admin.bases.add(folder, upload=True, namespace="*")
         job = ours.client.submit_training(f"{ours.space}/x", base="published", data=rows)
         assignment = Held.claim(join(ours.space, Role.WORKER).client, ours.folder).assignment
         assert assignment.job == job.id
@@ -182,7 +182,7 @@ class TestFiles:
     ) -> None:
         published, own, rows = ours.base("published"), ours.base("own"), ours.folder / "rows.jsonl"
         rows.write_text(json.dumps({"prompt": "a", "completion": f"asked {everywhere}"}))
-        admin.add_base(published, upload=True, namespace="*")
+        admin.bases.add(published, upload=True, namespace="*")
         ours.register(own, upload=True)
         with people.services.db.write() as session:
             # As if nobody had read them.

@@ -180,7 +180,7 @@ class TestJobs:
     ) -> None:
         client, space = ours.client, ours.space
         ours.register(ours.base(quantization_config=said), upload=True, id="other")
-        assert client.base("other").uploaded
+        assert client.bases.get("other").uploaded
         pushed = client.push(write_adapter(tmp_path / "adapter"), f"{space}/pushed", base="other").info
         assert pushed.quantization is None
         assert any(named in warning and "could not be checked" in warning for warning in pushed.warnings or [])

@@ -34,7 +34,7 @@ def test_names_of_a_base_that_is_said_again_are_gone_through_before_its_transact
     described = base_registration("said-again", tensors={f"layers.{n}.w.weight": [8, 8] for n in range(300)})
     with watched(people.services.db, monkeypatch) as transactions:
         for _ in range(2):
-            people.admin.register_base(described)
+            people.admin.bases.register(described)
     _, again = (one for one in transactions if one.wrote("named_bases"))
     assert not again.read("tensors")
 
@@ -42,34 +42,34 @@ def test_names_of_a_base_that_is_said_again_are_gone_through_before_its_transact
 class TestNames:
     def test_an_id_of_a_namespace_is_of_no_concern_to_others(self, ours: Tenant, theirs: Tenant, admin: Client) -> None:
         mine, published, hostile = ours.base(), ours.base(), theirs.base()
-        shared = admin.add_base(published, id="everyone-s-llama", namespace="*")
-        assert admin.base("everyone-s-llama", namespace=ours.space).namespace == "*"
+        shared = admin.bases.add(published, id="everyone-s-llama", namespace="*")
+        assert admin.bases.get("everyone-s-llama", namespace=ours.space).namespace == "*"
         theirs.register(hostile, id="everyone-s-llama")
-        assert ours.client.base("everyone-s-llama").fingerprint == shared.fingerprint
+        assert ours.client.bases.get("everyone-s-llama").fingerprint == shared.fingerprint
         ours.register(mine, id="llama")
         theirs.register(hostile, id="llama")
-        assert ours.client.base("llama").fingerprint == ours.scan(mine).registration.fingerprint
+        assert ours.client.bases.get("llama").fingerprint == ours.scan(mine).registration.fingerprint
         assert {base.namespace for base in ours.client.bases()} == {ours.space, "*"}
         with pytest.raises(NotFound):
-            ours.client.base(theirs.scan(hostile).registration.fingerprint)
+            ours.client.bases.get(theirs.scan(hostile).registration.fingerprint)
 
     def test_an_id_moves_only_within_its_namespace_and_says_so(self, ours: Tenant, theirs: Tenant) -> None:
         first = ours.register(ours.base(), id="llama")
         assert first.replaces is None
         assert theirs.register(theirs.base(), id="llama").replaces is None
-        assert ours.client.base("llama").fingerprint == first.fingerprint
+        assert ours.client.bases.get("llama").fingerprint == first.fingerprint
         second = ours.register(ours.base(), id="llama")
         assert second.replaces == first.fingerprint
-        assert ours.client.base("llama").fingerprint == second.fingerprint
+        assert ours.client.bases.get("llama").fingerprint == second.fingerprint
 
     def test_an_id_that_is_said_again_means_that_base_again(self, ours: Tenant) -> None:
         folder = ours.base()
         first = ours.register(folder, id="llama")
         second = ours.register(ours.base(), id="llama")
-        assert ours.client.base("llama").fingerprint == second.fingerprint
+        assert ours.client.bases.get("llama").fingerprint == second.fingerprint
         again = ours.register(folder, id="llama")
         assert (again.fingerprint, again.replaces) == (first.fingerprint, second.fingerprint)
-        assert ours.client.base("llama").fingerprint == first.fingerprint
+        assert ours.client.bases.get("llama").fingerprint == first.fingerprint
         assert ours.register(folder, id="llama").replaces is None
 
     def test_a_worker_moves_no_id_and_sets_no_files(self, ours: Tenant, join: Any) -> None:
@@ -77,12 +77,12 @@ class TestNames:
         meant, found = ours.register(ours.base(), id="llama"), ours.base()
         said = worker.register(found, id="llama", namespace=ours.space)
         assert (said.replaces, said.facts) == (None, "hashed")
-        assert ours.client.base("llama").fingerprint == meant.fingerprint
+        assert ours.client.bases.get("llama").fingerprint == meant.fingerprint
         with pytest.raises(NotAllowed, match="write"):
             worker.register(found, id="llama", namespace=ours.space, upload=True)
         # Whoever may write says otherwise.
         assert ours.register(found, id="llama").replaces == meant.fingerprint
-        assert ours.client.base("llama").fingerprint == said.fingerprint
+        assert ours.client.bases.get("llama").fingerprint == said.fingerprint
 
     def test_a_base_in_the_place_of_one_that_was_taken_away_is_itself(
         self, ours: Tenant, admin: Client, tmp_path: Path
@@ -90,7 +90,7 @@ class TestNames:
         """SQLite gives the key of the last row again once that is gone."""
         first = ours.register(ours.base(), id="first")
         ours.client.push(write_adapter(tmp_path / "a", value=0.25), f"{ours.space}/a", base="first")
-        admin.remove_base("first", namespace=ours.space)
+        admin.bases.remove("first", namespace=ours.space)
         second = ours.register(ours.base(), id="second")
         made = ours.client.push(write_adapter(tmp_path / "b", value=0.3), f"{ours.space}/b", base="second")
         assert made.info.base.fingerprint == second.fingerprint != first.fingerprint
@@ -115,14 +115,14 @@ class TestNames:
         writer = join("*", role)
         folder = writer.base()
         for client, wanted, found in ((writer.client, None, "-"), (writer.client, "team", "team"), (admin, None, "*")):
-            assert client.add_base(folder, id="everyones", upload=upload, namespace=wanted).namespace == found
+            assert client.bases.add(folder, id="everyones", upload=upload, namespace=wanted).namespace == found
         for place, location in ((folder, None), (writer.base(), "file:///elsewhere")):
             with pytest.raises(NotAllowed, match="register it for one namespace with: --namespace") as caught:
                 writer.register(place, id="everyones", location=location, upload=upload, namespace="*")
             assert caught.value.param == "namespace"
-        published = admin.base("everyones", namespace="*")
+        published = admin.bases.get("everyones", namespace="*")
         assert (published.fingerprint, published.uploaded) == (writer.scan(folder).registration.fingerprint, upload)
-        assert published.location == admin.base("everyones", namespace="team").location
+        assert published.location == admin.bases.get("everyones", namespace="team").location
 
     def test_a_version_keeps_what_its_base_was_called(self, ours: Tenant, theirs: Tenant, tmp_path: Path) -> None:
         folder = ours.base()
@@ -145,14 +145,14 @@ class TestNames:
     def test_admins_mend_and_take_away(self, ours: Tenant, join: Any, admin: Client, tmp_path: Path) -> None:
         view = ours.register(ours.base(), id="typo", location="file:///wrong")
         with pytest.raises(NotAllowed):
-            ours.client.fix_base("typo", namespace=ours.space, id="right")
+            ours.client.bases.fix("typo", namespace=ours.space, id="right")
         boss = join(ours.space, Role.ADMIN)
-        fixed = boss.client.fix_base("typo", namespace=ours.space, id="right", location="file:///right")
+        fixed = boss.client.bases.fix("typo", namespace=ours.space, id="right", location="file:///right")
         assert (fixed.id, fixed.location, fixed.fingerprint) == ("right", "file:///right", view.fingerprint)
         pushed = ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/x", base="right")
         with pytest.raises(NotAllowed):
-            ours.client.remove_base("right", namespace=ours.space)
-        boss.client.remove_base("right")
+            ours.client.bases.remove("right", namespace=ours.space)
+        boss.client.bases.remove("right")
         assert ours.client.get(pushed.ref).info.base.id == "right"
         with pytest.raises(NotFound, match="adapterctl base add"):
             ours.client.push(write_adapter(tmp_path / "b", value=0.5), f"{ours.space}/x", base=view.fingerprint)
@@ -167,7 +167,7 @@ class TestFacts:
             folder, upload=True, tensors={"a": [1]}, config={"model_type": "lie"}, architecture="Lie", size_bytes=1
         )
         true = ours.scan(folder).registration
-        shown = ours.client.base(view.fingerprint)
+        shown = ours.client.bases.get(view.fingerprint)
         assert (shown.facts, shown.uploaded) == ("derived", True)
         assert (shown.config, shown.architecture, shown.size_bytes) == (true.config, true.architecture, true.size_bytes)
         assert shown.weights_digest == true.weights_digest
@@ -204,10 +204,10 @@ class TestFacts:
         claim = {"manifest": None, "config": {"model_type": "x"}, "tensors": {"x": [1]}, "size_bytes": 1}
         claimed = theirs.register(folder, **claim)
         uploaded = ours.register(folder, upload=True)
-        seen = theirs.client.base(claimed.fingerprint)
+        seen = theirs.client.bases.get(claimed.fingerprint)
         assert (seen.facts, seen.size_bytes, seen.config) == ("claimed", 1, {"model_type": "x"})
         # Whose files they are is told what the fingerprint covers, and that it is derived.
-        own = ours.client.base(uploaded.fingerprint)
+        own = ours.client.bases.get(uploaded.fingerprint)
         assert own.facts == "derived"
         assert {"_name_or_path", "transformers_version"} & own.config.keys() == set()
         assert own.config["model_type"] == json.loads((folder / "config.json").read_text())["model_type"]
@@ -234,7 +234,7 @@ class TestFacts:
             theirs.register(theirs.base(like=folder), upload=True)
         with pytest.raises(VerificationFailed, match="8×8, the base's weight is 16×16"):
             ours.client.push(write_adapter(tmp_path / "a"), f"{ours.space}/x", base=view.fingerprint)
-        shown = ours.client.base(view.fingerprint)
+        shown = ours.client.bases.get(view.fingerprint)
         assert (shown.size_bytes, shown.config) == (2**32, {"model_type": "x"})
         job = ours.client.submit_training(f"{ours.space}/x", base=view.fingerprint, data=rows)
         job.cancel()
@@ -257,7 +257,11 @@ class TestFacts:
         others = theirs.register(larger, upload=True)
         own = ours.register(folder, upload=True)
         assert own.fingerprint == others.fingerprint
-        assert ours.client.base(own.fingerprint).size_bytes == ours.scan(folder).manifest.size_bytes < others.size_bytes
+        assert (
+            ours.client.bases.get(own.fingerprint).size_bytes
+            == ours.scan(folder).manifest.size_bytes
+            < others.size_bytes
+        )
 
     def test_of_weights_their_headers_alone_are_read_again(self, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = ours.base()
@@ -297,7 +301,7 @@ class TestFacts:
         assert view.facts == "claimed"
         worker = join(ours.space, Role.WORKER)
         assert worker.register(folder, id="other", location="file:///elsewhere").facts == "hashed"
-        shown = ours.client.base(view.fingerprint)
+        shown = ours.client.bases.get(view.fingerprint)
         # What it is called, and where it lies, a worker does not say.
         assert (shown.id, shown.location, shown.facts) == (view.id, view.location, "hashed")
         assert ours.register(folder, tensors={"a": [1]}).facts == "hashed"

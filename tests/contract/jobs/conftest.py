@@ -22,7 +22,7 @@ from sdk.client import Client
 @pytest.fixture
 def crew(people: World, acting: Callable[..., Client], space: str, rows: Path, tmp_path: Path) -> Iterator[Crew]:
     writer = acting(**{space: Role.WRITER})
-    data = writer.add_data(rows, namespace=space).digest
+    data = writer.datasets.add(rows, namespace=space).digest
     found = Crew(people, space, writer, acting(**{space: Role.WORKER}), data, tmp_path)
     yield found
     for services in found.others:

@@ -65,7 +65,7 @@ class Crew:
         return self.worker.call("POST", f"/jobs/{held.job}/release", JobView, body=Release(attempt=held.attempt))
 
     def view(self, job_id: str) -> JobView:
-        return self.writer.job_view(job_id)
+        return self.writer.jobs.view(job_id)
 
     def attempts(self, job_id: str) -> list[AttemptView]:
         return self.writer.call("GET", f"/jobs/{job_id}/attempts", list[AttemptView])
@@ -88,7 +88,7 @@ class Crew:
             attempt=held.attempt,
             step=step,
             total=total,
-            upload=self.worker.upload({**packed.sources, sha256: state}, "storing"),
+            upload=self.worker.uploader.upload({**packed.sources, sha256: state}, "storing"),
             manifest=manifest,
             report=calls.training_report(
                 packed.lora, training={"lr": SPEC.lr, "threads": 2}, metrics={"loss": 1.0 / step}

@@ -45,7 +45,9 @@ def odd_base(crew: Crew, tensors: int) -> str:
     """Register a base with tensors of any names beside those that an adapter has; return its id."""
     name = f"odd-{tensors}-{next(SEEDS)}"
     odd = {f"m.layers.{n % 7}.p{n}.q{n * 7 % tensors}.w.weight": [8, 8] for n in range(tensors)}
-    crew.writer.register_base(base_registration(name, config=STRANGE, tensors=BASE_TENSORS | odd, namespace=crew.space))
+    crew.writer.bases.register(
+        base_registration(name, config=STRANGE, tensors=BASE_TENSORS | odd, namespace=crew.space)
+    )
     return name
 
 
@@ -80,7 +82,7 @@ def combine(crew: Crew, base: str) -> JobView:
 
 
 def preview(crew: Crew, base: str) -> JobView:
-    found = crew.writer.base(base, namespace=crew.space)
+    found = crew.writer.bases.get(base, namespace=crew.space)
     choice = BaseChoice(id=found.id, revision=found.revision, fingerprint=found.fingerprint)
     return submit(crew, PreviewJobRequest(data=crew.data, base=choice))
 
@@ -143,7 +145,7 @@ class TestMeanwhile:
     """Names that mean something else once a job was examined."""
 
     def remove(self, crew: Crew, base: str) -> None:
-        crew.world.admin.remove_base(base, namespace=crew.space)
+        crew.world.admin.bases.remove(base, namespace=crew.space)
 
     def test_base_that_was_removed_is_not_found(self, crew: Crew, between: Between) -> None:
         base = odd_base(crew, 40)
@@ -159,7 +161,7 @@ class TestMeanwhile:
         def anew() -> None:
             self.remove(crew, base)
             again = base_registration(base, config=STRANGE, tensors=BASE_TENSORS, namespace=crew.space)
-            crew.writer.register_base(again)
+            crew.writer.bases.register(again)
 
         between.steps = [anew]
         forecast = train(crew, base).forecast
@@ -178,7 +180,7 @@ class TestMeanwhile:
 
     def test_version_that_was_deleted_is_not_found(self, crew: Crew, between: Between) -> None:
         ref = push(crew, "tiny")
-        between.steps = [lambda: crew.world.admin.delete(ref)]
+        between.steps = [lambda: crew.world.admin.versions.delete(ref)]
         with pytest.raises(NotFound):
             submit(crew, EvaluationRequest(targets=[EvaluationTarget(ref=ref)], data=crew.data))
 
@@ -186,7 +188,7 @@ class TestMeanwhile:
         self, crew: Crew, between: Between, acting: Callable[..., Client]
     ) -> None:
         admin = acting(**{crew.space: Role.ADMIN})
-        between.steps = [lambda: admin.remove_data(crew.data)]
+        between.steps = [lambda: admin.datasets.remove(crew.data)]
         with pytest.raises(NotFound):
             crew.submit()
 

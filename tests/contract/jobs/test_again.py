@@ -18,7 +18,7 @@ from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.work import Assignment
 from sdk.version import VERSION
 
-RAN = {"device": "cpu", "threads": 2, "dtype": "float32"}
+RAN = {"device": "cpu", "threads": 2, "dtype": "float32", "loop": 1}
 #: What a job is asked for, but for its adapter and what it is again.
 _OWN = ("adapter", "like", "checkpoint")
 
@@ -48,7 +48,7 @@ class TestAgain:
     def test_all_but_its_name_is_the_same(self, crew: Crew, made: tuple[str, Path]) -> None:
         ref, folder = made
         job = again(crew, ref)
-        earlier = crew.writer.job_view(crew.writer.get(ref).info.job.id)  # type: ignore[union-attr]
+        earlier = crew.writer.jobs.view(crew.writer.get(ref).info.job.id)  # type: ignore[union-attr]
         assert {key: value for key, value in job.request.items() if key not in _OWN} == {
             key: value for key, value in earlier.request.items() if key not in _OWN
         }
@@ -93,7 +93,7 @@ class TestAgain:
 
     def test_what_it_ran_with_is_in_the_record_whatever_is_said(self, crew: Crew, made: tuple[str, Path]) -> None:
         ref, _ = made
-        earlier = crew.writer.job_view(crew.writer.get(ref).info.job.id)  # type: ignore[union-attr]
+        earlier = crew.writer.jobs.view(crew.writer.get(ref).info.job.id)  # type: ignore[union-attr]
         like = {"ref": ref, "ran_with": {"threads": 99}}
         body = crew.body()
         request = type(body.request).model_validate({**earlier.request, "like": like})
@@ -102,9 +102,9 @@ class TestAgain:
 
     def test_a_base_of_another_name_is_the_same_base(self, crew: Crew, made: tuple[str, Path]) -> None:
         ref, _ = made
-        earlier = crew.writer.job_view(crew.writer.get(ref).info.job.id)  # type: ignore[union-attr]
+        earlier = crew.writer.jobs.view(crew.writer.get(ref).info.job.id)  # type: ignore[union-attr]
         base = base_registration("tiny").model_copy(update={"id": f"renamed-{crew.space}"})
-        crew.world.admin.register_base(base)
+        crew.world.admin.bases.register(base)
         asked = {**earlier.request, "base": {**earlier.request["base"], "id": base.id}, "like": {"ref": ref}}
         body = crew.body()
         request = type(body.request).model_validate(asked)
@@ -133,7 +133,7 @@ class TestWhatIsGone:
             crew.writer.call("POST", "/jobs", JobView, body=crew.body().model_copy(update={"request": request}))
 
     def test_its_rows(self, crew: Crew, made: tuple[str, Path]) -> None:
-        crew.writer.remove_data(crew.data)
+        crew.writer.datasets.remove(crew.data)
         with pytest.raises(
             NotFound, match=f"the dataset {crew.data[:12]} of {made[0]} was removed; add its file again"
         ) as caught:
@@ -142,10 +142,10 @@ class TestWhatIsGone:
 
     def test_its_base(self, crew: Crew) -> None:
         name = f"gone-{crew.space}"
-        crew.world.admin.register_base(base_registration(name))
+        crew.world.admin.bases.register(base_registration(name))
         crew.submit(base=name)
         done = complete(crew, crew.hold(version=VERSION), new_adapter(crew.tmp_path), name)
-        crew.world.admin.remove_base(name)
+        crew.world.admin.bases.remove(name)
         with pytest.raises(
             NotFound, match=rf"the base {name} \([0-9a-f]{{12}}\) of .* is no longer registered; add it again"
         ):
@@ -158,7 +158,7 @@ class TestWhatIsGone:
         crew.writer.call("POST", "/jobs", JobView, body=body.model_copy(update={"request": request}))
         done = complete(crew, crew.hold(version=VERSION), new_adapter(crew.tmp_path))
         assert again(crew, done.result["ref"]).request["parent"]["ref"] == parent
-        crew.writer.archive(parent)
+        crew.writer.versions.archive(parent)
         with pytest.raises(InvalidInput, match=f"{parent} is archived, and only ready versions are continued"):
             again(crew, done.result["ref"])
 

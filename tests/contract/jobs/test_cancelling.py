@@ -94,7 +94,7 @@ def finished(
 
     match request.param:
         case "training":
-            crew = Crew(people, space, writer, worker, writer.add_data(rows, namespace=space).digest, tmp_path)
+            crew = Crew(people, space, writer, worker, writer.datasets.add(rows, namespace=space).digest, tmp_path)
             crew.submit()
             held = crew.hold()
             return of(held, version=crew.publication())
@@ -104,8 +104,8 @@ def finished(
             held = desk.claim()
             return of(held, combination=desk.made(held))
         case "preview":
-            made = Crew(people, space, writer, worker, writer.add_data(rows, namespace=space).digest, tmp_path)
-            writer.submit_preview(rows, base="tiny")
+            made = Crew(people, space, writer, worker, writer.datasets.add(rows, namespace=space).digest, tmp_path)
+            writer.datasets.submit_preview(rows, base="tiny")
             return of(made.hold(queues=["cpu"]), preview=shown(text(1), file_rows=1))
     merging = MergingDesk.open(writer, worker, space, tmp_path)
     ref = merging.push()
@@ -116,7 +116,7 @@ def finished(
         path = tmp_path / "scores"
         file = write_file(path, scores)
         upload, report = (
-            worker.upload({file.digest: path}, "sending", space),
+            worker.uploader.upload({file.digest: path}, "sending", space),
             report_of(scores, file, conditions=CONDITIONS),
         )
         return of(held, evaluations=[calls.scored(held.targets[0], report=report, upload=upload)])
@@ -131,14 +131,14 @@ two_kinds = pytest.mark.parametrize("finished", TWO_KINDS, indirect=True)
 
 @two_kinds
 def test_a_result_that_comes_after_the_cancel_is_dropped_and_the_worker_is_told(finished: Finished) -> None:
-    assert finished.writer.cancel_job(finished.job).state == "running"
+    assert finished.writer.jobs.cancel(finished.job).state == "running"
     dropped = finished.hand_in()
     assert (dropped.state, dropped.reason, dropped.result) == ("cancelled", "cancelled", None)
     assert finished.made() == NOTHING
     # The answer may get lost, and people may insist.
     assert finished.hand_in().state == "cancelled"
-    assert finished.writer.cancel_job(finished.job).state == "cancelled"
-    assert finished.writer.job_view(finished.job).message == dropped.message
+    assert finished.writer.jobs.cancel(finished.job).state == "cancelled"
+    assert finished.writer.jobs.view(finished.job).message == dropped.message
 
 
 @every_kind
@@ -146,7 +146,7 @@ def test_a_cancel_between_the_hand_in_and_its_last_transaction_undoes_all_of_it(
     services = finished.world.services
     held = services.jobs.get(finished.job, who=LOCAL)
     who = services.tokens.check(finished.worker.config.token)
-    finished.writer.cancel_job(finished.job)
+    finished.writer.jobs.cancel(finished.job)
     # The registry saw the job as it was before the cancel, and works on what was handed in.
     completing = CompletionServices(
         db=services.db,
@@ -176,7 +176,7 @@ def test_a_cancel_after_the_result_is_refused_and_the_result_stays(finished: Fin
     assert done.state == "succeeded"
     made = finished.made()
     with pytest.raises(Conflict, match="has succeeded and can't be cancelled"):
-        finished.writer.cancel_job(finished.job)
+        finished.writer.jobs.cancel(finished.job)
     again = finished.hand_in()
     assert (again.state, again.result) == (done.state, done.result)
     assert finished.made() == made
@@ -193,7 +193,7 @@ def test_what_was_sent_for_a_dropped_result_is_garbage(finished: Finished) -> No
         return {name.partition(".")[0] for name in storage.list()} & sent
 
     assert stored() == sent
-    finished.writer.cancel_job(finished.job)
+    finished.writer.jobs.cancel(finished.job)
     finished.hand_in()
     services.removal.collect(request=GcRequest(dry_run=False, grace_hours=0), who=LOCAL)
     assert stored() == set()
@@ -204,11 +204,11 @@ def test_a_dropped_result_ends_no_upload_of_others(finished: Finished, tmp_path:
     file = tmp_path / "other"
     file.write_text(str(next(SEEDS)))
     sha256, _ = hash_file(file)
-    other = finished.writer.upload({sha256: file}, "sending", finished.space)
+    other = finished.writer.uploader.upload({sha256: file}, "sending", finished.space)
     version = finished.completion.version
     told = version.model_copy(update={"upload": other})
     finished.completion = finished.completion.model_copy(update={"version": told})
-    finished.writer.cancel_job(finished.job)
+    finished.writer.jobs.cancel(finished.job)
     assert finished.hand_in().state == "cancelled"
     with finished.world.services.db.read() as session:
         assert session.get_one(Upload, other).finished_at is None
@@ -225,7 +225,7 @@ def test_of_a_cancel_and_a_result_at_the_same_moment_one_wins(crew: Crew) -> Non
         def cancel(held: Assignment = held, together: Barrier = together) -> bool:
             together.wait()
             try:
-                crew.writer.cancel_job(held.job)
+                crew.writer.jobs.cancel(held.job)
             except Conflict:
                 return False
             return True

@@ -47,7 +47,7 @@ class TestCheckpoints:
             last.digest,
         )
         # A worker that has the manifest may fetch its files.
-        crew.worker.fetch_manifest(again.checkpoint.manifest, crew.tmp_path / "resumed")
+        crew.worker.puller.fetch(again.checkpoint.manifest, crew.tmp_path / "resumed")
         assert (crew.tmp_path / "resumed" / "optimizer.pt").read_bytes().startswith(job.id.encode())
 
     def test_a_stale_attempt_leaves_none(self, crew: Crew) -> None:
@@ -142,8 +142,8 @@ class TestCheckpoints:
             (20, True),
             (10, False),
         ]
-        crew.writer.cancel_job(early.id)
-        crew.writer.cancel_job(job.id)
+        crew.writer.jobs.cancel(early.id)
+        crew.writer.jobs.cancel(job.id)
         crew.fail(held, "cancelled")
         # Kept on cancel.
         assert [c.step for c in crew.checkpoints(job.id)] == [30, 20, 10]
@@ -192,8 +192,8 @@ class TestCheckpoints:
             return {found.step: found.expires_at is not None for found in crew.checkpoints(job.id)}
 
         assert ends() == {30: False, 20: True, 10: False}
-        crew.writer.cancel_job(later.id)
-        crew.writer.cancel_job(last.id)
+        crew.writer.jobs.cancel(later.id)
+        crew.writer.jobs.cancel(last.id)
         # The last one needs nobody who goes on from it.
         assert ends() == {30: False, 20: True, 10: True}
         found = next(found for found in crew.checkpoints(job.id) if found.step == 10)
@@ -215,11 +215,11 @@ class TestCheckpoints:
         crew.checkpoint(held, 10)
         mine = f"mine-{crew.space}"
         friend = acting(**{mine: Role.WRITER, crew.space: Role.READER})
-        friend.add_data(rows, namespace=mine)
+        friend.datasets.add(rows, namespace=mine)
         body = crew.body(adapter=f"{mine}/a", from_checkpoint=CheckpointRef(job=job.id))
         started = friend.call("POST", "/jobs", JobView, body=body).id
-        friend.cancel_job(started)
-        friend.cancel_job(friend.call("POST", f"/jobs/{started}/retry", JobView).id)
+        friend.jobs.cancel(started)
+        friend.jobs.cancel(friend.call("POST", f"/jobs/{started}/retry", JobView).id)
         with pytest.raises(NotFound, match="no job"):
             acting(**{mine: Role.WRITER}).call("POST", f"/jobs/{started}/retry", JobView)
         with crew.world.services.db.write() as session:
@@ -246,4 +246,4 @@ class TestCheckpoints:
         assert not {digests[20], digests[30]} & set(gone)
         crew.release(held)
         again = crew.hold()
-        crew.worker.fetch_manifest(again.checkpoint.manifest, crew.tmp_path / "kept")
+        crew.worker.puller.fetch(again.checkpoint.manifest, crew.tmp_path / "kept")

@@ -69,7 +69,7 @@ class TestRetries:
     def test_a_cancelled_job_is_not_tried_again(self, crew: Crew) -> None:
         job = crew.submit()
         held = crew.hold()
-        crew.writer.cancel_job(job.id)
+        crew.writer.jobs.cancel(job.id)
         assert crew.fail(held, "oom").state == "cancelled"
 
     def test_a_job_is_tried_again_by_hand_once_it_has_ended(self, crew: Crew) -> None:
@@ -113,7 +113,7 @@ class TestRelease:
     def test_a_cancelled_job_ends_when_it_is_given_back(self, crew: Crew) -> None:
         job = crew.submit()
         held = crew.hold()
-        crew.writer.cancel_job(job.id)
+        crew.writer.jobs.cancel(job.id)
         assert crew.release(held).state == "cancelled"
         assert crew.claim() is None
 
@@ -138,7 +138,7 @@ class TestRouting:
 
     def test_the_memory_of_a_base_is_estimated(self, crew: Crew) -> None:
         size = 40 * 2**30
-        crew.world.admin.register_base(base_registration(f"large-{crew.space}", size_bytes=size))
+        crew.world.admin.bases.register(base_registration(f"large-{crew.space}", size_bytes=size))
         over_four_bits = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec())
         over_sixteen = crew.submit(base=f"large-{crew.space}", spec=TrainingSpec(method="lora"))
         needs = [crew.view(job.id).needs.memory_bytes or 0 for job in (over_four_bits, over_sixteen)]
@@ -150,7 +150,7 @@ class TestRouting:
     def test_rows_longer_than_the_base_has_positions_for_are_refused(self, crew: Crew) -> None:
         name = f"short-{crew.space}"
         config = {"model_type": "gpt2", "n_positions": 512}
-        crew.world.admin.register_base(base_registration(name, config=config))
+        crew.world.admin.bases.register(base_registration(name, config=config))
         with pytest.raises(InvalidInput, match=f"max_length is 513, but base {name} has only 512 positions") as caught:
             crew.submit(base=name, spec=TrainingSpec(method="lora", max_length=513))
         assert caught.value.param == "spec.max_length"
@@ -166,7 +166,7 @@ class TestRouting:
 
     def test_options_that_the_base_can_not_be_trained_with_are_refused(self, crew: Crew) -> None:
         name = f"plain-{crew.space}"
-        crew.world.admin.register_base(base_registration(name))
+        crew.world.admin.bases.register(base_registration(name))
         for options, param in (
             ({"layers_to_transform": "99"}, "layers_to_transform"),
             ({"rank_pattern": "nope=2"}, "rank_pattern"),
@@ -181,7 +181,7 @@ class TestRouting:
         for kind, known in (("llama", True), ("strange", False)):
             name = f"{kind}-{crew.space}"
             config = {"model_type": kind, "hidden_size": 6, **sizes}
-            crew.world.admin.register_base(base_registration(name, config=config))
+            crew.world.admin.bases.register(base_registration(name, config=config))
             spec = TrainingSpec(targets="q_proj", rank_pattern="v_proj=2")
             if known:
                 with pytest.raises(InvalidInput, match=r"^rank_pattern names v_proj, which is not among the") as caught:
@@ -196,7 +196,7 @@ class TestRouting:
         size = 10 * 2**30
         name = f"large-{crew.space}"
         config = {"model_type": "llama", "hidden_size": 6, "dtype": "bfloat16", "vocab_size": 32_000}
-        crew.world.admin.register_base(base_registration(name, size_bytes=size, config=config))
+        crew.world.admin.bases.register(base_registration(name, size_bytes=size, config=config))
         ref = crew.writer.push(new_adapter(crew.tmp_path), f"{crew.space}/m", base=name).ref
 
         def submit(**spec: Any) -> JobView:

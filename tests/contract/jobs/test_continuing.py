@@ -55,7 +55,7 @@ class TestContinuing:
             self.submit(crew, parent.ref, digest="0" * 64)
         with pytest.raises(NotFound):
             self.submit(crew, f"{crew.space}/none@v1")
-        crew.writer.archive(parent.ref)
+        crew.writer.versions.archive(parent.ref)
         with pytest.raises(InvalidInput, match="is archived, and only ready versions are continued; restore it with"):
             self.submit(crew, parent.ref)
 
@@ -90,6 +90,6 @@ class TestContinuing:
     def test_it_is_continued_over_its_own_base_and_in_its_namespace(self, crew: Crew) -> None:
         parent = self.push(crew)
         name = f"other-{crew.space}"
-        crew.world.admin.register_base(base_registration(name))
+        crew.world.admin.bases.register(base_registration(name))
         with pytest.raises(InvalidBase, match="and is continued over that alone; leave base out"):
             self.submit(crew, parent.ref, base=name)

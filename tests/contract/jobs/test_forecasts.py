@@ -39,7 +39,7 @@ LONG = LARGE.model_copy(update={"method": "qlora"})
 @pytest.fixture
 def base(crew: Crew) -> str:
     name = f"llama-{crew.space}"
-    crew.world.admin.register_base(base_registration(name, config=LLAMA_2_7B, size_bytes=13_476_831_232))
+    crew.world.admin.bases.register(base_registration(name, config=LLAMA_2_7B, size_bytes=13_476_831_232))
     return name
 
 
@@ -163,7 +163,7 @@ class TestRefusal:
         self, crew: Crew, config: dict[str, Any], why: str
     ) -> None:
         name = f"odd-{crew.space}"
-        crew.world.admin.register_base(base_registration(name, config=config, size_bytes=40 * GB, tensors={}))
+        crew.world.admin.bases.register(base_registration(name, config=config, size_bytes=40 * GB, tensors={}))
         hello(crew, "small", 8 * GB)
         job = crew.submit(base=name, spec=TrainingSpec(method="lora"))
         forecast = crew.view(job.id).forecast
@@ -179,7 +179,7 @@ class TestRefusal:
 
     def test_a_retry_waits_where_its_job_did(self, crew: Crew, base: str) -> None:
         job = crew.submit(base=base, spec=LARGE)
-        crew.writer.cancel_job(job.id)
+        crew.writer.jobs.cancel(job.id)
         hello(crew, "small", 8 * GB)
         again = crew.writer.call("POST", f"/jobs/{job.id}/retry", JobView, body=None)
         assert "the largest worker that may run it has 7.5 GiB" in (crew.view(again.id).waits or "")
@@ -273,17 +273,17 @@ class TestPeaks:
         for measured in (9.2, 9.4, 9.6):
             self._train(crew, measured)
         self._train(crew, 5.0, device="cpu")
-        assert crew.writer.devices() == []
+        assert crew.writer.workers.devices() == []
         last = self._train(crew, 9.8).peak
         assert (last.learnt.jobs, last.learnt.ratio) == (5, 0.94)
         assert last.learnt.spread == pytest.approx(0.0283, abs=1e-4)
         assert last.learnt.parameter_tokens_per_s == 1e13
-        assert crew.writer.devices() == [last.learnt]
+        assert crew.writer.workers.devices() == [last.learnt]
         config = {**LLAMA_2_7B, "num_hidden_layers": 2}
-        crew.world.admin.register_base(base_registration(f"planned-{crew.space}", config=config))
+        crew.world.admin.bases.register(base_registration(f"planned-{crew.space}", config=config))
         assert crew.writer.plan(f"planned-{crew.space}").learnt == [last.learnt]
         # What other teams' jobs took is nobody else's.
-        assert acting(elsewhere=Role.WRITER).devices() == []
+        assert acting(elsewhere=Role.WRITER).workers.devices() == []
 
     def test_a_training_that_says_neither_is_none_to_learn_from(self, crew: Crew) -> None:
         job = crew.submit()

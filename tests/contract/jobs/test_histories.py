@@ -63,7 +63,7 @@ class Known:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with registries.embedded(tmp_path_factory.mktemp("histories") / "home") as found:
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found
 
 
@@ -187,7 +187,7 @@ class History:
 def test_no_history_of_a_cancelled_job_ends_with_a_result(world: World, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
-    data = world.writer.add_data(rows).digest
+    data = world.writer.datasets.add(rows).digest
     folder = new_adapter(tmp_path)
     first = world.writer.push(folder, "a", base="tiny")
     adapter = package(folder, tmp_path, "a").model_copy(update={"dataset": use_of(data)})

@@ -65,7 +65,7 @@ class TestTimeLimits:
         end_time(crew, job)
         held.report()
         assert crew.world.services.claims.requeue_expired() == 1
-        view = crew.writer.job_view(job)
+        view = crew.writer.jobs.view(job)
         assert (view.state, view.reason) == ("failed", "timeout")
         assert f"adapterctl jobs retry {job}" in (view.message or "")
         with pytest.raises(Conflict):
@@ -93,15 +93,15 @@ class TestCancel:
         hold(crew).fail("data")
         for job, state in ((done, "succeeded"), (failed, "failed")):
             with pytest.raises(Conflict, match=f"job {job} has {state} and can't be cancelled; .*jobs show {job}"):
-                crew.writer.cancel_job(job)
-            assert crew.writer.job_view(job).cancel_requested is False
+                crew.writer.jobs.cancel(job)
+            assert crew.writer.jobs.view(job).cancel_requested is False
 
     def test_a_cancel_while_the_job_is_given_back_is_not_lost(self, crew: Crew) -> None:
         job = crew.submit().id
         held = hold(crew)
         db = crew.world.services.db
         cancelled: list[JobView] = []
-        cancelling = threading.Thread(target=lambda: cancelled.append(crew.writer.cancel_job(job)))
+        cancelling = threading.Thread(target=lambda: cancelled.append(crew.writer.jobs.cancel(job)))
         with db.write() as session:
             attempts.release(session, job, held.assignment.attempt, who=SYSTEM)
             session.flush()
@@ -110,7 +110,7 @@ class TestCancel:
                 wait_for_lock(crew.world.services)
         cancelling.join(30)
         assert [view.state for view in cancelled] == ["cancelled"]
-        assert crew.writer.job_view(job).state == "cancelled"
+        assert crew.writer.jobs.view(job).state == "cancelled"
 
 
 def wait_for_lock(services: Services) -> None:
@@ -149,8 +149,8 @@ class TestClocks:
         held.checkpoint(20, 30)
         with clock_ahead(monkeypatch, hours=-1):
             held.checkpoint(30, 30)
-        assert [found.step for found in crew.writer.checkpoints(job)] == [30, 20, 10]
-        assert crew.writer.job_view(job).checkpoint_step == 30
+        assert [found.step for found in crew.writer.jobs.checkpoints(job)] == [30, 20, 10]
+        assert crew.writer.jobs.view(job).checkpoint_step == 30
         held.release()
         again = hold(crew).assignment.checkpoint
         assert again.step == 30

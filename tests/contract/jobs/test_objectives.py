@@ -77,7 +77,7 @@ class TestSubmissions:
         job = crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=labelled, **ASKED)
         assert job.view.request["spec"]["objective"] == "classify"
         # Also of whoever asks the registry itself.
-        data = crew.writer.add_data(labelled, namespace=crew.space)
+        data = crew.writer.datasets.add(labelled, namespace=crew.space)
         assert data.shape == "text-label"
         crew.data = data.digest
         assert crew.submit().request["spec"]["objective"] == "classify"
@@ -115,7 +115,7 @@ class TestSubmissions:
             with pytest.raises(InvalidInput, match=said):
                 submit(**options)
         # Whoever asks the registry itself is told the same.
-        crew.data = crew.writer.add_data(data, namespace=crew.space).digest
+        crew.data = crew.writer.datasets.add(data, namespace=crew.space).digest
         assert crew.submit(spec=TrainingSpec()).request["spec"]["objective"] == "dpo"
         with pytest.raises(InvalidInput, match="puts noise on what dpo compares"):
             crew.submit(spec=TrainingSpec(neftune_noise_alpha=5.0))
@@ -131,11 +131,11 @@ class TestSubmissions:
             save_adapter(tmp_path / "sft", next(SEEDS)), f"{crew.space}/sft", base="tiny", method="lora"
         )
         data = preferences(tmp_path)
-        crew.data = crew.writer.add_data(data, namespace=crew.space).digest
+        crew.data = crew.writer.datasets.add(data, namespace=crew.space).digest
 
         def dropout_of(**given: Any) -> float:
             job = crew.writer.submit_training(f"{crew.space}/b", parent=sft.ref, data=data, **given)
-            crew.writer.cancel_job(job.id)
+            crew.writer.jobs.cancel(job.id)
             return job.view.request["spec"]["dropout"]
 
         # What it is compared with drops nothing; whoever asks for it drops all the same.
@@ -160,7 +160,7 @@ class TestSubmissions:
         self, crew: Crew, labelled: Path, rows: Path
     ) -> None:
         bert = f"bert-{next(SEEDS)}"
-        crew.world.admin.register_base(base_registration(bert, config={"model_type": "bert", "hidden_size": 6}))
+        crew.world.admin.bases.register(base_registration(bert, config={"model_type": "bert", "hidden_size": 6}))
         job = crew.writer.submit_training(f"{crew.space}/a", base=bert, data=labelled, **ASKED)
         assert job.view.state == "queued"
         with pytest.raises(InvalidBase, match="adapterctl train NAME --objective classify"):

@@ -109,7 +109,7 @@ class TestScorers:
         assert crew.view(job.id).waits == (
             "it needs 32.0 GiB of memory, and the largest worker that may run it has 16.0 GiB"
         )
-        crew.writer.cancel_job(job.id)
+        crew.writer.jobs.cancel(job.id)
         first = evaluate(crew, "polite")
         second = evaluate(crew, "polite")
         assert crew.hold(name="has", **of("polite")).job == first.id
@@ -118,7 +118,7 @@ class TestScorers:
 
     def test_what_is_tried_again_asks_for_the_same(self, crew: Crew) -> None:
         job = evaluate(crew, "polite")
-        crew.writer.cancel_job(job.id)
+        crew.writer.jobs.cancel(job.id)
         again = crew.writer.call("POST", f"/jobs/{job.id}/retry", JobView)
         assert crew.claim(**of()) is None
         assert crew.hold(**of("polite")).job == again.id

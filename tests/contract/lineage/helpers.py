@@ -44,7 +44,7 @@ class Maker:
     def rows(self, name: str, namespace: str | None = None) -> DatasetView:
         path = self.folder / name
         path.write_text(f'{{"prompt": "{uuid.uuid4().hex}", "completion": "b"}}\n')
-        return self.world.writer.add_data(path, namespace=namespace)
+        return self.world.writer.datasets.add(path, namespace=namespace)
 
     def adapter(self) -> Path:
         return save_adapter(self.folder / uuid.uuid4().hex, next(SEEDS))
@@ -109,7 +109,7 @@ class Maker:
             files=[ManifestFile(path="model.safetensors", size_bytes=size, sha256=sha256)],
         )
         report = MergeReport(onto="original", dtype="float32", metrics={})
-        upload = self.world.worker.upload({sha256: model}, "")
+        upload = self.world.worker.uploader.upload({sha256: model}, "")
         self.complete(held, merge=MergeResult(manifest=manifest, upload=upload, report=report))
         return job.id, f"merged:{manifest.digest}"
 

@@ -28,7 +28,7 @@ class TestNamespaces:
 
     @pytest.fixture
     def guarded(self, http_postgres: World) -> World:
-        http_postgres.admin.register_base(base_registration())
+        http_postgres.admin.bases.register(base_registration())
         return http_postgres
 
     def client(self, world: World, token: str) -> closing[Client]:
@@ -79,7 +79,7 @@ class TestNamespaces:
     def test_a_deleted_version_of_another_namespace_is_not_found(self, guarded: World, tmp_path: Path) -> None:
         ref = Maker(guarded, tmp_path).push(f"their-team/gone-{uuid.uuid4().hex[:8]}")
         with closing(guarded.client(Role.ADMIN)) as admin:
-            admin.delete(ref)
+            admin.versions.delete(ref)
         with self.reader(guarded, "our-team") as reader, pytest.raises(NotFound):
             reader.lineage(ref)
         with self.reader(guarded, "their-team") as reader:
@@ -95,7 +95,7 @@ class TestNamespaces:
         with self.reader(guarded, "our-team") as reader:
             before = reader.lineage(f"{name}@v1")
             assert f"data:{rows.digest}" not in keys_of(before)
-            guarded.writer.remove_data(rows.digest)
+            guarded.writer.datasets.remove(rows.digest)
             # What becomes of it elsewhere is nothing that this reader can tell.
             assert reader.lineage(f"{name}@v1") == before
             with pytest.raises(NotFound):
@@ -206,7 +206,7 @@ class TestBounds:
         }
 
     def test_every_look_up_is_by_an_index(self, embedded: World, tmp_path: Path) -> None:
-        embedded.admin.register_base(base_registration())
+        embedded.admin.bases.register(base_registration())
         story = tell(embedded, Maker(embedded, tmp_path), "")
         with sent(embedded.services.db) as seen:
             for of in (story.first, "base:tiny", story.data, f"data:{story.rows.name}"):

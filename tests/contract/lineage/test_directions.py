@@ -146,7 +146,7 @@ class TestWhatIsGone:
         first = maker.push(name)
         second = maker.push(name, (first, "continued-from", None))
         with closing(world.client(Role.ADMIN)) as admin:
-            admin.delete(first)
+            admin.versions.delete(first)
         found = world.writer.lineage(second, direction="up")
         assert (second, "continued-from", first) in edges_of(found)
         assert node_of(found, first)["state"] == "deleted"
@@ -159,7 +159,7 @@ class TestWhatIsGone:
         name = f"rowless-{uuid.uuid4().hex[:8]}"
         rows = maker.rows(f"{name}.jsonl")
         maker.train(name, rows, maker.adapter())
-        world.writer.remove_data(rows.digest)
+        world.writer.datasets.remove(rows.digest)
         for found in (world.writer.lineage(f"data:{rows.name}"), world.writer.lineage(f"data:{rows.digest}")):
             assert (f"{name}@v1", "trained-on", f"data:{rows.digest}") in edges_of(found)
             assert node_of(found, found.root)["removed"] is True
@@ -192,7 +192,7 @@ class TestRefusals:
 
 
 def test_people_see_a_tree_within_80_columns(embedded: World, tmp_path: Path) -> None:
-    embedded.admin.register_base(base_registration())
+    embedded.admin.bases.register(base_registration())
     story = tell(embedded, Maker(embedded, tmp_path), "a-team-with-a-long-name/")
     runner = CliRunner(env={"ADAPTERCTL_URL": embedded.url, "HOME": str(tmp_path)})
     done = runner.invoke(cli, ["lineage", story.first])

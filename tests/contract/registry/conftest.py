@@ -52,7 +52,7 @@ def http_postgres_s3(
 @pytest.fixture(scope="module", params=["embedded", "http_sqlite", "http_postgres_s3"])
 def world(request: pytest.FixtureRequest) -> World:
     found = registries.asked_for(request)
-    found.admin.register_base(base_registration())
+    found.admin.bases.register(base_registration())
     return found
 
 
@@ -71,7 +71,7 @@ def writer(world: World) -> Client:
 def rows(world: World, tmp_path_factory: pytest.TempPathFactory) -> DatasetView:
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
-    return world.writer.add_data(path)
+    return world.writer.datasets.add(path)
 
 
 @pytest.fixture
@@ -79,5 +79,5 @@ def quiet(world: World) -> World:
     """A registry in which no job waits."""
     for state in ("queued", "running"):
         for job in world.writer.jobs(state=state, limit=1000):
-            world.writer.cancel_job(job.id)
+            world.writer.jobs.cancel(job.id)
     return world

@@ -158,7 +158,7 @@ class TestJobs:
         for wrong in ({}, {"version": body.model_copy(update={"adapter": f"{name}-b"})}, {"evaluations": []}):
             with pytest.raises(InvalidInput):
                 complete(quiet.worker, held, **wrong)
-        assert writer.job_view(job.id).state == "running"
+        assert writer.jobs.view(job.id).state == "running"
         assert complete(quiet.worker, held, version=body).state == "succeeded"
 
     def test_an_attempt_that_lost_its_lease_changes_nothing(
@@ -181,7 +181,7 @@ class TestJobs:
         assert [event.seq for event in job.events()] == before
         with pytest.raises(NotFound):
             writer.get(name)
-        assert writer.job_view(job.id).worker == "awake"
+        assert writer.jobs.view(job.id).worker == "awake"
         done = complete(worker, held, version=trained(worker, save_adapter(tmp_path / "good", next(SEEDS)), name, rows))
         assert done.state == "succeeded"
         with pytest.raises(StaleAttempt):
@@ -273,7 +273,7 @@ class TestJobs:
                 # Long enough for the look to have seen the lease as it was, and to wait for the row.
                 time.sleep(0.3)
             assert looking.result() == 0
-        assert (writer.job_view(job.id).state, writer.job_view(job.id).attempt) == ("running", 1)
+        assert (writer.jobs.view(job.id).state, writer.jobs.view(job.id).attempt) == ("running", 1)
 
     def test_many_claims_at_once_get_one_job_each(
         self, quiet: World, writer: Client, rows: DatasetView, name: str
@@ -302,7 +302,7 @@ class TestJobs:
     def test_a_claim_prefers_priority_then_cached_base_then_hint_then_age(
         self, quiet: World, writer: Client, rows: DatasetView, name: str
     ) -> None:
-        quiet.admin.register_base(base_registration("cached"))
+        quiet.admin.bases.register(base_registration("cached"))
         old = submit(writer, submission(name, rows))
         hinted = submit(writer, submission(name, rows))
         cached = submit(writer, submission(name, rows, base="cached"))
@@ -350,10 +350,10 @@ class TestJobs:
         job = submit(writer, submission(name, rows))
         held = claim(quiet.worker)
         beat(quiet.worker, held, *(NewEvent(kind="log", message=str(n)) for n in range(5)))
-        every = writer.job_events(job.id)
+        every = writer.jobs.events(job.id)
         assert [event.message for event in every][2:] == ["0", "1", "2", "3", "4"]
         assert [event.seq for event in every] == sorted({event.seq for event in every})
-        assert writer.job_events(job.id, after=every[3].seq) == every[4:]
+        assert writer.jobs.events(job.id, after=every[3].seq) == every[4:]
         page = quiet.http.get(f"/api/v1/jobs/{job.id}/events", params={"after": every[0].seq, "limit": 2}).json()
         assert [event["seq"] for event in page] == [event.seq for event in every[1:3]]
 
@@ -408,7 +408,7 @@ class TestJobs:
         )
         merged = MergeResult(
             manifest=manifest,
-            upload=quiet.worker.upload({sha256: model}, ""),
+            upload=quiet.worker.uploader.upload({sha256: model}, ""),
             report=MergeReport(onto="original", dtype="float32", metrics={"merged_modules": 2.0}),
         )
         assert complete(quiet.worker, held, merge=merged).state == "succeeded"

@@ -35,30 +35,30 @@ class TestBasesAndData:
     def test_a_base_is_found_by_id_fingerprint_and_prefix(self, writer: Client) -> None:
         fingerprint = digest("tiny: base")
         for each in ("tiny", fingerprint, fingerprint[:12]):
-            base = writer.base(each)
+            base = writer.bases.get(each)
             assert (base.fingerprint, base.config) == (fingerprint, {"model_type": "llama", "hidden_size": 6})
         assert "tiny" in {base.id for base in writer.bases()}
         with pytest.raises(NotFound, match="adapterctl base add"):
-            writer.base("nobody")
+            writer.bases.get("nobody")
 
     def test_a_fingerprint_is_no_other_base_that_is_called_so(self, writer: Client) -> None:
         fingerprint = digest("tiny: base")
         for taken in (fingerprint, fingerprint[:12]):
             decoy = base_registration().model_copy(update={"id": taken, "fingerprint": digest("a decoy")})
             with pytest.raises(InvalidInput, match="would be taken for a fingerprint"):
-                writer.register_base(decoy)
-        assert writer.base(fingerprint).id == "tiny"
+                writer.bases.register(decoy)
+        assert writer.bases.get(fingerprint).id == "tiny"
 
     def test_one_fingerprint_is_one_base_with_one_set_of_weights(self, writer: Client) -> None:
         registration = base_registration("twice")
-        first = writer.register_base(registration)
-        again = writer.register_base(registration.model_copy(update={"location": "hf://tests/elsewhere@1"}))
+        first = writer.bases.register(registration)
+        again = writer.bases.register(registration.model_copy(update={"location": "hf://tests/elsewhere@1"}))
         assert (again.created_at, again.location) == (first.created_at, "hf://tests/elsewhere@1")
         with pytest.raises(Conflict, match="other weights"):
-            writer.register_base(registration.model_copy(update={"weights_digest": digest("others")}))
+            writer.bases.register(registration.model_copy(update={"weights_digest": digest("others")}))
 
     def test_of_the_bases_that_publications_named_last_nothing_is_read_again(self, world: World, name: str) -> None:
-        bases = [world.admin.register_base(base_registration(f"{name}-{number}")) for number in range(3)]
+        bases = [world.admin.bases.register(base_registration(f"{name}-{number}")) for number in range(3)]
         known, read = KnownBases(keep=2), []
         for number in (0, 1, 0, 2, 0, 1):
             with world.services.db.read() as session:
@@ -75,7 +75,7 @@ class TestBasesAndData:
         self, world: World, quiet: World, writer: Client, rows: DatasetView, name: str
     ) -> None:
         folder = f"/srv/{name}"
-        world.admin.register_base(base_registration(name, location=f"file://{folder}/base"))
+        world.admin.bases.register(base_registration(name, location=f"file://{folder}/base"))
         body = submission(name, rows, base=name)
         if world.has_roles:
             with pytest.raises(InvalidBase, match="--upload"):

@@ -48,13 +48,13 @@ def test_a_version_has_the_norms_of_its_bytes(writer: Client, name: str, adapter
     shown = version.as_dict()
     assert (shown["norms"], shown["replaced"]) == (found.norms, [])
     with pytest.raises(NotFound):
-        writer.norms(f"{name}@v7")
+        writer.versions.norms(f"{name}@v7")
 
 
 def test_the_publishers_word_for_them_counts_for_nothing(writer: Client, name: str, adapter: Path) -> None:
     said = publication(writer, adapter, name, metrics={"norm": 0.0, "probe_logit_gap": 9.0}, tags={"norms": "none"})
     version = writer.call("POST", "/versions", Published, body=said).version
-    found = writer.norms(version.ref)
+    found = writer.versions.norms(version.ref)
     assert min(norm or 0 for norm in found.norms.values()) > 0
 
 
@@ -105,7 +105,7 @@ def test_so_are_they_when_somebody_sends_them_who_may_not_read_them(
     request: pytest.FixtureRequest, kind: str, name: str, adapter: Path
 ) -> None:
     world: World = request.getfixturevalue(kind)
-    world.admin.register_base(base_registration())
+    world.admin.bases.register(base_registration())
     with closing(world.client(Role.WRITER, namespace="ours")) as ours:
         version = ours.push(adapter, f"ours/{name}", base="tiny")
         make_earlier(world, version)
@@ -119,7 +119,7 @@ def test_nobody_takes_them_away_by_sending_the_same_bytes_otherwise(
     request: pytest.FixtureRequest, kind: str, name: str, adapter: Path
 ) -> None:
     world: World = request.getfixturevalue(kind)
-    world.admin.register_base(base_registration())
+    world.admin.bases.register(base_registration())
     with closing(world.client(Role.WRITER, namespace="ours")) as ours:
         version = ours.push(adapter, f"ours/{name}", base="tiny")
         with closing(world.client(Role.WRITER, namespace="theirs")) as theirs:
@@ -134,7 +134,7 @@ def test_nobody_takes_them_away_by_sending_the_same_bytes_otherwise(
 
 def test_two_records_over_one_file_have_each_its_own(world: World, writer: Client, name: str, tmp_path: Path) -> None:
     experts = {"model.layers.0.experts.up": [3, 6, 10], "model.layers.0.experts.down": [6, 10, 6]}
-    world.admin.register_base(base_registration(f"experts-{name}", tensors=BASE_TENSORS | experts))
+    world.admin.bases.register(base_registration(f"experts-{name}", tensors=BASE_TENSORS | experts))
     random = np.random.default_rng(next(SEEDS))
     tensors = {
         f"base_model.model.model.layers.0.experts.lora_{half}.weight": random.standard_normal(shape).astype("float32")
@@ -169,7 +169,7 @@ def test_nobody_waits_for_them_to_write(
     request: pytest.FixtureRequest, kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world: World = request.getfixturevalue(kind)
-    world.admin.register_base(base_registration())
+    world.admin.bases.register(base_registration())
     with closing(world.client(Role.WRITER)) as writer:
         version = writer.push(save_adapter(tmp_path / "one", next(SEEDS)), name, base="tiny")
         job = writer.submit_merge(version.ref)
@@ -194,8 +194,8 @@ def test_those_of_thousands_of_modules_come_by_turns_and_others_do_not_wait(
     request: pytest.FixtureRequest, kind: str, name: str, adapter: Path, tmp_path: Path
 ) -> None:
     world: World = request.getfixturevalue(kind)
-    world.admin.register_base(base_registration())
-    world.admin.register_base(base_registration("unknown", tensors={}, config={}))
+    world.admin.bases.register(base_registration())
+    world.admin.bases.register(base_registration("unknown", tensors={}, config={}))
     names = [f"base_model.model.model.layers.{layer}.q_proj.lora" for layer in range(4000)]
     one = np.ones((1, 1), "float32")
     tensors = {f"{module}_{half}.weight": one for module in names for half in "AB"}

@@ -275,16 +275,16 @@ class TestRoles:
         with big.open("wb") as file:
             file.truncate(MAX_BODY_BYTES + 1)
         sha256, size = hash_file(big)
-        http_sqlite.writer.upload({sha256: big}, "uploading")
+        http_sqlite.writer.uploader.upload({sha256: big}, "uploading")
         storage = http_sqlite.services.artifacts.storage
         (sent,) = names_of(storage, sha256)
         stored = storage.stat(sent)
         assert stored.size_bytes == size
 
     def test_signed_urls_are_the_only_way_to_bytes(self, guarded: World, adapter: Path, name: str) -> None:
-        guarded.admin.register_base(base_registration())
+        guarded.admin.bases.register(base_registration())
         version = guarded.writer.push(adapter, name, base="tiny")
-        for origin in guarded.writer.locate(version.digest):
+        for origin in guarded.writer.versions.locate(version.digest):
             assert origin.url.startswith("http://127.0.0.1:")
             bare, _, query = origin.url.partition("?")
             assert httpx.get(bare).status_code == 403

@@ -49,7 +49,7 @@ class TestVersions:
 
     def test_the_same_bytes_again_are_the_existing_version(self, writer: Client, name: str, adapter: Path) -> None:
         first = writer.push(adapter, name, base="tiny")
-        again = writer.push_with_report(adapter, name, base="tiny", description="another word")
+        again = writer.versions.push(adapter, name, base="tiny", description="another word")
         assert (again.existing, again.version.ref) == (True, first.ref)
         assert again.version.description == ""
         assert len(writer.versions(name)) == 1
@@ -93,7 +93,7 @@ class TestVersions:
     ) -> None:
         # A store in S3 refuses such bytes itself; a folder is open to whoever may write there.
         world: World = request.getfixturevalue(kind)
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         body = publication(world.writer, adapter, name)
         storage = world.services.artifacts.storage
         (sent,) = names_of(storage, body.manifest.files[1].sha256)
@@ -197,7 +197,9 @@ class TestVersions:
         body = publication(writer, adapter, name)
         with pytest.raises(NotFound, match="upload session"):
             publish(writer, body.model_copy(update={"upload": "0" * 32}))
-        other = writer.upload({hash_file(adapter / "adapter_config.json")[0]: adapter / "adapter_config.json"}, "")
+        other = writer.uploader.upload(
+            {hash_file(adapter / "adapter_config.json")[0]: adapter / "adapter_config.json"}, ""
+        )
         with pytest.raises(InvalidInput, match="neither announced"):
             publish(writer, body.model_copy(update={"upload": other}))
         if world.has_roles:

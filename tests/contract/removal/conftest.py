@@ -39,7 +39,7 @@ def http_postgres_s3(tmp_path: Path, postgres_database: str, s3: S3Place) -> Ite
 def world(request: pytest.FixtureRequest) -> World:
     """A registry that holds one base and nothing else."""
     found = registries.asked_for(request)
-    found.admin.register_base(base_registration())
+    found.admin.bases.register(base_registration())
     return found
 
 

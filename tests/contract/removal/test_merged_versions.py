@@ -34,12 +34,12 @@ def test_they_are_pulled_from_every_storage_and_removed_with_their_version(
     for rows in (Blob, ManifestRow):
         age(world, rows, 1000)
     # However long ago its job was.
-    assert nothing(admin.gc(dry_run=False, grace_hours=0, keep_merged_days=1))
-    admin.delete(ref)
-    planned = admin.gc(dry_run=True, grace_hours=0)
+    assert nothing(admin.retention.gc(dry_run=False, grace_hours=0, keep_merged_days=1))
+    admin.versions.delete(ref)
+    planned = admin.retention.gc(dry_run=True, grace_hours=0)
     # The config and the tokenizer are the base's blobs.
     assert (planned.manifests, planned.blobs) == (1, 1)
-    same(planned, admin.gc(dry_run=False, grace_hours=0))
+    same(planned, admin.retention.gc(dry_run=False, grace_hours=0))
     assert not is_stored(world, sha256)
     assert differing(world) == {}
     # Made again, it is there again, under the next number.
@@ -53,11 +53,11 @@ def test_a_run_that_deletes_versions_frees_what_it_plans_to(world: World, desk: 
     desk.merged(adapter, None)
     for rows in (Blob, ManifestRow):
         age(world, rows, 1000)
-    admin.set_retention("m", keep_last=1)
-    later = admin.gc(dry_run=True, grace_hours=1)
+    admin.retention.set("m", keep_last=1)
+    later = admin.retention.gc(dry_run=True, grace_hours=1)
     assert (later.retired_versions, later.manifests) == (["m@v1"], 0)
-    planned = admin.gc(dry_run=True, grace_hours=0)
+    planned = admin.retention.gc(dry_run=True, grace_hours=0)
     assert (planned.manifests, planned.blobs) == (1, 1)
-    same(planned, admin.gc(dry_run=False, grace_hours=0))
+    same(planned, admin.retention.gc(dry_run=False, grace_hours=0))
     assert [is_stored(world, sha256) for sha256 in kept] == [False, True]
     assert differing(world) == {}

@@ -81,13 +81,13 @@ class TestRuns:
     ) -> None:
         versions = [push() for _ in range(4)]
         push("b")
-        admin.set_retention("a", keep_last=2)
-        admin.delete("b@v1")
+        admin.retention.set("a", keep_last=2)
+        admin.versions.delete("b@v1")
         put_stray(world, b"stray")
         lose(world.services.artifacts.storage, file_of(versions[3]))
         rows = tmp_path / "rows.jsonl"
         rows.write_text('{"text": "a"}\n')
-        world.writer.remove_data(world.writer.add_data(rows).digest)
+        world.writer.datasets.remove(world.writer.datasets.add(rows).digest)
         # A publication whose publisher died, an expired session and kept answers.
         body = publication(world.writer, save_adapter(tmp_path / "dead", next(SEEDS)), "dead")
         world.announce(body, SYSTEM)
@@ -102,10 +102,10 @@ class TestRuns:
             put_partial(world, hours=0.5)
 
         before = rows_of(world.services.db), list(world.services.artifacts.storage.list())
-        planned = admin.gc(dry_run=True, grace_hours=0)
+        planned = admin.retention.gc(dry_run=True, grace_hours=0)
         assert (rows_of(world.services.db), list(world.services.artifacts.storage.list())) == before
-        assert planned == admin.gc(dry_run=True, grace_hours=0)
-        done = admin.gc(dry_run=False, grace_hours=0)
+        assert planned == admin.retention.gc(dry_run=True, grace_hours=0)
+        done = admin.retention.gc(dry_run=False, grace_hours=0)
         same(planned, done)
         partials = 1 if isinstance(world.services.artifacts.storage, FolderStorage) else 0
         assert done.model_dump(exclude={"freed_bytes", "blobs_without_row", "rows_without_blob"}) == {
@@ -121,7 +121,7 @@ class TestRuns:
         }
         assert done.blobs_without_row.count == 2
         assert done.rows_without_blob.versions == ["a@v4"]
-        assert nothing(admin.gc(dry_run=False, grace_hours=0))
+        assert nothing(admin.retention.gc(dry_run=False, grace_hours=0))
 
         _, first = admin.audit(action="gc.run")
         assert (first.after["blobs"], first.after["retired_versions"]) == (4, 2)
@@ -133,9 +133,9 @@ class TestRuns:
         folder = save_adapter(tmp_path / "dead", next(SEEDS))
         body = publication(world.writer, folder, "a")
         world.announce(body, world.principal(Role.WRITER))
-        assert admin.gc(dry_run=False, grace_hours=0).failed_pending == 0
+        assert admin.retention.gc(dry_run=False, grace_hours=0).failed_pending == 0
         age(world, VersionRow, 25)
-        assert admin.gc(dry_run=False, grace_hours=0).failed_pending == 1
+        assert admin.retention.gc(dry_run=False, grace_hours=0).failed_pending == 1
         with world.services.db.read() as session:
             row = session.scalars(select(VersionRow)).one()
             assert (row.state, row.number) == ("failed", None)
@@ -146,7 +146,7 @@ class TestRuns:
         for body in ({}, {"grace_hours": 1}, {"dry_run": "yes"}, {"dry_run": True, "grace_hours": 8761}):
             assert world.http.post("/api/v1/gc", json=body).status_code == 422
         with pytest.raises(InvalidInput):
-            world.writer.gc(dry_run=True, grace_hours=-1)
+            world.writer.retention.gc(dry_run=True, grace_hours=-1)
 
     def test_a_deletion_waits_for_who_publishes_the_same_bytes_elsewhere(
         self, world: World, admin: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,7 +165,7 @@ class TestRuns:
         with ThreadPoolExecutor() as pool:
             publishing = pool.submit(admin.push, folder, "comes-second", base="tiny")
             assert recorded.wait(30)
-            deleting = pool.submit(admin.delete, first.ref)
+            deleting = pool.submit(admin.versions.delete, first.ref)
             # Time enough for a deletion that does not wait.
             wait([deleting], timeout=1)
             may_go_on.set()
@@ -189,7 +189,7 @@ class TestRuns:
                     version = patiently(client.push, folders[(me + number) % 2], f"racer-{me}", base="tiny")
                     lost = [file.path for file in version.info.files if not is_stored(world, file.sha256)]
                     assert not lost, f"{version.ref} misses {lost}"
-                    patiently(client.delete, version.ref)
+                    patiently(client.versions.delete, version.ref)
                 patiently(client.push, folders[me % 2], f"racer-{me}", base="tiny")
             finally:
                 client.close()
@@ -205,7 +205,7 @@ class TestRuns:
             done.set()
         for future in (*publishing, *collecting):
             future.result()
-        report = admin.gc(dry_run=False, grace_hours=0)
+        report = admin.retention.gc(dry_run=False, grace_hours=0)
         assert report.rows_without_blob.count == 0
         with world.services.db.read() as session:
             ready = session.scalars(select(VersionRow).where(VersionRow.state == VersionState.READY)).all()

@@ -30,27 +30,29 @@ def test_they_are_kept_with_their_record_and_removed_with_the_version(
     refs = [desk.push(), desk.push()]
     handed_in = [fresh(), fresh()]
     idents = [evaluated(desk, ref, data, rows) for ref, rows in zip(refs, handed_in, strict=True)]
-    digests = [desk.writer.evaluation(ident).rows_digest or "" for ident in idents]
+    digests = [desk.writer.evaluations.get(ident).rows_digest or "" for ident in idents]
     for rows in (Blob, ManifestRow):
         age(world, rows, 1000)
-    assert nothing(admin.gc(dry_run=False, grace_hours=0))
-    assert desk.writer.evaluation_rows(idents[0]) == handed_in[0]
-    admin.delete(refs[0])
+    assert nothing(admin.retention.gc(dry_run=False, grace_hours=0))
+    assert desk.writer.evaluations.rows(idents[0]) == handed_in[0]
+    admin.versions.delete(refs[0])
     # Whoever reads them just now is not held up.
-    admin.gc(dry_run=False, grace_hours=24)
+    admin.retention.gc(dry_run=False, grace_hours=24)
     assert is_stored(world, digests[0])
     age(world, Evaluation, 25, Evaluation.rows_removed_at.is_not(None), column="rows_removed_at")
-    planned = admin.gc(dry_run=True, grace_hours=24)
+    planned = admin.retention.gc(dry_run=True, grace_hours=24)
     assert planned.blobs == 1
-    same(planned, admin.gc(dry_run=False, grace_hours=24))
+    same(planned, admin.retention.gc(dry_run=False, grace_hours=24))
     assert [is_stored(world, digest) for digest in digests] == [False, True]
     # By a retention rule as well.
     desk.push()
-    admin.set_retention("a", keep_last=1)
-    admin.gc(dry_run=False, grace_hours=0)
+    admin.retention.set("a", keep_last=1)
+    admin.retention.gc(dry_run=False, grace_hours=0)
     assert not is_stored(world, digests[1])
     for ident in idents:
         with pytest.raises(NotFound, match="were removed"):
-            desk.writer.evaluation_rows(ident)
+            desk.writer.evaluations.rows(ident)
     assert differing(world) == {}
-    assert "evaluations_bytes" not in {name for name, size in admin.quota("-") if name == "evaluations_bytes" and size}
+    assert "evaluations_bytes" not in {
+        name for name, size in admin.quotas.get("-") if name == "evaluations_bytes" and size
+    }

@@ -22,7 +22,7 @@ def test_signatures_are_removed_with_their_dataset_and_made_again_with_it(
     data = tmp_path / "signed.jsonl"
     data.write_text('{"prompt": "a", "completion": "signed"}\n')
     signed = SignedDatasets(world.services.db, world.services.artifacts, world.services.reading)
-    digest = desk.writer.add_data(data).digest
+    digest = desk.writer.datasets.add(data).digest
 
     def blob() -> str:
         with signed.opened(digest, Reading()) as found:
@@ -32,16 +32,16 @@ def test_signatures_are_removed_with_their_dataset_and_made_again_with_it(
 
     first = blob()
     age(world, Blob, 1000)
-    assert nothing(admin.gc(dry_run=False, grace_hours=0))
-    desk.writer.remove_data(digest)
-    admin.gc(dry_run=False, grace_hours=24)
+    assert nothing(admin.retention.gc(dry_run=False, grace_hours=0))
+    desk.writer.datasets.remove(digest)
+    admin.retention.gc(dry_run=False, grace_hours=24)
     assert is_stored(world, first)
     age(world, Dataset, 25, Dataset.removed_at.is_not(None), column="removed_at")
-    assert admin.gc(dry_run=True, grace_hours=24).blobs == 2
-    admin.gc(dry_run=False, grace_hours=24)
+    assert admin.retention.gc(dry_run=True, grace_hours=24).blobs == 2
+    admin.retention.gc(dry_run=False, grace_hours=24)
     assert not is_stored(world, first)
     assert not is_stored(world, digest)
-    desk.writer.add_data(data)
+    desk.writer.datasets.add(data)
     assert blob() == first
     assert is_stored(world, first)
     assert differing(world) == {}

@@ -36,7 +36,7 @@ class TestMoves:
     ) -> None:
         push()
         second, writer = push(), world.writer
-        assert writer.archive("a@v2", reason="worse than v1").info.state == "archived"
+        assert writer.versions.archive("a@v2", reason="worse than v1").info.state == "archived"
         assert [version.ref for version in writer.versions("a")] == ["a@v1"]
         assert {version.ref for version in writer.versions("a", archived=True)} == {"a@v1", "a@v2"}
         assert writer.get("a").ref == "a@v1"
@@ -44,12 +44,12 @@ class TestMoves:
         assert writer.get(f"a@sha256:{second.digest[:16]}").ref == "a@v2"
         assert writer.pull("a@v2", tmp_path / "pulled").is_dir()
         # Again is fine, and there is nothing to collect of it.
-        assert writer.archive("a@v2").info.state == "archived"
-        assert nothing(admin.gc(dry_run=False, grace_hours=0))
+        assert writer.versions.archive("a@v2").info.state == "archived"
+        assert nothing(admin.retention.gc(dry_run=False, grace_hours=0))
         assert is_stored(world, file_of(second))
-        assert writer.restore("a@v2").info.state == "ready"
+        assert writer.versions.restore("a@v2").info.state == "ready"
         assert writer.get("a").ref == "a@v2"
-        assert writer.restore("a@v2").info.state == "ready"
+        assert writer.versions.restore("a@v2").info.state == "ready"
 
     @pytest.mark.parametrize("verb", ["archive", "delete"])
     def test_an_aliased_version_is_refused_with_the_names(
@@ -59,11 +59,11 @@ class TestMoves:
         for alias in ("staging", "production"):
             admin.set_alias("a", alias, 1)
         with pytest.raises(Conflict, match=r"production, staging.*adapterctl alias"):
-            getattr(admin, verb)("a@v1")
+            getattr(admin.versions, verb)("a@v1")
         assert admin.get("a@v1").info.state == "ready"
         for alias in ("staging", "production"):
-            admin.remove_alias("a", alias)
-        assert getattr(admin, verb)("a@v1").ref == "a@v1"
+            admin.aliases.remove("a", alias)
+        assert getattr(admin.versions, verb)("a@v1").ref == "a@v1"
 
     def test_a_deleted_version_leaves_its_number(
         self, admin: Client, push: Callable[..., Version], tmp_path: Path
@@ -71,8 +71,8 @@ class TestMoves:
         seed = next(SEEDS)
         push()
         push(seed=seed)
-        assert admin.delete("a@v2", reason="trained on the test set").info.state == "deleted"
-        for look in (admin.get, admin.pull, admin.archive, admin.restore, admin.delete):
+        assert admin.versions.delete("a@v2", reason="trained on the test set").info.state == "deleted"
+        for look in (admin.get, admin.pull, admin.versions.archive, admin.versions.restore, admin.versions.delete):
             with pytest.raises(NotFound, match=r"a@v2 was deleted.*adapterctl versions a"):
                 look("a@v2")
         assert admin.get("a").ref == "a@v1"
@@ -87,19 +87,19 @@ class TestRetention:
         push()
         assert admin.retention("a").rule is None
         for given in ({"keep_last": 3}, {"keep_days": 90}, {"keep_last": 3, "keep_days": 90}):
-            assert admin.set_retention("a", **given) == admin.retention("a")
+            assert admin.retention.set("a", **given) == admin.retention("a")
             rule = admin.retention("a").rule
             assert rule.model_dump(exclude_none=True) == given
-        admin.clear_retention("a")
+        admin.retention.clear("a")
         assert admin.retention("a").rule is None
-        admin.clear_retention("a")
+        admin.retention.clear("a")
         trail = [(entry.action, entry.subject) for entry in admin.audit(action="retention.*")]
         assert trail == [("retention.clear", "a"), *[("retention.set", "a")] * 3]
         for bad in ({}, {"keep_last": 0}, {"keep_days": 0}):
             with pytest.raises(InvalidInput):
-                admin.set_retention("a", **bad)
+                admin.retention.set("a", **bad)
         with pytest.raises(NotFound):
-            admin.set_retention("nothing", keep_last=1)
+            admin.retention.set("nothing", keep_last=1)
 
     def test_the_newest_ready_ones_are_kept_and_what_aliases_name(
         self, admin: Client, push: Callable[..., Version]
@@ -108,33 +108,33 @@ class TestRetention:
             push()
         push("other")
         admin.set_alias("a", "production", 1)
-        admin.archive("a@v5")
-        admin.archive("a@v2")
-        admin.set_retention("a", keep_last=2)
-        planned = admin.gc(dry_run=True)
+        admin.versions.archive("a@v5")
+        admin.versions.archive("a@v2")
+        admin.retention.set("a", keep_last=2)
+        planned = admin.retention.gc(dry_run=True)
         # v5 is archived, so v4 and v6 are the newest two; archived ones are among no newest.
         assert planned.retired_versions == ["a@v2", "a@v3", "a@v5"]
         assert {version.ref for version in admin.versions("a", archived=True)} == {f"a@v{n}" for n in range(1, 7)}
-        same(planned, admin.gc(dry_run=False))
+        same(planned, admin.retention.gc(dry_run=False))
         assert {version.ref for version in admin.versions("a", archived=True)} == {"a@v1", "a@v4", "a@v6"}
         entry = admin.audit(action="version.delete")[0]
         assert entry.after == {"state": "deleted", "reason": "retention: keeps the newest 2"}
-        assert nothing(admin.gc(dry_run=False))
+        assert nothing(admin.retention.gc(dry_run=False))
         assert [version.ref for version in admin.versions("other")] == ["other@v1"]
 
     def test_young_ones_are_kept(self, world: World, admin: Client, push: Callable[..., Version]) -> None:
         for _ in range(4):
             push()
-        admin.archive("a@v1")
-        admin.archive("a@v4")
+        admin.versions.archive("a@v1")
+        admin.versions.archive("a@v4")
         age(world, VersionRow, 24 * 10 + 1, VersionRow.number <= 2)
-        admin.set_retention("a", keep_days=11)
-        assert admin.gc(dry_run=True).retired_versions == []
-        admin.set_retention("a", keep_days=10)
-        assert admin.gc(dry_run=True).retired_versions == ["a@v1", "a@v2"]
+        admin.retention.set("a", keep_days=11)
+        assert admin.retention.gc(dry_run=True).retired_versions == []
+        admin.retention.set("a", keep_days=10)
+        assert admin.retention.gc(dry_run=True).retired_versions == ["a@v1", "a@v2"]
         # Either part of a rule is enough.
-        admin.set_retention("a", keep_days=10, keep_last=2)
-        assert admin.gc(dry_run=False).retired_versions == ["a@v1"]
+        admin.retention.set("a", keep_days=10, keep_last=2)
+        assert admin.retention.gc(dry_run=False).retired_versions == ["a@v1"]
 
     def test_a_parent_of_a_kept_version_is_not_kept_and_stays_in_the_lineage(
         self, world: World, admin: Client, push: Callable[..., Version], tmp_path: Path
@@ -143,8 +143,8 @@ class TestRetention:
         body = publication(world.writer, save_adapter(tmp_path / "child", next(SEEDS)), "a")
         parent = {"ref": "a@v1", "relation": "continued-from", "weight": None}
         publish(world.writer, Publication.model_validate(body.model_dump() | {"parents": [parent]}))
-        admin.set_retention("a", keep_last=1)
-        assert admin.gc(dry_run=False, grace_hours=0).retired_versions == ["a@v1"]
+        admin.retention.set("a", keep_last=1)
+        assert admin.retention.gc(dry_run=False, grace_hours=0).retired_versions == ["a@v1"]
         assert [found.ref for found in admin.get("a@v2").info.parents] == ["a@v1"]
 
 

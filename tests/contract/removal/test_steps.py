@@ -63,22 +63,22 @@ class TestSteps:
         version = push()
         weights = file_of(version)
         push()
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         collection(world).retire_manifests()
         assert collection(world).give_up([weights]) == [weights]
         assert is_stored(world, weights)
-        planned = admin.gc(dry_run=True, grace_hours=0)
+        planned = admin.retention.gc(dry_run=True, grace_hours=0)
         assert (planned.blobs, planned.freed_bytes) == (1, version.info.files[1].size_bytes)
-        same(planned, admin.gc(dry_run=False, grace_hours=0))
+        same(planned, admin.retention.gc(dry_run=False, grace_hours=0))
         assert not is_stored(world, weights)
-        assert nothing(admin.gc(dry_run=False, grace_hours=0))
+        assert nothing(admin.retention.gc(dry_run=False, grace_hours=0))
 
     def test_bytes_that_are_sent_between_the_steps_stay(
         self, world: World, admin: Client, push: Callable[..., Version], tmp_path: Path
     ) -> None:
         seed = next(SEEDS)
         weights = file_of(push(seed=seed))
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         collection(world).retire_manifests()
         run = collection(world)
         assert run.give_up([weights]) == [weights]
@@ -87,7 +87,7 @@ class TestSteps:
         assert [put.sha256 for put in announce(world.writer, folder / WEIGHTS).put] == [weights]
         assert run.take_away([weights]) == []
         assert collection(world).take_away([weights]) == []
-        assert admin.gc(dry_run=False, grace_hours=0).freed_bytes < (folder / WEIGHTS).stat().st_size
+        assert admin.retention.gc(dry_run=False, grace_hours=0).freed_bytes < (folder / WEIGHTS).stat().st_size
         assert is_stored(world, weights)
         assert world.writer.push(folder, "a", base="tiny").ref == "a@v2"
         assert is_stored(world, weights)
@@ -97,7 +97,7 @@ class TestSteps:
     ) -> None:
         seed = next(SEEDS)
         weights = file_of(push(seed=seed))
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         run = collection(world)
         run.retire_manifests()
         assert run.give_up([weights]) == [weights]
@@ -105,7 +105,7 @@ class TestSteps:
         assert run.take_away([weights]) == []
         assert is_stored(world, weights)
         # What was sent again lies under a name of its own, and the bytes that were given up are nobody's.
-        report = admin.gc(dry_run=False, grace_hours=0)
+        report = admin.retention.gc(dry_run=False, grace_hours=0)
         assert (report.blobs, report.blobs_without_row.count, report.rows_without_blob.count) == (0, 1, 0)
         assert len(names_of(world.services.artifacts.storage, weights)) == 1
 
@@ -114,13 +114,13 @@ class TestSteps:
     ) -> None:
         seed = next(SEEDS)
         weights = file_of(push(seed=seed))
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         folder = save_adapter(tmp_path / "again", seed)
         # Nothing is to be sent: they are stored. A run that saw them before the session began looks once more.
         body = publication(world.writer, folder, "b")
         collection(world).retire_manifests()
         assert collection(world).give_up([weights]) == []
-        assert admin.gc(dry_run=False, grace_hours=0).blobs == 0
+        assert admin.retention.gc(dry_run=False, grace_hours=0).blobs == 0
         assert publish(world.writer, body).version.ref == "b@v1"
         assert is_stored(world, weights)
 
@@ -130,9 +130,9 @@ class TestSteps:
         folder = save_adapter(tmp_path / "once", next(SEEDS))
         body = publication(world.writer, folder, "a")
         publish(world.writer, body)
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         # Made into a version, the session holds nothing any more: without grace the bytes go at once.
-        assert admin.gc(dry_run=False, grace_hours=0).blobs == 2
+        assert admin.retention.gc(dry_run=False, grace_hours=0).blobs == 2
         with pytest.raises(VerificationFailed, match="push again"):
             publish(world.writer, body)
         assert world.writer.push(folder, "a", base="tiny").ref == "a@v2"
@@ -166,7 +166,7 @@ class TestSteps:
         seed = next(SEEDS)
         weights = file_of(push(seed=seed))
         (old,) = names_of(world.services.artifacts.storage, weights)
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         collection(world).retire_manifests()
         assert collection(world).give_up([weights]) == [weights]
         removing, go_on = threading.Event(), threading.Event()
@@ -201,7 +201,7 @@ class TestSteps:
         folder = save_adapter(tmp_path / "once", next(SEEDS))
         body = publication(world.writer, folder, "a")
         publish(world.writer, body)
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         collection(world).retire_manifests()
         weights = hash_file(folder / WEIGHTS)[0]
         (old,) = names_of(world.services.artifacts.storage, weights)
@@ -217,7 +217,7 @@ class TestSteps:
         # SQLite has one writer at a time, so there it could not be tried. The new version has no session that would
         # hold its files, and other ones than the version that goes.
         world = http_postgres_s3
-        world.admin.register_base(base_registration())
+        world.admin.bases.register(base_registration())
         first, other = (
             world.writer.push(save_adapter(tmp_path / name, next(SEEDS)), name, base="tiny") for name in ("a", "b")
         )
@@ -228,7 +228,7 @@ class TestSteps:
         with closing(world.client(Role.ADMIN)) as admin, ThreadPoolExecutor() as pool:
             who = world.principal(Role.ADMIN)
             with world.services.publisher.publishing(publication=body, who=who) as (_, published):
-                admin.delete("a@v1")
+                admin.versions.delete("a@v1")
                 collecting = pool.submit(world.services.removal.collect, request=WITHOUT_GRACE, who=SYSTEM)
                 assert not wait([collecting], 0.5).done
             assert published.version.number == 1
@@ -241,7 +241,7 @@ class TestSteps:
     ) -> None:
         seed = next(SEEDS)
         first = push(seed=seed)
-        admin.delete("a@v1")
+        admin.versions.delete("a@v1")
         body = publication(world.writer, save_adapter(tmp_path / "again", seed), "b")
         collection(world).retire_manifests()
         with world.services.db.read() as session:
@@ -249,5 +249,5 @@ class TestSteps:
             assert session.get(ManifestAccess, (first.digest, "-")) is None
         assert publish(world.writer, body).version.digest == first.digest
         assert [file.path for file in world.writer.get("b@v1").info.files] == [CONFIG, WEIGHTS]
-        assert len(world.writer.locate(first.digest)) == 2
-        assert admin.gc(dry_run=False, grace_hours=0).manifests == 0
+        assert len(world.writer.versions.locate(first.digest)) == 2
+        assert admin.retention.gc(dry_run=False, grace_hours=0).manifests == 0

@@ -28,7 +28,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import digest_of
 from workers.child.process import Ending, Listener, WarmChild, Watch
-from workers.child.protocol import FAULT_FILE, ORDER_FILE, OUT_FOLDER, RESULT_FILE, Fault, News, Written
+from workers.child.protocol import FAULT_FILE, ORDER_FILE, OUT_FOLDER, RESULT_FILE, Fault, News, WrittenCheckpoint
 from workers.entry.runner import Worker
 from workers.node.shutdown import Shutdown
 from workers.pipelines.orders import EvaluationOrder, EvaluationScores, MergeOrder, TrainingOrder
@@ -124,9 +124,9 @@ class _Child:
         else:
             outcome = _merge(order, folder, seed)
         if outcome is None:
-            return Ending(1, None, False)
+            return Ending(1, None)
         (folder / RESULT_FILE).write_text(outcome.model_dump_json())
-        return Ending(0, None, False)
+        return Ending(0, None)
 
 
 def _read_order(folder: Path) -> TrainingOrder | EvaluationOrder | MergeOrder:
@@ -141,7 +141,7 @@ def _read_by(order: TrainingOrder | EvaluationOrder | MergeOrder) -> dict[str, A
         read: dict[str, Any] = {
             "base": files_of(order.base),
             "base_name": order.base_name,
-            "data": files_of(order.data),
+            "data": [files_of(source.path) for source in order.data],
             "eval_data": files_of(order.eval_data),
             "resume": files_of(order.resume),
         }
@@ -174,7 +174,7 @@ def _train(order: TrainingOrder, folder: Path, listener: Listener, seed: int) ->
     checkpoint = Path(order.checkpoints) / "step-00000001"
     shutil.copytree(out, checkpoint)
     (checkpoint / "report.json").write_text(report.model_dump_json())
-    listener.news(News(checkpoint=Written(step=1, total=_STEPS, folder=str(checkpoint))))
+    listener.news(News(checkpoint=WrittenCheckpoint(step=1, total=_STEPS, folder=str(checkpoint))))
     fault = Fault(
         reason=FailureReason.DIVERGED, message="the loss is not a number; lower lr, then submit the job again"
     )

@@ -86,10 +86,10 @@ class House:
         if what == "work":
             work_off("house", self._worker, self._world.folder / "node", self._world, self._universe, self.victim.notes)
         elif what == "gc":
-            self._admin.gc(dry_run=False, grace_hours=0)
+            self._admin.retention.gc(dry_run=False, grace_hours=0)
         else:
             with self._universe.on_a_laptop(args["base"]) as folder:
-                self._admin.add_base(folder, id="house", upload=True)
+                self._admin.bases.add(folder, id="house", upload=True)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Kept:
     def push(self, payload: int, adapter: str, base: str) -> Any:
         """Publish an adapter."""
         named = self._party.universe.bases[int(base[-1])] if base.startswith("folder:") else self._party.base(base)
-        pushed = self._party.ci.push_with_report(
+        pushed = self._party.ci.versions.push(
             self._party.universe.payloads[payload], self._party.name(adapter), base=named
         )
         return {"version": plain(pushed.version), "existing": pushed.existing}
@@ -45,7 +45,7 @@ class Kept:
 
     def manifest_files(self, payload: int) -> Any:
         """The files under the digest of a version's manifest."""
-        return fetched(self._party.ci.locate(self._party.package(payload, 0)[0].digest))
+        return fetched(self._party.ci.versions.locate(self._party.package(payload, 0)[0].digest))
 
     def adapters(self) -> Any:
         """All adapters."""
@@ -72,11 +72,11 @@ class Kept:
 
     def move(self, verb: str, ref: str) -> Any:
         """Archive, restore or delete a version."""
-        return plain(getattr(self._party.boss, verb)(self._party.name(ref)).info)
+        return plain(getattr(self._party.boss.versions, verb)(self._party.name(ref)).info)
 
     def annotate(self, ref: str, note: str) -> Any:
         """Write to a version."""
-        return plain(self._party.ci.annotate(self._party.name(ref), note=note).info)
+        return plain(self._party.ci.versions.annotate(self._party.name(ref), note=note).info)
 
     def alias_set(self, adapter: str, alias: str, number: int, expect: int | None) -> Any:
         """Move an alias."""
@@ -89,12 +89,12 @@ class Kept:
 
     def alias_remove(self, adapter: str, alias: str) -> Any:
         """Take it away."""
-        self._party.ci.remove_alias(self._party.name(adapter), alias)
+        self._party.ci.aliases.remove(self._party.name(adapter), alias)
 
     def alias_protect(self, adapter: str, alias: str) -> Any:
         """Let only promoters move it."""
-        return plain(self._party.boss.protect_alias(self._party.name(adapter), alias))
+        return plain(self._party.boss.aliases.protect(self._party.name(adapter), alias))
 
     def alias_history(self, adapter: str) -> Any:
         """All moves."""
-        return plain(self._party.ci.alias_history(self._party.name(adapter)))
+        return plain(self._party.ci.aliases.history(self._party.name(adapter)))

@@ -141,7 +141,7 @@ class Party:
 
     def token_create(self, name: str, role: str) -> Any:
         """Make a token for this namespace."""
-        made = self.boss.create_token(name, {self.space: role})
+        made = self.boss.tokens.create(name, {self.space: role})
         self.tokens.append(made.id)
         return plain(made)
 
@@ -152,7 +152,7 @@ class Party:
     def token_revoke(self, token: str) -> Any:
         """Make a token worthless, but not those that the history needs."""
         named = self.of(token, "tokens")
-        return None if named in self.tokens[:3] else plain(self.boss.revoke_token(named))
+        return None if named in self.tokens[:3] else plain(self.boss.tokens.revoke(named))
 
     def audit(self) -> Any:
         """What was done in this namespace."""
@@ -160,8 +160,8 @@ class Party:
 
     def quota(self, whose: str) -> Any:
         """What a namespace uses."""
-        return plain(self.boss.quota(self.space_of(whose)))
+        return plain(self.boss.quotas.get(self.space_of(whose)))
 
     def whoami(self) -> Any:
         """Who this is."""
-        return plain(self.ci.whoami())
+        return plain(self.ci.tokens.whoami())

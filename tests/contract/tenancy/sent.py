@@ -28,7 +28,7 @@ class Sent:
     def data_add(self, data: int, name: str) -> Any:
         """Register rows under a name, which may be a digest."""
         path, sha256 = self._party.universe.data[data], self._party.universe.data_digests[data]
-        upload = self._party.ci.upload({sha256: path}, "sending rows")
+        upload = self._party.ci.uploader.upload({sha256: path}, "sending rows")
         return self._register_data(data, self._party.data(name), upload)
 
     def _register_data(self, data: int, name: str, upload: str) -> Any:
@@ -48,7 +48,7 @@ class Sent:
 
     def data_get(self, data: str) -> Any:
         """Find rows, and fetch them."""
-        found = self._party.ci.locate_data(self._party.data(data))
+        found = self._party.ci.datasets.locate(self._party.data(data))
         return {"sha256": found.sha256, "bytes": fetched([found])}
 
     def data_list(self) -> Any:
@@ -57,17 +57,17 @@ class Sent:
 
     def data_remove(self, data: str) -> Any:
         """Give rows up."""
-        self._party.ci.remove_data(self._party.data(data))
+        self._party.ci.datasets.remove(self._party.data(data))
 
     def base_add(self, base: int, id: str, how: str, by: str = "ci") -> Any:  # noqa: A002
         """Register a base: as the SDK does, or with something in it that its fingerprint doesn't say."""
         client, universe = getattr(self._party, by), self._party.universe
         named = id.partition(":")[2]
         if how == "folder":
-            return plain(client.add_base(universe.bases[base], id=named))
+            return plain(client.bases.add(universe.bases[base], id=named))
         if how == "uploaded":
             with universe.on_a_laptop(base) as folder:
-                return plain(client.add_base(folder, id=named, upload=True))
+                return plain(client.bases.add(folder, id=named, upload=True))
         scan = universe.scans[base]
         described = scan.registration.model_copy(update={"id": named})
         if how == "elsewhere":
@@ -79,7 +79,7 @@ class Sent:
             described = described.model_copy(update={"location": f"hf://{self._party.space}/{named}@{'0' * 40}"})
         else:
             described = self._tampered(client, base, described, how)
-        return plain(client.register_base(described))
+        return plain(client.bases.register(described))
 
     def _tampered(self, client: Client, base: int, described: BaseRegistration, how: str) -> BaseRegistration:
         """A registration with files of which some are not those of its fingerprint."""
@@ -97,13 +97,13 @@ class Sent:
             files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
             by_digest[sha256] = path
         manifest = Manifest(kind="base", base_fingerprint=described.fingerprint, files=files)
-        upload = client.upload(by_digest, "sending base")
+        upload = client.uploader.upload(by_digest, "sending base")
         location = (self._party.universe.laptop / f"base-{base}").as_uri()
         return described.model_copy(update={"manifest": manifest, "upload": upload, "location": location})
 
     def base_show(self, base: str) -> Any:
         """One base, with its config."""
-        return plain(self._party.ci.base(self._party.base(base)))
+        return plain(self._party.ci.bases.get(self._party.base(base)))
 
     def base_list(self) -> Any:
         """All bases that may be seen."""
@@ -111,11 +111,11 @@ class Sent:
 
     def base_remove(self, base: str, whose: str) -> Any:
         """Take a base away from a namespace."""
-        self._party.boss.remove_base(self._party.base(base), namespace=self._party.space_of(whose))
+        self._party.boss.bases.remove(self._party.base(base), namespace=self._party.space_of(whose))
 
     def base_files(self, base: int) -> Any:
         """The files under the digest of a base's manifest."""
-        return fetched(self._party.ci.locate(self._party.universe.scans[base].manifest.digest))
+        return fetched(self._party.ci.versions.locate(self._party.universe.scans[base].manifest.digest))
 
     def upload_begin(self, files: str) -> Any:
         """Announce files, and be told which must be sent; nothing is sent."""

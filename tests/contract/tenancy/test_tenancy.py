@@ -176,7 +176,7 @@ def test_a_history_is_a_real_one(stage: Stage) -> None:
     said = dict(stage.play([*_OPENING, *_END], with_attacker=False).answers)
     assert said["4. victim get ref='mine/a@v1'"]["answer"]["dataset"]["digest"] == stage.universe.data_digests[0]
     (read,) = said["what the worker read for job 0"]
-    assert read["data"] == stage.universe.data_digests[0]
+    assert read["data"] == [stage.universe.data_digests[0]]
     assert read["base"] == files_of(stage.universe.bases[2])
 
 

@@ -94,12 +94,12 @@ class Worked:
         """All that is said of a job."""
         named = self._party.of(job, "jobs")
         return {
-            "job": plain(self._party.ci.job_view(named)),
-            "attempts": plain(self._party.ci.attempts(named)),
-            "checkpoints": plain(self._party.ci.checkpoints(named)),
-            "events": [plain(event) for event in self._party.ci.job_events(named) if event.kind != "progress"],
+            "job": plain(self._party.ci.jobs.view(named)),
+            "attempts": plain(self._party.ci.jobs.attempts(named)),
+            "checkpoints": plain(self._party.ci.jobs.checkpoints(named)),
+            "events": [plain(event) for event in self._party.ci.jobs.events(named) if event.kind != "progress"],
             "evaluations": plain(scores := self._party.ci.evaluations(job=named)),
-            "rows": [plain(self._party.ci.evaluation_rows(each.id)) for each in scores if each.rows_digest],
+            "rows": [plain(self._party.ci.evaluations.rows(each.id)) for each in scores if each.rows_digest],
         }
 
     def job_list(self) -> Any:
@@ -108,21 +108,21 @@ class Worked:
 
     def job_cancel(self, job: str) -> Any:
         """Cancel a job."""
-        return plain(self._party.ci.cancel_job(self._party.of(job, "jobs")))
+        return plain(self._party.ci.jobs.cancel(self._party.of(job, "jobs")))
 
     def job_retry(self, job: str, key: str | None = None) -> Any:
         """Try a job again."""
-        return self._submitted(self._party.ci.retry_job(self._party.of(job, "jobs"), idempotency_key=key).view)
+        return self._submitted(self._party.ci.jobs.retry(self._party.of(job, "jobs"), idempotency_key=key).view)
 
     def job_files(self, job: str) -> Any:
         """The files of a merged model."""
-        result = self._party.ci.job_view(self._party.of(job, "jobs")).result or {}
-        return fetched(self._party.ci.locate(result["digest"])) if "digest" in result else None
+        result = self._party.ci.jobs.view(self._party.of(job, "jobs")).result or {}
+        return fetched(self._party.ci.versions.locate(result["digest"])) if "digest" in result else None
 
     def checkpoint_publish(self, job: str, adapter: str) -> Any:
         """Make a version from a checkpoint."""
         named = self._party.of(job, "jobs")
-        return plain(self._party.ci.publish_checkpoint(named, 1, adapter=self._party.name(adapter)))
+        return plain(self._party.ci.jobs.publish_checkpoint(named, 1, adapter=self._party.name(adapter)))
 
     def hello(self, worker: str, shares: str) -> Any:
         """Announce a worker, with all bases in its cache and a folder that it says it shares."""
@@ -170,7 +170,7 @@ class Worked:
         if verb == "complete":
             _, publication, sources = self._party.package(0, 0)
             whose = job.partition(":")[0]
-            said = {"adapter": self._party.name(f"{whose}/a"), "upload": client.upload(sources, "sending")}
+            said = {"adapter": self._party.name(f"{whose}/a"), "upload": client.uploader.upload(sources, "sending")}
             body: Any = Completion(attempt=1, version=publication.model_copy(update=said))
         else:
             body = {

@@ -20,7 +20,7 @@ from sdk.client import Client
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("people-cli")
     with served(folder) as found:
-        found.admin.register_base(base_registration())
+        found.admin.bases.register(base_registration())
         yield found
 
 

@@ -199,7 +199,7 @@ class TestAudit:
 
 class TestLogin:
     def test_a_token_is_kept_and_says_who_it_is(self, desk: Desk) -> None:
-        made = desk.client.create_token("ci-review", {"team": "writer", "-": "reader"}, replace=True)
+        made = desk.client.tokens.create("ci-review", {"team": "writer", "-": "reader"}, replace=True)
         done = desk.run("login", f"{desk.world.url}/", "--token-stdin", stdin=f"{made.secret}\n", ADAPTERCTL_TOKEN="")
         assert done.returncode == 0, done.stderr
         assert done.stdout == "ci-review: writer in team, reader in -\n"

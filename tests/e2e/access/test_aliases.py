@@ -109,8 +109,8 @@ class TestShow:
         assert facts["created"].endswith(" by some writer")
         assert "training" in facts["not known"]
         assert "notes" not in facts
-        desk.client.annotate(ref, note="first")
-        desk.client.annotate(ref, note="passed\nthe review")
+        desk.client.versions.annotate(ref, note="first")
+        desk.client.versions.annotate(ref, note="passed\nthe review")
         assert self.facts(desk, ref)["notes"] == "2, the last by ops: passed the review"
 
     def test_archived_and_quarantined_versions_say_so(self, desk: Desk, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ class TestShow:
         assert facts["state"].startswith("quarantined; found only by its digest")
         version = desk.client.push(save_adapter(tmp_path / "adapter", 99), "team/archived", base="tiny")
         assert self.facts(desk, version.ref)["state"] == "ready"
-        desk.client.archive(version.ref)
+        desk.client.versions.archive(version.ref)
         assert self.facts(desk, version.ref)["state"].startswith("archived; hidden from lists")
 
     @staticmethod

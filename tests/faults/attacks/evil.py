@@ -80,13 +80,13 @@ class Evil:
         if "rows" not in self.made:
             path = self.path(".jsonl")
             path.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
-            self.made["rows"] = self.client.add_data(path, namespace=SPACE).digest
+            self.made["rows"] = self.client.datasets.add(path, namespace=SPACE).digest
         return self.made["rows"]
 
     def register(self, path: Path, form: str, rows: int) -> str:
         """Register a file of rows that the SDK would refuse; return its digest."""
         sha256, size_bytes = hash_file(path)
-        upload = self.client.upload({sha256: path}, "sending", SPACE)
+        upload = self.client.uploader.upload({sha256: path}, "sending", SPACE)
         said = {"digest": sha256, "size_bytes": size_bytes, "format": form, "rows": rows, "shape": "prompt-completion"}
         body = DatasetRegistration.model_validate({**said, "namespace": SPACE, "upload": upload})
         return self.client.call("POST", "/datasets", DatasetView, body=body).digest

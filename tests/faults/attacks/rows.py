@@ -85,7 +85,7 @@ def _handing_in(lines: Callable[[], Iterable[str]], rows: int) -> Callable[[Evil
             sha256, size_bytes = hash_file(path)
             sources[sha256] = path
             files.append(RowFile(digest=sha256, size_bytes=size_bytes, rows=rows + 1))
-        upload = desk.worker.upload(sources, "sending", SPACE)
+        upload = desk.worker.uploader.upload(sources, "sending", SPACE)
         ref = desk.push(f"handed-in-{next(iter(sources))[:8]}")
         desk.writer.submit_evaluation([ref], data=evil.rows(), precision="native", only=True)
         held = desk.claim()

@@ -63,7 +63,7 @@ def odd_names(evil: Evil) -> str:
 def _claimed(evil: Evil, name: str, shapes: Mapping[str, list[int]], config: Mapping[str, Any]) -> str:
     if name not in evil.made:
         said = base_registration(name, namespace=SPACE, tensors=shapes, config=config)
-        evil.made[name] = evil.client.register_base(said).id
+        evil.made[name] = evil.client.bases.register(said).id
     return evil.made[name]
 
 

@@ -37,7 +37,7 @@ class Desk:
     def _seed(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
         """Return bodies that lead somewhere, by operation, requests of jobs by kind, and parameters of paths."""
         client = self.client
-        client.register_base(base_registration())
+        client.bases.register(base_registration())
         versions = [
             client.push(save_adapter(self.folder / f"adapter-{seed}", seed), "team/code-review", base="tiny")
             for seed in range(2)
@@ -45,7 +45,7 @@ class Desk:
         client.set_alias("team/code-review", "production", 1)
         rows = self.folder / "rows.jsonl"
         rows.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
-        data = client.add_data(rows).digest
+        data = client.datasets.add(rows).digest
         base = {"id": "tiny"}
         jobs = {
             "training": {

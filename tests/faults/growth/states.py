@@ -50,7 +50,7 @@ def _base(tensors: Callable[[int], dict[str, list[int]]]) -> Callable[[Desk, int
         found = tensors(size_bytes)
         layers = {int(name.split(".")[2]) for name in found if name.startswith("model.layers.")}
         config = {**_CONFIG, "num_hidden_layers": max(layers, default=0) + 1}
-        desk.client.register_base(base_registration(name, tensors=found, config=config))
+        desk.client.bases.register(base_registration(name, tensors=found, config=config))
         return name
 
     return build

@@ -104,7 +104,7 @@ def test_a_job_whose_message_is_lost_is_announced_again(
     job = lose(stack)
     wait_until(lambda: broker.llen("cpu") > 0, lambda: f"nobody says again that {job} waits")
     assert stack.row(job).state == JobState.QUEUED
-    stack.client.cancel_job(job)
+    stack.client.jobs.cancel(job)
     broker.delete("cpu")
 
 

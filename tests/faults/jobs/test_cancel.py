@@ -20,14 +20,14 @@ UNFIT = Needs(memory_bytes=2**50)
 
 def test_one_that_waits(stack: Stack) -> None:
     job = stack.train("unfit", needs=UNFIT)
-    assert stack.client.cancel_job(job).state == "cancelled"
+    assert stack.client.jobs.cancel(job).state == "cancelled"
     assert stack.attempts(job) == []
 
 
 def test_one_that_runs(stack: Stack) -> None:
     job = stack.train("endless", steps=ENDLESS_STEPS)
     stack.wait_for_step(job, 3)
-    assert stack.client.cancel_job(job).state == "running"
+    assert stack.client.jobs.cancel(job).state == "running"
     require_cancelled(stack, job)
     assert stack.checkpoints(job)[0].step >= 3
 
@@ -42,7 +42,7 @@ def test_one_that_uploads(stack: Stack) -> None:
             f"job={job} " in line and "uploading the adapter" in line for line in worker.lines
         ):
             return
-        stack.client.cancel_job(job)
+        stack.client.jobs.cancel(job)
         beats = len(_beats(stack, job))
         wait_until(lambda: len(_beats(stack, job)) > beats + 2, lambda: stack.explain(job))
 
@@ -54,7 +54,7 @@ def test_one_that_uploads(stack: Stack) -> None:
 
 def test_one_whose_result_is_on_its_way(stack: Stack) -> None:
     job = stack.train("on-its-way")
-    with stack.gates.before(f"/jobs/{job}/complete", lambda _request: stack.client.cancel_job(job)):
+    with stack.gates.before(f"/jobs/{job}/complete", lambda _request: stack.client.jobs.cancel(job)):
         require_cancelled(stack, job)
     with pytest.raises(NotFound):
         stack.client.get("on-its-way@v1")
@@ -73,7 +73,7 @@ def test_one_that_has_succeeded_and_whose_worker_does_not_know(stack: Stack) -> 
     with stack.gates.swallowing(f"/jobs/{job}/complete"):
         stack.wait_for_end([job])
         with pytest.raises(Conflict, match="has succeeded"):
-            stack.client.cancel_job(job)
+            stack.client.jobs.cancel(job)
     wait_until(
         lambda: any(f"job={job} " in line and "succeeded" in line for w in stack.workers_at_work for line in w.lines),
         lambda: stack.explain(job),

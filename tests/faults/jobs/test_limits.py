@@ -72,7 +72,7 @@ def _add_rows(stack: Stack, count: int) -> str:
     path = stack.folder / f"{count}-rows.jsonl"
     rows = ({"prompt": f"{number:05d} ", "completion": "x" * TOKENS} for number in range(count))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return stack.client.add_data(path, namespace=SPACE).digest
+    return stack.client.datasets.add(path, namespace=SPACE).digest
 
 
 def test_memory_that_runs_out_leaves_a_training_with_smaller_passes(stack: Stack, worker: Running, data: str) -> None:

@@ -47,7 +47,7 @@ def worker(stack: Stack, tmp_path: Path) -> Iterator[Client]:
 
 
 def test_each_call_of_each_stale_attempt_is_refused(stack: Stack, worker: Client, tmp_path: Path) -> None:
-    stack.client.register_base(base_registration())
+    stack.client.bases.register(base_registration())
     jobs = [_submit(stack, f"stale-{number}") for number in range(scale(80))]
     late = {held.job: held for held in (_claim(worker, tmp_path, "late") for _ in jobs)}
     assert set(late) == set(jobs)

@@ -60,10 +60,10 @@ class Place:
         self.server = server
         self._tokens = Tokens(database)
         admin = Client(server.url, self._token(Role.ADMIN), cache=folder / "cache")
-        admin.register_base(base_registration())
+        admin.bases.register(base_registration())
         rows = folder / "rows.jsonl"
         rows.write_text('{"prompt": "a", "completion": "b"}\n')
-        self._data = admin.add_data(rows, namespace="-").digest
+        self._data = admin.datasets.add(rows, namespace="-").digest
         # What any version of the namespace holds may be published there again without being sent.
         self.contents = dict(self._publish(admin, number) for number in range(CONTENTS))
         self._admin = admin

@@ -1,23 +1,31 @@
-"""The functions of the module `sdk`: the client's methods with the same signatures, on whichever client is the default."""
+"""The functions and nouns of the module `sdk`: the client's own, of whichever client is the default."""
 
 from __future__ import annotations
 
+import ast
+import copy
 import inspect
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from support import processes
+from support import keywords, processes
 
 import sdk
 from sdk import default_client
+from sdk.default_client import OfDefaultClient
 from sdk.pushing.pusher import PushKeywords, PushOptions
-from sdk.schemas.combination import CombineOptions, CombineSpec
-from sdk.schemas.evaluation import EvaluationOptions, EvaluationSpec, MergeOptions, MergeSpec
-from sdk.schemas.training import TrainingOptions, TrainingSpec
 
-FUNCTIONS = [name for name in sdk.__all__ if inspect.isfunction(getattr(sdk, name)) and name != "connect"]
+DELEGATES = [name for name in sdk.__all__ if isinstance(getattr(sdk, name), OfDefaultClient)]
+FUNCTIONS = [name for name in DELEGATES if hasattr(sdk.Client, name)]
+NOUNS = [name for name in DELEGATES if name not in FUNCTIONS]
+#: What a client has that is not for the default one.
+OF_ONE_CLIENT = {"call", "close", "model_card"}
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +33,85 @@ def _no_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(default_client, "_default", None)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_has_the_signature_of_the_clients_method(name: str) -> None:
-    ours, theirs = inspect.signature(getattr(sdk, name)), inspect.signature(getattr(sdk.Client, name))
-    assert list(ours.parameters.values()) == list(theirs.parameters.values())[1:]
-    assert ours.return_annotation == theirs.return_annotation
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[sdk.Client]:
+    with closing(sdk.connect(f"local:{tmp_path / 'home'}")) as client:
+        yield client
+
+
+def test_the_module_has_every_method_and_every_noun_of_a_client(client: sdk.Client) -> None:
+    methods = {name for name, _ in inspect.getmembers(sdk.Client, inspect.isfunction) if not name.startswith("_")}
+    assert set(FUNCTIONS) == methods - OF_ONE_CLIENT
+    nouns = {
+        name for name, value in vars(client).items() if type(value).__module__.startswith(("sdk.api", "sdk.nouns"))
+    }
+    assert set(NOUNS) == nouns - {"transport"}
+    assert all(callable(getattr(client, name)) for name in NOUNS)
+
+
+def test_type_checkers_see_what_there_is() -> None:
+    (block,) = (
+        node
+        for node in ast.parse(Path(sdk.__file__).read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    declared = {ast.unparse(node) for node in block.body if isinstance(node, ast.Assign)}
+    assert declared == {"_client = Client()", *(f"{name} = _client.{name}" for name in DELEGATES)}
+
+
+@pytest.mark.parametrize("name", DELEGATES)
+def test_what_is_shown_of_a_function_or_a_noun_is_the_clients(name: str, client: sdk.Client) -> None:
+    ours, theirs = getattr(sdk, name), getattr(client, name)
+    assert inspect.getdoc(ours) == inspect.getdoc(theirs)
+    assert set(dir(ours)) == set(dir(theirs))
+    assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+def test_a_call_of_a_noun_reaches_the_clients(client: sdk.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        client,
+        "tokens",
+        type("Recorder", (), {"create": staticmethod(lambda *args, **given: seen.update(given, args=args))}),
+    )
+    sdk.tokens.create("ci", {"-": "reader"}, days=3)
+    assert seen == {"args": ("ci", {"-": "reader"}), "days": 3}
+
+
+def test_looking_at_a_function_makes_no_client() -> None:
+    assert not hasattr(sdk.push, "_pytestfixturefunction")
+    assert (repr(sdk.push), sdk.push.__name__) == ("<push of the default client>", "push")
+    assert copy.copy(sdk.push).__name__ == "push"
+    assert default_client._default is None
+
+
+def test_threads_that_come_first_together_get_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(4)
+
+    class Slow:
+        def get(self) -> Slow:
+            return self
+
+    def made() -> Slow:
+        together.wait(60)
+        return Slow()
+
+    monkeypatch.setattr("sdk.client.Client", made)
+    with ThreadPoolExecutor(4) as pool:
+        used = [asked.result() for asked in [pool.submit(sdk.get) for _ in range(4)]]
+    assert {id(each) for each in used} == {id(default_client._default)}
+
+
+def test_what_was_connected_meanwhile_stays_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected = type("Connected", (), {"get": staticmethod(lambda: "connected")})()
+
+    def made() -> object:
+        monkeypatch.setattr(default_client, "_default", connected)
+        return object()
+
+    monkeypatch.setattr("sdk.client.Client", made)
+    assert sdk.get() == "connected"
+    assert default_client._default is connected
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -43,27 +125,18 @@ def test_a_function_passes_on_what_it_is_given(name: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(default_client, "_default", type("Recorder", (), {name: staticmethod(method)})())
     function = getattr(sdk, name)
-    parameters = inspect.signature(function).parameters.values()
+    parameters = list(inspect.signature(getattr(sdk.Client, name)).parameters.values())[1:]
     given = {each.name: f"a {each.name}" for each in parameters if each.kind is not each.VAR_KEYWORD}
     more = {each.name: {"rank": 4} for each in parameters if each.kind is each.VAR_KEYWORD}
-    assert function(**given, **(dict.fromkeys(["rank"], 4) if more else {})) == "answered"
+    first = [given[each.name] for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    others = {each.name: given[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    others |= dict.fromkeys(["rank"], 4) if more else {}
+    assert function(*first, **others) == "answered"
     assert seen == given | more
 
 
-@pytest.mark.parametrize(
-    ("options", "spec"),
-    [
-        (TrainingOptions, TrainingSpec),
-        (EvaluationOptions, EvaluationSpec),
-        (MergeOptions, MergeSpec),
-        (CombineOptions, CombineSpec),
-    ],
-)
-def test_the_keywords_of_a_spec_are_its_fields(options: type, spec: type) -> None:
-    ours, theirs = get_type_hints(options), get_type_hints(spec)
-    theirs.pop("model_config", None)
-    assert ours == {name: theirs[name] for name in spec.model_fields}  # type: ignore[attr-defined]
-    assert not options.__required_keys__  # type: ignore[attr-defined]
+def test_the_keywords_of_specs_are_written_from_their_fields() -> None:
+    assert keywords.FILE.read_text() == keywords.text(), "run: PYTHONPATH=tests python -m support.keywords"
 
 
 def test_the_keywords_of_a_push_are_its_options() -> None:

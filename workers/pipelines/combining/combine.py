@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from sdk.formats.adapter_files import CONFIG_FILE, PREFIX, SERVING_FILES, WEIGHTS_FILE
-from sdk.lora.adapter import Layout
+from sdk.lora.adapter import ModuleShape
 from sdk.lora.adapter_config import canonical_text
 from sdk.lora.combining import taken_whole
 from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
@@ -31,14 +31,14 @@ from workers.pipelines.combining.read_back import read_back
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.torch_tensors import TORCH_TYPES, as_torch
-from workers.pipelines.orders import CombineOrder, Host, ParentFolder
+from workers.pipelines.orders import CombineOrder, Host
 
 
 @dataclass(frozen=True)
 class _Sum:
     """ΔW of one module, with a pair of factors for each expert."""
 
-    layout: Layout
+    layout: ModuleShape
     experts: list[Factors]
     #: B's own bias, (out), if it has one.
     bias: Any
@@ -46,16 +46,15 @@ class _Sum:
     square: float
 
 
-def combine(
-    given: Sequence[ParentFolder], spec: CombineSpec, *, out: Path, on_progress: Callable[[Progress], None]
-) -> CombineReport:
-    """Write the combination of adapters into the folder `out`, as PEFT would save it. Equal parents give equal bytes on one machine.
+def carry_out(order: CombineOrder, host: Host) -> CombineReport:
+    """Write the combination of adapters of one base into the host's `out`, as PEFT would save it. Equal parents give equal
+    bytes on one machine.
 
     A single parent of weight 1 is copied byte for byte. Raises PipelineError for adapters that don't fit each other, or
     if the result is not Σ wᵢ·ΔWᵢ.
     """
-    started = time.perf_counter()
-    parents = open_parents(given, spec)
+    started, spec, out = time.perf_counter(), order.spec, host.out
+    parents = open_parents(order.parents, spec)
     _take_over_serving(parents, out)
     if taken_whole([parent.ingredient for parent in parents], spec):
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -63,15 +62,15 @@ def combine(
         metrics = {"modules": float(len(modules_of(parents))), "combine_s": time.perf_counter() - started}
         return CombineReport(dtype=_name(TORCH_TYPES[_widest(parents)]), metrics=metrics, libraries=library_versions())
     dtype = torch.float32 if spec.dtype == "float32" else TORCH_TYPES[_widest(parents)]
-    sums = _sums(parents, spec, on_progress, keep=np.float64 if dtype == torch.float64 else np.float32)
+    sums = _sums(parents, spec, host.report, keep=np.float64 if dtype == torch.float64 else np.float32)
     ranks = {name: max(one.rank for one in found.experts) for name, found in sums.items()}
     config, ranks = settle_config(parents, ranks, {name: found.layout.experts for name, found in sums.items()})
-    on_progress(Progress(phase="save", message="writing the combination"))
+    host.report(Progress(phase="save", message="writing the combination"))
     (out / CONFIG_FILE).write_text(canonical_text(config), encoding="utf-8")
     _write(parents, sums, ranks, dtype, out / WEIGHTS_FILE)
     kept = {name: found.kept_square / found.square if found.square else 1.0 for name, found in sums.items()}
-    on_progress(Progress(phase="check", message="reading the combination back"))
-    error = read_back(given, out, expected_kept=kept if spec.method == "svd" else None)
+    host.report(Progress(phase="check", message="reading the combination back"))
+    error = read_back(order.parents, out, expected_kept=kept if spec.method == "svd" else None)
     metrics = {
         "modules": float(len(sums)),
         "rank_max": float(max(ranks.values())),
@@ -88,11 +87,6 @@ def combine(
         kept_energy=kept if spec.method == "svd" else {},
         libraries=library_versions(),
     )
-
-
-def carry_out(order: CombineOrder, host: Host) -> CombineReport:
-    """Combine adapters of one base."""
-    return combine(order.parents, order.spec, out=host.out, on_progress=host.report)
 
 
 def _sums(
@@ -113,7 +107,7 @@ def _sums(
     return sums
 
 
-def _sum(layout: Layout, terms: Sequence[Term], spec: CombineSpec, keep: Any) -> _Sum:
+def _sum(layout: ModuleShape, terms: Sequence[Term], spec: CombineSpec, keep: Any) -> _Sum:
     kept_square = square = 0.0
     experts = []
     for expert in range(layout.experts):

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdk.errors import AdapterctlError
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from sdk.lora.adapter import AdapterError, Layout, LoraAdapter
+from sdk.lora.adapter import AdapterError, LoraAdapter, ModuleShape
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, require_fitting, taken_whole
 from sdk.lora.factors import Factors
@@ -81,7 +81,7 @@ def modules_of(parents: Sequence[OpenParent]) -> list[str]:
     return sorted({name for parent in parents for name in parent.adapter.modules})
 
 
-def terms_of(name: str, parents: Sequence[OpenParent]) -> tuple[Layout, list[Term]]:
+def terms_of(name: str, parents: Sequence[OpenParent]) -> tuple[ModuleShape, list[Term]]:
     """Return the parents' parts of one module."""
     having = [parent for parent in parents if name in parent.adapter.modules]
     products = [parent.adapter.product(name) for parent in having]

@@ -15,7 +15,7 @@ from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
 from workers.pipelines.data.conversation import Conversation, RowRefused
-from workers.pipelines.data.spans import ChatTemplate, Method, Sample
+from workers.pipelines.data.spans import ChatTemplate, Method, SupervisedText
 from workers.pipelines.data.tokenizer import known_ids
 from workers.pipelines.errors import PipelineError
 
@@ -116,7 +116,7 @@ class ExampleMaker:
             stop_ids=sorted({example.stop for example in examples if example.stop is not None}),
         )
 
-    def _samples(self, row: Row) -> list[Sample]:
+    def _samples(self, row: Row) -> list[SupervisedText]:
         messages, first = _messages(row)
         if self._loss_on == "all":
             if any(message.get("weight") == 0 for message in messages):
@@ -131,13 +131,13 @@ class ExampleMaker:
             raise RowRefused("has no assistant message to learn from; add one or remove the row")
         return self._template.learnt(Conversation(messages, row.fields.get("tools"), learnt))
 
-    def _note(self, sample: Sample) -> Sample:
+    def _note(self, sample: SupervisedText) -> SupervisedText:
         self._methods[sample.method] += 1
         self._templates.add(sample.template)
         self._dated |= sample.dated
         return sample
 
-    def _of_sample(self, row: Row, sample: Sample, *, last: bool) -> Example:
+    def _of_sample(self, row: Row, sample: SupervisedText, *, last: bool) -> Example:
         """Return a rendered conversation as tokens; a token is learnt where it begins in a learnt part of the text."""
         tokenizer = self._tokenizer
         # The template writes the special tokens itself.

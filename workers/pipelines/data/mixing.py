@@ -15,26 +15,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from sdk.rows.data_files import DataFile
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.rows import CheckedRows
 from workers.pipelines.errors import PipelineError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Several files from which a training takes its rows."""
-
-    files: tuple[DataFile, ...]
-    #: The weight of each file, above 0; None: all rows come once.
-    weights: tuple[float, ...] | None = None
 
 
 def drawn_rows(rows: Sequence[int], weights: Sequence[float]) -> list[int]:

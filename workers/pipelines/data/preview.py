@@ -14,7 +14,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sdk.rows.holdout import hold_out_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from workers.pipelines.data.answering import answer_about
@@ -49,7 +48,7 @@ def preview(request: PreviewRequest) -> Preview:
     """
     base, day = Path(request.base), date.fromisoformat(request.day)
     # A training doesn't learn held-out rows.
-    rows = list(read_split(Path(request.data), hold_out_of(request), columns=request.columns).training)
+    rows = list(read_split(Path(request.data), request.hold_out, columns=request.columns).training)
     if (shape := rows[0].shape) == "text-label":
         return _of_labels(request, rows)
     loss_on = resolve_loss_on(shape, request.loss_on)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from sdk.formats.columns import parse_columns
 from sdk.formats.rows import Row, RowsError, Shape, check_rows
 from sdk.rows.data_files import DataFile, as_files, values_of
-from sdk.rows.holdout import HoldOut, HoldoutError, split_unit
+from sdk.rows.holdout import HoldoutError, split_unit
 from sdk.rows.splitting import Splitter
 from sdk.rows.texts import row_digest
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.held_out import HoldOut
 from workers.pipelines.errors import PipelineError, named
 
 if TYPE_CHECKING:
@@ -100,20 +101,17 @@ def check_files(
     return CheckedRows(files, keys, group_by, tuple(found))
 
 
-def read_rows(
-    path: Path, *, columns: str | None = None, known_labels: Collection[str] | None = None, group_by: str | None = None
-) -> list[Row]:
+def read_rows(path: Path, *, columns: str | None = None, known_labels: Collection[str] | None = None) -> list[Row]:
     """Return all rows of a file, which have one shape; with `known_labels`, each label must be one of them.
 
-    `columns` maps keys to columns, as "prompt=question,completion=answer"; None: keys are named like columns. With
-    `group_by`, each row has its group.
+    `columns` maps keys to columns, as "prompt=question,completion=answer"; None: keys are named like columns.
 
     Raises PipelineError ("data"), naming the first bad rows and what is wrong with each.
     """
     with named(FailureReason.DATA, "{error}", RowsError):
         keys = None if columns is None else parse_columns(columns)
         values = values_of(as_files(path), keys)
-        return list(check_rows(values, columns=keys, known_labels=known_labels, group_by=group_by))
+        return list(check_rows(values, columns=keys, known_labels=known_labels))
 
 
 def count_equal(rows: Rows, others: Rows) -> int:

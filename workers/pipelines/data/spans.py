@@ -33,7 +33,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Sample:
+class SupervisedText:
     """A text with the parts that are learnt; a row may have several texts."""
 
     text: str
@@ -63,7 +63,7 @@ class ChatTemplate:
         self._controls = ControlTokens(tokenizer, stop_ids)
         self._known_ends: dict[tuple[str, Form], TurnEnds] = {}
 
-    def whole(self, conversation: Conversation) -> Sample:
+    def whole(self, conversation: Conversation) -> SupervisedText:
         """Return a conversation whose tokens are all learnt."""
         template = self._template(conversation)
         # No answer may lack its reasoning.
@@ -78,9 +78,9 @@ class ChatTemplate:
                 raise _lost([f"`{missing}` of message {index + 1} as it is given"])
         answer = answers[-1] if answers else None
         prompt = "" if not answer else self._prompt(fitting, answer)
-        return Sample(text, ((0, len(text)),), "all", prompt, answer, fitting.rendered.dated, template)
+        return SupervisedText(text, ((0, len(text)),), "all", prompt, answer, fitting.rendered.dated, template)
 
-    def learnt(self, conversation: Conversation) -> list[Sample]:
+    def learnt(self, conversation: Conversation) -> list[SupervisedText]:
         """Return samples in which exactly the learnt answers and their ends are marked."""
         template = self._template(conversation)
         try:
@@ -160,7 +160,7 @@ class ChatTemplate:
                 f"has no prompt for message {answer + 1}: the base's chat template says {error}"
             ) from error
 
-    def _sample(self, fitting: _Fitting, problems: _Problems | None = None) -> Sample | None:
+    def _sample(self, fitting: _Fitting, problems: _Problems | None = None) -> SupervisedText | None:
         """Return the sample of the first method that is sure of every learnt answer."""
         for method, find in (
             ("marks", self._by_marks),
@@ -174,7 +174,7 @@ class ChatTemplate:
                 return self._made(fitting, text, spans, method, fitting.rendered.dated)
         return None
 
-    def _changed(self, fitting: _Fitting) -> Sample | None:
+    def _changed(self, fitting: _Fitting) -> SupervisedText | None:
         other = self._fit_variant(fitting)
         spans = None if other is None else _turns(other)
         if other is None or spans is None:
@@ -182,9 +182,9 @@ class ChatTemplate:
         settled = self._settled(other, spans, None)
         return None if settled is None else self._made(fitting, *settled, "changed", other.rendered.dated)
 
-    def _made(self, fitting: _Fitting, text: str, spans: tuple[Span, ...], method: Any, dated: bool) -> Sample:
+    def _made(self, fitting: _Fitting, text: str, spans: tuple[Span, ...], method: Any, dated: bool) -> SupervisedText:
         answer = fitting.conversation.learnt[-1]
-        return Sample(text, spans, method, self._prompt(fitting, answer), answer, dated, fitting.template)
+        return SupervisedText(text, spans, method, self._prompt(fitting, answer), answer, dated, fitting.template)
 
     def _by_marks(self, fitting: _Fitting) -> dict[int, Span] | None:
         if not has_marks(fitting.template):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.formats.adapter_files import TEMPLATE_FILE
-from sdk.lora.gguf_adapters import AdaptedModule, AdapterPlan, plan_adapter
+from sdk.lora.gguf_adapters import GgufAdapterPlan, GgufModule, plan_adapter
 from sdk.lora.gguf_models import GgufModel, adapted_model
 from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
 from workers.pipelines.exporting.gguf_file import (
@@ -63,7 +63,7 @@ def export_adapter(request: ExportRequest) -> ExportReport:
     )
 
 
-def _keys(request: ExportRequest, plan: AdapterPlan, dtype: GgufDtype) -> dict[str, Value]:
+def _keys(request: ExportRequest, plan: GgufAdapterPlan, dtype: GgufDtype) -> dict[str, Value]:
     keys = gguf.Keys
     found = {
         **described(gguf.GGUFType.ADAPTER, request.name, dtype),
@@ -76,7 +76,7 @@ def _keys(request: ExportRequest, plan: AdapterPlan, dtype: GgufDtype) -> dict[s
     return found
 
 
-def _tensors(module: AdaptedModule, factor: float, name: str, dtype: GgufDtype) -> list[Planned]:
+def _tensors(module: GgufModule, factor: float, name: str, dtype: GgufDtype) -> list[Planned]:
     """Return a module's two tensors: a of (r, in), or (entries, r) for embeddings, and b of (out, r)."""
     a, b = module.a.rows().widened(), module.b.rows().widened()
     if module.embedding:
@@ -93,7 +93,7 @@ def _tensors(module: AdaptedModule, factor: float, name: str, dtype: GgufDtype) 
     return found
 
 
-def read_back(path: Path, plan: AdapterPlan, model: GgufModel, names: dict[str, str], dtype: GgufDtype) -> float:
+def read_back(path: Path, plan: GgufAdapterPlan, model: GgufModel, names: dict[str, str], dtype: GgufDtype) -> float:
     """Compare a written file with an adapter; return the largest error, as a share of what rounding allows.
 
     Each number must be the nearest one. And for each module (α/r)·b·(a·x), with α and r as llama.cpp reads them from the file, must

@@ -124,7 +124,7 @@ class _Reader(gguf.GGUFReader):  # type: ignore[misc] # gguf has no types
         return super()._get(offset, dtype, count, override_order)
 
 
-class Written:
+class WrittenGguf:
     """A GGUF file, read by gguf's own reader. Raises UnreadableError."""
 
     def __init__(self, path: Path) -> None:
@@ -175,10 +175,10 @@ class Written:
         }
 
 
-def read_again(path: Path, architecture: str, names: set[str], *, kind: str) -> Written:
+def read_again(path: Path, architecture: str, names: set[str], *, kind: str) -> WrittenGguf:
     """Return a file that was just written, after checking what every file has. Raises VerificationFailed."""
     try:
-        written = Written(path)
+        written = WrittenGguf(path)
     except UnreadableError as error:
         raise VerificationFailed(
             f"the file was written, but can't be read back ({error}), so nothing was kept; try again"

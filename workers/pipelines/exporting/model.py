@@ -20,7 +20,7 @@ from sdk.schemas.export import ExportReport, ExportRequest, GgufDtype
 from workers.pipelines.exporting.gguf_file import (
     Planned,
     Value,
-    Written,
+    WrittenGguf,
     described,
     differs,
     gguf_name,
@@ -196,7 +196,7 @@ def read_back(
 
 
 def _tensor_error(
-    written: Written, called: str, tensors: Tensors, name: str, model: GgufModel, dtype: GgufDtype
+    written: WrittenGguf, called: str, tensors: Tensors, name: str, model: GgufModel, dtype: GgufDtype
 ) -> float:
     """Return a tensor's largest error, as a share of what rounding allows; infinity if its shape or type differs."""
     tensor = tensors[name]

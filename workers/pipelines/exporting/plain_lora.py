@@ -18,15 +18,15 @@ from safetensors.torch import save_file
 
 from sdk.errors import InvalidInput
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
-from sdk.lora.adapter import Product
+from sdk.lora.adapter import DeltaW
 from sdk.lora.adapter_config import canonical_text
 from sdk.lora.factors import Factors, FactorsError, joined, padded, reduced, stacked
 from sdk.lora.plain_lora import PlainPlan, plan_plain
 from sdk.lora.tensors import Tensor
 from sdk.schemas.export import GgufDtype, PlainLoraReport, PlainLoraRequest
+from workers.pipelines.cpu.arithmetic import one_thread
 from workers.pipelines.exporting.numbers import SAME_DTYPE
 from workers.pipelines.exporting.plain_read_back import read_back
-from workers.pipelines.model.device import one_thread
 
 if TYPE_CHECKING:
     from workers.pipelines.exporting.dora import MagnitudeDeltas
@@ -116,7 +116,7 @@ def _own_dtype(plan: PlainPlan) -> GgufDtype:
     return SAME_DTYPE.get(next(iter(plan.dtypes)), "f32") if same and len(plan.dtypes) == 1 else "f32"
 
 
-def _of_factors(plan: PlainPlan, name: str, product: Product[Tensor]) -> _Plain:
+def _of_factors(plan: PlainPlan, name: str, product: DeltaW[Tensor]) -> _Plain:
     factor, experts, kept_square, square, cut = plan.factor(product), [], 0.0, 0.0, False
     for given in product.factors():
         try:
@@ -142,7 +142,7 @@ def _of_magnitude(plan: PlainPlan, name: str, deltas: MagnitudeDeltas) -> _Plain
     return _Plain([padded(short.factors, plan.rank)], short.kept_square, short.square, cut=True)
 
 
-def _tensors(product: Product[Tensor], name: str, one: _Plain, dtype: GgufDtype) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(product: DeltaW[Tensor], name: str, one: _Plain, dtype: GgufDtype) -> Iterator[tuple[str, torch.Tensor]]:
     whole, layout = stacked(one.experts), product.layout
     shapes = {
         product.a.name: (whole.a, (-1, *layout.into)),

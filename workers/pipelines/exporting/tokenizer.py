@@ -16,7 +16,7 @@ import gguf
 
 from sdk.errors import InvalidBase, InvalidInput
 from workers.pipelines.data.tokenizer import all_stops, load_tokenizer
-from workers.pipelines.exporting.gguf_file import UnreadableError, Value, Written, flag, number, text
+from workers.pipelines.exporting.gguf_file import UnreadableError, Value, WrittenGguf, flag, number, text
 
 _KEYS = gguf.Keys.Tokenizer
 _TYPES = gguf.TokenType
@@ -146,7 +146,7 @@ def _copied(
 ) -> tuple[dict[str, Value], str]:
     """Return the keys of a GGUF file with the same tokens as the tokenizer, without keys about where texts begin and end."""
     try:
-        keys = Written(given).keys("tokenizer.")
+        keys = WrittenGguf(given).keys("tokenizer.")
     except UnreadableError as error:
         raise InvalidInput(
             f"{given} can't be read as a GGUF file ({error}); give another file", param="tokenizer_from"

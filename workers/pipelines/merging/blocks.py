@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.merging.changes import Changes, Factor, LowRank, Rows, Shift, Whole, low_rank
+from workers.pipelines.merging.changes import AdapterRows, Changes, Factor, LowRank, Shift, Whole, low_rank
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
-from workers.pipelines.merging.plan import Window, Written, parameter_grid
+from workers.pipelines.merging.plan import MergedTensor, Window, parameter_grid
 from workers.pipelines.merging.stored_base import StoredBase
-from workers.pipelines.merging.threads import Room
+from workers.pipelines.merging.threads import ScratchMemory
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.torch_tensors import TORCH_TYPES
 
@@ -26,10 +26,10 @@ class Blocks:
     """Reads a base and an adapter, and gives the rows of what is written."""
 
     def __init__(
-        self, base: StoredBase, changes: Changes, written: Sequence[Written], recipe: QuantizationRecipe | None
+        self, base: StoredBase, changes: Changes, written: Sequence[MergedTensor], recipe: QuantizationRecipe | None
     ) -> None:
         self._base, self._changes, self._recipe = base, changes, recipe
-        self._of_parameter: dict[str, list[tuple[Written, Window]]] = {}
+        self._of_parameter: dict[str, list[tuple[MergedTensor, Window]]] = {}
         for each in written:
             for window in each.windows:
                 self._of_parameter.setdefault(window.parameter, []).append((each, window))
@@ -37,9 +37,9 @@ class Blocks:
         self._matrices: dict[Factor, Any] = {}
         self._held = ""
         self._factors: dict[str, Any] = {}
-        self._room = Room()
+        self._room = ScratchMemory()
 
-    def ranges(self, written: Written) -> Iterator[tuple[int, int]]:
+    def ranges(self, written: MergedTensor) -> Iterator[tuple[int, int]]:
         """Yield the rows of a plane that are computed at a time, as (begin, end)."""
         rows, step = written.grid.rows, max(2, _BLOCK_NUMBERS // max(1, written.grid.columns))
         begin = 0
@@ -68,7 +68,7 @@ class Blocks:
                 found[row : row + block.shape[0], column : column + block.shape[1]] = block
         return found
 
-    def rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
+    def rows(self, written: MergedTensor, plane: int, begin: int, end: int) -> Any:
         """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type; valid until the next call."""
         if self._held != written.name:
             # Values cached for the previous tensor are useless for this one.
@@ -88,7 +88,7 @@ class Blocks:
             else self._room.of("rounded", end - begin, written.grid.columns, dtype).copy_(block)
         )
 
-    def _base_rows(self, written: Written, plane: int, begin: int, end: int) -> Any:
+    def _base_rows(self, written: MergedTensor, plane: int, begin: int, end: int) -> Any:
         """Return a copy of the base's rows in the type of the sum."""
         grid = written.grid
         source = written.source
@@ -102,7 +102,7 @@ class Blocks:
         summed = torch.float32 if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor.dtype
         return self._room.of("block", end - begin, grid.columns, summed).copy_(tensor)
 
-    def _wide_rows(self, written: Written, begin: int, end: int) -> Any:
+    def _wide_rows(self, written: MergedTensor, begin: int, end: int) -> Any:
         name, held = self._wide
         if name != written.source:
             held = self._four_bits(written)
@@ -113,7 +113,7 @@ class Blocks:
             return held.rows(begin, end)
         return held[begin:end]
 
-    def _four_bits(self, written: Written) -> FourBits:
+    def _four_bits(self, written: MergedTensor) -> FourBits:
         assert written.source is not None
         if written.source in self._base.packed:
             return stored_in_four_bits(self._base, written.source)
@@ -146,14 +146,14 @@ class Blocks:
     def _put(
         self,
         view: Any,
-        change: Whole | Shift | Rows,
+        change: Whole | Shift | AdapterRows,
         parameter: str,
         plane: int,
         rows: tuple[int, int],
         columns: tuple[int, int],
     ) -> None:
         tensor = self._changes.file.read(change.key)
-        if isinstance(change, Rows):
+        if isinstance(change, AdapterRows):
             for number, index in enumerate(change.indices):
                 if rows[0] <= index < rows[1]:
                     view[index - rows[0]] = tensor[number, columns[0] : columns[1]].to(view.dtype)
@@ -209,7 +209,7 @@ class Blocks:
         magnitude = self._changes.file.read(change.magnitude).reshape(-1).double()
         self._factors[change.magnitude] = (magnitude / squares.sqrt()).float()
 
-    def _add_squares(self, squares: Any, written: Written, window: Window, change: LowRank) -> None:
+    def _add_squares(self, squares: Any, written: MergedTensor, window: Window, change: LowRank) -> None:
         plain = replace(
             window, changes=(*window.changes[: window.changes.index(change)], replace(change, magnitude=None))
         )
@@ -229,7 +229,7 @@ class Blocks:
             squares[offset : offset + len(summed)] += summed
 
 
-def _replaced(written: Written) -> bool:
+def _replaced(written: MergedTensor) -> bool:
     """Whether all of a tensor's numbers are the adapter's."""
     if len(written.windows) != 1:
         return False

@@ -84,14 +84,14 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Rows:
+class AdapterRows:
     """Some rows of the parameter are the adapter's."""
 
     key: str
     indices: tuple[int, ...]
 
 
-Change = Whole | LowRank | Shift | Rows
+Change = Whole | LowRank | Shift | AdapterRows
 
 
 @dataclass
@@ -338,7 +338,7 @@ class _Reading:
                 self._require_shape(taken, (len(indices), width))
                 if not all(0 <= index < rows for index in indices) or len(set(indices)) < len(indices):
                     raise unloadable(f"trainable_token_indices name tokens that {name} has not, or one twice")
-                self._changes.add(f"{name}.weight", Rows(taken, tuple(indices)))
+                self._changes.add(f"{name}.weight", AdapterRows(taken, tuple(indices)))
 
 
 def _full(

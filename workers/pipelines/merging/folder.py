@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from sdk.formats.adapter_files import GENERATION_FILE, TEMPLATE_FILE
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_index
 from workers.pipelines.data.tokenizer import all_stops, configured_stops, read_object
-from workers.pipelines.merging.plan import Written
+from workers.pipelines.merging.plan import MergedTensor
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.model.device import DtypeName
 
@@ -76,7 +76,13 @@ def labelled_config(config: Any, architecture: str) -> dict[str, Any]:
 
 
 def write_small_files(
-    out: Path, *, base: Path, adapter: Path, config: Mapping[str, Any], stored: StoredBase, written: Sequence[Written]
+    out: Path,
+    *,
+    base: Path,
+    adapter: Path,
+    config: Mapping[str, Any],
+    stored: StoredBase,
+    written: Sequence[MergedTensor],
 ) -> None:
     """Write the config and the index, and copy the tokenizer's files, with the adapter's template.
 
@@ -97,7 +103,7 @@ def write_small_files(
         shutil.copyfile(adapter / TEMPLATE_FILE, out / TEMPLATE_FILE)
 
 
-def _index(base: Path, written: Sequence[Written]) -> bytes:
+def _index(base: Path, written: Sequence[MergedTensor]) -> bytes:
     """Return the base's index, byte for byte if each tensor is in the same file with the same size."""
     raw = (base / INDEX_FILE).read_bytes()
     said = read_index(raw)

@@ -10,7 +10,7 @@ from workers.pipelines.errors import PipelineError
 
 
 @dataclass
-class ReadBack:
+class FoundCorrect:
     """What a read-back found to be correct."""
 
     tensors: int = 0
@@ -34,7 +34,7 @@ class ReadBack:
         """Module to how far rounding alone may have moved that norm."""
         return {module: math.sqrt(square) for module, square in self.blur_squares.items()}
 
-    def add(self, other: ReadBack) -> None:
+    def add(self, other: FoundCorrect) -> None:
         """Add the findings for another tensor."""
         self.tensors += other.tensors
         self.copied += other.copied

@@ -20,9 +20,10 @@ from bitsandbytes.functional import quantize_4bit
 
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE
 from sdk.formats.safetensors import Kind
-from sdk.formats.safetensors_header import Entry, written_header
+from sdk.formats.safetensors_header import TensorEntry, written_header
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.cpu.arithmetic import one_thread
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.found import wrong
 from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
@@ -31,7 +32,7 @@ from workers.pipelines.merging.stored_base import StoredBase, open_files, open_s
 from workers.pipelines.merging.writing import chunks, digest_in, write_weights
 from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
-from workers.pipelines.model.device import DtypeName, one_thread
+from workers.pipelines.model.device import DtypeName
 from workers.pipelines.model.packed import packing_config, quantised_names
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES
 
@@ -165,7 +166,7 @@ def _read(codes: Any, begin: int, size: int) -> Iterator[bytes]:
 def _write(path: Path, parts: list[_Part], metadata: Mapping[str, str]) -> dict[str, str]:
     """Write a weight file, wider types first, so that each tensor is aligned; return the digest of each."""
     ordered = sorted(parts, key=lambda part: -_width(part.dtype))
-    entries = (Entry(part.name, part.dtype, part.shape, part.size_bytes) for part in ordered)
+    entries = (TensorEntry(part.name, part.dtype, part.shape, part.size_bytes) for part in ordered)
     header = written_header(entries, {"format": "pt", **metadata})
     return write_weights(path, header, ((part.name, part.chunks()) for part in ordered))
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from workers.pipelines.merging.changes import Changes, Factor, LowRank
-from workers.pipelines.merging.plan import Window, Written
+from workers.pipelines.merging.plan import MergedTensor, Window
 from workers.pipelines.merging.stored_base import StoredBase
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class BaseNumbers:
     """The base's numbers from which a written tensor is computed, in float64."""
 
     base: StoredBase
-    written: Written
+    written: MergedTensor
     #: For a weight that goes through 4 bits.
     codes: Codes | None = None
     #: All numbers, if they are known in another way.

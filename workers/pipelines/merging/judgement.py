@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.found import ReadBack
+from workers.pipelines.merging.found import FoundCorrect
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.prompts import Distance
 
@@ -78,7 +78,7 @@ def _routes(plan: Prepared) -> bool:
     return any("expert" in name for name in plan.changes.shapes) and plan.dtype != "float32"
 
 
-def hold_norms(judgement: Judgement, found: ReadBack, stored: Mapping[str, float | None] | None) -> None:
+def hold_norms(judgement: Judgement, found: FoundCorrect, stored: Mapping[str, float | None] | None) -> None:
     """Compare ‖W' − W‖ of each module with ‖s·B·A‖, and this with the stored norm. Raises PipelineError ("verification")."""
     formula = {module: math.sqrt(square) for module, square in found.formula_squares.items()}
     for module, norm in (stored or {}).items():

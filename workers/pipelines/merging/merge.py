@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from sdk.formats.canonical_json import digest_of
 from sdk.lora.memory import prompts_bytes
 from sdk.lora.stored_quantization import require_onto, require_unpacking
-from sdk.schemas.evaluation import FourBitWeights, MergeReport, MergeSpec
-from sdk.schemas.evaluation import ReadBack as ReadBackReport
+from sdk.schemas.evaluation import FourBitWeights, MergeReport, ReadBack
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -24,10 +23,10 @@ from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
-from workers.pipelines.merging.found import ReadBack
+from workers.pipelines.merging.found import FoundCorrect
 from workers.pipelines.merging.in_four_bits import nf4, write_in_four_bits
 from workers.pipelines.merging.judgement import Judgement, hold_norms
-from workers.pipelines.merging.plan import Onto, Written
+from workers.pipelines.merging.plan import MergedTensor, Onto
 from workers.pipelines.merging.prepare import Prepared, prepare
 from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
 from workers.pipelines.merging.read_back import read_back, require_said
@@ -36,7 +35,6 @@ from workers.pipelines.merging.writing import (
     finished,
     full_disk_named,
     in_their_place,
-    plan_digest,
     put_in_place,
     require_room,
     write_shards,
@@ -53,80 +51,56 @@ T = TypeVar("T")
 _MOST_NORMS = 4096
 
 
-def merge(
-    *,
-    base: Path,
-    adapter: Path,
-    quantization: QuantizationRecipe | None,
-    out: Path,
-    spec: MergeSpec,
-    on_progress: Callable[[Progress], None],
-    labels: Sequence[str] | None = None,
-    norms: Mapping[str, float | None] | None = None,
-    kept: Path | None = None,
-) -> MergeReport:
-    """Merge the adapter in a folder into the base in a folder and write a complete model folder `out`.
+def carry_out(order: MergeOrder, host: Host) -> MergeReport:
+    """Merge an adapter into its base and write a complete model folder, the host's `out`.
 
-    `quantization` is the recipe with which the adapter was trained, None for a 16- or 32-bit base. With "auto" both the
-    original and the dequantised base are merged and compared with the base as trained plus the unmerged adapter, and
-    the closer one is kept; a base that is stored in 4 bits is dequantised. The sum is computed in float32, block by
-    block from mapped files, and rounded once. For a classification with `labels`, the trained head is included, and the
-    config has the labels' names. `norms` are the norms of ΔW by module stored at publication, `kept` is the folder in
-    which weights of the base in 4 bits are kept between attempts.
+    With "auto" both the original and the dequantised base are merged and compared with the base as trained plus the
+    unmerged adapter, and the closer one is kept; a base that is stored in 4 bits is dequantised. The sum is computed in
+    float32, block by block from mapped files, and rounded once. For a classification the trained head is included, and
+    the config has the labels' names.
 
     The files are written next to `out`, and get that name only once they have been read back and found correct. A
     killed run is resumed. Raises PipelineError, after which there is nothing at `out`.
     """
-    # A real name, unlike . and .. .
-    out = out.parent.resolve() / out.name if out.name not in ("", "..") else out.resolve()
-    _require_place(base, adapter, out)
-    tokenizer = load_tokenizer(base, ends=labels is None)
-    classes = None if labels is None else Classes(tuple(labels), pad_token_id(read_config(base), tokenizer))
-    packing = read_packing(base)
+    out = host.out.resolve()
+    _require_place(order.base, order.adapter, out)
+    tokenizer, classes = load_tokenizer(order.base, ends=order.labels is None), None
+    if order.labels is not None:
+        classes = Classes(tuple(order.labels), pad_token_id(read_config(order.base), tokenizer))
+    packing = read_packing(order.base)
     with stored_quantization_named():
-        require_onto(packing, spec.onto)
-        require_unpacking(quantization, spec.onto)
-    quantization = packing or quantization
-    if spec.onto == "dequantized" and quantization is None:
-        raise PipelineError(
-            FailureReason.SPEC,
-            "The adapter was trained over a base that was not quantised; merge onto original or auto.",
-        )
-    candidates: tuple[Onto, ...] = ("original",)
-    if packing is not None:
-        candidates = ("dequantized",)
-    elif quantization is not None:
-        both: tuple[Onto, ...] = ("original",) if quantization.type == "int8" else ("dequantized", "original")
-        candidates = both if spec.onto == "auto" else (spec.onto,)
-    merging = _Merging(base, adapter, out, quantization, classes, spec, tokenizer, norms, on_progress, kept)
+        require_onto(packing, order.spec.onto)
+        require_unpacking(order.quantization, order.spec.onto)
+    merging = _Merging(order, host, out, packing or order.quantization, classes, tokenizer)
     with memory_errors_named("merge on a machine with more of it."):
-        plans = [merging.planned(onto) for onto in candidates]
+        plans = [merging.planned(onto) for onto in _candidates(order, packing)]
         if (report := finished(out, [plan.digest for plan in plans])) is not None:
             return MergeReport.model_validate_json(report)
         with full_disk_named(out, plans[0].written):
             return merging.run(plans)
 
 
-def carry_out(order: MergeOrder, host: Host) -> MergeReport:
-    """Merge one adapter into its base."""
-    return merge(
-        base=order.base,
-        adapter=order.adapter,
-        quantization=order.quantization,
-        labels=order.labels,
-        out=host.out,
-        spec=order.spec,
-        on_progress=host.report,
-        norms=order.norms,
-        kept=order.kept,
-    )
+def _candidates(order: MergeOrder, packing: QuantizationRecipe | None) -> Sequence[Onto]:
+    """Return what the adapter is merged onto, to keep the closest. Raises PipelineError ("spec")."""
+    if packing is not None:
+        return ["dequantized"]
+    recipe, onto = order.quantization, order.spec.onto
+    if recipe is None:
+        if onto == "dequantized":
+            raise PipelineError(
+                FailureReason.SPEC,
+                "The adapter was trained over a base that was not quantised; merge onto original or auto.",
+            )
+        return ["original"]
+    if onto != "auto":
+        return [onto]
+    return ["original"] if recipe.type == "int8" else ["dequantized", "original"]
 
 
 def _require_place(base: Path, adapter: Path, out: Path) -> None:
     """Raise PipelineError if a merge would be written into its own inputs."""
-    target = out.resolve()
     for called, source in (("base", base.resolve()), ("adapter", adapter.resolve())):
-        if target == source or source in target.parents:
+        if out == source or source in out.parents:
             raise PipelineError(
                 FailureReason.SPEC, f"{out} is in the {called}'s own folder; choose a folder of its own with -o DIR."
             )
@@ -139,7 +113,7 @@ class _Candidate:
     prepared: Prepared
     folder: Path
     digests: dict[str, str]
-    found: ReadBack
+    found: FoundCorrect
     distance: Distance | None = None
 
     def far(self) -> float:
@@ -150,26 +124,25 @@ class _Candidate:
 
 @dataclass
 class _Merging:
-    base: Path
-    adapter: Path
+    order: MergeOrder
+    host: Host
     out: Path
+    #: How the base was quantised in training, or is stored.
     quantization: QuantizationRecipe | None
     classes: Classes | None
-    spec: MergeSpec
     tokenizer: Any
-    norms: Mapping[str, float | None] | None
-    on_progress: Callable[[Progress], None]
-    kept: Path | None
     device: Device = field(default_factory=choose_device)
     started_s: float = field(default_factory=time.perf_counter)
 
     def planned(self, onto: Onto) -> Prepared:
         """Return what a merge onto a base would write. Raises PipelineError for anything that can't be merged exactly."""
-        dtype = None if self.spec.dtype == "auto" else self.spec.dtype
-        plan = prepare(self.base, self.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization)
-        if self.spec.quantize is None:
+        dtype = None if self.order.spec.dtype == "auto" else self.order.spec.dtype
+        plan = prepare(
+            self.order.base, self.order.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization
+        )
+        if self.order.spec.quantize is None:
             return plan
-        return replace(plan, digest=plan_digest({"plan": plan.digest, "quantize": self.spec.quantize}))
+        return replace(plan, digest=digest_of({"plan": plan.digest, "quantize": self.order.spec.quantize}))
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the closest and give it the final name."""
@@ -203,29 +176,19 @@ class _Merging:
 
     def _expected(self, plans: Sequence[Prepared]) -> Expected | None:
         """Return the trained model's predictions; None if there isn't enough memory."""
-        stored = dtype_name(read_config(self.base).dtype)
+        stored = dtype_name(read_config(self.order.base).dtype)
         # A device that can't multiply 16-bit numbers holds them in 32.
-        wider = 2 if stored != native_dtype(self.base, self.device) == "float32" else 1
+        wider = 2 if stored != native_dtype(self.order.base, self.device) == "float32" else 1
         needed = prompts_bytes(
             wider * sum(tensor.end - tensor.begin for tensor in plans[0].base.tensors.values()),
             quantized=self.quantization is not None,
             merged_bytes=wider * max(sum(each.size_bytes for each in plan.written) for plan in plans),
-            vocabulary=int(getattr(read_config(self.base).get_text_config(), "vocab_size", 0) or 0),
+            vocabulary=int(getattr(read_config(self.order.base).get_text_config(), "vocab_size", 0) or 0),
         )
         if self.device.available_memory_bytes() < needed:
             return None
         self._say("load", "measuring the base as trained with the adapter")
-        return _if_memory(
-            lambda: as_trained(
-                self.base,
-                self.adapter,
-                quantization=self.quantization,
-                classes=self.classes,
-                device=self.device,
-                tokenizer=self.tokenizer,
-                kept=self.kept,
-            )
-        )
+        return _if_memory(lambda: as_trained(self.order, self.classes, self.device, self.tokenizer))
 
     def _written(self, plan: Prepared, folder: Path, expected: Expected | None) -> _Candidate:
         """Write a plan's files next to the target, read them back, and measure the model."""
@@ -236,14 +199,14 @@ class _Merging:
             shards = write_shards(plan.base, plan.written, plan.blocks, folder, self._counted("merge", total))
             write_small_files(
                 shards.folder,
-                base=self.base,
-                adapter=self.adapter,
+                base=self.order.base,
+                adapter=self.order.adapter,
                 config=plan.config,
                 stored=plan.base,
                 written=plan.written,
             )
             if self.classes is None:
-                stop_as_taught(shards.folder, self.base, self.adapter, self.tokenizer)
+                stop_as_taught(shards.folder, self.order.base, self.order.adapter, self.tokenizer)
             found = read_back(plan, shards.folder, shards.digests, self._counted("read back", total))
             require_said(plan, shards.folder)
             one = _Candidate(plan, folder, shards.digests, found)
@@ -263,7 +226,7 @@ class _Merging:
     ) -> MergeReport:
         plan = best.prepared
         with _removed_if_wrong(best.folder):
-            hold_norms(judgement, best.found, self.norms)
+            hold_norms(judgement, best.found, self.order.norms)
             if best.distance is not None and expected is not None:
                 judgement.hold_distance(best.distance, plan, quantised=self.quantization is not None)
                 metrics["max_abs_logit_diff"] = best.distance.max_abs_logit_diff
@@ -279,7 +242,7 @@ class _Merging:
             libraries=library_versions(),
             digests={file: digest_of(named) for file, named in sorted(digests.items())},
             norms=best.found.norms if len(best.found.norms) <= _MOST_NORMS else {},
-            read_back=ReadBackReport(
+            read_back=ReadBack(
                 tensors=best.found.tensors,
                 copied=best.found.copied,
                 rows=best.found.rows,
@@ -297,13 +260,13 @@ class _Merging:
     ) -> tuple[dict[str, dict[str, str]], FourBitWeights | None]:
         """Quantise the best candidate to 4 bits if requested; return the digests by file, and what is in 4 bits."""
         plan = best.prepared
-        if self.spec.quantize is None:
+        if self.order.spec.quantize is None:
             by_file: dict[str, dict[str, str]] = {}
             for each in plan.written:
                 by_file.setdefault(each.file, {})[each.name] = best.digests[each.name]
             return by_file, None
-        self._say("quantize", f"putting the merged model into {self.spec.quantize}")
-        recipe = nf4(self.base, plan.dtype, self.classes)
+        self._say("quantize", f"putting the merged model into {self.order.spec.quantize}")
+        recipe = nf4(self.order.base, plan.dtype, self.classes)
         with _removed_if_wrong(best.folder), in_their_place(best.folder) as (merged, out):
             found = write_in_four_bits(merged, out, recipe, self.classes)
             if expected is not None:
@@ -322,20 +285,20 @@ class _Merging:
             furthest=found.furthest,
         )
 
-    def _counted(self, phase: str, total: int) -> Callable[[Written], None]:
+    def _counted(self, phase: str, total: int) -> Callable[[MergedTensor], None]:
         """Return a callback that reports how many tensors are done."""
         done = 0
 
-        def say(written: Written) -> None:
+        def say(written: MergedTensor) -> None:
             nonlocal done
             done += 1
             if not written.copied or done == total:
-                self.on_progress(Progress(phase=phase, step=done, total=total, unit="tensors"))
+                self.host.report(Progress(phase=phase, step=done, total=total, unit="tensors"))
 
         return say
 
     def _say(self, phase: str, message: str) -> None:
-        self.on_progress(Progress(phase=phase, message=message))
+        self.host.report(Progress(phase=phase, message=message))
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Written:
+class MergedTensor:
     """A tensor of the merged model."""
 
     name: str
@@ -80,7 +80,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Target:
+class ResolvedMerge:
     """The options of a merge, all resolved."""
 
     onto: Onto
@@ -102,8 +102,8 @@ class Target:
 
 
 def plan_tensors(
-    base: StoredBase, placement: Placement, changes: Changes, target: Target
-) -> tuple[list[Written], list[str]]:
+    base: StoredBase, placement: Placement, changes: Changes, target: ResolvedMerge
+) -> tuple[list[MergedTensor], list[str]]:
     """Return all tensors in the order in which they are written, and the names of those that were tied to another.
 
     Raises PipelineError if something can't be merged exactly.
@@ -111,7 +111,7 @@ def plan_tensors(
     _require_shapes(placement, changes)
     _require_complete(placement, changes)
     of_source = placement.of_source()
-    found: list[Written] = []
+    found: list[MergedTensor] = []
     for name in base.weight_names():
         if name in placement.unused and target.drops_unused:
             continue
@@ -125,7 +125,9 @@ def plan_tensors(
     return found + added, untied
 
 
-def _stored(name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes: Changes, target: Target) -> Written:
+def _stored(
+    name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes: Changes, target: ResolvedMerge
+) -> MergedTensor:
     """Return what becomes of one of the base's tensors."""
     tensor = base.tensors[name]
     parameters = [parameter for parameter, _ in parts]
@@ -158,7 +160,7 @@ def _stored(name: str, parts: list[tuple[str, Piece]], base: StoredBase, changes
         if window.changes
     )
     copied = not (windows or through or four_bits or packed) and dtype == tensor.dtype
-    return Written(
+    return MergedTensor(
         name=name,
         file=tensor.file.name,
         dtype=dtype,
@@ -186,9 +188,11 @@ def _is_whole(piece: Piece) -> bool:
     return piece.axes == tuple(range(len(piece.axes))) and not any(piece.begin) and not any(piece.source_begin)
 
 
-def _added(base: StoredBase, placement: Placement, changes: Changes, target: Target) -> tuple[list[Written], list[str]]:
+def _added(
+    base: StoredBase, placement: Placement, changes: Changes, target: ResolvedMerge
+) -> tuple[list[MergedTensor], list[str]]:
     """Return the tensors that the base doesn't have: heads, and copies of weights that are no longer tied."""
-    found: list[Written] = []
+    found: list[MergedTensor] = []
     untied: list[str] = []
     last = list(base.headers)[-1]
     tied = {name for group in changes.tied for name in group}
@@ -214,7 +218,7 @@ def _added(base: StoredBase, placement: Placement, changes: Changes, target: Tar
     return found, untied
 
 
-def _new(parameter: str, changes: Changes, target: Target, file: str) -> Written:
+def _new(parameter: str, changes: Changes, target: ResolvedMerge, file: str) -> MergedTensor:
     """Return a tensor that comes only from the adapter."""
     whole = changes.by_parameter[parameter][0]
     assert isinstance(whole, Whole)
@@ -223,7 +227,7 @@ def _new(parameter: str, changes: Changes, target: Target, file: str) -> Written
     grid = _grid(shape, flat=False)
     zeros = (0,) * len(shape)
     window = _window(parameter, Piece(parameter, zeros, shape, tuple(range(len(shape))), zeros), shape, grid, changes)
-    return Written(parameter, file, dtype, shape, grid, None, (window,))
+    return MergedTensor(parameter, file, dtype, shape, grid, None, (window,))
 
 
 def _grid(shape: Shape, *, flat: bool) -> Grid:

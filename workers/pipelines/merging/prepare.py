@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_module
+from sdk.formats.canonical_json import digest_of
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -19,9 +20,8 @@ from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.changes import Changes, LowRank, low_rank, read_changes
 from workers.pipelines.merging.folder import labelled_config, merged_config
 from workers.pipelines.merging.placement import place, tied_groups
-from workers.pipelines.merging.plan import Onto, Target, Written, plan_tensors
+from workers.pipelines.merging.plan import MergedTensor, Onto, ResolvedMerge, plan_tensors
 from workers.pipelines.merging.stored_base import StoredBase, open_stored_base
-from workers.pipelines.merging.writing import plan_digest
 from workers.pipelines.model.blueprint import blank_model, blank_model_of, read_blueprint, read_config
 from workers.pipelines.model.classifier import Classes, configure
 from workers.pipelines.model.device import DTYPES, DtypeName, dtype_name
@@ -38,12 +38,12 @@ class Prepared:
 
     base: StoredBase
     changes: Changes
-    written: tuple[Written, ...]
-    target: Target
+    written: tuple[MergedTensor, ...]
+    target: ResolvedMerge
     config: dict[str, Any]
     #: The precision in the merged model's config.
     dtype: DtypeName
-    #: SHA-256 of the plan.
+    #: SHA-256 of the plan, by which a later run recognises its own files.
     digest: str
 
     def blocks(self) -> Blocks:
@@ -104,7 +104,7 @@ def prepare(
         "base": {file: _identity(base / file) for file in stored.headers},
         "adapter": {name: file_digest(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
     }
-    return Prepared(stored, changes, tuple(written), target, config, named, plan_digest(said))
+    return Prepared(stored, changes, tuple(written), target, config, named, digest_of(said))
 
 
 def _target(
@@ -115,7 +115,7 @@ def _target(
     onto: Onto,
     dtype: DtypeName | None,
     recipe: QuantizationRecipe | None,
-) -> Target:
+) -> ResolvedMerge:
     trained: dict[str, Any] = {}
     quantised: frozenset[str] = frozenset()
     transposed: frozenset[str] = frozenset()
@@ -130,7 +130,7 @@ def _target(
         if not stored.packed:
             quantised = frozenset(f"{name}.weight" for name in quantised_names(base, recipe, classes))
             transposed &= quantised
-    return Target(
+    return ResolvedMerge(
         onto=onto,
         dtype=dtype,
         stored=dtype_name(read_config(base).dtype),
@@ -159,7 +159,7 @@ def _require_untied(base: Path, config: dict[str, Any], classes: Classes | None,
         )
 
 
-def _described(written: Written) -> list[Any]:
+def _described(written: MergedTensor) -> list[Any]:
     """Return a tensor's part of the plan's digest, including its parameters' changes."""
     plain = [getattr(written, each.name) for each in fields(written) if each.name not in ("grid", "windows")]
     windows = [

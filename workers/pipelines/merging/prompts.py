@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.batches import padded_ids
 from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.fixed_texts import PROBE_TEXTS
@@ -25,6 +24,7 @@ from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, give_back
 from workers.pipelines.model.loading import load_base, load_written
+from workers.pipelines.orders import MergeOrder
 
 #: The most tokens of each text; a small batch keeps the logits of a large vocabulary small.
 _PROBE_LENGTH = 128
@@ -55,22 +55,13 @@ class Expected:
         return int(self.probe["attention_mask"].sum())
 
 
-def as_trained(
-    base: Path,
-    adapter: Path,
-    *,
-    quantization: QuantizationRecipe | None,
-    classes: Classes | None,
-    device: Device,
-    tokenizer: Any,
-    kept: Path | None = None,
-) -> Expected:
+def as_trained(order: MergeOrder, classes: Classes | None, device: Device, tokenizer: Any) -> Expected:
     """Return the logits of the base as trained with the unmerged adapter. Raises PipelineError."""
-    loaded = load_base(base, device, quantization=quantization, classes=classes, kept=kept)
+    loaded = load_base(order.base, device, quantization=order.quantization, classes=classes, kept=order.kept)
     if classes is None:
         require_causal(loaded.model)
-    probe = _probe(base, tokenizer, device, words=words_of(loaded.model))
-    model = load_adapter(loaded.model, adapter)
+    probe = _probe(order.base, tokenizer, device, words=words_of(loaded.model))
+    model = load_adapter(loaded.model, order.adapter)
     logits, kept = _logits(model, probe, classes)
     del model, loaded
     give_back()

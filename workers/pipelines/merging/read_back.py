@@ -16,12 +16,12 @@ from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, BadBase
 from sdk.formats.safetensors import SafetensorsError
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import named
-from workers.pipelines.merging.found import ReadBack, wrong
-from workers.pipelines.merging.plan import Written
+from workers.pipelines.merging.found import FoundCorrect, wrong
+from workers.pipelines.merging.plan import MergedTensor
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.recomputed import Recomputed
 from workers.pipelines.merging.stored_base import StoredBase, open_files
-from workers.pipelines.merging.threads import Room, at_once, threads
+from workers.pipelines.merging.threads import ScratchMemory, at_once, threads
 from workers.pipelines.merging.writing import digest_in
 
 #: How many bytes are compared at a time.
@@ -29,13 +29,13 @@ _CHUNK_BYTES = 4 * 2**20
 
 
 def read_back(
-    prepared: Prepared, folder: Path, digests: Mapping[str, str], done: Callable[[Written], None]
-) -> ReadBack:
+    prepared: Prepared, folder: Path, digests: Mapping[str, str], done: Callable[[MergedTensor], None]
+) -> FoundCorrect:
     """Check the weight files in a folder against the plan. Raises PipelineError ("verification"), naming the tensor."""
-    files, room = _opened(prepared, folder), Room()
+    files, room = _opened(prepared, folder), ScratchMemory()
 
-    def look_at(written: Written) -> ReadBack:
-        found = ReadBack(tensors=1, copied=int(written.copied))
+    def look_at(written: MergedTensor) -> FoundCorrect:
+        found = FoundCorrect(tensors=1, copied=int(written.copied))
         if digest_in(files, written.name) != digests[written.name]:
             raise wrong(written.name, "are not those that were computed")
         if written.copied:
@@ -44,7 +44,7 @@ def read_back(
             Recomputed(prepared, files, written, found, room).check()
         return found
 
-    whole = ReadBack()
+    whole = FoundCorrect()
     with threads(at_once(prepared.written, prepared.base.packed)) as reading:
         # In a fixed order, so that sums are the same each time.
         for written, found in zip(prepared.written, reading.map(look_at, prepared.written), strict=True):
@@ -89,7 +89,7 @@ def _object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _require_copy(base: StoredBase, files: StoredBase, written: Written) -> None:
+def _require_copy(base: StoredBase, files: StoredBase, written: MergedTensor) -> None:
     ours = np.frombuffer(files.bytes_of(written.name), "u1")
     theirs = np.frombuffer(base.bytes_of(written.source or ""), "u1")
     same = len(ours) == len(theirs) and all(

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.changes import LowRank, Rows, Shift, Whole
-from workers.pipelines.merging.found import ReadBack, wrong
+from workers.pipelines.merging.changes import AdapterRows, LowRank, Shift, Whole
+from workers.pipelines.merging.found import FoundCorrect, wrong
 from workers.pipelines.merging.four_bits import quantised, stored_in_four_bits
 from workers.pipelines.merging.independent import (
     FORMATS,
@@ -32,10 +32,10 @@ from workers.pipelines.merging.independent import (
     step_at,
     times,
 )
-from workers.pipelines.merging.plan import Window, Written, parameter_grid
+from workers.pipelines.merging.plan import MergedTensor, Window, parameter_grid
 from workers.pipelines.merging.prepare import Prepared
 from workers.pipelines.merging.stored_base import StoredBase
-from workers.pipelines.merging.threads import Room
+from workers.pipelines.merging.threads import ScratchMemory
 from workers.pipelines.model.device import DTYPES
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class Recomputed:
         self,
         prepared: Prepared,
         files: StoredBase,
-        written: Written,
-        found: ReadBack,
-        room: Room,
+        written: MergedTensor,
+        found: FoundCorrect,
+        room: ScratchMemory,
     ) -> None:
         self._room = room
         self._prepared, self._files, self._written = prepared, files, written
@@ -269,7 +269,7 @@ class Recomputed:
         total[inside, columns], size[inside, columns] = block, sizes
 
     def _put(
-        self, change: Whole | Shift | Rows, window: Window, plane: int, rows: Array, total: Array, size: Array
+        self, change: Whole | Shift | AdapterRows, window: Window, plane: int, rows: Array, total: Array, size: Array
     ) -> None:
         """Put the adapter's own numbers into some rows of a plane of (rows, columns)."""
         inside = (rows >= window.row) & (rows < window.row + window.rows)
@@ -285,7 +285,7 @@ class Recomputed:
         if window.turned:
             first_row, first_column = first_column, first_row
         across = slice(first_column, first_column + window.columns)
-        if isinstance(change, Rows):
+        if isinstance(change, AdapterRows):
             tokens = given.reshape(len(change.indices), -1)
             for number, index in enumerate(change.indices):
                 total[rows == index - window.parameter_row + window.row] = tokens[number][across]

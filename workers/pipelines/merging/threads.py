@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from workers.pipelines.merging.plan import Written
-from workers.pipelines.model.device import one_thread
+from workers.pipelines.cpu.arithmetic import one_thread
+from workers.pipelines.merging.plan import MergedTensor
 
 #: Threads per merge. More of them would wait for each other during the Python code between products.
 _MOST = 2
 
 
-def at_once(written: Sequence[Written], packed: Container[str | None]) -> int:
+def at_once(written: Sequence[MergedTensor], packed: Container[str | None]) -> int:
     """Return how many tensors are computed at a time: one if whole weights are held in 4 bits."""
     held = any(each.four_bits or each.source in packed for each in written)
     return 1 if held else _MOST
 
 
-class Room(threading.local):
+class ScratchMemory(threading.local):
     """Memory that each thread reuses: allocating it again takes as long as filling it."""
 
     def __init__(self) -> None:

@@ -24,14 +24,13 @@ import torch
 import xxhash
 
 from sdk.file_locks import locked, locked_if_free
-from sdk.formats.canonical_json import digest_of
 from sdk.formats.safetensors import Kind
-from sdk.formats.safetensors_header import Entry, with_length, written_header
+from sdk.formats.safetensors_header import TensorEntry, with_length, written_header
 from sdk.schemas.failures import FailureReason
 from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.merging.blocks import Blocks
-from workers.pipelines.merging.plan import Written
+from workers.pipelines.merging.plan import MergedTensor
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.threads import at_once, threads
 
@@ -66,10 +65,10 @@ def beside(target: Path, plan: str) -> Iterator[Path]:
 
 def write_shards(
     base: StoredBase,
-    written: Sequence[Written],
+    written: Sequence[MergedTensor],
     blocks: Callable[[], Blocks],
     folder: Path,
-    done: Callable[[Written], None],
+    done: Callable[[MergedTensor], None],
 ) -> Shards:
     """Write every weight file below `folder`, except those that an earlier run has finished; return where they are.
 
@@ -80,13 +79,13 @@ def write_shards(
     finished = _read_journal(journal)
     telling, stopped = threading.Lock(), threading.Event()
 
-    def tell(tensor: Written) -> None:
+    def tell(tensor: MergedTensor) -> None:
         with telling:
             if stopped.is_set():
                 raise _StoppedError
             done(tensor)
 
-    def shard(file: str, tensors: Sequence[Written]) -> tuple[Mapping[str, str], Future[None] | None]:
+    def shard(file: str, tensors: Sequence[MergedTensor]) -> tuple[Mapping[str, str], Future[None] | None]:
         digests = finished.get(file)
         if digests is not None and _is_whole(shards.folder, file, tensors, digests):
             for tensor in tensors:
@@ -123,7 +122,7 @@ def _keep(path: Path, journal: Path, digests: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_named(target: Path, written: Sequence[Written]) -> Iterator[None]:
+def full_disk_named(target: Path, written: Sequence[MergedTensor]) -> Iterator[None]:
     """Turn a full disk into a PipelineError ("disk_full")."""
     try:
         yield
@@ -190,21 +189,21 @@ def _prefix(target: Path) -> str:
     return f".{target.name}.partial-"
 
 
-def _by_file(base: StoredBase, written: Sequence[Written]) -> dict[str, list[Written]]:
-    found: dict[str, list[Written]] = {file: [] for file in base.headers}
+def _by_file(base: StoredBase, written: Sequence[MergedTensor]) -> dict[str, list[MergedTensor]]:
+    found: dict[str, list[MergedTensor]] = {file: [] for file in base.headers}
     for each in written:
         found[each.file].append(each)
     return {file: _aligned(base, tensors) for file, tensors in found.items() if tensors}
 
 
-def _aligned(base: StoredBase, tensors: list[Written]) -> list[Written]:
+def _aligned(base: StoredBase, tensors: list[MergedTensor]) -> list[MergedTensor]:
     """Put wider types first, as the format's library does, so that each tensor is aligned; not if all types are the base's."""
     if all(each.source == each.name and each.dtype == base.tensors[each.name].dtype for each in tensors):
         return tensors
     return sorted(tensors, key=lambda each: -Kind(each.dtype, (1,)).size_bytes)
 
 
-def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:
+def header_of(base: StoredBase, file: str, tensors: Sequence[MergedTensor]) -> bytes:
     """Return the header of a file with its length: the base's own, byte for byte, if nothing in it differs."""
     own = [name for name in base.tensors if base.tensors[name].file.name == file]
     same = [each.name for each in tensors] == own and all(
@@ -212,17 +211,17 @@ def header_of(base: StoredBase, file: str, tensors: Sequence[Written]) -> bytes:
     )
     if same:
         return with_length(bytes(base.headers[file].raw))
-    entries = (Entry(each.name, each.dtype, each.shape, each.size_bytes) for each in tensors)
+    entries = (TensorEntry(each.name, each.dtype, each.shape, each.size_bytes) for each in tensors)
     return written_header(entries, base.metadata(file))
 
 
 def _write_shard(
     base: StoredBase,
     file: str,
-    tensors: Sequence[Written],
+    tensors: Sequence[MergedTensor],
     blocks: Blocks,
     folder: Path,
-    done: Callable[[Written], None],
+    done: Callable[[MergedTensor], None],
 ) -> dict[str, str]:
     def parts() -> Iterator[tuple[str, Iterable[Any]]]:
         for tensor in tensors:
@@ -254,7 +253,7 @@ def chunks(view: memoryview) -> Iterator[memoryview]:
     return (view[begin : begin + _CHUNK_BYTES] for begin in range(0, len(view), _CHUNK_BYTES))
 
 
-def _computed(blocks: Blocks, tensor: Written) -> Iterator[memoryview]:
+def _computed(blocks: Blocks, tensor: MergedTensor) -> Iterator[memoryview]:
     for plane in range(tensor.grid.planes):
         for begin, end in blocks.ranges(tensor):
             rows = blocks.rows(tensor, plane, begin, end)
@@ -280,7 +279,7 @@ def digest_in(files: StoredBase, name: str) -> str:
     return digest.hexdigest()
 
 
-def _is_whole(folder: Path, file: str, tensors: Sequence[Written], digests: Mapping[str, str]) -> bool:
+def _is_whole(folder: Path, file: str, tensors: Sequence[MergedTensor], digests: Mapping[str, str]) -> bool:
     """Whether a shard that an earlier run finished still matches the journal."""
     try:
         there = open_files(folder, [file])
@@ -310,22 +309,17 @@ def _append(path: Path, said: Mapping[str, Any]) -> None:
         os.fsync(journal.fileno())
 
 
-def require_room(folder: Path, target: Path, written: Sequence[Written]) -> None:
+def require_room(folder: Path, target: Path, written: Sequence[MergedTensor]) -> None:
     """Raise PipelineError ("disk_full") if the disk lacks the room for everything that is still to be written in a folder."""
     there = sum(path.stat().st_size for path in (folder / _FILES).iterdir())
     if shutil.disk_usage(folder).free + there < sum(each.size_bytes for each in written):
         raise _disk_full(target, written)
 
 
-def _disk_full(target: Path, written: Sequence[Written]) -> PipelineError:
+def _disk_full(target: Path, written: Sequence[MergedTensor]) -> PipelineError:
     size = sum(each.size_bytes for each in written)
     return PipelineError(
         FailureReason.DISK_FULL,
         f"The disk of {target.parent} is too full for the merged model of {size / 1e9:.2f} GB; free some space and run the"
         " merge again; it continues from the files that are complete.",
     )
-
-
-def plan_digest(said: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a merge's inputs, by which a later run recognises its own files."""
-    return digest_of(said)

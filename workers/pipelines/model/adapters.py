@@ -79,6 +79,21 @@ def _sort_metadata(path: Path) -> None:
         file.write(ordered)
 
 
+def unload(worn: Any) -> Any:
+    """Remove an adapter from its base; return the base, with its own modules where PEFT leaves an adapter's whole ones, such
+    as a classification's head.
+    """
+    from peft.utils import ModulesToSaveWrapper
+
+    base = worn.get_base_model()
+    own = {name: each.original_module for name, each in base.named_modules() if isinstance(each, ModulesToSaveWrapper)}
+    worn.unload()
+    for name, module in own.items():
+        parent, _, child = name.rpartition(".")
+        setattr(base.get_submodule(parent), child, module)
+    return base
+
+
 def load_adapter(model: Any, adapter: Path) -> Any:
     """Return a PeftModel of `model` with the adapter in a folder, in evaluation mode, its matrices in float32.
 

@@ -1,14 +1,9 @@
-"""The device that a pipeline computes on: its abilities, its memory, and its peak use.
-
-Freed memory is returned to the system on request: glibc would keep pieces that are between other pieces.
-"""
+"""The device that a pipeline computes on: its abilities, its memory, and its peak use."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import platform
 import re
 import resource
 import sys
@@ -21,6 +16,8 @@ import torch
 
 from sdk.schemas.failures import FailureReason
 from workers.main_memory import main_memory
+from workers.pipelines.cpu.arithmetic import multiplies_bfloat16
+from workers.pipelines.cpu.heap import give_pages_back
 from workers.pipelines.errors import PipelineError
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
@@ -98,7 +95,7 @@ def choose_device() -> Device:
     if torch.cuda.is_available():
         dtype: DtypeName = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         return Device("cuda", torch.cuda.get_device_name(0), dtype)
-    return Device("cpu", "cpu", "bfloat16" if _cpu_multiplies_bfloat16() else "float32")
+    return Device("cpu", "cpu", "bfloat16" if multiplies_bfloat16() else "float32")
 
 
 def dtype_name(dtype: Any) -> DtypeName:
@@ -128,32 +125,6 @@ def memory_errors_named(advice: str) -> Iterator[None]:
         raise PipelineError(FailureReason.OOM, f"Memory ran out; {advice}") from error
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: with several, each of many small products would wait for the slowest thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16; emulated, it is several times slower than float32."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if platform.machine() in {"x86_64", "AMD64"}:
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-#: mallopt(3): pieces of at least this size are mapped separately.
-_MMAP_THRESHOLD = -3
-#: The processor's larger page size, so that fewer pages are needed (`GLIBC_TUNABLES` of a worker's child).
-_MAPPED_BYTES = 2 * 2**20
-
-
 def give_back() -> None:
     """Free reference cycles, and return free memory: the heap's pages, and a card's cached blocks.
 
@@ -163,23 +134,3 @@ def give_back() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     give_pages_back()
-
-
-def give_pages_back() -> None:
-    """Return the heap's free pages, also those between pieces in use."""
-    _of_glibc("malloc_trim", 0)
-
-
-def map_large_pieces() -> None:
-    """From now on, map each large piece separately, so that it is returned once it is freed, and leaves no gap.
-
-    This halves the memory of a training with checkpointing, and the system spends an eighth of the time on making pages.
-    """
-    _of_glibc("mallopt", _MMAP_THRESHOLD, _MAPPED_BYTES)
-
-
-def _of_glibc(name: str, *given: int) -> None:
-    """Call one of glibc's functions; other C libraries don't have it."""
-    found: Any = getattr(ctypes.CDLL(None), name, None)
-    if found is not None:
-        found(*given)

@@ -83,7 +83,8 @@ def load_base(
     of a classifier, are always made again. Also raises PipelineError ("base") if this processor can't compute in 8
     bits.
     """
-    silence()
+    # Progress goes by the callback.
+    transformers_logging.disable_progress_bar()
     packing = read_packing(base)
     quantization = packing or quantization
     if quantization is None:
@@ -156,7 +157,8 @@ def load_written(folder: Path, device: Device, classes: Classes | None) -> Any:
 
     A tensor that is missing in its files, or has another shape, is an error.
     """
-    silence()
+    # Progress goes by the callback.
+    transformers_logging.disable_progress_bar()
     config = read_config(folder)
     wrong = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
     with named(FailureReason.BASE, "its weights can't be loaded ({first}).", *wrong):
@@ -243,20 +245,12 @@ def _bitsandbytes_version() -> str:
     return version("bitsandbytes")
 
 
-def silence() -> None:
-    """Keep progress bars of the libraries off the terminal; progress goes by the callback."""
-    import datasets
-
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
 @contextlib.contextmanager
 def deprecations_silenced() -> Iterator[None]:
     """Silence two deprecations that the libraries raise about each other, and no others.
 
-    transformers renames gradient checkpointing to activation checkpointing; PEFT, TRL and older transformers know
-    only the first name.
+    transformers renames gradient checkpointing to activation checkpointing; PEFT and older transformers know only the
+    first name.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)

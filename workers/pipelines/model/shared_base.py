@@ -19,7 +19,7 @@ import torch
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.lora.tensors import open_file
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import load_adapter, peft_config_of
+from workers.pipelines.model.adapters import load_adapter, peft_config_of, unload
 from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.torch_tensors import as_torch
@@ -249,16 +249,9 @@ def _held(model: Any) -> list[_Held]:
 
 def _take_off(worn: Any, model: Any) -> None:
     """Remove an adapter from its base, as far as PEFT can; whether the base is as before is checked at its next use."""
-    from peft.utils import ModulesToSaveWrapper
-
-    # PEFT leaves an adapter's whole modules, such as a classification's head, in place of the base's own.
-    own = {name: each.original_module for name, each in model.named_modules() if isinstance(each, ModulesToSaveWrapper)}
     # If PEFT can't remove it, the base is loaded again.
     with suppress(AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        worn.unload()
-        for name, module in own.items():
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module)
+        unload(worn)
     if hasattr(model, "peft_config"):
         # PEFT would add the next adapter to those that are still named here.
         del model.peft_config

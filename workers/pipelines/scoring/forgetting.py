@@ -61,26 +61,26 @@ def general_scores(bare: BareTexts, model: Any | None) -> dict[str, float]:
 
     Empty if one of them is not a number.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     losses, kl = _numbers(bare.losses), [0.0]
     loss_base = _mean(losses, bare.tokens)
     if model is not None:
         losses = []
         batches = example_batches(bare.examples, SFT, bare.pad_id, _TOGETHER, model.device)
         for number, batch in enumerate(batches):
-            found_losses, found_kl = _changed(bare, number, model, batch)
-            losses += found_losses
-            kl += found_kl
-    found = {
+            token_losses, token_kl = _changed(bare, number, model, batch)
+            losses += token_losses
+            kl += token_kl
+    metrics = {
         "general_loss": _mean(losses, bare.tokens),
         "general_loss_base": loss_base,
         "general_kl": _mean(kl, bare.tokens),
     }
-    if not bare.tokens or not all(map(math.isfinite, found.values())):
+    if not bare.tokens or not all(map(math.isfinite, metrics.values())):
         return {}
     # For similar predictions rounding may make it negative.
-    found["general_kl"] = max(0.0, found["general_kl"])
-    return {**found, "general_tokens": float(bare.tokens), "general_s": time.perf_counter() - begun}
+    metrics["general_kl"] = max(0.0, metrics["general_kl"])
+    return {**metrics, "general_tokens": float(bare.tokens), "general_s": time.perf_counter() - started}
 
 
 def _bare_losses(model: Any, batch: Batch, held: HeldLogits) -> Any:
@@ -88,7 +88,7 @@ def _bare_losses(model: Any, batch: Batch, held: HeldLogits) -> Any:
 
     Widened logits are processed a few rows at a time, and none of a batch are left when the next is read.
     """
-    logits, targets = _said(model, batch)
+    logits, targets = _logits(model, batch)
     held.append(logits)
     losses = [
         torch.nn.functional.cross_entropy(some.float(), right, reduction="none")
@@ -99,11 +99,11 @@ def _bare_losses(model: Any, batch: Batch, held: HeldLogits) -> Any:
 
 def _changed(bare: BareTexts, number: int, model: Any, batch: Batch) -> tuple[list[float], list[float]]:
     """Return the loss of each token of a batch with the adapter, and its divergence from the bare base, in nats."""
-    logits, targets = _said(model, batch)
-    there = bare.logits.read(number).to(logits.device)
-    far = divergence(there, logits)
+    logits, targets = _logits(model, batch)
+    base_logits = bare.logits.read(number).to(logits.device)
+    far = divergence(base_logits, logits)
     # ln Σeᶻ - z of the right token: the bare base's, and what the adapter added to both.
-    losses = bare.losses[number] + far.normaliser - (_at(logits, targets) - _at(there, targets))
+    losses = bare.losses[number] + far.normaliser - (_at(logits, targets) - _at(base_logits, targets))
     return losses.tolist(), far.kl.tolist()
 
 
@@ -121,7 +121,7 @@ def _at(logits: Any, targets: Any) -> Any:
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1).double().cpu()
 
 
-def _said(model: Any, batch: Batch) -> tuple[Any, Any]:
+def _logits(model: Any, batch: Batch) -> tuple[Any, Any]:
     """Return the logits of a batch, (tokens, vocabulary) in the model's type, and these tokens, (tokens,)."""
     with torch.no_grad():
         logits, targets, _ = said_logits(model, without_last(batch))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from sdk.schemas.evaluation import Conditions
-from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.version_records import RELEASES
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.model.blueprint import read_packing
-from workers.pipelines.model.device import Device
-from workers.pipelines.model.loading import LoadedBase, dtype_to_be
+from workers.pipelines.model.loading import dtype_to_be
 from workers.pipelines.model.packed import held_as
-from workers.pipelines.orders import RecordedScores
-from workers.pipelines.scoring.row_scores import RowScores
+from workers.pipelines.scoring.target import Target
 
 #: Increased with every change in adapterctl's own part of a score: how a loss is summed, on which tokens it is
 #: computed, how rows are cut to their length, how prompts and labels are read. It is recorded with the scores, so that
@@ -30,20 +26,35 @@ class AlreadyRecorded(Exception):  # noqa: N818 - nothing went wrong
         self.ident = ident
 
 
-def held_in(
-    base: Path, quantization: QuantizationRecipe | None, device: Device, conditions: Conditions, *, own: bool
-) -> Conditions | None:
-    """Return the conditions with the way the base will be held, as far as this is known in advance; None if it isn't.
-
-    `own`: the recipe is the scored adapter's own.
+def require_unrecorded(
+    target: Target, conditions: Conditions, metrics: Sequence[str], samples: int, *, texts: bool
+) -> None:
+    """Raise AlreadyRecorded for scores under these conditions, with the same releases of libraries, that have all
+    `metrics`, as many `samples`, and with `texts` the prediction of each row.
     """
-    packing = read_packing(base)
-    recipe = packing or quantization
+    if (expected := _as_held(target, conditions)) is None:
+        return
+    libraries = library_versions()
+    for scores in target.item.recorded:
+        if (
+            _are_equal(scores.conditions, expected)
+            and {name: one for name, one in scores.libraries.items() if name not in RELEASES} == libraries
+            and set(metrics) <= set(scores.metrics)
+            and scores.samples >= samples
+            and (scores.texts or not texts)
+        ):
+            raise AlreadyRecorded(scores.id)
+
+
+def _as_held(target: Target, conditions: Conditions) -> Conditions | None:
+    """Return the conditions with the way the base will be held, as far as this is known in advance; None if it isn't."""
+    item, packing = target.item, read_packing(target.item.base)
+    recipe, own = packing or item.quantization, item.adapter is not None and target.spec.precision == "as-trained"
     if not own and packing is None and recipe is not None and len(recipe.skipped_modules) > 1:
         # More than the output head is unquantised, as for a bare base next to an adapter; the record has only the
         # number of such modules.
         return None
-    dtype = dtype_to_be(base, recipe, device)
+    dtype = dtype_to_be(item.base, recipe, target.device)
     held = held_as(None if recipe is None else recipe.model_copy(update={"compute_dtype": dtype}))
     if held is not None:
         # A packed base lists its unquantised modules, as does an adapter's own recipe if it names some; otherwise it is
@@ -52,43 +63,8 @@ def held_in(
     return conditions.model_copy(update={"dtype": dtype, "quantization": held})
 
 
-def held_by(loaded: LoadedBase, conditions: Conditions, scored: RowScores) -> dict[str, Any]:
-    """Return what a report says about the base in memory, about the libraries, and about the conditions that follow."""
-    held = {"quantization": held_as(loaded.quantization), "dtype": loaded.dtype, "failed": scored.failed_digests()}
-    return {
-        "precision": loaded.dtype if loaded.quantization is None else loaded.quantization.type,
-        "libraries": library_versions(),
-        "conditions": conditions.model_copy(update=held),
-    }
-
-
-def require_unrecorded(
-    recorded: Iterable[RecordedScores],
-    expected: Conditions | None,
-    metrics: Sequence[str],
-    samples: int,
-    *,
-    texts: bool = False,
-) -> None:
-    """Raise AlreadyRecorded for scores under the `expected` conditions, with the same releases of libraries, that have
-    all `metrics`, as many `samples`, and with `texts` the answer of each row.
-    """
-    if expected is None:
-        return
-    libraries = library_versions()
-    for found in recorded:
-        if (
-            _are_equal(found.conditions, expected)
-            and found.libraries == libraries
-            and set(metrics) <= set(found.metrics)
-            and found.samples >= samples
-            and (found.texts or not texts)
-        ):
-            raise AlreadyRecorded(found.id)
-
-
-def _are_equal(found: Conditions, expected: Conditions) -> bool:
-    held = found.quantization
+def _are_equal(recorded: Conditions, expected: Conditions) -> bool:
+    held = recorded.quantization
     if held is not None and expected.quantization is not None and expected.quantization["skipped"] is None:
-        found = found.model_copy(update={"quantization": {**held, "skipped": None}})
-    return found == expected
+        recorded = recorded.model_copy(update={"quantization": {**held, "skipped": None}})
+    return recorded == expected

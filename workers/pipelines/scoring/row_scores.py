@@ -61,8 +61,10 @@ class RowScores:
     #: How many answered rows expect more tokens than an answer may have.
     longer_references: int = 0
 
-    def add_losses(self, losses: Iterable[tuple[Example, float]]) -> None:
-        """Add the summed loss of each example; a row has the sum over its examples."""
+    def add_losses(self, losses: Sequence[tuple[Example, float]], advice: str) -> None:
+        """Add the summed loss of each example; a row has the sum over its examples. Raises PipelineError, which ends with
+        `advice`, if no row has one.
+        """
         sums: dict[int, list[float]] = {}
         for example, loss in losses:
             sums.setdefault(example.row, []).append(loss)
@@ -71,6 +73,8 @@ class RowScores:
         self.loss_sums |= {row: loss for row, loss in found.items() if abs(loss) <= MOST_SCORE}
         if bad := sorted(found.keys() - self.loss_sums.keys()):
             self.failed["loss"] = bad
+        if not self.loss_sums:
+            raise PipelineError(FailureReason.DIVERGED, f"The loss on these rows is {losses[0][1]}; {advice}.")
 
     def add_answers(self, rows: Sequence[int], answers: Sequence[str], found: TextScores) -> None:
         """Add the generated texts of some rows, and their scores."""
@@ -108,11 +112,23 @@ class RowScores:
             if name != "loss"
         }
         rows = {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows)}
-        return {**rows, **self._long, **over}
+        return {**rows, **self.long, **over}
 
     @property
-    def _long(self) -> dict[str, float]:
-        return counts_of_long(len(self.unscored), self.shortened, self.shortened_prompts, self.longer_references)
+    def long(self) -> dict[str, float]:
+        """The numbers of rows scored in part or not at all, of cut prompts, and of references longer than any answer; those
+        that are not 0.
+
+        >>> RowScores(shortened=1).long
+        {'shortened_rows': 1.0}
+        """
+        counts = {
+            UNSCORED_ROWS: len(self.unscored),
+            SHORTENED_ROWS: self.shortened,
+            SHORTENED_PROMPT_ROWS: self.shortened_prompts,
+            LONGER_REFERENCE_ROWS: self.longer_references,
+        }
+        return {name: float(count) for name, count in counts.items() if count}
 
     def failed_digests(self) -> dict[str, str]:
         """`Conditions.failed`: means over other rows can't be compared."""
@@ -144,18 +160,6 @@ def require_few_rows(rows: Sized, most: int) -> None:
             f"There are {len(rows):,} rows, and {most:,} of this target can be scored: a job stores the scores of "
             f"{MOST_TARGET_ROWS:,} rows of a target, and of {MOST_JOB_ROWS:,} of all its targets. Evaluate on fewer rows, or fewer targets.",
         )
-
-
-def counts_of_long(unscored: int, shortened: int, prompts: int = 0, references: int = 0) -> dict[str, float]:
-    """The numbers of rows scored in part or not at all, of cut prompts, and of references longer than any answer; a
-    record has those that are not 0.
-
-    >>> counts_of_long(1, 0)
-    {'unscored_rows': 1.0}
-    """
-    counts = {UNSCORED_ROWS: unscored, SHORTENED_ROWS: shortened, SHORTENED_PROMPT_ROWS: prompts}
-    counts[LONGER_REFERENCE_ROWS] = references
-    return {name: float(count) for name, count in counts.items() if count}
 
 
 def _writable(text: str | None) -> str | None:

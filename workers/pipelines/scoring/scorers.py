@@ -55,16 +55,16 @@ def load_scorers(names: Iterable[str]) -> list[Scorer]:
 
     Raises PipelineError ("spec") if this is true for all of them.
     """
-    found, faults = list[Scorer](), list[PipelineError]()
+    loaded, faults = list[Scorer](), list[PipelineError]()
     for name in names:
         try:
-            found.append(_load(name))
+            loaded.append(_load(name))
         except PipelineError as error:
             faults.append(error)
-            found.append(Scorer(name, NOBODY, _failing(error.message)))
-    if faults and len(faults) == len(found):
+            loaded.append(Scorer(name, NOBODY, _failing(error.message)))
+    if faults and len(faults) == len(loaded):
         raise faults[0]
-    return found
+    return loaded
 
 
 def _load(name: str) -> Scorer:
@@ -80,33 +80,33 @@ def _load(name: str) -> Scorer:
         traceback.print_exc()
         raise PipelineError(
             FailureReason.SPEC,
-            f"The scorer {entry.name!r} of {made_by(entry)} can't be loaded ({_said(error)}); correct it on the"
+            f"The scorer {entry.name!r} of {made_by(entry)} can't be loaded ({_one_line(error)}); correct it on the"
             " worker, or leave it out.",
         ) from error
     return Scorer(entry.name, made_by(entry), score)
 
 
-def _failing(said: str) -> Callable[[str, list[str], dict[str, Any]], object]:
+def _failing(message: str) -> Callable[[str, list[str], dict[str, Any]], object]:
     """Return a scorer that fails on every row, like an installed one that crashes."""
 
     def score(_answer: str, _references: list[str], _row: dict[str, Any]) -> object:
-        raise NoScorerError(said)
+        raise NoScorerError(message)
 
     return score
 
 
 def add_scores(
-    found: TextScores,
+    scores: TextScores,
     scorer: Scorer,
     answers: Sequence[str],
     references: Sequence[Sequence[str]],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Add a scorer's results to `found`: its mean, the scores of the rows, and the places without one."""
+    """Add a scorer's results to `scores`: its mean, the scores of the rows, and the places without one."""
     whole = SCORER_PREFIX + scorer.name
     scored: list[dict[str, float]] = []
     names: set[str] = set()
-    others = {name for own in found.rows for name in own}
+    others = {name for own in scores.rows for name in own}
     for place, (answer, expected, row) in enumerate(zip(answers, references, rows, strict=True)):
         try:
             # It may modify its arguments.
@@ -119,7 +119,7 @@ def add_scores(
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # whatever it stumbles over, the other rows have their scores
             if all(scored):
                 # The first one goes to the job's log.
-                found.errors[scorer.name] = _said(error)
+                scores.errors[scorer.name] = _one_line(error)
                 error.add_note(f"{scorer.name} has no score of the completion {place}, or of others that it failed on.")
                 traceback.print_exc()
             scored.append({})
@@ -128,15 +128,15 @@ def add_scores(
         scored.append(numbers)
     for name in sorted(names or {whole}):
         values = [each[name] for each in scored if name in each]
-        for own, each in zip(found.rows, scored, strict=True):
+        for own, each in zip(scores.rows, scored, strict=True):
             own.update({name: each[name]} if name in each else {})
         if len(values) < len(scored):
-            found.failed[name] = [place for place, each in enumerate(scored) if name not in each]
+            scores.failed[name] = [place for place, each in enumerate(scored) if name not in each]
         if values:
-            found.metrics[name] = math.fsum(values) / len(values)
+            scores.metrics[name] = math.fsum(values) / len(values)
 
 
-def _said(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """Return the type of an error and its first line, in one line."""
     kind = type(error).__name__
     try:
@@ -184,19 +184,19 @@ class Grading:
 
     def definitions(self) -> dict[str, str]:
         """Return what defines the scores, for their conditions."""
-        found = {"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)}
-        found |= {"regex": self.regex} if self.regex is not None else {}
-        found |= {"python": GRAMMAR} if "code_parses" in self.metrics else {}
-        return found | {SCORER_PREFIX + scorer.name: scorer.made_by for scorer in self.scorers}
+        definitions = {"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)}
+        definitions |= {"regex": self.regex} if self.regex is not None else {}
+        definitions |= {"python": GRAMMAR} if "code_parses" in self.metrics else {}
+        return definitions | {SCORER_PREFIX + scorer.name: scorer.made_by for scorer in self.scorers}
 
     def score(
         self, answers: Sequence[str], references: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]
     ) -> TextScores:
         """Score answers as they were generated, each against its references; `rows` are the fields of their rows."""
-        found = score_texts(self.metrics, answers, references, regex=self.regex)
+        scores = score_texts(self.metrics, answers, references, regex=self.regex)
         for scorer in self.scorers:
-            add_scores(found, scorer, [answer.strip() for answer in answers], references, rows)
-        return found
+            add_scores(scores, scorer, [answer.strip() for answer in answers], references, rows)
+        return scores
 
 
 def grading_of(spec: EvaluationSpec) -> Grading:
@@ -208,5 +208,5 @@ def grading_of(spec: EvaluationSpec) -> Grading:
 
 def require_scorable(spec: EvaluationSpec, generated: int) -> None:
     """Raise PipelineError ("spec") if scores of completions are requested by name, but none are generated."""
-    if not generated and (asked := spec.asked_of_texts):
-        raise PipelineError(FailureReason.SPEC, f"{no_completions(asked)}.")
+    if not generated and (requested := spec.asked_of_texts):
+        raise PipelineError(FailureReason.SPEC, f"{no_completions(requested)}.")

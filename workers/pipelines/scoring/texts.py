@@ -118,22 +118,22 @@ def score_texts(
     If a metric raises, or its score is not a number, only that row lacks it.
     """
     stripped = list(zip(map(str.strip, answers), references, strict=True))
-    found = TextScores({}, [{} for _ in answers], {})
+    scores = TextScores({}, [{} for _ in answers], {})
     for name in metrics:
         metric = _SCORES[name] if name != "regex" else _looking_for(regex or "")
         pairs = list(zip(answers, references, strict=True)) if metric.as_written else stripped
         scored = []
         for place, (answer, expected) in enumerate(pairs):
             if (score := _score(metric, answer, expected)) is None:
-                found.failed.setdefault(name, []).append(place)
+                scores.failed.setdefault(name, []).append(place)
                 continue
-            found.rows[place][name] = score
+            scores.rows[place][name] = score
             scored.append(place)
         if scored and metric.corpus is not None:
-            found.metrics[name] = metric.corpus([pairs[place] for place in scored])
+            scores.metrics[name] = metric.corpus([pairs[place] for place in scored])
         elif scored:
-            found.metrics[name] = math.fsum(found.rows[place][name] for place in scored) / len(scored)
-    return found
+            scores.metrics[name] = math.fsum(scores.rows[place][name] for place in scored) / len(scored)
+    return scores
 
 
 def _score(metric: Metric, answer: str, references: Sequence[str]) -> float | None:
@@ -176,11 +176,11 @@ def _refuse(name: str) -> None:
 
 def token_f1(answer: str, reference: str) -> float:
     """Return the F1 over the words that both have, counted as often as both have them (Rajpurkar et al. 2016)."""
-    said, expected = Counter(words(answer)), Counter(words(reference))
-    if not said and not expected:
+    answered, expected = Counter(words(answer)), Counter(words(reference))
+    if not answered and not expected:
         return 1.0
-    common = (said & expected).total()
-    return 2 * common / (said.total() + expected.total())
+    common = (answered & expected).total()
+    return 2 * common / (answered.total() + expected.total())
 
 
 def _best(of_one: Callable[[str, str], float]) -> Metric:
@@ -205,9 +205,9 @@ def _looking_for(expression: str) -> Metric:
 
 def _rouge(kind: str) -> Metric:
     def of_one(answer: str, reference: str) -> float:
-        said, expected = words(answer), words(reference)
+        answered, expected = words(answer), words(reference)
         # A single word has no pair of words; equal texts are right anyway.
-        return 1.0 if said == expected else float(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
+        return 1.0 if answered == expected else float(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
 
     # As in the package's `score_multi`.
     return _best(of_one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,12 @@ from transformers import set_seed
 
 from sdk.lora.adapter_config import config_of
 from sdk.schemas.failures import FailureReason
+from workers.pipelines.cpu.dropout import draw_by_sixteen_bits
 from workers.pipelines.data.batches import Batch, example_batches, of_sequences, rows_of
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.preferences import log_likelihoods
 from workers.pipelines.data.stored_examples import shortest_of
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.dropout import SixteenBitDropout
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.trained_whole import biases_of, keep_biases, widen_trained, without_adapter
 from workers.pipelines.training.eva import start_at_inputs
@@ -27,6 +28,36 @@ from workers.pipelines.training.inputs import Inputs
 
 #: Keys of a configuration that describe an adapter that has been saved.
 _OF_THE_FILE = frozenset({"base_model_name_or_path", "inference_mode", "init_lora_weights", "peft_type", "revision"})
+
+#: The names in modules and configs for the share that they drop, including whole layers, or for the noise that they add.
+_DRAWS = re.compile("drop|jitter")
+
+
+def own_dropout(model: Any) -> float:
+    """Return the largest dropout probability of a model in training; 0 if it drops nothing."""
+    found = [0.0]
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            found.append(float(module.p))
+        # Some models store only the number and call the function.
+        found += [value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
+    return max(found)
+
+
+def drop_nothing(model: Any) -> None:
+    """Make a model compute in training as in evaluation, without drawing anything at random."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and _DRAWS.search(name):
+                setattr(module, name, 0.0)
+    for config in {
+        id(module.config): module.config for module in model.modules() if hasattr(module, "config")
+    }.values():
+        for name, value in list(vars(config).items()):
+            if isinstance(value, float) and _DRAWS.search(name):
+                setattr(config, name, 0.0)
 
 
 def adapted(given: Inputs, loaded: LoadedBase) -> Any:
@@ -54,14 +85,11 @@ def adapted(given: Inputs, loaded: LoadedBase) -> Any:
         _start_magnitudes(model)
     if spec.init_lora_weights == "eva" and given.resumed is None:
         start_at_inputs(model, given.rows.examples, of_sequences(given.objective), spec, given.tokenizer.pad_token_id)
-        if lora.use_dora and spec.eva_rho > 1:
+        if lora.use_dora and spec.moves_ranks:
             # PEFT has replaced the matrices of modules with another rank.
             _start_magnitudes(model)
     if given.device.kind == "cpu" and spec.dropout > 0:
-        for module in model.modules():
-            if isinstance(module, LoraLayer):
-                for name in module.lora_dropout:
-                    module.lora_dropout[name] = SixteenBitDropout(spec.dropout)
+        draw_by_sixteen_bits(model, spec.dropout)
     return model
 
 

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import JsonScalar, Sha256, Wire, digest_of
 from sdk.whole_files import give_name, sync
@@ -30,7 +31,6 @@ from workers.pipelines.training.states import Standing, States
 OPTIMIZER_NAME = "optimizer.safetensors"
 GENERATORS_NAME = "generators.safetensors"
 PROGRESS_NAME = "progress.json"
-STATE_NAME = "trainer_state.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
 #: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`.
@@ -41,29 +41,10 @@ FILES = frozenset(
         OPTIMIZER_NAME,
         GENERATORS_NAME,
         PROGRESS_NAME,
-        STATE_NAME,
         REPORT_NAME,
         RECORD_NAME,
     }
 )
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Where and when a training writes checkpoints, and from which one it resumes."""
-
-    #: Checkpoints are made here, each in a folder named by its step.
-    folder: Path
-    #: One after each step whose number this divides.
-    every_steps: int | None
-    #: One after the first step that ends this long after the last one was written.
-    every_s: float | None
-    #: Called with step, total and folder once a checkpoint is complete and on disk.
-    written: Callable[[int, int, Path], None]
-    #: Called after each step, and between the phases before the first one, to ask whether to stop.
-    must_stop: Callable[[], bool]
-    #: The folder of a checkpoint to resume from.
-    resume: Path | None
 
 
 class Interrupted(Exception):  # noqa: N818 - it reads as what happened
@@ -124,16 +105,16 @@ class Resumed:
 class Pace:
     """Decides after which steps a checkpoint is due."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._every_steps = checkpoints.every_steps
-        self._every_s = checkpoints.every_s
+    def __init__(self, policy: CheckpointPolicy) -> None:
+        self._policy = policy
         self._last = time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Whether one is due after `step`."""
-        if self._every_steps is not None and step % self._every_steps == 0:
+        """Whether one is due after `step`, which has just ended."""
+        every, minutes = self._policy.every_steps, self._policy.every_minutes
+        if every is not None and step % every == 0:
             return True
-        return self._every_s is not None and time.monotonic() - self._last >= self._every_s
+        return minutes is not None and time.monotonic() - self._last >= minutes * 60
 
     def wrote(self) -> None:
         """Restart the count of seconds to the next one."""
@@ -159,7 +140,6 @@ def write_checkpoint(
     report: TrainingReport,
     states: States,
     write_adapter: Callable[[Path], None],
-    write_trainer_state: Callable[[Path], None],
 ) -> Path:
     """Write a checkpoint's files under a temporary name, sync them to disk, and rename them into `folder`; return the path.
 
@@ -175,7 +155,6 @@ def write_checkpoint(
         save_tensors(states.optimizer, partial / OPTIMIZER_NAME)
         save_tensors(states.generators, partial / GENERATORS_NAME)
         (partial / PROGRESS_NAME).write_text(states.standing.model_dump_json(), encoding="utf-8")
-        write_trainer_state(partial / STATE_NAME)
         (partial / REPORT_NAME).write_text(report.model_dump_json(), encoding="utf-8")
         (partial / RECORD_NAME).write_text(record.model_dump_json(), encoding="utf-8")
         sync(*partial.iterdir(), partial)

@@ -5,15 +5,15 @@ model and memory.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.families import ConfigError
-from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.version_records import TrainingRecord
+from workers.pipelines.cpu.row_attention import MOST_MASKED, passes_of_packs, take_rows_alone
 from workers.pipelines.data.batches import TokenLosses, token_losses
 from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
@@ -22,8 +22,7 @@ from workers.pipelines.data.stored_examples import first_lengths_of, longest_of
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.rotary import turns_at
-from workers.pipelines.model.row_attention import take_rows_alone
-from workers.pipelines.orders import Fit, Rung
+from workers.pipelines.orders import Fit
 from workers.pipelines.training.adapting import short_rows
 from workers.pipelines.training.fitting import Fitting, Limits, Say
 from workers.pipelines.training.forecasting import blueprint_in, needs_checkpointing
@@ -32,9 +31,6 @@ from workers.pipelines.training.short_of_memory import looked_twice
 
 #: Packed passes must need this much less computation, since their masks are computed too, and attention with a mask is slower.
 _CHEAPER = 0.95
-#: Packed rows that attention computes one by one still have a mask of all tokens by all tokens, which separates them:
-#: for this many tokens, about 256 MiB without its copies. Longer passes save nothing more.
-_MOST_MASKED = 8192
 #: How many rows this is estimated from.
 _MOST_ROWS = 4096
 
@@ -45,8 +41,6 @@ def fitting_of(
     model: Any,
     say: Say,
     *,
-    killed_on: Rung | None,
-    rung_file: Path | None,
     base_dropout: float,
 ) -> Fitting:
     """Return how much is computed at once: as in the checkpoint or the record to repeat, or else as chosen here."""
@@ -68,22 +62,18 @@ def fitting_of(
         rows = min(spec.batch_size, given.training_rows)
         if rows > 1 and given.objective.name == "classify" and reads_padding(model, given.tokenizer.pad_token_id):
             rows, kind = 1, loaded.model.config.model_type
-            say(Progress(phase="fit", message=f"rows are passed one at a time: {kind} reads what they are padded with"))
+            say(f"rows are passed one at a time: {kind} reads what they are padded with")
         fit = Fit(micro_rows=rows, checkpointing=False, chunk_tokens=chunk)
         losses = _losses(head, chunk)
         in_packs = fit.model_copy(
-            update={"packed": True, **({} if place == "cuda" else _on_a_cpu(base, rows, longest))}
+            update={"packed": True, **({} if place == "cuda" else passes_of_packs(base, rows, longest))}
         )
         if _packs(given, loaded, model, losses, in_packs, say):
             fit = in_packs
     elif fit.packed and not _apart(given, loaded, model, _losses(head, fit.chunk_tokens), fit):
         # It was packed with other versions of the libraries; the losses are the same either way.
         kind = loaded.model.config.model_type
-        say(
-            Progress(
-                phase="fit", message=f"rows are no longer packed: {kind} does not keep rows of one sequence apart here"
-            )
-        )
+        say(f"rows are no longer packed: {kind} does not keep rows of one sequence apart here")
         fit = fit.model_copy(update={"packed": False, "row_attention": False})
     # A setting recorded on another machine may be more than this one can do.
     chunk, offloading = None if head is None else fit.chunk_tokens, fit.offloading and limits.offloading
@@ -99,10 +89,10 @@ def fitting_of(
         turns=turns_at(loaded.model),
         dtype=DTYPES[loaded.dtype],
         say=say,
-        rung_file=rung_file,
+        rung_file=given.order.rung_file,
     )
-    if killed_on is not None:
-        fitting.go_on_after(killed_on)
+    if given.order.killed_on is not None:
+        fitting.go_on_after(given.order.killed_on)
     fit = fitting.fit
     if not fit.checkpointing and limits.checkpointing and needs_checkpointing(given, loaded, model, fit):
         fitting.fit = _with_less(given, loaded, model, fit)
@@ -128,17 +118,17 @@ def _recorded(given: Inputs) -> Fit | None:
     """Return the setting of the training that this one repeats or resumes; None: this one chooses."""
     if given.resumed is not None:
         return given.resumed.record.fit
-    if given.like is None:
+    if given.order.like is None:
         return None
-    said = given.like.ran_with
-    rows, chunk = said.get("micro_batch"), said.get("logit_chunk_tokens")
+    record = TrainingRecord.read(given.order.like.ran_with)
+    rows = record.micro_batch
     return Fit(
-        micro_rows=rows if type(rows) is int and 1 <= rows <= given.spec.effective_batch else given.spec.batch_size,
-        checkpointing=said.get("gradient_checkpointing") is True,
-        chunk_tokens=chunk if type(chunk) is int and chunk > 0 else None,
-        offloading=said.get("activation_offloading") is True,
-        packed=said.get("packed") is True,
-        row_attention=said.get("row_attention") is True,
+        micro_rows=rows if rows is not None and rows <= given.spec.effective_batch else given.spec.batch_size,
+        checkpointing=record.gradient_checkpointing is True,
+        chunk_tokens=record.logit_chunk_tokens,
+        offloading=record.activation_offloading is True,
+        packed=record.packed is True,
+        row_attention=record.row_attention is True,
     )
 
 
@@ -149,7 +139,7 @@ def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | Non
     except OnePieceError:
         kind = loaded.model.config.model_type
         said = f"logits of all supervised tokens are there at once, since {kind} has no head that takes some of them"
-        say(Progress(phase="fit", message=said))
+        say(said)
         return None
 
 
@@ -167,27 +157,15 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
         why = "the noise of neftune_noise_alpha depends on the length of a sequence"
     elif len(given.rows.examples) < 2:
         why = "there is one alone"
-    elif asked == "auto" and fit.row_attention and longest_of(given.rows.examples) > _MOST_MASKED:
-        why = f"of a row of more than {_MOST_MASKED:,} tokens beside others the mask is too large"
+    elif asked == "auto" and fit.row_attention and longest_of(given.rows.examples) > MOST_MASKED:
+        why = f"of a row of more than {MOST_MASKED:,} tokens beside others the mask is too large"
     elif asked == "auto" and not _is_cheaper(given, loaded, fit):
         why = "rows sorted by length take less time"
     elif not _apart(given, loaded, model, losses, fit):
         why = f"{loaded.model.config.model_type} does not keep rows of one sequence apart"
     if why is None or given.spec.packing is not None:
-        say(Progress(phase="fit", message="rows are packed" if why is None else f"rows are not packed: {why}"))
+        say("rows are packed" if why is None else f"rows are not packed: {why}")
     return why is None
-
-
-def _on_a_cpu(base: Any, rows: int, longest: int) -> dict[str, bool | int]:
-    """Return how packed rows are computed: one by one in attention, in passes with room for several of the longest
-    ones, or in short passes if a model has another kind of attention.
-
-    Attention over a long sequence with a mask takes longer on a CPU than many short passes.
-    """
-    if take_rows_alone(base):
-        take_rows_alone(base, False)
-        return {"row_attention": True, "micro_rows": max(1, min(rows, _MOST_MASKED // longest))}
-    return {"micro_rows": 1}
 
 
 def _apart(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, fit: Fit) -> bool:

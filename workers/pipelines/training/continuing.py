@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,15 @@ from safetensors.torch import load_file
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.adapters import mismatch, peft_config_of
 from workers.pipelines.model.trained_whole import compare_with_this
 
 
-@dataclass(frozen=True)
-class Continued:
-    """The version that a training continues."""
-
-    #: The folder with its two files.
-    folder: Path
-    #: How the base was quantised for it; None: it wasn't.
-    quantization: QuantizationRecipe | None
-
-
-def require_same_config(parent: Continued, lora: LoraConfig) -> None:
-    """Raise PipelineError ("adapter") if the parent's config has another scale or variant than the training."""
-    theirs = peft_config_of(parent.folder)
+def require_same_config(parent: Path, lora: LoraConfig) -> None:
+    """Raise PipelineError ("adapter") if the config in the parent's folder has another scale or variant than the training."""
+    theirs = peft_config_of(parent)
     pairs = {
         "r": (theirs.r, lora.rank),
         "lora_alpha": (theirs.lora_alpha, lora.alpha),
@@ -50,9 +39,9 @@ def require_same_config(parent: Continued, lora: LoraConfig) -> None:
             )
 
 
-def require_moved(tensors: Mapping[str, Any], parent: Continued) -> None:
+def require_moved(tensors: Mapping[str, Any], parent: Path) -> None:
     """Raise PipelineError ("untrained") if a training has left every matrix as in the parent."""
-    stored = load_file(parent.folder / WEIGHTS_FILE)
+    stored = load_file(parent / WEIGHTS_FILE)
     if all(
         bool((tensor.to("cpu", stored[name].dtype) == stored[name]).all())
         for name, tensor in tensors.items()
@@ -65,7 +54,7 @@ def require_moved(tensors: Mapping[str, Any], parent: Continued) -> None:
         )
 
 
-def compare_with_parent(model: Any, parent: Continued) -> None:
+def compare_with_parent(model: Any, parent: Path) -> None:
     """Use the parent as the reference for preferences; the fresh PeftModel stays as it is. Raises PipelineError ("adapter")."""
     trained = [each for each in model.parameters() if each.requires_grad]
     fresh = [each.detach().clone() for each in trained]
@@ -75,11 +64,11 @@ def compare_with_parent(model: Any, parent: Continued) -> None:
         parameter.data = data
 
 
-def load_parent(model: Any, parent: Continued) -> None:
+def load_parent(model: Any, parent: Path) -> None:
     """Fill each matrix of a fresh PeftModel, in float32, from the parent's file. Raises PipelineError ("adapter")."""
     said = f"The {WEIGHTS_FILE} of the version to continue can't be read; push it again."
     with named(FailureReason.ADAPTER, said, OSError, SafetensorError):
-        stored = load_file(parent.folder / WEIGHTS_FILE)
+        stored = load_file(parent / WEIGHTS_FILE)
     matrices = get_peft_model_state_dict(model, save_embedding_layers=False)
     if stored.keys() != matrices.keys():
         raise mismatch(stored.keys() - matrices.keys(), matrices.keys() - stored.keys())

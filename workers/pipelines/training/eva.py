@@ -56,7 +56,7 @@ def start_at_inputs(
         # Orthonormal, and in an invariant subspace of XᵀX its eigenvectors, the one with the most of X first.
         parts = {name: torch.linalg.svd(total, full_matrices=False) for name, total in sums.items()}
         found = {name: part.U for name, part in parts.items()}
-    if spec.eva_rho > 1:
+    if spec.moves_ranks:
         # σ² of each direction divided by all of X: the share that it explains.
         shares = {name: (parts[name].S / max(squares[name], 1e-300)).tolist() for name in layers}
         _redistribute(model, layers, shares, spec)
@@ -99,7 +99,7 @@ def _fresh(name: str, module: Any, spec: TrainingSpec) -> Any:
             f"EVA can't start an A of rank {rank} at the inputs of {name}, which are {width} wide; give a smaller rank, or leave"
             " init_lora_weights out.",
         )
-    most = max(rank, spec.most_rank) if spec.eva_rho > 1 else rank
+    most = max(rank, spec.most_rank) if spec.moves_ranks else rank
     drawn = torch.randn(width, min(width, 2 * most + _BESIDE), generator=torch.Generator().manual_seed(spec.seed))
     return torch.linalg.qr(drawn.double()).Q.to(module.lora_A["default"].weight.device)
 

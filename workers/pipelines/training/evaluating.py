@@ -17,7 +17,7 @@ from workers.pipelines.training.optimising import diverged
 
 
 def held_out_scores(
-    given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None]
+    given: Inputs, model: Any, fitting: Fitting, report: Callable[[Progress], None]
 ) -> dict[str, float]:
     """Return the loss of held-out rows, in nats per supervised token, label or preference, and the scores for the latter two.
 
@@ -27,7 +27,7 @@ def held_out_scores(
     if given.held_out is None:
         return {}
     rows = _rows_a_pass(given, fitting)
-    while (found := _scores(given, model, fitting, on_progress, rows)) is None:
+    while (found := _scores(given, model, fitting, report, rows)) is None:
         if rows > fitting.fit.micro_rows:
             fitting.fewer_rows("the evaluation")
         else:
@@ -46,7 +46,7 @@ def _rows_a_pass(given: Inputs, fitting: Fitting) -> int:
 
 
 def _scores(
-    given: Inputs, model: Any, fitting: Fitting, on_progress: Callable[[Progress], None], rows: int
+    given: Inputs, model: Any, fitting: Fitting, report: Callable[[Progress], None], rows: int
 ) -> dict[str, float] | None:
     """Return the scores; None if memory ran out, with nothing kept alive."""
     assert given.held_out is not None
@@ -56,7 +56,7 @@ def _scores(
     model.eval()
 
     def done(count: int) -> None:
-        on_progress(Progress(phase="evaluate", step=min(count, total), total=total, unit="rows"))
+        report(Progress(phase="evaluate", step=min(count, total), total=total, unit="rows"))
 
     try:
         if given.objective.name == "dpo":
@@ -64,7 +64,7 @@ def _scores(
             for judgement in judged(*how, fitting.losses):
                 pairs += judgement
                 done(len(pairs))
-            reference = "base" if given.parent is None else "parent"
+            reference = "base" if given.order.parent is None else "parent"
             return {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs, reference)}
         if given.objective.name == "sft":
             # The last running mean is the result.

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.whole_files import write_whole
+from workers.pipelines.cpu.heap import give_pages_back, map_large_pieces
+from workers.pipelines.cpu.row_attention import take_rows_alone
+from workers.pipelines.cpu.saved_tensors import narrow_saved
 from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, token_losses
 from workers.pipelines.data.heads import Head
 from workers.pipelines.data.packing import packed
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.device import give_back, map_large_pieces
-from workers.pipelines.model.row_attention import take_rows_alone
-from workers.pipelines.model.saved_tensors import narrow_saved
+from workers.pipelines.model.device import give_back
 from workers.pipelines.orders import Fit, Rung
 
 #: The last chunks are this many times smaller than those that cost no time.
@@ -79,8 +79,8 @@ def change(before: Fit, after: Fit) -> str:
     return ", ".join(said)
 
 
-#: The callback that is told how a training fits.
-Say = Callable[[Progress], None]
+#: Reports how a training fits.
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -114,6 +114,9 @@ class Fitting:
 
     def parts(self, batch: Batch, sequences: int) -> Iterator[Batch]:
         """Yield the passes over a batch, whose longest row comes first and whose rows have several sequences each."""
+        if not self.on_cuda:
+            # Passes have many lengths, so memory freed by one has gaps that the next one doesn't fill.
+            give_pages_back()
         if self.fit.packed:
             return packed(batch, self.fit.micro_rows * self.longest_tokens, self.turns)
         return micro_batches(batch, self.fit.micro_rows, self.turns, sequences)
@@ -165,7 +168,7 @@ class Fitting:
             # They are drawn per pass, so they depend on its rows.
             changed += f" (other {' and '.join(self.draws)})"
         self.steps.append(f"{where}: {changed}")
-        self.say(Progress(phase="fit", message=f"{why}; it goes on with {changed}, same effective batch"))
+        self.say(f"{why}; it goes on with {changed}, same effective batch")
         self.fit = below
 
     def record(self) -> str | None:

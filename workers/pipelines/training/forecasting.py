@@ -10,7 +10,7 @@ import torch
 
 from sdk.formats.option_texts import write_values
 from sdk.lora.planning.adapter import AdaptedModule, AdapterPlan, adapter_of
-from sdk.lora.planning.blueprint import Blueprint, blueprint_of
+from sdk.lora.planning.blueprint import ModelShapes, blueprint_of
 from sdk.lora.planning.families import ConfigError
 from sdk.lora.planning.footprint import pass_parts
 from sdk.lora.planning.forecast import CONTEXT_BYTES, PROCESS_BYTES, Run, forecast_of, keeps_activations
@@ -47,7 +47,7 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
     try:
         base = known_blueprint(config.to_dict(), {})
     except NotKnownError:
-        shapes = {name: list(shape) for name, shape in read_blueprint(given.base, given.classes).shapes.items()}
+        shapes = read_blueprint(given.order.base, given.classes).shapes
         try:
             base = known_blueprint(config.to_dict(), {name: list(shape) for name, shape in shapes.items()})
         except NotKnownError:
@@ -108,7 +108,7 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
     return not keeps_activations(sum(parts.values()), free_bytes=given.device.available_memory_bytes())
 
 
-def blueprint_in(model: Any) -> Blueprint:
+def blueprint_in(model: Any) -> ModelShapes:
     """Return the blueprint of a base in memory. Raises ConfigError for a config without the usual numbers."""
     config = model.config.get_text_config()
     # A family may have other names for these; the config object maps them.

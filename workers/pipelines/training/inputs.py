@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import shlex
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.formats.columns import parse_columns
 from sdk.formats.objectives import ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
-from sdk.rows.data_files import as_files
-from sdk.rows.holdout import hold_out_of
+from sdk.rows.audit import audit_rows
 from sdk.rows.splitting import rows_digest
+from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.held_out import both_held_out
 from sdk.schemas.lora_config import LoraConfig
-from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingSpec, both_held_out
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
-from workers.pipelines.data.mixing import Mixture, require_labels, weighted
+from workers.pipelines.data.mixing import require_labels, weighted
 from workers.pipelines.data.preferences import preference
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, Split, check_files, count_equal, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
@@ -40,10 +42,12 @@ from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.blueprint import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, resident_bytes
-from workers.pipelines.training.checkpoints import Checkpoints, Resumed
-from workers.pipelines.training.continuing import Continued, require_same_config
+from workers.pipelines.orders import TrainingOrder
+from workers.pipelines.training.checkpoints import Resumed
+from workers.pipelines.training.continuing import require_same_config
+from workers.pipelines.training.loop import LOOP
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
-from workers.pipelines.training.optimising import Schedule, require_card
+from workers.pipelines.training.optimising import Schedule, require_card, schedule_of
 from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
 
 #: Parts of a config about how it was stored, not about the model.
@@ -52,11 +56,9 @@ _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training is made from."""
+    """What a training is made from: its order, and what was read for it."""
 
-    base: Path
-    base_name: str
-    base_revision: str | None
+    order: TrainingOrder
     objective: Objective
     #: The labels of a classification.
     classes: Classes | None
@@ -65,27 +67,25 @@ class Inputs:
     #: Held-out rows that are also rows of the training.
     held_out_seen: int
     tokenizer: Any
-    spec: TrainingSpec
     device: Device
     lora: LoraConfig
     schedule: Schedule
     #: Everything that determines the training: digests and settings by name.
     configuration: dict[str, JsonScalar]
-    checkpoints: Checkpoints | None
     resumed: Resumed | None
-    parent: Continued | None
-    #: The version whose training this one repeats.
-    like: RecordedTraining | None
     #: Rows and digests of the two sides, if some of the rows are held out.
-    split: dict[str, JsonScalar]
+    split: TrainingRecord
     #: How many rows came from each file, if there are several.
     sources: list[SourceUse] | None = None
     #: What the audit found: the number of rows by kind.
     audit: Mapping[str, int] = field(default_factory=dict)
-    #: The folder in which weights of the base in 4 bits are kept.
-    kept: Path | None = None
     #: What the process has in main memory before it loads any weights; None where the system does not say it.
     process_bytes: int | None = None
+
+    @property
+    def spec(self) -> TrainingSpec:
+        """The options of the training."""
+        return self.order.spec
 
     @property
     def training_rows(self) -> int:
@@ -93,59 +93,52 @@ class Inputs:
         return len(self.rows.examples) // self.objective.sequences
 
 
-def read_inputs(
-    *,
-    base: Path,
-    base_name: str,
-    base_revision: str | None,
-    data: Path | Mixture,
-    eval_data: Path | None,
-    spec: TrainingSpec,
-    checkpoints: Checkpoints | None,
-    day: date | None = None,
-    parent: Continued | None = None,
-    like: RecordedTraining | None = None,
-) -> Inputs:
+def read_inputs(order: TrainingOrder) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
+    base, spec, weights = order.base, order.spec, order.weights
     device = choose_device()
     require_card(spec, device.kind)
-    mixture = data if isinstance(data, Mixture) else Mixture(as_files(data))
-    split = _read_split(mixture, eval_data, spec)
-    given = split.training if mixture.weights is None else weighted(split.training, mixture.weights, spec.seed)
+    split = _read_split(order)
+    given = split.training if weights is None else weighted(split.training, weights, spec.seed)
     objective = _objective(spec, _shape(given))
     classes = None
     tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
     if objective is CLASSIFY:
         pad = pad_token_id(read_config(base), tokenizer)
         classes = Classes(class_names(split.training), pad, spec.seed)
-        if mixture.weights is not None:
-            require_labels(split.training, given, mixture.weights)
+        if weights is not None:
+            require_labels(split.training, given, weights)
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
     lora = lora_config(spec, objective, blueprint)
-    rows = _tokens(base, given, tokenizer, spec, classes, day)
-    rows = replace(rows, rendering=rows.rendering.model_copy(update={**_told_by(base), "columns": spec.columns}))
+    rows = _tokens(order, given, tokenizer, classes)
+    # What defines how text becomes tokens, and where it ends.
+    read_by = {"tokenizer": tokenizer_of(base), "generation": generation_of(base), "columns": spec.columns}
+    rows = replace(rows, rendering=rows.rendering.model_copy(update=read_by))
     require_tokens(spec, rows.examples)
     held, seen = None, 0
     kept = split.held_out
-    if eval_data is not None:
-        kept = check_files(eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names)
+    if order.eval_data is not None:
+        kept = check_files(
+            order.eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names
+        )
         # After a split, no text is on both sides.
         seen = count_equal(kept, given)
     if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
-        held = _tokens(base, kept, tokenizer, spec, classes, day)
-    schedule = _schedule(spec, len(rows.examples) // objective.sequences)
+        held = _tokens(order, kept, tokenizer, classes)
+    schedule = schedule_of(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
-        "base": base_name,
-        "base_revision": base_revision,
+        "base": order.base_name,
+        "base_revision": order.base_revision,
         "base_config": _config_digest(base),
         "target_modules": ",".join([*lora.target_modules, *lora.target_parameters]),
-        "data": _data_digest(mixture),
+        "data": _data_digest(order),
         "tokens": _token_digest(rows.examples),
-        "eval_data": None if eval_data is None else file_digest(eval_data),
+        "eval_data": None if order.eval_data is None else file_digest(order.eval_data),
+        "loop": LOOP,
     }
     if rows.rendering.generation is not None:
         # The end of answers depends on it, and it is stored with the adapter.
@@ -153,82 +146,105 @@ def read_inputs(
     if rows.rendering.template_date is not None:
         # Only for a template that writes it: otherwise checkpoints don't depend on the day.
         configuration["template_date"] = rows.rendering.template_date
-    if parent is not None:
-        require_same_config(parent, lora)
-        configuration["parent"] = file_digest(parent.folder / WEIGHTS_FILE)
+    if order.parent is not None:
+        require_same_config(order.parent, lora)
+        configuration["parent"] = file_digest(order.parent / WEIGHTS_FILE)
     resumed = None
-    if checkpoints is not None and checkpoints.resume is not None:
-        resumed = read_checkpoint(checkpoints.resume, configuration=configuration, spec=spec, schedule=schedule)
-        if spec.eva_rho > 1:
-            lora = moved_ranks(checkpoints.resume, lora, spec)
+    if order.resume is not None:
+        resumed = read_checkpoint(order.resume, configuration=configuration, spec=spec, schedule=schedule)
+        if spec.moves_ranks:
+            lora = moved_ranks(order.resume, lora, spec)
     return Inputs(
-        base=base,
-        base_name=base_name,
-        base_revision=base_revision,
+        order=order,
         objective=objective,
         classes=classes,
         rows=rows,
         held_out=held,
         held_out_seen=seen,
         tokenizer=tokenizer,
-        spec=spec,
         device=device,
         lora=lora,
         schedule=schedule,
         configuration=configuration,
-        checkpoints=checkpoints,
         resumed=resumed,
-        parent=parent,
-        like=like,
         split=_sides(split),
-        sources=_sources(mixture, split.training, given),
+        sources=_sources(order, split.training, given),
         process_bytes=resident_bytes(),
     )
 
 
-def _read_split(data: Mixture, eval_data: Path | None, spec: TrainingSpec) -> Split:
+def audit(order: TrainingOrder, report: Callable[[Progress], None]) -> dict[str, int]:
+    """Return how many rows have faults, by kind, and report it. If disk or memory lack room, the audit is skipped."""
+    spec = order.spec
+    report(Progress(phase="data", message="auditing rows"))
+    keys = None if spec.columns is None else parse_columns(spec.columns)
+    try:
+        audited = audit_rows(
+            order.files,
+            label="",
+            columns=keys,
+            held_out=order.eval_data,
+            hold_out=spec.hold_out,
+            most_examples=1,
+        )
+    except (OSError, MemoryError) as error:
+        why = "the memory is too small" if isinstance(error, MemoryError) else error.strerror or error
+        report(Progress(phase="data", message=f"the rows were not audited: {why}"))
+        return {}
+    found = {finding.kind: finding.rows for finding in audited.findings}
+    if found:
+        said = ", ".join(f"{kind} {rows}" for kind, rows in found.items())
+        message = f"audit of the rows: {said}; see which with: adapterctl data check{_reading_options(spec)}"
+        report(Progress(phase="data", message=message))
+    return {str(kind): rows for kind, rows in found.items()}
+
+
+def _reading_options(spec: TrainingSpec) -> str:
+    """Return the training's options for reading rows, as `data check` takes them."""
+    given = {"columns": spec.columns} if spec.columns is not None else {}
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in {**given, **spec.of_holdout}.items()
+    )
+
+
+def _read_split(order: TrainingOrder) -> Split:
     """Return the rows of files, and the held-out ones. Raises PipelineError ("data", "spec")."""
-    if spec.holdout is not None and eval_data is not None:
+    if order.spec.hold_out is not None and order.eval_data is not None:
         raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
-    return read_split(data.files, hold_out_of(spec), columns=spec.columns)
+    return read_split(order.files, order.spec.hold_out, columns=order.spec.columns)
 
 
 def _shape(rows: Rows) -> Shape:
     return next(iter(rows)).shape
 
 
-def _data_digest(data: Mixture) -> str:
+def _data_digest(order: TrainingOrder) -> str:
     """Return the SHA-256 of a file, or of the digests and weights of several."""
-    digests = [file_digest(file.path) for file in data.files]
-    return digests[0] if len(digests) == 1 else digest_of({"files": digests, "weights": data.weights})
+    digests = [file_digest(source.path) for source in order.data]
+    return digests[0] if len(digests) == 1 else digest_of({"files": digests, "weights": order.weights})
 
 
-def _sources(data: Mixture, training: CheckedRows, drawn: CheckedRows) -> list[SourceUse] | None:
+def _sources(order: TrainingOrder, training: CheckedRows, drawn: CheckedRows) -> list[SourceUse] | None:
     """Return what is recorded about several files."""
-    if len(data.files) == 1:
+    if len(order.data) == 1:
         return None
+    counted = zip(order.data, training.by_file(), drawn.by_file(), strict=True)
     return [
-        SourceUse(digest=file_digest(file.path), weight=weight, rows=rows, epoch_rows=epoch_rows)
-        for file, weight, rows, epoch_rows in zip(
-            data.files,
-            data.weights or [None] * len(data.files),
-            training.by_file(),
-            drawn.by_file(),
-            strict=True,
-        )
+        SourceUse(digest=file_digest(source.path), weight=source.weight, rows=rows, epoch_rows=epoch_rows)
+        for source, rows, epoch_rows in counted
     ]
 
 
-def _sides(split: Split) -> dict[str, JsonScalar]:
+def _sides(split: Split) -> TrainingRecord:
     """Return what is recorded about a split."""
     if split.held_out is None:
-        return {}
-    return {
-        "training_rows": len(split.training),
-        "training_digest": rows_digest(split.training),
-        "held_out_rows": len(split.held_out),
-        "held_out_digest": rows_digest(split.held_out),
-    }
+        return TrainingRecord()
+    return TrainingRecord(
+        training_rows=len(split.training),
+        training_digest=rows_digest(split.training),
+        held_out_rows=len(split.held_out),
+        held_out_digest=rows_digest(split.held_out),
+    )
 
 
 def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
@@ -238,28 +254,27 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
     return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
 
 
-def _tokens(
-    base: Path, rows: Rows, tokenizer: Any, spec: TrainingSpec, classes: Classes | None, day: date | None
-) -> Tokenised:
+def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes | None) -> Tokenised:
+    base, spec = order.base, order.spec
     max_length = longest_row(base, spec.max_length)
     if classes is not None:
         refuse_loss_on(spec.loss_on)
         found = label_rows(rows, tokenizer, classes.names, max_length=max_length, into=StoredExamples())
     else:
-        stops = configured_stops(base)
-        how: dict[str, Any] = {"max_length": max_length, "day": day, "stop_ids": stops, "split_texts": True}
-        found = tokenise(rows, tokenizer, loss_on=spec.loss_on, into=StoredExamples(), **how)
+        found = tokenise(
+            rows,
+            tokenizer,
+            loss_on=spec.loss_on,
+            max_length=max_length,
+            day=date.fromisoformat(order.template_date),
+            stop_ids=configured_stops(base),
+            split_texts=True,
+            into=StoredExamples(),
+        )
     words = getattr(read_config(base).get_text_config(), "vocab_size", None)
     if type(words) is int:
         require_embedded(found.examples, tokenizer, words=words)
     return found
-
-
-def _schedule(spec: TrainingSpec, rows: int) -> Schedule:
-    steps_an_epoch = math.ceil(rows / spec.effective_batch)
-    total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
-    # All steps but one may be warm-up, so the peak is always reached.
-    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total)
 
 
 def _config_digest(base: Path) -> str:
@@ -267,14 +282,6 @@ def _config_digest(base: Path) -> str:
     kept = {name: value for name, value in config.items() if name not in _NO_PART_OF_THE_MODEL}
     # Some configs contain infinities, which the canonical form can't represent.
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _told_by(base: Path) -> dict[str, str | None]:
-    """Return what is recorded about the base's files that define how text becomes tokens, and where it ends."""
-    return {
-        "tokenizer": tokenizer_of(base),
-        "generation": generation_of(base),
-    }
 
 
 def _token_digest(examples: Iterable[Example]) -> str:

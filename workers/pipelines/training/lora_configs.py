@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sdk.lora.experts import stacked_targets
 from sdk.lora.name_ends import NameEnds
 from sdk.lora.targets import TargetsError, resolve_targets
-from sdk.lora.variants import Unfit, unfit_beside_parameters, unfit_beside_targets, unfit_variant
+from sdk.lora.variants import UnfitOption, unfit_beside_parameters, unfit_beside_targets, unfit_variant
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec, clash_of
@@ -31,18 +31,10 @@ def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) 
     # Linear modules in 4 bits are never stored transposed: a packed base's files have them this way.
     conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
     return LoraConfig(
-        rank=spec.rank,
-        alpha=spec.resolved_alpha,
-        dropout=spec.dropout,
+        **spec.of_lora,
         target_modules=targets,
         target_parameters=parameters,
-        rank_pattern=spec.ranks,
-        alpha_pattern=spec.alphas,
-        use_rslora=spec.use_rslora,
-        use_dora=spec.use_dora,
-        bias=spec.bias,
         modules_to_save=sorted({*blueprint.head, *spec.saved_modules}),
-        trainable_token_indices=spec.tokens,
         task_type=objective.task_type,
         # GPT-2 stores its weights transposed, and PEFT must be told.
         fan_in_fan_out=not adapted.isdisjoint(conv1d_names),
@@ -83,6 +75,6 @@ def _targets(spec: TrainingSpec, blueprint: Blueprint) -> tuple[list[str], list[
     return targets, parameters
 
 
-def _require_fit(found: Unfit | None) -> None:
+def _require_fit(found: UnfitOption | None) -> None:
     if found is not None:
         raise PipelineError(FailureReason.SPEC, f"{found.param} {found.said}.")

@@ -1,4 +1,4 @@
-"""AdamW over the trained parameters, its groups, and its learning rate schedule.
+"""AdamW over the trained parameters, its groups, and the schedule of its learning rate.
 
 >>> Schedule("linear", 2, 6).share(0), Schedule("linear", 2, 6).share(4)
 (0.3333333333333333, 0.5)
@@ -16,7 +16,6 @@ import torch
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.short_of_memory import name_optimizer
 
 #: AdamW's ε, the usual value.
 EPSILON = 1e-8
@@ -29,6 +28,8 @@ class Schedule:
     kind: str
     warmup_steps: int
     total_steps: int
+    #: Where a cosine ends.
+    floor: float = 0.0
 
     def share(self, step: int) -> float:
         """Return the share at `step`, counted from 0.
@@ -41,18 +42,23 @@ class Schedule:
             return 1.0
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         done = min(done, 1.0)
-        return 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
+        if self.kind == "cosine":
+            return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return 1 - done
 
 
-def optimizer_and_scheduler(trainable: Mapping[str, Any], spec: TrainingSpec, schedule: Schedule) -> tuple[Any, Any]:
-    """Return AdamW over parameters by name, and the scheduler that sets its rates."""
-    optimizer = _maker(spec)(
-        parameter_groups(trainable, spec), lr=spec.lr, betas=(spec.adam_beta1, spec.adam_beta2), eps=EPSILON
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
-    # After the scheduler has wrapped the step.
-    name_optimizer(optimizer, spec)
-    return optimizer, scheduler
+def schedule_of(spec: TrainingSpec, rows: int) -> Schedule:
+    """Return the schedule of a training over so many rows an epoch."""
+    steps_an_epoch = math.ceil(rows / spec.effective_batch)
+    total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
+    # All steps but one may be warm-up, so the peak is always reached.
+    return Schedule(spec.schedule, min(math.ceil(spec.warmup_ratio * total), total - 1), total, spec.lr_floor)
+
+
+def optimizer_of(trainable: Mapping[str, Any], spec: TrainingSpec) -> Any:
+    """Return AdamW over parameters by name."""
+    groups = [{**group, "peak_lr": group["lr"]} for group in parameter_groups(trainable, spec)]
+    return _maker(spec)(groups, lr=spec.lr, betas=(spec.adam_beta1, spec.adam_beta2), eps=EPSILON)
 
 
 def require_card(spec: TrainingSpec, kind: str) -> None:

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 
-from sdk.formats.adapter_files import PREFIX
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import LEAST_LOGIT_GAP, ProbeReport
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.adapters import load_adapter, unload
 from workers.pipelines.model.device import give_back
 from workers.pipelines.model.trained_whole import restore_base
 from workers.pipelines.training.inputs import Inputs
@@ -30,26 +28,12 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
     give_back()
     devices = [given.device.torch_device] if given.device.kind == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        saved = load_adapter(_bare(model), out)
+        restore_base(model)
+        saved = load_adapter(unload(model), out)
         labelled = given.classes is not None
         return looked_twice(
-            lambda: probe(saved, given.tokenizer, given.base, given.device.torch_device, labelled=labelled)
+            lambda: probe(saved, given.tokenizer, given.order.base, given.device.torch_device, labelled=labelled)
         )
-
-
-def _bare(model: Any) -> Any:
-    """Return the base without anything of the adapter. PEFT leaves trained biases and modules in it; these are restored too."""
-    whole = {
-        name.removeprefix(PREFIX): module.original_module
-        for name, module in model.named_modules()
-        if isinstance(module, ModulesToSaveWrapper)
-    }
-    restore_base(model)
-    base = model.unload()
-    for name, module in whole.items():
-        parent, _, leaf = name.rpartition(".")
-        setattr(base.get_submodule(parent), leaf, module)
-    return base
 
 
 def require_learnt(found: ProbeReport, dtype: str) -> None:

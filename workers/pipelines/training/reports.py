@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from sdk.schemas.recorded import RAN_WITH
 from sdk.schemas.training_report import LossPoint, TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.data.tokenizer import longest_row
-from workers.pipelines.libraries import library_versions
+from workers.pipelines.libraries import library_versions, other_releases
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.loop import LOOP, StepRecord
 from workers.pipelines.training.optimising import EPSILON
-from workers.pipelines.training.trainer import StepRecord
 
 #: Points of the loss curve that a report keeps.
 _CURVE_POINTS = 500
@@ -72,7 +72,7 @@ def training_report(
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=_hyperparameters(setting),
+        training=_record(setting).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=library_versions(),
         curve=_curve(steps.losses, steps.rates),
@@ -84,61 +84,64 @@ def training_report(
 
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     """Return the environment of a training, for a `RecordedTraining`."""
-    said = _hyperparameters(setting)
     return {
-        "base": setting.given.base_name,
-        "base_revision": setting.given.base_revision,
+        "base": setting.given.order.base_name,
+        "base_revision": setting.given.order.base_revision,
         **library_versions(),
-        **{name: said[name] for name in RAN_WITH},
+        **_record(setting).ran_with(),
     }
 
 
-def _hyperparameters(setting: Setting) -> dict[str, JsonScalar]:
-    """Return every number that the result depends on, flat."""
+def _record(setting: Setting) -> TrainingRecord:
+    """Return the record: every number that the result depends on."""
     given, loaded = setting.given, setting.loaded
     spec, lora, fit = given.spec, given.lora, setting.fitting.fit
-    return {
-        **spec.recorded(),
-        "objective": given.objective.name,
-        "rank": lora.rank,
-        "alpha": lora.alpha,
-        "dropout": lora.dropout,
-        **({"beta": spec.beta} if given.objective.name == "dpo" else {}),
-        **({"reference": "parent"} if given.objective.name == "dpo" and given.parent is not None else {}),
-        "loss_on": given.rows.loss_on,
-        "total_steps": given.schedule.total_steps,
-        "warmup_steps": given.schedule.warmup_steps,
-        "max_length": longest_row(given.base, spec.max_length),
-        "samples": len(given.rows.examples) // given.objective.sequences,
-        "rows_cut": given.rows.cut,
-        "rows_dropped": given.rows.dropped,
-        **({"rows_split": given.rows.split} if given.rows.split else {}),
-        **({"held_out_split": given.held_out.split} if given.held_out is not None and given.held_out.split else {}),
-        **({"held_out_rows_in_training": given.held_out_seen} if given.held_out_seen else {}),
-        **{f"audit_{kind}": rows for kind, rows in given.audit.items()},
-        **given.split,
-        **({} if given.classes is None else {"pad_token_id": given.classes.pad_token_id}),
-        "optimizer": spec.optim,
-        "adam_beta1": spec.adam_beta1,
-        "adam_beta2": spec.adam_beta2,
-        "adam_epsilon": EPSILON,
-        "weight_decay": spec.weight_decay,
-        "max_grad_norm": spec.max_grad_norm,
-        "micro_batch": fit.micro_rows,
-        "gradient_checkpointing": fit.checkpointing,
-        "logit_chunk_tokens": fit.chunk_tokens,
-        "activation_offloading": fit.offloading,
-        "packed": fit.packed,
-        "row_attention": fit.row_attention,
-        "memory_steps": setting.fitting.record(),
-        "base_dropout": setting.base_dropout,
-        "base_weights": loaded.held,
-        "device": given.device.kind,
-        "device_name": given.device.name,
-        "dtype": loaded.dtype,
-        "adapter_dtype": "float32",
-        "threads": torch.get_num_threads() if given.device.kind == "cpu" else None,
-    }
+    is_dpo = given.objective.name == "dpo"
+    own = TrainingRecord(
+        objective=given.objective.name,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        reference="parent" if is_dpo and given.order.parent is not None else None,
+        loss_on=given.rows.loss_on,
+        total_steps=given.schedule.total_steps,
+        warmup_steps=given.schedule.warmup_steps,
+        max_length=longest_row(given.order.base, spec.max_length),
+        samples=given.training_rows,
+        rows_cut=given.rows.cut,
+        rows_dropped=given.rows.dropped,
+        rows_split=given.rows.split,
+        held_out_split=None if given.held_out is None else given.held_out.split,
+        held_out_rows_in_training=given.held_out_seen,
+        pad_token_id=None if given.classes is None else given.classes.pad_token_id,
+        loop=LOOP,
+        optimizer=spec.optim,
+        adam_beta1=spec.adam_beta1,
+        adam_beta2=spec.adam_beta2,
+        adam_epsilon=EPSILON,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        micro_batch=fit.micro_rows,
+        gradient_checkpointing=fit.checkpointing,
+        logit_chunk_tokens=fit.chunk_tokens,
+        activation_offloading=fit.offloading,
+        packed=fit.packed,
+        row_attention=fit.row_attention,
+        memory_steps=setting.fitting.record(),
+        base_dropout=setting.base_dropout,
+        base_weights=loaded.held,
+        device=given.device.kind,
+        device_name=given.device.name,
+        dtype=loaded.dtype,
+        adapter_dtype="float32",
+        threads=torch.get_num_threads() if given.device.kind == "cpu" else None,
+    )
+    audit = {f"audit_{kind}": rows for kind, rows in given.audit.items()}
+    beta = {"beta": spec.beta} if is_dpo else {}
+    releases = other_releases(on_card=given.device.kind == "cuda")
+    return TrainingRecord.model_validate(
+        {**spec.recorded(), **beta, **given.split.flat(), **audit, **releases, **own.flat()}
+    )
 
 
 def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:

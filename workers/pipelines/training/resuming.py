@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerState
 
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.lora.redistribution import is_redistribution
@@ -31,7 +30,6 @@ from workers.pipelines.training.checkpoints import (
     PROGRESS_NAME,
     RECORD_NAME,
     REPORT_NAME,
-    STATE_NAME,
     Record,
     Resumed,
     broken_checkpoint,
@@ -49,6 +47,7 @@ _WORDS = {
     "eval_data": "the held-out rows",
     "target_modules": "the target modules",
     "parent": "the version to continue",
+    "loop": "the number of the training loop",
 }
 #: Digests, which mean nothing to people.
 _UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "parent"})
@@ -140,10 +139,6 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
         _require(all(fewest <= step <= record.step for step in steps), f"it is not at step {record.step}")
     with _read(GENERATORS_NAME):
         _check_generators(folder / GENERATORS_NAME)
-    with _read(STATE_NAME):
-        trainer = TrainerState.load_from_json(str(folder / STATE_NAME))
-        _require((trainer.global_step, trainer.max_steps) == (record.step, record.total), "it is at another step")
-        _require(trainer.best_model_checkpoint is None, "it names another checkpoint")
     return standing
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from sdk.schemas.failures import FailureReason
@@ -56,30 +55,21 @@ def before_the_first_step(spec: TrainingSpec) -> Any:
     )
 
 
-def name_optimizer(optimizer: Any, spec: TrainingSpec) -> None:
-    """Let an optimiser's step raise PipelineError ("oom") with what takes less, where memory runs out in it.
+def smaller_optimizer(trained: Iterable[Any], spec: TrainingSpec) -> str:
+    """Name what takes less if memory runs out in a step of the optimiser of these parameters.
 
-    Some parameters have taken the step by then, and others not, so that it can't be taken again.
+    Some of them have taken the step by then, and others not, so that it can't be taken again.
     """
-    step = optimizer.step
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers, on_card = sum(parameter.numel() for parameter in trained), any(each.is_cuda for each in trained)
-    advice = f"{_SMALLER[spec.optim]}, or {_FEWER}" if on_card and spec.optim in _SMALLER else _FEWER
-    needs = f"{numbers * _STATE_BYTES[spec.optim] / 2**20:,.1f} MiB for {numbers:,} trained numbers"
-
-    @functools.wraps(step)
-    def named(*given: Any, **options: Any) -> Any:
-        with memory_errors_named(f"this was in a step of the optimiser {spec.optim}, which keeps {needs}; {advice}."):
-            return step(*given, **options)
-
-    optimizer.step = named
+    sizes, on_card = zip(*((parameter.numel(), parameter.is_cuda) for parameter in trained), strict=True)
+    advice = f"{_SMALLER[spec.optim]}, or {_FEWER}" if any(on_card) and spec.optim in _SMALLER else _FEWER
+    needs = f"{sum(sizes) * _STATE_BYTES[spec.optim] / 2**20:,.1f} MiB for {sum(sizes):,} trained numbers"
+    return f"this was in a step of the optimiser {spec.optim}, which keeps {needs}; {advice}."
 
 
 @contextlib.contextmanager
-def after_the_last_step(keep: Callable[[], int | None]) -> Iterator[None]:
-    """Let `keep` write a checkpoint of a training that has all its steps, where memory runs out in the block.
-
-    `keep` returns the step of the checkpoint, None where there can be none. Raises PipelineError ("oom") then.
+def after_the_last_step(keep: Callable[[], int]) -> Iterator[None]:
+    """Let `keep` write a checkpoint of a training that has all its steps, and return its step, where memory runs out in
+    the block. Raises PipelineError ("oom") then.
     """
     try:
         yield
@@ -102,9 +92,8 @@ def after_the_last_step(keep: Callable[[], int | None]) -> Iterator[None]:
         raise PipelineError(
             failed.reason, f"{failed.message} No checkpoint could be kept of it either: {said}"
         ) from None
-    if step is not None:
-        failed.message += (
-            f" All steps are done, and the checkpoint of step {step} is kept: a retry of the job only has the last look left,"
-            " so let it go on where more memory is free."
-        )
+    failed.message += (
+        f" All steps are done, and the checkpoint of step {step} is kept: a retry of the job only has the last look left,"
+        " so let it go on where more memory is free."
+    )
     raise PipelineError(failed.reason, failed.message)

@@ -51,8 +51,10 @@ class States:
     generators: dict[str, torch.Tensor]
 
 
-def states_of(optimizer: Any, scheduler: Any) -> States:
-    """Return the states of AdamW, of its schedule and of all random generators, without drawing from any."""
+def states_of(optimizer: Any, *, taken: int, rate: float) -> States:
+    """Return the states of AdamW after so many steps, and of all random generators, without drawing from any; `rate` is
+    the learning rate of the next step.
+    """
     kept = optimizer.state_dict()["state"]
     moments = {
         f"{number}.{name}": torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float32)
@@ -62,14 +64,13 @@ def states_of(optimizer: Any, scheduler: Any) -> States:
         for number, parts in kept.items()
         for name, value in _each(parts)
     }
-    schedule = scheduler.state_dict()
     version, words, spare = random.getstate()
     twister: Any = numpy.random.get_state()
     if version != _PYTHON_VERSION:
         raise ValueError("Python's generator is of a kind that a checkpoint can't hold")
     standing = Standing(
-        last_epoch=schedule["last_epoch"],
-        rate=schedule["_last_lr"][0],
+        last_epoch=taken,
+        rate=rate,
         python=Twister(words=list(words[:-1]), position=words[-1], spare=spare),
         numpy=Twister(words=twister[1].tolist(), position=twister[2], spare=twister[4] if twister[3] else None),
     )
@@ -83,26 +84,6 @@ def _each(parts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _each(value)
         else:
             yield name, value
-
-
-def restore_schedule(standing: Standing, scheduler: Any) -> None:
-    """Restore a schedule, and its optimiser's rates, from a checkpoint."""
-    scheduler.load_state_dict(
-        {
-            **scheduler.state_dict(),
-            "last_epoch": standing.last_epoch,
-            "_step_count": standing.last_epoch + 1,
-            "_last_lr": _rates(standing, scheduler),
-        }
-    )
-    for group, rate in zip(scheduler.optimizer.param_groups, _rates(standing, scheduler), strict=True):
-        group["lr"] = rate
-
-
-def _rates(standing: Standing, scheduler: Any) -> list[float]:
-    """Return the rate of each group, as the schedule itself computes it."""
-    shares = (share(standing.last_epoch) for share in scheduler.lr_lambdas)
-    return [base * share for base, share in zip(scheduler.base_lrs, shares, strict=True)]
 
 
 def restore_optimizer(moments: dict[str, torch.Tensor], optimizer: Any) -> None:

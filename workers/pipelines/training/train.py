@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,85 +14,66 @@ from peft import get_peft_model_state_dict
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.probe import TEXTS_KEY
-from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
-from workers.pipelines.data.mixing import Mixture
 from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.causality import require_causal
-from workers.pipelines.model.device import give_back, memory_errors_named
-from workers.pipelines.model.dropout import drop_nothing, own_dropout
+from workers.pipelines.model.device import Device, give_back, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, deprecations_silenced, load_base
 from workers.pipelines.model.packed import default_recipe
-from workers.pipelines.orders import Rung
-from workers.pipelines.training.adapting import adapted, reference_of, require_equal_to_base, require_reference
-from workers.pipelines.training.auditing import audit
-from workers.pipelines.training.checkpoints import Checkpoints, Interrupted, Pace, Record, write_checkpoint
+from workers.pipelines.orders import Host, TrainingOrder
+from workers.pipelines.training.adapting import (
+    adapted,
+    drop_nothing,
+    own_dropout,
+    reference_of,
+    require_equal_to_base,
+    require_reference,
+)
+from workers.pipelines.training.callbacks import reporting_to
+from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.choosing import fitting_of
-from workers.pipelines.training.continuing import Continued, compare_with_parent, load_parent, require_moved
+from workers.pipelines.training.continuing import compare_with_parent, load_parent, require_moved
 from workers.pipelines.training.eva import resolved_lora
 from workers.pipelines.training.evaluating import held_out_scores
-from workers.pipelines.training.inputs import Inputs, read_inputs
-from workers.pipelines.training.optimising import diverged, optimizer_and_scheduler
+from workers.pipelines.training.inputs import Inputs, audit, read_inputs
+from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
+from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
-from workers.pipelines.training.trainer import AdapterTrainer, training_arguments
+from workers.pipelines.training.states import states_of
 
 
-def train(
-    *,
-    base: Path,
-    base_name: str,
-    base_revision: str | None,
-    data: Path | Mixture,
-    eval_data: Path | None,
-    out: Path,
-    spec: TrainingSpec,
-    on_progress: Callable[[Progress], None],
-    checkpoints: Checkpoints | None = None,
-    day: date | None = None,
-    parent: Continued | None = None,
-    like: RecordedTraining | None = None,
-    killed_on: Rung | None = None,
-    rung_file: Path | None = None,
-    kept: Path | None = None,
-) -> TrainingReport:
-    """Train an adapter over the base in the folder `base` and write its two files into `out`; it starts from `parent`,
-    if there is one.
+def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
+    """Train; return None if the training was told to stop and has written a checkpoint."""
+    try:
+        return train(order, host)
+    except Interrupted:
+        return None
 
-    `base_name` and `base_revision` are the adapter's description of its base; no local path is written. `day` is the
-    date given to chat templates; without it, a template that asks for the date is refused. The same arguments give the
-    same bytes on the same machine and libraries. Each run checks itself: the base sees no token that it predicts,
-    before the first step the adapted model equals the base exactly, gradients reach each matrix, the loss stays finite,
-    no B is zero at the end, and the saved adapter moves the base's predictions on fixed texts. If memory runs out, less
-    is computed at once; `rung_file` gets the current rung, and `killed_on` is the rung on which the previous process
-    was killed for lack of memory. `kept` is the folder in which weights of the base in 4 bits are kept between
-    attempts. With `checkpoints` a training that is stopped after any step and resumed in another process ends with the
-    same bytes as one that never stopped, on a similar machine. Raises PipelineError, and Interrupted if it was told to
-    stop.
+
+def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> TrainingReport:
+    """Train an adapter over a base and write its two files into the host's `out`; it starts from the parent, if there is
+    one.
+
+    The same order gives the same bytes on the same machine and libraries. Each run checks itself: the base sees no token
+    that it predicts, before the first step the adapted model equals the base exactly, gradients reach each matrix, the
+    loss stays finite, no B is zero at the end, and the saved adapter moves the base's predictions on fixed texts. If
+    memory runs out, less is computed at once. A training that is stopped after any step and resumed in another process
+    ends with the same bytes as one that never stopped, on a similar machine. `callbacks` are those of transformers'
+    Trainer, such as a tracker's. Raises PipelineError, and Interrupted if it was told to stop.
     """
-    on_progress(Progress(phase="data", message="reading and tokenising rows"))
-    given = read_inputs(
-        base=base,
-        base_name=base_name,
-        base_revision=base_revision,
-        data=data,
-        eval_data=eval_data,
-        spec=spec,
-        checkpoints=checkpoints,
-        day=day,
-        parent=parent,
-        like=like,
-    )
+    host.report(Progress(phase="data", message="reading and tokenising rows"))
+    given = read_inputs(order)
     rows = given.rows
-    on_progress(
+    host.report(
         Progress(
             phase="data",
             step=rows.rows,
@@ -105,10 +85,10 @@ def train(
             + _of_split(given),
         )
     )
-    given = replace(given, audit=audit(data, eval_data, spec, on_progress), kept=kept)
+    given = replace(given, audit=audit(order, host.report))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
-        return _train(given, out, on_progress, killed_on, rung_file)
+        return _train(given, host, callbacks)
 
 
 def _of_data(rows: Tokenised) -> str:
@@ -127,15 +107,14 @@ def _of_data(rows: Tokenised) -> str:
 
 
 def _of_split(given: Inputs) -> str:
-    return f"; {given.split['held_out_rows']} rows are held out" if given.split else ""
+    rows = given.split.held_out_rows
+    return "" if rows is None else f"; {rows} rows are held out"
 
 
-def _train(
-    given: Inputs, out: Path, on_progress: Callable[[Progress], None], killed_on: Rung | None, rung_file: Path | None
-) -> TrainingReport:
-    spec, device, resumed = given.spec, given.device, given.resumed
-    _stop_if_asked(given)
-    on_progress(Progress(phase="load", message=f"loading the base on {device.name}"))
+def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingReport:
+    spec, device, resumed, parent = given.spec, given.device, given.resumed, given.order.parent
+    _stop_if_asked(given, host)
+    host.report(Progress(phase="load", message=f"loading the base on {device.name}"))
     with before_the_first_step(spec):
         loaded = _load(given)
         if given.objective is not CLASSIFY:
@@ -147,135 +126,168 @@ def _train(
     # Later the adapter's own dropout would be included.
     base_dropout = own_dropout(loaded.model)
     if base_dropout:
-        on_progress(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
-    on_progress(Progress(phase="load", message=f"the base is held as {loaded.said}"))
+        host.report(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
+    host.report(Progress(phase="load", message=f"the base is held as {loaded.said}"))
     reference = reference_of(given, loaded.model) if prefers else None
     with before_the_first_step(spec):
         model = adapted(given, loaded)
-        if spec.eva_rho > 1 and resumed is None:
+        if spec.moves_ranks and resumed is None:
             given = replace(given, lora=resolved_lora(given.lora, model, spec))
         looked_twice(lambda: require_equal_to_base(given, model))
     if reference is not None:
         require_reference(given, model, reference)
-        if given.parent is not None:
-            compare_with_parent(model, given.parent)
-    _stop_if_asked(given)
+        if parent is not None:
+            compare_with_parent(model, parent)
+    _stop_if_asked(given, host)
     with before_the_first_step(spec):
         fitting = fitting_of(
-            given, loaded, model, on_progress, killed_on=killed_on, rung_file=rung_file, base_dropout=base_dropout
+            given, loaded, model, lambda message: _log(host, "fit", message), base_dropout=base_dropout
         )
     fitting.begin(model)
     if resumed is not None:
         bare = resumed.record.eval_loss_base
     else:
         # B is zero, so this is the loss of the bare base; for preferences, relative to their reference.
-        bare = held_out_scores(given, model, fitting, on_progress).get("loss")
-        _stop_if_asked(given)
-        if given.parent is not None:
-            load_parent(model, given.parent)
+        bare = held_out_scores(given, model, fitting, host.report).get("loss")
+        _stop_if_asked(given, host)
+        if parent is not None:
+            load_parent(model, parent)
     setting = Setting(given, loaded, fitting, bare, base_dropout)
-    _name_differences(setting, on_progress)
-    with tempfile.TemporaryDirectory(prefix="adapterctl-train-") as scratch:
-        trainer = _trainer(setting, model, scratch, on_progress)
-        give_back()
-        trainer.run(resumed)
-        train_s = trainer.record.train_s()
+    _name_differences(setting, host)
+    shared, adapter = begin(
+        model, objective=given.objective, fitting=fitting, device=device, spec=spec, schedule=given.schedule
+    )
+    if resumed is not None:
+        resume(shared, adapter, resumed)
+    give_back()
+    pace = Pace(given.order.checkpoint)
+
+    with reporting_to(callbacks, shared, adapter, rows=given.training_rows) as report_step:
+
+        def after_step() -> None:
+            # Before the first step there was nothing to keep, and a request to stop ended the process like any other.
+            host.stop_in_order()
+            host.report(_progress(adapter, device))
+            report_step()
+            _keep(setting, host, shared, adapter, pace)
+
+        run(shared, adapter, rows=given.training_rows, collate=_collate(given), after_step=after_step)
+    train_s = adapter.record.train_s()
     if device.kind == "cuda":
         torch.cuda.synchronize()
     tensors = get_peft_model_state_dict(model)
     _check_finite(tensors, spec)
     _check_not_zero(tensors)
-    if given.parent is not None:
-        require_moved(tensors, given.parent)
-    with after_the_last_step(lambda: _keep_last(setting, trainer, tensors)):
-        held_out = held_out_scores(given, model, fitting, on_progress)
-        on_progress(Progress(phase="save", message="writing the adapter"))
-        _write(given, tensors, out)
-        report = training_report(setting, trainer.record, tensors, train_s=train_s, held_out=held_out)
-        found = probe_saved(given, model, out)
+    if parent is not None:
+        require_moved(tensors, parent)
+    with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, tensors)):
+        held_out = held_out_scores(given, model, fitting, host.report)
+        host.report(Progress(phase="save", message="writing the adapter"))
+        _write(given, tensors, host.out)
+        report = training_report(setting, adapter.record, tensors, train_s=train_s, held_out=held_out)
+        found = probe_saved(given, model, host.out)
     require_learnt(found, loaded.dtype)
     return report.model_copy(
         update={
             "metrics": {**report.metrics, **found.metrics()},
-            "training": {**report.training, TEXTS_KEY: found.texts_digest},
+            "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
 
 
-def _name_differences(setting: Setting, on_progress: Callable[[Progress], None]) -> None:
+def _log(host: Host, phase: str, message: str) -> None:
+    """Report what also belongs in the job's log."""
+    sys.stderr.write(f"{message}\n")
+    host.report(Progress(phase=phase, message=message))
+
+
+def _name_differences(setting: Setting, host: Host) -> None:
     """If a training is repeated, log what differs from its record."""
-    like = setting.given.like
+    like = setting.given.order.like
     if like is not None:
         found = ", ".join(like.differences(ran_with(setting)))
         said = (
             f"other than {like.ref} had: {found}" if found else f"libraries, device and samples are those of {like.ref}"
         )
-        on_progress(Progress(phase="check", message=said))
+        _log(host, "check", said)
 
 
 def _load(given: Inputs) -> LoadedBase:
     """Load the base, held as when the checkpoint to resume from was written."""
-    spec, quantization = given.spec, None
+    order, spec, quantization = given.order, given.spec, None
     if spec.method == "qlora":
-        quantization = default_recipe(given.device, spec.quant_type, double_quant=spec.double_quant)
-        if given.parent is not None and given.parent.quantization is not None:
-            quantization = given.parent.quantization
-    recorded = None if given.like is None else given.like.ran_with.get("base_weights")
+        quantization = order.quantization or default_recipe(
+            given.device, spec.quant_type, double_quant=spec.double_quant
+        )
+    recorded = None if order.like is None else order.like.ran_with.get("base_weights")
     if given.resumed is not None:
         recorded = given.resumed.record.base_weights
     held: Literal["packed", "wide"] | None = (
         "packed" if recorded == "packed" else "wide" if recorded == "wide" else None
     )
     return load_base(
-        given.base, given.device, quantization=quantization, held=held, classes=given.classes, kept=given.kept
+        order.base, given.device, quantization=quantization, held=held, classes=given.classes, kept=order.kept
     )
 
 
-def _stop_if_asked(given: Inputs) -> None:
+def _stop_if_asked(given: Inputs, host: Host) -> None:
     """End between two phases before the first step; there is nothing new to keep."""
-    if given.checkpoints is not None and given.checkpoints.must_stop():
+    if host.told_to_stop:
         raise Interrupted(0 if given.resumed is None else given.resumed.record.step)
 
 
-def _keeper(setting: Setting) -> Callable[[AdapterTrainer], None]:
-    """Return the callback for each step: it writes a checkpoint if one is due, and ends the training if it must stop."""
-    given, checkpoints = setting.given, setting.given.checkpoints
-    if checkpoints is None:
-        return lambda trainer: None
-    pace = Pace(checkpoints)
+def _collate(given: Inputs) -> Callable[[Sequence[int]], Batch]:
+    """Return what makes a batch from the numbers of rows, which are read only then."""
 
-    def keep(trainer: AdapterTrainer) -> None:
-        step, total = trainer.state.global_step, given.schedule.total_steps
-        must_stop = checkpoints.must_stop()
-        if not must_stop and not pace.is_due(step):
-            return
-        folder = _write_checkpoint(setting, checkpoints.folder, trainer, get_peft_model_state_dict(trainer.model))
+    def collate(batch: Sequence[int]) -> Batch:
+        some = [tokens_of(given.rows.examples, row, given.objective) for row in batch]
+        return given.objective.collate(list(itertools.chain.from_iterable(some)), given.tokenizer.pad_token_id)
+
+    return collate
+
+
+def _progress(adapter: AdapterState, device: Device) -> Progress:
+    record, step, total = adapter.record, adapter.step, adapter.schedule.total_steps
+    elapsed = record.train_s()
+    return Progress(
+        phase="train",
+        step=step,
+        total=total,
+        loss=record.losses[-1],
+        lr=record.rates[-1],
+        tokens_per_s=record.tokens / elapsed,
+        memory_bytes=device.peak_memory_bytes(),
+        eta_s=elapsed / step * (total - step),
+    )
+
+
+def _keep(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, pace: Pace) -> None:
+    """Write a checkpoint after a step if one is due, and end the training if it must stop."""
+    # Asked once: the answer may change meanwhile.
+    must_stop = host.told_to_stop
+    if must_stop or pace.is_due(adapter.step):
+        _write_checkpoint(setting, host, shared, adapter, get_peft_model_state_dict(shared.model))
         pace.wrote()
-        checkpoints.written(step, total, folder)
-        if must_stop:
-            raise Interrupted(step)
-
-    return keep
+    if must_stop:
+        raise Interrupted(adapter.step)
 
 
-def _keep_last(setting: Setting, trainer: AdapterTrainer, tensors: dict[str, Any]) -> int | None:
+def _keep_last(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, tensors: dict[str, Any]) -> int:
     """Write the checkpoint of the last step, unless the training resumed from it; return its step."""
-    checkpoints, last = setting.given.checkpoints, setting.given.schedule.total_steps
-    if trainer.record.resumed_from == last:
-        return last
-    if checkpoints is None:
-        return None
-    checkpoints.written(last, last, _write_checkpoint(setting, checkpoints.folder, trainer, tensors))
-    return last
+    if adapter.record.resumed_from != adapter.step:
+        _write_checkpoint(setting, host, shared, adapter, tensors)
+    return adapter.step
 
 
-def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, tensors: dict[str, Any]) -> Path:
-    given, steps = setting.given, trainer.record
+def _write_checkpoint(
+    setting: Setting, host: Host, shared: Shared, adapter: AdapterState, tensors: dict[str, Any]
+) -> None:
+    given, steps, scaler = setting.given, adapter.record, shared.accelerator.scaler
     # No training could resume from such a checkpoint, and this one can't continue either.
     _check_finite(tensors, given.spec)
     train_s = steps.train_s()
     record = Record(
-        step=trainer.state.global_step,
+        step=adapter.step,
         total=given.schedule.total_steps,
         losses=steps.losses,
         rates=steps.rates,
@@ -285,19 +297,19 @@ def _write_checkpoint(setting: Setting, folder: Path, trainer: AdapterTrainer, t
         base_weights=setting.loaded.held,
         fit=setting.fitting.fit,
         memory_steps=setting.fitting.steps,
-        unreached=trainer.unreached(),
-        scaler=trainer.scaler_state(),
+        unreached=adapter.unreached,
+        scaler=None if scaler is None else scaler.state_dict(),
         configuration=given.configuration,
         digest=digest_of(given.configuration),
     )
-    return write_checkpoint(
-        folder,
+    folder = write_checkpoint(
+        given.order.checkpoints,
         record=record,
         report=training_report(setting, steps, tensors, train_s=train_s),
-        states=trainer.states(),
+        states=states_of(adapter.optimizer, taken=adapter.taken, rate=adapter.rate),
         write_adapter=lambda out: _write(given, tensors, out),
-        write_trainer_state=trainer.state.save_to_json,
     )
+    host.wrote_checkpoint(record.step, record.total, folder)
 
 
 def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
@@ -305,49 +317,12 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
         out,
         tensors=tensors,
         lora=given.lora,
-        base_name=given.base_name,
-        base_revision=given.base_revision,
+        base_name=given.order.base_name,
+        base_revision=given.order.base_revision,
         fan_in_fan_out=given.lora.fan_in_fan_out,
         labels=() if given.classes is None else given.classes.names,
     )
-    write_serving(out, base=given.base, tokenizer=given.tokenizer, rows=given.rows)
-
-
-def _trainer(setting: Setting, model: Any, scratch: str, on_progress: Callable[[Progress], None]) -> AdapterTrainer:
-    given, spec = setting.given, setting.given.spec
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    fresh = {name: parameter.detach().clone() for name, parameter in trainable.items()}
-    # The trainer chooses rows by number, and a batch is read when its turn comes.
-    examples, objective = given.rows.examples, given.objective
-
-    def collated(batch: Sequence[int]) -> Batch:
-        some = [tokens_of(examples, row, objective) for row in batch]
-        return objective.collate(list(itertools.chain.from_iterable(some)), given.tokenizer.pad_token_id)
-
-    trainer = AdapterTrainer(
-        objective=given.objective,
-        fitting=setting.fitting,
-        schedule=given.schedule,
-        spec=spec,
-        device=given.device,
-        report=on_progress,
-        after_step=_keeper(setting),
-        model=model,
-        args=training_arguments(
-            scratch,
-            spec=spec,
-            device=given.device,
-            total_steps=given.schedule.total_steps,
-        ),
-        rows=given.training_rows,
-        processing_class=given.tokenizer,
-        data_collator=collated,
-        optimizers=optimizer_and_scheduler(trainable, spec, given.schedule),
-    )
-    # TRL rounds the matrices of a quantised base to bfloat16. Full-precision adapters are the point of QLoRA.
-    for name, parameter in trainable.items():
-        parameter.data = fresh[name]
-    return trainer
+    write_serving(out, base=given.order.base, tokenizer=given.tokenizer, rows=given.rows)
 
 
 def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:

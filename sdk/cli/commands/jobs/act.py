@@ -33,7 +33,7 @@ def jobs_cancel(job_id: str, style: str) -> None:
       adapterctl jobs cancel 3f1c2a9b7d20
     """
     with open_client() as client:
-        view = client.cancel_job(job_id)
+        view = client.jobs.cancel(job_id)
     stops = [] if view.state.is_final else [f"asked to stop; see: adapterctl jobs show {job_id}"]
     print_made(style, view.model_dump(mode="json"), view.state.value, *stops)
 
@@ -51,7 +51,7 @@ def jobs_retry(job_id: str, style: str) -> None:
       adapterctl jobs watch $(adapterctl jobs retry 3f1c2a9b7d20)
     """
     with open_client() as client:
-        view = client.retry_job(job_id).view
+        view = client.jobs.retry(job_id).view
     start = view.request.get("from_checkpoint")
     said = "" if start is None else f"resumes from step {start['step']}; "
     document = {"job": view.id, "state": view.state.value, "retry_of": view.retry_of}
@@ -76,7 +76,7 @@ def jobs_publish(
       adapterctl jobs publish 3f1c2a9b7d20 --step 200 --name team/early
     """
     with open_client() as client:
-        published = client.publish_checkpoint(job_id, step, adapter=name, tags=tags, description=description)
+        published = client.jobs.publish_checkpoint(job_id, step, adapter=name, tags=tags, description=description)
     version = published.version
     if published.existing and style != "json":
         say("these bytes are already a version")

@@ -8,7 +8,7 @@ import click
 
 from sdk.cli.commands.jobs.show import result_command
 from sdk.cli.commands.watch import told, watch_all
-from sdk.cli.support.output import format_option, plain, print_json, say
+from sdk.cli.support.output import format_option, plain, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.errors import JobFailed
 from sdk.objects import Job, Result
@@ -68,12 +68,9 @@ def jobs_wait(job_ids: tuple[str, ...], timeout: str | None, any_: bool, style: 
                     click.echo(_end_of(job.view))
                 if any_:
                     break
-    if style == "json":
-        fields = {"id", "kind", "state", "subject", "reason", "message", "result"}
-        print_json([job.view.model_dump(mode="json", include=fields) for job in ended])
-    elif style == "quiet":
-        for job in ended:
-            click.echo(job.id)
+    fields = {"id", "kind", "state", "subject", "reason", "message", "result"}
+    if style != "table":
+        print_rows(style, [job.view.model_dump(mode="json", include=fields) for job in ended], [], key="id", empty="")
     _require_success(ended)
 
 

@@ -15,7 +15,7 @@ from sdk.cli.support.output import (
     human_bytes,
     human_duration,
     print_facts,
-    print_json,
+    print_one,
     print_rows,
     render,
     say,
@@ -109,28 +109,22 @@ def jobs_show(job_id: str, style: str) -> None:
       adapterctl jobs show 3f1c2a9b7d20 --format json
     """
     with open_client() as client:
-        view = client.job_view(job_id)
-        attempts, checkpoints = client.attempts(job_id), client.checkpoints(job_id)
-    if style == "json":
-        print_json(
-            {
-                **view.model_dump(mode="json"),
-                "attempts": [attempt.model_dump(mode="json") for attempt in attempts],
-                "checkpoints": [checkpoint.model_dump(mode="json") for checkpoint in checkpoints],
-            }
-        )
-    elif style == "quiet":
-        click.echo(view.state.value)
-    else:
-        print_facts([(name, value) for name, value in _facts(view) if value not in (None, False, 0, "")])
-        if attempts:
-            click.echo(f"\n{_attempts_table(attempts)}")
-        if checkpoints:
-            click.echo(f"\n{_checkpoints_table(checkpoints[:_SHOWN])}")
-        if len(checkpoints) > _SHOWN:
-            click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
-        if view.state is JobState.SUCCEEDED:
-            say(f"see what it made: {result_command(view)}")
+        view = client.jobs.view(job_id)
+        attempts, checkpoints = client.jobs.attempts(job_id), client.jobs.checkpoints(job_id)
+    document = {**view.model_dump(mode="json"), "attempts": attempts, "checkpoints": checkpoints}
+    print_one(style, document, view.state.value, lambda: _print_job(view, attempts, checkpoints))
+
+
+def _print_job(view: JobView, attempts: Sequence[AttemptView], checkpoints: Sequence[CheckpointView]) -> None:
+    print_facts([(name, value) for name, value in _facts(view) if value not in (None, False, 0, "")])
+    if attempts:
+        click.echo(f"\n{_attempts_table(attempts)}")
+    if checkpoints:
+        click.echo(f"\n{_checkpoints_table(checkpoints[:_SHOWN])}")
+    if len(checkpoints) > _SHOWN:
+        click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
+    if view.state is JobState.SUCCEEDED:
+        say(f"see what it made: {result_command(view)}")
 
 
 def result_command(view: JobView) -> str:
@@ -234,12 +228,11 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
       adapterctl jobs publish 3f1c2a9b7d20 --step 200
     """
     with open_client() as client:
-        checkpoints = client.checkpoints(job_id)
+        checkpoints = client.jobs.checkpoints(job_id)
     if style == "table" and checkpoints:
         click.echo(_checkpoints_table(checkpoints))
         return
-    rows = [checkpoint.model_dump(mode="json") for checkpoint in checkpoints]
-    print_rows(style, rows, [], key="step", empty=f"job {job_id} has no checkpoint")
+    print_rows(style, checkpoints, [], key="step", empty=f"job {job_id} has no checkpoint")
 
 
 def _made(view: JobView) -> str | None:

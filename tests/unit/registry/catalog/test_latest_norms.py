@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from registry.catalog.versions.norms import MOST_MODULES, Found, Latest
+from registry.catalog.versions.norms import MOST_MODULES, FoundNorms, Latest
 
 MANY = MOST_MODULES // 3
 
 
-def found(modules: int) -> Found:
-    return Found(dict.fromkeys(map(str, range(modules - 1)), 1.0), [])
+def found(modules: int) -> FoundNorms:
+    return FoundNorms(dict.fromkeys(map(str, range(modules - 1)), 1.0), [])
 
 
 def test_the_oldest_results_make_room_for_the_next_ones() -> None:

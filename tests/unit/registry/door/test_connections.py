@@ -20,12 +20,12 @@ from registry.door.connections import (
     Refusal,
     Waits,
 )
-from registry.door.limits import Limits
+from registry.door.limits import ServerLimits
 from registry.errors import Invalid
 from registry.http.addresses import is_within, neighbourhood, parse_proxies
 from registry.settings import Settings
 
-LIMITS = Limits(
+LIMITS = ServerLimits(
     connections=4,
     connections_per_address=2,
     head_bytes=1000,
@@ -247,7 +247,7 @@ class TestTimes:
         assert fetched.transport.closing
 
     def test_a_proxy_in_front_closes_connections_itself_and_fetches_answers_or_is_cut_off(self, loop: Loop) -> None:
-        limits = Limits.of(
+        limits = ServerLimits.of(
             Settings(
                 database_url="", storage_url="", max_connections=6, max_connections_per_address=1, behind_proxy=True
             )

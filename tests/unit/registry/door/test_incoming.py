@@ -12,7 +12,7 @@ import pytest
 from starlette.types import Message
 from support.waiting import let_others_run
 
-from registry.door.incoming_bodies import Body, Incoming, Room
+from registry.door.incoming_bodies import Body, BodyBudget, Incoming
 from registry.errors import RateLimited, RegistryError, TooLarge, TooSlow, Unavailable
 from registry.principal import Principal, Role
 
@@ -46,8 +46,8 @@ def who(namespace: str, token: str = "") -> Principal:
 
 def bodies() -> Incoming:
     """Room for 10 small bytes and 100 others, of which one namespace may have 60."""
-    small = Room(total_bytes=10, share_bytes=6, waiting_bytes=5)
-    return Incoming(small=small, large=Room(total_bytes=100, share_bytes=60, waiting_bytes=100), small_bytes=4)
+    small = BodyBudget(total_bytes=10, share_bytes=6, waiting_bytes=5)
+    return Incoming(small=small, large=BodyBudget(total_bytes=100, share_bytes=60, waiting_bytes=100), small_bytes=4)
 
 
 class Client:
@@ -312,7 +312,7 @@ def test_a_request_that_is_given_up_while_it_waits_leaves_nothing_behind() -> No
     run(test)
 
 
-async def hold(room: Room, namespace: str, size_bytes: int) -> Body:
+async def hold(room: BodyBudget, namespace: str, size_bytes: int) -> Body:
     """Hold what is made of a whole body."""
     body = room.begin(who(namespace), is_whole=True)
     try:
@@ -323,13 +323,13 @@ async def hold(room: Room, namespace: str, size_bytes: int) -> Body:
     return body
 
 
-def run_in_room(test: Callable[[Room], Awaitable[None]]) -> None:
+def run_in_room(test: Callable[[BodyBudget], Awaitable[None]]) -> None:
     with asyncio.Runner(loop_factory=Loop) as runner:
-        runner.run(asyncio.wait_for(test(Room(total_bytes=100, share_bytes=60)), 600))
+        runner.run(asyncio.wait_for(test(BodyBudget(total_bytes=100, share_bytes=60)), 600))
 
 
 def test_a_namespace_has_no_more_than_its_share_and_all_no_more_than_there_is() -> None:
-    async def test(room: Room) -> None:
+    async def test(room: BodyBudget) -> None:
         await hold(room, "ana", 60)
         with pytest.raises(RateLimited, match="of this namespace"):
             await hold(room, "ana", 1)
@@ -344,7 +344,7 @@ def test_a_namespace_has_no_more_than_its_share_and_all_no_more_than_there_is() 
 
 
 def test_who_has_no_room_left_of_its_own_holds_nobody_up_and_comes_in_once_there_is_some() -> None:
-    async def test(room: Room) -> None:
+    async def test(room: BodyBudget) -> None:
         ana, order = await hold(room, "ana", 60), list[str]()
 
         async def take(namespace: str) -> None:
@@ -362,7 +362,7 @@ def test_who_has_no_room_left_of_its_own_holds_nobody_up_and_comes_in_once_there
 
 
 def test_a_value_that_waits_is_not_overtaken_by_a_smaller_one() -> None:
-    async def test(room: Room) -> None:
+    async def test(room: BodyBudget) -> None:
         ana, _ = await hold(room, "ana", 45), await hold(room, "ben", 45)
         order: list[str] = []
 
@@ -382,7 +382,7 @@ def test_a_value_that_waits_is_not_overtaken_by_a_smaller_one() -> None:
 
 @pytest.mark.parametrize("turns", range(4))
 def test_a_cancellation_that_comes_with_the_room_is_none_the_less_one(turns: int) -> None:
-    async def test(room: Room) -> None:
+    async def test(room: BodyBudget) -> None:
         ana = await hold(room, "ana", 60)
         waiting = asyncio.create_task(hold(room, "ben", 60))
         await let_others_run(3)

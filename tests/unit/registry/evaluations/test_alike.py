@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import Conflict, Invalid, RegistryError
-from registry.evaluations.comparing.alike import Target, scored_alike
+from registry.evaluations.comparing.alike import ScoredTarget, scored_alike
 from sdk.schemas.scores import EvaluationView
 
 DATASETS = ("1" * 64, "2" * 64)
@@ -60,14 +60,14 @@ SAID = st.fixed_dictionaries(
 )
 
 
-def _found(targets: list[Target], data: str | None, metric: str) -> list[EvaluationView] | RegistryError:
+def _found(targets: list[ScoredTarget], data: str | None, metric: str) -> list[EvaluationView] | RegistryError:
     try:
         return scored_alike(targets, data=data, metric=metric)
     except RegistryError as error:
         return error
 
 
-def _newest(target: Target, key: str, metric: str | None) -> EvaluationView | None:
+def _newest(target: ScoredTarget, key: str, metric: str | None) -> EvaluationView | None:
     """The newest with rows and the metric."""
     usable = [
         one
@@ -77,7 +77,7 @@ def _newest(target: Target, key: str, metric: str | None) -> EvaluationView | No
     return max(usable, key=lambda one: one.created_at, default=None)
 
 
-def _complete(targets: list[Target], data: str, metric: str | None) -> list[str]:
+def _complete(targets: list[ScoredTarget], data: str, metric: str | None) -> list[str]:
     """The keys under which all targets have scores with rows, and the metric, on a dataset."""
     keys = {one.key for one in targets[0].evaluations if one.dataset == data}
     return [key for key in keys if all(_newest(target, key, metric) for target in targets)]
@@ -93,7 +93,7 @@ def test_unlike_scores_are_never_put_side_by_side(
     many: list[list[dict[str, Any]]], data: str | None, metric: str
 ) -> None:
     targets = [
-        Target(f"a@v{number}", [evaluation(10 * place + number, **said) for place, said in enumerate(given_)])
+        ScoredTarget(f"a@v{number}", [evaluation(10 * place + number, **said) for place, said in enumerate(given_)])
         for number, given_ in enumerate(many)
     ]
     found = _found(targets, data, metric)
@@ -123,7 +123,7 @@ def test_unlike_scores_are_never_put_side_by_side(
     ],
 )
 def test_what_differs_is_named(said: dict[str, Any], names: str) -> None:
-    targets = [Target("a@v1", [evaluation(1)]), Target("a@v2", [evaluation(2, **said)])]
+    targets = [ScoredTarget("a@v1", [evaluation(1)]), ScoredTarget("a@v2", [evaluation(2, **said)])]
     with pytest.raises(
         Conflict, match=rf"since they differ in {names}; score them in one job: adapterctl eval a@v1 a@v2 "
     ) as caught:
@@ -138,12 +138,15 @@ def test_the_advice_asks_for_what_they_were_scored_by() -> None:
     one = evaluation(1, metrics=metrics, conditions=conditions)
     other = evaluation(2, metrics=metrics, conditions={**conditions, "metrics": {**defined, "scorer.mine": "dist 2"}})
     with pytest.raises(Conflict, match="since they differ in metrics") as caught:
-        scored_alike([Target("a@v1", [one]), Target("a@v2", [other])], data=None, metric="scorer.mine.key")
+        scored_alike([ScoredTarget("a@v1", [one]), ScoredTarget("a@v2", [other])], data=None, metric="scorer.mine.key")
     assert caught.value.message.endswith(" --columns prompt=q --regex 'a b' --scorers mine")
     chosen = {"metrics": {"loss": 1.0, "bleu": 0.5}}
     with pytest.raises(Conflict, match=r"--metrics bleu$"):
         scored_alike(
-            [Target("a@v1", [evaluation(1, **chosen)]), Target("a@v2", [evaluation(2, **chosen, grader="x")])],
+            [
+                ScoredTarget("a@v1", [evaluation(1, **chosen)]),
+                ScoredTarget("a@v2", [evaluation(2, **chosen, grader="x")]),
+            ],
             data=None,
             metric="loss",
         )
@@ -153,7 +156,7 @@ def test_what_a_record_has_is_compared_by_it() -> None:
     rouge = {"metrics": {"loss": 1.0, "rouge_l": 0.5}}
     earlier = [evaluation(place, **rouge) for place in (1, 2)]
     later = evaluation(3, rows_digest=None, **rouge), evaluation(4, metrics={"loss": 1.0})
-    targets = [Target("a@v1", [earlier[0], later[0]]), Target("a@v2", [earlier[1], later[1]])]
+    targets = [ScoredTarget("a@v1", [earlier[0], later[0]]), ScoredTarget("a@v2", [earlier[1], later[1]])]
     assert scored_alike(targets, data=None, metric="rouge_l") == earlier
     assert scored_alike(targets, data=None, metric="loss") == [earlier[0], later[1]]
 
@@ -167,10 +170,10 @@ def test_by_what_was_generated_the_scores_of_most_rows_are_compared() -> None:
         return of(ident, rows).model_copy(update={"metrics": {"scorer.mine": 0.5}})
 
     most = [mine(1, 200), mine(2, 200)]
-    targets = [Target("a@v1", [most[0], mine(3, 16)]), Target("a@v2", [most[1], mine(4, 16)])]
+    targets = [ScoredTarget("a@v1", [most[0], mine(3, 16)]), ScoredTarget("a@v2", [most[1], mine(4, 16)])]
     assert scored_alike(targets, data=None, metric="scorer.mine") == most
     many, few = [of(1, 200), of(2, 200)], [of(3, 16), of(4, 16)]
-    targets = [Target("a@v1", [many[0], few[0], of(5, 900)]), Target("a@v2", [many[1], few[1]])]
+    targets = [ScoredTarget("a@v1", [many[0], few[0], of(5, 900)]), ScoredTarget("a@v2", [many[1], few[1]])]
     assert scored_alike(targets, data=None, metric="rouge_l") == many
     assert scored_alike(targets, data=None, metric="loss") == few
 
@@ -180,7 +183,7 @@ def test_a_metric_that_failed_on_rows_keeps_no_score_from_being_compared() -> No
     one = evaluation(1, conditions={**conditions, "failed": {"scorer.mine": "e" * 64}})
     other = evaluation(2, conditions={**conditions, "failed": {"regex": "f" * 64}})
     third = evaluation(3, conditions=conditions)
-    targets = [Target("a@v1", [one]), Target("a@v2", [other]), Target("a@v3", [third])]
+    targets = [ScoredTarget("a@v1", [one]), ScoredTarget("a@v2", [other]), ScoredTarget("a@v3", [third])]
     assert scored_alike(targets, data=None, metric="loss") == [one, other, third]
     assert one.unlike(other) == []
     assert one.has_rows_of(other, "loss")
@@ -192,9 +195,9 @@ def test_a_metric_that_failed_on_rows_keeps_no_score_from_being_compared() -> No
 def test_the_target_that_lacks_the_metric_is_named() -> None:
     has = {"metrics": {"loss": 1.0, "rouge_1": 0.5}}
     unlike = {"conditions": {"tokenizer": "c" * 64, "max_length": 64}}
-    targets = [Target("a@v1", [evaluation(1, **has), evaluation(3)]), Target("a@v2", [evaluation(2)])]
+    targets = [ScoredTarget("a@v1", [evaluation(1, **has), evaluation(3)]), ScoredTarget("a@v2", [evaluation(2)])]
     with pytest.raises(Invalid, match=r"no scores of a@v2 on these rows have rouge_1, .* --metrics rouge_1$"):
         scored_alike(targets, data=None, metric="rouge_1")
-    targets[1] = Target("a@v2", [evaluation(2), evaluation(1, **has, **unlike)])
+    targets[1] = ScoredTarget("a@v2", [evaluation(2), evaluation(1, **has, **unlike)])
     with pytest.raises(Conflict, match="since they differ in max_length"):
         scored_alike(targets, data=None, metric="rouge_1")

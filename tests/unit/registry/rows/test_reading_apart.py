@@ -19,13 +19,13 @@ from support.trainings import save_jsonl
 from support.waiting import wait_until
 
 from registry.errors import Invalid, InvalidData, Unavailable
-from registry.rows.reading_limits import Limits
+from registry.rows.reading_limits import ReadingLimits
 from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading
 from sdk.rows.data_files import DataFile
 
 COLUMNS = {"prompt": "q", "completion": "a"}
 #: More than any of these tests needs.
-ENOUGH = Limits(1 << 30, 60, 60)
+ENOUGH = ReadingLimits(1 << 30, 60, 60)
 WAIT_S = 30.0
 
 
@@ -37,7 +37,7 @@ def reading() -> Iterator[RowReading]:
     with_child.close()
 
 
-def limited(limits: Limits) -> RowReading:
+def limited(limits: ReadingLimits) -> RowReading:
     return RowReading(apart=True, inline_bytes=0, limits=lambda _size: limits)
 
 
@@ -206,7 +206,7 @@ class TestWhereRowsAreRead:
 class TestLimits:
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
     def test_rows_that_take_too_much_memory_are_refused(self, tmp_path: Path) -> None:
-        reading = limited(Limits(32 << 20, 60, 60))
+        reading = limited(ReadingLimits(32 << 20, 60, 60))
         try:
             with pytest.raises(
                 InvalidData, match=r"the dataset takes more than 32 MiB of memory to read; divide its long"
@@ -220,7 +220,7 @@ class TestLimits:
 
     @pytest.mark.slow
     def test_rows_that_take_too_much_processor_time_are_given_up(self, tmp_path: Path) -> None:
-        reading = limited(Limits(1 << 30, 1, 60))
+        reading = limited(ReadingLimits(1 << 30, 1, 60))
         path = tmp_path / "rows.jsonl"
         path.write_bytes(b'{"q": "q", "a": "a", "lang": "de"}\n' * 1_000_000)
         try:
@@ -232,7 +232,7 @@ class TestLimits:
             reading.close()
 
     def test_rows_that_can_not_be_signed_within_limits_are_not_tried_again(self, tmp_path: Path) -> None:
-        reading = limited(Limits(32 << 20, 60, 60))
+        reading = limited(ReadingLimits(32 << 20, 60, 60))
         files = [DataFile(large_objects(tmp_path / "large.jsonl"), "large")]
         try:
             why = reading.sign(files, tmp_path / "signatures", columns=COLUMNS, how=None, training_digest=None)
@@ -247,7 +247,7 @@ class TestLimits:
             pyarrow.table({"text": pyarrow.array([[0] * 5_000_000], pyarrow.list_(pyarrow.int64()))}), path
         )
         assert path.stat().st_size < 1000
-        reading = limited(Limits(96 << 20, 60, 60))
+        reading = limited(ReadingLimits(96 << 20, 60, 60))
         try:
             files = [DataFile(path, "rows")]
             why = reading.sign(files, tmp_path / "signatures", columns=None, how=None, training_digest=None)
@@ -256,7 +256,7 @@ class TestLimits:
             reading.close()
 
     def test_reading_that_stands_still_is_given_up(self, tmp_path: Path) -> None:
-        reading = limited(Limits(1 << 30, 60, 1))
+        reading = limited(ReadingLimits(1 << 30, 60, 1))
         try:
             held = Held(reading, tmp_path)
             with pytest.raises(Unavailable, match="reading the rows was given up after 1 s; try again when"):
@@ -267,7 +267,7 @@ class TestLimits:
             reading.close()
 
     def test_limits_grow_with_what_is_read(self) -> None:
-        small, large = Limits.of(0), Limits.of(2 * 1000**3)
+        small, large = ReadingLimits.of(0), ReadingLimits.of(2 * 1000**3)
         assert small.memory_bytes == large.memory_bytes
         # Signing takes half a minute for 200 MB.
         assert small.processor_s < 300 < large.processor_s < large.clock_s < 3600

@@ -12,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import Invalid
-from registry.search.fields import FIELDS, ORDERED, And, Comparison, Field, FieldRule, Node, Not, Or, Value, comparisons
+from registry.search.fields import (
+    FIELDS,
+    ORDERED,
+    And,
+    Field,
+    FieldComparison,
+    FieldRule,
+    Node,
+    Not,
+    Or,
+    Value,
+    comparisons,
+)
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING, parse
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "search.md"
@@ -47,12 +59,12 @@ def fields(draw: st.DrawFn) -> Field:
 
 
 @st.composite
-def compared(draw: st.DrawFn) -> Comparison:
+def compared(draw: st.DrawFn) -> FieldComparison:
     field = draw(fields())
     sign = draw(st.sampled_from(FIELDS[field.word].operators))
     count = draw(st.integers(1, 3)) if sign == "in" else 1
     values = VALUES.get(field.word, TEXTS)
-    return Comparison(field, sign, tuple(draw(values) for _ in range(count)))
+    return FieldComparison(field, sign, tuple(draw(values) for _ in range(count)))
 
 
 def joined(kind: type[And] | type[Or], parts: list[Node]) -> Node:
@@ -73,7 +85,7 @@ TREES: st.SearchStrategy[Node] = st.recursive(
 
 
 def depth_of(tree: Node) -> int:
-    if isinstance(tree, Comparison):
+    if isinstance(tree, FieldComparison):
         return 0
     return 1 + max((depth_of(part) for part in ((tree.part,) if isinstance(tree, Not) else tree.parts)), default=0)
 

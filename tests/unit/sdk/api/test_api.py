@@ -1,4 +1,4 @@
-"""The typed functions of `sdk.api`, held against the OpenAPI document; and no other module knows a route."""
+"""The typed calls of `sdk.api`, held against the OpenAPI document; and no other module knows a route."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ ROOT = Path(__file__).parents[4]
 API = ROOT / "sdk" / "api"
 #: What programs and browsers ask that are not clients of ours: they watch a server, or read a stream of events.
 NOT_FOR_CLIENTS = {"/metrics", "/healthz", "/readyz", "/api/v1/jobs/{}/events/stream"}
+#: What the bodies are that functions of `sdk.validation` make.
+MAKERS = {"version_move": "VersionMove"}
 #: Parameters that every list has.
 OF_PAGES = {"cursor", "limit"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request that a function of `sdk.api` makes, as its source says."""
+    """A request that a function or a method of `sdk.api` makes, as its source says."""
 
     function: str
     method: str
@@ -41,7 +43,10 @@ def calls() -> list[Call]:
 
 
 def _calls_of(file: Path) -> Iterator[Call]:
-    for function in ast.parse(file.read_text()).body:
+    tree = ast.parse(file.read_text())
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    places = [(file.stem, tree.body), *((node.name, node.body) for node in classes)]
+    for place, function in ((place, node) for place, body in places for node in body):
         if not isinstance(function, ast.FunctionDef):
             continue
         values = {
@@ -55,12 +60,12 @@ def _calls_of(file: Path) -> Iterator[Call]:
             if not isinstance(node, ast.Call):
                 continue
             match ast.unparse(node.func):
-                case "transport.call":
+                case "transport.call" | "self._transport.call":
                     method, path, reply = node.args
-                    yield _call(f"{file.stem}.{function.name}", method, path, reply, node, values, annotations)
+                    yield _call(f"{place}.{function.name}", method, path, reply, node, values, annotations)
                 case "pages":
                     method, (path, reply) = ast.Constant("GET"), node.args[1:]
-                    yield _call(f"{file.stem}.{function.name}", method, path, reply, node, values, annotations)
+                    yield _call(f"{place}.{function.name}", method, path, reply, node, values, annotations)
 
 
 def _assigned(node: ast.Assign) -> Iterator[tuple[ast.Name, ast.expr]]:
@@ -86,7 +91,7 @@ def _call(
     annotations: dict[str, str],
 ) -> Call:
     given = {keyword.arg: keyword.value for keyword in node.keywords}
-    body = annotations[ast.unparse(given["body"])] if "body" in given else ""
+    body = _made(given["body"], values, annotations) if "body" in given else ""
     return Call(
         function,
         ast.literal_eval(method),
@@ -95,6 +100,19 @@ def _call(
         frozenset(re.findall(r"\w+", body)),
         frozenset(_keys(_value(given["params"], values), annotations) if "params" in given else ()),
     )
+
+
+def _made(body: ast.expr, values: dict[str, ast.expr], annotations: dict[str, str]) -> str:
+    """The types that a body may have: those of an argument, or of what is built or made here."""
+    match _value(body, values):
+        case ast.Name(name):
+            return annotations[name]
+        case ast.Call(ast.Name("build"), [ast.Name(name), *_]):
+            return name
+        case ast.Call(ast.Name(name)):
+            return MAKERS[name]
+        case other:
+            raise AssertionError(ast.unparse(other))
 
 
 def _value(node: ast.expr, values: dict[str, ast.expr]) -> ast.expr:

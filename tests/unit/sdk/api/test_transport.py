@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
+from support import processes
 
 from sdk.api import answers
+from sdk.api.transport import Transport
 from sdk.client import Client
+from sdk.config import load
 from sdk.errors import Incompatible, InvalidInput
 
 
@@ -27,6 +33,44 @@ def test_a_closed_client_of_a_folder_leaves_neither_files_nor_threads(tmp_path: 
     # One that is just ending may still be counted; each client that leaves something leaves five files and a thread.
     assert more[0] < files + 10, more
     assert more[1] < threads + 5, more
+
+
+def test_threads_that_come_first_together_share_their_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, opened = threading.Barrier(4), list[httpx.Client]()
+
+    def opening(transport: Transport) -> httpx.Client:
+        together.wait(60)
+        answering = httpx.MockTransport(lambda _: httpx.Response(200, json=[]))
+        opened.append(httpx.Client(transport=answering, base_url="http://registry"))
+        return opened[-1]
+
+    monkeypatch.setattr(Transport, "_open", opening)
+    transport = Transport(load(f"local:{tmp_path / 'home'}"))
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(transport.call, "GET", "/bases", list[int]) for _ in range(4)]
+        assert [each.result() for each in asked] == [[]] * 4
+    assert [each.is_closed for each in opened].count(False) == 1
+    transport.close()
+    assert all(each.is_closed for each in opened)
+
+
+def test_after_a_fork_each_process_has_its_own_connections(tmp_path: Path) -> None:
+    said = """
+import os, sdk
+client = sdk.connect(f"local:{os.environ['HOME']}/home")
+for asked in (sdk.bases, client.adapters):
+    assert asked() == []
+child = os.fork()
+assert sdk.bases() == client.adapters() == []
+if child == 0:
+    os._exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+client.close()
+"""
+    done = processes.finished(sys.executable, "-c", said, env=processes.environment(HOME=str(tmp_path)))
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
 def test_what_is_nought_is_asked_for_and_not_left_to_the_registry(tmp_path: Path) -> None:

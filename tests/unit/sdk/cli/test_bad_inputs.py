@@ -202,7 +202,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry in a folder, with a base."""
     url = f"local:{tmp_path_factory.mktemp('bad') / 'home'}"
     client = Client(url)
-    client.register_base(base_registration())
+    client.bases.register(base_registration())
     yield url
     client.close()
 

@@ -19,6 +19,7 @@ from sdk.cli.commands import catalog
 from sdk.cli.commands import compat as command
 from sdk.cli.commands.compat import compat_command
 from sdk.errors import InvalidBase, InvalidInput, NotFound
+from sdk.examining import engine_compatibility
 from sdk.lora.tensors import read_tensors
 
 LLAMA = {"vocab_size": 16, "tie_word_embeddings": False, "eos_token_id": 2}
@@ -78,7 +79,7 @@ def test_one_that_is_not_known_ends_with_7_too(run: Any) -> None:
 
 def test_json_and_quiet(run: Any, registry: Client) -> None:
     done = run("plain", "--engine", "llama.cpp", "--format", "json")
-    assert json.loads(done.stdout) == registry.compat("plain", engine="llama.cpp").as_dict()
+    assert json.loads(done.stdout) == registry.versions.compat("plain", engine="llama.cpp").as_dict()
     assert json.loads(done.stdout)["ref"] == "plain@v1"
     assert run("plain", "--engine", "peft", "--format", "quiet").stdout == "yes\n"
 
@@ -115,7 +116,7 @@ def test_what_the_registry_found_of_embeddings_counts(registry: Client, folders:
         tensors |= {embeddings: [rows, HIDDEN], head: [rows, HIDDEN]}
         write_safetensors(folder / "adapter_model.safetensors", tensors)
         registry.push(folder, name, base=folders / "base")
-    resized, whole = (registry.compat(name, engine="vllm") for name in ("resized", "whole"))
+    resized, whole = (registry.versions.compat(name, engine="vllm") for name in ("resized", "whole"))
     assert [finding.rule for finding in (*resized.against, *whole.against)] == ["vocabulary", "vocabulary"]
     assert "another number of tokens" in resized.against[0].reason
     assert "save_embedding_layers=False" in whole.against[0].reason
@@ -123,29 +124,29 @@ def test_what_the_registry_found_of_embeddings_counts(registry: Client, folders:
 
 def test_what_is_refused(registry: Client, folders: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'new' is not a version of vllm; give one as 0\.33\.0"):
-        registry.compat("plain", engine="vllm", version="new")
+        registry.versions.compat("plain", engine="vllm", version="new")
     with pytest.raises(InvalidInput, match="there is no table of 'tgi'"):
-        registry.compat("plain", engine="tgi")
+        registry.versions.compat("plain", engine="tgi")
     with pytest.raises(InvalidInput, match="a version has a base of its own"):
-        registry.compat("plain", engine="vllm", base=folders / "base")
+        registry.versions.compat("plain", engine="vllm", base=folders / "base")
     with pytest.raises(NotFound):
-        registry.compat("nobody", engine="vllm")
+        registry.versions.compat("nobody", engine="vllm")
     for engine in (None, 1, ["vllm"]):
         with pytest.raises(InvalidInput, match="engine is not text; give one of vllm, sglang"):
-            registry.compat("plain", engine=engine)  # type: ignore[arg-type]
+            registry.versions.compat("plain", engine=engine)  # type: ignore[arg-type]
     for version in (1, 0.33, ["0.33.0"]):
         with pytest.raises(InvalidInput, match="version is not text"):
-            registry.compat("plain", engine="vllm", version=version)  # type: ignore[arg-type]
+            registry.versions.compat("plain", engine="vllm", version=version)  # type: ignore[arg-type]
 
 
 def test_a_base_that_was_taken_away_is_not_guessed(registry: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object, **__: object) -> None:
         raise NotFound("there is no base")
 
-    found = registry.compat("plain", engine="vllm")
-    monkeypatch.setattr(registry, "base", gone)
+    found = registry.versions.compat("plain", engine="vllm")
+    monkeypatch.setattr(engine_compatibility.bases, "get", gone)
     # Nothing of these modules depends on its config.
-    assert registry.compat("plain", engine="vllm").findings == found.findings
+    assert registry.versions.compat("plain", engine="vllm").findings == found.findings
 
 
 def test_show_says_it_in_brief(run: Any) -> None:
@@ -161,15 +162,15 @@ def test_what_a_ref_can_be_is_a_ref_whatever_lies_here(
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path / "plain", tmp_path / "team" / "deeper" / "mine", tmp_path / "only-here"):
         write_adapter(folder)
-    assert registry.compat("plain", engine="vllm").ref == "plain@v1"
-    assert registry.compat("./plain", engine="vllm").ref == "./plain"
-    assert registry.compat("team/deeper/mine", engine="vllm").ref == "./team/deeper/mine"
+    assert registry.versions.compat("plain", engine="vllm").ref == "plain@v1"
+    assert registry.versions.compat("./plain", engine="vllm").ref == "./plain"
+    assert registry.versions.compat("team/deeper/mine", engine="vllm").ref == "./team/deeper/mine"
     with pytest.raises(NotFound, match=r"if you mean the folder, write \./only-here$"):
-        registry.compat("only-here", engine="vllm")
+        registry.versions.compat("only-here", engine="vllm")
     with pytest.raises(NotFound, match=r"if you mean the folder, write \./only-here$"):
-        registry.export("only-here", tmp_path / "a.gguf")
+        registry.versions.export("only-here", tmp_path / "a.gguf")
     with pytest.raises(InvalidInput, match=r"is an adapter; say which base"):
-        registry.export("team/deeper/mine", tmp_path / "a.gguf")
+        registry.versions.export("team/deeper/mine", tmp_path / "a.gguf")
     # The base of this one is too small a config to be exported, which is found after the ref.
     with pytest.raises(InvalidBase, match="does not say its"):
-        registry.export("plain", tmp_path / "a.gguf")
+        registry.versions.export("plain", tmp_path / "a.gguf")

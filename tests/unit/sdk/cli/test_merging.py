@@ -45,7 +45,11 @@ def test_what_was_written_and_is_not_what_was_asked_for_ends_with_7(
 
 
 class _Saving:
-    def save_manifest(self, manifest: Any, target: Path, *, beside: Any) -> Path:
+    @property
+    def puller(self) -> _Saving:
+        return self
+
+    def save(self, manifest: Any, target: Path, *, beside: Any) -> Path:
         return target
 
     def model_card(self, merged: Any) -> str:

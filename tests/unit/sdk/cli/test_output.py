@@ -180,10 +180,14 @@ class Registry:
         self._events = events
         self._end = end
 
-    def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
+    @property
+    def jobs(self) -> Registry:
+        return self
+
+    def events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
         return [event for event in self._events if event.seq > after][:1]
 
-    def job_view(self, job_id: str) -> JobView:
+    def view(self, job_id: str) -> JobView:
         return view(self._end or JobState.RUNNING)
 
 

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,7 +22,6 @@ from sdk.examining import planning
 from sdk.examining.planning import plan_training
 from sdk.lora.planning import tables as configs
 from sdk.schemas.planning import Plan
-from sdk.schemas.training import PlanOptions, TrainingOptions
 
 #: What the config of the small base lacks.
 NUMBERS = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 16}
@@ -119,12 +118,6 @@ def test_a_config_that_nothing_follows_from(
     with pytest.raises(kind, match=sentence) as caught:
         plan_training(None, config(configs.LLAMA_2_7B | said))
     assert caught.value.exit_code == exit_code
-
-
-def test_the_keywords_are_fields_of_a_training_and_options_of_the_command() -> None:
-    ours, theirs = get_type_hints(PlanOptions), get_type_hints(TrainingOptions)
-    assert ours == {name: theirs[name] for name in ours}
-    assert not ours.keys() - {parameter.name for parameter in plan_command.params}
 
 
 def test_the_worker_says_the_shapes_of_an_unknown_family(config: Callable[..., str]) -> None:
@@ -232,7 +225,7 @@ def test_a_base_that_is_stored_in_4_bits_is_planned_as_it_is_stored(config: Call
 def test_a_registered_base_by_its_id(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", **NUMBERS)
     with embedded(tmp_path / "home") as world:
-        world.admin.add_base(base, id="tiny")
+        world.admin.bases.add(base, id="tiny")
         found = world.admin.plan("tiny", targets="qv", rank=4)
         assert found.trainable == plan_training(None, base, targets="qv", rank=4).trainable
         with pytest.raises(errors.NotFound):

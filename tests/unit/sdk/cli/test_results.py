@@ -102,7 +102,7 @@ def test_what_is_scored_beside_is_marked(desk: MergingDesk, run: Run, rows: Path
     world.admin.promote(old, "production")
     asked = ("--data", str(rows), "--precision", "native", "--detach", "--format", "json")
     only = json.loads(run("eval", new, "--only", *asked).stdout)["job"]
-    assert [target["ref"] for target in world.writer.job_view(only).request["targets"]] == [new]
+    assert [target["ref"] for target in world.writer.jobs.view(only).request["targets"]] == [new]
     assert "beside" not in run("jobs", "show", only).stdout
     world.writer.job(only).cancel()
     job = json.loads(run("eval", new, *asked).stdout)["job"]

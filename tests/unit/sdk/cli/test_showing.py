@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sdk.cli.commands.catalog import _first, _held, _variant
+from sdk.cli.commands.catalog import _first, _held, _releases, _variant
+from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.version_records import TrainingRecord
 
 
 def test_which_share_of_the_base_was_in_which_precision() -> None:
@@ -15,15 +17,18 @@ def test_which_share_of_the_base_was_in_which_precision() -> None:
 
 
 def test_what_is_beyond_plain_lora_is_shown() -> None:
-    assert _variant({"use_rslora": False, "bias": "none", "rank_pattern": {}}) == ""
-    lora = {
-        "use_rslora": True,
-        "use_dora": True,
-        "rank_pattern": {"v_proj": 2, "q_proj": 4},
-        "bias": "lora_only",
-        "modules_to_save": ["norm"],
-        "trainable_token_indices": [3, 5],
-    }
+    plain = LoraConfig(rank=8, alpha=16.0, dropout=0.0, target_modules=["q_proj"])
+    assert _variant(plain) == ""
+    lora = plain.model_copy(
+        update={
+            "use_rslora": True,
+            "use_dora": True,
+            "rank_pattern": {"v_proj": 2, "q_proj": 4},
+            "bias": "lora_only",
+            "modules_to_save": ["norm"],
+            "trainable_token_indices": [3, 5],
+        }
+    )
     assert _variant(lora) == ", rsLoRA, DoRA, rank_pattern q_proj=4 v_proj=2, bias lora_only, whole norm, tokens 3 5"
 
 
@@ -31,3 +36,9 @@ def test_many_target_modules_are_counted() -> None:
     names = [f"model.language_model.layers.{n}.self_attn.q_proj" for n in range(34)]
     assert _first(names) == [*names[:12], "and 22 more"]
     assert _first(names[:12]) == names[:12]
+
+
+def test_which_releases_trained_is_shown_as_far_as_it_is_recorded() -> None:
+    record = TrainingRecord.read({"python": "3.11.7", "adapterctl": "0.1.0", "driver": 550})
+    assert _releases(record) == ["adapterctl 0.1.0", "python 3.11.7"]
+    assert _releases(TrainingRecord()) == []

@@ -35,8 +35,8 @@ def test_all_doors_ask_for_the_same(
         Path(name).write_text(f'{{"prompt": "{name}", "completion": "b"}}\n')
     Path("a.yaml").write_text(yaml)
     client = Client()
-    client.register_base(base_registration())
-    client.add_data("b.jsonl", name="faq")
+    client.bases.register(base_registration())
+    client.datasets.add("b.jsonl", name="faq")
     client.submit_training("a", base="tiny", data=python)
     for given in (flags, ["--config", "a.yaml"]):
         done = CliRunner().invoke(cli, ["train", "a", "--base", "tiny", *given, "--detach"], catch_exceptions=False)

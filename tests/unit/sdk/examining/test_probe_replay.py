@@ -24,6 +24,7 @@ from sdk.schemas.probe import (
     recorded_probe,
     says_probe,
 )
+from sdk.schemas.version_records import TrainingRecord
 
 LONG = "model.language_model.layers.{}.mlp.shared_experts.down_projection_of_the_layer"
 
@@ -140,10 +141,10 @@ RECORD: dict[str, Any] = {"probe_texts": "a" * 64}
     ],
 )
 def test_a_record_that_its_publisher_made_up_is_no_probe(metrics: dict[str, float], training: Any) -> None:
-    assert recorded_probe(report().metrics(), RECORD) == report()
-    assert recorded_probe(metrics, training) is None
-    assert says_probe(metrics, training)
-    assert not says_probe({"loss": 1.0, "probe_kl": 1.0}, {"seed": 1})
+    assert recorded_probe(report().metrics(), TrainingRecord.read(RECORD)) == report()
+    assert recorded_probe(metrics, TrainingRecord.read(training)) is None
+    assert says_probe(metrics, TrainingRecord.read(training))
+    assert not says_probe({"loss": 1.0, "probe_kl": 1.0}, TrainingRecord(seed=1))
 
 
 def test_numbers_without_bounds_are_compared() -> None:
@@ -160,10 +161,7 @@ def test_what_was_verified_is_replayed(kind: str, monkeypatch: pytest.MonkeyPatc
         def resolve(self, ref: str) -> SimpleNamespace:
             return SimpleNamespace(ref="team/a@v1", contents=SimpleNamespace(kind=kind))
 
-    class Client:
-        def puller(self) -> Puller:
-            return Puller()
-
+    class Versions:
         def verify(self, ref: str, *, verify_with: object) -> SimpleNamespace:
             asked.append(ref)
             return SimpleNamespace(digest="b" * 64)
@@ -173,8 +171,8 @@ def test_what_was_verified_is_replayed(kind: str, monkeypatch: pytest.MonkeyPatc
             return replayed()
 
     @contextmanager
-    def opened() -> Iterator[Client]:
-        yield Client()
+    def opened() -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(puller=Puller(), versions=Versions())
 
     monkeypatch.setattr(pull, "open_client", opened)
     done = CliRunner().invoke(pull.verify_command, ["team/a@prod", "--probe"])

@@ -57,77 +57,101 @@ def test_the_command_exports_an_adapter_and_its_model(base: Path, adapter: Path,
 
 @pytest.mark.usefixtures("here")
 def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
-    view = client.add_base(base, id="tiny")
+    view = client.bases.add(base, id="tiny")
     version = client.push(adapter, "team/docstrings", base="tiny")
-    by_ref = client.export("team/docstrings@v1", tmp_path / "ref.gguf")
-    by_folder = client.export(adapter, tmp_path / "folder.gguf", base=base)
-    by_id = client.export(adapter, tmp_path / "id.gguf", base=view.id)
+    by_ref = client.versions.export("team/docstrings@v1", tmp_path / "ref.gguf")
+    by_folder = client.versions.export(adapter, tmp_path / "folder.gguf", base=base)
+    by_id = client.versions.export(adapter, tmp_path / "id.gguf", base=view.id)
     assert by_ref.report.tensors == by_folder.report.tensors == by_id.report.tensors == 8
-    from workers.pipelines.exporting.gguf_file import Written
+    from workers.pipelines.exporting.gguf_file import WrittenGguf
 
-    written = Written(by_ref.path)
+    written = WrittenGguf(by_ref.path)
     assert written.value("general.name") == version.ref
     assert written.value("general.base_model.0.name") == "tiny"
-    assert Written(by_folder.path).value("general.name") == "docstrings"
-    client.export("team/docstrings@v1", tmp_path / "checked.gguf", base=base)
+    assert WrittenGguf(by_folder.path).value("general.name") == "docstrings"
+    client.versions.export("team/docstrings@v1", tmp_path / "checked.gguf", base=base)
     # Another base of the same shapes is another's, for a version says which one it has.
     other = tiny.save_llama(tmp_path / "other", seed=9)
     with pytest.raises(AdapterctlError, match=r"belongs to tiny .*, not to other"):
-        client.export("team/docstrings@v1", tmp_path / "x.gguf", base=other)
+        client.versions.export("team/docstrings@v1", tmp_path / "x.gguf", base=other)
     with pytest.raises(NotFound):
-        client.export("team/nothing@v1", tmp_path / "x.gguf")
+        client.versions.export("team/nothing@v1", tmp_path / "x.gguf")
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("ask", "error", "said"),
     [
-        (lambda c, b, a, f: c.export(a, f / "x.gguf"), InvalidInput, "say which base it was trained over with --base"),
-        (lambda c, b, a, f: c.export(b, f / "x.gguf", base=b), InvalidInput, "needs no base"),
         (
-            lambda c, b, a, f: c.export(a, f / "x.gguf", base=b, tokenizer_from="t.gguf"),
+            lambda c, b, a, f: c.versions.export(a, f / "x.gguf"),
+            InvalidInput,
+            "say which base it was trained over with --base",
+        ),
+        (lambda c, b, a, f: c.versions.export(b, f / "x.gguf", base=b), InvalidInput, "needs no base"),
+        (
+            lambda c, b, a, f: c.versions.export(a, f / "x.gguf", base=b, tokenizer_from="t.gguf"),
             InvalidInput,
             "has no tokenizer",
         ),
-        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=f / "t.gguf"), NotFound, "which is not a file"),
-        (lambda c, b, a, f: c.export(a, f / "x.gguf", base="nothing"), NotFound, "nothing"),
-        (lambda c, b, a, f: c.export(a, f / "x.gguf", base=f), NotFound, "config.json"),
-        (lambda c, b, a, f: c.export(f / "no", f / "x.gguf"), NotFound, "there is no folder"),
-        (lambda c, b, a, f: c.export(f, f / "x.gguf"), NotFound, "has neither adapter_config.json nor config.json"),
-        (lambda c, b, a, f: c.export(a, f / "x.bin", base=b), InvalidInput, "does not end in .gguf"),
-        (lambda c, b, a, f: c.export(a, f / "there.gguf", base=b), Conflict, "already exists"),
         (
-            lambda c, b, a, f: c.export(a, f / "there.gguf/x.gguf", base=b),
+            lambda c, b, a, f: c.versions.export(b, f / "x.gguf", tokenizer_from=f / "t.gguf"),
+            NotFound,
+            "which is not a file",
+        ),
+        (lambda c, b, a, f: c.versions.export(a, f / "x.gguf", base="nothing"), NotFound, "nothing"),
+        (lambda c, b, a, f: c.versions.export(a, f / "x.gguf", base=f), NotFound, "config.json"),
+        (lambda c, b, a, f: c.versions.export(f / "no", f / "x.gguf"), NotFound, "there is no folder"),
+        (
+            lambda c, b, a, f: c.versions.export(f, f / "x.gguf"),
+            NotFound,
+            "has neither adapter_config.json nor config.json",
+        ),
+        (lambda c, b, a, f: c.versions.export(a, f / "x.bin", base=b), InvalidInput, "does not end in .gguf"),
+        (lambda c, b, a, f: c.versions.export(a, f / "there.gguf", base=b), Conflict, "already exists"),
+        (
+            lambda c, b, a, f: c.versions.export(a, f / "there.gguf/x.gguf", base=b),
             InvalidInput,
             "its path leads through a file",
         ),
         (
-            lambda c, b, a, f: c.export(a, f / ("x" * 300 + ".gguf"), base=b),
+            lambda c, b, a, f: c.versions.export(a, f / ("x" * 300 + ".gguf"), base=b),
             InvalidInput,
             "can't be written .File name too",
         ),
-        (lambda c, b, a, f: c.export(a, "/proc/x.gguf", base=b), InvalidInput, "/proc/x.gguf can't be written"),
-        (lambda c, b, a, f: c.export(a, "", base=b), InvalidInput, "the output has no name; give one with -o"),
-        (lambda c, b, a, f: c.export("", f / "x.gguf"), InvalidInput, "nothing is named to export"),
-        (lambda c, b, a, f: c.export("./" + "x" * 300, f / "x.gguf"), NotFound, "there is no folder"),
-        (lambda c, b, a, f: c.export("x" * 300, f / "x.gguf"), AdapterctlError, "^(?!.*unexpected)"),
         (
-            lambda c, b, a, f: c.export(a, f / "x.gguf", base="./" + "x" * 300),
+            lambda c, b, a, f: c.versions.export(a, "/proc/x.gguf", base=b),
+            InvalidInput,
+            "/proc/x.gguf can't be written",
+        ),
+        (lambda c, b, a, f: c.versions.export(a, "", base=b), InvalidInput, "the output has no name; give one with -o"),
+        (lambda c, b, a, f: c.versions.export("", f / "x.gguf"), InvalidInput, "nothing is named to export"),
+        (lambda c, b, a, f: c.versions.export("./" + "x" * 300, f / "x.gguf"), NotFound, "there is no folder"),
+        (lambda c, b, a, f: c.versions.export("x" * 300, f / "x.gguf"), AdapterctlError, "^(?!.*unexpected)"),
+        (
+            lambda c, b, a, f: c.versions.export(a, f / "x.gguf", base="./" + "x" * 300),
             InvalidBase,
             "can't be read .File name too",
         ),
-        (lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from=""), NotFound, "an empty name; give a GGUF file"),
         (
-            lambda c, b, a, f: c.export(b, f / "x.gguf", tokenizer_from="/dev/zero"),
+            lambda c, b, a, f: c.versions.export(b, f / "x.gguf", tokenizer_from=""),
+            NotFound,
+            "an empty name; give a GGUF file",
+        ),
+        (
+            lambda c, b, a, f: c.versions.export(b, f / "x.gguf", tokenizer_from="/dev/zero"),
             NotFound,
             "/dev/zero, which is not a file",
         ),
         (
-            lambda c, b, a, f: c.export(a, f / "x.gguf", base=b, dtype="q8"),
+            lambda c, b, a, f: c.versions.export(a, f / "x.gguf", base=b, dtype="q8"),
             InvalidInput,
             "no dtype 'q8'; give f32, f16, bf16",
         ),
-        (lambda c, b, a, f: c.export(a, f / "bad\udcff.gguf", base=b), InvalidInput, "is not UTF-8; rename it"),
+        (
+            lambda c, b, a, f: c.versions.export(a, f / "bad\udcff.gguf", base=b),
+            InvalidInput,
+            "is not UTF-8; rename it",
+        ),
     ],
 )
 def test_what_can_not_be_is_said_before_anything_is_written(
@@ -144,18 +168,18 @@ def test_what_can_not_be_is_said_before_anything_is_written(
 
 @pytest.mark.usefixtures("here")
 def test_a_full_disk_leaves_nothing(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
-    whole = client.export(base, tmp_path / "whole.gguf").report.size_bytes
+    whole = client.versions.export(base, tmp_path / "whole.gguf").report.size_bytes
     out = tmp_path / "out"
     for share in (0.02, 0.5, 0.99):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(whole * share), hard))
         try:
             with pytest.raises(Unavailable, match=r"the disk is full while writing .*free some space"):
-                client.export(base, out / "model.gguf")
+                client.versions.export(base, out / "model.gguf")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert left(out) == []
-    client.export(base, out / "model.gguf")
+    client.versions.export(base, out / "model.gguf")
     assert (out / "model.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
@@ -174,7 +198,7 @@ def test_a_program_that_fails_or_is_slow_leaves_nothing(
     for done, error, said in ((killed, Unavailable, "without an answer"), (slow, TimedOut, "not exported within")):
         instead(done)
         with pytest.raises(error, match=said):
-            client.export(adapter, out / "a.gguf", base=base)
+            client.versions.export(adapter, out / "a.gguf", base=base)
         assert left(out) == []
 
 
@@ -192,13 +216,13 @@ def test_what_a_killed_call_left_is_swept_and_what_goes_on_is_not(
 
     def another(*given: Any, **asked: Any) -> Any:
         instead(program)
-        client.export(adapter, out / "a.gguf", base=base, dtype="f16")
+        client.versions.export(adapter, out / "a.gguf", base=base, dtype="f16")
         seen.extend(left(out))
         return program(*given, **asked)
 
     instead(another)
     with pytest.raises(Conflict, match="was created meanwhile"):
-        client.export(adapter, out / "a.gguf", base=base)
+        client.versions.export(adapter, out / "a.gguf", base=base)
     assert dead not in seen
     assert len(seen) == 2
     assert left(out) == ["a.gguf"]
@@ -218,13 +242,13 @@ def test_what_came_there_meanwhile_stays(
 
     instead(beaten)
     with pytest.raises(Conflict, match="was created meanwhile"):
-        client.export(adapter, target.with_name("a.gguf"), base=base, modelfile=True, ollama_base="tiny")
+        client.versions.export(adapter, target.with_name("a.gguf"), base=base, modelfile=True, ollama_base="tiny")
     assert (left(target.parent), target.read_bytes()) == ([name], b"mine")
 
 
 @pytest.mark.usefixtures("here")
 def test_a_modelfile_beside_it(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
-    made = client.export(adapter, tmp_path / "a.gguf", base=base, modelfile=True, ollama_base="tiny:1b")
+    made = client.versions.export(adapter, tmp_path / "a.gguf", base=base, modelfile=True, ollama_base="tiny:1b")
     assert made.modelfile == tmp_path / "a.Modelfile"
     lines = made.modelfile.read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == ["FROM tiny:1b", "ADAPTER ./a.gguf"]
@@ -236,20 +260,20 @@ def test_a_modelfile_beside_it(client: Client, base: Path, adapter: Path, tmp_pa
         ("b.gguf", {"base": base, "ollama_base": "x"}, "give --modelfile too"),
     ):
         with pytest.raises((InvalidInput, Conflict), match=said):
-            client.export(adapter, tmp_path / name, **asked)  # type: ignore[arg-type]
+            client.versions.export(adapter, tmp_path / name, **asked)  # type: ignore[arg-type]
     (tmp_path / "c.Modelfile").write_text("mine")
     with pytest.raises(Conflict, match=r"c\.Modelfile already exists"):
-        client.export(adapter, tmp_path / "c.gguf", base=base, modelfile=True, ollama_base="x")
+        client.versions.export(adapter, tmp_path / "c.gguf", base=base, modelfile=True, ollama_base="x")
     assert {path.name for path in tmp_path.iterdir()} & {"b.gguf", "c.gguf", "b.Modelfile"} == set()
-    whole = client.export(base, tmp_path / "m.gguf", modelfile=True)
+    whole = client.versions.export(base, tmp_path / "m.gguf", modelfile=True)
     assert whole.modelfile.read_text().splitlines()[-1] == "FROM ./m.gguf"
     with pytest.raises(InvalidInput, match="needs no base in Ollama"):
-        client.export(base, tmp_path / "n.gguf", modelfile=True, ollama_base="x")
+        client.versions.export(base, tmp_path / "n.gguf", modelfile=True, ollama_base="x")
 
 
 @pytest.mark.usefixtures("here")
 def test_a_long_name_in_any_script(client: Client, base: Path, adapter: Path, tmp_path: Path) -> None:
-    client.export(adapter, tmp_path / ("😀" * 60 + ".gguf"), base=base)
+    client.versions.export(adapter, tmp_path / ("😀" * 60 + ".gguf"), base=base)
     assert "😀" * 60 + ".gguf" in left(tmp_path)
 
 
@@ -299,7 +323,7 @@ def test_what_a_program_did_not_expect_has_its_own_sentence(
     with pytest.raises(
         AdapterctlError, match="because of an unexpected TypeError: 'int' object is not iterable; report it"
     ) as told:
-        client.export(adapter, tmp_path / "a.gguf", base=base)
+        client.versions.export(adapter, tmp_path / "a.gguf", base=base)
     assert told.value.code == "internal"
 
 
@@ -340,7 +364,7 @@ def test_a_config_refuses_before_the_program_is_started(
     }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InvalidBase, match="is a OPTForCausalLM"):
-        client.export(folder, tmp_path / "x.gguf")
+        client.versions.export(folder, tmp_path / "x.gguf")
 
 
 def test_without_the_workers_extra_it_says_what_to_install(
@@ -353,7 +377,7 @@ def test_without_the_workers_extra_it_says_what_to_install(
         with pytest.raises(
             Unavailable, match=r"needs gguf, which this Python lacks; run: pip install 'adapterctl\[worker\]'"
         ):
-            client.export(target, tmp_path / "x.gguf", base=over)
+            client.versions.export(target, tmp_path / "x.gguf", base=over)
 
 
 def test_the_page_names_what_can_be_exported() -> None:

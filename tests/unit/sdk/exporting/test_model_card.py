@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard as HubCard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.exporting.cards import merged_card, plain_card
-from sdk.exporting.model_card import Card, code, front_matter, license_of, render
+from sdk.exporting.model_card import ModelCard, code, front_matter, license_of, render
 from sdk.schemas.export import PlainLoraReport
 
 REPORT: dict[str, Any] = {
@@ -35,7 +35,7 @@ HOSTILE = [
 
 def data_of(text: str) -> dict[str, Any]:
     """Return what the Hub's library reads in a card."""
-    return ModelCard(text).data.to_dict()
+    return HubCard(text).data.to_dict()
 
 
 def test_a_merged_model_is_described() -> None:
@@ -52,10 +52,10 @@ def test_a_merged_model_is_described() -> None:
     assert "\nlicense" not in text
 
 
-def card(**changed: Any) -> Card:
+def card(**changed: Any) -> ModelCard:
     """Return a card over a base of the Hub."""
     given = {"title": "x", "base": "org/base", "relation": "finetune", "library": "transformers", "tags": ["lora"]}
-    return Card(**{**given, "made": [], "read_back": [], "loading": ["import torch"], **changed})
+    return ModelCard(**{**given, "made": [], "read_back": [], "loading": ["import torch"], **changed})
 
 
 def test_the_base_is_named_where_the_hub_has_such_names() -> None:

@@ -56,11 +56,11 @@ def test_the_command_makes_a_plain_lora(base: Path, dora: Path, tmp_path: Path) 
 def test_a_version_and_its_base_are_found_by_the_ref(client: Client, base: Path, dora: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     shutil.copytree(base, own)
-    client.add_base(own, id="tiny")
+    client.bases.add(own, id="tiny")
     (own / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     version = client.push(dora, "team/dora", base="tiny")
-    by_ref = client.export_plain("team/dora@v1", tmp_path / "ref", rank=4)
-    by_folder = client.export_plain(dora, tmp_path / "folder", base=base, rank=4)
+    by_ref = client.versions.export_plain("team/dora@v1", tmp_path / "ref", rank=4)
+    by_folder = client.versions.export_plain(dora, tmp_path / "folder", base=base, rank=4)
     *notes, unproven = by_folder.report.notes
     assert "nothing proves that the DoRA was trained over" in unproven
     same = {"size_bytes": by_ref.report.size_bytes, "notes": notes}
@@ -72,10 +72,10 @@ def test_a_version_and_its_base_are_found_by_the_ref(client: Client, base: Path,
     assert client.push(by_ref.path, "team/plain", base="tiny").info.lora.rank == 4
     other = tiny.save_llama(tmp_path / "other", seed=9)
     with pytest.raises(VerificationFailed, match="belongs to tiny"):
-        client.export_plain("team/dora@v1", tmp_path / "x", base=other, rank=4)
+        client.versions.export_plain("team/dora@v1", tmp_path / "x", base=other, rank=4)
     (own / "model.safetensors").unlink()
     with pytest.raises(InvalidInput, match="give the base's folder with --base"):
-        client.export_plain("team/dora@v1", tmp_path / "x", rank=4)
+        client.versions.export_plain("team/dora@v1", tmp_path / "x", rank=4)
     assert not (tmp_path / "x").exists()
 
 
@@ -83,11 +83,11 @@ def test_a_version_and_its_base_are_found_by_the_ref(client: Client, base: Path,
 @pytest.mark.parametrize(
     ("ask", "error", "said"),
     [
-        (lambda c, b, a, f: c.export_plain(a, f / "x", rank=0), InvalidInput, "give one from 1 to"),
-        (lambda c, b, a, f: c.export_plain(b, f / "x"), InvalidInput, "is a model; give a ref"),
-        (lambda c, b, a, f: c.export_plain(a, f / "there"), Conflict, "already exists; remove it"),
-        (lambda c, b, a, f: c.export_plain(a, f / "x", dtype="q4"), InvalidInput, "there is no dtype"),
-        (lambda c, b, a, f: c.export_plain(f / "no", f / "x"), NotFound, "there is no folder"),
+        (lambda c, b, a, f: c.versions.export_plain(a, f / "x", rank=0), InvalidInput, "give one from 1 to"),
+        (lambda c, b, a, f: c.versions.export_plain(b, f / "x"), InvalidInput, "is a model; give a ref"),
+        (lambda c, b, a, f: c.versions.export_plain(a, f / "there"), Conflict, "already exists; remove it"),
+        (lambda c, b, a, f: c.versions.export_plain(a, f / "x", dtype="q4"), InvalidInput, "there is no dtype"),
+        (lambda c, b, a, f: c.versions.export_plain(f / "no", f / "x"), NotFound, "there is no folder"),
     ],
 )
 def test_what_is_asked_wrong_leaves_nothing(
@@ -108,9 +108,9 @@ def test_numbers_that_are_nothing_in_the_type_asked_for(
     tensors = load_file(faint / "adapter_model.safetensors")
     save_file({name: 1e-9 * each for name, each in tensors.items()}, faint / "adapter_model.safetensors")
     with pytest.raises(InvalidInput, match="numbers too small for f16, which would be lost; export with --dtype f32"):
-        client.export_plain(faint, tmp_path / "plain", base=base, dtype="f16")
+        client.versions.export_plain(faint, tmp_path / "plain", base=base, dtype="f16")
     assert not (tmp_path / "plain").exists()
-    assert client.export_plain(faint, tmp_path / "plain", base=base, dtype="f32").report.kept_energy == 1.0
+    assert client.versions.export_plain(faint, tmp_path / "plain", base=base, dtype="f32").report.kept_energy == 1.0
 
 
 @pytest.mark.usefixtures("here")
@@ -126,7 +126,7 @@ def test_what_came_there_meanwhile_stays(
 
     instead(beaten)
     with pytest.raises(Conflict, match="was created meanwhile"):
-        client.export_plain(adapter, target)
+        client.versions.export_plain(adapter, target)
     assert (left(target.parent), left(target)) == (["plain"], ["mine"])
 
 
@@ -146,9 +146,11 @@ def test_what_makes_it_fit_by_compat_does(
 ) -> None:
     plain = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
     folder = merges.save_adapter(base, tmp_path / "a", **{**plain, **settings})
-    before = client.compat(folder, engine=engine, base=base)
+    before = client.versions.compat(folder, engine=engine, base=base)
     assert before.answer == ("unknown" if len(settings) > 1 else "no")
     assert "--to lora" in " ".join([before.fix or "", *before.notes])
-    made = client.export_plain(folder, tmp_path / "plain", base=base, rank=4 if "use_dora" in settings else None)
-    after = client.compat(made.path, engine=engine, base=base)
+    made = client.versions.export_plain(
+        folder, tmp_path / "plain", base=base, rank=4 if "use_dora" in settings else None
+    )
+    after = client.versions.compat(made.path, engine=engine, base=base)
     assert after.answer == "yes", after.against

@@ -318,8 +318,8 @@ class TestScores:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with registries.embedded(tmp_path_factory.mktemp("diff") / "home") as found:
-        found.admin.register_base(base_registration())
-        found.admin.register_base(base_registration("small"))
+        found.admin.bases.register(base_registration())
+        found.admin.bases.register(base_registration("small"))
         yield found
 
 
@@ -346,7 +346,7 @@ def pair(world: World, tmp_path: Path) -> tuple[str, str]:
     """Two versions of 24 modules that differ more and more, and in their alpha."""
     tensors = {f"model.layers.{n}.self_attn.q_proj.weight": [8, 6] for n in range(24)}
     name = f"deep-{uuid.uuid4().hex[:8]}"
-    world.admin.register_base(base_registration("deep", tensors=tensors))
+    world.admin.bases.register(base_registration("deep", tensors=tensors))
     refs, seed = [], next(SEEDS)
     for number, alpha in ((1, 4), (2, 8)):
         folder = tmp_path / f"adapter{number}"

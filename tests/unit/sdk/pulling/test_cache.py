@@ -23,7 +23,7 @@ from sdk.pulling.cache_maintenance import entries, plan_prune, prune, verify
 from sdk.pulling.filling import fill
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import Pins, all_refs
-from sdk.pulling.source import Place
+from sdk.pulling.source import BlobUrl
 from sdk.pulling.transfer import folder_whole
 
 
@@ -113,8 +113,8 @@ class Shop:
             entries.append(File(f"{name}.bin", len(content), sha256))
         return Contents("adapter", "f" * 64, tuple(sorted(entries, key=lambda file: file.path)))
 
-    def locate(self, contents: Contents) -> list[Place]:
-        return [Place(f.sha256, f.size_bytes, self.server.url(f.sha256), {}) for f in contents.files]
+    def locate(self, contents: Contents) -> list[BlobUrl]:
+        return [BlobUrl(f.sha256, f.size_bytes, self.server.url(f.sha256), {}) for f in contents.files]
 
     def fill(self, contents: Contents, *, number: int | None = None, age_s: float = 0) -> Path:
         """Pull a version, as if so long ago."""
@@ -204,12 +204,12 @@ import sys
 from pathlib import Path
 from sdk.pulling.cache import Cache
 from sdk.formats.manifest import Contents
-from sdk.pulling.source import Place
+from sdk.pulling.source import BlobUrl
 from sdk.pulling.http import HttpClient
 from sdk.pulling.filling import fill
 root, url, text = sys.argv[1:]
 contents = Contents.read(text.encode())
-places = [Place(f.sha256, f.size_bytes, url.replace("NAME", f.sha256), {}) for f in contents.files]
+places = [BlobUrl(f.sha256, f.size_bytes, url.replace("NAME", f.sha256), {}) for f in contents.files]
 print(fill(Cache(Path(root)), contents, lambda _digest: places, HttpClient()))
 """
 

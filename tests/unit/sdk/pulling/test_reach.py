@@ -137,7 +137,7 @@ class TestPlacesOfThisMachine:
         with fake(naming(target.as_uri())) as registry:
             client = Client(registry.url, TOKEN, cache=tmp_path / "cache")
             with pytest.raises(VerificationFailed, match="gives a location on this machine"):
-                client.upload({SHA256: source}, "sending")
+                client.uploader.upload({SHA256: source}, "sending")
             client.close()
         assert not target.parent.exists()
 
@@ -154,7 +154,7 @@ class TestPlacesOfThisMachine:
         with fake(answer) as registry:
             client = Client(registry.url, TOKEN, cache=tmp_path / "cache")
             with pytest.raises(VerificationFailed, match="gives a location on this machine"):
-                client.upload({SHA256: source}, "sending")
+                client.uploader.upload({SHA256: source}, "sending")
             client.close()
         assert not target.exists()
 
@@ -167,7 +167,10 @@ class TestPlacesOfThisMachine:
         manifest = Manifest(kind="merged", base_fingerprint="f" * 64, files=[file])
         with fake(naming(secret.as_uri())) as registry:
             client = Client(registry.url, TOKEN, cache=tmp_path / "cache")
-            for ask in (lambda: client.save_manifest(manifest, tmp_path / "out"), lambda: client.fill_cache(manifest)):
+            for ask in (
+                lambda: client.puller.save(manifest, tmp_path / "out", beside={}),
+                lambda: client.puller.fill_cache(manifest),
+            ):
                 with pytest.raises(VerificationFailed, match="nothing was read or written"):
                     ask()
             client.close()
@@ -198,7 +201,7 @@ class TestPlainHttp:
 
     def test_the_token_is_not_sent(self, proxy: Fake, tmp_path: Path) -> None:
         client = Client(self.URL, TOKEN, cache=tmp_path / "cache")
-        for ask in (client.whoami, client.adapters, lambda: self.puller(tmp_path).pull("a@v1")):
+        for ask in (client.tokens.whoami, client.adapters, lambda: self.puller(tmp_path).pull("a@v1")):
             with pytest.raises(InvalidInput, match="accept that with --insecure or ADAPTERCTL_INSECURE=1") as caught:
                 ask()
             assert caught.value.param == "url"
@@ -216,14 +219,14 @@ class TestPlainHttp:
         if accepted == "profile":
             config.write_profile(config.Config(self.URL, TOKEN, insecure=True))
         client = Client(self.URL, TOKEN, cache=tmp_path / "cache", insecure=accepted == "argument")
-        assert client.whoami().name == "ana"
+        assert client.tokens.whoami().name == "ana"
         client.close()
         ((_, headers),) = proxy.asked
         assert headers["Authorization"] == f"Bearer {TOKEN}"
         # What a profile accepts holds for its own registry.
         if accepted == "profile":
             with pytest.raises(InvalidInput):
-                Client("http://other.example", TOKEN, cache=tmp_path / "cache").whoami()
+                Client("http://other.example", TOKEN, cache=tmp_path / "cache").tokens.whoami()
 
     @pytest.mark.parametrize("args", [["--insecure", "login"], ["login", "--insecure"]])
     def test_login_remembers_it(self, proxy: Fake, tmp_path: Path, args: list[str]) -> None:
@@ -242,7 +245,7 @@ def test_a_redirect_does_not_carry_the_token_away(tmp_path: Path) -> None:
         with fake(lambda path: (307, {"Location": f"{elsewhere.url}{path}"}, {})) as registry:
             client = Client(registry.url, TOKEN, cache=tmp_path / "cache")
             source = HttpSource(client.config, HttpClient(client.reach))
-            for ask in (client.whoami, lambda: source.resolve("a@v1")):
+            for ask in (client.tokens.whoami, lambda: source.resolve("a@v1")):
                 with pytest.raises(AdapterctlError):
                     ask()
             client.close()
@@ -309,14 +312,14 @@ class TestLinks:
         (base / "tokenizer.json").unlink()
         (base / "tokenizer.json").symlink_to(secret)
         with pytest.raises(InvalidInput, match=r"base/tokenizer\.json is a link that leads out of its folder"):
-            client.add_base(base, upload=True)
+            client.bases.add(base, upload=True)
         assert client.bases() == []
         # Of a base that stays where it lies, the config alone goes out.
-        assert client.add_base(base).facts == "hashed"
+        assert client.bases.add(base).facts == "hashed"
         (base / "config.json").rename(tmp_path / "config.json")
         (base / "config.json").symlink_to(tmp_path / "config.json")
         with pytest.raises(InvalidInput, match=r"base/config\.json is a link that leads out of its folder"):
-            client.add_base(base)
+            client.bases.add(base)
 
     def test_a_hub_s_cache_is_pushed_as_it_lies(self, client: Client, tmp_path: Path) -> None:
         """Each file of `snapshots/COMMIT` is a link into the `blobs` of its own repository; another's are none of it."""
@@ -335,7 +338,7 @@ class TestLinks:
         assert client.push(tmp_path / "adapter", "a", base=tmp_path / "base").number == 1
         (tmp_path / "real.jsonl").write_bytes(CONTENT)
         (tmp_path / "rows.jsonl").symlink_to(tmp_path / "real.jsonl")
-        assert client.add_data(tmp_path / "rows.jsonl").digest == SHA256
+        assert client.datasets.add(tmp_path / "rows.jsonl").digest == SHA256
 
 
 def hub_cache(source: Path, repository: Path) -> Path:

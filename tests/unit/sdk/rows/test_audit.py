@@ -120,7 +120,7 @@ BAD: list[tuple[str, list[Any], dict[str, list[list[str]]]]] = [
 @pytest.mark.parametrize(("rows", "wanted"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_what_is_wrong_is_found_by_row(rows: list[Any], wanted: dict[str, list[list[str]]], tmp_path: Path) -> None:
     path = save_jsonl(tmp_path / "rows.jsonl", rows)
-    audit = sdk.check_data(path)
+    audit = sdk.datasets.check(path)
     assert found(audit) == wanted
     assert audit.clean is (not wanted)
     assert audit.rows == len(rows)
@@ -153,7 +153,7 @@ def test_rows_of_any_kind_of_file_are_named_as_messages_name_them(
 ) -> None:
     path = tmp_path / name
     path.write_text(content)
-    assert found(sdk.check_data(path)) == kinds
+    assert found(sdk.datasets.check(path)) == kinds
 
 
 def test_held_out_rows_among_the_others_are_told_once_each(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_held_out_rows_among_the_others_are_told_once_each(tmp_path: Path) -> No
     ]
     for name, those in (("rows", rows), ("held", held)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in those))
-    audit = sdk.check_data(tmp_path / "rows.jsonl", eval_data=tmp_path / "held.jsonl")
+    audit = sdk.datasets.check(tmp_path / "rows.jsonl", eval_data=tmp_path / "held.jsonl")
     told = {
         finding.kind: [(one.held_out, one.rows) for one in finding.examples]
         for finding in audit.findings
@@ -186,7 +186,7 @@ def test_labels_of_held_out_rows_that_no_other_row_has_are_named(tmp_path: Path)
     for name, labels in (("rows", "aab"), ("held", "bccd")):
         lines = [json.dumps({"text": f"{name} {n}", "label": label}) for n, label in enumerate(labels)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    (finding,) = sdk.check_data(tmp_path / "rows.jsonl", eval_data=tmp_path / "held.jsonl").findings
+    (finding,) = sdk.datasets.check(tmp_path / "rows.jsonl", eval_data=tmp_path / "held.jsonl").findings
     assert (finding.kind, finding.rows) == ("held_out_labels", 3)
     assert finding.examples[0].detail == "have labels that no row here has: 'c', 'd'"
 
@@ -195,7 +195,7 @@ def test_what_most_rows_have_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     begins = "Answer in one word, as a patient teacher of arithmetic would: what comes after"
     save_jsonl(path, [{"prompt": f"{begins} {n}?", "completion": f"{n + 1}"} for n in range(30)])
-    (finding,) = sdk.check_data(path).findings
+    (finding,) = sdk.datasets.check(path).findings
     assert (finding.kind, finding.rows) == ("near_duplicate", 29)
     for example in finding.examples:
         assert str(example.detail).endswith(", 0.00 without what most rows have in common")
@@ -203,7 +203,7 @@ def test_what_most_rows_have_is_told_apart(tmp_path: Path) -> None:
 
 def test_what_all_rows_are_is_counted(tmp_path: Path) -> None:
     path = save_jsonl(tmp_path / "rows.jsonl", [{"text": text} for text in ("abcd", "жжжж", "漢字漢字 12", "あ!")])
-    audit = sdk.check_data(path)
+    audit = sdk.datasets.check(path)
     assert audit.shape == "text"
     assert {bucket.up_to: bucket.rows for bucket in audit.lengths} == {2: 1, 4: 2, 8: 1}
     shares = {"Latin": 4 / 13, "Cyrillic": 4 / 13, "Han": 4 / 13, "Hiragana": 1 / 13}
@@ -214,7 +214,7 @@ def test_what_all_rows_are_is_counted(tmp_path: Path) -> None:
 def test_columns_and_the_number_of_examples_are_those_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "faq.csv"
     path.write_text("id,question,answer\n" + "".join(f"{number},same,thing\n" for number in range(9)))
-    audit = sdk.check_data(path, columns="prompt=question,completion=answer", examples=2)
+    audit = sdk.datasets.check(path, columns="prompt=question,completion=answer", examples=2)
     (finding,) = audit.findings
     assert (finding.kind, finding.rows, finding.examples[0].rows) == (
         "exact_duplicate",
@@ -242,7 +242,7 @@ def test_a_file_that_is_none_of_rows_is_refused(
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(error, match=message):
-        sdk.check_data(path)
+        sdk.datasets.check(path)
 
 
 def test_a_parquet_file_that_is_cut_is_refused(tmp_path: Path) -> None:
@@ -250,18 +250,18 @@ def test_a_parquet_file_that_is_cut_is_refused(tmp_path: Path) -> None:
 
     (tmp_path / "rows").write_bytes(b"PAR1 and no more")
     with pytest.raises(InvalidData, match="Parquet file can't be read"):
-        sdk.check_data(tmp_path / "rows")
+        sdk.datasets.check(tmp_path / "rows")
 
 
 def test_what_needs_a_base_is_refused_without_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n')
     with pytest.raises(InvalidInput, match="name it with --base"):
-        sdk.check_data(path, max_length=100)
+        sdk.datasets.check(path, max_length=100)
     with pytest.raises(InvalidInput, match="give 1 or more"):
-        sdk.check_data(path, examples=0)
+        sdk.datasets.check(path, examples=0)
     with pytest.raises(NotFound, match="there is no folder"):
-        sdk.check_data(path, base=tmp_path / "base")
+        sdk.datasets.check(path, base=tmp_path / "base")
 
 
 def test_the_exit_code_says_whether_anything_is_wrong(tmp_path: Path) -> None:
@@ -279,4 +279,4 @@ def test_the_exit_code_says_whether_anything_is_wrong(tmp_path: Path) -> None:
     assert "rows that repeat an earlier one: 1\n  line 1, line 3\n" in table.stdout
     assert "has U+202E RIGHT-TO-LEFT OVERRIDE" in table.stdout
     shown = json.loads(CliRunner(env=env).invoke(cli, [*asked, "json"]).stdout)
-    assert DataAudit.model_validate(shown) == sdk.check_data(path)
+    assert DataAudit.model_validate(shown) == sdk.datasets.check(path)

@@ -19,10 +19,11 @@ from sdk.formats.rows import Row, RowsError, check_rows, text_values
 from sdk.rows import signature_file, sorting
 from sdk.rows.contamination import Among, rows_among
 from sdk.rows.grams import GRAM, Texts
-from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.holdout import split_unit
 from sdk.rows.signature_file import MOST_KEPT, SignatureFile, SplitDiffers, make_signatures
 from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row, row_key, said
+from sdk.schemas.held_out import HoldOut
 
 LETTERS = {
     "latin": "abcdefghijklmnopqrstuvwxyz",

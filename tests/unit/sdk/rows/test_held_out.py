@@ -19,9 +19,10 @@ from sdk.rows import held_out
 from sdk.rows.audit import audit_rows
 from sdk.rows.grams import Texts, contained, jaccard
 from sdk.rows.held_out import HeldOutRows
-from sdk.rows.holdout import HoldOut, split_unit
+from sdk.rows.holdout import split_unit
 from sdk.rows.near import NEAR
 from sdk.schemas.data_audit import DataAudit
+from sdk.schemas.held_out import HoldOut
 
 HEADER = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -64,7 +65,7 @@ def held_out_near(folder: Path, held: list[str], training: list[str]) -> int:
     """How many held-out rows are nearly a training row, by the audit."""
     for name, texts in (("rows", training), ("held", held)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    audit = sdk.check_data(folder / "rows.jsonl", eval_data=folder / "held.jsonl", examples=1)
+    audit = sdk.datasets.check(folder / "rows.jsonl", eval_data=folder / "held.jsonl", examples=1)
     return sum(finding.rows for finding in audit.findings if finding.kind == "held_out_near")
 
 
@@ -113,9 +114,9 @@ def test_what_a_training_holds_out_by_groups_can_be_checked(tmp_path: Path) -> N
     rows = [{"text": said(20), "customer": customer} for customer in customers]
     rows[4]["text"] = rows[0]["text"] + " now"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (bare,) = sdk.check_data(path).findings
+    (bare,) = sdk.datasets.check(path).findings
     assert (bare.kind, bare.rows) == ("unusable", 9)
-    by_column = sdk.check_data(path, holdout_by="customer")
+    by_column = sdk.datasets.check(path, holdout_by="customer")
     assert [(each.kind, each.rows) for each in by_column.findings] == [("near_duplicate", 1)]
     assert by_column.held_out_rows is None
     found = {}
@@ -150,11 +151,11 @@ def test_a_split_that_a_training_would_refuse_is_refused(tmp_path: Path) -> None
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n{"text": "A"}\n')
     with pytest.raises(InvalidData, match="all rows are the same text"):
-        sdk.check_data(path, holdout=0.5)
+        sdk.datasets.check(path, holdout=0.5)
     with pytest.raises(InvalidInput, match="give holdout, such as"):
-        sdk.check_data(path, holdout_seed=1)
+        sdk.datasets.check(path, holdout_seed=1)
     with pytest.raises(InvalidInput, match="leave out holdout, or eval_data"):
-        sdk.check_data(path, holdout=0.5, eval_data=path)
+        sdk.datasets.check(path, holdout=0.5, eval_data=path)
 
 
 @pytest.mark.parametrize("header", ["", HEADER])

@@ -13,9 +13,10 @@ from support.trainings import save_jsonl
 
 from sdk.errors import InvalidData, InvalidInput
 from sdk.formats.rows import Row, check_rows
-from sdk.rows.holdout import HoldOut, HoldoutError, hold_out_of, split_unit
+from sdk.rows.holdout import HoldoutError, split_unit
 from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_data
 
@@ -135,7 +136,7 @@ def test_rows_that_can_not_be_split_are_refused_before_they_are_sent(
     path = save_jsonl(tmp_path / "rows.jsonl", rows)
     spec = build(TrainingSpec, holdout=0.5, **options)
     with pytest.raises(InvalidData, match=message):
-        check_data(path, hold_out=hold_out_of(spec))
+        check_data(path, hold_out=spec.hold_out)
 
 
 def test_what_is_asked_of_preferences_is_on_one_side(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from support.fixtures import Limits
 from support.held_out_rows import held_out
 
 from sdk.rows import holdout, sorting, splitting
-from sdk.rows.holdout import HoldOut, HoldoutError, Splittable, Unit
+from sdk.rows.holdout import HoldoutError, Splittable, Unit
 from sdk.rows.splitting import Splitter
+from sdk.schemas.held_out import HoldOut
 
 
 def digest(text: object) -> bytes:

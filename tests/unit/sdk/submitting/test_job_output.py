@@ -35,14 +35,18 @@ class Registry:
         #: What the next question about a state is answered with.
         self.trouble: list[Exception] = []
 
-    def job_events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
+    @property
+    def jobs(self) -> Registry:
+        return self
+
+    def events(self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None) -> list[Event]:
         self.asked.append((job_id, after, wait_s, last))
         step = self._scripts[job_id].pop(0) if self._scripts[job_id] else []
         if isinstance(step, Exception):
             raise step
         return step
 
-    def job_view(self, job_id: str) -> JobView:
+    def view(self, job_id: str) -> JobView:
         if self.trouble:
             raise self.trouble.pop()
         return job_view(id=job_id, state=JobState.RUNNING if self._scripts[job_id] else JobState.SUCCEEDED)
@@ -128,8 +132,8 @@ def test_lines_of_several_say_of_which_job(capsys: pytest.CaptureFixture[str]) -
 
 def test_why_a_job_waits_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     class Busy(Registry):
-        def job_view(self, job_id: str) -> JobView:
-            found = super().job_view(job_id)
+        def view(self, job_id: str) -> JobView:
+            found = super().view(job_id)
             waits = "2 jobs go first"
             return found if found.state.is_final else job_view(id=job_id, state=JobState.QUEUED, ahead=2, waits=waits)
 

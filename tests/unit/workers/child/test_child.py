@@ -27,7 +27,7 @@ atexit.register(print, "not all of it was freed", file=sys.stderr)
 
 def carry_out(order, host):
     print(os.getcwd(), os.environ["HF_HUB_OFFLINE"], file=sys.stderr)
-    libraries = {"transformers", "peft", "trl", "bitsandbytes", "workers.pipelines.training.train"}
+    libraries = {"transformers", "peft", "accelerate", "bitsandbytes", "workers.pipelines.training.train"}
     if len(sys.argv) == 1:
         assert libraries <= set(sys.modules), "one that waits has imported all"
         assert not sys.modules["torch"].cuda.is_initialized(), "and touched no card"

@@ -41,6 +41,18 @@ print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules
     assert _run(program) == ["True False True"]
 
 
+def test_a_training_does_without_the_trainers_of_libraries_and_their_tables() -> None:
+    """These would be 90 MiB and half a second of each child."""
+    program = """
+import sys
+from workers.child.main import import_libraries
+import_libraries("training")
+import workers.pipelines.training.train
+print([name for name in ("transformers.trainer", "trl", "datasets", "pandas") if name in sys.modules])
+"""
+    assert _run(program) == ["[]"]
+
+
 @pytest.mark.parametrize("options", [{}, {"dynamic": False}])
 def test_a_function_is_compiled_once_when_it_is_first_called(options: dict[str, bool]) -> None:
     compiled: list[object] = []

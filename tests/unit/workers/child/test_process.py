@@ -91,28 +91,28 @@ def pid_in(file: Path) -> int:
 class TestStopping:
     def test_a_child_that_stops_in_order_is_not_killed(self, tmp_path: Path) -> None:
         ending = run(tmp_path, ORDERLY, Watch(tmp_path / "ready"))
-        assert ending == Ending(INTERRUPTED_STATUS, StopReason.CANCELLED, killed=False)
+        assert ending == Ending(INTERRUPTED_STATUS, StopReason.CANCELLED)
         assert (tmp_path / "stopped").exists()
 
     def test_one_that_does_not_is_killed_after_its_grace_with_all_that_it_started(self, tmp_path: Path) -> None:
         began = time.monotonic()
         ending = run(tmp_path, STUBBORN + WAITS, Watch(tmp_path / "grandchild", StopReason.TIMEOUT, grace_s=1.0))
-        assert ending == Ending(-signal.SIGKILL, StopReason.TIMEOUT, killed=True)
+        assert ending == Ending(-signal.SIGKILL, StopReason.TIMEOUT)
         assert time.monotonic() - began >= 1.0
         assert not is_alive(pid_in(tmp_path / "grandchild"))
 
     def test_a_lost_job_gets_no_grace(self, tmp_path: Path) -> None:
         ending = run(tmp_path, ORDERLY, Watch(tmp_path / "ready", StopReason.LOST, grace_s=0))
-        assert ending == Ending(-signal.SIGKILL, StopReason.LOST, killed=True)
+        assert ending == Ending(-signal.SIGKILL, StopReason.LOST)
         assert not (tmp_path / "stopped").exists()
 
     def test_what_a_child_leaves_behind_is_ended(self, tmp_path: Path) -> None:
-        assert run(tmp_path, STUBBORN) == Ending(0, None, killed=False)
+        assert run(tmp_path, STUBBORN) == Ending(0, None)
         assert not is_alive(pid_in(tmp_path / "grandchild"))
 
     def test_what_a_killed_child_leaves_behind_is_ended(self, tmp_path: Path) -> None:
         code = STUBBORN + "import os\nos.kill(os.getpid(), signal.SIGSEGV)\n"
-        assert run(tmp_path, code) == Ending(-signal.SIGSEGV, None, killed=False)
+        assert run(tmp_path, code) == Ending(-signal.SIGSEGV, None)
         assert not is_alive(pid_in(tmp_path / "grandchild"))
 
 

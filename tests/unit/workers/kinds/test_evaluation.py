@@ -12,7 +12,7 @@ from support.scored_rows import CONDITIONS
 
 from sdk.errors import NotFound
 from sdk.formats.canonical_json import digest_of
-from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -21,10 +21,10 @@ from sdk.schemas.work import Assignment, BaseSource, Completion, TargetSource
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.evaluation import EVALUATION
-from workers.pipelines.orders import EvaluationOrder, EvaluationScores, ItemFailure
+from workers.pipelines.orders import EvaluationOrder, EvaluationScores
 
 SCORES = EvaluationReport(metrics={"loss": 1.0}, precision="float32", conditions=CONDITIONS)
-FAILED = ItemFailure(reason=FailureReason.ADAPTER, message="its files don't fit")
+FAILED = EvaluationFailure(reason="adapter", message="its files don't fit")
 #: The versions that tests ask for, the bases that they are over, and how these were held in training.
 KNOWN: dict[str, tuple[str, QuantizationRecipe | None]] = {
     "a@v2": ("one", None),

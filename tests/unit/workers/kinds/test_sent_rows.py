@@ -31,6 +31,10 @@ class Desk:
         return self
 
     @property
+    def uploader(self) -> Desk:
+        return self
+
+    @property
     def lease(self) -> Desk:
         return self
 

@@ -17,11 +17,11 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.training import TrainingSpec
 from workers.child.process import Child, WarmChild
-from workers.child.protocol import OUT_FOLDER, Written
+from workers.child.protocol import OUT_FOLDER, WrittenCheckpoint
 from workers.kinds import causes, training
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, KilledForMemory
-from workers.pipelines.orders import Fit, Rung, TrainingOrder
+from workers.pipelines.orders import Fit, OrderedSource, Rung, TrainingOrder
 
 FOUR = Fit(micro_rows=4, checkpointing=False)
 TWO = Fit(micro_rows=2, checkpointing=False)
@@ -48,7 +48,7 @@ class Children:
             base=Path("/b"),
             base_name="b",
             base_revision=None,
-            data=Path("/d"),
+            data=[OrderedSource(path=Path("/d"), name="d")],
             eval_data=None,
             spec=TrainingSpec(),
             template_date="2026-01-31",
@@ -163,7 +163,7 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
         def __exit__(self, *_given: object) -> None:
             return None
 
-        def written(self, checkpoint: Written) -> None:
+        def written(self, checkpoint: WrittenCheckpoint) -> None:
             if checkpoint.step == 2 and len(pids) == 1:
                 kills[0] += 1
                 os.kill(pids[0], signal.SIGKILL)
@@ -189,7 +189,7 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
         base=tiny.save_llama(tmp_path / "base"),
         base_name="tiny",
         base_revision=None,
-        data=tiny.write_rows(tmp_path / "rows.jsonl", 8),
+        data=[OrderedSource(path=tiny.write_rows(tmp_path / "rows.jsonl", 8), name="rows.jsonl")],
         eval_data=None,
         spec=TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=40, batch_size=4, grad_accum=1),
         template_date="2026-01-31",

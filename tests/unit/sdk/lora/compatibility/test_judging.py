@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from transformers.models.auto import modeling_auto
 
 from sdk.lora import gguf_models
-from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge
+from sdk.lora.compatibility import ENGINES, AdapterFacts, Verdict, judge
 from sdk.lora.compatibility.engines import UnknownVersion, parse
 from sdk.lora.compatibility.judging import EXPORTED, UnknownEngine, values
 
-PLAIN = Facts(
+PLAIN = AdapterFacts(
     rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), architecture="LlamaForCausalLM", tied=False, base="b"
 )
 
@@ -22,7 +22,7 @@ _NAMES = ["q_proj", "k_proj", "v_proj", "up_proj", "gate_proj", "lm_head", "embe
 _ARCHITECTURES = [None, "LlamaForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM", "Qwen3MoeForCausalLM", "XForCausalLM"]
 _MAYBE = st.sampled_from([None, True, False])
 FACTS = st.builds(
-    Facts,
+    AdapterFacts,
     rank=st.integers(1, 600),
     alpha=st.floats(0.5, 64),
     target_modules=st.none() | st.lists(st.sampled_from(_NAMES), unique=True).map(tuple),
@@ -62,7 +62,7 @@ _ASKED = st.sampled_from([(engine, version) for engine, some in _VERSIONS.items(
 
 
 @given(FACTS, _ASKED)
-def test_never_yes_where_a_rule_says_no_or_does_not_know(facts: Facts, asked: tuple[str, str | None]) -> None:
+def test_never_yes_where_a_rule_says_no_or_does_not_know(facts: AdapterFacts, asked: tuple[str, str | None]) -> None:
     found = judge(facts, *asked)
     verdicts = {finding.verdict for finding in found.findings}
     assert (found.answer is Verdict.YES) == (verdicts == {Verdict.YES})
@@ -268,7 +268,7 @@ def test_of_a_model_that_sees_images_the_text_part_is_converted(
 class TestBase:
     """A registered id is no path: what commands take is its folder, or its name on a hub."""
 
-    REGISTERED = replace(PLAIN, base=Facts.base, base_said="tiny-llama", ref="x@v3")
+    REGISTERED = replace(PLAIN, base=AdapterFacts.base, base_said="tiny-llama", ref="x@v3")
 
     @pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp", "ollama", "peft"])
     def test_a_registered_id_stands_in_no_command(self, engine: str) -> None:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from sdk.lora.compatibility import ENGINES, Facts, Verdict, judge
+from sdk.lora.compatibility import ENGINES, AdapterFacts, Verdict, judge
 from sdk.lora.compatibility.checks import CHECKS
 from sdk.lora.compatibility.engines import Engine, Rule
 
-PLAIN = Facts(
+PLAIN = AdapterFacts(
     rank=8,
     alpha=16.0,
     target_modules=("q_proj", "v_proj"),

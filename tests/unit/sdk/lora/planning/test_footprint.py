@@ -23,7 +23,7 @@ from sdk.lora.planning.footprint import (
     weights_parts,
 )
 from sdk.lora.planning.job_forecasts import PlannedTraining
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import Optimizer, TrainingSpec
 
 LLAMA = blueprint_of(configs.LLAMA_2_7B)
 
@@ -79,8 +79,12 @@ def test_bitsandbytes_has_8_bits_in_as_many_bytes_and_a_plan_says_so() -> None:
 
 def test_moments_of_the_optimizer() -> None:
     adapter = adapter_of(LLAMA, TrainingSpec(targets="qv"))
-    assert sum(moment_bytes(adapter, "adamw")) == sum(moment_bytes(adapter, "paged_adamw")) == 8 * 4_194_304
-    assert sum(moment_bytes(adapter, "adamw_8bit")) == 2 * 4_194_304 * (1 + 4 / 256)
+    assert (
+        sum(moment_bytes(adapter, Optimizer("adamw")))
+        == sum(moment_bytes(adapter, Optimizer("paged_adamw")))
+        == 8 * 4_194_304
+    )
+    assert sum(moment_bytes(adapter, Optimizer("adamw_8bit"))) == 2 * 4_194_304 * (1 + 4 / 256)
 
 
 def test_experts_stay_in_16_bit() -> None:

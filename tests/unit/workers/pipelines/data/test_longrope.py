@@ -20,7 +20,7 @@ from workers.pipelines.data.examples import Example
 from workers.pipelines.data.packing import keeps_apart, packed
 from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.orders import Fit
-from workers.pipelines.scoring import evaluate
+from workers.pipelines.scoring.generation import generate
 from workers.pipelines.training.fitting import Fitting
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -99,7 +99,7 @@ def test_a_pair_is_that_of_the_pair_alone(model: Any) -> None:
     objective = preferences.preference(0.1)
     expected = sum(float(objective.loss_sum(model, batch)) for batch in each)
     batch = preferences.collate([sequence for pair in pairs for sequence in pair], 1)
-    fitting: Any = SimpleNamespace(fit=Fit(micro_rows=4, checkpointing=False), turns=turns)
+    fitting: Any = SimpleNamespace(fit=Fit(micro_rows=4, checkpointing=False), turns=turns, on_cuda=False)
     passes = list(Fitting.parts(fitting, batch, 2))
     assert [part["input_ids"].shape for part in passes] == [(4, 15), (6, 12)]
     assert sum(float(objective.loss_sum(model, part)) for part in passes) == pytest.approx(expected, rel=1e-6)
@@ -117,11 +117,15 @@ def test_a_pair_is_that_of_the_pair_alone(model: Any) -> None:
 def test_an_answer_is_that_of_its_prompt_alone(model: Any) -> None:
     prompts = [tokens(length)["input_ids"] for length in range(3, 18)]
     tokenizer = SimpleNamespace(pad_token_id=1, batch_decode=lambda found, **_: [str(row.tolist()) for row in found])
-    device = SimpleNamespace(torch_device="cpu")
 
     def answers(some: list[list[int]], rows: int) -> list[str]:
-        spec = EvaluationSpec(batch_size=rows, max_new_tokens=6)
-        return evaluate._generate(model, some, tokenizer, device, spec, [299], lambda progress: None)  # type: ignore[arg-type]
+        target: Any = SimpleNamespace(
+            tokenizer=tokenizer,
+            device=SimpleNamespace(torch_device="cpu"),
+            spec=EvaluationSpec(batch_size=rows, max_new_tokens=6),
+            report=lambda progress: None,
+        )
+        return generate(model, some, target, [299])
 
     assert answers(prompts, 5) == [answers([prompt], 1)[0] for prompt in prompts]
 

@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.mixtures import files
-from support.trainings import run_training
+from support.mixtures import files, mixture
+from support.trainings import Checkpoints, run_training
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.rows.audit import audit_rows
-from sdk.rows.holdout import HoldOut
 from sdk.rows.splitting import rows_digest
 from sdk.rows.texts import normalised_row
+from sdk.schemas.held_out import HoldOut
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.data.mixing import Mixture, drawn_rows, weighted
+from workers.pipelines.data.mixing import drawn_rows, weighted
 from workers.pipelines.data.rows import check_files, read_split
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.checkpoints import Checkpoints, Interrupted
+from workers.pipelines.orders import OrderedSource
+from workers.pipelines.training.checkpoints import Interrupted
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", max_steps=4, batch_size=2, grad_accum=1)
 
@@ -134,7 +135,7 @@ def test_no_text_is_on_both_sides_of_a_split_of_several_files(
     assert len(sides.training) + len(sides.held_out) == len(a) + len(b) + len(c)
 
 
-def run(base: Path, data: Path | Mixture, out: Path, **options: Any) -> TrainingReport:
+def run(base: Path, data: Path | list[OrderedSource], out: Path, **options: Any) -> TrainingReport:
     checkpoints = options.pop("checkpoints", None)
     return run_training(base, data, out, spec=SPEC.model_copy(update=options), checkpoints=checkpoints)
 
@@ -146,7 +147,7 @@ def test_files_without_weights_train_as_one_file_of_all_their_rows(llama_base: P
     given = files(tmp_path, FIRST, SECOND)
     whole = tmp_path / "whole.jsonl"
     whole.write_bytes(b"".join(file.path.read_bytes() for file in given))
-    report = run(llama_base, Mixture(given), tmp_path / "several", holdout=0.25)
+    report = run(llama_base, mixture(given), tmp_path / "several", holdout=0.25)
     one = run(llama_base, whole, tmp_path / "one", holdout=0.25)
     assert (tmp_path / "several" / WEIGHTS_FILE).read_bytes() == (tmp_path / "one" / WEIGHTS_FILE).read_bytes()
     assert {**report.training, "audit": None} == {**one.training, "audit": None}
@@ -159,27 +160,30 @@ def test_files_without_weights_train_as_one_file_of_all_their_rows(llama_base: P
 def test_weights_are_recorded_and_a_training_that_was_stopped_ends_with_the_same_bytes(
     llama_base: Path, tmp_path: Path
 ) -> None:
-    mixture = Mixture(files(tmp_path, FIRST, SECOND), (1.0, 3.0))
-    report = run(llama_base, mixture, tmp_path / "whole")
+    given = files(tmp_path, FIRST, SECOND)
+    weighed = mixture(given, (1.0, 3.0))
+    report = run(llama_base, weighed, tmp_path / "whole")
     assert report.sources is not None
     assert [(each.weight, each.rows, each.epoch_rows) for each in report.sources] == [(1.0, 6, 3), (3.0, 6, 9)]
     assert report.rows == 12
-    other = run(llama_base, Mixture(mixture.files, (3.0, 1.0)), tmp_path / "other")
+    other = run(llama_base, mixture(given, (3.0, 1.0)), tmp_path / "other")
     weights = (tmp_path / "whole" / WEIGHTS_FILE).read_bytes()
     assert weights != (tmp_path / "other" / WEIGHTS_FILE).read_bytes()
     assert other.rows == 12
 
     def checkpoints(resume: Path | None, *, stop: bool) -> Checkpoints:
         return Checkpoints(
-            folder=tmp_path / "checkpoints", every_steps=2, every_s=None, written=lambda *_: None,
-            must_stop=lambda: stop and (tmp_path / "checkpoints").exists(), resume=resume,
-        )  # fmt: skip
+            tmp_path / "checkpoints",
+            every_steps=2,
+            must_stop=lambda: stop and (tmp_path / "checkpoints").exists(),
+            resume=resume,
+        )
 
     with pytest.raises(Interrupted):
-        run(llama_base, mixture, tmp_path / "stopped", checkpoints=checkpoints(None, stop=True))
+        run(llama_base, weighed, tmp_path / "stopped", checkpoints=checkpoints(None, stop=True))
     (written, *_) = sorted(path.parent for path in (tmp_path / "checkpoints").rglob(WEIGHTS_FILE))
-    run(llama_base, mixture, tmp_path / "resumed", checkpoints=checkpoints(written, stop=False))
+    run(llama_base, weighed, tmp_path / "resumed", checkpoints=checkpoints(written, stop=False))
     assert (tmp_path / "resumed" / WEIGHTS_FILE).read_bytes() == weights
-    again = Mixture(mixture.files, (1.0, 2.0))
+    again = mixture(given, (1.0, 2.0))
     with pytest.raises(PipelineError, match="the rows"):
         run(llama_base, again, tmp_path / "refused", checkpoints=checkpoints(written, stop=False))

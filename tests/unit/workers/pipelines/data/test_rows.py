@@ -12,7 +12,7 @@ from support.trainings import inputs_of, run_training
 
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import held_out_warning
+from sdk.schemas.version_records import TrainingRecord
 from sdk.validation import check_data
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import count_equal, read_rows
@@ -216,5 +216,5 @@ class TestHeldOutRowsThatWereLearnt:
         report = run_training(llama_base, data, tmp_path / "out", eval_data=data, spec=spec)
         assert report.training["held_out_rows_in_training"] == 2
         said = "2 of the held-out rows are training rows too, so their loss says too little"
-        assert held_out_warning(report.training) == said
-        assert held_out_warning({}) is None
+        assert report.record.held_out_warning == said
+        assert TrainingRecord().held_out_warning is None

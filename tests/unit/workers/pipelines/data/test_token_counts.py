@@ -104,7 +104,7 @@ def test_what_a_base_can_not_be_trained_on_is_named(llama_base: Path, write_json
 
 
 def test_an_audit_over_a_base_counts_them_in_a_process_of_its_own(llama_base: Path, pairs: Path) -> None:
-    audit = sdk.check_data(pairs, base=llama_base, max_length=24, sample=6)
+    audit = sdk.datasets.check(pairs, base=llama_base, max_length=24, sample=6)
     assert audit.tokens == counted(llama_base, pairs, rows=12, sample=6, max_length=24).model_copy(
         update={"too_long": audit.tokens.too_long}
     )
@@ -118,7 +118,7 @@ def test_parquet_is_checked_where_its_library_is(tmp_path: Path) -> None:
 
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b", "a", ""]}), path)
-    audit = sdk.check_data(path)
+    audit = sdk.datasets.check(path)
     assert {finding.kind: finding.examples[0].rows for finding in audit.findings} == {
         "empty": ["row 4"],
         "exact_duplicate": ["row 1", "row 3"],

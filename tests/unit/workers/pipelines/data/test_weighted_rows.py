@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mixtures import files
+from support.mixtures import files, mixture
 from support.trainings import inputs_of
 
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.label_rows import label_rows
-from workers.pipelines.data.mixing import Mixture, weighted
+from workers.pipelines.data.mixing import weighted
 from workers.pipelines.data.rows import check_files
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.orders import OrderedSource
 from workers.pipelines.training.inputs import Inputs
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", objective="classify")
 
 
-def inputs(base: Path, data: Mixture, eval_data: Path | None = None, **options: Any) -> Inputs:
+def inputs(base: Path, data: list[OrderedSource], eval_data: Path | None = None, **options: Any) -> Inputs:
     return inputs_of(base, data, spec=SPEC.model_copy(update=options), eval_data=eval_data)
 
 
@@ -35,10 +36,10 @@ def test_a_label_without_a_drawn_row_is_refused_with_the_weight_to_raise(llama_b
     )
     # One of ten rows of the file is drawn, and it isn't the only one of its label.
     with pytest.raises(PipelineError) as caught:
-        inputs(llama_base, Mixture(given, (1.0, 19.0)))
+        inputs(llama_base, mixture(given, (1.0, 19.0)))
     assert caught.value.reason == "data"
     assert caught.value.message == ("The weight 1 of a leaves no row of the label 'rare' in an epoch; raise it.")
-    found = inputs(llama_base, Mixture(given, (1.0, 1.0)))
+    found = inputs(llama_base, mixture(given, (1.0, 1.0)))
     assert found.classes.names == ("neg", "pos", "rare")
 
 
@@ -46,7 +47,7 @@ def test_a_label_alone_among_drawn_rows_is_no_label_alone_in_the_files(llama_bas
     rare = [{"text": "one", "label": "pos"}, *labelled(9, "neg", word="a")]
     given = files(tmp_path, rare, labelled(10, "neg", word="b"))
     with pytest.raises(PipelineError, match="The weight 1 of a leaves no row of the label 'pos'"):
-        inputs(llama_base, Mixture(given, (1.0, 19.0)))
+        inputs(llama_base, mixture(given, (1.0, 19.0)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,7 +56,7 @@ def test_held_out_rows_of_a_label_that_no_drawn_row_has_are_no_crash(
 ) -> None:
     given = files(tmp_path, labelled(20, *[f"k{n}" for n in range(10)], word="a"), labelled(20, "x", "y", word="b"))
     with pytest.raises(PipelineError, match=r"weight 1 of a leaves no row of the label 'k\d' in an epoch; raise it"):
-        inputs(llama_base, Mixture(given, (1.0, 30.0)), holdout=0.2, seed=seed)
+        inputs(llama_base, mixture(given, (1.0, 30.0)), holdout=0.2, seed=seed)
 
 
 def test_a_label_that_no_training_row_has_is_named(llama_base: Path, tmp_path: Path) -> None:
@@ -76,5 +77,5 @@ def test_held_out_rows_that_are_never_drawn_are_not_counted_as_seen(llama_base: 
     drawn = {row.fields["completion"] for row in weighted(check_files(given), weights, SPEC.seed)}
     seen = sum(f"number {n}" in drawn for n in range(10))
     assert seen == 2
-    found = inputs(llama_base, Mixture(given, weights), given[0].path, objective=None)
+    found = inputs(llama_base, mixture(given, weights), given[0].path, objective=None)
     assert found.held_out_seen == seen

@@ -25,7 +25,7 @@ from sdk.exporting.gguf import config_of
 from sdk.lora.gguf_adapters import plan_adapter
 from sdk.lora.gguf_models import adapted_model
 from workers.pipelines.exporting import adapter as exporting
-from workers.pipelines.exporting.gguf_file import Written
+from workers.pipelines.exporting.gguf_file import WrittenGguf
 
 IDS = [5, 6, 7, 80, 99, 120, 33, 44, 200, 5, 9]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -102,7 +102,7 @@ def test_plain_lora_is_written_as_it_is(bases: Any, tmp_path: Path) -> None:
     base, _ = bases("qwen3")
     saved(base, "qwen3", tmp_path / "adapter")
     report = export_lora(tmp_path / "adapter", base, tmp_path / "a.gguf", name="code-review@v3", base_name="tiny")
-    written, tensors = Written(tmp_path / "a.gguf"), load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    written, tensors = WrittenGguf(tmp_path / "a.gguf"), load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for half, part in (("a", "A"), ("b", "B")):
         name = f"base_model.model.model.layers.1.self_attn.k_proj.lora_{part}.weight"
         assert np.array_equal(written.rows(f"blk.1.attn_k.weight.lora_{half}"), tensors[name])
@@ -240,17 +240,17 @@ def test_whatever_is_written_wrongly_is_found(bases: Any, tmp_path: Path, monkey
     fails(r"what it does to model\.layers\.0\.self_attn\.k_proj differs")
     monkeypatch.setattr(exporting, "neighbours", order)
 
-    real = exporting.AdapterPlan.factor
-    monkeypatch.setattr(exporting.AdapterPlan, "factor", lambda self, module: 1.0)
+    real = exporting.GgufAdapterPlan.factor
+    monkeypatch.setattr(exporting.GgufAdapterPlan, "factor", lambda self, module: 1.0)
     fails(r"what it does to model\.layers\.0\.mlp\.down_proj differs")
     # The scale of one module alone.
     monkeypatch.setattr(
-        exporting.AdapterPlan,
+        exporting.GgufAdapterPlan,
         "factor",
         lambda self, module: real(self, module) * (1.02 if module.module.endswith("1.mlp.up_proj") else 1.0),
     )
     fails(r"what it does to model\.layers\.1\.mlp\.up_proj differs")
-    monkeypatch.setattr(exporting.AdapterPlan, "factor", real)
+    monkeypatch.setattr(exporting.GgufAdapterPlan, "factor", real)
 
     write = exporting.write
     monkeypatch.setattr(exporting, "write", lambda path, arch, keys, tensors: write(path, arch, keys, tensors[:-2]))

@@ -20,7 +20,7 @@ from sdk.errors import InvalidBase, InvalidInput, VerificationFailed
 from sdk.exporting.gguf import config_of
 from sdk.lora.gguf_models import longest_context, rope_of
 from workers.pipelines.exporting import model as exporting
-from workers.pipelines.exporting.gguf_file import Written
+from workers.pipelines.exporting.gguf_file import WrittenGguf
 from workers.pipelines.exporting.model import rope_factors
 
 IDS = [5, 6, 7, 80, 99, 120, 33, 44, 200, 5, 9]
@@ -67,7 +67,7 @@ def test_llama_cpp_says_what_transformers_says(name: str, tmp_path: Path) -> Non
     assert np.abs(served.log_probabilities(IDS, 300) - expected).max() < 1e-5
     assert served.greedy(IDS, 8) == follows
     assert (report.dtype, report.rounding) == ("f32", 0.0)
-    assert ("output.weight" in Written(out).names) == (not config_of(base)["tie_word_embeddings"])
+    assert ("output.weight" in WrittenGguf(out).names) == (not config_of(base)["tie_word_embeddings"])
 
 
 @pytest.mark.parametrize("rope", [LLAMA3, {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}])
@@ -105,7 +105,7 @@ def test_narrower_numbers_are_the_nearest(dtype: Any, kl: float, tmp_path: Path)
     found = LlamaCpp(tmp_path / "model.gguf").log_probabilities(IDS, 300)
     assert 0.9 < report.rounding <= 1.0
     assert float((np.exp(expected) * (expected - found)).sum()) < kl
-    written = Written(tmp_path / "model.gguf")
+    written = WrittenGguf(tmp_path / "model.gguf")
     assert written.dtype("blk.0.attn_q.weight") == dtype
     assert written.dtype("blk.0.attn_q_norm.weight") == "f32"
 
@@ -119,14 +119,14 @@ def test_bfloat16_stays_as_it_is_and_shards_are_joined(tmp_path: Path) -> None:
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
     report = export_folder(tmp_path / "sharded", tmp_path / "model.gguf")
     assert (report.dtype, report.rounding) == ("bf16", 0.0)
-    rows = Written(tmp_path / "model.gguf").rows("token_embd.weight")
+    rows = WrittenGguf(tmp_path / "model.gguf").rows("token_embd.weight")
     assert np.array_equal(rows, model.get_input_embeddings().weight.view(torch.uint16).numpy())
 
 
 def test_a_mistral_with_a_window_is_for_texts_within_it(tmp_path: Path) -> None:
     base = reshaped(save_model(tmp_path / "plain", "mistral"), tmp_path / "window", sliding_window=64)
     report = export_folder(base, tmp_path / "model.gguf")
-    assert Written(tmp_path / "model.gguf").value("llama.context_length") == 64
+    assert WrittenGguf(tmp_path / "model.gguf").value("llama.context_length") == 64
     assert report.notes[:1] == [
         "the file gives a context of 64 tokens, which is the model's sliding window, since llama.cpp has none for Mistral"
     ]

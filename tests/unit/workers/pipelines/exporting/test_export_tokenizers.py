@@ -16,7 +16,7 @@ from support.gguf_models import export_folder
 from support.llama_cpp import LlamaCpp
 
 from sdk.errors import InvalidBase, InvalidInput
-from workers.pipelines.exporting.gguf_file import UnreadableError, Value, Written, flag, number, text, write
+from workers.pipelines.exporting.gguf_file import UnreadableError, Value, WrittenGguf, flag, number, text, write
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -149,7 +149,7 @@ def test_what_begins_and_ends_texts_and_answers(base: Path, tmp_path: Path) -> N
     (base / "tokenizer.json").write_text(json.dumps(said))
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7, 9]}))
     export_folder(base, tmp_path / "model.gguf")
-    served, written = LlamaCpp(tmp_path / "model.gguf"), Written(tmp_path / "model.gguf")
+    served, written = LlamaCpp(tmp_path / "model.gguf"), WrittenGguf(tmp_path / "model.gguf")
     assert served.tokens("the cat", special=True)[0] == begin
     assert served.tokens("the cat<|end|>", special=True)[-1] == 0
     assert served.properties()["chat_template"] == "{{ messages[0]['content'] }}"
@@ -192,7 +192,7 @@ def test_a_tokenizer_from_a_file_of_the_base(base: Path, plain: Path, tmp_path: 
     (base / "chat_template.jinja").write_text("trained: {{ messages[0]['content'] }}")
     report = export_folder(base, tmp_path / "merged.gguf", tokenizer_from=str(tmp_path / "base.gguf"))
     assert report.pre_tokenizer == "smollm"
-    first, second = Written(tmp_path / "base.gguf"), Written(tmp_path / "merged.gguf")
+    first, second = WrittenGguf(tmp_path / "base.gguf"), WrittenGguf(tmp_path / "merged.gguf")
     for key in ("tokens", "merges", "token_type", "pre", "model"):
         assert first.value(f"tokenizer.ggml.{key}") == second.value(f"tokenizer.ggml.{key}")
     assert second.value("tokenizer.chat_template") == "trained: {{ messages[0]['content'] }}"
@@ -219,7 +219,7 @@ def donor(base: Path, tmp_path: Path) -> Callable[..., Path]:
     said = json.loads((base / "tokenizer.json").read_text())
     said["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Whitespace"})
     (base / "tokenizer.json").write_text(json.dumps(said))
-    keys = Written(tmp_path / "base.gguf").keys("tokenizer.")
+    keys = WrittenGguf(tmp_path / "base.gguf").keys("tokenizer.")
 
     def with_keys(**changed: Any) -> Path:
         found = {f"tokenizer.ggml.{name}": value for name, value in changed.items()}
@@ -258,7 +258,7 @@ def test_only_the_folder_says_where_texts_begin_and_end(base: Path, donor: Calla
     given = {f"{name}_token_id": number(7) for name in ("eot", "eom", "bos", "eos", "padding", "fim_rep")}
     path = donor(**given, add_bos_token=flag(True), add_space_prefix=flag(False), unknown_token_id=number(2))
     export_folder(base, tmp_path / "x.gguf", tokenizer_from=str(path))
-    found = Written(tmp_path / "x.gguf").keys("tokenizer.")
+    found = WrittenGguf(tmp_path / "x.gguf").keys("tokenizer.")
     ids = {key.removeprefix("tokenizer.ggml."): value.value for key, value in found.items() if key.endswith("_id")}
     assert ids == {"bos_token_id": 2, "eos_token_id": 0, "padding_token_id": 1, "unknown_token_id": 2}
     assert found["tokenizer.ggml.add_bos_token"].value is False
@@ -283,7 +283,7 @@ def _claims(kind: int, payload: bytes) -> bytes:
 def test_a_file_that_claims_more_than_it_holds(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
     with pytest.raises(UnreadableError, match=said):
-        Written(tmp_path / "x.gguf").keys("tokenizer.")
+        WrittenGguf(tmp_path / "x.gguf").keys("tokenizer.")
 
 
 def export_other(folder: Path) -> Path:

@@ -19,10 +19,12 @@ from workers.pipelines.model.device import choose_device
 CHILD = """
 import sys, threading, time
 from pathlib import Path
+from types import SimpleNamespace
 from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.merging.merge import merge
+from workers.pipelines.merging.merge import carry_out
 from workers.pipelines.model.device import Device
+from workers.pipelines.orders import MergeOrder
 folder, method, prompts = Path(sys.argv[1]), *sys.argv[2:]
 recipe = QuantizationRecipe(compute_dtype="bfloat16") if method == "qlora" else None
 if prompts == "no":
@@ -35,7 +37,8 @@ def watch():
         peak = max(peak, int(lines["RssAnon"].split()[0]))
         time.sleep(0.005)
 threading.Thread(target=watch, daemon=True).start()
-report = merge(base=folder / "base", adapter=folder / "adapter", quantization=recipe, out=folder / "out", spec=MergeSpec(), on_progress=lambda _: None)
+order = MergeOrder(base=folder / "base", adapter=folder / "adapter", quantization=recipe, labels=None, spec=MergeSpec())
+report = carry_out(order, SimpleNamespace(out=folder / "out", report=lambda progress: None))
 print(report.read_back.prompts.partition(":")[0].replace(" ", "-"), peak)
 """
 

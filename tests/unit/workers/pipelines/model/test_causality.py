@@ -11,11 +11,11 @@ import pytest
 import torch
 import transformers
 from support import tiny
+from support.evaluated import score
 from support.trainings import run_training
 from transformers.models.auto import modeling_auto
 
 from sdk.lora.architectures import ENCODERS, is_encoder
-from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.errors import PipelineError
@@ -24,7 +24,6 @@ from workers.pipelines.model.blueprint import read_blueprint
 from workers.pipelines.model.causality import TOLERANCE, influence, require_causal
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
-from workers.pipelines.scoring.evaluate import evaluate
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = {**SIZES, "num_key_value_heads": 2}
@@ -157,7 +156,7 @@ def test_an_architecture_that_nobody_listed_is_neither_trained_nor_scored(
     assert phases[-1] == "load"
     assert not (tmp_path / "out").exists()
     with pytest.raises(PipelineError, match="sees the tokens"):
-        evaluate(base=bert, adapter=None, quantization=None, data=pairs, spec=EvaluationSpec(), on_progress=said)
+        score(bert, pairs, on_progress=said)
 
 
 def test_a_base_that_says_it_decodes_is_trained(bert: Path, pairs: Path, tmp_path: Path) -> None:

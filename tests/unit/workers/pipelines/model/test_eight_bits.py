@@ -11,9 +11,9 @@ import pytest
 import torch
 from support.evaluated import score
 from support.families import save_rows
+from support.merges import merge
 from support.trainings import run_training
 
-from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
@@ -126,20 +126,17 @@ def test_a_processor_that_computes_something_else_is_refused(
 def test_it_is_merged_onto_the_original_with_its_distance_measured(
     bases: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
-    from workers.pipelines.merging.merge import merge
-
     report = run(bases["llama"], rows, tmp_path / "out")
-    given: dict[str, Any] = {
-        "base": bases["llama"],
-        "adapter": tmp_path / "out",
-        "quantization": report.quantization,
-        "labels": None,
-        "on_progress": lambda _: None,
-    }
-    merged = merge(**given, out=tmp_path / "merged", spec=MergeSpec())
+    merged = merge(bases["llama"], tmp_path / "out", tmp_path / "merged", quantization=report.quantization)
     assert merged.onto == "original"
     assert 0 < merged.metrics["logit_kl_original"] < 0.01
     assert "logit_kl_dequantized" not in merged.metrics
     assert json.loads((tmp_path / "merged" / "config.json").read_text()).get("quantization_config") is None
     with pytest.raises(PipelineError, match=r"was quantised to int8 by the training.*merge onto original"):
-        merge(**given, out=tmp_path / "other", spec=MergeSpec(onto="dequantized"))
+        merge(
+            bases["llama"],
+            tmp_path / "out",
+            tmp_path / "other",
+            quantization=report.quantization,
+            onto="dequantized",
+        )

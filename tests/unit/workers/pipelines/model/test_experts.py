@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from support.evaluated import score
 from support.experts import EXPERTS, LAYERS, SINGLE, save_experts, save_single_experts, save_wide_routers
 from support.merges import Made, require_published
 from support.merges import merge as merge_adapter
@@ -21,7 +22,7 @@ from support.weights import admitted
 from registry.errors import Verification
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.targets import unfit_targets
-from sdk.schemas.evaluation import EvaluationSpec, MergeReport
+from sdk.schemas.evaluation import MergeReport
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -137,16 +138,12 @@ def test_a_training_of_experts_that_stops_goes_on_to_the_same_bytes(base: Path, 
 def test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_expert(
     family: str, base: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    from workers.pipelines.scoring.evaluate import evaluate
-
     adapter = save_single_experts(family, base, tmp_path / "adapter")
     assert gated(adapter, base) == []
     expected = logits(PeftModel.from_pretrained(plain(base), adapter).eval())
     ours = load_adapter(load_base(base, choose_device(), quantization=None).model, adapter)
     torch.testing.assert_close(logits(ours), expected, rtol=0, atol=0)
-    spec = EvaluationSpec(generate_rows=0)
-    options = {"quantization": None, "data": pairs, "spec": spec, "on_progress": lambda progress: None}
-    scores = [evaluate(base=base, adapter=each, **options).metrics["loss"] for each in (None, adapter)]
+    scores = [score(base, pairs, each).metrics["loss"] for each in (None, adapter)]
     assert scores[0] != scores[1]
     require_published(Made(base, adapter), tmp_path / "out", merge(base, adapter, tmp_path / "out"))
     matrices, before, after = load_file(adapter / "adapter_model.safetensors"), weights(base), weights(tmp_path / "out")

@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
+from support.merges import merge
 from support.random_loras import MODULES, RandomLora, draw, logits, save
 from support.soak import scale
 from support.weights import admitted
@@ -29,9 +30,7 @@ from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.catalog import BaseRegistration
-from sdk.schemas.evaluation import MergeSpec
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.merge import merge
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
@@ -114,7 +113,7 @@ def evaluated(base: Path, adapter: Path) -> Any:
 
 def merged(base: Path, adapter: Path, out: Path) -> Any:
     """Return the logits of a merged model as transformers reads it."""
-    merge(base=base, adapter=adapter, quantization=None, out=out, spec=MergeSpec(), on_progress=lambda progress: None)
+    merge(base, adapter, out)
     return logits(AutoModelForCausalLM.from_pretrained(out).eval(), INPUT_IDS)[..., :VOCABULARY]
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from support.soak import scale
 from transformers import AutoModelForCausalLM
 
-from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -30,8 +30,8 @@ from workers.pipelines.model.causality import fixed_texts, logits_of
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.model.loading import load_base
 from workers.pipelines.model.shared_base import SharedBase
-from workers.pipelines.orders import EvaluationItem, EvaluationOrder, ItemFailure
-from workers.pipelines.scoring.carry_out import carry_out
+from workers.pipelines.orders import EvaluationItem, EvaluationOrder
+from workers.pipelines.scoring.evaluate import carry_out
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -246,7 +246,7 @@ def loads(host: Heard) -> int:
     return sum("loading the base" in (progress.message or "") for progress in host.said)
 
 
-def scores(report: EvaluationReport | ItemFailure) -> dict[str, float]:
+def scores(report: EvaluationReport | EvaluationFailure) -> dict[str, float]:
     assert isinstance(report, EvaluationReport)
     return {name: report.metrics[name] for name in ("loss", "rouge_l")}
 
@@ -284,17 +284,17 @@ def test_a_target_that_can_not_be_scored_loses_its_own_scores_alone(
     else:
         real = carry_out.__globals__["evaluate"]
 
-        def crash(**given: Any) -> EvaluationReport:
-            if given["adapter"] == broken:
+        def crash(scored: EvaluationItem, *rest: Any) -> EvaluationReport:
+            if scored.adapter == broken:
                 raise ZeroDivisionError("by an adapter")
-            return real(**given)
+            return real(scored, *rest)
 
         monkeypatch.setitem(carry_out.__globals__, "evaluate", crash)
     first, failed, last = carry_out(
         order(pairs, item(base, None), item(base, broken), item(base, adapters["dora"])), host
     ).outcomes
-    assert isinstance(failed, ItemFailure)
-    assert failed.reason is (FailureReason.ADAPTER if fault == "adapter" else FailureReason.INTERNAL)
+    assert isinstance(failed, EvaluationFailure)
+    assert failed.reason == (FailureReason.ADAPTER if fault == "adapter" else FailureReason.INTERNAL)
     assert scores(first) == scores(carry_out(order(pairs, item(base, None)), host).outcomes[0])
     assert scores(last) == scores(carry_out(order(pairs, item(base, adapters["dora"])), host).outcomes[0])
 
@@ -307,7 +307,7 @@ def test_of_a_target_that_failed_nothing_is_kept_in_memory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import workers.pipelines.scoring.evaluate as module
+    import workers.pipelines.scoring.target as module
 
     broken = shutil.copytree(adapters["lora"], tmp_path / "broken")
     (broken / "adapter_model.safetensors").write_bytes(b"")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.evaluated import score
 from support.merges import Made, merge, require_published
 from support.quantised import pack_base, unpacked
 from support.trainings import run_training
@@ -65,10 +66,7 @@ def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: 
 
 
 def evaluate(base: Path, data: Path, adapter: Path | None = None, **spec: Any) -> EvaluationReport:
-    from workers.pipelines.scoring.evaluate import evaluate as run
-
-    asked = EvaluationSpec(generate_rows=0, **spec)
-    return run(base=base, adapter=adapter, quantization=None, data=data, spec=asked, on_progress=lambda progress: None)
+    return score(base, data, adapter, spec=EvaluationSpec(generate_rows=0, **spec))
 
 
 def shapes(folder: Path, cache: Path) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import RecordedScores
-from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.scoring import language_model
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ROWS: list[dict[str, Any]] = [
@@ -86,7 +86,7 @@ def test_scores_that_kept_no_text_are_taken_where_none_is_asked_for(
     silent = RecordedScores(id="silent", samples=0, texts=False, **of)
 
     def again(kept: int, *found: RecordedScores) -> EvaluationReport:
-        return score(llama_base, data, spec=EvaluationSpec(batch_size=5, keep_samples=kept), recorded=found)
+        return score(llama_base, data, spec=EvaluationSpec(batch_size=5, keep_samples=kept), recorded=[*found])
 
     with pytest.raises(AlreadyRecorded, match="silent"):
         again(0, silent)
@@ -119,13 +119,13 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_choice_is_refused(
 def test_a_choice_whose_likelihood_is_no_number_loses_its_row_alone(
     llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluating.example_losses
+    real = language_model.example_losses
 
     def some_nan(*given: Any) -> Any:
         for part in real(*given):
             yield [(e, math.nan if (e.row, e.reference) == (1, " green and also square") else loss) for e, loss in part]
 
-    monkeypatch.setattr(evaluating, "example_losses", some_nan)
+    monkeypatch.setattr(language_model, "example_losses", some_nan)
     report, rows = run(llama_base, write_jsonl(ROWS), tmp_path)
     assert rows[1].scores == {}
     assert rows[1].loss_sum is not None

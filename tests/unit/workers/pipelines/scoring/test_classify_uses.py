@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from support import encoders, tiny
 from support.evaluated import rows_of
-from support.evaluated import score as score_texts
+from support.evaluated import score as score_target
 from support.merges import Made, merge, require_published
 from support.trainings import run_training
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -34,7 +34,6 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring import labels
-from workers.pipelines.scoring.labels import evaluate_labels
 
 TEXTS = [row["text"] for row in encoders.topic_rows(seed=200, count=9)]
 KINDS = {
@@ -74,17 +73,8 @@ def score(
     **spec: Any,
 ) -> EvaluationReport:
     assert made.report.labels is not None
-    return evaluate_labels(
-        base=made.base,
-        adapter=adapter or made.adapter,
-        bases=bases,
-        quantization=made.report.quantization,
-        labels=made.report.labels,
-        data=data,
-        spec=EvaluationSpec(**spec),
-        on_progress=lambda progress: None,
-        rows_to=rows_to,
-    )
+    given: dict[str, Any] = {"quantization": made.report.quantization, "labels": made.report.labels, "bases": bases}
+    return score_target(made.base, data, adapter or made.adapter, spec=EvaluationSpec(**spec), rows_to=rows_to, **given)
 
 
 def test_an_evaluation_finds_the_scores_of_the_training(made: Trained) -> None:
@@ -187,7 +177,7 @@ def test_rows_with_labels_score_no_causal_model(tmp_path: Path) -> None:
     base = tiny.save_llama(tmp_path / "base")
     data = encoders.write_topics(tmp_path / "rows.jsonl")
     with pytest.raises(PipelineError, match="teach labels of whole texts") as caught:
-        score_texts(base, data)
+        score_target(base, data)
     assert caught.value.reason == "data"
 
 

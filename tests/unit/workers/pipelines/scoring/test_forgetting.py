@@ -92,7 +92,7 @@ def test_the_bare_base_is_read_once_for_all_adapters_and_left_as_it_was(
     other = adapted(llama_base, tmp_path / "other", lora_B=0.1)
     read: list[Any] = []
     real = forgetting.read_bare
-    monkeypatch.setattr("workers.pipelines.scoring.evaluate.read_bare", lambda *given: read.append(1) or real(*given))
+    monkeypatch.setattr("workers.pipelines.scoring.target.read_bare", lambda *given: read.append(1) or real(*given))
     shared = SharedBase()
     found = [run(llama_base, adapter, pairs, bases=shared) for adapter in (strong, other, None, strong)]
     assert (shared.loads, len(read)) == (1, 1)
@@ -105,7 +105,7 @@ def test_the_bare_base_is_read_once_for_all_adapters_and_left_as_it_was(
     assert (bare["general_kl"], bare["general_loss"]) == (0.0, bare["general_loss_base"])
 
     def logits(bases: SharedBase) -> Any:
-        with bases.wearing(None, key=(llama_base, None), load=lambda: loaded()) as (_, model):
+        with bases.wearing(None, key=(llama_base, None, None), load=lambda: loaded()) as (_, model):
             return logits_of(model, fixed_texts(model))
 
     def loaded() -> Any:

@@ -13,8 +13,7 @@ from support.architectures import config_of
 
 from sdk.schemas.evaluation import EvaluationSpec
 from workers.pipelines.model.packed import multiplies_in_eight_bits
-from workers.pipelines.scoring import evaluate
-from workers.pipelines.scoring.left_padding import reads_left_padding
+from workers.pipelines.scoring.generation import generate, reads_left_padding
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -41,9 +40,13 @@ def recurrent_gemma() -> Any:
 
 def answers(model: Any, prompts: list[list[int]], rows: int, said: list[str | None]) -> list[str]:
     tokenizer = SimpleNamespace(pad_token_id=1, batch_decode=lambda found, **_: [str(row.tolist()) for row in found])
-    spec, device = EvaluationSpec(batch_size=rows, max_new_tokens=6), SimpleNamespace(torch_device="cpu")
-    told = lambda progress: said.append(progress.message)  # noqa: E731
-    return evaluate._generate(model, prompts, tokenizer, device, spec, [299], told)  # type: ignore[arg-type]
+    target: Any = SimpleNamespace(
+        tokenizer=tokenizer,
+        device=SimpleNamespace(torch_device="cpu"),
+        spec=EvaluationSpec(batch_size=rows, max_new_tokens=6),
+        report=lambda progress: said.append(progress.message),
+    )
+    return generate(model, prompts, target, [299])
 
 
 @pytest.mark.parametrize("config", [rwkv, recurrent_gemma])

@@ -16,6 +16,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.orders import RecordedScores
 from workers.pipelines.scoring import evaluate as evaluating
+from workers.pipelines.scoring import target
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 SPEC = EvaluationSpec(batch_size=3, generate_rows=2, max_new_tokens=4, keep_samples=2, metrics=["exact_match", "chrf"])
@@ -62,7 +63,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def load(*given: Any, **said: Any) -> None:
         raise LoadedError
 
-    return lambda: monkeypatch.setattr(evaluating, "load_base", load)
+    return lambda: monkeypatch.setattr(target, "load_base", load)
 
 
 @pytest.mark.parametrize("recipe", [None, NF4], ids=["native", "nf4"])
@@ -73,7 +74,9 @@ def test_what_would_be_found_again_is_taken_without_the_base(
     held = report.conditions.quantization
     assert (held is None) == (recipe is None)
     unloaded()
-    earlier, other = recorded(report), recorded(report, id="other", libraries={"torch": "1.0"})
+    # Our own release and Python's don't change scores; what does has a number in the conditions.
+    earlier = recorded(report, libraries={**report.libraries, "adapterctl": "0.0.1", "python": "3.0", "driver": "1"})
+    other = recorded(report, id="other", libraries={"torch": "1.0"})
     again = {"quantization": recipe, "recorded": [other, earlier]}
     # Fewer metrics and samples, and rows in other batches, are in the record.
     for spec in (SPEC, SPEC.model_copy(update={"metrics": ["chrf"], "keep_samples": 0, "batch_size": 1})):
@@ -95,6 +98,7 @@ def test_what_would_be_found_again_is_taken_without_the_base(
     with pytest.raises(LoadedError):
         evaluate(llama_base, data, quantization=recipe, recorded=[earlier], stop_ids=[3])
     conditions = report.conditions.model_copy(update={"failed": {"loss": "a" * 64}})
+    assert {"adapterctl", "python"} <= report.libraries.keys()
     for record in ({"libraries": {**report.libraries, "peft": "0"}}, {"samples": 1}, {"conditions": conditions}):
         with pytest.raises(LoadedError):
             evaluate(llama_base, data, quantization=recipe, recorded=[recorded(report, **record)])

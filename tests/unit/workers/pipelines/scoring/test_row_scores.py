@@ -19,8 +19,7 @@ from sdk.schemas.wire import digest_of
 from workers.pipelines.data.examples import Example
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.scoring import evaluate as evaluating
-from workers.pipelines.scoring import row_scores, texts
+from workers.pipelines.scoring import language_model, row_scores, texts
 from workers.pipelines.scoring.row_scores import RowScores, store_rows
 
 SPEC = EvaluationSpec(batch_size=3, generate_rows=2, max_new_tokens=4, metrics=["rouge_l", "chrf", "bleu"])
@@ -60,7 +59,7 @@ def test_a_row_without_a_loss_and_one_that_a_metric_stumbles_over_lose_only_that
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, all_rows = run(llama_base, pairs, tmp_path)
-    real = evaluating.example_losses
+    real = language_model.example_losses
     rouge = texts._SCORES["rouge_l"]
 
     def some_nan(*given: Any) -> Any:
@@ -72,7 +71,7 @@ def test_a_row_without_a_loss_and_one_that_a_metric_stumbles_over_lose_only_that
             raise RecursionError("too deep")
         return rouge.row(answer, references)
 
-    monkeypatch.setattr(evaluating, "example_losses", some_nan)
+    monkeypatch.setattr(language_model, "example_losses", some_nan)
     monkeypatch.setitem(texts._SCORES, "rouge_l", texts.Metric(fails))
     report, rows = run(llama_base, pairs, tmp_path)
     assert [row.row for row in rows] == [row.row for row in all_rows]
@@ -99,9 +98,9 @@ def test_a_row_without_a_loss_and_one_that_a_metric_stumbles_over_lose_only_that
 def test_where_no_row_has_a_loss_there_are_no_scores(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluating.example_losses
+    real = language_model.example_losses
     monkeypatch.setattr(
-        evaluating, "example_losses", lambda *given: ([(e, math.inf) for e, _ in part] for part in real(*given))
+        language_model, "example_losses", lambda *given: ([(e, math.inf) for e, _ in part] for part in real(*given))
     )
     with pytest.raises(PipelineError, match="loss on these rows is inf"):
         run(llama_base, pairs, tmp_path)
@@ -110,7 +109,7 @@ def test_where_no_row_has_a_loss_there_are_no_scores(
 def test_a_row_of_several_texts_is_one_and_fails_with_any_of_them() -> None:
     examples = [Example([1, 2], [-100, 2], [], "", "", row=row) for row in (3, 3, 5)]
     scored = RowScores()
-    scored.add_losses(zip(examples, [0.5, 0.25, 1.0], strict=True))
+    scored.add_losses(list(zip(examples, [0.5, 0.25, 1.0], strict=True)), "train again")
     assert (scored.loss_sums, scored.tokens, scored.mean_loss) == ({3: 0.75, 5: 1.0}, {3: 2, 5: 1}, 1.75 / 3)
     scored.predictions = {3: "half \ud83d", 5: "whole"}
     assert [row.prediction for row in scored.rows(texts=True)] == ["half ?", "whole"]
@@ -118,7 +117,7 @@ def test_a_row_of_several_texts_is_one_and_fails_with_any_of_them() -> None:
     # What no record can hold is no loss either.
     for bad in (math.nan, math.inf, 1e16, -1e16):
         failed = RowScores()
-        failed.add_losses(zip(examples, [0.5, bad, 1.0], strict=True))
+        failed.add_losses(list(zip(examples, [0.5, bad, 1.0], strict=True)), "train again")
         assert (failed.loss_sums, failed.failed_rows, failed.supervised_tokens) == ({5: 1.0}, 1, 1)
 
 

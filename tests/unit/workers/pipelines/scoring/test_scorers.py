@@ -22,8 +22,7 @@ from sdk.schemas.evaluation import EvaluationSpec, RowScore
 from sdk.schemas.work import MOST_SCORERS
 from workers.installed_scorers import announced_scorers, installed_scorers
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.scoring import evaluate as evaluating
-from workers.pipelines.scoring import scorers
+from workers.pipelines.scoring import scorers, target
 from workers.pipelines.scoring.scorers import Scorer, add_scores, load_scorers
 from workers.pipelines.scoring.texts import TextScores
 
@@ -77,7 +76,7 @@ def test_the_example_of_the_documentation_scores_each_row(
     def no_base(*given: Any, **options: Any) -> Any:
         raise AssertionError("a base is loaded")
 
-    monkeypatch.setattr(evaluating, "load_base", no_base)
+    monkeypatch.setattr(target, "load_base", no_base)
     with pytest.raises(PipelineError, match=r"This worker has no scorer 'rudeness' \(it has politeness\); install"):
         run(llama_base, pairs, tmp_path, scorers=["rudeness"])
 
@@ -216,6 +215,17 @@ class EndingError(Exception):
 )
 def test_the_first_error_is_said_in_a_line(error: Any, said: str) -> None:
     assert scores(1, error, ZeroDivisionError()).errors == {"mine": said}
+
+
+def test_a_scorer_gets_the_references_and_the_fields_of_the_same_row(
+    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_own(prediction: str, references: list[str], row: dict[str, Any]) -> float:
+        return float(references == [row["completion"]])
+
+    monkeypatch.setattr(scorers, "load_scorers", lambda names: [Scorer("mine", "dist 1", is_own)])
+    report, _ = run(llama_base, pairs, tmp_path, scorers=["mine"], generate_rows=3)
+    assert report.metrics["scorer.mine"] == 1.0
 
 
 def test_the_report_has_the_first_error_and_no_text_of_rows_that_keep_none(

@@ -11,8 +11,10 @@ from support import tiny
 from support.trainings import run_training
 
 from sdk.schemas.events import Progress
-from sdk.schemas.recorded import RAN_WITH, RecordedTraining
+from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.version_records import TrainingRecord
+from workers.pipelines.training.loop import LOOP
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,15 +35,17 @@ def run(tmp_path: Path, ran_with: dict[str, Any]) -> tuple[list[Progress], Any]:
 def test_what_is_otherwise_is_named_before_the_first_step(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     given = {"torch": "1.0", "threads": 99, "dtype": "float32", "device": "cuda", "base": "other", "of_tomorrow": 1}
+    # As of a record that an earlier release made.
+    given |= TrainingRecord.read({}).ran_with()
     seen, report = run(tmp_path, given)
     (said,) = [progress.message for progress in seen if progress.phase == "check"]
     assert said == (
-        f"other than sql@v3 had: torch 1.0 → {report.libraries['torch']}, threads 99 → {threads}, device cuda → cpu, base other → tiny"
+        f"other than sql@v3 had: torch 1.0 → {report.libraries['torch']}, threads 99 → {threads}, device cuda → cpu, base other → tiny, loop none → {LOOP}"
     )
     phases = [progress.phase for progress in seen]
     assert phases.index("check") < phases.index("train")
     # All of it is in the record that this training makes.
-    made = {**report.libraries, **{name: report.training[name] for name in RAN_WITH}}
+    made = {**report.libraries, **report.record.ran_with()}
     seen, _ = run(tmp_path, made)
     assert [progress.message for progress in seen if progress.phase == "check"] == [
         "libraries, device and samples are those of sql@v3"

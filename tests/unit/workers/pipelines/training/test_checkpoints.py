@@ -22,14 +22,14 @@ import torch
 from support import tiny
 from support.fixtures import Limits
 from support.soak import SOAKING, scale
-from support.trainings import checkpoints as kept_in
-from support.trainings import inputs_of, run_training
+from support.trainings import Checkpoints, inputs_of, run_training
 from support.waiting import wait_until
 
 from sdk.schemas.events import Progress
+from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Pace, Record
+from workers.pipelines.training.checkpoints import FILES, Interrupted, Pace, Record
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = [
@@ -86,7 +86,7 @@ class Trainings:
         """The folder of a training's checkpoints, one after each step."""
         if method not in self._written:
             folder = self.folder / f"{method}-checkpoints"
-            report, out = self.run(f"{method}-written", method, kept_in(folder, every_steps=1))
+            report, out = self.run(f"{method}-written", method, Checkpoints(folder, every_steps=1))
             assert same(self.whole(method), (report, out)), "writing checkpoints changed the training"
             self._written[method] = folder
         return self._written[method]
@@ -124,7 +124,7 @@ def test_going_on_after_any_step_ends_like_the_training_that_never_stopped(
         report, out = trainings.run(
             f"{method}-from-{step}",
             method,
-            kept_in(trainings.folder / "unused", resume=folder / f"step-{step:08d}"),
+            Checkpoints(trainings.folder / "unused", resume=folder / f"step-{step:08d}"),
             on_progress=seen.append,
         )
         assert same(trainings.whole(method), (report, out)), step
@@ -140,7 +140,7 @@ def test_a_training_interrupted_again_and_again(trainings: Trainings, tmp_path: 
     written: list[tuple[int, int, Path]] = []
     for before, step in itertools.pairwise((0, *STOPS)):
         phases = 3 if newest is None else 2
-        kept = kept_in(
+        kept = Checkpoints(
             tmp_path,
             resume=newest,
             must_stop=after_step(step - before, phases),
@@ -158,7 +158,7 @@ def test_a_training_interrupted_again_and_again(trainings: Trainings, tmp_path: 
     assert spent == sorted(spent)
     # Nothing is left to do but to evaluate and to save.
     seen: list[Progress] = []
-    report, out = trainings.run("interrupted", "qlora", kept_in(tmp_path, resume=newest), on_progress=seen.append)
+    report, out = trainings.run("interrupted", "qlora", Checkpoints(tmp_path, resume=newest), on_progress=seen.append)
     assert same(trainings.whole("qlora"), (report, out))
     assert "train" not in {progress.phase for progress in seen}
     assert report.metrics["train_s"] >= spent[-1]
@@ -197,8 +197,8 @@ def test_the_loss_is_the_mean_over_the_last_tenth_of_all_steps_also_after_going_
 ) -> None:
     spec = SPEC.model_copy(update={"max_steps": 20})
     with pytest.raises(Interrupted):
-        trainings.run("twenty", "lora", kept_in(tmp_path, must_stop=after_step(19)), spec=spec, eval_data=None)
-    kept = kept_in(tmp_path, resume=tmp_path / "step-00000019")
+        trainings.run("twenty", "lora", Checkpoints(tmp_path, must_stop=after_step(19)), spec=spec, eval_data=None)
+    kept = Checkpoints(tmp_path, resume=tmp_path / "step-00000019")
     report, _ = trainings.run("twenty", "lora", kept, spec=spec, eval_data=None)
     assert len(report.curve) == 20
     assert report.metrics["loss"] == (report.curve[-2].loss + report.curve[-1].loss) / 2
@@ -212,7 +212,7 @@ def test_going_on_with_less_memory_changes_nothing(
     folder = trainings.written("qlora") / "step-00000003"
     limits(module, ACTIVATION_SHARE=0.0)
     wide_share(0.0)
-    report, out = trainings.run("sparing", "qlora", kept_in(tmp_path, resume=folder))
+    report, out = trainings.run("sparing", "qlora", Checkpoints(tmp_path, resume=folder))
     assert report.training["gradient_checkpointing"] is True
     assert same(trainings.whole("qlora"), (report, out))
 
@@ -221,9 +221,9 @@ def test_going_on_with_less_memory_changes_nothing(
     ("options", "steps"),
     [
         ({"every_steps": 3}, [3, 6]),
-        ({"every_s": 0.0}, list(range(1, 9))),
+        ({"every_minutes": 1e-9}, list(range(1, 9))),
         # Seconds are counted from the last checkpoint, and writing takes time as well.
-        ({"every_s": 60}, [3, 6]),
+        ({"every_minutes": 1}, [3, 6]),
         ({}, []),
     ],
 )
@@ -232,7 +232,7 @@ def test_checkpoints_are_due_every_so_often_and_without_a_pace_never(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("workers.pipelines.training.checkpoints.time.monotonic", lambda: now[0])
-    pace, due = Pace(kept_in(Path(), **options)), []
+    pace, due = Pace(CheckpointPolicy(**{"every_minutes": None, **options})), []
     for step in range(1, STEPS + 1):
         now[0] += 25
         if pace.is_due(step):
@@ -246,7 +246,7 @@ def test_a_stop_before_the_first_step_leaves_no_checkpoint(trainings: Trainings,
     phases: list[set[str]] = []
     for call in (1, 2, 3):
         seen: list[Progress] = []
-        kept = kept_in(tmp_path, must_stop=nth_call(call))
+        kept = Checkpoints(tmp_path, must_stop=nth_call(call))
         with pytest.raises(Interrupted) as caught:
             trainings.run("early", "lora", kept, on_progress=seen.append)
         assert caught.value.step == 0
@@ -256,7 +256,7 @@ def test_a_stop_before_the_first_step_leaves_no_checkpoint(trainings: Trainings,
     newest = trainings.written("lora") / "step-00000004"
     for call in (1, 2):
         with pytest.raises(Interrupted) as caught:
-            trainings.run("early", "lora", kept_in(tmp_path, must_stop=nth_call(call), resume=newest))
+            trainings.run("early", "lora", Checkpoints(tmp_path, must_stop=nth_call(call), resume=newest))
         assert caught.value.step == 4
     assert list(tmp_path.iterdir()) == []
 
@@ -268,7 +268,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(trainings: Trainings, tmp_pat
     (tmp_path / ".partial-step-00000001").mkdir()
     (tmp_path / ".partial-step-00000001" / "torn").write_text("")
     with pytest.raises(Interrupted):
-        trainings.run("again", "lora", kept_in(tmp_path, must_stop=after_step(1)))
+        trainings.run("again", "lora", Checkpoints(tmp_path, must_stop=after_step(1)))
     assert {path.name for path in stale.iterdir()} == FILES | {"generation_config.json", "rendering.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
@@ -286,7 +286,7 @@ def small_files() -> Iterator[None]:
 def test_a_full_disk_is_an_oserror_and_leaves_nothing_behind(trainings: Trainings, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too large") as caught:
         # The optimiser's state is the first file that is larger.
-        trainings.run("full", "lora", kept_in(tmp_path, every_steps=2))
+        trainings.run("full", "lora", Checkpoints(tmp_path, every_steps=2))
     assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
 
@@ -295,17 +295,15 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.training.checkpoints import Checkpoints
-from workers.pipelines.training.train import train
+from support.trainings import Checkpoints, run_training
 
 base, data, spec = sys.argv[1:]
 for line in sys.stdin:
     folder = Path(line.strip())
     child = os.fork()
     if child == 0:
-        train(base=Path(base), base_name="org/tiny", base_revision="c0ffee", data=Path(data), eval_data=Path(data),
-              out=folder / "out", spec=TrainingSpec.model_validate_json(spec), on_progress=lambda progress: None,
-              checkpoints=Checkpoints(folder / "kept", 1, None, lambda *what: None, lambda: False, None))
+        run_training(Path(base), Path(data), folder / "out", base_revision="c0ffee", eval_data=Path(data),
+                     spec=TrainingSpec.model_validate_json(spec), checkpoints=Checkpoints(folder / "kept", every_steps=1))
         os._exit(0)
     print(child, flush=True)
     os.waitpid(child, 0)
@@ -320,7 +318,7 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
 
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "HF_HUB_OFFLINE": "1",
         "PYTHONHASHSEED": "7",
         "OMP_NUM_THREADS": "1",
@@ -358,13 +356,13 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints_only(trainings:
                 else:
                     assert name.startswith(".partial-")
         process.stdin.close()
-    result = trainings.run("killed", "lora", kept_in(tmp_path / "on", resume=moments.choice(newest)))
+    result = trainings.run("killed", "lora", Checkpoints(tmp_path / "on", resume=moments.choice(newest)))
     assert same(trainings.whole("lora"), result)
 
 
 def test_the_record_holds_no_path_and_no_time_of_day(trainings: Trainings) -> None:
     folder = trainings.written("lora") / "step-00000002"
-    for name in ("record.json", "report.json", "trainer_state.json", "adapter_config.json"):
+    for name in ("record.json", "report.json", "progress.json", "adapter_config.json"):
         text = (folder / name).read_text()
         json.loads(text)
         assert str(trainings.base) not in text

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from support import encoders, tiny
 from support.fixtures import Limits
 from support.quantised import pack_base
-from support.trainings import checkpoints, run_training, whole_and_resumed
+from support.trainings import Checkpoints, run_training, whole_and_resumed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sdk.schemas.failures import FailureReason
@@ -177,7 +177,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(folder: Path, tmp
     whole, resumed = whole_and_resumed(lambda out, **kept: trained(folder, base, out, spec, **kept), tmp_path)
     assert whole == resumed
     with pytest.raises(Interrupted):
-        trained(folder, base, tmp_path / "part", spec, checkpoints=checkpoints(tmp_path, must_stop=lambda: True))
+        trained(folder, base, tmp_path / "part", spec, checkpoints=Checkpoints(tmp_path, must_stop=lambda: True))
 
 
 def test_a_base_with_the_head_of_another_task_is_given_a_fresh_one(folder: Path, tmp_path: Path) -> None:

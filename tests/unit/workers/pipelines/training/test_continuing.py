@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.families import Case, save_base, save_rows
-from support.trainings import checkpoints, run_training
+from support.trainings import Checkpoints, run_training
 
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.continuing import Continued
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -68,19 +67,19 @@ def test_it_starts_as_the_parent_ends_and_moves_from_there(
 
     base = bases[name]
     first = run(base, rows, tmp_path / "first", **options)
-    parent = Continued(tmp_path / "first", first.quantization)
+    parent: dict[str, Any] = {"parent": tmp_path / "first", "quantization": first.quantization}
     found: dict[str, Any] = {}
     true_load = module.load_parent
 
-    def load(model: Any, given: Continued) -> None:
+    def load(model: Any, given: Path) -> None:
         true_load(model, given)
         model.eval()
         with torch.no_grad():
             found["logits"] = model(input_ids=IDS, use_cache=False).logits.clone()
 
     monkeypatch.setattr(module, "load_parent", load)
-    kept = checkpoints(tmp_path / "kept", every_steps=1)
-    second = run(base, rows, tmp_path / "second", parent=parent, seed=5, checkpoints=kept, **options)
+    kept = Checkpoints(tmp_path / "kept", every_steps=1)
+    second = run(base, rows, tmp_path / "second", **parent, seed=5, checkpoints=kept, **options)
     loaded = load_base(base, choose_device(), quantization=first.quantization)
     whose = load_adapter(loaded.model, tmp_path / "first")
     with torch.no_grad():
@@ -92,8 +91,8 @@ def test_it_starts_as_the_parent_ends_and_moves_from_there(
     assert second.lora == first.lora
     assert second.quantization == first.quantization
     # Another process goes on from a checkpoint of it.
-    resume = checkpoints(tmp_path / "unused", resume=tmp_path / "kept" / "step-00000001")
-    run(base, rows, tmp_path / "again", parent=parent, seed=5, checkpoints=resume, **options)
+    resume = Checkpoints(tmp_path / "unused", resume=tmp_path / "kept" / "step-00000001")
+    run(base, rows, tmp_path / "again", **parent, seed=5, checkpoints=resume, **options)
     assert (tmp_path / "again" / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "second" / "adapter_model.safetensors"
     ).read_bytes()
@@ -102,7 +101,7 @@ def test_it_starts_as_the_parent_ends_and_moves_from_there(
 def test_a_parent_that_does_not_fit_is_refused(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     options = {"method": "lora", "targets": "q_proj"}
     run(bases["llama"], rows, tmp_path / "first", **options)
-    parent = Continued(tmp_path / "first", None)
+    parent = tmp_path / "first"
     for changed, said in (
         ({"rank": 8}, r"has r 4 in its adapter_config\.json, and the training 8"),
         ({"targets": "v_proj"}, "match no module of this base"),
@@ -125,10 +124,10 @@ def test_a_checkpoint_of_another_parent_is_refused(bases: dict[str, Path], rows:
     options = {"method": "lora", "targets": "q_proj"}
     for seed in (1, 2):
         run(bases["llama"], rows, tmp_path / str(seed), seed=seed, **options)
-    kept = checkpoints(tmp_path / "kept", every_steps=1)
-    run(bases["llama"], rows, tmp_path / "out", parent=Continued(tmp_path / "1", None), checkpoints=kept, **options)
-    resume = checkpoints(tmp_path / "unused", resume=tmp_path / "kept" / "step-00000001")
-    for parent in (None, Continued(tmp_path / "2", None)):
+    kept = Checkpoints(tmp_path / "kept", every_steps=1)
+    run(bases["llama"], rows, tmp_path / "out", parent=tmp_path / "1", checkpoints=kept, **options)
+    resume = Checkpoints(tmp_path / "unused", resume=tmp_path / "kept" / "step-00000001")
+    for parent in (None, tmp_path / "2"):
         with pytest.raises(PipelineError, match="differs in the version to continue;"):
             run(bases["llama"], rows, tmp_path / "out", parent=parent, checkpoints=resume, **options)
     assert "parent" in json.loads((tmp_path / "kept" / "step-00000001" / "record.json").read_text())["configuration"]
@@ -136,7 +135,7 @@ def test_a_checkpoint_of_another_parent_is_refused(bases: dict[str, Path], rows:
 
 def test_one_that_leaves_every_matrix_as_it_was_is_none(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     first = run(bases["llama"], rows, tmp_path / "first", method="lora")
-    parent = Continued(tmp_path / "first", first.quantization)
+    parent: dict[str, Any] = {"parent": tmp_path / "first", "quantization": first.quantization}
     with pytest.raises(PipelineError, match="left every matrix of the version that it continues") as refused:
-        run(bases["llama"], rows, tmp_path / "second", parent=parent, method="lora", lr=1e-30)
+        run(bases["llama"], rows, tmp_path / "second", **parent, method="lora", lr=1e-30)
     assert refused.value.reason == "untrained"

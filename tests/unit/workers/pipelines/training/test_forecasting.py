@@ -39,8 +39,8 @@ def given(*lengths: int, supervised: int | None = None, kind: str = "cpu", **cha
         SimpleNamespace(input_ids=[1] * length, supervised_tokens=length if supervised is None else supervised)
         for length in lengths
     ]
-    known = {"spec": SPEC, "objective": SFT, "device": SimpleNamespace(kind=kind), "base": None, "classes": None}
-    known |= {"lora": SimpleNamespace(rank_pattern={}), "process_bytes": None}
+    known = {"spec": SPEC, "objective": SFT, "device": SimpleNamespace(kind=kind), "classes": None}
+    known |= {"order": SimpleNamespace(base=None), "lora": SimpleNamespace(rank_pattern={}), "process_bytes": None}
     return SimpleNamespace(rows=SimpleNamespace(examples=examples), **(known | changed))
 
 

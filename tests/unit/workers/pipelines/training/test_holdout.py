@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.trainings import inputs_of, run_training
+from support.trainings import inputs_of, order_of, run_training
 
 from sdk.formats.rows import Row
 from sdk.rows.splitting import rows_digest
@@ -22,7 +22,8 @@ from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training import inputs as module
+from workers.pipelines.training.inputs import Inputs, audit
 
 SPEC = TrainingSpec(method="lora", rank=2, targets="qv", max_steps=2, batch_size=2, grad_accum=1, holdout=0.25)
 
@@ -80,7 +81,7 @@ def test_which_rows_are_held_out_depends_on_neither_their_order_nor_the_training
         inputs(llama_base, write_jsonl(shuffled, "shuffled.jsonl"), seed=9),
         inputs(llama_base, write_jsonl(rows), holdout_seed=1),
     ]
-    digests = [one.split["held_out_digest"] for one in found]
+    digests = [one.split.held_out_digest for one in found]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -148,14 +149,12 @@ def test_a_training_says_and_records_what_is_wrong_with_its_rows(
 
 
 def test_rows_that_nearly_straddle_the_split_are_counted(write_jsonl: Callable[..., Path]) -> None:
-    from workers.pipelines.training.auditing import audit
-
     texts = ["What the sea looks like on a grey winter morning in one sentence number " + word for word in "abcdefgh"]
     path = write_jsonl([{"prompt": text, "completion": f"{at}", "by": at} for at, text in enumerate(texts)])
     said: list[str] = []
     options = {"holdout_by": "by", "holdout_seed": 3, "holdout": 0.25}
     spec = TrainingSpec(**{**SPEC.model_dump(), **options})
-    found = audit(path, None, spec, lambda progress: said.append(progress.message or ""))
+    found = audit(order_of(path.parent, path, spec=spec), lambda progress: said.append(progress.message or ""))
     assert found == {"near_duplicate": 7, "held_out_near": 2}
     assert said[-1].endswith("adapterctl data check --holdout 0.25 --holdout-by by --holdout-seed 3")
 
@@ -170,14 +169,12 @@ def test_rows_that_nearly_straddle_the_split_are_counted(write_jsonl: Callable[.
 def test_what_is_full_stops_the_audit_and_not_the_training(
     error: Exception, why: str, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.pipelines.training import auditing
-
     def full(*_args: Any, **_given: Any) -> None:
         raise error
 
-    monkeypatch.setattr(auditing, "audit_rows", full)
+    monkeypatch.setattr(module, "audit_rows", full)
     said: list[str | None] = []
-    assert auditing.audit(pairs, None, SPEC, lambda progress: said.append(progress.message)) == {}
+    assert audit(order_of(pairs.parent, pairs, spec=SPEC), lambda progress: said.append(progress.message)) == {}
     assert said == ["auditing rows", f"the rows were not audited: {why}"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
-from support.trainings import checkpoints, files_of, run_training
+from support.trainings import Checkpoints, files_of, run_training
 
 from sdk.lora.memory import chunk_tokens
 from sdk.schemas.events import Progress
@@ -62,7 +62,7 @@ class Place:
                     eval_data=self.rows,
                     spec=SPEC,
                     on_progress=on_progress,
-                    checkpoints=checkpoints(self.folder / name / "checkpoints", every_steps=1, resume=resume),
+                    checkpoints=Checkpoints(self.folder / name / "checkpoints", every_steps=1, resume=resume),
                     day=DAY,
                     like=self.like,
                 )

@@ -14,7 +14,7 @@ from support.trainings import run_training, whole_and_resumed
 
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.training.optimising import Schedule, optimizer_and_scheduler, parameter_groups
+from workers.pipelines.training.optimising import Schedule, optimizer_of, parameter_groups
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -115,7 +115,7 @@ def test_the_groups_are_those_of_peft() -> None:
 
 def test_without_options_there_is_one_group_as_before() -> None:
     trainable = {"lora_A": torch.nn.Parameter(torch.ones(2, 2)), "bias": torch.nn.Parameter(torch.ones(2))}
-    optimizer, _ = optimizer_and_scheduler(trainable, TrainingSpec(), Schedule("constant", 0, 4))
+    optimizer = optimizer_of(trainable, TrainingSpec())
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"], group["betas"]) == (2e-4, 0.0, (0.9, 0.999))
 
@@ -176,3 +176,26 @@ def test_no_step_has_the_rate_zero_and_the_peak_is_reached(kind: str, warmup: in
     assert max(shares) == shares[warmup] == 1.0
     assert shares[: warmup + 1] == sorted(shares[: warmup + 1])
     assert shares[warmup:] == sorted(shares[warmup:], reverse=True)
+
+
+def test_a_cosine_ends_at_its_floor_and_is_the_same_without_one() -> None:
+    floored, plain = Schedule("cosine", 2, 10, 0.25), Schedule("cosine", 2, 10)
+    assert [floored.share(step) for step in range(3)] == [plain.share(step) for step in range(3)] == [1 / 3, 2 / 3, 1.0]
+    assert floored.share(6) == pytest.approx(0.625)
+    assert (floored.share(10), plain.share(10)) == (0.25, 0.0)
+    assert all(floored.share(step) == pytest.approx(0.25 + 0.75 * plain.share(step)) for step in range(2, 11))
+
+
+def test_a_training_with_a_floor_is_recorded_and_resumed_to_the_same_bytes(place: Place, tmp_path: Path) -> None:
+    given = {"schedule": "cosine", "max_steps": 3, "lr_floor": 0.5}
+
+    def run(out: Path, **checkpoints: Any) -> TrainingReport:
+        return run_training(place.base, place.rows, out, **{**STEADY, **given}, **checkpoints)
+
+    files, again = whole_and_resumed(run, tmp_path)
+    assert files == again
+    report = run(tmp_path / "once")
+    assert report.training["lr_floor"] == 0.5
+    assert [point.lr for point in report.curve] == pytest.approx([0.01, 0.00875, 0.00625])
+    place.train(max_steps=3)
+    assert "lr_floor" not in place.reports[repr([("max_steps", 3)])].training

@@ -15,18 +15,19 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support.architectures import config_of, save_model
 from support.fixtures import Limits
-from support.trainings import checkpoints, run_training, save_jsonl
+from support.trainings import Checkpoints, run_training, save_jsonl
 
 from sdk.schemas.events import Progress
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from workers.pipelines.cpu import row_attention
+from workers.pipelines.cpu.row_attention import row_lengths, take_rows_alone
 from workers.pipelines.data import batches
 from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
-from workers.pipelines.model.row_attention import row_lengths, take_rows_alone
 from workers.pipelines.orders import Fit
 from workers.pipelines.training import choosing, evaluating
 from workers.pipelines.training.choosing import _is_cheaper
@@ -214,8 +215,8 @@ def test_auto_packs_where_that_is_less_to_compute(
 
 
 def test_whoever_goes_on_or_trains_again_packs_as_it_was(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
-    whole, _ = train(llama_base, pairs, tmp_path / "whole", checkpoints=checkpoints(tmp_path / "kept", every_steps=1))
-    resume = checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
+    whole, _ = train(llama_base, pairs, tmp_path / "whole", checkpoints=Checkpoints(tmp_path / "kept", every_steps=1))
+    resume = Checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
     train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
     assert weights(tmp_path / "gone on") == weights(tmp_path / "whole")
     said = {name: whole.training[name] for name in ("packed", "row_attention", "micro_batch", "logit_chunk_tokens")}
@@ -233,9 +234,9 @@ def test_a_record_that_says_packed_is_looked_at_again(
     report, said = train(save_model(tmp_path / "opt", "opt"), pairs, tmp_path / "like", short, like=like)
     assert report.training["packed"] is False
     assert said == "rows are no longer packed: opt does not keep rows of one sequence apart here"
-    train(llama_base, pairs, tmp_path / "whole", checkpoints=checkpoints(tmp_path / "kept", every_steps=1))
+    train(llama_base, pairs, tmp_path / "whole", checkpoints=Checkpoints(tmp_path / "kept", every_steps=1))
     monkeypatch.setattr("workers.pipelines.training.choosing.keeps_apart", lambda *_, **__: False)
-    resume = checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
+    resume = Checkpoints(tmp_path / "again", resume=tmp_path / "kept" / "step-00000002")
     gone_on, said = train(llama_base, pairs, tmp_path / "gone on", checkpoints=resume)
     assert gone_on.training["packed"] is False
     assert said == "rows are no longer packed: llama does not keep rows of one sequence apart here"
@@ -263,7 +264,7 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
 
     monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
     # Steps have passes of one row.
-    monkeypatch.setattr(choosing, "_on_a_cpu", lambda *_: {"micro_rows": 1})
+    monkeypatch.setattr(choosing, "passes_of_packs", lambda *_: {"micro_rows": 1})
     report, _ = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "holdout": 0.3}))
     assert asked == passes
     assert (report.training["packed"], report.training["memory_steps"]) == (True, steps)
@@ -382,7 +383,8 @@ def test_passes_end_where_their_mask_grows_large(llama_base: Path, tmp_path: Pat
     data = save_uneven(tmp_path)
     spec, found = SPEC.model_copy(update={"packing": None, "max_steps": 1, "batch_size": 8, "grad_accum": 1}), []
     for most in (8192, 450, 100):
-        limits(choosing, _MOST_MASKED=most)
+        limits(choosing, MOST_MASKED=most)
+        limits(row_attention, MOST_MASKED=most)
         report, _ = train(llama_base, data, tmp_path / str(most), spec)
         found.append((report.training["packed"], report.training["micro_batch"]))
     assert found == [(True, 8), (True, 2), (False, 8)]

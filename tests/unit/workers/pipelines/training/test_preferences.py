@@ -123,9 +123,8 @@ def test_after_training_the_reference_is_still_the_bare_base(
     kind: str, preferences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workers.pipelines.model.device import choose_device
-    from workers.pipelines.model.dropout import drop_nothing
     from workers.pipelines.model.loading import load_base
-    from workers.pipelines.training.adapting import reference_of, without_adapter
+    from workers.pipelines.training.adapting import drop_nothing, reference_of, without_adapter
 
     base = save_model(tmp_path / "base", kind)
     found: dict[str, Any] = {}

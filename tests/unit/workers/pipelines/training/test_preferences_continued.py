@@ -19,7 +19,6 @@ from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.trained_whole import as_reference, compare_with_this
-from workers.pipelines.training.continuing import Continued
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -43,15 +42,15 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parents(bases: dict[str, Path], chosen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Continued]:
+def parents(bases: dict[str, Path], chosen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A version of each variant that was trained on answers."""
     folder = tmp_path_factory.mktemp("parents")
     for name, (kind, options) in VARIANTS.items():
         run(bases[kind], chosen, folder / name, **options)
-    return {name: Continued(folder / name, None) for name in VARIANTS}
+    return {name: folder / name for name in VARIANTS}
 
 
-def run(base: Path, rows: Path, out: Path, parent: Continued | None = None, **options: Any) -> TrainingReport:
+def run(base: Path, rows: Path, out: Path, parent: Path | None = None, **options: Any) -> TrainingReport:
     return run_training(base, rows, out, eval_data=rows, parent=parent, **{**QUICK, **options})
 
 
@@ -71,7 +70,7 @@ def by_plain_peft(base: Path, adapter: Path, batch: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_begins_at_log_2_and_its_reference_stays_the_parent(
     bases: dict[str, Path],
-    parents: dict[str, Continued],
+    parents: dict[str, Path],
     preferences: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +103,7 @@ def test_it_begins_at_log_2_and_its_reference_stays_the_parent(
     report = run(base, preferences, tmp_path / "out", parent, lr=0.05, **options)
     assert abs(report.curve[0].loss - math.log(2)) < 1e-6
     assert report.training["reference"] == "parent"
-    assert torch.equal(found["reference"], by_plain_peft(base, parent.folder, batch))
+    assert torch.equal(found["reference"], by_plain_peft(base, parent, batch))
     assert not torch.equal(found["reference"], found["trained"])
     assert torch.equal(found["trained"], by_plain_peft(base, tmp_path / "out", batch))
     # No second base is in memory.
@@ -112,7 +111,7 @@ def test_it_begins_at_log_2_and_its_reference_stays_the_parent(
 
 
 def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter(
-    bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
+    bases: dict[str, Path], parents: dict[str, Path], preferences: Path, tmp_path: Path
 ) -> None:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -124,7 +123,7 @@ def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter
 
     def continued() -> Any:
         bare = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        return PeftModel.from_pretrained(bare, parents["lora"].folder, is_trainable=True)
+        return PeftModel.from_pretrained(bare, parents["lora"], is_trainable=True)
 
     trainer = DPOTrainer(
         model=continued(),
@@ -158,11 +157,11 @@ def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter
 
 
 def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
-    bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
+    bases: dict[str, Path], parents: dict[str, Path], preferences: Path, tmp_path: Path
 ) -> None:
     base, parent = bases["llama"], parents["lora"]
     metrics = run(base, preferences, tmp_path / "out", parent, max_steps=30, beta=0.5).metrics
-    scored = score(base, preferences, parent.folder).metrics
+    scored = score(base, preferences, parent).metrics
     assert metrics["eval_chosen_loss_parent"] == pytest.approx(scored["loss"], rel=1e-4)
     assert metrics["eval_rejected_loss_parent"] == pytest.approx(scored["rejected_loss"], rel=1e-4)
     assert "eval_chosen_loss_base" not in metrics
@@ -171,14 +170,14 @@ def test_what_is_said_of_held_out_rows_is_the_parents_and_the_bases_own(
     batch = batch_of(base, preferences)
     with torch.no_grad():
         bare = log_likelihoods(AutoModelForCausalLM.from_pretrained(base), batch)
-    ratios = bare - by_plain_peft(base, parent.folder, batch)
+    ratios = bare - by_plain_peft(base, parent, batch)
     against = -torch.nn.functional.logsigmoid(0.5 * (ratios[::2] - ratios[1::2])).mean()
     assert metrics["eval_loss_base"] == pytest.approx(float(against), rel=1e-5)
     assert abs(metrics["eval_loss_base"] - math.log(2)) > 1e-3
 
 
 def test_after_a_stop_it_goes_on_against_the_parent_and_ends_with_the_same_bytes(
-    bases: dict[str, Path], parents: dict[str, Continued], preferences: Path, tmp_path: Path
+    bases: dict[str, Path], parents: dict[str, Path], preferences: Path, tmp_path: Path
 ) -> None:
     base, parent = bases["llama"], parents["dora"]
     options = {"use_dora": True, "dropout": 0.2, "max_steps": 4}

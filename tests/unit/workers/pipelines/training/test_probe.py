@@ -22,6 +22,7 @@ import workers.pipelines.training.train as module
 from sdk.schemas.probe import ProbeReport, ProbeRequest, recorded_probe
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import TrainingRecord
 from workers.pipelines.data.fixed_texts import PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring.replay import replay
@@ -38,7 +39,7 @@ def trained(base: Path, data: Path, out: Path, **changed: Any) -> TrainingReport
 def recorded(report: TrainingReport) -> ProbeReport:
     """The probe as a reader finds it in a version's record, which travels as JSON."""
     kept = json.loads(report.model_dump_json())
-    found = recorded_probe(kept["metrics"], kept["training"])
+    found = recorded_probe(kept["metrics"], TrainingRecord.read(kept["training"]))
     assert found is not None
     return found
 

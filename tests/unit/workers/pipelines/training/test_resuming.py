@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import tiny
 from support.fixtures import Limits
-from support.trainings import checkpoints, run_training
+from support.trainings import Checkpoints, run_training
 
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.training.checkpoints import FILES, Checkpoints, Interrupted, Record, Resumed
+from workers.pipelines.training.checkpoints import FILES, Interrupted, Record, Resumed
+from workers.pipelines.training.loop import LOOP
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -36,7 +37,7 @@ class Training:
     def __init__(self, base: Path, rows: Path, folder: Path) -> None:
         self.base, self.rows, self.folder = base, rows, folder
         calls = iter(range(10))
-        kept = checkpoints(folder, must_stop=lambda: next(calls) == 4)
+        kept = Checkpoints(folder, must_stop=lambda: next(calls) == 4)
         with pytest.raises(Interrupted):
             self.run(folder / "out", kept)
         self.checkpoint = folder / "step-00000002"
@@ -55,7 +56,7 @@ class Training:
 
     def resume(self, checkpoint: Path, **rest: Any) -> None:
         unused = checkpoint.parent / "unused"
-        self.run(unused, checkpoints(unused, resume=checkpoint), **rest)
+        self.run(unused, Checkpoints(unused, resume=checkpoint), **rest)
 
 
 @pytest.fixture(scope="module")
@@ -265,14 +266,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         _in_tensors(GENERATORS, lambda tensors: tensors.update(cuda=torch.zeros(10_000, dtype=torch.uint8))),
         f"{GENERATORS} can't be read back (cuda has another size)",
     ),
-    "a trainer at another step": (
-        _in_json("trainer_state.json", global_step=1),
-        "trainer_state.json can't be read back (it is at another step)",
-    ),
-    "a trainer with a field too many": (
-        _in_json("trainer_state.json", surprise=1),
-        "trainer_state.json can't be read back (",
-    ),
     "a record of other steps": (_in_json("record.json", step=3), "record.json can't be read back ("),
     "a record of a longer training": (_in_json("record.json", total=4), "record.json counts 4 steps in all, not 3"),
     "a configuration without its digest": (
@@ -292,9 +285,9 @@ def test_contents_that_do_not_fit_are_refused(copy: Path, refusal: Callable[[], 
 
 def test_a_json_file_without_end_is_not_read(copy: Path, refusal: Callable[[], str], limits: Limits) -> None:
     limits("workers.pipelines.training.resuming", _MAX_JSON_BYTES=1024**2)
-    with (copy / "trainer_state.json").open("ab") as file:
+    with (copy / "report.json").open("ab") as file:
         file.truncate(1024**2 + 1)
-    assert refusal() == "trainer_state.json is longer than 1 MiB"
+    assert refusal() == "report.json is longer than 1 MiB"
 
 
 def test_matrices_of_other_modules_are_refused(training: Training, copy: Path) -> None:
@@ -339,6 +332,18 @@ def test_a_checkpoint_of_another_training_is_refused_before_the_base_is_loaded(
     )
 
 
+def test_a_checkpoint_of_another_loop_is_refused(training: Training) -> None:
+    configuration = training.configuration
+    training.configuration = {**configuration, "loop": LOOP + 1}
+    try:
+        with pytest.raises(
+            PipelineError, match=rf"differs in the number of the training loop \({LOOP} → {LOOP + 1}\);"
+        ):
+            training.read(training.checkpoint)
+    finally:
+        training.configuration = configuration
+
+
 def test_another_config_of_the_base_is_named(training: Training, tmp_path: Path) -> None:
     base = Path(shutil.copytree(training.base, tmp_path / "base"))
     content = json.loads((base / "config.json").read_text())
@@ -364,7 +369,7 @@ def test_a_training_over_a_template_with_a_date_goes_on_after_midnight(
 
     def run(out: str, *, day: date, stop: bool = False, resume: Path | None = None) -> bytes:
         calls = iter(range(10))
-        kept = checkpoints(tmp_path, must_stop=lambda: stop and next(calls) == 4, resume=resume)
+        kept = Checkpoints(tmp_path, must_stop=lambda: stop and next(calls) == 4, resume=resume)
         run_training(base, rows, tmp_path / out, spec=SPEC, checkpoints=kept, day=day)
         return (tmp_path / out / "adapter_model.safetensors").read_bytes()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from sdk.lora.planning.footprint import KEPT_BY_MALLOC_BYTES
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.version import VERSION
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.rows import read_rows
@@ -79,8 +81,11 @@ def test_a_training_writes_an_adapter_that_loads_in_peft_and_changes_the_model(
     assert before is not None
     assert 0.9 * before < report.metrics["forecast_bytes"] < 1.1 * before + KEPT_BY_MALLOC_BYTES
     assert [point.step for point in report.curve] == [1, 2, 3]
-    assert report.training["effective_batch"] == 4
-    assert report.training["warmup_steps"] == 2
+    assert report.record.flat() == report.training
+    assert (report.record.effective_batch, report.record.warmup_steps) == (4, 2)
+    assert (report.record.adapterctl, report.record.python) == (VERSION, platform.python_version())
+    # Nothing is recorded that has no field, but what an audit found, by kind.
+    assert all(name.startswith("audit_") for name in report.record.model_extra)
     assert [progress.step for progress in seen if progress.phase == "train"] == [1, 2, 3]
     assert {"data", "load", "train", "evaluate", "save"} == {progress.phase for progress in seen}
     assert seen[-2].phase == "evaluate"
@@ -164,24 +169,6 @@ def test_the_split_into_forward_passes_does_not_change_what_is_learnt(
     for name, tensor in tensors[0].items():
         for other in tensors[1:]:
             torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
-
-
-def test_no_table_of_the_rows_is_made(
-    llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of ten gigabytes of rows one takes as much memory as all that is loaded for a training."""
-    from datasets import Dataset
-
-    rows: list[int] = []
-    made = Dataset.from_dict
-
-    def noted(table: dict[str, list[int]]) -> Any:
-        rows.append(max(map(len, table.values())))
-        return made(table)
-
-    monkeypatch.setattr(Dataset, "from_dict", noted)
-    report = train(llama_base, pairs, tmp_path / "out")
-    assert (report.rows, max(rows)) == (12, 1)
 
 
 def test_an_evaluation_before_the_training_does_not_stop_it(

@@ -50,22 +50,22 @@ class Seen:
     """The matrices and gradients of one module, before the update of the second step: then neither A nor B is zero."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from workers.pipelines.training.trainer import AdapterTrainer
+        from workers.pipelines.training import loop
 
         self.values: dict[str, Any] = {}
         self.gradients: dict[str, Any] = {}
-        watch = AdapterTrainer._watch_gradients
+        watch = loop._watch_gradients
 
-        def look(trainer: Any, model: Any) -> None:
-            watch(trainer, model)
-            if trainer.state.global_step == 1:
-                for name, parameter in model.named_parameters():
-                    if parameter.requires_grad and MODULE in name:
+        def look(adapter: Any) -> None:
+            watch(adapter)
+            if adapter.step == 1:
+                for name, parameter in adapter.parameters.items():
+                    if MODULE in name:
                         part = name.partition(f"{MODULE}.lora_")[2].partition(".")[0]
                         self.values[part] = parameter.detach().double().numpy().copy()
                         self.gradients[part] = parameter.grad.double().numpy().copy()
 
-        monkeypatch.setattr(AdapterTrainer, "_watch_gradients", look)
+        monkeypatch.setattr(loop, "_watch_gradients", look)
 
 
 def of_the_module(base: Path, rows: Path, weight: Any) -> tuple[Any, Any]:

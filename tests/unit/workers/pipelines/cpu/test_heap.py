@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), r
 
 _PIECES = """
 import sys
-from workers.pipelines.model import device
+from workers.pipelines.cpu import heap
 if sys.argv[1] == "mapped":
-    device.map_large_pieces()
+    heap.map_large_pieces()
 largest = bytearray(24 * 2**20)  # freed, it has glibc take pieces of up to its size from the heap
 del largest
 pieces = [bytearray(4 * 2**20) for _ in range(64)]

@@ -11,8 +11,8 @@ import torch
 import transformers
 from support.architectures import config_of
 
-from workers.pipelines.model import saved_tensors
-from workers.pipelines.model.saved_tensors import narrow_saved
+from workers.pipelines.cpu import saved_tensors
+from workers.pipelines.cpu.saved_tensors import narrow_saved
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

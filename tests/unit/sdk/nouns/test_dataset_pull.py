@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from support.ranges import Fault, RangeServer, range_server
 from support.trainings import names_in
 
 from sdk.errors import Unavailable, VerificationFailed
+from sdk.nouns.datasets import DatasetsAPI
 from sdk.pulling import streams
-from sdk.pulling.cached_file import pull_dataset
 from sdk.pulling.http import HttpClient
 from sdk.schemas.artifacts import DatasetView, Transfer
 
@@ -40,11 +41,11 @@ class Registry:
         return DatasetView(digest=sha256, size_bytes=len(content), **facts)
 
     def pull(self, output: Path, *, overwrite: bool = False) -> None:
-        http = HttpClient()
+        registry: Any = SimpleNamespace(transport=self, http=HttpClient(), on_transfer=None)
         try:
-            pull_dataset(self, "rows", output, namespace=None, overwrite=overwrite, http=http, on_transfer=None)  # type: ignore[arg-type]
+            DatasetsAPI(registry).pull("rows", output, overwrite=overwrite)
         finally:
-            http.close()
+            registry.http.close()
 
 
 @pytest.fixture

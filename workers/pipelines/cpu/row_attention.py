@@ -21,6 +21,9 @@ from transformers.masking_utils import sdpa_mask
 #: Its name in transformers, next to transformers' own "sdpa".
 ROW_ATTENTION = "sdpa_row_by_row"
 _PLAIN = "sdpa"
+#: Packed rows that attention computes one by one still have a mask of all tokens by all tokens, which separates them:
+#: for this many tokens, about 256 MiB without its copies. Longer passes save nothing more.
+MOST_MASKED = 8192
 
 
 def row_lengths(mask: Any) -> Any | None:
@@ -48,6 +51,18 @@ def take_rows_alone(model: Any, wanted: bool = True) -> bool:
     if wanted != (said == ROW_ATTENTION):
         model.set_attn_implementation(ROW_ATTENTION if wanted else _PLAIN)
     return bool(model.config.get_text_config()._attn_implementation == ROW_ATTENTION)
+
+
+def passes_of_packs(model: Any, rows: int, longest: int) -> dict[str, bool | int]:
+    """Return how packed rows are computed: one by one in attention, in passes with room for several of the longest
+    ones, or in short passes if a model has another kind of attention.
+
+    Attention over a long sequence with a mask takes longer on a CPU than many short passes.
+    """
+    if take_rows_alone(model):
+        take_rows_alone(model, False)
+        return {"row_attention": True, "micro_rows": max(1, min(rows, MOST_MASKED // longest))}
+    return {"micro_rows": 1}
 
 
 def _mask(**asked: Any) -> Any | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.pipelines.model.dropout import SixteenBitDropout
+from workers.pipelines.cpu.dropout import SixteenBitDropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])

@@ -5,40 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Unpack
 
-from sdk.api import datasets
-from sdk.api.transport import Transport
+from sdk.api.datasets import DatasetRoutes
 from sdk.errors import InvalidData, InvalidInput, disk_explained
 from sdk.formats.rows import RowsError, detect_format
 from sdk.lora.tensors import require_numpy
-from sdk.pulling.cache import Cache
-from sdk.pulling.cached_file import cached_file
-from sdk.pulling.filling import OnTransfer, watching
-from sdk.pulling.http import HttpClient
+from sdk.objects import Registry
+from sdk.pulling.filling import OnTransfer
 from sdk.pushing.given_base import GivenBase
 from sdk.rows.audit import audit_rows
 from sdk.rows.data_files import DataFile
-from sdk.rows.holdout import HoldoutError, hold_out_of
+from sdk.rows.holdout import HoldoutError
 from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
-from sdk.schemas.training import TrainingSpec, both_held_out
+from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.keywords import RowOptions
+from sdk.schemas.training import TrainingSpec
 from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
-from sdk.validation import build, check_columns, check_data_file, check_loss_on
+from sdk.validation import build, check_columns, check_data_file, check_held_out, check_loss_on
 from sdk.worker_program import require_libraries
 
 _CHILD = "workers.pipelines.data.token_counts"
 #: How many rows' tokens are counted by default: a conversation is rendered several times, which takes milliseconds.
 SAMPLE_ROWS = 5_000
 _SECONDS_PER_ROW = 0.05
-
-
-class Registry(Protocol):
-    """Where datasets and bases that are not files are looked up."""
-
-    transport: Transport
-    cache: Cache
-    http: HttpClient
 
 
 class _Rows(NamedTuple):
@@ -52,42 +43,30 @@ def check_rows_of(
     *,
     base: GivenBase | None,
     eval_data: str | Path | None,
-    columns: str | None,
-    holdout: float | None,
-    holdout_by: str | None,
-    holdout_seed: int | None,
-    loss_on: Literal["completion", "assistant", "all"] | None,
-    max_length: int | None,
     sample: int | None,
     examples: int,
     registry: Callable[[], Registry],
     on_transfer: OnTransfer | None,
+    **options: Unpack[RowOptions],
 ) -> DataAudit:
-    """Return the audit of the rows of a file, or of several files together; see `Client.check_data`. `registry` is
+    """Return the audit of the rows of a file, or of several files together; see `DatasetsAPI.check`. `registry` is
     called only if something is not a file.
     """
     require_numpy("checking rows", "or install numpy alone")
-    if base is None and (loss_on, max_length, sample) != (None, None, None):
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    columns = given.pop("columns", None)
+    if base is None and ({"loss_on", "max_length"} & set(given) or sample is not None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
-    if eval_data is not None and (holdout, holdout_by) != (None, None):
-        raise InvalidInput(both_held_out(), param="holdout")
-    given: dict[str, Any] = {
-        "loss_on": loss_on,
-        "max_length": max_length,
-        "holdout": holdout,
-        "holdout_seed": holdout_seed,
-    }
-    # Without `holdout`, `holdout_by` only says that this column is not a key of a row.
-    given |= {} if holdout is None else {"holdout_by": holdout_by}
-    spec = build(TrainingSpec, **{name: value for name, value in given.items() if value is not None})
+    split = build(HoldoutFields, **{name: given.pop(name) for name in HoldoutFields.model_fields if name in given})
+    check_held_out(split, eval_data=eval_data)
+    # A column alone only says that it is not a key of a row.
+    of_split = {} if split.hold_out is None and not split.holdout_seed else split.model_dump()
+    spec = build(TrainingSpec, **given, **of_split)
     if examples < 1 or (sample is not None and sample < 1):
         raise InvalidInput(
             "examples and sample are numbers of rows; give 1 or more", param="examples" if examples < 1 else "sample"
         )
-    every = [
-        _rows(one, columns, "data", registry, on_transfer)
-        for one in ([data] if isinstance(data, (str, Path)) else data)
-    ]
+    every = [_rows(one, columns, "data", registry) for one in ([data] if isinstance(data, (str, Path)) else data)]
     if not every or (base is not None and len(every) > 1):
         raise InvalidInput(
             "tokens can be counted for one file at a time; leave base out, or check the files one by one", param="data"
@@ -96,7 +75,7 @@ def check_rows_of(
     if any(one.columns != rows.columns for one in every):
         raise InvalidInput("the datasets have different columns; name those to use with --columns", param="columns")
     label = ", ".join(one.label for one in every)
-    held_out = None if eval_data is None else _rows(eval_data, rows.columns, "eval_data", registry, on_transfer)
+    held_out = None if eval_data is None else _rows(eval_data, rows.columns, "eval_data", registry)
     found = None if base is None else _base(base, registry)
     if found is not None:
         require_libraries(LIBRARIES, doing="counting tokens")
@@ -111,8 +90,8 @@ def check_rows_of(
                 columns=check_columns(rows.columns)[1],
                 held_out=None if held_out is None else held_out.path,
                 held_out_label=None if held_out is None else held_out.label,
-                hold_out=hold_out_of(spec),
-                group_by=holdout_by,
+                hold_out=split.hold_out,
+                group_by=split.holdout_by,
                 most_examples=examples,
                 on_progress=on_transfer,
             )
@@ -121,7 +100,7 @@ def check_rows_of(
     if found is None or not audit.usable_rows:
         return audit
     counted = {"sample": SAMPLE_ROWS if sample is None else sample, "examples": examples}
-    return _counted(audit, rows, found, spec, group_by=holdout_by, **counted)
+    return _counted(audit, rows, found, spec, group_by=split.holdout_by, **counted)
 
 
 def _counted(
@@ -173,23 +152,15 @@ class _Shaped:
         self.label, self.shape = audit.data, audit.shape
 
 
-def _rows(
-    given: str | Path, columns: str | None, param: str, registry: Callable[[], Registry], on_transfer: OnTransfer | None
-) -> _Rows:
+def _rows(given: str | Path, columns: str | None, param: str, registry: Callable[[], Registry]) -> _Rows:
     if isinstance(given, Path) or means_file(given):
         file = check_data_file(given, param=param)
         return _Rows(file, str(file), check_columns(columns)[0])
-    reach: Any = registry()
+    reach = registry()
     data = find_data(reach.transport, given, None, columns=columns, param=param)
     if not isinstance(data, RegisteredData):
         return _Rows(data.path, data.label, data.columns)
-    path = cached_file(
-        reach.cache,
-        data.view.digest,
-        locate=lambda digest: datasets.locate(reach.transport, digest),
-        http=reach.http,
-        watched=lambda doing, size_bytes: watching(on_transfer, doing, size_bytes),
-    )
+    path = reach.puller.cached_file(data.view.digest, DatasetRoutes(reach.transport).locate)
     return _Rows(path, data.label, data.columns)
 
 

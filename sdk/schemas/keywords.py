@@ -1,0 +1,104 @@
+"""The fields of specs as keywords of functions, for type checkers and editors. Written by `tests/support/keywords.py`."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from sdk.schemas.evaluation import TextMetric
+
+
+class PlanOptions(TypedDict, total=False):
+    """The fields of a training that a plan depends on or checks."""
+
+    objective: Literal["sft", "classify", "dpo"] | None
+    rank: int
+    alpha: float | None
+    dropout: float
+    targets: str
+    exclude: str | None
+    quant_type: Literal["nf4", "fp4", "int8"]
+    double_quant: bool
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: Literal["eva"] | None
+    eva_rho: float
+    rank_pattern: str | None
+    alpha_pattern: str | None
+    layers_to_transform: str | None
+    bias: Literal["none", "all", "lora_only"]
+    modules_to_save: str | None
+    trainable_token_indices: str | None
+    lr: float
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    batch_size: int
+    grad_accum: int
+    max_length: int
+
+
+class TrainingOptions(PlanOptions, total=False):
+    """The fields of `TrainingSpec`."""
+
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int
+    method: Literal["qlora", "lora"]
+    beta: float
+    loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
+    epochs: float
+    max_steps: int | None
+    warmup_ratio: float
+    schedule: Literal["cosine", "linear", "constant"]
+    lr_floor: float
+    loraplus_lr_ratio: float | None
+    weight_decay: float
+    max_grad_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    neftune_noise_alpha: float | None
+    packing: Literal["off", "auto", "on"] | None
+    seed: int
+
+
+class RowOptions(TypedDict, total=False):
+    """The fields of a training that say how its rows are read."""
+
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int
+    loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
+    max_length: int
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """The fields of `EvaluationSpec`."""
+
+    loss_on: Literal["completion", "assistant", "all"] | None
+    columns: str | None
+    generate_rows: int
+    metrics: list[TextMetric] | None
+    regex: str | None
+    scorers: list[str] | None
+    max_length: int
+    max_new_tokens: int
+    keep_samples: int
+    batch_size: int
+    precision: Literal["as-trained", "nf4", "native"]
+    seed: int
+
+
+class MergeOptions(TypedDict, total=False):
+    """The fields of `MergeSpec`."""
+
+    onto: Literal["auto", "original", "dequantized"]
+    dtype: Literal["auto", "bfloat16", "float16", "float32"]
+    quantize: Literal["nf4"] | None
+
+
+class CombineOptions(TypedDict, total=False):
+    """The fields of `CombineSpec`."""
+
+    method: Literal["linear", "cat", "svd"]
+    rank: int | None
+    dtype: Literal["float32", "parents"]

@@ -1,0 +1,69 @@
+"""Writes the tables of options in docs/training-options.md, from what a spec says of its fields.
+
+PYTHONPATH=tests python -m support.option_tables
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import sdk
+from sdk.cli.support.spec_options import shown_value
+from sdk.schemas.codes import plain_type, range_of
+from sdk.schemas.field_comments import field_comments
+from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.option_types import options_of
+from sdk.schemas.training import TrainingSpec
+
+PAGE = Path(sdk.__file__).parents[1] / "docs" / "training-options.md"
+#: The first option of how it is trained; those before it say what is trained.
+_FIRST_OF_HOW = "loss_on"
+_BEGIN, _END = "<!-- {}: written by tests/support/option_tables.py -->\n", "<!-- end of {} -->"
+
+
+def written(page: str) -> str:
+    """Return the page with its tables as they must be."""
+    names = [name for name in options_of(TrainingSpec) if name not in HoldoutFields.model_fields]
+    how = names.index(_FIRST_OF_HOW)
+    page = _replaced(page, "what is trained", names[:how])
+    return _replaced(page, "how it is trained", [*names[how:], *HoldoutFields.model_fields])
+
+
+def _replaced(page: str, title: str, names: Iterable[str]) -> str:
+    begin, end = _BEGIN.format(title), _END.format(title)
+    before, _, rest = page.partition(begin)
+    return before + begin + _table(names) + end + rest.partition(end)[2]
+
+
+def _table(names: Iterable[str]) -> str:
+    about = field_comments(TrainingSpec)
+    rows = (f"| `{name}` | {_default(name)} | {_values(name)} | {_marked(about[name])} |\n" for name in names)
+    return "| option | default | values | what it is |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _default(name: str) -> str:
+    option, default = options_of(TrainingSpec)[name], TrainingSpec.model_fields[name].default
+    if option.default is not None:
+        return option.default
+    return f"`{default}`" if isinstance(default, str) else shown_value(default)
+
+
+def _values(name: str) -> str:
+    """The range of a number, and the members of a choice."""
+    field = TrainingSpec.model_fields[name]
+    kind = plain_type(field.annotation)
+    return (
+        ""
+        if kind in (str, bool)
+        else (range_of(field) or "").removeprefix("a ").removeprefix("number ").removeprefix("of ")
+    )
+
+
+def _marked(text: str) -> str:
+    return re.sub(r'"([^"]+)"', r"`\1`", text).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text()))

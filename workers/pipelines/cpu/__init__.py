@@ -1,0 +1,1 @@
+"""What serves computing on CPUs alone: the path of a card is read without this room."""

@@ -106,8 +106,8 @@ class Database:
         and is told why. Raises Unavailable.
         """
         sql, constants = self._sql.get(query) or self._compile(query)
-        pool = self.engine.pool
-        if self.is_sqlite and isinstance(pool, QueuePool) and pool.checkedout() >= self.timeouts.connections:
+        # An open connection: a new one waits for whoever holds the file, and one that is in use for its user.
+        if self.is_sqlite and not (isinstance(pool := self.engine.pool, QueuePool) and pool.checkedin()):
             return None
         try:
             with self._explained(), self.breaker.asking(), self._alone() as connection:

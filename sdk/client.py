@@ -25,7 +25,7 @@ from sdk.api.workers import WorkersAPI
 from sdk.config import Config
 from sdk.config import load as load_config
 from sdk.examining.comparing import compare, compare_scores
-from sdk.examining.planning import PlanKeywords, plan_training
+from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref
 from sdk.nouns.bases import BasesAPI
@@ -48,7 +48,14 @@ from sdk.schemas.combination import CombineSpec
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.job_requests import MergeRequest
-from sdk.schemas.keywords import CombineOptions, EvaluationOptions, MergeOptions, RowOptions, TrainingOptions
+from sdk.schemas.keywords import (
+    CombineOptions,
+    EvaluationOptions,
+    MergeOptions,
+    PlanKeywords,
+    RowOptions,
+    TrainingOptions,
+)
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.planning import Plan
 from sdk.schemas.preview import Preview

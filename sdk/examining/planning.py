@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sdk.api.workers import WorkersAPI
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, TimedOut, Unavailable
@@ -23,29 +23,17 @@ from sdk.lora.targets import TargetsError
 from sdk.objects import Registry
 from sdk.pushing.base_folder import read_base_config, read_shapes
 from sdk.pushing.given_base import GivenBase, files_here, given_base
-from sdk.schemas.keywords import PlanOptions
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.planning import Plan, PlanMethod, Task
+from sdk.schemas.planning import Plan, PlanChoices, PlanMethod
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build, check_options
 from sdk.worker_program import missing_libraries, run_program
 
+_CHOICES = PlanChoices.model_fields
 _PROGRAM = "workers.pipelines.model.shapes"
 _LIBRARIES = ("torch", "transformers")
 #: Importing them takes seconds, and up to a minute from a cold disk.
 _TIMEOUT_S = 180.0
-
-
-class PlanKeywords(PlanOptions, total=False):
-    """What a plan may be given, as keywords of a function; each that is left out is chosen."""
-
-    method: PlanMethod | None
-    #: A size, or a card.
-    gpu: str | None
-    task: Task | None
-    gradient_checkpointing: bool | None
-    attention: Literal["sdpa", "flash", "eager"]
-    logit_chunk_tokens: int | None
 
 
 def given_to_plan(base: str | Path, base_namespace: str | None, published: bool | None) -> GivenBase:
@@ -60,55 +48,39 @@ def plan_training(
     *,
     base_namespace: str | None = None,
     published: bool | None = None,
-    method: PlanMethod | None = None,
-    gpu: str | None = None,
-    task: Task | None = None,
-    gradient_checkpointing: bool | None = None,
-    attention: Literal["sdpa", "flash", "eager"] = "sdpa",
-    logit_chunk_tokens: int | None = None,
     as_given: bool = False,
     **options: Any,
 ) -> Plan:
     """Return the plan of a training over a base; the registry is asked only if the base is not a folder or a config.
 
+    The options are those of `PlanChoices` and of the training.
     With `as_given` it is the plan of a job with exactly these options; only its worker's choices are made.
 
     Raises InvalidInput for options, InvalidTargets, InvalidBase for a config that lacks a number, NotFound, Unavailable
     for a family whose shapes are unknown.
     """
-    _require_one_of("method", method, get_args(PlanMethod))
-    _require_one_of("task", task, get_args(Task))
-    _require_one_of("attention", attention, ("sdpa", "flash", "eager"))
-    if logit_chunk_tokens is not None and not (type(logit_chunk_tokens) is int and logit_chunk_tokens > 0):
-        raise InvalidInput(
-            "logit_chunk_tokens is not a whole number above 0; give one such as 1024", param="logit_chunk_tokens"
-        )
-    _require_card(gpu)
+    choices = build(PlanChoices, **{name: value for name, value in options.items() if name in _CHOICES})
+    of_training = {name: value for name, value in options.items() if name not in _CHOICES}
+    _require_card(choices.gpu)
     # Full fine-tuning has no spec of its own: the plan's notes name the settings that it doesn't use.
-    kind = {} if method is None or method == "full" else {"method": method}
-    spec = build(TrainingSpec, **{**task_options(task), **options, **kind})
+    kind = {} if choices.method in (None, "full") else {"method": choices.method}
+    spec = build(TrainingSpec, **{**task_options(choices.task), **of_training, **kind})
     asked_over = given_to_plan(base, base_namespace, published)
     config, shapes = _config_and_shapes(registry, asked_over)
-    given = frozenset(options) | (set() if method is None else {"method"})
-    if as_given:
-        method = method or spec.method
+    given = frozenset(of_training) | (set() if choices.method is None else {"method"})
+    method = choices.method or (spec.method if as_given else None)
     recipe = _stored(base, config, shapes, spec, method)
     if recipe is not None:
         method, stored = "qlora", {"quant_type": recipe.type, "double_quant": recipe.double_quant}
         spec = spec.model_copy(update=stored)
     # A submit uses defaults for options that are not given, so a dry run prints them too.
     default = as_given and spec.max_length == TrainingSpec.model_fields["max_length"].default
-    length = _length(spec, config, given="max_length" in options and not default)
+    length = _length(spec, config, given="max_length" in given and not default)
     asked = Asked(
+        **dict(choices) | {"method": method},
         spec=spec.model_copy(update={"max_length": length}),
         given=given,
         as_given=as_given,
-        method=method,
-        gpu=gpu,
-        task=task,
-        gradient_checkpointing=gradient_checkpointing,
-        attention=attention,
-        logit_chunk_tokens=logit_chunk_tokens,
         width=stored_width(config),
         stored=recipe,
     )
@@ -143,11 +115,6 @@ def _stored(
         refused = InvalidBase if error.param == "base" else InvalidInput
         raise refused(f"base {base} {error}", param=error.param) from error
     return recipe
-
-
-def _require_one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise InvalidInput(f"{str(value)[:40]!a} is no {name}; give one of {', '.join(known)}", param=name)
 
 
 def _require_card(gpu: str | None) -> None:

@@ -60,6 +60,17 @@ class TrainingOptions(PlanOptions, total=False):
     seed: int
 
 
+class PlanKeywords(PlanOptions, total=False):
+    """The fields of `PlanChoices`."""
+
+    method: Literal["qlora", "lora", "full"] | None
+    gpu: str | None
+    task: Literal["instruct", "summarise", "code", "format"] | None
+    gradient_checkpointing: bool | None
+    attention: Literal["sdpa", "flash", "eager"]
+    logit_chunk_tokens: int | None
+
+
 class RowOptions(TypedDict, total=False):
     """The fields of a training that say how its rows are read."""
 

@@ -36,8 +36,8 @@ class Option:
     alone: bool = False
     #: Whether a training that continues a version has that version's.
     kept: bool = False
-    #: Whether a plan depends on it, or checks it.
-    planned: bool = False
+    #: Whether a plan depends on it, or checks it; if it chooses another default, what that is called there.
+    planned: bool | str = False
     #: Whether losses of trainings with different values of it can't be compared.
     of_loss: bool = False
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from sdk.schemas.option_types import Option
 from sdk.schemas.wire import Wire
 
 #: "fits" takes at most 70 % of the card, "tight" more, and "no" more than it has.
@@ -12,6 +15,33 @@ PlanMethod = Literal["qlora", "lora", "full"]
 #: The parts that grow with the number of rows in a pass.
 ROW_PARTS = ("activations", "logits")
 Task = Literal["instruct", "summarise", "code", "format"]
+Attention = Literal["sdpa", "flash", "eager"]
+
+
+class PlanChoices(Wire):
+    """What a plan is given besides the options of a training; it chooses what is left out."""
+
+    method: Annotated[
+        PlanMethod | None,
+        Option(
+            "Train over the base in 4 bits, in 16, or all of it.", default="the larger that leaves room on the card"
+        ),
+    ] = None
+    #: A size, or a card.
+    gpu: Annotated[
+        str | None,
+        Option("24GB, or 'RTX 4090', or '4090'.", default="the smallest card that it fits", metavar="SIZE|CARD"),
+    ] = None
+    task: Annotated[Task | None, Option("What is learnt; it sets rank and targets.")] = None
+    gradient_checkpointing: Annotated[
+        bool | None, Option("Compute activations twice instead of keeping them.", default="where needed")
+    ] = None
+    attention: Annotated[Attention, Option("eager keeps all scores, (length, length) a head.")] = "sdpa"
+    #: Tokens whose logits are in memory at a time.
+    logit_chunk_tokens: Annotated[
+        Annotated[int, Field(gt=0)] | None,
+        Option("Logits of this many tokens at a time.", default="as a training does", metavar="N"),
+    ] = None
 
 
 class PlanPart(Wire):

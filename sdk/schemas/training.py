@@ -75,7 +75,7 @@ class TrainingFields(HoldoutFields):
             "Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
             " chosen, rejected} rows (dpo).",
             default="by the rows",
-            planned=True,
+            planned="sft",
             of_loss=True,
         ),
     ] = None
@@ -87,7 +87,9 @@ class TrainingFields(HoldoutFields):
         Option("dpo: how close the model stays to the base, or to --from.", alone=True, of_loss=True),
     ] = DEFAULT_BETA
     #: Rank r of A (r, in) and B (out, r).
-    rank: Annotated[int, Field(ge=1, le=MOST_RANK), Option("Rank of A and B.", kept=True, planned=True)] = 8
+    rank: Annotated[
+        int, Field(ge=1, le=MOST_RANK), Option("Rank of A and B.", kept=True, planned="by the task, or 8")
+    ] = 8
     #: α; the update is scaled by α/r. None means 2·rank.
     alpha: Annotated[
         Annotated[float, Field(gt=0, le=65536)] | None,
@@ -103,7 +105,7 @@ class TrainingFields(HoldoutFields):
         Option(
             "qv, attention, all-linear, names with commas (of modules, or of stacked experts), or one pattern.",
             kept=True,
-            planned=True,
+            planned="by the task, or attention",
         ),
     ] = "attention"
     #: Modules to leave out although targets includes them: names separated by commas, or one pattern.
@@ -251,7 +253,9 @@ class TrainingFields(HoldoutFields):
         Option("NEFTune: noise on embeddings while training, such as 5.", alone=True),
     ] = None
     #: Rows in one forward pass.
-    batch_size: Annotated[int, Field(ge=1, le=4096), Option("Rows in one forward pass.", planned=True)] = 4
+    batch_size: Annotated[
+        int, Field(ge=1, le=4096), Option("Rows in one forward pass.", planned="as many of 4 as fit")
+    ] = 4
     #: Forward passes summed into one optimiser step.
     grad_accum: Annotated[int, Field(ge=1, le=4096), Option("Forward passes in one optimiser step.", planned=True)] = 4
     #: Whether short rows share a sequence of at most batch_size longest rows' tokens, without padding: "on"; "auto" if that

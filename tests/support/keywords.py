@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import sdk
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec, TextMetric
+from sdk.schemas.planning import PlanChoices
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import PLANNED, TrainingSpec
 from sdk.schemas.wire import Wire
@@ -38,6 +39,7 @@ def text() -> str:
         (
             _class("PlanOptions", "The fields of a training that a plan depends on or checks.", planned),
             _class("TrainingOptions", "The fields of `TrainingSpec`.", others, base="PlanOptions"),
+            _class("PlanKeywords", "The fields of `PlanChoices`.", _hints(PlanChoices), base="PlanOptions"),
             _class("RowOptions", "The fields of a training that say how its rows are read.", of_rows),
             _class("EvaluationOptions", "The fields of `EvaluationSpec`.", _hints(EvaluationSpec)),
             _class("MergeOptions", "The fields of `MergeSpec`.", _hints(MergeSpec)),

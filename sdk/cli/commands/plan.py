@@ -9,55 +9,18 @@ import click
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import filled, format_option, human_bytes, print_one, render
 from sdk.cli.support.spec_options import spec_options
+from sdk.schemas.planning import PlanChoices
 from sdk.schemas.training import PLANNED, TrainingSpec
 
 if TYPE_CHECKING:
     from sdk.schemas.planning import DeviceForecasts, Plan
 
-#: Where a plan has another default than a training, or another reason to ask.
-_HELP = {
-    "objective": "dpo has two sequences a row, classify no logits of the vocabulary. [default: sft]",
-    "rank": "Rank of A and B. [default: by the task, or 8]",
-    "targets": "qv, attention, all-linear, names with commas, or one pattern. [default: by the task, or attention]",
-    "alpha_pattern": "Alphas of modules; they take no memory, and are checked.",
-    "lr": "Peak learning rate; it takes no memory, and is checked.",
-    "batch_size": "Rows in one forward pass. [default: as many of 4 as fit]",
-}
-
 
 @click.command(name="plan")
 @click.option("--base", required=True, help="A folder (./base), a config.json, or a registered base.")
 @whose_base_options
-@click.option(
-    "--method", type=click.Choice(["qlora", "lora", "full"]), help="[default: the larger that leaves room on the card]"
-)
-@click.option(
-    "--gpu", metavar="SIZE|CARD", help="24GB, or 'RTX 4090', or '4090'. [default: the smallest card that it fits]"
-)
-@click.option(
-    "--task",
-    type=click.Choice(["instruct", "summarise", "code", "format"]),
-    help="What is learnt; it sets rank and targets.",
-)
-@spec_options(TrainingSpec, PLANNED, help_of=_HELP)
-@click.option(
-    "--gradient-checkpointing/--no-gradient-checkpointing",
-    default=None,
-    help="Compute activations twice instead of keeping them. [default: where needed]",
-)
-@click.option(
-    "--attention",
-    type=click.Choice(["sdpa", "flash", "eager"]),
-    default="sdpa",
-    show_default=True,
-    help="eager keeps all scores, (length, length) a head.",
-)
-@click.option(
-    "--logit-chunk-tokens",
-    type=int,
-    metavar="N",
-    help="Logits of this many tokens at a time. [default: as a training does]",
-)
+@spec_options(PlanChoices)
+@spec_options(TrainingSpec, PLANNED, of_plan=True)
 @format_option
 def plan_command(base: str, base_namespace: str | None, published: bool | None, style: str, **given: Any) -> None:
     """Say what a training takes before it is started: memory by part, cards, and what to choose.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
 from sdk.schemas.codes import plain_type
 from sdk.schemas.option_types import Option, options_of
@@ -19,32 +20,33 @@ def spec_options(
     spec: type[Wire],
     names: Collection[str] | None = None,
     *,
-    help_of: Mapping[str, str] | None = None,
     about: str | None = None,
+    of_plan: bool = False,
 ) -> Callable[[F], F]:
     """Add an option for each field, or each of some, in the order of the spec; None unless it is given.
 
-    `help_of` has what a command says of some of them in other words, with the default, and `about` what it says of all.
+    `about` is what a command says of all of them in other words; `of_plan`: defaults are those of a plan.
     """
 
     def decorate(command: F) -> F:
         for name, option in reversed(options_of(spec).items()):
             if names is None or name in names:
-                text = (help_of or {}).get(name) or _help(
-                    option if about is None else replace(option, help=about), spec.model_fields[name].default
-                )
-                command = _made(name, spec.model_fields[name].annotation, option, text)(command)
+                shown = option if about is None else replace(option, help=about)
+                if of_plan and isinstance(option.planned, str):
+                    shown = replace(shown, default=option.planned)
+                command = _made(name, spec.model_fields[name], shown)(command)
         return command
 
     return decorate
 
 
-def _made(name: str, annotation: Any, option: Option, text: str) -> Callable[[F], F]:
+def _made(name: str, field: FieldInfo, option: Option) -> Callable[[F], F]:
     flag = f"--{name.replace('_', '-')}"
-    kind = plain_type(annotation)
+    kind = plain_type(field.annotation)
+    text = _help(option, field.default)
     if kind is bool:
-        # One that is on by default can be switched off.
-        both = f"{flag}/--no-{flag[2:]}" if "default: yes" in text else flag
+        # One that is not off by default can be switched off.
+        both = flag if field.default is False else f"{flag}/--no-{flag[2:]}"
         return click.option(both, is_flag=True, default=None, help=text)
     origin = get_origin(kind)
     # A list is written with commas.

@@ -15,11 +15,11 @@ from typing import Literal
 
 from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
 from sdk.lora.planning.blueprint import ModelShapes
+from sdk.schemas.planning import Attention
 from sdk.schemas.probe import MOST_TOKENS
 from sdk.schemas.training import Optimizer
 
 Method = Literal["qlora", "lora", "full"]
-Attention = Literal["sdpa", "flash", "eager"]
 Place = Literal["cuda", "cpu"]
 
 #: A 16-bit number.

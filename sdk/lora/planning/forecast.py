@@ -26,7 +26,6 @@ from sdk.lora.planning.blueprint import ModelShapes
 from sdk.lora.planning.footprint import (
     HALF,
     KEPT_BY_MALLOC_BYTES,
-    Attention,
     Place,
     adapter_parts,
     full_parts,
@@ -37,7 +36,7 @@ from sdk.lora.planning.footprint import (
     weights_parts,
     widened_matrix_bytes,
 )
-from sdk.schemas.planning import Forecast, PlanMethod, PlanPart
+from sdk.schemas.planning import Attention, Forecast, PlanMethod, PlanPart
 from sdk.schemas.training import TrainingSpec
 
 #: What a CUDA context and cuBLAS' workspaces take; a common figure, not measured here.

@@ -18,7 +18,7 @@ from sdk.schemas.training import TrainingSpec
 def plan(config: dict[str, Any], gpu: str | None = None, **asked: Any) -> Plan:
     options = asked.pop("options", {})
     given = {*options, *({"method"} & asked.keys())}
-    return plan_of(blueprint_of(config), Asked(spec=TrainingSpec(**options), given=given, gpu=gpu, **asked))
+    return plan_of(blueprint_of(config), Asked(spec=TrainingSpec(**options), given=frozenset(given), gpu=gpu, **asked))
 
 
 def said(found: Plan) -> dict[str, str]:

@@ -32,6 +32,8 @@ class Option:
     default: str | None = None
     #: What stands for the value there; None: its type.
     metavar: str | None = None
+    #: Whether None means that rows, base or device decide.
+    resolved: bool = False
     #: Whether nothing that a worker hands in shows what it did, but its record, in which it must then be.
     alone: bool = False
     #: Whether a training that continues a version has that version's.

@@ -29,11 +29,6 @@ from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's default.
 DEFAULT_BETA = 0.1
-_QUANTISING = {"quant_type", "double_quant"}
-#: For which None means that rows, base or device decide.
-RESOLVED = ("objective", "loss_on", "packing")
-
-
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 
@@ -75,6 +70,7 @@ class TrainingFields(HoldoutFields):
             "Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
             " chosen, rejected} rows (dpo).",
             default="by the rows",
+            resolved=True,
             planned="sft",
             of_loss=True,
         ),
@@ -266,6 +262,7 @@ class TrainingFields(HoldoutFields):
         Option(
             "Short rows share a sequence, without padding; auto: where that is less to compute.",
             default="auto on a CPU, off on a card",
+            resolved=True,
             alone=True,
         ),
     ] = None
@@ -280,7 +277,9 @@ class TrainingSpec(TrainingFields):
 
     loss_on: Annotated[
         Literal["completion", "assistant", "all"] | None,
-        Option("Which tokens the loss is computed on.", default="by the shape of the rows", of_loss=True),
+        Option(
+            "Which tokens the loss is computed on.", default="by the shape of the rows", resolved=True, of_loss=True
+        ),
     ] = None
     epochs: Annotated[float, Field(gt=0, le=1000), Option("Passes over the rows.")] = 3.0
     max_length: Annotated[
@@ -395,7 +394,7 @@ class TrainingSpec(TrainingFields):
         found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
         if self.max_steps is not None:
             found |= {"epochs": None, "total_steps": self.max_steps}
-        return {name: value for name, value in found.items() if value is not None or name not in RESOLVED}
+        return {name: value for name, value in found.items() if value is not None or not _OPTIONS[name].resolved}
 
 
 def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
@@ -408,7 +407,7 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
             f"use_rslora scales the update by alpha/√rank, for which the usual alpha of 2·rank is too large; give alpha, such as "
             f"{max(1, round(2 * spec.rank**0.5))} for the scale 2"
         )
-    quantising = not _QUANTISING.isdisjoint(given) or spec.quant_type != "nf4" or not spec.double_quant
+    quantising = not OF_RECIPE.isdisjoint(given) or spec.quant_type != "nf4" or not spec.double_quant
     if spec.method == "lora" and quantising:
         return "quant_type and double_quant say how qlora quantises the base, and the method is lora; leave them out, or choose qlora"
     if spec.quant_type == "int8" and not spec.double_quant:
@@ -449,6 +448,8 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
 
 
 _OPTIONS = options_of(TrainingSpec)
+#: Names of those that say how a base is quantised.
+OF_RECIPE = frozenset({"quant_type", "double_quant"})
 #: Names of the options that a plan depends on or checks.
 PLANNED = frozenset(name for name, option in _OPTIONS.items() if option.planned)
 #: Those that only a training of an adapter has.

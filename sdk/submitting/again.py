@@ -18,11 +18,9 @@ from sdk.schemas.catalog import VersionView
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
 from sdk.schemas.option_types import options_of
 from sdk.schemas.recorded import RecordedTraining
-from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training import OF_RECIPE, TrainingSpec
 from sdk.submitting.data_preview import locate_rows
 from sdk.validation import build, require_adapter
-
-_OF_THE_RECIPE = ("quant_type", "double_quant")
 
 
 def refuse_options(ref: str, given: Mapping[str, Any]) -> None:
@@ -132,7 +130,7 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
             param="method",
         )
     lora, recipe = parent.lora, parent.quantization
-    kept = [name for name, option in options_of(TrainingSpec).items() if option.kept and name not in _OF_THE_RECIPE]
+    kept = [name for name, option in options_of(TrainingSpec).items() if option.kept and name not in OF_RECIPE]
     theirs = {name: TrainingSpec.model_fields[name].default for name in kept}
     theirs |= {name: value for name, value in lora if name in theirs and value not in ({}, [])}
     theirs |= {"method": method, "targets": [*lora.target_modules, *lora.target_parameters]}

@@ -15,7 +15,8 @@ from sdk.cli.support.output import filled, print_json
 from sdk.cli.support.spec_options import shown_value
 from sdk.errors import InvalidInput
 from sdk.names import check_name
-from sdk.schemas.training import PLANNED, RESOLVED, TrainingSpec
+from sdk.schemas.option_types import options_of
+from sdk.schemas.training import PLANNED, TrainingSpec
 from sdk.submitting.given_data import sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
@@ -84,7 +85,7 @@ def explained(
     """Return option, value, source, default and description of each field, in the order of the record."""
     from sdk.schemas.field_comments import field_comments
 
-    about, rows = field_comments(TrainingSpec), []
+    about, options, rows = field_comments(TrainingSpec), options_of(TrainingSpec), []
     for name, field in TrainingSpec.model_fields.items():
         value, source = getattr(spec, name), "default"
         if name in on_command_line:
@@ -94,7 +95,7 @@ def explained(
         elif name == "alpha" and value is None:
             value, source = spec.resolved_alpha, "2·rank"
         elif value is None:
-            source = "default; the job resolves it" if name in RESOLVED else "default"
+            source = "default; the job resolves it" if options[name].resolved else "default"
         default = field.get_default()
         rows.append({"option": name, "value": value, "from": source, "default": default, "about": about.get(name, "")})
     return rows

@@ -25,10 +25,26 @@ TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
 #: How its rows became tokens: `sdk.schemas.recorded.Rendering`, in canonical JSON.
 RENDERING_FILE = "rendering.json"
+#: The files of a tokenizer, without its chat template. They come with an adapter whose tokenizer has tokens that its base's lacks.
+VOCABULARY_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
 #: Files that may come with the two that make an adapter, for serving it.
-SERVING_FILES = (TEMPLATE_FILE, GENERATION_FILE, RENDERING_FILE)
+SERVING_FILES = (TEMPLATE_FILE, GENERATION_FILE, RENDERING_FILE, *VOCABULARY_FILES)
 #: The longest templates of published models have about 20 KiB.
 MAX_SERVING_BYTES = 1024 * 1024
+#: The vocabularies of published models have up to 35 MB.
+MAX_VOCABULARY_BYTES = 64 * 1024 * 1024
 
 #: How the warning begins for a version whose embeddings have another number of tokens than the base's.
 HOLDS_EMBEDDINGS = "the adapter holds embeddings of "
@@ -49,6 +65,11 @@ _VARIANT_KEY = re.compile(
 _KEY = re.compile(_PREFIX + r"(?P<parameter>.+)")
 #: What PEFT inserts between a module's name and its weight if it wraps the module.
 _WRAPPERS = re.compile(r"(?:\.token_adapter)?\.base_layer(?=\.)|\.(?:modules_to_save|original_module)(?=\.)")
+
+
+def most_bytes(name: str) -> int:
+    """Return how long one of `SERVING_FILES` may be."""
+    return MAX_VOCABULARY_BYTES if name in VOCABULARY_FILES else MAX_SERVING_BYTES
 
 
 class LoraKey(NamedTuple):

@@ -21,7 +21,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sdk.formats.adapter_files import WEIGHTS_FILE
+from sdk.formats.adapter_files import TEMPLATE_FILE, VOCABULARY_FILES, WEIGHTS_FILE
 from sdk.formats.canonical_json import digest_of
 
 #: Models' names for their input embeddings, and for their output head, which has as many numbers.
@@ -35,21 +35,7 @@ INDEX_FILE = "model.safetensors.index.json"
 #: The name of a model's only weight file: transformers prefers it to an index.
 SINGLE_FILE = "model.safetensors"
 #: Files that define how text becomes tokens.
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "spm.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
+TOKENIZER_FILES = (*VOCABULARY_FILES, TEMPLATE_FILE, "chat_template.json")
 #: Everything else that a base may have besides its weights.
 OTHER_FILES = (CONFIG_FILE, "generation_config.json", INDEX_FILE)
 

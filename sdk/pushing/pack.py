@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import InvalidInput, NotFound
-from sdk.formats.adapter_files import CONFIG_FILE, MAX_SERVING_BYTES, SERVING_FILES, TEMPLATE_FILE, WEIGHTS_FILE
+from sdk.formats.adapter_files import (
+    CONFIG_FILE,
+    MAX_SERVING_BYTES,
+    SERVING_FILES,
+    TEMPLATE_FILE,
+    VOCABULARY_FILES,
+    WEIGHTS_FILE,
+)
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine, names_place, says_nothing
 from sdk.formats.peft_patterns import unfit
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import canonical_text, lora_of
 from sdk.pulling.transfer import hash_file, read_json, require_inside
 from sdk.pushing.expand_patterns import adapted_modules, expand, expressions_of, matches
+from sdk.pushing.vocabulary import needed_files
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.manifest import Manifest, ManifestFile
 
@@ -57,10 +65,12 @@ def pack_adapter(
     base_fingerprint: str,
     staging: Path,
     expand_patterns: bool = False,
+    base_folder: Path | None = None,
 ) -> Package:
     """Read a folder that PEFT's save_pretrained wrote; the canonical config is written into `staging`.
 
-    With `expand_patterns`, expressions are replaced with the names of the adapter's modules that they match.
+    With `expand_patterns`, expressions are replaced with the names of the adapter's modules that they match. A tokenizer
+    is taken if it has tokens that the one in `base_folder` lacks.
     Raises NotFound for a missing folder or file, InvalidInput for pickled weights, a link that leads out of the
     folder, a config that is not a LoRA, or one with expressions that PEFT might try for ever.
     """
@@ -92,7 +102,12 @@ def pack_adapter(
     canonical.write_text(canonical_text(config), encoding="utf-8")
     files = []
     sources = {}
-    for name, path in ((CONFIG_FILE, canonical), (WEIGHTS_FILE, weights), *_serving_files(folder, staging)):
+    for name, path in (
+        (CONFIG_FILE, canonical),
+        (WEIGHTS_FILE, weights),
+        *_serving_files(folder, staging),
+        *needed_files(folder, base_folder, weights),
+    ):
         sha256, size = hash_file(path)
         files.append(ManifestFile(path=name, size_bytes=size, sha256=sha256))
         sources[sha256] = path
@@ -116,6 +131,8 @@ def _serving_files(folder: Path, staging: Path) -> Iterator[tuple[str, Path]]:
     Raises InvalidInput for a link that leads out of the folder.
     """
     for name in SERVING_FILES:
+        if name in VOCABULARY_FILES:
+            continue
         path = require_inside(folder, name)
         if name == TEMPLATE_FILE and not path.is_file() and (template := _template_in_config(folder)):
             path = staging / name

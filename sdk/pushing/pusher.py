@@ -23,10 +23,11 @@ from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.folder import base_of_pulled
 from sdk.pushing import hub
 from sdk.pushing.base_folder import ScannedBase, scan_base
-from sdk.pushing.given_base import GivenBase, given_base
+from sdk.pushing.given_base import GivenBase, files_here, given_base
 from sdk.pushing.pack import pack_adapter, read_origin
 from sdk.pushing.signatures import sign_manifest
 from sdk.pushing.upload import Uploader
+from sdk.pushing.vocabulary import has_tokenizer
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView
 from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication, VersionView
 from sdk.schemas.job_requests import BaseChoice
@@ -251,6 +252,7 @@ class Pusher:
                 base_fingerprint=trained_over.fingerprint,
                 staging=Path(staging),
                 expand_patterns=options.expand_patterns,
+                base_folder=self._files_of(base, trained_over) if has_tokenizer(folder) else None,
             )
             # Before anything is sent, so that a key that can't sign leaves nothing behind.
             signature = sign_manifest(package.manifest, options.sign, password=options.sign_password)
@@ -271,6 +273,10 @@ class Pusher:
             )
             published = versions.publish(self._transport, publication)
         return PushReport(published.version, published.existing, package.left_out, package.named_base, package.expanded)
+
+    def _files_of(self, base: GivenBase, view: BaseView) -> Path | None:
+        """Return a folder with a base's files; None if this machine has none."""
+        return base.folder or files_here(self._cache, view.fingerprint, view)
 
 
 def no_such_base(base: str) -> NotFound:

@@ -69,10 +69,11 @@ def judge(
     base_tensors: dict[str, list[int]],
     base_config: Mapping[str, Any],
     labels: int | None = None,
+    tokenizer: bool = False,
 ) -> list[str]:
     """Check an adapter against its version's LoRA record and the base's shapes and config, {} where they are not known.
 
-    `labels` is how many the record says that it tells apart. A is (r, in), B is (out, r) for a base weight of (out,
+    `labels` is how many the record says that it tells apart, `tokenizer` whether one comes with the adapter. A is (r, in), B is (out, r) for a base weight of (out,
     in), or (in, out) where the base keeps it transposed. Returns warnings, one sentence each, about what an adapter may
     have but seldom should. Raises Verification if the config contradicts the record, for a foreign key, a missing half
     or a wrong shape, and if s·B·A is zero, or too small or too large to be intended.
@@ -106,7 +107,7 @@ def judge(
     unused = set(lora.target_modules)
     for module in modules:
         unused.difference_update(suffixes(base_module(module)))
-    return [*warnings, *_warn_whole(beyond, sorted(unused), sizes, vocabulary)]
+    return [*warnings, *_warn_whole(beyond, sorted(unused), sizes), *_warn_vocabulary(vocabulary, tokenizer)]
 
 
 def require_few_names(lora: LoraConfig) -> None:
@@ -318,9 +319,7 @@ def _warn_effects(idle: Sequence[str], faint: Sequence[str], too_large: Sequence
         yield f"s·B·A may reach beyond 65504, where float16 ends, in {_named(too_large)}: {_WIDER}"
 
 
-def _warn_whole(
-    beyond: Sequence[str], unused: Sequence[str], sizes: dict[str, int], vocabulary: int | None
-) -> Iterator[str]:
+def _warn_whole(beyond: Sequence[str], unused: Sequence[str], sizes: dict[str, int]) -> Iterator[str]:
     if beyond:
         yield f"there are numbers beyond 65504, where float16 ends, in {_named(beyond)}: {_WIDER}"
     if unused:
@@ -332,11 +331,16 @@ def _warn_whole(
             f"{MOSTLY_WHOLE}{_size(whole)} of {_size(total)} ({parts}); if they were not trained, "
             "leave them out with save_pretrained(FOLDER, save_embedding_layers=False) or a shorter modules_to_save"
         )
+
+
+def _warn_vocabulary(vocabulary: int | None, tokenizer: bool) -> Iterator[str]:
     if vocabulary is not None:
-        yield (
-            f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: use it with the "
-            "tokenizer that it was trained with"
+        which = (
+            "use it with the tokenizer that comes with it"
+            if tokenizer
+            else "no tokenizer came with it, and with the base's it can't read the other tokens; push it with its tokenizer's files beside it"
         )
+        yield f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: {which}"
 
 
 def _size(size_bytes: int) -> str:

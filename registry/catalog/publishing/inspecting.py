@@ -23,11 +23,12 @@ from registry.errors import Invalid, Verification
 from registry.principal import Principal
 from sdk.formats.adapter_files import (
     CONFIG_FILE,
-    MAX_SERVING_BYTES,
     RENDERING_FILE,
     SERVING_FILES,
     TEMPLATE_FILE,
+    VOCABULARY_FILES,
     WEIGHTS_FILE,
+    most_bytes,
 )
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.manifest import Manifest
@@ -64,11 +65,11 @@ def require_rendering(publication: Publication) -> None:
     large = [
         file
         for file in publication.manifest.files
-        if file.path in SERVING_FILES and file.size_bytes > MAX_SERVING_BYTES
+        if file.path in SERVING_FILES and file.size_bytes > most_bytes(file.path)
     ]
     if large:
         raise Verification(
-            f"{large[0].path} is longer than {MAX_SERVING_BYTES // 1024} KiB; push without it", param="manifest"
+            f"{large[0].path} is longer than {most_bytes(large[0].path) // 1024} KiB; push without it", param="manifest"
         )
     rendering = None if publication.dataset is None else publication.dataset.rendering
     if rendering is None:
@@ -172,6 +173,7 @@ def judge_files(new: NewVersion, facts: Mapping[str, Facts], ancestry: Ancestry)
         base_tensors=base.tensors,
         base_config=base.config,
         labels=None if use is None or use.labels is None else len(use.labels),
+        tokenizer=any(file.path in VOCABULARY_FILES for file in new.publication.manifest.files),
     )
     if base.hidden is not None:
         warnings.append(f"the adapter's shapes could not be checked: base {base.brief.id} {base.hidden}")

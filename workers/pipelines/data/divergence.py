@@ -34,11 +34,13 @@ def kl_sum(bare: Any, adapted: Any) -> float:
 def divergence(bare: Any, adapted: Any) -> Divergence:
     """Compare adapted logits with bare ones, (rows, …, vocabulary), a few rows at a time.
 
-    Tokens that only the adapted model has come last, and have no probability in the bare one.
+    Tokens that only one of them has come last. Those of the adapted model have no probability in the bare one; without
+    those of the bare model, its other probabilities are compared.
     """
     if not len(bare):
         return Divergence(*(torch.zeros(bare.shape[:-1], dtype=torch.float64) for _ in range(2)))
-    parts = [_of(p, q) for p, q in few_rows(bare, adapted)]
+    make = _of if bare.shape[-1] <= adapted.shape[-1] else _of_fewer
+    parts = [make(p, q) for p, q in few_rows(bare, adapted)]
     return Divergence(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
 
 
@@ -68,6 +70,13 @@ def _of(bare: Any, adapted: Any) -> Divergence:
     if shared.shape != adapted.shape:
         kl += adapted.double().logsumexp(-1) - shared.double().logsumexp(-1)
     return Divergence(kl, kl + mean)
+
+
+def _of_fewer(bare: Any, adapted: Any) -> Divergence:
+    """Compare adapted logits with those of a bare model that has more tokens."""
+    shared = bare[..., : adapted.shape[-1]]
+    kl, normaliser = _of(shared, adapted)
+    return Divergence(kl, normaliser + shared.double().logsumexp(-1) - bare.double().logsumexp(-1))
 
 
 def _directly(bare: Any, adapted: Any) -> Divergence:

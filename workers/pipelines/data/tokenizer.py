@@ -8,26 +8,46 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE
+from sdk.formats.adapter_files import GENERATION_FILE, MAX_SERVING_BYTES, TEMPLATE_FILE, VOCABULARY_FILES
 from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.references import require_self_contained
 
 
-def load_tokenizer(base: Path, *, ends: bool = True) -> Any:
-    """Return the tokenizer in a base's folder, with a token for padding and without using the network.
+def tokenizer_folder(base: Path, adapter: Path | None) -> Path:
+    """Return the folder with the tokenizer that an adapter is used with: its own if one comes with it, or the base's."""
+    own = adapter is not None and any((adapter / name).is_file() for name in VOCABULARY_FILES)
+    return adapter if adapter is not None and own else base
 
-    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base") if there
-    is no tokenizer, or it refers to files elsewhere.
+
+def load_tokenizer(base: Path, adapter: Path | None = None, *, ends: bool = True) -> Any:
+    """Return the tokenizer in a base's folder, or an adapter's own one, with a token for padding and without using the
+    network.
+
+    `ends`: whether it must have a token that ends texts; an encoder's has none. Raises PipelineError ("base", "adapter")
+    if there is no tokenizer, or it refers to files elsewhere.
     """
+    folder = tokenizer_folder(base, adapter)
+    require_self_contained(base)
+    if folder is base:
+        said = "The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
+        return _padded(read_tokenizer(base, FailureReason.BASE, said), ends=ends)
+    require_self_contained(folder, adapter=True)
+    said = "The adapter's tokenizer can't be loaded ({first}); push the adapter again with all files of its tokenizer."
+    return _padded(read_tokenizer(folder, FailureReason.ADAPTER, said), ends=ends)
+
+
+def read_tokenizer(folder: Path, reason: FailureReason, said: str) -> Any:
+    """Return the tokenizer in a folder as it is. Raises PipelineError with the reason and what is said."""
     from transformers import AutoTokenizer
 
-    require_self_contained(base)
-    said = "The base has no tokenizer that can be loaded ({first}); add its tokenizer files."
-    with named(FailureReason.BASE, said, OSError, ValueError, KeyError), warnings.catch_warnings():
+    with named(reason, said, OSError, ValueError, KeyError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _padded(tokenizer: Any, *, ends: bool) -> Any:
     if not set(tokenizer.get_vocab().values()) - {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
         # If the file with the vocabulary is missing, the library makes a tokenizer from nothing.
         raise PipelineError(

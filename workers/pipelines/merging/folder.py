@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from sdk.formats.adapter_files import GENERATION_FILE, TEMPLATE_FILE
+from sdk.formats.adapter_files import GENERATION_FILE, TEMPLATE_FILE, VOCABULARY_FILES
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_index
-from workers.pipelines.data.tokenizer import all_stops, configured_stops, read_object
+from workers.pipelines.data.tokenizer import all_stops, configured_stops, read_object, tokenizer_folder
 from workers.pipelines.merging.plan import MergedTensor
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.model.device import DtypeName
@@ -84,7 +84,8 @@ def write_small_files(
     stored: StoredBase,
     written: Sequence[MergedTensor],
 ) -> None:
-    """Write the config and the index, and copy the tokenizer's files, with the adapter's template.
+    """Write the config and the index, and copy the tokenizer's files, with the adapter's template; they are the adapter's if
+    it has a tokenizer.
 
     Anything else in `out` besides the weights is from an earlier run, and is removed.
     """
@@ -95,10 +96,15 @@ def write_small_files(
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if list(stored.headers) != [SINGLE_FILE]:
         (out / INDEX_FILE).write_bytes(_index(base, written))
+    vocabulary = tokenizer_folder(base, adapter)
     for pattern in _TAKEN_OVER:
         for source in sorted(base.glob(pattern)):
-            if source.is_file() and not source.name.endswith(_WEIGHTS):
+            other = vocabulary is not base and source.name in VOCABULARY_FILES
+            if source.is_file() and not source.name.endswith(_WEIGHTS) and not other:
                 shutil.copyfile(source, out / source.name)
+    for name in VOCABULARY_FILES:
+        if vocabulary is not base and (vocabulary / name).is_file():
+            shutil.copyfile(vocabulary / name, out / name)
     if (adapter / TEMPLATE_FILE).is_file():
         shutil.copyfile(adapter / TEMPLATE_FILE, out / TEMPLATE_FILE)
 

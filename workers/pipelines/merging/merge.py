@@ -64,7 +64,7 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
     """
     out = host.out.resolve()
     _require_place(order.base, order.adapter, out)
-    tokenizer, classes = load_tokenizer(order.base, ends=order.labels is None), None
+    tokenizer, classes = load_tokenizer(order.base, order.adapter, ends=order.labels is None), None
     if order.labels is not None:
         classes = Classes(tuple(order.labels), pad_token_id(read_config(order.base), tokenizer))
     packing = read_packing(order.base)

@@ -10,8 +10,10 @@ from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 
 
-def require_self_contained(base: Path) -> None:
-    """Raise PipelineError ("base") if a file in a base's folder would make a library read outside it."""
+def require_self_contained(base: Path, *, adapter: bool = False) -> None:
+    """Raise PipelineError ("base", "adapter") if a file in a base's folder, or in an adapter's, would make a library read
+    outside it.
+    """
     for name, most_bytes in REFERRING_FILES.items():
         try:
             with (base / name).open("rb") as file:
@@ -19,6 +21,12 @@ def require_self_contained(base: Path) -> None:
         except FileNotFoundError:
             continue
         except (OSError, BadBaseError) as error:
-            raise PipelineError(
-                FailureReason.BASE, f"The base was not loaded ({error}); correct the file and add the base again."
-            ) from error
+            reason, said = (
+                (FailureReason.ADAPTER, f"The adapter's tokenizer was not loaded ({error}); push the adapter again.")
+                if adapter
+                else (
+                    FailureReason.BASE,
+                    f"The base was not loaded ({error}); correct the file and add the base again.",
+                )
+            )
+            raise PipelineError(reason, said) from error

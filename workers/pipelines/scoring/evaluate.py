@@ -19,6 +19,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.data.rows import Row, read_rows
+from workers.pipelines.data.tokenizer import tokenizer_folder
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions, other_releases
 from workers.pipelines.model.packed import held_as
@@ -102,7 +103,7 @@ def evaluate(
         max_length=target.max_length,
         templates=tokenised.rendering.templates,
         template_date=tokenised.rendering.template_date,
-        tokenizer=tokenizer_of(item.base),
+        tokenizer=tokenizer_of(tokenizer_folder(item.base, item.adapter)),
         scoring=SCORING_VERSION,
         **scoring.conditions,
     )

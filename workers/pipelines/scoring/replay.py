@@ -28,7 +28,7 @@ def replay(request: ProbeRequest) -> ProbeAnswer:
     from workers.pipelines.model.loading import deprecations_silenced, load_base
 
     base, device, classes = Path(request.base), choose_device(), None
-    tokenizer = load_tokenizer(base, ends=request.labels is None)
+    tokenizer = load_tokenizer(base, Path(request.adapter), ends=request.labels is None)
     if request.labels is not None:
         if request.pad_token_id is None:
             raise PipelineError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from sdk.schemas.events import Progress
 from workers.pipelines.data.classify import logits_of as label_logits_of
 from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import pad_token_id
-from workers.pipelines.data.tokenizer import load_tokenizer, longest_row, serve_by
+from workers.pipelines.data.tokenizer import load_tokenizer, longest_row, serve_by, tokenizer_folder
 from workers.pipelines.model.blueprint import read_blueprint, read_config, stored_quantization_named
 from workers.pipelines.model.causality import logits_of, require_causal
 from workers.pipelines.model.classifier import Classes
@@ -49,7 +49,7 @@ class Target:
         #: None for a language model.
         self.classes: Classes | None = None
         if item.adapter is not None and item.labels is not None:
-            self.tokenizer = bases.tokenizer(item.base, _tokenizer_of_classifier)
+            self.tokenizer = self._tokenizer(_tokenizer_of_classifier)
             self.classes = Classes(tuple(item.labels), pad_token_id(read_config(item.base), self.tokenizer))
         with stored_quantization_named():
             blueprint = (
@@ -57,11 +57,18 @@ class Target:
             )
             require_precision(blueprint.packing, order.spec.precision)
         if self.classes is None:
-            self.tokenizer = bases.tokenizer(item.base, load_tokenizer)
+            self.tokenizer = self._tokenizer(load_tokenizer)
             if item.adapter is not None:
                 serve_by(self.tokenizer, item.adapter)
         #: Longest row in tokens, limited by the base's positions.
         self.max_length = longest_row(item.base, order.spec.max_length)
+
+    def _tokenizer(self, load: Callable[..., Any]) -> Any:
+        """Return the adapter's own tokenizer, or a copy of the base's."""
+        item = self.item
+        if tokenizer_folder(item.base, item.adapter) is item.base:
+            return self.bases.tokenizer(item.base, load)
+        return load(item.base, item.adapter)
 
     @cached_property
     def device(self) -> Device:
@@ -83,7 +90,9 @@ class Target:
         with memory_errors_named("lower batch_size or max_length, or evaluate over the quantised base."):
             set_seed(self.spec.seed)
             if self.classes is None:
-                read = lambda model: read_bare(model, self.tokenizer, self.item.base)  # noqa: E731
+                # Held for all adapters over the base, which may have tokenizers of their own.
+                own = self.bases.tokenizer(self.item.base, load_tokenizer)
+                read = lambda model: read_bare(model, own, self.item.base)  # noqa: E731
                 bare = self.bases.bare(key=key, load=self._load, read=read)
             logits = logits_of if self.classes is None else label_logits_of
             with self.bases.wearing(self.item.adapter, key=key, load=self._load, logits=logits) as (loaded, model):
@@ -108,6 +117,6 @@ class Target:
         return rows, time.perf_counter() - started
 
 
-def _tokenizer_of_classifier(base: Path) -> Any:
-    """Return the tokenizer in a base's folder; it needs no end-of-text token for a classification."""
-    return load_tokenizer(base, ends=False)
+def _tokenizer_of_classifier(base: Path, adapter: Path | None = None) -> Any:
+    """Return the tokenizer of a base or an adapter; it needs no end-of-text token for a classification."""
+    return load_tokenizer(base, adapter, ends=False)

@@ -62,6 +62,13 @@ def test_tokens_that_only_the_adapted_model_has_take_from_the_others() -> None:
     assert found.normaliser.tolist() == pytest.approx([math.log(2)] * 3)
 
 
+def test_tokens_that_only_the_bare_model_has_are_left_out() -> None:
+    # The token that is gone had half of the probability; of the others nothing changed.
+    found = divergence(torch.tensor([[0.0, 0.0, math.log(2)]] * 3), torch.zeros(3, 2))
+    assert found.kl.tolist() == pytest.approx([0.0] * 3, abs=1e-12)
+    assert found.normaliser.tolist() == pytest.approx([-math.log(2)] * 3)
+
+
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
 def test_what_is_no_number_stays_none(odd: float) -> None:
     adapted = torch.zeros(3, 4)

@@ -28,6 +28,7 @@ class PlanOptions(TypedDict, total=False):
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
+    add_tokens: str | None
     lr: float
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
     batch_size: int

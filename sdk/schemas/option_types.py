@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from sdk.formats.added_tokens import canonical_tokens, write_tokens
 from sdk.formats.columns import canonical_columns
 from sdk.formats.option_texts import canonical_numbers, parse_values, write_values
 from sdk.formats.peft_patterns import unfit
@@ -92,6 +94,43 @@ def joined(value: Any, info: ValidationInfo) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+#: How a file of tokens is told from tokens: it is there, or its name says that it should be.
+_FILE_ENDS, _FILE_STARTS = (".txt", ".csv", ".json", ".jsonl", ".yaml"), ("./", "../", "~/")
+#: As `AddedTokens`.
+_MOST_FILE_BYTES = 1024 * 1024
+
+
+def _lines_of_file(value: Any, info: ValidationInfo) -> Any:
+    """Convert a file of tokens, or a list of them, that a person wrote to a text with a token on each line."""
+    if info.context is not BY_HAND:
+        return value
+    if isinstance(value, (list, tuple)):
+        return write_tokens(map(str, value))
+    if not isinstance(value, str | Path) or "\n" in str(value):
+        return value
+    named = isinstance(value, Path) or value.startswith(_FILE_STARTS) or value.endswith(_FILE_ENDS)
+    path = Path(value).expanduser()
+    try:
+        if not named and not _is_file(path):
+            return value
+        with path.open("rb") as file:
+            text = file.read(_MOST_FILE_BYTES).decode("utf-8-sig")
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ValueError(
+            f"the file {str(value)[:200]!r} can't be read ({why}); give one with a token on each line"
+        ) from None
+    return write_tokens(text.splitlines())
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path is a file's; a text that is too long for one is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _require_names(value: str) -> str:
     if is_pattern(value):
         raise ValueError(f"{value[:80]!r} is a pattern; give names of modules, separated by commas")
@@ -125,4 +164,8 @@ Alphas = Annotated[
 #: A column for each key of a row, in one order: "prompt=question,completion=answer".
 Columns = Annotated[
     str, Field(min_length=1, max_length=2000), BeforeValidator(joined), AfterValidator(canonical_columns)
+]
+#: Tokens, a line end after each: "<red>\n<blue>\n".
+AddedTokens = Annotated[
+    str, Field(min_length=1, max_length=65_536), BeforeValidator(_lines_of_file), AfterValidator(canonical_tokens)
 ]

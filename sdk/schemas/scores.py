@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from sdk.schemas.evaluation import MADE_OF_LOSS
+from sdk.schemas.evaluation import MADE_OF_LOSS, is_of_texts
 from sdk.schemas.wire import IF_ANY, IF_SET, Wire, digest_of
 
 
@@ -105,8 +105,19 @@ class EvaluationView(Wire):
     @property
     def key(self) -> str:
         """The key that two comparable evaluations share: the SHA-256 over rows, grader, precision and conditions."""
+        return self._key(self._set)
+
+    def key_of(self, metric: str) -> str:
+        """The key that two evaluations share whose scores by a metric can be compared: texts that were generated are compared
+        whatever tokens they were made of, and losses per token are not.
+        """
+        if not is_of_texts(metric):
+            return self.key
+        return self._key({name: value for name, value in self._set.items() if name != "tokenizer"})
+
+    def _key(self, conditions: dict[str, Any]) -> str:
         alike = self.model_dump(include={"dataset", "grader", "precision"})
-        return digest_of({**alike, "conditions": self._set})
+        return digest_of({**alike, "conditions": conditions})
 
     @property
     def _set(self) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sdk.formats.base_files import INPUT_EMBEDDINGS
+from sdk.formats.added_tokens import parse_tokens
+from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 from sdk.formats.objectives import Objective
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
+    AddedTokens,
     Alphas,
     Columns,
     ModuleNames,
@@ -184,6 +186,19 @@ class TrainingFields(HoldoutFields):
         Numbers | None,
         IF_ANY,
         Option("Tokens whose embedding is trained, by id.", metavar="5,100-103", kept=True, planned=True),
+    ] = None
+    #: Tokens that are added to the vocabulary, as a file with one on each line, or with commas. Their rows of the input
+    #: embedding, and of a head that is not tied to it, are trained; they begin at the mean of the base's rows.
+    add_tokens: Annotated[
+        AddedTokens | None,
+        IF_SET,
+        Option(
+            "Tokens to add to the vocabulary, and to train.",
+            metavar="FILE|TOKEN,…",
+            kept=True,
+            planned=True,
+            of_loss=True,
+        ),
     ] = None
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all", "label"] | None = None
@@ -371,6 +386,11 @@ class TrainingSpec(TrainingFields):
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
 
     @property
+    def added(self) -> list[str]:
+        """The tokens that are added to the vocabulary, in the order of their ids."""
+        return [] if self.add_tokens is None else parse_tokens(self.add_tokens)
+
+    @property
     def of_lora(self) -> dict[str, Any]:
         """The fields of a LoRA record that follow from the options alone."""
         return {
@@ -444,6 +464,9 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     embedding = next((name for name in saved if name.rpartition(".")[2] in INPUT_EMBEDDINGS), None)
     if embedding and spec.trainable_token_indices is not None:
         return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
+    named = [*saved, *spec.targets.split(",")] if spec.add_tokens is not None else []
+    if both := next((name for name in named if name.rpartition(".")[2] in (*INPUT_EMBEDDINGS, *HEADS)), None):
+        return f"add_tokens trains the rows of its tokens in {both}, which modules_to_save or targets train too; leave {both} out"
     return None
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sdk.api import jobs
 from sdk.api.transport import Transport
 from sdk.errors import Incompatible, InvalidInput, NotFound
+from sdk.formats.adapter_files import VOCABULARY_FILES
 from sdk.pushing.given_base import registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
@@ -134,6 +135,16 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
     theirs = {name: TrainingSpec.model_fields[name].default for name in kept}
     theirs |= {name: value for name, value in lora if name in theirs and value not in ({}, [])}
     theirs |= {"method": method, "targets": [*lora.target_modules, *lora.target_parameters]}
+    record = parent.record
+    if record.add_tokens is not None:
+        # The adapter's own list has their ids too.
+        theirs |= {"add_tokens": record.add_tokens, "trainable_token_indices": record.trainable_token_indices}
+    elif any(file.path in VOCABULARY_FILES for file in parent.files):
+        raise InvalidInput(
+            f"{parent.ref} came with a tokenizer of its own, and its record doesn't say which tokens that adds; register the base with "
+            "these tokens, and continue over that",
+            param="parent",
+        )
     if recipe is not None and recipe.storage_dtype is None and given.get("method", method) == "qlora":
         theirs |= {"quant_type": recipe.type, "double_quant": recipe.double_quant or recipe.type == "int8"}
     own, asked = (

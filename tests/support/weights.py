@@ -105,7 +105,7 @@ def check(
     )
 
 
-def admitted(adapter: Path, base: BaseRegistration | Path, lora: LoraConfig) -> list[str]:
+def admitted(adapter: Path, base: BaseRegistration | Path, lora: LoraConfig, *, tokenizer: bool = False) -> list[str]:
     """Judge an adapter's folder by its base, as it is registered or in its folder; return the warnings."""
     if isinstance(base, Path):
         base = scan_base(base, cache=Cache(adapter.parent / "admission-cache")).registration
@@ -115,6 +115,7 @@ def admitted(adapter: Path, base: BaseRegistration | Path, lora: LoraConfig) -> 
         lora=lora,
         base_tensors=base.tensors,
         base_config=base.config,
+        tokenizer=tokenizer,
     )
 
 

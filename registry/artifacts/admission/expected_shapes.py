@@ -23,6 +23,8 @@ from sdk.formats.adapter_files import base_parameter, unwrapped
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, ModuleValues, suffixes
 from sdk.lora.linear_modules import is_text
+from sdk.lora.trained_tokens import highest_token, missing_rows
+from sdk.schemas.lora_config import LoraConfig
 
 _LAYER = re.compile(r"[^.]+\.[0-9]+")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -287,3 +289,25 @@ def changed_vocabulary(weights: WeightFacts, base: BaseShapes) -> int | None:
         lacks = f", but not {' and '.join(missing)}" if missing else ""
         raise Verification(f"the vocabulary was resized: the adapter has {has}{lacks}; {SAVE}")
     return next(iter(changed.values()))
+
+
+def grown_vocabulary(lora: LoraConfig, base: BaseShapes, *, tokenizer: bool) -> int | None:
+    """Return how many rows a base's vocabulary needs for the tokens that an adapter adds and trains; None if it has them.
+
+    `tokenizer` is whether one comes with the adapter: without one, tokens beyond the vocabulary are refused where their rows
+    are looked at. Raises Verification if a new row is in none of the adapter's tensors.
+    """
+    said = lora.trainable_token_indices
+    rows = max((shape[0] for name in base.embeddings for shape in base.shapes(f"{name}.weight")), default=0)
+    if not tokenizer or not rows or highest_token(said) < rows:
+        return None
+    heads = {name for name in HEADS for tensor in base.names if f".{tensor}".endswith(f".{name}.weight")}
+    has = {module.rpartition(".")[2] for module in said} if isinstance(said, dict) else set(INPUT_EMBEDDINGS)
+    missing = missing_rows(said, rows=rows)
+    if missing or (lora.task_type != "SEQ_CLS" and not heads <= has) or not has & set(INPUT_EMBEDDINGS):
+        lacks = f"the row {min(missing.values())}" if missing else " and ".join(sorted(heads - has)) or "the embeddings"
+        raise Verification(
+            f"the adapter trains the token {highest_token(said)} of a larger vocabulary than the base's {rows}, and lacks {lacks}; train "
+            "each new token's rows in the embeddings and in a head that is not tied to them"
+        )
+    return highest_token(said) + 1

@@ -20,7 +20,14 @@ from typing import Any
 
 from registry.artifacts.admission.adapted_modules import Modules, effect, judge_module
 from registry.artifacts.admission.expected_modules import ConfigTargets, require_complete, require_whole
-from registry.artifacts.admission.expected_shapes import EMBEDDINGS, SAVE, BaseShapes, Ranks, changed_vocabulary
+from registry.artifacts.admission.expected_shapes import (
+    EMBEDDINGS,
+    SAVE,
+    BaseShapes,
+    Ranks,
+    changed_vocabulary,
+    grown_vocabulary,
+)
 from registry.artifacts.admission.heads import is_head, judge_head
 from registry.artifacts.admission.inspection import ConfigFacts, TensorFacts, Tensors, WeightFacts
 from registry.errors import Verification
@@ -82,7 +89,8 @@ def judge(
     _judge_task(config, base_config, labels)
     plain = BaseShapes(base_tensors, base_config)
     vocabulary = changed_vocabulary(weights, plain)
-    base = plain if vocabulary is None else plain.with_vocabulary(vocabulary)
+    grown = grown_vocabulary(lora, plain, tokenizer=tokenizer) if vocabulary is None else None
+    base = plain.with_vocabulary(vocabulary or grown) if vocabulary or grown else plain
     modules, sizes = _sort(weights, config, lora, base)
     if config.task_type == _CLASSIFICATION:
         judge_head(weights.tensors(), base, base_config, labels=labels)

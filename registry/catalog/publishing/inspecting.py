@@ -79,7 +79,9 @@ def require_rendering(publication: Publication) -> None:
         raise Verification(
             f"{RENDERING_FILE} is not the record's dataset.rendering; upgrade the worker", param="manifest"
         )
-    if TEMPLATE_FILE in digests and digests[TEMPLATE_FILE] not in rendering.templates:
+    # A tokenizer comes with its template, whether rows were rendered by one or not.
+    of_tokenizer = not rendering.templates and not digests.keys().isdisjoint(VOCABULARY_FILES)
+    if digests.get(TEMPLATE_FILE) not in (None, *rendering.templates) and not of_tokenizer:
         raise Verification(
             f"{TEMPLATE_FILE} is not among the templates in dataset.rendering; upgrade the worker", param="manifest"
         )

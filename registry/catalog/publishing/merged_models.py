@@ -38,6 +38,12 @@ class MergedFrom(NamedTuple):
     vocabulary: int | None
     #: The expected SHA-256 of the files that say how text becomes tokens, by name; None if the base's are not here.
     tokenizer: Mapping[str, frozenset[str]] | None
+    #: How many rows the vocabulary must have for the tokens that are trained; it grows if it has fewer.
+    rows: int = 0
+
+    def grown(self, before: Any) -> int | None:
+        """Return how many rows a vocabulary has after it grew; None if it did not."""
+        return self.rows if isinstance(before, int) and before < self.rows else None
 
 
 def require_model_files(manifest: Manifest) -> None:
@@ -100,7 +106,11 @@ def _judge_config(config: Mapping[str, Any], base: KnownBase, made: MergedFrom) 
                 raise Verification(
                     f"config.json says {part}{key}, and a merged model is stored wide; {_ADVICE}", param="manifest"
                 )
-        if after.get(_VOCABULARY) not in (before.get(_VOCABULARY), made.vocabulary):
+        if after.get(_VOCABULARY) not in (
+            before.get(_VOCABULARY),
+            made.vocabulary,
+            made.grown(before.get(_VOCABULARY)),
+        ):
             raise _unlike(f"{part}{_VOCABULARY}", base)
         if after.get(_TIED) not in (before.get(_TIED), False):
             raise _unlike(f"{part}{_TIED}", base)
@@ -148,8 +158,8 @@ def _judge_tensors(model: Derived, base: KnownBase, made: MergedFrom) -> None:
 def _shapes(name: str, shape: list[int], base: KnownBase, made: MergedFrom) -> list[list[int]]:
     """The shapes that one of the base's tensors may have in the merged model."""
     shapes = [shape]
-    if made.vocabulary is not None and _is_embedding(name) and shape:
-        shapes.append([made.vocabulary, *shape[1:]])
+    if _is_embedding(name) and shape:
+        shapes += [[rows, *shape[1:]] for rows in (made.vocabulary, made.grown(shape[0])) if rows is not None]
     if base.packing is not None and len(shape) == 2:
         # The 4 bits of a Conv1D are stored transposed.
         shapes.append(shape[::-1])

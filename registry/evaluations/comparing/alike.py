@@ -45,13 +45,13 @@ def scored_alike(targets: Sequence[ScoredTarget], *, data: str | None, metric: s
     dataset = _dataset(targets, data)
     on_these = [[one for one in target.evaluations if one.dataset == dataset] for target in targets]
     with_rows = [[one for one in found if one.rows_digest is not None] for found in on_these]
-    if found := _alike([[one for one in some if metric in one.metrics] for some in with_rows]):
+    if found := _alike([[one for one in some if metric in one.metrics] for some in with_rows], metric):
         return _over_one_base(targets, max(found, key=lambda some: (_generated(some, metric), _complete_at(some))))
     # Nothing can be compared. If no target has the metric, the rows themselves say what they have instead.
-    if found := _alike(with_rows):
+    if found := _alike(with_rows, metric):
         _require_metric(targets, with_rows, metric)
         return _over_one_base(targets, max(found, key=_complete_at))
-    if found := _alike(on_these):
+    if found := _alike(on_these, metric):
         without = [one.ref for one in max(found, key=_complete_at) if one.rows_digest is None]
         raise NotFound(
             f"the scores of {' and '.join(without)} have no rows: there was no room to store them, or they were removed; "
@@ -77,9 +77,9 @@ def _require_metric(
         )
 
 
-def _alike(many: Sequence[Sequence[EvaluationView]]) -> list[list[EvaluationView]]:
-    """The evaluations of each target whose key all targets have, the newest of each key."""
-    newest = [{one.key: one for one in sorted(found, key=lambda one: one.created_at)} for found in many]
+def _alike(many: Sequence[Sequence[EvaluationView]], metric: str) -> list[list[EvaluationView]]:
+    """The evaluations of each target whose key for a metric all targets have, the newest of each key."""
+    newest = [{one.key_of(metric): one for one in sorted(found, key=lambda one: one.created_at)} for found in many]
     return [[found[key] for found in newest] for key in set.intersection(*map(set, newest))]
 
 
@@ -120,6 +120,11 @@ def _unlike(targets: Sequence[ScoredTarget], found: Sequence[EvaluationView]) ->
     names = dict.fromkeys(name for one, other in pairwise(found) for name in one.unlike(other))
     # By default each adapter's base is loaded as in its training, which may differ.
     how = " --precision native" if "precision" in names else ""
+    if [*names] == ["tokenizer"]:
+        return (
+            "losses per token can't be compared between these, since they have other tokens; compare by a metric of generated texts, such "
+            f"as --metric rouge_l, or {_score_all(targets, found[0].dataset)}{_as_before(found)}"
+        )
     return f"these scores can't be compared, since they differ in {', '.join(names)}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
 
 

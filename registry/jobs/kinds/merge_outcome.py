@@ -25,6 +25,7 @@ from registry.jobs.objectives import is_classifier
 from registry.principal import SYSTEM
 from sdk.formats.adapter_files import HOLDS_EMBEDDINGS
 from sdk.formats.base_files import TOKENIZER_FILES
+from sdk.lora.trained_tokens import highest_token
 from sdk.schemas.catalog import Parent, Publication
 from sdk.schemas.job_requests import MergeRequest
 from sdk.schemas.manifest import Manifest
@@ -115,6 +116,7 @@ def settle(session: Session, request: MergeRequest, merge: MergeResult, name: st
         classifies=is_classifier(version),
         tensors=found.tensors,
         vocabulary=None if tokens is None else int(tokens),
+        rows=highest_token(publication.lora.trainable_token_indices) + 1,
         tokenizer=_tokenizer(session, version),
     )
     return SettledMerge(publication, made, reported)

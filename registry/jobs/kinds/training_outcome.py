@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from registry.errors import Verification
 from registry.jobs.kinds.rules import Mismatch, require_none
+from sdk.formats.adapter_files import VOCABULARY_FILES
 from sdk.formats.objectives import TASK_TYPES, Objective
 from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all
+from sdk.lora.trained_tokens import TrainedTokens
 from sdk.schemas.catalog import Parent, Publication, VersionView
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
@@ -119,6 +121,8 @@ def _of_training(
         if recipe.double_quant != spec.packs_scales:
             yield Mismatch("quantization.double_quant", spec.packs_scales, recipe.double_quant)
     yield from lora_differences(spec, lora)
+    if spec.added and not any(file.path in VOCABULARY_FILES for file in manifest.files):
+        yield Mismatch("tokenizer", f"{len(spec.added)} added tokens", None)
     record = TrainingRecord.read(training)
     asked = _asked(spec, lora, record)
     for name, value in asked.items():
@@ -162,16 +166,31 @@ def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Mismatch]
         yield Mismatch("lora.target_modules", spec.targets, ",".join(lora.target_modules)[:200])
     # EVA finds each module's rank from the rows.
     moved = ("rank_pattern", "alpha_pattern") if spec.moves_ranks and is_redistribution(spec, lora) else ()
+    # Only the tokenizer tells the ids of added tokens.
+    added = ("trainable_token_indices",) if spec.added and adds_as_asked(lora.trainable_token_indices, spec) else ()
     asked = LoraConfig(
         target_modules=sorted(targets),
         target_parameters=sorted(parameters),
         modules_to_save=sorted({*head, *spec.saved_modules}),
-        **{**spec.of_lora, **{name: getattr(lora, name) for name in (*_OF_THE_BASE, *moved)}},
+        **{**spec.of_lora, **{name: getattr(lora, name) for name in (*_OF_THE_BASE, *moved, *added)}},
     )
     handed_in = lora.model_copy(update={"target_modules": sorted(set(lora.target_modules))})
     for name, value in asked:
         if (given := getattr(handed_in, name)) != value:
             yield Mismatch(f"lora.{name}", value, given)
+
+
+def adds_as_asked(said: TrainedTokens, spec: TrainingSpec) -> bool:
+    """Whether tokens are those of a training that adds some: those by id, and one for each that is added, of which alone a head
+    has rows.
+    """
+    embedded, *others = said.values() if isinstance(said, Mapping) else [said]
+    added = set(embedded) - set(spec.tokens)
+    return (
+        len(added) == len(spec.added)
+        and set(spec.tokens) <= set(embedded)
+        and all(set(each) == added for each in others)
+    )
 
 
 def _of_publication(request: TrainingRequest, publication: Publication) -> Iterator[Mismatch]:

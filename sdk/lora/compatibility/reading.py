@@ -29,6 +29,7 @@ from sdk.lora.compatibility.contents import contradiction
 from sdk.lora.compatibility.facts import EMBEDDINGS, AdapterFacts
 from sdk.lora.compatibility.words import quoted
 from sdk.lora.tensors import Tensor, read_tensors
+from sdk.lora.trained_tokens import highest_token
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.lora_config import LoraConfig
 
@@ -74,7 +75,8 @@ def facts_of_version(version: VersionView, base_config: Mapping[str, Any] | None
         **_of_base(base_config),
         architecture=version.base.architecture or None,
         base_said=version.base.id,
-        vocabulary_changed=any(warning.startswith(HOLDS_EMBEDDINGS) for warning in version.warnings),
+        vocabulary_changed=any(warning.startswith(HOLDS_EMBEDDINGS) for warning in version.warnings)
+        or _adds_rows(version.lora, base_config),
         saved_embeddings=whole and not version.lora.modules_to_save,
         method=version.method,
         quantization=None if version.quantization is None else version.quantization.type,
@@ -116,7 +118,7 @@ def facts_of_folder(folder: Path, base: Path | None) -> AdapterFacts:
         **_called(base, config.get("base_model_name_or_path")),
         modules=tuple(sorted({key.module for name in shapes if (key := lora_key(name))})),
         contradiction=contradiction(tensors.values(), config, lora, base_config),
-        vocabulary_changed=_holds_other_embeddings(shapes, base_config),
+        vocabulary_changed=_adds_rows(lora, base_config) or _holds_other_embeddings(shapes, base_config),
         saved_embeddings=any(_is_whole(name, tuple(lora.modules_to_save)) for name in shapes),
         has_template=(folder / TEMPLATE_FILE).is_file(),
         has_generation=(folder / GENERATION_FILE).is_file(),
@@ -201,9 +203,20 @@ def _holds_other_embeddings(
     rows = {count for name, shape in shapes.items() if (count := _tokens(name, shape)) is not None}
     if not rows:
         return False
+    vocabulary = _vocabulary(base_config)
+    return rows != {vocabulary} if vocabulary is not None else None
+
+
+def _adds_rows(lora: LoraConfig, base_config: Mapping[str, Any] | None) -> bool:
+    """Whether it trains tokens that the base has no row for."""
+    vocabulary = _vocabulary(base_config)
+    return vocabulary is not None and highest_token(lora.trainable_token_indices) >= vocabulary
+
+
+def _vocabulary(base_config: Mapping[str, Any] | None) -> int | None:
     text = (base_config or {}).get("text_config")
-    vocabulary = {**(text if isinstance(text, dict) else {}), **(base_config or {})}.get("vocab_size")
-    return rows != {vocabulary} if isinstance(vocabulary, int) else None
+    found = {**(text if isinstance(text, dict) else {}), **(base_config or {})}.get("vocab_size")
+    return found if isinstance(found, int) else None
 
 
 def _tokens(name: str, shape: tuple[int, ...]) -> int | None:

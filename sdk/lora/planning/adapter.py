@@ -218,9 +218,11 @@ def _whole(
             for name in biases
             if spec.bias == "all" or name.removesuffix(".bias") in modules
         )
-    if tokens := spec.tokens:
-        if tokens[-1] >= blueprint.vocabulary:
-            raise TargetsError(
-                f"trainable_token_indices names the token {tokens[-1]}, and the base has {blueprint.vocabulary} of them."
-            )
-        yield "model.embed_tokens.token_adapter.trainable_tokens_delta", [len(tokens), blueprint.hidden]
+    if (tokens := spec.tokens) and tokens[-1] >= blueprint.vocabulary:
+        raise TargetsError(
+            f"trainable_token_indices names the token {tokens[-1]}, and the base has {blueprint.vocabulary} of them."
+        )
+    if rows := [*tokens, *spec.added]:
+        yield "model.embed_tokens.token_adapter.trainable_tokens_delta", [len(rows), blueprint.hidden]
+    if spec.added and not blueprint.tied and spec.objective != "classify":
+        yield "lm_head.token_adapter.trainable_tokens_delta", [len(spec.added), blueprint.hidden]

@@ -6,7 +6,7 @@ from the learnt end of turn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -193,13 +193,17 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
 _OF_THE_FILE = ("transformers_version", "_from_model_config")
 
 
-def write_serving(out: Path, *, base: Path, tokenizer: Any, rows: Tokenised) -> None:
+def write_serving(
+    out: Path, *, base: Path, tokenizer: Any, rows: Tokenised, own: Mapping[str, bytes] | None = None
+) -> None:
     """Write the files in `SERVING_FILES` that apply to the rows into `out`. Equal rows over an equal base give equal bytes.
 
     `chat_template.jinja` is the template that rendered conversations. `generation_config.json` has the settings of the
     base, and every token at which generation stops; not for a classification. `rendering.json` is the corresponding
-    part of the version's record.
+    part of the version's record. `own` are the files of a tokenizer that has other tokens than the base's.
     """
+    for name, content in (own or {}).items():
+        (out / name).write_bytes(content)
     if rows.template is not None:
         (out / TEMPLATE_FILE).write_bytes(rows.template.encode("utf-8"))
     if rows.shape != "text-label":

@@ -96,11 +96,15 @@ class Blocks:
             return self._room.of("block", end - begin, grid.columns, torch.float32).zero_()
         if source in self._base.packed or written.four_bits:
             return self._wide_rows(written, begin, end).float()
-        tensor = self._base.read(source).reshape(grid.planes, grid.rows, grid.columns)[plane, begin:end]
+        tensor = self._base.read(source).reshape(grid.planes, written.base_rows or grid.rows, grid.columns)
+        tensor = tensor[plane, begin:end]
         if written.through:
             tensor = tensor.to(TORCH_TYPES[written.through])
         summed = torch.float32 if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor.dtype
-        return self._room.of("block", end - begin, grid.columns, summed).copy_(tensor)
+        block = self._room.of("block", end - begin, grid.columns, summed)
+        block[: len(tensor)].copy_(tensor)
+        block[len(tensor) :].zero_()
+        return block
 
     def _wide_rows(self, written: MergedTensor, begin: int, end: int) -> Any:
         name, held = self._wide

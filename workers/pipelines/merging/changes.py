@@ -127,7 +127,8 @@ def read_changes(model: Any, adapter: Path) -> Changes:
     said = f"The adapter's {WEIGHTS_FILE} can't be read ({{error}}); push the adapter again."
     with named(FailureReason.ADAPTER, said, OSError, BadBaseError, SafetensorsError):
         file = open_files(adapter, [WEIGHTS_FILE], any_dtype=False)
-    rows = resize_vocabulary(model, {name: file.shape(name) for name in file.tensors})
+    shapes = {name: file.shape(name) for name in file.tensors}
+    rows = resize_vocabulary(model, shapes, config.trainable_token_indices)
     return _Reading(model, file, config, rows).run()
 
 

@@ -200,8 +200,11 @@ class BaseNumbers:
         if self.codes is not None:
             return self._from_codes(self.codes, rows)
         tensor = self.base.tensors[source]
-        planes = raw(self.base, source).reshape(grid.planes, grid.rows, grid.columns)
-        values = decoded(planes[plane][rows], tensor.dtype)
+        own = self.written.base_rows or grid.rows
+        planes = raw(self.base, source).reshape(grid.planes, own, grid.columns)
+        values = decoded(planes[plane][np.minimum(rows, own - 1)], tensor.dtype)
+        # Further rows are the adapter's alone.
+        values[rows >= own] = 0.0
         return rounded(values, self.written.through) if self.written.through else values
 
     def _from_codes(self, packed: Codes, rows: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.changes import Change, Changes, LowRank, Whole
+from workers.pipelines.merging.changes import AdapterRows, Change, Changes, LowRank, Whole
 from workers.pipelines.merging.peft_layers import inexact
 from workers.pipelines.merging.placement import Piece, Placement
 from workers.pipelines.merging.stored_base import FLOATS, StoredBase
@@ -72,6 +72,8 @@ class MergedTensor:
     turned: bool = False
     #: Whether it has exactly the bytes of the base's tensor.
     copied: bool = False
+    #: How many rows the base's tensor has, if the others are the adapter's; None: as many.
+    base_rows: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -139,6 +141,9 @@ def _stored(
         shape = (shape[1], shape[0])
     if changed and (whole := _first_whole(changed, changes)) is not None:
         shape = whole
+    base_rows = None
+    if changed and _grows(changed[0][0], shape, changes):
+        base_rows, shape = shape[0], changes.shapes[changed[0][0]]
     four_bits = not packed and bool(target.quantised.intersection(parameters))
     floating = packed or tensor.dtype in FLOATS
     if changed and not floating:
@@ -172,7 +177,17 @@ def _stored(
         four_bits=four_bits,
         turned=turned and (packed or four_bits),
         copied=copied,
+        base_rows=base_rows,
     )
+
+
+def _grows(parameter: str, stored: Sequence[int], changes: Changes) -> bool:
+    """Whether a parameter is a base's tensor and further rows, all of which are the adapter's."""
+    wanted = changes.shapes.get(parameter, ())
+    if len(stored) != 2 or len(wanted) != 2 or not stored[0] < wanted[0] or stored[1] != wanted[1]:
+        return False
+    given = (change.indices for change in changes.by_parameter.get(parameter, []) if isinstance(change, AdapterRows))
+    return set(range(stored[0], wanted[0])) <= {index for indices in given for index in indices}
 
 
 def _first_whole(changed: list[tuple[str, Piece]], changes: Changes) -> Shape | None:
@@ -310,6 +325,8 @@ def _require_complete(placement: Placement, changes: Changes) -> None:
                     FailureReason.BASE,
                     f"The base's files lack {parameter}; save the base again with all of its weights.",
                 )
+        elif len(pieces) == 1 and _grows(parameter, pieces[0].size, changes):
+            continue
         elif sum(math.prod(piece.size) for piece in pieces) != math.prod(shape) or (
             len(pieces) == 1 and pieces[0].size != shape
         ):
@@ -327,7 +344,9 @@ def _require_shapes(placement: Placement, changes: Changes) -> None:
     for parameter, shape in changes.shapes.items():
         pieces = placement.pieces.get(parameter)
         first = next(iter(changes.by_parameter.get(parameter, [])), None)
-        if pieces and len(pieces) == 1 and pieces[0].size != shape and not isinstance(first, Whole):
+        if not pieces or len(pieces) != 1 or pieces[0].size == shape or isinstance(first, Whole):
+            continue
+        if not _grows(parameter, pieces[0].size, changes):
             raise PipelineError(
                 FailureReason.ADAPTER,
                 f"The adapter has {changes.vocabulary} tokens and not {parameter} of as many; save it again with"

@@ -166,7 +166,12 @@ class Recomputed:
 
     def _base_block(self, plane: int, begin: int, end: int, type_: Any) -> Any:
         written = self._written
-        if written.source is not None and self._base.codes is None and self._base.wide is None and not written.through:
+        if (
+            written.source is not None
+            and self._base.codes is None
+            and self._base.wide is None
+            and not (written.through or written.base_rows)
+        ):
             grid = written.grid
             tensor = self._prepared.base.read(written.source).reshape(grid.planes, grid.rows, grid.columns)
             return self._room.of("base", end - begin, grid.columns, type_).copy_(tensor[plane, begin:end])

@@ -19,9 +19,11 @@ from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
 from sdk.formats.peft_unusable import changes_base
 from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.lora.tensors import Tensor, open_file
+from sdk.lora.trained_tokens import TrainedTokens, highest_token
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError, first_line, named
+from workers.pipelines.model.added_rows import grow
 from workers.pipelines.model.torch_tensors import as_torch
 from workers.pipelines.model.trained_whole import biases_of, keep_biases
 
@@ -110,7 +112,8 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore")
             tensors = open_file(adapter / WEIGHTS_FILE).tensors()
             names = set(tensors)
-            resize_vocabulary(model, {name: tensor.shape for name, tensor in tensors.items()})
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            resize_vocabulary(model, shapes, config.trainable_token_indices)
             if not changes_base(config.init_lora_weights):
                 # Each matrix comes from the file; some initialisations are impossible over 4-bit weights.
                 config.init_lora_weights = True
@@ -181,8 +184,20 @@ def _as_loaded(peft_model: Any, tensors: Mapping[str, Tensor]) -> set[str]:
     )
 
 
-def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """Resize a model's vocabulary to the whole embeddings in a file of weights, (tokens, dimension).
+def own_tensors(model: Any) -> dict[str, Any]:
+    """Return the tensors of a PeftModel's adapter, by their names in its file."""
+    from peft import get_peft_model_state_dict
+
+    config = model.peft_config[model.active_adapter]
+    # If the vocabulary grew, PEFT would save all of the embedding beside the rows that were trained.
+    return dict(
+        get_peft_model_state_dict(model, save_embedding_layers=False if config.trainable_token_indices else "auto")
+    )
+
+
+def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]], tokens: TrainedTokens | None) -> int | None:
+    """Resize a model's vocabulary to the whole embeddings in a file of weights, (tokens, dimension), or so that it has a
+    row for each of the tokens that are trained.
 
     `shapes` are the shapes of the file's tensors. Return the new number of tokens, None if nothing changed.
     """
@@ -195,7 +210,9 @@ def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]]) -> int | 
                 return None
             model.resize_token_embeddings(rows, mean_resizing=False)
             return rows
-    return None
+    before, needed = embeddings.weight.shape[0], highest_token(tokens) + 1
+    grow(model, needed)
+    return needed if needed > before else None
 
 
 def _loaded_whole(peft_model: Any, tensors: Sequence[Tensor]) -> set[str]:

@@ -96,6 +96,11 @@ class Blueprint:
     shapes: Mapping[str, Sequence[int]]
     #: Whether the output head is tied to the input embedding.
     tied: bool
+    #: The full name of the input embedding, and the number of its rows.
+    embedding: str
+    words: int
+    #: The full name of the output head; None for a classifier.
+    output: str | None
 
 
 def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
@@ -108,6 +113,8 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
     model = blank_model(base, classes)
     config = model.config
     output = model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    names = {module: name for name, module in model.named_modules()}
     head = [] if classes is None else head_modules(model, base)
     linear = {
         name: module
@@ -123,7 +130,10 @@ def read_blueprint(base: Path, classes: Classes | None = None) -> Blueprint:
         parameters=model.num_parameters(),
         packing=packing,
         shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
-        tied=output is not None and output.weight is model.get_input_embeddings().weight,
+        tied=output is not None and output.weight is embedding.weight,
+        embedding=names[embedding],
+        words=len(embedding.weight),
+        output=names.get(output),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sdk.formats.adapter_files import base_parameter, unwrapped
+from workers.pipelines.model.added_rows import restore_rows
 
 #: The attributes in which a PeftModel keeps its base's own biases, by their names in the base, and the modules that round.
 _BIASES, _ROUNDING = "adapterctl_biases", "adapterctl_rounding"
@@ -61,7 +62,8 @@ def without_adapter(model: Any) -> Iterator[None]:
 
 
 def restore_base(model: Any) -> None:
-    """Restore the biases of a PeftModel's base, and how its modules compute."""
+    """Restore the biases and rows of a PeftModel's base, and how its modules compute."""
+    restore_rows(model.get_base_model())
     for parameter, bias in _with_own_bias(model):
         parameter.data = bias
     for module in getattr(model, _ROUNDING, []):

@@ -26,6 +26,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
+from workers.pipelines.data.added_tokens import Vocabulary, extend
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
@@ -46,7 +47,7 @@ from workers.pipelines.orders import TrainingOrder
 from workers.pipelines.training.checkpoints import Resumed
 from workers.pipelines.training.continuing import require_same_config
 from workers.pipelines.training.loop import LOOP
-from workers.pipelines.training.lora_configs import lora_config, require_tokens
+from workers.pipelines.training.lora_configs import lora_config, require_added, require_tokens
 from workers.pipelines.training.optimising import Schedule, require_card, schedule_of
 from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
 
@@ -67,6 +68,8 @@ class Inputs:
     #: Held-out rows that are also rows of the training.
     held_out_seen: int
     tokenizer: Any
+    #: What is added to the base's vocabulary.
+    vocabulary: Vocabulary | None
     device: Device
     lora: LoraConfig
     schedule: Schedule
@@ -111,12 +114,17 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
-    lora = lora_config(spec, objective, blueprint)
-    rows = _tokens(order, given, tokenizer, classes)
+    vocabulary = extend(tokenizer, spec.added, base, rows=blueprint.words) if spec.added else None
+    lora = lora_config(spec, objective, blueprint, added=() if vocabulary is None else vocabulary.ids)
+    words = None if vocabulary is None else max(blueprint.words, max(vocabulary.ids) + 1)
+    rows = _tokens(order, given, tokenizer, classes, words)
     # What defines how text becomes tokens, and where it ends.
-    read_by = {"tokenizer": tokenizer_of(base), "generation": generation_of(base), "columns": spec.columns}
+    read = tokenizer_of(base) if vocabulary is None else vocabulary.digest(rows.template)
+    read_by = {"tokenizer": read, "generation": generation_of(base), "columns": spec.columns}
     rows = replace(rows, rendering=rows.rendering.model_copy(update=read_by))
     require_tokens(spec, rows.examples)
+    if vocabulary is not None:
+        require_added(spec, vocabulary.ids, rows.examples)
     held, seen = None, 0
     kept = split.held_out
     if order.eval_data is not None:
@@ -127,7 +135,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         seen = count_equal(kept, given)
     if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
-        held = _tokens(order, kept, tokenizer, classes)
+        held = _tokens(order, kept, tokenizer, classes, words)
     schedule = schedule_of(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -162,6 +170,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         held_out=held,
         held_out_seen=seen,
         tokenizer=tokenizer,
+        vocabulary=vocabulary,
         device=device,
         lora=lora,
         schedule=schedule,
@@ -254,7 +263,8 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
     return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
 
 
-def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes | None) -> Tokenised:
+def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes | None, words: int | None) -> Tokenised:
+    """Return rows as tokens; `words` is how many the model will have, None: as many as the base's config says."""
     base, spec = order.base, order.spec
     max_length = longest_row(base, spec.max_length)
     if classes is not None:
@@ -271,7 +281,8 @@ def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes |
             split_texts=True,
             into=StoredExamples(),
         )
-    words = getattr(read_config(base).get_text_config(), "vocab_size", None)
+    if words is None:
+        words = getattr(read_config(base).get_text_config(), "vocab_size", None)
     if type(words) is int:
         require_embedded(found.examples, tokenizer, words=words)
     return found

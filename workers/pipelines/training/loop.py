@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
-from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
 
@@ -28,6 +27,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.adapters import own_tensors
 from workers.pipelines.model.device import Device, is_out_of_memory, memory_errors_named
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
@@ -129,7 +129,7 @@ def resume(shared: Shared, adapter: AdapterState, resumed: Resumed) -> None:
     """Put an adapter, and all random generators, where they were at a checkpoint. Raises PipelineError ("checkpoint")."""
     folder, was, scaler = resumed.folder, resumed.record, shared.accelerator.scaler
     stored = load_file(folder / WEIGHTS_FILE)
-    matrices = get_peft_model_state_dict(shared.model)
+    matrices = own_tensors(shared.model)
     if {name: each.shape for name, each in stored.items()} != {name: each.shape for name, each in matrices.items()}:
         raise broken_checkpoint(f"the matrices in {WEIGHTS_FILE} are not those of this adapter")
     for name, matrix in matrices.items():

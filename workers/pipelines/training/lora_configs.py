@@ -17,8 +17,10 @@ from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.blueprint import Blueprint
 
 
-def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) -> LoraConfig:
-    """Return the meaning of a spec over a base. Raises PipelineError ("targets", "spec") for options that the base
+def lora_config(
+    spec: TrainingSpec, objective: Objective, blueprint: Blueprint, *, added: Sequence[int] = ()
+) -> LoraConfig:
+    """Return the meaning of a spec over a base; `added` are the ids of the tokens that it adds. Raises PipelineError ("targets", "spec") for options that the base
     can't be trained with.
     """
     # The objective may have been unknown until now.
@@ -30,8 +32,9 @@ def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) 
     _require_fit(unfit_beside_targets(spec, adapted))
     # Linear modules in 4 bits are never stored transposed: a packed base's files have them this way.
     conv1d_names = blueprint.conv1d_names if blueprint.packing is None else frozenset()
+    of_lora = {**spec.of_lora, **({"trainable_token_indices": _rows(spec, blueprint, added)} if added else {})}
     return LoraConfig(
-        **spec.of_lora,
+        **of_lora,
         target_modules=targets,
         target_parameters=parameters,
         modules_to_save=sorted({*blueprint.head, *spec.saved_modules}),
@@ -39,6 +42,35 @@ def lora_config(spec: TrainingSpec, objective: Objective, blueprint: Blueprint) 
         # GPT-2 stores its weights transposed, and PEFT must be told.
         fan_in_fan_out=not adapted.isdisjoint(conv1d_names),
     )
+
+
+def _rows(spec: TrainingSpec, blueprint: Blueprint, added: Sequence[int]) -> list[int] | dict[str, list[int]]:
+    """Return the tokens whose rows are trained: of the input embedding, and the added ones also of a head of its own."""
+    embedded = sorted({*spec.tokens, *added})
+    if blueprint.output is None or blueprint.tied:
+        return embedded
+    if f"{blueprint.output}.bias" in blueprint.shapes:
+        raise PipelineError(
+            FailureReason.SPEC,
+            f"add_tokens can't be used: {blueprint.output} of this base has a bias, which PEFT leaves out beside rows that are trained;"
+            " use another base.",
+        )
+    return {_last(blueprint.embedding): embedded, _last(blueprint.output): sorted(added)}
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def require_added(spec: TrainingSpec, ids: Sequence[int], examples: Sequence[Example]) -> None:
+    """Raise PipelineError ("data") for an added token that no row has: it would stay at the mean of the others."""
+    absent = set(ids).difference(*(example.input_ids for example in examples))
+    if absent:
+        token = spec.added[ids.index(min(absent))]
+        raise PipelineError(
+            FailureReason.DATA,
+            f"No row has the token {token!r}, which add_tokens adds; leave it out, or add rows that have it.",
+        )
 
 
 def require_tokens(spec: TrainingSpec, examples: Sequence[Example]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import get_peft_model_state_dict
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -22,7 +21,8 @@ from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import write_adapter, zero_matrices
+from workers.pipelines.model.adapters import own_tensors, write_adapter, zero_matrices
+from workers.pipelines.model.added_rows import start_rows
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, give_back, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, deprecations_silenced, load_base
@@ -175,7 +175,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     train_s = adapter.record.train_s()
     if device.kind == "cuda":
         torch.cuda.synchronize()
-    tensors = get_peft_model_state_dict(model)
+    tensors = own_tensors(model)
     _check_finite(tensors, spec)
     _check_not_zero(tensors)
     if parent is not None:
@@ -225,9 +225,12 @@ def _load(given: Inputs) -> LoadedBase:
     held: Literal["packed", "wide"] | None = (
         "packed" if recorded == "packed" else "wide" if recorded == "wide" else None
     )
-    return load_base(
+    loaded = load_base(
         order.base, given.device, quantization=quantization, held=held, classes=given.classes, kept=order.kept
     )
+    if given.vocabulary is not None:
+        start_rows(loaded.model, given.vocabulary.ids)
+    return loaded
 
 
 def _stop_if_asked(given: Inputs, host: Host) -> None:
@@ -266,7 +269,7 @@ def _keep(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, p
     # Asked once: the answer may change meanwhile.
     must_stop = host.told_to_stop
     if must_stop or pace.is_due(adapter.step):
-        _write_checkpoint(setting, host, shared, adapter, get_peft_model_state_dict(shared.model))
+        _write_checkpoint(setting, host, shared, adapter, own_tensors(shared.model))
         pace.wrote()
     if must_stop:
         raise Interrupted(adapter.step)
@@ -322,7 +325,8 @@ def _write(given: Inputs, tensors: dict[str, Any], out: Path) -> None:
         fan_in_fan_out=given.lora.fan_in_fan_out,
         labels=() if given.classes is None else given.classes.names,
     )
-    write_serving(out, base=given.order.base, tokenizer=given.tokenizer, rows=given.rows)
+    own = None if given.vocabulary is None else given.vocabulary.files
+    write_serving(out, base=given.order.base, tokenizer=given.tokenizer, rows=given.rows, own=own)
 
 
 def _check_finite(tensors: dict[str, Any], spec: TrainingSpec) -> None:

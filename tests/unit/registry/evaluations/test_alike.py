@@ -67,20 +67,20 @@ def _found(targets: list[ScoredTarget], data: str | None, metric: str) -> list[E
         return error
 
 
-def _newest(target: ScoredTarget, key: str, metric: str | None) -> EvaluationView | None:
-    """The newest with rows and the metric."""
+def _newest(target: ScoredTarget, key: str, asked: str, metric: str | None) -> EvaluationView | None:
+    """The newest with rows and the metric, under a key of the one that is asked for."""
     usable = [
         one
         for one in target.evaluations
-        if one.key == key and one.rows_digest is not None and (metric is None or metric in one.metrics)
+        if one.key_of(asked) == key and one.rows_digest is not None and (metric is None or metric in one.metrics)
     ]
     return max(usable, key=lambda one: one.created_at, default=None)
 
 
-def _complete(targets: list[ScoredTarget], data: str, metric: str | None) -> list[str]:
+def _complete(targets: list[ScoredTarget], data: str, asked: str, metric: str | None) -> list[str]:
     """The keys under which all targets have scores with rows, and the metric, on a dataset."""
-    keys = {one.key for one in targets[0].evaluations if one.dataset == data}
-    return [key for key in keys if all(_newest(target, key, metric) for target in targets)]
+    keys = {one.key_of(asked) for one in targets[0].evaluations if one.dataset == data}
+    return [key for key in keys if all(_newest(target, key, asked, metric) for target in targets)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -101,15 +101,19 @@ def test_unlike_scores_are_never_put_side_by_side(
         # One that was complete would have been found, unless several datasets were meant, or bases differ.
         lacks = "have rouge_l, or" in found.message or (metric == "rouge_l" and "they differ in" in found.message)
         wanted = metric if lacks else None
-        assert data is None or "over the base" in found.message or not _complete(targets, data, wanted)
+        assert data is None or "over the base" in found.message or not _complete(targets, data, metric, wanted)
         return
-    assert len({one.key for one in found}) == 1
+    assert len({one.key_of(metric) for one in found}) == 1
+    # Losses per token are of the same tokens.
+    assert metric != "loss" or len({one.conditions.get("tokenizer") for one in found}) == 1
     assert len({one.dataset for one in found}) == len({one.base_fingerprint for one in found}) == 1
     assert all(one in target.evaluations for one, target in zip(found, targets, strict=True))
     assert data in (None, found[0].dataset)
     # Rows without the metric are taken where there are none with it, and say so.
-    wanted = metric if _complete(targets, found[0].dataset, metric) else None
-    assert all(one == _newest(target, one.key, wanted) for one, target in zip(found, targets, strict=True))
+    wanted = metric if _complete(targets, found[0].dataset, metric, metric) else None
+    assert all(
+        one == _newest(target, one.key_of(metric), metric, wanted) for one, target in zip(found, targets, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,17 @@ def test_the_advice_asks_for_what_they_were_scored_by() -> None:
             data=None,
             metric="loss",
         )
+
+
+def test_losses_of_other_tokens_are_not_compared_and_generated_texts_are() -> None:
+    metrics = {"loss": 1.0, "bits_per_byte": 0.5, "rouge_l": 0.5}
+    one = evaluation(1, metrics=metrics)
+    other = evaluation(2, metrics=metrics, conditions={"tokenizer": "e" * 64, "max_length": 512})
+    targets = [ScoredTarget("base:b", [one]), ScoredTarget("a@v1", [other])]
+    assert scored_alike(targets, data=None, metric="rouge_l") == [one, other]
+    for metric in ("loss", "perplexity"):
+        with pytest.raises(Conflict, match=r"losses per token can't be compared .* --metric rouge_l"):
+            scored_alike(targets, data=None, metric=metric)
 
 
 def test_what_a_record_has_is_compared_by_it() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from sdk.errors import InvalidInput
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.version_records import TrainingRecord
 from sdk.submitting.again import continued_spec
 
 LORA = LoraConfig(
@@ -19,7 +20,16 @@ LORA = LoraConfig(
 
 def parent(**changed: Any) -> Any:
     return SimpleNamespace(
-        **{"ref": "sql@v3", "kind": "adapter", "method": "lora", "quantization": None, "lora": LORA, **changed}
+        **{
+            "ref": "sql@v3",
+            "kind": "adapter",
+            "method": "lora",
+            "quantization": None,
+            "lora": LORA,
+            "record": TrainingRecord(),
+            "files": [],
+            **changed,
+        }
     )
 
 
@@ -74,3 +84,14 @@ def test_of_a_version_that_nobody_said_the_method_of_it_is_asked_for() -> None:
 def test_a_merged_model_is_not_continued() -> None:
     with pytest.raises(InvalidInput, match="sql@v3 is a merged model, not an adapter, so it can't be continued"):
         continued_spec(parent(kind="merged"), {})
+
+
+def test_added_tokens_are_those_of_the_parents_record() -> None:
+    lora = LORA.model_copy(update={"trainable_token_indices": {"embed_tokens": [5, 300], "lm_head": [300]}})
+    record = TrainingRecord(add_tokens="<x>\n", trainable_token_indices="5")
+    spec = continued_spec(parent(lora=lora, record=record), {})
+    assert (spec.added, spec.tokens) == (["<x>"], [5])
+    with pytest.raises(InvalidInput, match=r"^sql@v3 keeps its add_tokens"):
+        continued_spec(parent(lora=lora, record=record), {"add_tokens": "<y>"})
+    with pytest.raises(InvalidInput, match="sql@v3 came with a tokenizer of its own, and its record doesn't say"):
+        continued_spec(parent(files=[SimpleNamespace(path="tokenizer.json")]), {})

@@ -34,7 +34,7 @@ from workers.pipelines.merging.peft_layers import (
 )
 from workers.pipelines.merging.placement import Piece, place, tied_groups
 from workers.pipelines.merging.stored_base import StoredBase, open_files
-from workers.pipelines.model.adapters import mismatch, peft_config_of, resize_vocabulary, unloadable
+from workers.pipelines.model.adapters import mismatch, peft_config_of, resize_vocabulary, tokens_of, unloadable
 
 Range = tuple[int, int, int]
 
@@ -128,7 +128,7 @@ def read_changes(model: Any, adapter: Path) -> Changes:
     with named(FailureReason.ADAPTER, said, OSError, BadBaseError, SafetensorsError):
         file = open_files(adapter, [WEIGHTS_FILE], any_dtype=False)
     shapes = {name: file.shape(name) for name in file.tensors}
-    rows = resize_vocabulary(model, shapes, config.trainable_token_indices)
+    rows = resize_vocabulary(model, shapes, tokens_of(adapter, config))
     return _Reading(model, file, config, rows).run()
 
 

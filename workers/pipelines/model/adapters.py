@@ -14,12 +14,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_parameter, lora_key, unwrapped
+from sdk.formats.adapter_files import (
+    CONFIG_FILE,
+    VOCABULARY_FILES,
+    WEIGHTS_FILE,
+    base_parameter,
+    lora_key,
+    unwrapped,
+)
 from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
 from sdk.formats.peft_unusable import changes_base
 from sdk.lora.adapter_config import canonical_text, config_of
 from sdk.lora.tensors import Tensor, open_file
-from sdk.lora.trained_tokens import TrainedTokens, highest_token
+from sdk.lora.trained_tokens import TrainedTokens, highest_token, missing_rows
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError, first_line, named
@@ -113,7 +120,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             tensors = open_file(adapter / WEIGHTS_FILE).tensors()
             names = set(tensors)
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            resize_vocabulary(model, shapes, config.trainable_token_indices)
+            resize_vocabulary(model, shapes, tokens_of(adapter, config))
             if not changes_base(config.init_lora_weights):
                 # Each matrix comes from the file; some initialisations are impossible over 4-bit weights.
                 config.init_lora_weights = True
@@ -195,9 +202,14 @@ def own_tensors(model: Any) -> dict[str, Any]:
     )
 
 
+def tokens_of(adapter: Path, config: Any) -> TrainedTokens | None:
+    """Return the tokens that the adapter in a folder trains if it has a tokenizer of its own; None without one."""
+    return config.trainable_token_indices if any((adapter / name).is_file() for name in VOCABULARY_FILES) else None
+
+
 def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]], tokens: TrainedTokens | None) -> int | None:
     """Resize a model's vocabulary to the whole embeddings in a file of weights, (tokens, dimension), or so that it has a
-    row for each of the tokens that are trained.
+    row for each of the tokens that are trained, if they leave none out.
 
     `shapes` are the shapes of the file's tensors. Return the new number of tokens, None if nothing changed.
     """
@@ -211,8 +223,10 @@ def resize_vocabulary(model: Any, shapes: Mapping[str, Sequence[int]], tokens: T
             model.resize_token_embeddings(rows, mean_resizing=False)
             return rows
     before, needed = embeddings.weight.shape[0], highest_token(tokens) + 1
+    if needed <= before or tokens is None or missing_rows(tokens, rows=before):
+        return None
     grow(model, needed)
-    return needed if needed > before else None
+    return needed
 
 
 def _loaded_whole(peft_model: Any, tensors: Sequence[Tensor]) -> set[str]:

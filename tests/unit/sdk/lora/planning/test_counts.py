@@ -77,12 +77,16 @@ def test_ranks_layers_and_what_is_left_out() -> None:
     assert count(targets="qv", use_rslora=True, alpha=4.0) == 2 * one
     assert count(targets="qv", modules_to_save="lm_head") == 2 * one + 32000 * 4096
     assert count(targets="qv", trainable_token_indices="5,100-103") == 2 * one + 5 * 4096
+    # In the embedding and in the head, which is not tied to it.
+    assert count(targets="qv", add_tokens="<a>,<b>", trainable_token_indices="5") == 2 * one + (3 + 2) * 4096
+    assert count(targets="qv", add_tokens="<a>", objective="classify") == 2 * one + 4096
 
 
 def test_a_tied_head_that_is_trained_whole_is_a_matrix_of_its_own() -> None:
     base = blueprint_of(configs.GPT_2_MEDIUM)
     plain, saved = (adapter_of(base, TrainingSpec(modules_to_save=name)) for name in (None, "lm_head"))
     assert saved.trainable - plain.trainable == 50257 * 1024
+    assert adapter_of(base, TrainingSpec(add_tokens="<a>,<b>")).trainable - plain.trainable == 2 * 1024
 
 
 def test_stacked_experts_have_an_a_and_a_b_each() -> None:

@@ -13,6 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from support.architectures import save_model
 from support.evaluated import score
+from support.gguf_models import export_folder
+from support.llama_cpp import LlamaCpp
 from support.merges import merge
 from support.random_loras import logits
 from support.trainings import inputs_of, run_training, save_jsonl, whole_and_resumed
@@ -23,11 +25,13 @@ from registry.jobs.kinds.training_outcome import lora_differences
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.pushing.pack import pack_adapter
 from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.probe import ProbeRequest
 from sdk.schemas.training import TrainingSpec
 from sdk.validation import build
 from workers.pipelines.data.digests import tokenizer_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.added_rows import start_rows
+from workers.pipelines.scoring.replay import replay
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -117,6 +121,38 @@ def test_merged_model_writes_them_without_an_adapter(trained: Trained, tmp_path:
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert (logits(merged, ids) - logits(plain(trained)[0], ids)).abs().max() < 1e-3
     assert len(merged.get_input_embeddings().weight) == max(300, 285 + len(trained.tokens))
+
+
+def test_llama_cpp_writes_them_from_the_merged_model(trained: Trained, tmp_path: Path) -> None:
+    merge(trained.base, trained.adapter, tmp_path / "merged")
+    export_folder(tmp_path / "merged", tmp_path / "merged.gguf")
+    engine, tokenizer = LlamaCpp(tmp_path / "merged.gguf"), AutoTokenizer.from_pretrained(trained.adapter)
+    text = f"the cat {trained.tokens[-1]}sat on{trained.tokens[0]}"
+    assert engine.tokens(text) == tokenizer(text)["input_ids"]
+    written = engine.greedy(tokenizer(PROMPTS[0])["input_ids"], 1)
+    assert tokenizer.decode(written) == trained.tokens[0]
+
+
+def test_version_is_continued_over_four_bits_and_its_probe_measured_again(trained: Trained, tmp_path: Path) -> None:
+    options = {"method": "qlora", "rank": 4, "dropout": 0, "targets": "all-linear", "add_tokens": trained.tokens}
+    how = {"lr": 0.01, "max_steps": 1, "batch_size": 20, "grad_accum": 1, "warmup_ratio": 0.0}
+    report = run_training(trained.base, trained.rows, tmp_path / "on", parent=trained.adapter, **options, **how)
+    was, now = (load_file(folder / WEIGHTS_FILE) for folder in (trained.adapter, tmp_path / "on"))
+    moved = [name for name in was if DELTA in name and not torch.equal(was[name], now[name])]
+    assert moved == [name for name in was if DELTA in name]
+    assert max(float((was[name] - now[name]).abs().max()) for name in moved) < 0.02
+    said = report.training
+    found = replay(
+        ProbeRequest(
+            base=str(trained.base),
+            adapter=str(tmp_path / "on"),
+            quantization=report.quantization,
+            dtype=said["dtype"],
+            held=said["base_weights"],
+            seed=0,
+        )
+    )
+    assert found.report.metrics() == pytest.approx({name: report.metrics[name] for name in found.report.metrics()})
 
 
 def test_worker_hands_in_what_was_asked_for_and_admission_takes_it(trained: Trained, tmp_path: Path) -> None:

@@ -196,6 +196,19 @@ class TestVersion:
         assert facts.other == ("kasa_config", "use_qalora")
         assert (facts.unusable or "").startswith("kasa_config takes the smallest singular values")
 
+    @pytest.mark.parametrize(("highest", "changed"), [(31, False), (32, True)])
+    def test_tokens_that_the_base_has_no_row_for_are_another_vocabulary(self, highest: int, changed: bool) -> None:
+        lora = {"rank": 8, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj"]}
+        tokens = {"embed_tokens": [3, highest], "lm_head": [highest]}
+        facts = facts_of_version(_version(lora={**lora, "trainable_token_indices": tokens}), {"vocab_size": 32})
+        assert (facts.trained_tokens, facts.vocabulary_changed) == (True, changed)
+        for engine in ("vllm", "sglang", "llama.cpp"):
+            found = judge(facts, engine)
+            assert found.answer == "no"
+            assert "adapterctl merge team/x@v3" in (found.fix or "")
+        said = " ".join(finding.reason for finding in judge(facts, "peft").findings)
+        assert ("call resize_token_embeddings on the base first" in said) == changed
+
     def test_a_merged_model_is_no_adapter(self) -> None:
         with pytest.raises(InvalidInput, match="is a merged model and no adapter"):
             facts_of_version(_version(kind="merged"), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from math import comb, sqrt
 
 import numpy as np
@@ -150,6 +150,43 @@ def test_an_adjusted_p_decides() -> None:
     found = compare_rows(paired_ratio(np.array([1.0] * 12 + [-1.0] * 2 + [0.0] * 30), np.ones(44)), seed="")
     assert found.better() == 1
     assert found.better(0.051) == 0
+
+
+#: One-sided levels, down to one in a million.
+TAILS = [0.3, 0.025, 0.0051, 0.005, 0.0026, 0.0025, 0.0024, 0.001, 2e-4, 1e-4, 1e-5, 1e-6]
+
+
+def test_a_bootstrap_interval_only_widens_with_its_level() -> None:
+    rows = lognormal_rows(np.random.default_rng(2), 24)
+    found = paired_ratio(rows.sums, rows.tokens)
+    inner = (found.difference, found.difference)
+    for tail in TAILS:
+        low, high = studentised_interval(found, np.random.default_rng(5), level=1 - 2 * tail)
+        assert low <= inner[0] <= inner[1] <= high, tail
+        inner = (low, high)
+    assert inner[0] < found.difference < inner[1]
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (9, 0), (4, 3), (20, 20)])
+def test_an_exact_interval_only_widens_with_its_level(better: int, worse: int) -> None:
+    for interval in (
+        lambda level: share_interval(better, 40, level=level),
+        lambda level: equal_steps_interval(better, worse, 40, level=level),
+    ):
+        ends = [interval(1 - 2 * tail) for tail in TAILS]
+        assert all(low <= high for low, high in ends)
+        assert all(after[0] <= before[0] and before[1] <= after[1] for before, after in pairwise(ends))
+
+
+@pytest.mark.parametrize(("level", "clusters"), [(1 - 1e-7, 24), (1 - 1e-6, 10_000)])
+def test_a_level_that_takes_too_many_draws_is_refused(level: float, clusters: int) -> None:
+    found = paired_ratio(np.arange(clusters, dtype=float), np.ones(clusters))
+    with pytest.raises(
+        ValueError, match=rf"over {clusters} clusters takes \d+ draws, which are too many; choose a lower"
+    ):
+        studentised_interval(found, np.random.default_rng(0), level=level)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        studentised_interval(found, np.random.default_rng(0), level=1.0)
 
 
 def test_an_interval_needs_no_memory_for_its_draws() -> None:

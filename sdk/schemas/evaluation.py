@@ -68,6 +68,12 @@ _TEXT_METRICS = frozenset(get_args(TextMetric))
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
 #: Metrics derived from the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
+#: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
+LARGEST_SCORES = {
+    **dict.fromkeys(("accuracy", "acc", "acc_norm", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
+    **dict.fromkeys(("exact_match", "contains", "json_valid", "regex", "code_parses"), 1.0),
+    **dict.fromkeys(("bleu", "chrf"), 100.0),
+}
 #: Metrics that are computed unasked for rows that allow it.
 _UNASKED = MADE_OF_LOSS | {"loss", "accuracy", "macro_f1"}
 #: The longest prediction in a file of scores by row, as UTF-8 or as JSON.

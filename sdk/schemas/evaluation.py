@@ -70,7 +70,7 @@ CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
 #: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
 LARGEST_SCORES = {
-    **dict.fromkeys(("accuracy", "acc", "acc_norm", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
+    **dict.fromkeys(("accuracy", "acc", "acc_norm", "acc_bytes", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
     **dict.fromkeys(("exact_match", "contains", "json_valid", "regex", "code_parses"), 1.0),
     **dict.fromkeys(("bleu", "chrf"), 100.0),
 }
@@ -97,14 +97,14 @@ _MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|pro
 def is_score(metric: str) -> bool:
     """Whether a metric says how good something is, rather than how much of it there was or how long it took.
 
-    >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
-    ['loss', 'rouge_l']
+    >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "acc_bytes", "peak_bytes") if is_score(name)]
+    ['loss', 'rouge_l', 'acc_bytes']
     >>> [name for name in ("scorer.style.bad_tokens", "scorer.ok", "scorer.ok_rows") if is_score(name)]
     ['scorer.style.bad_tokens', 'scorer.ok']
     """
     if is_scorer(metric):
         return not metric.endswith(COUNTED)
-    return _MEASURE.fullmatch(metric) is None
+    return metric in LARGEST_SCORES or _MEASURE.fullmatch(metric) is None
 
 
 def is_of_texts(metric: str) -> bool:

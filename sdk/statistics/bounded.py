@@ -1,7 +1,7 @@
 """The interval of a mean of bounded numbers, whatever their distribution and however few of them are not zero.
 
 A bootstrap draws from the rows that were seen, so it can't know of a kind that is rare: where 5 of 100 rows differ, by as
-much in either direction, its interval of 95 % holds the true difference in 86 % of all samples. This one holds it in
+much in either direction, its interval of 95 % holds the true difference in 85 % of all samples. This one holds it in
 95 % at least, and is wide.
 
 >>> import numpy as np

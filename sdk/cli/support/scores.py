@@ -171,6 +171,7 @@ _COLUMNS = (
     "macro_f1",
     "acc",
     "acc_norm",
+    "acc_bytes",
     "preference_accuracy",
     "preference_margin",
     "perplexity",

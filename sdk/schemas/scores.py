@@ -213,7 +213,7 @@ class ComparedPair(Wire):
     #: The same, corrected for all pairs (Holm): below 0.05 there is a verdict.
     p_adjusted: float | None
     test: Literal["sign-flip", "mcnemar"] | None
-    #: The one that scores better, if the rows show it.
+    #: The one that scores better, if the rows show it; None, too, if one was trained on all of these rows.
     better: str | None
     #: In words.
     verdict: str

@@ -164,15 +164,28 @@ def notes_on_few(pairs: Sequence[ComparedPair], kind: Clusters) -> list[str]:
     return notes
 
 
-def with_training_rows(pair: ComparedPair, seen: Mapping[str, Contamination | None], refs: Sequence[str]) -> str:
-    """Return a verdict that also says which of the two was trained on rows of the comparison."""
+def with_training_rows(
+    pair: ComparedPair, seen: Mapping[str, Contamination | None], refs: Sequence[str]
+) -> ComparedPair:
+    """Return a pair whose verdict also says which of the two was trained on rows of the comparison; if it was trained on
+    all of them, neither is better.
+    """
     names = short_names(refs)
+    trained = {ref: found for ref in (pair.a, pair.b) if (found := seen.get(ref)) is not None and found.found}
+    if not trained:
+        return pair
+    every = [names[ref] for ref, found in trained.items() if found.found == found.rows]
+    if every and pair.better is not None:
+        rows = trained[pair.a if pair.a in trained else pair.b].rows
+        why = f"{' and '.join(every)} {'was' if len(every) == 1 else 'were'} trained on all {rows} rows"
+        return pair.model_copy(
+            update={"better": None, "verdict": f"no verdict on other rows, since {why}; on these, {pair.verdict}"}
+        )
     told = [
         f"{names[ref]} was trained on {found.found} of {found.rows} rows{', or on nearly the same' if found.near else ''}"
-        for ref in (pair.a, pair.b)
-        if (found := seen.get(ref)) is not None and found.found
+        for ref, found in trained.items()
     ]
-    return "; but ".join([pair.verdict, " and ".join(told)]) if told else pair.verdict
+    return pair.model_copy(update={"verdict": f"{pair.verdict}; but {' and '.join(told)}"})
 
 
 def decimals(size: float) -> int:

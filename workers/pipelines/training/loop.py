@@ -33,9 +33,9 @@ from workers.pipelines.model.device import Device, is_out_of_memory, memory_erro
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.optimising import Schedule, diverged, optimizer_of
-from workers.pipelines.training.scales import lost_scale
 from workers.pipelines.training.short_of_memory import smaller_optimizer
 from workers.pipelines.training.states import generator_states, restore_generators, restore_optimizer, set_generators
+from workers.pipelines.training.update_size import lost_scale
 
 #: The number of this loop: raised with each change after which the same training gives other bytes.
 LOOP = 1

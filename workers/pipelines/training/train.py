@@ -47,9 +47,9 @@ from workers.pipelines.training.loop import AdapterState, Shared, begin, resume,
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
-from workers.pipelines.training.scales import lost_scale
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
+from workers.pipelines.training.update_size import largest_update, lost_scale
 
 
 def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
@@ -186,12 +186,16 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
         host.report(Progress(phase="save", message="writing the adapter"))
         _write(given, tensors, host.out)
         report = training_report(setting, adapter.record, tensors, train_s=train_s, held_out=held_out)
-        lost = lost_scale(model)
+        lost, update = lost_scale(model), largest_update(model, host.out, given.lora)
         found = probe_saved(given, model, host.out)
     require_learnt(found, loaded.dtype, why=lost)
     return report.model_copy(
         update={
-            "metrics": {**report.metrics, **found.metrics()},
+            "metrics": {
+                **report.metrics,
+                **found.metrics(),
+                **({} if update is None else {"largest_update": update}),
+            },
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )

@@ -282,6 +282,8 @@ class Conditions(Wire):
     metrics: dict[str, str] = {}
     #: The number of adapterctl's own scoring rules: masks, cutting, labels, sums. The first is left out.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
+    #: "once" if rows had special tokens already that the tokenizer puts around every text, and got no second; None: none had.
+    special_tokens: Annotated[Literal["once"] | None, IF_SET] = None
     #: SHA-256 over the general texts on which losses and divergence from the bare base were measured; None: on none.
     general_texts: Annotated[Sha256 | None, IF_SET] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.

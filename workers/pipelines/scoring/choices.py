@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 from sdk.formats.objectives import ObjectiveError, resolve_loss_on
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
 from workers.pipelines.data.conversation import RowRefused
-from workers.pipelines.data.examples import IGNORED, Example, continued, unended
+from workers.pipelines.data.encoding import Encoder
+from workers.pipelines.data.examples import IGNORED, Example, continued
 from workers.pipelines.data.rows import Row
 from workers.pipelines.data.tokenise import Tokenised, require_usable
 from workers.pipelines.errors import named
@@ -54,22 +54,26 @@ def tokenise_choices(given: Sequence[Row], target: Target) -> TokenRows:
     """
     with named(FailureReason.DATA, "The rows can't be used: {error}.", ObjectiveError):
         resolve_loss_on(target.spec.loss_on, "choices")
+    encoder = Encoder(target.tokenizer)
     questions, refused, cut = list[_Question](), list[tuple[str, str]](), 0
     for number, row in enumerate(given):
         prompt, choices = row.fields["prompt"], row.fields["choices"]
         try:
-            made = [_example(prompt, choice, target.tokenizer, target.max_length) for choice in choices]
+            made = [_example(prompt, choice, encoder, target) for choice in choices]
         except RowRefused as error:
             refused.append((row.where, str(error)))
             continue
         cut += any(was_cut for _, was_cut in made)
         examples = [replace(example, row=number) for example, _ in made]
+        encoder.note_row()
         questions.append(_Question(number, examples, choices, row.fields["answer"]))
     require_usable(refused, len(given))
     right = [question.examples[question.answer] for question in questions]
     return TokenRows(
         given,
-        Tokenised(right, "choices", "completion", len(questions), 0, cut, Rendering(), None),
+        Tokenised(
+            right, "choices", "completion", len(questions), 0, cut, Rendering(), None, had_special=encoder.had_already()
+        ),
         expected=right,
         examples=list(chain.from_iterable(question.examples for question in questions)),
         definitions={"choices": str(CHOICES_VERSION)},
@@ -78,13 +82,12 @@ def tokenise_choices(given: Sequence[Row], target: Target) -> TokenRows:
     )
 
 
-def _example(prompt: str, choice: str, tokenizer: Any, max_length: int) -> tuple[Example, bool]:
-    prompt_ids = unended(tokenizer(prompt)["input_ids"], tokenizer)
-    ids = unended(tokenizer(prompt + choice)["input_ids"], tokenizer)
+def _example(prompt: str, choice: str, encoder: Encoder, target: Target) -> tuple[Example, bool]:
+    prompt_ids, ids, max_length = encoder.open(prompt), encoder.open(prompt + choice), target.max_length
     if ids[: len(prompt_ids)] == prompt_ids:
         own = ids[len(prompt_ids) :]
     else:
-        own = continued(tokenizer, prompt_ids, prompt, choice)
+        own = continued(encoder, target.tokenizer, prompt_ids, prompt, choice)
     if not own or len(own) >= max_length:
         raise RowRefused(
             f"has a choice of {len(own)} tokens, where 1 to {max_length - 1} fit after a token of the prompt"

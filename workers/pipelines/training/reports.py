@@ -111,6 +111,8 @@ def _record(setting: Setting) -> TrainingRecord:
         max_length=longest_row(given.order.base, spec.max_length),
         samples=given.training_rows,
         rows_cut=given.rows.cut,
+        special_tokens=given.special_tokens,
+        rows_with_special_tokens=max(given.rows.had_special.values(), default=0),
         rows_dropped=given.rows.dropped,
         rows_split=given.rows.split,
         held_out_split=None if given.held_out is None else given.held_out.split,

@@ -16,7 +16,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.version_records import TrainingRecord, special_tokens_said
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
@@ -86,6 +86,8 @@ def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> Tr
             + _of_split(given),
         )
     )
+    if given.special_tokens == "once" and (said := special_tokens_said(rows.had_special)) is not None:
+        _log(host, "data", said)
     given = replace(given, audit=audit(order, host.report))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():

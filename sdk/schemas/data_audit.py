@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from sdk.schemas.wire import IF_SET, Open, Sha256, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, Open, Sha256, Wire
 
 #: What can be found, in the order in which it is reported.
 Kind = Literal[
@@ -75,6 +75,8 @@ class TokenCounts(Wire):
     refusals: list[AuditExample] = []
     rows_refused: int = 0
     too_long: list[AuditExample] = []
+    #: Special tokens that the tokenizer puts around every text, and how many rows have them already: they get no second.
+    had_special: Annotated[dict[str, int], IF_ANY] = {}
 
 
 class TokenCountRequest(Wire):

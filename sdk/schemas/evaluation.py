@@ -68,6 +68,12 @@ _TEXT_METRICS = frozenset(get_args(TextMetric))
 CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
 #: Metrics derived from the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
+#: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
+LARGEST_SCORES = {
+    **dict.fromkeys(("accuracy", "acc", "acc_norm", "acc_bytes", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
+    **dict.fromkeys(("exact_match", "contains", "json_valid", "regex", "code_parses"), 1.0),
+    **dict.fromkeys(("bleu", "chrf"), 100.0),
+}
 #: Metrics that are computed unasked for rows that allow it.
 _UNASKED = MADE_OF_LOSS | {"loss", "accuracy", "macro_f1"}
 #: The longest prediction in a file of scores by row, as UTF-8 or as JSON.
@@ -91,14 +97,14 @@ _MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|pro
 def is_score(metric: str) -> bool:
     """Whether a metric says how good something is, rather than how much of it there was or how long it took.
 
-    >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
-    ['loss', 'rouge_l']
+    >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "acc_bytes", "peak_bytes") if is_score(name)]
+    ['loss', 'rouge_l', 'acc_bytes']
     >>> [name for name in ("scorer.style.bad_tokens", "scorer.ok", "scorer.ok_rows") if is_score(name)]
     ['scorer.style.bad_tokens', 'scorer.ok']
     """
     if is_scorer(metric):
         return not metric.endswith(COUNTED)
-    return _MEASURE.fullmatch(metric) is None
+    return metric in LARGEST_SCORES or _MEASURE.fullmatch(metric) is None
 
 
 def is_of_texts(metric: str) -> bool:
@@ -276,6 +282,8 @@ class Conditions(Wire):
     metrics: dict[str, str] = {}
     #: The number of adapterctl's own scoring rules: masks, cutting, labels, sums. The first is left out.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
+    #: "once" if rows had special tokens already that the tokenizer puts around every text, and got no second; None: none had.
+    special_tokens: Annotated[Literal["once"] | None, IF_SET] = None
     #: SHA-256 over the general texts on which losses and divergence from the bare base were measured; None: on none.
     general_texts: Annotated[Sha256 | None, IF_SET] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.

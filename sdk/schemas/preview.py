@@ -9,7 +9,8 @@ from pydantic import Field
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import Columns
 from sdk.schemas.recorded import Day, Rendering
-from sdk.schemas.wire import IF_SET, Wire
+from sdk.schemas.version_records import SpecialTokens
+from sdk.schemas.wire import IF_ANY, IF_SET, Wire
 
 #: Limits of a job's result: how many rows may be requested, and the bytes of the whole as JSON.
 MOST_JOB_ROWS = 100
@@ -27,6 +28,8 @@ class RowsShown(HoldoutFields):
     columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    #: How special tokens meet those of the texts, as the record of a training says it; None: "once".
+    special_tokens: Annotated[SpecialTokens | None, IF_SET] = None
     #: How many rows to show, from the first.
     rows: Annotated[int, Field(ge=1, le=10_000)] = 3
     #: Show only this row, counted from 1.
@@ -100,6 +103,9 @@ class Preview(Wire):
     totals: PreviewTotals | None
     #: How all rows were rendered, or only those shown if there are no totals.
     rendering: Rendering
+    #: Special tokens that the tokenizer puts around every text, and how many of these rows have them already: they get
+    #: no second.
+    had_special: Annotated[dict[str, int], IF_ANY] = {}
     #: The texts of the requested rows, in their order.
     rows: list[PreviewText]
     #: How many more texts of these rows don't fit into a job's result.

@@ -178,6 +178,9 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
         )
     rendering = (None if version.dataset is None else version.dataset.rendering) or Rendering()
     options = _options(record, loss_on=loss_on, columns=rendering.columns, rows=rows, row=row)
+    if record.special_tokens != "once":
+        # Trainings before it was recorded had the other rule.
+        options["special_tokens"] = "added"
     # If no date is recorded, the template didn't ask for one.
     return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)
 

@@ -38,6 +38,7 @@ from sdk.schemas.held_out import both_held_out
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec, clash_of
+from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import TrainingRecord
 
 _DATASETS = ("data", "eval_data", "sources")
@@ -129,13 +130,14 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
     require_learnt(settled)
-
+    warnings = training_warnings(settled.record, settled.metrics)
     with services.publisher.publishing(
         publication=settled,
         who=done.who,
         job=JobRef(id=job.id, attempt=done.completion.attempt),
         reported=reported,
         action="work",
+        notes=warnings,
     ) as (session, published):
         note_peak(session, job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
@@ -144,11 +146,13 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
             "existing": published.existing,
             "metrics": settled.metrics,
         }
-        warnings = [warning] if (warning := settled.record.held_out_warning) is not None else []
         if request.like is not None:
             result["same"] = published.version.digest == request.like.digest
             if not result["same"]:
-                warnings.append(f"its files are not those of {request.like.ref}; the job's log names what differs")
+                warnings = [
+                    *warnings,
+                    f"its files are not those of {request.like.ref}; the job's log names what differs",
+                ]
         if warnings:
             result["warnings"] = warnings
         done.succeed(session, result)

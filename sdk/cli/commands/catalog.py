@@ -14,6 +14,7 @@ from sdk.cli.support.scores import held_out_loss, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.scores import briefly
+from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import RELEASES, CombineRecord, MergeRecord, TrainingRecord
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, An
         ("digest", shown.digest),
         ("state", f"{shown.state}{_STATES.get(shown.state, '')}"),
         *([("refused", shown.refusal)] if shown.refusal else []),
-        *(("warning", warning) for warning in (*shown.warnings, record.held_out_warning) if warning is not None),
+        # Versions of releases before have no warnings of their training.
+        *(("warning", warning) for warning in dict.fromkeys((*shown.warnings, *training_warnings(record, metrics)))),
         ("aliases", shown.aliases),
         ("created", f"{shown.created_at:%Y-%m-%d %H:%M} by {shown.created_by}"),
         ("base", f"{base.id}{'@' + base.revision[:12] if base.revision else ''} ({base.architecture})"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, print_one, render, writable
 from sdk.schemas.preview import Preview, PreviewText
+from sdk.schemas.version_records import special_tokens_said
 
 if TYPE_CHECKING:
     from sdk.schemas.data_audit import AuditExample, DataAudit, LengthBucket, TokenCounts
@@ -94,7 +95,13 @@ def _facts(found: DataAudit) -> list[tuple[str, str | None]]:
         ("scripts", ", ".join(f"{script} {share:.1%}" for script, share in scripts) or None),
         *([] if found.complete else [("near", "not all candidates were compared: there may be more")]),
         *([] if found.tokens is None else [("tokens", _tokens(found.tokens))]),
+        *([] if found.tokens is None else _special_tokens(found.tokens.had_special)),
     ]
+
+
+def _special_tokens(had: Mapping[str, int]) -> list[tuple[str, str]]:
+    said = special_tokens_said({plain(token): rows for token, rows in had.items()})
+    return [] if said is None else [("special tokens", said)]
 
 
 def _tokens(counted: TokenCounts) -> str:
@@ -188,7 +195,7 @@ def _cut_off(text: PreviewText, max_length: int) -> str:
 
 
 def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
-    rendering, totals = preview.rendering, preview.totals
+    rendering, totals, special = preview.rendering, preview.totals, _special_tokens(preview.had_special)
     if totals is None:
         whole = f"{preview.file_rows} rows, too many to check here: only those shown were checked"
     else:
@@ -203,12 +210,13 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
     )
     if preview.labels:
         labels = ", ".join(map(plain, preview.labels))
-        return [("loss on", preview.loss_on), ("labels", labels), ("file", whole), *left_out]
+        return [("loss on", preview.loss_on), ("labels", labels), ("file", whole), *special, *left_out]
     return [
         ("loss on", preview.loss_on),
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
         ("date in it", rendering.template_date),
         ("file", whole),
+        *special,
         *left_out,
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
@@ -19,6 +18,7 @@ from sdk.schemas.evaluation import (
     is_score,
     is_scorer,
 )
+from sdk.schemas.training_warnings import held_out_losses
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -39,18 +39,13 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
 def held_out_loss(metrics: Mapping[str, float]) -> str | None:
     """Return the loss of the held-out rows before and after a training; None if there were none.
 
-    Preferences learnt against a version begin at that version, with a loss of log 2: the bare base's loss is not theirs.
-
     >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9}), held_out_loss({"loss": 1.0})
     ('1.9 → 0.75', None)
     >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9, "eval_chosen_loss_parent": 3.2})
     '0.6931 → 0.75'
     """
-    if "eval_loss" not in metrics:
-        return None
-    of_parent = "eval_chosen_loss_parent" in metrics
-    before = math.log(2) if of_parent else metrics.get("eval_loss_base", math.nan)
-    return f"{before:.4g} → {metrics['eval_loss']:.4g}"
+    losses = held_out_losses(metrics)
+    return None if losses is None else f"{losses[0]:.4g} → {losses[1]:.4g}"
 
 
 def metric_text(name: str, value: float) -> str:
@@ -171,6 +166,7 @@ _COLUMNS = (
     "macro_f1",
     "acc",
     "acc_norm",
+    "acc_bytes",
     "preference_accuracy",
     "preference_margin",
     "perplexity",

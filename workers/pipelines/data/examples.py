@@ -14,7 +14,9 @@ from typing import Any, Literal
 from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.version_records import SpecialTokens
 from workers.pipelines.data.conversation import Conversation, RowRefused
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.spans import ChatTemplate, Method, SupervisedText
 from workers.pipelines.data.tokenizer import known_ids
 from workers.pipelines.errors import PipelineError
@@ -62,8 +64,17 @@ def learnt_runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
 class ExampleMaker:
     """Makes examples from rows, and records how."""
 
-    def __init__(self, tokenizer: Any, loss_on: LossOn, day: date | None, stop_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        loss_on: LossOn,
+        day: date | None,
+        stop_ids: Sequence[int],
+        special_tokens: SpecialTokens = "once",
+    ) -> None:
         self._tokenizer = tokenizer
+        #: Encodes whole texts; conversations have the special tokens that their template writes.
+        self.encoder = Encoder(tokenizer, special_tokens)
         self._loss_on = loss_on
         self._day = day
         self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids))
@@ -73,14 +84,20 @@ class ExampleMaker:
 
     def examples(self, row: Row) -> list[Example]:
         """Return the examples of one row. Raises RowRefused, PipelineError if the base has no chat template."""
+        try:
+            return self._examples(row)
+        finally:
+            self.encoder.note_row()
+
+    def _examples(self, row: Row) -> list[Example]:
         fields = row.fields
         if row.shape == "preference":
             return [self._alone(row, key) for key in ("chosen", "rejected")]
         if row.shape == "text":
-            ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
+            ids = self.encoder.ended(fields["text"])
             return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
         if row.shape == "prompt" and isinstance(fields["prompt"], str):
-            return [_prompt_example(fields["prompt"], fields["completion"], self._tokenizer, self._loss_on)]
+            return [self._prompt_example(fields["prompt"], fields["completion"])]
         if self._tokenizer.chat_template is None:
             raise PipelineError(
                 FailureReason.DATA,
@@ -92,7 +109,7 @@ class ExampleMaker:
     def _alone(self, row: Row, key: str) -> Example:
         """Return one of the two answers of a preference as an example. Raises RowRefused if it needs several."""
         fields = {name: value for name, value in row.fields.items() if name in ("prompt", "tools")}
-        made = self.examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
+        made = self._examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
         if len(made) > 1:
             raise RowRefused(
                 f"has a `{key}` of several answers, which the base's chat template renders one by one; move all but the last "
@@ -115,6 +132,15 @@ class ExampleMaker:
             template_date=self._day.isoformat() if self._dated and self._day is not None else None,
             stop_ids=sorted({example.stop for example in examples if example.stop is not None}),
         )
+
+    def _prompt_example(self, prompt: str, completion: str) -> Example:
+        prompt_ids, ids = self.encoder.open(prompt), self.encoder.ended(prompt + completion)
+        if ids[: len(prompt_ids)] != prompt_ids:
+            # A token merged across the border. Generation starts from the prompt's own tokens, so training does too.
+            own, end = continued(self.encoder, self._tokenizer, prompt_ids, prompt, completion), ids[-1]
+            ids = [*prompt_ids, *own, *([] if own and own[-1] == end else [end])]
+        masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
+        return Example(ids, list(ids) if self._loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
 
     def _samples(self, row: Row) -> list[SupervisedText]:
         messages, first = _messages(row)
@@ -209,22 +235,12 @@ def _labels(ids: list[int], starts: list[int], spans: Sequence[tuple[int, int]])
     return labels
 
 
-def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossOn) -> Example:
-    prompt_ids = unended(tokenizer(prompt)["input_ids"], tokenizer)
-    ids = _ended(tokenizer(prompt + completion)["input_ids"], tokenizer)
-    if ids[: len(prompt_ids)] != prompt_ids:
-        # A token merged across the border. Generation starts from the prompt's own tokens, so training does too.
-        ids = prompt_ids + _ended(continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
-    masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
-    return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
-
-
-def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
+def continued(encoder: Encoder, tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
     """Return the tokens of a completion that follow those of its prompt. Raises RowRefused if no tokens make that text.
 
     Some tokenizers put a blank before every text, but not in the middle of one, such as after a line break.
     """
-    wanted = tokenizer.decode(unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
+    wanted = tokenizer.decode(encoder.open(prompt + completion))
     alone = tokenizer(completion, add_special_tokens=False)["input_ids"]
     if tokenizer.decode(prompt_ids + alone) == wanted:
         return list(alone)
@@ -237,13 +253,3 @@ def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: st
         "has a prompt whose end the base's tokenizer joins to the completion; move the space at the end of the prompt to the"
         " beginning of the completion"
     )
-
-
-def _ended(ids: list[int], tokenizer: Any) -> list[int]:
-    """Add the end-of-text token unless it is there already, so that the model learns to stop."""
-    return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
-
-
-def unended(ids: list[int], tokenizer: Any) -> list[int]:
-    """Remove an end-of-text token that the tokenizer itself puts after every text."""
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

@@ -19,6 +19,7 @@ from sdk.formats.rows import Shape, name_faults
 from sdk.schemas.evaluation import Unscored
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.version_records import SpecialTokens
 from sdk.schemas.wire import canonical_json
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker, LossOn
@@ -51,6 +52,8 @@ class Tokenised:
     split: int = 0
     #: The numbers of the rows left out, and why.
     left_out: dict[int, Unscored] = field(default_factory=dict)
+    #: Special tokens that the tokenizer puts around every text, and how many rows had them already.
+    had_special: dict[str, int] = field(default_factory=dict)
 
     @property
     def supervised_tokens(self) -> int:
@@ -76,6 +79,7 @@ def tokenise(
     day: date | None = None,
     stop_ids: Sequence[int] = (),
     split_texts: bool = False,
+    special_tokens: SpecialTokens = "once",
     into: StoredExamples | None = None,
 ) -> Tokenised:
     """Return rows as tokens, marking the tokens that the loss is computed on; the examples are put `into` a file if one
@@ -89,7 +93,7 @@ def tokenise(
     """
     shape = next(iter(rows)).shape
     resolved = resolve_loss_on(shape, loss_on)
-    maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
+    maker = ExampleMaker(tokenizer, resolved, day, stop_ids, special_tokens)
     examples: list[Example] | StoredExamples = [] if into is None else into
     used, cut, split, refused = 0, 0, 0, list[tuple[str, str]]()
     left_out: dict[int, Unscored] = {}
@@ -118,7 +122,17 @@ def tokenise(
         )
     rendering = maker.rendering(examples)
     return Tokenised(
-        examples, shape, resolved, used, len(left_out), cut, rendering, maker.template, split=split, left_out=left_out
+        examples,
+        shape,
+        resolved,
+        used,
+        len(left_out),
+        cut,
+        rendering,
+        maker.template,
+        split=split,
+        left_out=left_out,
+        had_special=maker.encoder.had_already(),
     )
 
 

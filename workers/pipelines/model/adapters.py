@@ -210,6 +210,27 @@ def _loaded_whole(peft_model: Any, tensors: Sequence[Tensor]) -> set[str]:
     }
 
 
+def fill(model: Any, stored: Mapping[str, Any], **asked: Any) -> None:
+    """Copy tensors from a file into the matrices of a PeftModel, and look whether it has them.
+
+    `asked` is what PEFT is asked for its matrices with. PEFT could name copies of them, which nobody trains or saves.
+    Raises PipelineError ("adapter").
+    """
+    from peft import get_peft_model_state_dict
+
+    with torch.no_grad():
+        for name, matrix in get_peft_model_state_dict(model, **asked).items():
+            matrix.copy_(stored[name])
+    held = get_peft_model_state_dict(model, **asked)
+    unmoved = [name for name, matrix in held.items() if not bool((stored[name].to(matrix) == matrix).all())]
+    if unmoved:
+        raise PipelineError(
+            FailureReason.ADAPTER,
+            f"{len(unmoved)} of {len(held)} adapter matrices did not take what was copied into them (first: {min(unmoved)});"
+            " report this base and these library versions.",
+        )
+
+
 def zero_matrices(tensors: dict[str, Any]) -> list[str]:
     """Return the sorted names of B matrices that are all zero and so change nothing."""
     return sorted(name for name, tensor in tensors.items() if "lora_B" in name and not bool(tensor.any()))

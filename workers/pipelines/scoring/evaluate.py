@@ -104,6 +104,7 @@ def evaluate(
         template_date=tokenised.rendering.template_date,
         tokenizer=tokenizer_of(item.base),
         scoring=SCORING_VERSION,
+        special_tokens="once" if tokenised.had_special else None,
         **scoring.conditions,
     )
     named, kept = [*scoring.metrics, *rows.long], min(spec.keep_samples, scoring.samples)

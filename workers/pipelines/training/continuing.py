@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,7 +14,7 @@ from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError, named
-from workers.pipelines.model.adapters import mismatch, peft_config_of
+from workers.pipelines.model.adapters import fill, mismatch, peft_config_of
 from workers.pipelines.model.trained_whole import compare_with_this
 
 
@@ -79,5 +78,4 @@ def load_parent(model: Any, parent: Path) -> None:
                 f"{name} of the version to continue is {tuple(stored[name].shape)}, and the training's {tuple(matrix.shape)}; leave out"
                 " what says another rank.",
             )
-        with torch.no_grad():
-            matrix.copy_(stored[name])
+    fill(model, stored, save_embedding_layers=False)

@@ -24,7 +24,7 @@ from sdk.schemas.held_out import both_held_out
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
-from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.version_records import SpecialTokens, TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.batches import SFT, Objective
 from workers.pipelines.data.classify import CLASSIFY
@@ -48,7 +48,7 @@ from workers.pipelines.training.continuing import require_same_config
 from workers.pipelines.training.loop import LOOP
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
 from workers.pipelines.training.optimising import Schedule, require_card, schedule_of
-from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
+from workers.pipelines.training.resuming import moved_ranks, read_checkpoint, special_tokens_of
 
 #: Parts of a config about how it was stored, not about the model.
 _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -66,6 +66,7 @@ class Inputs:
     held_out: Tokenised | None
     #: Held-out rows that are also rows of the training.
     held_out_seen: int
+    special_tokens: SpecialTokens
     tokenizer: Any
     device: Device
     lora: LoraConfig
@@ -112,7 +113,8 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
     lora = lora_config(spec, objective, blueprint)
-    rows = _tokens(order, given, tokenizer, classes)
+    special_tokens = _special_tokens(order)
+    rows = _tokens(order, given, tokenizer, classes, special_tokens)
     # What defines how text becomes tokens, and where it ends.
     read_by = {"tokenizer": tokenizer_of(base), "generation": generation_of(base), "columns": spec.columns}
     rows = replace(rows, rendering=rows.rendering.model_copy(update=read_by))
@@ -127,7 +129,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         seen = count_equal(kept, given)
     if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
-        held = _tokens(order, kept, tokenizer, classes)
+        held = _tokens(order, kept, tokenizer, classes, special_tokens)
     schedule = schedule_of(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -161,6 +163,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         rows=rows,
         held_out=held,
         held_out_seen=seen,
+        special_tokens=special_tokens,
         tokenizer=tokenizer,
         device=device,
         lora=lora,
@@ -254,12 +257,24 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
     return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
 
 
-def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes | None) -> Tokenised:
+def _special_tokens(order: TrainingOrder) -> SpecialTokens:
+    """Return how special tokens meet those of the texts: as in the training that is repeated, or goes on."""
+    if order.resume is not None:
+        return special_tokens_of(order.resume)
+    if order.like is not None:
+        return "once" if order.like.ran_with.get("special_tokens") == "once" else "added"
+    return "once"
+
+
+def _tokens(
+    order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes | None, special_tokens: SpecialTokens
+) -> Tokenised:
     base, spec = order.base, order.spec
     max_length = longest_row(base, spec.max_length)
     if classes is not None:
         refuse_loss_on(spec.loss_on)
-        found = label_rows(rows, tokenizer, classes.names, max_length=max_length, into=StoredExamples())
+        how: dict[str, Any] = {"max_length": max_length, "special_tokens": special_tokens}
+        found = label_rows(rows, tokenizer, classes.names, **how, into=StoredExamples())
     else:
         found = tokenise(
             rows,
@@ -269,6 +284,7 @@ def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes |
             day=date.fromisoformat(order.template_date),
             stop_ids=configured_stops(base),
             split_texts=True,
+            special_tokens=special_tokens,
             into=StoredExamples(),
         )
     words = getattr(read_config(base).get_text_config(), "vocab_size", None)

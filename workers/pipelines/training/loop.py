@@ -28,12 +28,14 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import Batch, Objective
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.adapters import fill
 from workers.pipelines.model.device import Device, is_out_of_memory, memory_errors_named
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.optimising import Schedule, diverged, optimizer_of
 from workers.pipelines.training.short_of_memory import smaller_optimizer
 from workers.pipelines.training.states import generator_states, restore_generators, restore_optimizer, set_generators
+from workers.pipelines.training.update_size import lost_scale
 
 #: The number of this loop: raised with each change after which the same training gives other bytes.
 LOOP = 1
@@ -132,8 +134,7 @@ def resume(shared: Shared, adapter: AdapterState, resumed: Resumed) -> None:
     matrices = get_peft_model_state_dict(shared.model)
     if {name: each.shape for name, each in stored.items()} != {name: each.shape for name, each in matrices.items()}:
         raise broken_checkpoint(f"the matrices in {WEIGHTS_FILE} are not those of this adapter")
-    for name, matrix in matrices.items():
-        matrix.copy_(stored[name])
+    fill(shared.model, stored)
     restore_optimizer(load_file(folder / OPTIMIZER_NAME), adapter.optimizer)
     if was.scaler and scaler is not None:
         scaler.load_state_dict(was.scaler)
@@ -210,7 +211,7 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
         set_generators(generators)
     if not math.isfinite(loss):
         raise diverged(spec, f"the loss is {loss} at step {number}")
-    _watch_gradients(adapter)
+    _watch_gradients(adapter, model)
     if spec.max_grad_norm:
         shared.accelerator.clip_grad_norm_(adapter.parameters.values(), spec.max_grad_norm)
     rate = adapter.rate
@@ -243,7 +244,7 @@ def _add_gradients(shared: Shared, batch: Batch, counted: int) -> float | None:
         return None
 
 
-def _watch_gradients(adapter: AdapterState) -> None:
+def _watch_gradients(adapter: AdapterState, model: Any) -> None:
     """Check that gradients reach each matrix: each B on the first step, each A as soon as its B is not zero.
 
     dL/dA = s·Bᵀ·(dL/dy)·xᵀ is zero by construction while B is. Trained tokens may occur only in later rows.
@@ -259,8 +260,10 @@ def _watch_gradients(adapter: AdapterState) -> None:
         and ("lora_A" not in name or bool(trained[name.replace("lora_A", "lora_B")].any()))
     ]
     if missed:
+        why = lost_scale(model)
+        what_to_do = "leave these modules out of the targets, or report this base and these library versions"
         raise PipelineError(
             FailureReason.UNTRAINED,
-            f"No gradient reaches {len(missed)} of {len(trained)} adapter matrices (first: {missed[0]});"
-            " leave these modules out of the targets, or report this base and these library versions.",
+            f"No gradient reaches {len(missed)} of {len(trained)} adapter matrices (first: {missed[0]})"
+            + (f"; {what_to_do}." if why is None else f", since {why}."),
         )

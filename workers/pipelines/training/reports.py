@@ -51,11 +51,13 @@ def training_report(
     """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows."""
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
+    began = _beginning_and_end(steps.losses, an_epoch=math.ceil(given.training_rows / given.spec.effective_batch))
     metrics = {
         "eval_loss_base": setting.eval_loss_base,
         **{f"eval_{name}": value for name, value in (held_out or {}).items()},
         # The mean over the last tenth of the steps; a single step's loss is mostly its rows.
         "loss": sum(last) / len(last),
+        **began,
         "train_s": train_s,
         "tokens": float(steps.tokens),
         "tokens_per_s": steps.tokens / train_s,
@@ -109,6 +111,8 @@ def _record(setting: Setting) -> TrainingRecord:
         max_length=longest_row(given.order.base, spec.max_length),
         samples=given.training_rows,
         rows_cut=given.rows.cut,
+        special_tokens=given.special_tokens,
+        rows_with_special_tokens=max(given.rows.had_special.values(), default=0),
         rows_dropped=given.rows.dropped,
         rows_split=given.rows.split,
         held_out_split=None if given.held_out is None else given.held_out.split,
@@ -142,6 +146,23 @@ def _record(setting: Setting) -> TrainingRecord:
     return TrainingRecord.model_validate(
         {**spec.recorded(), **beta, **given.split.flat(), **audit, **releases, **own.flat()}
     )
+
+
+#: With fewer steps, losses over other rows say nothing about what was learnt in between.
+_LEAST_STEPS = 20
+
+
+def _beginning_and_end(losses: list[float], *, an_epoch: int) -> dict[str, float]:
+    """Return the mean loss of the first and of the last epoch, which have the same rows; before a second one ends, of
+    both halves of the steps, if these are enough.
+    """
+    if len(losses) >= 2 * an_epoch:
+        steps = an_epoch
+    elif len(losses) >= _LEAST_STEPS:
+        steps = len(losses) // 2
+    else:
+        return {}
+    return {"first_loss": sum(losses[:steps]) / steps, "last_loss": sum(losses[-steps:]) / steps}
 
 
 def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:

@@ -20,6 +20,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import SpecialTokens
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES, as_torch
@@ -92,6 +93,14 @@ def moved_ranks(folder: Path, lora: LoraConfig, spec: TrainingSpec) -> LoraConfi
         theirs = TrainingReport.model_validate_json((folder / REPORT_NAME).read_bytes()).lora
         _require(is_redistribution(spec, theirs), "its ranks are none that eva_rho allows")
     return lora.model_copy(update={"rank_pattern": theirs.rank_pattern, "alpha_pattern": theirs.alpha_pattern})
+
+
+def special_tokens_of(folder: Path) -> SpecialTokens:
+    """Return how rows became tokens in the training of a checkpoint. Raises PipelineError ("checkpoint")."""
+    check_files(folder)
+    with _read(REPORT_NAME):
+        report = TrainingReport.model_validate_json((folder / REPORT_NAME).read_bytes())
+    return report.record.special_tokens or "added"
 
 
 def check_files(folder: Path) -> None:

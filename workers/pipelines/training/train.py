@@ -16,7 +16,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.version_records import TrainingRecord, special_tokens_said
 from sdk.schemas.wire import digest_of
 from workers.pipelines.data.batches import Batch, tokens_of
 from workers.pipelines.data.classify import CLASSIFY
@@ -49,6 +49,7 @@ from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
+from workers.pipelines.training.update_size import largest_update, lost_scale
 
 
 def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
@@ -85,6 +86,8 @@ def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> Tr
             + _of_split(given),
         )
     )
+    if given.special_tokens == "once" and (said := special_tokens_said(rows.had_special)) is not None:
+        _log(host, "data", said)
     given = replace(given, audit=audit(order, host.report))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
@@ -185,11 +188,16 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
         host.report(Progress(phase="save", message="writing the adapter"))
         _write(given, tensors, host.out)
         report = training_report(setting, adapter.record, tensors, train_s=train_s, held_out=held_out)
+        lost, update = lost_scale(model), largest_update(model, host.out, given.lora)
         found = probe_saved(given, model, host.out)
-    require_learnt(found, loaded.dtype)
+    require_learnt(found, loaded.dtype, why=lost)
     return report.model_copy(
         update={
-            "metrics": {**report.metrics, **found.metrics()},
+            "metrics": {
+                **report.metrics,
+                **found.metrics(),
+                **({} if update is None else {"largest_update": update}),
+            },
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )

@@ -65,7 +65,7 @@ def test_texts_have_losses_and_answers_scores_of_completions(
 
 def test_choices_have_accuracies_and_no_completions(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     report = score(llama_base, write_jsonl(CHOICES), spec=EvaluationSpec())
-    own = ["acc", "acc_norm", "bits_per_byte"]
+    own = ["acc", "acc_norm", "acc_bytes", "bits_per_byte"]
     assert list(report.metrics) == [*OF_LOSSES, *OF_BASE, *GENERAL, *own, *COUNTED, *ENDED]
     assert report.samples == []
 

@@ -88,7 +88,7 @@ class PreviewTotals(Wire):
 class Preview(Wire):
     """Rows as a training would learn them."""
 
-    shape: Literal["prompt", "messages", "text", "text-label", "preference"]
+    shape: Literal["prompt", "messages", "text", "text-label", "preference", "unpaired-preference"]
     loss_on: Literal["completion", "assistant", "all", "label"]
     #: The labels of a classification, in the order that numbers them.
     labels: list[str] = []

@@ -63,7 +63,6 @@ class Row:
     #: Its value in the column of groups, if one was named.
     group: str | None = None
 
-
     @property
     def label(self) -> str | None:
         """The name of its label; None for a shape without labels."""

@@ -72,7 +72,7 @@ def kto(beta: float, desirable_weight: float, undesirable_weight: float, max_len
         others = mismatched(
             lambda row: tokens_of_example(look.examples[row]), len(look.examples), look.seed, max_length
         )
-        stored = StoredExamples(Example(**row, prompt_ids=[], prompt="", reference="", desirable=True) for row in others)
+        stored = StoredExamples(Example(row["input_ids"], row["labels"], [], "", "", desirable=True) for row in others)
         baseline = _baseline(look.model, batches(stored), look.losses) if len(stored) else 0.0
         found = {"loss": float(losses_of(ratios, desirable, baseline).mean())}
         if look.reference == "parent":

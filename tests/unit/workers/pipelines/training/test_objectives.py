@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,17 +10,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from support.objectives import batch_of, step_loss
-from support.trainings import PREFERENCES, run_training, save_jsonl, whole_and_resumed
+from support.trainings import LABELLED, PREFERENCES, run_training, save_jsonl, whole_and_resumed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdk.formats import objectives
 from sdk.formats.objectives import OBJECTIVES, ObjectiveTraits
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.data.batches import SFT, loss_sum, mean_loss
-from workers.pipelines.data.examples import IGNORED, Example
+from workers.pipelines.data.batches import SFT, loss_sum
+from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.kto import area_under_curve, mismatched
-from workers.pipelines.data.objective import Batch, Look, Objective
+from workers.pipelines.data.objective import Batch, Look
 from workers.pipelines.data.objectives import MADE
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
@@ -31,12 +29,6 @@ from workers.pipelines.errors import PipelineError
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
-#: Answers that are good and bad by turns, of different lengths.
-LABELLED = [
-    {"prompt": row["prompt"], "completion": row["chosen" if good else "rejected"], "label": good}
-    for number, row in enumerate(PREFERENCES)
-    for good in [number % 3 != 0]
-]
 SPEC = TrainingSpec(beta=0.3, max_length=256)
 #: Of each objective that answers are preferred by, with options other than the defaults.
 SPECS = {
@@ -158,7 +150,13 @@ class Peers:
     def _made(self, trainer: Any, config: Any, rows: list[dict[str, Any]], **options: Any) -> Any:
         from datasets import Dataset
 
-        common = {"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None, "gradient_checkpointing": False}
+        common = {
+            "report_to": "none",
+            "use_cpu": True,
+            "bf16": False,
+            "max_length": None,
+            "gradient_checkpointing": False,
+        }
         made = trainer(
             # Of a model that has an adapter, that adapter would be the reference.
             model=AutoModelForCausalLM.from_pretrained(self._base, dtype=torch.float32),
@@ -204,3 +202,115 @@ def test_every_objective_of_a_spec_is_made_and_described() -> None:
     assert set(get_args(objectives.Objective)) == MADE.keys() == OBJECTIVES.keys()
     for name, make in MADE.items():
         assert make(TrainingSpec()).name == name
+
+
+def train(name: str, base: Path, rows: dict[str, Path], out: Path, **options: Any) -> TrainingReport:
+    spec = {"objective": name, "dropout": 0.0, **QUICK, **options}
+    return run_training(base, rows[name], out, eval_data=rows[name], **spec)
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "dpo"])
+def test_a_training_is_recorded_with_its_objective_and_prefers_the_good_answers(
+    name: str, llama_base: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    report = train(name, llama_base, rows, tmp_path / "out", max_steps=12, beta=0.5, lr=0.02)
+    record, metrics, traits = report.record, report.metrics, OBJECTIVES[name]
+    assert (record.objective, record.beta, record.loss_on) == (name, 0.5, "completion")
+    assert traits.options <= report.training.keys()
+    assert record.samples == len(PREFERENCES)
+    assert metrics["eval_loss"] < metrics["eval_loss_base"]
+    at_first = {"ipo": 1.0, "kto": 0.5}
+    if name in at_first:
+        # Relative to its own probabilities a model has learnt nothing yet.
+        assert metrics["eval_loss_base"] == pytest.approx(at_first[name], rel=1e-6)
+        assert report.curve[0].loss == pytest.approx(at_first[name], rel=1e-6)
+    if traits.has_pairs:
+        kind = "preference" if traits.has_reference else "logp"
+        assert metrics[f"eval_{kind}_accuracy"] > 0.8
+        assert metrics[f"eval_{kind}_margin"] > 0.1
+        assert metrics["eval_chosen_loss"] < metrics["eval_rejected_loss"]
+    else:
+        assert metrics["eval_auc"] > 0.9
+        assert metrics["eval_desirable_reward"] > metrics["eval_undesirable_reward"]
+
+
+def test_a_resumed_training_takes_the_same_answers_for_its_baseline(
+    llama_base: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    def go(out: Path, **options: Any) -> None:
+        train("kto", llama_base, rows, out, max_steps=4, lr=0.05, **options)
+
+    whole, resumed = whole_and_resumed(go, tmp_path)
+    assert whole == resumed
+
+
+def test_one_that_continues_a_version_is_compared_with_it(
+    llama_base: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    train("simpo", llama_base, rows, tmp_path / "parent", lr=0.05)
+    report = train("kto", llama_base, rows, tmp_path / "out", parent=tmp_path / "parent")
+    assert (report.record.reference, report.curve[0].loss) == ("parent", 0.5)
+    assert report.metrics["eval_loss_parent"] == 0.5
+    free = train("orpo", llama_base, rows, tmp_path / "free", parent=tmp_path / "parent", max_steps=1)
+    assert free.record.reference is None
+
+
+def test_rows_of_one_label_are_refused(llama_base: Path, tmp_path: Path) -> None:
+    path = save_jsonl(tmp_path / "rows.jsonl", [{**row, "label": True} for row in LABELLED])
+    with pytest.raises(PipelineError, match="all rows have the label 'true'") as caught:
+        train("kto", llama_base, {"kto": path}, tmp_path / "out")
+    assert caught.value.reason == "data"
+
+
+@pytest.fixture
+def dummy(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An objective that no code of the product knows: half the loss of "sft"."""
+    traits = ObjectiveTraits(frozenset({"prompt"}), "{prompt, completion}")
+
+    def scores(look: Look) -> dict[str, float]:
+        return {"loss": look.rows * 1.0, "of_its_own": 7.0}
+
+    def loss(model: Any, batch: Batch, step: int, losses: Any) -> Any:
+        return loss_sum(model, batch, losses) / (2 * step)
+
+    objective = replace(SFT, name="dummy", loss=loss, scores=scores)
+    monkeypatch.setitem(OBJECTIVES, "dummy", traits)
+    monkeypatch.setitem(MADE, "dummy", lambda spec: objective)
+    return objective.name
+
+
+def test_an_objective_is_added_without_a_change_elsewhere(dummy: str, llama_base: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PREFERENCES]
+    data = save_jsonl(tmp_path / "rows.jsonl", rows)
+    spec = TrainingSpec(**QUICK, dropout=0.0, packing="off")
+    first = [
+        run_training(
+            llama_base, data, tmp_path / str(name), eval_data=data, spec=spec.model_copy(update={"objective": name})
+        )
+        for name in (None, dummy)
+    ]
+    plain, added = first
+    assert (plain.record.objective, added.record.objective) == ("sft", dummy)
+    assert added.curve[0].loss == pytest.approx(plain.curve[0].loss / 2, rel=1e-6)
+    assert (added.metrics["eval_loss"], added.metrics["eval_of_its_own"]) == (2.0, 7.0)
+
+
+def test_answers_of_a_baseline_go_to_other_prompts_and_each_once() -> None:
+    rows = [
+        {"input_ids": [1, 100 + number, 7, 200 + number], "labels": [IGNORED, IGNORED, 7, 200 + number]}
+        for number in range(9)
+    ]
+    for seed in range(20):
+        found = list(mismatched(rows.__getitem__, len(rows), seed, max_length=4))
+        pairs = [(row["input_ids"][1] - 100, row["input_ids"][3] - 200) for row in found]
+        assert all(prompt != answer for prompt, answer in pairs)
+        assert sorted(answer for _, answer in pairs) == list(range(9))
+    assert found == list(mismatched(rows.__getitem__, len(rows), 19, max_length=4))
+    assert [row["labels"] for row in mismatched(rows.__getitem__, 9, 0, max_length=3)] == [[IGNORED, IGNORED, 7]] * 9
+
+
+def test_the_area_under_the_curve_counts_equal_rewards_half() -> None:
+    good, bad = torch.tensor([0.5, 2.0, 2.0]), torch.tensor([2.0, -1.0, 0.5, 3.0])
+    pairs = [(float(one), float(other)) for one in good for other in bad]
+    expected = sum((one > other) + 0.5 * (one == other) for one, other in pairs) / len(pairs)
+    assert area_under_curve(good, bad) == pytest.approx(expected, abs=1e-12)

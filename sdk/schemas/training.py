@@ -452,7 +452,7 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
     if spec.bias != "none" and spec.objective == "classify":
         return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
-    if spec.objective is not None and (said := _clash_with_objective(spec, spec.objective)):
+    if spec.objective is not None and (said := _clash_with_objective(spec, spec.objective, given)):
         return said
     if spec.packing in ("auto", "on") and spec.neftune_noise_alpha is not None:
         return "the noise of neftune_noise_alpha depends on the length of a sequence, which packing changes; leave one of the two out"
@@ -462,11 +462,11 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     return None
 
 
-def _clash_with_objective(spec: TrainingSpec, objective: str) -> str | None:
+def _clash_with_objective(spec: TrainingSpec, objective: str, given: Collection[str]) -> str | None:
     """Say which options an objective has no use for."""
     traits = traits_of(objective)
-    for option in sorted(_OF_OBJECTIVES & spec.chosen - traits.options):
-        users = " and ".join(name for name, other in OBJECTIVES.items() if option in other.options)
+    for option in sorted(_OF_OBJECTIVES & {*spec.chosen, *given} - traits.options):
+        users = ", ".join(name for name, other in OBJECTIVES.items() if option in other.options)
         return f"{option} is an option of {users}, and the objective is {objective}; leave it out, or choose another objective"
     if traits.has_reference and spec.neftune_noise_alpha is not None:
         return f"neftune_noise_alpha puts noise on what {objective} compares with the base; leave it out"

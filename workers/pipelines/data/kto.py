@@ -59,30 +59,20 @@ def kto(beta: float, desirable_weight: float, undesirable_weight: float, max_len
         return losses_of(ratios, batch["desirable"], step.baseline).sum() / step.rows
 
     def scores(look: Look) -> dict[str, float]:
-        def batches(examples: Sequence[Example]) -> Iterator[Batch]:
-            return example_batches(examples, made, look.pad_id, look.rows, look.device, turns_at(look.model))
-
-        parts, done = [], 0
-        for batch in batches(look.examples):
-            with torch.no_grad():
-                ratios, _ = log_ratios(look.model, batch, look.losses)
-            parts.append((ratios.double().cpu(), batch["desirable"].cpu()))
-            look.done(done := done + len(ratios))
-        ratios, desirable = (torch.cat(each) for each in zip(*parts, strict=True))
+        ratios, desirable = judged(look)
         others = mismatched(
             lambda row: tokens_of_example(look.examples[row]), len(look.examples), look.seed, max_length
         )
         stored = StoredExamples(Example(row["input_ids"], row["labels"], [], "", "", desirable=True) for row in others)
-        baseline = _baseline(look.model, batches(stored), look.losses) if len(stored) else 0.0
+        baseline = _baseline(look.model, _batches(look, stored), look.losses) if len(stored) else 0.0
         found = {"loss": float(losses_of(ratios, desirable, baseline).mean())}
         if look.reference == "parent":
             found["loss_parent"] = float(losses_of(torch.zeros_like(ratios), desirable, 0.0).mean())
-        return found | _reward_scores(beta * ratios[desirable], beta * ratios[~desirable])
+        return found | by_label("reward", beta * ratios, desirable)
 
-    made = Objective(
+    return Objective(
         "kto", collate=_collate, of_step=of_step, loss=loss, scores=scores, logits=SFT.logits, require=_require_both
     )
-    return made
 
 
 def _collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
@@ -142,13 +132,29 @@ def _in_use(model: Any) -> Iterator[None]:
         model.train(was)
 
 
-def _reward_scores(desirable: Any, undesirable: Any) -> dict[str, float]:
-    """Return the mean rewards of the answers of each label, and how often a desirable one's is above an undesirable one's:
+def judged(look: Look) -> tuple[Any, Any]:
+    """Return the log-ratio of each answer in nats, and whether it is desirable, (rows,) each, the longest first."""
+    parts, done = [], 0
+    for batch in _batches(look, look.examples):
+        with torch.no_grad():
+            ratios, _ = log_ratios(look.model, batch, look.losses)
+        parts.append((ratios.double().cpu(), batch["desirable"].cpu()))
+        look.done(done := done + len(ratios))
+    ratios, desirable = (torch.cat(each) for each in zip(*parts, strict=True))
+    return ratios, desirable
+
+
+def _batches(look: Look, examples: Sequence[Example]) -> Iterator[Batch]:
+    return example_batches(examples, _BATCHED, look.pad_id, look.rows, look.device, turns_at(look.model))
+
+
+def by_label(name: str, values: Any, desirable: Any) -> dict[str, float]:
+    """Return the mean values of the answers of each label, and how often a desirable one's is above an undesirable one's:
     the area under the ROC curve. A score for which a label is missing is left out.
     """
-    found = {"desirable_reward": desirable, "undesirable_reward": undesirable}
-    scores = {name: float(rewards.mean()) for name, rewards in found.items() if len(rewards)}
-    return scores | ({"auc": area_under_curve(desirable, undesirable)} if len(scores) == 2 else {})
+    both = {f"desirable_{name}": values[desirable], f"undesirable_{name}": values[~desirable]}
+    scores = {which: float(each.mean()) for which, each in both.items() if len(each)}
+    return scores | ({"auc": area_under_curve(*both.values())} if len(scores) == 2 else {})
 
 
 def area_under_curve(desirable: Any, undesirable: Any) -> float:
@@ -161,3 +167,7 @@ def area_under_curve(desirable: Any, undesirable: Any) -> float:
 def _require_both(examples: Iterable[Example]) -> None:
     with named(FailureReason.DATA, "The rows can't be used: {error}.", ValueError):
         classes_of({str(example.desirable).lower() for example in examples})
+
+
+#: How answers become batches.
+_BATCHED = kto(1.0, 1.0, 1.0, 1)

@@ -33,6 +33,8 @@ class ObjectiveTraits:
     sequences: int = 1
     #: Whether a model is compared with what it was before: the base, or the version that is continued.
     has_reference: bool = False
+    #: Whether the chosen answers' prompts have a loss too.
+    learns_prompts: bool = False
     #: Whether rows may share a sequence.
     packs: bool = False
     #: Options that no other kind of training has.
@@ -67,12 +69,13 @@ class ObjectiveTraits:
 _LOOK = 0.4
 
 
-def _of_pairs(options: frozenset[str], *, has_reference: bool) -> ObjectiveTraits:
+def _of_pairs(options: frozenset[str], *, has_reference: bool, learns_prompts: bool = False) -> ObjectiveTraits:
     return ObjectiveTraits(
         frozenset({"preference"}),
         "{prompt, chosen, rejected}",
         sequences=2,
         has_reference=has_reference,
+        learns_prompts=learns_prompts,
         options=options,
         looked_at=2 if has_reference else 0,
     )
@@ -88,7 +91,7 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
     "classify": ObjectiveTraits(frozenset({"text-label"}), "{text, label}", task_type="SEQ_CLS"),
     "dpo": _of_pairs(frozenset({"beta"}), has_reference=True),
     "ipo": _of_pairs(frozenset({"beta"}), has_reference=True),
-    "orpo": _of_pairs(frozenset({"beta"}), has_reference=False),
+    "orpo": _of_pairs(frozenset({"beta"}), has_reference=False, learns_prompts=True),
     "simpo": _of_pairs(frozenset({"beta", "simpo_gamma"}), has_reference=False),
     "kto": ObjectiveTraits(
         frozenset({"unpaired-preference"}),

@@ -14,6 +14,7 @@ import torch
 
 from sdk.formats.labels import classes_of
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT, example_batches, padded, tokens_of_example
 from workers.pipelines.data.batches import collate as padded_longest_first
 from workers.pipelines.data.examples import IGNORED, Example
@@ -32,7 +33,7 @@ class _Step(NamedTuple):
     baseline: float
 
 
-def kto(beta: float, desirable_weight: float, undesirable_weight: float, max_length: int) -> Objective:
+def kto(spec: TrainingSpec) -> Objective:
     """Return the objective of KTO (arXiv:2402.01306, equations 7 and 8): λ · (1 - σ(±β · (log-ratio - baseline))), with + and
     the first weight for desirable answers, and - and the second for undesirable ones.
 
@@ -42,15 +43,17 @@ def kto(beta: float, desirable_weight: float, undesirable_weight: float, max_len
     """
 
     def losses_of(ratios: Any, desirable: Any, baseline: float) -> Any:
-        weights = torch.where(desirable, desirable_weight, undesirable_weight)
-        return weights * (1 - torch.sigmoid(beta * torch.where(desirable, 1.0, -1.0) * (ratios - baseline)))
+        weights = torch.where(desirable, spec.desirable_weight, spec.undesirable_weight)
+        return weights * (1 - torch.sigmoid(spec.beta * torch.where(desirable, 1.0, -1.0) * (ratios - baseline)))
 
     def of_step(model: Any, batch: Batch, passes: Passes) -> _Step:
         rows = _rows_of(batch)
         if len(rows) < 2:
             return _Step(len(rows), 0.0)
         # What pads them is never looked at.
-        others = padded_longest_first(list(mismatched(rows.__getitem__, len(rows), passes.seed, max_length)), pad_id=0)
+        others = padded_longest_first(
+            list(mismatched(rows.__getitem__, len(rows), passes.seed, spec.max_length)), pad_id=0
+        )
         others = {name: tensor.to(batch["labels"].device) for name, tensor in others.items()}
         return _Step(len(rows), _baseline(model, passes.parts(others, 1), passes.losses))
 
@@ -61,14 +64,14 @@ def kto(beta: float, desirable_weight: float, undesirable_weight: float, max_len
     def scores(look: Look) -> dict[str, float]:
         ratios, desirable = judged(look)
         others = mismatched(
-            lambda row: tokens_of_example(look.examples[row]), len(look.examples), look.seed, max_length
+            lambda row: tokens_of_example(look.examples[row]), len(look.examples), look.seed, spec.max_length
         )
         stored = StoredExamples(Example(row["input_ids"], row["labels"], [], "", "", desirable=True) for row in others)
         baseline = _baseline(look.model, _batches(look, stored), look.losses) if len(stored) else 0.0
         found = {"loss": float(losses_of(ratios, desirable, baseline).mean())}
         if look.reference == "parent":
             found["loss_parent"] = float(losses_of(torch.zeros_like(ratios), desirable, 0.0).mean())
-        return found | by_label("reward", beta * ratios, desirable)
+        return found | by_label("reward", spec.beta * ratios, desirable)
 
     return Objective(
         "kto", collate=_collate, of_step=of_step, loss=loss, scores=scores, logits=SFT.logits, require=_require_both
@@ -170,4 +173,4 @@ def _require_both(examples: Iterable[Example]) -> None:
 
 
 #: How answers become batches.
-_BATCHED = kto(1.0, 1.0, 1.0, 1)
+_BATCHED = kto(TrainingSpec())

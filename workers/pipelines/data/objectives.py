@@ -16,9 +16,9 @@ from workers.pipelines.data.reference_free import orpo, simpo
 MADE: dict[str, Callable[[TrainingSpec], Objective]] = {
     "sft": lambda spec: SFT,
     "classify": lambda spec: CLASSIFY,
-    "dpo": lambda spec: dpo(spec.beta),
-    "ipo": lambda spec: ipo(spec.beta),
-    "orpo": lambda spec: orpo(spec.beta),
-    "simpo": lambda spec: simpo(spec.beta, spec.simpo_gamma),
-    "kto": lambda spec: kto(spec.beta, spec.desirable_weight, spec.undesirable_weight, spec.max_length),
+    "dpo": dpo,
+    "ipo": ipo,
+    "orpo": orpo,
+    "simpo": simpo,
+    "kto": kto,
 }

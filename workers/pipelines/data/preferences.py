@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT, example_batches, padded, token_losses
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.objective import Batch, Look, Objective, TokenLosses, Tokens
@@ -44,21 +45,22 @@ def answer_tokens(batch: Batch) -> Any:
     return (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
 
 
-def dpo(beta: float) -> Objective:
+def dpo(spec: TrainingSpec) -> Objective:
     """Return the objective of DPO (arXiv:2305.18290, equation 7): -log σ(β · (log-ratio of chosen - log-ratio of rejected)).
 
     A log-ratio is log π/π_ref of an answer, summed over its tokens; the loss is a mean over the pairs of a step.
     """
-    return _compared("dpo", lambda margins: -torch.nn.functional.logsigmoid(beta * margins), averaged=False)
+    return _compared("dpo", lambda margins: -torch.nn.functional.logsigmoid(spec.beta * margins), averaged=False)
 
 
-def ipo(tau: float) -> Objective:
-    """Return the objective of IPO (arXiv:2310.12036, equation 17): (log-ratio of chosen - log-ratio of rejected - 1/(2τ))².
+def ipo(spec: TrainingSpec) -> Objective:
+    """Return the objective of IPO (arXiv:2310.12036, equation 17): (log-ratio of chosen - log-ratio of rejected - 1/(2τ))²,
+    with `beta` as τ.
 
     A log-ratio is log π/π_ref of an answer, averaged over its tokens as TRL does, where the paper sums; the loss is a mean
     over the pairs of a step.
     """
-    return _compared("ipo", lambda margins: (margins - 1 / (2 * tau)) ** 2, averaged=True)
+    return _compared("ipo", lambda margins: (margins - 1 / (2 * spec.beta)) ** 2, averaged=True)
 
 
 def _compared(name: str, loss_of: Callable[[Any], Any], *, averaged: bool) -> Objective:
@@ -98,7 +100,7 @@ def _mean(loss_of: Callable[[Any], Any], margins: Sequence[float]) -> float:
 
 
 #: How judged rows become batches.
-_PAIRS = dpo(1.0)
+_PAIRS = dpo(TrainingSpec())
 
 
 class Pair(NamedTuple):

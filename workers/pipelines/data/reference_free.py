@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT, example_batches
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.objective import Batch, Look, Objective, Passes, TokenLosses
@@ -20,17 +21,21 @@ from workers.pipelines.model.rotary import turns_at
 PairLosses = Callable[[Any, Any], Any]
 
 
-def simpo(beta: float, gamma: float) -> Objective:
+def simpo(spec: TrainingSpec) -> Objective:
     """Return the objective of SimPO (arXiv:2405.14734, equation 6): -log σ(β · (log π of chosen - log π of rejected) - γ).
 
     log π is averaged over the tokens of an answer; the loss is a mean over the pairs of a step.
     """
-    return _free("simpo", lambda chosen, rejected: -_log_sigmoid(beta * (chosen - rejected) - gamma), texts=False)
+
+    def of_margins(chosen: Any, rejected: Any) -> Any:
+        return -_log_sigmoid(spec.beta * (chosen - rejected) - spec.simpo_gamma)
+
+    return _free("simpo", of_margins, texts=False)
 
 
-def orpo(weight: float) -> Objective:
+def orpo(spec: TrainingSpec) -> Objective:
     """Return the objective of ORPO (arXiv:2403.07691, equation 6): the loss of the chosen texts - λ · log σ(log odds of
-    chosen - log odds of rejected), with odds π / (1 - π).
+    chosen - log odds of rejected), with odds π / (1 - π) and `beta` as λ.
 
     The loss of the chosen texts is over the tokens of prompt and answer, a mean over those of a step, as the authors' code
     and TRL's have it. log π of the odds is averaged over the tokens of an answer alone, and their part is a mean over the
@@ -38,7 +43,7 @@ def orpo(weight: float) -> Objective:
     """
 
     def of_odds(chosen: Any, rejected: Any) -> Any:
-        return -weight * _log_sigmoid(chosen - rejected - (_log_of_rest(chosen) - _log_of_rest(rejected)))
+        return -spec.beta * _log_sigmoid(chosen - rejected - (_log_of_rest(chosen) - _log_of_rest(rejected)))
 
     return _free("orpo", of_odds, texts=True)
 

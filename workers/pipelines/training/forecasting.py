@@ -70,7 +70,9 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
         attention="eager" if config._attn_implementation == "eager" else "sdpa",
         logit_chunk_tokens=fit.chunk_tokens or sum(len(example.input_ids) for example in rows),
-        supervised_tokens=sum(example.supervised_tokens for example in rows),
+        supervised_tokens=None
+        if given.objective.traits.learns_prompts
+        else sum(example.supervised_tokens for example in rows),
         process_bytes=given.process_bytes or PROCESS_BYTES,
     )
     return forecast_of(base, adapter, run)

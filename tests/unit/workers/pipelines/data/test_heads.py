@@ -10,6 +10,7 @@ import torch
 import transformers
 from support.architectures import config_of
 
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data import heads
 from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.examples import IGNORED
@@ -112,7 +113,7 @@ def test_gradients_of_a_trained_head_are_those_of_all_logits_at_once(name: str, 
 def test_preferences_have_the_same_losses_and_gradients(name: str) -> None:
     model = model_of(name)
     batch = pair_up(ROWS, 1)
-    head, objective = head_of(model, batch, EPS), dpo(0.3)
+    head, objective = head_of(model, batch, EPS), dpo(TrainingSpec(beta=0.3))
     ours = objective.loss(model, batch, 1, head.losses(2))
     require_same(model, ours, objective.loss(model, batch, 1, token_losses))
     # What is not trained yet is as likely as to the base.

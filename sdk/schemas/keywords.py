@@ -10,7 +10,7 @@ from sdk.schemas.evaluation import TextMetric
 class PlanOptions(TypedDict, total=False):
     """The fields of a training that a plan depends on or checks."""
 
-    objective: Literal["sft", "classify", "dpo"] | None
+    objective: Literal["sft", "classify", "dpo", "ipo", "orpo", "simpo", "kto"] | None
     rank: int
     alpha: float | None
     dropout: float
@@ -43,6 +43,9 @@ class TrainingOptions(PlanOptions, total=False):
     holdout_seed: int
     method: Literal["qlora", "lora"]
     beta: float
+    simpo_gamma: float
+    desirable_weight: float
+    undesirable_weight: float
     loss_on: Literal["completion", "assistant", "all"] | None
     columns: str | None
     epochs: float

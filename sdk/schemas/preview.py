@@ -72,6 +72,8 @@ class PreviewText(Wire):
     cut_text: str
     #: As in `Rendering.methods`; None for texts that no template renders.
     method: str | None
+    #: Whether the answer is a desirable one, of rows that say it.
+    desirable: bool | None = None
     #: The label that a classification learns for the text.
     label: str | None = None
 
@@ -91,7 +93,9 @@ class PreviewTotals(Wire):
 class Preview(Wire):
     """Rows as a training would learn them."""
 
-    shape: Literal["prompt", "messages", "text", "text-label", "preference"]
+    shape: Literal["prompt", "messages", "text", "text-label", "preference", "unpaired-preference"]
+    #: What a training learns from such rows unless it is asked for another objective; None: an earlier release said nothing.
+    objective: str | None = None
     loss_on: Literal["completion", "assistant", "all", "label"]
     #: The labels of a classification, in the order that numbers them.
     labels: list[str] = []

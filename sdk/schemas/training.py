@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdk.formats.base_files import INPUT_EMBEDDINGS
-from sdk.formats.objectives import Objective
+from sdk.formats.objectives import OBJECTIVES, Objective, traits_of
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import (
@@ -27,8 +27,9 @@ from sdk.schemas.option_types import (
 )
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
-#: TRL's default.
+#: TRL's defaults.
 DEFAULT_BETA = 0.1
+DEFAULT_GAMMA = 0.5
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 
@@ -61,27 +62,36 @@ class TrainingFields(HoldoutFields):
     method: Annotated[
         Literal["qlora", "lora"], Option("Train over the base in 4 bits, or 8 (qlora), or in 16 (lora).", kept=True)
     ] = "qlora"
-    #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo" which of two
-    #: answers is preferred. None: the rows decide.
-    objective: Annotated[
-        Objective | None,
-        IF_SET,
-        Option(
-            "Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
-            " chosen, rejected} rows (dpo).",
-            default="by the rows",
-            resolved=True,
-            planned="sft",
-            of_loss=True,
-        ),
-    ] = None
-    #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
-    #: the larger, the closer the model stays to that (arXiv:2305.18290).
+    #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo", "ipo", "orpo" or "simpo" which
+    #: of two answers is preferred, with "kto" which answers are desirable. None: the rows decide, and pairs of answers are for "dpo".
+    objective: Annotated[str | None, IF_SET] = None
+    #: How strongly preferences are learnt, or how close the model stays to its reference, the base or the version that is
+    #: continued. DPO, KTO: β of the reward β·log π/π_ref, the larger, the closer (arXiv:2305.18290, arXiv:2402.01306). IPO: τ; the margin
+    #: that is aimed at is 1/(2τ) (arXiv:2310.12036). SimPO: β of the reward β/|y|·log π; 2 to 2.5 are usual (arXiv:2405.14734). ORPO: λ,
+    #: the weight of the odds ratio beside the loss of chosen answers (arXiv:2403.07691).
     beta: Annotated[
         float,
         Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA),
-        Option("dpo: how close the model stays to the base, or to --from.", alone=True, of_loss=True),
+        Option("dpo, kto, simpo: β of the reward; ipo: τ; orpo: λ of the odds ratio.", alone=True, of_loss=True),
     ] = DEFAULT_BETA
+    #: SimPO: γ, by how much the reward of the chosen answer should exceed that of the rejected one (arXiv:2405.14734).
+    simpo_gamma: Annotated[
+        float,
+        Field(ge=0, le=100, exclude_if=lambda value: value == DEFAULT_GAMMA),
+        Option("simpo: by how much the chosen answer's reward should be the larger.", alone=True, of_loss=True),
+    ] = DEFAULT_GAMMA
+    #: KTO: the weight of the losses of desirable answers (arXiv:2402.01306, equation 8).
+    desirable_weight: Annotated[
+        float,
+        Field(gt=0, le=1000, exclude_if=lambda value: value == 1.0),
+        Option("kto: the weight of rows with the label true.", alone=True, of_loss=True),
+    ] = 1.0
+    #: KTO: the weight of the losses of undesirable answers.
+    undesirable_weight: Annotated[
+        float,
+        Field(gt=0, le=1000, exclude_if=lambda value: value == 1.0),
+        Option("kto: the weight of rows with the label false.", alone=True, of_loss=True),
+    ] = 1.0
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[
         int, Field(ge=1, le=MOST_RANK), Option("Rank of A and B.", kept=True, planned="by the task, or 8")
@@ -275,6 +285,18 @@ class TrainingFields(HoldoutFields):
 class TrainingSpec(TrainingFields):
     """One training, as requested. Defaults are common starting points; None is resolved by the job."""
 
+    objective: Annotated[
+        Objective | None,
+        IF_SET,
+        Option(
+            "Predict the next token (sft) or the label of {text, label} rows (classify); prefer the chosen answers of {prompt, chosen,"
+            " rejected} rows (dpo, ipo, orpo, simpo), or the true ones of {prompt, completion, label} rows (kto).",
+            default="by the rows; dpo for pairs",
+            resolved=True,
+            planned="sft",
+            of_loss=True,
+        ),
+    ] = None
     loss_on: Annotated[
         Literal["completion", "assistant", "all"] | None,
         Option(
@@ -433,20 +455,36 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
     if spec.bias != "none" and spec.objective == "classify":
         return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
-    if spec.objective == "dpo" and spec.neftune_noise_alpha is not None:
-        return "neftune_noise_alpha puts noise on what dpo compares with the base; leave it out"
-    if spec.packing in ("auto", "on") and spec.objective in ("classify", "dpo"):
-        return f"packing puts rows into one sequence, and {spec.objective} looks at whole sequences; leave it out"
+    if spec.objective is not None and (said := _clash_with_objective(spec, spec.objective, given)):
+        return said
     if spec.packing in ("auto", "on") and spec.neftune_noise_alpha is not None:
         return "the noise of neftune_noise_alpha depends on the length of a sequence, which packing changes; leave one of the two out"
-    if spec.objective not in (None, "dpo") and "beta" in spec.chosen:
-        return f"beta is an option of the objective dpo, and this is {spec.objective}; leave it out, or give rows of prompt, chosen and rejected"
     embedding = next((name for name in saved if name.rpartition(".")[2] in INPUT_EMBEDDINGS), None)
     if embedding and spec.trainable_token_indices is not None:
         return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
     return None
 
 
+def _clash_with_objective(spec: TrainingSpec, objective: str, given: Collection[str]) -> str | None:
+    """Say which options an objective has no use for."""
+    traits = traits_of(objective)
+    for option in sorted(_OF_OBJECTIVES & {*spec.chosen, *given} - traits.options):
+        users = ", ".join(name for name, other in OBJECTIVES.items() if option in other.options)
+        return f"{option} is an option of {users}, and the objective is {objective}; leave it out, or choose another objective"
+    if traits.has_reference and spec.neftune_noise_alpha is not None:
+        return f"neftune_noise_alpha puts noise on what {objective} compares with the base; leave it out"
+    if spec.packing in ("auto", "on") and not traits.packs:
+        return f"packing puts rows into one sequence, and {objective} looks at whole sequences; leave it out"
+    if spec.effective_batch < traits.least_rows:
+        return (
+            f"{objective} compares the answers of a step with one another, and batch_size · grad_accum is {spec.effective_batch}; give "
+            f"at least {traits.least_rows}"
+        )
+    return None
+
+
+#: Options that not every objective has.
+_OF_OBJECTIVES = frozenset[str]().union(*(traits.options for traits in OBJECTIVES.values()))
 _OPTIONS = options_of(TrainingSpec)
 #: Names of those that say how a base is quantised.
 OF_RECIPE = frozenset({"quant_type", "double_quant"})

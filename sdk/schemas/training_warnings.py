@@ -25,12 +25,13 @@ _MOST_UPDATE = 1.0
 def held_out_losses(metrics: Mapping[str, float]) -> tuple[float, float] | None:
     """Return the loss of the held-out rows before and after a training; None if there were none.
 
-    Preferences learnt against a version begin at that version, with a loss of log 2: the bare base's loss is not theirs.
+    Preferences learnt against a version begin at that version: the bare base's loss is not theirs. Older records don't
+    have it; it is the log 2 of dpo.
     """
     if "eval_loss" not in metrics:
         return None
-    of_parent = "eval_chosen_loss_parent" in metrics
-    return math.log(2) if of_parent else metrics.get("eval_loss_base", math.nan), metrics["eval_loss"]
+    of_parent = math.log(2) if "eval_chosen_loss_parent" in metrics else metrics.get("eval_loss_base", math.nan)
+    return metrics.get("eval_loss_parent", of_parent), metrics["eval_loss"]
 
 
 def training_warnings(record: TrainingRecord, metrics: Mapping[str, float]) -> list[str]:

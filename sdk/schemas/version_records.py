@@ -76,7 +76,7 @@ class TrainingRecord(TrainingFields, FlatRecord):
     """
 
     max_length: Annotated[int | None, Field(ge=1), RAN_WITH] = None
-    #: DPO: "parent" if answers are compared with the version that is continued instead of the base; then, in the record
+    #: "parent" if answers are compared with the version that is continued instead of the base; then, in the record
     #: of a version, which one that is.
     reference: Annotated[str | None, IF_SET] = None
     #: Rows in one optimiser step.
@@ -110,7 +110,7 @@ class TrainingRecord(TrainingFields, FlatRecord):
     #: AdamW's kind, as `optim` says it.
     optimizer: str | None = None
     adam_epsilon: float | None = None
-    #: Rows of one pass; for preferences, pairs.
+    #: Rows of one pass; for pairs of answers, pairs.
     micro_batch: Annotated[int | None, Field(ge=1), RAN_WITH] = None
     gradient_checkpointing: Annotated[bool | None, RAN_WITH] = None
     #: Tokens whose logits are in memory at a time; None: all supervised ones of a pass.

@@ -10,6 +10,7 @@ from typing import Any
 from sdk.api import jobs, versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput
+from sdk.formats.objectives import traits_of
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
@@ -136,10 +137,12 @@ class JobSubmitter:
         if objective not in (None, "sft"):
             # Set even if it follows from the rows, so that a release that doesn't know it is not given the job.
             spec = spec.model_copy(update={"objective": objective})
-        if objective == "dpo" and continued is not None and "dropout" not in options:
+        if traits_of(objective).has_reference and continued is not None and "dropout" not in options:
             # The reference is the version that the training starts as, without dropout.
             spec = spec.model_copy(update={"dropout": 0.0})
-        chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
+        chosen = self._base(
+            base, continued, namespace, spec, causal=objective is not None and traits_of(objective).predicts_tokens
+        )
         sent = [self._sent(one, namespace) for one in rows]
         kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(

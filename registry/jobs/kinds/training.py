@@ -30,6 +30,7 @@ from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_
 from registry.jobs.sources import JobInputs, base_source, version_source
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
+from sdk.formats.objectives import traits_of
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
@@ -70,7 +71,9 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, "sources": sources, **named})
     exact = pin_checkpoint(session, pin_like(session, settled, who, namespace), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    return Pinned(exact, namespace, request.adapter, base, causal=objective in ("sft", "dpo"))
+    return Pinned(
+        exact, namespace, request.adapter, base, causal=objective is not None and traits_of(objective).predicts_tokens
+    )
 
 
 def _examine(db: Database, pinned: Pinned[TrainingRequest]) -> Examined[TrainingRequest]:

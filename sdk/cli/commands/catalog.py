@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
-from sdk.cli.support.scores import held_out_loss, score_names
+from sdk.cli.support.scores import held_out_loss, held_out_preferences, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.scores import briefly
@@ -101,12 +101,7 @@ def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, An
         facts.append(
             ("held-out rows", f"accuracy {metrics['eval_accuracy']:.4g}, macro-F1 {metrics['eval_macro_f1']:.4g}")
         )
-    before = metrics.get("eval_chosen_loss_parent", metrics.get("eval_chosen_loss_base"))
-    if before is not None and {"eval_preference_accuracy", "eval_chosen_loss"} <= metrics.keys():
-        after = metrics["eval_chosen_loss"]
-        preferred = (
-            f"chosen answer preferred in {metrics['eval_preference_accuracy']:.0%}, its loss {before:.4g} → {after:.4g}"
-        )
+    if (preferred := held_out_preferences(metrics)) is not None:
         facts.append(("held-out rows", preferred))
     if (losses := held_out_loss(metrics)) is not None:
         over = "" if record.held_out_rows is None else f" over {record.held_out_rows} rows"

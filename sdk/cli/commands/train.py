@@ -10,7 +10,7 @@ import click
 from sdk.cli.commands.watch import result_of, say_rows
 from sdk.cli.support.options import parse_size, whose_base_options
 from sdk.cli.support.output import format_option, print_detached, print_json, say
-from sdk.cli.support.scores import held_out_loss
+from sdk.cli.support.scores import held_out_loss, held_out_preferences
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
 from sdk.cli.support.training_file import read_training_file
@@ -136,8 +136,8 @@ def train_command(
         metrics = result.get("metrics", {})
         if (losses := held_out_loss(metrics)) is not None:
             say(f"held-out loss {losses}")
-        if (share := metrics.get("eval_preference_accuracy")) is not None:
-            say(f"the chosen answer is preferred in {share:.0%} of the held-out rows")
+        if (preferred := held_out_preferences(metrics)) is not None:
+            say(f"held-out rows: {preferred}")
         say(f"see it: adapterctl show {result['ref']}")
 
 

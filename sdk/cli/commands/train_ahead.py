@@ -17,7 +17,7 @@ from sdk.errors import InvalidInput
 from sdk.names import check_name
 from sdk.schemas.option_types import options_of
 from sdk.schemas.training import PLANNED, TrainingSpec
-from sdk.submitting.given_data import sources_of
+from sdk.submitting.given_data import objective_of_files, sources_of
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
 
@@ -37,6 +37,8 @@ def show_ahead(
     spec = _checked(name, options, fields)
     base = options["base"]
     rows = explained(spec, in_file=in_file, on_command_line=given)
+    if explain and spec.objective is None and options.get("data") is not None:
+        _name_objective(rows, objective_of_files(options["data"], spec.columns))
     said: dict[str, Any] = {"spec": spec.model_dump(mode="json") | {"alpha": spec.resolved_alpha}}
     if explain:
         said["explained"] = rows
@@ -99,6 +101,13 @@ def explained(
         default = field.get_default()
         rows.append({"option": name, "value": value, "from": source, "default": default, "about": about.get(name, "")})
     return rows
+
+
+def _name_objective(rows: Collection[dict[str, Any]], objective: str | None) -> None:
+    """Say which objective the rows of a training are for, where they are a file here."""
+    for row in rows:
+        if row["option"] == "objective" and objective is not None:
+            row |= {"value": objective, "from": "default, by the rows"}
 
 
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:

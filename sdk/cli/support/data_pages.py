@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, print_one, render, writable
+from sdk.formats.objectives import OBJECTIVES
 from sdk.schemas.preview import Preview, PreviewText
 from sdk.schemas.version_records import special_tokens_said
 
@@ -150,10 +151,13 @@ def print_preview(preview: Preview, style: str = "table") -> None:
         print_facts(_preview_facts(preview))
 
 
+_DESIRABLE: dict[bool | None, str] = {True: "desirable", False: "undesirable"}
+
+
 def _answers(preview: Preview) -> list[str | None]:
     """Return which answer of its row each text has; for a preference first the chosen one, then the rejected one."""
     if preview.shape != "preference":
-        return [None] * len(preview.rows)
+        return [_DESIRABLE.get(text.desirable) for text in preview.rows]
     rows = [None, *(text.row for text in preview.rows)]
     return ["rejected" if row == before else "chosen" for before, row in itertools.pairwise(rows)]
 
@@ -210,8 +214,10 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
     )
     if preview.labels:
         labels = ", ".join(map(plain, preview.labels))
-        return [("loss on", preview.loss_on), ("labels", labels), ("file", whole), *special, *left_out]
+        facts = [*_objective_fact(preview), ("loss on", preview.loss_on), ("labels", labels)]
+        return [*facts, ("file", whole), *special, *left_out]
     return [
+        *_objective_fact(preview),
         ("loss on", preview.loss_on),
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
         ("date in it", rendering.template_date),
@@ -219,6 +225,16 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
         *special,
         *left_out,
     ]
+
+
+def _objective_fact(preview: Preview) -> list[tuple[str, str]]:
+    """Name what a training on the rows learns, and what else it may be asked to."""
+    if preview.objective is None:
+        return []
+    others = [
+        name for name, traits in OBJECTIVES.items() if preview.shape in traits.shapes and name != preview.objective
+    ]
+    return [("objective", f"{preview.objective}; or {', '.join(others)}" if others else preview.objective)]
 
 
 def _lines(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
@@ -46,6 +47,27 @@ def held_out_loss(metrics: Mapping[str, float]) -> str | None:
     """
     losses = held_out_losses(metrics)
     return None if losses is None else f"{losses[0]:.4g} → {losses[1]:.4g}"
+
+
+def held_out_preferences(metrics: Mapping[str, float]) -> str | None:
+    """Return in words what was learnt of the preferences in held-out rows; None if there were none.
+
+    >>> held_out_preferences({"eval_preference_accuracy": 0.9, "eval_chosen_loss": 1.0, "eval_chosen_loss_base": 2.5})
+    'chosen answer preferred in 90%, its loss 2.5 → 1'
+    >>> held_out_preferences({"eval_logp_accuracy": 0.75, "eval_logp_margin": 0.5})
+    'chosen answer likelier in 75%, by 0.5 nats a token'
+    >>> held_out_preferences({"eval_desirable_reward": 0.5, "eval_undesirable_reward": -0.25, "eval_auc": 0.9})
+    'reward 0.5 of desirable answers, -0.25 of undesirable ones, AUC 0.9'
+    """
+    before = metrics.get("eval_chosen_loss_parent", metrics.get("eval_chosen_loss_base", math.nan))
+    match metrics:
+        case {"eval_preference_accuracy": share, "eval_chosen_loss": after}:
+            return f"chosen answer preferred in {share:.0%}, its loss {before:.4g} → {after:.4g}"
+        case {"eval_logp_accuracy": share, "eval_logp_margin": margin}:
+            return f"chosen answer likelier in {share:.0%}, by {margin:.4g} nats a token"
+        case {"eval_desirable_reward": good, "eval_undesirable_reward": bad, "eval_auc": area}:
+            return f"reward {good:.4g} of desirable answers, {bad:.4g} of undesirable ones, AUC {area:.4g}"
+    return None
 
 
 def metric_text(name: str, value: float) -> str:

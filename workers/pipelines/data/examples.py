@@ -7,7 +7,7 @@ import itertools
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ class Example:
     method: Method | None = None
     #: The number of its row in the dataset, from 0.
     row: int = 0
+    #: Whether the answer is a desirable one; None for rows that don't say it.
+    desirable: bool | None = None
 
     @property
     def supervised_tokens(self) -> int:
@@ -93,6 +95,8 @@ class ExampleMaker:
         fields = row.fields
         if row.shape == "preference":
             return [self._alone(row, key) for key in ("chosen", "rejected")]
+        if row.shape == "unpaired-preference":
+            return [replace(self._alone(row, "completion"), desirable=fields["label"])]
         if row.shape == "text":
             ids = self.encoder.ended(fields["text"])
             return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
@@ -107,7 +111,7 @@ class ExampleMaker:
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
 
     def _alone(self, row: Row, key: str) -> Example:
-        """Return one of the two answers of a preference as an example. Raises RowRefused if it needs several."""
+        """Return one answer of a row as an example. Raises RowRefused if it needs several."""
         fields = {name: value for name, value in row.fields.items() if name in ("prompt", "tools")}
         made = self._examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
         if len(made) > 1:

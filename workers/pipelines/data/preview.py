@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.objectives import objective_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from sdk.schemas.version_records import SpecialTokens
@@ -71,6 +72,7 @@ def preview(request: PreviewRequest) -> Preview:
     rendering = maker.rendering([example for _, _, example in made]) if totals is None else found.rendering
     return Preview(
         shape=shape,
+        objective=objective_of(shape),
         loss_on=loss_on,
         max_length=max_length,
         file_rows=len(rows),
@@ -111,6 +113,7 @@ def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
     shown = found.examples[first : first + len(chosen)] if counted else found.examples
     return Preview(
         shape="text-label",
+        objective=objective_of("text-label"),
         loss_on="label",
         labels=list(names),
         max_length=max_length,
@@ -201,6 +204,7 @@ def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_lengt
         cut_tokens=len(example.input_ids) - tokens,
         cut_text=whole.text[end:],
         method=example.method,
+        desirable=example.desirable,
     )
 
 

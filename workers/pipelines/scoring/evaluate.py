@@ -27,7 +27,7 @@ from workers.pipelines.orders import AsRecorded, EvaluationItem, EvaluationOrder
 from workers.pipelines.scoring.choices import tokenise_choices
 from workers.pipelines.scoring.labels import LabelScoring
 from workers.pipelines.scoring.language_model import LanguageModelScoring, TokenRows, tokenise_texts
-from workers.pipelines.scoring.preferences import tokenise_preferences
+from workers.pipelines.scoring.preferences import tokenise_labelled, tokenise_preferences
 from workers.pipelines.scoring.recorded import SCORING_VERSION, AlreadyRecorded, require_unrecorded
 from workers.pipelines.scoring.row_scores import require_few_rows, store_rows
 from workers.pipelines.scoring.target import Target
@@ -38,6 +38,7 @@ _OF_THE_MACHINE = frozenset({FailureReason.DISK_FULL})
 _SHAPES: Mapping[str, Callable[[Sequence[Row], Target], TokenRows]] = {
     "choices": tokenise_choices,
     "preference": tokenise_preferences,
+    "unpaired-preference": tokenise_labelled,
 }
 
 

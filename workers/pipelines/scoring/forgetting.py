@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from workers.pipelines.data.batches import SFT, Batch, example_batches, said_logits, without_last
+from workers.pipelines.data.batches import SFT, example_batches, said_logits, without_last
 from workers.pipelines.data.divergence import HeldLogits, divergence, few_rows
 from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.fixed_texts import GENERAL_TEXTS, MOST_TOKENS
+from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 

@@ -26,13 +26,12 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.version_records import SpecialTokens, TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
-from workers.pipelines.data.batches import SFT, Objective
-from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.mixing import require_labels, weighted
-from workers.pipelines.data.preferences import preference
+from workers.pipelines.data.objective import Objective
+from workers.pipelines.data.objectives import MADE
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, Split, check_files, count_equal, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
 from workers.pipelines.data.tokenise import Tokenised, tokenise
@@ -101,10 +100,10 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     require_card(spec, device.kind)
     split = _read_split(order)
     given = split.training if weights is None else weighted(split.training, weights, spec.seed)
-    objective = _objective(spec, _shape(given))
+    objective = _objective(spec.model_copy(update={"max_length": longest_row(base, spec.max_length)}), _shape(given))
     classes = None
-    tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
-    if objective is CLASSIFY:
+    tokenizer = load_tokenizer(base, ends=objective.traits.predicts_tokens)
+    if not objective.traits.predicts_tokens:
         pad = pad_token_id(read_config(base), tokenizer)
         classes = Classes(class_names(split.training), pad, spec.seed)
         if weights is not None:
@@ -118,6 +117,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     # What defines how text becomes tokens, and where it ends.
     read_by = {"tokenizer": tokenizer_of(base), "generation": generation_of(base), "columns": spec.columns}
     rows = replace(rows, rendering=rows.rendering.model_copy(update=read_by))
+    objective.require(rows.examples)
     require_tokens(spec, rows.examples)
     held, seen = None, 0
     kept = split.held_out
@@ -254,7 +254,7 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
     """Return the objective for rows of a shape. Raises PipelineError ("data") if the spec asks for another one."""
     with named(FailureReason.DATA, "The rows can't be used: {error}.", ObjectiveError):
         name = resolve_objective(spec.objective, shape)
-    return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
+    return MADE[name](spec)
 
 
 def _special_tokens(order: TrainingOrder) -> SpecialTokens:

@@ -26,7 +26,7 @@ from transformers import set_seed
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import Batch, Objective
+from workers.pipelines.data.objective import Batch, Objective, Passes
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import fill
 from workers.pipelines.model.device import Device, is_out_of_memory, memory_errors_named
@@ -45,7 +45,7 @@ LOOP = 1
 class StepRecord:
     """What the steps so far have measured."""
 
-    #: Mean loss of each step in nats per supervised token, label or preference.
+    #: Mean loss of each step, in what its objective says.
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     #: Number of tokens without padding.
@@ -197,15 +197,15 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     """Change an adapter by one effective batch; its tensors are (batch, seq), the longest row first.
 
     It is computed in parts of rows of similar length, as large as `fitting` says, and the sum of their gradients is
-    normalised once by the supervised tokens, or the labels, of the whole step, so the split affects memory and speed but
-    not what is learnt. If memory runs out, the step is repeated in smaller parts. Raises PipelineError ("diverged",
+    normalised once by what its objective counts in the whole step, so the split affects memory and speed but not what is
+    learnt. If memory runs out, the step is repeated in smaller parts. Raises PipelineError ("diverged",
     "untrained", "oom").
     """
     model, spec, record, number = shared.model, adapter.spec, adapter.record, adapter.step + 1
     model.train()
     batch = {name: tensor.to(shared.device.torch_device) for name, tensor in batch.items()}
-    counted, generators = shared.objective.counted(batch), generator_states()
-    while (loss := _add_gradients(shared, batch, counted)) is None:
+    generators = generator_states()
+    while (loss := _add_gradients(shared, batch, spec.seed + number)) is None:
         shared.fitting.lower(model, f"step {number}")
         adapter.optimizer.zero_grad()
         set_generators(generators)
@@ -226,15 +226,17 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     record.tokens += int(batch["attention_mask"].sum())
 
 
-def _add_gradients(shared: Shared, batch: Batch, counted: int) -> float | None:
+def _add_gradients(shared: Shared, batch: Batch, seed: int) -> float | None:
     """Add the gradients of one effective batch; return its mean loss, or None if memory ran out, with nothing kept
     alive.
     """
     loss = torch.zeros((), device=shared.device.torch_device)
+    objective, fitting = shared.objective, shared.fitting
     try:
-        for part in shared.fitting.parts(batch, shared.objective.sequences):
-            with shared.fitting.saving():
-                share = shared.objective.loss_sum(shared.model, part, shared.fitting.losses) / counted
+        step = objective.of_step(shared.model, batch, Passes(fitting.parts, fitting.losses, seed))
+        for part in fitting.parts(batch, objective.sequences):
+            with fitting.saving():
+                share = objective.loss(shared.model, part, step, fitting.losses)
             shared.accelerator.backward(share)
             loss += share.detach()
         return float(loss)

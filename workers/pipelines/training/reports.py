@@ -34,7 +34,7 @@ class Setting:
     loaded: LoadedBase
     #: How much is computed at once.
     fitting: Fitting
-    #: The held-out loss of the bare base in nats per supervised token, if there are held-out rows.
+    #: The held-out loss of the bare base in what the objective says, if there are held-out rows.
     eval_loss_base: float | None
     #: The largest dropout probability of the base itself in training.
     base_dropout: float
@@ -98,13 +98,13 @@ def _record(setting: Setting) -> TrainingRecord:
     """Return the record: every number that the result depends on."""
     given, loaded = setting.given, setting.loaded
     spec, lora, fit = given.spec, given.lora, setting.fitting.fit
-    is_dpo = given.objective.name == "dpo"
+    traits = given.objective.traits
     own = TrainingRecord(
         objective=given.objective.name,
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
-        reference="parent" if is_dpo and given.order.parent is not None else None,
+        reference="parent" if traits.has_reference and given.order.parent is not None else None,
         loss_on=given.rows.loss_on,
         total_steps=given.schedule.total_steps,
         warmup_steps=given.schedule.warmup_steps,
@@ -141,10 +141,10 @@ def _record(setting: Setting) -> TrainingRecord:
         threads=torch.get_num_threads() if given.device.kind == "cpu" else None,
     )
     audit = {f"audit_{kind}": rows for kind, rows in given.audit.items()}
-    beta = {"beta": spec.beta} if is_dpo else {}
+    own_options = {name: getattr(spec, name) for name in traits.options}
     releases = other_releases(on_card=given.device.kind == "cuda")
     return TrainingRecord.model_validate(
-        {**spec.recorded(), **beta, **given.split.flat(), **audit, **releases, **own.flat()}
+        {**spec.recorded(), **own_options, **given.split.flat(), **audit, **releases, **own.flat()}
     )
 
 

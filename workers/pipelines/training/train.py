@@ -18,8 +18,8 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.version_records import TrainingRecord, special_tokens_said
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import Batch, tokens_of
-from workers.pipelines.data.classify import CLASSIFY
+from workers.pipelines.data.batches import tokens_of
+from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import write_adapter, zero_matrices
@@ -116,14 +116,14 @@ def _of_split(given: Inputs) -> str:
 
 def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingReport:
     spec, device, resumed, parent = given.spec, given.device, given.resumed, given.order.parent
+    traits = given.objective.traits
     _stop_if_asked(given, host)
     host.report(Progress(phase="load", message=f"loading the base on {device.name}"))
     with before_the_first_step(spec):
         loaded = _load(given)
-        if given.objective is not CLASSIFY:
+        if traits.predicts_tokens:
             looked_twice(lambda: require_causal(loaded.model))
-    prefers = given.objective.name == "dpo"
-    if prefers:
+    if traits.drops_dropout:
         # The comparison is with the unchanged base.
         drop_nothing(loaded.model)
     # Later the adapter's own dropout would be included.
@@ -131,7 +131,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     if base_dropout:
         host.report(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     host.report(Progress(phase="load", message=f"the base is held as {loaded.said}"))
-    reference = reference_of(given, loaded.model) if prefers else None
+    reference = reference_of(given, loaded.model) if traits.has_reference else None
     with before_the_first_step(spec):
         model = adapted(given, loaded)
         if spec.moves_ranks and resumed is None:
@@ -150,7 +150,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     if resumed is not None:
         bare = resumed.record.eval_loss_base
     else:
-        # B is zero, so this is the loss of the bare base; for preferences, relative to their reference.
+        # B is zero, so this is the loss of the bare base, relative to the reference if there is one.
         bare = held_out_scores(given, model, fitting, host.report).get("loss")
         _stop_if_asked(given, host)
         if parent is not None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from support import tiny
 from support.architectures import save_model
-from support.trainings import PREFERENCES, files_of, run_training, save_jsonl
+from support.trainings import LABELLED, PREFERENCES, files_of, run_training, save_jsonl
 from support.trl_peer import TrlPeer
 from support.variants import token_of
 from transformers import TrainerCallback
@@ -41,6 +41,8 @@ COMPARED: list[dict[str, Any]] = [
     {"objective": "sft", "rank": 8, "alpha": 2.0, "dropout": 0.3, "lr": 0.001, "lr_floor": 0.25, "seed": 7},
     {"objective": "classify", "schedule": "linear", "max_grad_norm": 0.0, "batch_size": 3},
     {"objective": "dpo", "beta": 0.5, "warmup_ratio": 0.0, "targets": "all-linear", "grad_accum": 1},
+    {"objective": "kto", "desirable_weight": 1.5, "undesirable_weight": 0.5},
+    {"objective": "simpo", "simpo_gamma": 0.7},
     {"method": "qlora", "quant_type": "fp4", "double_quant": False, "loraplus_lr_ratio": 8.0, "weight_decay": 0.5},
     {"method": "qlora", "quant_type": "int8", "adam_beta1": 0.5, "adam_beta2": 0.9},
     {"use_dora": True, "use_rslora": True, "alpha": 4.0, "exclude": "q_proj", "schedule": "constant", "max_steps": 21},
@@ -70,6 +72,8 @@ class Place:
         self.rows = {
             "sft": pairs,
             "dpo": save_jsonl(folder / "preferences.jsonl", PREFERENCES),
+            "simpo": folder / "preferences.jsonl",
+            "kto": save_jsonl(folder / "kto.jsonl", LABELLED),
             "classify": save_jsonl(folder / "labels.jsonl", labelled),
         }
         self.token = token_of(self.bases["llama"])

@@ -25,6 +25,7 @@ from sdk.schemas.training_report import TrainingReport
 from sdk.version import VERSION
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.data.examples import IGNORED
+from workers.pipelines.data.objectives import MADE
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
@@ -271,8 +272,8 @@ def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
 
 def minimise(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any, Any, Any], Any]) -> None:
     """Let trainings minimise something else."""
-    changed = replace(SFT, loss_sum=loss)
-    monkeypatch.setattr("workers.pipelines.training.inputs.SFT", changed)
+    changed = replace(SFT, loss=lambda model, batch, tokens, losses: loss(model, batch, losses) / tokens)
+    monkeypatch.setitem(MADE, "sft", lambda spec: changed)
 
 
 def test_a_loss_that_is_no_number_ends_the_job_with_advice(

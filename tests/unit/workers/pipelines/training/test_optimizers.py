@@ -116,12 +116,12 @@ def test_schedule_free_adamw_publishes_its_average_and_goes_on_as_if_nobody_had_
     """Against the algorithm as its paper has it (arXiv:2405.15682), in 64 bits: x averages z, and gradients are taken
     between them.
     """
-    spec, (target,) = spec_of(FREE), parameters_of([(4, 16)]).values()
+    spec, (target,) = spec_of(FREE), parameters_of([(64, 64)]).values()
     adapters = [
         AdapterState(spec, Schedule("constant", 2, 9), each, optimizer_of(each, spec), unreached=[])
-        for each in ({"a": torch.nn.Parameter(torch.zeros(4, 16))} for _ in range(2))
+        for each in ({"a": torch.nn.Parameter(torch.zeros(64, 64))} for _ in range(2))
     ]
-    x = z = torch.zeros(4, 16, dtype=torch.float64)
+    x = z = torch.zeros(64, 64, dtype=torch.float64)
     second, weights = torch.zeros_like(x), 0.0
     for step in range(9):
         rate = 0.01 * adapters[0].schedule.share(step)

@@ -29,6 +29,9 @@ TextMetric = Literal[
     "json_valid",
     "bleu",
     "chrf",
+    "nist",
+    "meteor_exact_stem",
+    "cider_d",
     "regex",
     "code_parses",
 ]
@@ -65,7 +68,9 @@ ScorerErrors = Annotated[dict[ScorerName, Annotated[str, Field(max_length=MOST_E
 _TEXT_METRICS = frozenset(get_args(TextMetric))
 
 #: Metrics that aren't a mean over rows: a row has the score that it would have alone, or none.
-CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
+CORPUS_METRICS = frozenset({"bleu", "chrf", "nist", "cider_d", "macro_f1"})
+#: Those of them that no row has alone: nothing can be compared row by row.
+UNDIVIDED_METRICS = frozenset({"cider_d", "macro_f1"})
 #: Metrics derived from the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
 #: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
@@ -134,15 +139,17 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+#: METEOR needs WordNet for synonyms; CIDEr is cheated by repetition.
+_NEAREST = {"meteor": "meteor_exact_stem, without synonyms", "cider": "cider_d, which clips"}
+
+
 def _computed(value: object) -> object:
-    """Refuse metrics that are computed anyway, and metrics known elsewhere that need programs in Java."""
+    """Refuse metrics that are computed anyway, and those that are known elsewhere and computed here only in part."""
     for name in value if isinstance(value, list) else ():
         if isinstance(name, str) and name in _UNASKED:
             raise ValueError(f"{name} is scored without being asked for; leave it out")
-        if isinstance(name, str) and name.lower() in ("meteor", "cider"):
-            raise ValueError(
-                f"{name} needs Java and is not computed here; choose rouge_l, chrf or a scorer of your own"
-            )
+        if isinstance(name, str) and (instead := _NEAREST.get(name.lower())):
+            raise ValueError(f"{name} is computed here as {instead}; choose that, or a scorer of your own")
     return value
 
 
@@ -186,7 +193,7 @@ class EvaluationSpec(Wire):
         IF_SET,
         Option(
             "Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
-            " code_parses (as Python), bleu, chrf.",
+            " code_parses (as Python), bleu, chrf, nist, meteor_exact_stem, cider_d.",
             default="rouge_l",
             metavar="NAMES",
         ),

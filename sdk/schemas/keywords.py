@@ -29,7 +29,7 @@ class PlanOptions(TypedDict, total=False):
     modules_to_save: str | None
     trainable_token_indices: str | None
     lr: float
-    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "schedule_free_adamw"]
     batch_size: int
     grad_accum: int
     max_length: int
@@ -51,8 +51,10 @@ class TrainingOptions(PlanOptions, total=False):
     epochs: float
     max_steps: int | None
     warmup_ratio: float
-    schedule: Literal["cosine", "linear", "constant"]
+    schedule: Literal["cosine", "linear", "constant", "cosine_restarts", "wsd", "inverse_sqrt"]
     lr_floor: float
+    cycles: int | None
+    decay_share: float
     loraplus_lr_ratio: float | None
     weight_decay: float
     max_grad_norm: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -12,6 +11,7 @@ from sdk.formats.base_files import INPUT_EMBEDDINGS
 from sdk.formats.objectives import OBJECTIVES, Objective, traits_of
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
 from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.optimizers import OPTIMIZERS, Optimizer, OptimizerName
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
@@ -25,34 +25,12 @@ from sdk.schemas.option_types import (
     options_of,
     require_modules,
 )
+from sdk.schemas.schedules import DEFAULT_DECAY_SHARE, ScheduleName, clash_of_cycles, clash_of_schedule
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's defaults.
 DEFAULT_BETA = 0.1
 DEFAULT_GAMMA = 0.5
-OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """A kind of AdamW."""
-
-    name: OptimizerName
-
-    @property
-    def in_8_bits(self) -> bool:
-        """Whether the moments of large tensors have 8 bits instead of 32."""
-        return self.name.endswith("8bit")
-
-    @property
-    def paged(self) -> bool:
-        """Whether they move to the machine's memory when the card's is full."""
-        return self.name.startswith("paged")
-
-    @property
-    def needs_card(self) -> bool:
-        """Whether there is one only for CUDA cards."""
-        return self.name != "adamw"
 
 
 class TrainingFields(HoldoutFields):
@@ -212,22 +190,43 @@ class TrainingFields(HoldoutFields):
     max_steps: Annotated[
         Annotated[int, Field(ge=1, le=10_000_000)] | None, Option("Optimiser steps, instead of epochs.")
     ] = None
-    #: Peak learning rate of AdamW.
+    #: Peak learning rate.
     lr: Annotated[float, Field(gt=0, le=1), Option("Peak learning rate.", default="2e-4", planned=True)] = 2e-4
     #: Share of the steps in which the learning rate rises from zero.
     warmup_ratio: Annotated[float, Field(ge=0, lt=1), Option("Share of the steps in which lr rises from zero.")] = 0.03
-    #: How the learning rate changes after the warm-up.
-    schedule: Annotated[Literal["cosine", "linear", "constant"], Option("Course of lr after the warm-up.")] = "cosine"
-    #: The share of the peak at which a cosine ends; 0: at no rate.
+    #: How the learning rate changes after the warm-up. "wsd" keeps it until decay_share of the steps are left, and lowers it
+    #: by the root of their share that is done (arXiv:2405.18392); "inverse_sqrt" has √(w/t) of the peak at step t, after
+    #: a warm-up of w steps.
+    schedule: Annotated[ScheduleName, Option("Course of lr after the warm-up.")] = "cosine"
+    #: The share of the peak that the rate falls towards, with any schedule but linear and constant; 0: towards none.
     lr_floor: Annotated[
-        float, Field(ge=0, lt=1), IF_ANY, Option("Share of --lr at which a cosine ends.", alone=True)
+        float, Field(ge=0, lt=1), IF_ANY, Option("Share of --lr that it falls towards.", alone=True)
     ] = 0.0
+    #: cosine_restarts: how often the rate falls along a cosine, each time from the peak.
+    cycles: Annotated[
+        Annotated[int, Field(ge=1, le=10_000)] | None,
+        IF_ANY,
+        Option("cosine_restarts: how often lr falls from its peak.", alone=True),
+    ] = None
+    #: wsd: share of all steps at the end in which the rate falls.
+    decay_share: Annotated[
+        float,
+        Field(gt=0, le=1, exclude_if=lambda value: value == DEFAULT_DECAY_SHARE),
+        Option("wsd: share of the steps in which lr falls.", alone=True),
+    ] = DEFAULT_DECAY_SHARE
     #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
-    #: full. All but "adamw" need a CUDA card: the job goes to a worker that has one.
+    #: full: all but "adamw" of these need a CUDA card, and the job goes to a worker that has one. "adafactor" is torch's,
+    #: "lion" has β₁ 0.9 and β₂ 0.99, and "schedule_free_adamw" publishes the average of its weights and needs schedule
+    #: "constant"; these two need workers with the extras lion and schedule-free.
     optim: Annotated[
         OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
-        Option("All but adamw need a CUDA card.", alone=True, planned=True),
+        Option(
+            "adamw; adamw_8bit, paged_adamw or paged_adamw_8bit on a CUDA card; adafactor, lion or schedule_free_adamw.",
+            metavar="NAME",
+            alone=True,
+            planned=True,
+        ),
     ] = "adamw"
     #: LoRA+: each B learns at this many times the rate of its A, and so do magnitudes, biases and norms (arXiv:2402.12354).
     loraplus_lr_ratio: Annotated[
@@ -343,8 +342,8 @@ class TrainingSpec(TrainingFields):
 
     @property
     def optimizer(self) -> Optimizer:
-        """The kind of AdamW."""
-        return Optimizer(self.optim)
+        """What is known of the optimiser."""
+        return OPTIMIZERS[self.optim]
 
     @property
     def effective_batch(self) -> int:
@@ -448,8 +447,8 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
     if said := spec.clash_of_holdout:
         return said
-    if spec.lr_floor and spec.schedule != "cosine":
-        return f"lr_floor is the share of lr at which a cosine ends, and the schedule is {spec.schedule}; leave it out, or choose cosine"
+    if said := _clash_of_steps(spec, given):
+        return said
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
@@ -485,6 +484,30 @@ def _clash_with_objective(spec: TrainingSpec, objective: str, given: Collection[
 
 #: Options that not every objective has.
 _OF_OBJECTIVES = frozenset[str]().union(*(traits.options for traits in OBJECTIVES.values()))
+
+
+def _clash_of_steps(spec: TrainingSpec, given: Collection[str]) -> str | None:
+    """Say which options of optimiser and schedule contradict each other."""
+    given = {*given, *spec.chosen}
+    if said := clash_of_schedule(
+        spec.schedule, given, warmup_ratio=spec.warmup_ratio, cycles=spec.cycles, decay_share=spec.decay_share
+    ):
+        return said
+    odd = next((name for name in ("adam_beta1", "adam_beta2") if name in given), None)
+    if odd is not None and not spec.optimizer.is_adam:
+        return f"{odd} is an option of AdamW, and optim is {spec.optim}; leave it out, or choose adamw"
+    if spec.optimizer.averages and spec.schedule != "constant":
+        return (
+            f"{spec.optim} averages weights in place of a schedule, and the schedule is {spec.schedule}; give schedule"
+            " constant, after whatever warm-up"
+        )
+    if spec.optimizer.averages and spec.adam_beta1 == 0:
+        return f"{spec.optim} finds its average by dividing by adam_beta1; give one above 0"
+    if spec.max_steps is not None:
+        return clash_of_cycles(spec.cycles, warmup_ratio=spec.warmup_ratio, total=spec.max_steps)
+    return None
+
+
 _OPTIONS = options_of(TrainingSpec)
 #: Names of those that say how a base is quantised.
 OF_RECIPE = frozenset({"quant_type", "double_quant"})

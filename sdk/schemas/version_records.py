@@ -107,7 +107,7 @@ class TrainingRecord(TrainingFields, FlatRecord):
     pad_token_id: Annotated[int | None, IF_SET] = None
     #: The number of the training loop, without which no other training has the same bytes; None: TRL's trainer.
     loop: Annotated[int | None, RAN_WITH] = None
-    #: AdamW's kind, as `optim` says it.
+    #: The optimiser, as `optim` says it.
     optimizer: str | None = None
     adam_epsilon: float | None = None
     #: Rows of one pass; for pairs of answers, pairs.

@@ -16,6 +16,7 @@ from sdk.schemas.evaluation import (
     SCORER_PREFIX,
     SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
+    UNDIVIDED_METRICS,
     UNSCORED_ROWS,
     RowScore,
     is_of_texts,
@@ -122,6 +123,11 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
                 )
     if not found.rows:
         names = ", ".join([LOSS, *sorted(found.names)])
+        if metric in UNDIVIDED_METRICS:
+            raise Invalid(
+                f"{metric} is a score of all rows together, of which none has its own; compare by one of: {names}",
+                param="metric",
+            )
         how = (
             f"; score all by it in one job: adapterctl eval REF REF{asking_for(metric)}" if is_of_texts(metric) else ""
         )

@@ -88,6 +88,7 @@ def explained(
     from sdk.schemas.field_comments import field_comments
 
     about, options, rows = field_comments(TrainingSpec), options_of(TrainingSpec), []
+    about["optim"] = f"{about['optim']} {spec.optim} {spec.optimizer.about}."
     for name, field in TrainingSpec.model_fields.items():
         value, source = getattr(spec, name), "default"
         if name in on_command_line:

@@ -176,7 +176,9 @@ class _Parts:
         own = adapter_parts(self.adapter, run.spec.optimizer)
         yield self.part("adapter", own["adapter"], "float32")
         yield self.part("gradients", own["gradients"], "of the adapter, float32")
-        yield self.part("optimizer", own["optimizer"], f"{run.spec.optimizer.name}, two moments")
+        yield self.part(
+            "optimizer", own["optimizer"], f"{run.spec.optimizer.name}: {', '.join(run.spec.optimizer.tensors)}"
+        )
         if paged := own["paged optimizer"]:
             said = "of large tensors, paged out where the card is full"
             yield self.part("paged optimizer", paged, said, machine=True)

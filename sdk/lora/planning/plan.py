@@ -203,7 +203,7 @@ def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterato
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":
         yield "adapterctl trains adapters; full fine-tuning is here to compare with"
-        if asked.spec.optimizer.needs_card:
+        if asked.spec.optimizer.name != "adamw":
             yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optimizer.name}"
         if idle := sorted(OF_ADAPTERS & set(asked.given)):
             yield f"full fine-tuning has no adapter and trains over no quantised base: {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} not count"

@@ -46,7 +46,7 @@ from workers.pipelines.training.checkpoints import Resumed
 from workers.pipelines.training.continuing import require_same_config
 from workers.pipelines.training.loop import LOOP
 from workers.pipelines.training.lora_configs import lora_config, require_tokens
-from workers.pipelines.training.optimising import Schedule, require_card, schedule_of
+from workers.pipelines.training.optimising import Schedule, require_optimizer, schedule_of
 from workers.pipelines.training.resuming import moved_ranks, read_checkpoint, special_tokens_of
 
 #: Parts of a config about how it was stored, not about the model.
@@ -97,7 +97,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     base, spec, weights = order.base, order.spec, order.weights
     device = choose_device()
-    require_card(spec, device.kind)
+    require_optimizer(spec, device.kind)
     split = _read_split(order)
     given = split.training if weights is None else weighted(split.training, weights, spec.seed)
     objective = _objective(spec.model_copy(update={"max_length": longest_row(base, spec.max_length)}), _shape(given))

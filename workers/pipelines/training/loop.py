@@ -135,7 +135,10 @@ def resume(shared: Shared, adapter: AdapterState, resumed: Resumed) -> None:
     if {name: each.shape for name, each in stored.items()} != {name: each.shape for name, each in matrices.items()}:
         raise broken_checkpoint(f"the matrices in {WEIGHTS_FILE} are not those of this adapter")
     fill(shared.model, stored)
-    restore_optimizer(load_file(folder / OPTIMIZER_NAME), adapter.optimizer)
+    try:
+        restore_optimizer(load_file(folder / OPTIMIZER_NAME), resumed.standing.numbers, adapter.optimizer)
+    except ValueError as error:
+        raise broken_checkpoint(f"{OPTIMIZER_NAME} is of another optimiser ({error})") from error
     if was.scaler and scaler is not None:
         scaler.load_state_dict(was.scaler)
     adapter.record = StepRecord(list(was.losses), list(was.rates), was.tokens, was.step, was.train_s)

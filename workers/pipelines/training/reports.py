@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from sdk.schemas.schedules import SCHEDULES
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import LossPoint, TrainingReport
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.data.tokenizer import longest_row
-from workers.pipelines.libraries import library_versions, other_releases
+from workers.pipelines.libraries import library_versions, other_releases, versions_of
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
@@ -76,7 +78,7 @@ def training_report(
         supervised_tokens=given.rows.supervised_tokens,
         training=_record(setting).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
-        libraries=library_versions(),
+        libraries=_libraries(given.spec),
         curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,
         sources=given.sources,
@@ -89,9 +91,14 @@ def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     return {
         "base": setting.given.order.base_name,
         "base_revision": setting.given.order.base_revision,
-        **library_versions(),
+        **_libraries(setting.given.spec),
         **_record(setting).ran_with(),
     }
+
+
+def _libraries(spec: TrainingSpec) -> dict[str, str]:
+    extra = spec.optimizer.extra
+    return {**library_versions(), **({} if extra is None else versions_of(extra[1]))}
 
 
 def _record(setting: Setting) -> TrainingRecord:
@@ -119,10 +126,7 @@ def _record(setting: Setting) -> TrainingRecord:
         held_out_rows_in_training=given.held_out_seen,
         pad_token_id=None if given.classes is None else given.classes.pad_token_id,
         loop=LOOP,
-        optimizer=spec.optim,
-        adam_beta1=spec.adam_beta1,
-        adam_beta2=spec.adam_beta2,
-        adam_epsilon=EPSILON,
+        optimizer=spec.optimizer.name,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
         micro_batch=fit.micro_rows,
@@ -144,8 +148,16 @@ def _record(setting: Setting) -> TrainingRecord:
     own_options = {name: getattr(spec, name) for name in traits.options}
     releases = other_releases(on_card=given.device.kind == "cuda")
     return TrainingRecord.model_validate(
-        {**spec.recorded(), **own_options, **given.split.flat(), **audit, **releases, **own.flat()}
+        {**spec.recorded(), **own_options, **_steps(spec), **given.split.flat(), **audit, **releases, **own.flat()}
     )
+
+
+def _steps(spec: TrainingSpec) -> dict[str, float]:
+    """Return what optimiser and schedule depend on, also where it is the default."""
+    found = {"decay_share": spec.decay_share} if "decay_share" in SCHEDULES[spec.schedule] else {}
+    if spec.optimizer.is_adam:
+        found |= {"adam_beta1": spec.adam_beta1, "adam_beta2": spec.adam_beta2, "adam_epsilon": EPSILON}
+    return found
 
 
 #: With fewer steps, losses over other rows say nothing about what was learnt in between.

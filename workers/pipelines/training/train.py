@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import get_peft_model_state_dict
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -36,6 +35,7 @@ from workers.pipelines.training.adapting import (
     require_equal_to_base,
     require_reference,
 )
+from workers.pipelines.training.averaging import averaged, result_of
 from workers.pipelines.training.callbacks import reporting_to
 from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.choosing import fitting_of
@@ -178,13 +178,14 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     train_s = adapter.record.train_s()
     if device.kind == "cuda":
         torch.cuda.synchronize()
-    tensors = get_peft_model_state_dict(model)
+    tensors = result_of(shared, adapter)
     _check_finite(tensors, spec)
     _check_not_zero(tensors)
     if parent is not None:
         require_moved(tensors, parent)
     with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, tensors)):
-        held_out = held_out_scores(given, model, fitting, host.report)
+        with averaged(adapter):
+            held_out = held_out_scores(given, model, fitting, host.report)
         host.report(Progress(phase="save", message="writing the adapter"))
         _write(given, tensors, host.out)
         report = training_report(setting, adapter.record, tensors, train_s=train_s, held_out=held_out)
@@ -274,7 +275,7 @@ def _keep(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, p
     # Asked once: the answer may change meanwhile.
     must_stop = host.told_to_stop
     if must_stop or pace.is_due(adapter.step):
-        _write_checkpoint(setting, host, shared, adapter, get_peft_model_state_dict(shared.model))
+        _write_checkpoint(setting, host, shared, adapter, result_of(shared, adapter))
         pace.wrote()
     if must_stop:
         raise Interrupted(adapter.step)
@@ -314,7 +315,7 @@ def _write_checkpoint(
         given.order.checkpoints,
         record=record,
         report=training_report(setting, steps, tensors, train_s=train_s),
-        states=states_of(adapter.optimizer, taken=adapter.taken, rate=adapter.rate),
+        states=states_of(adapter.optimizer, given.spec.optimizer, taken=adapter.taken, rate=adapter.rate),
         write_adapter=lambda out: _write(given, tensors, out),
     )
     host.wrote_checkpoint(record.step, record.total, folder)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sdk.errors import InvalidInput
 from sdk.lora.variants import unfit_options, unfit_variant
 from sdk.schemas.job_requests import TrainingRequest, known_fields, used_fields
 from sdk.schemas.training import TrainingSpec
@@ -227,19 +226,6 @@ def test_options_are_written_in_one_way_and_sent_only_where_they_are_used() -> N
         *("method", "rank", "alpha", "dropout", "targets", "loss_on", "epochs", "max_steps", "lr", "warmup_ratio"),
         *("schedule", "batch_size", "grad_accum", "max_length", "seed"),
     }
-
-
-@pytest.mark.parametrize("schedule", ["linear", "constant"])
-def test_a_floor_is_refused_where_the_rate_follows_no_cosine(schedule: str) -> None:
-    assert TrainingSpec(lr_floor=0.1).lr_floor == 0.1
-    with pytest.raises(
-        InvalidInput, match=f"ends, and the schedule is {schedule}; leave it out, or choose cosine"
-    ) as caught:
-        build(TrainingSpec, lr_floor=0.1, schedule=schedule)
-    assert caught.value.code == "invalid"
-    for outside in (-0.1, 1.0):
-        with pytest.raises(InvalidInput, match="lr_floor"):
-            build(TrainingSpec, lr_floor=outside)
 
 
 def test_a_worker_that_does_not_know_the_floor_gets_no_training_with_one() -> None:

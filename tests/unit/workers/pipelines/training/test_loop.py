@@ -48,8 +48,16 @@ COMPARED: list[dict[str, Any]] = [
     {"use_dora": True, "use_rslora": True, "alpha": 4.0, "exclude": "q_proj", "schedule": "constant", "max_steps": 21},
     {"init_lora_weights": "eva", "eva_rho": 2.0, "layers_to_transform": "1", "max_grad_norm": 0.01},
     {"rank_pattern": "q_proj=2", "alpha_pattern": "k_proj=3", "modules_to_save": "model.norm", "dropout": 0.0},
-    {"epochs": 5.4, "max_steps": None, "loss_on": "all", "max_length": 16, "bias": "all"},
-    {"packing": "on", "trainable_token_indices": "", "optim": "adamw_8bit"},
+    {
+        "epochs": 5.4,
+        "max_steps": None,
+        "loss_on": "all",
+        "max_length": 16,
+        "bias": "all",
+        "schedule": "cosine_restarts",
+        "cycles": 3,
+    },
+    {"packing": "on", "trainable_token_indices": "", "optim": "adamw_8bit", "schedule": "wsd", "decay_share": 0.5},
     {"neftune_noise_alpha": 20.0, "warmup_ratio": 0.9, "grad_accum": 4},
 ]
 #: Why an option doesn't matter to the loop.
@@ -120,7 +128,7 @@ def test_losses_rates_and_matrices_are_those_of_trl(
     options: dict[str, Any],
 ) -> None:
     # bitsandbytes has its optimisers on CPUs too.
-    monkeypatch.setattr(inputs, "require_card", lambda *given: None)
+    monkeypatch.setattr(inputs, "require_optimizer", lambda *given: None)
     monkeypatch.setattr(inputs, "choose_device", lambda: replace(choose_device(), compute_dtype="float32"))
     ours, theirs = place.train(tmp_path / "ours", **options), trl(tmp_path / "theirs", **options)
     assert ours.record.dtype == "float32"

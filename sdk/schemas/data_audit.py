@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.wire import IF_SET, Open, Sha256, Wire
 
 #: What can be found, in the order in which it is reported.
@@ -77,7 +78,7 @@ class TokenCounts(Wire):
     too_long: list[AuditExample] = []
 
 
-class TokenCountRequest(Wire):
+class TokenCountRequest(TemplateFields):
     """Rows whose tokens are to be counted, for the worker's program."""
 
     base: str

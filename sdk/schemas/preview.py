@@ -9,6 +9,7 @@ from pydantic import Field
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import Columns
 from sdk.schemas.recorded import Day, Rendering
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.wire import IF_SET, Wire
 
 #: Limits of a job's result: how many rows may be requested, and the bytes of the whole as JSON.
@@ -19,7 +20,7 @@ MOST_JOB_BYTES = 1024 * 1024
 Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
-class RowsShown(HoldoutFields):
+class RowsShown(TemplateFields, HoldoutFields):
     """Which rows are shown, and how they are read; held-out ones are not counted."""
 
     loss_on: Literal["completion", "assistant", "all"] | None = None
@@ -100,6 +101,8 @@ class Preview(Wire):
     totals: PreviewTotals | None
     #: How all rows were rendered, or only those shown if there are no totals.
     rendering: Rendering
+    #: The text of the chat template that rendered them, as it would be stored with a version; None for plain texts.
+    template: Annotated[str | None, IF_SET] = None
     #: The texts of the requested rows, in their order.
     rows: list[PreviewText]
     #: How many more texts of these rows don't fit into a job's result.

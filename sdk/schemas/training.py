@@ -25,6 +25,7 @@ from sdk.schemas.option_types import (
     options_of,
     require_modules,
 )
+from sdk.schemas.template_fields import TemplateFields, template_digest
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's default.
@@ -54,7 +55,7 @@ class Optimizer:
         return self.name != "adamw"
 
 
-class TrainingFields(HoldoutFields):
+class TrainingFields(TemplateFields, HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
@@ -392,6 +393,8 @@ class TrainingSpec(TrainingFields):
         """
         found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length"})
         found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
+        if self.chat_template is not None:
+            found["chat_template"] = template_digest(self.chat_template)
         if self.max_steps is not None:
             found |= {"epochs": None, "total_steps": self.max_steps}
         return {name: value for name, value in found.items() if value is not None or not _OPTIONS[name].resolved}
@@ -433,6 +436,8 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
     if spec.bias != "none" and spec.objective == "classify":
         return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
+    if spec.objective == "classify" and spec.of_template:
+        return f"classify renders no conversations with a chat template; leave {' and '.join(spec.of_template)} out"
     if spec.objective == "dpo" and spec.neftune_noise_alpha is not None:
         return "neftune_noise_alpha puts noise on what dpo compares with the base; leave it out"
     if spec.packing in ("auto", "on") and spec.objective in ("classify", "dpo"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, print_one, render, writable
+from sdk.formats.template_kwargs import said_in
 from sdk.schemas.preview import Preview, PreviewText
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
     return [
         ("loss on", preview.loss_on),
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
+        ("set in it", plain(said_in(preview.template or "")) or None),
         ("date in it", rendering.template_date),
         ("file", whole),
         *left_out,

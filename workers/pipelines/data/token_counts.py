@@ -20,6 +20,7 @@ from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.examples import ExampleMaker
+from workers.pipelines.data.template_choice import choose_template
 from workers.pipelines.data.tokenise import kept_of_row, resolve_loss_on
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import named
@@ -110,7 +111,9 @@ def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) 
         return lambda row: _Texts([len(labelled(row.fields["text"])["input_ids"])], 1)
     loss_on = resolve_loss_on(first.shape, request.loss_on)
     tokenizer: Any = load_tokenizer(base)
-    maker = ExampleMaker(tokenizer, loss_on, date.fromisoformat(request.day), configured_stops(base))
+    day = date.fromisoformat(request.day)
+    choose_template(tokenizer, request, day)
+    maker = ExampleMaker(tokenizer, loss_on, day, configured_stops(base))
 
     def made(row: Row) -> _Texts:
         examples = maker.examples(row)

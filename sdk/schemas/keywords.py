@@ -41,6 +41,8 @@ class TrainingOptions(PlanOptions, total=False):
     holdout: float | None
     holdout_by: str | None
     holdout_seed: int
+    chat_template: str | None
+    template_kwargs: str | None
     method: Literal["qlora", "lora"]
     beta: float
     simpo_gamma: float
@@ -82,6 +84,8 @@ class RowOptions(TypedDict, total=False):
     holdout: float | None
     holdout_by: str | None
     holdout_seed: int
+    chat_template: str | None
+    template_kwargs: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
     columns: str | None
     max_length: int

@@ -9,6 +9,7 @@ from pydantic import Field
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import Columns
 from sdk.schemas.recorded import Day, Rendering
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.version_records import SpecialTokens
 from sdk.schemas.wire import IF_ANY, IF_SET, Wire
 
@@ -20,7 +21,7 @@ MOST_JOB_BYTES = 1024 * 1024
 Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
-class RowsShown(HoldoutFields):
+class RowsShown(TemplateFields, HoldoutFields):
     """Which rows are shown, and how they are read; held-out ones are not counted."""
 
     loss_on: Literal["completion", "assistant", "all"] | None = None
@@ -110,6 +111,8 @@ class Preview(Wire):
     #: Special tokens that the tokenizer puts around every text, and how many of these rows have them already: they get
     #: no second.
     had_special: Annotated[dict[str, int], IF_ANY] = {}
+    #: The text of the chat template that rendered them, as it would be stored with a version; None for plain texts.
+    template: Annotated[str | None, IF_SET] = None
     #: The texts of the requested rows, in their order.
     rows: list[PreviewText]
     #: How many more texts of these rows don't fit into a job's result.

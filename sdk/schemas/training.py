@@ -26,6 +26,7 @@ from sdk.schemas.option_types import (
     require_modules,
 )
 from sdk.schemas.schedules import DEFAULT_DECAY_SHARE, ScheduleName, clash_of_cycles, clash_of_schedule
+from sdk.schemas.template_fields import TemplateFields, template_digest
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's defaults.
@@ -33,7 +34,7 @@ DEFAULT_BETA = 0.1
 DEFAULT_GAMMA = 0.5
 
 
-class TrainingFields(HoldoutFields):
+class TrainingFields(TemplateFields, HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
@@ -413,6 +414,8 @@ class TrainingSpec(TrainingFields):
         """
         found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length"})
         found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
+        if self.chat_template is not None:
+            found["chat_template"] = template_digest(self.chat_template)
         if self.max_steps is not None:
             found |= {"epochs": None, "total_steps": self.max_steps}
         return {name: value for name, value in found.items() if value is not None or not _OPTIONS[name].resolved}
@@ -454,6 +457,8 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
     if spec.bias != "none" and spec.objective == "classify":
         return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
+    if spec.objective == "classify" and spec.of_template:
+        return f"classify renders no conversations with a chat template; leave {' and '.join(spec.of_template)} out"
     if spec.objective is not None and (said := _clash_with_objective(spec, spec.objective, given)):
         return said
     if spec.packing in ("auto", "on") and spec.neftune_noise_alpha is not None:

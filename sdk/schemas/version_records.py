@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from sdk.schemas.training import TrainingFields
-from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Sha256, Wire
 
 #: Marks what can change a training's result besides what was asked for: its repetition compares it.
 RAN_WITH = object()
@@ -76,6 +76,8 @@ class TrainingRecord(TrainingFields, FlatRecord):
     """
 
     max_length: Annotated[int | None, Field(ge=1), RAN_WITH] = None
+    #: The SHA-256 of the chat template that the training was given; None: the base's own.
+    chat_template: Annotated[Sha256 | None, IF_SET] = None
     #: "parent" if answers are compared with the version that is continued instead of the base; then, in the record
     #: of a version, which one that is.
     reference: Annotated[str | None, IF_SET] = None

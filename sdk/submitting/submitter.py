@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,10 @@ class JobSubmitter:
     `key` is the idempotency key: using it again gives the same job.
     """
 
-    def __init__(self, transport: Transport, pusher: Pusher) -> None:
-        self._transport, self._pusher = transport, pusher
+    def __init__(
+        self, transport: Transport, pusher: Pusher, rendering_of: Callable[[VersionView], dict[str, Any]]
+    ) -> None:
+        self._transport, self._pusher, self._rendering_of = transport, pusher, rendering_of
 
     def training(
         self,
@@ -91,7 +93,10 @@ class JobSubmitter:
         if data is None:
             raise InvalidInput("a training needs data, or like: a version whose training is repeated", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
-        spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
+        if continued is None:
+            spec = build(TrainingSpec, **options)
+        else:
+            spec = continued_spec(continued, options, rendering=self._rendering_of(continued))
         if base is None and continued is None:
             raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
@@ -243,7 +248,7 @@ class JobSubmitter:
             sent = self._sent(checked, None)
             update: dict[str, Any] = {"base": BaseChoice.of(view), "data": sent.digest, "data_name": sent.exact_name}
         else:
-            digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
+            digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row, rendering=self._rendering_of(asked))
             request = _preview_request(said)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest}

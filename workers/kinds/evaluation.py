@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from pydantic import ValidationError
@@ -148,6 +148,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
             kept=attempt.inputs.kept(base),
             recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
         )
+    items = {number: _rendered_alike(item, items.values()) for number, item in items.items()}
     order = EvaluationOrder(items=list(items.values()), data=attempt.inputs.dataset(request.data), spec=request.spec)
     outcomes |= zip(items, attempt.run_child(order, EvaluationScores).outcomes, strict=True)
     failures = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, EvaluationFailure)}
@@ -172,6 +173,16 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         for number, target in enumerate(targets)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
+
+
+def _rendered_alike(item: EvaluationItem, items: Iterable[EvaluationItem]) -> EvaluationItem:
+    """Return an item that, if it is a bare base, reads rows as the first adapter over it does: of other texts, no two
+    scores can be compared.
+    """
+    if item.adapter is not None:
+        return item
+    over = (other.adapter for other in items if other.base == item.base and other.labels is None)
+    return item.model_copy(update={"rendered_as": next(filter(None, over), None)})
 
 
 def _recipe(

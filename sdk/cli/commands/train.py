@@ -16,6 +16,7 @@ from sdk.cli.support.spec_options import spec_options
 from sdk.cli.support.training_file import read_training_file
 from sdk.errors import InvalidInput
 from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
 
 #: No job runs in less, so a smaller number lacks its unit.
@@ -46,7 +47,11 @@ _LEAST_MEMORY_BYTES = 10**6
 )
 @spec_options(HoldoutFields)
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
-@spec_options(TrainingSpec, TrainingSpec.model_fields.keys() - HoldoutFields.model_fields.keys())
+@spec_options(
+    TrainingSpec,
+    TrainingSpec.model_fields.keys() - HoldoutFields.model_fields.keys() - TemplateFields.model_fields.keys(),
+)
+@spec_options(TemplateFields)
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
 )

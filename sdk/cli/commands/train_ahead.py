@@ -6,18 +6,21 @@ Each option has its value, the source of that, its default and its description.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import click
 
 from sdk.cli.commands.plan import planned, print_plan
 from sdk.cli.support.output import filled, print_json
+from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import shown_value
 from sdk.errors import InvalidInput
 from sdk.names import check_name
 from sdk.schemas.option_types import options_of
 from sdk.schemas.training import PLANNED, TrainingSpec
 from sdk.submitting.given_data import objective_of_files, sources_of
+from sdk.submitting.given_template import with_template_text
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
 
@@ -34,6 +37,8 @@ def show_ahead(
 ) -> None:
     """Print the options of a training and, for a dry run, its plan. Raises what a submit without rows, or a plan, raises."""
     fields = {name: value for name, value in options.items() if name in TrainingSpec.model_fields}
+    with ExitStack() as stack:
+        fields = with_template_text(fields, lambda: stack.enter_context(open_client()))
     spec = _checked(name, options, fields)
     base = options["base"]
     rows = explained(spec, in_file=in_file, on_command_line=given)

@@ -11,6 +11,7 @@ import click
 
 from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, print_one, render, writable
 from sdk.formats.objectives import OBJECTIVES
+from sdk.formats.template_kwargs import said_in
 from sdk.schemas.preview import Preview, PreviewText
 from sdk.schemas.version_records import special_tokens_said
 
@@ -220,6 +221,7 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
         *_objective_fact(preview),
         ("loss on", preview.loss_on),
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
+        ("set in it", plain(said_in(preview.template or "")) or None),
         ("date in it", rendering.template_date),
         ("file", whole),
         *special,

@@ -24,6 +24,7 @@ from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import Example, ExampleMaker, learnt_runs
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, read_split
+from workers.pipelines.data.template_choice import choose_template, require_rendered
 from workers.pipelines.data.tokenise import (
     Tokenised,
     cut_example,
@@ -58,6 +59,7 @@ def preview(request: PreviewRequest) -> Preview:
     assert shape != "choices"  # nothing is learnt of these
     assert shape != "references"
     tokenizer = load_tokenizer(base)
+    choose_template(tokenizer, request, day)
     max_length, stops = longest_row(base, request.max_length), configured_stops(base)
     special_tokens = request.special_tokens or "once"
     chosen = list(enumerate(rows, start=1))
@@ -69,6 +71,7 @@ def preview(request: PreviewRequest) -> Preview:
         totals = _totals(found)
     maker = ExampleMaker(tokenizer, loss_on, day, stops, special_tokens)
     made = _made(maker, chosen, max_length)
+    require_rendered(maker.template, request)
     rendering = maker.rendering([example for _, _, example in made]) if totals is None else found.rendering
     return Preview(
         shape=shape,
@@ -79,6 +82,7 @@ def preview(request: PreviewRequest) -> Preview:
         totals=totals,
         rendering=rendering.model_copy(update={"columns": request.columns}),
         had_special=maker.encoder.had_already() if totals is None else found.had_special,
+        template=maker.template,
         rows=[shown_text(number, row.where, example, tokenizer, max_length) for number, row, example in made],
     )
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from typing import Any, Literal
 
+from sdk.formats.template_kwargs import names_in, unbake, with_head
 from workers.pipelines.data.control_tokens import ControlTokens, TurnEnds
 from workers.pipelines.data.conversation import Conversation, Form, Probed, RowRefused, forms, missing_from, probe
 from workers.pipelines.data.render import (
@@ -25,7 +27,9 @@ from workers.pipelines.data.render import (
     Renderer,
     TemplateRefusal,
     has_marks,
+    names_read,
 )
+from workers.pipelines.data.tokenizer import default_template
 from workers.pipelines.sandbox import bounded
 
 Method = Literal["marks", "prefix", "variant", "turns", "changed", "all"]
@@ -224,10 +228,7 @@ class ChatTemplate:
 
     def _variant(self, template: str) -> str | None:
         """Return TRL's variant with marks of a template that it knows."""
-        default = self._tokenizer.chat_template
-        if isinstance(default, dict):
-            default = default.get("default")
-        return self._default_variant if template == default else None
+        return self._default_variant if template == default_template(self._tokenizer) else None
 
     @cached_property
     def _default_variant(self) -> str | None:
@@ -236,10 +237,17 @@ class ChatTemplate:
             try:
                 from trl.chat_template_utils import get_training_chat_template
 
+                known = copy(self._tokenizer)
+                head, original = unbake(default_template(known) or "")
+                if head:
+                    # TRL knows templates as they are published.
+                    known.chat_template = original
                 # It renders the template by itself.
                 with bounded(spare_bytes=SPARE_BYTES, processor_s=PROCESSOR_S):
-                    variant: str | None = get_training_chat_template(self._tokenizer)
-                    return variant
+                    variant: str | None = get_training_chat_template(known)
+                    if variant is None or not names_in(head) <= names_read(variant):
+                        return None
+                    return with_head(head, variant)
             except Exception:  # noqa: BLE001 - whatever that raises says: none
                 return None
 

@@ -21,6 +21,7 @@ from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import ExampleMaker
+from workers.pipelines.data.template_choice import choose_template
 from workers.pipelines.data.tokenise import kept_of_row, resolve_loss_on
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import named
@@ -121,7 +122,9 @@ def _maker(
         return labelled, labels
     loss_on = resolve_loss_on(first.shape, request.loss_on)
     tokenizer: Any = load_tokenizer(base)
-    maker = ExampleMaker(tokenizer, loss_on, date.fromisoformat(request.day), configured_stops(base))
+    day = date.fromisoformat(request.day)
+    choose_template(tokenizer, request, day)
+    maker = ExampleMaker(tokenizer, loss_on, day, configured_stops(base))
 
     def made(row: Row) -> _Texts:
         examples = maker.examples(row)

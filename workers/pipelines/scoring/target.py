@@ -58,8 +58,8 @@ class Target:
             require_precision(blueprint.packing, order.spec.precision)
         if self.classes is None:
             self.tokenizer = bases.tokenizer(item.base, load_tokenizer)
-            if item.adapter is not None:
-                serve_by(self.tokenizer, item.adapter)
+            if (rendered_as := item.adapter or item.rendered_as) is not None:
+                serve_by(self.tokenizer, rendered_as)
         #: Longest row in tokens, limited by the base's positions.
         self.max_length = longest_row(item.base, order.spec.max_length)
 

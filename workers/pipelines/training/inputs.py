@@ -34,6 +34,7 @@ from workers.pipelines.data.objective import Objective
 from workers.pipelines.data.objectives import MADE
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, Split, check_files, count_equal, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
+from workers.pipelines.data.template_choice import choose_template, require_rendered, require_same_template
 from workers.pipelines.data.tokenise import Tokenised, tokenise
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded
@@ -108,12 +109,17 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         classes = Classes(class_names(split.training), pad, spec.seed)
         if weights is not None:
             require_labels(split.training, given, weights)
+    else:
+        choose_template(tokenizer, spec, date.fromisoformat(order.template_date))
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
     lora = lora_config(spec, objective, blueprint)
     special_tokens = _special_tokens(order)
     rows = _tokens(order, given, tokenizer, classes, special_tokens)
+    require_rendered(rows.template, spec)
+    if order.parent is not None:
+        require_same_template(rows.template, order.parent)
     # What defines how text becomes tokens, and where it ends.
     read_by = {"tokenizer": tokenizer_of(base), "generation": generation_of(base), "columns": spec.columns}
     rows = replace(rows, rendering=rows.rendering.model_copy(update=read_by))

@@ -18,9 +18,8 @@ LORA = LoraConfig(
 
 
 def parent(**changed: Any) -> Any:
-    return SimpleNamespace(
-        **{"ref": "sql@v3", "kind": "adapter", "method": "lora", "quantization": None, "lora": LORA, **changed}
-    )
+    made = {"ref": "sql@v3", "kind": "adapter", "method": "lora", "quantization": None, "lora": LORA, "training": None}
+    return SimpleNamespace(**{**made, **changed})
 
 
 def test_the_configuration_is_the_parents_and_the_rest_is_chosen() -> None:
@@ -74,3 +73,17 @@ def test_of_a_version_that_nobody_said_the_method_of_it_is_asked_for() -> None:
 def test_a_merged_model_is_not_continued() -> None:
     with pytest.raises(InvalidInput, match="sql@v3 is a merged model, not an adapter, so it can't be continued"):
         continued_spec(parent(kind="merged"), {})
+
+
+def test_conversations_are_rendered_as_for_the_parent() -> None:
+    rendering = {"chat_template": "{{ messages }}{{ brief }}", "template_kwargs": "brief=true"}
+    made = parent(training={"rank": 4})
+    spec = continued_spec(made, {}, rendering=rendering)
+    assert spec.of_template == continued_spec(made, rendering, rendering=rendering).of_template == rendering
+    for given in ({"template_kwargs": {"brief": False}}, {"chat_template": "{{ messages }}"}):
+        with pytest.raises(InvalidInput, match=f"sql@v3 keeps its {next(iter(given))}, .* when it is continued"):
+            continued_spec(made, given, rendering=rendering)
+    with pytest.raises(InvalidInput, match="sql@v3 keeps its template_kwargs, None, when it is continued"):
+        continued_spec(made, {"template_kwargs": "brief=true"}, rendering={})
+    # Nobody said how a pushed version was taught; its worker looks at its template.
+    assert continued_spec(parent(), rendering).of_template == rendering

@@ -14,8 +14,10 @@ from typing import Any, Literal
 from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
+from workers.pipelines.data.answer_tokens import answer_tokens
 from workers.pipelines.data.conversation import Conversation, RowRefused
 from workers.pipelines.data.spans import ChatTemplate, Method, SupervisedText
+from workers.pipelines.data.thoughts import Scaffold
 from workers.pipelines.data.tokenizer import known_ids
 from workers.pipelines.errors import PipelineError
 
@@ -36,6 +38,7 @@ class Example:
     #: text of a row.
     prompt_ids: list[int]
     prompt: str
+    #: The completion, or content and calls of the last answer of a conversation, if they were asked for.
     reference: str
     #: The token that ends what is learnt; None if it was cut off, or if all of a conversation is learnt.
     stop: int | None = None
@@ -43,6 +46,11 @@ class Example:
     method: Method | None = None
     #: The number of its row in the dataset, from 0.
     row: int = 0
+    #: What the learnt answers say, content and calls, as [first, last) of the tokens: without reasoning, without what a
+    #: template writes around it, and without the end. Empty if it wasn't asked for.
+    contents: tuple[tuple[int, int], ...] = ()
+    #: What a template writes around the content of the last answer; None for plain texts, or if it wasn't asked for.
+    scaffold: Scaffold | None = None
 
     @property
     def supervised_tokens(self) -> int:
@@ -59,14 +67,30 @@ def learnt_runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
             yield start, at
 
 
-class ExampleMaker:
-    """Makes examples from rows, and records how."""
+def learnt_ends(example: Example) -> Iterator[tuple[int, int]]:
+    """Yield the runs of tokens, as [first, last), that the loss is computed on after a content."""
+    for first, last in learnt_runs(example.labels):
+        ends = [end for start, end in example.contents if first <= max(start, 1) < last]
+        if ends and max(ends) < last:
+            yield max(ends), last
 
-    def __init__(self, tokenizer: Any, loss_on: LossOn, day: date | None, stop_ids: Sequence[int]) -> None:
+
+class ExampleMaker:
+    """Makes examples from rows, and records how. With `contents` it finds what answers say."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        loss_on: LossOn,
+        day: date | None,
+        stop_ids: Sequence[int],
+        *,
+        contents: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
         self._loss_on = loss_on
         self._day = day
-        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids))
+        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids), contents=contents)
         self._methods: Counter[str] = Counter()
         self._templates: set[str] = set()
         self._dated = False
@@ -78,7 +102,7 @@ class ExampleMaker:
             return [self._alone(row, key) for key in ("chosen", "rejected")]
         if row.shape == "text":
             ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
-            return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
+            return [Example(ids, list(ids), [], "", fields["text"], ids[-1], contents=((0, len(ids) - 1),))]
         if row.shape == "prompt" and isinstance(fields["prompt"], str):
             return [_prompt_example(fields["prompt"], fields["completion"], self._tokenizer, self._loss_on)]
         if self._tokenizer.chat_template is None:
@@ -149,17 +173,16 @@ class ExampleMaker:
             stop = final[-1] if final else None
             if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
                 raise RowRefused("ends with an end of turn that is not a token of the base's tokenizer")
+        answers = answer_tokens(sample, ids, starts, tokenizer)
+        contents = tuple(answer.content for answer in answers if answer.said)
         if sample.answer is None or not last:
-            return Example(ids, labels, [], "", "", stop, sample.method)
+            return Example(ids, labels, [], "", "", stop, sample.method, contents=contents)
         messages, _ = _messages(row)
         asked = messages[sample.answer - 1].get("content", "") if sample.answer else ""
-        # Generated text is decoded in the same way: with reasoning and calls as the template writes them.
-        if sample.method == "all":
-            reference = messages[sample.answer].get("content", "")
-        else:
-            reference = str(tokenizer.decode(final, skip_special_tokens=True)).strip()
         prompt_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] if sample.prompt else []
-        return Example(ids, labels, prompt_ids, asked, reference, stop, sample.method)
+        said, scaffold = (answers[-1].said, answers[-1].scaffold) if answers else ("", None)
+        how: dict[str, Any] = {"stop": stop, "method": sample.method, "contents": contents, "scaffold": scaffold}
+        return Example(ids, labels, prompt_ids, asked, said, **how)
 
 
 def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:
@@ -216,7 +239,9 @@ def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossO
         # A token merged across the border. Generation starts from the prompt's own tokens, so training does too.
         ids = prompt_ids + _ended(continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
     masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
-    return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
+    said = (len(prompt_ids), len(ids) - 1)
+    labels = list(ids) if loss_on == "all" else masked
+    return Example(ids, labels, prompt_ids, prompt, completion, ids[-1], contents=(said,))
 
 
 def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:

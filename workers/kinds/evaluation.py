@@ -89,7 +89,7 @@ def within(reports: Sequence[EvaluationReport], most_bytes: int = MOST_TEXT_BYTE
 
     Shorter texts stay whole, and each cut text is marked at its end.
     """
-    texts = chain.from_iterable(_texts(sample) for report in reports for sample in report.samples)
+    texts = chain.from_iterable(_texts(sample).values() for report in reports for sample in report.samples)
     longest = longest_that_fit([json_bytes(text) for text in texts], most_bytes)
     if longest is None:
         return list(reports)
@@ -99,13 +99,12 @@ def within(reports: Sequence[EvaluationReport], most_bytes: int = MOST_TEXT_BYTE
     ]
 
 
-def _texts(sample: Sample) -> tuple[str, str, str]:
-    return sample.prompt, sample.reference, sample.completion
+def _texts(sample: Sample) -> dict[str, str]:
+    return {name: text for name, text in sample if text is not None}
 
 
 def _shorten(sample: Sample, longest: int) -> Sample:
-    prompt, reference, completion = (cut_text(text, longest) for text in _texts(sample))
-    return Sample(prompt=prompt, reference=reference, completion=completion)
+    return Sample(**{name: cut_text(text, longest) for name, text in _texts(sample).items()})
 
 
 #: Failures of one target that say nothing about the others.

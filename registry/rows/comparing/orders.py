@@ -92,7 +92,7 @@ def _changed(found: RowValues, targets: Sequence[RowsOf], most: int) -> list[dic
     numbers = [int(found.rows[place]) for place in chosen]
     wanted = set(numbers)
     predictions = [
-        {row.row: row.prediction for row in scores_of(ident, Path(path)) if row.row in wanted}
+        {row.row: row.scored_text for row in scores_of(ident, Path(path)) if row.row in wanted}
         for _, ident, path in targets
     ]
     return [

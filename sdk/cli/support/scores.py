@@ -10,9 +10,11 @@ from sdk.cli.support.output import WIDTH, human_bytes, render
 from sdk.schemas.evaluation import (
     COUNTED,
     LONGER_REFERENCE_ROWS,
+    NO_CONTENT_ROWS,
     SCORER_PREFIX,
     SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
+    UNFINISHED_THOUGHT_ROWS,
     UNSCORED_ROWS,
     TextMetric,
     is_of_texts,
@@ -118,13 +120,21 @@ def long_lines(
     ['a@v1: 2 of 8 answers start from the last 56 tokens of a longer prompt; shorten the prompts, lower --max-new-tokens, or raise --max-length where the base has the positions']
     >>> long_lines("a@v1", {"generated_rows": 8.0, "longer_reference_rows": 2.0}, {"max_new_tokens": 48}, None)
     ['a@v1: 2 of 8 rows expect more than the 48 tokens that an answer has at most; raise --max-new-tokens']
+    >>> long_lines("a@v1", {"generated_rows": 8.0, "unfinished_thought_rows": 2.0}, {"max_new_tokens": 48}, None)
+    ['a@v1: 2 of 8 answers begin a thought and do not end it within 48 tokens, and count as empty; raise --max-new-tokens']
+    >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0, "no_content_rows": 1.0}, {}, None)
+    ['a@v1: 1 of 6 rows has no score: a thought is all of the expected answer; give it a content or a call']
     """
     max_length = conditions.get("max_length")
-    unscored, shortened = (round(metrics.get(name, 0)) for name in (UNSCORED_ROWS, SHORTENED_ROWS))
-    every = round(metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0)) + unscored
+    every, empty, shortened = (round(metrics.get(name, 0)) for name in (UNSCORED_ROWS, NO_CONTENT_ROWS, SHORTENED_ROWS))
+    unscored = every - empty
+    every += round(metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0))
+    which = "" if ident is None else f" (which: adapterctl evals show {ident} --rows)"
     lines = []
+    if empty:
+        said = f"{'has' if empty == 1 else 'have'} no score: a thought is all of the expected answer"
+        lines.append(f"{ref}: {empty} of {every} rows {said}; give it a content or a call{which}")
     if unscored:
-        which = "" if ident is None else f" (which: adapterctl evals show {ident} --rows)"
         has, its = ("has", "its") if unscored == 1 else ("have", "their")
         said = f"{has} no score: none of {its} first {max_length} tokens is one that the loss is taken on"
         lines.append(f"{ref}: {unscored} of {every} rows {said}; {_mending(unscored)}{which}")
@@ -139,6 +149,12 @@ def long_lines(
         most = f"{'expects' if longer == 1 else 'expect'} more than the {conditions.get('max_new_tokens')} tokens that an answer has"
         lines.append(
             f"{ref}: {longer} of {metrics.get('generated_rows', 0.0):.0f} rows {most} at most; raise --max-new-tokens"
+        )
+    if thoughts := round(metrics.get(UNFINISHED_THOUGHT_ROWS, 0)):
+        said = f"{'begins a thought and does' if thoughts == 1 else 'begin a thought and do'} not end it within"
+        said += f" {conditions.get('max_new_tokens')} tokens, and {'counts' if thoughts == 1 else 'count'} as empty"
+        lines.append(
+            f"{ref}: {thoughts} of {metrics.get('generated_rows', 0.0):.0f} answers {said}; raise --max-new-tokens"
         )
     return lines
 

@@ -162,6 +162,14 @@ def example_losses(
     model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[list[tuple[Example, float]]]:
     """Yield each example with its summed loss in nats, batch by batch, the longest first."""
+    for batch in example_token_losses(model, examples, pad_id, rows, device, losses):
+        yield [(example, math.fsum(nats)) for example, nats in batch]
+
+
+def example_token_losses(
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
+) -> Iterator[list[tuple[Example, list[float]]]]:
+    """Yield each example with the losses of its supervised tokens in nats, batch by batch, the longest first."""
     order = longest_first(examples, 1)
     start = 0
     # The last token of a batch's longest row is left out.
@@ -169,10 +177,10 @@ def example_losses(
     for batch in example_batches(examples, SFT, pad_id, rows, device, turns):
         with torch.no_grad():
             found, kept = losses(model, without_last(batch))
-        # Added up on the CPU in float64, in a fixed order whatever the card.
-        sums = [math.fsum(part.tolist()) for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
-        yield [(examples[at], loss) for at, loss in zip(order[start : start + len(sums)], sums, strict=True)]
-        start += len(sums)
+        # To be added up on the CPU in float64, in a fixed order whatever the card.
+        parts = [part.tolist() for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
+        yield [(examples[at], nats) for at, nats in zip(order[start : start + len(parts)], parts, strict=True)]
+        start += len(parts)
 
 
 def mean_loss(

@@ -15,9 +15,11 @@ from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.version_records import SpecialTokens
+from workers.pipelines.data.answer_tokens import answer_tokens
 from workers.pipelines.data.conversation import Conversation, RowRefused
 from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.spans import ChatTemplate, Method, SupervisedText
+from workers.pipelines.data.thoughts import Scaffold
 from workers.pipelines.data.tokenizer import known_ids
 from workers.pipelines.errors import PipelineError
 
@@ -38,6 +40,7 @@ class Example:
     #: text of a row.
     prompt_ids: list[int]
     prompt: str
+    #: The completion, or content and calls of the last answer of a conversation, if they were asked for.
     reference: str
     #: The token that ends what is learnt; None if it was cut off, or if all of a conversation is learnt.
     stop: int | None = None
@@ -47,6 +50,11 @@ class Example:
     row: int = 0
     #: Whether the answer is a desirable one; None for rows that don't say it.
     desirable: bool | None = None
+    #: What the learnt answers say, content and calls, as [first, last) of the tokens: without reasoning, without what a
+    #: template writes around it, and without the end. Empty if it wasn't asked for.
+    contents: tuple[tuple[int, int], ...] = ()
+    #: What a template writes around the content of the last answer; None for plain texts, or if it wasn't asked for.
+    scaffold: Scaffold | None = None
 
     @property
     def supervised_tokens(self) -> int:
@@ -63,8 +71,16 @@ def learnt_runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
             yield start, at
 
 
+def learnt_ends(example: Example) -> Iterator[tuple[int, int]]:
+    """Yield the runs of tokens, as [first, last), that the loss is computed on after a content."""
+    for first, last in learnt_runs(example.labels):
+        ends = [end for start, end in example.contents if first <= max(start, 1) < last]
+        if ends and max(ends) < last:
+            yield max(ends), last
+
+
 class ExampleMaker:
-    """Makes examples from rows, and records how."""
+    """Makes examples from rows, and records how. With `contents` it finds what answers say."""
 
     def __init__(
         self,
@@ -73,13 +89,15 @@ class ExampleMaker:
         day: date | None,
         stop_ids: Sequence[int],
         special_tokens: SpecialTokens = "once",
+        *,
+        contents: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         #: Encodes whole texts; conversations have the special tokens that their template writes.
         self.encoder = Encoder(tokenizer, special_tokens)
         self._loss_on = loss_on
         self._day = day
-        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids))
+        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids), contents=contents)
         self._methods: Counter[str] = Counter()
         self._templates: set[str] = set()
         self._dated = False
@@ -99,7 +117,7 @@ class ExampleMaker:
             return [replace(self._alone(row, "completion"), desirable=fields["label"])]
         if row.shape == "text":
             ids = self.encoder.ended(fields["text"])
-            return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
+            return [Example(ids, list(ids), [], "", fields["text"], ids[-1], contents=((0, len(ids) - 1),))]
         if row.shape == "prompt" and isinstance(fields["prompt"], str):
             return [self._prompt_example(fields["prompt"], fields["completion"])]
         if self._tokenizer.chat_template is None:
@@ -144,7 +162,9 @@ class ExampleMaker:
             own, end = continued(self.encoder, self._tokenizer, prompt_ids, prompt, completion), ids[-1]
             ids = [*prompt_ids, *own, *([] if own and own[-1] == end else [end])]
         masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
-        return Example(ids, list(ids) if self._loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
+        labels = list(ids) if self._loss_on == "all" else masked
+        said = (len(prompt_ids), len(ids) - 1)
+        return Example(ids, labels, prompt_ids, prompt, completion, ids[-1], contents=(said,))
 
     def _samples(self, row: Row) -> list[SupervisedText]:
         messages, first = _messages(row)
@@ -179,17 +199,16 @@ class ExampleMaker:
             stop = final[-1] if final else None
             if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
                 raise RowRefused("ends with an end of turn that is not a token of the base's tokenizer")
+        answers = answer_tokens(sample, ids, starts, tokenizer)
+        contents = tuple(answer.content for answer in answers if answer.said)
         if sample.answer is None or not last:
-            return Example(ids, labels, [], "", "", stop, sample.method)
+            return Example(ids, labels, [], "", "", stop, sample.method, contents=contents)
         messages, _ = _messages(row)
         asked = messages[sample.answer - 1].get("content", "") if sample.answer else ""
-        # Generated text is decoded in the same way: with reasoning and calls as the template writes them.
-        if sample.method == "all":
-            reference = messages[sample.answer].get("content", "")
-        else:
-            reference = str(tokenizer.decode(final, skip_special_tokens=True)).strip()
         prompt_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] if sample.prompt else []
-        return Example(ids, labels, prompt_ids, asked, reference, stop, sample.method)
+        said, scaffold = (answers[-1].said, answers[-1].scaffold) if answers else ("", None)
+        how: dict[str, Any] = {"stop": stop, "method": sample.method, "contents": contents, "scaffold": scaffold}
+        return Example(ids, labels, prompt_ids, asked, said, **how)
 
 
 def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:

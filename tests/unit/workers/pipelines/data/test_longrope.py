@@ -128,7 +128,7 @@ def test_an_answer_is_that_of_its_prompt_alone(model: Any) -> None:
             spec=EvaluationSpec(batch_size=rows, max_new_tokens=6),
             report=lambda progress: None,
         )
-        return generate(model, some, target, [299])
+        return [each.text for each in generate(model, some, target, [299])]
 
     assert answers(prompts, 5) == [answers([prompt], 1)[0] for prompt in prompts]
 

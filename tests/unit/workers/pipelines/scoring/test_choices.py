@@ -197,13 +197,15 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_choice_is_refused(
 def test_a_choice_whose_likelihood_is_no_number_loses_its_row_alone(
     llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = language_model.example_losses
+    real = language_model.example_token_losses
 
     def some_nan(*given: Any) -> Any:
         for part in real(*given):
-            yield [(e, math.nan if (e.row, e.reference) == (1, " green and also square") else loss) for e, loss in part]
+            yield [
+                (e, [math.nan] if (e.row, e.reference) == (1, " green and also square") else nats) for e, nats in part
+            ]
 
-    monkeypatch.setattr(language_model, "example_losses", some_nan)
+    monkeypatch.setattr(language_model, "example_token_losses", some_nan)
     report, rows = run(llama_base, write_jsonl(ROWS), tmp_path)
     assert rows[1].scores == {}
     assert rows[1].loss_sum is not None

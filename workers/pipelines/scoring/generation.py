@@ -22,7 +22,7 @@ _ROUNDINGS = 4
 _IN_EIGHT_BITS = 0.05
 
 
-class Completion(NamedTuple):
+class GeneratedText(NamedTuple):
     """What a model wrote."""
 
     #: All of it, without special tokens.
@@ -33,12 +33,12 @@ class Completion(NamedTuple):
     ended: bool
 
 
-def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids: list[int]) -> list[Completion]:
+def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids: list[int]) -> list[GeneratedText]:
     """Return one completion per prompt, given as tokens, in their order.
 
     Prompts of similar length share a batch and are padded on the left, so the next token of each comes right after it.
     """
-    completions, pad_id, batch_size = dict[int, Completion](), target.tokenizer.pad_token_id, target.spec.batch_size
+    completions, pad_id, batch_size = dict[int, GeneratedText](), target.tokenizer.pad_token_id, target.spec.batch_size
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     lengths, total, started = [len(prompts[index]) for index in order], len(order), time.perf_counter()
     if order:
@@ -56,7 +56,7 @@ def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids:
         texts = target.tokenizer.batch_decode(written, skip_special_tokens=True)
         for index, text, ids in zip(order[batch], texts, written.tolist(), strict=True):
             stop = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
-            completions[index] = Completion(text, tuple(ids[:stop]), stop < len(ids))
+            completions[index] = GeneratedText(text, tuple(ids[:stop]), stop < len(ids))
         left_s = (time.perf_counter() - started) / batch.stop * (total - batch.stop)
         target.report(Progress(phase="generate", step=batch.stop, total=total, unit="rows", eta_s=left_s))
     return [completions[index] for index in range(len(prompts))]

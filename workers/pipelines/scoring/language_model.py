@@ -28,7 +28,7 @@ from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.precision import measured
 from workers.pipelines.scoring.forgetting import general_scores
-from workers.pipelines.scoring.generation import Completion, generate
+from workers.pipelines.scoring.generation import GeneratedText, generate
 from workers.pipelines.scoring.loss_parts import loss_parts
 from workers.pipelines.scoring.row_scores import RowScores, Written, supervised_bytes
 from workers.pipelines.scoring.scorers import grading_of, require_scorable
@@ -183,7 +183,7 @@ class LanguageModelScoring:
         metrics |= {**rows.counted(), "generated_rows": float(len(answers))}
         return Scored(loaded, metrics, list(zip(self.answered, written, strict=True)), errors)
 
-    def _read(self, example: Example, completion: Completion) -> Answer:
+    def _read(self, example: Example, completion: GeneratedText) -> Answer:
         if example.scaffold is None:
             return Answer(completion.text)
         return read_answer(completion.ids, self.target.tokenizer, example.scaffold, ended=completion.ended)
@@ -210,7 +210,7 @@ class LanguageModelScoring:
         return {**metrics, "bits_per_byte": nats / size_bytes / math.log(2)}
 
 
-def _written(completion: Completion, answer: Answer) -> Written:
+def _written(completion: GeneratedText, answer: Answer) -> Written:
     text, content = completion.text.strip(), answer.content.strip()
     return Written(text, None if content == text else content, answer.reasoning or None)
 

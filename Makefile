@@ -13,7 +13,7 @@ TEST_PROCESSES ?= 5
 # The quick ones compute more than they wait.
 QUICK_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -q
-PYTEST_PARALLEL := PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES)
+PYTEST_PARALLEL := PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES) --max-worker-restart 2
 
 .PHONY: help demo test quick lowest coverage soak matrix check bench lock audit dist clean format
 

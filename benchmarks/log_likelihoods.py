@@ -45,12 +45,12 @@ from sdk.schemas.row_file import read_rows, row_file_name
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.scoring import language_model
 from benchmarks.pipelines import score
-real, spent, said, bases = language_model.example_losses, {}, {}, SharedBase()
+real, spent, said, bases = language_model.example_token_losses, {}, {}, SharedBase()
 def timed(*given):
     started = time.perf_counter(), time.process_time()
     yield from real(*given)
     spent.update(forward_s=time.perf_counter() - started[0], processor_s=time.process_time() - started[1])
-language_model.example_losses = timed
+language_model.example_token_losses = timed
 base, adapter, out, rows, *files = sys.argv[1:]
 for data in map(Path, files):
     spec = EvaluationSpec(generate_rows=0, batch_size=int(rows))

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack
 
@@ -62,6 +63,7 @@ from sdk.schemas.preview import Preview
 from sdk.schemas.scores import Comparison
 from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_here
 from sdk.submitting.given_data import TrainingData
+from sdk.submitting.given_template import rendering_of, with_template_text
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request
 from sdk.validation import alias_change, build, require_numbered
@@ -98,7 +100,7 @@ class Client:
         self.puller = Puller(
             ApiSource(self.transport), self.cache, self.config.url, http=self.http, on_transfer=on_transfer
         )
-        self.submitter = JobSubmitter(self.transport, self.pusher)
+        self.submitter = JobSubmitter(self.transport, self.pusher, partial(rendering_of, reach=self))
         self.adapters: AdaptersAPI = AdaptersAPI(self.transport)
         self.aliases: AliasesAPI = AliasesAPI(self.transport)
         self.audit: AuditAPI = AuditAPI(self.transport)
@@ -172,7 +174,7 @@ class Client:
         """
         view = self.submitter.training(
             check_name(adapter),
-            spec,
+            with_template_text(spec, lambda: self),
             base=given_base_if_any(base, base_namespace, published),
             parent=parent,
             like=like,
@@ -434,10 +436,11 @@ class Client:
         embedded registry.
         """
         over = given_base_if_any(base, base_namespace, published)
-        asked = preview_asked(file, of=of, base=over, **options)
+        asked = preview_asked(file, of=of, base=over, **with_template_text(options, lambda: self))
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
         if self.config.home is not None or can_be_here(self.transport, self.cache, found):
-            return preview_here(self.transport, self.cache, self.puller, found, rows=rows, row=row)
+            here = (self.transport, self.cache, self.puller)
+            return preview_here(*here, found, rows=rows, row=row, rendering_of=partial(rendering_of, reach=self))
         view = self.submitter.preview(found, rows=rows, row=row, job_options=JobOptions(0))
         job: Job[Preview] = Job(view, self)
         if on_job is not None:

@@ -111,8 +111,8 @@ def check_data(
             if splittable is not None:
                 splittable.add(split_unit(row))
             shape = row.shape
-            if shape == "text-label":
-                labels.add(row.fields["label"])
+            if row.label is not None:
+                labels.add(row.label)
         if splittable is not None:
             splittable.require()
     except (rows.RowsError, HoldoutError) as error:

@@ -142,7 +142,7 @@ class StoredCheckpoints:
         )
         said = {"tags": publication.tags, "description": publication.description}
         named = settled.model_copy(update={"adapter": publication.adapter or request.adapter, **said})
-        return self._publisher.publish(publication=named, who=who, job=made, reported=reported)
+        return self._publisher.publish(publication=named, who=who, job=made, reported=reported, notes=report.warnings)
 
     def expire(self) -> int:
         """Forget expired checkpoints; `gc` removes their files. Return how many."""

@@ -47,7 +47,8 @@ class RowSums:
 
     def add(self, row: RowScore) -> None:
         """Add one row."""
-        self.texts += row.prediction is not None or row.expected is not None
+        texts = (row.prediction, row.content, row.reasoning, row.expected)
+        self.texts += any(text is not None for text in texts)
         if row.unscored is not None and row.loss_sum is None and not row.scores:
             self.unscored += 1
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 from sdk.api.datasets import DatasetRoutes
 from sdk.errors import InvalidData, InvalidInput, disk_explained
@@ -20,9 +20,11 @@ from sdk.rows.holdout import HoldoutError
 from sdk.schemas.data_audit import AuditFinding, DataAudit, TokenCountRequest, TokenCounts
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.keywords import RowOptions
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
+from sdk.submitting.given_template import with_template_text
 from sdk.validation import build, check_columns, check_data_file, check_held_out, check_loss_on
 from sdk.worker_program import require_libraries
 
@@ -53,9 +55,9 @@ def check_rows_of(
     called only if something is not a file.
     """
     require_numpy("checking rows", "or install numpy alone")
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given = with_template_text({name: value for name, value in options.items() if value is not None}, registry)
     columns = given.pop("columns", None)
-    if base is None and ({"loss_on", "max_length"} & set(given) or sample is not None):
+    if base is None and ({"loss_on", "max_length", *TemplateFields.model_fields} & set(given) or sample is not None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
     split = build(HoldoutFields, **{name: given.pop(name) for name in HoldoutFields.model_fields if name in given})
     check_held_out(split, eval_data=eval_data)
@@ -124,6 +126,7 @@ def _counted(
             group_by=group_by,
             loss_on=spec.loss_on,
             max_length=spec.max_length,
+            **spec.of_template,
             day=datetime.now(UTC).date().isoformat(),
             of_rows=audit.usable_rows,
             sample=sample,

@@ -34,19 +34,24 @@ def row_frame(rows: Sequence[RowScore]) -> pandas.DataFrame:
 def row_columns(rows: Sequence[RowScore]) -> dict[str, tuple[Literal["int", "float", "str"], list[Any]]]:
     """Return the columns of a table of rows, in order, each with the type of its values; None if a row has no value.
 
-    `expected`, `confidence` and `unscored` are columns if any row has them, as is each metric.
+    Columns after `prediction` are there if any row has a value, as is each metric.
     """
     fields: dict[str, Literal["int", "float", "str"]] = {
         "row": "int",
         "loss_sum": "float",
         "tokens": "int",
         "prediction": "str",
+        "content": "str",
+        "reasoning": "str",
+        "content_loss_sum": "float",
+        "content_tokens": "int",
+        "end_loss": "float",
         "expected": "str",
         "confidence": "float",
         "unscored": "str",
     }
     found = {name: (kind, [getattr(row, name) for row in rows]) for name, kind in fields.items()}
-    for name in ("expected", "confidence", "unscored"):
+    for name in list(fields)[4:]:
         if all(value is None for value in found[name][1]):
             del found[name]
     names = sorted({name for row in rows for name in row.scores})

@@ -6,7 +6,7 @@ Client and job read rows by the same rules, so the job can use everything that t
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from json import JSONDecodeError
 from pathlib import Path
@@ -30,9 +30,13 @@ from sdk.formats.row_bounds import LONG_ROW, EmptyField, bounded_lines, kind_of,
 from sdk.formats.row_files import csv_rows, json_list
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
-Shape = Literal["prompt", "messages", "text", "text-label", "preference", "choices", "references"]
+Shape = Literal[
+    "prompt", "messages", "text", "text-label", "preference", "unpaired-preference", "choices", "references"
+]
 
 PREFERENCE = ("prompt", "chosen", "rejected")
+UNPAIRED = ("prompt", "completion", "label")
+_TRUTHS = {"true": True, "false": False}
 #: Bad rows that an error names before it only counts the rest.
 NAMED_ROWS = 5
 _TEXT_KEYS = ("prompt", "completion", "chosen", "rejected", "text", "messages", "label")
@@ -40,8 +44,8 @@ _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _BY_FIRST: dict[bytes, Format] = {b"{": "jsonl", b"[": "json"}
 #: The shapes of rows, for errors.
 SHAPES = (
-    "{prompt, completion}, {messages}, {text}, {text, label}, {prompt, chosen, rejected}, {prompt, choices, answer}, "
-    "{prompt, references}, {instruction, input, output} or {conversations}"
+    "{prompt, completion}, {messages}, {text}, {text, label}, {prompt, chosen, rejected}, {prompt, completion, label}, "
+    "{prompt, choices, answer}, {prompt, references}, {instruction, input, output} or {conversations}"
 )
 
 
@@ -58,6 +62,12 @@ class Row:
     fields: dict[str, Any]
     #: Its value in the column of groups, if one was named.
     group: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The name of its label; None for a shape without labels."""
+        label = self.fields["label"] if self.shape in ("text-label", "unpaired-preference") else None
+        return str(label).lower() if isinstance(label, bool) else label
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,8 @@ def text_values(path: Path, columns: Mapping[str, str] | None = None) -> Iterato
         case "json":
             return _json(path)
         case _:
-            return _csv(path, _TEXT_KEYS if columns is None else tuple(columns.values()))
+            named_as = columns or {key: key for key in _TEXT_KEYS}
+            return _with_truths(_csv(path, tuple(named_as.values())), [named_as.get(key, "") for key in UNPAIRED])
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
@@ -222,6 +233,15 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
         raise RowsError(f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({why}); convert it") from error
     except ValueError as error:
         raise RowsError(str(error)) from error
+
+
+def _with_truths(values: Iterable[tuple[str, Any]], columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield rows of a CSV file, which has only texts, with the label of an answer as a truth value."""
+    label = columns[-1]
+    for where, value in values:
+        if isinstance(value, dict) and value.keys() >= set(columns):
+            value = {**value, label: _TRUTHS.get(value[label], value[label])}
+        yield where, value
 
 
 def _grouped(where: str, value: Any, columns: Mapping[str, str] | None, group_by: str | None) -> Row:
@@ -294,6 +314,8 @@ def _row(where: str, value: Any, columns: Mapping[str, str] | None = None) -> Ro
 
 def _pair(where: str, given: dict[str, Any]) -> Row:
     prompt, completion = given.get("prompt"), given.get("completion")
+    if given.keys() >= set(UNPAIRED):
+        return _unpaired(where, given)
     further = [key for key in given if key not in ("prompt", "completion", "tools")]
     if further:
         for key in ("prompt", "completion"):
@@ -311,6 +333,21 @@ def _pair(where: str, given: dict[str, Any]) -> Row:
     return Row(
         where, "prompt", {"prompt": check_messages("prompt", prompt, weights=False), "completion": answers, **tools}
     )
+
+
+def _unpaired(where: str, given: dict[str, Any]) -> Row:
+    """Return a prompt with an answer that is desirable or not. Raises ValueError with what is wrong."""
+    _only(given, *UNPAIRED, "tools")
+    label = given.pop("label")
+    if not isinstance(label, bool):
+        raise ValueError(
+            f"has a `label` that is neither true nor false but {kind_of(label)}, beside `prompt` and `completion`; say with true or "
+            "false whether the completion is desirable, or leave it out with --columns prompt=prompt,completion=completion"
+        )
+    row = _pair(where, given)
+    if isinstance(row.fields["completion"], list) and any("weight" in message for message in row.fields["completion"]):
+        raise ValueError("has a `weight` in an answer, of which a preference is learnt whole; leave it out")
+    return Row(where, "unpaired-preference", {**row.fields, "label": label})
 
 
 def _answers(key: str, value: Any) -> list[dict[str, Any]]:

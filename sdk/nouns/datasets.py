@@ -19,6 +19,7 @@ from sdk.schemas.data_audit import DataAudit
 from sdk.schemas.keywords import RowOptions
 from sdk.schemas.preview import Preview
 from sdk.submitting.data_preview import RowsOfFile, preview_asked
+from sdk.submitting.given_template import with_template_text
 from sdk.submitting.job_options import JobOptions
 from sdk.validation import check_data, check_data_name
 
@@ -146,7 +147,7 @@ class DatasetsAPI(DatasetRoutes):
         `rows` may be at most 100, and the result has at most 1 MiB; its `left_out` is how many texts didn't fit.
         """
         over = given_base_if_any(base, base_namespace, published)
-        asked = preview_asked(file, of=of, base=over, **options)
+        asked = preview_asked(file, of=of, base=over, **with_template_text(options, lambda: self._registry))
         at, job_options = self._registry, JobOptions(priority, key=idempotency_key)
         found = asked if isinstance(asked, RowsOfFile) else at.get(asked).info
         view = at.submitter.preview(found, rows=rows, row=row, job_options=job_options)

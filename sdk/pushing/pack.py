@@ -134,14 +134,14 @@ def _serving_files(folder: Path, staging: Path) -> Iterator[tuple[str, Path]]:
         if name in VOCABULARY_FILES:
             continue
         path = require_inside(folder, name)
-        if name == TEMPLATE_FILE and not path.is_file() and (template := _template_in_config(folder)):
+        if name == TEMPLATE_FILE and not path.is_file() and (template := template_in_config(folder)):
             path = staging / name
             path.write_bytes(template.encode())
         if path.is_file() and path.stat().st_size <= MAX_SERVING_BYTES:
             yield name, path
 
 
-def _template_in_config(folder: Path) -> str | None:
+def template_in_config(folder: Path) -> str | None:
     """Return the chat template of a tokenizer's config, as older releases of transformers save it."""
     path = require_inside(folder, _TOKENIZER_CONFIG)
     if not path.is_file() or path.stat().st_size > _MAX_TOKENIZER_CONFIG_BYTES:

@@ -38,7 +38,7 @@ class Unit(NamedTuple):
     #: The digest of its text.
     key: bytes
     group: str | None = None
-    #: Its label, in a classification.
+    #: Its label, if it has one.
     label: str | None = None
 
 
@@ -48,7 +48,7 @@ _Part = tuple[int, bytes]
 
 def split_unit(row: Row) -> Unit:
     """Return what decides which side of the split a row is on."""
-    return Unit(split_key(row), row.group, row.fields["label"] if row.shape == "text-label" else None)
+    return Unit(split_key(row), row.group, row.label)
 
 
 class Splittable:

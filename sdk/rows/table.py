@@ -80,8 +80,8 @@ class RowTable:
             return 64
         self.shape = row.shape
         self.rows += 1
-        if row.shape == "text-label" and (row.fields["label"] in self.labels or len(self.labels) <= MAX_LABELS):
-            self.labels[row.fields["label"]] += 1
+        if row.label is not None and (row.label in self.labels or len(self.labels) <= MAX_LABELS):
+            self.labels[row.label] += 1
         parts = asked_and_answered(row)
         # The text of messages includes their roles, which contain no odd characters.
         if odd := [character for part in parts if has_odd(part) for character in odd_characters(part)]:

@@ -80,7 +80,8 @@ def asked_and_answered(row: Row) -> tuple[str, str]:
     """Return what a row asks and what it answers. A plain text is all answer; a labelled text is answered by its label,
     choices by the right one, and several references by the first.
 
-    A preference asks which of two sorted answers is better, and answers with the number of that one.
+    A preference asks which of two sorted answers is better, and answers with the number of that one; an answer with a label
+    asks whether it is desirable.
     """
     fields = row.fields
     if row.shape == "text":
@@ -95,6 +96,8 @@ def asked_and_answered(row: Row) -> tuple[str, str]:
         chosen, rejected = _text(fields["chosen"]), _text(fields["rejected"])
         answers = sorted((chosen, rejected), key=normalised)
         return "\n".join([_text(fields["prompt"]), *answers]), str(answers.index(chosen) + 1)
+    if row.shape == "unpaired-preference":
+        return "\n".join([_text(fields["prompt"]), _text(fields["completion"])]), str(row.label)
     if row.shape == "choices":
         return fields["prompt"], fields["choices"][fields["answer"]]
     if row.shape == "references":
@@ -114,9 +117,9 @@ def joined(asked: str, answered: str) -> str:
 
 def split_key(row: Row) -> bytes:
     """Return the digest of the text that may not be on both sides of a split: of a labelled text, without its label; of
-    a preference, its prompt alone; otherwise all that the row says.
+    preferences, the prompt alone; otherwise all that the row says.
     """
-    asked = {"text-label": "text", "preference": "prompt"}.get(row.shape)
+    asked = {"text-label": "text", "preference": "prompt", "unpaired-preference": "prompt"}.get(row.shape)
     text = normalised_row(row) if asked is None else normalised(_text(row.fields[asked]))
     return hashlib.sha256(text.encode()).digest()
 

@@ -102,7 +102,17 @@ class DatasetRegistration(Wire):
     rows: Annotated[int, Field(ge=1)] | None = None
     #: As detected by `sdk.formats.rows`.
     shape: (
-        Literal["prompt-completion", "messages", "text", "text-label", "preference", "choices", "references"] | None
+        Literal[
+            "prompt-completion",
+            "messages",
+            "text",
+            "text-label",
+            "preference",
+            "unpaired-preference",
+            "choices",
+            "references",
+        ]
+        | None
     ) = None
     #: Which columns are which keys of a row, where `shape` holds for them so.
     columns: Annotated[Columns | None, IF_SET] = None

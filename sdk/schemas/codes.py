@@ -1,8 +1,8 @@
 """Error replies, as sent over the API, and the wording for what pydantic refuses: what a field may be, in words.
 
 >>> from sdk.schemas.training import TrainingSpec
->>> [range_of(TrainingSpec.model_fields[name]) for name in ("rank", "holdout", "schedule", "use_dora")]
-['a whole number from 1 to 1024', 'a number above 0 and below 1', 'cosine, linear or constant', 'true or false']
+>>> [range_of(TrainingSpec.model_fields[name]) for name in ("rank", "holdout", "quant_type", "use_dora")]
+['a whole number from 1 to 1024', 'a number above 0 and below 1', 'nf4, fp4 or int8', 'true or false']
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from sdk.schemas.wire import IF_SET, Open, Sha256, Wire
+from sdk.schemas.template_fields import TemplateFields
+from sdk.schemas.wire import IF_ANY, IF_SET, Open, Sha256, Wire
 
 #: What can be found, in the order in which it is reported.
 Kind = Literal[
@@ -75,9 +76,11 @@ class TokenCounts(Wire):
     refusals: list[AuditExample] = []
     rows_refused: int = 0
     too_long: list[AuditExample] = []
+    #: Special tokens that the tokenizer puts around every text, and how many rows have them already: they get no second.
+    had_special: Annotated[dict[str, int], IF_ANY] = {}
 
 
-class TokenCountRequest(Wire):
+class TokenCountRequest(TemplateFields):
     """Rows whose tokens are to be counted, for the worker's program."""
 
     base: str

@@ -29,6 +29,9 @@ TextMetric = Literal[
     "json_valid",
     "bleu",
     "chrf",
+    "nist",
+    "meteor_exact_stem",
+    "cider_d",
     "regex",
     "code_parses",
 ]
@@ -39,15 +42,18 @@ SCORER_PREFIX = "scorer."
 COUNTED = "_rows"
 
 
-#: Why a row has no scores: cutting it removed every token that the loss is computed on, or there is no such token at all.
-Unscored = Literal["too_long", "nothing_to_score"]
-#: How many rows have no scores for this reason, and how many were scored on what was left after cutting; both only if
-#: there are any.
-UNSCORED_ROWS, SHORTENED_ROWS = "unscored_rows", "shortened_rows"
+#: Why a row has no scores: cutting it removed every token that the loss is computed on, there is no such token at all, or
+#: its answer has neither content nor calls, but only a thought.
+Unscored = Literal["too_long", "nothing_to_score", "no_content"]
+#: How many rows have no scores for one of these reasons, how many of them for the last, and how many were scored on what
+#: was left after cutting; each only if there are any.
+UNSCORED_ROWS, NO_CONTENT_ROWS, SHORTENED_ROWS = "unscored_rows", "no_content_rows", "shortened_rows"
 #: How many completions start from a cut prompt, if there are any.
 SHORTENED_PROMPT_ROWS = "shortened_prompt_rows"
 #: How many of the answered rows expect more tokens than an answer may have, if there are any.
 LONGER_REFERENCE_ROWS = "longer_reference_rows"
+#: How many completions begin a thought and don't end it, so that they have no content, if there are any.
+UNFINISHED_THOUGHT_ROWS = "unfinished_thought_rows"
 
 
 def _is_no_count(name: str) -> str:
@@ -65,9 +71,17 @@ ScorerErrors = Annotated[dict[ScorerName, Annotated[str, Field(max_length=MOST_E
 _TEXT_METRICS = frozenset(get_args(TextMetric))
 
 #: Metrics that aren't a mean over rows: a row has the score that it would have alone, or none.
-CORPUS_METRICS = frozenset({"bleu", "chrf", "macro_f1"})
+CORPUS_METRICS = frozenset({"bleu", "chrf", "nist", "cider_d", "macro_f1"})
+#: Those of them that no row has alone: nothing can be compared row by row.
+UNDIVIDED_METRICS = frozenset({"cider_d", "macro_f1"})
 #: Metrics derived from the loss, over the same rows.
-MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte"})
+MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte", "content_loss"})
+#: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
+LARGEST_SCORES = {
+    **dict.fromkeys(("accuracy", "acc", "acc_norm", "acc_bytes", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
+    **dict.fromkeys(("exact_match", "contains", "json_valid", "regex", "code_parses", "meteor_exact_stem"), 1.0),
+    **dict.fromkeys(("bleu", "chrf"), 100.0),
+}
 #: Metrics that are computed unasked for rows that allow it.
 _UNASKED = MADE_OF_LOSS | {"loss", "accuracy", "macro_f1"}
 #: The longest prediction in a file of scores by row, as UTF-8 or as JSON.
@@ -91,14 +105,14 @@ _MEASURE = re.compile(r"(.+_)?(rows|tokens|parameters|modules|steps|bytes|s)|pro
 def is_score(metric: str) -> bool:
     """Whether a metric says how good something is, rather than how much of it there was or how long it took.
 
-    >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "tokens_per_s") if is_score(name)]
-    ['loss', 'rouge_l']
+    >>> [name for name in ("loss", "rouge_l", "rows", "eval_s", "acc_bytes", "peak_bytes") if is_score(name)]
+    ['loss', 'rouge_l', 'acc_bytes']
     >>> [name for name in ("scorer.style.bad_tokens", "scorer.ok", "scorer.ok_rows") if is_score(name)]
     ['scorer.style.bad_tokens', 'scorer.ok']
     """
     if is_scorer(metric):
         return not metric.endswith(COUNTED)
-    return _MEASURE.fullmatch(metric) is None
+    return metric in LARGEST_SCORES or _MEASURE.fullmatch(metric) is None
 
 
 def is_of_texts(metric: str) -> bool:
@@ -128,15 +142,17 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+#: METEOR needs WordNet for synonyms; CIDEr is cheated by repetition.
+_NEAREST = {"meteor": "meteor_exact_stem, without synonyms", "cider": "cider_d, which clips"}
+
+
 def _computed(value: object) -> object:
-    """Refuse metrics that are computed anyway, and metrics known elsewhere that need programs in Java."""
+    """Refuse metrics that are computed anyway, and those that are known elsewhere and computed here only in part."""
     for name in value if isinstance(value, list) else ():
         if isinstance(name, str) and name in _UNASKED:
             raise ValueError(f"{name} is scored without being asked for; leave it out")
-        if isinstance(name, str) and name.lower() in ("meteor", "cider"):
-            raise ValueError(
-                f"{name} needs Java and is not computed here; choose rouge_l, chrf or a scorer of your own"
-            )
+        if isinstance(name, str) and (instead := _NEAREST.get(name.lower())):
+            raise ValueError(f"{name} is computed here as {instead}; choose that, or a scorer of your own")
     return value
 
 
@@ -180,7 +196,7 @@ class EvaluationSpec(Wire):
         IF_SET,
         Option(
             "Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
-            " code_parses (as Python), bleu, chrf.",
+            " code_parses (as Python), bleu, chrf, nist, meteor_exact_stem, cider_d.",
             default="rouge_l",
             metavar="NAMES",
         ),
@@ -239,8 +255,13 @@ class Sample(Wire):
     """One generated completion, and what was expected."""
 
     prompt: str
+    #: Content and calls of the expected answer.
     reference: str
+    #: All that was generated.
     completion: str
+    #: What of it was scored, its content and calls, if that isn't all of it; and its reasoning, if it has any.
+    content: Annotated[str | None, IF_SET] = None
+    reasoning: Annotated[str | None, IF_SET] = None
 
 
 class Conditions(Wire):
@@ -271,11 +292,14 @@ class Conditions(Wire):
     prompt_tokens: int = 0
     #: SHA-256 of the base's `generation_config.json`, which may set penalties; None if it has none, or nothing was generated.
     generation: Sha256 | None = None
-    #: What defines the scores of completions: "words" is the definition of a word, "regex" the expression, "python" the
-    #: release whose grammar parses code, "scorer.NAME" the distribution of a scorer; the rest are releases of libraries.
+    #: What defines single scores: "words" is the definition of a word, "regex" the expression, "python" the release whose
+    #: grammar parses code, "scorer.NAME" the distribution of a scorer, "contents" how the content of a rendered answer is
+    #: found, "bytes" what `bits_per_byte` is over, "choices" how choices are scored; the rest are releases of libraries.
     metrics: dict[str, str] = {}
     #: The number of adapterctl's own scoring rules: masks, cutting, labels, sums. The first is left out.
     scoring: Annotated[int, Field(ge=1, exclude_if=lambda value: value == 1)] = 1
+    #: "once" if rows had special tokens already that the tokenizer puts around every text, and got no second; None: none had.
+    special_tokens: Annotated[Literal["once"] | None, IF_SET] = None
     #: SHA-256 over the general texts on which losses and divergence from the bare base were measured; None: on none.
     general_texts: Annotated[Sha256 | None, IF_SET] = None
     #: "loss" or a metric → SHA-256 of the numbers of the rows that it failed on, as a JSON list: its mean is over the others.
@@ -293,9 +317,19 @@ class RowScore(Wire):
     loss_sum: Score | None = None
     #: Supervised tokens; a label counts as one.
     tokens: Annotated[int, Field(ge=0, lt=_MOST_COUNT)] = 0
+    #: Nats, the sum over the supervised tokens of contents and calls, and the number of these tokens: without reasoning
+    #: and scaffold. None if that is unknown.
+    content_loss_sum: Annotated[Score | None, IF_SET] = None
+    content_tokens: Annotated[Annotated[int, Field(ge=0, lt=_MOST_COUNT)] | None, IF_SET] = None
+    #: Nats, the sum over the supervised tokens after the contents; None if there are none.
+    end_loss: Annotated[Score | None, IF_SET] = None
     #: The generated text, or the predicted label; None if there is none, or no text is kept. One that is too long is
     #: cut, and ends with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None
+    #: What of it was scored, its content and calls, if that isn't all of it; and its reasoning, if it has any. Both are cut
+    #: sooner.
+    content: Annotated[Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, IF_SET] = None
+    reasoning: Annotated[Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, IF_SET] = None
     #: The row's own label, in classification; None if no text is kept.
     expected: Annotated[Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None, IF_SET] = None
     #: Probability of the predicted label.
@@ -305,6 +339,11 @@ class RowScore(Wire):
     #: The score of each metric; for a metric over a whole corpus, the score of the row alone. Metrics that failed on
     #: the row are missing.
     scores: Annotated[dict[Annotated[str, Field(max_length=100)], Score], Field(max_length=MOST_SCORES)] = {}
+
+    @property
+    def scored_text(self) -> str | None:
+        """What of the prediction was scored."""
+        return self.prediction if self.content is None else self.content
 
 
 class RowFile(Wire):
@@ -319,7 +358,7 @@ class RowFile(Wire):
 class EvaluationReport(Wire):
     """Scores of one version, or of a bare base, on one dataset."""
 
-    #: loss (nats per supervised token), perplexity, bits_per_byte, rouge_l (0..1), general_kl (nats per token), rows,
+    #: loss (nats per supervised token), perplexity, content_loss, bits_per_byte, rouge_l (0..1), general_kl (nats per token), rows,
     #: supervised_tokens, generated_rows, eval_s …
     metrics: dict[str, float]
     #: The precision that the base actually had.

@@ -10,7 +10,7 @@ from sdk.schemas.evaluation import TextMetric
 class PlanOptions(TypedDict, total=False):
     """The fields of a training that a plan depends on or checks."""
 
-    objective: Literal["sft", "classify", "dpo"] | None
+    objective: Literal["sft", "classify", "dpo", "ipo", "orpo", "simpo", "kto"] | None
     rank: int
     alpha: float | None
     dropout: float
@@ -30,7 +30,7 @@ class PlanOptions(TypedDict, total=False):
     trainable_token_indices: str | None
     add_tokens: str | None
     lr: float
-    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "schedule_free_adamw"]
     batch_size: int
     grad_accum: int
     max_length: int
@@ -42,15 +42,22 @@ class TrainingOptions(PlanOptions, total=False):
     holdout: float | None
     holdout_by: str | None
     holdout_seed: int
+    chat_template: str | None
+    template_kwargs: str | None
     method: Literal["qlora", "lora"]
     beta: float
+    simpo_gamma: float
+    desirable_weight: float
+    undesirable_weight: float
     loss_on: Literal["completion", "assistant", "all"] | None
     columns: str | None
     epochs: float
     max_steps: int | None
     warmup_ratio: float
-    schedule: Literal["cosine", "linear", "constant"]
+    schedule: Literal["cosine", "linear", "constant", "cosine_restarts", "wsd", "inverse_sqrt"]
     lr_floor: float
+    cycles: int | None
+    decay_share: float
     loraplus_lr_ratio: float | None
     weight_decay: float
     max_grad_norm: float
@@ -78,6 +85,8 @@ class RowOptions(TypedDict, total=False):
     holdout: float | None
     holdout_by: str | None
     holdout_seed: int
+    chat_template: str | None
+    template_kwargs: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
     columns: str | None
     max_length: int

@@ -9,7 +9,9 @@ from pydantic import Field
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import Columns
 from sdk.schemas.recorded import Day, Rendering
-from sdk.schemas.wire import IF_SET, Wire
+from sdk.schemas.template_fields import TemplateFields
+from sdk.schemas.version_records import SpecialTokens
+from sdk.schemas.wire import IF_ANY, IF_SET, Wire
 
 #: Limits of a job's result: how many rows may be requested, and the bytes of the whole as JSON.
 MOST_JOB_ROWS = 100
@@ -19,7 +21,7 @@ MOST_JOB_BYTES = 1024 * 1024
 Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
-class RowsShown(HoldoutFields):
+class RowsShown(TemplateFields, HoldoutFields):
     """Which rows are shown, and how they are read; held-out ones are not counted."""
 
     loss_on: Literal["completion", "assistant", "all"] | None = None
@@ -27,6 +29,8 @@ class RowsShown(HoldoutFields):
     columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens.
     max_length: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    #: How special tokens meet those of the texts, as the record of a training says it; None: "once".
+    special_tokens: Annotated[SpecialTokens | None, IF_SET] = None
     #: How many rows to show, from the first.
     rows: Annotated[int, Field(ge=1, le=10_000)] = 3
     #: Show only this row, counted from 1.
@@ -69,6 +73,8 @@ class PreviewText(Wire):
     cut_text: str
     #: As in `Rendering.methods`; None for texts that no template renders.
     method: str | None
+    #: Whether the answer is a desirable one, of rows that say it.
+    desirable: bool | None = None
     #: The label that a classification learns for the text.
     label: str | None = None
 
@@ -88,7 +94,9 @@ class PreviewTotals(Wire):
 class Preview(Wire):
     """Rows as a training would learn them."""
 
-    shape: Literal["prompt", "messages", "text", "text-label", "preference"]
+    shape: Literal["prompt", "messages", "text", "text-label", "preference", "unpaired-preference"]
+    #: What a training learns from such rows unless it is asked for another objective; None: an earlier release said nothing.
+    objective: str | None = None
     loss_on: Literal["completion", "assistant", "all", "label"]
     #: The labels of a classification, in the order that numbers them.
     labels: list[str] = []
@@ -100,6 +108,11 @@ class Preview(Wire):
     totals: PreviewTotals | None
     #: How all rows were rendered, or only those shown if there are no totals.
     rendering: Rendering
+    #: Special tokens that the tokenizer puts around every text, and how many of these rows have them already: they get
+    #: no second.
+    had_special: Annotated[dict[str, int], IF_ANY] = {}
+    #: The text of the chat template that rendered them, as it would be stored with a version; None for plain texts.
+    template: Annotated[str | None, IF_SET] = None
     #: The texts of the requested rows, in their order.
     rows: list[PreviewText]
     #: How many more texts of these rows don't fit into a job's result.

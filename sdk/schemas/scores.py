@@ -214,12 +214,17 @@ class ComparedPair(Wire):
     #: nothing tells by how much one could.
     low: float | None
     high: float | None
+    #: How many rows, or groups of them, score differently, if these are fewer than 20. The interval of scores from 0 to
+    #: a largest one then holds for whatever scores there could be, and is wide.
+    differing: Annotated[int | None, IF_SET] = None
+    #: "approximate" if so few differ by a score without bounds: the interval may hold the true difference less often.
+    coverage: Annotated[Literal["approximate"] | None, IF_SET] = None
     #: How often equally good targets would differ by as much. None if there are too few rows or groups.
     p: float | None
     #: The same, corrected for all pairs (Holm): below 0.05 there is a verdict.
     p_adjusted: float | None
     test: Literal["sign-flip", "mcnemar"] | None
-    #: The one that scores better, if the rows show it.
+    #: The one that scores better, if the rows show it; None, too, if one was trained on all of these rows.
     better: str | None
     #: In words.
     verdict: str

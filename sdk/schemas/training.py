@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdk.formats.added_tokens import parse_tokens
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
-from sdk.formats.objectives import Objective
+from sdk.formats.objectives import OBJECTIVES, Objective, traits_of
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
 from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.optimizers import OPTIMIZERS, Optimizer, OptimizerName
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
@@ -27,63 +27,52 @@ from sdk.schemas.option_types import (
     options_of,
     require_modules,
 )
+from sdk.schemas.schedules import DEFAULT_DECAY_SHARE, ScheduleName, clash_of_cycles, clash_of_schedule
+from sdk.schemas.template_fields import TemplateFields, template_digest
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
-#: TRL's default.
+#: TRL's defaults.
 DEFAULT_BETA = 0.1
-OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+DEFAULT_GAMMA = 0.5
 
 
-@dataclass(frozen=True)
-class Optimizer:
-    """A kind of AdamW."""
-
-    name: OptimizerName
-
-    @property
-    def in_8_bits(self) -> bool:
-        """Whether the moments of large tensors have 8 bits instead of 32."""
-        return self.name.endswith("8bit")
-
-    @property
-    def paged(self) -> bool:
-        """Whether they move to the machine's memory when the card's is full."""
-        return self.name.startswith("paged")
-
-    @property
-    def needs_card(self) -> bool:
-        """Whether there is one only for CUDA cards."""
-        return self.name != "adamw"
-
-
-class TrainingFields(HoldoutFields):
+class TrainingFields(TemplateFields, HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
     method: Annotated[
         Literal["qlora", "lora"], Option("Train over the base in 4 bits, or 8 (qlora), or in 16 (lora).", kept=True)
     ] = "qlora"
-    #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo" which of two
-    #: answers is preferred. None: the rows decide.
-    objective: Annotated[
-        Objective | None,
-        IF_SET,
-        Option(
-            "Predict the next token (sft), the label of {text, label} rows (classify), or prefer the chosen answers of {prompt,"
-            " chosen, rejected} rows (dpo).",
-            default="by the rows",
-            resolved=True,
-            planned="sft",
-            of_loss=True,
-        ),
-    ] = None
-    #: DPO: β of the loss -log σ(β · (log-ratio of chosen - log-ratio of rejected)), each to the base, or to the version that is continued;
-    #: the larger, the closer the model stays to that (arXiv:2305.18290).
+    #: What is learnt: with "sft" the next token, with "classify" which label a text has, with "dpo", "ipo", "orpo" or "simpo" which
+    #: of two answers is preferred, with "kto" which answers are desirable. None: the rows decide, and pairs of answers are for "dpo".
+    objective: Annotated[str | None, IF_SET] = None
+    #: How strongly preferences are learnt, or how close the model stays to its reference, the base or the version that is
+    #: continued. DPO, KTO: β of the reward β·log π/π_ref, the larger, the closer (arXiv:2305.18290, arXiv:2402.01306). IPO: τ; the margin
+    #: that is aimed at is 1/(2τ) (arXiv:2310.12036). SimPO: β of the reward β/|y|·log π; 2 to 2.5 are usual (arXiv:2405.14734). ORPO: λ,
+    #: the weight of the odds ratio beside the loss of chosen answers (arXiv:2403.07691).
     beta: Annotated[
         float,
         Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA),
-        Option("dpo: how close the model stays to the base, or to --from.", alone=True, of_loss=True),
+        Option("dpo, kto, simpo: β of the reward; ipo: τ; orpo: λ of the odds ratio.", alone=True, of_loss=True),
     ] = DEFAULT_BETA
+    #: SimPO: γ, by how much the reward of the chosen answer should exceed that of the rejected one (arXiv:2405.14734).
+    simpo_gamma: Annotated[
+        float,
+        Field(ge=0, le=100, exclude_if=lambda value: value == DEFAULT_GAMMA),
+        Option("simpo: by how much the chosen answer's reward should be the larger.", alone=True, of_loss=True),
+    ] = DEFAULT_GAMMA
+    #: KTO: the weight of the losses of desirable answers (arXiv:2402.01306, equation 8).
+    desirable_weight: Annotated[
+        float,
+        Field(gt=0, le=1000, exclude_if=lambda value: value == 1.0),
+        Option("kto: the weight of rows with the label true.", alone=True, of_loss=True),
+    ] = 1.0
+    #: KTO: the weight of the losses of undesirable answers.
+    undesirable_weight: Annotated[
+        float,
+        Field(gt=0, le=1000, exclude_if=lambda value: value == 1.0),
+        Option("kto: the weight of rows with the label false.", alone=True, of_loss=True),
+    ] = 1.0
     #: Rank r of A (r, in) and B (out, r).
     rank: Annotated[
         int, Field(ge=1, le=MOST_RANK), Option("Rank of A and B.", kept=True, planned="by the task, or 8")
@@ -217,22 +206,43 @@ class TrainingFields(HoldoutFields):
     max_steps: Annotated[
         Annotated[int, Field(ge=1, le=10_000_000)] | None, Option("Optimiser steps, instead of epochs.")
     ] = None
-    #: Peak learning rate of AdamW.
+    #: Peak learning rate.
     lr: Annotated[float, Field(gt=0, le=1), Option("Peak learning rate.", default="2e-4", planned=True)] = 2e-4
     #: Share of the steps in which the learning rate rises from zero.
     warmup_ratio: Annotated[float, Field(ge=0, lt=1), Option("Share of the steps in which lr rises from zero.")] = 0.03
-    #: How the learning rate changes after the warm-up.
-    schedule: Annotated[Literal["cosine", "linear", "constant"], Option("Course of lr after the warm-up.")] = "cosine"
-    #: The share of the peak at which a cosine ends; 0: at no rate.
+    #: How the learning rate changes after the warm-up. "wsd" keeps it until decay_share of the steps are left, and lowers it
+    #: by the root of their share that is done (arXiv:2405.18392); "inverse_sqrt" has √(w/t) of the peak at step t, after
+    #: a warm-up of w steps.
+    schedule: Annotated[ScheduleName, Option("Course of lr after the warm-up.")] = "cosine"
+    #: The share of the peak that the rate falls towards, with any schedule but linear and constant; 0: towards none.
     lr_floor: Annotated[
-        float, Field(ge=0, lt=1), IF_ANY, Option("Share of --lr at which a cosine ends.", alone=True)
+        float, Field(ge=0, lt=1), IF_ANY, Option("Share of --lr that it falls towards.", alone=True)
     ] = 0.0
+    #: cosine_restarts: how often the rate falls along a cosine, each time from the peak.
+    cycles: Annotated[
+        Annotated[int, Field(ge=1, le=10_000)] | None,
+        IF_ANY,
+        Option("cosine_restarts: how often lr falls from its peak.", alone=True),
+    ] = None
+    #: wsd: share of all steps at the end in which the rate falls.
+    decay_share: Annotated[
+        float,
+        Field(gt=0, le=1, exclude_if=lambda value: value == DEFAULT_DECAY_SHARE),
+        Option("wsd: share of the steps in which lr falls.", alone=True),
+    ] = DEFAULT_DECAY_SHARE
     #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
-    #: full. All but "adamw" need a CUDA card: the job goes to a worker that has one.
+    #: full: all but "adamw" of these need a CUDA card, and the job goes to a worker that has one. "adafactor" is torch's,
+    #: "lion" has β₁ 0.9 and β₂ 0.99, and "schedule_free_adamw" publishes the average of its weights and needs schedule
+    #: "constant"; these two need workers with the extras lion and schedule-free.
     optim: Annotated[
         OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
-        Option("All but adamw need a CUDA card.", alone=True, planned=True),
+        Option(
+            "adamw; adamw_8bit, paged_adamw or paged_adamw_8bit on a CUDA card; adafactor, lion or schedule_free_adamw.",
+            metavar="NAME",
+            alone=True,
+            planned=True,
+        ),
     ] = "adamw"
     #: LoRA+: each B learns at this many times the rate of its A, and so do magnitudes, biases and norms (arXiv:2402.12354).
     loraplus_lr_ratio: Annotated[
@@ -290,6 +300,18 @@ class TrainingFields(HoldoutFields):
 class TrainingSpec(TrainingFields):
     """One training, as requested. Defaults are common starting points; None is resolved by the job."""
 
+    objective: Annotated[
+        Objective | None,
+        IF_SET,
+        Option(
+            "Predict the next token (sft) or the label of {text, label} rows (classify); prefer the chosen answers of {prompt, chosen,"
+            " rejected} rows (dpo, ipo, orpo, simpo), or the true ones of {prompt, completion, label} rows (kto).",
+            default="by the rows; dpo for pairs",
+            resolved=True,
+            planned="sft",
+            of_loss=True,
+        ),
+    ] = None
     loss_on: Annotated[
         Literal["completion", "assistant", "all"] | None,
         Option(
@@ -336,8 +358,8 @@ class TrainingSpec(TrainingFields):
 
     @property
     def optimizer(self) -> Optimizer:
-        """The kind of AdamW."""
-        return Optimizer(self.optim)
+        """What is known of the optimiser."""
+        return OPTIMIZERS[self.optim]
 
     @property
     def effective_batch(self) -> int:
@@ -412,6 +434,8 @@ class TrainingSpec(TrainingFields):
         """
         found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length"})
         found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
+        if self.chat_template is not None:
+            found["chat_template"] = template_digest(self.chat_template)
         if self.max_steps is not None:
             found |= {"epochs": None, "total_steps": self.max_steps}
         return {name: value for name, value in found.items() if value is not None or not _OPTIONS[name].resolved}
@@ -446,27 +470,69 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
     if said := spec.clash_of_holdout:
         return said
-    if spec.lr_floor and spec.schedule != "cosine":
-        return f"lr_floor is the share of lr at which a cosine ends, and the schedule is {spec.schedule}; leave it out, or choose cosine"
+    if said := _clash_of_steps(spec, given):
+        return said
     saved = (spec.modules_to_save or "").split(",")
     if spec.bias != "none" and spec.modules_to_save is not None:
         return f"PEFT saves biases of modules_to_save twice under bias {spec.bias!r}; give one of the two"
     if spec.bias != "none" and spec.objective == "classify":
         return f"a classification has a head in modules_to_save, of which PEFT saves biases twice; leave bias {spec.bias!r} out"
-    if spec.objective == "dpo" and spec.neftune_noise_alpha is not None:
-        return "neftune_noise_alpha puts noise on what dpo compares with the base; leave it out"
-    if spec.packing in ("auto", "on") and spec.objective in ("classify", "dpo"):
-        return f"packing puts rows into one sequence, and {spec.objective} looks at whole sequences; leave it out"
+    if spec.objective == "classify" and spec.of_template:
+        return f"classify renders no conversations with a chat template; leave {' and '.join(spec.of_template)} out"
+    if spec.objective is not None and (said := _clash_with_objective(spec, spec.objective, given)):
+        return said
     if spec.packing in ("auto", "on") and spec.neftune_noise_alpha is not None:
         return "the noise of neftune_noise_alpha depends on the length of a sequence, which packing changes; leave one of the two out"
-    if spec.objective not in (None, "dpo") and "beta" in spec.chosen:
-        return f"beta is an option of the objective dpo, and this is {spec.objective}; leave it out, or give rows of prompt, chosen and rejected"
     embedding = next((name for name in saved if name.rpartition(".")[2] in INPUT_EMBEDDINGS), None)
     if embedding and spec.trainable_token_indices is not None:
         return f"modules_to_save trains all of {embedding}, and trainable_token_indices some of its rows; give one of the two"
     named = [*saved, *spec.targets.split(",")] if spec.add_tokens is not None else []
     if both := next((name for name in named if name.rpartition(".")[2] in (*INPUT_EMBEDDINGS, *HEADS)), None):
         return f"add_tokens trains the rows of its tokens in {both}, which modules_to_save or targets train too; leave {both} out"
+    return None
+
+
+def _clash_with_objective(spec: TrainingSpec, objective: str, given: Collection[str]) -> str | None:
+    """Say which options an objective has no use for."""
+    traits = traits_of(objective)
+    for option in sorted(_OF_OBJECTIVES & {*spec.chosen, *given} - traits.options):
+        users = ", ".join(name for name, other in OBJECTIVES.items() if option in other.options)
+        return f"{option} is an option of {users}, and the objective is {objective}; leave it out, or choose another objective"
+    if traits.has_reference and spec.neftune_noise_alpha is not None:
+        return f"neftune_noise_alpha puts noise on what {objective} compares with the base; leave it out"
+    if spec.packing in ("auto", "on") and not traits.packs:
+        return f"packing puts rows into one sequence, and {objective} looks at whole sequences; leave it out"
+    if spec.effective_batch < traits.least_rows:
+        return (
+            f"{objective} compares the answers of a step with one another, and batch_size · grad_accum is {spec.effective_batch}; give "
+            f"at least {traits.least_rows}"
+        )
+    return None
+
+
+#: Options that not every objective has.
+_OF_OBJECTIVES = frozenset[str]().union(*(traits.options for traits in OBJECTIVES.values()))
+
+
+def _clash_of_steps(spec: TrainingSpec, given: Collection[str]) -> str | None:
+    """Say which options of optimiser and schedule contradict each other."""
+    given = {*given, *spec.chosen}
+    if said := clash_of_schedule(
+        spec.schedule, given, warmup_ratio=spec.warmup_ratio, cycles=spec.cycles, decay_share=spec.decay_share
+    ):
+        return said
+    odd = next((name for name in ("adam_beta1", "adam_beta2") if name in given), None)
+    if odd is not None and not spec.optimizer.is_adam:
+        return f"{odd} is an option of AdamW, and optim is {spec.optim}; leave it out, or choose adamw"
+    if spec.optimizer.averages and spec.schedule != "constant":
+        return (
+            f"{spec.optim} averages weights in place of a schedule, and the schedule is {spec.schedule}; give schedule"
+            " constant, after whatever warm-up"
+        )
+    if spec.optimizer.averages and spec.adam_beta1 == 0:
+        return f"{spec.optim} finds its average by dividing by adam_beta1; give one above 0"
+    if spec.max_steps is not None:
+        return clash_of_cycles(spec.cycles, warmup_ratio=spec.warmup_ratio, total=spec.max_steps)
     return None
 
 

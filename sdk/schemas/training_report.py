@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import IF_SET, JsonScalar, Wire
 
@@ -81,7 +82,7 @@ class TrainingReport(Wire):
     supervised_tokens: int
     #: The record of the training, flat.
     training: dict[str, JsonScalar]
-    #: loss, eval_loss, eval_loss_base, train_s, tokens_per_s, peak_memory_bytes, trainable_parameters …
+    #: loss, first_loss, last_loss, eval_loss, eval_loss_base, largest_update, train_s, tokens_per_s, peak_memory_bytes, trainable_parameters …
     metrics: dict[str, float]
     #: Distribution to version.
     libraries: dict[str, str]
@@ -96,6 +97,11 @@ class TrainingReport(Wire):
     def record(self) -> TrainingRecord:
         """The record of the training."""
         return TrainingRecord.read(self.training)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its own numbers say against it."""
+        return training_warnings(self.record, self.metrics)
 
     def dataset_use(self, digest: str) -> DatasetUse:
         """Return how the training used the dataset with a digest."""

@@ -11,13 +11,31 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from sdk.schemas.training import TrainingFields
-from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Sha256, Wire
 
 #: Marks what can change a training's result besides what was asked for: its repetition compares it.
 RAN_WITH = object()
 Release = Annotated[str, Field(max_length=100)]
+#: How special tokens that a tokenizer puts around every text meet those that a text has already: it has them "once", or
+#: they are always "added", as in trainings before this was recorded.
+SpecialTokens = Literal["once", "added"]
 #: The fields of the releases of what is no library.
 RELEASES = ("adapterctl", "python", "driver")
+
+
+def special_tokens_said(had: Mapping[str, int]) -> str | None:
+    """Say which special tokens of a tokenizer so many rows had already.
+
+    >>> special_tokens_said({"<s>": 2, "</s>": 1})
+    'the tokenizer puts <s> and </s> around every text; 2 rows have <s> and 1 row has </s> already, and get no second'
+    """
+    if not had:
+        return None
+    each = [f"{rows} rows have {token}" if rows > 1 else f"1 row has {token}" for token, rows in had.items()]
+    gets = "get" if sum(had.values()) > 1 else "gets"
+    return (
+        f"the tokenizer puts {' and '.join(had)} around every text; {' and '.join(each)} already, and {gets} no second"
+    )
 
 
 class FlatRecord(Wire):
@@ -58,7 +76,9 @@ class TrainingRecord(TrainingFields, FlatRecord):
     """
 
     max_length: Annotated[int | None, Field(ge=1), RAN_WITH] = None
-    #: DPO: "parent" if answers are compared with the version that is continued instead of the base; then, in the record
+    #: The SHA-256 of the chat template that the training was given; None: the base's own.
+    chat_template: Annotated[Sha256 | None, IF_SET] = None
+    #: "parent" if answers are compared with the version that is continued instead of the base; then, in the record
     #: of a version, which one that is.
     reference: Annotated[str | None, IF_SET] = None
     #: Rows in one optimiser step.
@@ -69,6 +89,9 @@ class TrainingRecord(TrainingFields, FlatRecord):
     samples: Annotated[int | None, RAN_WITH] = None
     #: Rows that were longer than `max_length` and lost their ends.
     rows_cut: Annotated[int | None, RAN_WITH] = None
+    special_tokens: Annotated[SpecialTokens | None, RAN_WITH, IF_SET] = None
+    #: Rows that had a special token already that the tokenizer puts around every text.
+    rows_with_special_tokens: Annotated[int | None, Field(ge=0), IF_ANY] = None
     #: Rows without anything to learn from.
     rows_dropped: int | None = None
     #: Rows of {text} that were split, among the training's rows and the held-out ones.
@@ -86,10 +109,10 @@ class TrainingRecord(TrainingFields, FlatRecord):
     pad_token_id: Annotated[int | None, IF_SET] = None
     #: The number of the training loop, without which no other training has the same bytes; None: TRL's trainer.
     loop: Annotated[int | None, RAN_WITH] = None
-    #: AdamW's kind, as `optim` says it.
+    #: The optimiser, as `optim` says it.
     optimizer: str | None = None
     adam_epsilon: float | None = None
-    #: Rows of one pass; for preferences, pairs.
+    #: Rows of one pass; for pairs of answers, pairs.
     micro_batch: Annotated[int | None, Field(ge=1), RAN_WITH] = None
     gradient_checkpointing: Annotated[bool | None, RAN_WITH] = None
     #: Tokens whose logits are in memory at a time; None: all supervised ones of a pass.

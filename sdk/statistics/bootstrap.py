@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from math import ceil, factorial, sqrt
 from math import e as euler
-from math import factorial, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,6 +89,11 @@ def paired_ratio(sums: Floats, masses: Floats, *, groups: npt.NDArray[np.int64] 
 
 #: How many draws: with these, the ends of a 95 % interval are two of the drawn errors, the 50th from either side.
 DRAWS = 1999
+#: How many of the drawn errors lie at or beyond each end of an interval: for higher levels more are drawn. The ends of
+#: a normal error's interval then vary by some 2 % of its width between seeds.
+LEAST_BEYOND = 5
+#: The most that is drawn for higher levels: draws, and clusters in all draws together, some minute of one core.
+MOST_DRAWS, MOST_DRAWN = 10**7, 10**10
 #: How many numbers are drawn at once, and for how many clusters: few enough to stay in the processor's cache, and for
 #: the linear algebra not to use further threads, which would wait for one another on a busy machine.
 _AT_ONCE, _CLUSTERS_AT_ONCE = 1 << 15, 1 << 11
@@ -104,24 +109,47 @@ def studentised_interval(
 
     Each draw takes every cluster a number of times that is drawn from Poisson(1), so that only a part of a draw has to
     be in memory (Chamandy et al. 2012). Each draw gives t* = (R* − R)/se*; the ends of the interval are
-    R − t*(1−α/2)·se and R − t*(α/2)·se.
+    R − t*(1−α/2)·se and R − t*(α/2)·se. There are at least `draws`. A higher level continues the draws of a lower one
+    from the same `rng`, and never has a narrower interval. Raises ValueError for a level that takes too many draws, or is
+    none.
     """
     import numpy as np
 
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval lies between 0 and 1, and {level!r} does not")
+    tail = (1 - level) / 2
+    wanted = max(draws, ceil(LEAST_BEYOND / tail) - 1)
+    if wanted > draws and (wanted > MOST_DRAWS or wanted * found.clusters > MOST_DRAWN):
+        raise ValueError(
+            f"an interval at the level {level!r} over {found.clusters} clusters takes {wanted} draws, which are too many; "
+            "choose a lower level, or compare fewer rows"
+        )
     error = found.standard_error
     if error == 0.0:
         return found.difference, found.difference
-    drawn = _drawn(_moments(found), rng, draws)
+    cut = round(tail * (wanted + 1))
+    least = most = np.empty(0)
+    moments = _moments(found)
+    for start in range(0, wanted, draws):
+        t = _errors(moments, rng, draws, most=wanted - start)
+        least, most = np.sort(np.concatenate([least, t]))[:cut], np.sort(np.concatenate([most, t]))[-cut:]
+    return found.difference - float(most[0]) * error, found.difference - float(least[-1]) * error
+
+
+def _errors(moments: npt.NDArray[np.float32], rng: np.random.Generator, draws: int, *, most: int) -> Floats:
+    """The errors t* of the first `most` of some draws, without draws that took no cluster."""
+    import numpy as np
+
+    drawn = _drawn(moments, rng, draws)[:most]
     away, mass, squares, mixed, masses_squared, count = drawn[drawn[:, 1] > 0].T
     shift = away / mass
     # Σ(u − R*·m)² over the draw, written in terms of residuals, so that nothing cancels.
     spread = np.maximum(squares - 2 * shift * mixed + shift**2 * masses_squared, 0.0)
     errors = np.sqrt(count / np.maximum(count - 1, 1) * spread) / mass
     # In the units of `_moments` the standard error is that of residuals of size 1 and masses of mean 1.
-    unit = 1 / np.sqrt(found.clusters - 1)
-    t = np.sort(shift / np.maximum(errors, _LEAST_ERROR * unit))
-    cut = round((1 - level) / 2 * (len(t) + 1))
-    return found.difference - float(t[-cut]) * error, found.difference - float(t[cut - 1]) * error
+    unit = 1 / np.sqrt(len(moments) - 1)
+    t: Floats = shift / np.maximum(errors, _LEAST_ERROR * unit)
+    return t
 
 
 def _moments(found: PairedRatio) -> npt.NDArray[np.float32]:

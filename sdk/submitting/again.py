@@ -19,6 +19,7 @@ from sdk.schemas.catalog import VersionView
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
 from sdk.schemas.option_types import options_of
 from sdk.schemas.recorded import RecordedTraining
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import OF_RECIPE, TrainingSpec
 from sdk.submitting.data_preview import locate_rows
 from sdk.validation import build, require_adapter
@@ -114,9 +115,11 @@ def _of_like() -> Iterator[None]:
         raise NotFound(error.message, param="like") from None
 
 
-def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpec:
-    """Return the spec of a training that continues a version, with the options `given`. Raises InvalidInput if one of
-    them contradicts the version.
+def continued_spec(
+    parent: VersionView, given: Mapping[str, Any], *, rendering: Mapping[str, Any] | None = None
+) -> TrainingSpec:
+    """Return the spec of a training that continues a version, with the options `given`; `rendering` are those by which its
+    conversations were rendered. Raises InvalidInput if one of them contradicts the version.
     """
     require_adapter(
         parent.ref,
@@ -147,6 +150,9 @@ def continued_spec(parent: VersionView, given: Mapping[str, Any]) -> TrainingSpe
         )
     if recipe is not None and recipe.storage_dtype is None and given.get("method", method) == "qlora":
         theirs |= {"quant_type": recipe.type, "double_quant": recipe.double_quant or recipe.type == "int8"}
+    if parent.training:
+        # With another template, the matrices would go on from what they never saw.
+        theirs |= dict.fromkeys(TemplateFields.model_fields) | dict(rendering or {})
     own, asked = (
         build(TrainingSpec, **values) for values in ({**theirs}, {"dropout": lora.dropout, **theirs, **given})
     )

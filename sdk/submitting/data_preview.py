@@ -5,7 +5,7 @@ separate worker program.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,6 +95,7 @@ def preview_here(
     *,
     rows: int,
     row: int | None,
+    rendering_of: Callable[[VersionView], dict[str, Any]],
 ) -> Preview:
     """Return what a training would learn from rows of a dataset, or what that of a version has learnt from its own, by
     this machine's libraries; see `Client.preview`.
@@ -106,7 +107,7 @@ def preview_here(
         base = find_base(transport, cache, given.base)
         here, digest = (data.path, "") if isinstance(data, CheckedData) else (None, data.view.digest)
     else:
-        digest, asked = trained_on(given), asked_of(given, rows=rows, row=row)
+        digest, asked = trained_on(given), asked_of(given, rows=rows, row=row, rendering=rendering_of(given))
         # Also if the cache has the rows: this token may not be allowed to read them.
         origin = locate_rows(transport, given, digest)
         base = _base_of(transport, cache, given)
@@ -156,7 +157,7 @@ def asked_of_rows(
     """Find a dataset, and say how its rows would be rendered. Raises NotFound, InvalidData, InvalidInput."""
     spec = given.spec
     data = find_data(transport, given.file, None, columns=spec.columns, param="file", hold_out=spec.hold_out)
-    options = _options(spec, loss_on=spec.loss_on, columns=data.columns, rows=rows, row=row)
+    options = _options(spec, loss_on=spec.loss_on, columns=data.columns, rows=rows, row=row, **spec.of_template)
     return data, RowsAsked(data.label, options)
 
 
@@ -164,8 +165,13 @@ def _options(of: TrainingSpec | TrainingRecord, **more: Any) -> dict[str, Any]:
     return {"max_length": of.max_length, **of.of_holdout, **more}
 
 
-def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
-    """Say how the rows of a version were rendered, by its record. Raises InvalidInput if the record doesn't say."""
+def asked_of(
+    version: VersionView, *, rows: int, row: int | None, rendering: Mapping[str, Any] | None = None
+) -> RowsAsked:
+    """Say how the rows of a version were rendered, by its record, and by the options `rendering` of its chat template.
+
+    Raises InvalidInput if the record doesn't say.
+    """
     record = version.record
     # A classification learns the label of each text, not parts of the text.
     labelled = record.objective == "classify"
@@ -176,10 +182,13 @@ def asked_of(version: VersionView, *, rows: int, row: int | None) -> RowsAsked:
             "with: adapterctl data preview FILE --base BASE",
             param="of",
         )
-    rendering = (None if version.dataset is None else version.dataset.rendering) or Rendering()
-    options = _options(record, loss_on=loss_on, columns=rendering.columns, rows=rows, row=row)
+    used = (None if version.dataset is None else version.dataset.rendering) or Rendering()
+    options = _options(record, loss_on=loss_on, columns=used.columns, rows=rows, row=row, **(rendering or {}))
+    if record.special_tokens != "once":
+        # Trainings before it was recorded had the other rule.
+        options["special_tokens"] = "added"
     # If no date is recorded, the template didn't ask for one.
-    return RowsAsked(f"the dataset of {version.ref}", options, rendering.template_date)
+    return RowsAsked(f"the dataset of {version.ref}", options, used.template_date)
 
 
 def _today() -> str:
@@ -320,4 +329,6 @@ def _refusal(message: str, reason: str, label: str) -> AdapterctlError:
     sentence = message[:1].lower() + message[1:].rstrip(".")
     if reason == FailureReason.BASE:
         return InvalidBase(sentence, param="base")
+    if reason == FailureReason.SPEC:
+        return InvalidInput(sentence)
     return InvalidData(f"{label}: {sentence}", param="file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ from sdk.api.datasets import DatasetRoutes
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
+from sdk.formats.objectives import Objective, objective_of
 from sdk.formats.refs import digest_digits, is_folder, looks_like_digest
+from sdk.formats.rows import Row, RowsError, detect_format, judge_rows, text_values
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import DatasetView
 from sdk.schemas.held_out import HoldOut
@@ -167,6 +170,19 @@ def sources_of(data: TrainingData) -> list[GivenSource]:
             "a weight is relative to those of other datasets, and there is only one dataset; leave it out", param="data"
         )
     return [GivenSource(one, None if weight is None else _weight(weight, one)) for one, weight in pairs]
+
+
+def objective_of_files(data: TrainingData, columns: str | None) -> Objective | None:
+    """Return what the first row of the first file that is given is for; None if only the registry, or a job, can tell."""
+    for source in sources_of(data):
+        if means_file(source.given):
+            keys = check_columns(columns)[1]
+            with suppress(RowsError, OSError):
+                path = user_path(source.given)
+                if detect_format(path) != "parquet":
+                    rows = (row for row in judge_rows(text_values(path, keys), columns=keys) if isinstance(row, Row))
+                    return next((objective_of(row.shape) for row in rows), None)
+    return None
 
 
 def check_different(rows: Sequence[GivenData], given: Sequence[GivenSource]) -> None:

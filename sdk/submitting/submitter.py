@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdk.api import jobs, versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput
+from sdk.formats.objectives import traits_of
 from sdk.formats.refs import namespace_of
 from sdk.names import parse_ref
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
@@ -64,8 +65,10 @@ class JobSubmitter:
     `key` is the idempotency key: using it again gives the same job.
     """
 
-    def __init__(self, transport: Transport, pusher: Pusher) -> None:
-        self._transport, self._pusher = transport, pusher
+    def __init__(
+        self, transport: Transport, pusher: Pusher, rendering_of: Callable[[VersionView], dict[str, Any]]
+    ) -> None:
+        self._transport, self._pusher, self._rendering_of = transport, pusher, rendering_of
 
     def training(
         self,
@@ -90,7 +93,10 @@ class JobSubmitter:
         if data is None:
             raise InvalidInput("a training needs data, or like: a version whose training is repeated", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
-        spec = build(TrainingSpec, **options) if continued is None else continued_spec(continued, options)
+        if continued is None:
+            spec = build(TrainingSpec, **options)
+        else:
+            spec = continued_spec(continued, options, rendering=self._rendering_of(continued))
         if base is None and continued is None:
             raise InvalidInput("a training needs a base, or a parent to continue", param="base")
         namespace = namespace_of(adapter) or "-"
@@ -136,10 +142,12 @@ class JobSubmitter:
         if objective not in (None, "sft"):
             # Set even if it follows from the rows, so that a release that doesn't know it is not given the job.
             spec = spec.model_copy(update={"objective": objective})
-        if objective == "dpo" and continued is not None and "dropout" not in options:
+        if traits_of(objective).has_reference and continued is not None and "dropout" not in options:
             # The reference is the version that the training starts as, without dropout.
             spec = spec.model_copy(update={"dropout": 0.0})
-        chosen = self._base(base, continued, namespace, spec, causal=objective in ("sft", "dpo"))
+        chosen = self._base(
+            base, continued, namespace, spec, causal=objective is not None and traits_of(objective).predicts_tokens
+        )
         sent = [self._sent(one, namespace) for one in rows]
         kept = None if held_out is None else self._sent(held_out, namespace)
         request = TrainingRequest(
@@ -240,7 +248,7 @@ class JobSubmitter:
             sent = self._sent(checked, None)
             update: dict[str, Any] = {"base": BaseChoice.of(view), "data": sent.digest, "data_name": sent.exact_name}
         else:
-            digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row)
+            digest, said = trained_on(asked), asked_of(asked, rows=rows, row=row, rendering=self._rendering_of(asked))
             request = _preview_request(said)
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest}

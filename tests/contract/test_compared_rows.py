@@ -64,6 +64,47 @@ class TestEqualRows:
         assert "distinct_rows" not in found.model_dump()
 
 
+class TestFewDifferingRows:
+    """A verdict is that of the test; an interval says what so few rows can't know."""
+
+    @staticmethod
+    def better_in(rows: int, **by: float) -> list[RowScore]:
+        return [
+            row.model_copy(
+                update={
+                    "loss_sum": row.loss_sum - by.get("loss", 0.0) * (1 + row.row),
+                    "scores": {**row.scores, "rouge_l": row.scores["rouge_l"] + by.get("rouge", 0.0) * (1 + row.row)},
+                }
+            )
+            if row.row < rows
+            else row
+            for row in scored(48, seed=5, noise=0.01)
+        ]
+
+    def test_a_score_with_bounds_has_a_wide_interval_beside_its_verdict(self, bench: Bench) -> None:
+        one, two = (bench.score(self.better_in(rows, rouge=0.02)) for rows in (0, 8))
+        found = bench.desk.writer.compare([one, two], metric="rouge_l")
+        (pair,) = found.pairs
+        assert (pair.better, pair.differing, pair.coverage) == (two, 8, None)
+        assert pair.low < 0 < pair.difference < pair.high
+        assert pair.verdict.startswith(f"v2 beats v1 on ROUGE-L by 0.015 [-{-pair.low:.3f}, {pair.high:.3f}]")
+        assert found.notes == [
+            f"only 8 rows differ between {one} and {two}: the test tells them apart, and an interval for whatever scores does not"
+        ]
+
+    def test_a_loss_has_an_approximate_one(self, bench: Bench) -> None:
+        one, two = (bench.score(self.better_in(rows, loss=0.2)) for rows in (0, 8))
+        found = bench.desk.writer.compare([one, two])
+        (pair,) = found.pairs
+        assert (pair.better, pair.differing, pair.coverage) == (two, 8, "approximate")
+        assert pair.low < pair.difference < pair.high < 0
+        assert found.notes == [
+            f"only 8 rows differ between {one} and {two}: the interval may hold the true difference less often than in 95 % of all cases"
+        ]
+        enough = bench.desk.writer.compare([bench.score(self.better_in(20, loss=0.2)), one])
+        assert (enough.pairs[0].differing, enough.pairs[0].coverage, enough.notes) == (None, None, [])
+
+
 class TestUnscoredRows:
     ROWS = (*scored(46, seed=9), RowScore(row=46, unscored="too_long"), RowScore(row=47, unscored="nothing_to_score"))
 

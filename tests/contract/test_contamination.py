@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 from support import calls
 from support.adapters import use_of
+from support.compared import scored
 from support.held_out_rows import held_out
 from support.merging_desk import MergingDesk
 from support.people import SEEDS
@@ -313,6 +314,22 @@ class TestKept:
             session.execute(update(Evaluation).where(Evaluation.id == first).values(namespace=own))
         assert order == [third, first, second]
         assert people.services.contamination.check_all() >= 3
+
+
+def test_on_rows_that_one_was_trained_on_alone_neither_is_better(trainer: Trainer) -> None:
+    data, other = trainer.file(TRAINING), trainer.file([row(900), row(901)])
+    one, two, three = trainer.train(data), trainer.train(other), trainer.train(other)
+    for ref, loss in ((one, 0.5), (two, 1.0), (three, 1.0)):
+        evaluated(trainer.desk, ref, data, scored(60, loss=loss))
+    (pair,) = trainer.desk.writer.compare([one, two]).pairs
+    assert pair.better is None
+    assert pair.verdict.startswith(
+        "no verdict on other rows, since v1 was trained on all 60 rows; on these, v1 beats v2 on loss by 0."
+    )
+    assert 0 < pair.low < pair.difference < pair.high
+    assert pair.p_adjusted == 1e-4
+    (untold,) = trainer.desk.writer.compare([two, three]).pairs
+    assert "trained" not in untold.verdict
 
 
 def test_a_comparison_and_a_diff_say_it_in_words(trainer: Trainer) -> None:

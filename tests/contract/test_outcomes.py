@@ -135,6 +135,36 @@ class TestTrainings:
             desk.complete(held, version=desk.publication(metrics={**said, "probe_logit_gap": 1e-6})).result is not None
         )
 
+    def test_one_that_made_things_worse_is_a_version_with_warnings(self, desk: Desk) -> None:
+        worse = {
+            "loss": 7.3,
+            "first_loss": 6.5,
+            "last_loss": 7.1,
+            "eval_loss_base": 6.6,
+            "eval_loss": 7.72,
+            "largest_update": 4e5,
+        }
+        held = desk.train()
+        done = desk.complete(held, version=desk.publication(metrics=worse, training={"held_out_rows_in_training": 2}))
+        version = desk.writer.get(done.result["ref"]).info
+        assert version.warnings == done.result["warnings"]
+        assert [warning.partition(";")[0] for warning in version.warnings] == [
+            "2 of the held-out rows are training rows too, so their loss says too little",
+            "the loss of the held-out rows rose from 6.6 to 7.72, so they are predicted worse than before",
+            "the training's loss ended above its beginning (6.5 → 7.1)",
+            "the update of a module is 4e+05 times as large as its weights (‖ΔW‖/‖W‖)",
+        ]
+        better = {
+            "loss": 7.0,
+            "first_loss": 6.5,
+            "last_loss": 6.6,
+            "eval_loss_base": 6.6,
+            "eval_loss": 6.6,
+            "largest_update": 1.0,
+        }
+        done = desk.complete(desk.train(), version=desk.publication(metrics=better))
+        assert (desk.writer.get(done.result["ref"]).info.warnings, done.result.get("warnings")) == ([], None)
+
     def test_modules_of_a_preset_are_the_worker_s_word(self, desk: Desk) -> None:
         held = desk.train(SPEC.model_copy(update={"targets": "qv"}))
         done = desk.complete(held, version=desk.publication())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -51,6 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = Place(folder, cwd=folder)
     train = ["train", "counter", "--base", "./tiny-llama", "--data", "chat.jsonl", "--method", "lora", "--rank", "2"]
     train += ["--max-steps", "1", "--max-length", "24", "--loss-on", "all"]
+    (folder / "other.jinja").write_text("{% if brief is defined %}Be {{ brief }}.{% endif %}" + TEMPLATE)
+    train += ["--chat-template", "other.jinja", "--template-kwargs", 'brief="short"']
     place.json(*train)
     with closing(place.client()) as client:
         place.version = client.get("counter@v1").info
@@ -68,6 +71,13 @@ def test_it_shows_what_the_record_says_was_trained(place: Place) -> None:
     assert found["totals"]["supervised_tokens"] == use.supervised_tokens
     assert (found["totals"]["samples"], found["totals"]["rows_cut"]) == (training["samples"], training["rows_cut"])
     assert (found["loss_on"], found["max_length"], found["file_rows"]) == ("all", 24, 4)
+    assert (
+        found["template"]
+        == '{%- set brief = "short" %}{#- template_kwargs #}' + (place.folder / "other.jinja").read_text()
+    )
+    assert found["rows"][0]["text"].startswith("Be short.")
+    assert training["template_kwargs"] == 'brief="short"'
+    assert training["chat_template"] == hashlib.sha256((place.folder / "other.jinja").read_bytes()).hexdigest()
     assert [row["row"] for row in found["rows"]] == [2]
 
 

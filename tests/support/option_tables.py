@@ -15,6 +15,7 @@ from sdk.schemas.codes import plain_type, range_of
 from sdk.schemas.field_comments import field_comments
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import options_of
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
 
 PAGE = Path(sdk.__file__).parents[1] / "docs" / "training-options.md"
@@ -25,10 +26,11 @@ _BEGIN, _END = "<!-- {}: written by tests/support/option_tables.py -->\n", "<!--
 
 def written(page: str) -> str:
     """Return the page with its tables as they must be."""
-    names = [name for name in options_of(TrainingSpec) if name not in HoldoutFields.model_fields]
+    of_rows = [*TemplateFields.model_fields, *HoldoutFields.model_fields]
+    names = [name for name in options_of(TrainingSpec) if name not in of_rows]
     how = names.index(_FIRST_OF_HOW)
     page = _replaced(page, "what is trained", names[:how])
-    return _replaced(page, "how it is trained", [*names[how:], *HoldoutFields.model_fields])
+    return _replaced(page, "how it is trained", [*names[how:], *of_rows])
 
 
 def _replaced(page: str, title: str, names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from support.trainings import save_jsonl
 
@@ -27,9 +28,12 @@ def save_tokenizer(folder: Path) -> int:
     return _make.save_tokenizer(folder, ["the cat sat on the mat", "two and two are four"] * 4, vocabulary=300)
 
 
-def save_llama(folder: Path, *, seed: int = 1) -> Path:
+def save_llama(folder: Path, *, seed: int = 1, tokenizer: Any = None) -> Path:
     """Write a Llama of 2 layers, hidden size 64, tied embeddings, float32, into `folder`; return it."""
-    _make.save_llama(folder, save_tokenizer(folder), seed=seed, positions=256)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    vocabulary = save_tokenizer(folder) if tokenizer is None else len(tokenizer)
+    _make.save_llama(folder, vocabulary, seed=seed, positions=256)
     return folder
 
 

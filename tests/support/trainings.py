@@ -21,6 +21,12 @@ PREFERENCES = [
     {"prompt": f"colour {number} is ", "chosen": word, "rejected": word.upper() + "!" * (1 + number % 3)}
     for number, word in enumerate(["red", "green", "blue", "grey", "black", "white"] * 2)
 ]
+#: Answers that are good and bad by turns, of different lengths.
+LABELLED = [
+    {"prompt": row["prompt"], "completion": row["chosen" if good else "rejected"], "label": good}
+    for number, row in enumerate(PREFERENCES)
+    for good in [number % 3 != 0]
+]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from workers.pipelines.data.batches import Batch
+from workers.pipelines.data.objective import Batch, Passes
 from workers.pipelines.training.loop import AdapterState, Shared
 from workers.pipelines.training.optimising import optimizer_of
 
@@ -90,8 +90,10 @@ class _Trainer(SFTTrainer):
         inputs = self._prepare_inputs(inputs)
         objective, fitting, record = self._shared.objective, self._shared.fitting, self._adapter.record
         loss = torch.zeros(())
+        seed = self._adapter.spec.seed + len(record.losses) + 1
+        step = objective.of_step(model, inputs, Passes(fitting.parts, fitting.losses, seed))
         for part in fitting.parts(inputs, objective.sequences):
-            share = objective.loss_sum(model, part, fitting.losses) / objective.counted(inputs)
+            share = objective.loss(model, part, step, fitting.losses)
             self.accelerator.backward(share)
             loss += share.detach()
         record.losses.append(float(loss))

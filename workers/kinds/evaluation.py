@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from pydantic import ValidationError
@@ -89,7 +89,7 @@ def within(reports: Sequence[EvaluationReport], most_bytes: int = MOST_TEXT_BYTE
 
     Shorter texts stay whole, and each cut text is marked at its end.
     """
-    texts = chain.from_iterable(_texts(sample) for report in reports for sample in report.samples)
+    texts = chain.from_iterable(_texts(sample).values() for report in reports for sample in report.samples)
     longest = longest_that_fit([json_bytes(text) for text in texts], most_bytes)
     if longest is None:
         return list(reports)
@@ -99,13 +99,12 @@ def within(reports: Sequence[EvaluationReport], most_bytes: int = MOST_TEXT_BYTE
     ]
 
 
-def _texts(sample: Sample) -> tuple[str, str, str]:
-    return sample.prompt, sample.reference, sample.completion
+def _texts(sample: Sample) -> dict[str, str]:
+    return {name: text for name, text in sample if text is not None}
 
 
 def _shorten(sample: Sample, longest: int) -> Sample:
-    prompt, reference, completion = (cut_text(text, longest) for text in _texts(sample))
-    return Sample(prompt=prompt, reference=reference, completion=completion)
+    return Sample(**{name: cut_text(text, longest) for name, text in _texts(sample).items()})
 
 
 #: Failures of one target that say nothing about the others.
@@ -148,6 +147,7 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
             kept=attempt.inputs.kept(base),
             recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
         )
+    items = {number: _rendered_alike(item, items.values()) for number, item in items.items()}
     order = EvaluationOrder(items=list(items.values()), data=attempt.inputs.dataset(request.data), spec=request.spec)
     outcomes |= zip(items, attempt.run_child(order, EvaluationScores).outcomes, strict=True)
     failures = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, EvaluationFailure)}
@@ -172,6 +172,16 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         for number, target in enumerate(targets)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
+
+
+def _rendered_alike(item: EvaluationItem, items: Iterable[EvaluationItem]) -> EvaluationItem:
+    """Return an item that, if it is a bare base, reads rows as the first adapter over it does: of other texts, no two
+    scores can be compared.
+    """
+    if item.adapter is not None:
+        return item
+    over = (other.adapter for other in items if other.base == item.base and other.labels is None)
+    return item.model_copy(update={"rendered_as": next(filter(None, over), None)})
 
 
 def _recipe(

@@ -74,7 +74,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         rung_file=attempt.folder / _RUNG_FILE,
     )
     report = _run(attempt, order, base)
-    if (said := report.record.held_out_warning) is not None:
+    for said in report.warnings:
         attempt.lease.log(f"warning: {said}")
     _publish(attempt, request, base, report)
 

@@ -163,6 +163,8 @@ class EvaluationItem(Wire):
     base: Path
     adapter: Path | None
     quantization: QuantizationRecipe | None
+    #: The folder of an adapter with whose chat template a bare base is scored; None: its own.
+    rendered_as: Path | None = None
     #: The date given to chat templates.
     template_date: Day
     #: Ids of the tokens at which the adapter was taught to stop, besides its base's.

@@ -69,12 +69,14 @@ class Publisher:
         who: Principal,
         job: JobRef | None = None,
         reported: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
     ) -> Published:
         """Verify the uploaded bytes and make them a version, or find the version that has them already.
 
         Raises what `publishing` raises.
         """
-        with self.publishing(publication=publication, who=who, job=job, reported=reported) as (_, published):
+        given = self.publishing(publication=publication, who=who, job=job, reported=reported, notes=notes)
+        with given as (_, published):
             return published
 
     @contextmanager

@@ -155,8 +155,7 @@ class Comparisons:
                 examples=examples,
             )
             seen = {one.ref: one.contamination for one in found}
-            pairs = [ComparedPair.model_validate(one) for one in told["pairs"]]
-            pairs = [pair.model_copy(update={"verdict": with_training_rows(pair, seen, labels)}) for pair in pairs]
+            pairs = [with_training_rows(ComparedPair.model_validate(one), seen, labels) for one in told["pairs"]]
             changed = self._changed(told["changed"], path, columns)
         return Comparison(
             metric=metric,

@@ -35,7 +35,7 @@ from sdk.schemas.row_file import RowFileError, most_unpacked_bytes, read_rows
 from sdk.schemas.work import EvaluationResult
 
 #: Scores that rows with a label, or with choices, have unasked.
-_UNASKED = frozenset({"accuracy", "acc", "acc_norm"})
+_UNASKED = frozenset({"accuracy", "acc", "acc_norm", "acc_bytes"})
 #: The largest file of rows, and all files of a job together: those of the most rows with long texts are smaller.
 _MOST_FILE_BYTES, _MOST_JOB_BYTES = 1024**3, 4 * 1024**3
 #: By how much a mean may differ from that of the rows, absolute and relative.

@@ -30,6 +30,7 @@ from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_
 from registry.jobs.sources import JobInputs, base_source, version_source
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
+from sdk.formats.objectives import traits_of
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
@@ -38,6 +39,7 @@ from sdk.schemas.held_out import both_held_out
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec, clash_of
+from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import TrainingRecord
 
 _DATASETS = ("data", "eval_data", "sources")
@@ -69,7 +71,9 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     settled = request.model_copy(update={"base": choice, "spec": spec, "parent": parent, "sources": sources, **named})
     exact = pin_checkpoint(session, pin_like(session, settled, who, namespace), who)
     exact = exact.model_copy(update={"template_date": exact.template_date or today(session)})
-    return Pinned(exact, namespace, request.adapter, base, causal=objective in ("sft", "dpo"))
+    return Pinned(
+        exact, namespace, request.adapter, base, causal=objective is not None and traits_of(objective).predicts_tokens
+    )
 
 
 def _examine(db: Database, pinned: Pinned[TrainingRequest]) -> Examined[TrainingRequest]:
@@ -129,13 +133,14 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
     require_learnt(settled)
-
+    warnings = training_warnings(settled.record, settled.metrics)
     with services.publisher.publishing(
         publication=settled,
         who=done.who,
         job=JobRef(id=job.id, attempt=done.completion.attempt),
         reported=reported,
         action="work",
+        notes=warnings,
     ) as (session, published):
         note_peak(session, job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
@@ -144,11 +149,13 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
             "existing": published.existing,
             "metrics": settled.metrics,
         }
-        warnings = [warning] if (warning := settled.record.held_out_warning) is not None else []
         if request.like is not None:
             result["same"] = published.version.digest == request.like.digest
             if not result["same"]:
-                warnings.append(f"its files are not those of {request.like.ref}; the job's log names what differs")
+                warnings = [
+                    *warnings,
+                    f"its files are not those of {request.like.ref}; the job's log names what differs",
+                ]
         if warnings:
             result["warnings"] = warnings
         done.succeed(session, result)

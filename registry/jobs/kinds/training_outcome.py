@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from registry.errors import Verification
 from registry.jobs.kinds.rules import Mismatch, require_none
 from sdk.formats.adapter_files import VOCABULARY_FILES
-from sdk.formats.objectives import TASK_TYPES, Objective
+from sdk.formats.objectives import OBJECTIVES, traits_of
 from sdk.lora.redistribution import is_redistribution
 from sdk.lora.targets import mean_all
 from sdk.lora.trained_tokens import TrainedTokens
@@ -62,7 +62,7 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
 
 def _learns_from_parent(request: TrainingRequest, asked: dict[str, JsonScalar]) -> bool:
     """Whether the answers that are preferred are compared with those of the version that the training continues."""
-    return request.parent is not None and asked["objective"] == "dpo"
+    return request.parent is not None and traits_of(str(asked["objective"])).has_reference
 
 
 def require_learnt(publication: Publication) -> None:
@@ -87,9 +87,9 @@ def _asked(spec: TrainingSpec, lora: LoraConfig, record: TrainingRecord) -> dict
     return spec.recorded() | {"objective": spec.objective or _found(lora, record.objective)}
 
 
-def _found(lora: LoraConfig, said: Objective | None) -> Objective:
+def _found(lora: LoraConfig, said: str | None) -> str:
     """Return the objective of a training for which none was asked: what its worker says, if that fits its task."""
-    possible = [name for name, task in TASK_TYPES.items() if task == lora.task_type]
+    possible = [name for name, traits in OBJECTIVES.items() if traits.task_type == lora.task_type]
     return next((name for name in possible if name == said), "classify" if possible == ["classify"] else "sft")
 
 
@@ -153,10 +153,14 @@ def _of_nobody(
 
 def lora_differences(spec: TrainingSpec, lora: LoraConfig) -> Iterator[Mismatch]:
     """Compare a LoRA record with a spec; the rest was not asked for, and admission compares it with the bytes."""
-    if spec.objective is not None and lora.task_type != TASK_TYPES[spec.objective]:
-        yield Mismatch("lora.task_type", TASK_TYPES[spec.objective], lora.task_type)
+    if spec.objective is not None and lora.task_type != traits_of(spec.objective).task_type:
+        yield Mismatch("lora.task_type", traits_of(spec.objective).task_type, lora.task_type)
     # The head of a classification is not the base's, so its name follows from the model.
-    head = set(lora.modules_to_save) - set(spec.saved_modules) if lora.task_type == TASK_TYPES["classify"] else set()
+    head = (
+        set(lora.modules_to_save) - set(spec.saved_modules)
+        if lora.task_type == traits_of("classify").task_type
+        else set()
+    )
     named = set() if spec.targets in TARGET_PRESETS or is_pattern(spec.targets) else set(spec.targets.split(","))
     # The base's model says which of the names mean stacked parameters; nothing can be excluded in addition to them.
     parameters = named & set(lora.target_parameters) if spec.exclude is None else set()
@@ -210,7 +214,7 @@ def _of_publication(request: TrainingRequest, publication: Publication) -> Itera
     if publication.method not in (None, request.spec.method):
         yield Mismatch("method", request.spec.method, publication.method)
     labels = None if publication.dataset is None else publication.dataset.labels
-    if (labels is not None) != (publication.lora.task_type == TASK_TYPES["classify"]):
+    if (labels is not None) != (publication.lora.task_type == traits_of("classify").task_type):
         yield Mismatch("dataset.labels", publication.lora.task_type, labels)
     for name in _NEVER_ASKED:
         if given := getattr(publication, name):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import Verification
-from registry.rows.comparing.pairs import Clusters, compare_pairs
+from registry.rows.comparing.pairs import Clusters, compare_pairs, notes_on_few
 from registry.rows.comparing.row_values import RowValues, note_on_weight, read_values
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.row_file import RowFileError, read_rows
@@ -75,7 +75,7 @@ def pairs(
     return {
         "pairs": [one.model_dump(mode="json") for one in compared],
         "means": (found.sums.sum(axis=1) / found.masses.sum()).tolist(),
-        "notes": note_on_weight(found, metric, groups, by=by),
+        "notes": [*note_on_weight(found, metric, groups, by=by), *notes_on_few(compared, Clusters(kind))],
         "groups": None if groups is None else int(groups.max()) + 1,
         "changed": _changed(found, targets, examples) if examples else [],
     }
@@ -92,7 +92,7 @@ def _changed(found: RowValues, targets: Sequence[RowsOf], most: int) -> list[dic
     numbers = [int(found.rows[place]) for place in chosen]
     wanted = set(numbers)
     predictions = [
-        {row.row: row.prediction for row in scores_of(ident, Path(path)) if row.row in wanted}
+        {row.row: row.scored_text for row in scores_of(ident, Path(path)) if row.row in wanted}
         for _, ident, path in targets
     ]
     return [

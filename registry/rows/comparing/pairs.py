@@ -15,10 +15,12 @@ from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
 from registry.rows.comparing.row_values import LOSS, RowValues
+from sdk.schemas.evaluation import LARGEST_SCORES
 from sdk.schemas.scores import ComparedPair, Contamination
 from sdk.statistics.comparison import (
     ALPHA,
     LEAST_CLUSTERS,
+    LEAST_DIFFERING,
     RowsComparison,
     compare_rows,
     holm,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 
 #: Metrics' names as people write them; others are written with spaces.
-_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "macro_f1": "macro-F1"}  # fmt: skip
+_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "nist": "NIST", "meteor_exact_stem": "METEOR", "macro_f1": "macro-F1"}  # fmt: skip
 
 
 def compare_pairs(
@@ -54,7 +56,7 @@ def compare_pairs(
     for a, b in pairs:
         ratio = paired_ratio(values.sums[b] - values.sums[a], values.masses, groups=groups)
         seed = "\n".join([*sorted([digests[a], digests[b]]), metric])
-        found.append(compare_rows(ratio, seed=seed, step=values.step))
+        found.append(compare_rows(ratio, seed=seed, step=values.step, bound=LARGEST_SCORES.get(metric)))
     adjusted = holm([one.p for one in found if one.p is not None])
     names = short_names(refs)
     return [
@@ -102,6 +104,8 @@ def _present(
         difference=found.difference,
         low=found.low,
         high=found.high,
+        differing=found.differing if found.differing < LEAST_DIFFERING else None,
+        coverage="approximate" if found.approximate else None,
         p=found.p,
         p_adjusted=p_adjusted,
         test=found.test,
@@ -131,7 +135,8 @@ def verdict_on(
         return f"too few {kind}: {found.clusters} of at least {LEAST_CLUSTERS}"
     if better and found.low is not None and found.high is not None:
         winner, loser = (names[1], names[0]) if better > 0 else names
-        sizes = sorted(abs(end) for end in (found.low, found.high))
+        # By how much the winner scores better.
+        sizes = sorted(end if found.difference > 0 else -end for end in (found.low, found.high))
         digits = decimals((found.high - found.low) / 2)
         by, low, high = (f"{size:.{digits}f}" for size in (abs(found.difference), *sizes))
         return f"{winner} beats {loser} on {_NAMES.get(metric, metric.replace('_', ' '))} by {by} [{low}, {high}]"
@@ -145,15 +150,42 @@ def verdict_on(
     return f"no difference shown; these {rows} can show {shown_size(detectable)} or more"
 
 
-def with_training_rows(pair: ComparedPair, seen: Mapping[str, Contamination | None], refs: Sequence[str]) -> str:
-    """Return a verdict that also says which of the two was trained on rows of the comparison."""
+def notes_on_few(pairs: Sequence[ComparedPair], kind: Clusters) -> list[str]:
+    """A note for each pair whose interval is only approximate, or contains zero beside a verdict, because few differ."""
+    notes = []
+    for pair in pairs:
+        if pair.differing is None or pair.low is None or pair.high is None:
+            continue
+        only = f"only {pair.differing} {kind} differ{'s' if pair.differing == 1 else ''} between {pair.a} and {pair.b}"
+        if pair.coverage == "approximate":
+            notes.append(f"{only}: the interval may hold the true difference less often than in 95 % of all cases")
+        elif pair.better is not None and pair.low <= 0 <= pair.high:
+            notes.append(f"{only}: the test tells them apart, and an interval for whatever scores does not")
+    return notes
+
+
+def with_training_rows(
+    pair: ComparedPair, seen: Mapping[str, Contamination | None], refs: Sequence[str]
+) -> ComparedPair:
+    """Return a pair whose verdict also says which of the two was trained on rows of the comparison; if it was trained on
+    all of them, neither is better.
+    """
     names = short_names(refs)
+    trained = {ref: found for ref in (pair.a, pair.b) if (found := seen.get(ref)) is not None and found.found}
+    if not trained:
+        return pair
+    every = [names[ref] for ref, found in trained.items() if found.found == found.rows]
+    if every and pair.better is not None:
+        rows = trained[pair.a if pair.a in trained else pair.b].rows
+        why = f"{' and '.join(every)} {'was' if len(every) == 1 else 'were'} trained on all {rows} rows"
+        return pair.model_copy(
+            update={"better": None, "verdict": f"no verdict on other rows, since {why}; on these, {pair.verdict}"}
+        )
     told = [
         f"{names[ref]} was trained on {found.found} of {found.rows} rows{', or on nearly the same' if found.near else ''}"
-        for ref in (pair.a, pair.b)
-        if (found := seen.get(ref)) is not None and found.found
+        for ref, found in trained.items()
     ]
-    return "; but ".join([pair.verdict, " and ".join(told)]) if told else pair.verdict
+    return pair.model_copy(update={"verdict": f"{pair.verdict}; but {' and '.join(told)}"})
 
 
 def decimals(size: float) -> int:

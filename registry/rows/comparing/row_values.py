@@ -13,9 +13,12 @@ from sdk.schemas.evaluation import (
     CORPUS_METRICS,
     LONGER_REFERENCE_ROWS,
     MADE_OF_LOSS,
+    NO_CONTENT_ROWS,
     SCORER_PREFIX,
     SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
+    UNDIVIDED_METRICS,
+    UNFINISHED_THOUGHT_ROWS,
     UNSCORED_ROWS,
     RowScore,
     is_of_texts,
@@ -122,6 +125,11 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
                 )
     if not found.rows:
         names = ", ".join([LOSS, *sorted(found.names)])
+        if metric in UNDIVIDED_METRICS:
+            raise Invalid(
+                f"{metric} is a score of all rows together, of which none has its own; compare by one of: {names}",
+                param="metric",
+            )
         how = (
             f"; score all by it in one job: adapterctl eval REF REF{asking_for(metric)}" if is_of_texts(metric) else ""
         )
@@ -139,11 +147,22 @@ def asking_for(metric: str) -> str:
 def notes_on(left_out: int, metric: str, evaluations: Sequence[EvaluationView]) -> list[str]:
     """What readers should know about the numbers, in sentences; the rows are those of `evaluations`."""
     notes = []
-    unscored, shortened, prompts, longer = (
+    every, empty, shortened, prompts, longer, thoughts = (
         max(round(one.metrics.get(name, 0.0)) for one in evaluations)
-        for name in (UNSCORED_ROWS, SHORTENED_ROWS, SHORTENED_PROMPT_ROWS, LONGER_REFERENCE_ROWS)
+        for name in (
+            UNSCORED_ROWS,
+            NO_CONTENT_ROWS,
+            SHORTENED_ROWS,
+            SHORTENED_PROMPT_ROWS,
+            LONGER_REFERENCE_ROWS,
+            UNFINISHED_THOUGHT_ROWS,
+        )
     )
+    unscored = every - empty
     longest = evaluations[0].conditions.get("max_length")
+    if empty:
+        have = "1 row has" if empty == 1 else f"{empty} rows have"
+        notes.append(f"{have} no score of any: a thought is all of the expected answer")
     if unscored:
         have, its = ("1 row has", "its") if unscored == 1 else (f"{unscored} rows have", "their")
         notes.append(f"{have} no score of any: none of {its} first {longest} tokens is one that the loss is taken on")
@@ -157,6 +176,11 @@ def notes_on(left_out: int, metric: str, evaluations: Sequence[EvaluationView]) 
         some = "1 row expects" if longer == 1 else f"{longer} rows expect"
         most = evaluations[0].conditions.get("max_new_tokens")
         notes.append(f"{some} more than the {most} tokens that an answer has at most")
+    if thoughts and is_of_texts(metric):
+        most = evaluations[0].conditions.get("max_new_tokens")
+        notes.append(
+            f"up to {thoughts} of a target's answers begin a thought and don't end it within {most} tokens, and count as empty"
+        )
     if left_out:
         some = "1 row is" if left_out == 1 else f"{left_out} rows are"
         notes.append(f"{some} left out, since not every target has a score of it")

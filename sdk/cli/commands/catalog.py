@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
-from sdk.cli.support.scores import held_out_loss, score_names
+from sdk.cli.support.scores import held_out_loss, held_out_preferences, score_names
 from sdk.cli.support.session import open_client
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.scores import briefly
+from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import RELEASES, CombineRecord, MergeRecord, TrainingRecord
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, An
         ("digest", shown.digest),
         ("state", f"{shown.state}{_STATES.get(shown.state, '')}"),
         *([("refused", shown.refusal)] if shown.refusal else []),
-        *(("warning", warning) for warning in (*shown.warnings, record.held_out_warning) if warning is not None),
+        # Versions of releases before have no warnings of their training.
+        *(("warning", warning) for warning in dict.fromkeys((*shown.warnings, *training_warnings(record, metrics)))),
         ("aliases", shown.aliases),
         ("created", f"{shown.created_at:%Y-%m-%d %H:%M} by {shown.created_by}"),
         ("base", f"{base.id}{'@' + base.revision[:12] if base.revision else ''} ({base.architecture})"),
@@ -99,12 +101,7 @@ def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, An
         facts.append(
             ("held-out rows", f"accuracy {metrics['eval_accuracy']:.4g}, macro-F1 {metrics['eval_macro_f1']:.4g}")
         )
-    before = metrics.get("eval_chosen_loss_parent", metrics.get("eval_chosen_loss_base"))
-    if before is not None and {"eval_preference_accuracy", "eval_chosen_loss"} <= metrics.keys():
-        after = metrics["eval_chosen_loss"]
-        preferred = (
-            f"chosen answer preferred in {metrics['eval_preference_accuracy']:.0%}, its loss {before:.4g} → {after:.4g}"
-        )
+    if (preferred := held_out_preferences(metrics)) is not None:
         facts.append(("held-out rows", preferred))
     if (losses := held_out_loss(metrics)) is not None:
         over = "" if record.held_out_rows is None else f" over {record.held_out_rows} rows"

@@ -221,8 +221,11 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
         click.echo("\n" + "\n".join(label_lines(labels)).rstrip())
     for sample in found.samples:
         click.echo()
-        for label, key in (("— ", "prompt"), ("  expected:  ", "reference"), ("  generated: ", "completion")):
-            click.echo(_wrapped(label, one_line(str(sample.get(key, "")))))
+        texts = {"completion": "", "reference": "", "prompt": "", **sample}
+        shown = {"— ": texts["prompt"], "  expected:  ": texts["reference"], "  generated: ": texts["completion"]}
+        shown |= {"  scored:    ": texts["content"]} if "content" in texts else {}
+        for label, text in shown.items():
+            click.echo(_wrapped(label, one_line(text)))
 
 
 def _wrapped(label: str, text: str) -> str:

@@ -128,4 +128,5 @@ def _print_table(found: list[dict[str, Any]], scores: Sequence[Evaluation], besi
         click.echo(f"  expected: {one_line(sample['reference'])}")
         for item in found:
             if index < len(item["samples"]):
-                click.echo(f"  {item['ref']}: {one_line(item['samples'][index]['completion'])}")
+                said = item["samples"][index]
+                click.echo(f"  {item['ref']}: {one_line(said.get('content', said['completion']))}")

@@ -10,12 +10,13 @@ import click
 from sdk.cli.commands.watch import result_of, say_rows
 from sdk.cli.support.options import parse_size, whose_base_options
 from sdk.cli.support.output import format_option, print_detached, print_json, say
-from sdk.cli.support.scores import held_out_loss
+from sdk.cli.support.scores import held_out_loss, held_out_preferences
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
 from sdk.cli.support.training_file import read_training_file
 from sdk.errors import InvalidInput
 from sdk.schemas.held_out import HoldoutFields
+from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
 
 #: No job runs in less, so a smaller number lacks its unit.
@@ -46,7 +47,11 @@ _LEAST_MEMORY_BYTES = 10**6
 )
 @spec_options(HoldoutFields)
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
-@spec_options(TrainingSpec, TrainingSpec.model_fields.keys() - HoldoutFields.model_fields.keys())
+@spec_options(
+    TrainingSpec,
+    TrainingSpec.model_fields.keys() - HoldoutFields.model_fields.keys() - TemplateFields.model_fields.keys(),
+)
+@spec_options(TemplateFields)
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
 )
@@ -136,8 +141,8 @@ def train_command(
         metrics = result.get("metrics", {})
         if (losses := held_out_loss(metrics)) is not None:
             say(f"held-out loss {losses}")
-        if (share := metrics.get("eval_preference_accuracy")) is not None:
-            say(f"the chosen answer is preferred in {share:.0%} of the held-out rows")
+        if (preferred := held_out_preferences(metrics)) is not None:
+            say(f"held-out rows: {preferred}")
         say(f"see it: adapterctl show {result['ref']}")
 
 

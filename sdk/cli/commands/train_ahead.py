@@ -6,18 +6,21 @@ Each option has its value, the source of that, its default and its description.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import click
 
 from sdk.cli.commands.plan import planned, print_plan
 from sdk.cli.support.output import filled, print_json
+from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import shown_value
 from sdk.errors import InvalidInput
 from sdk.names import check_name
 from sdk.schemas.option_types import options_of
 from sdk.schemas.training import PLANNED, TrainingSpec
-from sdk.submitting.given_data import sources_of
+from sdk.submitting.given_data import objective_of_files, sources_of
+from sdk.submitting.given_template import with_template_text
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 from sdk.validation import build, check_held_out
 
@@ -34,9 +37,13 @@ def show_ahead(
 ) -> None:
     """Print the options of a training and, for a dry run, its plan. Raises what a submit without rows, or a plan, raises."""
     fields = {name: value for name, value in options.items() if name in TrainingSpec.model_fields}
+    with ExitStack() as stack:
+        fields = with_template_text(fields, lambda: stack.enter_context(open_client()))
     spec = _checked(name, options, fields)
     base = options["base"]
     rows = explained(spec, in_file=in_file, on_command_line=given)
+    if explain and spec.objective is None and options.get("data") is not None:
+        _name_objective(rows, objective_of_files(options["data"], spec.columns))
     said: dict[str, Any] = {"spec": spec.model_dump(mode="json") | {"alpha": spec.resolved_alpha}}
     if explain:
         said["explained"] = rows
@@ -86,6 +93,7 @@ def explained(
     from sdk.schemas.field_comments import field_comments
 
     about, options, rows = field_comments(TrainingSpec), options_of(TrainingSpec), []
+    about["optim"] = f"{about['optim']} {spec.optim} {spec.optimizer.about}."
     for name, field in TrainingSpec.model_fields.items():
         value, source = getattr(spec, name), "default"
         if name in on_command_line:
@@ -99,6 +107,13 @@ def explained(
         default = field.get_default()
         rows.append({"option": name, "value": value, "from": source, "default": default, "about": about.get(name, "")})
     return rows
+
+
+def _name_objective(rows: Collection[dict[str, Any]], objective: str | None) -> None:
+    """Say which objective the rows of a training are for, where they are a file here."""
+    for row in rows:
+        if row["option"] == "objective" and objective is not None:
+            row |= {"value": objective, "from": "default, by the rows"}
 
 
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:

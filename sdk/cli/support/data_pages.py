@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, print_one, render, writable
+from sdk.formats.objectives import OBJECTIVES
+from sdk.formats.template_kwargs import said_in
 from sdk.schemas.preview import Preview, PreviewText
+from sdk.schemas.version_records import special_tokens_said
 
 if TYPE_CHECKING:
     from sdk.schemas.data_audit import AuditExample, DataAudit, LengthBucket, TokenCounts
@@ -94,7 +97,13 @@ def _facts(found: DataAudit) -> list[tuple[str, str | None]]:
         ("scripts", ", ".join(f"{script} {share:.1%}" for script, share in scripts) or None),
         *([] if found.complete else [("near", "not all candidates were compared: there may be more")]),
         *([] if found.tokens is None else [("tokens", _tokens(found.tokens))]),
+        *([] if found.tokens is None else _special_tokens(found.tokens.had_special)),
     ]
+
+
+def _special_tokens(had: Mapping[str, int]) -> list[tuple[str, str]]:
+    said = special_tokens_said({plain(token): rows for token, rows in had.items()})
+    return [] if said is None else [("special tokens", said)]
 
 
 def _tokens(counted: TokenCounts) -> str:
@@ -143,10 +152,13 @@ def print_preview(preview: Preview, style: str = "table") -> None:
         print_facts(_preview_facts(preview))
 
 
+_DESIRABLE: dict[bool | None, str] = {True: "desirable", False: "undesirable"}
+
+
 def _answers(preview: Preview) -> list[str | None]:
     """Return which answer of its row each text has; for a preference first the chosen one, then the rejected one."""
     if preview.shape != "preference":
-        return [None] * len(preview.rows)
+        return [_DESIRABLE.get(text.desirable) for text in preview.rows]
     rows = [None, *(text.row for text in preview.rows)]
     return ["rejected" if row == before else "chosen" for before, row in itertools.pairwise(rows)]
 
@@ -188,7 +200,7 @@ def _cut_off(text: PreviewText, max_length: int) -> str:
 
 
 def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
-    rendering, totals = preview.rendering, preview.totals
+    rendering, totals, special = preview.rendering, preview.totals, _special_tokens(preview.had_special)
     if totals is None:
         whole = f"{preview.file_rows} rows, too many to check here: only those shown were checked"
     else:
@@ -203,14 +215,28 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
     )
     if preview.labels:
         labels = ", ".join(map(plain, preview.labels))
-        return [("loss on", preview.loss_on), ("labels", labels), ("file", whole), *left_out]
+        facts = [*_objective_fact(preview), ("loss on", preview.loss_on), ("labels", labels)]
+        return [*facts, ("file", whole), *special, *left_out]
     return [
+        *_objective_fact(preview),
         ("loss on", preview.loss_on),
         ("template", ", ".join(digest[:12] for digest in rendering.templates) or None),
+        ("set in it", plain(said_in(preview.template or "")) or None),
         ("date in it", rendering.template_date),
         ("file", whole),
+        *special,
         *left_out,
     ]
+
+
+def _objective_fact(preview: Preview) -> list[tuple[str, str]]:
+    """Name what a training on the rows learns, and what else it may be asked to."""
+    if preview.objective is None:
+        return []
+    others = [
+        name for name, traits in OBJECTIVES.items() if preview.shape in traits.shapes and name != preview.objective
+    ]
+    return [("objective", f"{preview.objective}; or {', '.join(others)}" if others else preview.objective)]
 
 
 def _lines(text: str) -> str:

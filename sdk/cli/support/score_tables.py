@@ -65,7 +65,7 @@ def row_table(rows: Sequence[RowScore], metric: str | None) -> str:
             *(row.scores.get(name) for name in names),
             *([row.unscored and row.unscored.replace("_", " ")] if left_out else []),
             *([row.expected and one_line(row.expected)] if labelled else []),
-            row.prediction and one_line(row.prediction),
+            row.scored_text and one_line(row.scored_text),
         ]
         for row in rows
     ]

@@ -10,15 +10,18 @@ from sdk.cli.support.output import WIDTH, human_bytes, render
 from sdk.schemas.evaluation import (
     COUNTED,
     LONGER_REFERENCE_ROWS,
+    NO_CONTENT_ROWS,
     SCORER_PREFIX,
     SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
+    UNFINISHED_THOUGHT_ROWS,
     UNSCORED_ROWS,
     TextMetric,
     is_of_texts,
     is_score,
     is_scorer,
 )
+from sdk.schemas.training_warnings import held_out_losses
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -39,18 +42,34 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
 def held_out_loss(metrics: Mapping[str, float]) -> str | None:
     """Return the loss of the held-out rows before and after a training; None if there were none.
 
-    Preferences learnt against a version begin at that version, with a loss of log 2: the bare base's loss is not theirs.
-
     >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9}), held_out_loss({"loss": 1.0})
     ('1.9 → 0.75', None)
     >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9, "eval_chosen_loss_parent": 3.2})
     '0.6931 → 0.75'
     """
-    if "eval_loss" not in metrics:
-        return None
-    of_parent = "eval_chosen_loss_parent" in metrics
-    before = math.log(2) if of_parent else metrics.get("eval_loss_base", math.nan)
-    return f"{before:.4g} → {metrics['eval_loss']:.4g}"
+    losses = held_out_losses(metrics)
+    return None if losses is None else f"{losses[0]:.4g} → {losses[1]:.4g}"
+
+
+def held_out_preferences(metrics: Mapping[str, float]) -> str | None:
+    """Return in words what was learnt of the preferences in held-out rows; None if there were none.
+
+    >>> held_out_preferences({"eval_preference_accuracy": 0.9, "eval_chosen_loss": 1.0, "eval_chosen_loss_base": 2.5})
+    'chosen answer preferred in 90%, its loss 2.5 → 1'
+    >>> held_out_preferences({"eval_logp_accuracy": 0.75, "eval_logp_margin": 0.5})
+    'chosen answer likelier in 75%, by 0.5 nats a token'
+    >>> held_out_preferences({"eval_desirable_reward": 0.5, "eval_undesirable_reward": -0.25, "eval_auc": 0.9})
+    'reward 0.5 of desirable answers, -0.25 of undesirable ones, AUC 0.9'
+    """
+    before = metrics.get("eval_chosen_loss_parent", metrics.get("eval_chosen_loss_base", math.nan))
+    match metrics:
+        case {"eval_preference_accuracy": share, "eval_chosen_loss": after}:
+            return f"chosen answer preferred in {share:.0%}, its loss {before:.4g} → {after:.4g}"
+        case {"eval_logp_accuracy": share, "eval_logp_margin": margin}:
+            return f"chosen answer likelier in {share:.0%}, by {margin:.4g} nats a token"
+        case {"eval_desirable_reward": good, "eval_undesirable_reward": bad, "eval_auc": area}:
+            return f"reward {good:.4g} of desirable answers, {bad:.4g} of undesirable ones, AUC {area:.4g}"
+    return None
 
 
 def metric_text(name: str, value: float) -> str:
@@ -101,13 +120,21 @@ def long_lines(
     ['a@v1: 2 of 8 answers start from the last 56 tokens of a longer prompt; shorten the prompts, lower --max-new-tokens, or raise --max-length where the base has the positions']
     >>> long_lines("a@v1", {"generated_rows": 8.0, "longer_reference_rows": 2.0}, {"max_new_tokens": 48}, None)
     ['a@v1: 2 of 8 rows expect more than the 48 tokens that an answer has at most; raise --max-new-tokens']
+    >>> long_lines("a@v1", {"generated_rows": 8.0, "unfinished_thought_rows": 2.0}, {"max_new_tokens": 48}, None)
+    ['a@v1: 2 of 8 answers begin a thought and do not end it within 48 tokens, and count as empty; raise --max-new-tokens']
+    >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0, "no_content_rows": 1.0}, {}, None)
+    ['a@v1: 1 of 6 rows has no score: a thought is all of the expected answer; give it a content or a call']
     """
     max_length = conditions.get("max_length")
-    unscored, shortened = (round(metrics.get(name, 0)) for name in (UNSCORED_ROWS, SHORTENED_ROWS))
-    every = round(metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0)) + unscored
+    every, empty, shortened = (round(metrics.get(name, 0)) for name in (UNSCORED_ROWS, NO_CONTENT_ROWS, SHORTENED_ROWS))
+    unscored = every - empty
+    every += round(metrics.get("rows", 0.0) + metrics.get("failed_rows", 0.0))
+    which = "" if ident is None else f" (which: adapterctl evals show {ident} --rows)"
     lines = []
+    if empty:
+        said = f"{'has' if empty == 1 else 'have'} no score: a thought is all of the expected answer"
+        lines.append(f"{ref}: {empty} of {every} rows {said}; give it a content or a call{which}")
     if unscored:
-        which = "" if ident is None else f" (which: adapterctl evals show {ident} --rows)"
         has, its = ("has", "its") if unscored == 1 else ("have", "their")
         said = f"{has} no score: none of {its} first {max_length} tokens is one that the loss is taken on"
         lines.append(f"{ref}: {unscored} of {every} rows {said}; {_mending(unscored)}{which}")
@@ -122,6 +149,12 @@ def long_lines(
         most = f"{'expects' if longer == 1 else 'expect'} more than the {conditions.get('max_new_tokens')} tokens that an answer has"
         lines.append(
             f"{ref}: {longer} of {metrics.get('generated_rows', 0.0):.0f} rows {most} at most; raise --max-new-tokens"
+        )
+    if thoughts := round(metrics.get(UNFINISHED_THOUGHT_ROWS, 0)):
+        said = f"{'begins a thought and does' if thoughts == 1 else 'begin a thought and do'} not end it within"
+        said += f" {conditions.get('max_new_tokens')} tokens, and {'counts' if thoughts == 1 else 'count'} as empty"
+        lines.append(
+            f"{ref}: {thoughts} of {metrics.get('generated_rows', 0.0):.0f} answers {said}; raise --max-new-tokens"
         )
     return lines
 
@@ -171,6 +204,7 @@ _COLUMNS = (
     "macro_f1",
     "acc",
     "acc_norm",
+    "acc_bytes",
     "preference_accuracy",
     "preference_margin",
     "perplexity",

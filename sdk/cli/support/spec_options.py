@@ -13,6 +13,9 @@ from sdk.schemas.codes import plain_type
 from sdk.schemas.option_types import Option, options_of
 from sdk.schemas.wire import Wire
 
+#: The most characters of a value that are shown to people.
+_MOST_SHOWN = 400
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -63,4 +66,7 @@ def shown_value(value: Any) -> str:
     """The value of an option as people read it."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, str) and len(value) > _MOST_SHOWN:
+        # A template, or the names of many modules.
+        return f"{value[:_MOST_SHOWN].splitlines()[0]}… ({len(value):,} characters)"
     return f"{value:g}" if isinstance(value, float) else str(value)

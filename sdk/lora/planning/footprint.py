@@ -15,9 +15,9 @@ from typing import Literal
 
 from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
 from sdk.lora.planning.blueprint import ModelShapes
+from sdk.schemas.optimizers import Optimizer
 from sdk.schemas.planning import Attention
 from sdk.schemas.probe import MOST_TOKENS
-from sdk.schemas.training import Optimizer
 
 Method = Literal["qlora", "lora", "full"]
 Place = Literal["cuda", "cpu"]
@@ -45,9 +45,7 @@ _KERNEL_BYTES = 2 * 2**20
 MOST_KERNELS = 64
 #: Three 64-bit numbers for each token of an expert.
 _PLACES = 24
-#: bitsandbytes keeps the moments of smaller tensors in 32 bits; for others it keeps a scale for each 256 numbers.
-_SMALL_TENSOR, _MOMENT_BLOCK = 4096, 256
-#: It pages the moments of tensors with at least this many numbers.
+#: bitsandbytes pages the moments of tensors with at least this many numbers.
 _PAGED_TENSOR = 100_000
 
 
@@ -89,23 +87,21 @@ def weights_parts(
 
 
 def moment_bytes(adapter: AdapterPlan, optimizer: Optimizer) -> tuple[int, int]:
-    """Return the bytes of AdamW's two moments per trained parameter that stay on the card, and of those that are paged out.
+    """Return the bytes of what an optimiser keeps of trained tensors that stay on the card, and of those that are paged out.
 
-    Each takes 4 bytes, or 1 and a scale per 256. bitsandbytes pages neither small tensors nor scales.
+    bitsandbytes pages neither small tensors nor scales.
     """
-    sizes: Counter[int] = Counter(map(math.prod, adapter.whole.values()))
+    shapes: Counter[tuple[int, ...]] = Counter(map(tuple, adapter.whole.values()))
     for module, count in adapter.kinds.items():
-        for _, shape in module.tensors:
-            sizes[math.prod(shape)] += count
+        for _, own in module.tensors:
+            shapes[tuple(own)] += count
     card = paged = 0
-    for numbers, count in sizes.items():
-        scaled = optimizer.in_8_bits and numbers >= _SMALL_TENSOR
-        moments = 2 * numbers if scaled else 8 * numbers
-        card += count * 8 * math.ceil(numbers / _MOMENT_BLOCK) if scaled else 0
-        if optimizer.paged and numbers >= _PAGED_TENSOR:
-            paged += count * moments
+    for shape, count in shapes.items():
+        card += count * optimizer.scale_bytes(shape)
+        if optimizer.paged and math.prod(shape) >= _PAGED_TENSOR:
+            paged += count * optimizer.moment_bytes(shape)
         else:
-            card += count * moments
+            card += count * optimizer.moment_bytes(shape)
     return card, paged
 
 

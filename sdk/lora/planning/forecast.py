@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from sdk.formats.objectives import SEQUENCES
+from sdk.formats.objectives import traits_of
 from sdk.lora.memory import chunk_tokens
 from sdk.lora.planning.adapter import AdapterPlan
 from sdk.lora.planning.blueprint import ModelShapes
@@ -73,8 +73,8 @@ class Run:
 
     @property
     def sequences(self) -> int:
-        """Sequences per row: a preference has two."""
-        return SEQUENCES[self.spec.objective or "sft"]
+        """Sequences per row: a pair of answers has two."""
+        return traits_of(self.spec.objective).sequences
 
 
 def forecast_of(base: ModelShapes, adapter: AdapterPlan, run: Run) -> Forecast:
@@ -176,7 +176,9 @@ class _Parts:
         own = adapter_parts(self.adapter, run.spec.optimizer)
         yield self.part("adapter", own["adapter"], "float32")
         yield self.part("gradients", own["gradients"], "of the adapter, float32")
-        yield self.part("optimizer", own["optimizer"], f"{run.spec.optimizer.name}, two moments")
+        yield self.part(
+            "optimizer", own["optimizer"], f"{run.spec.optimizer.name}: {', '.join(run.spec.optimizer.tensors)}"
+        )
         if paged := own["paged optimizer"]:
             said = "of large tensors, paged out where the card is full"
             yield self.part("paged optimizer", paged, said, machine=True)
@@ -206,7 +208,7 @@ class _Parts:
             place=run.place,
             chunk_tokens=self._chunk_tokens(),
             supervised_tokens=run.supervised_tokens,
-            predicts_tokens=run.spec.objective != "classify",
+            predicts_tokens=traits_of(run.spec.objective).predicts_tokens,
         )
         how = "checkpointed" if run.checkpointing else "all kept"
         rows = f"{run.batch_size} × {run.sequences}" if run.sequences > 1 else f"{run.batch_size}"

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from sdk.formats.base_files import positions_of
+from sdk.formats.objectives import traits_of
 from sdk.lora.experts import experts_share
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import ModelShapes, UnknownFamilyError, blueprint_of
@@ -52,7 +53,7 @@ class PlannedTraining:
         self.shapes: tuple[ModelShapes, AdapterPlan] | str
         try:
             base = known_blueprint(config, tensors)
-            base = without_head(base) if spec.objective == "classify" else base
+            base = base if traits_of(spec.objective).predicts_tokens else without_head(base)
             self.shapes = base, adapter_of(base, spec)
         except (NotKnownError, TargetsError) as error:
             self.shapes = str(error)

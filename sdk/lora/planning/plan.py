@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from sdk.formats.objectives import SEQUENCES
+from sdk.formats.objectives import traits_of
 from sdk.lora.planning.adapter import AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import ModelShapes
 from sdk.lora.planning.cards import CARDS, GpuCard, card_of
@@ -47,7 +47,7 @@ class _Planner:
     ) -> Forecast:
         """Return the parts of one configuration; `at_once`: with the logits of all tokens in memory, as in most trainers."""
         asked = self.asked
-        whole = batch * SEQUENCES[asked.spec.objective or "sft"] * length if at_once else None
+        whole = batch * traits_of(asked.spec.objective).sequences * length if at_once else None
         run = Run(
             spec=asked.spec,
             method=method,
@@ -84,7 +84,7 @@ class _Planner:
 def plan_of(base: ModelShapes, asked: Asked) -> Plan:
     """Return a plan. Raises TargetsError for targets that select nothing in the base, CardError for an unknown card."""
     card = None if asked.gpu is None else card_of(asked.gpu)
-    if asked.spec.objective == "classify":
+    if not traits_of(asked.spec.objective).predicts_tokens:
         # It has another head, with a row for each class.
         base = replace(base, tensors={name: size for name, size in base.tensors.items() if name != _HEAD})
     planner = _Planner(base, asked, adapter_of(base, asked.spec))
@@ -167,17 +167,29 @@ def _configured(planner: _Planner, method: PlanMethod, card: GpuCard | None) -> 
     return each[-1]
 
 
+def _of_objective(objective: str | None, base: ModelShapes) -> Iterator[str]:
+    """Say what an objective means for memory and time."""
+    traits = traits_of(objective)
+    if objective is None:
+        yield (
+            "no objective is given, and rows decide it: counted is sft; pairs of answers (dpo and others) have two sequences a row, and "
+            "classify has no logits of the vocabulary"
+        )
+    if not traits.predicts_tokens:
+        yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
+    if traits.time > 1:
+        looked_at = f", and {traits.looked_at} that are only looked at" if traits.looked_at else ""
+        yield (
+            f"a row of {objective} has {traits.sequences} {'sequences' if traits.has_pairs else 'sequence'} to learn{looked_at}: it takes "
+            f"about {traits.time:.2g} times as long as a row of sft of one sequence's length"
+        )
+
+
 def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterator[str]:
     base, asked = planner.base, planner.asked
     if not base.known:
         yield "the family is not known: counts are exact, and activations are those of a Llama of this size, so memory may be off"
-    if asked.spec.objective is None:
-        yield (
-            "no objective is given, and rows decide it: counted is sft; dpo has two sequences a row, and classify has no logits "
-            "of the vocabulary"
-        )
-    elif asked.spec.objective == "classify":
-        yield f"the head that classifies is not counted: it has {base.hidden} numbers for each class"
+    yield from _of_objective(asked.spec.objective, base)
     if asked.spec.moves_ranks and chosen.method != "full":
         yield (
             f"eva_rho moves ranks between modules: counted is each at its rank, and the rows may make it up to "
@@ -191,7 +203,7 @@ def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterato
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":
         yield "adapterctl trains adapters; full fine-tuning is here to compare with"
-        if asked.spec.optimizer.needs_card:
+        if asked.spec.optimizer.name != "adamw":
             yield f"full fine-tuning is counted with Adam's moments in 16 bits, not with {asked.spec.optimizer.name}"
         if idle := sorted(OF_ADAPTERS & set(asked.given)):
             yield f"full fine-tuning has no adapter and trains over no quantised base: {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} not count"

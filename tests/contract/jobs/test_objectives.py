@@ -121,7 +121,9 @@ class TestSubmissions:
             crew.submit(spec=TrainingSpec(neftune_noise_alpha=5.0))
 
     def test_beta_is_of_preferences_alone(self, crew: Crew, rows: Path) -> None:
-        with pytest.raises(InvalidInput, match="beta is an option of the objective dpo, and this is sft"):
+        with pytest.raises(
+            InvalidInput, match="beta is an option of dpo, ipo, orpo, simpo, kto, and the objective is sft"
+        ):
             crew.writer.submit_training(f"{crew.space}/a", base="tiny", data=rows, beta=0.3, **ASKED)
 
     def test_a_preference_training_continues_a_version_and_is_recorded_against_it(

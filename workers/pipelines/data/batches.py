@@ -5,44 +5,16 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from sdk.formats import objectives
 from workers.pipelines.data.examples import IGNORED, Example
+from workers.pipelines.data.objective import Batch, Look, Objective, TokenLosses, Tokens
 from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.model.rotary import parts, turns_at
-
-#: `input_ids` and `labels` of an example.
-Tokens = dict[str, list[int]]
-#: Tensors by name, of int64: input_ids, attention_mask, labels and position_ids are (batch, seq), labels of whole rows (batch,).
-Batch = dict[str, Any]
-#: From a model and a batch to the loss of each supervised token in nats, (supervised,) in float32, and the tokens' places.
-TokenLosses = Callable[[Any, Batch], tuple[Any, Any]]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is learnt from rows: how they become a batch, and what is minimised."""
-
-    #: The name in a spec.
-    name: objectives.Objective
-    #: PEFT's name.
-    task_type: Literal["CAUSAL_LM", "SEQ_CLS"]
-    #: Makes a batch from examples, padded with a token; the longest comes first.
-    collate: Callable[[Sequence[Tokens], int], Batch]
-    #: The number of losses that `loss_sum` adds up.
-    counted: Callable[[Batch], int]
-    #: The summed loss of a model in nats, a float32 scalar with its graph; the third argument computes the tokens' losses.
-    loss_sum: Callable[..., Any]
-    #: All logits of a model for a batch.
-    logits: Callable[[Any, Batch], Any]
-    #: Examples per row, one after the other: a preference has the chosen answer and the rejected one.
-    sequences: int = 1
 
 
 def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
@@ -110,7 +82,13 @@ def longest_first(examples: Sequence[Example], sequences: int) -> list[int]:
 def tokens_of(examples: Sequence[Example], row: int, objective: Objective) -> list[Tokens]:
     """Return the examples of the row with this number."""
     found = examples[row * objective.sequences : (row + 1) * objective.sequences]
-    return [{"input_ids": example.input_ids, "labels": example.labels} for example in found]
+    return [tokens_of_example(example) for example in found]
+
+
+def tokens_of_example(example: Example) -> Tokens:
+    """Return what a batch is made from."""
+    found = {"input_ids": example.input_ids, "labels": example.labels}
+    return found if example.desirable is None else {**found, "desirable": [int(example.desirable)]}
 
 
 def rows_of(examples: Sequence[Example], objective: Objective) -> Iterator[list[Tokens]]:
@@ -184,6 +162,14 @@ def example_losses(
     model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
 ) -> Iterator[list[tuple[Example, float]]]:
     """Yield each example with its summed loss in nats, batch by batch, the longest first."""
+    for batch in example_token_losses(model, examples, pad_id, rows, device, losses):
+        yield [(example, math.fsum(nats)) for example, nats in batch]
+
+
+def example_token_losses(
+    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
+) -> Iterator[list[tuple[Example, list[float]]]]:
+    """Yield each example with the losses of its supervised tokens in nats, batch by batch, the longest first."""
     order = longest_first(examples, 1)
     start = 0
     # The last token of a batch's longest row is left out.
@@ -191,10 +177,10 @@ def example_losses(
     for batch in example_batches(examples, SFT, pad_id, rows, device, turns):
         with torch.no_grad():
             found, kept = losses(model, without_last(batch))
-        # Added up on the CPU in float64, in a fixed order whatever the card.
-        sums = [math.fsum(part.tolist()) for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
-        yield [(examples[at], loss) for at, loss in zip(order[start : start + len(sums)], sums, strict=True)]
-        start += len(sums)
+        # To be added up on the CPU in float64, in a fixed order whatever the card.
+        parts = [part.tolist() for part in found.double().cpu().split(kept.sum(dim=1).tolist())]
+        yield [(examples[at], nats) for at, nats in zip(order[start : start + len(parts)], parts, strict=True)]
+        start += len(parts)
 
 
 def mean_loss(
@@ -216,9 +202,28 @@ def _logits(model: Any, batch: Batch) -> Any:
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
 
-#: The loss is a mean over supervised tokens.
+def _step_loss(model: Any, batch: Batch, tokens: int, losses: TokenLosses) -> Any:
+    return loss_sum(model, batch, losses) / tokens
+
+
+def _scores(look: Look) -> dict[str, float]:
+    """Return the mean loss in nats per supervised token."""
+    found = math.nan
+    means = mean_loss(look.model, look.examples, look.pad_id, look.rows, look.device, look.losses)
+    # The last running mean is the result.
+    for batch, found in enumerate(means, start=1):  # noqa: B007
+        look.done(batch * look.rows)
+    return {"loss": found}
+
+
+#: The loss is a mean over the supervised tokens of a step.
 SFT = Objective(
-    "sft", task_type="CAUSAL_LM", collate=collate, counted=supervised_tokens, loss_sum=loss_sum, logits=_logits
+    "sft",
+    collate=collate,
+    of_step=lambda model, batch, passes: supervised_tokens(batch),
+    loss=_step_loss,
+    scores=_scores,
+    logits=_logits,
 )
 
 
@@ -229,4 +234,4 @@ def _keeps_logits(model: Any) -> bool:
 
 def of_sequences(objective: Objective) -> Objective:
     """Return the objective for single sequences, even if several of them are learnt together."""
-    return SFT if objective.task_type == SFT.task_type else objective
+    return SFT if objective.traits.predicts_tokens else objective

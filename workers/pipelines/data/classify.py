@@ -10,16 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from sdk.lora.architectures import is_encoder
-from workers.pipelines.data.batches import (
-    Batch,
-    Objective,
-    TokenLosses,
-    example_batches,
-    longest_first,
-    padded_ids,
-    token_losses,
-)
+from workers.pipelines.data.batches import example_batches, longest_first, padded_ids
 from workers.pipelines.data.examples import Example
+from workers.pipelines.data.objective import Batch, Look, Objective, TokenLosses
 from workers.pipelines.model.causality import fixed_texts
 from workers.pipelines.model.packed import multiplies_in_eight_bits
 from workers.pipelines.model.rotary import turns_at
@@ -44,22 +37,6 @@ def logits_of(model: Any, texts: Any) -> Any:
     """Return (batch, labels) logits in float32 for tokens, (batch, seq), without padding."""
     with torch.no_grad():
         return label_logits(model, {"input_ids": texts, "attention_mask": torch.ones_like(texts)})
-
-
-def _loss_sum(model: Any, batch: Batch, _losses: TokenLosses = token_losses) -> Any:
-    """Return the summed cross-entropy in nats over a batch's rows, a float32 scalar with its graph."""
-    return torch.nn.functional.cross_entropy(label_logits(model, batch), batch["labels"], reduction="sum")
-
-
-#: The loss is a mean over rows.
-CLASSIFY = Objective(
-    "classify",
-    task_type="SEQ_CLS",
-    collate=collate,
-    counted=lambda batch: len(batch["labels"]),
-    loss_sum=_loss_sum,
-    logits=label_logits,
-)
 
 
 class Guess(NamedTuple):
@@ -143,3 +120,26 @@ def scores(found: Sequence[Guess]) -> dict[str, float]:
         "accuracy": sum(hits.values()) / len(found),
         "macro_f1": math.fsum(f1) / len(f1),
     }
+
+
+def _loss(model: Any, batch: Batch, rows: int, _losses: TokenLosses) -> Any:
+    return torch.nn.functional.cross_entropy(label_logits(model, batch), batch["labels"], reduction="sum") / rows
+
+
+def _scores(look: Look) -> dict[str, float]:
+    found: list[Guess] = []
+    for part in guesses(look.model, look.examples, look.pad_id, look.rows, look.device):
+        found += part
+        look.done(len(found))
+    return scores(found)
+
+
+#: The loss is the cross-entropy of a row's label, a mean over the rows of a step.
+CLASSIFY = Objective(
+    "classify",
+    collate=collate,
+    of_step=lambda model, batch, passes: len(batch["labels"]),
+    loss=_loss,
+    scores=_scores,
+    logits=label_logits,
+)

@@ -61,6 +61,12 @@ class ControlTokens:
             return last + len(ends.turn)
         return end + len(ends.turn) if text.startswith(ends.turn, end) else end
 
+    def last_control(self, text: str, start: int, end: int) -> int:
+        """Return where the control token begins with which a part of a text ends; its end if it ends in none."""
+        part = text[start:end].rstrip()
+        last = re.search(rf"(?:{self.pattern})\Z", part)
+        return end if last is None else start + last.start()
+
     def stops(self, answer: str, ends: TurnEnds) -> bool:
         """Whether an answer ends in a token at which generation stops.
 

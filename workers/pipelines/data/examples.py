@@ -7,15 +7,19 @@ import itertools
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
 
 from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.version_records import SpecialTokens
+from workers.pipelines.data.answer_tokens import answer_tokens
 from workers.pipelines.data.conversation import Conversation, RowRefused
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.spans import ChatTemplate, Method, SupervisedText
+from workers.pipelines.data.thoughts import Scaffold
 from workers.pipelines.data.tokenizer import known_ids
 from workers.pipelines.errors import PipelineError
 
@@ -36,6 +40,7 @@ class Example:
     #: text of a row.
     prompt_ids: list[int]
     prompt: str
+    #: The completion, or content and calls of the last answer of a conversation, if they were asked for.
     reference: str
     #: The token that ends what is learnt; None if it was cut off, or if all of a conversation is learnt.
     stop: int | None = None
@@ -43,6 +48,13 @@ class Example:
     method: Method | None = None
     #: The number of its row in the dataset, from 0.
     row: int = 0
+    #: Whether the answer is a desirable one; None for rows that don't say it.
+    desirable: bool | None = None
+    #: What the learnt answers say, content and calls, as [first, last) of the tokens: without reasoning, without what a
+    #: template writes around it, and without the end. Empty if it wasn't asked for.
+    contents: tuple[tuple[int, int], ...] = ()
+    #: What a template writes around the content of the last answer; None for plain texts, or if it wasn't asked for.
+    scaffold: Scaffold | None = None
 
     @property
     def supervised_tokens(self) -> int:
@@ -59,28 +71,55 @@ def learnt_runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
             yield start, at
 
 
-class ExampleMaker:
-    """Makes examples from rows, and records how."""
+def learnt_ends(example: Example) -> Iterator[tuple[int, int]]:
+    """Yield the runs of tokens, as [first, last), that the loss is computed on after a content."""
+    for first, last in learnt_runs(example.labels):
+        ends = [end for start, end in example.contents if first <= max(start, 1) < last]
+        if ends and max(ends) < last:
+            yield max(ends), last
 
-    def __init__(self, tokenizer: Any, loss_on: LossOn, day: date | None, stop_ids: Sequence[int]) -> None:
+
+class ExampleMaker:
+    """Makes examples from rows, and records how. With `contents` it finds what answers say."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        loss_on: LossOn,
+        day: date | None,
+        stop_ids: Sequence[int],
+        special_tokens: SpecialTokens = "once",
+        *,
+        contents: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
+        #: Encodes whole texts; conversations have the special tokens that their template writes.
+        self.encoder = Encoder(tokenizer, special_tokens)
         self._loss_on = loss_on
         self._day = day
-        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids))
+        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids), contents=contents)
         self._methods: Counter[str] = Counter()
         self._templates: set[str] = set()
         self._dated = False
 
     def examples(self, row: Row) -> list[Example]:
         """Return the examples of one row. Raises RowRefused, PipelineError if the base has no chat template."""
+        try:
+            return self._examples(row)
+        finally:
+            self.encoder.note_row()
+
+    def _examples(self, row: Row) -> list[Example]:
         fields = row.fields
         if row.shape == "preference":
             return [self._alone(row, key) for key in ("chosen", "rejected")]
+        if row.shape == "unpaired-preference":
+            return [replace(self._alone(row, "completion"), desirable=fields["label"])]
         if row.shape == "text":
-            ids = _ended(self._tokenizer(fields["text"])["input_ids"], self._tokenizer)
-            return [Example(ids, list(ids), [], "", fields["text"], ids[-1])]
+            ids = self.encoder.ended(fields["text"])
+            return [Example(ids, list(ids), [], "", fields["text"], ids[-1], contents=((0, len(ids) - 1),))]
         if row.shape == "prompt" and isinstance(fields["prompt"], str):
-            return [_prompt_example(fields["prompt"], fields["completion"], self._tokenizer, self._loss_on)]
+            return [self._prompt_example(fields["prompt"], fields["completion"])]
         if self._tokenizer.chat_template is None:
             raise PipelineError(
                 FailureReason.DATA,
@@ -90,9 +129,9 @@ class ExampleMaker:
         return [self._of_sample(row, sample, last=sample is samples[-1]) for sample in samples]
 
     def _alone(self, row: Row, key: str) -> Example:
-        """Return one of the two answers of a preference as an example. Raises RowRefused if it needs several."""
+        """Return one answer of a row as an example. Raises RowRefused if it needs several."""
         fields = {name: value for name, value in row.fields.items() if name in ("prompt", "tools")}
-        made = self.examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
+        made = self._examples(Row(row.where, "prompt", {**fields, "completion": row.fields[key]}))
         if len(made) > 1:
             raise RowRefused(
                 f"has a `{key}` of several answers, which the base's chat template renders one by one; move all but the last "
@@ -115,6 +154,17 @@ class ExampleMaker:
             template_date=self._day.isoformat() if self._dated and self._day is not None else None,
             stop_ids=sorted({example.stop for example in examples if example.stop is not None}),
         )
+
+    def _prompt_example(self, prompt: str, completion: str) -> Example:
+        prompt_ids, ids = self.encoder.open(prompt), self.encoder.ended(prompt + completion)
+        if ids[: len(prompt_ids)] != prompt_ids:
+            # A token merged across the border. Generation starts from the prompt's own tokens, so training does too.
+            own, end = continued(self.encoder, self._tokenizer, prompt_ids, prompt, completion), ids[-1]
+            ids = [*prompt_ids, *own, *([] if own and own[-1] == end else [end])]
+        masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
+        labels = list(ids) if self._loss_on == "all" else masked
+        said = (len(prompt_ids), len(ids) - 1)
+        return Example(ids, labels, prompt_ids, prompt, completion, ids[-1], contents=(said,))
 
     def _samples(self, row: Row) -> list[SupervisedText]:
         messages, first = _messages(row)
@@ -149,17 +199,16 @@ class ExampleMaker:
             stop = final[-1] if final else None
             if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
                 raise RowRefused("ends with an end of turn that is not a token of the base's tokenizer")
+        answers = answer_tokens(sample, ids, starts, tokenizer)
+        contents = tuple(answer.content for answer in answers if answer.said)
         if sample.answer is None or not last:
-            return Example(ids, labels, [], "", "", stop, sample.method)
+            return Example(ids, labels, [], "", "", stop, sample.method, contents=contents)
         messages, _ = _messages(row)
         asked = messages[sample.answer - 1].get("content", "") if sample.answer else ""
-        # Generated text is decoded in the same way: with reasoning and calls as the template writes them.
-        if sample.method == "all":
-            reference = messages[sample.answer].get("content", "")
-        else:
-            reference = str(tokenizer.decode(final, skip_special_tokens=True)).strip()
         prompt_ids = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] if sample.prompt else []
-        return Example(ids, labels, prompt_ids, asked, reference, stop, sample.method)
+        said, scaffold = (answers[-1].said, answers[-1].scaffold) if answers else ("", None)
+        how: dict[str, Any] = {"stop": stop, "method": sample.method, "contents": contents, "scaffold": scaffold}
+        return Example(ids, labels, prompt_ids, asked, said, **how)
 
 
 def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:
@@ -209,22 +258,12 @@ def _labels(ids: list[int], starts: list[int], spans: Sequence[tuple[int, int]])
     return labels
 
 
-def _prompt_example(prompt: str, completion: str, tokenizer: Any, loss_on: LossOn) -> Example:
-    prompt_ids = unended(tokenizer(prompt)["input_ids"], tokenizer)
-    ids = _ended(tokenizer(prompt + completion)["input_ids"], tokenizer)
-    if ids[: len(prompt_ids)] != prompt_ids:
-        # A token merged across the border. Generation starts from the prompt's own tokens, so training does too.
-        ids = prompt_ids + _ended(continued(tokenizer, prompt_ids, prompt, completion), tokenizer)
-    masked = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
-    return Example(ids, list(ids) if loss_on == "all" else masked, prompt_ids, prompt, completion, ids[-1])
-
-
-def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
+def continued(encoder: Encoder, tokenizer: Any, prompt_ids: list[int], prompt: str, completion: str) -> list[int]:
     """Return the tokens of a completion that follow those of its prompt. Raises RowRefused if no tokens make that text.
 
     Some tokenizers put a blank before every text, but not in the middle of one, such as after a line break.
     """
-    wanted = tokenizer.decode(unended(tokenizer(prompt + completion)["input_ids"], tokenizer))
+    wanted = tokenizer.decode(encoder.open(prompt + completion))
     alone = tokenizer(completion, add_special_tokens=False)["input_ids"]
     if tokenizer.decode(prompt_ids + alone) == wanted:
         return list(alone)
@@ -237,13 +276,3 @@ def continued(tokenizer: Any, prompt_ids: list[int], prompt: str, completion: st
         "has a prompt whose end the base's tokenizer joins to the completion; move the space at the end of the prompt to the"
         " beginning of the completion"
     )
-
-
-def _ended(ids: list[int], tokenizer: Any) -> list[int]:
-    """Add the end-of-text token unless it is there already, so that the model learns to stop."""
-    return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
-
-
-def unended(ids: list[int], tokenizer: Any) -> list[int]:
-    """Remove an end-of-text token that the tokenizer itself puts after every text."""
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

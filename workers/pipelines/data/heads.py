@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from workers.pipelines.data.batches import Batch, TokenLosses, passed, supervised_logits
+from workers.pipelines.data.batches import passed, supervised_logits
 from workers.pipelines.data.examples import IGNORED
+from workers.pipelines.data.objective import Batch, TokenLosses
 from workers.pipelines.model.device import is_out_of_memory
 
 #: The losses of both ways may differ by this many roundings of the largest logit.

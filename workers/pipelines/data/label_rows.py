@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sdk.formats.labels import classes_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.version_records import SpecialTokens
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import Example, LossOn
 from workers.pipelines.data.rows import Rows
 from workers.pipelines.data.tokenise import Tokenised
@@ -47,7 +49,13 @@ def pad_token_id(config: Any, tokenizer: Any) -> int:
 
 
 def label_rows(
-    rows: Rows, tokenizer: Any, names: Sequence[str], *, max_length: int, into: StoredExamples | None = None
+    rows: Rows,
+    tokenizer: Any,
+    names: Sequence[str],
+    *,
+    max_length: int,
+    special_tokens: SpecialTokens = "once",
+    into: StoredExamples | None = None,
 ) -> Tokenised:
     """Return texts as the tokenizer encodes them, including special tokens, each with the number of its label; the
     examples are put `into` a file if one is given.
@@ -58,8 +66,7 @@ def label_rows(
     numbers = {name: number for number, name in enumerate(names)}
     examples: list[Example] | StoredExamples = [] if into is None else into
     cut, empty = 0, []
-    # Other code may have set it to the beginning.
-    tokenizer.truncation_side = "right"
+    encoder = Encoder(tokenizer, special_tokens)
     for number, row in enumerate(rows):
         text, label = row.fields["text"], row.fields["label"]
         if label not in numbers:
@@ -67,10 +74,11 @@ def label_rows(
                 FailureReason.DATA,
                 f"{row.where} has the label {label!r}, which no training row has; correct it, or train on rows that have it.",
             )
-        ids = tokenizer(text)["input_ids"]
+        ids = encoder.whole(text)
         if len(ids) > max_length:
-            ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+            ids = encoder.whole(text, most=max_length)
             cut += 1
+        encoder.note_row()
         # A decoder reads its answer from the last token that is not padding, whichever program runs it.
         while ids and ids[-1] == tokenizer.pad_token_id:
             ids = ids[:-1]
@@ -83,4 +91,6 @@ def label_rows(
             FailureReason.DATA,
             f"{len(empty)} texts give no tokens with this base (first: {empty[0]}); remove their rows.",
         )
-    return Tokenised(examples, "text-label", "label", len(examples), 0, cut, Rendering(), None)
+    return Tokenised(
+        examples, "text-label", "label", len(examples), 0, cut, Rendering(), None, had_special=encoder.had_already()
+    )

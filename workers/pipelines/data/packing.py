@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches
+from workers.pipelines.data.batches import micro_batches
 from workers.pipelines.data.examples import IGNORED
+from workers.pipelines.data.objective import Batch, TokenLosses
 from workers.pipelines.model.device import is_out_of_memory
 from workers.pipelines.model.rotary import follows_each_length, parts
 

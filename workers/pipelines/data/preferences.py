@@ -1,5 +1,4 @@
-"""Direct preference optimisation (arXiv:2305.18290): one of two answers becomes likelier, relative to a reference's
-probabilities for both.
+"""Pairs of answers, of which one becomes likelier relative to a reference's probabilities for both: DPO and IPO.
 
 The reference is the base, or the version that is continued: the same model (`workers.pipelines.model.trained_whole`).
 It sees the same batch through the same code, before the policy does: before training, log-ratios are exactly 0.
@@ -8,23 +7,15 @@ It sees the same batch through the same code, before the policy does: before tra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from sdk.formats.objectives import SEQUENCES
-from workers.pipelines.data.batches import (
-    SFT,
-    Batch,
-    Objective,
-    TokenLosses,
-    Tokens,
-    example_batches,
-    padded,
-    token_losses,
-)
+from sdk.schemas.training import TrainingSpec
+from workers.pipelines.data.batches import SFT, example_batches, padded, token_losses
 from workers.pipelines.data.examples import IGNORED, Example
+from workers.pipelines.data.objective import Batch, Look, Objective, TokenLosses, Tokens
 from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.model.trained_whole import as_reference
 
@@ -49,26 +40,67 @@ def log_ratios(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> 
     return log_likelihoods(model, batch, losses) - reference, reference
 
 
-def preference(beta: float) -> Objective:
-    """Return the objective -log σ(β · (log-ratio of chosen - log-ratio of rejected)), a mean over pairs."""
+def answer_tokens(batch: Batch) -> Any:
+    """Return how many tokens of each sequence are supervised, (sequences,)."""
+    return (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
 
-    def loss_sum(model: Any, batch: Batch, losses: TokenLosses = token_losses) -> Any:
+
+def dpo(spec: TrainingSpec) -> Objective:
+    """Return the objective of DPO (arXiv:2305.18290, equation 7): -log σ(β · (log-ratio of chosen - log-ratio of rejected)).
+
+    A log-ratio is log π/π_ref of an answer, summed over its tokens; the loss is a mean over the pairs of a step.
+    """
+    return _compared("dpo", lambda margins: -torch.nn.functional.logsigmoid(spec.beta * margins), averaged=False)
+
+
+def ipo(spec: TrainingSpec) -> Objective:
+    """Return the objective of IPO (arXiv:2310.12036, equation 17): (log-ratio of chosen - log-ratio of rejected - 1/(2τ))²,
+    with `beta` as τ.
+
+    A log-ratio is log π/π_ref of an answer, averaged over its tokens as TRL does, where the paper sums; the loss is a mean
+    over the pairs of a step.
+    """
+    return _compared("ipo", lambda margins: (margins - 1 / (2 * spec.beta)) ** 2, averaged=True)
+
+
+def _compared(name: str, loss_of: Callable[[Any], Any], *, averaged: bool) -> Objective:
+    """Return an objective whose loss of each pair follows from its margin, (pairs,)."""
+
+    def loss(model: Any, batch: Batch, pairs: int, losses: TokenLosses) -> Any:
         ratios, _ = log_ratios(model, batch, losses)
-        return -torch.nn.functional.logsigmoid(beta * (ratios[::2] - ratios[1::2])).sum()
+        if averaged:
+            ratios = ratios / answer_tokens(batch)
+        return loss_of(ratios[::2] - ratios[1::2]).sum() / pairs
+
+    def scores(look: Look) -> dict[str, float]:
+        pairs: list[Pair] = []
+        for found in judged(look.model, look.examples, look.pad_id, look.rows, look.device, look.losses):
+            pairs += found
+            look.done(len(pairs))
+        margins = [pair.margin_of_tokens if averaged else pair.margin for pair in pairs]
+        return {
+            "loss": _mean(loss_of, margins),
+            # Its margins are 0.
+            **({"loss_parent": _mean(loss_of, [0.0])} if look.reference == "parent" else {}),
+            **preference_scores(pairs, look.reference),
+        }
 
     return Objective(
-        "dpo",
-        task_type="CAUSAL_LM",
+        name,
         collate=collate,
-        counted=lambda batch: len(batch["labels"]) // 2,
-        loss_sum=loss_sum,
+        of_step=lambda model, batch, passes: len(batch["labels"]) // 2,
+        loss=loss,
+        scores=scores,
         logits=SFT.logits,
-        sequences=SEQUENCES["dpo"],
     )
 
 
-#: The losses of judged rows are computed afterwards.
-_PAIRS = preference(1.0)
+def _mean(loss_of: Callable[[Any], Any], margins: Sequence[float]) -> float:
+    return float(loss_of(torch.tensor(margins, dtype=torch.float64)).mean())
+
+
+#: How judged rows become batches.
+_PAIRS = dpo(TrainingSpec())
 
 
 class Pair(NamedTuple):
@@ -88,6 +120,11 @@ class Pair(NamedTuple):
         """How much more the chosen answer gained than the rejected one."""
         return self.chosen_ratio - self.rejected_ratio
 
+    @property
+    def margin_of_tokens(self) -> float:
+        """The same of each answer's mean per token."""
+        return self.chosen_ratio / self.chosen_tokens - self.rejected_ratio / self.rejected_tokens
+
 
 def judged(
     model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
@@ -96,8 +133,7 @@ def judged(
     for batch in example_batches(examples, _PAIRS, pad_id, rows, device, turns_at(model)):
         with torch.no_grad():
             ratios, reference = log_ratios(model, batch, losses)
-        counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
-        found, said = ratios.tolist(), reference.tolist()
+        counts, found, said = answer_tokens(batch).tolist(), ratios.tolist(), reference.tolist()
         yield [
             Pair(said[at], said[at + 1], found[at], found[at + 1], counts[at], counts[at + 1])
             for at in range(0, len(found), 2)
@@ -125,9 +161,3 @@ def _sum(numbers: Iterable[float]) -> float:
     """Return the exact sum, rounded once; if not all values are finite, the plain sum: infinity or NaN."""
     found = list(numbers)
     return math.fsum(found) if all(map(math.isfinite, found)) else sum(found)
-
-
-def preference_loss(found: Sequence[Pair], beta: float) -> float:
-    """Return the mean of -log σ(β · margin) over rows, in nats."""
-    scaled = [beta * pair.margin for pair in found]
-    return math.fsum(math.log1p(math.exp(-abs(each))) + max(-each, 0.0) for each in scaled) / len(scaled)

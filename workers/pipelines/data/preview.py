@@ -14,13 +14,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sdk.formats.objectives import objective_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
+from sdk.schemas.version_records import SpecialTokens
 from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import Example, ExampleMaker, learnt_runs
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.rows import Row, read_split
+from workers.pipelines.data.template_choice import choose_template, require_rendered
 from workers.pipelines.data.tokenise import (
     Tokenised,
     cut_example,
@@ -55,24 +59,30 @@ def preview(request: PreviewRequest) -> Preview:
     assert shape != "choices"  # nothing is learnt of these
     assert shape != "references"
     tokenizer = load_tokenizer(base)
+    choose_template(tokenizer, request, day)
     max_length, stops = longest_row(base, request.max_length), configured_stops(base)
+    special_tokens = request.special_tokens or "once"
     chosen = list(enumerate(rows, start=1))
     chosen = chosen[: request.rows] if request.row is None else chosen[request.row - 1 : request.row]
     totals = None
     if len(rows) <= _MOST_COUNTED_ROWS:
         how: dict[str, Any] = {"max_length": max_length, "day": day, "stop_ids": stops, "split_texts": True}
-        found = tokenise(rows, tokenizer, loss_on=loss_on, **how)
+        found = tokenise(rows, tokenizer, loss_on=loss_on, special_tokens=special_tokens, **how)
         totals = _totals(found)
-    maker = ExampleMaker(tokenizer, loss_on, day, stops)
+    maker = ExampleMaker(tokenizer, loss_on, day, stops, special_tokens)
     made = _made(maker, chosen, max_length)
+    require_rendered(maker.template, request)
     rendering = maker.rendering([example for _, _, example in made]) if totals is None else found.rendering
     return Preview(
         shape=shape,
+        objective=objective_of(shape),
         loss_on=loss_on,
         max_length=max_length,
         file_rows=len(rows),
         totals=totals,
         rendering=rendering.model_copy(update={"columns": request.columns}),
+        had_special=maker.encoder.had_already() if totals is None else found.had_special,
+        template=maker.template,
         rows=[shown_text(number, row.where, example, tokenizer, max_length) for number, row, example in made],
     )
 
@@ -100,18 +110,23 @@ def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
     first = 0 if request.row is None else request.row - 1
     chosen = rows[first : request.rows if request.row is None else request.row]
     counted = len(rows) <= _MOST_COUNTED_ROWS
-    found = label_rows(rows if counted else chosen, tokenizer, names, max_length=max_length)
+    special_tokens = request.special_tokens or "once"
+    found = label_rows(
+        rows if counted else chosen, tokenizer, names, max_length=max_length, special_tokens=special_tokens
+    )
     shown = found.examples[first : first + len(chosen)] if counted else found.examples
     return Preview(
         shape="text-label",
+        objective=objective_of("text-label"),
         loss_on="label",
         labels=list(names),
         max_length=max_length,
         file_rows=len(rows),
         totals=_totals(found) if counted else None,
         rendering=found.rendering.model_copy(update={"columns": request.columns}),
+        had_special=found.had_special,
         rows=[
-            _shown_label(number, row, example, tokenizer)
+            _shown_label(number, row, example, tokenizer, special_tokens)
             for number, (row, example) in enumerate(zip(chosen, shown, strict=True), start=first + 1)
         ],
     )
@@ -135,13 +150,15 @@ def _totals(found: Tokenised) -> PreviewTotals:
     )
 
 
-def _shown_label(number: int, row: Row, example: Example, tokenizer: Any) -> PreviewText:
-    encoded = tokenizer(example.prompt, return_offsets_mapping=True)
-    whole, kept = list(encoded["input_ids"]), example.input_ids
+def _shown_label(number: int, row: Row, example: Example, tokenizer: Any, special_tokens: SpecialTokens) -> PreviewText:
+    whole, kept = Encoder(tokenizer, special_tokens).whole(example.prompt), example.input_ids
     while whole and whole[-1] == tokenizer.pad_token_id:
         # The model gets none of it.
         whole.pop()
     same = next((at for at, (one, other) in enumerate(zip(whole, kept, strict=False)) if one != other), len(kept))
+    own = tokenizer(example.prompt, add_special_tokens=False, return_offsets_mapping=True)
+    ids = list(own["input_ids"])
+    first = next((at for at in range(len(whole)) if whole[at : at + len(ids)] == ids), 0)
     return PreviewText(
         row=number,
         where=row.where,
@@ -152,7 +169,7 @@ def _shown_label(number: int, row: Row, example: Example, tokenizer: Any) -> Pre
         supervised_text="",
         stop=None,
         cut_tokens=len(whole) - len(kept),
-        cut_text=example.prompt[encoded["offset_mapping"][same][0] :] if len(kept) < len(whole) else "",
+        cut_text=example.prompt[own["offset_mapping"][same - first][0] :] if len(kept) < len(whole) else "",
         method=None,
         label=example.reference,
     )
@@ -191,6 +208,7 @@ def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_lengt
         cut_tokens=len(example.input_ids) - tokens,
         cut_text=whole.text[end:],
         method=example.method,
+        desirable=example.desirable,
     )
 
 

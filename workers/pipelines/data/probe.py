@@ -11,6 +11,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.probe import MOST_TOKENS, ProbeReport, ProbeText
 from workers.pipelines.data.classify import label_logits
 from workers.pipelines.data.divergence import kl_sum
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.fixed_texts import PROBE_TEXTS, TEXTS_DIGEST
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
@@ -26,11 +27,11 @@ def probe(model: Any, tokenizer: Any, base: Path, device: Any, *, labelled: bool
     state of random number generators is not changed. Raises PipelineError ("diverged") for logits that are not finite.
     """
     cut, words = longest_row(base, MOST_TOKENS), words_of(model)
-    found, largest = [], 0.0
+    found, largest, encoder = [], 0.0, Encoder(tokenizer)
     model.eval()
     with torch.no_grad():
         for number, text in enumerate(PROBE_TEXTS, start=1):
-            ids = torch.tensor([embedded(tokenizer(text)["input_ids"], words=words)[:cut]], device=device)
+            ids = torch.tensor([embedded(encoder.whole(text), words=words)[:cut]], device=device)
             measured, most = _measured(model, ids, number, labelled=labelled)
             found.append(measured)
             largest = max(largest, most)

@@ -16,6 +16,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
@@ -241,8 +242,30 @@ def _tojson(
 @lru_cache(maxsize=32)
 def compiled(template: str, *, marked: bool = False) -> jinja2.Template:
     """Return a template in a sandbox with everything that transformers provides to templates. Raises jinja2.TemplateError."""
-    generation = _MarkedGeneration if marked else _Generation
+    return _environment(_MarkedGeneration if marked else _Generation).from_string(template)
+
+
+def _environment(generation: type[_Generation]) -> _Sandbox:
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals.update(raise_exception=_raise_exception, dict=_Dict(), namespace=_Namespace)
-    return environment.from_string(template)
+    return environment
+
+
+#: Tests and filters that ask whether a name has a value.
+_ASKING = ("defined", "undefined", "default", "d")
+
+
+def names_read(template: str) -> frozenset[str]:
+    """Return the names whose values a template takes from whoever renders it: those that it never sets, and those that it
+    asks for before.
+
+    Raises jinja2.TemplateError, RecursionError.
+    """
+    parsed = _environment(_Generation).parse(template)
+    names = list(parsed.find_all(jinja2.nodes.Name))
+    own = {name.name for name in names if name.ctx != "load"}
+    tested = [node for node in parsed.find_all((jinja2.nodes.Test, jinja2.nodes.Filter)) if node.name in _ASKING]
+    asked = {node.node.name for node in tested if isinstance(node.node, jinja2.nodes.Name)}
+    of_macros = {name.name for name in names if name.ctx == "param"}
+    return frozenset(jinja2.meta.find_undeclared_variables(parsed)) - (own - asked) - of_macros

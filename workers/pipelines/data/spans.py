@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from typing import Any, Literal
 
+from sdk.formats.template_kwargs import names_in, unbake, with_head
+from workers.pipelines.data.contents import AnswerText, ContentFinder, Span
 from workers.pipelines.data.control_tokens import ControlTokens, TurnEnds
 from workers.pipelines.data.conversation import Conversation, Form, Probed, RowRefused, forms, missing_from, probe
 from workers.pipelines.data.render import (
@@ -25,11 +28,13 @@ from workers.pipelines.data.render import (
     Renderer,
     TemplateRefusal,
     has_marks,
+    names_read,
 )
+from workers.pipelines.data.thoughts import Thoughts
+from workers.pipelines.data.tokenizer import default_template
 from workers.pipelines.sandbox import bounded
 
 Method = Literal["marks", "prefix", "variant", "turns", "changed", "all"]
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -48,20 +53,28 @@ class SupervisedText:
     dated: bool
     #: The template that rendered it, or the one that TRL's variant belongs to.
     template: str
+    #: The answers in it, in order; none if they weren't asked for.
+    answers: tuple[AnswerText, ...] = ()
+    #: How its template writes thoughts; None if that wasn't asked for.
+    thoughts: Thoughts | None = None
 
 
 class ChatTemplate:
     """The chat template of a tokenizer, on one day. Raises RowRefused for conversations that it can't render.
 
-    Generation stops at `stop_ids` and at the tokenizer's end of text.
+    Generation stops at `stop_ids` and at the tokenizer's end of text. With `contents`, what each answer says is found
+    in the text, which takes one more rendering of an answer.
     """
 
-    def __init__(self, tokenizer: Any, day: date | None, stop_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, day: date | None, stop_ids: Iterable[int] = (), *, contents: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._renderer = Renderer(tokenizer.special_tokens_map, day)
         self._eos = str(tokenizer.eos_token)
         self._controls = ControlTokens(tokenizer, stop_ids)
         self._known_ends: dict[tuple[str, Form], TurnEnds] = {}
+        self._contents = ContentFinder(self._render, self._controls) if contents else None
 
     def whole(self, conversation: Conversation) -> SupervisedText:
         """Return a conversation whose tokens are all learnt."""
@@ -78,7 +91,17 @@ class ChatTemplate:
                 raise _lost([f"`{missing}` of message {index + 1} as it is given"])
         answer = answers[-1] if answers else None
         prompt = "" if not answer else self._prompt(fitting, answer)
-        return SupervisedText(text, ((0, len(text)),), "all", prompt, answer, fitting.rendered.dated, template)
+        span = (len(prompt) if text.startswith(prompt) else 0, len(text))
+        return SupervisedText(
+            text,
+            ((0, len(text)),),
+            "all",
+            prompt,
+            answer,
+            fitting.rendered.dated,
+            template,
+            **self._said(fitting, text, {index: span if index == answer else (0, len(text)) for index in answers}),
+        )
 
     def learnt(self, conversation: Conversation) -> list[SupervisedText]:
         """Return samples in which exactly the learnt answers and their ends are marked."""
@@ -162,16 +185,16 @@ class ChatTemplate:
 
     def _sample(self, fitting: _Fitting, problems: _Problems | None = None) -> SupervisedText | None:
         """Return the sample of the first method that is sure of every learnt answer."""
-        for method, find in (
-            ("marks", self._by_marks),
-            ("prefix", self._by_prefix),
-            ("variant", self._by_variant),
-        ):
+        methods: dict[Method, Callable[[_Fitting], dict[int, Span] | None]] = {
+            "marks": self._by_marks,
+            "prefix": self._by_prefix,
+            "variant": self._by_variant,
+        }
+        for method, find in methods.items():
             found = find(fitting)
             settled = None if found is None else self._settled(fitting, found, problems)
             if settled is not None:
-                text, spans = settled
-                return self._made(fitting, text, spans, method, fitting.rendered.dated)
+                return self._made(fitting, *settled, method, fitting)
         return None
 
     def _changed(self, fitting: _Fitting) -> SupervisedText | None:
@@ -180,11 +203,35 @@ class ChatTemplate:
         if other is None or spans is None:
             return None
         settled = self._settled(other, spans, None)
-        return None if settled is None else self._made(fitting, *settled, "changed", other.rendered.dated)
+        return None if settled is None else self._made(fitting, *settled, "changed", other)
 
-    def _made(self, fitting: _Fitting, text: str, spans: tuple[Span, ...], method: Any, dated: bool) -> SupervisedText:
-        answer = fitting.conversation.learnt[-1]
-        return SupervisedText(text, spans, method, self._prompt(fitting, answer), answer, dated, fitting.template)
+    def _made(
+        self, fitting: _Fitting, text: str, spans: tuple[Span, ...], method: Method, rendered_by: _Fitting
+    ) -> SupervisedText:
+        learnt = fitting.conversation.learnt
+        return SupervisedText(
+            text,
+            spans,
+            method,
+            self._prompt(fitting, learnt[-1]),
+            learnt[-1],
+            rendered_by.rendered.dated,
+            fitting.template,
+            **self._said(rendered_by, text, dict(zip(learnt, spans, strict=True))),
+        )
+
+    def _said(self, fitting: _Fitting, text: str, spans: Mapping[int, Span]) -> dict[str, Any]:
+        """Return what the answers say, given by their indices and places in the text, and how thoughts are written."""
+        if self._contents is None:
+            return {}
+        template, form, conversation = fitting.template, fitting.form, fitting.conversation
+        found = []
+        for answer, (start, end) in spans.items():
+            content = self._contents.content(template, form, conversation, fitting.rendered.text, answer) or (end, end)
+            # The token that ends the turn is no part of it.
+            last = min(content[1], self._controls.last_control(text, start, end))
+            found.append(AnswerText((start, end), (max(content[0], start), last)))
+        return {"answers": tuple(found), "thoughts": self._contents.thoughts(template, form)}
 
     def _by_marks(self, fitting: _Fitting) -> dict[int, Span] | None:
         if not has_marks(fitting.template):
@@ -224,10 +271,7 @@ class ChatTemplate:
 
     def _variant(self, template: str) -> str | None:
         """Return TRL's variant with marks of a template that it knows."""
-        default = self._tokenizer.chat_template
-        if isinstance(default, dict):
-            default = default.get("default")
-        return self._default_variant if template == default else None
+        return self._default_variant if template == default_template(self._tokenizer) else None
 
     @cached_property
     def _default_variant(self) -> str | None:
@@ -236,10 +280,17 @@ class ChatTemplate:
             try:
                 from trl.chat_template_utils import get_training_chat_template
 
+                known = copy(self._tokenizer)
+                head, original = unbake(default_template(known) or "")
+                if head:
+                    # TRL knows templates as they are published.
+                    known.chat_template = original
                 # It renders the template by itself.
                 with bounded(spare_bytes=SPARE_BYTES, processor_s=PROCESSOR_S):
-                    variant: str | None = get_training_chat_template(self._tokenizer)
-                    return variant
+                    variant: str | None = get_training_chat_template(known)
+                    if variant is None or not names_in(head) <= names_read(variant):
+                        return None
+                    return with_head(head, variant)
             except Exception:  # noqa: BLE001 - whatever that raises says: none
                 return None
 

@@ -17,8 +17,10 @@ import numpy.typing as npt
 from workers.pipelines.data.examples import IGNORED, Example
 
 #: For each example: where its numbers begin in the other file, how many of them are tokens and how many labels
-#: (`_WHERE`: bits for the tokens that are labels), the token that ends it or -1, and its row.
-_ENTRY = np.dtype([("start", "<u8"), ("tokens", "<u4"), ("labels", "<u4"), ("stop", "<i4"), ("row", "<u4")])
+#: (`_WHERE`: bits for the tokens that are labels), the token that ends it or -1, its row, and whether it is desirable or -1.
+_ENTRY = np.dtype(
+    [("start", "<u8"), ("tokens", "<u4"), ("labels", "<u4"), ("stop", "<i4"), ("row", "<u4"), ("desirable", "<i1")]
+)
 _NUMBER = np.dtype("<i4")
 #: If all labels equal their tokens, there is a bit for each token instead, in integers: set if it is learnt.
 _WHERE = 2**32 - 1
@@ -27,7 +29,7 @@ _CHUNK_ENTRIES, _CHUNK_BYTES = 4096, 1 << 22
 
 
 class StoredExamples(Sequence[Example]):
-    """What a training needs of its examples, in two files without a name: 4.1 bytes per token and 24 per example.
+    """What a training needs of its examples, in two files without a name: 4.1 bytes per token and 25 per example.
 
     Their texts and prompts are left out.
     """
@@ -49,7 +51,8 @@ class StoredExamples(Sequence[Example]):
         where = _where(tokens, labels)
         numbers = np.concatenate([tokens, labels if where is None else where])
         stop = -1 if example.stop is None else example.stop
-        entry = (self._written, len(tokens), len(labels) if where is None else _WHERE, stop, example.row)
+        desirable = -1 if example.desirable is None else example.desirable
+        entry = (self._written, len(tokens), len(labels) if where is None else _WHERE, stop, example.row, desirable)
         self._numbers.write(numbers.tobytes())
         self._entries.write(np.array(entry, _ENTRY).tobytes())
         self._written += len(numbers)
@@ -148,7 +151,7 @@ def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:
     """Return the example of an entry; `numbers` begin at the offset `start`."""
     first = int(entry["start"]) - start
     middle = first + int(entry["tokens"])
-    stop = int(entry["stop"])
+    stop, desirable = int(entry["stop"]), int(entry["desirable"])
     tokens, labels = numbers[first:middle], numbers[middle : middle + _numbers_of_labels(entry)]
     if int(entry["labels"]) == _WHERE:
         learnt = np.unpackbits(labels.view(np.uint8), count=len(tokens))
@@ -161,6 +164,7 @@ def _example(entry: Any, numbers: npt.NDArray[Any], start: int) -> Example:
         "",
         None if stop < 0 else stop,
         row=int(entry["row"]),
+        desirable=None if desirable < 0 else bool(desirable),
     )
 
 

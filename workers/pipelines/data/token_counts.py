@@ -19,7 +19,9 @@ from sdk.schemas.data_audit import AuditExample, LengthBucket, TokenCountRequest
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import ExampleMaker
+from workers.pipelines.data.template_choice import choose_template
 from workers.pipelines.data.tokenise import kept_of_row, resolve_loss_on
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.errors import named
@@ -42,13 +44,14 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
     base = Path(request.base)
     max_length = longest_row(base, request.max_length)
     texts_of: Callable[[Row], _Texts] | None = None
+    encoder: Encoder | None = None
     lengths: Counter[int] = Counter()
     longest = rows = tokens = supervised = cut = lost = dropped = split = refused = 0
     refusals: list[AuditExample] = []
     too_long: list[AuditExample] = []
     for row in _sampled(request):
         if texts_of is None:
-            texts_of = _maker(row, request, base, max_length)
+            texts_of, encoder = _maker(row, request, base, max_length)
         try:
             texts = texts_of(row)
         except RowRefused as error:
@@ -84,6 +87,7 @@ def count_tokens(request: TokenCountRequest) -> TokenCounts:
         refusals=refusals,
         rows_refused=refused,
         too_long=too_long,
+        had_special={} if encoder is None else encoder.had_already(),
     )
 
 
@@ -103,21 +107,31 @@ def _sampled(request: TokenCountRequest) -> Iterator[Row]:
             number += 1
 
 
-def _maker(first: Row, request: TokenCountRequest, base: Path, max_length: int) -> Callable[[Row], _Texts]:
-    """Return a function that makes texts from rows with the shape of the first one."""
+def _maker(
+    first: Row, request: TokenCountRequest, base: Path, max_length: int
+) -> tuple[Callable[[Row], _Texts], Encoder]:
+    """Return a function that makes texts from rows with the shape of the first one, and what encodes them."""
     if first.shape == "text-label":
-        labelled = load_tokenizer(base, ends=False)
-        return lambda row: _Texts([len(labelled(row.fields["text"])["input_ids"])], 1)
+        labels = Encoder(load_tokenizer(base, ends=False))
+
+        def labelled(row: Row) -> _Texts:
+            ids = labels.whole(row.fields["text"])
+            labels.note_row()
+            return _Texts([len(ids)], 1)
+
+        return labelled, labels
     loss_on = resolve_loss_on(first.shape, request.loss_on)
     tokenizer: Any = load_tokenizer(base)
-    maker = ExampleMaker(tokenizer, loss_on, date.fromisoformat(request.day), configured_stops(base))
+    day = date.fromisoformat(request.day)
+    choose_template(tokenizer, request, day)
+    maker = ExampleMaker(tokenizer, loss_on, day, configured_stops(base))
 
     def made(row: Row) -> _Texts:
         examples = maker.examples(row)
         kept = kept_of_row(examples, row.shape, max_length, split_texts=True)
         return _Texts([len(each.input_ids) for each in examples], sum(each.supervised_tokens for each in kept))
 
-    return made
+    return made, maker.encoder
 
 
 if __name__ == "__main__":

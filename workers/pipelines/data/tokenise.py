@@ -19,6 +19,7 @@ from sdk.formats.rows import Shape, name_faults
 from sdk.schemas.evaluation import Unscored
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.version_records import SpecialTokens
 from sdk.schemas.wire import canonical_json
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker, LossOn
@@ -51,6 +52,8 @@ class Tokenised:
     split: int = 0
     #: The numbers of the rows left out, and why.
     left_out: dict[int, Unscored] = field(default_factory=dict)
+    #: Special tokens that the tokenizer puts around every text, and how many rows had them already.
+    had_special: dict[str, int] = field(default_factory=dict)
 
     @property
     def supervised_tokens(self) -> int:
@@ -76,6 +79,8 @@ def tokenise(
     day: date | None = None,
     stop_ids: Sequence[int] = (),
     split_texts: bool = False,
+    special_tokens: SpecialTokens = "once",
+    contents: bool = False,
     into: StoredExamples | None = None,
 ) -> Tokenised:
     """Return rows as tokens, marking the tokens that the loss is computed on; the examples are put `into` a file if one
@@ -84,12 +89,13 @@ def tokenise(
     Prompt and completion are texts that are joined as they are, with the end-of-text token after the completion, or
     lists of messages, which the base's chat template renders with the date `day`. Generation stops at `stop_ids` and at
     the end of text: an answer that ends in neither gets the latter. Rows are cut at `max_length` tokens at the end;
-    with `split_texts`, rows of {text} become as many examples as they need. Raises PipelineError ("data"), naming the
+    with `split_texts`, rows of {text} become as many examples as they need. With `contents`, what the answers say is
+    found, and rows whose answer has neither content nor calls are left out. Raises PipelineError ("data"), naming the
     rows that can't be used, or if no token is left to compute a loss on.
     """
     shape = next(iter(rows)).shape
     resolved = resolve_loss_on(shape, loss_on)
-    maker = ExampleMaker(tokenizer, resolved, day, stop_ids)
+    maker = ExampleMaker(tokenizer, resolved, day, stop_ids, special_tokens, contents=contents)
     examples: list[Example] | StoredExamples = [] if into is None else into
     used, cut, split, refused = 0, 0, 0, list[tuple[str, str]]()
     left_out: dict[int, Unscored] = {}
@@ -98,6 +104,9 @@ def tokenise(
             made = maker.examples(row)
         except RowRefused as error:
             refused.append((row.where, str(error)))
+            continue
+        if any(example.scaffold is not None and not example.reference for example in made):
+            left_out[number] = "no_content"
             continue
         kept = kept_of_row(made, shape, max_length, split_texts=split_texts)
         longer = any(len(example.input_ids) > max_length for example in made)
@@ -118,7 +127,17 @@ def tokenise(
         )
     rendering = maker.rendering(examples)
     return Tokenised(
-        examples, shape, resolved, used, len(left_out), cut, rendering, maker.template, split=split, left_out=left_out
+        examples,
+        shape,
+        resolved,
+        used,
+        len(left_out),
+        cut,
+        rendering,
+        maker.template,
+        split=split,
+        left_out=left_out,
+        had_special=maker.encoder.had_already(),
     )
 
 
@@ -156,7 +175,7 @@ def split_text(example: Example, max_length: int) -> list[Example]:
         end = start + max_length
         labels = [IGNORED, *example.labels[start + 1 : end]]
         stop = example.stop if end >= len(ids) else None
-        pieces.append(replace(example, input_ids=ids[start:end], labels=labels, stop=stop))
+        pieces.append(replace(example, input_ids=ids[start:end], labels=labels, stop=stop, contents=()))
     return pieces
 
 
@@ -170,7 +189,8 @@ def cut_example(example: Example, max_length: int) -> Example | None:
         return None
     learnt_to = max(place for place, label in enumerate(example.labels) if label != IGNORED)
     stop = example.stop if learnt_to < max_length else None
-    return replace(example, input_ids=example.input_ids[:max_length], labels=labels, stop=stop)
+    contents = tuple((first, min(last, max_length)) for first, last in example.contents if first < max_length)
+    return replace(example, input_ids=example.input_ids[:max_length], labels=labels, stop=stop, contents=contents)
 
 
 def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:

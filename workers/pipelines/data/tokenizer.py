@@ -90,13 +90,24 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
+def default_template(tokenizer: Any) -> str | None:
+    """Return the chat template of a tokenizer, of several that for conversations without tools."""
+    found: str | dict[str, str] | None = tokenizer.chat_template
+    return found.get("default") if isinstance(found, dict) else found
+
+
 def serve_by(tokenizer: Any, adapter: Path) -> None:
     """Make a tokenizer use the chat template that comes with an adapter, if there is one. Raises PipelineError."""
+    tokenizer.chat_template = template_beside(adapter) or tokenizer.chat_template
+
+
+def template_beside(adapter: Path) -> str | None:
+    """Return the chat template that comes with an adapter, if there is one. Raises PipelineError."""
     try:
         with (adapter / TEMPLATE_FILE).open("rb") as file:
-            tokenizer.chat_template = file.read(MAX_SERVING_BYTES).decode()
+            return file.read(MAX_SERVING_BYTES).decode()
     except FileNotFoundError:
-        return
+        return None
     except (OSError, ValueError) as error:
         raise PipelineError(
             FailureReason.ADAPTER, f"The adapter's {TEMPLATE_FILE} is not text in UTF-8; push the adapter without it."

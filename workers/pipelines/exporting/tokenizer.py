@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import gguf
 
 from sdk.errors import InvalidBase, InvalidInput
+from workers.pipelines.data.encoding import around
 from workers.pipelines.data.tokenizer import all_stops, load_tokenizer
 from workers.pipelines.exporting.gguf_file import UnreadableError, Value, WrittenGguf, flag, number, text
 
@@ -217,7 +218,7 @@ def _ends(folder: Path, tokenizer: Any) -> dict[str, Value]:
     """Return the tokens that begin and end a text, and those that end an answer: where the folder's generation stops."""
     eos = int(tokenizer.eos_token_id)
     bos = eos if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
-    before, after = _around(tokenizer)
+    before, after = around(tokenizer)
     if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [eos]):
         raise InvalidBase(
             "the tokenizer adds other tokens around a text than its bos and eos; save it without them", param="target"
@@ -237,14 +238,6 @@ def _ends(folder: Path, tokenizer: Any) -> dict[str, Value]:
         _KEYS.ADD_EOS: flag(after != []),
     }
     return named | {key: number(token) for key, token in zip((_KEYS.EOT_ID, _KEYS.EOM_ID), more, strict=False)}
-
-
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start], whole[start + len(plain) :]
-    return whole, []
 
 
 def _template(tokenizer: Any) -> dict[str, Value]:

@@ -30,6 +30,14 @@ class Judgement:
 
     warnings: list[str] = field(default_factory=list)
 
+    def hold_template(self, base: str | None, adapter: str | None) -> None:
+        """Warn if the merged model renders conversations otherwise than its base, because the adapter was taught so."""
+        if adapter is not None and adapter != base:
+            self.warnings.append(
+                "The merged model has the chat template that the adapter was taught with, which is not its base's; serve it"
+                " with its own."
+            )
+
     def hold_distance(self, distance: Distance, plan: Prepared, *, quantised: bool) -> None:
         """Compare the distance of the predictions with the thresholds. Raises PipelineError ("verification")."""
         said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"

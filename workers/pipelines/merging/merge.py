@@ -19,7 +19,7 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.label_rows import pad_token_id
-from workers.pipelines.data.tokenizer import load_tokenizer
+from workers.pipelines.data.tokenizer import default_template, load_tokenizer, template_beside
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
@@ -167,6 +167,7 @@ class _Merging:
                 if one is not best:
                     shutil.rmtree(one.folder, ignore_errors=True)
             judgement = Judgement()
+            judgement.hold_template(default_template(self.tokenizer), template_beside(self.order.adapter))
             if unmeasured:
                 judgement.warnings.append(
                     "There was not the memory to measure both bases: the adapter is merged onto the dequantised one, which is what"

@@ -15,6 +15,7 @@ import torch
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.batches import padded_ids
 from workers.pipelines.data.classify import label_logits
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.fixed_texts import PROBE_TEXTS
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
@@ -99,8 +100,8 @@ def _probe(base: Path, tokenizer: Any, device: Device, *, words: int) -> dict[st
 
     A tokenizer may have more tokens than the model's `words`; these are left out.
     """
-    cut = longest_row(base, _PROBE_LENGTH)
-    rows = [embedded(tokenizer(text)["input_ids"], words=words)[:cut] for text in PROBE_TEXTS]
+    cut, encoder = longest_row(base, _PROBE_LENGTH), Encoder(tokenizer)
+    rows = [embedded(encoder.whole(text), words=words)[:cut] for text in PROBE_TEXTS]
     batch = padded_ids(rows, tokenizer.pad_token_id if tokenizer.pad_token_id < words else 0)
     return {name: tensor.to(device.torch_device) for name, tensor in batch.items()}
 

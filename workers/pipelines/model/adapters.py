@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +239,25 @@ def _loaded_whole(peft_model: Any, tensors: Sequence[Tensor]) -> set[str]:
         and tensor.shape == tuple(own.shape)
         and bool((as_torch(tensor).to(own.device, own.dtype) == own).all())
     }
+
+
+def fill(model: Any, stored: Mapping[str, Any], tensors: Callable[[Any], Mapping[str, Any]] = own_tensors) -> None:
+    """Copy tensors from a file into the matrices of a PeftModel, and look whether it has them.
+
+    `tensors` returns the matrices by name. PEFT could name copies of them, which nobody trains or saves. Raises
+    PipelineError ("adapter").
+    """
+    with torch.no_grad():
+        for name, matrix in tensors(model).items():
+            matrix.copy_(stored[name])
+    held = tensors(model)
+    unmoved = [name for name, matrix in held.items() if not bool((stored[name].to(matrix) == matrix).all())]
+    if unmoved:
+        raise PipelineError(
+            FailureReason.ADAPTER,
+            f"{len(unmoved)} of {len(held)} adapter matrices did not take what was copied into them (first: {min(unmoved)});"
+            " report this base and these library versions.",
+        )
 
 
 def zero_matrices(tensors: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from sdk.schemas.evaluation import (
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.digests import tokenizer_of
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.rows import Row, read_rows
 from workers.pipelines.data.tokenizer import tokenizer_folder
 from workers.pipelines.errors import PipelineError
@@ -28,9 +29,9 @@ from workers.pipelines.orders import AsRecorded, EvaluationItem, EvaluationOrder
 from workers.pipelines.scoring.choices import tokenise_choices
 from workers.pipelines.scoring.labels import LabelScoring
 from workers.pipelines.scoring.language_model import LanguageModelScoring, TokenRows, tokenise_texts
-from workers.pipelines.scoring.preferences import tokenise_preferences
+from workers.pipelines.scoring.preferences import tokenise_labelled, tokenise_preferences
 from workers.pipelines.scoring.recorded import SCORING_VERSION, AlreadyRecorded, require_unrecorded
-from workers.pipelines.scoring.row_scores import require_few_rows, store_rows
+from workers.pipelines.scoring.row_scores import Written, require_few_rows, store_rows
 from workers.pipelines.scoring.target import Target
 
 #: Reasons after which nothing more can be scored here.
@@ -39,6 +40,7 @@ _OF_THE_MACHINE = frozenset({FailureReason.DISK_FULL})
 _SHAPES: Mapping[str, Callable[[Sequence[Row], Target], TokenRows]] = {
     "choices": tokenise_choices,
     "preference": tokenise_preferences,
+    "unpaired-preference": tokenise_labelled,
 }
 
 
@@ -105,6 +107,7 @@ def evaluate(
         template_date=tokenised.rendering.template_date,
         tokenizer=tokenizer_of(tokenizer_folder(item.base, item.adapter)),
         scoring=SCORING_VERSION,
+        special_tokens="once" if tokenised.had_special else None,
         **scoring.conditions,
     )
     named, kept = [*scoring.metrics, *rows.long], min(spec.keep_samples, scoring.samples)
@@ -118,10 +121,7 @@ def evaluate(
     return EvaluationReport(
         metrics=metrics,
         precision=loaded.dtype if loaded.quantization is None else loaded.quantization.type,
-        samples=[
-            Sample(prompt=_storable(example.prompt), reference=_storable(example.reference), completion=_storable(text))
-            for example, text in samples[: spec.keep_samples]
-        ],
+        samples=[_sample(example, written) for example, written in samples[: spec.keep_samples]],
         libraries={**library_versions(), **other_releases(on_card=target.device.kind == "cuda")},
         conditions=conditions.model_copy(update=held),
         rows=file,
@@ -138,6 +138,16 @@ def _scoring(target: Target, data: Path, most_rows: int) -> LanguageModelScoring
         return LabelScoring(target, given, target.classes)
     tokenise = _SHAPES.get(given[0].shape, tokenise_texts)
     return LanguageModelScoring(target, tokenise(given, target))
+
+
+def _sample(example: Example, written: Written) -> Sample:
+    beside = {"content": written.content, "reasoning": written.reasoning}
+    return Sample(
+        prompt=_storable(example.prompt),
+        reference=_storable(example.reference),
+        completion=_storable(written.text),
+        **{name: _storable(text) for name, text in beside.items() if text is not None},
+    )
 
 
 def _storable(text: str) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-from workers.pipelines.data.batches import SFT, Batch, example_batches, said_logits, without_last
+from workers.pipelines.data.batches import SFT, example_batches, said_logits, without_last
 from workers.pipelines.data.divergence import HeldLogits, divergence, few_rows
+from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.fixed_texts import GENERAL_TEXTS, MOST_TOKENS
+from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 
@@ -43,9 +45,9 @@ class BareTexts:
 def read_bare(model: Any, tokenizer: Any, base: Path) -> BareTexts:
     """Run the bare base in the folder `base` on the general texts, tokenised by its tokenizer."""
     cut, words = longest_row(base, MOST_TOKENS), words_of(model)
-    examples = []
+    examples, encoder = [], Encoder(tokenizer)
     for text in GENERAL_TEXTS:
-        ids = embedded(tokenizer(text)["input_ids"], words=words)[:cut]
+        ids = embedded(encoder.whole(text), words=words)[:cut]
         if len(ids) > 1:
             examples.append(Example(ids, [IGNORED, *ids[1:]], [], "", ""))
     held, pad_id = HeldLogits(), tokenizer.pad_token_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,12 +22,23 @@ _ROUNDINGS = 4
 _IN_EIGHT_BITS = 0.05
 
 
-def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids: list[int]) -> list[str]:
+class GeneratedText(NamedTuple):
+    """What a model wrote."""
+
+    #: All of it, without special tokens.
+    text: str
+    #: Its tokens, without the one at which it stopped.
+    ids: tuple[int, ...]
+    #: Whether it stopped by itself, with tokens left.
+    ended: bool
+
+
+def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids: list[int]) -> list[GeneratedText]:
     """Return one completion per prompt, given as tokens, in their order.
 
     Prompts of similar length share a batch and are padded on the left, so the next token of each comes right after it.
     """
-    completions, pad_id, batch_size = [""] * len(prompts), target.tokenizer.pad_token_id, target.spec.batch_size
+    completions, pad_id, batch_size = dict[int, GeneratedText](), target.tokenizer.pad_token_id, target.spec.batch_size
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     lengths, total, started = [len(prompts[index]) for index in order], len(order), time.perf_counter()
     if order:
@@ -41,12 +52,14 @@ def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids:
     for batch in parts(lengths, batch_size, turns, beyond=1):
         input_ids, mask = _left_padded([prompts[index] for index in order[batch]], pad_id, target.device.torch_device)
         output = _generate(model, input_ids, mask, pad_id, target.spec.max_new_tokens, eos_token_id=stop_ids)
-        texts = target.tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
-        for index, text in zip(order[batch], texts, strict=True):
-            completions[index] = text
+        written = output[:, input_ids.shape[1] :]
+        texts = target.tokenizer.batch_decode(written, skip_special_tokens=True)
+        for index, text, ids in zip(order[batch], texts, written.tolist(), strict=True):
+            stop = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
+            completions[index] = GeneratedText(text, tuple(ids[:stop]), stop < len(ids))
         left_s = (time.perf_counter() - started) / batch.stop * (total - batch.stop)
         target.report(Progress(phase="generate", step=batch.stop, total=total, unit="rows", eta_s=left_s))
-    return completions
+    return [completions[index] for index in range(len(prompts))]
 
 
 def _left_padded(prompts: Sequence[list[int]], pad_id: int, device: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from workers.pipelines.data.rows import Row
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import named
 from workers.pipelines.model.classifier import Classes
-from workers.pipelines.scoring.row_scores import RowScores
+from workers.pipelines.scoring.row_scores import RowScores, Written
 from workers.pipelines.scoring.scorers import require_scorable
 from workers.pipelines.scoring.target import Scored, Target
 
@@ -65,5 +65,5 @@ class LabelScoring:
             "tokens_per_s": self.tokenised.tokens / took_s,
         }
         predicted = {id(guess.example): names[guess.guessed] for guess in guessed}
-        samples = [(example, predicted[id(example)]) for example in examples[: target.spec.keep_samples]]
+        samples = [(example, Written(predicted[id(example)])) for example in examples[: target.spec.keep_samples]]
         return Scored(loaded, metrics, samples, {})

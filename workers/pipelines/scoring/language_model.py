@@ -9,28 +9,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from workers.pipelines.data.batches import example_losses
+from workers.pipelines.data.batches import example_token_losses
+from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.digests import generation_of
-from workers.pipelines.data.examples import Example
+from workers.pipelines.data.examples import Example, ExampleMaker
 from workers.pipelines.data.fixed_texts import GENERAL_DIGEST
 from workers.pipelines.data.rows import Row, by_first_reference
+from workers.pipelines.data.thoughts import Answer, Scaffold, read_answer
 from workers.pipelines.data.tokenise import Tokenised, tokenise
 from workers.pipelines.data.tokenizer import all_stops, configured_stops, longest_row
 from workers.pipelines.data.vocabulary import require_embedded, words_of
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.precision import measured
 from workers.pipelines.scoring.forgetting import general_scores
-from workers.pipelines.scoring.generation import generate
-from workers.pipelines.scoring.row_scores import RowScores, supervised_bytes
+from workers.pipelines.scoring.generation import GeneratedText, generate
+from workers.pipelines.scoring.loss_parts import loss_parts
+from workers.pipelines.scoring.row_scores import RowScores, Written, supervised_bytes
 from workers.pipelines.scoring.scorers import grading_of, require_scorable
 from workers.pipelines.scoring.target import Scored, Target
 
+#: Increased with every change of what of a rendered answer is its content, and of which tokens `bits_per_byte` is over.
+CONTENTS_VERSION, BYTES_VERSION = 1, 2
 #: Examples, each with its summed loss in nats.
 Losses = Sequence[tuple[Example, float]]
 
@@ -47,7 +52,7 @@ class TokenRows:
     examples: Sequence[Example]
     #: A row's number → its references besides the first.
     further_references: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    #: What defines the shape's own scores, for their conditions.
+    #: What defines the shape's own scores and those of its losses, for their conditions.
     definitions: Mapping[str, str] = field(default_factory=dict)
     #: Whether rows have a prediction although nothing is generated.
     predicts: bool = False
@@ -60,24 +65,51 @@ class TokenRows:
 def tokenise_texts(given: Sequence[Row], target: Target) -> TokenRows:
     """Return rows that have a loss of their answers, or of their whole texts. Raises PipelineError ("data")."""
     answered, further_references = by_first_reference(given)
+    how: dict[str, Any] = {"day": date.fromisoformat(target.item.template_date), "contents": True}
+    stops = configured_stops(target.item.base)
     tokenised = tokenise(
         answered,
         target.tokenizer,
         loss_on=target.spec.loss_on,
         max_length=target.max_length,
-        day=date.fromisoformat(target.item.template_date),
-        stop_ids=configured_stops(target.item.base),
+        stop_ids=stops,
+        **how,
     )
-    return TokenRows(given, tokenised, tokenised.examples, tokenised.examples, further_references)
+    definitions = {"bytes": str(BYTES_VERSION)}
+    if any(example.scaffold is not None for example in tokenised.examples):
+        definitions["contents"] = str(CONTENTS_VERSION)
+        maker = ExampleMaker(target.tokenizer, tokenised.loss_on, stop_ids=stops, **how)
+        scaffolds = {example.row: example.scaffold for example in tokenised.examples if example.scaffold is not None}
+        contents = {
+            number: [_content_of(text, answered[number], maker, scaffolds.get(number)) for text in texts]
+            for number, texts in further_references.items()
+        }
+        # A thought alone is no answer that another one could match.
+        further_references = {number: [text for text in texts if text.strip()] for number, texts in contents.items()}
+    return TokenRows(given, tokenised, tokenised.examples, tokenised.examples, further_references, definitions)
+
+
+def _content_of(reference: str, row: Row, maker: ExampleMaker, scaffold: Scaffold | None) -> str:
+    """Return a further reference as its row's template would write it; most templates write a content as it is."""
+    if scaffold is None or not scaffold.thoughts.appear_in(reference):
+        return reference
+    completion = [{"role": "assistant", "content": reference}]
+    try:
+        (*_, example) = maker.examples(replace(row, fields={**row.fields, "completion": completion}))
+    except RowRefused:
+        return reference
+    return example.reference
 
 
 class LanguageModelScoring:
     """The scores of one target as a language model.
 
-    The loss is in nats per supervised token, each counted once; perplexity is exp(loss), and bits_per_byte is the same
-    loss by the length of the texts, so that models with other tokenizers can be compared. The completions of the first
-    `generate_rows` rows that have a prompt, decoded greedily, are compared with all references of their rows; they end at
-    the item's `stop_ids`, at the tokens that end the rows' own answers, and at those of the base.
+    The loss is in nats per supervised token, each counted once; perplexity is exp(loss), and content_loss is the mean over
+    the tokens of contents and calls alone. bits_per_byte is the loss without that of the ends, by the length of the
+    texts, so that models with other tokenizers can be compared. The completions of the first `generate_rows` rows that
+    have a prompt, decoded greedily, are compared with all references of their rows, by what they say without reasoning
+    and scaffold; they end at the item's `stop_ids`, at the tokens that end the rows' own answers, and at those of the
+    base.
     """
 
     def __init__(self, target: Target, shape: TokenRows) -> None:
@@ -117,11 +149,13 @@ class LanguageModelScoring:
         with target.in_memory() as (loaded, model, bare):
             require_embedded([*self.tokenised.examples, *shape.examples], target.tokenizer, words=words_of(model))
             target.report(Progress(phase="evaluate", step=0, total=len(shape.examples), unit="rows"))
-            batches = example_losses(model, shape.examples, *target.batches)
-            losses, loss_s = target.collect(batches, len(shape.examples))
+            batches = map(loss_parts, example_token_losses(model, shape.examples, *target.batches))
+            parts, loss_s = target.collect(batches, len(shape.examples))
+            losses = [(part.example, part.whole) for part in parts]
             expected = set(map(id, shape.expected))
             own = [each for each in losses if id(each[0]) in expected]
             rows.add_losses(own, "evaluate the bare base to see whether the base or the adapter is at fault")
+            rows.add_parts(part for part in parts if id(part.example) in expected)
             graded, compared = shape.grade(losses, rows), shape.compare(rows, model)
             started = time.perf_counter()
             # The question is at the end of a prompt: a long one loses its beginning.
@@ -133,11 +167,13 @@ class LanguageModelScoring:
             message = "no general_loss and general_kl: on the general texts these are not numbers"
             target.report(Progress(phase="evaluate", message=message))
         metrics = self._of_losses(loss_s) | compared | measured(loaded.shares) | general | graded | self._per_byte()
-        answers, errors = [text.strip() for text in completions], dict[str, str]()
+        answers, errors = list(map(self._read, self.answered, completions)), dict[str, str]()
+        written = list(map(_written, completions, answers))
         if answers:
             fields = [shape.given[example.row].fields for example in self.answered]
-            scores = self.grading.score(completions, self.references, fields)
-            rows.add_answers([example.row for example in self.answered], answers, scores)
+            scores = self.grading.score([answer.content for answer in answers], self.references, fields)
+            rows.add_answers([example.row for example in self.answered], written, scores)
+            rows.unfinished_thoughts = sum(answer.unfinished for answer in answers)
             metrics |= {**scores.metrics, "generate_s": generate_s}
             # An error may quote its row.
             errors = {
@@ -145,7 +181,12 @@ class LanguageModelScoring:
                 for name, error in scores.errors.items()
             }
         metrics |= {**rows.counted(), "generated_rows": float(len(answers))}
-        return Scored(loaded, metrics, list(zip(self.answered, answers, strict=True)), errors)
+        return Scored(loaded, metrics, list(zip(self.answered, written, strict=True)), errors)
+
+    def _read(self, example: Example, completion: GeneratedText) -> Answer:
+        if example.scaffold is None:
+            return Answer(completion.text)
+        return read_answer(completion.ids, self.target.tokenizer, example.scaffold, ended=completion.ended)
 
     def _of_losses(self, loss_s: float) -> dict[str, float]:
         loss, tokens = self.rows.mean_loss, sum(len(example.input_ids) for example in self.shape.examples)
@@ -160,10 +201,18 @@ class LanguageModelScoring:
 
     def _per_byte(self) -> dict[str, float]:
         rows, tokenizer = self.rows, self.target.tokenizer
+        content_tokens = sum(rows.content_tokens.values())
+        metrics = {"content_loss": math.fsum(rows.content_sums.values()) / content_tokens} if content_tokens else {}
         with_loss = (example for example in self.shape.expected if example.row in rows.loss_sums)
         if (size_bytes := sum(supervised_bytes(example, tokenizer) for example in with_loss)) <= 0:
-            return {}
-        return {"bits_per_byte": rows.mean_loss * rows.supervised_tokens / size_bytes / math.log(2)}
+            return metrics
+        nats = math.fsum((*rows.loss_sums.values(), *(-end for end in rows.end_sums.values())))
+        return {**metrics, "bits_per_byte": nats / size_bytes / math.log(2)}
+
+
+def _written(completion: GeneratedText, answer: Answer) -> Written:
+    text, content = completion.text.strip(), answer.content.strip()
+    return Written(text, None if content == text else content, answer.reasoning or None)
 
 
 def _prompt_tokens(target: Target) -> int:

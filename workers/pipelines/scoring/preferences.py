@@ -1,4 +1,4 @@
-"""Rows of preferences: the loss of the rejected answers, and how a version rates both compared with its base."""
+"""Rows of preferences: the loss of the rejected answers, and how a version rates answers compared with its base."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from peft import PeftModel
 
 from sdk.formats.peft_unusable import changes_base
 from sdk.schemas.evaluation import MOST_SCORE
-from workers.pipelines.data.batches import example_losses, longest_first
+from workers.pipelines.data.batches import example_losses, longest_first, token_losses
+from workers.pipelines.data.kto import by_label
+from workers.pipelines.data.kto import judged as judged_labels
+from workers.pipelines.data.objective import Look
 from workers.pipelines.data.preferences import Pair, judged, preference_scores
 from workers.pipelines.data.rows import Row
 from workers.pipelines.scoring.language_model import Losses, TokenRows, tokenise_texts
@@ -27,16 +30,40 @@ def tokenise_preferences(given: Sequence[Row], target: Target) -> TokenRows:
     chosen, rejected = pairs[::2], pairs[1::2]
 
     def compare(rows: RowScores, model: Any) -> dict[str, float]:
-        """For a bare base, and for an adapter that began by changing its base, there is nothing to compare with."""
-        if isinstance(model, PeftModel) and not any(
-            changes_base(config.init_lora_weights) for config in model.peft_config.values()
-        ):
+        if _has_base(model):
             judgements = chain.from_iterable(judged(model, pairs, *target.batches))
             order = longest_first(pairs, 2)
             return _preferences({chosen[at].row: pair for at, pair in zip(order, judgements, strict=True)}, rows)
         return _rejected_loss(list(chain.from_iterable(example_losses(model, rejected, *target.batches))), rows)
 
     return replace(texts, expected=chosen, examples=chosen, compare=compare)
+
+
+def tokenise_labelled(given: Sequence[Row], target: Target) -> TokenRows:
+    """Return rows whose answers are desirable or not; the loss is over all of them. Raises PipelineError ("data")."""
+    texts = tokenise_texts(given, target)
+    examples = texts.tokenised.examples
+    names = ("desirable_log_ratio", "undesirable_log_ratio", "auc")
+
+    def compare(rows: RowScores, model: Any) -> dict[str, float]:
+        if not _has_base(model):
+            return {}
+        ratios, desirable = judged_labels(Look(model, examples, *target.batches, token_losses))
+        good = ratios.abs() <= MOST_SCORE
+        failed = [
+            examples[at].row for at, fine in zip(longest_first(examples, 1), good.tolist(), strict=True) if not fine
+        ]
+        rows.add_failed(names, failed, int(good.sum()))
+        return by_label("log_ratio", ratios[good], desirable[good])
+
+    return replace(texts, compare=compare)
+
+
+def _has_base(model: Any) -> bool:
+    """Whether there is something to compare with: not for a bare base, nor for an adapter that began by changing its base."""
+    return isinstance(model, PeftModel) and not any(
+        changes_base(config.init_lora_weights) for config in model.peft_config.values()
+    )
 
 
 def _rejected_loss(losses: Losses, rows: RowScores) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
@@ -17,8 +17,10 @@ from sdk.schemas.evaluation import (
     MOST_PREDICTION_BYTES,
     MOST_SCORE,
     MOST_TARGET_ROWS,
+    NO_CONTENT_ROWS,
     SHORTENED_PROMPT_ROWS,
     SHORTENED_ROWS,
+    UNFINISHED_THOUGHT_ROWS,
     UNSCORED_ROWS,
     RowFile,
     RowScore,
@@ -27,12 +29,23 @@ from sdk.schemas.evaluation import (
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.row_file import row_file_name, write_rows
 from workers.pipelines.data.digests import file_digest
-from workers.pipelines.data.examples import Example, learnt_runs
+from workers.pipelines.data.examples import Example, learnt_ends, learnt_runs
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.scoring.loss_parts import LossParts
 from workers.pipelines.scoring.texts import TextScores
 
 #: The most bytes of all predictions in a file.
 MOST_TEXT_BYTES = 256 * 1024**2
+
+
+class Written(NamedTuple):
+    """What a model wrote, or the label that it predicted."""
+
+    #: All of it, without blanks around.
+    text: str
+    #: What of it is scored, if that isn't all of it; and its reasoning, if it has any.
+    content: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass
@@ -43,7 +56,13 @@ class RowScores:
     loss_sums: dict[int, float] = field(default_factory=dict)
     #: Supervised tokens.
     tokens: dict[int, int] = field(default_factory=dict)
+    #: Nats on contents and calls, on how many tokens, and nats on what comes after them.
+    content_sums: dict[int, float] = field(default_factory=dict)
+    content_tokens: dict[int, int] = field(default_factory=dict)
+    end_sums: dict[int, float] = field(default_factory=dict)
     predictions: dict[int, str] = field(default_factory=dict)
+    contents: dict[int, str] = field(default_factory=dict)
+    reasonings: dict[int, str] = field(default_factory=dict)
     #: The rows' own labels, and the probabilities of the predicted ones.
     expected: dict[int, str] = field(default_factory=dict)
     confidences: dict[int, float] = field(default_factory=dict)
@@ -60,6 +79,8 @@ class RowScores:
     shortened_prompts: int = 0
     #: How many answered rows expect more tokens than an answer may have.
     longer_references: int = 0
+    #: How many answers begin a thought and don't end it.
+    unfinished_thoughts: int = 0
 
     def add_losses(self, losses: Sequence[tuple[Example, float]], advice: str) -> None:
         """Add the summed loss of each example; a row has the sum over its examples. Raises PipelineError, which ends with
@@ -76,9 +97,22 @@ class RowScores:
         if not self.loss_sums:
             raise PipelineError(FailureReason.DIVERGED, f"The loss on these rows is {losses[0][1]}; {advice}.")
 
-    def add_answers(self, rows: Sequence[int], answers: Sequence[str], found: TextScores) -> None:
+    def add_parts(self, parts: Iterable[LossParts]) -> None:
+        """Add the losses on parts of the rows that have a loss."""
+        for part in parts:
+            row = part.example.row
+            if row in self.loss_sums and part.example.contents:
+                self.content_sums[row] = self.content_sums.get(row, 0.0) + part.content
+                self.content_tokens[row] = self.content_tokens.get(row, 0) + part.content_tokens
+            if row in self.loss_sums and part.end is not None:
+                self.end_sums[row] = self.end_sums.get(row, 0.0) + part.end
+
+    def add_answers(self, rows: Sequence[int], answers: Sequence[Written], found: TextScores) -> None:
         """Add the generated texts of some rows, and their scores."""
-        self.predictions |= dict(zip(rows, answers, strict=True))
+        for row, written in zip(rows, answers, strict=True):
+            self.predictions[row] = written.text
+            self.contents |= {} if written.content is None else {row: written.content}
+            self.reasonings |= {} if written.reasoning is None else {row: written.reasoning}
         self.scores |= dict(zip(rows, found.rows, strict=True))
         self.failed |= {name: sorted(rows[place] for place in places) for name, places in found.failed.items()}
 
@@ -112,18 +146,20 @@ class RowScores:
             if name != "loss"
         }
         rows = {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows)}
-        return {**rows, **self.long, **over}
+        unfinished = {UNFINISHED_THOUGHT_ROWS: float(self.unfinished_thoughts)} if self.unfinished_thoughts else {}
+        return {**rows, **self.long, **unfinished, **over}
 
     @property
     def long(self) -> dict[str, float]:
         """The numbers of rows scored in part or not at all, of cut prompts, and of references longer than any answer; those
-        that are not 0.
+        that are not 0. They are known before anything is scored.
 
         >>> RowScores(shortened=1).long
         {'shortened_rows': 1.0}
         """
         counts = {
             UNSCORED_ROWS: len(self.unscored),
+            NO_CONTENT_ROWS: sum(why == "no_content" for why in self.unscored.values()),
             SHORTENED_ROWS: self.shortened,
             SHORTENED_PROMPT_ROWS: self.shortened_prompts,
             LONGER_REFERENCE_ROWS: self.longer_references,
@@ -141,7 +177,12 @@ class RowScores:
                 row=row,
                 loss_sum=self.loss_sums.get(row),
                 tokens=tokens,
+                content_loss_sum=self.content_sums.get(row),
+                content_tokens=self.content_tokens.get(row),
+                end_loss=self.end_sums.get(row),
                 prediction=_writable(self.predictions.get(row)) if texts else None,
+                content=_writable(self.contents.get(row)) if texts else None,
+                reasoning=_writable(self.reasonings.get(row)) if texts else None,
                 expected=_writable(self.expected.get(row)) if texts else None,
                 confidence=self.confidences.get(row),
                 scores=dict(self.scores.get(row, {})),
@@ -180,16 +221,29 @@ def store_rows(folder: Path, rows: Sequence[RowScore]) -> tuple[RowFile, int]:
 
 
 def _within(rows: Sequence[RowScore], most_bytes: int) -> tuple[list[RowScore], int]:
-    sizes = {row.row: json_bytes(row.prediction) for row in rows if row.prediction is not None}
-    share = longest_that_fit(list(sizes.values()), most_bytes)
+    """Return the rows with their longest texts cut, and how many rows that are."""
+    sizes = [json_bytes(text) for row in rows for text in _texts(row).values()]
+    share = longest_that_fit(sizes, most_bytes)
     longest = MOST_PREDICTION_BYTES if share is None else min(share, MOST_PREDICTION_BYTES)
-    kept = [
-        row
-        if row.prediction is None or sizes[row.row] <= longest
-        else row.model_copy(update={"prediction": cut_text(row.prediction, longest)})
-        for row in rows
-    ]
-    return kept, sum(size > longest for size in sizes.values())
+    kept = [_cut(row, longest) for row in rows]
+    return kept, sum(cut is not row for cut, row in zip(kept, rows, strict=True))
+
+
+#: A row's texts, and the share of the longest length that each may have: a line of the file has them all.
+_SHARES = {"prediction": 1, "content": 2, "reasoning": 2}
+
+
+def _texts(row: RowScore) -> dict[str, str]:
+    return {name: text for name in _SHARES if (text := getattr(row, name)) is not None}
+
+
+def _cut(row: RowScore, longest: int) -> RowScore:
+    cut = {
+        name: cut_text(text, longest // _SHARES[name])
+        for name, text in _texts(row).items()
+        if json_bytes(text) > longest // _SHARES[name]
+    }
+    return row.model_copy(update=cut) if cut else row
 
 
 #: How many preceding tokens are decoded together with a text: a character may span several.
@@ -198,11 +252,13 @@ _BEFORE = 4
 
 def supervised_bytes(example: Example, tokenizer: Any) -> int:
     """Return the bytes of UTF-8 that the supervised tokens of an example add to the text before them, whatever the
-    tokenizer; special tokens add none.
+    tokenizer, without what comes after the contents; special tokens add none.
     """
     ids = example.input_ids
+    ends = {last: first for first, last in learnt_ends(example)}
     added = 0
-    for start, end in learnt_runs(example.labels):
+    for start, last in learnt_runs(example.labels):
+        end = ends.get(last, last)
         first = max(0, start - _BEFORE)
         # An incomplete character counts where it is completed.
         before = _text(ids[first:start], tokenizer).rstrip("\ufffd")

@@ -187,6 +187,7 @@ class Grading:
         definitions = {"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)}
         definitions |= {"regex": self.regex} if self.regex is not None else {}
         definitions |= {"python": GRAMMAR} if "code_parses" in self.metrics else {}
+        definitions |= versions_of("nltk") if "meteor_exact_stem" in self.metrics else {}
         return definitions | {SCORER_PREFIX + scorer.name: scorer.made_by for scorer in self.scorers}
 
     def score(

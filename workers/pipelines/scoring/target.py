@@ -25,6 +25,7 @@ from workers.pipelines.model.loading import LoadedBase, load_base
 from workers.pipelines.model.shared_base import SharedBase
 from workers.pipelines.orders import EvaluationItem, EvaluationOrder, Host
 from workers.pipelines.scoring.forgetting import read_bare
+from workers.pipelines.scoring.row_scores import Written
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class Scored(NamedTuple):
     loaded: LoadedBase
     metrics: dict[str, float]
     #: The examples that are kept as samples, each with its completion or predicted label.
-    samples: list[tuple[Example, str]]
+    samples: list[tuple[Example, Written]]
     #: Scorer → its first error.
     errors: dict[str, str]
 
@@ -58,8 +59,8 @@ class Target:
             require_precision(blueprint.packing, order.spec.precision)
         if self.classes is None:
             self.tokenizer = self._tokenizer(load_tokenizer)
-            if item.adapter is not None:
-                serve_by(self.tokenizer, item.adapter)
+            if (rendered_as := item.adapter or item.rendered_as) is not None:
+                serve_by(self.tokenizer, rendered_as)
         #: Longest row in tokens, limited by the base's positions.
         self.max_length = longest_row(item.base, order.spec.max_length)
 

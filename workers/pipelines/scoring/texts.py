@@ -17,6 +17,7 @@ from sdk.formats.expressions import Automaton, Budget
 from sdk.rows.texts import stream_safe
 from sdk.schemas.evaluation import CORPUS_METRICS, TextMetric
 from workers.pipelines.scoring.code_texts import code_parses
+from workers.pipelines.scoring.word_scores import Words, cider_d, meteor, nist
 
 #: Increased with every change of what a word is; it is recorded with the scores.
 WORDS_VERSION = 2
@@ -81,8 +82,8 @@ _Pairs = Sequence[tuple[str, Sequence[str]]]
 class Metric:
     """A score of answers, compared with references."""
 
-    #: The score of a single answer.
-    row: Callable[[str, Sequence[str]], float]
+    #: The score of a single answer; None: none has one.
+    row: Callable[[str, Sequence[str]], float] | None
     #: The score of all answers together; None: the mean over the rows.
     corpus: Callable[[_Pairs], float] | None = None
     #: Whether blanks around an answer count; else it is stripped.
@@ -124,7 +125,10 @@ def score_texts(
         pairs = list(zip(answers, references, strict=True)) if metric.as_written else stripped
         scored = []
         for place, (answer, expected) in enumerate(pairs):
-            if (score := _score(metric, answer, expected)) is None:
+            if metric.row is None:
+                scored.append(place)
+                continue
+            if (score := _score(metric.row, answer, expected)) is None:
                 scores.failed.setdefault(name, []).append(place)
                 continue
             scores.rows[place][name] = score
@@ -136,9 +140,9 @@ def score_texts(
     return scores
 
 
-def _score(metric: Metric, answer: str, references: Sequence[str]) -> float | None:
+def _score(row: Callable[[str, Sequence[str]], float], answer: str, references: Sequence[str]) -> float | None:
     try:
-        score = float(metric.row(answer, references))
+        score = float(row(answer, references))
     except Exception:  # noqa: BLE001  # whatever a metric stumbles over, the other rows have their scores
         # It goes to the job's log.
         traceback.print_exc()
@@ -249,6 +253,15 @@ def _of_sacrebleu(name: str, **of_a_row: bool) -> Metric:
     return Metric(row, corpus)
 
 
+def _of_words(corpus: Callable[[Sequence[Words], Sequence[Sequence[Words]]], float], *, by_row: bool) -> Metric:
+    """A score of the words of all answers; `by_row`: one answer has the score that it would have alone."""
+
+    def of_pairs(pairs: _Pairs) -> float:
+        return corpus([words(answer) for answer, _ in pairs], [list(map(words, references)) for _, references in pairs])
+
+    return Metric((lambda answer, references: of_pairs([(answer, references)])) if by_row else None, of_pairs)
+
+
 _SCORES: dict[TextMetric, Metric] = {
     # Lin 2004.
     "rouge_l": _rouge("rougeL"),
@@ -263,6 +276,9 @@ _SCORES: dict[TextMetric, Metric] = {
     # is over those that it has.
     "bleu": _of_sacrebleu("BLEU", effective_order=True),
     "chrf": _of_sacrebleu("CHRF"),
+    "nist": _of_words(nist, by_row=True),
+    "meteor_exact_stem": Metric(lambda answer, references: meteor(words(answer), list(map(words, references)))),
+    "cider_d": _of_words(cider_d, by_row=False),
 }
 assert {*_SCORES, "regex"} == set(get_args(TextMetric))
 assert {name for name, metric in _SCORES.items() if metric.corpus} <= CORPUS_METRICS

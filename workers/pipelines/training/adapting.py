@@ -16,8 +16,9 @@ from transformers import set_seed
 from sdk.lora.adapter_config import config_of
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.cpu.dropout import draw_by_sixteen_bits
-from workers.pipelines.data.batches import Batch, example_batches, of_sequences, rows_of
+from workers.pipelines.data.batches import example_batches, of_sequences, rows_of
 from workers.pipelines.data.examples import IGNORED, Example
+from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.preferences import log_likelihoods
 from workers.pipelines.data.stored_examples import shortest_of
 from workers.pipelines.errors import PipelineError
@@ -123,7 +124,7 @@ def require_equal_to_base(given: Inputs, model: Any) -> None:
 
 
 def reference_of(given: Inputs, model: Any) -> Any:
-    """Return the base's own log π of both answers of a preference, (2,), as a training computes it."""
+    """Return the base's own log π of the answers of a row, (sequences,), as a training computes it."""
     row = min(
         rows_of(given.rows.examples, given.objective), key=lambda row: max(len(each["input_ids"]) for each in row)
     )
@@ -149,7 +150,7 @@ def require_reference(given: Inputs, model: Any, bare: Any) -> None:
         raise PipelineError(
             FailureReason.UNTRAINED,
             f"Without its adapter the model differs from its base by {float((found - bare).abs().max()):g} nats on a row, so it is no"
-            " reference for dpo; train with other options, or report this base and these library versions.",
+            f" reference for {given.objective.name}; train with other options, or report this base and these library versions.",
         )
 
 
@@ -163,7 +164,7 @@ def short_rows(given: Inputs) -> Batch:
     tokens are predicted, since all their logits are in memory at once.
     """
     rows = shortest_of(given.rows.examples, 2)
-    if given.objective.name != "classify":
+    if given.objective.traits.predicts_tokens:
         rows = [_end_of(row) for row in rows]
     pad_id, place = given.tokenizer.pad_token_id, given.device.torch_device
     return next(example_batches(rows, of_sequences(given.objective), pad_id, 2, place))

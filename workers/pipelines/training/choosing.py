@@ -14,9 +14,10 @@ from sdk.lora.planning.families import ConfigError
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.version_records import TrainingRecord
 from workers.pipelines.cpu.row_attention import MOST_MASKED, passes_of_packs, take_rows_alone
-from workers.pipelines.data.batches import TokenLosses, token_losses
+from workers.pipelines.data.batches import token_losses
 from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.heads import Head, OnePieceError, head_of
+from workers.pipelines.data.objective import TokenLosses
 from workers.pipelines.data.packing import computed, keeps_apart
 from workers.pipelines.data.stored_examples import first_lengths_of, longest_of
 from workers.pipelines.model.device import DTYPES
@@ -45,7 +46,7 @@ def fitting_of(
 ) -> Fitting:
     """Return how much is computed at once: as in the checkpoint or the record to repeat, or else as chosen here."""
     spec, place = given.spec, given.device.kind
-    head = None if given.objective.name == "classify" else _head(given, loaded, model, say)
+    head = _head(given, loaded, model, say) if given.objective.traits.predicts_tokens else None
     vocabulary = int(getattr(loaded.model.config.get_text_config(), "vocab_size", 0) or 1)
     chunk = None if head is None else chunk_tokens(vocabulary, place)
     base, longest = model.get_base_model(), longest_of(given.rows.examples)
@@ -60,7 +61,11 @@ def fitting_of(
         chunk = None if head is None or head.trained else chunk
         # No pass has more rows than there are: halving a larger number would not save memory.
         rows = min(spec.batch_size, given.training_rows)
-        if rows > 1 and given.objective.name == "classify" and reads_padding(model, given.tokenizer.pad_token_id):
+        if (
+            rows > 1
+            and not given.objective.traits.predicts_tokens
+            and reads_padding(model, given.tokenizer.pad_token_id)
+        ):
             rows, kind = 1, loaded.model.config.model_type
             say(f"rows are passed one at a time: {kind} reads what they are padded with")
         fit = Fit(micro_rows=rows, checkpointing=False, chunk_tokens=chunk)
@@ -151,7 +156,7 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
     if asked == "off":
         return False
     why = None
-    if given.objective.name != "sft":
+    if not given.objective.traits.packs:
         why = f"{given.objective.name} looks at whole sequences"
     elif given.spec.neftune_noise_alpha is not None:
         why = "the noise of neftune_noise_alpha depends on the length of a sequence"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,7 +15,7 @@ from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from workers.pipelines.errors import PipelineError, named
-from workers.pipelines.model.adapters import mismatch, peft_config_of
+from workers.pipelines.model.adapters import fill, mismatch, peft_config_of
 from workers.pipelines.model.trained_whole import compare_with_this
 
 
@@ -69,7 +69,8 @@ def load_parent(model: Any, parent: Path) -> None:
     said = f"The {WEIGHTS_FILE} of the version to continue can't be read; push it again."
     with named(FailureReason.ADAPTER, said, OSError, SafetensorError):
         stored = load_file(parent / WEIGHTS_FILE)
-    matrices = get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = partial(get_peft_model_state_dict, save_embedding_layers=False)
+    matrices = tensors(model)
     if stored.keys() != matrices.keys():
         raise mismatch(stored.keys() - matrices.keys(), matrices.keys() - stored.keys())
     for name, matrix in matrices.items():
@@ -79,5 +80,4 @@ def load_parent(model: Any, parent: Path) -> None:
                 f"{name} of the version to continue is {tuple(stored[name].shape)}, and the training's {tuple(matrix.shape)}; leave out"
                 " what says another rank.",
             )
-        with torch.no_grad():
-            matrix.copy_(stored[name])
+    fill(model, stored, tensors)

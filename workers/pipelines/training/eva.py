@@ -19,9 +19,10 @@ from sdk.lora.redistribution import alpha_at, patterns_of, ranks_by_variance
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import Batch, Objective, example_batches
+from workers.pipelines.data.batches import example_batches, token_losses
 from workers.pipelines.data.classify import reads_padding
 from workers.pipelines.data.examples import IGNORED, Example
+from workers.pipelines.data.objective import Batch, Objective
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.rotary import turns_at
 
@@ -44,7 +45,7 @@ def start_at_inputs(
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     found = {name: _fresh(name, module, spec) for name, module in layers.items()}
     chosen, rows = _spread(examples), spec.batch_size
-    if rows > 1 and objective.task_type == "SEQ_CLS" and reads_padding(model, pad_id):
+    if rows > 1 and not objective.traits.predicts_tokens and reads_padding(model, pad_id):
         rows = 1
     model.eval()
     for _ in range(_PASSES):
@@ -52,7 +53,7 @@ def start_at_inputs(
         squares = dict.fromkeys(layers, 0.0)
         for batch in example_batches(chosen, objective, pad_id, rows, model.device, turns_at(model)):
             with torch.no_grad(), _summing(layers, found, sums, squares, _learnt(batch, objective)):
-                objective.loss_sum(model, batch)
+                objective.loss(model, batch, 1, token_losses)
         # Orthonormal, and in an invariant subspace of XᵀX its eigenvectors, the one with the most of X first.
         parts = {name: torch.linalg.svd(total, full_matrices=False) for name, total in sums.items()}
         found = {name: part.U for name, part in parts.items()}
@@ -112,7 +113,7 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
 
 def _learnt(batch: Batch, objective: Objective) -> Any:
     """Return which positions count, (batch, seq): those whose predictions have a loss, or all for a classification."""
-    if objective.task_type == "SEQ_CLS":
+    if not objective.traits.predicts_tokens:
         return batch["attention_mask"].bool()
     learnt = torch.zeros_like(batch["labels"], dtype=torch.bool)
     # A token is predicted at the position before it.

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sdk.schemas.events import Progress
-from workers.pipelines.data.batches import mean_loss
-from workers.pipelines.data.classify import Guess, guesses, scores
-from workers.pipelines.data.preferences import Pair, judged, preference_loss, preference_scores
+from workers.pipelines.data.objective import Look
 from workers.pipelines.model.device import is_out_of_memory
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs
@@ -19,7 +17,7 @@ from workers.pipelines.training.optimising import diverged
 def held_out_scores(
     given: Inputs, model: Any, fitting: Fitting, report: Callable[[Progress], None]
 ) -> dict[str, float]:
-    """Return the loss of held-out rows, in nats per supervised token, label or preference, and the scores for the latter two.
+    """Return the loss of held-out rows, and the other scores of the objective.
 
     Empty if there are no held-out rows. If memory runs out, they are scored again in smaller parts. Raises PipelineError
     ("diverged", "oom").
@@ -50,33 +48,25 @@ def _scores(
 ) -> dict[str, float] | None:
     """Return the scores; None if memory ran out, with nothing kept alive."""
     assert given.held_out is not None
-    examples = given.held_out.examples
-    total = len(examples) // given.objective.sequences
-    how = (model, examples, given.tokenizer.pad_token_id, rows, given.device.torch_device)
+    total = len(given.held_out.examples) // given.objective.sequences
     model.eval()
 
     def done(count: int) -> None:
         report(Progress(phase="evaluate", step=min(count, total), total=total, unit="rows"))
 
+    look = Look(
+        model,
+        given.held_out.examples,
+        given.tokenizer.pad_token_id,
+        rows,
+        given.device.torch_device,
+        fitting.losses,
+        done,
+        reference="base" if given.order.parent is None else "parent",
+        seed=given.spec.seed,
+    )
     try:
-        if given.objective.name == "dpo":
-            pairs: list[Pair] = []
-            for judgement in judged(*how, fitting.losses):
-                pairs += judgement
-                done(len(pairs))
-            reference = "base" if given.order.parent is None else "parent"
-            return {"loss": preference_loss(pairs, given.spec.beta), **preference_scores(pairs, reference)}
-        if given.objective.name == "sft":
-            # The last running mean is the result.
-            found = {"loss": math.nan}
-            for batch, found["loss"] in enumerate(mean_loss(*how, fitting.losses), start=1):
-                done(batch * rows)
-            return found
-        all_of_them: list[Guess] = []
-        for part in guesses(*how):
-            all_of_them += part
-            done(len(all_of_them))
-        return scores(all_of_them)
+        return given.objective.scores(look)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -23,8 +23,9 @@ from sdk.whole_files import write_whole
 from workers.pipelines.cpu.heap import give_pages_back, map_large_pieces
 from workers.pipelines.cpu.row_attention import take_rows_alone
 from workers.pipelines.cpu.saved_tensors import narrow_saved
-from workers.pipelines.data.batches import Batch, TokenLosses, micro_batches, token_losses
+from workers.pipelines.data.batches import micro_batches, token_losses
 from workers.pipelines.data.heads import Head
+from workers.pipelines.data.objective import Batch, TokenLosses
 from workers.pipelines.data.packing import packed
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.device import give_back

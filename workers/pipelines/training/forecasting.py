@@ -52,7 +52,7 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
             base = known_blueprint(config.to_dict(), {name: list(shape) for name, shape in shapes.items()})
         except NotKnownError:
             return None
-    base = without_head(base) if spec.objective == "classify" else base
+    base = base if given.objective.traits.predicts_tokens else without_head(base)
     try:
         adapter = adapter_of(base, spec)
     except TargetsError:
@@ -70,7 +70,9 @@ def forecast(given: Inputs, loaded: LoadedBase, fit: Fit) -> Forecast | None:
         width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
         attention="eager" if config._attn_implementation == "eager" else "sdpa",
         logit_chunk_tokens=fit.chunk_tokens or sum(len(example.input_ids) for example in rows),
-        supervised_tokens=sum(example.supervised_tokens for example in rows),
+        supervised_tokens=None
+        if given.objective.traits.learns_prompts
+        else sum(example.supervised_tokens for example in rows),
         process_bytes=given.process_bytes or PROCESS_BYTES,
     )
     return forecast_of(base, adapter, run)
@@ -103,7 +105,7 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
         dropout=given.spec.dropout,
         place="cuda" if given.device.kind == "cuda" else "cpu",
         chunk_tokens=fit.chunk_tokens,
-        predicts_tokens=given.objective.name != "classify",
+        predicts_tokens=given.objective.traits.predicts_tokens,
     )
     return not keeps_activations(sum(parts.values()), free_bytes=given.device.available_memory_bytes())
 

@@ -24,18 +24,18 @@ from sdk.schemas.held_out import both_held_out
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
-from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.version_records import SpecialTokens, TrainingRecord
 from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.added_tokens import Vocabulary, extend
-from workers.pipelines.data.batches import SFT, Objective
-from workers.pipelines.data.classify import CLASSIFY
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
 from workers.pipelines.data.examples import Example
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
 from workers.pipelines.data.mixing import require_labels, weighted
-from workers.pipelines.data.preferences import preference
+from workers.pipelines.data.objective import Objective
+from workers.pipelines.data.objectives import MADE
 from workers.pipelines.data.rows import CheckedRows, Rows, Shape, Split, check_files, count_equal, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
+from workers.pipelines.data.template_choice import choose_template, require_rendered, require_same_template
 from workers.pipelines.data.tokenise import Tokenised, tokenise
 from workers.pipelines.data.tokenizer import configured_stops, load_tokenizer, longest_row
 from workers.pipelines.data.vocabulary import require_embedded
@@ -48,8 +48,8 @@ from workers.pipelines.training.checkpoints import Resumed
 from workers.pipelines.training.continuing import require_same_config
 from workers.pipelines.training.loop import LOOP
 from workers.pipelines.training.lora_configs import lora_config, require_added, require_tokens
-from workers.pipelines.training.optimising import Schedule, require_card, schedule_of
-from workers.pipelines.training.resuming import moved_ranks, read_checkpoint
+from workers.pipelines.training.optimising import Schedule, require_optimizer, schedule_of
+from workers.pipelines.training.resuming import moved_ranks, read_checkpoint, special_tokens_of
 
 #: Parts of a config about how it was stored, not about the model.
 _NO_PART_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -67,6 +67,7 @@ class Inputs:
     held_out: Tokenised | None
     #: Held-out rows that are also rows of the training.
     held_out_seen: int
+    special_tokens: SpecialTokens
     tokenizer: Any
     #: What is added to the base's vocabulary.
     vocabulary: Vocabulary | None
@@ -100,28 +101,35 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     """Read rows, the base's config and tokenizer, and the checkpoint to resume from. Raises PipelineError."""
     base, spec, weights = order.base, order.spec, order.weights
     device = choose_device()
-    require_card(spec, device.kind)
+    require_optimizer(spec, device.kind)
     split = _read_split(order)
     given = split.training if weights is None else weighted(split.training, weights, spec.seed)
-    objective = _objective(spec, _shape(given))
+    objective = _objective(spec.model_copy(update={"max_length": longest_row(base, spec.max_length)}), _shape(given))
     classes = None
-    tokenizer = load_tokenizer(base, ends=objective is not CLASSIFY)
-    if objective is CLASSIFY:
+    tokenizer = load_tokenizer(base, ends=objective.traits.predicts_tokens)
+    if not objective.traits.predicts_tokens:
         pad = pad_token_id(read_config(base), tokenizer)
         classes = Classes(class_names(split.training), pad, spec.seed)
         if weights is not None:
             require_labels(split.training, given, weights)
+    else:
+        choose_template(tokenizer, spec, date.fromisoformat(order.template_date))
     blueprint = read_blueprint(base, classes)
     with stored_quantization_named():
         require_method(blueprint.packing, spec.method, spec.quant_type, spec.double_quant)
     vocabulary = extend(tokenizer, spec.added, base, rows=blueprint.words) if spec.added else None
     lora = lora_config(spec, objective, blueprint, added=() if vocabulary is None else vocabulary.ids)
     words = None if vocabulary is None else max(blueprint.words, max(vocabulary.ids) + 1)
-    rows = _tokens(order, given, tokenizer, classes, words)
+    special_tokens = _special_tokens(order)
+    rows = _tokens(order, given, tokenizer, classes, special_tokens, words)
+    require_rendered(rows.template, spec)
+    if order.parent is not None:
+        require_same_template(rows.template, order.parent)
     # What defines how text becomes tokens, and where it ends.
     read = tokenizer_of(base) if vocabulary is None else vocabulary.digest(rows.template)
     read_by = {"tokenizer": read, "generation": generation_of(base), "columns": spec.columns}
     rows = replace(rows, rendering=rows.rendering.model_copy(update=read_by))
+    objective.require(rows.examples)
     require_tokens(spec, rows.examples)
     if vocabulary is not None:
         require_added(spec, vocabulary.ids, rows.examples)
@@ -135,7 +143,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         seen = count_equal(kept, given)
     if kept is not None:
         _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
-        held = _tokens(order, kept, tokenizer, classes, words)
+        held = _tokens(order, kept, tokenizer, classes, special_tokens, words)
     schedule = schedule_of(spec, len(rows.examples) // objective.sequences)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
@@ -169,6 +177,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         rows=rows,
         held_out=held,
         held_out_seen=seen,
+        special_tokens=special_tokens,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         device=device,
@@ -260,16 +269,33 @@ def _objective(spec: TrainingSpec, shape: Shape) -> Objective:
     """Return the objective for rows of a shape. Raises PipelineError ("data") if the spec asks for another one."""
     with named(FailureReason.DATA, "The rows can't be used: {error}.", ObjectiveError):
         name = resolve_objective(spec.objective, shape)
-    return {"classify": CLASSIFY, "dpo": preference(spec.beta), "sft": SFT}[name]
+    return MADE[name](spec)
 
 
-def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes | None, words: int | None) -> Tokenised:
+def _special_tokens(order: TrainingOrder) -> SpecialTokens:
+    """Return how special tokens meet those of the texts: as in the training that is repeated, or goes on."""
+    if order.resume is not None:
+        return special_tokens_of(order.resume)
+    if order.like is not None:
+        return "once" if order.like.ran_with.get("special_tokens") == "once" else "added"
+    return "once"
+
+
+def _tokens(
+    order: TrainingOrder,
+    rows: Rows,
+    tokenizer: Any,
+    classes: Classes | None,
+    special_tokens: SpecialTokens,
+    words: int | None,
+) -> Tokenised:
     """Return rows as tokens; `words` is how many the model will have, None: as many as the base's config says."""
     base, spec = order.base, order.spec
     max_length = longest_row(base, spec.max_length)
     if classes is not None:
         refuse_loss_on(spec.loss_on)
-        found = label_rows(rows, tokenizer, classes.names, max_length=max_length, into=StoredExamples())
+        how: dict[str, Any] = {"max_length": max_length, "special_tokens": special_tokens}
+        found = label_rows(rows, tokenizer, classes.names, **how, into=StoredExamples())
     else:
         found = tokenise(
             rows,
@@ -279,6 +305,7 @@ def _tokens(order: TrainingOrder, rows: Rows, tokenizer: Any, classes: Classes |
             day=date.fromisoformat(order.template_date),
             stop_ids=configured_stops(base),
             split_texts=True,
+            special_tokens=special_tokens,
             into=StoredExamples(),
         )
     if words is None:

@@ -25,15 +25,16 @@ from transformers import set_seed
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
-from workers.pipelines.data.batches import Batch, Objective
+from workers.pipelines.data.objective import Batch, Objective, Passes
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import own_tensors
+from workers.pipelines.model.adapters import fill, own_tensors
 from workers.pipelines.model.device import Device, is_out_of_memory, memory_errors_named
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.optimising import Schedule, diverged, optimizer_of
 from workers.pipelines.training.short_of_memory import smaller_optimizer
 from workers.pipelines.training.states import generator_states, restore_generators, restore_optimizer, set_generators
+from workers.pipelines.training.update_size import lost_scale
 
 #: The number of this loop: raised with each change after which the same training gives other bytes.
 LOOP = 1
@@ -43,7 +44,7 @@ LOOP = 1
 class StepRecord:
     """What the steps so far have measured."""
 
-    #: Mean loss of each step in nats per supervised token, label or preference.
+    #: Mean loss of each step, in what its objective says.
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     #: Number of tokens without padding.
@@ -132,9 +133,11 @@ def resume(shared: Shared, adapter: AdapterState, resumed: Resumed) -> None:
     matrices = own_tensors(shared.model)
     if {name: each.shape for name, each in stored.items()} != {name: each.shape for name, each in matrices.items()}:
         raise broken_checkpoint(f"the matrices in {WEIGHTS_FILE} are not those of this adapter")
-    for name, matrix in matrices.items():
-        matrix.copy_(stored[name])
-    restore_optimizer(load_file(folder / OPTIMIZER_NAME), adapter.optimizer)
+    fill(shared.model, stored)
+    try:
+        restore_optimizer(load_file(folder / OPTIMIZER_NAME), resumed.standing.numbers, adapter.optimizer)
+    except ValueError as error:
+        raise broken_checkpoint(f"{OPTIMIZER_NAME} is of another optimiser ({error})") from error
     if was.scaler and scaler is not None:
         scaler.load_state_dict(was.scaler)
     adapter.record = StepRecord(list(was.losses), list(was.rates), was.tokens, was.step, was.train_s)
@@ -196,21 +199,21 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     """Change an adapter by one effective batch; its tensors are (batch, seq), the longest row first.
 
     It is computed in parts of rows of similar length, as large as `fitting` says, and the sum of their gradients is
-    normalised once by the supervised tokens, or the labels, of the whole step, so the split affects memory and speed but
-    not what is learnt. If memory runs out, the step is repeated in smaller parts. Raises PipelineError ("diverged",
+    normalised once by what its objective counts in the whole step, so the split affects memory and speed but not what is
+    learnt. If memory runs out, the step is repeated in smaller parts. Raises PipelineError ("diverged",
     "untrained", "oom").
     """
     model, spec, record, number = shared.model, adapter.spec, adapter.record, adapter.step + 1
     model.train()
     batch = {name: tensor.to(shared.device.torch_device) for name, tensor in batch.items()}
-    counted, generators = shared.objective.counted(batch), generator_states()
-    while (loss := _add_gradients(shared, batch, counted)) is None:
+    generators = generator_states()
+    while (loss := _add_gradients(shared, batch, spec.seed + number)) is None:
         shared.fitting.lower(model, f"step {number}")
         adapter.optimizer.zero_grad()
         set_generators(generators)
     if not math.isfinite(loss):
         raise diverged(spec, f"the loss is {loss} at step {number}")
-    _watch_gradients(adapter)
+    _watch_gradients(adapter, model)
     if spec.max_grad_norm:
         shared.accelerator.clip_grad_norm_(adapter.parameters.values(), spec.max_grad_norm)
     rate = adapter.rate
@@ -225,15 +228,17 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     record.tokens += int(batch["attention_mask"].sum())
 
 
-def _add_gradients(shared: Shared, batch: Batch, counted: int) -> float | None:
+def _add_gradients(shared: Shared, batch: Batch, seed: int) -> float | None:
     """Add the gradients of one effective batch; return its mean loss, or None if memory ran out, with nothing kept
     alive.
     """
     loss = torch.zeros((), device=shared.device.torch_device)
+    objective, fitting = shared.objective, shared.fitting
     try:
-        for part in shared.fitting.parts(batch, shared.objective.sequences):
-            with shared.fitting.saving():
-                share = shared.objective.loss_sum(shared.model, part, shared.fitting.losses) / counted
+        step = objective.of_step(shared.model, batch, Passes(fitting.parts, fitting.losses, seed))
+        for part in fitting.parts(batch, objective.sequences):
+            with fitting.saving():
+                share = objective.loss(shared.model, part, step, fitting.losses)
             shared.accelerator.backward(share)
             loss += share.detach()
         return float(loss)
@@ -243,7 +248,7 @@ def _add_gradients(shared: Shared, batch: Batch, counted: int) -> float | None:
         return None
 
 
-def _watch_gradients(adapter: AdapterState) -> None:
+def _watch_gradients(adapter: AdapterState, model: Any) -> None:
     """Check that gradients reach each matrix: each B on the first step, each A as soon as its B is not zero.
 
     dL/dA = s·Bᵀ·(dL/dy)·xᵀ is zero by construction while B is. Trained tokens may occur only in later rows.
@@ -259,8 +264,10 @@ def _watch_gradients(adapter: AdapterState) -> None:
         and ("lora_A" not in name or bool(trained[name.replace("lora_A", "lora_B")].any()))
     ]
     if missed:
+        why = lost_scale(model)
+        what_to_do = "leave these modules out of the targets, or report this base and these library versions"
         raise PipelineError(
             FailureReason.UNTRAINED,
-            f"No gradient reaches {len(missed)} of {len(trained)} adapter matrices (first: {missed[0]});"
-            " leave these modules out of the targets, or report this base and these library versions.",
+            f"No gradient reaches {len(missed)} of {len(trained)} adapter matrices (first: {missed[0]})"
+            + (f"; {what_to_do}." if why is None else f", since {why}."),
         )

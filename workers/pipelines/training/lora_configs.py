@@ -11,8 +11,8 @@ from sdk.lora.variants import UnfitOption, unfit_beside_parameters, unfit_beside
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec, clash_of
-from workers.pipelines.data.batches import Objective
 from workers.pipelines.data.examples import Example
+from workers.pipelines.data.objective import Objective
 from workers.pipelines.errors import PipelineError, named
 from workers.pipelines.model.blueprint import Blueprint
 
@@ -38,7 +38,7 @@ def lora_config(
         target_modules=targets,
         target_parameters=parameters,
         modules_to_save=sorted({*blueprint.head, *spec.saved_modules}),
-        task_type=objective.task_type,
+        task_type=objective.traits.task_type,
         # GPT-2 stores its weights transposed, and PEFT must be told.
         fan_in_fan_out=not adapted.isdisjoint(conv1d_names),
     )

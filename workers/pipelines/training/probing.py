@@ -36,11 +36,12 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
         )
 
 
-def require_learnt(found: ProbeReport, dtype: str) -> None:
-    """Raise PipelineError if an adapter moves no logit on the fixed texts."""
+def require_learnt(found: ProbeReport, dtype: str, *, why: str | None) -> None:
+    """Raise PipelineError if an adapter moves no logit on the fixed texts; `why` is the reason, if it is known."""
     if found.logit_gap < LEAST_LOGIT_GAP:
         raise PipelineError(
             FailureReason.UNTRAINED,
             f"The trained adapter moves no logit of the base by more than {found.logit_gap:.3g} on {len(found.texts)} fixed"
-            f" texts (computed in {dtype}), so it changes nothing; raise lr, give more rows or steps, or choose other targets.",
+            f" texts (computed in {dtype}), so it changes nothing"
+            + ("; raise lr, give more rows or steps, or choose other targets." if why is None else f": {why}."),
         )

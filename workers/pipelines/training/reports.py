@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from sdk.schemas.schedules import SCHEDULES
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import LossPoint, TrainingReport
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.data.tokenizer import longest_row
-from workers.pipelines.libraries import library_versions, other_releases
+from workers.pipelines.libraries import library_versions, other_releases, versions_of
 from workers.pipelines.model.loading import LoadedBase
 from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
@@ -34,7 +36,7 @@ class Setting:
     loaded: LoadedBase
     #: How much is computed at once.
     fitting: Fitting
-    #: The held-out loss of the bare base in nats per supervised token, if there are held-out rows.
+    #: The held-out loss of the bare base in what the objective says, if there are held-out rows.
     eval_loss_base: float | None
     #: The largest dropout probability of the base itself in training.
     base_dropout: float
@@ -51,11 +53,13 @@ def training_report(
     """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows."""
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
+    began = _beginning_and_end(steps.losses, an_epoch=math.ceil(given.training_rows / given.spec.effective_batch))
     metrics = {
         "eval_loss_base": setting.eval_loss_base,
         **{f"eval_{name}": value for name, value in (held_out or {}).items()},
         # The mean over the last tenth of the steps; a single step's loss is mostly its rows.
         "loss": sum(last) / len(last),
+        **began,
         "train_s": train_s,
         "tokens": float(steps.tokens),
         "tokens_per_s": steps.tokens / train_s,
@@ -74,7 +78,7 @@ def training_report(
         supervised_tokens=given.rows.supervised_tokens,
         training=_record(setting).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
-        libraries=library_versions(),
+        libraries=_libraries(given.spec),
         curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,
         sources=given.sources,
@@ -87,38 +91,42 @@ def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     return {
         "base": setting.given.order.base_name,
         "base_revision": setting.given.order.base_revision,
-        **library_versions(),
+        **_libraries(setting.given.spec),
         **_record(setting).ran_with(),
     }
+
+
+def _libraries(spec: TrainingSpec) -> dict[str, str]:
+    extra = spec.optimizer.extra
+    return {**library_versions(), **({} if extra is None else versions_of(extra[1]))}
 
 
 def _record(setting: Setting) -> TrainingRecord:
     """Return the record: every number that the result depends on."""
     given, loaded = setting.given, setting.loaded
     spec, lora, fit = given.spec, given.lora, setting.fitting.fit
-    is_dpo = given.objective.name == "dpo"
+    traits = given.objective.traits
     own = TrainingRecord(
         objective=given.objective.name,
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
-        reference="parent" if is_dpo and given.order.parent is not None else None,
+        reference="parent" if traits.has_reference and given.order.parent is not None else None,
         loss_on=given.rows.loss_on,
         total_steps=given.schedule.total_steps,
         warmup_steps=given.schedule.warmup_steps,
         max_length=longest_row(given.order.base, spec.max_length),
         samples=given.training_rows,
         rows_cut=given.rows.cut,
+        special_tokens=given.special_tokens,
+        rows_with_special_tokens=max(given.rows.had_special.values(), default=0),
         rows_dropped=given.rows.dropped,
         rows_split=given.rows.split,
         held_out_split=None if given.held_out is None else given.held_out.split,
         held_out_rows_in_training=given.held_out_seen,
         pad_token_id=None if given.classes is None else given.classes.pad_token_id,
         loop=LOOP,
-        optimizer=spec.optim,
-        adam_beta1=spec.adam_beta1,
-        adam_beta2=spec.adam_beta2,
-        adam_epsilon=EPSILON,
+        optimizer=spec.optimizer.name,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
         micro_batch=fit.micro_rows,
@@ -137,11 +145,36 @@ def _record(setting: Setting) -> TrainingRecord:
         threads=torch.get_num_threads() if given.device.kind == "cpu" else None,
     )
     audit = {f"audit_{kind}": rows for kind, rows in given.audit.items()}
-    beta = {"beta": spec.beta} if is_dpo else {}
+    own_options = {name: getattr(spec, name) for name in traits.options}
     releases = other_releases(on_card=given.device.kind == "cuda")
     return TrainingRecord.model_validate(
-        {**spec.recorded(), **beta, **given.split.flat(), **audit, **releases, **own.flat()}
+        {**spec.recorded(), **own_options, **_steps(spec), **given.split.flat(), **audit, **releases, **own.flat()}
     )
+
+
+def _steps(spec: TrainingSpec) -> dict[str, float]:
+    """Return what optimiser and schedule depend on, also where it is the default."""
+    found = {"decay_share": spec.decay_share} if "decay_share" in SCHEDULES[spec.schedule] else {}
+    if spec.optimizer.is_adam:
+        found |= {"adam_beta1": spec.adam_beta1, "adam_beta2": spec.adam_beta2, "adam_epsilon": EPSILON}
+    return found
+
+
+#: With fewer steps, losses over other rows say nothing about what was learnt in between.
+_LEAST_STEPS = 20
+
+
+def _beginning_and_end(losses: list[float], *, an_epoch: int) -> dict[str, float]:
+    """Return the mean loss of the first and of the last epoch, which have the same rows; before a second one ends, of
+    both halves of the steps, if these are enough.
+    """
+    if len(losses) >= 2 * an_epoch:
+        steps = an_epoch
+    elif len(losses) >= _LEAST_STEPS:
+        steps = len(losses) // 2
+    else:
+        return {}
+    return {"first_loss": sum(losses[:steps]) / steps, "last_loss": sum(losses[-steps:]) / steps}
 
 
 def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:

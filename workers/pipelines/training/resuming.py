@@ -6,7 +6,8 @@ import contextlib
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy
@@ -18,8 +19,10 @@ from sdk.lora.redistribution import is_redistribution
 from sdk.lora.tensors import open_file
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.optimizers import Kept, Optimizer
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.version_records import SpecialTokens
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES, as_torch
@@ -54,11 +57,6 @@ _UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "parent"}
 _MOST_DIFFERENCES = 5
 #: The limit for each JSON file: each step writes about a hundred bytes, and a foreign file may have any length.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
-#: What AdamW keeps for each matrix.
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-#: bitsandbytes' names for the same; in 8 bits this many numbers share a scale.
-_BNB_MOMENTS = ("state1", "state2")
-_SHARE_A_SCALE = 256
 #: No adapter has this many matrices, with three tensors each.
 _MOST_TENSORS = 1_000_000
 #: It has 16 bytes, and may have more in future.
@@ -92,6 +90,14 @@ def moved_ranks(folder: Path, lora: LoraConfig, spec: TrainingSpec) -> LoraConfi
         theirs = TrainingReport.model_validate_json((folder / REPORT_NAME).read_bytes()).lora
         _require(is_redistribution(spec, theirs), "its ranks are none that eva_rho allows")
     return lora.model_copy(update={"rank_pattern": theirs.rank_pattern, "alpha_pattern": theirs.alpha_pattern})
+
+
+def special_tokens_of(folder: Path) -> SpecialTokens:
+    """Return how rows became tokens in the training of a checkpoint. Raises PipelineError ("checkpoint")."""
+    check_files(folder)
+    with _read(REPORT_NAME):
+        report = TrainingReport.model_validate_json((folder / REPORT_NAME).read_bytes())
+    return report.record.special_tokens or "added"
 
 
 def check_files(folder: Path) -> None:
@@ -133,9 +139,18 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
         standing = Standing.model_validate_json((folder / PROGRESS_NAME).read_bytes())
         _require(fewest <= standing.last_epoch <= record.step, f"the schedule is at step {standing.last_epoch}")
         _require(standing.rate == spec.lr * schedule.share(standing.last_epoch), "the schedule's learning rate differs")
+        _require(
+            all(each.keys() == set(spec.optimizer.numbers) for each in standing.numbers)
+            and bool(standing.numbers) == bool(spec.optimizer.numbers),
+            "the optimiser has other numbers",
+        )
+        _require(
+            all(each.get("k", standing.last_epoch) == standing.last_epoch for each in standing.numbers),
+            "the optimiser is at another step",
+        )
         _check_twisters(standing)
     with _read(OPTIMIZER_NAME):
-        steps = _check_moments(folder / OPTIMIZER_NAME, list(shapes.values()), spec.optim)
+        steps = _check_moments(folder / OPTIMIZER_NAME, list(shapes.values()), spec.optimizer)
         _require(all(fewest <= step <= record.step for step in steps), f"it is not at step {record.step}")
     with _read(GENERATORS_NAME):
         _check_generators(folder / GENERATORS_NAME)
@@ -148,59 +163,40 @@ def _check_twisters(standing: Standing) -> None:
     numpy.random.RandomState().set_state(numpy_state(standing.numpy))
 
 
-def _check_moments(path: Path, matrices: list[tuple[int, ...]], optim: str) -> list[float]:
-    """Check the moments of an optimiser over matrices of these shapes; return its count of steps."""
+def _check_moments(path: Path, matrices: list[tuple[int, ...]], optimizer: Optimizer) -> list[float]:
+    """Check the states of an optimiser over matrices of these shapes; return its counts of steps."""
     found = _typed_shapes(path)
     if not found:
         # No step was taken yet: a gradient scaler skipped all of them.
         return []
-    by_matrix: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
+    by_matrix: dict[str, dict[str, Kept]] = {}
     for name, what in found.items():
         number, _, part = name.partition(".")
         by_matrix.setdefault(number, {})[part] = what
-    first, second = _MOMENTS if optim == "adamw" else _BNB_MOMENTS
     odd = sorted(by_matrix.keys() ^ {str(number) for number in range(len(matrices))})
-    _require(
-        not odd,
-        f"{odd[0] if odd else ''}.{first} is {'not part of it' if odd and odd[0] in by_matrix else 'missing'}",
-    )
+    if odd:
+        first = next(iter(optimizer.tensors))
+        raise ValueError(f"{odd[0]}.{first} is {'not part of it' if odd[0] in by_matrix else 'missing'}")
+    states = {shape: optimizer.stored_state(shape) for shape in set(matrices)}
     for number, parts in by_matrix.items():
-        packed = optim.endswith("8bit") and parts.get(first, ("", ()))[0] == "U8"
-        wanted = _parts(first, second, math.prod(parts.get(first, ("", ()))[1]) if packed else None)
-        odd = sorted(parts.keys() ^ wanted.keys())
-        _require(
-            not odd,
-            f"{number}.{odd[0] if odd else ''} is {'missing' if odd and odd[0] in wanted else 'not part of it'}",
-        )
-        for name, (kind, shape) in parts.items():
-            _require(kind == wanted[name][0], f"{number}.{name} has another type")
-            _require(wanted[name][1] in (None, shape), f"{number}.{name} has another shape")
-        _require(parts[first][1] == parts[second][1], f"{number}.{second} has another shape")
+        _check_state(number, parts, states.values())
+    wanted = Counter(frozenset(states[shape].items()) for shape in matrices)
     _require(
-        sorted(parts[first][1] for parts in by_matrix.values()) == sorted(matrices), "its matrices have other shapes"
+        Counter(frozenset(parts.items()) for parts in by_matrix.values()) == wanted, "its matrices have other shapes"
     )
     _check_finite(path)
     held = open_file(path, any_dtype=True).tensors()
-    return [float(as_torch(held[f"{number}.step"])) for number in range(len(matrices))]
+    return [float(as_torch(held[name])) for name in found if name.endswith(".step")]
 
 
-def _parts(first: str, second: str, packed: int | None) -> dict[str, tuple[str, tuple[int, ...] | None]]:
-    """Return type and shape of what is kept for one matrix; `packed` is its number of values if its moments are in 8 bits."""
-    kind = "F32" if packed is None else "U8"
-    parts: dict[str, tuple[str, tuple[int, ...] | None]] = {
-        first: (kind, None),
-        second: (kind, None),
-        "step": ("F32", ()),
-    }
-    if packed is not None:
-        scales = (-(-packed // _SHARE_A_SCALE),)
-        parts |= {
-            "qmap1": ("F32", (256,)),
-            "qmap2": ("F32", (256,)),
-            "absmax1": ("F32", scales),
-            "absmax2": ("F32", scales),
-        }
-    return parts
+def _check_state(number: str, parts: dict[str, Kept], states: Collection[dict[str, Kept]]) -> None:
+    """Check that what is kept for one matrix is what the optimiser keeps for some matrix of the adapter. Raises ValueError."""
+    nearest = max(states, key=lambda state: len(state.items() & parts.items()))
+    if odd := sorted(parts.keys() ^ nearest.keys()):
+        raise ValueError(f"{number}.{odd[0]} is {'missing' if odd[0] in nearest else 'not part of it'}")
+    for name, kept in nearest.items():
+        _require(parts[name].dtype == kept.dtype, f"{number}.{name} has another type")
+        _require(parts[name].shape == kept.shape, f"{number}.{name} has another shape")
 
 
 def _check_generators(path: Path) -> None:
@@ -224,11 +220,11 @@ def _shapes(path: Path, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, (_, shape) in found.items()}
 
 
-def _typed_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _typed_shapes(path: Path) -> dict[str, Kept]:
     """Return safetensors' type name and the shape of each tensor of a file."""
     found = open_file(path, any_dtype=True).tensors()
     _require(len(found) <= _MOST_TENSORS, "it holds too many tensors")
-    return {name: (tensor.dtype, tensor.shape) for name, tensor in found.items()}
+    return {name: Kept(tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()}
 
 
 def _check_finite(path: Path) -> None:

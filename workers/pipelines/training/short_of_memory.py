@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -13,13 +14,12 @@ from workers.pipelines.model.device import give_back, is_out_of_memory, memory_e
 
 _Found = TypeVar("_Found")
 
-#: Bytes that an optimiser keeps per trained number: two moments, in 32 or 8 bits.
-_STATE_BYTES = {"adamw": 8, "paged_adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
 #: What keeps less memory on a card, by the current optimiser.
 _SMALLER = {
     "adamw": "choose optim adamw_8bit, which keeps a quarter of that, or paged_adamw_8bit, whose state can move to main memory",
     "paged_adamw": "choose optim paged_adamw_8bit, which keeps a quarter of that",
     "adamw_8bit": "choose optim paged_adamw_8bit, whose state can move to main memory",
+    "schedule_free_adamw": "choose optim lion, which keeps half of that, or adafactor, which keeps hardly any",
 }
 _FEWER = "lower rank, or choose fewer targets"
 
@@ -60,10 +60,13 @@ def smaller_optimizer(trained: Iterable[Any], spec: TrainingSpec) -> str:
 
     Some of them have taken the step by then, and others not, so that it can't be taken again.
     """
-    sizes, on_card = zip(*((parameter.numel(), parameter.is_cuda) for parameter in trained), strict=True)
-    advice = f"{_SMALLER[spec.optim]}, or {_FEWER}" if any(on_card) and spec.optim in _SMALLER else _FEWER
-    needs = f"{sum(sizes) * _STATE_BYTES[spec.optim] / 2**20:,.1f} MiB for {sum(sizes):,} trained numbers"
-    return f"this was in a step of the optimiser {spec.optim}, which keeps {needs}; {advice}."
+    shapes, on_card = zip(*((tuple(parameter.shape), parameter.is_cuda) for parameter in trained), strict=True)
+    advice = (
+        f"{_SMALLER[spec.optimizer.name]}, or {_FEWER}" if any(on_card) and spec.optimizer.name in _SMALLER else _FEWER
+    )
+    state_bytes = sum(map(spec.optimizer.state_bytes, shapes))
+    needs = f"{state_bytes / 2**20:,.1f} MiB for {sum(map(math.prod, shapes)):,} trained numbers"
+    return f"this was in a step of the optimiser {spec.optimizer.name}, which keeps {needs}; {advice}."
 
 
 @contextlib.contextmanager

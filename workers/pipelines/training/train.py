@@ -15,13 +15,13 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.version_records import TrainingRecord, special_tokens_said
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import Batch, tokens_of
-from workers.pipelines.data.classify import CLASSIFY
+from workers.pipelines.data.batches import tokens_of
+from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import own_tensors, write_adapter, zero_matrices
+from workers.pipelines.model.adapters import write_adapter, zero_matrices
 from workers.pipelines.model.added_rows import start_rows
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, give_back, memory_errors_named
@@ -36,6 +36,7 @@ from workers.pipelines.training.adapting import (
     require_equal_to_base,
     require_reference,
 )
+from workers.pipelines.training.averaging import averaged, result_of
 from workers.pipelines.training.callbacks import reporting_to
 from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, write_checkpoint
 from workers.pipelines.training.choosing import fitting_of
@@ -49,6 +50,7 @@ from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Setting, ran_with, training_report
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
+from workers.pipelines.training.update_size import largest_update, lost_scale
 
 
 def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
@@ -85,6 +87,8 @@ def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> Tr
             + _of_split(given),
         )
     )
+    if given.special_tokens == "once" and (said := special_tokens_said(rows.had_special)) is not None:
+        _log(host, "data", said)
     given = replace(given, audit=audit(order, host.report))
     advice = "halve batch_size and double grad_accum, shorten max_length, or choose method qlora."
     with memory_errors_named(advice), deprecations_silenced():
@@ -113,14 +117,14 @@ def _of_split(given: Inputs) -> str:
 
 def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingReport:
     spec, device, resumed, parent = given.spec, given.device, given.resumed, given.order.parent
+    traits = given.objective.traits
     _stop_if_asked(given, host)
     host.report(Progress(phase="load", message=f"loading the base on {device.name}"))
     with before_the_first_step(spec):
         loaded = _load(given)
-        if given.objective is not CLASSIFY:
+        if traits.predicts_tokens:
             looked_twice(lambda: require_causal(loaded.model))
-    prefers = given.objective.name == "dpo"
-    if prefers:
+    if traits.drops_dropout:
         # The comparison is with the unchanged base.
         drop_nothing(loaded.model)
     # Later the adapter's own dropout would be included.
@@ -128,7 +132,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     if base_dropout:
         host.report(Progress(phase="load", message=f"the base keeps its own dropout, of up to {base_dropout:g}"))
     host.report(Progress(phase="load", message=f"the base is held as {loaded.said}"))
-    reference = reference_of(given, loaded.model) if prefers else None
+    reference = reference_of(given, loaded.model) if traits.has_reference else None
     with before_the_first_step(spec):
         model = adapted(given, loaded)
         if spec.moves_ranks and resumed is None:
@@ -147,7 +151,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     if resumed is not None:
         bare = resumed.record.eval_loss_base
     else:
-        # B is zero, so this is the loss of the bare base; for preferences, relative to their reference.
+        # B is zero, so this is the loss of the bare base, relative to the reference if there is one.
         bare = held_out_scores(given, model, fitting, host.report).get("loss")
         _stop_if_asked(given, host)
         if parent is not None:
@@ -175,21 +179,27 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     train_s = adapter.record.train_s()
     if device.kind == "cuda":
         torch.cuda.synchronize()
-    tensors = own_tensors(model)
+    tensors = result_of(shared, adapter)
     _check_finite(tensors, spec)
     _check_not_zero(tensors)
     if parent is not None:
         require_moved(tensors, parent)
     with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, tensors)):
-        held_out = held_out_scores(given, model, fitting, host.report)
+        with averaged(adapter):
+            held_out = held_out_scores(given, model, fitting, host.report)
         host.report(Progress(phase="save", message="writing the adapter"))
         _write(given, tensors, host.out)
         report = training_report(setting, adapter.record, tensors, train_s=train_s, held_out=held_out)
+        lost, update = lost_scale(model), largest_update(model, host.out, given.lora)
         found = probe_saved(given, model, host.out)
-    require_learnt(found, loaded.dtype)
+    require_learnt(found, loaded.dtype, why=lost)
     return report.model_copy(
         update={
-            "metrics": {**report.metrics, **found.metrics()},
+            "metrics": {
+                **report.metrics,
+                **found.metrics(),
+                **({} if update is None else {"largest_update": update}),
+            },
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
@@ -269,7 +279,7 @@ def _keep(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, p
     # Asked once: the answer may change meanwhile.
     must_stop = host.told_to_stop
     if must_stop or pace.is_due(adapter.step):
-        _write_checkpoint(setting, host, shared, adapter, own_tensors(shared.model))
+        _write_checkpoint(setting, host, shared, adapter, result_of(shared, adapter))
         pace.wrote()
     if must_stop:
         raise Interrupted(adapter.step)
@@ -309,7 +319,7 @@ def _write_checkpoint(
         given.order.checkpoints,
         record=record,
         report=training_report(setting, steps, tensors, train_s=train_s),
-        states=states_of(adapter.optimizer, taken=adapter.taken, rate=adapter.rate),
+        states=states_of(adapter.optimizer, given.spec.optimizer, taken=adapter.taken, rate=adapter.rate),
         write_adapter=lambda out: _write(given, tensors, out),
     )
     host.wrote_checkpoint(record.step, record.total, folder)

@@ -45,7 +45,7 @@ def test_names_are_those_of_the_spec_and_what_the_report_has_of_its_scorers() ->
         "scorer.no",
     ]
     found = names_of(SPEC, reported)
-    assert found == {"accuracy", "acc", "acc_norm", "rouge_l", "bleu", "scorer.style", "scorer.style.tone"}
+    assert found == {"accuracy", "acc", "acc_norm", "acc_bytes", "rouge_l", "bleu", "scorer.style", "scorer.style.tone"}
 
 
 def test_reading_ends_at_the_first_score_that_nobody_asked_for() -> None:
@@ -136,5 +136,5 @@ class TestBounds:
         require_bounded([result(None, **{f"m{at}": 0.0 for at in range(999)})], SPEC)
         with pytest.raises(Invalid, match="1001 metrics, and 1000 are allowed"):
             require_bounded([result(None, **{f"m{at}": 0.0 for at in range(1000)})], SPEC)
-        with pytest.raises(Invalid, match="206 names, and 200 are allowed"):
+        with pytest.raises(Invalid, match="207 names, and 200 are allowed"):
             require_bounded([result(**{f"scorer.style.n{at}": 0.0 for at in range(201)})], SPEC)

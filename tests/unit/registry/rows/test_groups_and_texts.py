@@ -123,6 +123,13 @@ def test_rows_without_tokens_have_no_loss() -> None:
         read_values([("a", rows(1, tokens=0)), ("b", rows(1))], "loss")
 
 
+def test_what_no_row_has_alone_is_not_compared_row_by_row() -> None:
+    with pytest.raises(
+        Invalid, match=r"cider_d is a score of all rows together, of which none has its own; .* of: loss, f"
+    ):
+        read_values([("a", rows(0, 1)), ("b", rows(0, 1))], "cider_d")
+
+
 def test_more_than_can_be_compared_is_not_even_read(limits: Limits) -> None:
     limits(row_values, MOST_WORK=30)
 

@@ -171,7 +171,10 @@ YAML = [
     config("data: good.jsonl\nrank: '8'", "rank: '8' can't be; give a whole number from 1 to 1024"),
     config("data: good.jsonl\nrank: 8.5", "rank: 8.5 can't be; give a whole number from 1 to 1024"),
     config("data: good.jsonl\nlr: fast", "lr: 'fast' can't be; give a number above 0 and at most 1"),
-    config("data: good.jsonl\nschedule: step", "schedule: 'step' can't be; give cosine, linear or constant"),
+    config(
+        "data: good.jsonl\nschedule: step",
+        "schedule: 'step' can't be; give cosine, linear, constant, cosine_restarts, wsd or inverse_sqrt",
+    ),
     config("data: good.jsonl\nuse_dora: maybe", "use_dora: 'maybe' can't be; give true or false"),
     config("data: good.jsonl\nmethod: full", "method: 'full' can't be; give qlora or lora"),
     config("data: 7", "'7' is not a dataset; give a file, a name or a digest (in YAML, put a digest in quotes)"),

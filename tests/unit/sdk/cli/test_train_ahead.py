@@ -64,6 +64,8 @@ def test_each_option_is_explained(base: str) -> None:
     assert "PART" not in done.output
     said = json.loads(run("--base", base, "--explain", "--format", "json").output)
     assert all(row["about"] for row in said["explained"])
+    (optim,) = (row["about"] for row in said["explained"] if row["option"] == "optim")
+    assert optim.endswith("adamw keeps exp_avg, exp_avg_sq for each trained tensor.")
 
 
 def test_what_is_wrong_is_said_as_at_submit(base: str) -> None:

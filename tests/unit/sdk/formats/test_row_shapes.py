@@ -195,6 +195,42 @@ class TestPreferences:
             check_data(tmp_path / "rows.csv")
 
 
+LIKED = {"prompt": "q", "completion": "a", "label": True}
+
+
+class TestAnswersWithLabels:
+    @pytest.mark.parametrize(
+        "row", [LIKED, {**LIKED, "label": False}, {"prompt": [USER], "completion": [ANSWER], "label": False}]
+    )
+    def test_an_answer_is_desirable_or_not(self, row: Any, tmp_path: Path) -> None:
+        assert of(tmp_path / "rows", row) == [("unpaired-preference", row)]
+        asked, answered = asked_and_answered(read(tmp_path / "rows")[0])
+        assert ("a" in asked, answered) == (True, str(row["label"]).lower())
+
+    def test_a_csv_file_says_true_and_false(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("ask,answer,good\nq,a,true\nq,b,false\n")
+        columns = "prompt=ask,completion=answer,label=good"
+        assert [row.fields["label"] for row in read(path, columns)] == [True, False]
+        found = check_data(path, columns=columns)
+        assert (found.shape, found.rows, found.labels) == ("unpaired-preference", 2, {"true", "false"})
+        # Of texts alone they are names, as ever.
+        path.write_text("text,label\nq,true\nr,false\n")
+        assert [row.fields["label"] for row in read(path)] == ["true", "false"]
+
+    @pytest.mark.parametrize("label", ["true", "True", 1, 0.5, [True]])
+    def test_any_other_label_is_refused(self, label: Any, tmp_path: Path) -> None:
+        with pytest.raises(RowsError, match=r"has a `label` that is neither true nor false but .*, beside `prompt`"):
+            of(tmp_path / "rows", {**LIKED, "label": label})
+
+    def test_both_labels_are_needed(self, tmp_path: Path) -> None:
+        path = save_jsonl(tmp_path / "rows.jsonl", [LIKED, {**LIKED, "completion": "b"}])
+        with pytest.raises(InvalidData, match="all rows have the label 'true', which teaches nothing"):
+            check_objective(None, [check_data(path)])
+        more = save_jsonl(tmp_path / "more.jsonl", [{**LIKED, "label": False}])
+        assert check_objective(None, [check_data(path), check_data(more)]) == "kto"
+
+
 CHOICES = {"prompt": "2 + 2 =", "choices": [" 3", " 4"], "answer": 1}
 
 

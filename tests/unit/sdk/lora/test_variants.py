@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sdk.errors import InvalidInput
 from sdk.lora.variants import unfit_options, unfit_variant
 from sdk.schemas.job_requests import TrainingRequest, known_fields, used_fields
 from sdk.schemas.training import TrainingSpec
@@ -176,6 +175,17 @@ def test_files_may_lack_what_a_library_puts_before_their_names() -> None:
         ({"packing": "always"}, "'off', 'auto' or 'on'"),
         ({"packing": True}, "'off', 'auto' or 'on'"),
         ({"packing": "auto", "objective": "dpo"}, "dpo looks at whole sequences"),
+        ({"packing": "auto", "objective": "orpo"}, "orpo looks at whole sequences"),
+        (
+            {"simpo_gamma": 0.7, "objective": "dpo"},
+            "simpo_gamma is an option of simpo, and the objective is dpo; leave it out",
+        ),
+        ({"simpo_gamma": 0.5, "objective": "dpo"}, "simpo_gamma is an option of simpo"),
+        ({"desirable_weight": 2.0, "objective": "simpo"}, "desirable_weight is an option of kto"),
+        ({"beta": 0.3, "objective": "classify"}, "beta is an option of dpo, ipo, orpo, simpo, kto"),
+        ({"undesirable_weight": 0.0}, "greater than 0"),
+        ({"neftune_noise_alpha": 5.0, "objective": "ipo"}, "puts noise on what ipo compares with the base"),
+        ({"batch_size": 1, "grad_accum": 1, "objective": "kto"}, "batch_size · grad_accum is 1; give at least 2"),
         ({"packing": "on", "objective": "classify"}, "classify looks at whole sequences"),
         ({"packing": "on", "neftune_noise_alpha": 5.0}, "leave one of the two out"),
         ({"modules_to_save": ".*norm"}, "is a pattern; give names"),
@@ -216,19 +226,6 @@ def test_options_are_written_in_one_way_and_sent_only_where_they_are_used() -> N
         *("method", "rank", "alpha", "dropout", "targets", "loss_on", "epochs", "max_steps", "lr", "warmup_ratio"),
         *("schedule", "batch_size", "grad_accum", "max_length", "seed"),
     }
-
-
-@pytest.mark.parametrize("schedule", ["linear", "constant"])
-def test_a_floor_is_refused_where_the_rate_follows_no_cosine(schedule: str) -> None:
-    assert TrainingSpec(lr_floor=0.1).lr_floor == 0.1
-    with pytest.raises(
-        InvalidInput, match=f"ends, and the schedule is {schedule}; leave it out, or choose cosine"
-    ) as caught:
-        build(TrainingSpec, lr_floor=0.1, schedule=schedule)
-    assert caught.value.code == "invalid"
-    for outside in (-0.1, 1.0):
-        with pytest.raises(InvalidInput, match="lr_floor"):
-            build(TrainingSpec, lr_floor=outside)
 
 
 def test_a_worker_that_does_not_know_the_floor_gets_no_training_with_one() -> None:

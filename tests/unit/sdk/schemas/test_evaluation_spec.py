@@ -22,9 +22,9 @@ from sdk.validation import build
         ({"metrics": "rouge_l,regex"}, "the metric regex needs an expression; give one with --regex"),
         (
             {"metrics": "METEOR"},
-            "METEOR needs Java and is not computed here; choose rouge_l, chrf or a scorer of your own",
+            "METEOR is computed here as meteor_exact_stem, without synonyms; choose that, or a scorer of your own",
         ),
-        ({"metrics": ["cider"]}, "cider needs Java"),
+        ({"metrics": ["cider"]}, "cider is computed here as cider_d, which clips"),
         ({"metrics": ["chrf", "loss"]}, "loss is scored without being asked for; leave it out"),
         ({"metrics": "rouge_x"}, "metrics.0"),
         ({"scorers": "Mine"}, "scorers.0"),

@@ -47,6 +47,7 @@ OTHER_MEANINGS: Mapping[str, str] = {
     "lr": "of a step, in its event and in torch's groups of parameters",
     "schedule": "the object with the rate of each step",
     "batch_size": "option of an evaluation",
+    "chat_template": "attribute of any tokenizer, and the name of its file",
     "packing": "how the weights of a base are packed",
     "max_length": "option of an evaluation, pydantic's and transformers' keyword",
     "seed": "option of an evaluation, and of any random choice",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from math import comb, sqrt
 
 import numpy as np
 import pytest
+from support.few_rows import Draw, both_ways, covered_by_few, rarely_much
 from support.paired_rows import Rows, alike, lognormal_rows
 
 from sdk.statistics.binomial import equal_steps_interval, mcnemar_p, share_interval
-from sdk.statistics.bootstrap import paired_ratio, sign_flip_p, studentised_interval
+from sdk.statistics.bootstrap import PairedRatio, paired_ratio, sign_flip_p, studentised_interval
+from sdk.statistics.bounded import bounded_mean_interval
 from sdk.statistics.comparison import compare_rows, holm, least_difference, rows_needed
 
 
@@ -150,6 +152,113 @@ def test_an_adjusted_p_decides() -> None:
     found = compare_rows(paired_ratio(np.array([1.0] * 12 + [-1.0] * 2 + [0.0] * 30), np.ones(44)), seed="")
     assert found.better() == 1
     assert found.better(0.051) == 0
+
+
+#: One-sided levels, down to one in a million.
+TAILS = [0.3, 0.025, 0.0051, 0.005, 0.0026, 0.0025, 0.0024, 0.001, 2e-4, 1e-4, 1e-5, 1e-6]
+
+
+def test_a_bootstrap_interval_only_widens_with_its_level() -> None:
+    rows = lognormal_rows(np.random.default_rng(2), 24)
+    found = paired_ratio(rows.sums, rows.tokens)
+    inner = (found.difference, found.difference)
+    for tail in TAILS:
+        low, high = studentised_interval(found, np.random.default_rng(5), level=1 - 2 * tail)
+        assert low <= inner[0] <= inner[1] <= high, tail
+        inner = (low, high)
+    assert inner[0] < found.difference < inner[1]
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (9, 0), (4, 3), (20, 20)])
+def test_an_exact_interval_only_widens_with_its_level(better: int, worse: int) -> None:
+    for interval in (
+        lambda level: share_interval(better, 40, level=level),
+        lambda level: equal_steps_interval(better, worse, 40, level=level),
+    ):
+        ends = [interval(1 - 2 * tail) for tail in TAILS]
+        assert all(low <= high for low, high in ends)
+        assert all(after[0] <= before[0] and before[1] <= after[1] for before, after in pairwise(ends))
+
+
+@pytest.mark.parametrize("values", [[], [0.2], [1.0], [0.3, -0.9], [1.0] * 19, [1.0, -1.0] * 20])
+def test_an_interval_of_a_bounded_mean_only_widens_with_its_level_and_is_its_mirror_image(values: list[float]) -> None:
+    numbers = np.array(values)
+    inner = (numbers.sum() / 40, numbers.sum() / 40)
+    for tail in TAILS:
+        low, high = bounded_mean_interval(numbers, 40, level=1 - 2 * tail)
+        assert -1 <= low < inner[0] <= inner[1] < high <= 1, tail
+        assert bounded_mean_interval(-numbers, 40, level=1 - 2 * tail) == (-high, -low)
+        inner = (low, high)
+
+
+def test_an_interval_of_a_bounded_mean_ends_where_the_capital_is_forty_fold() -> None:
+    """The capital by an integral over Beta(½, ½), without the sums that its own arithmetic takes."""
+    numbers = np.concatenate([[0.2, 0.5, 0.9, -0.4], np.zeros(46)])
+    angles = (np.arange(20_000) + 0.5) / 20_000 * np.pi / 2
+    low, high = bounded_mean_interval(numbers[:4], 50)
+    for end, sign in ((low, 1), (high, -1)):
+        won = np.ones(len(angles))
+        for number in numbers:
+            won *= 1 - np.sin(angles) ** 2 * (1 - (1 + sign * number) / (1 + sign * end))
+        assert won.mean() == pytest.approx(40, rel=1e-3)
+
+
+@pytest.mark.parametrize("draw", [both_ways, rarely_much])
+def test_a_few_rows_that_differ_are_no_sample_for_a_bootstrap(draw: Draw) -> None:
+    assert covered_by_few(draw, 100, 150, bound=1.0) >= 0.94
+    assert covered_by_few(draw, 100, 150, bound=None) < 0.92
+
+
+def few_differ(*differences: float, rows: int = 100) -> PairedRatio:
+    return paired_ratio(np.array([*differences, *[0.0] * (rows - len(differences))]), np.ones(rows))
+
+
+#: Rows that the second scores better by various amounts.
+LEAD = tuple(0.3 + number / 50 for number in range(8))
+
+
+@pytest.mark.parametrize("differences", [LEAD, LEAD[:5], (0.4, -0.3, 0.2), (0.3,), (1.0,) * 8])
+def test_a_verdict_does_not_depend_on_a_score_s_bound_where_few_rows_differ(differences: tuple[float, ...]) -> None:
+    found = few_differ(*differences)
+    bound, unbound = (compare_rows(found, seed="x", bound=bound) for bound in (1.0, None))
+    assert (bound.p, bound.test, bound.better()) == (unbound.p, unbound.test, unbound.better())
+    assert (bound.differing, bound.approximate, unbound.approximate) == (len(differences), False, True)
+    assert (bound.low, bound.high) == bounded_mean_interval(np.array(differences), 100)
+    assert compare_rows(few_differ(*LEAD), seed="x", bound=1.0).better() == 1
+
+
+def test_a_score_of_yes_or_no_keeps_its_exact_interval_where_few_rows_differ() -> None:
+    found = compare_rows(few_differ(*[1.0] * 7, -1.0), seed="", step=1.0, bound=1.0)
+    assert (found.low, found.high) == equal_steps_interval(7, 1, 100)
+    assert (found.approximate, found.differing) == (False, 8)
+
+
+def test_a_bound_is_for_few_differing_rows_alone() -> None:
+    many = few_differ(*(0.3 + number / 50 for number in range(20)))
+    assert compare_rows(many, seed="x", bound=1.0) == compare_rows(many, seed="x")
+    assert not compare_rows(many, seed="x").approximate
+
+
+def test_the_bound_of_a_group_is_that_of_all_its_rows() -> None:
+    """Of 30 groups one has 9 rows of the 38: a mean of groups is of numbers up to 9 in groups of 38/30."""
+    masses = np.array([9.0] + [1.0] * 29)
+    sums = np.array([0.0, 0.5, 0.25] + [0.0] * 27)
+    found = compare_rows(paired_ratio(sums, masses), seed="", bound=1.0)
+    ends = bounded_mean_interval(np.array([0.5, 0.25]) / 9, 30)
+    assert (found.low, found.high) == pytest.approx(tuple(max(-1.0, min(1.0, end * 9 * 30 / 38)) for end in ends))
+    by_hundred = compare_rows(paired_ratio(100 * sums, masses), seed="", bound=100.0)
+    assert (by_hundred.low, by_hundred.high) == pytest.approx((100 * found.low, 100 * found.high))
+
+
+@pytest.mark.parametrize(("level", "clusters"), [(1 - 1e-7, 24), (1 - 1e-6, 10_000)])
+def test_a_level_that_takes_too_many_draws_is_refused(level: float, clusters: int) -> None:
+    found = paired_ratio(np.arange(clusters, dtype=float), np.ones(clusters))
+    with pytest.raises(
+        ValueError, match=rf"over {clusters} clusters takes \d+ draws, which are too many; choose a lower"
+    ):
+        studentised_interval(found, np.random.default_rng(0), level=level)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        studentised_interval(found, np.random.default_rng(0), level=1.0)
 
 
 def test_an_interval_needs_no_memory_for_its_draws() -> None:

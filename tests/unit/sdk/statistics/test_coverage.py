@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from support.few_rows import Draw, both_ways, covered_by_few, rarely_much
 from support.paired_rows import TRUE_DIFFERENCE, Rows, alike, lognormal_rows
 from support.soak import scale
 
@@ -127,3 +128,13 @@ def test_answers_in_groups_of_unequal_size_are_not_of_equal_steps(share: float, 
         assert found.low < found.high
         held += found.low <= true <= found.high
     assert held / samples >= 0.9
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("rows", [40, 100, 400])
+@pytest.mark.parametrize("draw", [both_ways, rarely_much])
+def test_an_interval_by_bounds_holds_the_true_difference_where_few_rows_differ(draw: Draw, rows: int) -> None:
+    samples = scale(2000, share=20)
+    by_bounds, drawn = (covered_by_few(draw, rows, samples, bound=bound) for bound in (1.0, None))
+    print(f"5 of {rows} rows differ, {draw.__name__}: by bounds {by_bounds:.4f}, bootstrap {drawn:.4f}")
+    assert by_bounds >= 0.94

@@ -26,6 +26,7 @@ def parent(**changed: Any) -> Any:
             "method": "lora",
             "quantization": None,
             "lora": LORA,
+            "training": None,
             "record": TrainingRecord(),
             "files": [],
             **changed,
@@ -95,3 +96,17 @@ def test_added_tokens_are_those_of_the_parents_record() -> None:
         continued_spec(parent(lora=lora, record=record), {"add_tokens": "<y>"})
     with pytest.raises(InvalidInput, match="sql@v3 came with a tokenizer of its own, and its record doesn't say"):
         continued_spec(parent(files=[SimpleNamespace(path="tokenizer.json")]), {})
+
+
+def test_conversations_are_rendered_as_for_the_parent() -> None:
+    rendering = {"chat_template": "{{ messages }}{{ brief }}", "template_kwargs": "brief=true"}
+    made = parent(training={"rank": 4})
+    spec = continued_spec(made, {}, rendering=rendering)
+    assert spec.of_template == continued_spec(made, rendering, rendering=rendering).of_template == rendering
+    for given in ({"template_kwargs": {"brief": False}}, {"chat_template": "{{ messages }}"}):
+        with pytest.raises(InvalidInput, match=f"sql@v3 keeps its {next(iter(given))}, .* when it is continued"):
+            continued_spec(made, given, rendering=rendering)
+    with pytest.raises(InvalidInput, match="sql@v3 keeps its template_kwargs, None, when it is continued"):
+        continued_spec(made, {"template_kwargs": "brief=true"}, rendering={})
+    # Nobody said how a pushed version was taught; its worker looks at its template.
+    assert continued_spec(parent(), rendering).of_template == rendering

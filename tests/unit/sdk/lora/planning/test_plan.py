@@ -213,6 +213,19 @@ def test_a_preference_is_two_sequences_and_a_classification_has_no_logits_of_the
     assert "objective" not in " ".join(plan(configs.LLAMA_3_8B, options={"objective": "sft"}).notes)
 
 
+@pytest.mark.parametrize(("objective", "time"), [("ipo", "2.8"), ("orpo", "2"), ("simpo", "2"), ("kto", "2.2")])
+def test_no_way_to_prefer_takes_more_memory_than_dpo_and_its_time_is_said(objective: str, time: str) -> None:
+    fixed = {"batch_size": 4, "max_length": 1024}
+    found, dpo = (
+        plan(
+            configs.LLAMA_3_8B, "80GB", method="lora", gradient_checkpointing=False, options=fixed | {"objective": name}
+        )
+        for name in (objective, "dpo")
+    )
+    assert found.forecast.card_bytes <= dpo.forecast.card_bytes
+    assert f"about {time} times as long as a row of sft" in " ".join(found.notes)
+
+
 def test_accumulation_that_was_given_stays_where_the_batch_is_halved() -> None:
     found = plan(configs.LLAMA_2_7B, "24GB", options={"grad_accum": 4})
     assert said(found)["batch × accumulation"] == "1 × 4"

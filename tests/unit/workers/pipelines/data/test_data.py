@@ -89,8 +89,9 @@ def test_the_loss_of_a_conversation_is_on_every_answer_and_its_end(
         {"role": "assistant", "content": "second"},
     ]
     rows = read_rows(write_jsonl([{"messages": turns}]))
-    (example,) = tokenise(rows, tokenizer, loss_on=None, max_length=200).examples
+    (example,) = tokenise(rows, tokenizer, loss_on=None, max_length=200, contents=True).examples
     assert supervised(example, tokenizer) == "first<|end|>second<|end|>"
+    assert [tokenizer.decode(example.input_ids[slice(*run)]) for run in example.contents] == ["first", "second"]
     assert tokenizer.decode(example.prompt_ids).endswith("<|user|>b?<|end|>\n<|assistant|>")
     assert (example.prompt, example.reference) == ("b?", "second")
     (whole,) = tokenise(rows, tokenizer, loss_on="all", max_length=200).examples

@@ -10,12 +10,13 @@ import torch
 import transformers
 from support.architectures import config_of
 
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data import heads
-from workers.pipelines.data.batches import collate, loss_sum
+from workers.pipelines.data.batches import collate, loss_sum, token_losses
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.heads import OnePieceError, head_of
 from workers.pipelines.data.preferences import collate as pair_up
-from workers.pipelines.data.preferences import preference
+from workers.pipelines.data.preferences import dpo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -112,14 +113,14 @@ def test_gradients_of_a_trained_head_are_those_of_all_logits_at_once(name: str, 
 def test_preferences_have_the_same_losses_and_gradients(name: str) -> None:
     model = model_of(name)
     batch = pair_up(ROWS, 1)
-    head, objective = head_of(model, batch, EPS), preference(0.3)
-    ours = objective.loss_sum(model, batch, head.losses(2))
-    require_same(model, ours, objective.loss_sum(model, batch))
+    head, objective = head_of(model, batch, EPS), dpo(TrainingSpec(beta=0.3))
+    ours = objective.loss(model, batch, 1, head.losses(2))
+    require_same(model, ours, objective.loss(model, batch, 1, token_losses))
     # What is not trained yet is as likely as to the base.
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
             parameter.data.zero_()
-    fresh = objective.loss_sum(model, batch, head.losses(2))
+    fresh = objective.loss(model, batch, 1, head.losses(2))
     assert float(fresh) == pytest.approx(2 * 0.6931471805599453, rel=1e-6)
 
 

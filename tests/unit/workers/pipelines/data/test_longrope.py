@@ -14,6 +14,7 @@ import transformers
 from support.architectures import config_of
 
 from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data import preferences
 from workers.pipelines.data.batches import collate, example_losses, loss_sum, micro_batches, token_losses
 from workers.pipelines.data.examples import Example
@@ -96,13 +97,15 @@ def test_a_pair_is_that_of_the_pair_alone(model: Any) -> None:
     """The reference is the bare base, by other weights: neither's log-likelihoods may depend on other pairs."""
     pairs = [[tokens(first), tokens(second)] for first, second in PAIRS]
     each, turns = [preferences.collate(pair, 1) for pair in pairs], turns_at(model)
-    objective = preferences.preference(0.1)
-    expected = sum(float(objective.loss_sum(model, batch)) for batch in each)
+    objective = preferences.dpo(TrainingSpec())
+    expected = sum(float(objective.loss(model, batch, 1, token_losses)) for batch in each)
     batch = preferences.collate([sequence for pair in pairs for sequence in pair], 1)
     fitting: Any = SimpleNamespace(fit=Fit(micro_rows=4, checkpointing=False), turns=turns, on_cuda=False)
     passes = list(Fitting.parts(fitting, batch, 2))
     assert [part["input_ids"].shape for part in passes] == [(4, 15), (6, 12)]
-    assert sum(float(objective.loss_sum(model, part)) for part in passes) == pytest.approx(expected, rel=1e-6)
+    assert sum(float(objective.loss(model, part, 1, token_losses)) for part in passes) == pytest.approx(
+        expected, rel=1e-6
+    )
 
     examples = [
         Example(**tokens(length), prompt_ids=[], prompt="", reference="")
@@ -125,7 +128,7 @@ def test_an_answer_is_that_of_its_prompt_alone(model: Any) -> None:
             spec=EvaluationSpec(batch_size=rows, max_new_tokens=6),
             report=lambda progress: None,
         )
-        return generate(model, some, target, [299])
+        return [each.text for each in generate(model, some, target, [299])]
 
     assert answers(prompts, 5) == [answers([prompt], 1)[0] for prompt in prompts]
 

@@ -375,7 +375,7 @@ def test_conditions_say_what_was_held(base: Path, pairs: Path, written: Path, ho
     )
     assert scored.conditions.stop_ids != []
     assert scored.conditions.prompt_tokens > 0
-    assert set(scored.conditions.metrics) == {"words", "rouge-score", "sacrebleu"}
+    assert set(scored.conditions.metrics) == {"bytes", "words", "rouge-score", "sacrebleu"}
     (packed,) = carry_out(order(pairs, item(base, None, QuantizationRecipe(double_quant=False))), host).outcomes
     assert isinstance(packed, EvaluationReport)
     assert packed.conditions.quantization["double_quant"] is False

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.evaluated import evaluated, score
@@ -18,6 +22,7 @@ from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import RecordedScores
 from workers.pipelines.scoring import language_model
+from workers.pipelines.scoring.choices import likeliest
 from workers.pipelines.scoring.recorded import AlreadyRecorded
 
 ROWS: list[dict[str, Any]] = [
@@ -29,24 +34,36 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+ACCURACIES = ["acc", "acc_norm", "acc_bytes"]
+
+
 def run(base: Path, data: Path, out: Path, **spec: Any) -> tuple[EvaluationReport, list[RowScore]]:
     return evaluated(base, data, out, EvaluationSpec(batch_size=5, **spec))
 
 
-def by_hand(base: Path, row: dict[str, Any]) -> list[float]:
-    """The summed log-likelihood of each choice, in float64."""
+@cache
+def loaded(base: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    return AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+
+
+def by_hand(base: Path, row: dict[str, Any]) -> list[float]:
+    """The summed log-likelihood of each choice, in float64."""
+    model, tokenizer = loaded(base)
     prompt = tokenizer(row["prompt"])["input_ids"]
-    found = []
-    for choice in row["choices"]:
-        ids = tokenizer(row["prompt"] + choice)["input_ids"]
-        assert ids[: len(prompt)] == prompt
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-        found.append(sum(float(logits[place - 1, ids[place]]) for place in range(len(prompt), len(ids))))
-    return found
+    whole = [tokenizer(row["prompt"] + choice)["input_ids"] for choice in row["choices"]]
+    assert all(ids[: len(prompt)] == prompt for ids in whole)
+    longest = max(map(len, whole))
+    with torch.no_grad():
+        # What follows a token doesn't change what it is followed by.
+        logits = (
+            model(torch.tensor([ids + [0] * (longest - len(ids)) for ids in whole])).logits.double().log_softmax(-1)
+        )
+    return [
+        sum(float(logits[number, place - 1, ids[place]]) for place in range(len(prompt), len(ids)))
+        for number, ids in enumerate(whole)
+    ]
 
 
 def test_the_choice_with_the_greatest_likelihood_is_taken(
@@ -57,22 +74,83 @@ def test_the_choice_with_the_greatest_likelihood_is_taken(
         found = by_hand(llama_base, one)
         answer = one["answer"] if isinstance(one["answer"], int) else one["choices"].index(one["answer"])
         likeliest = found.index(max(found))
-        by_byte = [total / len(choice.encode()) for total, choice in zip(found, one["choices"], strict=True)]
         assert row.loss_sum == pytest.approx(-found[answer], rel=1e-5)
         assert row.prediction == one["choices"][likeliest]
-        assert row.scores == {
-            "acc": float(likeliest == answer),
-            "acc_norm": float(by_byte.index(max(by_byte)) == answer),
-        }
-    for name in ("acc", "acc_norm"):
+        assert row.scores["acc"] == float(likeliest == answer)
+    for name in ACCURACIES:
         assert report.metrics[name] == sum(row.scores[name] for row in rows) / len(rows)
-    # They are not the same question.
-    assert any(row.scores["acc"] != row.scores["acc_norm"] for row in rows)
     assert report.metrics["loss"] == pytest.approx(
         math.fsum(row.loss_sum or 0 for row in rows) / sum(row.tokens for row in rows)
     )
     assert report.metrics["generated_rows"] == 0
-    assert (report.conditions.loss_on, report.conditions.metrics) == ("completion", {"choices": "1"})
+    assert (report.conditions.loss_on, report.conditions.metrics) == ("completion", {"choices": "2"})
+
+
+#: Words with one to four bytes a character, as lm-eval has them: without the delimiter.
+SCRIPTS = [
+    "blue",
+    "green and square",
+    "жидкость",
+    "камень",
+    "水",
+    "凍った水です",
+    "νερό",
+    "ماء بارد",
+    "🧊🧊",
+    "ß",
+    "नीला",
+    "",
+]
+
+
+def mixed_questions(count: int, seed: int) -> list[dict[str, Any]]:
+    """Questions whose choices are in mixed scripts, and one in four of which joins them without a blank."""
+    draw = random.Random(seed)
+    found = []
+    for number in range(count):
+        delimiter = draw.choice([" ", " ", " ", "\n"])
+        words = draw.sample(SCRIPTS[:-1], 3)
+        choices = [words[0], f"{words[1]} {words[2]}", " " + words[2], words[1] + words[0]]
+        draw.shuffle(choices)
+        joined = [delimiter + choice for choice in choices]
+        found.append({"prompt": f"{number} {draw.choice(SCRIPTS)}:", "choices": joined, "answer": draw.randrange(4)})
+    return found
+
+
+def lm_eval_s(base: Path, row: dict[str, Any]) -> dict[str, float]:
+    """What lm-evaluation-harness makes of a question: `np.argmax` of the log-likelihoods, of those over the numbers of
+    characters, and over the numbers of bytes, of choices without their delimiter, a blank.
+    """
+    totals = np.array(by_hand(base, row))
+    choices = [choice[1:] if choice[0] == " " else choice for choice in row["choices"]]
+    characters = np.array([float(len(choice)) for choice in choices])
+    byte_count = np.array([float(len(choice.encode("utf-8"))) for choice in choices])
+    taken = (np.argmax(totals), np.argmax(totals / characters), np.argmax(totals / byte_count))
+    return dict(zip(ACCURACIES, (float(place == row["answer"]) for place in taken), strict=True))
+
+
+def test_accuracies_are_those_of_lm_eval_in_any_script(
+    llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    questions = mixed_questions(200, seed=4)
+    report, rows = run(llama_base, write_jsonl(questions), tmp_path)
+    theirs = [lm_eval_s(llama_base, one) for one in questions]
+    assert [row.scores for row in rows] == theirs
+    assert {name: report.metrics[name] for name in ACCURACIES} == {
+        name: pytest.approx(sum(one[name] for one in theirs) / 200) for name in ACCURACIES
+    }
+    # No two of them are the same question.
+    for name, other in combinations(ACCURACIES, 2):
+        assert any(one[name] != one[other] for one in theirs)
+
+
+@pytest.mark.parametrize(
+    ("nats", "lengths"),
+    [([3.0, 3.0, 3.0], [1, 1, 1]), ([6.0, 4.0, 2.0], [6, 2, 2]), ([2.0, 4.0, 1.0], [2, 4, 1]), ([1.0, 2.0], [0, 9])],
+)
+def test_of_equal_choices_the_first_is_taken_as_by_numpy(nats: list[float], lengths: list[int]) -> None:
+    with np.errstate(divide="ignore"):
+        assert likeliest(nats, lengths) == np.argmax(-np.array(nats) / np.array(lengths))
 
 
 def test_scores_that_kept_no_text_are_taken_where_none_is_asked_for(
@@ -119,18 +197,20 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_choice_is_refused(
 def test_a_choice_whose_likelihood_is_no_number_loses_its_row_alone(
     llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = language_model.example_losses
+    real = language_model.example_token_losses
 
     def some_nan(*given: Any) -> Any:
         for part in real(*given):
-            yield [(e, math.nan if (e.row, e.reference) == (1, " green and also square") else loss) for e, loss in part]
+            yield [
+                (e, [math.nan] if (e.row, e.reference) == (1, " green and also square") else nats) for e, nats in part
+            ]
 
-    monkeypatch.setattr(language_model, "example_losses", some_nan)
+    monkeypatch.setattr(language_model, "example_token_losses", some_nan)
     report, rows = run(llama_base, write_jsonl(ROWS), tmp_path)
     assert rows[1].scores == {}
     assert rows[1].loss_sum is not None
     assert report.metrics["acc_rows"] == len(ROWS) - 1
-    assert set(report.conditions.failed) == {"acc", "acc_norm"}
+    assert set(report.conditions.failed) == set(ACCURACIES)
 
 
 def test_nothing_is_learnt_of_them(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,21 @@ def test_an_adapter_is_better_on_what_it_learnt_and_says_it(
 
 
 def test_the_metrics_that_are_asked_for_and_bits_by_the_length_of_the_texts(llama_base: Path, pairs: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
     spec = build(EvaluationSpec, **SPEC.model_dump(), metrics="exact_match,chrf, exact_match")
     assert spec.metrics == ["exact_match", "chrf"]
     found = evaluate(llama_base, pairs, spec).metrics
     assert {"exact_match", "chrf"} <= found.keys()
     assert "rouge_l" not in found
     said = sum(len(row.fields["completion"].encode()) for row in read_rows(pairs))
-    bits = found["loss"] * found["supervised_tokens"] / math.log(2)
-    assert found["bits_per_byte"] == pytest.approx(bits / said)
+    model = AutoModelForCausalLM.from_pretrained(llama_base)
+    examples = tokenise(read_rows(pairs), load_tokenizer(llama_base), loss_on=None, max_length=1024).examples
+    without_end = [replace(example, labels=[*example.labels[:-1], IGNORED]) for example in examples]
+    nats = sum(plain_loss(model, example) for example in without_end)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / said, rel=1e-5)
+    tokens = sum(example.supervised_tokens for example in without_end)
+    assert found["content_loss"] == pytest.approx(nats / tokens, rel=1e-5)
 
 
 def test_rows_that_are_too_long_are_counted_and_told_by_number(

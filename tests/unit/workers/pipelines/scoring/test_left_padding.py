@@ -46,7 +46,7 @@ def answers(model: Any, prompts: list[list[int]], rows: int, said: list[str | No
         spec=EvaluationSpec(batch_size=rows, max_new_tokens=6),
         report=lambda progress: said.append(progress.message),
     )
-    return generate(model, prompts, target, [299])
+    return [each.text for each in generate(model, prompts, target, [299])]
 
 
 @pytest.mark.parametrize("config", [rwkv, recurrent_gemma])

@@ -59,19 +59,19 @@ def test_a_row_without_a_loss_and_one_that_a_metric_stumbles_over_lose_only_that
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, all_rows = run(llama_base, pairs, tmp_path)
-    real = language_model.example_losses
+    real = language_model.example_token_losses
     rouge = texts._SCORES["rouge_l"]
 
     def some_nan(*given: Any) -> Any:
         for part in real(*given):
-            yield [(example, math.nan if example.row in (1, 4) else loss) for example, loss in part]
+            yield [(example, [math.nan] if example.row in (1, 4) else nats) for example, nats in part]
 
     def fails(answer: str, references: Sequence[str]) -> float:
         if "one" in references:
             raise RecursionError("too deep")
         return rouge.row(answer, references)
 
-    monkeypatch.setattr(language_model, "example_losses", some_nan)
+    monkeypatch.setattr(language_model, "example_token_losses", some_nan)
     monkeypatch.setitem(texts._SCORES, "rouge_l", texts.Metric(fails))
     report, rows = run(llama_base, pairs, tmp_path)
     assert [row.row for row in rows] == [row.row for row in all_rows]
@@ -98,9 +98,11 @@ def test_a_row_without_a_loss_and_one_that_a_metric_stumbles_over_lose_only_that
 def test_where_no_row_has_a_loss_there_are_no_scores(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = language_model.example_losses
+    real = language_model.example_token_losses
     monkeypatch.setattr(
-        language_model, "example_losses", lambda *given: ([(e, math.inf) for e, _ in part] for part in real(*given))
+        language_model,
+        "example_token_losses",
+        lambda *given: ([(e, [math.inf]) for e, _ in part] for part in real(*given)),
     )
     with pytest.raises(PipelineError, match="loss on these rows is inf"):
         run(llama_base, pairs, tmp_path)

@@ -25,6 +25,7 @@ ENDED = ["eval_s", "peak_memory_bytes"]
 OF_LOSSES = ["loss", "perplexity", "supervised_tokens", "tokens", "tokens_per_s"]
 OF_BASE = ["base_float32_parameters", "base_float32_bytes"]
 GENERAL = ["general_loss", "general_loss_base", "general_kl", "general_tokens", "general_s"]
+PER_LENGTH = ["content_loss", "bits_per_byte"]
 OF_TEXTS = ["exact_match", "generate_s"]
 COUNTED = ["rows", "failed_rows", "generated_rows"]
 CHOICES = [{"prompt": "two and two is", "choices": [" three", " four"], "answer": number % 2} for number in range(3)]
@@ -59,13 +60,13 @@ def test_texts_have_losses_and_answers_scores_of_completions(
         list(metrics_of(llama_base, data, spec=spec))
         for data, spec in ((pairs, SPEC), (write_jsonl([{"text": "the cat sat"}]), EvaluationSpec()))
     )
-    assert of_pairs == [*OF_LOSSES, *OF_BASE, *GENERAL, "bits_per_byte", *OF_TEXTS, *COUNTED, *ENDED]
-    assert texts == [*OF_LOSSES, *OF_BASE, *GENERAL, "bits_per_byte", *COUNTED, *ENDED]
+    assert of_pairs == [*OF_LOSSES, *OF_BASE, *GENERAL, *PER_LENGTH, *OF_TEXTS, *COUNTED, *ENDED]
+    assert texts == [*OF_LOSSES, *OF_BASE, *GENERAL, *PER_LENGTH, *COUNTED, *ENDED]
 
 
 def test_choices_have_accuracies_and_no_completions(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     report = score(llama_base, write_jsonl(CHOICES), spec=EvaluationSpec())
-    own = ["acc", "acc_norm", "bits_per_byte"]
+    own = ["acc", "acc_norm", "acc_bytes", "bits_per_byte"]
     assert list(report.metrics) == [*OF_LOSSES, *OF_BASE, *GENERAL, *own, *COUNTED, *ENDED]
     assert report.samples == []
 
@@ -73,7 +74,7 @@ def test_choices_have_accuracies_and_no_completions(llama_base: Path, write_json
 def test_preferences_have_the_loss_of_what_is_rejected_and_an_adapter_its_margin(
     llama_base: Path, preferences: Path, preferring: Path
 ) -> None:
-    behind = [*OF_BASE, *GENERAL, "bits_per_byte", *OF_TEXTS, *COUNTED, *ENDED]
+    behind = [*OF_BASE, *GENERAL, *PER_LENGTH, *OF_TEXTS, *COUNTED, *ENDED]
     spec = SPEC.model_copy(update={"max_new_tokens": 16})
     bare, adapted = (list(metrics_of(llama_base, preferences, adapter, spec)) for adapter in (None, preferring))
     assert bare == [*OF_LOSSES, "rejected_loss", *behind]

@@ -103,9 +103,10 @@ def test_plain_peft_gives_the_logits_of_the_training(
         tokenizer = load_tokenizer(base, ends=False)
         with torch.no_grad():
             seen.append(model(**batch_of(tokenizer, texts)).logits)
-        return classify.guesses(model, *given)
+        return guesses(model, *given)
 
-    monkeypatch.setattr("workers.pipelines.training.evaluating.guesses", spy)
+    guesses = classify.guesses
+    monkeypatch.setattr(classify, "guesses", spy)
     report = trained(folder, base, tmp_path / "out")
     assert report.metrics["eval_accuracy"] >= 0.8
     assert report.metrics["eval_loss"] < 0.8 * report.metrics["eval_loss_base"]

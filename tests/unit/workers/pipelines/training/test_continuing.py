@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.families import Case, save_base, save_rows
@@ -15,6 +16,9 @@ from support.trainings import Checkpoints, run_training
 
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.adapters import fill, load_adapter
+from workers.pipelines.model.device import choose_device
+from workers.pipelines.model.loading import load_base
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -61,9 +65,6 @@ def test_it_starts_as_the_parent_ends_and_moves_from_there(
     options: dict[str, Any],
 ) -> None:
     import workers.pipelines.training.train as module
-    from workers.pipelines.model.adapters import load_adapter
-    from workers.pipelines.model.device import choose_device
-    from workers.pipelines.model.loading import load_base
 
     base = bases[name]
     first = run(base, rows, tmp_path / "first", **options)
@@ -96,6 +97,23 @@ def test_it_starts_as_the_parent_ends_and_moves_from_there(
     assert (tmp_path / "again" / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "second" / "adapter_model.safetensors"
     ).read_bytes()
+
+
+def test_a_model_that_names_copies_of_its_matrices_is_found(bases: dict[str, Path], tmp_path: Path, rows: Path) -> None:
+    """What is copied into copies changes nothing that is trained."""
+    run(bases["llama"], rows, tmp_path / "first", method="lora", targets="q_proj")
+    stored = load_file(tmp_path / "first" / "adapter_model.safetensors")
+    model = load_adapter(load_base(bases["llama"], choose_device(), quantization=None).model, tmp_path / "first")
+    fill(model, {name: tensor + 1 for name, tensor in stored.items()})
+    moved = get_peft_model_state_dict(model)
+    assert all(torch.equal(moved[name], tensor + 1) for name, tensor in stored.items())
+
+    def copied(_module: Any, named: dict[str, Any], *_where: Any) -> None:
+        named.update({name: tensor.clone() for name, tensor in named.items()})
+
+    model.register_state_dict_post_hook(copied)
+    with pytest.raises(PipelineError, match=r"4 of 4 adapter matrices did not take .* \(first: base_model\.model\."):
+        fill(model, stored)
 
 
 def test_a_parent_that_does_not_fit_is_refused(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:

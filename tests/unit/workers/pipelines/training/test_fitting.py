@@ -180,16 +180,16 @@ def test_the_first_rung_is_below_the_rows_that_there_are(
 def test_an_evaluation_is_taken_again_in_smaller_parts(
     llama_base: Path, pair_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.pipelines.training import evaluating
+    from workers.pipelines.data import batches
 
-    true = evaluating.mean_loss
+    true = batches.mean_loss
 
     def mean_loss(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
         if rows > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return true(model, examples, pad_id, rows, *rest)
 
-    monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
+    monkeypatch.setattr(batches, "mean_loss", mean_loss)
     report = train(llama_base, pair_file, tmp_path / "out")
     assert report.training["memory_steps"] == "the evaluation: 2 rows a pass"
     require_close(tmp_path / "out", whole)

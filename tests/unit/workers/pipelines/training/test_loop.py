@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from support import tiny
 from support.architectures import save_model
-from support.trainings import PREFERENCES, files_of, run_training, save_jsonl
+from support.trainings import LABELLED, PREFERENCES, files_of, run_training, save_jsonl
 from support.trl_peer import TrlPeer
 from support.variants import token_of
 from transformers import TrainerCallback
@@ -41,13 +41,23 @@ COMPARED: list[dict[str, Any]] = [
     {"objective": "sft", "rank": 8, "alpha": 2.0, "dropout": 0.3, "lr": 0.001, "lr_floor": 0.25, "seed": 7},
     {"objective": "classify", "schedule": "linear", "max_grad_norm": 0.0, "batch_size": 3},
     {"objective": "dpo", "beta": 0.5, "warmup_ratio": 0.0, "targets": "all-linear", "grad_accum": 1},
+    {"objective": "kto", "desirable_weight": 1.5, "undesirable_weight": 0.5},
+    {"objective": "simpo", "simpo_gamma": 0.7},
     {"method": "qlora", "quant_type": "fp4", "double_quant": False, "loraplus_lr_ratio": 8.0, "weight_decay": 0.5},
     {"method": "qlora", "quant_type": "int8", "adam_beta1": 0.5, "adam_beta2": 0.9},
     {"use_dora": True, "use_rslora": True, "alpha": 4.0, "exclude": "q_proj", "schedule": "constant", "max_steps": 21},
     {"init_lora_weights": "eva", "eva_rho": 2.0, "layers_to_transform": "1", "max_grad_norm": 0.01},
     {"rank_pattern": "q_proj=2", "alpha_pattern": "k_proj=3", "modules_to_save": "model.norm", "dropout": 0.0},
-    {"epochs": 5.4, "max_steps": None, "loss_on": "all", "max_length": 16, "bias": "all"},
-    {"packing": "on", "trainable_token_indices": "", "optim": "adamw_8bit"},
+    {
+        "epochs": 5.4,
+        "max_steps": None,
+        "loss_on": "all",
+        "max_length": 16,
+        "bias": "all",
+        "schedule": "cosine_restarts",
+        "cycles": 3,
+    },
+    {"packing": "on", "trainable_token_indices": "", "optim": "adamw_8bit", "schedule": "wsd", "decay_share": 0.5},
     {"neftune_noise_alpha": 20.0, "warmup_ratio": 0.9, "grad_accum": 4},
 ]
 #: Why an option doesn't matter to the loop.
@@ -70,6 +80,8 @@ class Place:
         self.rows = {
             "sft": pairs,
             "dpo": save_jsonl(folder / "preferences.jsonl", PREFERENCES),
+            "simpo": folder / "preferences.jsonl",
+            "kto": save_jsonl(folder / "kto.jsonl", LABELLED),
             "classify": save_jsonl(folder / "labels.jsonl", labelled),
         }
         self.token = token_of(self.bases["llama"])
@@ -116,7 +128,7 @@ def test_losses_rates_and_matrices_are_those_of_trl(
     options: dict[str, Any],
 ) -> None:
     # bitsandbytes has its optimisers on CPUs too.
-    monkeypatch.setattr(inputs, "require_card", lambda *given: None)
+    monkeypatch.setattr(inputs, "require_optimizer", lambda *given: None)
     monkeypatch.setattr(inputs, "choose_device", lambda: replace(choose_device(), compute_dtype="float32"))
     ours, theirs = place.train(tmp_path / "ours", **options), trl(tmp_path / "theirs", **options)
     assert ours.record.dtype == "float32"

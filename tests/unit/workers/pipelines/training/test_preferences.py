@@ -11,12 +11,14 @@ import pytest
 import torch
 from support.architectures import save_model
 from support.evaluated import score
+from support.objectives import step_loss
 from support.trainings import PREFERENCES, run_training, save_jsonl
 
 from sdk.schemas.preview import PreviewRequest
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.examples import IGNORED, Example
-from workers.pipelines.data.preferences import collate, preference
+from workers.pipelines.data.preferences import collate, dpo
 from workers.pipelines.data.preview import preview
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
@@ -68,8 +70,7 @@ def test_loss_and_gradients_are_those_of_trl(llama_base: Path, preferences: Path
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
     examples = examples_of(llama_base, preferences)
     batch = collate([{"input_ids": each.input_ids, "labels": each.labels} for each in examples], pad)
-    objective = preference(beta)
-    ours = objective.loss_sum(trainer.model, batch) / objective.counted(batch)
+    ours = step_loss(dpo(TrainingSpec(beta=beta)), trainer.model, batch)
     assert abs(float(theirs) - math.log(2)) > 0.01
     assert abs(float(ours) - float(theirs)) < 1e-5
     expected, found = gradients(theirs), gradients(ours)
@@ -180,7 +181,7 @@ def test_a_reference_that_is_not_the_base_is_refused(
 def test_micro_batches_keep_pairs_together(llama_base: Path, preferences: Path) -> None:
     from workers.pipelines.data.batches import example_batches, micro_batches
 
-    examples, objective = examples_of(llama_base, preferences), preference(0.1)
+    examples, objective = examples_of(llama_base, preferences), dpo(TrainingSpec())
     (batch,) = example_batches(examples, objective, 0, len(PREFERENCES), "cpu")
     wanted = {(tuple(a.input_ids), tuple(b.input_ids)) for a, b in zip(examples[::2], examples[1::2], strict=True)}
     seen = set()

@@ -10,11 +10,13 @@ import pytest
 import torch
 from peft import PeftModel
 from support.evaluated import score
+from support.objectives import step_loss
 from support.trainings import PREFERENCES, run_training, save_jsonl, whole_and_resumed
 from transformers import AutoModelForCausalLM
 
+from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.data.preferences import collate, log_likelihoods, preference
+from workers.pipelines.data.preferences import collate, dpo, log_likelihoods
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
@@ -143,8 +145,8 @@ def test_loss_and_gradients_are_those_of_trl_against_its_own_copy_of_the_adapter
     trainer.model.train()
     ours.train()
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
-    objective, batch = preference(beta), batch_of(base, preferences)
-    found = objective.loss_sum(ours, batch) / objective.counted(batch)
+    batch = batch_of(base, preferences)
+    found = step_loss(dpo(TrainingSpec(beta=beta)), ours, batch)
     assert abs(float(theirs) - math.log(2)) > 0.01
     assert abs(float(found) - float(theirs)) < 1e-5
     theirs.backward()

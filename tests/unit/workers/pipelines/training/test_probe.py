@@ -163,6 +163,23 @@ def test_a_training_that_moves_nothing_fails_and_says_what_to_do(llama_base: Pat
     assert caught.value.reason == "untrained"
 
 
+@pytest.mark.parametrize(
+    ("alpha", "said"),
+    [
+        (1e-30, "No gradient reaches 8 of 16 .*, since alpha"),
+        (1e-10, r"changes nothing: alpha"),
+        (1e-45, ", since alpha"),
+    ],
+)
+def test_an_alpha_that_is_lost_in_float32_is_the_cause(
+    llama_base: Path, pairs: Path, tmp_path: Path, alpha: float, said: str
+) -> None:
+    with pytest.raises(PipelineError, match=said) as caught:
+        trained(llama_base, pairs, tmp_path / "out", alpha=alpha)
+    assert caught.value.reason == "untrained"
+    assert caught.value.message.endswith("which is lost in float32; give a larger alpha, such as 2·rank.")
+
+
 def test_what_was_saved_is_measured_and_not_what_was_trained(
     llama_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

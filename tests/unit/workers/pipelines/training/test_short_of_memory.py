@@ -122,14 +122,14 @@ def test_a_step_of_the_optimiser_names_what_it_keeps(
         ("adamw_8bit", "1.0 MiB for 524,288 trained numbers; choose optim paged_adamw_8bit"),
         ("paged_adamw", "choose optim paged_adamw_8bit"),
         ("paged_adamw_8bit", "numbers; lower rank, or choose fewer targets"),
+        ("schedule_free_adamw", "4.0 MiB for 524,288 trained numbers; choose optim lion, .* or adafactor"),
+        ("lion", "2.0 MiB for 524,288 trained numbers; lower rank"),
     ],
 )
 def test_on_a_card_an_optimiser_that_keeps_less_is_named(optim: Any, helps: str) -> None:
     class OnCard:
         is_cuda = True
-
-        def numel(self) -> int:
-            return 524_288
+        shape = (8, 65_536)
 
     said = smaller_optimizer([OnCard()], SPEC.model_copy(update={"optim": optim}))
     assert re.search(helps, said)

@@ -25,6 +25,7 @@ from sdk.schemas.training_report import TrainingReport
 from sdk.version import VERSION
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.data.examples import IGNORED
+from workers.pipelines.data.objectives import MADE
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
@@ -89,6 +90,45 @@ def test_a_training_writes_an_adapter_that_loads_in_peft_and_changes_the_model(
     assert [progress.step for progress in seen if progress.phase == "train"] == [1, 2, 3]
     assert {"data", "load", "train", "evaluate", "save"} == {progress.phase for progress in seen}
     assert seen[-2].phase == "evaluate"
+
+
+def test_a_training_measures_where_its_loss_began_and_how_large_its_update_is(
+    llama_base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    wild = SPEC.model_copy(update={"lr": 1.0, "alpha": 64.0, "method": "lora", "warmup_ratio": 0.0, "max_steps": 7})
+    report = train(llama_base, pairs, tmp_path / "out", wild, eval_data=pairs)
+    # An epoch is twelve rows in steps of four.
+    losses = [point.loss for point in report.curve]
+    assert report.metrics["first_loss"] == pytest.approx(sum(losses[:3]) / 3)
+    assert report.metrics["last_loss"] == pytest.approx(sum(losses[4:]) / 3)
+    base, trained = (load_file(folder) for folder in weights_of(llama_base, tmp_path / "out"))
+    shares = []
+    for name in trained:
+        if "lora_A" in name:
+            module = name.removeprefix("base_model.model.").partition(".lora_A")[0]
+            a, b = trained[name].double(), trained[name.replace("lora_A", "lora_B")].double()
+            shares.append(float((b @ a * 64 / 4).norm() / base[f"{module}.weight"].double().norm()))
+    assert report.metrics["largest_update"] == pytest.approx(max(shares), rel=1e-4)
+    _, held_out, risen, update = report.warnings
+    assert held_out.startswith(f"the loss of the held-out rows rose from {report.metrics['eval_loss_base']:.4g} to ")
+    assert risen.startswith("the training's loss ended above its beginning")
+    assert update.startswith(f"the update of a module is {max(shares):.3g} times as large")
+
+
+def weights_of(*folders: Path) -> list[Path]:
+    return [next(folder.glob("*model.safetensors")) for folder in folders]
+
+
+def test_one_over_four_bits_is_measured_beside_what_those_are(
+    llama_base: Path, pairs: Path, tmp_path: Path, plain: tuple[TrainingReport, Path]
+) -> None:
+    report = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"method": "lora"}))
+    assert plain[0].quantization is not None
+    # NF4 changes the norm of a weight by less than a tenth of a share.
+    assert plain[0].metrics["largest_update"] == pytest.approx(report.metrics["largest_update"], rel=0.1)
+    # One epoch of three steps has no other steps over the same rows.
+    assert "first_loss" not in plain[0].metrics
+    assert plain[0].warnings == report.warnings == []
 
 
 def test_the_config_names_the_base_and_no_machine(llama_base: Path, pairs: Path, tmp_path: Path) -> None:
@@ -232,8 +272,8 @@ def test_rows_that_are_all_masked_are_refused_before_the_base_is_loaded(
 
 def minimise(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any, Any, Any], Any]) -> None:
     """Let trainings minimise something else."""
-    changed = replace(SFT, loss_sum=loss)
-    monkeypatch.setattr("workers.pipelines.training.inputs.SFT", changed)
+    changed = replace(SFT, loss=lambda model, batch, tokens, losses: loss(model, batch, losses) / tokens)
+    monkeypatch.setitem(MADE, "sft", lambda spec: changed)
 
 
 def test_a_loss_that_is_no_number_ends_the_job_with_advice(

@@ -56,8 +56,8 @@ class Seen:
         self.gradients: dict[str, Any] = {}
         watch = loop._watch_gradients
 
-        def look(adapter: Any) -> None:
-            watch(adapter)
+        def look(adapter: Any, model: Any) -> None:
+            watch(adapter, model)
             if adapter.step == 1:
                 for name, parameter in adapter.parameters.items():
                     if MODULE in name:

@@ -65,6 +65,8 @@ ELSEWHERE = {
     "holdout": "the loop gets the rows that are left",
     "holdout_by": "the loop gets the rows that are left",
     "holdout_seed": "the loop gets the rows that are left",
+    "chat_template": "rows are rendered before",
+    "template_kwargs": "rows are rendered before",
     "columns": "rows are read before",
 }
 

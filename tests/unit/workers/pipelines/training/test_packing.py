@@ -29,7 +29,7 @@ from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.heads import head_of
 from workers.pipelines.data.packing import best_fit, computed, keeps_apart, packed
 from workers.pipelines.orders import Fit
-from workers.pipelines.training import choosing, evaluating
+from workers.pipelines.training import choosing
 from workers.pipelines.training.choosing import _is_cheaper
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -262,7 +262,7 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return true(model, examples, pad_id, rows, *rest)
 
-    monkeypatch.setattr(evaluating, "mean_loss", mean_loss)
+    monkeypatch.setattr(batches, "mean_loss", mean_loss)
     # Steps have passes of one row.
     monkeypatch.setattr(choosing, "passes_of_packs", lambda *_: {"micro_rows": 1})
     report, _ = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "holdout": 0.3}))

@@ -14,11 +14,11 @@ from support.trainings import Checkpoints, run_training
 
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.data.batches import mean_loss
+from workers.pipelines.data import batches
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
-from workers.pipelines.training import evaluating, probing, short_of_memory, train
+from workers.pipelines.training import probing, short_of_memory, train
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, smaller_optimizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
@@ -146,7 +146,7 @@ def _saved_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first evaluation, of the bare base, has memory enough; the other has none on any rung."""
-    monkeypatch.setattr(evaluating, "mean_loss", short(mean_loss, times=99, begin=1))
+    monkeypatch.setattr(batches, "mean_loss", short(batches.mean_loss, times=99, begin=1))
 
 
 @pytest.mark.parametrize("runs_out", [_last_look, _saved_adapter, _held_out])

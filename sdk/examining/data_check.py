@@ -22,6 +22,7 @@ from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.keywords import RowOptions
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
 from sdk.submitting.given_template import with_template_text
@@ -57,7 +58,8 @@ def check_rows_of(
     require_numpy("checking rows", "or install numpy alone")
     given = with_template_text({name: value for name, value in options.items() if value is not None}, registry)
     columns = given.pop("columns", None)
-    if base is None and ({"loss_on", "max_length", *TemplateFields.model_fields} & set(given) or sample is not None):
+    over_base = {"loss_on", "max_length", *TemplateFields.model_fields, *VocabularyFields.model_fields}
+    if base is None and (over_base & set(given) or sample is not None):
         raise InvalidInput("tokens are counted over a base; name it with --base", param="base")
     split = build(HoldoutFields, **{name: given.pop(name) for name in HoldoutFields.model_fields if name in given})
     check_held_out(split, eval_data=eval_data)
@@ -127,6 +129,7 @@ def _counted(
             loss_on=spec.loss_on,
             max_length=spec.max_length,
             **spec.of_template,
+            **spec.of_vocabulary,
             day=datetime.now(UTC).date().isoformat(),
             of_rows=audit.usable_rows,
             sample=sample,

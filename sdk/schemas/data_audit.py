@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from sdk.schemas.template_fields import TemplateFields
+from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.schemas.wire import IF_ANY, IF_SET, Open, Sha256, Wire
 
 #: What can be found, in the order in which it is reported.
@@ -80,7 +81,7 @@ class TokenCounts(Wire):
     had_special: Annotated[dict[str, int], IF_ANY] = {}
 
 
-class TokenCountRequest(TemplateFields):
+class TokenCountRequest(VocabularyFields, TemplateFields):
     """Rows whose tokens are to be counted, for the worker's program."""
 
     base: str

@@ -10,6 +10,7 @@ from sdk.schemas.evaluation import TextMetric
 class PlanOptions(TypedDict, total=False):
     """The fields of a training that a plan depends on or checks."""
 
+    add_tokens: str | None
     objective: Literal["sft", "classify", "dpo", "ipo", "orpo", "simpo", "kto"] | None
     rank: int
     alpha: float | None
@@ -28,7 +29,6 @@ class PlanOptions(TypedDict, total=False):
     bias: Literal["none", "all", "lora_only"]
     modules_to_save: str | None
     trainable_token_indices: str | None
-    add_tokens: str | None
     lr: float
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "schedule_free_adamw"]
     batch_size: int
@@ -87,6 +87,7 @@ class RowOptions(TypedDict, total=False):
     holdout_seed: int
     chat_template: str | None
     template_kwargs: str | None
+    add_tokens: str | None
     loss_on: Literal["completion", "assistant", "all"] | None
     columns: str | None
     max_length: int

@@ -11,6 +11,7 @@ from sdk.schemas.option_types import Columns
 from sdk.schemas.recorded import Day, Rendering
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.version_records import SpecialTokens
+from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.schemas.wire import IF_ANY, IF_SET, Wire
 
 #: Limits of a job's result: how many rows may be requested, and the bytes of the whole as JSON.
@@ -21,7 +22,7 @@ MOST_JOB_BYTES = 1024 * 1024
 Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
-class RowsShown(TemplateFields, HoldoutFields):
+class RowsShown(VocabularyFields, TemplateFields, HoldoutFields):
     """Which rows are shown, and how they are read; held-out ones are not counted."""
 
     loss_on: Literal["completion", "assistant", "all"] | None = None

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sdk.formats.added_tokens import parse_tokens
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
 from sdk.formats.objectives import OBJECTIVES, Objective, traits_of
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
@@ -16,7 +15,6 @@ from sdk.schemas.optimizers import OPTIMIZERS, Optimizer, OptimizerName
 from sdk.schemas.option_types import (
     MOST_RANK,
     TARGET_PRESETS,
-    AddedTokens,
     Alphas,
     Columns,
     ModuleNames,
@@ -29,6 +27,7 @@ from sdk.schemas.option_types import (
 )
 from sdk.schemas.schedules import DEFAULT_DECAY_SHARE, ScheduleName, clash_of_cycles, clash_of_schedule
 from sdk.schemas.template_fields import TemplateFields, template_digest
+from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's defaults.
@@ -36,7 +35,7 @@ DEFAULT_BETA = 0.1
 DEFAULT_GAMMA = 0.5
 
 
-class TrainingFields(TemplateFields, HoldoutFields):
+class TrainingFields(VocabularyFields, TemplateFields, HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
@@ -175,19 +174,6 @@ class TrainingFields(TemplateFields, HoldoutFields):
         Numbers | None,
         IF_ANY,
         Option("Tokens whose embedding is trained, by id.", metavar="5,100-103", kept=True, planned=True),
-    ] = None
-    #: Tokens that are added to the vocabulary, as a file with one on each line, or with commas. Their rows of the input
-    #: embedding, and of a head that is not tied to it, are trained; they begin at the mean of the base's rows.
-    add_tokens: Annotated[
-        AddedTokens | None,
-        IF_SET,
-        Option(
-            "Tokens to add to the vocabulary, and to train.",
-            metavar="FILE|TOKEN,…",
-            kept=True,
-            planned=True,
-            of_loss=True,
-        ),
     ] = None
     #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
     loss_on: Literal["completion", "assistant", "all", "label"] | None = None
@@ -406,11 +392,6 @@ class TrainingSpec(TrainingFields):
     def tokens(self) -> list[int]:
         """Ids of the tokens whose embedding is trained."""
         return [] if self.trainable_token_indices is None else parse_numbers(self.trainable_token_indices)
-
-    @property
-    def added(self) -> list[str]:
-        """The tokens that are added to the vocabulary, in the order of their ids."""
-        return [] if self.add_tokens is None else parse_tokens(self.add_tokens)
 
     @property
     def of_lora(self) -> dict[str, Any]:

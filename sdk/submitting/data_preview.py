@@ -162,7 +162,7 @@ def asked_of_rows(
 
 
 def _options(of: TrainingSpec | TrainingRecord, **more: Any) -> dict[str, Any]:
-    return {"max_length": of.max_length, **of.of_holdout, **more}
+    return {"max_length": of.max_length, **of.of_vocabulary, **of.of_holdout, **more}
 
 
 def asked_of(

@@ -17,6 +17,7 @@ from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import options_of
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.vocabulary_fields import VocabularyFields
 
 PAGE = Path(sdk.__file__).parents[1] / "docs" / "training-options.md"
 #: The first option of how it is trained; those before it say what is trained.
@@ -27,9 +28,10 @@ _BEGIN, _END = "<!-- {}: written by tests/support/option_tables.py -->\n", "<!--
 def written(page: str) -> str:
     """Return the page with its tables as they must be."""
     of_rows = [*TemplateFields.model_fields, *HoldoutFields.model_fields]
-    names = [name for name in options_of(TrainingSpec) if name not in of_rows]
+    added = [*VocabularyFields.model_fields]
+    names = [name for name in options_of(TrainingSpec) if name not in (*of_rows, *added)]
     how = names.index(_FIRST_OF_HOW)
-    page = _replaced(page, "what is trained", names[:how])
+    page = _replaced(page, "what is trained", [*names[:how], *added])
     return _replaced(page, "how it is trained", [*names[how:], *of_rows])
 
 

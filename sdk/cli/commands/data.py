@@ -23,6 +23,7 @@ from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.template_fields import TemplateFields
+from sdk.schemas.vocabulary_fields import VocabularyFields
 
 if TYPE_CHECKING:
     from sdk.objects import Job
@@ -101,6 +102,7 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
 @spec_options(HoldoutFields, about="As in `train`.")
 @spec_options(TemplateFields, about="As in `train`.")
+@spec_options(VocabularyFields, about="As in `train`.")
 @click.option("--max-length", type=int, help="As in `train`. [default: 1024]")
 @format_option
 def data_preview(file: str | None, rows: int | None, row: int | None, style: str, **given: Any) -> None:
@@ -143,6 +145,7 @@ def _follow(job: Job[Preview]) -> None:
 @spec_options(HoldoutFields, about="As in `train`.")
 @click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`; with --base.")
 @spec_options(TemplateFields, about="As in `train`; with --base.")
+@spec_options(VocabularyFields, about="As in `train`; with --base.")
 @click.option("--max-length", type=int, help="As in `train`; with --base. [default: 1024]")
 @click.option(
     "--sample", type=int, metavar="ROWS", help="Rows whose tokens are counted, spread over DATA. [default: 5000]"

@@ -18,6 +18,7 @@ from sdk.errors import InvalidInput
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.vocabulary_fields import VocabularyFields
 
 #: No job runs in less, so a smaller number lacks its unit.
 _LEAST_MEMORY_BYTES = 10**6
@@ -49,9 +50,13 @@ _LEAST_MEMORY_BYTES = 10**6
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @spec_options(
     TrainingSpec,
-    TrainingSpec.model_fields.keys() - HoldoutFields.model_fields.keys() - TemplateFields.model_fields.keys(),
+    TrainingSpec.model_fields.keys()
+    - HoldoutFields.model_fields.keys()
+    - TemplateFields.model_fields.keys()
+    - VocabularyFields.model_fields.keys(),
 )
 @spec_options(TemplateFields)
+@spec_options(VocabularyFields)
 @click.option(
     "--checkpoint-every", metavar="10m|90s|50steps|never", help="How often to save a checkpoint. [default: 10m]"
 )

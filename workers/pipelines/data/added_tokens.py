@@ -44,13 +44,24 @@ def extend(tokenizer: Any, tokens: Sequence[str], base: Path, *, rows: int) -> V
     Ids follow those of the tokenizer, so the rows that it leaves unused are filled first. Raises PipelineError ("spec") for
     tokens that it has already, or can't read as one.
     """
-    ids = _added(tokenizer, tokens, rows)
+    highest = max(tokenizer.get_vocab().values())
+    ids = extend_tokenizer(tokenizer, tokens)
+    if highest >= rows:
+        raise _refused(
+            f"the base's tokenizer has the token {highest}, and its embedding {rows} rows, so that added tokens would have rows"
+            " after some that are missing; use a base with a row for each token"
+        )
     plain = read_tokenizer(base, FailureReason.BASE, "The base has no tokenizer that can be loaded ({first}).")
     _add(plain, tokens)
     return Vocabulary(tuple(ids), _saved(plain))
 
 
-def _added(tokenizer: Any, tokens: Sequence[str], rows: int) -> list[int]:
+def extend_tokenizer(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
+    """Add tokens, if there are any, to a tokenizer; return their ids in their order. Raises PipelineError ("spec") like
+    `extend`.
+    """
+    if not tokens:
+        return []
     before = tokenizer.get_vocab()
     for token in tokens:
         if token in before:
@@ -59,12 +70,6 @@ def _added(tokenizer: Any, tokens: Sequence[str], rows: int) -> list[int]:
                 f"{token!r} is a {special} of the base already ({before[token]}); leave it out, or train its row with"
                 f" trainable_token_indices {before[token]}"
             )
-    highest = max(before.values())
-    if highest >= rows:
-        raise _refused(
-            f"the base's tokenizer has the token {highest}, and its embedding {rows} rows, so that added tokens would have rows"
-            " after some that are missing; use a base with a row for each token"
-        )
     _add(tokenizer, tokens)
     ids = [int(number) for number in tokenizer.convert_tokens_to_ids(list(tokens))]
     # Some tokenizers leave ids out, or count them otherwise.

@@ -18,6 +18,7 @@ from sdk.formats.objectives import objective_of
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.preview import Preview, PreviewRequest, PreviewText, PreviewTotals
 from sdk.schemas.version_records import SpecialTokens
+from workers.pipelines.data.added_tokens import extend_tokenizer
 from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.encoding import Encoder
@@ -59,6 +60,7 @@ def preview(request: PreviewRequest) -> Preview:
     assert shape != "choices"  # nothing is learnt of these
     assert shape != "references"
     tokenizer = load_tokenizer(base)
+    extend_tokenizer(tokenizer, request.added)
     choose_template(tokenizer, request, day)
     max_length, stops = longest_row(base, request.max_length), configured_stops(base)
     special_tokens = request.special_tokens or "once"
@@ -105,6 +107,7 @@ def _of_labels(request: PreviewRequest, rows: Sequence[Row]) -> Preview:
     refuse_loss_on(request.loss_on)
     names = class_names(rows)
     tokenizer = load_tokenizer(base, ends=False)
+    extend_tokenizer(tokenizer, request.added)
     pad_token_id(_config(base), tokenizer)
     max_length = longest_row(base, request.max_length)
     first = 0 if request.row is None else request.row - 1

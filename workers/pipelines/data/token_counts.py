@@ -17,6 +17,7 @@ from sdk.formats.rows import BadRow, Row, RowsError, judge_rows
 from sdk.rows.data_files import file_values
 from sdk.schemas.data_audit import AuditExample, LengthBucket, TokenCountRequest, TokenCounts
 from sdk.schemas.failures import FailureReason
+from workers.pipelines.data.added_tokens import extend_tokenizer
 from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
 from workers.pipelines.data.encoding import Encoder
@@ -112,7 +113,9 @@ def _maker(
 ) -> tuple[Callable[[Row], _Texts], Encoder]:
     """Return a function that makes texts from rows with the shape of the first one, and what encodes them."""
     if first.shape == "text-label":
-        labels = Encoder(load_tokenizer(base, ends=False))
+        plain = load_tokenizer(base, ends=False)
+        extend_tokenizer(plain, request.added)
+        labels = Encoder(plain)
 
         def labelled(row: Row) -> _Texts:
             ids = labels.whole(row.fields["text"])
@@ -122,6 +125,7 @@ def _maker(
         return labelled, labels
     loss_on = resolve_loss_on(first.shape, request.loss_on)
     tokenizer: Any = load_tokenizer(base)
+    extend_tokenizer(tokenizer, request.added)
     day = date.fromisoformat(request.day)
     choose_template(tokenizer, request, day)
     maker = ExampleMaker(tokenizer, loss_on, day, configured_stops(base))

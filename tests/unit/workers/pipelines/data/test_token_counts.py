@@ -39,6 +39,18 @@ def test_tokens_are_those_of_a_training(llama_base: Path, pairs: Path, loss_on: 
     assert found.too_long[0].rows[0].startswith("line ")
 
 
+def test_added_tokens_are_counted_as_one_each(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
+    rows = write_jsonl([{"text": "<red>" * 9}, {"text": "<red> and <blue>"}])
+    plain, added = (counted(llama_base, rows, rows=2, **given) for given in ({}, {"add_tokens": "<red>\n<blue>\n"}))
+    tokenizer = load_tokenizer(llama_base)
+    fewer = sum(
+        len(tokenizer(token, add_special_tokens=False)["input_ids"]) - 1 for token in ["<red>"] * 10 + ["<blue>"]
+    )
+    assert plain.tokens - added.tokens == fewer > 0
+    with pytest.raises(PipelineError, match="is a token of the base already"):
+        counted(llama_base, rows, rows=2, add_tokens="r\n")
+
+
 def test_a_sample_is_spread_over_the_file(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:
     ends = load_tokenizer(llama_base)("x")["input_ids"]
     rows = [{"text": "x"}] * 50 + [7] + [{"text": "x x x x x x x"}] * 50

@@ -154,7 +154,7 @@ class SharedBase:
             self._found[read] = read(base)
         return cast("_Read", self._found[read])
 
-    def tokenizer(self, base: Path, load: Callable[[Path], Any]) -> Any:
+    def tokenizer_of(self, base: Path, load: Callable[[Path], Any]) -> Any:
         """Return the tokenizer that `load` returns for a base's folder, cached as in `of_folder`; each caller gets a
         copy, and may set its chat template.
         """

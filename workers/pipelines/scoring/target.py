@@ -50,7 +50,7 @@ class Target:
         #: None for a language model.
         self.classes: Classes | None = None
         if item.adapter is not None and item.labels is not None:
-            self.tokenizer = self._tokenizer(_tokenizer_of_classifier)
+            self.tokenizer = self._load_tokenizer(_tokenizer_of_classifier)
             self.classes = Classes(tuple(item.labels), pad_token_id(read_config(item.base), self.tokenizer))
         with stored_quantization_named():
             blueprint = (
@@ -58,17 +58,17 @@ class Target:
             )
             require_precision(blueprint.packing, order.spec.precision)
         if self.classes is None:
-            self.tokenizer = self._tokenizer(load_tokenizer)
+            self.tokenizer = self._load_tokenizer(load_tokenizer)
             if (rendered_as := item.adapter or item.rendered_as) is not None:
                 serve_by(self.tokenizer, rendered_as)
         #: Longest row in tokens, limited by the base's positions.
         self.max_length = longest_row(item.base, order.spec.max_length)
 
-    def _tokenizer(self, load: Callable[..., Any]) -> Any:
+    def _load_tokenizer(self, load: Callable[..., Any]) -> Any:
         """Return the adapter's own tokenizer, or a copy of the base's."""
         item = self.item
         if tokenizer_folder(item.base, item.adapter) is item.base:
-            return self.bases.tokenizer(item.base, load)
+            return self.bases.tokenizer_of(item.base, load)
         return load(item.base, item.adapter)
 
     @cached_property
@@ -92,7 +92,7 @@ class Target:
             set_seed(self.spec.seed)
             if self.classes is None:
                 # Held for all adapters over the base, which may have tokenizers of their own.
-                own = self.bases.tokenizer(self.item.base, load_tokenizer)
+                own = self.bases.tokenizer_of(self.item.base, load_tokenizer)
                 read = lambda model: read_bare(model, own, self.item.base)  # noqa: E731
                 bare = self.bases.bare(key=key, load=self._load, read=read)
             logits = logits_of if self.classes is None else label_logits_of

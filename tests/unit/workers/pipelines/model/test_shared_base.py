@@ -190,13 +190,13 @@ def test_a_tokenizer_is_loaded_once_and_a_template_is_its_user_s_own(base: Path,
         loaded.append(folder)
         return load_tokenizer(folder)
 
-    first = shared.tokenizer(base, load)
+    first = shared.tokenizer_of(base, load)
     first.chat_template = "{{ 'of an adapter' }}"
-    second = shared.tokenizer(base, load)
+    second = shared.tokenizer_of(base, load)
     assert second.chat_template == load_tokenizer(base).chat_template != first.chat_template
     assert second("two and two")["input_ids"] == first("two and two")["input_ids"]
     assert loaded == [base]
-    shared.tokenizer(shutil.copytree(base, tmp_path / "other"), load)
+    shared.tokenizer_of(shutil.copytree(base, tmp_path / "other"), load)
     assert len(loaded) == 2
 
 

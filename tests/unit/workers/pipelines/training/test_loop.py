@@ -65,6 +65,7 @@ ELSEWHERE = {
     "holdout": "the loop gets the rows that are left",
     "holdout_by": "the loop gets the rows that are left",
     "holdout_seed": "the loop gets the rows that are left",
+    "add_tokens": "the rows of its tokens are there before",
     "chat_template": "rows are rendered before",
     "template_kwargs": "rows are rendered before",
     "columns": "rows are read before",

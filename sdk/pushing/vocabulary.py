@@ -26,15 +26,15 @@ def needed_files(folder: Path, base: Path | None, weights: Path) -> Iterator[tup
     """Yield the files of the tokenizer in an adapter's folder if it has tokens that the base's lacks, or has by another id.
 
     `base` is the folder of the base; without one, or if the vocabularies can't be compared, they are needed by an adapter
-    whose weights have embeddings. Raises InvalidInput for files that refer to others, or are too long.
+    whose weights have embeddings. Raises InvalidInput for links that lead out of the folder, and files that refer to
+    others, or are too long.
     """
-    if not has_tokenizer(folder) or not _is_needed(folder, base, weights):
+    files = {name: path for name in VOCABULARY_FILES if (path := require_inside(folder, name)).is_file()}
+    if not files or not _is_needed(folder, base, weights):
         return
-    for name in VOCABULARY_FILES:
-        path = require_inside(folder, name)
-        if path.is_file():
-            _require_fit(name, path)
-            yield name, path
+    for name, path in files.items():
+        _require_fit(name, path)
+        yield name, path
 
 
 def _is_needed(folder: Path, base: Path | None, weights: Path) -> bool:

@@ -63,7 +63,10 @@ BAD: list[tuple[Any, str]] = [
     ({"text": "a", "label": 0.5}, "neither a text nor a whole number but a decimal number"),
     ({"text": "a", "label": ["x"]}, "neither a text nor a whole number but a list"),
     ({"text": "a", "label": "x", "id": 7}, "keys beside `text` and `label` that would be lost: `id`"),
-    ({"prompt": "p", "completion": "c", "label": "x"}, "that would be lost: `label`"),
+    (
+        {"prompt": "p", "completion": "c", "label": "x"},
+        "or leave it out with --columns prompt=prompt,completion=completion",
+    ),
     ({"text": "a", "id": 7}, "keys beside `text` that would be lost: `id`"),
     (
         {"prompt": "p", "completion": "c", "weight": 0},

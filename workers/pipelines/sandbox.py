@@ -5,6 +5,7 @@ files.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import resource
 import signal
@@ -122,8 +123,17 @@ class _Interrupted(BaseException):
     """Passes every `except Exception` of the code that it interrupts."""
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    # Interrupted where it ends, `bounded` would leave limits and timer behind, and whatever runs next would be interrupted.
+    while frame is not None:
+        if frame.f_code in _ENDING:
+            return
+        frame = frame.f_back
     raise _Interrupted
+
+
+#: The code of a block's end: that of `bounded`, and what calls it.
+_ENDING = frozenset({inspect.unwrap(bounded).__code__, type(bounded(spare_bytes=0, processor_s=0.0)).__exit__.__code__})
 
 
 def _mapped_bytes() -> int | None:

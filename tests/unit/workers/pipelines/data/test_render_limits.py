@@ -181,3 +181,19 @@ def test_a_block_that_catches_everything_is_interrupted() -> None:
         bounded(spare_bytes=2**26, processor_s=0.1),
     ):
         stubborn()
+
+
+def test_a_block_that_is_interrupted_as_it_ends_leaves_no_limit_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    true, limits = signal.setitimer, resource.getrlimit(resource.RLIMIT_AS)
+
+    def late(which: int, seconds: float, interval: float = 0.0) -> tuple[float, float]:
+        if not seconds:
+            signal.raise_signal(signal.SIGPROF)
+        return true(which, seconds, interval)
+
+    monkeypatch.setattr(signal, "setitimer", late)
+    with bounded(spare_bytes=2**30, processor_s=60.0):
+        pass
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)

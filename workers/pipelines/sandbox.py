@@ -97,7 +97,8 @@ def bounded(*, spare_bytes: int, processor_s: float) -> Iterator[None]:
     """
     earlier = signal.signal(signal.SIGPROF, _interrupt)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    patience_s = round(used.ru_utime + used.ru_stime + _PATIENCE * processor_s) + 1
+    # A collection of all garbage of a large process takes a second, in which Python interrupts nothing.
+    patience_s = round(used.ru_utime + used.ru_stime + _PATIENCE * processor_s) + 3
     before = [_lower_for_now(resource.RLIMIT_CORE, 0), _lower_for_now(resource.RLIMIT_CPU, patience_s)]
     if (mapped_bytes := _mapped_bytes()) is not None:
         before.append(_lower_for_now(resource.RLIMIT_AS, mapped_bytes + spare_bytes))

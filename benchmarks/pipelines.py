@@ -59,5 +59,9 @@ def train(
 
 def host(out: Path, **heard: Any) -> Any:
     """A host to whom nothing is reported, but for what `heard` has."""
-    unheard = {"report": lambda progress: None, "wrote_checkpoint": lambda step, total, folder: None}
+    unheard = {
+        "report": lambda progress: None,
+        "wrote_checkpoint": lambda step, total, folder: None,
+        "measured": lambda chunk: None,
+    }
     return SimpleNamespace(out=out, told_to_stop=False, stop_in_order=lambda: None, **{**unheard, **heard})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sdk.schemas.events import Progress
+    from sdk.schemas.series import PointChunk
 
 
 def _unread(progress: Progress) -> None:
@@ -27,4 +28,7 @@ class InProcess:
         """Nothing stops it."""
 
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
+        """Nobody sends it."""
+
+    def measured(self, chunk: PointChunk) -> None:
         """Nobody sends it."""

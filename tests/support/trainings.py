@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdk.schemas.events import Progress
+    from sdk.schemas.series import PointChunk
     from sdk.schemas.training import TrainingSpec
     from sdk.schemas.training_report import TrainingReport
     from workers.pipelines.orders import OrderedSource, TrainingOrder
@@ -39,6 +40,7 @@ class Checkpoints:
     resume: Path | None = None
     written: Callable[[int, int, Path], object] = lambda *what: None
     must_stop: Callable[[], bool] = lambda: False
+    measured: Callable[[PointChunk], object] = lambda chunk: None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class _Host:
 
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
         self.kept.written(step, total, folder)
+
+    def measured(self, chunk: PointChunk) -> None:
+        self.kept.measured(chunk)
 
 
 def order_of(

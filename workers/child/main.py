@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 from sdk.imports import nothing_collected
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.series import PointChunk
 from sdk.schemas.wire import Wire
 from workers.child.protocol import (
     DISK_FULL_STATUS,
@@ -197,6 +198,10 @@ class _Process:
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
         """Report that a checkpoint is complete and on the disk."""
         self._say(News(checkpoint=WrittenCheckpoint(step=step, total=total, folder=str(folder))))
+
+    def measured(self, chunk: PointChunk) -> None:
+        """Report numbers of a training by step."""
+        self._say(News(points=chunk))
 
     def _say(self, news: News) -> None:
         self._pipe.write(news.model_dump_json(exclude_none=True) + "\n")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.series import PointChunk
 from sdk.schemas.wire import Wire
 
 ORDER_FILE = "order.json"
@@ -30,15 +31,16 @@ class WrittenCheckpoint(Wire):
 
 
 class News(Wire):
-    """One line from the child: exactly one of the two."""
+    """One line from the child: exactly one of these."""
 
     progress: Progress | None = None
     checkpoint: WrittenCheckpoint | None = None
+    points: PointChunk | None = None
 
     @model_validator(mode="after")
     def _one(self) -> News:
-        if (self.progress is None) == (self.checkpoint is None):
-            raise ValueError("a message has either progress or a checkpoint")
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a message has progress, a checkpoint or points")
         return self
 
 

@@ -20,6 +20,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day, RecordedTraining
+from sdk.schemas.series import PointChunk
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import Labels
 from sdk.schemas.wire import Wire
@@ -52,6 +53,9 @@ class Host(Protocol):
 
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
         """Report that a checkpoint is complete and on the disk."""
+
+    def measured(self, chunk: PointChunk) -> None:
+        """Report numbers of a training by step."""
 
 
 class PreviewOrder(Order):

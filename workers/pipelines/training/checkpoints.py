@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
@@ -63,6 +63,8 @@ class Record(Wire):
     #: The loss of each step so far.
     losses: list[float]
     rates: list[float]
+    #: What else each step measured, by the name of its series.
+    measured: Annotated[dict[str, list[FiniteFloat | None]], Field(default_factory=dict)]
     #: Tokens without padding so far.
     tokens: Annotated[int, Field(ge=0)]
     #: Seconds so far, over all processes that took part.
@@ -88,6 +90,8 @@ class Record(Wire):
     def _agrees_with_itself(self) -> Record:
         if not len(self.losses) == len(self.rates) == self.step <= self.total:
             raise ValueError(f"{len(self.losses)} losses and {len(self.rates)} rates at step {self.step}")
+        if any(len(column) != self.step for column in self.measured.values()):
+            raise ValueError(f"the series don't have {self.step} steps")
         if self.digest != digest_of(self.configuration):
             raise ValueError("the digest is not the configuration's")
         return self

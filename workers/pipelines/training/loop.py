@@ -24,6 +24,7 @@ from transformers import set_seed
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.series import OF_STEPS, Point
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.objective import Batch, Objective, Passes
 from workers.pipelines.errors import PipelineError
@@ -47,6 +48,8 @@ class StepRecord:
     #: Mean loss of each step, in what its objective says.
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    #: What else each step measured, by the name of its series; None where it is not a number.
+    measured: dict[str, list[float | None]] = field(default_factory=dict)
     #: Number of tokens without padding.
     tokens: int = 0
     #: The step of the checkpoint from which this process resumed.
@@ -54,6 +57,17 @@ class StepRecord:
     #: Seconds of the previous processes.
     earlier_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+
+    def points(self, after: int) -> list[Point]:
+        """Return the points of the steps after one of them."""
+        series: dict[str, Sequence[float | None]] = {"loss": self.losses, "lr": self.rates, **self.measured}
+        return [
+            Point(
+                step=number + 1,
+                values={name: value for name, column in series.items() if (value := column[number]) is not None},
+            )
+            for number in range(after, len(self.losses))
+        ]
 
     def train_s(self) -> float:
         """Return the seconds of training until now, over all processes that took part."""
@@ -140,7 +154,8 @@ def resume(shared: Shared, adapter: AdapterState, resumed: Resumed) -> None:
         raise broken_checkpoint(f"{OPTIMIZER_NAME} is of another optimiser ({error})") from error
     if was.scaler and scaler is not None:
         scaler.load_state_dict(was.scaler)
-    adapter.record = StepRecord(list(was.losses), list(was.rates), was.tokens, was.step, was.train_s)
+    columns = {name: list(was.measured.get(name) or [None] * was.step) for name in OF_STEPS[2:]}
+    adapter.record = StepRecord(list(was.losses), list(was.rates), columns, was.tokens, was.step, was.train_s)
     adapter.unreached = [name for name in adapter.parameters if name in was.unreached]
     adapter.taken = resumed.standing.last_epoch
     restore_generators(resumed.standing, load_file(folder / GENERATORS_NAME))
@@ -204,6 +219,7 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     "untrained", "oom").
     """
     model, spec, record, number = shared.model, adapter.spec, adapter.record, adapter.step + 1
+    began = time.perf_counter()
     model.train()
     batch = {name: tensor.to(shared.device.torch_device) for name, tensor in batch.items()}
     generators = generator_states()
@@ -214,8 +230,8 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     if not math.isfinite(loss):
         raise diverged(spec, f"the loss is {loss} at step {number}")
     _watch_gradients(adapter, model)
-    if spec.max_grad_norm:
-        shared.accelerator.clip_grad_norm_(adapter.parameters.values(), spec.max_grad_norm)
+    # Without an end to which it is clipped, it is only measured.
+    norm = float(shared.accelerator.clip_grad_norm_(adapter.parameters.values(), spec.max_grad_norm or math.inf))
     rate = adapter.rate
     for group in adapter.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * adapter.schedule.share(adapter.taken)
@@ -225,7 +241,16 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     adapter.optimizer.zero_grad()
     record.losses.append(loss)
     record.rates.append(rate)
-    record.tokens += int(batch["attention_mask"].sum())
+    tokens = int(batch["attention_mask"].sum())
+    record.tokens += tokens
+    measured = {
+        "grad_norm": norm if math.isfinite(norm) else None,
+        "tokens": tokens,
+        "seconds": time.perf_counter() - began,
+        "memory_bytes": shared.device.peak_memory_bytes(),
+    }
+    for name, value in measured.items():
+        record.measured.setdefault(name, []).append(value)
 
 
 def _add_gradients(shared: Shared, batch: Batch, seed: int) -> float | None:

@@ -13,6 +13,7 @@ import torch
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.series import PointChunk
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.version_records import TrainingRecord, special_tokens_said
@@ -163,6 +164,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     )
     if resumed is not None:
         resume(shared, adapter, resumed)
+        host.measured(PointChunk(after=0, points=adapter.record.points(0)))
     give_back()
     pace = Pace(given.order.checkpoint)
 
@@ -172,6 +174,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
             # Before the first step there was nothing to keep, and a request to stop ended the process like any other.
             host.stop_in_order()
             host.report(_progress(adapter, device))
+            host.measured(PointChunk(after=adapter.step - 1, points=adapter.record.points(adapter.step - 1)))
             report_step()
             _keep(setting, host, shared, adapter, pace)
 
@@ -304,6 +307,7 @@ def _write_checkpoint(
         total=given.schedule.total_steps,
         losses=steps.losses,
         rates=steps.rates,
+        measured=steps.measured,
         tokens=steps.tokens,
         train_s=train_s,
         eval_loss_base=setting.eval_loss_base,

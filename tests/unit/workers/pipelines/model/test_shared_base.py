@@ -23,6 +23,7 @@ from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, Evaluati
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.series import PointChunk
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model import shared_base
@@ -220,6 +221,9 @@ class Heard:
 
     def wrote_checkpoint(self, step: int, total: int, folder: Path) -> None:
         """It writes none."""
+
+    def measured(self, chunk: PointChunk) -> None:
+        """It trains nothing."""
 
 
 @pytest.fixture

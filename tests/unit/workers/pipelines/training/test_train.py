@@ -109,9 +109,13 @@ def test_a_training_measures_where_its_loss_began_and_how_large_its_update_is(
             a, b = trained[name].double(), trained[name.replace("lora_A", "lora_B")].double()
             shares.append(float((b @ a * 64 / 4).norm() / base[f"{module}.weight"].double().norm()))
     assert report.metrics["largest_update"] == pytest.approx(max(shares), rel=1e-4)
-    _, held_out, risen, update = report.warnings
-    assert held_out.startswith(f"the loss of the held-out rows rose from {report.metrics['eval_loss_base']:.4g} to ")
-    assert risen.startswith("the training's loss ended above its beginning")
+    # Where so wild a training ends is not the same on every processor.
+    *rest, update = report.warnings
+    before, after = report.metrics["eval_loss_base"], report.metrics["eval_loss"]
+    risen = f"the loss of the held-out rows rose from {before:.4g} to {after:.4g}"
+    assert any(warning.startswith(risen) for warning in rest) == (after > before)
+    above = report.metrics["last_loss"] > 1.02 * report.metrics["first_loss"]
+    assert any(warning.startswith("the training's loss ended above its beginning") for warning in rest) == above
     assert update.startswith(f"the update of a module is {max(shares):.3g} times as large")
 
 

@@ -1,0 +1,41 @@
+"""What a training saw when it looked at its held-out rows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat
+
+from sdk.schemas.wire import IF_ANY, IF_SET, Wire
+
+
+class HigherLoss(Wire):
+    """How much higher the loss of rows is than it was at an earlier look, paired by row, with its interval of 95 %."""
+
+    #: The earlier look's step.
+    step: int
+    mean: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class SampleText(Wire):
+    """What the adapter of a look wrote to the prompt of a row."""
+
+    #: Counts from 1, in the file of held-out rows.
+    row: Annotated[int, Field(ge=1)]
+    text: Annotated[str, Field(max_length=4_000)]
+
+
+class LookRecord(Wire):
+    """One look at held-out rows during a training."""
+
+    step: Annotated[int, Field(ge=0)]
+    #: How many rows were looked at.
+    rows: Annotated[int, Field(ge=1)]
+    #: Scores of held-out rows by name, of which "loss" is the one that is minimised.
+    scores: dict[str, FiniteFloat]
+    seconds: Annotated[float, Field(ge=0)]
+    #: Against the best look before it; None: it is the first.
+    worse: Annotated[HigherLoss | None, IF_SET] = None
+    samples: Annotated[list[SampleText], IF_ANY] = []

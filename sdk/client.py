@@ -147,6 +147,7 @@ class Client:
         like: str | None = None,
         data: TrainingData | None = None,
         eval_data: str | Path | None = None,
+        test_data: str | Path | None = None,
         checkpoint_every: str | None = None,
         from_checkpoint: str | None = None,
         priority: int = 0,
@@ -159,12 +160,15 @@ class Client:
         """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
 
         `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). If an id means
-        several bases, `base_namespace` or `published` says whose is meant; the job keeps the fingerprint. `data` and
-        `eval_data` are files, digests of datasets or their first 12 digits, or names such as "reviews" or "reviews@v2".
+        several bases, `base_namespace` or `published` says whose is meant; the job keeps the fingerprint. `data`,
+        `eval_data` and `test_data` are files, digests of datasets or their first 12 digits, or names such as "reviews" or
+        "reviews@v2". Rows of `eval_data` are looked at while it trains, and may choose which weights are published; those of
+        `test_data` only tell how good these are.
         `data` may be several of these, or their weights: with {"a.jsonl": 3, "reviews@v2": 1}, three rows in four are
         from the first. With `parent`, such as "code-review@v3", the training continues that version: it starts with its
         matrices, over its base and with its LoRA configuration. With `like`, the training of that version is repeated
-        from its record; none of `base`, `parent`, `data`, `eval_data`, `from_checkpoint` and `spec` may then be given.
+        from its record; none of `base`, `parent`, `data`, `eval_data`, `test_data`, `from_checkpoint` and `spec` may then be
+        given.
 
         `checkpoint_every` is "10m", "90s", "50steps" or "never". `from_checkpoint`, "JOB" or "JOB@STEP", is the
         checkpoint to start from, of a training with the same base, data and spec. One attempt may run for `timeout`
@@ -180,6 +184,7 @@ class Client:
             like=like,
             data=data,
             eval_data=eval_data,
+            test_data=test_data,
             job_options=job_options(priority, timeout, device, memory, idempotency_key),
             checkpoint=checkpoint_policy(checkpoint_every),
             from_checkpoint=checkpoint_ref(from_checkpoint),

@@ -36,8 +36,9 @@ from sdk.rows.holdout import HoldoutError, Splittable, split_unit
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
-from sdk.schemas.held_out import HoldOut, HoldoutFields, both_held_out
+from sdk.schemas.held_out import HoldOut, HoldoutFields, both_held_out, no_held_out
 from sdk.schemas.training import TrainingSpec, clash_of
+from sdk.schemas.watch_fields import no_prompts
 from sdk.schemas.wire import BY_HAND
 
 M = TypeVar("M", bound=BaseModel)
@@ -200,9 +201,19 @@ def known_labels_of(rows: Sequence[DescribedRows]) -> frozenset[str]:
 
 
 def check_held_out(spec: HoldoutFields, *, eval_data: object) -> None:
-    """Raise InvalidInput if held-out rows are given and some of the others are to be held out, too."""
+    """Raise InvalidInput if held-out rows are given and some of the others are to be held out, too, or if there are none to
+    look at.
+    """
     if eval_data is not None and (spec.hold_out is not None or spec.holdout_by is not None):
         raise InvalidInput(both_held_out(), param="holdout")
+    if isinstance(spec, TrainingSpec) and spec.of_looks and eval_data is None and spec.hold_out is None:
+        raise InvalidInput(no_held_out(spec.of_looks), param=spec.of_looks[0])
+
+
+def check_samples(spec: TrainingSpec, rows: DescribedRows) -> None:
+    """Raise InvalidInput if held-out prompts are to be answered, and rows of this shape have none."""
+    if spec.samples and rows.shape in WITHOUT_COMPLETIONS:
+        raise InvalidInput(f"{rows.label}: {no_prompts(rows.shape)}", param="samples")
 
 
 def only_row(label: str) -> InvalidInput:

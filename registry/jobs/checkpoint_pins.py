@@ -72,7 +72,7 @@ def keep_checkpoint(session: Session, request: TrainingRequest) -> None:
 
 def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
     """Name what a training is asked for otherwise than another; no day means that of the other."""
-    named = ("base", "data", "eval_data", "parent")
+    named = ("base", "data", "eval_data", "test_data", "parent")
     others = [name for name in named if getattr(theirs, name) != getattr(request, name)]
     if _weighed(theirs) != _weighed(request) and "data" not in others:
         others.append("data")

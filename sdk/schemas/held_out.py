@@ -62,3 +62,9 @@ class HoldoutFields(Wire):
 def both_held_out() -> str:
     """Say that held-out rows are given and a share is to be held out, too."""
     return "held-out rows are given, so none are held out of the others; leave out holdout, or eval_data"
+
+
+def no_held_out(options: list[str]) -> str:
+    """Say that options need held-out rows, and that there are none."""
+    verb = "looks" if len(options) == 1 else "look"
+    return f"{' and '.join(options)} {verb} at held-out rows, and there are none; give eval_data, or a share as holdout"

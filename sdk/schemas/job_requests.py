@@ -105,6 +105,9 @@ class TrainingRequest(Wire):
     eval_data: Sha256 | None = None
     #: The name that it was given by, with its number: "reviews@v2"; kept if the job's namespace calls it so.
     eval_data_name: Annotated[DataName | None, IF_SET] = None
+    #: Rows by which nothing is chosen, so that they tell how good the version is.
+    test_data: Annotated[Sha256 | None, IF_SET] = None
+    test_data_name: Annotated[DataName | None, IF_SET] = None
     spec: TrainingSpec = TrainingSpec()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     #: The checkpoint of another job with the same base, data and spec to start from.

@@ -42,6 +42,11 @@ class TrainingOptions(PlanOptions, total=False):
     holdout: float | None
     holdout_by: str | None
     holdout_seed: int
+    eval_every: str | None
+    eval_rows: int | None
+    keep: Literal["best", "last"] | None
+    patience: int | None
+    min_delta: float
     chat_template: str | None
     template_kwargs: str | None
     method: Literal["qlora", "lora"]
@@ -66,6 +71,7 @@ class TrainingOptions(PlanOptions, total=False):
     neftune_noise_alpha: float | None
     packing: Literal["off", "auto", "on"] | None
     seed: int
+    samples: int
 
 
 class PlanKeywords(PlanOptions, total=False):

@@ -19,12 +19,16 @@ class HigherLoss(Wire):
     high: FiniteFloat
 
 
+#: Longer answers are cut.
+MOST_SAMPLE_CHARACTERS = 1_000
+
+
 class SampleText(Wire):
     """What the adapter of a look wrote to the prompt of a row."""
 
     #: Counts from 1, in the file of held-out rows.
     row: Annotated[int, Field(ge=1)]
-    text: Annotated[str, Field(max_length=4_000)]
+    text: Annotated[str, Field(max_length=MOST_SAMPLE_CHARACTERS)]
 
 
 class LookRecord(Wire):
@@ -36,6 +40,7 @@ class LookRecord(Wire):
     #: Scores of held-out rows by name, of which "loss" is the one that is minimised.
     scores: dict[str, FiniteFloat]
     seconds: Annotated[float, Field(ge=0)]
-    #: Against the best look before it; None: it is the first.
+    #: Against the look with the lowest loss before it, which may have been before the first step; None: it is the first, or
+    #: there are too few rows to tell.
     worse: Annotated[HigherLoss | None, IF_SET] = None
     samples: Annotated[list[SampleText], IF_ANY] = []

@@ -28,6 +28,7 @@ from sdk.schemas.option_types import (
 from sdk.schemas.schedules import DEFAULT_DECAY_SHARE, ScheduleName, clash_of_cycles, clash_of_schedule
 from sdk.schemas.template_fields import TemplateFields, template_digest
 from sdk.schemas.vocabulary_fields import VocabularyFields
+from sdk.schemas.watch_fields import WatchFields
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
 
 #: TRL's defaults.
@@ -35,7 +36,7 @@ DEFAULT_BETA = 0.1
 DEFAULT_GAMMA = 0.5
 
 
-class TrainingFields(VocabularyFields, TemplateFields, HoldoutFields):
+class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutFields):
     """The options of a training by name, as they are requested and as they are recorded."""
 
     #: "qlora" trains over a base in 4 or 8 bits, "lora" over a 16- or 32-bit one.
@@ -310,6 +311,9 @@ class TrainingSpec(TrainingFields):
         Field(ge=8, le=1_048_576),
         Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True, of_loss=True),
     ] = 1024
+    #: To how many of the held-out prompts the adapter writes an answer at each look. Nothing depends on it, so it is not
+    #: recorded.
+    samples: Annotated[int, Field(ge=0, le=16), IF_ANY, Option("Answers to held-out prompts that each look keeps.")] = 0
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
@@ -405,6 +409,11 @@ class TrainingSpec(TrainingFields):
         }
 
     @property
+    def of_looks(self) -> list[str]:
+        """Names of the options that are given and need held-out rows."""
+        return sorted(self.chosen & {*WatchFields.model_fields, "samples"})
+
+    @property
     def chosen(self) -> frozenset[str]:
         """Names of the options that have a value, and of those that not every training has, another one than the default."""
         return frozenset(self.model_dump(exclude_none=True))
@@ -413,7 +422,7 @@ class TrainingSpec(TrainingFields):
         """Return what the record of such a training has, by name. What the job resolves is not in it: None, and the
         length of rows, which a base may lower.
         """
-        found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length"})
+        found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length", "samples"})
         found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
         if self.chat_template is not None:
             found["chat_template"] = template_digest(self.chat_template)
@@ -449,7 +458,7 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
     if same := same_module(spec.alphas):
         name, other = same
         return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
-    if said := spec.clash_of_holdout:
+    if said := spec.clash_of_holdout or spec.clash_of_watching(spec.max_steps):
         return said
     if said := _clash_of_steps(spec, given):
         return said

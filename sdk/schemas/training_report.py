@@ -7,11 +7,12 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
+from sdk.schemas.looks import LookRecord
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import TrainingRecord
-from sdk.schemas.wire import IF_SET, JsonScalar, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Wire
 
 
 def _distinct(value: list[str]) -> list[str]:
@@ -87,6 +88,8 @@ class TrainingReport(Wire):
     #: Distribution to version.
     libraries: dict[str, str]
     curve: list[LossPoint] = []
+    #: The looks at held-out rows of a training that has ended; none for a checkpoint.
+    looks: Annotated[list[LookRecord], IF_ANY] = []
     rendering: Annotated[Rendering | None, IF_SET] = None
     #: The labels of a classification.
     labels: Annotated[Labels | None, IF_SET] = None

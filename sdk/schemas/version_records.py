@@ -106,6 +106,18 @@ class TrainingRecord(TrainingFields, FlatRecord):
     training_digest: Annotated[str | None, IF_SET] = None
     held_out_rows: Annotated[int | None, IF_SET] = None
     held_out_digest: Annotated[str | None, IF_SET] = None
+    #: The held-out rows by which nothing was chosen: the digest of those that were given, or number and digest of those that
+    #: were held out.
+    test_data: Annotated[str | None, IF_SET] = None
+    test_rows: Annotated[int | None, IF_SET] = None
+    test_digest: Annotated[str | None, IF_SET] = None
+    #: After how many steps a look at held-out rows came, and how many looks there were.
+    look_interval: Annotated[int | None, IF_SET] = None
+    looks: Annotated[int | None, IF_SET] = None
+    #: The look whose weights were kept, by its step.
+    best_step: Annotated[int | None, IF_SET] = None
+    #: The step after which the training ended for lack of a better look; None: it took all.
+    stopped_step: Annotated[int | None, IF_SET] = None
     pad_token_id: Annotated[int | None, IF_SET] = None
     #: The number of the training loop, without which no other training has the same bytes; None: TRL's trainer.
     loop: Annotated[int | None, RAN_WITH] = None

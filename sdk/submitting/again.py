@@ -48,7 +48,7 @@ def recorded_request(
         version.ref, version.kind, "no training made it; name the adapter that was merged into it", param="like"
     )
     request = _request(transport, version)
-    for digest in (*request.digests, request.eval_data):
+    for digest in (*request.digests, request.eval_data, request.test_data):
         if digest is not None:
             with _of_like():
                 locate_rows(transport, version, digest)

@@ -52,6 +52,7 @@ from sdk.validation import (
     check_held_out,
     check_loss_on,
     check_objective,
+    check_samples,
     check_scorable,
     check_together,
     known_labels_of,
@@ -80,13 +81,14 @@ class JobSubmitter:
         like: str | None,
         data: TrainingData | None,
         eval_data: str | Path | None,
+        test_data: str | Path | None,
         checkpoint: CheckpointPolicy,
         from_checkpoint: CheckpointRef | None,
         job_options: JobOptions,
     ) -> JobView:
         """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
         if like is not None:
-            inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data}
+            inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data, "test_data": test_data}
             refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
             made = versions.resolve(self._transport, str(parse_ref(like)))
             return self.submit(recorded_request(self._transport, made, adapter, checkpoint), job_options)
@@ -114,27 +116,31 @@ class JobSubmitter:
             and rows[0].view.rows == 1
         ):
             raise only_row(rows[0].label)
-        held_out = None
-        if eval_data is not None:
-            held_out = find_data(
+        held_out = {
+            param: find_data(
                 self._transport,
-                eval_data,
+                path,
                 namespace,
                 columns=columns,
-                param="eval_data",
+                param=param,
                 known_labels=known_labels_of(rows) or None,
             )
-        objective = check_objective(spec.objective, rows, held_out)
+            for param, path in (("eval_data", eval_data), ("test_data", test_data))
+            if path is not None
+        }
+        objective = check_objective(spec.objective, rows)
         for one in rows:
             check_loss_on(spec.loss_on, one)
-        if held_out is not None:
-            if held_out.columns != columns:
+        for kept in held_out.values():
+            objective = check_objective(spec.objective, rows, kept)
+            if kept.columns != columns:
                 raise InvalidInput(
-                    f"the columns of {held_out.label} are {held_out.columns}, and those of {rows[0].label} {columns}; name "
+                    f"the columns of {kept.label} are {kept.columns}, and those of {rows[0].label} {columns}; name "
                     "those to use with --columns, or give held-out rows with the same columns",
                     param="columns",
                 )
-            check_loss_on(spec.loss_on, held_out)
+            check_loss_on(spec.loss_on, kept)
+        check_samples(spec, held_out.get("eval_data", rows[0]))
         if columns != spec.columns:
             spec = spec.model_copy(update={"columns": columns})
         if objective is not None:
@@ -149,15 +155,15 @@ class JobSubmitter:
             base, continued, namespace, spec, causal=objective is not None and traits_of(objective).predicts_tokens
         )
         sent = [self._sent(one, namespace) for one in rows]
-        kept = None if held_out is None else self._sent(held_out, namespace)
+        named: dict[str, Any] = {param: self._sent(kept, namespace) for param, kept in held_out.items()}
         request = TrainingRequest(
             adapter=adapter,
             base=chosen,
             data=sent[0].digest,
             data_name=sent[0].exact_name,
             sources=_sources(sent, given),
-            eval_data=None if kept is None else kept.digest,
-            eval_data_name=None if kept is None else kept.exact_name,
+            **dict[str, Any]({param: kept.digest for param, kept in named.items()}),
+            **dict[str, Any]({f"{param}_name": kept.exact_name for param, kept in named.items()}),
             spec=spec,
             checkpoint=checkpoint,
             from_checkpoint=from_checkpoint,

@@ -54,7 +54,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     # Checked before the training, not after it.
     check_signing_key()
     base = attempt.inputs.base(source)
-    eval_data = request.eval_data
+    eval_data, test_data = request.eval_data, request.test_data
     parent = next(iter(attempt.assignment.targets), None)
     order = TrainingOrder(
         base=base.folder,
@@ -62,6 +62,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         base_revision=base.registration.revision,
         data=_files(attempt, request),
         eval_data=None if eval_data is None else attempt.inputs.dataset(eval_data),
+        test_data=None if test_data is None else attempt.inputs.dataset(test_data),
         spec=request.spec,
         template_date=day_of(request.template_date),
         parent=None if parent is None or parent.manifest is None else attempt.inputs.adapter(parent.manifest),

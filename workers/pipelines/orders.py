@@ -114,6 +114,8 @@ class TrainingOrder(Order):
     base_revision: str | None
     data: Annotated[list[OrderedSource], Field(min_length=1)]
     eval_data: Path | None
+    #: Rows that are scored before and after, and never looked at in between.
+    test_data: Path | None = None
     spec: TrainingSpec
     #: The date given to chat templates.
     template_date: Day

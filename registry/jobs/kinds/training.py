@@ -35,14 +35,14 @@ from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
-from sdk.schemas.held_out import both_held_out
+from sdk.schemas.held_out import both_held_out, no_held_out
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec, clash_of
 from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import TrainingRecord
 
-_DATASETS = ("data", "eval_data", "sources")
+_DATASETS = ("data", "eval_data", "test_data", "sources")
 _DEFAULT_LENGTH = TrainingSpec().max_length
 
 
@@ -55,9 +55,12 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     require_name_of_kind(session, request.adapter, "adapter")
     if request.eval_data is not None and request.spec.hold_out is not None:
         raise Invalid(both_held_out(), param="spec.holdout")
-    named = pin_data(session, request, ("data", "eval_data"), who, namespace)
+    single = ("data", "eval_data", "test_data")
+    if request.spec.of_looks and request.eval_data is None and request.spec.hold_out is None:
+        raise Invalid(no_held_out(request.spec.of_looks), param=f"spec.{request.spec.of_looks[0]}")
+    named = pin_data(session, request, single, who, namespace)
     sources = pin_sources(session, request, who, namespace)
-    every = [(field, named[field]) for field in ("data", "eval_data") if field in named]
+    every = [(field, named[field]) for field in single if field in named]
     every += [("data", source.data) for source in sources or ()]
     objective = pin_objective(session, request.spec, every, who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)

@@ -29,8 +29,8 @@ _ONLY_SAID = frozenset(name for name, option in options_of(TrainingSpec).items()
 #: Names under which a record, or a request, says what a version is and where it comes from: the registry knows that, and
 #: a worker may only say what was asked for.
 _REGISTRY_S = frozenset({*VersionView.model_fields, *TrainingRequest.model_fields, "reference"})
-#: Options that a request may leave open, or that a base may lower.
-_LEFT_OPEN = frozenset({"loss_on", "max_length"})
+#: Options that a request may leave open, or that a base may lower; and in records `samples` are the rows of an epoch.
+_LEFT_OPEN = frozenset({"loss_on", "max_length", "samples"})
 #: What no training can ask for, so that no worker may record it in a training's name.
 _NEVER_ASKED = ("parents", "tags", "description", "unknown")
 
@@ -47,6 +47,8 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
     if request.eval_data is not None:
         # Two losses can only be compared if they were computed on the same rows.
         asked["eval_data"] = request.eval_data
+    if request.test_data is not None:
+        asked["test_data"] = request.test_data
     if _learns_from_parent(request, asked):
         assert request.parent is not None
         # The worker says that it is the parent, and the record says which version that is.

@@ -19,6 +19,7 @@ from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.vocabulary_fields import VocabularyFields
+from sdk.schemas.watch_fields import WatchFields
 
 #: No job runs in less, so a smaller number lacks its unit.
 _LEAST_MEMORY_BYTES = 10**6
@@ -46,12 +47,17 @@ _LEAST_MEMORY_BYTES = 10**6
 @click.option(
     "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
 )
+@click.option(
+    "--test-data", help="Rows, as --data, by which nothing is chosen: they tell how good the published weights are."
+)
 @spec_options(HoldoutFields)
+@spec_options(WatchFields)
 @click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
 @spec_options(
     TrainingSpec,
     TrainingSpec.model_fields.keys()
     - HoldoutFields.model_fields.keys()
+    - WatchFields.model_fields.keys()
     - TemplateFields.model_fields.keys()
     - VocabularyFields.model_fields.keys(),
 )
@@ -102,6 +108,7 @@ def train_command(
       adapterctl train sql --from sql@v3 --data more.csv
       adapterctl train sql --like sql@v3
       adapterctl train sql --base ./b --data sql.csv --holdout 0.1
+      adapterctl train sql --base ./b --data sql.csv --holdout 0.1 --patience 3
       adapterctl train sql --base ./b --data a.csv --weight 3 --data b --weight 1
       adapterctl train mood --base ./bert --data mood.csv --objective classify
       adapterctl train tone --base ./b --data preferences.jsonl --lr 5e-6

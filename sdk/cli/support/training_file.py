@@ -17,6 +17,7 @@ _JOB_KEYS = (
     "like",
     "data",
     "eval_data",
+    "test_data",
     "priority",
     "timeout",
     "device",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from workers.pipelines.data.examples import IGNORED, Example
-from workers.pipelines.data.objective import Batch, Look, Objective, TokenLosses, Tokens
+from workers.pipelines.data.objective import Batch, HeldOut, Look, Objective, TokenLosses, Tokens
 from workers.pipelines.data.stored_examples import lengths_of
 from workers.pipelines.model.rotary import parts, turns_at
 
@@ -183,20 +183,6 @@ def example_token_losses(
         start += len(parts)
 
 
-def mean_loss(
-    model: Any, examples: Sequence[Example], pad_id: int, rows: int, device: Any, losses: TokenLosses = token_losses
-) -> Iterator[float]:
-    """Yield the running token-weighted mean loss in nats after each batch; the last value is the mean over all.
-
-    A mean of batch means would overweight the few tokens of a short batch.
-    """
-    total, tokens = 0.0, 0
-    for part in example_losses(model, examples, pad_id, rows, device, losses):
-        total += sum(loss for _, loss in part)
-        tokens += sum(example.supervised_tokens for example, _ in part)
-        yield total / tokens
-
-
 def _logits(model: Any, batch: Batch) -> Any:
     """Return (batch, seq, vocab) logits."""
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
@@ -206,14 +192,15 @@ def _step_loss(model: Any, batch: Batch, tokens: int, losses: TokenLosses) -> An
     return loss_sum(model, batch, losses) / tokens
 
 
-def _scores(look: Look) -> dict[str, float]:
-    """Return the mean loss in nats per supervised token."""
-    found = math.nan
-    means = mean_loss(look.model, look.examples, look.pad_id, look.rows, look.device, look.losses)
-    # The last running mean is the result.
-    for batch, found in enumerate(means, start=1):  # noqa: B007
-        look.done(batch * look.rows)
-    return {"loss": found}
+def _scores(look: Look) -> HeldOut:
+    """Return the mean loss in nats per supervised token, and the sums and counts of tokens of rows."""
+    losses: list[float] = []
+    weights: list[float] = []
+    for part in example_losses(look.model, look.examples, look.pad_id, look.rows, look.device, look.losses):
+        losses += [loss for _, loss in part]
+        weights += [float(example.supervised_tokens) for example, _ in part]
+        look.done(len(losses))
+    return HeldOut({"loss": math.fsum(losses) / math.fsum(weights)}, losses, weights)
 
 
 #: The loss is a mean over the supervised tokens of a step.

@@ -12,7 +12,7 @@ import torch
 from sdk.lora.architectures import is_encoder
 from workers.pipelines.data.batches import example_batches, longest_first, padded_ids
 from workers.pipelines.data.examples import Example
-from workers.pipelines.data.objective import Batch, Look, Objective, TokenLosses
+from workers.pipelines.data.objective import Batch, HeldOut, Look, Objective, TokenLosses
 from workers.pipelines.model.causality import fixed_texts
 from workers.pipelines.model.packed import multiplies_in_eight_bits
 from workers.pipelines.model.rotary import turns_at
@@ -126,12 +126,12 @@ def _loss(model: Any, batch: Batch, rows: int, _losses: TokenLosses) -> Any:
     return torch.nn.functional.cross_entropy(label_logits(model, batch), batch["labels"], reduction="sum") / rows
 
 
-def _scores(look: Look) -> dict[str, float]:
+def _scores(look: Look) -> HeldOut:
     found: list[Guess] = []
     for part in guesses(look.model, look.examples, look.pad_id, look.rows, look.device):
         found += part
         look.done(len(found))
-    return scores(found)
+    return HeldOut(scores(found), [guess.loss for guess in found], [1.0] * len(found))
 
 
 #: The loss is the cross-entropy of a row's label, a mean over the rows of a step.

@@ -18,7 +18,7 @@ from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT, example_batches, padded, tokens_of_example
 from workers.pipelines.data.batches import collate as padded_longest_first
 from workers.pipelines.data.examples import IGNORED, Example
-from workers.pipelines.data.objective import Batch, Look, Objective, Passes, TokenLosses, Tokens
+from workers.pipelines.data.objective import Batch, HeldOut, Look, Objective, Passes, TokenLosses, Tokens
 from workers.pipelines.data.preferences import log_ratios
 from workers.pipelines.data.stored_examples import StoredExamples
 from workers.pipelines.errors import named
@@ -61,17 +61,19 @@ def kto(spec: TrainingSpec) -> Objective:
         ratios, _ = log_ratios(model, batch, losses)
         return losses_of(ratios, batch["desirable"], step.baseline).sum() / step.rows
 
-    def scores(look: Look) -> dict[str, float]:
+    def scores(look: Look) -> HeldOut:
         ratios, desirable = judged(look)
         others = mismatched(
             lambda row: tokens_of_example(look.examples[row]), len(look.examples), look.seed, spec.max_length
         )
         stored = StoredExamples(Example(row["input_ids"], row["labels"], [], "", "", desirable=True) for row in others)
         baseline = _baseline(look.model, _batches(look, stored), look.losses) if len(stored) else 0.0
-        found = {"loss": float(losses_of(ratios, desirable, baseline).mean())}
+        each = losses_of(ratios, desirable, baseline)
+        found = {"loss": float(each.mean())}
         if look.reference == "parent":
             found["loss_parent"] = float(losses_of(torch.zeros_like(ratios), desirable, 0.0).mean())
-        return found | by_label("reward", spec.beta * ratios, desirable)
+        found |= by_label("reward", spec.beta * ratios, desirable)
+        return HeldOut(found, each.tolist(), [1.0] * len(each))
 
     return Objective(
         "kto", collate=_collate, of_step=of_step, loss=loss, scores=scores, logits=SFT.logits, require=_require_both

@@ -47,6 +47,17 @@ class Look:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What a look found."""
+
+    #: By name; "loss" is the one that is minimised.
+    scores: dict[str, float]
+    #: The loss of each row, the longest first, and what it weighs: their sums' ratio is the loss of all.
+    losses: list[float]
+    weights: list[float]
+
+
 def _anything(examples: Sequence[Example]) -> None:
     """Take any rows."""
 
@@ -68,8 +79,8 @@ class Objective:
     #: From a model, a part of a batch, what `of_step` returned and a function for the losses of tokens to the part's share of
     #: the step's mean loss, a float32 scalar with its graph.
     loss: Callable[[Any, Batch, Any, TokenLosses], Any]
-    #: The scores of held-out rows by name, of which "loss" is the one that is minimised.
-    scores: Callable[[Look], dict[str, float]]
+    #: Scores held-out rows.
+    scores: Callable[[Look], HeldOut]
     #: All logits of a model for a batch.
     logits: Callable[[Any, Batch], Any]
     #: Raises PipelineError ("data") for rows from which nothing can be learnt.

@@ -15,7 +15,7 @@ import torch
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT, example_batches, padded, token_losses
 from workers.pipelines.data.examples import IGNORED, Example
-from workers.pipelines.data.objective import Batch, Look, Objective, TokenLosses, Tokens
+from workers.pipelines.data.objective import Batch, HeldOut, Look, Objective, TokenLosses, Tokens
 from workers.pipelines.model.rotary import turns_at
 from workers.pipelines.model.trained_whole import as_reference
 
@@ -72,18 +72,22 @@ def _compared(name: str, loss_of: Callable[[Any], Any], *, averaged: bool) -> Ob
             ratios = ratios / answer_tokens(batch)
         return loss_of(ratios[::2] - ratios[1::2]).sum() / pairs
 
-    def scores(look: Look) -> dict[str, float]:
+    def scores(look: Look) -> HeldOut:
         pairs: list[Pair] = []
-        for found in judged(look.model, look.examples, look.pad_id, look.rows, look.device, look.losses):
-            pairs += found
+        for batch in judged(look.model, look.examples, look.pad_id, look.rows, look.device, look.losses):
+            pairs += batch
             look.done(len(pairs))
-        margins = [pair.margin_of_tokens if averaged else pair.margin for pair in pairs]
-        return {
-            "loss": _mean(loss_of, margins),
+        margins = torch.tensor(
+            [pair.margin_of_tokens if averaged else pair.margin for pair in pairs], dtype=torch.float64
+        )
+        each = loss_of(margins)
+        found = {
+            "loss": float(each.mean()),
             # Its margins are 0.
-            **({"loss_parent": _mean(loss_of, [0.0])} if look.reference == "parent" else {}),
+            **({"loss_parent": float(loss_of(torch.zeros_like(margins[:1])))} if look.reference == "parent" else {}),
             **preference_scores(pairs, look.reference),
         }
+        return HeldOut(found, each.tolist(), [1.0] * len(pairs))
 
     return Objective(
         name,
@@ -93,10 +97,6 @@ def _compared(name: str, loss_of: Callable[[Any], Any], *, averaged: bool) -> Ob
         scores=scores,
         logits=SFT.logits,
     )
-
-
-def _mean(loss_of: Callable[[Any], Any], margins: Sequence[float]) -> float:
-    return float(loss_of(torch.tensor(margins, dtype=torch.float64)).mean())
 
 
 #: How judged rows become batches.

@@ -13,7 +13,7 @@ import torch
 from sdk.schemas.training import TrainingSpec
 from workers.pipelines.data.batches import SFT, example_batches
 from workers.pipelines.data.examples import IGNORED
-from workers.pipelines.data.objective import Batch, Look, Objective, Passes, TokenLosses
+from workers.pipelines.data.objective import Batch, HeldOut, Look, Objective, Passes, TokenLosses
 from workers.pipelines.data.preferences import collate
 from workers.pipelines.model.rotary import turns_at
 
@@ -98,7 +98,7 @@ def _free(name: str, losses_of: PairLosses, *, texts: bool) -> Objective:
         share = losses_of(found.chosen, found.rejected).sum() / step.pairs
         return share if step.text_tokens is None else share - found.texts.sum() / step.text_tokens
 
-    def scores(look: Look) -> dict[str, float]:
+    def scores(look: Look) -> HeldOut:
         parts = []
         for batch in example_batches(look.examples, made, look.pad_id, look.rows, look.device, turns_at(look.model)):
             with torch.no_grad():
@@ -128,15 +128,20 @@ def _likelihoods(model: Any, batch: Batch, losses: TokenLosses, *, texts: bool) 
     )
 
 
-def _scores(found: _Likelihoods, losses_of: PairLosses) -> dict[str, float]:
+def _scores(found: _Likelihoods, losses_of: PairLosses) -> HeldOut:
     """Return the loss, how often and by how much in nats per token the chosen answers are the likelier ones, and the losses of
     both in nats per token.
     """
     margins, tokens = found.chosen - found.rejected, int(found.text_tokens.sum())
-    return {
-        "loss": float(losses_of(found.chosen, found.rejected).mean() - (found.texts.sum() / tokens if tokens else 0.0)),
+    each = losses_of(found.chosen, found.rejected)
+    if tokens:
+        # A text's share of the mean over the tokens of all.
+        each = each - found.texts * len(each) / tokens
+    scores = {
+        "loss": float(each.mean()),
         "logp_accuracy": float((margins > 0).double().mean()),
         "logp_margin": float(margins.mean()),
         "chosen_loss": float(-found.answers[::2].sum() / found.tokens[::2].sum()),
         "rejected_loss": float(-found.answers[1::2].sum() / found.tokens[1::2].sum()),
     }
+    return HeldOut(scores, each.tolist(), [1.0] * len(each))

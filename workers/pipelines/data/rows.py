@@ -146,6 +146,28 @@ class Split(NamedTuple):
     held_out: CheckedRows | None
 
 
+def halved(rows: CheckedRows, how: HoldOut) -> Split:
+    """Return held-out rows to look at, and as many others that are not. Rows with the same text, and groups, stay together.
+
+    Raises PipelineError ("data").
+    """
+    import numpy as np
+
+    assert rows.times is not None
+    splitter = Splitter(replace(how, share=0.5))
+    for row in rows:
+        splitter.add(split_unit(row))
+    with named(
+        FailureReason.DATA,
+        "The held-out rows can't be split into those to choose by and others: {error}.",
+        HoldoutError,
+    ):
+        out = splitter.out()
+    others = np.zeros_like(rows.times)
+    others[np.flatnonzero(rows.times)[out]] = True
+    return Split(rows.coming(rows.times & ~others), rows.coming(others))
+
+
 def read_split(data: Path | Sequence[DataFile], how: HoldOut | None, *, columns: str | None) -> Split:
     """Return the rows of files, and the held-out ones; none of these without `how`. Raises PipelineError ("data")."""
     if how is None:

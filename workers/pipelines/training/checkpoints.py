@@ -20,8 +20,9 @@ from pydantic import Field, FiniteFloat, model_validator
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
+from sdk.schemas.looks import LookRecord
 from sdk.schemas.training_report import TrainingReport
-from sdk.schemas.wire import JsonScalar, Sha256, Wire, digest_of
+from sdk.schemas.wire import IF_SET, JsonScalar, Sha256, Wire, digest_of
 from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
@@ -33,6 +34,12 @@ GENERATORS_NAME = "generators.safetensors"
 PROGRESS_NAME = "progress.json"
 REPORT_NAME = "report.json"
 RECORD_NAME = "record.json"
+#: Of a training that looked at held-out rows: the losses of rows at two looks, and the weights of the best one if these are
+#: to be published.
+LOSSES_NAME = "losses.safetensors"
+BEST_NAME = "best.safetensors"
+#: Files that not every checkpoint has.
+OPTIONAL_FILES = frozenset({LOSSES_NAME, BEST_NAME})
 #: The files in a checkpoint's folder, tensors and JSON, besides `SERVING_FILES`.
 FILES = frozenset(
     {
@@ -55,6 +62,14 @@ class Interrupted(Exception):  # noqa: N818 - it reads as what happened
         self.step = step
 
 
+class LookState(Wire):
+    """The looks of a training so far."""
+
+    #: After how many steps one comes; None: that is not counted yet, or none comes before the end.
+    interval: Annotated[int, Field(ge=1)] | None = None
+    looks: list[LookRecord] = Field(default_factory=list)
+
+
 class Record(Wire):
     """What our own record of a training must keep to resume as if it had never stopped."""
 
@@ -71,6 +86,8 @@ class Record(Wire):
     train_s: Annotated[float, Field(ge=0)]
     #: The loss of the bare base on the held-out rows, if there are any.
     eval_loss_base: float | None
+    #: The same of the held-out rows by which nothing is chosen.
+    test_loss_base: Annotated[float | None, IF_SET] = None
     #: How a quantised base is held, which changes the last digits of each product.
     base_weights: Literal["native", "packed", "wide"]
     #: How much of a step is computed at once, which changes last digits too.
@@ -81,6 +98,7 @@ class Record(Wire):
     unreached: list[str]
     #: The gradient scaler's state if the computation is in float16.
     scaler: dict[str, int | float] | None
+    look_state: Annotated[LookState, Field(default_factory=LookState)]
     #: Everything that determines the training.
     configuration: dict[str, JsonScalar]
     #: The digest of the configuration.
@@ -144,6 +162,7 @@ def write_checkpoint(
     report: TrainingReport,
     states: States,
     write_adapter: Callable[[Path], None],
+    write_looks: Callable[[Path], None],
 ) -> Path:
     """Write a checkpoint's files under a temporary name, sync them to disk, and rename them into `folder`; return the path.
 
@@ -156,6 +175,7 @@ def write_checkpoint(
     partial.mkdir()
     try:
         write_adapter(partial)
+        write_looks(partial)
         save_tensors(states.optimizer, partial / OPTIMIZER_NAME)
         save_tensors(states.generators, partial / GENERATORS_NAME)
         (partial / PROGRESS_NAME).write_text(states.standing.model_dump_json(), encoding="utf-8")

@@ -1,17 +1,31 @@
-"""The held-out rows of a training, scored before its first step and after its last one."""
+"""Held-out rows of a training, scored before its first step, after its last one, and at looks in between."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sdk.schemas.events import Progress
-from workers.pipelines.data.objective import Look
+from workers.pipelines.data.batches import longest_first
+from workers.pipelines.data.examples import Example
+from workers.pipelines.data.objective import HeldOut, Look
 from workers.pipelines.model.device import is_out_of_memory
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.optimising import diverged
+from workers.pipelines.training.row_losses import RowLosses
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """The scores of rows by name, of which "loss" is the one that is minimised, and of each of them."""
+
+    scores: dict[str, float]
+    rows: RowLosses
 
 
 def held_out_scores(
@@ -22,18 +36,43 @@ def held_out_scores(
     Empty if there are no held-out rows. If memory runs out, they are scored again in smaller parts. Raises PipelineError
     ("diverged", "oom").
     """
-    if given.held_out is None:
-        return {}
+    return {} if given.held_out is None else scored(given, given.held_out.examples, model, fitting, report).scores
+
+
+def scored(
+    given: Inputs,
+    examples: Sequence[Example],
+    model: Any,
+    fitting: Fitting,
+    report: Callable[[Progress], None],
+    *,
+    where: str = "the evaluation",
+) -> HeldOutScores:
+    """Return the scores of examples, and each row's. If memory runs out in `where`, they are scored again in smaller parts.
+
+    Raises PipelineError ("diverged", "oom").
+    """
     rows = _rows_a_pass(given, fitting)
-    while (found := _scores(given, model, fitting, report, rows)) is None:
+    while (found := _scores(given, examples, model, fitting, report, rows)) is None:
         if rows > fitting.fit.micro_rows:
-            fitting.fewer_rows("the evaluation")
+            fitting.fewer_rows(where)
         else:
-            fitting.lower(model, "the evaluation")
+            fitting.lower(model, where)
         rows = fitting.fit.micro_rows
-    if not math.isfinite(found["loss"]):
-        raise diverged(given.spec, f"the held-out loss is {found['loss']}")
-    return found
+    if not math.isfinite(found.scores["loss"]):
+        raise diverged(given.spec, f"the held-out loss is {found.scores['loss']}")
+    return HeldOutScores(found.scores, _by_row(given, examples, found))
+
+
+def _by_row(given: Inputs, examples: Sequence[Example], found: HeldOut) -> RowLosses:
+    """Add up the losses of each row, which may have several examples."""
+    sequences = given.objective.sequences
+    order = np.array(longest_first(examples, sequences))
+    first = np.array([example.row for example in examples])[::sequences]
+    _, rows = np.unique(first[order], return_inverse=True)
+    return RowLosses(
+        *(np.bincount(rows, weights=np.array(each)).astype(np.float64) for each in (found.losses, found.weights))
+    )
 
 
 def _rows_a_pass(given: Inputs, fitting: Fitting) -> int:
@@ -44,11 +83,15 @@ def _rows_a_pass(given: Inputs, fitting: Fitting) -> int:
 
 
 def _scores(
-    given: Inputs, model: Any, fitting: Fitting, report: Callable[[Progress], None], rows: int
-) -> dict[str, float] | None:
+    given: Inputs,
+    examples: Sequence[Example],
+    model: Any,
+    fitting: Fitting,
+    report: Callable[[Progress], None],
+    rows: int,
+) -> HeldOut | None:
     """Return the scores; None if memory ran out, with nothing kept alive."""
-    assert given.held_out is not None
-    total = len(given.held_out.examples) // given.objective.sequences
+    total = len(examples) // given.objective.sequences
     model.eval()
 
     def done(count: int) -> None:
@@ -56,7 +99,7 @@ def _scores(
 
     look = Look(
         model,
-        given.held_out.examples,
+        examples,
         given.tokenizer.pad_token_id,
         rows,
         given.device.torch_device,

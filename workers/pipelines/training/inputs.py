@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shlex
 from array import array
@@ -10,21 +11,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.columns import parse_columns
-from sdk.formats.objectives import ObjectiveError, resolve_objective
+from sdk.formats.objectives import WITHOUT_COMPLETIONS, ObjectiveError, resolve_objective
 from sdk.lora.stored_quantization import require_method
 from sdk.rows.audit import audit_rows
 from sdk.rows.splitting import rows_digest
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.held_out import both_held_out
+from sdk.schemas.held_out import both_held_out, no_held_out
 from sdk.schemas.lora_config import LoraConfig
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import SourceUse
 from sdk.schemas.version_records import SpecialTokens, TrainingRecord
+from sdk.schemas.watch_fields import no_prompts
 from sdk.schemas.wire import JsonScalar, digest_of
 from workers.pipelines.data.added_tokens import Vocabulary, extend
 from workers.pipelines.data.digests import file_digest, generation_of, tokenizer_of
@@ -33,7 +35,7 @@ from workers.pipelines.data.label_rows import class_names, label_rows, pad_token
 from workers.pipelines.data.mixing import require_labels, weighted
 from workers.pipelines.data.objective import Objective
 from workers.pipelines.data.objectives import MADE
-from workers.pipelines.data.rows import CheckedRows, Rows, Shape, Split, check_files, count_equal, read_split
+from workers.pipelines.data.rows import CheckedRows, Rows, Shape, check_files, count_equal, halved, read_split
 from workers.pipelines.data.stored_examples import StoredExamples
 from workers.pipelines.data.template_choice import choose_template, require_rendered, require_same_template
 from workers.pipelines.data.tokenise import Tokenised, tokenise
@@ -65,6 +67,10 @@ class Inputs:
     classes: Classes | None
     rows: Tokenised
     held_out: Tokenised | None
+    #: Held-out rows by which nothing is chosen.
+    test: Tokenised | None
+    #: The tokens of held-out prompts that each look answers, by the numbers of their rows.
+    prompts: dict[int, list[int]]
     #: Held-out rows that are also rows of the training.
     held_out_seen: int
     special_tokens: SpecialTokens
@@ -133,18 +139,26 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     require_tokens(spec, rows.examples)
     if vocabulary is not None:
         require_added(spec, vocabulary.ids, rows.examples)
-    held, seen = None, 0
-    kept = split.held_out
-    if order.eval_data is not None:
-        kept = check_files(
-            order.eval_data, columns=spec.columns, known_labels=None if classes is None else classes.names
-        )
-        # After a split, no text is on both sides.
-        seen = count_equal(kept, given)
-    if kept is not None:
-        _objective(spec.model_copy(update={"objective": objective.name}), _shape(kept))
-        held = _tokens(order, kept, tokenizer, classes, special_tokens, words)
     schedule = schedule_of(spec, len(rows.examples) // objective.sequences)
+    held, test, seen, prompts = None, None, 0, dict[int, list[int]]()
+    labels = None if classes is None else classes.names
+    looked_at, others = split.held_out, split.test
+    if order.eval_data is not None:
+        looked_at = check_files(order.eval_data, columns=spec.columns, known_labels=labels)
+        # After a split, no text is on both sides.
+        seen = count_equal(looked_at, given)
+    if order.test_data is not None:
+        others = check_files(order.test_data, columns=spec.columns, known_labels=labels)
+        _require_unseen(others, given, looked_at)
+    _require_watchable(spec, looked_at, schedule)
+    for found in (looked_at, others):
+        if found is not None:
+            _objective(spec.model_copy(update={"objective": objective.name}), _shape(found))
+    if looked_at is not None:
+        held = _tokens(order, looked_at, tokenizer, classes, special_tokens, words)
+        prompts = _prompts(order, looked_at, tokenizer, special_tokens)
+    if others is not None:
+        test = _tokens(order, others, tokenizer, classes, special_tokens, words)
     configuration: dict[str, JsonScalar] = {
         **spec.model_dump(mode="json"),
         "base": order.base_name,
@@ -154,6 +168,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         "data": _data_digest(order),
         "tokens": _token_digest(rows.examples),
         "eval_data": None if order.eval_data is None else file_digest(order.eval_data),
+        **({} if order.test_data is None else {"test_data": file_digest(order.test_data)}),
         "loop": LOOP,
     }
     if rows.rendering.generation is not None:
@@ -176,6 +191,8 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         classes=classes,
         rows=rows,
         held_out=held,
+        test=test,
+        prompts=prompts,
         held_out_seen=seen,
         special_tokens=special_tokens,
         tokenizer=tokenizer,
@@ -225,11 +242,69 @@ def _reading_options(spec: TrainingSpec) -> str:
     )
 
 
-def _read_split(order: TrainingOrder) -> Split:
+class Sides(NamedTuple):
+    """The rows of a training's files, each in the order of the files."""
+
+    training: CheckedRows
+    held_out: CheckedRows | None
+    #: Held-out rows by which nothing is chosen.
+    test: CheckedRows | None
+
+
+def _read_split(order: TrainingOrder) -> Sides:
     """Return the rows of files, and the held-out ones. Raises PipelineError ("data", "spec")."""
     if order.spec.hold_out is not None and order.eval_data is not None:
         raise PipelineError(FailureReason.SPEC, f"The rows can't be split: {both_held_out()}.")
-    return read_split(order.files, order.spec.hold_out, columns=order.spec.columns)
+    split, how = read_split(order.files, order.spec.hold_out, columns=order.spec.columns), order.spec.hold_out
+    if split.held_out is None or how is None or not order.spec.chooses or order.test_data is not None:
+        return Sides(split.training, split.held_out, None)
+    # What decides which weights are kept can't tell how good they are.
+    return Sides(split.training, *halved(split.held_out, how))
+
+
+def _require_unseen(test: CheckedRows, *others: Rows | None) -> None:
+    """Raise PipelineError ("data") for rows of the last test that are also learnt, or chosen by."""
+    for rows, what in zip(others, ("trained on", "looked at"), strict=True):
+        if rows is not None and (seen := count_equal(test, rows)):
+            raise PipelineError(
+                FailureReason.DATA,
+                f"{seen} of the {len(test)} rows of test_data are {what} too, so they can't tell how good what was chosen is; leave them"
+                " out of one of the two.",
+            )
+
+
+def _require_watchable(spec: TrainingSpec, held_out: CheckedRows | None, schedule: Schedule) -> None:
+    """Raise PipelineError ("spec") for looks without held-out rows, or beyond the steps."""
+    problem = no_held_out(spec.of_looks) if spec.of_looks and held_out is None else None
+    if problem := problem or spec.clash_of_watching(schedule.total_steps):
+        raise PipelineError(FailureReason.SPEC, _sentence(problem))
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
+
+
+def _prompts(
+    order: TrainingOrder, rows: CheckedRows, tokenizer: Any, special_tokens: SpecialTokens
+) -> dict[int, list[int]]:
+    """Return the tokens of the first prompts, by the numbers of their rows from 1. Raises PipelineError ("spec") for rows
+    without prompts.
+    """
+    spec, shape = order.spec, _shape(rows)
+    if not spec.samples:
+        return {}
+    if shape in WITHOUT_COMPLETIONS:
+        raise PipelineError(FailureReason.SPEC, _sentence(no_prompts(shape)))
+    found = tokenise(
+        list(itertools.islice(rows, spec.samples)),
+        tokenizer,
+        loss_on=spec.loss_on,
+        max_length=longest_row(order.base, spec.max_length),
+        day=date.fromisoformat(order.template_date),
+        stop_ids=configured_stops(order.base),
+        special_tokens=special_tokens,
+    )
+    return {example.row + 1: example.prompt_ids for example in found.examples if example.prompt_ids}
 
 
 def _shape(rows: Rows) -> Shape:
@@ -253,7 +328,7 @@ def _sources(order: TrainingOrder, training: CheckedRows, drawn: CheckedRows) ->
     ]
 
 
-def _sides(split: Split) -> TrainingRecord:
+def _sides(split: Sides) -> TrainingRecord:
     """Return what is recorded about a split."""
     if split.held_out is None:
         return TrainingRecord()
@@ -262,6 +337,8 @@ def _sides(split: Split) -> TrainingRecord:
         training_digest=rows_digest(split.training),
         held_out_rows=len(split.held_out),
         held_out_digest=rows_digest(split.held_out),
+        test_rows=None if split.test is None else len(split.test),
+        test_digest=None if split.test is None else rows_digest(split.test),
     )
 
 

@@ -52,6 +52,9 @@ class StepRecord:
     measured: dict[str, list[float | None]] = field(default_factory=dict)
     #: Number of tokens without padding.
     tokens: int = 0
+    #: The peak of memory before the last look, and the seconds of looks in this process.
+    peak_bytes: int = 0
+    looked_s: float = 0.0
     #: The step of the checkpoint from which this process resumed.
     resumed_from: int | None = None
     #: Seconds of the previous processes.
@@ -70,8 +73,8 @@ class StepRecord:
         ]
 
     def train_s(self) -> float:
-        """Return the seconds of training until now, over all processes that took part."""
-        return self.earlier_s + time.perf_counter() - self.started
+        """Return the seconds of training until now, over all processes that took part, without looks at held-out rows."""
+        return self.earlier_s + time.perf_counter() - self.started - self.looked_s
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,9 @@ def resume(shared: Shared, adapter: AdapterState, resumed: Resumed) -> None:
     if was.scaler and scaler is not None:
         scaler.load_state_dict(was.scaler)
     columns = {name: list(was.measured.get(name) or [None] * was.step) for name in OF_STEPS[2:]}
-    adapter.record = StepRecord(list(was.losses), list(was.rates), columns, was.tokens, was.step, was.train_s)
+    adapter.record = StepRecord(
+        list(was.losses), list(was.rates), columns, was.tokens, resumed_from=was.step, earlier_s=was.train_s
+    )
     adapter.unreached = [name for name in adapter.parameters if name in was.unreached]
     adapter.taken = resumed.standing.last_epoch
     restore_generators(resumed.standing, load_file(folder / GENERATORS_NAME))
@@ -167,15 +172,18 @@ def run(
     *,
     rows: int,
     collate: Callable[[Sequence[int]], Batch],
-    after_step: Callable[[], None],
+    after_step: Callable[[], bool],
 ) -> None:
-    """Take the steps that are left; `collate` makes an effective batch of rows, of which an epoch has `rows`."""
+    """Take the steps that are left, until `after_step` returns that the training ends; `collate` makes an effective batch of
+    rows, of which an epoch has `rows`.
+    """
     spec, left = adapter.spec, adapter.schedule.total_steps - adapter.step
     order = shuffled(rows, batch=spec.effective_batch, seed=spec.seed, start=adapter.step)
     with noise(shared.model, spec.neftune_noise_alpha):
         for batch in itertools.islice(order, left):
             take_step(shared, adapter, collate(batch))
-            after_step()
+            if after_step():
+                break
 
 
 def shuffled(rows: int, *, batch: int, seed: int, start: int = 0) -> Iterator[list[int]]:
@@ -247,7 +255,7 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
         "grad_norm": norm if math.isfinite(norm) else None,
         "tokens": tokens,
         "seconds": time.perf_counter() - began,
-        "memory_bytes": shared.device.peak_memory_bytes(),
+        "memory_bytes": max(record.peak_bytes, shared.device.peak_memory_bytes()),
     }
     for name, value in measured.items():
         record.measured.setdefault(name, []).append(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,11 +21,21 @@ from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.looking import Looks
 from workers.pipelines.training.loop import LOOP, StepRecord
 from workers.pipelines.training.optimising import EPSILON
 
 #: Points of the loss curve that a report keeps.
 _CURVE_POINTS = 500
+
+
+class Before(NamedTuple):
+    """Losses of the bare base before the first step: of held-out rows, and of those by which nothing is chosen. None: there are
+    none.
+    """
+
+    held_out: float | None = None
+    test: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,10 +46,11 @@ class Setting:
     loaded: LoadedBase
     #: How much is computed at once.
     fitting: Fitting
-    #: The held-out loss of the bare base in what the objective says, if there are held-out rows.
-    eval_loss_base: float | None
+    #: Losses of the bare base in what the objective says.
+    before: Before
     #: The largest dropout probability of the base itself in training.
     base_dropout: float
+    looks: Looks
 
 
 def training_report(
@@ -48,15 +59,19 @@ def training_report(
     tensors: Mapping[str, Any],
     *,
     train_s: float,
-    held_out: Mapping[str, float] | None = None,
+    scores: Mapping[str, float] | None = None,
 ) -> TrainingReport:
-    """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows."""
+    """Return the report of the steps so far, which made the matrices `tensors`; at the end of a training `scores` are those of
+    held-out rows.
+    """
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
     began = _beginning_and_end(steps.losses, an_epoch=math.ceil(given.training_rows / given.spec.effective_batch))
     metrics = {
-        "eval_loss_base": setting.eval_loss_base,
-        **{f"eval_{name}": value for name, value in (held_out or {}).items()},
+        "eval_loss_base": setting.before.held_out,
+        "test_loss_base": setting.before.test,
+        **(scores or {}),
+        **({} if scores is None else setting.looks.metrics()),
         # The mean over the last tenth of the steps; a single step's loss is mostly its rows.
         "loss": sum(last) / len(last),
         **began,
@@ -68,7 +83,7 @@ def training_report(
         "trainable_parameters": float(sum(tensor.numel() for tensor in tensors.values())),
         "base_parameters": float(loaded.parameters),
         **measured(loaded.shares),
-        "peak_memory_bytes": float(given.device.peak_memory_bytes()),
+        "peak_memory_bytes": float(max(steps.peak_bytes, given.device.peak_memory_bytes())),
         "forecast_bytes": forecast_bytes(given, loaded, setting.fitting),
     }
     return TrainingReport(
@@ -76,10 +91,11 @@ def training_report(
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=_record(setting).flat(),
+        training=(_record(setting) if scores is None else _with_looks(setting, steps)).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=_libraries(given.spec),
         curve=_curve(steps.losses, steps.rates),
+        looks=[] if scores is None else setting.looks.records,
         rendering=given.rows.rendering,
         sources=given.sources,
         labels=None if given.classes is None else list(given.classes.names),
@@ -149,6 +165,21 @@ def _record(setting: Setting) -> TrainingRecord:
     releases = other_releases(on_card=given.device.kind == "cuda")
     return TrainingRecord.model_validate(
         {**spec.recorded(), **own_options, **_steps(spec), **given.split.flat(), **audit, **releases, **own.flat()}
+    )
+
+
+def _with_looks(setting: Setting, steps: StepRecord) -> TrainingRecord:
+    """Return the record of a training that has ended."""
+    looks, spec, step = setting.looks, setting.given.spec, len(steps.losses)
+    best = looks.best
+    found = TrainingRecord(
+        look_interval=looks.state.interval,
+        looks=sum(look.step > 0 for look in looks.records) or None,
+        best_step=best.step if best is not None and spec.keeps_best else None,
+        stopped_step=step if step < setting.given.schedule.total_steps else None,
+    )
+    return _record(setting).model_copy(
+        update={name: value for name, value in found if value is not None and name in found.model_fields_set}
     )
 
 

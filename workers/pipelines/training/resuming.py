@@ -27,9 +27,12 @@ from sdk.schemas.wire import JsonScalar
 from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES, as_torch
 from workers.pipelines.training.checkpoints import (
+    BEST_NAME,
     FILES,
     GENERATORS_NAME,
+    LOSSES_NAME,
     OPTIMIZER_NAME,
+    OPTIONAL_FILES,
     PROGRESS_NAME,
     RECORD_NAME,
     REPORT_NAME,
@@ -48,12 +51,13 @@ _WORDS = {
     "data": "the rows",
     "tokens": "the rows' tokens",
     "eval_data": "the held-out rows",
+    "test_data": "the rows of the last test",
     "target_modules": "the target modules",
     "parent": "the version to continue",
     "loop": "the number of the training loop",
 }
 #: Digests, which mean nothing to people.
-_UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "parent"})
+_UNREADABLE = frozenset({"base_config", "data", "tokens", "eval_data", "test_data", "parent"})
 _MOST_DIFFERENCES = 5
 #: The limit for each JSON file: each step writes about a hundred bytes, and a foreign file may have any length.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -106,7 +110,7 @@ def check_files(folder: Path) -> None:
         found = {path.name: path for path in folder.iterdir()}
     except OSError as error:
         raise broken_checkpoint(f"its folder can't be read ({error.strerror})") from error
-    odd = sorted((found.keys() - set(SERVING_FILES)) ^ FILES)
+    odd = sorted((found.keys() - set(SERVING_FILES) - OPTIONAL_FILES) ^ FILES)
     if odd:
         raise broken_checkpoint(f"{odd[0]} {'is missing' if odd[0] in FILES else 'does not belong there'}")
     linked = sorted(name for name, path in found.items() if path.is_symlink() or not path.is_file())
@@ -133,6 +137,7 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
     with _read(WEIGHTS_FILE):
         shapes = _shapes(folder / WEIGHTS_FILE, torch.float32)
         _check_finite(folder / WEIGHTS_FILE)
+    _check_looks(folder, record, spec, shapes)
     # A gradient scaler skips steps; without one every step was taken.
     fewest = record.step if record.scaler is None else 0
     with _read(PROGRESS_NAME):
@@ -155,6 +160,30 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
     with _read(GENERATORS_NAME):
         _check_generators(folder / GENERATORS_NAME)
     return standing
+
+
+def _check_looks(folder: Path, record: Record, spec: TrainingSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that what is kept of looks is that of this training's looks."""
+    steps = [look.step for look in record.look_state.looks]
+    with _read(RECORD_NAME):
+        _require(
+            steps == sorted(set(steps)) and all(step <= record.step for step in steps), "its looks are out of order"
+        )
+        _require(all("loss" in look.scores for look in record.look_state.looks), "a look has no loss")
+    kept = {LOSSES_NAME: bool(steps), BEST_NAME: spec.keeps_best and any(steps)}
+    for name, has in kept.items():
+        if (folder / name).exists() != has:
+            raise broken_checkpoint(f"{name} {'is missing' if has else 'does not belong there'}")
+    if kept[LOSSES_NAME]:
+        with _read(LOSSES_NAME):
+            found = _shapes(folder / LOSSES_NAME, torch.float64)
+            wanted = {"lowest", "weights", *(["best"] if any(steps) else [])}
+            _require(found.keys() == wanted and len(set(found.values())) == 1, "it holds other numbers")
+            _check_finite(folder / LOSSES_NAME)
+    if kept[BEST_NAME]:
+        with _read(BEST_NAME):
+            _require(_shapes(folder / BEST_NAME, torch.float32) == shapes, "its matrices are not those of this adapter")
+            _check_finite(folder / BEST_NAME)
 
 
 def _check_twisters(standing: Standing) -> None:

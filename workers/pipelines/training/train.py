@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from workers.pipelines.data.batches import tokens_of
 from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.model.adapters import write_adapter, zero_matrices
+from workers.pipelines.model.adapters import own_tensors, write_adapter, zero_matrices
 from workers.pipelines.model.added_rows import start_rows
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, give_back, memory_errors_named
@@ -43,12 +45,14 @@ from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, wr
 from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import compare_with_parent, load_parent, require_moved
 from workers.pipelines.training.eva import resolved_lora
-from workers.pipelines.training.evaluating import held_out_scores
+from workers.pipelines.training.evaluating import HeldOutScores, scored
+from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs, audit, read_inputs
+from workers.pipelines.training.looking import Looks
 from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
-from workers.pipelines.training.reports import Setting, ran_with, training_report
+from workers.pipelines.training.reports import Before, Setting, ran_with, training_report
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
 from workers.pipelines.training.update_size import largest_update, lost_scale
@@ -149,50 +153,45 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
             given, loaded, model, lambda message: _log(host, "fit", message), base_dropout=base_dropout
         )
     fitting.begin(model)
-    if resumed is not None:
-        bare = resumed.record.eval_loss_base
-    else:
+    before = Before() if resumed is None else Before(resumed.record.eval_loss_base, resumed.record.test_loss_base)
+    bare, began = None, time.perf_counter()
+    if resumed is None:
         # B is zero, so this is the loss of the bare base, relative to the reference if there is one.
-        bare = held_out_scores(given, model, fitting, host.report).get("loss")
+        bare = _scored(given, given.held_out, model, fitting, host)
+        test = _scored(given, given.test, model, fitting, host)
+        before = Before(*(None if found is None else found.scores["loss"] for found in (bare, test)))
         _stop_if_asked(given, host)
         if parent is not None:
             load_parent(model, parent)
-    setting = Setting(given, loaded, fitting, bare, base_dropout)
+    setting = Setting(given, loaded, fitting, before, base_dropout, Looks(given, fitting, host))
+    if bare is not None and parent is None:
+        setting.looks.before(bare, time.perf_counter() - began)
     _name_differences(setting, host)
     shared, adapter = begin(
         model, objective=given.objective, fitting=fitting, device=device, spec=spec, schedule=given.schedule
     )
     if resumed is not None:
         resume(shared, adapter, resumed)
-        host.measured(PointChunk(after=0, points=adapter.record.points(0)))
     give_back()
-    pace = Pace(given.order.checkpoint)
-
-    with reporting_to(callbacks, shared, adapter, rows=given.training_rows) as report_step:
-
-        def after_step() -> None:
-            # Before the first step there was nothing to keep, and a request to stop ended the process like any other.
-            host.stop_in_order()
-            host.report(_progress(adapter, device))
-            host.measured(PointChunk(after=adapter.step - 1, points=adapter.record.points(adapter.step - 1)))
-            report_step()
-            _keep(setting, host, shared, adapter, pace)
-
-        run(shared, adapter, rows=given.training_rows, collate=_collate(given), after_step=after_step)
+    if points := setting.looks.points(adapter.record.points(0)):
+        host.measured(PointChunk(after=-1, points=points))
+    if adapter.step:
+        # The one that stopped may have stopped in the middle of it.
+        _look(setting, host, shared, adapter)
+    if not setting.looks.is_over:
+        _take_steps(setting, host, shared, adapter, callbacks)
     train_s = adapter.record.train_s()
     if device.kind == "cuda":
         torch.cuda.synchronize()
-    tensors = result_of(shared, adapter)
-    _check_finite(tensors, spec)
-    _check_not_zero(tensors)
-    if parent is not None:
-        require_moved(tensors, parent)
-    with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, tensors)):
-        with averaged(adapter):
-            held_out = held_out_scores(given, model, fitting, host.report)
+    last = _last(shared, adapter)
+    with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, last)):
+        tensors, scores = _chosen(setting, host, shared, adapter, last)
+        _check_not_zero(tensors)
+        if parent is not None:
+            require_moved(tensors, parent)
         host.report(Progress(phase="save", message="writing the adapter"))
         _write(given, tensors, host.out)
-        report = training_report(setting, adapter.record, tensors, train_s=train_s, held_out=held_out)
+        report = training_report(setting, adapter.record, tensors, train_s=train_s, scores=scores)
         lost, update = lost_scale(model), largest_update(model, host.out, given.lora)
         found = probe_saved(given, model, host.out)
     require_learnt(found, loaded.dtype, why=lost)
@@ -206,6 +205,84 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
+
+
+def _scored(given: Inputs, rows: Tokenised | None, model: Any, fitting: Fitting, host: Host) -> HeldOutScores | None:
+    return None if rows is None else scored(given, rows.examples, model, fitting, host.report)
+
+
+def _take_steps(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, callbacks: Sequence[Any]) -> None:
+    """Take the steps that are left, with looks and checkpoints between them."""
+    given, pace = setting.given, Pace(setting.given.order.checkpoint)
+    with reporting_to(callbacks, shared, adapter, rows=given.training_rows) as report_step:
+
+        def after_step() -> bool:
+            # Before the first step there was nothing to keep, and a request to stop ended the process like any other.
+            host.stop_in_order()
+            host.report(_progress(adapter, given.device))
+            host.measured(PointChunk(after=adapter.step - 1, points=adapter.record.points(adapter.step - 1)))
+            report_step()
+            is_over = _look(setting, host, shared, adapter)
+            _keep(setting, host, shared, adapter, pace)
+            return is_over
+
+        run(shared, adapter, rows=given.training_rows, collate=_collate(given), after_step=after_step)
+
+
+def _look(setting: Setting, host: Host, shared: Shared, adapter: AdapterState) -> bool:
+    """Look at held-out rows if it is time; return whether the training ends."""
+    looks, step = setting.looks, adapter.step
+    before = len(looks.records)
+    is_over = looks.after_step(shared, adapter)
+    if len(looks.records) > before:
+        host.measured(PointChunk(after=step - 1, points=looks.points(adapter.record.points(step - 1))[-1:]))
+    return is_over
+
+
+def _chosen(
+    setting: Setting, host: Host, shared: Shared, adapter: AdapterState, last: _Last
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Let the model have the weights that are published; return these, and their scores of held-out rows."""
+    given, looks = setting.given, setting.looks
+    found = looks.at_the_end(shared, adapter) if given.spec.keeps_best or looks.are_of_some_rows else None
+    best = looks.take_best(shared, adapter)
+    if best is not None or looks.are_of_some_rows:
+        found = None
+    with averaged(adapter) if best is None else nullcontext():
+        held_out = found or _scored(given, given.held_out, shared.model, setting.fitting, host)
+        test = _scored(given, given.test, shared.model, setting.fitting, host)
+    if held_out is not None and best is not None:
+        looks.require_read_back(best, held_out)
+    elif held_out is not None:
+        looks.after_all(adapter.step, held_out)
+    if looks.records and adapter.step:
+        host.measured(
+            PointChunk(after=adapter.step - 1, points=looks.points(adapter.record.points(adapter.step - 1))[-1:])
+        )
+    scores = {"eval": held_out, "test": test}
+    named = {f"{which}_{name}": value for which, one in scores.items() if one for name, value in one.scores.items()}
+    return last.tensors if best is None else own_tensors(shared.model), named
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What was trained at the end of the steps, also after the model was given other weights."""
+
+    #: The adapter's tensors by PEFT's names.
+    tensors: dict[str, Any]
+    #: Copies of the parameters, if the model may be given other ones.
+    parameters: dict[str, Any]
+
+
+def _last(shared: Shared, adapter: AdapterState) -> _Last:
+    tensors = result_of(shared, adapter)
+    _check_finite(tensors, adapter.spec)
+    if not adapter.spec.keeps_best:
+        return _Last(tensors, {})
+    tensors, parameters = (
+        {name: tensor.detach().clone() for name, tensor in each.items()} for each in (tensors, adapter.parameters)
+    )
+    return _Last(tensors, parameters)
 
 
 def _log(host: Host, phase: str, message: str) -> None:
@@ -288,10 +365,13 @@ def _keep(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, p
         raise Interrupted(adapter.step)
 
 
-def _keep_last(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, tensors: dict[str, Any]) -> int:
+def _keep_last(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, last: _Last) -> int:
     """Write the checkpoint of the last step, unless the training resumed from it; return its step."""
     if adapter.record.resumed_from != adapter.step:
-        _write_checkpoint(setting, host, shared, adapter, tensors)
+        with torch.no_grad():
+            for name, tensor in last.parameters.items():
+                adapter.parameters[name].copy_(tensor)
+        _write_checkpoint(setting, host, shared, adapter, last.tensors)
     return adapter.step
 
 
@@ -310,7 +390,9 @@ def _write_checkpoint(
         measured=steps.measured,
         tokens=steps.tokens,
         train_s=train_s,
-        eval_loss_base=setting.eval_loss_base,
+        eval_loss_base=setting.before.held_out,
+        test_loss_base=setting.before.test,
+        look_state=setting.looks.state,
         base_weights=setting.loaded.held,
         fit=setting.fitting.fit,
         memory_steps=setting.fitting.steps,
@@ -325,6 +407,7 @@ def _write_checkpoint(
         report=training_report(setting, steps, tensors, train_s=train_s),
         states=states_of(adapter.optimizer, given.spec.optimizer, taken=adapter.taken, rate=adapter.rate),
         write_adapter=lambda out: _write(given, tensors, out),
+        write_looks=setting.looks.kept.write,
     )
     host.wrote_checkpoint(record.step, record.total, folder)
 

@@ -50,6 +50,8 @@ OTHER_MEANINGS: Mapping[str, str] = {
     "chat_template": "attribute of any tokenizer, and the name of its file",
     "packing": "how the weights of a base are packed",
     "max_length": "option of an evaluation, pydantic's and transformers' keyword",
+    "keep": "what anything does that stores something",
+    "samples": "the rows of an epoch in records, and the texts that an evaluation keeps",
     "seed": "option of an evaluation, and of any random choice",
 }
 #: Files in which the name of an option means only something else.

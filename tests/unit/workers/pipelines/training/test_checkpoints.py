@@ -29,7 +29,10 @@ from sdk.schemas.events import Progress
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.training.checkpoints import FILES, Interrupted, Pace, Record
+from workers.pipelines.training.checkpoints import FILES, LOSSES_NAME, Interrupted, Pace, Record
+
+#: What a training with held-out rows keeps.
+WRITTEN = FILES | {LOSSES_NAME, "generation_config.json", "rendering.json"}
 
 # PEFT reads a property that transformers has renamed; the pipelines silence it themselves.
 pytestmark = [
@@ -175,7 +178,7 @@ def test_a_checkpoint_is_an_adapter_with_the_report_of_a_training_that_ended_the
 
     whole, out = trainings.whole("lora")
     folder = trainings.written("lora") / "step-00000005"
-    assert {path.name for path in folder.iterdir()} == FILES | {"generation_config.json", "rendering.json"}
+    assert {path.name for path in folder.iterdir()} == WRITTEN
     assert (folder / "adapter_config.json").read_bytes() == (out / "adapter_config.json").read_bytes()
     assert (folder / "adapter_model.safetensors").read_bytes() != (out / "adapter_model.safetensors").read_bytes()
     load_adapter(AutoModelForCausalLM.from_pretrained(trainings.base), folder)
@@ -186,9 +189,13 @@ def test_a_checkpoint_is_an_adapter_with_the_report_of_a_training_that_ended_the
     assert report.metrics["steps"] == 5
     assert report.metrics["eval_loss_base"] == whole.metrics["eval_loss_base"]
     # Its adapter is not measured once more, and no second epoch has ended.
-    measured = {name for name in whole.metrics if name.startswith("probe_")} | {"eval_loss", "largest_update"}
+    measured = {name for name in whole.metrics if name.startswith(("probe_", "eval_loss", "look_"))} - {
+        "eval_loss_base"
+    }
+    measured.add("largest_update")
     assert report.metrics.keys() == whole.metrics.keys() - measured - {"first_loss", "last_loss"}
-    assert report.training == {name: value for name, value in whole.training.items() if name != "probe_texts"}
+    of_the_end = ("probe_texts", "looks", "look_interval")
+    assert report.training == {name: value for name, value in whole.training.items() if name not in of_the_end}
     assert whole.metrics.keys() & {"resumed_from_step"} == set()
 
 
@@ -269,7 +276,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(trainings: Trainings, tmp_pat
     (tmp_path / ".partial-step-00000001" / "torn").write_text("")
     with pytest.raises(Interrupted):
         trainings.run("again", "lora", Checkpoints(tmp_path, must_stop=after_step(1)))
-    assert {path.name for path in stale.iterdir()} == FILES | {"generation_config.json", "rendering.json"}
+    assert {path.name for path in stale.iterdir()} == WRITTEN
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 

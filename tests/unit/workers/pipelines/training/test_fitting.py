@@ -182,14 +182,14 @@ def test_an_evaluation_is_taken_again_in_smaller_parts(
 ) -> None:
     from workers.pipelines.data import batches
 
-    true = batches.mean_loss
+    true = batches.example_losses
 
-    def mean_loss(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
+    def example_losses(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
         if rows > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return true(model, examples, pad_id, rows, *rest)
 
-    monkeypatch.setattr(batches, "mean_loss", mean_loss)
+    monkeypatch.setattr(batches, "example_losses", example_losses)
     report = train(llama_base, pair_file, tmp_path / "out")
     assert report.training["memory_steps"] == "the evaluation: 2 rows a pass"
     require_close(tmp_path / "out", whole)

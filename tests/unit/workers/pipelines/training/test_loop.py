@@ -69,6 +69,12 @@ ELSEWHERE = {
     "chat_template": "rows are rendered before",
     "template_kwargs": "rows are rendered before",
     "columns": "rows are read before",
+    "eval_every": "looks change nothing",
+    "eval_rows": "looks change nothing",
+    "keep": "what is published is chosen after the loop",
+    "patience": "TRL's trainer takes all steps here",
+    "min_delta": "what is published is chosen after the loop",
+    "samples": "looks change nothing",
 }
 
 

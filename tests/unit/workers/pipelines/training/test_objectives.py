@@ -21,7 +21,7 @@ from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.kto import area_under_curve, mismatched
-from workers.pipelines.data.objective import Batch, Look
+from workers.pipelines.data.objective import Batch, HeldOut, Look
 from workers.pipelines.data.objectives import MADE
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
@@ -273,8 +273,9 @@ def dummy(monkeypatch: pytest.MonkeyPatch) -> str:
     """An objective that no code of the product knows: half the loss of "sft"."""
     traits = ObjectiveTraits(frozenset({"prompt"}), "{prompt, completion}")
 
-    def scores(look: Look) -> dict[str, float]:
-        return {"loss": look.rows * 1.0, "of_its_own": 7.0}
+    def scores(look: Look) -> HeldOut:
+        rows = len(look.examples)
+        return HeldOut({"loss": look.rows * 1.0, "of_its_own": 7.0}, [1.0] * rows, [1.0] * rows)
 
     def loss(model: Any, batch: Batch, step: int, losses: Any) -> Any:
         return loss_sum(model, batch, losses) / (2 * step)

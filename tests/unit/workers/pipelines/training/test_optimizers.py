@@ -20,7 +20,7 @@ from support.trainings import Checkpoints, files_of, inputs_of, run_training
 from sdk.schemas.optimizers import OPTIMIZERS, TRAINED, Kept, OptimizerName
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
-from workers.pipelines.data.batches import mean_loss
+from workers.pipelines.data.batches import example_losses
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.device import choose_device
@@ -211,7 +211,8 @@ def test_held_out_rows_are_scored_with_the_averages_that_a_checkpoint_has_too(pl
     rows = inputs_of(place.base, place.rows, spec=TrainingSpec(**given))
     device = choose_device()
     model = load_adapter(load_base(place.base, device, quantization=None).model, tmp_path / "longer")
-    *_, loss = mean_loss(model, rows.rows.examples, rows.tokenizer.pad_token_id, 6, device.torch_device)
+    scored = example_losses(model, rows.rows.examples, rows.tokenizer.pad_token_id, 6, device.torch_device)
+    loss = sum(nats for part in scored for _, nats in part) / rows.rows.supervised_tokens
     assert longer.metrics["eval_loss"] == pytest.approx(loss, rel=1e-5)
     trained = load_file(tmp_path / "longer-kept" / "step-00000005" / "optimizer.safetensors")
     largest = max(float(tensor.abs().max()) for name, tensor in trained.items() if name.endswith(TRAINED))

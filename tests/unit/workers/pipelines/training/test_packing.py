@@ -254,15 +254,15 @@ def test_held_out_rows_are_scored_by_the_batch_beside_packed_ones(
     passes: list[int],
     steps: str | None,
 ) -> None:
-    true, asked = batches.mean_loss, list[int]()
+    true, asked = batches.example_losses, list[int]()
 
-    def mean_loss(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
+    def example_losses(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
         asked.append(rows)
         if rows > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return true(model, examples, pad_id, rows, *rest)
 
-    monkeypatch.setattr(batches, "mean_loss", mean_loss)
+    monkeypatch.setattr(batches, "example_losses", example_losses)
     # Steps have passes of one row.
     monkeypatch.setattr(choosing, "passes_of_packs", lambda *_: {"micro_rows": 1})
     report, _ = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"max_steps": 1, "holdout": 0.3}))

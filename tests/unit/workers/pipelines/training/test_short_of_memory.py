@@ -146,7 +146,7 @@ def _saved_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first evaluation, of the bare base, has memory enough; the other has none on any rung."""
-    monkeypatch.setattr(batches, "mean_loss", short(batches.mean_loss, times=99, begin=1))
+    monkeypatch.setattr(batches, "example_losses", short(batches.example_losses, times=99, begin=1))
 
 
 @pytest.mark.parametrize("runs_out", [_last_look, _saved_adapter, _held_out])

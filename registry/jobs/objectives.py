@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,10 @@ from sdk.formats.objectives import (
     resolve_objective,
 )
 from sdk.schemas.evaluation import EvaluationSpec, no_completions
+from sdk.schemas.held_out import no_held_out
+from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.watch_fields import no_prompts
 
 
 def pin_objective(
@@ -48,6 +52,34 @@ def require_loss_on(loss_on: str | None, shape: str) -> None:
         resolve_loss_on(loss_on, shape)
     except ObjectiveError as error:
         raise Invalid(str(error), param="loss_on") from error
+
+
+#: Shapes of rows of which each is one sample; a text or a conversation may be several.
+_ONE_SAMPLE = frozenset({"prompt", "prompt-completion", "preference", "unpaired-preference", "text-label"})
+
+
+def require_watchable(
+    session: Session, request: TrainingRequest, data: Sequence[str], who: Principal, namespace: str
+) -> None:
+    """Raise Invalid for looks without held-out rows, answers to prompts that these don't have, and looks that would come
+    only after the last step of a training on the datasets `data`.
+    """
+    spec = request.spec
+    if spec.of_looks and request.eval_data is None and spec.hold_out is None:
+        raise Invalid(no_held_out(spec.of_looks), param=f"spec.{spec.of_looks[0]}")
+    shape = _shape(session, request.eval_data or request.data, spec.columns, who, namespace)
+    if spec.samples and shape in WITHOUT_COMPLETIONS:
+        raise Invalid(no_prompts(shape), param="spec.samples")
+    if spec.look_steps is None or spec.max_steps is not None:
+        return
+    rows = [find_dataset(session, digest, who, prefer=namespace).row for digest in dict.fromkeys(data)]
+    if (
+        all(row.shape in _ONE_SAMPLE and row.columns == spec.columns and row.rows for row in rows)
+        and not request.is_weighted
+    ):
+        steps = -(-sum(row.rows or 0 for row in rows) // spec.effective_batch)
+        if said := spec.clash_of_watching(max(1, ceil(steps * spec.epochs))):
+            raise Invalid(said, param="spec.eval_every")
 
 
 def _shape(

@@ -136,6 +136,11 @@ class TrainingRequest(Wire):
         return self
 
     @property
+    def is_weighted(self) -> bool:
+        """Whether rows are drawn from several datasets by weight."""
+        return self.sources is not None and self.sources[0].weight is not None
+
+    @property
     def digests(self) -> list[str]:
         """The digests of all datasets that are trained on."""
         return [self.data] if self.sources is None else [source.data for source in self.sources]

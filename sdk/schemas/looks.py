@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat
@@ -44,3 +45,20 @@ class LookRecord(Wire):
     #: there are too few rows to tell.
     worse: Annotated[HigherLoss | None, IF_SET] = None
     samples: Annotated[list[SampleText], IF_ANY] = []
+
+
+#: How many looks a job's result has.
+MOST_LOOKS = 100
+
+
+def some_looks(looks: Sequence[LookRecord], best_step: int | None) -> list[LookRecord]:
+    """Return at most `MOST_LOOKS` looks, evenly, among them the first, the last and the best one.
+
+    >>> looks = [LookRecord(step=step, rows=9, scores={"loss": 1.0}, seconds=1.0) for step in range(1000)]
+    >>> some = [look.step for look in some_looks(looks, 777)]
+    >>> len(some) <= MOST_LOOKS, some[:3], some[-1], 777 in some
+    (True, [0, 11, 22], 999, True)
+    """
+    every = -(-len(looks) // (MOST_LOOKS - 2)) or 1
+    last = len(looks) - 1
+    return [look for at, look in enumerate(looks) if at % every == 0 or at == last or look.step == best_step]

@@ -15,13 +15,14 @@ from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeRep
 from sdk.schemas.events import NewEvent
 from sdk.schemas.job_requests import JOB_KINDS, JobRequest, known_fields
 from sdk.schemas.jobs import QueueName
+from sdk.schemas.looks import MOST_LOOKS, LookRecord
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day
 from sdk.schemas.training_report import Labels, TrainingReport
-from sdk.schemas.wire import IF_SET, Sha256, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, Sha256, Wire
 
 #: How many bases of its cache a worker reports; with more, it is just less likely to get jobs for a base that it has.
 MOST_CACHED = 256
@@ -229,6 +230,8 @@ class Completion(Wire):
     merge: MergeResult | None = None
     preview: Preview | None = None
     combination: Annotated[CombineResult | None, IF_SET] = None
+    #: The looks of a training at its held-out rows, or some of them.
+    looks: Annotated[list[LookRecord], Field(max_length=MOST_LOOKS), IF_ANY] = []
 
     @property
     def uploads(self) -> set[str]:

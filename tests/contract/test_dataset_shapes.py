@@ -267,3 +267,46 @@ def test_what_can_not_be_held_out_is_refused_at_submit(ours: Tenant, tmp_path: P
     with pytest.raises(InvalidInput, match="leave out holdout, or eval_data") as caught:
         submit(ours.client, JobSubmission(request=body))
     assert caught.value.param == "spec.holdout"
+
+
+class TestLooks:
+    """What no training could look at is refused where the job is submitted."""
+
+    def rows(self, ours: Tenant, count: int) -> list[Any]:
+        return [{"prompt": uuid.uuid4().hex, "completion": "a"} for _ in range(count)]
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"patience": 3}, "patience looks at held-out rows, and there are none; give eval_data, or a share as holdout"),
+            ({"samples": 2, "eval_every": 1}, "eval_every and samples look at held-out rows"),
+            ({"holdout": 0.5, "eval_every": 16}, "eval_every is 16 and the training has 15 steps; give fewer than 15"),
+            ({"holdout": 0.5, "eval_every": 5, "patience": 3}, "patience 3 never ends a training of 15 steps"),
+            ({"holdout": 0.5, "min_delta": 0.1}, "min_delta says when a look is the best"),
+            ({"holdout": 0.5, "eval_every": "5s"}, "'5s' is no interval; give steps, such as 50, or minutes"),
+        ],
+        ids=lambda value: str(value)[:30],
+    )
+    def test_what_can_not_be_watched_is_refused(self, ours: Tenant, given: dict[str, Any], message: str) -> None:
+        data = write(ours, "pairs.jsonl", *self.rows(ours, 20))
+        with pytest.raises(InvalidInput, match=message):
+            train(ours, data, batch_size=4, grad_accum=1, **given)
+        train(ours, data, batch_size=4, grad_accum=1, holdout=0.5, eval_every=5, patience=2, samples=2)
+
+    def test_samples_of_rows_without_prompts_are_refused(self, ours: Tenant) -> None:
+        data = write(ours, "texts.jsonl", *[{"text": uuid.uuid4().hex} for _ in range(4)])
+        with pytest.raises(InvalidInput, match="text rows have none; leave samples out"):
+            train(ours, data, holdout=0.5, samples=1)
+        # A registered dataset too.
+        asked = train(ours, data)
+        request = TrainingRequest.model_validate({**asked, "spec": {**SPEC, "holdout": 0.5, "samples": 1}})
+        with pytest.raises(InvalidInput, match="text rows have none; leave samples out"):
+            submit(ours.client, JobSubmission(request=request))
+
+    def test_rows_of_the_last_test_are_named_in_the_request(self, people: World, ours: Tenant) -> None:
+        files = [write(ours, f"{name}.jsonl", *self.rows(ours, 4)) for name in ("data", "eval", "test")]
+        request = train(ours, files[0], eval_data=files[1], test_data=files[2])
+        assert request["test_data"] == digest(files[2].read_text())
+        with people.services.db.read() as session:
+            (job,) = session.query(JobRow).filter_by(namespace=ours.space)
+            assert "training.test_data" in fields_in(job.needs)

@@ -13,6 +13,7 @@ from sdk.pushing.signatures import check_signing_key, sign_manifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
+from sdk.schemas.looks import some_looks
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import Assignment, Completion
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
@@ -184,7 +185,8 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         libraries=report.libraries,
         signature=sign_manifest(package.manifest),
     )
-    attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication))
+    looks = some_looks(report.looks, report.record.best_step)
+    attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication, looks=looks))
 
 
 TRAINING = KindOfWork(request=TrainingRequest, differences=_differences, carry_out=_train)

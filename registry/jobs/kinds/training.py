@@ -24,7 +24,7 @@ from registry.jobs.kinds.parents import pin_parent, require_same_lora
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.kinds.training_outcome import require_learnt, settle
 from registry.jobs.models import Job
-from registry.jobs.objectives import pin_objective
+from registry.jobs.objectives import pin_objective, require_watchable
 from registry.jobs.peaks import note_peak
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_causal, today
 from registry.jobs.sources import JobInputs, base_source, version_source
@@ -35,7 +35,7 @@ from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
 from sdk.schemas.catalog import JobRef
-from sdk.schemas.held_out import both_held_out, no_held_out
+from sdk.schemas.held_out import both_held_out
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec, clash_of
@@ -56,13 +56,12 @@ def _pin(session: Session, request: TrainingRequest, who: Principal, embedded: b
     if request.eval_data is not None and request.spec.hold_out is not None:
         raise Invalid(both_held_out(), param="spec.holdout")
     single = ("data", "eval_data", "test_data")
-    if request.spec.of_looks and request.eval_data is None and request.spec.hold_out is None:
-        raise Invalid(no_held_out(request.spec.of_looks), param=f"spec.{request.spec.of_looks[0]}")
     named = pin_data(session, request, single, who, namespace)
     sources = pin_sources(session, request, who, namespace)
     every = [(field, named[field]) for field in single if field in named]
     every += [("data", source.data) for source in sources or ()]
     objective = pin_objective(session, request.spec, every, who, namespace)
+    require_watchable(session, request, [digest for field, digest in every if field == "data"], who, namespace)
     choice, base = pin_base(session, request.base, namespace, embedded)
     spec = request.spec
     if objective is not None:
@@ -152,6 +151,8 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
             "existing": published.existing,
             "metrics": settled.metrics,
         }
+        if done.completion.looks:
+            result["looks"] = [look.model_dump(mode="json") for look in done.completion.looks]
         if request.like is not None:
             result["same"] = published.version.digest == request.like.digest
             if not result["same"]:

@@ -19,8 +19,8 @@ from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
-from workers.kinds.points import LAST_POINTS_S, PointSender
 from workers.kinds.pins import day_of, of_base, of_manifest, of_targets
+from workers.kinds.points import LAST_POINTS_S, PointSender
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder
 

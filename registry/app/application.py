@@ -49,6 +49,7 @@ from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.removal import views as removal
 from registry.search import views as search
+from registry.series import views as series
 from registry.settings import Settings
 from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
@@ -68,6 +69,7 @@ ROOMS = (
     datasets,
     jobs,
     event_stream,
+    series,
     evaluations,
     lineage,
     auth,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -66,14 +66,6 @@ class DatasetUse(Wire):
         return [self.digest] if self.sources is None else [source.digest for source in self.sources]
 
 
-class LossPoint(Wire):
-    """One point of the loss curve."""
-
-    step: int
-    loss: float
-    lr: float | None = None
-
-
 class TrainingReport(Wire):
     """What a training did, as recorded in the lineage of its version."""
 
@@ -87,7 +79,6 @@ class TrainingReport(Wire):
     metrics: dict[str, float]
     #: Distribution to version.
     libraries: dict[str, str]
-    curve: list[LossPoint] = []
     #: The looks at held-out rows of a training that has ended; none for a checkpoint.
     looks: Annotated[list[LookRecord], IF_ANY] = []
     rendering: Annotated[Rendering | None, IF_SET] = None
@@ -116,6 +107,12 @@ class TrainingReport(Wire):
             labels=self.labels,
             sources=self.sources,
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_curve(cls, given: Any) -> Any:
+        """Earlier releases had some points of the loss in it."""
+        return {name: value for name, value in given.items() if name != "curve"} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _loss_is_there(self) -> TrainingReport:

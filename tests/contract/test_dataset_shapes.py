@@ -278,7 +278,10 @@ class TestLooks:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
-            ({"patience": 3}, "patience looks at held-out rows, and there are none; give eval_data, or a share as holdout"),
+            (
+                {"patience": 3},
+                "patience looks at held-out rows, and there are none; give eval_data, or a share as holdout",
+            ),
             ({"samples": 2, "eval_every": 1}, "eval_every and samples look at held-out rows"),
             ({"holdout": 0.5, "eval_every": 16}, "eval_every is 16 and the training has 15 steps; give fewer than 15"),
             ({"holdout": 0.5, "eval_every": 5, "patience": 3}, "patience 3 never ends a training of 15 steps"),

@@ -311,8 +311,8 @@ class TrainingSpec(TrainingFields):
         Field(ge=8, le=1_048_576),
         Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True, of_loss=True),
     ] = 1024
-    #: To how many of the held-out prompts the adapter writes an answer at each look. Nothing depends on it, so it is not
-    #: recorded.
+    #: To how many of the held-out prompts the adapter writes an answer at each look, one at a time and of up to 64 tokens: each
+    #: takes about as long as that many steps of one row. Nothing depends on it, so it is not recorded.
     samples: Annotated[int, Field(ge=0, le=16), IF_ANY, Option("Answers to held-out prompts that each look keeps.")] = 0
 
     @field_validator("targets", "exclude", mode="before")

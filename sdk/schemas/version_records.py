@@ -111,8 +111,8 @@ class TrainingRecord(TrainingFields, FlatRecord):
     test_data: Annotated[str | None, IF_SET] = None
     test_rows: Annotated[int | None, IF_SET] = None
     test_digest: Annotated[str | None, IF_SET] = None
-    #: After how many steps a look at held-out rows came, and how many looks there were.
-    look_interval: Annotated[int | None, IF_SET] = None
+    #: After how many steps a look at held-out rows came, if something was chosen by them, and how many looks there were.
+    look_interval: Annotated[int | None, RAN_WITH, IF_SET] = None
     looks: Annotated[int | None, IF_SET] = None
     #: The look whose weights were kept, by its step.
     best_step: Annotated[int | None, IF_SET] = None

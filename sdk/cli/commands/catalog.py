@@ -18,7 +18,7 @@ from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import RELEASES, CombineRecord, MergeRecord, TrainingRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sdk.schemas.catalog import VersionView
     from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
@@ -105,7 +105,13 @@ def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, An
         facts.append(("held-out rows", preferred))
     if (losses := held_out_loss(metrics)) is not None:
         over = "" if record.held_out_rows is None else f" over {record.held_out_rows} rows"
-        facts.append(("held-out loss", f"{losses}{over}"))
+        chosen = "" if record.best_step is None else ", which chose the weights"
+        facts.append(("held-out loss", f"{losses}{over}{chosen}"))
+    if "test_loss" in metrics:
+        over = "" if record.test_rows is None else f" over {record.test_rows} rows"
+        facts.append(("test loss", f"{metrics.get('test_loss_base', math.nan):.4g} → {metrics['test_loss']:.4g}{over}"))
+    if record.best_step is not None:
+        facts.append(("weights of", _best(record, metrics)))
     facts += [*_added(norms), *(("probe", said) for said in _moved(metrics))]
     if "train_s" in metrics:
         facts.append(
@@ -125,6 +131,18 @@ def _facts(shown: VersionView, norms: VersionNorms | None) -> list[tuple[str, An
         last = shown.notes[-1]
         facts.append(("notes", f"{len(shown.notes)}, the last by {last.written_by}: {_line(last.text)}"))
     return facts
+
+
+def _best(record: TrainingRecord, metrics: Mapping[str, float]) -> str:
+    """Show which look's weights were kept, and by how much they are better than the last ones."""
+    last = record.stopped_step or record.total_steps
+    found = f"step {record.best_step} of {last}, the best of {record.looks} looks"
+    if record.stopped_step is not None:
+        found += f"; it ended early, of {record.total_steps} steps"
+    if "eval_margin" in metrics:
+        low, high = metrics["eval_margin_low"], metrics["eval_margin_high"]
+        found += f"; loss {metrics['eval_margin']:.4g} lower than at the end ({low:.4g} to {high:.4g})"
+    return found
 
 
 def _variant(lora: LoraConfig) -> str:

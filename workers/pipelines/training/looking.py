@@ -261,8 +261,13 @@ def _of_looks(fitting: Fitting) -> Fitting:
 
 def _interval(given: Inputs) -> int | None:
     """Return after how many steps a look comes; None: never before the end, or the minutes are not counted yet."""
-    spec, total = given.spec, given.schedule.total_steps
-    if given.held_out is None or spec.eval_every is not None:
+    spec, total, like = given.spec, given.schedule.total_steps, given.order.like
+    if given.held_out is None:
+        return None
+    if like is not None and isinstance(interval := like.ran_with.get("look_interval"), int):
+        # Minutes have other steps on another machine.
+        return interval
+    if spec.eval_every is not None:
         return spec.look_steps
     rows = min(given.held_out.rows, spec.eval_rows or given.held_out.rows)
     learnt = min(total * spec.effective_batch, math.ceil(total * given.training_rows / max(1, _steps_an_epoch(given))))

@@ -128,6 +128,8 @@ def _record(setting: Setting) -> TrainingRecord:
         total_steps=given.schedule.total_steps,
         warmup_steps=given.schedule.warmup_steps,
         max_length=longest_row(given.order.base, spec.max_length),
+        # Nothing else depends on it.
+        look_interval=setting.looks.state.interval if spec.chooses else None,
         samples=given.training_rows,
         rows_cut=given.rows.cut,
         special_tokens=given.special_tokens,
@@ -169,7 +171,6 @@ def _with_looks(setting: Setting, steps: StepRecord) -> TrainingRecord:
     looks, spec, step = setting.looks, setting.given.spec, len(steps.losses)
     best = looks.best
     found = TrainingRecord(
-        look_interval=looks.state.interval,
         looks=sum(look.step > 0 for look in looks.records) or None,
         best_step=best.step if best is not None and spec.keeps_best else None,
         stopped_step=step if step < setting.given.schedule.total_steps else None,

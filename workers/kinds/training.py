@@ -150,7 +150,7 @@ def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) 
     except (OSError, ValueError):
         # It was not training yet.
         raise failed from None
-    if rung.below is None:
+    if rung.below is None and rung.look_rows is None:
         tried = f" (tried: {'; '.join(rung.steps)})" if rung.steps else ""
         raise AttemptFailed(failed.reason, f"{failed}{tried}") from failed
     resume = max(order.checkpoints.glob("step-*"), default=order.resume)

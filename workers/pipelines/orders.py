@@ -91,6 +91,8 @@ class Rung(Wire):
     steps: Annotated[list[str], Field(default_factory=list)]
     #: The next rung; None: nothing takes less.
     below: Fit | None = None
+    #: Rows of a pass of the look at held-out rows that is being taken; None: none is.
+    look_rows: Annotated[int | None, Field(ge=1)] = None
 
 
 class OrderedSource(Wire):

@@ -47,18 +47,23 @@ def scored(
     report: Callable[[Progress], None],
     *,
     where: str = "the evaluation",
+    begin: Callable[[int], None] = lambda rows: None,
 ) -> HeldOutScores:
-    """Return the scores of examples, and each row's. If memory runs out in `where`, they are scored again in smaller parts.
+    """Return the scores of examples, and each row's. If memory runs out in `where`, they are scored again in smaller parts;
+    `begin` is told before each try how many rows a pass has.
 
     Raises PipelineError ("diverged", "oom").
     """
-    rows = _rows_a_pass(given, fitting)
+    most = fitting.most_look_rows or given.spec.batch_size
+    rows = min(_rows_a_pass(given, fitting), most)
+    begin(rows)
     while (found := _scores(given, examples, model, fitting, report, rows)) is None:
         if rows > fitting.fit.micro_rows:
             fitting.fewer_rows(where)
         else:
             fitting.lower(model, where)
-        rows = fitting.fit.micro_rows
+        rows = min(fitting.fit.micro_rows, most)
+        begin(rows)
     if not math.isfinite(found.scores["loss"]):
         raise diverged(given.spec, f"the held-out loss is {found.scores['loss']}")
     return HeldOutScores(found.scores, _by_row(given, examples, found))

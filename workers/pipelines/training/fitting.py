@@ -105,6 +105,8 @@ class Fitting:
     say: Say
     #: The file from which a worker reads the rung if this process was killed.
     rung_file: Path | None = None
+    #: The most rows of a pass of a look at held-out rows: None: as many as requested; 0: there is no memory for one.
+    most_look_rows: int | None = None
 
     @property
     def losses(self) -> TokenLosses:
@@ -160,7 +162,12 @@ class Fitting:
     def go_on_after(self, killed: Rung) -> None:
         """Continue a training whose process was killed on a rung, with less memory if possible."""
         self.fit, self.steps = killed.fit, list(killed.steps)
-        if killed.below is not None:
+        if killed.look_rows is not None:
+            self.most_look_rows = killed.look_rows // 2
+            self.say(
+                "the system killed the process for lack of memory in a look at held-out rows; fewer are scored at once"
+            )
+        elif killed.below is not None:
             self._go_on(killed.below, "the system killed the process for lack of memory", "killed")
 
     def _go_on(self, below: Fit, why: str, where: str) -> None:
@@ -176,10 +183,14 @@ class Fitting:
         """Return the text for a record about settings with which memory ran out; None: it never did."""
         return "; ".join(self.steps) or None
 
-    def _write(self) -> None:
+    def looking(self, rows: int | None) -> None:
+        """Note that a look scores so many rows a pass; None: it is over."""
+        self._write(rows)
+
+    def _write(self, look_rows: int | None = None) -> None:
         if self.rung_file is None:
             return
-        rung = Rung(fit=self.fit, steps=self.steps, below=self.limits.below(self.fit))
+        rung = Rung(fit=self.fit, steps=self.steps, below=self.limits.below(self.fit), look_rows=look_rows)
         write_whole(self.rung_file, rung.model_dump_json(), durable=False)
 
 

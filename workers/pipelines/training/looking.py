@@ -75,7 +75,7 @@ class Looks:
         state = LookState() if resumed is None else resumed.record.look_state
         self.records = list(state.looks)
         self.kept = KeptLooks(None if resumed is None else resumed.folder)
-        self._fitting = _of_looks(fitting)
+        self._training, self._fitting = fitting, _of_looks(fitting)
         self._examples = _part(given)
         self._interval = state.interval or _interval(given)
         #: Whether there is nothing to look at, or no memory for it.
@@ -190,7 +190,17 @@ class Looks:
         try:
             with _unchanged(shared, adapter), averaged(adapter):
                 where = f"the look at step {adapter.step}"
-                found = scored(self._given, self._examples, shared.model, self._fitting, report, where=where)
+                if self._fitting.most_look_rows == 0:
+                    raise PipelineError(FailureReason.OOM, f"Memory ran out in {where} with one row a pass.")
+                found = scored(
+                    self._given,
+                    self._examples,
+                    shared.model,
+                    self._fitting,
+                    report,
+                    where=where,
+                    begin=self._training.looking,
+                )
                 samples = sample_texts(self._given, shared.model)
             self._note(adapter.step, found, found.rows, time.perf_counter() - began, samples)
             if self._spec.keeps_best and self.best is self.records[-1]:
@@ -202,6 +212,7 @@ class Looks:
                 raise
             self._off = True
             self._say(f"held-out rows are not scored before the end: {error.message}")
+        self._training.looking(None)
         adapter.record.looked_s += time.perf_counter() - began
         return found
 
@@ -301,10 +312,13 @@ def _unchanged(shared: Shared, adapter: AdapterState) -> Iterator[None]:
     config = shared.model.config.get_text_config()
     torch_states, python, arrays = generator_states(), random.getstate(), numpy.random.get_state()
     training, cached = shared.model.training, config.use_cache
-    adapter.record.peak_bytes = max(adapter.record.peak_bytes, shared.device.peak_memory_bytes())
+    record = adapter.record
+    record.peak_bytes = max(record.peak_bytes, shared.device.peak_memory_bytes())
+    shared.device.forget_peak()
     try:
         yield
     finally:
+        record.look_peak_bytes = max(record.look_peak_bytes, shared.device.peak_memory_bytes())
         shared.device.forget_peak()
         config.use_cache = cached
         shared.model.train(training)

@@ -52,8 +52,9 @@ class StepRecord:
     measured: dict[str, list[float | None]] = field(default_factory=dict)
     #: Number of tokens without padding.
     tokens: int = 0
-    #: The peak of memory before the last look, and the seconds of looks in this process.
+    #: The peak of memory before the last look, the peak of looks, and their seconds in this process.
     peak_bytes: int = 0
+    look_peak_bytes: int = 0
     looked_s: float = 0.0
     #: The step of the checkpoint from which this process resumed.
     resumed_from: int | None = None

@@ -81,6 +81,7 @@ def training_report(
         "base_parameters": float(loaded.parameters),
         **measured(loaded.shares),
         "peak_memory_bytes": float(max(steps.peak_bytes, given.device.peak_memory_bytes())),
+        "look_peak_bytes": float(steps.look_peak_bytes) if steps.look_peak_bytes else None,
         "forecast_bytes": forecast_bytes(given, loaded, setting.fitting),
     }
     return TrainingReport(

@@ -18,6 +18,7 @@ from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import batches
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.orders import Rung
 from workers.pipelines.training import looking
 from workers.pipelines.training.checkpoints import Interrupted, Record
 
@@ -234,6 +235,43 @@ def test_memory_that_runs_out_in_a_look_is_not_the_trainings(
     assert found.report.record.memory_steps is None
     assert weights(found.out) == weights(whole.out)
     assert [look.step for look in found.looks] == [0, 2, 4, 6]
+
+
+def test_a_process_that_is_killed_in_a_look_leaves_the_training_as_it_was(
+    llama_base: Path, rows: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"eval_every": "2", "dropout": 0.3, "batch_size": 4, "rung_file": tmp_path / "rung.json"}
+    whole = Watched(llama_base, rows, tmp_path / "whole", **given)
+    assert Rung.model_validate_json((tmp_path / "rung.json").read_bytes()).look_rows is None
+    true, calls = batches.example_losses, list[int]()
+
+    def kill(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
+        calls.append(rows)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return true(model, examples, pad_id, rows, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "example_losses", kill)
+        with pytest.raises(KeyboardInterrupt):
+            Watched(llama_base, rows, tmp_path / "killed", **given)
+    rung = Rung.model_validate_json((tmp_path / "rung.json").read_bytes())
+    assert (rung.look_rows, rung.fit.micro_rows) == (4, 4)
+    seen: list[int] = []
+
+    def spy(model: Any, examples: Any, pad_id: int, rows: int, *rest: Any) -> Any:
+        seen.append(rows)
+        return true(model, examples, pad_id, rows, *rest)
+
+    monkeypatch.setattr(batches, "example_losses", spy)
+    again = Watched(llama_base, rows, tmp_path / "again", killed_on=rung, **given)
+    assert seen[1:3] == [2, 2]
+    assert again.report.record.memory_steps is None
+    assert weights(again.out) == weights(whole.out)
+    # With one row at once there is nothing less.
+    none = Watched(llama_base, rows, tmp_path / "none", killed_on=rung.model_copy(update={"look_rows": 1}), **given)
+    assert [look.step for look in none.looks] == [0, 6]
+    assert weights(none.out) == weights(whole.out)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

@@ -23,6 +23,7 @@ from sdk.formats.dataset_names import no_dataset_name
 from sdk.formats.labels import classes_of
 from sdk.formats.objectives import (
     WITHOUT_COMPLETIONS,
+    LossOn,
     Objective,
     ObjectiveError,
     resolve_loss_on,
@@ -216,7 +217,7 @@ def check_together(spec: TrainingSpec, objective: Objective) -> None:
         raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
-def check_loss_on(loss_on: str | None, rows: DescribedRows) -> None:
+def check_loss_on(loss_on: LossOn | None, rows: DescribedRows) -> None:
     """Raise InvalidInput if rows of this shape don't have what is to be learnt or scored."""
     if rows.shape is not None:
         try:

@@ -14,6 +14,7 @@ from registry.jobs.sources import dataset_use
 from registry.principal import Principal
 from sdk.formats.objectives import (
     WITHOUT_COMPLETIONS,
+    LossOn,
     Objective,
     ObjectiveError,
     objective_of,
@@ -42,7 +43,7 @@ def pin_objective(
     return asked
 
 
-def require_loss_on(loss_on: str | None, shape: str) -> None:
+def require_loss_on(loss_on: LossOn | None, shape: str) -> None:
     """Raise Invalid for a loss on something that rows of this shape don't have."""
     try:
         resolve_loss_on(loss_on, shape)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from sdk.formats.expressions import Automaton, ExpressionError
+from sdk.formats.objectives import LearntOn, LossOn
 from sdk.schemas.option_types import Columns, Option
 from sdk.schemas.recorded import Day
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Sha256, Wire
@@ -179,7 +180,10 @@ class EvaluationSpec(Wire):
     """One evaluation: the same rows, prompts and decoding for all versions and bases that are compared."""
 
     #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
-    loss_on: Literal["completion", "assistant", "all"] | None = None
+    loss_on: Annotated[
+        LossOn | None,
+        Option("Which tokens the loss is computed on, as of `train`.", default="by the shape of the rows"),
+    ] = None
     #: Which columns of the data are which keys of a row, as in training.
     columns: Annotated[
         Columns | None, IF_SET, Option("Which columns are which keys, as of `train`.", metavar="KEY=COLUMN,…")
@@ -268,7 +272,7 @@ class Conditions(Wire):
     """What scores depend on besides their target and its rows: only scores with equal conditions are compared."""
 
     #: "label" if rows have one.
-    loss_on: Literal["completion", "assistant", "all", "label"]
+    loss_on: LearntOn
     #: Which columns of the data were which keys of a row; None: the keys were called as the columns.
     columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens, limited by the base's positions.

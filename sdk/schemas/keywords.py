@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from sdk.formats.objectives import LossOn
 from sdk.schemas.evaluation import TextMetric
 
 
@@ -49,7 +50,7 @@ class TrainingOptions(PlanOptions, total=False):
     simpo_gamma: float
     desirable_weight: float
     undesirable_weight: float
-    loss_on: Literal["completion", "assistant", "all"] | None
+    loss_on: LossOn | None
     columns: str | None
     epochs: float
     max_steps: int | None
@@ -88,7 +89,7 @@ class RowOptions(TypedDict, total=False):
     chat_template: str | None
     template_kwargs: str | None
     add_tokens: str | None
-    loss_on: Literal["completion", "assistant", "all"] | None
+    loss_on: LossOn | None
     columns: str | None
     max_length: int
 
@@ -96,7 +97,7 @@ class RowOptions(TypedDict, total=False):
 class EvaluationOptions(TypedDict, total=False):
     """The fields of `EvaluationSpec`."""
 
-    loss_on: Literal["completion", "assistant", "all"] | None
+    loss_on: LossOn | None
     columns: str | None
     generate_rows: int
     metrics: list[TextMetric] | None

@@ -160,6 +160,11 @@ class Scaffold:
     #: Whether the row's own content begins as a thought does that has no end.
     unclosed: bool = False
 
+    def reasoning(self, tokenizer: Any) -> str:
+        """The row's own thought; "" if it has none."""
+        cut = cut_leading(self.head, tokenizer, self.thoughts, within=self.prompt_within or self.row_within)
+        return cut.reasoning if cut.closed else ""
+
 
 class Answer(NamedTuple):
     """What a model wrote."""
@@ -178,10 +183,9 @@ def read_answer(ids: Sequence[int], tokenizer: Any, scaffold: Scaffold, *, ended
     """
     within, head = scaffold.prompt_within or scaffold.row_within, scaffold.head
     own = bool(head) and tuple(ids[: len(head)]) == head
-    cut = cut_leading(head if own else ids, tokenizer, scaffold.thoughts, within=within)
     if own:
-        said = scaffold.lead + _content(ids[len(head) :], tokenizer)
-        return Answer(said, cut.reasoning if cut.closed else "")
+        return Answer(scaffold.lead + _content(ids[len(head) :], tokenizer), scaffold.reasoning(tokenizer))
+    cut = cut_leading(ids, tokenizer, scaffold.thoughts, within=within)
     if not cut.closed and not scaffold.prompt_within:
         # Only the row's own answer has a thought that its prompt didn't ask for.
         cut = cut_leading(ids, tokenizer, scaffold.thoughts, within=False)

@@ -228,8 +228,8 @@ def check_loss_on(loss_on: LossOn | None, rows: DescribedRows) -> None:
 
 def check_scorable(spec: EvaluationSpec, rows: DescribedRows) -> None:
     """Raise InvalidInput if completions are to be scored, but rows of this shape have none or none are generated."""
-    if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
-        raise InvalidInput(f"{rows.label}: {no_completions(asked)}", param="metrics")
+    if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (said := no_completions(spec)):
+        raise InvalidInput(f"{rows.label}: {said}", param="metrics")
 
 
 def check_data_name(name: str) -> str:

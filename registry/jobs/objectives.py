@@ -88,8 +88,8 @@ def require_rows_for(
     shape = _shape(session, digest, spec.columns, who, namespace)
     if shape is not None:
         require_loss_on(spec.loss_on, shape)
-    if (shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
-        raise Invalid(no_completions(asked), param="metrics")
+    if (shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (said := no_completions(spec)):
+        raise Invalid(said, param="metrics")
     for version in versions:
         classifier = version is not None and is_classifier(version)
         if version is not None and classifier:

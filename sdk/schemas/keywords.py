@@ -105,6 +105,7 @@ class EvaluationOptions(TypedDict, total=False):
     scorers: list[str] | None
     max_length: int
     max_new_tokens: int
+    max_thought_tokens: int | None
     keep_samples: int
     batch_size: int
     precision: Literal["as-trained", "nf4", "native"]

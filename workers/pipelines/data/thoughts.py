@@ -45,6 +45,8 @@ class Thoughts:
 
     notations: tuple[Notation, ...] = _COMMON
     headers: tuple[str, ...] = _COMMON_HEADERS
+    #: What the template writes between a thought and a content, with blanks; the first notation is its own then. "": nothing.
+    closing: str = ""
 
     def within(self, text: str) -> bool:
         """Whether a text ends at the beginning of a thought."""
@@ -75,7 +77,8 @@ def find_thoughts(render: RenderAll, controls: str) -> Thoughts:
         own.append(Notation(opens, tuple(dict.fromkeys(filter(None, (middle.strip(), shared))))))
     before, found, _ = plain.partition(WORD)
     header = before.removeprefix(prompt).strip() if found and before.startswith(prompt) else ""
-    return Thoughts((*own, *_COMMON), tuple(filter(None, (header, *_COMMON_HEADERS))))
+    headers = tuple(filter(None, (header, *_COMMON_HEADERS)))
+    return Thoughts((*own, *_COMMON), headers, middle if own else "")
 
 
 def _call(name: str) -> dict[str, Any]:

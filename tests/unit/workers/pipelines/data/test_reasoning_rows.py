@@ -63,6 +63,16 @@ def example_of(name: str, *messages: dict[str, Any], loss_on: Any) -> Example:
     return example
 
 
+def attempted(name: str, *messages: dict[str, Any], loss_on: Any) -> Example | None:
+    """The example; None if the template doesn't render all of the row."""
+    try:
+        return example_of(name, *messages, loss_on=loss_on)
+    except PipelineError as error:
+        if "rows can't be used over this base" not in error.message:
+            raise
+        return None
+
+
 def refusal(name: str, *messages: dict[str, Any], loss_on: Any) -> str:
     with pytest.raises(PipelineError) as caught:
         tokenised(name, *messages, loss_on=loss_on)
@@ -75,14 +85,7 @@ def learnt(name: str, example: Example) -> str:
 
 def test_the_templates_that_write_reasoning_are_those_that_are_named() -> None:
     row = (asked("Is it warm?"), answer("Yes.", reasoning_content=THOUGHT))
-    found = []
-    for name in NAMES:
-        try:
-            tokenised(name, *row, loss_on="assistant")
-            found.append(name)
-        except PipelineError as error:
-            assert "does not render" in error.message
-    assert found == THINKING
+    assert [name for name in NAMES if attempted(name, *row, loss_on="assistant") is not None] == THINKING
 
 
 @pytest.mark.parametrize("name", THINKING)
@@ -104,11 +107,10 @@ def test_an_answer_is_learnt_with_its_reasoning_or_without(name: str) -> None:
 def test_calls_belong_to_the_answer_and_scaffold_does_not(name: str) -> None:
     for content in ("I look.", None):
         row = (asked("Is it warm?"), answer(content, tool_calls=[CALL]))
-        try:
-            whole, alone = (learnt(name, example_of(name, *row, loss_on=on)) for on in ("assistant", "answer"))
-        except PipelineError as error:
-            assert "does not render" in error.message or "is refused by the base" in error.message
+        found = attempted(name, *row, loss_on="assistant")
+        if found is None:
             continue
+        whole, alone = learnt(name, found), learnt(name, example_of(name, *row, loss_on="answer"))
         assert whole.endswith(alone)
         assert all(part in alone for part in ("get_weather", "Rome", content or ""))
         assert "think>" not in alone

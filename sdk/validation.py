@@ -229,7 +229,7 @@ def check_loss_on(loss_on: LossOn | None, rows: DescribedRows) -> None:
 def check_scorable(spec: EvaluationSpec, rows: DescribedRows) -> None:
     """Raise InvalidInput if completions are to be scored, but rows of this shape have none or none are generated."""
     if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (said := no_completions(spec)):
-        raise InvalidInput(f"{rows.label}: {said}", param="metrics")
+        raise InvalidInput(f"{rows.label}: {said}", param="metrics" if spec.asked_of_texts else "max_thought_tokens")
 
 
 def check_data_name(name: str) -> str:

@@ -89,7 +89,7 @@ def require_rows_for(
     if shape is not None:
         require_loss_on(spec.loss_on, shape)
     if (shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (said := no_completions(spec)):
-        raise Invalid(said, param="metrics")
+        raise Invalid(said, param="metrics" if spec.asked_of_texts else "max_thought_tokens")
     for version in versions:
         classifier = version is not None and is_classifier(version)
         if version is not None and classifier:

@@ -185,7 +185,7 @@ def no_completions(spec: EvaluationSpec) -> str | None:
 class EvaluationSpec(Wire):
     """One evaluation: the same rows, prompts and decoding for all versions and bases that are compared."""
 
-    #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
+    #: Which tokens the loss is computed on, as in training; None: by the shape of the rows.
     loss_on: Annotated[
         LossOn | None,
         Option("Which tokens the loss is computed on, as of `train`.", default="by the shape of the rows"),

@@ -175,7 +175,8 @@ class TrainingFields(VocabularyFields, TemplateFields, HoldoutFields):
         IF_ANY,
         Option("Tokens whose embedding is trained, by id.", metavar="5,100-103", kept=True, planned=True),
     ] = None
-    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
+    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows. "answer": of
+    #: conversations the answers without their reasoning, "reasoning": with it, and each must have one.
     loss_on: LearntOn | None = None
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns.

@@ -23,6 +23,7 @@ from sdk.formats.dataset_names import no_dataset_name
 from sdk.formats.labels import classes_of
 from sdk.formats.objectives import (
     WITHOUT_COMPLETIONS,
+    LossOn,
     Objective,
     ObjectiveError,
     resolve_loss_on,
@@ -227,7 +228,7 @@ def check_together(spec: TrainingSpec, objective: Objective) -> None:
         raise InvalidInput(f"{said}; correct it, then try again", param="objective")
 
 
-def check_loss_on(loss_on: str | None, rows: DescribedRows) -> None:
+def check_loss_on(loss_on: LossOn | None, rows: DescribedRows) -> None:
     """Raise InvalidInput if rows of this shape don't have what is to be learnt or scored."""
     if rows.shape is not None:
         try:
@@ -238,8 +239,8 @@ def check_loss_on(loss_on: str | None, rows: DescribedRows) -> None:
 
 def check_scorable(spec: EvaluationSpec, rows: DescribedRows) -> None:
     """Raise InvalidInput if completions are to be scored, but rows of this shape have none or none are generated."""
-    if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
-        raise InvalidInput(f"{rows.label}: {no_completions(asked)}", param="metrics")
+    if (rows.shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (said := no_completions(spec)):
+        raise InvalidInput(f"{rows.label}: {said}", param="metrics" if spec.asked_of_texts else "max_thought_tokens")
 
 
 def check_data_name(name: str) -> str:

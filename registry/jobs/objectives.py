@@ -15,6 +15,7 @@ from registry.jobs.sources import dataset_use
 from registry.principal import Principal
 from sdk.formats.objectives import (
     WITHOUT_COMPLETIONS,
+    LossOn,
     Objective,
     ObjectiveError,
     objective_of,
@@ -46,7 +47,7 @@ def pin_objective(
     return asked
 
 
-def require_loss_on(loss_on: str | None, shape: str) -> None:
+def require_loss_on(loss_on: LossOn | None, shape: str) -> None:
     """Raise Invalid for a loss on something that rows of this shape don't have."""
     try:
         resolve_loss_on(loss_on, shape)
@@ -119,8 +120,8 @@ def require_rows_for(
     shape = _shape(session, digest, spec.columns, who, namespace)
     if shape is not None:
         require_loss_on(spec.loss_on, shape)
-    if (shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (asked := spec.asked_of_texts):
-        raise Invalid(no_completions(asked), param="metrics")
+    if (shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (said := no_completions(spec)):
+        raise Invalid(said, param="metrics" if spec.asked_of_texts else "max_thought_tokens")
     for version in versions:
         classifier = version is not None and is_classifier(version)
         if version is not None and classifier:

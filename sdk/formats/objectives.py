@@ -105,10 +105,18 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
 }
 
 
+#: What the loss can be asked to be computed on, of conversations: "assistant", all that answers are rendered to; "answer",
+#: their content and calls without reasoning; "reasoning", both, where each answer has its reasoning.
+LossOn = Literal["completion", "assistant", "answer", "reasoning", "all"]
+#: What it was computed on; "label": on the row's label, and none of its tokens.
+LearntOn = Literal[LossOn, "label"]
+#: Those that know which part of an answer is reasoning.
+OF_REASONING: frozenset[LossOn] = frozenset({"answer", "reasoning"})
+
 #: What the loss can be computed on, by the shape of rows; the first is the default.
-LOSS_ON: dict[str, tuple[str, ...]] = {
+LOSS_ON: dict[str, tuple[LearntOn, ...]] = {
     "prompt": ("completion", "all"),
-    "messages": ("assistant", "all"),
+    "messages": ("assistant", "answer", "reasoning", "all"),
     "text": ("all",),
     "text-label": ("label",),
     "preference": ("completion",),
@@ -149,7 +157,7 @@ def resolve_objective(asked: Objective | None, shape: str) -> Objective:
     return asked or objective_of(shape)
 
 
-def resolve_loss_on(asked: str | None, shape: str) -> str:
+def resolve_loss_on(asked: LearntOn | None, shape: str) -> LearntOn:
     """Return what the loss is computed on for rows of a shape. Raises ObjectiveError if the rows don't allow it.
 
     >>> resolve_loss_on(None, "messages")
@@ -162,7 +170,11 @@ def resolve_loss_on(asked: str | None, shape: str) -> str:
     if shape == "text-label" and asked is not None:
         raise ObjectiveError("text-label rows have their loss always on the label; leave loss_on out")
     if asked is not None and asked not in possible:
-        raise ObjectiveError(
-            f"{shape} rows have nothing for a loss on {asked!r}; set loss_on to {' or '.join(possible)}"
-        )
+        instead = f"set loss_on to {', '.join(possible[:-1])}{' or ' if possible[:-1] else ''}{possible[-1]}"
+        if asked in OF_REASONING:
+            raise ObjectiveError(
+                f"a loss on {asked!r} needs {{messages}} rows, which keep an answer's reasoning apart, and these are {shape} "
+                f"rows; {instead}"
+            )
+        raise ObjectiveError(f"{shape} rows have nothing for a loss on {asked!r}; {instead}")
     return asked or possible[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from sdk.formats.objectives import LossOn
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.schemas.wire import IF_ANY, IF_SET, Open, Sha256, Wire
@@ -89,7 +90,7 @@ class TokenCountRequest(VocabularyFields, TemplateFields):
     columns: str | None = None
     #: The column by which groups are held out.
     group_by: str | None = None
-    loss_on: Literal["completion", "assistant", "all"] | None = None
+    loss_on: LossOn | None = None
     max_length: int
     day: str
     #: Usable rows of the file, and how many of them to count.

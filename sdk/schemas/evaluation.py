@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from sdk.formats.expressions import Automaton, ExpressionError
+from sdk.formats.objectives import LearntOn, LossOn
 from sdk.schemas.option_types import Columns, Option
 from sdk.schemas.recorded import Day
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Sha256, Wire
@@ -54,6 +55,8 @@ SHORTENED_PROMPT_ROWS = "shortened_prompt_rows"
 LONGER_REFERENCE_ROWS = "longer_reference_rows"
 #: How many completions begin a thought and don't end it, so that they have no content, if there are any.
 UNFINISHED_THOUGHT_ROWS = "unfinished_thought_rows"
+#: How many completions begin a thought that was ended at `max_thought_tokens`, if there are any.
+ENDED_THOUGHT_ROWS = "ended_thought_rows"
 
 
 def _is_no_count(name: str) -> str:
@@ -167,8 +170,12 @@ def _searched(value: str) -> str:
     return value
 
 
-def no_completions(asked: list[str]) -> str:
-    """Say that completions are to be scored but none are generated, without a full stop."""
+def no_completions(spec: EvaluationSpec) -> str | None:
+    """Say what is asked of completions although none are generated, without a full stop; None if nothing is."""
+    asked = spec.asked_of_texts
+    if not asked:
+        limited = "max_thought_tokens limits completions, and of these rows none is generated; leave it out"
+        return None if spec.max_thought_tokens is None else limited
     return (
         f"{', '.join(asked)} {'is a score' if len(asked) == 1 else 'are scores'} of completions, and of these rows none is"
         " generated; leave out metrics, regex and scorers, or give rows with a prompt and an answer, and generate_rows above 0"
@@ -178,8 +185,11 @@ def no_completions(asked: list[str]) -> str:
 class EvaluationSpec(Wire):
     """One evaluation: the same rows, prompts and decoding for all versions and bases that are compared."""
 
-    #: Which tokens the loss is computed on; None: by the shape of the rows, as in training.
-    loss_on: Literal["completion", "assistant", "all"] | None = None
+    #: Which tokens the loss is computed on, as in training; None: by the shape of the rows.
+    loss_on: Annotated[
+        LossOn | None,
+        Option("Which tokens the loss is computed on, as of `train`.", default="by the shape of the rows"),
+    ] = None
     #: Which columns of the data are which keys of a row, as in training.
     columns: Annotated[
         Columns | None, IF_SET, Option("Which columns are which keys, as of `train`.", metavar="KEY=COLUMN,…")
@@ -221,6 +231,16 @@ class EvaluationSpec(Wire):
     max_length: Annotated[int, Field(ge=8, le=1_048_576), Option("Longest row in tokens; a longer one is cut.")] = 1024
     #: Longest generated completion in tokens.
     max_new_tokens: Annotated[int, Field(ge=1, le=8192), Option("Longest generated completion, in tokens.")] = 48
+    #: Tokens after which a thought that has no end yet gets the one that the chat template writes; the answer then has
+    #: max_new_tokens of its own. None: a thought and its answer have these together.
+    max_thought_tokens: Annotated[
+        Annotated[int, Field(ge=0, le=131_072)] | None,
+        IF_SET,
+        Option(
+            "End a thought after so many tokens; the answer then has --max-new-tokens of its own.",
+            default="no limit of its own",
+        ),
+    ] = None
     #: How many generated completions to keep as samples.
     keep_samples: Annotated[int, Field(ge=0, le=100), Option("How many generated completions to keep and show.")] = 4
     #: Rows in one forward pass.
@@ -268,7 +288,7 @@ class Conditions(Wire):
     """What scores depend on besides their target and its rows: only scores with equal conditions are compared."""
 
     #: "label" if rows have one.
-    loss_on: Literal["completion", "assistant", "all", "label"]
+    loss_on: LearntOn
     #: Which columns of the data were which keys of a row; None: the keys were called as the columns.
     columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens, limited by the base's positions.
@@ -276,6 +296,8 @@ class Conditions(Wire):
     #: Rows whose completion was generated, and the longest completion in tokens; 0 if there were none.
     generated_rows: int = 0
     max_new_tokens: int = 0
+    #: The most tokens of a thought, which then aren't among those of its completion; None: they are.
+    max_thought_tokens: Annotated[int | None, IF_SET] = None
     #: Ids of all tokens that end a completion, sorted.
     stop_ids: list[int] = []
     #: SHA-256 of each chat template that rendered conversations, sorted.

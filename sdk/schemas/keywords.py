@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from sdk.formats.objectives import LossOn
 from sdk.schemas.evaluation import TextMetric
 
 
@@ -54,7 +55,7 @@ class TrainingOptions(PlanOptions, total=False):
     simpo_gamma: float
     desirable_weight: float
     undesirable_weight: float
-    loss_on: Literal["completion", "assistant", "all"] | None
+    loss_on: LossOn | None
     columns: str | None
     epochs: float
     max_steps: int | None
@@ -94,7 +95,7 @@ class RowOptions(TypedDict, total=False):
     chat_template: str | None
     template_kwargs: str | None
     add_tokens: str | None
-    loss_on: Literal["completion", "assistant", "all"] | None
+    loss_on: LossOn | None
     columns: str | None
     max_length: int
 
@@ -102,7 +103,7 @@ class RowOptions(TypedDict, total=False):
 class EvaluationOptions(TypedDict, total=False):
     """The fields of `EvaluationSpec`."""
 
-    loss_on: Literal["completion", "assistant", "all"] | None
+    loss_on: LossOn | None
     columns: str | None
     generate_rows: int
     metrics: list[TextMetric] | None
@@ -110,6 +111,7 @@ class EvaluationOptions(TypedDict, total=False):
     scorers: list[str] | None
     max_length: int
     max_new_tokens: int
+    max_thought_tokens: int | None
     keep_samples: int
     batch_size: int
     precision: Literal["as-trained", "nf4", "native"]

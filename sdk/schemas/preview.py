@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sdk.formats.objectives import LearntOn, LossOn
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import Columns
 from sdk.schemas.recorded import Day, Rendering
@@ -25,7 +26,7 @@ Span = Annotated[list[int], Field(min_length=2, max_length=2)]
 class RowsShown(VocabularyFields, TemplateFields, HoldoutFields):
     """Which rows are shown, and how they are read; held-out ones are not counted."""
 
-    loss_on: Literal["completion", "assistant", "all"] | None = None
+    loss_on: LossOn | None = None
     #: Which columns are which keys of a row; None: the keys are called as the columns.
     columns: Annotated[Columns | None, IF_SET] = None
     #: Longest row in tokens.
@@ -98,7 +99,7 @@ class Preview(Wire):
     shape: Literal["prompt", "messages", "text", "text-label", "preference", "unpaired-preference"]
     #: What a training learns from such rows unless it is asked for another objective; None: an earlier release said nothing.
     objective: str | None = None
-    loss_on: Literal["completion", "assistant", "all", "label"]
+    loss_on: LearntOn
     #: The labels of a classification, in the order that numbers them.
     labels: list[str] = []
     #: Longest row in tokens: as requested, or the base's positions if those are fewer.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdk.formats.base_files import HEADS, INPUT_EMBEDDINGS
-from sdk.formats.objectives import OBJECTIVES, Objective, traits_of
+from sdk.formats.objectives import OBJECTIVES, LearntOn, LossOn, Objective, traits_of
 from sdk.formats.option_texts import parse_numbers, parse_values, same_module
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.optimizers import OPTIMIZERS, Optimizer, OptimizerName
@@ -176,8 +176,9 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         IF_ANY,
         Option("Tokens whose embedding is trained, by id.", metavar="5,100-103", kept=True, planned=True),
     ] = None
-    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows.
-    loss_on: Literal["completion", "assistant", "all", "label"] | None = None
+    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows. "answer": of
+    #: conversations the answers without their reasoning, "reasoning": with it, and each must have one.
+    loss_on: LearntOn | None = None
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
     #: out. None: the keys are called as the columns.
     columns: Annotated[
@@ -300,7 +301,7 @@ class TrainingSpec(TrainingFields):
         ),
     ] = None
     loss_on: Annotated[
-        Literal["completion", "assistant", "all"] | None,
+        LossOn | None,
         Option(
             "Which tokens the loss is computed on.", default="by the shape of the rows", resolved=True, of_loss=True
         ),

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, get_args
 
 from pydantic import BaseModel
 
@@ -19,6 +19,7 @@ from sdk.api.datasets import DatasetRoutes
 from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, NotFound, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
+from sdk.formats.objectives import LossOn
 from sdk.formats.refs import BadRefError, parse_digest
 from sdk.pulling.cache import Cache
 from sdk.pulling.puller import Puller
@@ -176,7 +177,7 @@ def asked_of(
     # A classification learns the label of each text, not parts of the text.
     labelled = record.objective == "classify"
     loss_on = None if labelled else record.loss_on
-    if record.max_length is None or not (labelled or loss_on in ("completion", "assistant", "all")):
+    if record.max_length is None or not (labelled or loss_on in get_args(LossOn)):
         raise InvalidInput(
             f"the record of {version.ref} doesn't have its training's loss_on and max_length; preview the file of its rows "
             "with: adapterctl data preview FILE --base BASE",

@@ -133,7 +133,7 @@ class TestShapes:
         [
             ({"prompt": "a", "completion": "b"}, "assistant", "completion or all"),
             ({"instruction": "a", "output": "b"}, "assistant", "completion or all"),
-            ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "completion", "assistant or all"),
+            ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "completion", "assistant, answer, reasoning or all"),
             ({"text": "a"}, "completion", "all"),
         ],
     )  # fmt: skip
@@ -186,9 +186,14 @@ class TestChoices:
     def test_scores_of_completions_are_refused_where_none_is_generated(self, ours: Tenant) -> None:
         row = {"prompt": uuid.uuid4().hex, "choices": [" a", " b"], "answer": " b"}
         view = ours.client.datasets.add(write(ours, "mc.jsonl", row), name="mc", namespace=ours.space)
-        every: list[dict[str, Any]] = [{"metrics": ["bleu"]}, {"regex": "a"}, {"scorers": ["mine"]}]
+        every: list[dict[str, Any]] = [
+            {"metrics": ["bleu"]},
+            {"regex": "a"},
+            {"scorers": ["mine"]},
+            {"max_thought_tokens": 9},
+        ]
         for options in every:
-            with pytest.raises(InvalidInput, match=r"scores? of completions, and of these rows none is generated"):
+            with pytest.raises(InvalidInput, match=r" completions, and of these rows none is generated"):
                 ours.client.submit_evaluation("base:tiny", data="mc", **options)
             # Whoever asks the registry itself is told the same.
             request = EvaluationRequest(
@@ -196,7 +201,7 @@ class TestChoices:
                 data=view.digest,
                 spec=EvaluationSpec.model_validate(options),
             )
-            with pytest.raises(InvalidInput, match=r"scores? of completions"):
+            with pytest.raises(InvalidInput, match=r"(scores? of|limits) completions"):
                 submit(ours.client, JobSubmission(request=request))
 
     def test_a_wrong_form_is_refused_at_submit(self, ours: Tenant) -> None:

@@ -425,6 +425,7 @@ class TestEvaluations:
             ("loss_on", "all"),
             ("generated_rows", 33),
             ("max_new_tokens", 47),
+            ("max_thought_tokens", 5),
             ("columns", "text=t"),
         ],
     )

@@ -11,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import sdk
+from sdk.formats.objectives import LossOn
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec, TextMetric
 from sdk.schemas.planning import PlanChoices
@@ -25,8 +26,11 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from sdk.formats.objectives import LossOn
 from sdk.schemas.evaluation import TextMetric
 '''
+#: Types that are called by their names.
+_NAMED = {LossOn: "LossOn", TextMetric: "TextMetric"}
 
 
 def text() -> str:
@@ -61,8 +65,8 @@ def _class(name: str, about: str, hints: Mapping[str, Any], *, base: str = "Type
 def _written(hint: Any) -> str:
     if hint is NoneType:
         return "None"
-    if hint == TextMetric:
-        return "TextMetric"
+    if hint in _NAMED:
+        return _NAMED[hint]
     if get_origin(hint) in (Union, UnionType):
         return " | ".join(map(_written, get_args(hint)))
     if get_origin(hint) is list:

@@ -248,12 +248,14 @@ def _differences(
     asked = spec.asked_of_texts if found.generated_rows else []
     lacking = [name for name in asked if not _is_there(name, report.metrics.keys() | found.failed.keys())]
     new_tokens, regex = found.max_new_tokens, found.metrics.get("regex")
+    thought, most_of_thought = found.max_thought_tokens, spec.max_thought_tokens
     checked = (
         ("loss_on", spec.loss_on, found.loss_on, spec.loss_on not in (None, found.loss_on)),
         ("columns", spec.columns, found.columns, found.columns != spec.columns),
         ("max_length", spec.max_length, found.max_length, found.max_length > spec.max_length),
         ("generate_rows", spec.generate_rows, found.generated_rows, found.generated_rows > spec.generate_rows),
         ("max_new_tokens", spec.max_new_tokens, new_tokens, found.generated_rows and new_tokens != spec.max_new_tokens),
+        ("max_thought_tokens", most_of_thought, thought, found.generated_rows and thought != most_of_thought),
         ("metrics", ",".join(asked), "none of " + ",".join(lacking), lacking),
         ("regex", spec.regex, regex, found.generated_rows and regex != spec.regex),
         ("keep_samples", spec.keep_samples, samples, samples > spec.keep_samples),

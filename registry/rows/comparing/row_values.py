@@ -177,10 +177,9 @@ def notes_on(left_out: int, metric: str, evaluations: Sequence[EvaluationView]) 
         most = evaluations[0].conditions.get("max_new_tokens")
         notes.append(f"{some} more than the {most} tokens that an answer has at most")
     if thoughts and is_of_texts(metric):
-        most = evaluations[0].conditions.get("max_new_tokens")
-        notes.append(
-            f"up to {thoughts} of a target's answers begin a thought and don't end it within {most} tokens, and count as empty"
-        )
+        limited = "max_thought_tokens" in (conditions := evaluations[0].conditions)
+        never = "don't end it" if limited else f"don't end it within {conditions.get('max_new_tokens')} tokens"
+        notes.append(f"up to {thoughts} of a target's answers begin a thought and {never}, and count as empty")
     if left_out:
         some = "1 row is" if left_out == 1 else f"{left_out} rows are"
         notes.append(f"{some} left out, since not every target has a score of it")

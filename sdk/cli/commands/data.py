@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -21,6 +21,7 @@ from sdk.cli.support.output import (
 from sdk.cli.support.session import client_with, open_client, watched
 from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
+from sdk.formats.objectives import LossOn
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.vocabulary_fields import VocabularyFields
@@ -98,7 +99,7 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
 @click.option("--of", metavar="REF", help="Instead of FILE: the rows that this version was trained on.")
 @click.option("--rows", type=int, help="Show this many rows from the start. [default: 3]")
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
-@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`.")
+@click.option("--loss-on", type=click.Choice(get_args(LossOn)), help="As in `train`.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
 @spec_options(HoldoutFields, about="As in `train`.")
 @spec_options(TemplateFields, about="As in `train`.")
@@ -143,7 +144,7 @@ def _follow(job: Job[Preview]) -> None:
 @click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
 @spec_options(HoldoutFields, about="As in `train`.")
-@click.option("--loss-on", type=click.Choice(["completion", "assistant", "all"]), help="As in `train`; with --base.")
+@click.option("--loss-on", type=click.Choice(get_args(LossOn)), help="As in `train`; with --base.")
 @spec_options(TemplateFields, about="As in `train`; with --base.")
 @spec_options(VocabularyFields, about="As in `train`; with --base.")
 @click.option("--max-length", type=int, help="As in `train`; with --base. [default: 1024]")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from sdk.cli.support.output import WIDTH, human_bytes, render
 from sdk.schemas.evaluation import (
     COUNTED,
+    ENDED_THOUGHT_ROWS,
     LONGER_REFERENCE_ROWS,
     NO_CONTENT_ROWS,
     SCORER_PREFIX,
@@ -121,7 +122,10 @@ def long_lines(
     >>> long_lines("a@v1", {"generated_rows": 8.0, "longer_reference_rows": 2.0}, {"max_new_tokens": 48}, None)
     ['a@v1: 2 of 8 rows expect more than the 48 tokens that an answer has at most; raise --max-new-tokens']
     >>> long_lines("a@v1", {"generated_rows": 8.0, "unfinished_thought_rows": 2.0}, {"max_new_tokens": 48}, None)
-    ['a@v1: 2 of 8 answers begin a thought and do not end it within 48 tokens, and count as empty; raise --max-new-tokens']
+    ['a@v1: 2 of 8 answers begin a thought and do not end it within 48 tokens, and count as empty; raise --max-new-tokens, or end thoughts with --max-thought-tokens']
+    >>> thoughts = {"generated_rows": 8.0, "unfinished_thought_rows": 1.0, "ended_thought_rows": 3.0}
+    >>> long_lines("a@v1", thoughts, {"max_new_tokens": 48, "max_thought_tokens": 256}, None)
+    ['a@v1: 1 of 8 answers stops within its thought, and counts as empty', 'a@v1: 3 of 8 thoughts were ended after 256 tokens; raise --max-thought-tokens to let them end by themselves']
     >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0, "no_content_rows": 1.0}, {}, None)
     ['a@v1: 1 of 6 rows has no score: a thought is all of the expected answer; give it a content or a call']
     """
@@ -150,13 +154,23 @@ def long_lines(
         lines.append(
             f"{ref}: {longer} of {metrics.get('generated_rows', 0.0):.0f} rows {most} at most; raise --max-new-tokens"
         )
-    if thoughts := round(metrics.get(UNFINISHED_THOUGHT_ROWS, 0)):
-        said = f"{'begins a thought and does' if thoughts == 1 else 'begin a thought and do'} not end it within"
-        said += f" {conditions.get('max_new_tokens')} tokens, and {'counts' if thoughts == 1 else 'count'} as empty"
-        lines.append(
-            f"{ref}: {thoughts} of {metrics.get('generated_rows', 0.0):.0f} answers {said}; raise --max-new-tokens"
-        )
-    return lines
+    return lines + [f"{ref}: {line}" for line in _thought_lines(metrics, conditions)]
+
+
+def _thought_lines(metrics: Mapping[str, float], conditions: Mapping[str, object]) -> Iterator[str]:
+    of = f"of {metrics.get('generated_rows', 0.0):.0f}"
+    unfinished, ended = (round(metrics.get(name, 0)) for name in (UNFINISHED_THOUGHT_ROWS, ENDED_THOUGHT_ROWS))
+    longest = conditions.get("max_thought_tokens")
+    if unfinished and longest is not None:
+        said = "stops within its thought, and counts" if unfinished == 1 else "stop within their thought, and count"
+        yield f"{unfinished} {of} answers {said} as empty"
+    elif unfinished:
+        said = f"{'begins a thought and does' if unfinished == 1 else 'begin a thought and do'} not end it within"
+        said += f" {conditions.get('max_new_tokens')} tokens, and {'counts' if unfinished == 1 else 'count'} as empty"
+        yield f"{unfinished} {of} answers {said}; raise --max-new-tokens, or end thoughts with --max-thought-tokens"
+    if ended:
+        was = "thoughts was" if ended == 1 else "thoughts were"
+        yield f"{ended} {of} {was} ended after {longest} tokens; raise --max-thought-tokens to let them end by themselves"
 
 
 def _mending(rows: int) -> str:

@@ -21,6 +21,10 @@ class AnswerTokens(NamedTuple):
     #: The same as text, without blanks around.
     said: str
     scaffold: Scaffold
+    #: From the token in which the content begins to the end of turn; empty if it has neither content nor calls.
+    after_reasoning: tuple[int, int]
+    #: Its message's index.
+    message: int
 
 
 def answer_tokens(
@@ -49,4 +53,6 @@ def _of_answer(
     said = (lead + str(tokenizer.decode(list(ids[first:last]), skip_special_tokens=True))).strip()
     head = tuple(ids[begins:first])
     scaffold = Scaffold(thoughts, head, lead.lstrip(), prompt_within, row_within, unclosed=not cut.closed)
-    return AnswerTokens((first, last if said else first), said, scaffold)
+    ends = bisect_left(starts, answer.span[1])
+    after = (first - bool(lead.strip() and head), ends) if said else (ends, ends)
+    return AnswerTokens((first, last if said else first), said, scaffold, after, answer.message)

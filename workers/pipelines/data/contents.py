@@ -29,6 +29,8 @@ class AnswerText(NamedTuple):
     span: Span
     #: Its content and calls; empty if it has neither.
     content: Span
+    #: Its message's index.
+    message: int
 
 
 class ContentFinder:

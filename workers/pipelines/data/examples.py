@@ -9,22 +9,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 
+from sdk.formats.objectives import OF_REASONING, LearntOn
 from sdk.formats.rows import Row
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.version_records import SpecialTokens
-from workers.pipelines.data.answer_tokens import answer_tokens
+from workers.pipelines.data.answer_tokens import AnswerTokens, answer_tokens
 from workers.pipelines.data.conversation import Conversation, RowRefused
 from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.spans import ChatTemplate, Method, SupervisedText
 from workers.pipelines.data.thoughts import Scaffold
 from workers.pipelines.data.tokenizer import known_ids
 from workers.pipelines.errors import PipelineError
-
-#: "label": on the row's label, and none of its tokens.
-LossOn = Literal["completion", "assistant", "all", "label"]
 
 #: The label of a token without a loss, as torch's cross-entropy expects it.
 IGNORED = -100
@@ -85,7 +83,7 @@ class ExampleMaker:
     def __init__(
         self,
         tokenizer: Any,
-        loss_on: LossOn,
+        loss_on: LearntOn,
         day: date | None,
         stop_ids: Sequence[int],
         special_tokens: SpecialTokens = "once",
@@ -97,7 +95,9 @@ class ExampleMaker:
         self.encoder = Encoder(tokenizer, special_tokens)
         self._loss_on = loss_on
         self._day = day
-        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids), contents=contents)
+        self._contents = contents
+        apart = contents or loss_on in OF_REASONING
+        self._template = ChatTemplate(tokenizer, day, known_ids(tokenizer, stop_ids), contents=apart)
         self._methods: Counter[str] = Counter()
         self._templates: set[str] = set()
         self._dated = False
@@ -200,6 +200,10 @@ class ExampleMaker:
             if stop is None or stop not in {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}:
                 raise RowRefused("ends with an end of turn that is not a token of the base's tokenizer")
         answers = answer_tokens(sample, ids, starts, tokenizer)
+        if self._loss_on in OF_REASONING:
+            labels = self._apart(ids, labels, answers)
+        if not self._contents:
+            answers = []
         contents = tuple(answer.content for answer in answers if answer.said)
         if sample.answer is None or not last:
             return Example(ids, labels, [], "", "", stop, sample.method, contents=contents)
@@ -209,6 +213,28 @@ class ExampleMaker:
         said, scaffold = (answers[-1].said, answers[-1].scaffold) if answers else ("", None)
         how: dict[str, Any] = {"stop": stop, "method": sample.method, "contents": contents, "scaffold": scaffold}
         return Example(ids, labels, prompt_ids, asked, said, **how)
+
+    def _apart(self, ids: list[int], labels: list[int], answers: Sequence[AnswerTokens]) -> list[int]:
+        """Return the labels of answers with their reasoning, or without. Raises RowRefused for one that lacks what is learnt."""
+        if self._loss_on == "reasoning":
+            for answer in answers:
+                if not answer.scaffold.reasoning(self._tokenizer):
+                    raise RowRefused(
+                        f"has an answer, message {answer.message + 1}, that the base's chat template renders without reasoning; give "
+                        "it `reasoning_content` or a `weight` of 0, or set loss_on to assistant"
+                    )
+            return labels
+        without = [IGNORED] * len(ids)
+        for answer in answers:
+            if not (answer.said or self._contents):
+                # An evaluation counts such rows.
+                raise RowRefused(
+                    f"has an answer, message {answer.message + 1}, with neither content nor calls, so without its reasoning nothing "
+                    "is left to learn; give it a `weight` of 0, or set loss_on to assistant"
+                )
+            learnt = slice(*answer.after_reasoning)
+            without[learnt] = ids[learnt]
+        return without
 
 
 def _messages(row: Row) -> tuple[list[dict[str, Any]], int]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdk.formats.labels import classes_of
+from sdk.formats.objectives import LearntOn
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.version_records import SpecialTokens
 from workers.pipelines.data.encoding import Encoder
-from workers.pipelines.data.examples import Example, LossOn
+from workers.pipelines.data.examples import Example
 from workers.pipelines.data.rows import Rows
 from workers.pipelines.data.tokenise import Tokenised
 from workers.pipelines.errors import PipelineError, named
@@ -25,7 +26,7 @@ def class_names(rows: Rows) -> tuple[str, ...]:
         return tuple(classes_of({row.fields["label"] for row in rows}))
 
 
-def refuse_loss_on(loss_on: LossOn | None) -> None:
+def refuse_loss_on(loss_on: LearntOn | None) -> None:
     """Raise PipelineError ("spec") if part of a text is to be learnt: a classification learns none of it."""
     if loss_on is not None:
         raise PipelineError(

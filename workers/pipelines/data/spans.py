@@ -230,7 +230,7 @@ class ChatTemplate:
             content = self._contents.content(template, form, conversation, fitting.rendered.text, answer) or (end, end)
             # The token that ends the turn is no part of it.
             last = min(content[1], self._controls.last_control(text, start, end))
-            found.append(AnswerText((start, end), (max(content[0], start), last)))
+            found.append(AnswerText((start, end), (max(content[0], start), last), answer))
         return {"answers": tuple(found), "thoughts": self._contents.thoughts(template, form)}
 
     def _by_marks(self, fitting: _Fitting) -> dict[int, Span] | None:

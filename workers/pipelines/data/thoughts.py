@@ -45,6 +45,8 @@ class Thoughts:
 
     notations: tuple[Notation, ...] = _COMMON
     headers: tuple[str, ...] = _COMMON_HEADERS
+    #: What the template writes between a thought and a content, with blanks; the first notation is its own then. "": nothing.
+    closing: str = ""
 
     def within(self, text: str) -> bool:
         """Whether a text ends at the beginning of a thought."""
@@ -75,7 +77,8 @@ def find_thoughts(render: RenderAll, controls: str) -> Thoughts:
         own.append(Notation(opens, tuple(dict.fromkeys(filter(None, (middle.strip(), shared))))))
     before, found, _ = plain.partition(WORD)
     header = before.removeprefix(prompt).strip() if found and before.startswith(prompt) else ""
-    return Thoughts((*own, *_COMMON), tuple(filter(None, (header, *_COMMON_HEADERS))))
+    headers = tuple(filter(None, (header, *_COMMON_HEADERS)))
+    return Thoughts((*own, *_COMMON), headers, middle if own else "")
 
 
 def _call(name: str) -> dict[str, Any]:
@@ -160,6 +163,11 @@ class Scaffold:
     #: Whether the row's own content begins as a thought does that has no end.
     unclosed: bool = False
 
+    def reasoning(self, tokenizer: Any) -> str:
+        """The row's own thought; "" if it has none."""
+        cut = cut_leading(self.head, tokenizer, self.thoughts, within=self.prompt_within or self.row_within)
+        return cut.reasoning if cut.closed else ""
+
 
 class Answer(NamedTuple):
     """What a model wrote."""
@@ -178,10 +186,9 @@ def read_answer(ids: Sequence[int], tokenizer: Any, scaffold: Scaffold, *, ended
     """
     within, head = scaffold.prompt_within or scaffold.row_within, scaffold.head
     own = bool(head) and tuple(ids[: len(head)]) == head
-    cut = cut_leading(head if own else ids, tokenizer, scaffold.thoughts, within=within)
     if own:
-        said = scaffold.lead + _content(ids[len(head) :], tokenizer)
-        return Answer(said, cut.reasoning if cut.closed else "")
+        return Answer(scaffold.lead + _content(ids[len(head) :], tokenizer), scaffold.reasoning(tokenizer))
+    cut = cut_leading(ids, tokenizer, scaffold.thoughts, within=within)
     if not cut.closed and not scaffold.prompt_within:
         # Only the row's own answer has a thought that its prompt didn't ask for.
         cut = cut_leading(ids, tokenizer, scaffold.thoughts, within=False)

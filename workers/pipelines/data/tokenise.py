@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sdk.formats import objectives
 from sdk.formats.adapter_files import GENERATION_FILE, RENDERING_FILE, TEMPLATE_FILE
-from sdk.formats.objectives import ObjectiveError
+from sdk.formats.objectives import LearntOn, ObjectiveError
 from sdk.formats.rows import Shape, name_faults
 from sdk.schemas.evaluation import Unscored
 from sdk.schemas.failures import FailureReason
@@ -22,7 +22,7 @@ from sdk.schemas.recorded import Rendering
 from sdk.schemas.version_records import SpecialTokens
 from sdk.schemas.wire import canonical_json
 from workers.pipelines.data.conversation import RowRefused
-from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker, LossOn
+from workers.pipelines.data.examples import IGNORED, Example, ExampleMaker
 from workers.pipelines.data.rows import Rows
 from workers.pipelines.data.tokenizer import all_stops, read_object
 from workers.pipelines.errors import PipelineError, named
@@ -38,7 +38,7 @@ class Tokenised:
     #: One for each row, or for each answer of a conversation.
     examples: list[Example] | StoredExamples
     shape: Shape
-    loss_on: LossOn
+    loss_on: LearntOn
     #: Number of rows that have examples.
     rows: int
     #: Rows left out because `max_length` cut off everything that the loss would have been computed on.
@@ -74,7 +74,7 @@ def tokenise(
     rows: Rows,
     tokenizer: Any,
     *,
-    loss_on: LossOn | None,
+    loss_on: LearntOn | None,
     max_length: int,
     day: date | None = None,
     stop_ids: Sequence[int] = (),
@@ -193,7 +193,7 @@ def cut_example(example: Example, max_length: int) -> Example | None:
     return replace(example, input_ids=example.input_ids[:max_length], labels=labels, stop=stop, contents=contents)
 
 
-def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
+def resolve_loss_on(shape: Shape, loss_on: LearntOn | None) -> LearntOn:
     """Return what the loss is computed on for rows of a shape. Raises PipelineError ("data") if the rows don't allow it."""
     if shape == "text-label":
         raise PipelineError(
@@ -206,7 +206,7 @@ def resolve_loss_on(shape: Shape, loss_on: LossOn | None) -> LossOn:
             f"Rows of {objectives.ONLY_SCORED[shape]} are for evaluations, and nothing is learnt of them; give rows of another shape.",
         )
     with named(FailureReason.DATA, "The rows can't be used: {error}.", ObjectiveError):
-        return cast("LossOn", objectives.resolve_loss_on(loss_on, shape))
+        return objectives.resolve_loss_on(loss_on, shape)
 
 
 #: Keys of a generation config about how it was saved, or where it came from.

@@ -14,6 +14,7 @@ from workers.pipelines.model.causality import fixed_texts
 from workers.pipelines.model.packed import multiplies_in_eight_bits
 from workers.pipelines.model.rotary import parts, turns_at
 from workers.pipelines.scoring.target import Target
+from workers.pipelines.scoring.thought_limit import LimitedCompletion, ThoughtLimit, limiting
 
 #: Logits may change by this many roundings of the largest if other prompts are beside: experts multiply the tokens of a
 #: pass together.
@@ -31,10 +32,18 @@ class GeneratedText(NamedTuple):
     ids: tuple[int, ...]
     #: Whether it stopped by itself, with tokens left.
     ended: bool
+    #: Whether its thought was ended at its limit.
+    ended_thought: bool = False
 
 
-def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids: list[int]) -> list[GeneratedText]:
-    """Return one completion per prompt, given as tokens, in their order.
+def generate(
+    model: Any,
+    prompts: Sequence[list[int]],
+    target: Target,
+    stop_ids: list[int],
+    limits: Sequence[ThoughtLimit] = (),
+) -> list[GeneratedText]:
+    """Return one completion per prompt, given as tokens, in their order; `limits` are those of their thoughts, if they have any.
 
     Prompts of similar length share a batch and are padded on the left, so the next token of each comes right after it.
     """
@@ -44,19 +53,27 @@ def generate(model: Any, prompts: Sequence[list[int]], target: Target, stop_ids:
     if order:
         target.report(Progress(phase="generate", step=0, total=total, unit="rows"))
     # A growing completion may reach a length with other rotary frequencies, which would affect the other rows too.
-    turns = None if (whole := turns_at(model)) is None else whole - target.spec.max_new_tokens
+    most_tokens = max((limit.most_tokens for limit in limits), default=target.spec.max_new_tokens)
+    turns = None if (whole := turns_at(model)) is None else whole - most_tokens
     if batch_size > 1 and len(set(lengths)) > 1 and reads_left_padding(model, pad_id):
         batch_size = 1
         message = "prompts are answered one at a time: this base reads what they are padded with"
         target.report(Progress(phase="generate", message=message))
     for batch in parts(lengths, batch_size, turns, beyond=1):
         input_ids, mask = _left_padded([prompts[index] for index in order[batch]], pad_id, target.device.torch_device)
-        output = _generate(model, input_ids, mask, pad_id, target.spec.max_new_tokens, eos_token_id=stop_ids)
+        limited = [LimitedCompletion(limits[index], target.tokenizer, stop_ids) for index in order[batch] if limits]
+        how = limiting(limited) if limited else {}
+        output = _generate(model, input_ids, mask, pad_id, most_tokens, eos_token_id=stop_ids, **how)
         written = output[:, input_ids.shape[1] :]
+        if limited:
+            # What comes after an end is padding, which may be the token at which generation stops.
+            written = [ids[: len(one)] for ids, one in zip(written, limited, strict=True)]
         texts = target.tokenizer.batch_decode(written, skip_special_tokens=True)
-        for index, text, ids in zip(order[batch], texts, written.tolist(), strict=True):
+        for place, (index, text) in enumerate(zip(order[batch], texts, strict=True)):
+            ids = written[place].tolist()
             stop = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
-            completions[index] = GeneratedText(text, tuple(ids[:stop]), stop < len(ids))
+            ended_thought = bool(limited) and limited[place].ended_thought
+            completions[index] = GeneratedText(text, tuple(ids[:stop]), stop < len(ids), ended_thought)
         left_s = (time.perf_counter() - started) / batch.stop * (total - batch.stop)
         target.report(Progress(phase="generate", step=batch.stop, total=total, unit="rows", eta_s=left_s))
     return [completions[index] for index in range(len(prompts))]

@@ -33,6 +33,7 @@ from workers.pipelines.scoring.loss_parts import loss_parts
 from workers.pipelines.scoring.row_scores import RowScores, Written, supervised_bytes
 from workers.pipelines.scoring.scorers import grading_of, require_scorable
 from workers.pipelines.scoring.target import Scored, Target
+from workers.pipelines.scoring.thought_limit import thought_limits
 
 #: Increased with every change of what of a rendered answer is its content, and of which tokens `bits_per_byte` is over.
 CONTENTS_VERSION, BYTES_VERSION = 1, 2
@@ -119,13 +120,15 @@ class LanguageModelScoring:
         self.grading = grading_of(spec)
         self.answered = answered = [example for example in shape.expected if example.prompt_ids][: spec.generate_rows]
         self.samples = len(answered)
-        self.prompt_tokens = _prompt_tokens(target) if answered else 0
         require_scorable(spec, len(answered))
         self.metrics = list(self.grading.metrics) if answered else []
         self.references = [[each.reference, *shape.further_references.get(each.row, ())] for each in answered]
         taught = [*item.stop_ids, *tokenised.rendering.stop_ids]
         taught += [] if item.adapter is None else configured_stops(item.adapter)
         self.stop_ids = all_stops(item.base, target.tokenizer, taught)
+        self.limits = thought_limits(spec, answered, target.tokenizer, self.stop_ids)
+        most_tokens = max((limit.most_tokens for limit in self.limits), default=spec.max_new_tokens)
+        self.prompt_tokens = _prompt_tokens(target, most_tokens) if answered else 0
         self.rows = RowScores(
             unscored=tokenised.left_out,
             shortened=tokenised.cut - sum(reason == "too_long" for reason in tokenised.left_out.values()),
@@ -137,6 +140,7 @@ class LanguageModelScoring:
             self.conditions |= {
                 "generated_rows": len(answered),
                 "max_new_tokens": spec.max_new_tokens,
+                "max_thought_tokens": spec.max_thought_tokens,
                 "stop_ids": self.stop_ids,
                 "prompt_tokens": self.prompt_tokens,
                 "generation": generation_of(item.base),
@@ -160,7 +164,7 @@ class LanguageModelScoring:
             started = time.perf_counter()
             # The question is at the end of a prompt: a long one loses its beginning.
             prompts = [example.prompt_ids[-self.prompt_tokens :] for example in self.answered]
-            completions = generate(model, prompts, target, self.stop_ids)
+            completions = generate(model, prompts, target, self.stop_ids, self.limits)
             generate_s = time.perf_counter() - started
             general = general_scores(bare, None if target.item.adapter is None else model)
         if not general:
@@ -174,6 +178,7 @@ class LanguageModelScoring:
             scores = self.grading.score([answer.content for answer in answers], self.references, fields)
             rows.add_answers([example.row for example in self.answered], written, scores)
             rows.unfinished_thoughts = sum(answer.unfinished for answer in answers)
+            rows.ended_thoughts = sum(completion.ended_thought for completion in completions)
             metrics |= {**scores.metrics, "generate_s": generate_s}
             # An error may quote its row.
             errors = {
@@ -215,17 +220,21 @@ def _written(completion: GeneratedText, answer: Answer) -> Written:
     return Written(text, None if content == text else content, answer.reasoning or None)
 
 
-def _prompt_tokens(target: Target) -> int:
-    """The most tokens of a prompt before a completion. Raises PipelineError if the base has no position left for one."""
+def _prompt_tokens(target: Target, most_tokens: int) -> int:
+    """The most tokens of a prompt before a completion of so many tokens. Raises PipelineError if the base has no position
+    left for one.
+    """
     spec = target.spec
-    positions = longest_row(target.item.base, spec.max_length + spec.max_new_tokens)
-    if positions <= spec.max_new_tokens:
+    positions = longest_row(target.item.base, spec.max_length + most_tokens)
+    if positions <= most_tokens:
+        limited = spec.max_thought_tokens is not None
+        thought = f" with max_thought_tokens {spec.max_thought_tokens}" if limited else ""
         raise PipelineError(
             FailureReason.SPEC,
-            f"The base has {positions} positions, so max_new_tokens {spec.max_new_tokens} leaves none for a prompt; "
+            f"The base has {positions} positions, so max_new_tokens {spec.max_new_tokens}{thought} leaves none for a prompt; "
             "lower it, or let generate_rows be 0.",
         )
-    return positions - spec.max_new_tokens
+    return positions - most_tokens
 
 
 def _are_longer(references: Sequence[str], target: Target) -> bool:

@@ -12,6 +12,7 @@ from sdk.formats.canonical_json import digest_of
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
 from sdk.schemas.evaluation import (
     COUNTED,
+    ENDED_THOUGHT_ROWS,
     LONGER_REFERENCE_ROWS,
     MOST_JOB_ROWS,
     MOST_PREDICTION_BYTES,
@@ -81,6 +82,8 @@ class RowScores:
     longer_references: int = 0
     #: How many answers begin a thought and don't end it.
     unfinished_thoughts: int = 0
+    #: How many thoughts were ended at their limit.
+    ended_thoughts: int = 0
 
     def add_losses(self, losses: Sequence[tuple[Example, float]], advice: str) -> None:
         """Add the summed loss of each example; a row has the sum over its examples. Raises PipelineError, which ends with
@@ -146,8 +149,9 @@ class RowScores:
             if name != "loss"
         }
         rows = {"rows": float(len(self.loss_sums)), "failed_rows": float(self.failed_rows)}
-        unfinished = {UNFINISHED_THOUGHT_ROWS: float(self.unfinished_thoughts)} if self.unfinished_thoughts else {}
-        return {**rows, **self.long, **unfinished, **over}
+        counts = {UNFINISHED_THOUGHT_ROWS: self.unfinished_thoughts, ENDED_THOUGHT_ROWS: self.ended_thoughts}
+        thoughts = {name: float(count) for name, count in counts.items() if count}
+        return {**rows, **self.long, **thoughts, **over}
 
     @property
     def long(self) -> dict[str, float]:

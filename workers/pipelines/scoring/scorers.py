@@ -208,6 +208,6 @@ def grading_of(spec: EvaluationSpec) -> Grading:
 
 
 def require_scorable(spec: EvaluationSpec, generated: int) -> None:
-    """Raise PipelineError ("spec") if scores of completions are requested by name, but none are generated."""
-    if not generated and (requested := spec.asked_of_texts):
-        raise PipelineError(FailureReason.SPEC, f"{no_completions(requested)}.")
+    """Raise PipelineError ("spec") if something is requested of completions by name, but none are generated."""
+    if not generated and (said := no_completions(spec)):
+        raise PipelineError(FailureReason.SPEC, f"{said}.")

@@ -135,6 +135,9 @@ GIVEN = [
         "--objective classify", "needs rows of {text, label}, and these are prompt-completion rows; leave objective out"
     ),
     options("--loss-on assistant", "nothing for a loss on 'assistant'; set loss_on to completion or all"),
+    options(
+        "--loss-on reasoning", "a loss on 'reasoning' needs {messages} rows, which keep an answer's reasoning apart"
+    ),
     options("--rank 0", "rank: 0 can't be; give a whole number from 1 to 1024"),
     options("--rank many", "'many' is not a valid integer", code=""),
     options("--alpha 0", "alpha: 0.0 can't be; give a number above 0 and at most 65536"),

@@ -63,6 +63,15 @@ def test_an_answer_in_any_alphabet_is_marked_with_its_end_and_nothing_else(name:
     assert text.tokens == len(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
+def test_an_answer_is_marked_without_its_reasoning_or_with_it() -> None:
+    tokenizer, row = templates.tokenizer_of("qwen3"), chat("Yes. 🙂")
+    row["messages"][-1]["reasoning_content"] = "They ask."
+    (alone,), (both,) = (shown(tokenizer, row, loss_on=loss_on) for loss_on in ("answer", "reasoning"))
+    assert marked(alone) == ["Yes. 🙂<|im_end|>"]
+    assert marked(both) == ["<think>\nThey ask.\n</think>\n\nYes. 🙂<|im_end|>"]
+    assert alone.text == both.text
+
+
 @pytest.mark.parametrize("name", templates.names())
 def test_under_each_template_what_is_marked_is_what_is_learnt(name: str) -> None:
     tokenizer = templates.tokenizer_of(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import templates, tiny
 
 import sdk
 from sdk.schemas.data_audit import TokenCountRequest, TokenCounts
@@ -37,6 +38,20 @@ def test_tokens_are_those_of_a_training(llama_base: Path, pairs: Path, loss_on: 
     assert found.rows_dropped > 0 or loss_on == "all"
     assert sum(bucket.rows for bucket in found.lengths) == 12
     assert found.too_long[0].rows[0].startswith("line ")
+
+
+def test_rows_that_lack_what_the_loss_is_on_are_named(write_jsonl: Callable[..., Path], tmp_path: Path) -> None:
+    base = tiny.save_llama(tmp_path / "qwen3", tokenizer=templates.new_tokenizer_of("qwen3"))
+    asked, said = {"role": "user", "content": "Is it warm?"}, {"role": "assistant", "content": "Yes."}
+    rows = [{"messages": [asked, each]} for each in ({**said, "reasoning_content": "They ask."}, said)]
+    found = {on: counted(base, write_jsonl(rows), rows=2, loss_on=on) for on in ("assistant", "answer", "reasoning")}
+    assert [found[on].rows_refused for on in ("assistant", "answer", "reasoning")] == [0, 0, 1]
+    (refusal,) = found["reasoning"].refusals
+    assert refusal.rows == ["line 2"]
+    assert "renders without reasoning" in refusal.detail
+    # Content and end, twice.
+    assert found["answer"].supervised_tokens == 2 * (len(load_tokenizer(base)("Yes.")["input_ids"]) + 1)
+    assert found["answer"].supervised_tokens < found["assistant"].supervised_tokens
 
 
 def test_added_tokens_are_counted_as_one_each(llama_base: Path, write_jsonl: Callable[..., Path]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from sdk.schemas.evaluation import EvaluationReport, EvaluationSpec, RowScore
+from sdk.schemas.scores import EvaluationView
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
+from workers.pipelines.errors import PipelineError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -93,6 +96,67 @@ def test_a_thought_that_has_no_end_is_an_empty_answer_and_counted(base: Path, ad
     assert row.reasoning
     whole, _ = scored(base, [answered("b?", "They ask.")], tmp_path, adapter)
     assert "unfinished_thought_rows" not in whole.metrics
+
+
+def test_only_a_thought_that_reaches_its_limit_is_ended(base: Path, adapter: Path, tmp_path: Path) -> None:
+    rows = [answered("a?", JSON), answered("b?", "Yes."), answered("c?", "no, it rains"), answered("b?", "Yes.")]
+    found = []
+    for batch_size in (1, 4):
+        how = {"max_thought_tokens": 3, "max_new_tokens": 20, "batch_size": batch_size}
+        report, scores = scored(base, rows, tmp_path, adapter, **how)
+        assert report.metrics["ended_thought_rows"] == 2
+        assert "unfinished_thought_rows" not in report.metrics
+        found.append([(row.prediction, row.content, row.reasoning, row.scores) for row in scores])
+    assert found[0] == found[1]
+    first, second, third, _ = found[0]
+    # It writes an empty thought by itself, and of the longer one only so many tokens.
+    assert first[:2] == (f"<think>\n\n</think>\n\n{JSON}", JSON)
+    assert third[1] == "no, it rains"
+    thought = load_tokenizer(base).decode(load_tokenizer(base)("\nThey ask.")["input_ids"][:3])
+    assert second[0].startswith(f"<think>{thought}\n</think>\n\n")
+    assert second[2] == thought.strip()
+    assert second[1]
+
+
+def test_answers_are_scored_without_their_reasoning_or_with_it(base: Path, adapter: Path, tmp_path: Path) -> None:
+    rows = [answered("b?", "Yes.", reasoning_content="They ask."), answered("c?", "no", reasoning_content="Rain?")]
+    whole, alone, both = (
+        scored(base, rows, tmp_path, adapter, loss_on=loss_on, metrics=None, generate_rows=0)
+        for loss_on in ("assistant", "answer", "reasoning")
+    )
+    assert [report.conditions.loss_on for report, _ in (whole, alone, both)] == ["assistant", "answer", "reasoning"]
+    for every, part, other in zip(whole[1], alone[1], both[1], strict=True):
+        assert part.loss_sum == pytest.approx(every.content_loss_sum + every.end_loss, rel=1e-6)
+        assert part.tokens == every.content_tokens + 1 < every.tokens
+        assert (part.content_loss_sum, part.end_loss) == (every.content_loss_sum, every.end_loss)
+        assert other == every
+    views = [view_of(report) for report, _ in (whole, alone, both)]
+    assert len({view.key for view in views}) == 3
+    assert views[0].unlike(views[1]) == ["loss_on"]
+    with pytest.raises(
+        PipelineError, match="line 1 has an answer, message 2, that the base's chat template renders with"
+    ):
+        scored(base, [answered("a?", JSON)], tmp_path, loss_on="reasoning")
+
+
+def view_of(report: EvaluationReport) -> EvaluationView:
+    """A report as it is stored."""
+    return EvaluationView(
+        id="1",
+        namespace="team",
+        ref="a@v1",
+        digest=None,
+        base_fingerprint="b" * 64,
+        dataset="1" * 64,
+        grader="loss",
+        precision=report.precision,
+        conditions=report.conditions.model_dump(),
+        metrics=report.metrics,
+        samples=[],
+        spec_digest="5" * 64,
+        job="j1",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
 
 
 def test_a_row_of_a_thought_alone_is_counted_as_unscored(base: Path, tmp_path: Path) -> None:

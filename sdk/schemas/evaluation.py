@@ -76,6 +76,10 @@ CORPUS_METRICS = frozenset({"bleu", "chrf", "nist", "cider_d", "macro_f1"})
 UNDIVIDED_METRICS = frozenset({"cider_d", "macro_f1"})
 #: Metrics derived from the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte", "content_loss"})
+#: Metrics of which less is better, each row weighted: a loss by tokens, or by bytes of text, which are the same whatever
+#: the tokenizer.
+BITS_PER_BYTE = "bits_per_byte"
+LESS_IS_BETTER = frozenset({"loss", BITS_PER_BYTE})
 #: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
 LARGEST_SCORES = {
     **dict.fromkeys(("accuracy", "acc", "acc_norm", "acc_bytes", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
@@ -122,6 +126,15 @@ def is_of_texts(metric: str) -> bool:
     ['rouge_l', 'scorer.politeness']
     """
     return metric in _TEXT_METRICS or is_scorer(metric)
+
+
+def is_of_tokens(metric: str) -> bool:
+    """Whether a metric is another number if texts are other tokens.
+
+    >>> [name for name in ("loss", "perplexity", "bits_per_byte", "rouge_l") if is_of_tokens(name)]
+    ['loss', 'perplexity']
+    """
+    return not is_of_texts(metric) and metric != BITS_PER_BYTE
 
 
 def is_scorer(metric: str) -> bool:
@@ -323,6 +336,8 @@ class RowScore(Wire):
     content_tokens: Annotated[Annotated[int, Field(ge=0, lt=_MOST_COUNT)] | None, IF_SET] = None
     #: Nats, the sum over the supervised tokens after the contents; None if there are none.
     end_loss: Annotated[Score | None, IF_SET] = None
+    #: The bytes of UTF-8 that the loss without `end_loss` is over; None if that is unknown.
+    text_bytes: Annotated[Annotated[int, Field(ge=0, lt=_MOST_COUNT)] | None, IF_SET] = None
     #: The generated text, or the predicted label; None if there is none, or no text is kept. One that is too long is
     #: cut, and ends with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None

@@ -14,8 +14,8 @@ from itertools import combinations
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
-from registry.rows.comparing.row_values import LOSS, RowValues
-from sdk.schemas.evaluation import LARGEST_SCORES
+from registry.rows.comparing.row_values import RowValues
+from sdk.schemas.evaluation import LARGEST_SCORES, LESS_IS_BETTER
 from sdk.schemas.scores import ComparedPair, Contamination
 from sdk.statistics.comparison import (
     ALPHA,
@@ -87,7 +87,7 @@ def _present(
     detect: float | None,
 ) -> ComparedPair:
     shown = 0 if p_adjusted is None else found.better(p_adjusted)
-    better = -shown if metric == LOSS else shown
+    better = -shown if metric in LESS_IS_BETTER else shown
     error = found.standard_error
     detectable = needed = None
     # A few groups don't show how groups differ.

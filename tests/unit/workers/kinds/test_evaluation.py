@@ -139,6 +139,14 @@ def test_a_bare_base_is_held_as_adapters_over_it_were_trained(asked: tuple[str, 
     assert found == held
 
 
+def test_a_bare_base_reads_rows_by_the_template_of_the_first_adapter_over_it() -> None:
+    asked = ("base:one", "b@v1", "a@v2", "a@v1", "base:two", "base:three")
+    bench = Bench([(label, None) for label in asked], [SCORES] * len(asked))
+    bench.carry_out()
+    found = [item.rendered_as for item in bench.orders[0].items]
+    assert found == [Path("a@v2"), None, None, None, Path("b@v1"), None]
+
+
 class Untouched:
     """An attempt of which nothing may be used yet."""
 

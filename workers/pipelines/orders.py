@@ -22,7 +22,7 @@ from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day, RecordedTraining
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import Labels
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Sha256, Wire
 
 
 class Order(Wire):
@@ -177,6 +177,14 @@ class EvaluationItem(Wire):
     recorded: list[RecordedScores] = Field(default_factory=list)
 
 
+class WordNet(Wire):
+    """The files in which synonyms are looked up."""
+
+    folder: Path
+    #: SHA-256 over their digests.
+    digest: Sha256
+
+
 class EvaluationOrder(Order):
     """Score every item on the same rows."""
 
@@ -185,6 +193,8 @@ class EvaluationOrder(Order):
     items: list[EvaluationItem]
     data: Path
     spec: EvaluationSpec
+    #: None: no metric needs it.
+    wordnet: WordNet | None = None
 
 
 class AsRecorded(Wire):

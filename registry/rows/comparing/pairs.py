@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 #: Metrics' names as people write them; others are written with spaces.
-_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "nist": "NIST", "meteor_exact_stem": "METEOR", "macro_f1": "macro-F1"}  # fmt: skip
+_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "nist": "NIST", "meteor": "METEOR with synonyms", "meteor_exact_stem": "METEOR", "macro_f1": "macro-F1"}  # fmt: skip
 
 
 def compare_pairs(

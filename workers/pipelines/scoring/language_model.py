@@ -116,7 +116,7 @@ class LanguageModelScoring:
         """Raises PipelineError ("spec") for completions that can't be generated or scored."""
         spec, item, tokenised = target.spec, target.item, shape.tokenised
         self.target, self.shape, self.tokenised, self.predicts = target, shape, tokenised, shape.predicts
-        self.grading = grading_of(spec)
+        self.grading = grading_of(spec, target.wordnet)
         self.answered = answered = [example for example in shape.expected if example.prompt_ids][: spec.generate_rows]
         self.samples = len(answered)
         self.prompt_tokens = _prompt_tokens(target) if answered else 0

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from pydantic import ValidationError
 
+from sdk.schemas.evaluation import WORDNET
 from sdk.schemas.work import MOST_SCORERS, SCORERS_GROUP, ScorerInfo
 
 
@@ -60,7 +61,7 @@ def announced_scorers() -> list[ScorerInfo] | None:
     """
     found = []
     for name, (entry, *more) in sorted(_by_name().items()):
-        if more or entry.dist is None:
+        if more or entry.dist is None or name == WORDNET:
             continue
         try:
             found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version))

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -30,6 +31,7 @@ _VARIABLES = {
     "grace_s": "ADAPTER_WORKER_GRACE_S",
     "warm": "ADAPTER_WORKER_WARM",
     "quantized_cache": "ADAPTER_WORKER_QUANTIZED_CACHE",
+    "wordnet": "ADAPTER_WORKER_WORDNET",
     "log_level": "ADAPTER_WORKER_LOG_LEVEL",
     "log_format": "ADAPTER_WORKER_LOG_FORMAT",
 }
@@ -101,6 +103,8 @@ class WorkerSettings:
     warm: Switch = False
     #: Whether weights of bases in 4 bits are kept in the cache, so that the next attempt doesn't quantise them again.
     quantized_cache: Switch = True
+    #: The folder of WordNet's files, in which evaluations by `meteor` look synonyms up; None: there is none.
+    wordnet: Path | None = None
     log_level: LogLevel = "INFO"
     log_format: Literal["text", "json"] = "text"
 

@@ -152,10 +152,10 @@ def _make(case: Case, folder: Path) -> None:
         said = " ".join(draw.choices(words, k=tokens))
         return str(tokenizer.decode(tokenizer(said)["input_ids"][:tokens]))
 
-    half, rows = case.half, []
+    half, rows, added = case.half, [], "".join(case.added)
     for number in range(2 * case.rows):
         if case.kind == "text":
-            rows.append({"text": text(case.length - 1)})
+            rows.append({"text": added + text(case.length - 1 - len(case.added))})
         elif case.kind == "labels":
             rows.append({"text": text(case.length - 1), "label": ["good", "bad"][number % 2]})
         elif case.kind == "prompts":

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from sdk.schemas.training import TrainingSpec
+
 #: What rows are: whole texts, prompts with completions, preferences, or labelled texts.
 RowKind = Literal["text", "prompts", "pairs", "labels"]
 
@@ -87,6 +89,11 @@ class Case:
         return None if each is None else self.rows * each
 
     @property
+    def added(self) -> list[str]:
+        """The tokens that it adds to the vocabulary, with which each text begins."""
+        return TrainingSpec.model_validate(self.asked).added
+
+    @property
     def asked(self) -> dict[str, Any]:
         """The fields of its spec."""
         fixed = {"method": "lora", "max_steps": 2, "grad_accum": 1, "lr": 1e-4}
@@ -96,6 +103,7 @@ class Case:
 _ALL = {"targets": "all-linear"}
 _DORA = {"use_dora": True}
 _TIED = {"tie_word_embeddings": True}
+_ADDED = {"add_tokens": "<red>,<blue>"}
 #: The formula was changed after a look at these, so they prove nothing.
 _TUNED_ON = (
     Case("gpt2", rows=10),
@@ -197,6 +205,18 @@ _FORECAST_ONLY = (
         112,
         checkpointing=True,
         options={"method": "qlora"},
+    ),
+    Case("llama", {"num_hidden_layers": 4, "vocab_size": 64000}, rows=4, length=256, options=_ADDED),
+    Case("qwen3", {"num_hidden_layers": 3, "vocab_size": 152000, **_TIED}, "bfloat16", 4, length=256, options=_ADDED),
+    Case("gemma3_text", {"num_hidden_layers": 3, "vocab_size": 262144}, rows=2, length=64, options=_ADDED),
+    Case(
+        "qwen3",
+        {"num_hidden_layers": 3, "vocab_size": 152000},
+        "bfloat16",
+        4,
+        length=256,
+        checkpointing=True,
+        options=_ADDED,
     ),
 )
 CASES: tuple[Case, ...] = (*(replace(case, tuned_on=True) for case in _TUNED_ON), *_FORECAST_ONLY)

@@ -24,6 +24,7 @@ from registry.errors import Invalid
 from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
 from registry.jobs.models import Job
 from registry.principal import Principal
+from sdk.schemas.evaluation import WORDNET
 from sdk.schemas.job_requests import known_fields
 from sdk.schemas.work import SCORERS_GROUP, WorkerInfo
 
@@ -125,6 +126,8 @@ def without_scorers(
     lacking = sorted(asked - set().union(*(worker.scorer_names for worker in workers)))
     if not lacking:
         return f"no worker has all of the scorers {', '.join(sorted(asked))}; install them on one, and start it again"
+    if lacking == [WORDNET]:
+        return "no worker has WordNet, which meteor needs; set ADAPTER_WORKER_WORDNET to its folder on the workers, and start them again"
     said = f"the scorer {lacking[0]}" if len(lacking) == 1 else f"any of the scorers {', '.join(lacking)}"
     shown = [worker for worker in workers if reads is None or worker.spaces <= set(reads)]
     there = _there(shown, all_of_them=len(shown) == len(workers))
@@ -140,14 +143,16 @@ def require_scorers(session: Session, needed: str | None, who: Principal, *, nam
         return
     known = [worker for worker in lately_seen_workers(session) if worker.serves(queue, namespace)]
     if (said := without_scorers(needed, known, reads=who.namespaces())) is not None:
-        raise Invalid(f"{said}, or leave it out", param="spec.scorers")
+        param = "spec.metrics" if scorers_in(needed) == {WORDNET} else "spec.scorers"
+        raise Invalid(f"{said}, or leave it out", param=param)
 
 
 def require_installed(names: Iterable[str]) -> None:
     """Raise Invalid for a scorer that is missing in this process's environment, which an embedded registry's runner
     shares.
     """
-    asked = sorted(set(names))
+    # The runner says itself whether it has WordNet.
+    asked = sorted({*names} - {WORDNET})
     here = {entry.name for entry in entry_points(group=SCORERS_GROUP)} if asked else set()
     if lacking := [name for name in asked if name not in here]:
         known = ", ".join(sorted(here)[:_SCORERS_NAMED])

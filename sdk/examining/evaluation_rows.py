@@ -46,6 +46,7 @@ def row_columns(rows: Sequence[RowScore]) -> dict[str, tuple[Literal["int", "flo
         "content_loss_sum": "float",
         "content_tokens": "int",
         "end_loss": "float",
+        "text_bytes": "int",
         "expected": "str",
         "confidence": "float",
         "unscored": "str",

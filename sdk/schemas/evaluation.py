@@ -31,6 +31,7 @@ TextMetric = Literal[
     "bleu",
     "chrf",
     "nist",
+    "meteor",
     "meteor_exact_stem",
     "cider_d",
     "regex",
@@ -39,6 +40,8 @@ TextMetric = Literal[
 #: The prefix of the scores of a scorer NAME that is installed on the workers: `scorer.NAME`, or `scorer.NAME.KEY` for
 #: each that it has.
 SCORER_PREFIX = "scorer."
+#: What `meteor` needs on a worker, announced like a scorer.
+WORDNET = "wordnet"
 #: The suffix for the number of rows that a score is over: `rouge_l_rows`. No score has a name with this ending.
 COUNTED = "_rows"
 
@@ -65,6 +68,14 @@ def _is_no_count(name: str) -> str:
     return name
 
 
+def _is_no_database(name: str) -> str:
+    if name == WORDNET:
+        raise ValueError(
+            f"{WORDNET} is what the metric meteor looks synonyms up in; ask for that, or call the scorer otherwise"
+        )
+    return name
+
+
 ScorerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$"), AfterValidator(_is_no_count)]
 
 #: The longest error of a scorer, in characters.
@@ -79,10 +90,15 @@ CORPUS_METRICS = frozenset({"bleu", "chrf", "nist", "cider_d", "macro_f1"})
 UNDIVIDED_METRICS = frozenset({"cider_d", "macro_f1"})
 #: Metrics derived from the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte", "content_loss"})
+#: Metrics of which less is better, each row weighted: a loss by tokens, or by bytes of text, which are the same whatever
+#: the tokenizer.
+BITS_PER_BYTE = "bits_per_byte"
+LESS_IS_BETTER = frozenset({"loss", BITS_PER_BYTE})
 #: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
 LARGEST_SCORES = {
     **dict.fromkeys(("accuracy", "acc", "acc_norm", "acc_bytes", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
-    **dict.fromkeys(("exact_match", "contains", "json_valid", "regex", "code_parses", "meteor_exact_stem"), 1.0),
+    **dict.fromkeys(("exact_match", "contains", "json_valid", "regex", "code_parses", "meteor"), 1.0),
+    "meteor_exact_stem": 1.0,
     **dict.fromkeys(("bleu", "chrf"), 100.0),
 }
 #: Metrics that are computed unasked for rows that allow it.
@@ -127,6 +143,15 @@ def is_of_texts(metric: str) -> bool:
     return metric in _TEXT_METRICS or is_scorer(metric)
 
 
+def is_of_tokens(metric: str) -> bool:
+    """Whether a metric is another number if texts are other tokens.
+
+    >>> [name for name in ("loss", "perplexity", "bits_per_byte", "rouge_l") if is_of_tokens(name)]
+    ['loss', 'perplexity']
+    """
+    return not is_of_texts(metric) and metric != BITS_PER_BYTE
+
+
 def is_scorer(metric: str) -> bool:
     """Whether a metric is a score by a user's own scorer."""
     return metric.startswith(SCORER_PREFIX)
@@ -145,8 +170,8 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-#: METEOR needs WordNet for synonyms; CIDEr is cheated by repetition.
-_NEAREST = {"meteor": "meteor_exact_stem, without synonyms", "cider": "cider_d, which clips"}
+#: CIDEr is cheated by repetition.
+_NEAREST = {"cider": "cider_d, which clips"}
 
 
 def _computed(value: object) -> object:
@@ -206,7 +231,7 @@ class EvaluationSpec(Wire):
         IF_SET,
         Option(
             "Scores of completions, with commas: rouge_l, rouge_1, rouge_2, exact_match, contains, token_f1, json_valid,"
-            " code_parses (as Python), bleu, chrf, nist, meteor_exact_stem, cider_d.",
+            " code_parses (as Python), bleu, chrf, nist, meteor (where workers have WordNet), meteor_exact_stem, cider_d.",
             default="rouge_l",
             metavar="NAMES",
         ),
@@ -222,7 +247,8 @@ class EvaluationSpec(Wire):
     ] = None
     #: Users' own scorers that are installed on the workers, by name.
     scorers: Annotated[
-        Annotated[list[ScorerName], Field(min_length=1, max_length=20)] | None,
+        Annotated[list[Annotated[ScorerName, AfterValidator(_is_no_database)]], Field(min_length=1, max_length=20)]
+        | None,
         BeforeValidator(_named),
         IF_SET,
         Option("Scorers of your own that are installed on the workers, with commas.", metavar="NAMES"),
@@ -257,6 +283,11 @@ class EvaluationSpec(Wire):
         if self.regex is None and "regex" in (self.metrics or ()):
             raise ValueError("the metric regex needs an expression; give one with --regex")
         return self
+
+    @property
+    def installed(self) -> list[str]:
+        """What must be installed on a worker: scorers, and WordNet for `meteor`."""
+        return [*(self.scorers or ()), *([WORDNET] if "meteor" in (self.metrics or ()) else [])]
 
     @property
     def text_metrics(self) -> list[TextMetric]:
@@ -345,6 +376,8 @@ class RowScore(Wire):
     content_tokens: Annotated[Annotated[int, Field(ge=0, lt=_MOST_COUNT)] | None, IF_SET] = None
     #: Nats, the sum over the supervised tokens after the contents; None if there are none.
     end_loss: Annotated[Score | None, IF_SET] = None
+    #: The bytes of UTF-8 that the loss without `end_loss` is over; None if that is unknown.
+    text_bytes: Annotated[Annotated[int, Field(ge=0, lt=_MOST_COUNT)] | None, IF_SET] = None
     #: The generated text, or the predicted label; None if there is none, or no text is kept. One that is too long is
     #: cut, and ends with a mark.
     prediction: Annotated[str, Field(max_length=MOST_PREDICTION_BYTES)] | None = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from sdk.schemas.evaluation import MADE_OF_LOSS, is_of_texts
+from sdk.schemas.evaluation import MADE_OF_LOSS, is_of_tokens
 from sdk.schemas.wire import IF_ANY, IF_SET, Wire, digest_of
 
 
@@ -108,10 +108,10 @@ class EvaluationView(Wire):
         return self._key(self._set)
 
     def key_of(self, metric: str) -> str:
-        """The key that two evaluations share whose scores by a metric can be compared: texts that were generated are compared
-        whatever tokens they were made of, and losses per token are not.
+        """The key that two evaluations share whose scores by a metric can be compared: texts that were generated, and losses
+        per byte of text, are compared whatever the tokens, and losses per token are not.
         """
-        if not is_of_texts(metric):
+        if is_of_tokens(metric):
             return self.key
         return self._key({name: value for name, value in self._set.items() if name != "tokenizer"})
 

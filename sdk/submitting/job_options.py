@@ -20,6 +20,8 @@ from sdk.schemas.jobs import JobSettings, Needs
 from sdk.validation import build
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)
+#: No job runs in less, so a smaller number lacks its unit.
+_LEAST_MEMORY_BYTES = 10**6
 _STEPS = re.compile(r"([0-9]{1,9}) ?steps?", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -95,4 +97,10 @@ def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs
     """What a worker must have, `memory` in bytes; None if nothing was said. Raises InvalidInput."""
     if device is None and memory is None:
         return None
+    if memory is not None and memory < _LEAST_MEMORY_BYTES:
+        raise InvalidInput(
+            f"a memory of {memory} bytes is less than any job takes; give it with its unit, such as 16GB, or leave it out for that of"
+            " the forecast",
+            param="memory",
+        )
     return build(Needs, device=device or "any", memory_bytes=memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,33 @@ class TestVerdicts:
             two, -pair.difference, None if pair.high is None else -pair.high, pair.p,
         )  # fmt: skip
         assert other.verdict == pair.verdict
+
+    def test_bits_per_byte_are_compared_whatever_the_tokens(self, bench: Bench) -> None:
+        """Of rows whose texts are equally long, whatever tokens they are of: each weighs its bytes, its end none."""
+        texts = [RowScore(**{**row.model_dump(), "text_bytes": 2 * row.tokens, "end_loss": 1.0}) for row in scored(48)]
+        # Twice as many tokens, and half a nat less on each text.
+        other = [row.model_copy(update={"tokens": 2 * row.tokens, "loss_sum": row.loss_sum - 0.5}) for row in texts]
+        one, two = bench.score(texts), bench.score(other, tokenizer="e" * 64)
+        found = compare(bench, one, two, metric="bits_per_byte")
+        (pair,) = found.pairs
+        assert found.lower_is_better
+        recorded = [bench.desk.writer.get(ref).evaluations[0].metrics["bits_per_byte"] for ref in (one, two)]
+        assert [each.score for each in found.scores] == pytest.approx(recorded)
+        assert pair.difference == pytest.approx(-48 * 0.5 / math.log(2) / sum(row.text_bytes or 0 for row in texts))
+        assert pair.better == two
+        with pytest.raises(Conflict, match=r"losses per token can't be compared .* compare by --metric bits_per_byte"):
+            compare(bench, one, two)
+        # One row was cut after other bytes.
+        cut = [other[0].model_copy(update={"text_bytes": 1}), *other[1:]]
+        three = bench.score(cut, tokenizer="e" * 64)
+        with pytest.raises(Conflict, match=r"row 0 has [0-9]+/1 bytes of text in these scores: other tokens are cut"):
+            compare(bench, one, three, metric="bits_per_byte")
+        old, taken = bench.desk.push(), CONDITIONS.model_copy(update={"columns": COLUMNS})
+        evaluated(
+            bench.desk, old, bench.data, scored(48), spec={"columns": COLUMNS}, conditions=taken, bits_per_byte=1.0
+        )
+        with pytest.raises(InvalidInput, match="don't say how long their texts are, since an earlier release scored"):
+            compare(bench, one, old, metric="bits_per_byte")
 
     def test_yes_and_no_are_mcnemar_s(self, bench: Bench) -> None:
         one, two = bench.score(scored(48)), bench.score(scored(48, exact=range(9)))

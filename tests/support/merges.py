@@ -170,6 +170,7 @@ def require_published(
     from registry.catalog.bases.deriving import Derived
     from registry.catalog.bases.finding import known_base
     from registry.catalog.publishing.merged_models import MergedFrom, judge_model
+    from sdk.formats.adapter_files import TEMPLATE_FILE, VOCABULARY_FILES
     from sdk.pulling.cache import Cache
     from sdk.pushing.base_folder import scan_base
     from sdk.schemas.catalog import BaseBrief
@@ -177,8 +178,9 @@ def require_published(
     cache = Cache(out.parent / "gate-cache")
     base, merged = scan_base(made.base, cache=cache), scan_base(out, cache=cache)
     tokenizer = {file.path: {file.sha256} for file in base.manifest.files}
-    if (template := made.adapter / "chat_template.jinja").is_file():
-        tokenizer.setdefault(template.name, set()).add(cache.sha256_of(template.resolve()))
+    for own in (made.adapter / name for name in (TEMPLATE_FILE, *VOCABULARY_FILES)):
+        if own.is_file():
+            tokenizer.setdefault(own.name, set()).add(cache.sha256_of(own.resolve()))
     ours, theirs = merged.registration, base.registration
     brief = BaseBrief.model_validate({name: getattr(theirs, name) for name in BaseBrief.model_fields})
     known = known_base(1, brief, theirs.tensors, theirs.config)

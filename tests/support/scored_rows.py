@@ -58,8 +58,11 @@ def report_of(
     loss = math.fsum(row.loss_sum or 0.0 for row in good) / tokens
     names = {name for row in rows for name in row.scores}
     scores = {name: [row.scores[name] for row in rows if name in row.scores] for name in names}
+    size_bytes = sum(row.text_bytes or 0 for row in good)
+    content = math.fsum((row.loss_sum or 0.0) - (row.end_loss or 0.0) for row in good)
     metrics = {
         "loss": loss,
+        **({"bits_per_byte": content / math.log(2) / size_bytes} if size_bytes else {}),
         "rows": float(len(good)),
         "failed_rows": float(len(rows) - len(good) - unscored),
         **({"unscored_rows": float(unscored)} if unscored else {}),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sdk.client import Client
 from sdk.errors import InvalidBase, NotAllowed, NotFound, QuotaExceeded, VerificationFailed
 from sdk.formats.cut_texts import cut_text, json_bytes, longest_that_fit
-from sdk.schemas.evaluation import BasePrecision, Conditions, EvaluationFailure, EvaluationReport, Sample
+from sdk.schemas.evaluation import WORDNET, BasePrecision, Conditions, EvaluationFailure, EvaluationReport, Sample
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -23,12 +23,14 @@ from workers.installed_scorers import NoScorerError, require_any
 from workers.kinds.attempt import Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, of_error
 from workers.kinds.pins import day_of, of_targets
+from workers.node.wordnet import NoWordNetError, wordnet_digest
 from workers.pipelines.orders import (
     AsRecorded,
     EvaluationItem,
     EvaluationOrder,
     EvaluationScores,
     RecordedScores,
+    WordNet,
 )
 
 #: How many are considered, under any conditions: the newest.
@@ -120,7 +122,8 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
     try:
         # Checked before anything is fetched.
         require_any(request.spec.scorers or ())
-    except NoScorerError as error:
+        wordnet = _wordnet(attempt, request)
+    except (NoScorerError, NoWordNetError) as error:
         raise AttemptFailed(FailureReason.SPEC, str(error)) from error
     targets = attempt.assignment.targets
     requested = {number for number, target in enumerate(request.targets) if target.beside is None}
@@ -148,7 +151,9 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
             recorded=recorded_scores(attempt.client, request, target, namespace=attempt.assignment.namespace),
         )
     items = {number: _rendered_alike(item, items.values()) for number, item in items.items()}
-    order = EvaluationOrder(items=list(items.values()), data=attempt.inputs.dataset(request.data), spec=request.spec)
+    order = EvaluationOrder(
+        items=list(items.values()), data=attempt.inputs.dataset(request.data), spec=request.spec, wordnet=wordnet
+    )
     outcomes |= zip(items, attempt.run_child(order, EvaluationScores).outcomes, strict=True)
     failures = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, EvaluationFailure)}
     if requested <= failures.keys():
@@ -172,6 +177,15 @@ def _evaluate(attempt: Attempt, request: EvaluationRequest) -> None:
         for number, target in enumerate(targets)
     ]
     attempt.complete(Completion(attempt=attempt.assignment.attempt, evaluations=results))
+
+
+def _wordnet(attempt: Attempt, request: EvaluationRequest) -> WordNet | None:
+    """Return this worker's WordNet if a metric needs it. Raises NoWordNetError if there is none."""
+    if WORDNET not in request.spec.installed:
+        return None
+    folder = attempt.inputs.wordnet
+    digest = wordnet_digest(folder)
+    return None if folder is None else WordNet(folder=folder, digest=digest)
 
 
 def _rendered_alike(item: EvaluationItem, items: Iterable[EvaluationItem]) -> EvaluationItem:

@@ -70,6 +70,11 @@ class AttemptInputs:
             return None
         return self._client.cache.quantized(base.registration.fingerprint)
 
+    @property
+    def wordnet(self) -> Path | None:
+        """The folder of this worker's WordNet, if it has one."""
+        return self._settings.wordnet
+
     def adapter(self, manifest: Manifest) -> Path:
         """Return the folder of a version's files."""
         # Taking a lock again that this attempt already holds would block it.

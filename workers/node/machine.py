@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from sdk.api.transport import VERSION
 from sdk.pulling.cache import Cache
-from sdk.schemas.work import MOST_CACHED, WorkerInfo
+from sdk.schemas.work import MOST_CACHED, MOST_SCORERS, ScorerInfo, WorkerInfo
 from workers.installed_scorers import announced_scorers
 from workers.main_memory import main_memory
+from workers.node.wordnet import announced_wordnet
 from workers.settings import WorkerSettings
 
 
@@ -29,8 +31,15 @@ def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
         shared_paths=list(settings.shared_paths),
         queues=list(settings.queues),
         version=VERSION,
-        scorers=announced_scorers(),
+        scorers=_offered(settings.wordnet),
     )
+
+
+def _offered(wordnet: Path | None) -> list[ScorerInfo] | None:
+    """Return the installed scorers, and WordNet; None if they are more than can be reported."""
+    scorers = announced_scorers()
+    found = None if scorers is None else [*scorers, *announced_wordnet(wordnet)]
+    return found if found is None or len(found) <= MOST_SCORERS else None
 
 
 def _card_memory() -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ from sdk.schemas.recorded import Day, RecordedTraining
 from sdk.schemas.series import PointChunk
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import Labels
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import Sha256, Wire
 
 
 class Order(Wire):
@@ -185,6 +185,14 @@ class EvaluationItem(Wire):
     recorded: list[RecordedScores] = Field(default_factory=list)
 
 
+class WordNet(Wire):
+    """The files in which synonyms are looked up."""
+
+    folder: Path
+    #: SHA-256 over their digests.
+    digest: Sha256
+
+
 class EvaluationOrder(Order):
     """Score every item on the same rows."""
 
@@ -193,6 +201,8 @@ class EvaluationOrder(Order):
     items: list[EvaluationItem]
     data: Path
     spec: EvaluationSpec
+    #: None: no metric needs it.
+    wordnet: WordNet | None = None
 
 
 class AsRecorded(Wire):

@@ -122,8 +122,8 @@ def _unlike(targets: Sequence[ScoredTarget], found: Sequence[EvaluationView]) ->
     how = " --precision native" if "precision" in names else ""
     if [*names] == ["tokenizer"]:
         return (
-            "losses per token can't be compared between these, since they have other tokens; compare by a metric of generated texts, such "
-            f"as --metric rouge_l, or {_score_all(targets, found[0].dataset)}{_as_before(found)}"
+            "losses per token can't be compared between these, since they have other tokens; compare by --metric bits_per_byte, or by "
+            f"one of generated texts, such as --metric rouge_l, or {_score_all(targets, found[0].dataset)}{_as_before(found)}"
         )
     return f"these scores can't be compared, since they differ in {', '.join(names)}; {_score_all(targets, found[0].dataset)}{how}{_as_before(found)}"
 

@@ -72,7 +72,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
         targets=asked,
         beside=beside,
         most_beside=min(room, MOST_TARGETS - len(asked)),
-        scorers=request.spec.scorers or (),
+        scorers=request.spec.installed,
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.artifacts.manifests import read_manifest
 from registry.catalog.models import Origin, Version
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest
 from registry.catalog.versions.kinds import require_adapter
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.norms import recipe_of, record_of
 from registry.db.database import Database
+from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidBase, NotFound
 from registry.jobs.base_contents import ChangedError, PinnedBase
 from registry.jobs.checkpoint_pins import training_of
@@ -18,10 +20,14 @@ from registry.jobs.kinds.training_outcome import lora_differences
 from registry.jobs.models import Job
 from registry.jobs.sources import dataset_use
 from registry.principal import SYSTEM, Principal
+from sdk.formats.adapter_files import TEMPLATE_FILE
 from sdk.formats.peft_unusable import changes_base
+from sdk.formats.template_kwargs import bake
 from sdk.schemas.job_requests import ParentChoice, TrainingRequest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
+from sdk.schemas.template_fields import template_digest
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.version_records import TrainingRecord
 
 #: What to do about a parent that is in another state.
 _ADVICE = {
@@ -77,6 +83,7 @@ def pin_parent(
             param="base",
         )
     _require_recipe(version, request.spec)
+    _require_same_template(session, version, request.spec)
     _require_unlearnt(session, version, request)
     return ParentChoice(ref=ref, digest=version.digest)
 
@@ -155,6 +162,31 @@ def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
         "that option out",
         param="parent",
     )
+
+
+def _require_same_template(session: Session, version: Version, spec: TrainingSpec) -> None:
+    """Raise Invalid if conversations would be rendered otherwise than those that the parent was taught with.
+
+    Of a base's own template and of a version that was pushed, a worker finds it out, before it loads the base.
+    """
+    file = next((file for file in read_manifest(session, version.digest).files if file.path == TEMPLATE_FILE), None)
+    if file is None:
+        return
+    if spec.chat_template is not None:
+        same = template_digest(bake(spec.chat_template, spec.template_values)) == file.sha256
+    else:
+        made = session.scalars(
+            select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
+        ).first()
+        record = TrainingRecord() if made is None else TrainingRecord.read(table(made.training))
+        own = record.chat_template is None and record.template_kwargs == spec.template_kwargs
+        same = own or made is None or made.job is None
+    if not same:
+        raise Invalid(
+            f"{exact_ref(version)} was taught with another chat template, which is as good as another tokenizer; give its own as "
+            "chat_template, and template_kwargs as its record has them",
+            param="spec.chat_template",
+        )
 
 
 def _require_recipe(version: Version, spec: TrainingSpec) -> None:

@@ -14,8 +14,8 @@ from itertools import combinations
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
-from registry.rows.comparing.row_values import LOSS, RowValues
-from sdk.schemas.evaluation import LARGEST_SCORES
+from registry.rows.comparing.row_values import RowValues
+from sdk.schemas.evaluation import LARGEST_SCORES, LESS_IS_BETTER
 from sdk.schemas.scores import ComparedPair, Contamination
 from sdk.statistics.comparison import (
     ALPHA,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 #: Metrics' names as people write them; others are written with spaces.
-_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "nist": "NIST", "meteor_exact_stem": "METEOR", "macro_f1": "macro-F1"}  # fmt: skip
+_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "nist": "NIST", "meteor": "METEOR with synonyms", "meteor_exact_stem": "METEOR", "macro_f1": "macro-F1"}  # fmt: skip
 
 
 def compare_pairs(
@@ -87,7 +87,7 @@ def _present(
     detect: float | None,
 ) -> ComparedPair:
     shown = 0 if p_adjusted is None else found.better(p_adjusted)
-    better = -shown if metric == LOSS else shown
+    better = -shown if metric in LESS_IS_BETTER else shown
     error = found.standard_error
     detectable = needed = None
     # A few groups don't show how groups differ.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, log
 from typing import TYPE_CHECKING
 
 from registry.errors import Conflict, Invalid, NotFound
 from sdk.schemas.evaluation import (
+    BITS_PER_BYTE,
     CORPUS_METRICS,
+    LESS_IS_BETTER,
     LONGER_REFERENCE_ROWS,
     MADE_OF_LOSS,
     NO_CONTENT_ROWS,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 
-#: The metric whose rows are weighted by their tokens, and of which less is better.
+#: The metric whose rows are weighted by their tokens.
 LOSS = "loss"
 #: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte, in a process apart.
 MOST_WORK = 2_000_000
@@ -48,7 +50,7 @@ class RowValues:
     rows: npt.NDArray[np.int64]
     #: (targets, rows) a row's score, or the sum of its loss.
     sums: Floats
-    #: (rows,) what a row weighs: 1, or its tokens.
+    #: (rows,) what a row weighs: 1, its tokens, or the bytes of its text.
     masses: Floats
     #: How many rows only some of the targets have a score for.
     left_out: int
@@ -83,7 +85,7 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
 
     import numpy as np
 
-    if metric in MADE_OF_LOSS:
+    if metric in MADE_OF_LOSS - LESS_IS_BETTER:
         raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
     most = MOST_WORK // comb(len(targets), 2)
     read = [_read(ref, rows, metric, most) for ref, rows in targets]
@@ -101,9 +103,15 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
     unequal = np.nonzero((masses != masses[0]).any(axis=0))[0]
     if len(unequal):
         row = int(common[unequal[0]])
+        weighs = "/".join(f"{mass:.0f}" for mass in masses[:, unequal[0]])
+        if metric == BITS_PER_BYTE:
+            raise Conflict(
+                f"row {row} has {weighs} bytes of text in these scores: other tokens are cut at another place; score them again in one "
+                "job, with a max_length that cuts none: adapterctl eval REF REF --max-length N"
+            )
         raise Conflict(
-            f"row {row} has {'/'.join(f'{mass:.0f}' for mass in masses[:, unequal[0]])} tokens in these scores, which were not "
-            "taken alike; score them again in one job: adapterctl eval REF REF --again"
+            f"row {row} has {weighs} tokens in these scores, which were not taken alike; score them again in one job: "
+            "adapterctl eval REF REF --again"
         )
     every = len(np.unique(np.concatenate(numbers)))
     return RowValues(common, sums, masses[0], every - len(common))
@@ -111,19 +119,24 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
 
 def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read:
     found = _Read(array("q"), array("d"), array("d"), set())
-    is_loss = metric == LOSS
     for score in scores:
-        value = score.loss_sum if is_loss else score.scores.get(metric)
+        value, mass = _weighed(score, metric)
         found.names.update(score.scores)
-        if value is not None and (score.tokens or not is_loss):
+        if value is not None and mass:
             found.rows.append(score.row)
             found.sums.append(value)
-            found.masses.append(float(score.tokens) if is_loss else 1.0)
+            found.masses.append(float(mass))
             if len(found.rows) > most:
                 raise Invalid(
                     f"{ref} has scores of more than {most} rows, too many for so many targets; compare fewer at once"
                 )
     if not found.rows:
+        if metric == BITS_PER_BYTE:
+            raise Invalid(
+                f"the rows of {ref} don't say how long their texts are, since an earlier release scored them; score them "
+                "again: adapterctl eval REF REF --again",
+                param="metric",
+            )
         names = ", ".join([LOSS, *sorted(found.names)])
         if metric in UNDIVIDED_METRICS:
             raise Invalid(
@@ -135,6 +148,17 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
         )
         raise Invalid(f"the rows of {ref} have no {metric[:80]!a}; they have: {names}{how}", param="metric")
     return found
+
+
+def _weighed(score: RowScore, metric: str) -> tuple[float | None, int]:
+    """Return a row's score by a metric, the sum over what it weighs, and that: its tokens, the bytes of its text, or 1."""
+    if metric == LOSS:
+        return score.loss_sum, score.tokens
+    if metric == BITS_PER_BYTE:
+        if score.loss_sum is None:
+            return None, 0
+        return (score.loss_sum - (score.end_loss or 0.0)) / log(2), score.text_bytes or 0
+    return score.scores.get(metric), 1
 
 
 def asking_for(metric: str) -> str:
@@ -201,7 +225,7 @@ def note_on_weight(
     if len(masses) < LEAST_CLUSTERS or 2 * heaviest <= every:
         return []
     what = f"group by {by[:80]!a}" if by else "row" if groups is None else "row, with those that equal it,"
-    of = "tokens" if metric == LOSS else "rows"
+    of = {LOSS: "tokens", BITS_PER_BYTE: "bytes"}.get(metric, "rows")
     return [
         f"one {what} has {heaviest:.0f} of all {every:.0f} {of}, more than the others together: the interval is too narrow for that"
     ]

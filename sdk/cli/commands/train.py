@@ -21,9 +21,6 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.schemas.watch_fields import WatchFields
 
-#: No job runs in less, so a smaller number lacks its unit.
-_LEAST_MEMORY_BYTES = 10**6
-
 
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
 @click.argument("name")
@@ -177,8 +174,4 @@ def _as_bytes(size: Any) -> int:
     found = parse_size(str(size))
     if found is None:
         raise InvalidInput(f"{str(size)[:40]!a} is not a size; write 16GB, 24GiB or plain bytes", param="memory")
-    if 0 < found < _LEAST_MEMORY_BYTES:
-        raise InvalidInput(
-            f"a memory of {found} bytes is less than any job takes; write its unit, such as 16GB", param="memory"
-        )
     return found

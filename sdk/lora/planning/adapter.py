@@ -23,6 +23,7 @@ from functools import cached_property
 
 from sdk.formats.adapter_files import PREFIX
 from sdk.formats.base_files import HEADS
+from sdk.formats.objectives import traits_of
 from sdk.formats.peft_patterns import Budget, BudgetError, ModuleValues
 from sdk.formats.safetensors_header import TensorEntry, written_header
 from sdk.lora.experts import stacked_targets
@@ -35,6 +36,8 @@ from sdk.schemas.training import TrainingSpec
 
 #: Adapters are trained and stored in float32.
 ADAPTER_BYTES = 4
+#: The end of PEFT's name for the rows of an embedding that are trained.
+TOKENS_DELTA = "token_adapter.trainable_tokens_delta"
 _HEADS = frozenset(HEADS)
 #: The budget for finding the ranks of all modules; the largest models need a tenth of it.
 _STEPS = 2_000_000
@@ -74,6 +77,8 @@ class AdapterPlan:
     whole: Mapping[str, list[int]]
     #: As they would be stored: short names if these mean the same.
     targets: list[str]
+    #: Whether logits come from the input embedding, so that rows which are trained are in both.
+    tied: bool = False
 
     @cached_property
     def kinds(self) -> Mapping[AdaptedModule, int]:
@@ -94,7 +99,19 @@ class AdapterPlan:
     @cached_property
     def trains_head(self) -> bool:
         """Whether a part of the output head is trained."""
-        return any(not _HEADS.isdisjoint(name.split(".")) for name in (*self.modules, *self.whole))
+        names = (*self.modules, *self.whole)
+        return any(not _HEADS.isdisjoint(name.split(".")) for name in names) or (self.tied and self.trains_rows)
+
+    @cached_property
+    def trains_rows(self) -> bool:
+        """Whether single rows of the input embedding are trained."""
+        return any(name.endswith(TOKENS_DELTA) and _HEADS.isdisjoint(name.split(".")) for name in self.whole)
+
+    @cached_property
+    def trains_head_rows(self) -> bool:
+        """Whether single rows of the output head are trained."""
+        own = any(name.endswith(TOKENS_DELTA) and not _HEADS.isdisjoint(name.split(".")) for name in self.whole)
+        return own or (self.tied and self.trains_rows)
 
     @cached_property
     def trainable(self) -> int:
@@ -188,7 +205,8 @@ def adapter_of(blueprint: ModelShapes, spec: TrainingSpec) -> AdapterPlan:
         raise TargetsError(
             "rank_pattern takes too long to try on the names of all modules; name fewer modules in it."
         ) from error
-    return AdapterPlan(modules, dict(_whole(blueprint, spec, modules)), meant.targets)
+    tied = blueprint.tied and traits_of(spec.objective).predicts_tokens
+    return AdapterPlan(modules, dict(_whole(blueprint, spec, modules)), meant.targets, tied)
 
 
 def _whole(
@@ -223,6 +241,6 @@ def _whole(
             f"trainable_token_indices names the token {tokens[-1]}, and the base has {blueprint.vocabulary} of them."
         )
     if rows := [*tokens, *spec.added]:
-        yield "model.embed_tokens.token_adapter.trainable_tokens_delta", [len(rows), blueprint.hidden]
+        yield f"model.embed_tokens.{TOKENS_DELTA}", [len(rows), blueprint.hidden]
     if spec.added and not blueprint.tied and spec.objective != "classify":
-        yield "lm_head.token_adapter.trainable_tokens_delta", [len(spec.added), blueprint.hidden]
+        yield f"lm_head.{TOKENS_DELTA}", [len(spec.added), blueprint.hidden]

@@ -198,6 +198,19 @@ def logits_bytes(*, tokens: int, vocabulary: int, chunk_tokens: int | None = Non
     return min(tokens, chunk_tokens or tokens) * vocabulary * (12 + capped_width)
 
 
+def rows_bytes(base: ModelShapes, adapter: AdapterPlan | None, *, width: int, logits: int) -> int:
+    """Return what single trained rows of the embedding and the head take beyond `logits` bytes of logits.
+
+    PEFT writes them into a copy of the whole matrix, (vocabulary, hidden), in each forward pass, and its gradient is of the
+    whole matrix too (`peft.tuners.trainable_tokens`). The head keeps its copy until its gradient is there, when a third of
+    the logits still is. The embedding's gradient comes last.
+    """
+    matrix = width * base.vocabulary * base.hidden
+    head = matrix + max(0, matrix - 2 * logits // 3) if adapter and adapter.trains_head_rows else 0
+    embedding = max(0, matrix - logits) if adapter and adapter.trains_rows else 0
+    return max(head, embedding)
+
+
 def looked_at_bytes(base: ModelShapes, *, width: int) -> int:
     """Return the peak before the first step and after the last one, where there is no backward pass.
 

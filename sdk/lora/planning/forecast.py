@@ -33,6 +33,7 @@ from sdk.lora.planning.footprint import (
     layer_bytes,
     looked_at_bytes,
     pass_parts,
+    rows_bytes,
     weights_parts,
     widened_matrix_bytes,
 )
@@ -215,6 +216,8 @@ class _Parts:
         yield self.part("activations", kept["activations"], f"{rows} × {run.max_length} tokens, {how}, {attention}")
         chunk = self._chunk_tokens()
         said = f"in chunks of {chunk} tokens" if chunk else "of all tokens at once"
+        if copied := rows_bytes(base, self.adapter, width=run.width, logits=kept["logits"]):
+            yield self.part("trained rows", copied, "a copy of the whole embedding or head, and its gradient")
         if not kept["logits"]:
             return
         # Then nothing is kept for a backward pass.

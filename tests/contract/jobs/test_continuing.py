@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from contract.jobs.helpers import Crew
-from support.adapters import SPEC, base_registration
+from support import calls
+from support.adapters import SPEC, base_registration, use_of
 from support.people import new_adapter
 
 from sdk.errors import InvalidBase, InvalidInput, NotFound
+from sdk.formats.adapter_files import TEMPLATE_FILE
+from sdk.formats.template_kwargs import bake
 from sdk.schemas.job_requests import ParentChoice
 from sdk.schemas.jobs import JobState, JobView
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -75,6 +78,36 @@ class TestContinuing:
             crew.writer.submit_merge(parent.ref, onto="dequantized")
         assert refused.value.param == "onto"
         assert crew.writer.submit_merge(parent.ref).view.request["spec"]["onto"] == "auto"
+
+    def test_conversations_are_rendered_as_for_a_version_that_was_pushed(self, crew: Crew) -> None:
+        folder, template = new_adapter(crew.tmp_path), "{{ messages }}{{ brief }}"
+        (folder / TEMPLATE_FILE).write_text(bake(template, {"brief": True}))
+        parent = crew.writer.push(folder, f"{crew.space}/a", base="tiny", method="lora")
+        own = {"chat_template": template, "template_kwargs": "brief=true"}
+        self.require_refused(crew, parent.ref, {**own, "template_kwargs": None}, {**own, "chat_template": "{{ bos }}"})
+        assert self.submit(crew, parent.ref, spec=SPEC.model_copy(update=own)).request["spec"].items() >= own.items()
+        # What the base's own template is, and whether rows are conversations, a worker finds out.
+        assert "chat_template" not in self.submit(crew, parent.ref).request["spec"]
+
+    def test_conversations_are_rendered_as_for_a_version_that_was_trained(self, crew: Crew) -> None:
+        own = SPEC.model_copy(update={"template_kwargs": "brief=true"})
+        crew.submit(spec=own)
+        held, folder = crew.hold(version=VERSION), new_adapter(crew.tmp_path)
+        (folder / TEMPLATE_FILE).write_text(bake("{{ messages }}{{ brief }}", {"brief": True}))
+        told = {"space": crew.space, "dataset": use_of(crew.data), "metrics": {"loss": 1.0}}
+        made = calls.publication(crew.worker, folder, f"{crew.space}/a", **told)
+        assert calls.complete(crew.worker, held, version=made).state == JobState.SUCCEEDED
+        ref = f"{crew.space}/a@v1"
+        self.require_refused(crew, ref, {}, {"template_kwargs": "brief=false"}, {"chat_template": "{{ bos }}"})
+        assert self.submit(crew, ref, spec=own).request["spec"]["template_kwargs"] == "brief=true"
+
+    def require_refused(self, crew: Crew, ref: str, *options: dict[str, Any]) -> None:
+        for each in options:
+            with pytest.raises(
+                InvalidInput, match=f"^{ref} was taught with another chat template, which is"
+            ) as refused:
+                self.submit(crew, ref, spec=SPEC.model_copy(update=each))
+            assert refused.value.param == "spec.chat_template"
 
     def test_no_row_is_held_out_that_the_parent_has_learnt(self, crew: Crew) -> None:
         crew.submit(spec=SPEC.model_copy(update={"holdout": 0.1}))

@@ -44,6 +44,23 @@ def of(*names: str) -> dict[str, Any]:
     }
 
 
+class TestWordNet:
+    def test_a_job_goes_to_a_worker_that_has_it_and_is_refused_where_none_has(self, crew: Crew) -> None:
+        asked = asking(crew)
+        spec = EvaluationSpec(metrics=["meteor", "rouge_l"])
+        body = asked.model_copy(update={"request": asked.request.model_copy(update={"spec": spec})})
+        crew.claim(name="none", **of("polite"))
+        with pytest.raises(
+            InvalidInput, match=r"^no worker has WordNet, which meteor needs; set ADAPTER_WORKER_WORDNET"
+        ) as refused:
+            crew.writer.call("POST", "/jobs", JobView, body=body)
+        assert refused.value.param == "spec.metrics"
+        crew.claim(name="has", **of("wordnet"))
+        job = crew.writer.call("POST", "/jobs", JobView, body=body)
+        assert crew.claim(name="none", **of("polite")) is None
+        assert crew.hold(name="has", **of("wordnet")).job == job.id
+
+
 class TestScorers:
     def test_a_job_goes_to_a_worker_that_has_all_of_them(self, crew: Crew) -> None:
         crew.claim(name="old", version=VERSION)

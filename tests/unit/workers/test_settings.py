@@ -82,6 +82,7 @@ def test_all_that_is_set_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "ADAPTER_WORKER_GRACE_S": "12.5",
         "ADAPTER_WORKER_WARM": "0",
         "ADAPTER_WORKER_QUANTIZED_CACHE": "0",
+        "ADAPTER_WORKER_WORDNET": "/data/wordnet",
         "ADAPTER_WORKER_LOG_LEVEL": "DEBUG",
         "ADAPTER_WORKER_LOG_FORMAT": "json",
     }
@@ -97,6 +98,7 @@ def test_all_that_is_set_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         grace_s=12.5,
         warm=False,
         quantized_cache=False,
+        wordnet=Path("/data/wordnet"),
         log_level="DEBUG",
         log_format="json",
     )

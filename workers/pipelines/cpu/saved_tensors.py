@@ -46,6 +46,10 @@ def narrow_saved(dtype: Any) -> Iterator[None]:
     def pack(saved: Any) -> Any:
         if saved.dtype != torch.float32 or saved.numel() < _LEAST_NUMBERS or (saved.requires_grad and saved.is_leaf):
             return saved
+        # Of most that has more bits the first numbers show it: the whole, such as that of logits, is not copied.
+        first = saved.detach()[(0,) * (saved.dim() - 1)]
+        if not _is_equal(first.to(dtype).float(), first):
+            return saved
         narrow = saved.detach().to(dtype)
         if not _is_equal(narrow.float(), saved):
             return saved

@@ -30,7 +30,7 @@ from workers.pipelines.model.precision import measured
 from workers.pipelines.scoring.forgetting import general_scores
 from workers.pipelines.scoring.generation import GeneratedText, generate
 from workers.pipelines.scoring.loss_parts import loss_parts
-from workers.pipelines.scoring.row_scores import RowScores, Written, supervised_bytes
+from workers.pipelines.scoring.row_scores import RowScores, Written
 from workers.pipelines.scoring.scorers import grading_of, require_scorable
 from workers.pipelines.scoring.target import Scored, Target
 from workers.pipelines.scoring.thought_limit import thought_limits
@@ -117,7 +117,7 @@ class LanguageModelScoring:
         """Raises PipelineError ("spec") for completions that can't be generated or scored."""
         spec, item, tokenised = target.spec, target.item, shape.tokenised
         self.target, self.shape, self.tokenised, self.predicts = target, shape, tokenised, shape.predicts
-        self.grading = grading_of(spec)
+        self.grading = grading_of(spec, target.wordnet)
         self.answered = answered = [example for example in shape.expected if example.prompt_ids][: spec.generate_rows]
         self.samples = len(answered)
         require_scorable(spec, len(answered))
@@ -160,6 +160,7 @@ class LanguageModelScoring:
             own = [each for each in losses if id(each[0]) in expected]
             rows.add_losses(own, "evaluate the bare base to see whether the base or the adapter is at fault")
             rows.add_parts(part for part in parts if id(part.example) in expected)
+            rows.add_bytes(shape.expected, target.tokenizer)
             graded, compared = shape.grade(losses, rows), shape.compare(rows, model)
             started = time.perf_counter()
             # The question is at the end of a prompt: a long one loses its beginning.
@@ -205,11 +206,10 @@ class LanguageModelScoring:
         }
 
     def _per_byte(self) -> dict[str, float]:
-        rows, tokenizer = self.rows, self.target.tokenizer
+        rows = self.rows
         content_tokens = sum(rows.content_tokens.values())
         metrics = {"content_loss": math.fsum(rows.content_sums.values()) / content_tokens} if content_tokens else {}
-        with_loss = (example for example in self.shape.expected if example.row in rows.loss_sums)
-        if (size_bytes := sum(supervised_bytes(example, tokenizer) for example in with_loss)) <= 0:
+        if (size_bytes := sum(rows.text_bytes.values())) <= 0:
             return metrics
         nats = math.fsum((*rows.loss_sums.values(), *(-end for end in rows.end_sums.values())))
         return {**metrics, "bits_per_byte": nats / size_bytes / math.log(2)}

@@ -61,6 +61,8 @@ class RowScores:
     content_sums: dict[int, float] = field(default_factory=dict)
     content_tokens: dict[int, int] = field(default_factory=dict)
     end_sums: dict[int, float] = field(default_factory=dict)
+    #: The bytes of the texts of rows with a loss, without what comes after the contents.
+    text_bytes: dict[int, int] = field(default_factory=dict)
     predictions: dict[int, str] = field(default_factory=dict)
     contents: dict[int, str] = field(default_factory=dict)
     reasonings: dict[int, str] = field(default_factory=dict)
@@ -109,6 +111,13 @@ class RowScores:
                 self.content_tokens[row] = self.content_tokens.get(row, 0) + part.content_tokens
             if row in self.loss_sums and part.end is not None:
                 self.end_sums[row] = self.end_sums.get(row, 0.0) + part.end
+
+    def add_bytes(self, examples: Iterable[Example], tokenizer: Any) -> None:
+        """Add the length of the supervised texts of the rows that have a loss."""
+        for example in examples:
+            if example.row in self.loss_sums:
+                size_bytes = supervised_bytes(example, tokenizer)
+                self.text_bytes[example.row] = self.text_bytes.get(example.row, 0) + size_bytes
 
     def add_answers(self, rows: Sequence[int], answers: Sequence[Written], found: TextScores) -> None:
         """Add the generated texts of some rows, and their scores."""
@@ -184,6 +193,7 @@ class RowScores:
                 content_loss_sum=self.content_sums.get(row),
                 content_tokens=self.content_tokens.get(row),
                 end_loss=self.end_sums.get(row),
+                text_bytes=self.text_bytes.get(row),
                 prediction=_writable(self.predictions.get(row)) if texts else None,
                 content=_writable(self.contents.get(row)) if texts else None,
                 reasoning=_writable(self.reasonings.get(row)) if texts else None,

@@ -30,7 +30,9 @@ from sdk.schemas.failures import FailureReason
 from workers.installed_scorers import NoScorerError, installed_scorers, made_by
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.libraries import versions_of
+from workers.pipelines.orders import WordNet
 from workers.pipelines.scoring.code_texts import GRAMMAR
+from workers.pipelines.scoring.synonyms import read_synonyms
 from workers.pipelines.scoring.texts import SCORING_LIBRARIES, WORDS_VERSION, TextScores, score_texts
 
 #: The distribution of a missing scorer, for the conditions: such scores can't be compared with any others.
@@ -181,30 +183,34 @@ class Grading:
     metrics: Sequence[TextMetric]
     regex: str | None
     scorers: Sequence[Scorer]
+    #: In which `meteor` looks synonyms up.
+    wordnet: WordNet | None = None
 
     def definitions(self) -> dict[str, str]:
         """Return what defines the scores, for their conditions."""
         definitions = {"words": str(WORDS_VERSION), **versions_of(*SCORING_LIBRARIES)}
         definitions |= {"regex": self.regex} if self.regex is not None else {}
         definitions |= {"python": GRAMMAR} if "code_parses" in self.metrics else {}
-        definitions |= versions_of("nltk") if "meteor_exact_stem" in self.metrics else {}
+        definitions |= versions_of("nltk") if {"meteor", "meteor_exact_stem"}.intersection(self.metrics) else {}
+        definitions |= {"wordnet": self.wordnet.digest} if self.wordnet is not None else {}
         return definitions | {SCORER_PREFIX + scorer.name: scorer.made_by for scorer in self.scorers}
 
     def score(
         self, answers: Sequence[str], references: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]
     ) -> TextScores:
         """Score answers as they were generated, each against its references; `rows` are the fields of their rows."""
-        scores = score_texts(self.metrics, answers, references, regex=self.regex)
+        synonyms = None if self.wordnet is None else read_synonyms(self.wordnet.folder)
+        scores = score_texts(self.metrics, answers, references, regex=self.regex, synonyms=synonyms)
         for scorer in self.scorers:
             add_scores(scores, scorer, [answer.strip() for answer in answers], references, rows)
         return scores
 
 
-def grading_of(spec: EvaluationSpec) -> Grading:
+def grading_of(spec: EvaluationSpec, wordnet: WordNet | None = None) -> Grading:
     """Return the requested scores. Raises PipelineError ("spec") if scorers are requested but none of them is on this
     worker.
     """
-    return Grading(spec.text_metrics, spec.regex, load_scorers(spec.scorers or ()))
+    return Grading(spec.text_metrics, spec.regex, load_scorers(spec.scorers or ()), wordnet)
 
 
 def require_scorable(spec: EvaluationSpec, generated: int) -> None:

@@ -47,6 +47,7 @@ class Target:
     def __init__(self, item: EvaluationItem, order: EvaluationOrder, host: Host, bases: SharedBase) -> None:
         """Raises PipelineError for a base that can't be used, or is stored in another precision than requested."""
         self.item, self.spec, self.report, self.bases = item, order.spec, host.report, bases
+        self.wordnet = order.wordnet
         #: None for a language model.
         self.classes: Classes | None = None
         if item.adapter is not None and item.labels is not None:

@@ -17,7 +17,7 @@ from sdk.formats.expressions import Automaton, Budget
 from sdk.rows.texts import stream_safe
 from sdk.schemas.evaluation import CORPUS_METRICS, TextMetric
 from workers.pipelines.scoring.code_texts import code_parses
-from workers.pipelines.scoring.word_scores import Words, cider_d, meteor, nist
+from workers.pipelines.scoring.word_scores import Synonyms, Words, cider_d, meteor, nist
 
 #: Increased with every change of what a word is; it is recorded with the scores.
 WORDS_VERSION = 2
@@ -110,18 +110,19 @@ def score_texts(
     references: Sequence[Sequence[str]],
     *,
     regex: str | None = None,
+    synonyms: Synonyms | None = None,
 ) -> TextScores:
     """Score answers, each by comparison with its references: from 0 to 1 as the mean over the rows, and `bleu` and
     `chrf` from 0 to 100 over the corpus. Of several references, the one with which the answer scores best counts; BLEU
     and chrF use them as in sacrebleu. Answers are given as generated, and are scored stripped, unless blanks matter, as
-    at the beginning of code. `regex` is the expression of the metric of that name.
+    at the beginning of code. `regex` is the expression of the metric of that name, and `synonyms` are those of `meteor`.
 
     If a metric raises, or its score is not a number, only that row lacks it.
     """
     stripped = list(zip(map(str.strip, answers), references, strict=True))
     scores = TextScores({}, [{} for _ in answers], {})
     for name in metrics:
-        metric = _SCORES[name] if name != "regex" else _looking_for(regex or "")
+        metric = _looking_for(regex or "") if name == "regex" else _SCORES.get(name) or _meteor(synonyms)
         pairs = list(zip(answers, references, strict=True)) if metric.as_written else stripped
         scored = []
         for place, (answer, expected) in enumerate(pairs):
@@ -262,6 +263,10 @@ def _of_words(corpus: Callable[[Sequence[Words], Sequence[Sequence[Words]]], flo
     return Metric((lambda answer, references: of_pairs([(answer, references)])) if by_row else None, of_pairs)
 
 
+def _meteor(synonyms: Synonyms | None) -> Metric:
+    return Metric(lambda answer, references: meteor(words(answer), list(map(words, references)), synonyms))
+
+
 _SCORES: dict[TextMetric, Metric] = {
     # Lin 2004.
     "rouge_l": _rouge("rougeL"),
@@ -277,8 +282,8 @@ _SCORES: dict[TextMetric, Metric] = {
     "bleu": _of_sacrebleu("BLEU", effective_order=True),
     "chrf": _of_sacrebleu("CHRF"),
     "nist": _of_words(nist, by_row=True),
-    "meteor_exact_stem": Metric(lambda answer, references: meteor(words(answer), list(map(words, references)))),
+    "meteor_exact_stem": _meteor(None),
     "cider_d": _of_words(cider_d, by_row=False),
 }
-assert {*_SCORES, "regex"} == set(get_args(TextMetric))
+assert {*_SCORES, "regex", "meteor"} == set(get_args(TextMetric))
 assert {name for name, metric in _SCORES.items() if metric.corpus} <= CORPUS_METRICS

@@ -12,11 +12,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import cache
 from typing import Any
 
 Words = Sequence[str]
+#: The words that mean the same as a word does in one of its senses.
+Synonyms = Callable[[str], Set[str]]
 _Grams = Counter[tuple[str, ...]]
 
 #: The longest runs of words that NIST and CIDEr-D count.
@@ -70,15 +72,16 @@ def _informations(references: Sequence[Words]) -> dict[tuple[str, ...], float]:
     return {gram: math.log2((counts[gram[:-1]] if gram[1:] else every) / count) for gram, count in counts.items()}
 
 
-def meteor(answer: Words, references: Sequence[Words]) -> float:
+def meteor(answer: Words, references: Sequence[Words], synonyms: Synonyms | None = None) -> float:
     """Return METEOR (Lavie and Agarwal 2007) with the reference that it is greatest for, from 0 to 1, where words match
-    if they are equal or have the same stem by Porter's rules for English; no synonyms.
+    if they are equal, have the same stem by Porter's rules for English, or, where there are `synonyms`, if a synonym of
+    one's stem is the other's, as nltk has it.
     """
-    return max(_meteor(answer, reference) for reference in references)
+    return max(_meteor(answer, reference, synonyms) for reference in references)
 
 
-def _meteor(answer: Words, reference: Words) -> float:
-    pairs = sorted(_aligned(answer, reference))
+def _meteor(answer: Words, reference: Words, synonyms: Synonyms | None) -> float:
+    pairs = sorted(_aligned(answer, reference, synonyms))
     if not pairs:
         return 0.0
     precision, recall = len(pairs) / len(answer), len(pairs) / len(reference)
@@ -87,20 +90,31 @@ def _meteor(answer: Words, reference: Words) -> float:
     return mean * (1 - _GAMMA * math.pow((len(pairs) - joined) / len(pairs), _BETA))
 
 
-def _aligned(answer: Words, reference: Words) -> list[tuple[int, int]]:
+def _aligned(answer: Words, reference: Words, synonyms: Synonyms | None) -> list[tuple[int, int]]:
     """Return the places of words that match, each at most once: equal ones first, and the last ones first."""
     pairs: list[tuple[int, int]] = []
     left, others = list(range(len(answer))), list(range(len(reference)))
-    forms: tuple[Callable[[str], str], ...] = (str, _stem)
-    for form in forms:
+    stages: list[tuple[Callable[[str], str], Synonyms]] = [(str, _itself), (_stem, _itself)]
+    if synonyms is not None:
+        stages.append((_stem, synonyms))
+    for form, alike in stages:
         places: dict[str, list[int]] = {}
         for other in others:
             places.setdefault(form(reference[other]), []).append(other)
-        found = [(place, same.pop()) for place in reversed(left) if (same := places.get(form(answer[place])))]
+        found = []
+        for place in reversed(left):
+            word = form(answer[place])
+            same = [free for each in {word, *alike(word)} if (free := places.get(each))]
+            if same:
+                found.append((place, max(same, key=lambda free: free[-1]).pop()))
         pairs += found
         left = sorted(set(left) - {place for place, _ in found})
         others = sorted(set(others) - {other for _, other in found})
     return pairs
+
+
+def _itself(word: str) -> Set[str]:
+    return {word}
 
 
 @cache

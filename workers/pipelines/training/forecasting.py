@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from sdk.formats.option_texts import write_values
-from sdk.lora.planning.adapter import AdaptedModule, AdapterPlan, adapter_of
+from sdk.lora.planning.adapter import TOKENS_DELTA, AdaptedModule, AdapterPlan, adapter_of
 from sdk.lora.planning.blueprint import ModelShapes, blueprint_of
 from sdk.lora.planning.families import ConfigError
-from sdk.lora.planning.footprint import pass_parts
+from sdk.lora.planning.footprint import pass_parts, rows_bytes
 from sdk.lora.planning.forecast import CONTEXT_BYTES, PROCESS_BYTES, Run, forecast_of, keeps_activations
 from sdk.lora.planning.job_forecasts import NotKnownError, known_blueprint, without_head
 from sdk.lora.targets import TargetsError
@@ -94,20 +94,23 @@ def needs_checkpointing(given: Inputs, loaded: LoadedBase, model: Any, fit: Fit)
     except ConfigError:
         # Nothing can be forecast; computing twice only costs time.
         return True
+    adapter = adapter_in(model, tied=blueprint.tied and given.objective.traits.predicts_tokens)
+    width = torch.finfo(DTYPES[loaded.dtype]).bits // 8
     parts = pass_parts(
         blueprint,
-        adapter_in(model),
+        adapter,
         tokens=longest * min(fit.micro_rows * given.objective.sequences, len(given.rows.examples)),
         length=longest,
         checkpointing=False,
-        width=torch.finfo(DTYPES[loaded.dtype]).bits // 8,
+        width=width,
         attention="eager" if loaded.model.config.get_text_config()._attn_implementation == "eager" else "sdpa",
         dropout=given.spec.dropout,
         place="cuda" if given.device.kind == "cuda" else "cpu",
         chunk_tokens=fit.chunk_tokens,
         predicts_tokens=given.objective.traits.predicts_tokens,
     )
-    return not keeps_activations(sum(parts.values()), free_bytes=given.device.available_memory_bytes())
+    rows = rows_bytes(blueprint, adapter, width=width, logits=parts["logits"])
+    return not keeps_activations(sum(parts.values()) + rows, free_bytes=given.device.available_memory_bytes())
 
 
 def blueprint_in(model: Any) -> ModelShapes:
@@ -119,11 +122,18 @@ def blueprint_in(model: Any) -> ModelShapes:
     return blueprint_of(config.to_dict() | named, shapes)
 
 
-def adapter_in(model: Any) -> AdapterPlan:
-    """Return the shapes of a model's A and B: (r, in) and (out, r)."""
+def adapter_in(model: Any, *, tied: bool = False) -> AdapterPlan:
+    """Return the shapes of a model's A and B, (r, in) and (out, r), and of rows that are trained, (tokens, hidden); `tied`:
+    its logits come from the input embedding.
+    """
     found = {}
     for name, module in model.named_modules():
         for key, a in getattr(module, "lora_A", {}).items():
             (rank, into), out = a.weight.shape[:2], module.lora_B[key].weight.shape[0]
             found[name] = AdaptedModule(rank, out, into, 1, dora=key in module.lora_magnitude_vector)
-    return AdapterPlan(found, {}, [])
+    rows = {
+        name.rpartition(".")[0]: list(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[0].endswith(TOKENS_DELTA)
+    }
+    return AdapterPlan(found, rows, [], tied)

@@ -161,7 +161,8 @@ def test_losses_of_other_tokens_are_not_compared_and_generated_texts_are() -> No
     one = evaluation(1, metrics=metrics)
     other = evaluation(2, metrics=metrics, conditions={"tokenizer": "e" * 64, "max_length": 512})
     targets = [ScoredTarget("base:b", [one]), ScoredTarget("a@v1", [other])]
-    assert scored_alike(targets, data=None, metric="rouge_l") == [one, other]
+    for metric in ("rouge_l", "bits_per_byte"):
+        assert scored_alike(targets, data=None, metric=metric) == [one, other]
     for metric in ("loss", "perplexity"):
         with pytest.raises(Conflict, match=r"losses per token can't be compared .* --metric rouge_l"):
             scored_alike(targets, data=None, metric=metric)

@@ -158,6 +158,7 @@ GIVEN = [
     options("--rank-pattern q_proj=0", "q_proj=0 can't be; give a whole number from 1 to"),
     options("--layers-to-transform 3-1", "write them as '0-3,8'"),
     options("--use-rslora", "give alpha, such as 6 for the scale 2"),
+    options("--memory 0", "a memory of 0 bytes is less than any job takes"),
     options("--memory much", "'much' is not a size; write 16GB, 24GiB or plain bytes"),
     options("--timeout soon", "'soon' is not a duration"),
     options("--priority 101", "priority: 101 can't be; give a whole number from -100 to 100"),
@@ -188,7 +189,8 @@ YAML = [
     config("data: good.jsonl\neval_data: 7", "'7' is not a dataset"),
     config("data: good.jsonl\nmemory: [1]", "is not a size"),
     config(
-        "data: good.jsonl\nmemory: 16", "a memory of 16 bytes is less than any job takes; write its unit, such as 16GB"
+        "data: good.jsonl\nmemory: 16",
+        "a memory of 16 bytes is less than any job takes; give it with its unit, such as 16GB",
     ),
     config("data: good.jsonl\nrank: 4\nrank: 8", "a.yaml: 'rank' is there twice, again in line 3; leave one"),
     config("data: good.jsonl\nbatch_size: 4\nbatch-size: 8", "'batch-size' is there twice, again in line 3"),

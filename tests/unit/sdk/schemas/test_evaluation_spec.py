@@ -20,10 +20,8 @@ from sdk.validation import build
         ({"regex": ""}, "give a text of 1 to 1000 characters"),
         ({"regex": "a" * 1001}, "give a text of 1 to 1000 characters"),
         ({"metrics": "rouge_l,regex"}, "the metric regex needs an expression; give one with --regex"),
-        (
-            {"metrics": "METEOR"},
-            "METEOR is computed here as meteor_exact_stem, without synonyms; choose that, or a scorer of your own",
-        ),
+        ({"metrics": "METEOR"}, "metrics.0"),
+        ({"scorers": "wordnet"}, "wordnet is what the metric meteor looks synonyms up in; ask for that, or call"),
         ({"metrics": ["cider"]}, "cider is computed here as cider_d, which clips"),
         ({"metrics": ["chrf", "loss"]}, "loss is scored without being asked for; leave it out"),
         ({"metrics": "rouge_x"}, "metrics.0"),

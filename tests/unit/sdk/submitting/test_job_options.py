@@ -72,5 +72,7 @@ def test_needs() -> None:
     assert needs_of(None, 16_000_000_000) == Needs(memory_bytes=16_000_000_000)
     with pytest.raises(InvalidInput):
         needs_of("tpu", None)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput):
-        needs_of(None, -1)
+    for memory in (-1, 0, 999_999):
+        with pytest.raises(InvalidInput, match=f"a memory of {memory} bytes is less than any job takes") as refused:
+            needs_of(None, memory)
+        assert refused.value.param == "memory"

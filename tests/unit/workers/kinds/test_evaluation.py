@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 from support.scored_rows import CONDITIONS
+from support.wordnets import save_wordnet
 
 from sdk.errors import NotFound
 from sdk.formats.canonical_json import digest_of
-from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport
+from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -21,7 +22,8 @@ from sdk.schemas.work import Assignment, BaseSource, Completion, TargetSource
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed
 from workers.kinds.evaluation import EVALUATION
-from workers.pipelines.orders import EvaluationOrder, EvaluationScores
+from workers.node.wordnet import wordnet_digest
+from workers.pipelines.orders import EvaluationOrder, EvaluationScores, WordNet
 
 SCORES = EvaluationReport(metrics={"loss": 1.0}, precision="float32", conditions=CONDITIONS)
 FAILED = EvaluationFailure(reason="adapter", message="its files don't fit")
@@ -42,6 +44,8 @@ class Bench:
     missing: tuple[str, ...] = ()
     orders: list[EvaluationOrder] = field(default_factory=list)
     completed: list[Completion] = field(default_factory=list)
+    metrics: list[Any] | None = None
+    wordnet: Path | None = None
     folder: Path = Path("/nonexistent")
     client: Any = None
 
@@ -53,7 +57,13 @@ class Bench:
             else EvaluationTarget(ref=label, beside=beside)
             for label, beside in cast("list[tuple[str, Any]]", self.asked)
         ]
-        request = EvaluationRequest(targets=targets, data=digest_of("rows"), again=True, template_date="2026-01-31")
+        request = EvaluationRequest(
+            targets=targets,
+            data=digest_of("rows"),
+            again=True,
+            template_date="2026-01-31",
+            spec=EvaluationSpec(metrics=self.metrics),
+        )
         given = [_source(label) for label, _ in self.asked]
         return Assignment(job="j", attempt=1, lease_s=1.0, request=request, targets=given)
 
@@ -68,7 +78,8 @@ class Bench:
                 raise NotFound(f"the files of {label} are gone")
             return Path(label)
 
-        return SimpleNamespace(base=base, adapter=adapter, dataset=lambda digest: Path("rows"), kept=lambda found: None)
+        given = {"base": base, "adapter": adapter, "wordnet": self.wordnet}
+        return SimpleNamespace(**given, dataset=lambda digest: Path("rows"), kept=lambda found: None)
 
     def run_child(self, order: EvaluationOrder, _report: type[EvaluationScores]) -> EvaluationScores:
         self.orders.append(order)
@@ -137,6 +148,25 @@ def test_a_bare_base_is_held_as_adapters_over_it_were_trained(asked: tuple[str, 
     bench.carry_out()
     found = [item.quantization and item.quantization.type for item in bench.orders[0].items]
     assert found == held
+
+
+def test_a_bare_base_reads_rows_by_the_template_of_the_first_adapter_over_it() -> None:
+    asked = ("base:one", "b@v1", "a@v2", "a@v1", "base:two", "base:three")
+    bench = Bench([(label, None) for label in asked], [SCORES] * len(asked))
+    bench.carry_out()
+    found = [item.rendered_as for item in bench.orders[0].items]
+    assert found == [Path("a@v2"), None, None, None, Path("b@v1"), None]
+
+
+def test_meteor_is_scored_with_the_worker_s_wordnet_or_not_at_all(tmp_path: Path) -> None:
+    bench = Bench([("a@v2", None)], [SCORES], metrics=["meteor"])
+    with pytest.raises(AttemptFailed, match="This worker has no WordNet, which meteor needs") as failed:
+        bench.carry_out()
+    assert failed.value.reason is FailureReason.SPEC
+    assert bench.orders == []
+    bench.wordnet = save_wordnet(tmp_path / "dict")
+    bench.carry_out()
+    assert bench.orders[0].wordnet == WordNet(folder=bench.wordnet, digest=wordnet_digest(bench.wordnet))
 
 
 class Untouched:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from sdk.lora.planning.footprint import (
     nf4_bits,
     packed_bytes,
     pass_parts,
+    rows_bytes,
     weights_parts,
 )
 from sdk.lora.planning.job_forecasts import PlannedTraining
@@ -121,6 +123,33 @@ def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer_beyond_the_logit
     assert activations(checkpointing=False) - activations(checkpointing=True) == 32 * layer - inputs
     chunked = activations(checkpointing=True, chunk_tokens=256)
     assert chunked - activations(checkpointing=True) == layer - gone // 16
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_are_trained_in_a_head_take_a_copy_of_it_and_the_logits_of_all_tokens(tied: bool) -> None:
+    def parts(**options: Any) -> dict[str, int]:
+        spec = TrainingSpec(method="lora", max_length=4096, batch_size=1, **options)
+        found = PlannedTraining(configs.LLAMA_2_7B | {"tie_word_embeddings": tied}, {}, spec).forecast().card
+        return {part.name: part.size_bytes for part in found.parts if part.name in ("trained rows", "logits")}
+
+    matrix, whole = 2 * 32000 * 4096, logits_bytes(tokens=4096, vocabulary=32000)
+    plain = parts()
+    assert plain.keys() == {"logits"}
+    assert plain["logits"] < whole
+    assert parts(add_tokens="<a>") == {"logits": whole, "trained rows": matrix}
+    # A head of its own lacks these.
+    assert parts(trainable_token_indices="5") == ({"logits": whole, "trained rows": matrix} if tied else plain)
+    assert parts(add_tokens="<a>", objective="classify") == {"trained rows": matrix}
+
+
+def test_gradients_of_a_whole_matrix_come_when_logits_go() -> None:
+    matrix = 2 * 32000 * 4096
+    tied = replace(LLAMA, tied=True)
+    for base, spec in ((LLAMA, TrainingSpec(add_tokens="<a>")), (tied, TrainingSpec(trainable_token_indices="5"))):
+        assert rows_bytes(base, adapter_of(base, spec), width=2, logits=600) == 2 * matrix - 400
+    own = adapter_of(LLAMA, TrainingSpec(trainable_token_indices="5"))
+    assert rows_bytes(LLAMA, own, width=2, logits=600) == matrix - 600
+    assert rows_bytes(LLAMA, adapter_of(LLAMA, TrainingSpec()), width=2, logits=600) == 0
 
 
 _SHAPE = {"hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "vocab_size": 64, "pad_token_id": 0}

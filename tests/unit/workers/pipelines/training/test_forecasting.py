@@ -139,14 +139,22 @@ def test_what_a_model_adapts_is_what_a_plan_says() -> None:
     import peft
 
     config = config_of("llama")
-    spec = TrainingSpec(targets="all-linear", use_dora=True, rank_pattern="q_proj=2")
+    spec = TrainingSpec(targets="all-linear", use_dora=True, rank_pattern="q_proj=2", trainable_token_indices="5,6")
     planned = adapter_of(blueprint_of(config.to_dict()), spec)
     lora = peft.LoraConfig(
-        r=spec.rank, target_modules=planned.targets, rank_pattern=spec.ranks, use_dora=True, init_lora_weights=False
+        r=spec.rank,
+        target_modules=planned.targets,
+        rank_pattern=spec.ranks,
+        use_dora=True,
+        init_lora_weights=False,
+        trainable_token_indices=spec.tokens,
     )
     model = peft.get_peft_model(_model(config).to_empty(device="cpu"), lora)
     found = adapter_in(model)
     assert {name.removeprefix("base_model.model."): module for name, module in found.modules.items()} == planned.modules
+    assert {name.removeprefix("base_model.model."): shape for name, shape in found.whole.items()} == planned.whole
+    assert (found.trains_rows, found.trains_head_rows) == (True, False)
+    assert adapter_in(model, tied=True).trains_head_rows
 
 
 @pytest.mark.parametrize(("objective", "checkpointing"), [(SFT, True), (CLASSIFY, False)])

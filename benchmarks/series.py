@@ -67,13 +67,12 @@ def sent(worker: Client, held: Assignment, steps: int) -> tuple[float, float]:
         Point(step=step, values={name: (step * 7919 + at) % 1000 / 8 for at, name in enumerate(NAMES)})
         for step in range(1, steps + 1)
     ]
-    whole, single, serial = [], [], 0
+    whole, single = [], []
     begins = [*range(0, steps - 50, 2_000)]
     spans = [(begin, min(begin + 2_000, steps - 50)) for begin in begins] + [
         (n, n + 1) for n in range(steps - 50, steps)
     ]
-    for begin, end in spans:
-        serial += 1
+    for serial, (begin, end) in enumerate(spans, start=1):
         after = points[begin - 1].step if begin else -1
         body = SentPoints(attempt=held.attempt, serial=serial, after=after, points=points[begin:end])
         began = time.perf_counter()

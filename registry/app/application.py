@@ -50,6 +50,7 @@ from registry.quotas import views as quotas
 from registry.removal import views as removal
 from registry.search import views as search
 from registry.settings import Settings
+from registry.series import views as series
 from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
@@ -68,6 +69,7 @@ ROOMS = (
     datasets,
     jobs,
     event_stream,
+    series,
     evaluations,
     lineage,
     auth,

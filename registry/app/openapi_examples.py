@@ -108,6 +108,12 @@ BODIES: dict[str, Any] = {
         "message": "the card has too little memory; lower --batch-size",
     },
     "release_job": {"attempt": 1},
+    "append_points": {
+        "attempt": 1,
+        "serial": 7,
+        "after": 199,
+        "points": [{"step": 200, "values": {"loss": 1.4, "lr": 0.0002, "grad_norm": 0.8, "eval_loss": 1.5}}],
+    },
     "record_checkpoint": {
         "attempt": 1,
         "step": 200,

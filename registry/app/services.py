@@ -44,6 +44,8 @@ from registry.removal.expiry import Expiry
 from registry.removal.service import Removal
 from registry.rows.service import RowReading
 from registry.search.service import Search
+from registry.series.reading import SeriesReading
+from registry.series.storing import StoredSeries
 from registry.settings import Settings
 from registry.signatures.service import Signatures, Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
@@ -101,6 +103,7 @@ class Services:
             db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits
         )
         self.checkpoints = StoredCheckpoints(db, artifacts, self.publisher, kept_hours=settings.checkpoint_hours)
+        self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
         self.comparisons = Comparisons(

@@ -15,6 +15,7 @@ import registry.db.counters
 import registry.evaluations.models
 import registry.jobs.models
 import registry.removal.models
+import registry.series.models
 import registry.signatures.models
 import registry.usage.models  # noqa: F401 - for its tables
 from registry.db.database import Database

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from sdk.api.transport import Transport, keyed, pages
@@ -12,6 +12,7 @@ from sdk.names import check_job_id
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
+from sdk.schemas.series import Series, joined
 from sdk.validation import build
 
 #: A checkpoint's files are hashed before it becomes a version.
@@ -77,6 +78,20 @@ class JobsAPI(Generic[J]):
     def checkpoints(self, job_id: str) -> builtins.list[CheckpointView]:
         """The stored checkpoints of a training, newest first. Raises NotFound."""
         return self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView])
+
+    def series(self, job_id: str, *, buckets: int | None = None, keys: Iterable[str] | None = None) -> Series:
+        """What a training measured, by step: the newest steps one by one and older ones in buckets, or each series in at
+        most so many `buckets`. `keys` are the names of the series, all if left out. Raises NotFound, InvalidInput.
+        """
+        params = {"buckets": buckets, "keys": joined(keys)}
+        return self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/series", Series, params=params)
+
+    def series_of(
+        self, job_ids: Iterable[str], *, buckets: int = 100, keys: Iterable[str] | None = None
+    ) -> builtins.list[Series]:
+        """The series of up to 100 trainings, reduced; those that don't exist, or may not be seen, are left out."""
+        params = {"jobs": ",".join(check_job_id(job) for job in job_ids), "buckets": buckets, "keys": joined(keys)}
+        return self._transport.call("GET", "/series", list[Series], params=params)
 
     def publish_checkpoint(
         self,

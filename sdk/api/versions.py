@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from sdk.api.artifacts import locate_files
@@ -21,6 +21,7 @@ from sdk.schemas.catalog import (
 )
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.probe import VersionNorms
+from sdk.schemas.series import Series, joined
 from sdk.validation import build, version_move
 
 V = TypeVar("V")
@@ -41,6 +42,15 @@ def norms(transport: Transport, ref: str) -> VersionNorms | None:
     """
     found = transport.call("GET", "/version/norms", VersionNorms, params={"ref": ref})
     return None if found.norms is None else found
+
+
+def series(transport: Transport, ref: str, *, buckets: int | None = None, keys: Iterable[str] | None = None) -> Series:
+    """Return what the training of the version that a ref names now measured, by step, in few buckets.
+
+    Raises InvalidName, InvalidRef, NotFound.
+    """
+    params = {"ref": ref, "buckets": buckets, "keys": joined(keys)}
+    return transport.call("GET", "/version/series", Series, params=params)
 
 
 def publish(transport: Transport, publication: Publication) -> Published:
@@ -122,6 +132,14 @@ class VersionRoutes(Generic[V]):
         None if it could not derive them. Raises InvalidName, InvalidRef, NotFound.
         """
         return norms(self._transport, str(parse_ref(ref)))
+
+    def series(self, ref: str, *, buckets: int | None = None, keys: Iterable[str] | None = None) -> Series:
+        """What the training of the version that `ref` names now measured, by step: each series in few buckets, also when
+        the job's own points are gone.
+
+        Raises InvalidName, InvalidRef, NotFound.
+        """
+        return series(self._transport, str(parse_ref(ref)), buckets=buckets, keys=keys)
 
     def locate(self, digest: str) -> builtins.list[Transfer]:
         """Return where to fetch the files of the manifest with this digest from. Raises NotFound."""

@@ -11,6 +11,7 @@ from sdk.api.transport import Transport
 from sdk.errors import Incompatible
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.jobs import CheckpointView, JobView
+from sdk.schemas.series import SentPoints, StoredPoints
 from sdk.schemas.wire import read
 from sdk.schemas.work import (
     Assignment,
@@ -76,6 +77,13 @@ def heartbeat(transport: Transport, job: str, beat: Heartbeat, *, timeout_s: flo
 def record_checkpoint(transport: Transport, job: str, record: CheckpointRecord) -> CheckpointView:
     """Record a checkpoint whose files were uploaded. Raises StaleAttempt, VerificationFailed, QuotaExceeded."""
     return transport.call("POST", f"/jobs/{job}/checkpoints", CheckpointView, body=record, timeout_s=_RECORDING_S)
+
+
+def send_points(transport: Transport, job: str, sent: SentPoints, *, timeout_s: float = _REPORTING_S) -> StoredPoints:
+    """Send points of a training; the answer says from where to go on. Raises StaleAttempt, QuotaExceeded, NotFound for
+    an older registry, which has no series.
+    """
+    return transport.call("POST", f"/jobs/{job}/series", StoredPoints, body=sent, timeout_s=timeout_s)
 
 
 def complete(transport: Transport, job: str, completion: Completion, *, timeout_s: float = COMPLETING_S) -> JobView:

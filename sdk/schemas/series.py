@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat, StringConstraints, model_validator
@@ -23,8 +23,15 @@ OF_LOOKS = "eval_"
 MOST_SERIES = 32
 #: The most points that are sent at once.
 MOST_POINTS = 2_000
+#: The most buckets of a series, and jobs, that are asked for at once.
+MOST_BUCKETS, MOST_JOBS = 2_000, 100
 
 SeriesName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")]
+
+
+def joined(keys: Iterable[str] | None) -> str | None:
+    """Names of series as a request has them; None for all."""
+    return None if keys is None else ",".join(keys)
 
 
 class Point(Wire):

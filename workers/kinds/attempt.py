@@ -20,6 +20,7 @@ from sdk.schemas.catalog import BaseRegistration
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import JobView
 from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.series import PointChunk
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, BaseSource, Completion
 from workers.child.process import WarmChild
@@ -63,7 +64,11 @@ class Attempt:
         self.transfers.watch(self.stop_signal.check, self.lease.report)
 
     def run_child(
-        self, order: Order, report: type[F], on_checkpoint: Callable[[WrittenCheckpoint], None] | None = None
+        self,
+        order: Order,
+        report: type[F],
+        on_checkpoint: Callable[[WrittenCheckpoint], None] | None = None,
+        on_points: Callable[[PointChunk], None] | None = None,
     ) -> F:
         """Have a child carry out an order; return its result. Raises Stopped once all its processes are gone,
         AttemptFailed.
@@ -77,7 +82,7 @@ class Attempt:
         self.transfers.ignore()
         child = self.warm_child.take(self.folder)
         _log.info("child %s: started", child.pid)
-        ending = child.run(self.folder, _Listener(self.lease, on_checkpoint), self.stop_signal)
+        ending = child.run(self.folder, _Listener(self.lease, on_checkpoint, on_points), self.stop_signal)
         _log.info("child %s: ended with status %s", child.pid, ending.status)
         if ending.status == 0:
             return report.model_validate_json((self.folder / RESULT_FILE).read_bytes())
@@ -118,16 +123,24 @@ class Attempt:
 class _Listener:
     """Passes on a child's reports."""
 
-    def __init__(self, lease: Lease, on_checkpoint: Callable[[WrittenCheckpoint], None] | None) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        on_checkpoint: Callable[[WrittenCheckpoint], None] | None,
+        on_points: Callable[[PointChunk], None] | None,
+    ) -> None:
         self._lease = lease
         self._on_checkpoint = on_checkpoint
+        self._on_points = on_points
 
     def news(self, news: News) -> None:
-        """Take progress or a checkpoint."""
+        """Take progress, a checkpoint, or points."""
         if news.progress is not None:
             self._lease.report(news.progress)
         elif news.checkpoint is not None and self._on_checkpoint is not None:
             self._on_checkpoint(news.checkpoint)
+        elif news.points is not None and self._on_points is not None:
+            self._on_points(news.points)
 
     def line(self, text: str) -> None:
         """Take a line of the child's standard error."""

@@ -19,6 +19,7 @@ from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
+from workers.kinds.points import LAST_POINTS_S, PointSender
 from workers.kinds.pins import day_of, of_base, of_manifest, of_targets
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder
@@ -73,7 +74,8 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         kept=attempt.inputs.kept(base),
         rung_file=attempt.folder / _RUNG_FILE,
     )
-    report = _run(attempt, order, base)
+    with PointSender(attempt) as points:
+        report = _run(attempt, order, base, points)
     for said in report.warnings:
         attempt.lease.log(f"warning: {said}")
     _publish(attempt, request, base, report)
@@ -118,13 +120,13 @@ def _start_over(attempt: Attempt, reason: str) -> None:
     attempt.lease.log(said)
 
 
-def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingReport:
+def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase, points: PointSender) -> TrainingReport:
     """Run children until one ends the training: from the beginning after one that can't use its checkpoint, and with
     less computed at once after one that the system killed for lack of memory.
     """
     while True:
         try:
-            return _run_once(attempt, order, base)
+            return _run_once(attempt, order, base, points)
         except KilledForMemory as failed:
             order = _with_less(attempt, order, failed)
         except AttemptFailed as failed:
@@ -156,15 +158,18 @@ def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) 
     return order.model_copy(update={"resume": resume, "killed_on": rung})
 
 
-def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase) -> TrainingReport:
+def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, points: PointSender) -> TrainingReport:
     with CheckpointSender(attempt, base_fingerprint=base.registration.fingerprint) as sender:
         try:
-            return attempt.run_child(order, TrainingReport, sender.written)
+            report = attempt.run_child(order, TrainingReport, sender.written, points.measured)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
                 # The next attempt resumes from here.
                 sender.finish(attempt.stop_signal.remaining_s(HAND_IN_S))
+                points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
             raise
+        points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
+        return report
 
 
 def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport) -> None:

@@ -26,6 +26,7 @@ from sdk.api.workers import WorkersAPI
 from sdk.config import Config
 from sdk.config import load as load_config
 from sdk.examining.comparing import compare, compare_scores
+from sdk.examining.curves import curves_of
 from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref
@@ -35,6 +36,7 @@ from sdk.nouns.evaluations import EvaluationsAPI
 from sdk.nouns.signatures import SignaturesAPI
 from sdk.nouns.versions import VersionsAPI
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
+from sdk.plotting.plot import Plot
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer
@@ -388,6 +390,15 @@ class Client:
             base_namespace=base_namespace,
             published=published,
         )
+
+    def plot(self, of: str | Sequence[str]) -> Plot:
+        """The curves of one or several trainings over the same steps, each named by its job's id or its version's ref.
+
+        Loss, held-out loss, learning rate and norm of the gradients. A notebook shows it as it is; `.svg` is its text,
+        `.save("curve.svg")` writes it, and `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for
+        more than can be told apart, InvalidName, InvalidRef, NotFound for what is not there or has no points.
+        """
+        return Plot(curves_of(self, of)).checked()
 
     # Ahead of a training.
 

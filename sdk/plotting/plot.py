@@ -28,6 +28,11 @@ class Plot:
     def _picture(self) -> Picture:
         return picture_of(self.curves)
 
+    def checked(self) -> Plot:
+        """Return it if it can be drawn. Raises InvalidInput for too many curves, NotFound if one has no points."""
+        _ = self._picture
+        return self
+
     @cached_property
     def svg(self) -> str:
         """The picture as an SVG document, which needs nothing from elsewhere and can be put into a page."""

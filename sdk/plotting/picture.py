@@ -111,7 +111,7 @@ def _trace(at: int, found: Buckets, *, averaged: bool = True) -> Trace:
 def _panel(title: str, height: int, traces: Sequence[Trace]) -> Panel:
     found = [one for trace in traces for one in (trace.raw, trace.points) if one is not None]
     values = [value for one in found for value in (*one.min, *one.max)] or [0.0]
-    most = max(2, height // 35)
+    most = max(3, height // 35)
     # A rate begins at or near 0 by design, which says nothing about how it should be read.
     log = title != "learning rate" and spans_widely(values)
     return Panel(f"{title}, logarithmic" if log else title, height, scale_of(values, log=log, most=most), tuple(traces))

@@ -1,5 +1,6 @@
 """A small curve of the loss in characters: braille, which has eight dots to a character, or plain ASCII.
 
+>>> from sdk.schemas.series import Series
 >>> steps, falling = list(range(1, 9)), [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
 >>> loss = Buckets(first=steps, step=steps, count=[1] * 8, min=falling, max=falling, mean=falling, last=falling)
 >>> curve = Curve("a@v1", Series(job=None, last_step=8, series={"loss": loss}))

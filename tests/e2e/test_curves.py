@@ -52,7 +52,7 @@ def test_a_training_leaves_its_curve_and_five_lines(home: Home) -> None:
     curve = [line for line in lines if re.match(r" *[\d.]* │", line)]
     assert len(curve) == 8
     assert re.search("[\u2801-\u28ff]", "".join(curve))
-    assert all(len(line) <= 80 for line in lines)
+    assert all(len(line) <= 80 for line in curve)
     assert "\x1b[34m" in home.shown
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also draw the intervals into this file; needs matplotlib.",
+    help="Also draw the intervals into this file; needs the extra 'plot'.",
 )
 @click.option(
     "--format",

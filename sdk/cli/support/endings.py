@@ -58,6 +58,8 @@ def _loss(metrics: Mapping[str, float], curve: Curve | None) -> str:
     first = metrics.get("first_loss", math.nan if trained is None else trained.mean[0])
     last = metrics.get("last_loss", metrics.get("loss", math.nan))
     steps = "" if trained is None else f" in {trained.step[-1]} step{'' if trained.step[-1] == 1 else 's'}"
+    if math.isnan(last):
+        return f"unknown{steps}"
     return (f"{last:.4g}" if math.isnan(first) else f"{first:.4g} → {last:.4g}") + steps
 
 
@@ -74,7 +76,7 @@ def _held_out(metrics: Mapping[str, float], curve: Curve | None) -> str:
         said += ": worse than before the training"
     elif metrics.get("eval_margin_low", 0.0) > 0:
         # By paired rows, and never by two means.
-        said += ": worse since then" if not kept else f"; at the end {end:.4g}, which is worse"
+        said += f"; at the end {end:.4g}, which is worse" if kept else ": worse since then"
     preferred = held_out_preferences(metrics)
     return said if preferred is None else f"{said}; {preferred}"
 
@@ -107,6 +109,8 @@ def _next(ref: str, metrics: Mapping[str, float]) -> str:
     losses = held_out_losses(metrics)
     if losses is None:
         return f"adapterctl eval {ref} --data FILE, with rows that it has not seen"
-    if metrics.get("eval_margin_low", 0.0) > 0 or losses[1] > losses[0]:
+    before, after = losses
+    surely_worse = metrics.get("eval_margin_low", 0.0) > 0 and after > metrics.get("eval_loss_best", after)
+    if surely_worse or after > before:
         return f"adapterctl plot {ref} -o curve.svg, to see where it turned"
     return f"adapterctl show {ref}"

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk.api import versions
 from sdk.api.artifacts import locate_files
 from sdk.api.evaluations import EvaluationRoutes
 from sdk.api.jobs import JobsAPI
 from sdk.api.transport import Transport
-from sdk.errors import JobCancelled, JobFailed, NotFound
+from sdk.errors import JobCancelled, JobFailed, NotFound, Unavailable
 from sdk.formats.base_files import CARD_FILE
 from sdk.formats.refs import namespace_of
 from sdk.pulling.cache import Cache
@@ -34,6 +34,9 @@ from sdk.schemas.scores import EvaluationView
 from sdk.schemas.wire import read
 from sdk.submitting import job_output
 from sdk.submitting.submitter import JobSubmitter
+
+if TYPE_CHECKING:
+    import pandas
 
 Evaluation = EvaluationView
 
@@ -113,6 +116,27 @@ class Version:
         shown["replaced"] = None if norms is None or norms.norms is None else norms.replaced
         shown["evaluations"] = [evaluation.model_dump(mode="json") for evaluation in self.evaluations]
         return shown
+
+
+class MeasuredPoints(list[dict[str, float]]):
+    """What a training measured: for each step a mapping with `step` and the numbers of that step, in rising order.
+
+    Of steps that are long past there is one for each bucket of them, with the means, at its last step.
+    """
+
+    def frame(self) -> pandas.DataFrame:
+        """A DataFrame with the step as its index, and NaN where a step has no such number.
+
+        Raises Unavailable if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise Unavailable(
+                "a DataFrame needs pandas, which is not installed; run: pip install pandas, or use the list itself"
+            ) from error
+        names = dict.fromkeys(name for point in self for name in point if name != "step")
+        return pandas.DataFrame(list(self), columns=["step", *names]).set_index("step")
 
 
 #: What a job produces: a training or a combination a Version, an evaluation a list of Evaluations, a merge a
@@ -210,6 +234,11 @@ class Job(Generic[R]):
     def checkpoints(self) -> list[CheckpointView]:
         """Its stored checkpoints, newest first; sizes in bytes."""
         return self._registry.jobs.checkpoints(self.id)
+
+    def metrics(self) -> MeasuredPoints:
+        """What it measured, by step: `{"step": 3, "loss": 1.5, "lr": 0.0002, …}`; none for a job that measures nothing."""
+        points = self._registry.jobs.series(self.id).points()
+        return MeasuredPoints({"step": point.step, **point.values} for point in points)
 
     def publish(
         self,

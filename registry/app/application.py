@@ -49,8 +49,8 @@ from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.removal import views as removal
 from registry.search import views as search
-from registry.settings import Settings
 from registry.series import views as series
+from registry.settings import Settings
 from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes

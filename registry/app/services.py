@@ -24,7 +24,7 @@ from registry.db.database import Database
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
-from registry.evaluations.rows import EvaluationRows, give_up, give_up_of_base
+from registry.evaluations.rows import EvaluationRows, give_up_of_base
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
 from registry.jobs.attempts import TimeLimits
@@ -41,11 +41,13 @@ from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
 from registry.removal.expiry import Expiry
+from registry.removal.retention import give_up
 from registry.removal.service import Removal
 from registry.rows.service import RowReading
 from registry.search.service import Search
 from registry.series.reading import SeriesReading
 from registry.series.storing import StoredSeries
+from registry.series.version_series import keep_series
 from registry.settings import Settings
 from registry.signatures.service import Signatures, Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
@@ -95,6 +97,7 @@ class Services:
             artifacts=artifacts,
             publisher=self.publisher,
             keep_scores=self.evaluations.keep,
+            keep_series=keep_series,
             look_for_training_rows=self.contamination.look,
         )
         limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
@@ -102,7 +105,9 @@ class Services:
         self.claims = Claims(
             db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits
         )
-        self.checkpoints = StoredCheckpoints(db, artifacts, self.publisher, kept_hours=settings.checkpoint_hours)
+        self.checkpoints = StoredCheckpoints(
+            db, artifacts, self.publisher, keep_series=keep_series, kept_hours=settings.checkpoint_hours
+        )
         self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)

@@ -20,6 +20,7 @@ from registry.db.types import db_now, utc_now
 from registry.errors import Invalid
 from registry.jobs import attempts
 from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint, training_of
+from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.kinds.training_outcome import require_asked, settle
 from registry.jobs.lifecycle import UNFINISHED, find_job
 from registry.jobs.models import Checkpoint, Job
@@ -42,10 +43,13 @@ _MOST_LISTED = 1000
 class StoredCheckpoints:
     """The service over the table of checkpoints."""
 
-    def __init__(self, db: Database, artifacts: Artifacts, publisher: Publisher, *, kept_hours: float) -> None:
+    def __init__(
+        self, db: Database, artifacts: Artifacts, publisher: Publisher, *, keep_series: KeepSeries, kept_hours: float
+    ) -> None:
         self._db = db
         self._artifacts = artifacts
         self._publisher = publisher
+        self._keep_series = keep_series
         #: How long a checkpoint is kept after a later one of its job was recorded.
         self._kept = timedelta(hours=kept_hours)
 
@@ -142,7 +146,11 @@ class StoredCheckpoints:
         )
         said = {"tags": publication.tags, "description": publication.description}
         named = settled.model_copy(update={"adapter": publication.adapter or request.adapter, **said})
-        return self._publisher.publish(publication=named, who=who, job=made, reported=reported, notes=report.warnings)
+        with self._publisher.publishing(
+            publication=named, who=who, job=made, reported=reported, notes=report.warnings
+        ) as (session, published):
+            self._keep_series(session, made, published.version, step)
+            return published
 
     def expire(self) -> int:
         """Forget expired checkpoints; `gc` removes their files. Return how many."""

@@ -24,6 +24,7 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
+from registry.series.models import JobSeries, VersionSeries
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
 from registry.usage.models import Quota, Usage
 from sdk.schemas.access import QuotaLimits, QuotaView
@@ -139,6 +140,7 @@ def _records() -> CompoundSelect[tuple[str, int]]:
     size = "size_bytes"
     versions = select(Adapter.namespace, Version.record_bytes.label(size))
     checkpoints = select(Job.namespace, Checkpoint.record_bytes.label(size))
+    series = select(Job.namespace, counted(JobSeries.size_bytes).label(size))
     return union_all(
         select(NamedBase.namespace, NamedBase.record_bytes.label(size)),
         versions.select_from(Version).join(Adapter, Adapter.pk == Version.adapter_pk),
@@ -146,6 +148,11 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         select(Upload.namespace, Upload.record_bytes.label(size)),
         select(Job.namespace, (Job.record_bytes + Job.result_bytes + counted(Job.events_bytes)).label(size)),
         checkpoints.select_from(Checkpoint).join(Job, Job.id == Checkpoint.job_id),
+        series.select_from(JobSeries).join(Job, Job.id == JobSeries.job_id),
+        select(Adapter.namespace, VersionSeries.record_bytes.label(size))
+        .select_from(VersionSeries)
+        .join(Version, Version.pk == VersionSeries.version_pk)
+        .join(Adapter, Adapter.pk == Version.adapter_pk),
     )
 
 

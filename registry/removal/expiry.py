@@ -1,4 +1,4 @@
-"""Removes expired rows once a day: events of old jobs, failed pushes, ended sessions, old answers.
+"""Removes expired rows once a day: events and points of old jobs, failed pushes, ended sessions, old answers.
 
 Nothing is removed that later readers need: alias moves, scores, lineage and its jobs, numbers of deleted versions, and
 the name behind a token's id stay. Each batch is a transaction of its own, so a run may be killed at any moment and
@@ -51,6 +51,7 @@ from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
 from registry.quotas.service import recount
 from registry.removal.audit_files import export_oldest, last_exported
 from registry.removal.models import DailyWork, Lifetimes
+from registry.series.models import JobSeries
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.jobs import JobState
 
@@ -124,6 +125,7 @@ class Expiry:
         """
         steps: dict[str, Callable[[], int]] = {
             "job_events": self._events,
+            "job_series": self._series,
             "job_attempts": self._attempts,
             "jobs": self._jobs,
             "previews": self._previews,
@@ -206,6 +208,20 @@ class Expiry:
                 return total
             after = rows[-1].seq
 
+    def _series(self) -> int:
+        """The points of jobs, as long after their end as their events; what versions keep of them stays."""
+        over = (Job.state.in_(FINAL), Job.finished_at < self._before(self._lifetimes.events_days))
+        query = select(JobSeries.job_id, Job.namespace, JobSeries.size_bytes).join(Job, Job.id == JobSeries.job_id)
+
+        def batch(session: Session) -> int:
+            rows = session.execute(query.where(*over).limit(_BATCH)).all()
+            session.execute(delete(JobSeries).where(JobSeries.job_id.in_([row.job_id for row in rows])))
+            for row in rows:
+                charge(session, row.namespace, records=-events.counted(row.size_bytes))
+            return len(rows)
+
+        return self._in_batches(batch)
+
     def _attempts(self) -> int:
         before = self._before(self._lifetimes.attempts_days)
         over = exists().where(Job.id == Attempt.job_id, Job.state.in_(FINAL), Job.finished_at < before)
@@ -223,14 +239,16 @@ class Expiry:
             exists().where(again.retry_of == Job.id, again.state.in_(UNFINISHED)),
         )
         over = (Job.state.in_((JobState.FAILED, JobState.CANCELLED)), Job.finished_at < before)
-        query = select(Job.id, Job.namespace, Job.record_bytes, Job.events_bytes)
+        query = select(Job.id, Job.namespace, Job.record_bytes, Job.events_bytes, JobSeries.size_bytes)
+        query = query.outerjoin(JobSeries, JobSeries.job_id == Job.id)
         query = query.where(*over, *(~one for one in named)).limit(_BATCH)
 
         def batch(session: Session) -> int:
             rows = session.execute(query).all()
             session.execute(delete(Job).where(Job.id.in_([row.id for row in rows])))
             for row in rows:
-                charge(session, row.namespace, records=-row.record_bytes - events.counted(row.events_bytes))
+                of_events, of_series = events.counted(row.events_bytes), events.counted(row.size_bytes or 0)
+                charge(session, row.namespace, records=-row.record_bytes - of_events - of_series)
             return len(rows)
 
         return self._in_batches(batch)

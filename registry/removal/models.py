@@ -45,7 +45,7 @@ class AuditExport(Model):
 class Lifetimes:
     """How long rows are kept, in days."""
 
-    #: The events of a job that has ended.
+    #: The events and the points of a job that has ended.
     events_days: float = 90.0
     #: The attempts at a job that has ended, and the job if it has no result.
     attempts_days: float = 365.0

@@ -18,8 +18,9 @@ from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.catalog.versions.version_states import move_version
 from registry.db.database import Database
 from registry.errors import Unreadable
-from registry.evaluations.rows import give_up
+from registry.evaluations import rows
 from registry.principal import Principal
+from registry.series.version_series import give_up_series
 from sdk.schemas.removal import RetentionRule
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,12 @@ def delete_outside(db: Database, *, now: datetime, who: Principal) -> list[str]:
         while batch := _delete_some(db, adapter_pk, now, who):
             deleted += batch
     return deleted
+
+
+def give_up(session: Session, version: Version) -> None:
+    """Give up what other rooms keep for a deleted version: its namespace has no other version with the same bytes."""
+    rows.give_up(session, version)
+    give_up_series(session, version)
 
 
 def _ruled(db: Database) -> Iterator[int]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import Origin
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.db.database import Database
 from registry.jobs.lifecycle import find_job

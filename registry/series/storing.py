@@ -127,7 +127,7 @@ def _fold_old(session: Session, job_id: str) -> None:
     """Make buckets of the blocks that are older than the newest `EXACT` points."""
     columns = select(SeriesBlock.number, SeriesBlock.points, SeriesBlock.names)
     of_job = SeriesBlock.job_id == job_id, SeriesBlock.number != FOLDED
-    blocks = session.execute(columns.where(*of_job).order_by(SeriesBlock.number)).all()
+    blocks = list(session.execute(columns.where(*of_job).order_by(SeriesBlock.number)))
     newer, exact = Counter[str](), 0
     while exact < EXACT and blocks:
         block = blocks.pop()
@@ -143,7 +143,7 @@ def _fold_old(session: Session, job_id: str) -> None:
     session.execute(delete(SeriesBlock).where(*old))
 
 
-def _of(job_id: str, *conditions: ColumnElement[bool]) -> Select[tuple[SeriesBlock]]:
+def _of(job_id: str, *conditions: ColumnElement[bool]) -> Select[SeriesBlock]:
     return select(SeriesBlock).where(SeriesBlock.job_id == job_id, *conditions)
 
 

@@ -100,3 +100,11 @@ class Series(Wire):
     #: The newest step of any series; -1: there is none.
     last_step: int
     series: dict[str, Buckets]
+
+    def points(self) -> list[Point]:
+        """The numbers by step: each value that is stored alone, and the mean of a bucket at its last step."""
+        found: dict[int, dict[str, float]] = {}
+        for name, buckets in self.series.items():
+            for step, mean in zip(buckets.step, buckets.mean, strict=True):
+                found.setdefault(step, {})[name] = mean
+        return [Point(step=step, values=found[step]) for step in sorted(found)]

@@ -10,18 +10,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from faults.plans import Head
+from faults.plans import Fault, Head, Script, Strike
 from faults.proxy import FaultProxy
+from sqlalchemy import delete
 from support import calls, processes, registries
 from support.adapters import SPEC, base_registration, save_adapter
 from support.fixtures import Limits
+from support.points import faults, points_of
 from support.registries import World
 from support.workplace import wait_until
 
 from registry.access.authentication import TRUST_S
 from registry.principal import LOCAL, Role
+from registry.series.models import JobSeries
 from sdk.api.work import claim
 from sdk.client import Client
 from sdk.schemas.catalog import BaseView
@@ -30,11 +35,14 @@ from sdk.schemas.events import Progress
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
 from sdk.schemas.jobs import CheckpointView, JobSubmission, JobView
 from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.process import WarmChild
 from workers.child.protocol import WrittenCheckpoint
+from workers.kinds import points
 from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
+from workers.kinds.points import PointSender
 from workers.lease import heartbeat
 from workers.lease.heartbeat import Lease, apart
 from workers.lease.stop_signal import StopReason, StopSignal
@@ -427,3 +435,120 @@ class TestCheckpoints:
         sending.write(2)
         sending.sender.finish(60)
         assert stored() == [2]
+
+
+class TestPoints:
+    """A sender of points, of an attempt that this worker holds."""
+
+    @pytest.fixture
+    def lease(self, client: Client, held: Held) -> Iterator[Lease]:
+        with held.by(client) as lease:
+            yield lease
+
+    @pytest.fixture
+    def sender(self, client: Client, held: Held, lease: Lease, tmp_path: Path, limits: Limits) -> Iterator[PointSender]:
+        limits(points, _EVERY_S=0.05, _AGAIN_S=0.1, _SHARE=1)
+        attempt: Any = SimpleNamespace(client=client, assignment=held.assignment, lease=lease)
+        with PointSender(attempt) as sender:
+            yield sender
+
+    @staticmethod
+    def report(sender: PointSender, steps: range, *, seed: int = 0) -> list[Point]:
+        """Report steps one by one, as a child does."""
+        reported = points_of(steps, names=("loss", "lr"), seed=seed)
+        for point in reported:
+            sender.measured(PointChunk(after=point.step - 1, points=[point]))
+        return reported
+
+    def test_all_are_stored_at_the_end_in_few_requests(
+        self, world: World, sender: PointSender, held: Held, proxy: FaultProxy
+    ) -> None:
+        sent: list[Head] = []
+        proxy.before = lambda head: sent.append(head) if "series" in head.path else None
+        reported = self.report(sender, range(1, 3_001))
+        sender.finish(60)
+        assert faults(world.writer.jobs.series(held.job), reported) == []
+        assert 2 <= len(sent) < 300
+
+    def test_a_child_that_begins_again_replaces_what_the_one_before_said(
+        self, world: World, sender: PointSender, held: Held
+    ) -> None:
+        self.report(sender, range(1, 40))
+        sender.finish(60)
+        kept = points_of(range(1, 21), names=("loss", "lr"))
+        sender.measured(PointChunk(after=0, points=kept))
+        reported = [*kept, *self.report(sender, range(21, 30), seed=4)]
+        sender.finish(60)
+        assert faults(world.writer.jobs.series(held.job), reported) == []
+
+    def test_points_of_a_step_that_are_reported_again_replace_it(
+        self, world: World, sender: PointSender, held: Held
+    ) -> None:
+        (first, second) = self.report(sender, range(1, 3))
+        second = Point(step=2, values={**second.values, "eval_loss": 0.5})
+        sender.measured(PointChunk(after=1, points=[second]))
+        sender.finish(60)
+        assert faults(world.writer.jobs.series(held.job), [first, second]) == []
+
+    def test_a_registry_that_is_away_delays_nothing_and_gets_all_later(
+        self, world: World, sender: PointSender, held: Held, proxy: FaultProxy
+    ) -> None:
+        there = proxy.upstream
+        reported = self.report(sender, range(1, 10))
+        sender.finish(60)
+        proxy.upstream = ("127.0.0.1", processes.free_port())
+        began = time.monotonic()
+        reported += self.report(sender, range(10, 1_000))
+        assert time.monotonic() - began < 5
+        sender.finish(0.2)
+        proxy.upstream = there
+        sender.finish(60)
+        assert faults(world.writer.jobs.series(held.job), reported) == []
+
+    def test_an_answer_that_is_lost_changes_nothing(
+        self, world: World, sender: PointSender, held: Held, proxy: FaultProxy
+    ) -> None:
+        proxy.plan = Script([Strike(Fault.SWALLOWED), None] * 4, method="POST")
+        reported = self.report(sender, range(1, 200))
+        sender.finish(60)
+        assert faults(world.writer.jobs.series(held.job), reported) == []
+
+    def test_a_registry_that_lost_points_gets_them_again(self, world: World, sender: PointSender, held: Held) -> None:
+        reported = self.report(sender, range(1, 50))
+        sender.finish(60)
+        # As after it was restored from a backup.
+        with world.services.db.write() as session:
+            session.execute(delete(JobSeries).where(JobSeries.job_id == held.job))
+        reported += self.report(sender, range(50, 52))
+        sender.finish(60)
+        assert faults(world.writer.jobs.series(held.job), reported) == []
+
+    def test_without_room_it_is_said_once_and_points_come_when_there_is_some(
+        self, world: World, sender: PointSender, lease: Lease, held: Held, limits: Limits
+    ) -> None:
+        limits(points, _NO_ROOM_S=0.05)
+        used = world.admin.quotas.get("-").records_bytes
+        world.admin.quotas.set("-", max_record_bytes=used + 100)
+        try:
+            reported = self.report(sender, range(1, 3_000))
+            began = time.monotonic()
+            sender.finish(60)
+            assert time.monotonic() - began < 30
+            time.sleep(0.5)
+            assert faults(world.writer.jobs.series(held.job), reported) != []
+        finally:
+            world.admin.quotas.set("-")
+        wait_until(lambda: faults(world.writer.jobs.series(held.job), reported) == [], lambda: "they don't come")
+        lease.flush()
+        said = [event.message or "" for event in world.writer.jobs.events(held.job) if event.kind == "log"]
+        assert len([line for line in said if "the training continues without them" in line]) == 1
+
+    def test_an_attempt_that_no_longer_holds_the_job_stops(
+        self, world: World, client: Client, sender: PointSender, lease: Lease, held: Held
+    ) -> None:
+        who = world.services.tokens.check(client.config.token)
+        world.services.claims.release(job_id=held.job, release=Release(attempt=held.assignment.attempt), who=who)
+        self.report(sender, range(1, 10))
+        wait_until(lambda: lease.lost, lambda: "it is still held", timeout_s=60)
+        sender.finish(60)
+        assert world.writer.jobs.series(held.job).series == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ def _faults(series: Series, name: str, values: Mapping[int, float]) -> list[str]
     if sum(buckets.count) != len(values):
         found.append(f"{sum(buckets.count)} values, not {len(values)}")
     spans = list(zip(buckets.first, buckets.step, strict=True))
-    if any(later[0] <= earlier[1] for earlier, later in zip(spans, spans[1:], strict=False)):
+    if any(later[0] <= earlier[1] for earlier, later in itertools.pairwise(spans)):
         found.append("buckets overlap")
     for at, (first, last) in enumerate(spans):
         inside = [values[step] for step in range(first, last + 1) if step in values]

@@ -16,7 +16,7 @@ from sdk.schemas.job_requests import (
 )
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import LossPoint, TrainingReport
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.wire import Wire
 
 _DIGEST = "ab" * 32
@@ -60,6 +60,5 @@ def rows() -> dict[str, Wire]:
             training={"lr": 0.1, "max_steps": 2},
             metrics={"loss": 1.5},
             libraries={"torch": "2"},
-            curve=[LossPoint(step=1, loss=1.5, lr=0.1)],
         ),
     }

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdk.schemas.events import Progress
-    from sdk.schemas.series import PointChunk
+    from sdk.schemas.series import Point, PointChunk
     from sdk.schemas.training import TrainingSpec
-    from sdk.schemas.training_report import TrainingReport
+    from support.trained import Trained
     from workers.pipelines.orders import OrderedSource, TrainingOrder
     from workers.pipelines.training.inputs import Inputs
 
@@ -50,6 +50,7 @@ class _Host:
     out: Path
     report: Callable[[Progress], None]
     kept: Checkpoints
+    points: list[Point] = field(default_factory=list)
 
     @property
     def told_to_stop(self) -> bool:
@@ -62,6 +63,7 @@ class _Host:
         self.kept.written(step, total, folder)
 
     def measured(self, chunk: PointChunk) -> None:
+        self.points[:] = chunk.applied(self.points)
         self.kept.measured(chunk)
 
 
@@ -100,17 +102,20 @@ def run_training(
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[Any] = (),
     **options: Any,
-) -> TrainingReport:
+) -> Trained:
     """Train over a base into `out`. Options are a `spec`, or its fields, and fields of an order: `eval_data`, `parent` …"""
     from sdk.schemas.training import TrainingSpec
     from sdk.validation import build
+    from support.trained import Trained
     from workers.pipelines.training.train import train
 
     fields = {name: value for name, value in options.items() if name in TrainingSpec.model_fields}
     rest = {name: value for name, value in options.items() if name not in fields}
     spec = rest.pop("spec", None) or build(TrainingSpec, **fields)
     writing = checkpoints or Checkpoints(out.with_name(f"{out.name}-checkpoints"))
-    return train(order_of(base, data, spec=spec, writing=writing, **rest), _Host(out, on_progress, writing), callbacks)
+    host = _Host(out, on_progress, writing)
+    report = train(order_of(base, data, spec=spec, writing=writing, **rest), host, callbacks)
+    return Trained(**dict(report), points=host.points)
 
 
 def inputs_of(base: Path, data: Path | Sequence[OrderedSource], *, spec: TrainingSpec, **rest: Any) -> Inputs:

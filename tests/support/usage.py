@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import undefer
 
 from registry.app.services import Services
@@ -18,6 +18,7 @@ from registry.db.types import utc_now
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Checkpoint, Job, JobEvent
 from registry.quotas.service import count_anew
+from registry.series.models import JobSeries, SeriesBlock, VersionSeries
 from registry.usage.charging import BYTES, COUNTED, record_bytes
 from registry.usage.models import Usage
 from sdk.client import Client
@@ -96,5 +97,16 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
         for point in session.scalars(select(Checkpoint)):
             size = record_bytes(point.report, bodies[point.manifest_digest])
             found.append((spaces[point.job_id], f"checkpoint {point.job_id} {point.step}", size, point.record_bytes))
+        for block in session.scalars(select(SeriesBlock)):
+            size = record_bytes(block.names, block.data)
+            found.append((spaces[block.job_id], f"points {block.job_id} {block.number}", size, block.record_bytes))
+        for series in session.scalars(select(JobSeries)):
+            blocks = select(func.sum(SeriesBlock.record_bytes)).where(SeriesBlock.job_id == series.job_id)
+            size = session.scalar(blocks) or 0
+            found.append((spaces[series.job_id], f"series of {series.job_id}", int(size), series.size_bytes))
+        for kept in session.scalars(select(VersionSeries)):
+            size = record_bytes(kept.names, kept.data)
+            of = session.get_one(Version, kept.version_pk).adapter.namespace
+            found.append((of, f"series of version {kept.version_pk}", size, kept.record_bytes))
     wrong = [row for row in found if row[0] in namespaces and row[2] != row[3]]
     return [f"{what}: {measured}, not {kept}" for _, what, measured, kept in wrong]

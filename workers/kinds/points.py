@@ -26,15 +26,15 @@ _EVERY_S, _SHARE = 1.0, 100
 _LONGEST_PAUSE_S = 10.0
 #: The pause after a request that failed, and after one that was refused for lack of room.
 _AGAIN_S, _NO_ROOM_S = 5.0, 60.0
-_REQUEST_S = 30.0
+_REQUEST_S = 10.0
 #: The longest pause while a caller waits for the end.
 _HURRIED_S = 0.2
 #: Numbers of one request: a body may have only so many.
 _MOST_NUMBERS = 20_000
 #: How long to wait for the end of a request that is no longer needed.
 _LEAVE_S = 5.0
-#: The end of a training waits this long at most for its last points.
-LAST_POINTS_S = 10.0
+#: The end of a training waits this long at most for its last points: no longer than a registry takes to start again.
+LAST_POINTS_S = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,9 @@ class PointSender:
         with self._changed:
             self._hurries = True
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: self._is_over or not self._has_more, max(0.0, within_s))
+            done = self._changed.wait_for(
+                lambda: self._is_over or self._was_full or not self._has_more, max(0.0, within_s)
+            )
             self._hurries = False
         if not done:
             self._tell("the last points of the series could not be sent in time")
@@ -183,6 +185,7 @@ class PointSender:
             self._give_up()
         else:
             with self._changed:
+                self._was_full = False
                 if self._held.last > stored.last:
                     self._lack_after(stored.last)
         return _EVERY_S

@@ -19,8 +19,8 @@ from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
-from workers.kinds.points import LAST_POINTS_S, PointSender
 from workers.kinds.pins import day_of, of_base, of_manifest, of_targets
+from workers.kinds.points import LAST_POINTS_S, PointSender
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder
 
@@ -76,9 +76,9 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
     )
     with PointSender(attempt) as points:
         report = _run(attempt, order, base, points)
-    for said in report.warnings:
-        attempt.lease.log(f"warning: {said}")
-    _publish(attempt, request, base, report)
+        for said in report.warnings:
+            attempt.lease.log(f"warning: {said}")
+        _publish(attempt, request, base, report, points)
 
 
 def _files(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource]:
@@ -161,18 +161,18 @@ def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) 
 def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, points: PointSender) -> TrainingReport:
     with CheckpointSender(attempt, base_fingerprint=base.registration.fingerprint) as sender:
         try:
-            report = attempt.run_child(order, TrainingReport, sender.written, points.measured)
+            return attempt.run_child(order, TrainingReport, sender.written, points.measured)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
                 # The next attempt resumes from here.
                 sender.finish(attempt.stop_signal.remaining_s(HAND_IN_S))
                 points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
             raise
-        points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
-        return report
 
 
-def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport) -> None:
+def _publish(
+    attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport, points: PointSender
+) -> None:
     attempt.finishing("uploading the adapter")
     package = attempt.pack_adapter(base.registration, base.registration.fingerprint)
     publication = Publication(
@@ -188,6 +188,8 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         libraries=report.libraries,
         signature=sign_manifest(package.manifest),
     )
+    # The version keeps them.
+    points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
     attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication))
 
 

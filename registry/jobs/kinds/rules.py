@@ -23,6 +23,7 @@ from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import JobInputs
 from registry.principal import Principal
+from sdk.schemas.catalog import JobRef, VersionView
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobSubmission, JobView, QueueName
 from sdk.schemas.scores import Contamination
@@ -41,6 +42,9 @@ KeepScores = Callable[
 #: Says which rows of an evaluation by a job its targets (digests by label) were trained on, for those for which it is
 #: quick to find out; the room of evaluations does it, too.
 LookForTrainingRows = Callable[[EvaluationRequest, str, Mapping[str, str | None]], Mapping[str, Contamination]]
+#: Keeps what a training has measured for a version that was just made of it, or only until a step; the room of series
+#: does it.
+KeepSeries = Callable[[Session, JobRef, VersionView, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class CompletionServices:
     artifacts: Artifacts
     publisher: Publisher
     keep_scores: KeepScores
+    keep_series: KeepSeries
     look_for_training_rows: LookForTrainingRows
 
 

@@ -134,14 +134,16 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
     settled, reported = settle(request, publication)
     require_learnt(settled)
     warnings = training_warnings(settled.record, settled.metrics)
+    made = JobRef(id=job.id, attempt=done.completion.attempt)
     with services.publisher.publishing(
         publication=settled,
         who=done.who,
-        job=JobRef(id=job.id, attempt=done.completion.attempt),
+        job=made,
         reported=reported,
         action="work",
         notes=warnings,
     ) as (session, published):
+        services.keep_series(session, made, published.version, None)
         note_peak(session, job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
             "ref": published.version.ref,

@@ -57,6 +57,7 @@ class Ledger:
                 assert origin.attempt == row.attempt, said
                 assert row.result is not None
                 assert row.result["ref"] == f"{adapter}@v{version.number}", said
+                _require_each_step_once(stack, job, row.request["spec"]["max_steps"])
                 assert self.digests.setdefault(row.request["spec"]["seed"], version.digest) == version.digest, said
             else:
                 assert row.state == JobState.FAILED, said
@@ -73,6 +74,17 @@ class Ledger:
         numbers = sorted(version.number or 0 for version, _ in made)
         assert numbers == list(range(1, last + 1)), f"{adapter} has the numbers {numbers}, and counts to {last}"
         wait_until(lambda: _folders(stack, jobs) == [], lambda: f"{_folders(stack, jobs)} are left")
+
+
+def _require_each_step_once(stack: Stack, job: str, steps: int) -> None:
+    """In the series of a job, whoever took its steps how often; its version keeps the same."""
+    found = stack.client.jobs.series(job)
+    for name, buckets in found.series.items():
+        reached = buckets.step if "could not be sent in time" in stack.said(job) else [*range(1, steps + 1)]
+        assert buckets.first == buckets.step == reached, f"{name} of job {job}"
+        assert set(buckets.count) == {1}, f"{name} of job {job}"
+    kept = stack.client.versions.series(str((stack.job(job).result or {})["ref"]))
+    assert kept.job != job or kept == found
 
 
 def _require_gone(stack: Stack, job: str, attempt: Attempt) -> None:

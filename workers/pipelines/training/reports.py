@@ -11,7 +11,7 @@ import torch
 
 from sdk.schemas.schedules import SCHEDULES
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import LossPoint, TrainingReport
+from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
 from workers.pipelines.data.tokenizer import longest_row
@@ -23,9 +23,6 @@ from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.loop import LOOP, StepRecord
 from workers.pipelines.training.optimising import EPSILON
-
-#: Points of the loss curve that a report keeps.
-_CURVE_POINTS = 500
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,6 @@ def training_report(
         training=_record(setting).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=_libraries(given.spec),
-        curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,
         sources=given.sources,
         labels=None if given.classes is None else list(given.classes.names),
@@ -175,10 +171,3 @@ def _beginning_and_end(losses: list[float], *, an_epoch: int) -> dict[str, float
     else:
         return {}
     return {"first_loss": sum(losses[:steps]) / steps, "last_loss": sum(losses[-steps:]) / steps}
-
-
-def _curve(losses: list[float], rates: list[float]) -> list[LossPoint]:
-    """Return the loss of each step, thinned to `_CURVE_POINTS` points, always including the last step."""
-    every = math.ceil(len(losses) / _CURVE_POINTS)
-    kept = sorted({*range(0, len(losses), every), len(losses) - 1})
-    return [LossPoint(step=index + 1, loss=losses[index], lr=rates[index]) for index in kept]

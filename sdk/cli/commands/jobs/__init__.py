@@ -6,7 +6,7 @@ import click
 
 from sdk.cli.commands.jobs.act import jobs_cancel, jobs_publish, jobs_result, jobs_retry
 from sdk.cli.commands.jobs.job_output import jobs_logs, jobs_wait, jobs_watch
-from sdk.cli.commands.jobs.show import jobs_checkpoints, jobs_list, jobs_show
+from sdk.cli.commands.jobs.show import jobs_checkpoints, jobs_list, jobs_series, jobs_show
 
 
 @click.group(name="jobs")
@@ -24,6 +24,7 @@ for _command in (
     jobs_cancel,
     jobs_retry,
     jobs_checkpoints,
+    jobs_series,
     jobs_publish,
 ):
     jobs_command.add_command(_command)

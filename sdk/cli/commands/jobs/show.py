@@ -25,6 +25,7 @@ from sdk.cli.support.session import open_client
 from sdk.objects import scored_beside
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.planning import Forecast
+from sdk.schemas.series import MOST_BUCKETS
 
 if TYPE_CHECKING:
     from sdk.plotting.curves import Curve
@@ -242,6 +243,36 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
         click.echo(_checkpoints_table(checkpoints))
         return
     print_rows(style, checkpoints, [], key="step", empty=f"job {job_id} has no checkpoint")
+
+
+@click.command(name="series", short_help="Print what a training measured, by step.")
+@click.argument("job_id", metavar="JOB")
+@click.option("--buckets", type=click.IntRange(1, MOST_BUCKETS), help="Print at most this many lines for each series.")
+@click.option("--keys", metavar="NAME,…", help="Only these series, such as loss,eval_loss.")
+@format_option
+def jobs_series(job_id: str, buckets: int | None, keys: str | None, style: str) -> None:
+    """Print what a training measured, by step: loss, lr, grad_norm, tokens, seconds, memory_bytes, scores of held-out rows.
+
+    The newest steps have a line each. Older ones are in buckets: a line is the mean of one, at its last step.
+
+    \b
+    Examples:
+      adapterctl jobs series 3f1c2a9b7d20 --keys loss,eval_loss --buckets 20
+      adapterctl jobs series 3f1c2a9b7d20 --format json
+    """
+    wanted = None if keys is None else keys.split(",")
+    with open_client() as client:
+        points = client.jobs.series(job_id, buckets=buckets, keys=wanted).points()
+    rows = [{"step": point.step, **point.values} for point in points]
+    names = dict.fromkeys(name for point in points for name in point.values)
+    print_rows(
+        style,
+        rows,
+        ["step", *names],
+        key="step",
+        empty=f"job {job_id} has measured nothing; see: adapterctl jobs show {job_id}",
+        shown=lambda row: {name: f"{value:.5g}" for name, value in row.items() if name != "step"},
+    )
 
 
 def _made(view: JobView) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from support import tiny
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
+from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.training import TrainingSpec
 from workers.child.process import Child, WarmChild
 from workers.child.protocol import OUT_FOLDER, WrittenCheckpoint
@@ -199,13 +201,19 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
         rung_file=attempt.folder / "rung.json",
     )
     base: Any = SimpleNamespace(registration=SimpleNamespace(fingerprint="f"))
-    report = training._run(attempt, order, base)
+    chunks: list[PointChunk] = []
+    points: Any = SimpleNamespace(measured=chunks.append)
+    report = training._run(attempt, order, base, points)
     assert len(pids) == 2
     assert report.training["memory_steps"] == "killed: 2 rows a pass"
     assert report.training["micro_batch"] == 2
     assert report.training["effective_batch"] == 4
     assert report.metrics["steps"] == 40
     assert report.metrics["resumed_from_step"] >= 2
+    # What the second one says replaces what the first had said.
+    assert [point.step for point in reduce(lambda had, chunk: chunk.applied(had), chunks, list[Point]())] == [
+        *range(1, 41)
+    ]
     kept = [said for said in lease.said if "memory" in said]
     assert kept[0] == "memory ran out and the system killed the process; another one goes on from the last checkpoint"
     gone_on = "the system killed the process for lack of memory; it goes on with 2 rows a pass, same effective batch"

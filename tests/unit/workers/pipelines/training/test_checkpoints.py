@@ -22,6 +22,7 @@ import torch
 from support import tiny
 from support.fixtures import Limits
 from support.soak import SOAKING, scale
+from support.trained import Trained
 from support.trainings import Checkpoints, inputs_of, run_training
 from support.waiting import wait_until
 
@@ -63,12 +64,12 @@ class Trainings:
 
     def __init__(self, base: Path, rows: Path, folder: Path) -> None:
         self.base, self.rows, self.folder = base, rows, folder
-        self._wholes: dict[str, tuple[TrainingReport, Path]] = {}
+        self._wholes: dict[str, tuple[Trained, Path]] = {}
         self._written: dict[str, Path] = {}
 
     def run(
         self, name: str, method: Method, checkpoints: Checkpoints | None = None, **rest: Any
-    ) -> tuple[TrainingReport, Path]:
+    ) -> tuple[Trained, Path]:
         """Train on from whatever state the process' random generators are in."""
         torch.manual_seed(random.randrange(1000))
         options = {"eval_data": self.rows, "base_revision": "c0ffee", "checkpoints": checkpoints, **rest}
@@ -76,7 +77,7 @@ class Trainings:
         out = self.folder / name
         return run_training(self.base, self.rows, out, **options), out
 
-    def whole(self, method: Method) -> tuple[TrainingReport, Path]:
+    def whole(self, method: Method) -> tuple[Trained, Path]:
         """The training that never stopped and wrote no checkpoint."""
         if method not in self._wholes:
             self._wholes[method] = self.run(f"{method}-whole", method)
@@ -103,12 +104,16 @@ def after_step(step: int, phases: int = 3) -> Callable[[], bool]:
     return nth_call(phases + step)
 
 
-def same(one: tuple[TrainingReport, Path], other: tuple[TrainingReport, Path]) -> bool:
+def same(one: tuple[Trained, Path], other: tuple[Trained, Path]) -> bool:
     """Compare adapters by byte, and losses, rates and counts by the last digit."""
     files = [{path.name: path.read_bytes() for path in out.iterdir()} for _, out in (one, other)]
     measured = ("loss", "eval_loss", "eval_loss_base", "tokens", "steps")
     numbers = [[report.metrics.get(name) for name in measured] for report, _ in (one, other)]
-    return files[0] == files[1] and numbers[0] == numbers[1] and one[0].curve == other[0].curve
+    return (
+        files[0] == files[1]
+        and numbers[0] == numbers[1]
+        and (one[0].losses, one[0].rates) == (other[0].losses, other[0].rates)
+    )
 
 
 @pytest.mark.soak
@@ -181,8 +186,9 @@ def test_a_checkpoint_is_an_adapter_with_the_report_of_a_training_that_ended_the
     load_adapter(AutoModelForCausalLM.from_pretrained(trainings.base), folder)
 
     report = TrainingReport.model_validate_json((folder / "report.json").read_bytes())
-    assert report.curve == whole.curve[:5]
-    assert report.metrics["loss"] == whole.curve[4].loss
+    record = Record.model_validate_json((folder / "record.json").read_bytes())
+    assert (record.losses, record.rates) == (whole.losses[:5], whole.rates[:5])
+    assert report.metrics["loss"] == whole.losses[4]
     assert report.metrics["steps"] == 5
     assert report.metrics["eval_loss_base"] == whole.metrics["eval_loss_base"]
     # Its adapter is not measured once more, and no second epoch has ended.
@@ -200,8 +206,8 @@ def test_the_loss_is_the_mean_over_the_last_tenth_of_all_steps_also_after_going_
         trainings.run("twenty", "lora", Checkpoints(tmp_path, must_stop=after_step(19)), spec=spec, eval_data=None)
     kept = Checkpoints(tmp_path, resume=tmp_path / "step-00000019")
     report, _ = trainings.run("twenty", "lora", kept, spec=spec, eval_data=None)
-    assert len(report.curve) == 20
-    assert report.metrics["loss"] == (report.curve[-2].loss + report.curve[-1].loss) / 2
+    assert len(report.losses) == 20
+    assert report.metrics["loss"] == (report.losses[-2] + report.losses[-1]) / 2
 
 
 def test_going_on_with_less_memory_changes_nothing(

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from support import tiny
 from support.architectures import save_model
+from support.trained import Trained
 from support.trainings import LABELLED, PREFERENCES, files_of, run_training, save_jsonl
 from support.trl_peer import TrlPeer
 from support.variants import token_of
 from transformers import TrainerCallback
 
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.device import choose_device
 from workers.pipelines.training import inputs
@@ -89,7 +89,7 @@ class Place:
         }
         self.token = token_of(self.bases["llama"])
 
-    def train(self, out: Path, **options: Any) -> TrainingReport:
+    def train(self, out: Path, **options: Any) -> Trained:
         base = self.bases["llama-biased" if "bias" in options else "llama"]
         if "trainable_token_indices" in options:
             options["trainable_token_indices"] = self.token
@@ -102,11 +102,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture
-def trl(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingReport]:
+def trl(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
     """Train with TRL's trainer in place of the loop."""
     peer = TrlPeer(tmp_path / "scratch", load_tokenizer(place.bases["llama"]))
 
-    def train(out: Path, **options: Any) -> TrainingReport:
+    def train(out: Path, **options: Any) -> Trained:
         with monkeypatch.context() as patched:
             patched.setattr(training, "run", peer)
             return place.train(out, **options)
@@ -125,7 +125,7 @@ def test_every_option_is_compared_or_has_a_reason() -> None:
 @pytest.mark.parametrize("options", COMPARED, ids="-".join)
 def test_losses_rates_and_matrices_are_those_of_trl(
     place: Place,
-    trl: Callable[..., TrainingReport],
+    trl: Callable[..., Trained],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
@@ -135,11 +135,11 @@ def test_losses_rates_and_matrices_are_those_of_trl(
     monkeypatch.setattr(inputs, "choose_device", lambda: replace(choose_device(), compute_dtype="float32"))
     ours, theirs = place.train(tmp_path / "ours", **options), trl(tmp_path / "theirs", **options)
     assert ours.record.dtype == "float32"
-    assert len(ours.curve) == len(theirs.curve) == ours.record.total_steps >= 20
-    assert [point.lr for point in ours.curve] == [point.lr for point in theirs.curve]
+    assert len(ours.losses) == len(theirs.losses) == ours.record.total_steps >= 20
+    assert ours.rates == theirs.rates
     assert ours.metrics["tokens"] == theirs.metrics["tokens"]
-    gap = max(abs(point.loss - other.loss) for point, other in zip(ours.curve, theirs.curve, strict=True))
-    print(f"{options}: losses of {len(ours.curve)} steps differ by up to {gap:.1e}")
+    gap = max(abs(loss - other) for loss, other in zip(ours.losses, theirs.losses, strict=True))
+    print(f"{options}: losses of {len(ours.losses)} steps differ by up to {gap:.1e}")
     assert gap < 1e-5
     found, expected = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs"))
     for name, matrix in expected.items():
@@ -167,7 +167,8 @@ def test_callbacks_of_the_trainer_are_called_and_change_nothing(place: Place, tm
     report = place.train(tmp_path / "with", max_steps=5, callbacks=[Tracker()])
     assert calls == ["begin of 5, 0.01, llama", *(f"step {step}" for step in range(1, 6)), "end after 5"]
     assert logged == [
-        (point.step, {"loss": point.loss, "learning_rate": point.lr, "epoch": point.step / 4}) for point in report.curve
+        (step, {"loss": loss, "learning_rate": rate, "epoch": step / 4})
+        for step, (loss, rate) in enumerate(zip(report.losses, report.rates, strict=True), start=1)
     ]
     place.train(tmp_path / "without", max_steps=5)
     assert files_of(tmp_path / "with") == files_of(tmp_path / "without")

@@ -11,13 +11,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from support.evaluated import score
 from support.objectives import batch_of, step_loss
+from support.trained import Trained
 from support.trainings import LABELLED, PREFERENCES, run_training, save_jsonl, whole_and_resumed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdk.formats import objectives
 from sdk.formats.objectives import OBJECTIVES, ObjectiveTraits
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.data.examples import IGNORED
 from workers.pipelines.data.kto import area_under_curve, mismatched
@@ -205,7 +205,7 @@ def test_every_objective_of_a_spec_is_made_and_described() -> None:
         assert make(TrainingSpec()).name == name
 
 
-def train(name: str, base: Path, rows: dict[str, Path], out: Path, **options: Any) -> TrainingReport:
+def train(name: str, base: Path, rows: dict[str, Path], out: Path, **options: Any) -> Trained:
     spec = {"objective": name, "dropout": 0.0, **QUICK, **options}
     return run_training(base, rows[name], out, eval_data=rows[name], **spec)
 
@@ -224,7 +224,7 @@ def test_a_training_is_recorded_with_its_objective_and_prefers_the_good_answers(
     if name in at_first:
         # Relative to its own probabilities a model has learnt nothing yet.
         assert metrics["eval_loss_base"] == pytest.approx(at_first[name], rel=1e-6)
-        assert report.curve[0].loss == pytest.approx(at_first[name], rel=1e-6)
+        assert report.losses[0] == pytest.approx(at_first[name], rel=1e-6)
     if traits.has_pairs:
         kind = "preference" if traits.has_reference else "logp"
         assert metrics[f"eval_{kind}_accuracy"] > 0.8
@@ -255,7 +255,7 @@ def test_one_that_continues_a_version_is_compared_with_it(
 ) -> None:
     train("simpo", llama_base, rows, tmp_path / "parent", lr=0.05)
     report = train("kto", llama_base, rows, tmp_path / "out", parent=tmp_path / "parent")
-    assert (report.record.reference, report.curve[0].loss) == ("parent", 0.5)
+    assert (report.record.reference, report.losses[0]) == ("parent", 0.5)
     assert report.metrics["eval_loss_parent"] == 0.5
     free = train("orpo", llama_base, rows, tmp_path / "free", parent=tmp_path / "parent", max_steps=1)
     assert free.record.reference is None
@@ -297,7 +297,7 @@ def test_an_objective_is_added_without_a_change_elsewhere(dummy: str, llama_base
     ]
     plain, added = first
     assert (plain.record.objective, added.record.objective) == ("sft", dummy)
-    assert added.curve[0].loss == pytest.approx(plain.curve[0].loss / 2, rel=1e-6)
+    assert added.losses[0] == pytest.approx(plain.losses[0] / 2, rel=1e-6)
     assert (added.metrics["eval_loss"], added.metrics["eval_of_its_own"]) == (2.0, 7.0)
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from support.architectures import save_model
 from support.families import save_rows
+from support.trained import Trained
 from support.trainings import run_training, whole_and_resumed
 
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.training.optimising import Schedule, optimizer_of, parameter_groups
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -31,7 +31,7 @@ class Place:
         self.base = save_model(folder / "base", "llama")
         self.rows = save_rows(folder / "rows.jsonl")
         self.folder = folder
-        self.reports: dict[str, TrainingReport] = {}
+        self.reports: dict[str, Trained] = {}
 
     def train(self, **options: Any) -> dict[str, Any]:
         """Return the adapter's tensors; the same options are trained once."""
@@ -179,13 +179,13 @@ def test_a_cosine_ends_at_its_floor_and_is_the_same_without_one() -> None:
 def test_a_training_with_a_floor_is_recorded_and_resumed_to_the_same_bytes(place: Place, tmp_path: Path) -> None:
     given = {"schedule": "cosine", "max_steps": 3, "lr_floor": 0.5}
 
-    def run(out: Path, **checkpoints: Any) -> TrainingReport:
+    def run(out: Path, **checkpoints: Any) -> Trained:
         return run_training(place.base, place.rows, out, **{**STEADY, **given}, **checkpoints)
 
     files, again = whole_and_resumed(run, tmp_path)
     assert files == again
     report = run(tmp_path / "once")
     assert report.training["lr_floor"] == 0.5
-    assert [point.lr for point in report.curve] == pytest.approx([0.01, 0.00875, 0.00625])
+    assert report.rates == pytest.approx([0.01, 0.00875, 0.00625])
     place.train(max_steps=3)
     assert "lr_floor" not in place.reports[repr([("max_steps", 3)])].training

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.architectures import save_model
 from support.families import save_rows
+from support.trained import Trained
 from support.trainings import Checkpoints, files_of, inputs_of, run_training
 
 from sdk.schemas.optimizers import OPTIMIZERS, TRAINED, Kept, OptimizerName
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.batches import mean_loss
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter
@@ -159,7 +159,7 @@ class Place:
         self.rows = save_rows(folder / "rows.jsonl")
         self.folder = folder
 
-    def train(self, out: Path, **options: Any) -> TrainingReport:
+    def train(self, out: Path, **options: Any) -> Trained:
         kept = {name: options.pop(name) for name in ("resume",) if name in options}
         writing = Checkpoints(out.with_name(f"{out.name}-kept"), every_steps=1, **kept)
         return run_training(self.base, self.rows, out, checkpoints=writing, **{**STEADY, **options})
@@ -185,7 +185,7 @@ def test_a_training_that_goes_on_from_its_first_step_the_warm_up_or_the_end_has_
 ) -> None:
     report = place.train(tmp_path / "whole", **options)
     assert report.training["warmup_steps"] == 2
-    assert report.metrics["loss"] < report.curve[0].loss
+    assert report.metrics["loss"] < report.losses[0]
     assert {**options, "optim": "adamw"}.items() <= {**report.training, "optim": "adamw"}.items()
     assert report.training["optimizer"] == report.training.get("optim", "adamw") == options["optim"]
     assert ("adam_beta1" in report.training) == ("adam" in options["optim"])
@@ -196,7 +196,7 @@ def test_a_training_that_goes_on_from_its_first_step_the_warm_up_or_the_end_has_
     for step in (1, 2, 5):
         again = place.train(tmp_path / f"from {step}", resume=tmp_path / "whole-kept" / f"step-{step:08d}", **options)
         assert files_of(tmp_path / f"from {step}") == whole, step
-        assert again.curve == report.curve
+        assert (again.losses, again.rates) == (report.losses, report.rates)
 
 
 def test_held_out_rows_are_scored_with_the_averages_that_a_checkpoint_has_too(place: Place, tmp_path: Path) -> None:

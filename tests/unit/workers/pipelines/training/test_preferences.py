@@ -12,11 +12,11 @@ import torch
 from support.architectures import save_model
 from support.evaluated import score
 from support.objectives import step_loss
+from support.trained import Trained
 from support.trainings import PREFERENCES, run_training, save_jsonl
 
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.examples import IGNORED, Example
 from workers.pipelines.data.preferences import collate, dpo
 from workers.pipelines.data.preview import preview
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one
 QUICK: dict[str, Any] = {"method": "lora", "rank": 4, "lr": 0.01, "batch_size": 2, "grad_accum": 2, "max_steps": 2}
 
 
-def run(base: Path, rows: Path, out: Path, **options: Any) -> TrainingReport:
+def run(base: Path, rows: Path, out: Path, **options: Any) -> Trained:
     return run_training(base, rows, out, eval_data=rows, **{**QUICK, **options})
 
 
@@ -84,7 +84,7 @@ def test_the_first_loss_is_log_2_and_the_chosen_answers_become_likelier(
     llama_base: Path, preferences: Path, tmp_path: Path
 ) -> None:
     report = run(llama_base, preferences, tmp_path / "out", max_steps=40, beta=0.5)
-    assert abs(report.curve[0].loss - math.log(2)) < 1e-6
+    assert abs(report.losses[0] - math.log(2)) < 1e-6
     assert abs(report.metrics["eval_loss_base"] - math.log(2)) < 1e-6
     assert report.metrics["eval_loss"] < 0.35
     assert report.metrics["eval_preference_accuracy"] == 1.0
@@ -159,7 +159,7 @@ def test_dropout_and_noise_of_a_base_are_off_while_it_is_compared(preferences: P
     config |= {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5}
     (base / "config.json").write_text(json.dumps(config))
     report = run(base, preferences, tmp_path / "out", dropout=0.0)
-    assert abs(report.curve[0].loss - math.log(2)) < 1e-6
+    assert abs(report.losses[0] - math.log(2)) < 1e-6
     assert report.training["base_dropout"] == 0.0
 
 

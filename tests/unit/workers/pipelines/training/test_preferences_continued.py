@@ -11,11 +11,11 @@ import torch
 from peft import PeftModel
 from support.evaluated import score
 from support.objectives import step_loss
+from support.trained import Trained
 from support.trainings import PREFERENCES, run_training, save_jsonl, whole_and_resumed
 from transformers import AutoModelForCausalLM
 
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data.preferences import collate, dpo, log_likelihoods
 from workers.pipelines.data.rows import read_rows
 from workers.pipelines.data.tokenise import tokenise
@@ -52,7 +52,7 @@ def parents(bases: dict[str, Path], chosen: Path, tmp_path_factory: pytest.TempP
     return {name: folder / name for name in VARIANTS}
 
 
-def run(base: Path, rows: Path, out: Path, parent: Path | None = None, **options: Any) -> TrainingReport:
+def run(base: Path, rows: Path, out: Path, parent: Path | None = None, **options: Any) -> Trained:
     return run_training(base, rows, out, eval_data=rows, parent=parent, **{**QUICK, **options})
 
 
@@ -103,7 +103,7 @@ def test_it_begins_at_log_2_and_its_reference_stays_the_parent(
     monkeypatch.setattr(training, "adapted", keep)
     monkeypatch.setattr(training, "_write", look)
     report = run(base, preferences, tmp_path / "out", parent, lr=0.05, **options)
-    assert abs(report.curve[0].loss - math.log(2)) < 1e-6
+    assert abs(report.losses[0] - math.log(2)) < 1e-6
     assert report.training["reference"] == "parent"
     assert torch.equal(found["reference"], by_plain_peft(base, parent, batch))
     assert not torch.equal(found["reference"], found["trained"])

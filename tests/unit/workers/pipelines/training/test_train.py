@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from support.evaluated import plain_loss
 from support.fixtures import Limits
+from support.trained import Trained
 from support.trainings import files_of, run_training
 from transformers import AutoModelForCausalLM
 
@@ -21,7 +22,6 @@ import workers.pipelines.training.train as training
 from sdk.lora.planning.footprint import KEPT_BY_MALLOC_BYTES
 from sdk.schemas.events import Progress
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from sdk.version import VERSION
 from workers.pipelines.data.batches import SFT, loss_sum
 from workers.pipelines.data.examples import IGNORED
@@ -38,12 +38,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 SPEC = TrainingSpec(rank=4, max_steps=3, lr=0.01, batch_size=2, grad_accum=2, warmup_ratio=0.5, seed=3)
 
 
-def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> TrainingReport:
+def train(base: Path, data: Path, out: Path, spec: TrainingSpec = SPEC, **rest: Any) -> Trained:
     return run_training(base, data, out, **{"base_revision": "c0ffee", "spec": spec, **rest})
 
 
 @pytest.fixture(scope="module")
-def plain(llama_base: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingReport, Path]:
+def plain(llama_base: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
     """A training of `SPEC`, and its folder; not to be changed."""
     out = tmp_path_factory.mktemp("plain") / "out"
     return train(llama_base, pairs, out), out
@@ -81,7 +81,7 @@ def test_a_training_writes_an_adapter_that_loads_in_peft_and_changes_the_model(
     # It is of the whole process, of which such a base is next to nothing, and of what malloc keeps.
     assert before is not None
     assert 0.9 * before < report.metrics["forecast_bytes"] < 1.1 * before + KEPT_BY_MALLOC_BYTES
-    assert [point.step for point in report.curve] == [1, 2, 3]
+    assert [point.step for point in report.points] == [1, 2, 3]
     assert report.record.flat() == report.training
     assert (report.record.effective_batch, report.record.warmup_steps) == (4, 2)
     assert (report.record.adapterctl, report.record.python) == (VERSION, platform.python_version())
@@ -98,7 +98,7 @@ def test_a_training_measures_where_its_loss_began_and_how_large_its_update_is(
     wild = SPEC.model_copy(update={"lr": 1.0, "alpha": 64.0, "method": "lora", "warmup_ratio": 0.0, "max_steps": 7})
     report = train(llama_base, pairs, tmp_path / "out", wild, eval_data=pairs)
     # An epoch is twelve rows in steps of four.
-    losses = [point.loss for point in report.curve]
+    losses = report.losses
     assert report.metrics["first_loss"] == pytest.approx(sum(losses[:3]) / 3)
     assert report.metrics["last_loss"] == pytest.approx(sum(losses[4:]) / 3)
     base, trained = (load_file(folder) for folder in weights_of(llama_base, tmp_path / "out"))
@@ -124,7 +124,7 @@ def weights_of(*folders: Path) -> list[Path]:
 
 
 def test_one_over_four_bits_is_measured_beside_what_those_are(
-    llama_base: Path, pairs: Path, tmp_path: Path, plain: tuple[TrainingReport, Path]
+    llama_base: Path, pairs: Path, tmp_path: Path, plain: tuple[Trained, Path]
 ) -> None:
     report = train(llama_base, pairs, tmp_path / "out", SPEC.model_copy(update={"method": "lora"}))
     assert plain[0].quantization is not None
@@ -157,7 +157,7 @@ def require_trained(folder: Path) -> None:
     assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
 
 
-def test_the_stored_matrices_are_float32_and_no_b_is_zero(plain: tuple[TrainingReport, Path]) -> None:
+def test_the_stored_matrices_are_float32_and_no_b_is_zero(plain: tuple[Trained, Path]) -> None:
     require_trained(plain[1])
 
 
@@ -173,7 +173,7 @@ def test_matrices_over_packed_weights_are_float32_too_and_gradients_reach_them(
 
 
 def test_the_bytes_are_those_of_the_seed(
-    llama_base: Path, pairs: Path, plain: tuple[TrainingReport, Path], tmp_path: Path
+    llama_base: Path, pairs: Path, plain: tuple[Trained, Path], tmp_path: Path
 ) -> None:
     """Whatever state the process is in; that other processes give the same is shown by `adapterctl train`."""
     made = [files_of(plain[1])]
@@ -216,7 +216,7 @@ def test_the_split_into_forward_passes_does_not_change_what_is_learnt(
 
 
 def test_an_evaluation_before_the_training_does_not_stop_it(
-    llama_base: Path, pairs: Path, plain: tuple[TrainingReport, Path], tmp_path: Path
+    llama_base: Path, pairs: Path, plain: tuple[Trained, Path], tmp_path: Path
 ) -> None:
     """On CPUs with AVX512-BF16, a forward pass in evaluation mode repacks 4-bit weights and ends all gradients."""
     train(llama_base, pairs, tmp_path / "with", eval_data=pairs)
@@ -225,7 +225,7 @@ def test_an_evaluation_before_the_training_does_not_stop_it(
 
 
 def test_gradient_checkpointing_is_chosen_by_memory_and_learns_the_same(
-    llama_base: Path, pairs: Path, plain: tuple[TrainingReport, Path], tmp_path: Path, limits: Limits
+    llama_base: Path, pairs: Path, plain: tuple[Trained, Path], tmp_path: Path, limits: Limits
 ) -> None:
     limits("sdk.lora.planning.forecast", ACTIVATION_SHARE=0.0)
     sparing = train(llama_base, pairs, tmp_path / "sparing")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api import aliases, versions
@@ -26,7 +26,6 @@ from sdk.api.workers import WorkersAPI
 from sdk.config import Config
 from sdk.config import load as load_config
 from sdk.examining.comparing import compare, compare_scores
-from sdk.examining.curves import curves_of
 from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref
@@ -36,7 +35,6 @@ from sdk.nouns.evaluations import EvaluationsAPI
 from sdk.nouns.signatures import SignaturesAPI
 from sdk.nouns.versions import VersionsAPI
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
-from sdk.plotting.plot import Plot
 from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
 from sdk.pulling.filling import OnTransfer
@@ -69,6 +67,9 @@ from sdk.submitting.given_template import rendering_of, with_template_text
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request
 from sdk.validation import alias_change, build, require_numbered
+
+if TYPE_CHECKING:
+    from sdk.plotting.plot import Plot
 
 T = TypeVar("T")
 
@@ -398,6 +399,9 @@ class Client:
         `.save("curve.svg")` writes it, and `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for
         more than can be told apart, InvalidName, InvalidRef, NotFound for what is not there or has no points.
         """
+        from sdk.examining.curves import curves_of
+        from sdk.plotting.plot import Plot
+
         return Plot(curves_of(self, of)).checked()
 
     # Ahead of a training.

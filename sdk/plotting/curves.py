@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from statistics import median_low
 
 from sdk.schemas.series import Buckets, Series
 
@@ -76,7 +75,7 @@ def _mean(buckets: Buckets, group: Sequence[int]) -> float:
 def stretches(buckets: Buckets) -> Iterator[range]:
     """Yield the positions of buckets that a line connects: it stops where steps are missing."""
     ways = [after - before for before, after in zip(buckets.step, buckets.first[1:], strict=False)]
-    widest = _GAP * median_low(ways) if ways else 0
+    widest = _GAP * sorted(ways)[len(ways) // 2] if ways else 0
     ends = [at + 1 for at, way in enumerate(ways) if way > widest]
     yield from (range(a, b) for a, b in pairwise([0, *ends, len(buckets.step)]))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import tiny
 from support.command_line import CommandLine
-from support.svg_curves import panels
+from support.svg_curves import panels, texts
 
 from sdk.client import Client
 from sdk.plotting.plot import Plot
@@ -116,3 +116,14 @@ def test_the_path_is_printed_as_a_script_asked_for_it(home: Home) -> None:
 def test_what_can_not_be_drawn_is_refused_with_what_to_do(home: Home, args: list[str], status: int, said: str) -> None:
     error = home.refused(status, "plot", *(home.job if arg == "JOB" else arg for arg in args), "--format", "json")
     assert said in json.loads(error)["error"]["message"]
+
+
+def test_a_version_has_the_curve_of_the_job_that_made_it(home: Home) -> None:
+    home.ok("plot", "drawn", home.job, "-o", "both.svg")
+    with closing(Client(home.url)) as client:
+        of_job, of_version = (client.plot(one).curves[0] for one in (home.job, "drawn@v1"))
+    assert of_version.series.series["loss"] == of_job.series.series["loss"]
+    assert (of_version.name, of_job.name) == ("drawn@v1", f"{home.job} drawn@v1")
+    drawn = (home.folder / "both.svg").read_text()
+    assert {"drawn@v1", f"{home.job} drawn@v1"} <= set(texts(drawn))
+    assert len(panels(drawn)[0].paths["mean"]) == 2

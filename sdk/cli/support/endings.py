@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 def say_ending(result: Mapping[str, Any], curve: Curve | None, *, drawn: bool = True) -> None:
     """Say on stderr how a training ended: with its curve on a terminal, and in lines for anybody."""
+    if "ref" not in result:
+        return
     if drawn:
         for line in curve_lines(curve, sys.stderr):
             click.echo(line, err=True)

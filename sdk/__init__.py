@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     jobs = _client.jobs
     lineage = _client.lineage
     plan = _client.plan
+    plot = _client.plot
     preview = _client.preview
     promote = _client.promote
     pull = _client.pull
@@ -129,6 +130,7 @@ __all__ = [
     "jobs",
     "lineage",
     "plan",
+    "plot",
     "preview",
     "promote",
     "pull",

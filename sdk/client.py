@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api import aliases, versions
@@ -67,6 +67,9 @@ from sdk.submitting.given_template import rendering_of, with_template_text
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request
 from sdk.validation import alias_change, build, require_numbered
+
+if TYPE_CHECKING:
+    from sdk.plotting.plot import Plot
 
 T = TypeVar("T")
 
@@ -393,6 +396,18 @@ class Client:
             base_namespace=base_namespace,
             published=published,
         )
+
+    def plot(self, of: str | Sequence[str]) -> Plot:
+        """The curves of one or several trainings over the same steps, each named by its job's id or its version's ref.
+
+        Loss, held-out loss, learning rate and norm of the gradients. A notebook shows it as it is; `.svg` is its text,
+        `.save("curve.svg")` writes it, and `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for
+        more than can be told apart, InvalidName, InvalidRef, NotFound for what is not there or has no points.
+        """
+        from sdk.examining.curves import curves_of
+        from sdk.plotting.plot import Plot
+
+        return Plot(curves_of(self, of)).checked()
 
     # Ahead of a training.
 

@@ -1,6 +1,7 @@
-"""Draw what commands show on a terminal, for the documentation: python docs/images/make.py
+"""Draw what commands show on a terminal, and the curve of a training, for the documentation: python docs/images/make.py
 
-Each picture is the output of a real command in a terminal of 88 columns, over the tiny base of `examples/tiny/make.py`.
+Each picture is the output of a real command, in a terminal of 88 columns or into a file, over the tiny base of
+`examples/tiny/make.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,23 @@ CHAT = [
     {"role": "assistant", "content": "Five.", "weight": 0},
     {"role": "user", "content": "Are you sure?"},
     {"role": "assistant", "content": "Four."},
+]
+
+
+#: A training that learns its few rows by heart.
+BY_HEART = [
+    "--method",
+    "lora",
+    "--epochs",
+    "30",
+    "--batch-size",
+    "4",
+    "--grad-accum",
+    "2",
+    "--lr",
+    "3e-3",
+    "--warmup-ratio",
+    "0.1",
 ]
 
 
@@ -64,6 +82,15 @@ def draw(text: str, title: str, path: Path) -> None:
     path.write_text(console.export_svg(title=title, code_format=plain), encoding="utf-8")
 
 
+def train_and_plot(adapterctl: str, folder: Path, path: Path) -> None:
+    """Train over the tiny base, and write the curve of what was made."""
+    environment = {**os.environ, "HOME": str(folder), "ADAPTERCTL_URL": f"local:{folder / 'registry'}"}
+    rows = ["--data", "tiny/train.jsonl", "--eval-data", "tiny/heldout.jsonl"]
+    train = ["train", "code-review", "--base", "./tiny-llama", *rows, *BY_HEART, "--format", "json"]
+    job = json.loads(subprocess.check_output([adapterctl, *train], cwd=folder, env=environment))["job"]
+    subprocess.run([adapterctl, "plot", job, "-o", str(path)], check=True, cwd=folder, env=environment)
+
+
 def main() -> int:
     """Draw all pictures."""
     adapterctl = str(Path(sys.executable).parent / "adapterctl")
@@ -75,6 +102,7 @@ def main() -> int:
         base.rename(folder / "tiny-llama")
         (folder / "chat.jsonl").write_text(json.dumps({"messages": CHAT}) + "\n")
         arguments = ["data", "preview", "chat.jsonl", "--base", "./tiny-llama"]
+        train_and_plot(adapterctl, folder, HERE / "curve.svg")
         draw(
             shown([adapterctl, *arguments], folder),
             f"adapterctl {' '.join(arguments)}",

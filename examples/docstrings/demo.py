@@ -63,7 +63,7 @@ def main() -> int:
     shown = _json(adapterctl, "show", ref)
     check = _json(sys.executable, Path(__file__).with_name("check.py"), base, pulled["path"], merged["path"])
 
-    curve = _draw_curve(trained["job"], shown, OUT / "loss.png")
+    curve = sdk.plot(trained["job"]).save(OUT / "loss.png")
     _step(6, f"done in {time.monotonic() - started:.0f} s")
     _show_results(shown, scores, merged, check, base, curve)
     before, after = (score["metrics"]["loss"] for score in scores)
@@ -119,34 +119,6 @@ def _show_samples(scores: list[dict[str, Any]]) -> None:
 
 def _clean(text: str) -> str:
     return " ".join(text.split()).replace("[", "\\[")[:120]
-
-
-def _draw_curve(job: str, shown: dict[str, Any], path: Path) -> Path:
-    """Draw the training loss as the job's events tell it, with the held-out loss before and after."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    points = {
-        event.progress.step: event.progress.loss
-        for event in sdk.job(job).events()
-        if event.progress is not None and event.progress.phase == "train" and event.progress.loss is not None
-    }
-    steps = sorted(step for step in points if step is not None)
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(steps, [points[step] for step in steps], marker=".", label="training")
-    if steps and "eval_loss" in shown["metrics"]:
-        held_out = (shown["metrics"]["eval_loss_base"], shown["metrics"]["eval_loss"])
-        axes.plot((0, steps[-1]), held_out, marker="o", linestyle="--", label="held out, before and after")
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss (nats a supervised token)")
-    axes.set_title(f"{shown['ref']}: rank {shown['lora']['rank']}, {shown['quantization']['type']}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
 
 
 def _show_results(

@@ -53,10 +53,17 @@ class CommandLine:
         return done.stderr.strip()
 
     def at_a_terminal(
-        self, *args: str, asks: str = "", typed: str = "", columns: int = 80, piped: bool = False, **env: str
+        self,
+        *args: str,
+        asks: str = "",
+        typed: str = "",
+        columns: int = 80,
+        piped: bool = False,
+        within_s: float = 60,
+        **env: str,
     ) -> tuple[int, str, str]:
         """Run a command on a terminal, and type an answer to its question; return its status, its data if they are `piped`,
-        and all that was shown."""
+        and all that was shown. It is killed after `within_s` seconds."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         process = subprocess.Popen(
@@ -70,7 +77,7 @@ class CommandLine:
             text=True,
         )
         os.close(slave)
-        patience = threading.Timer(60, process.kill)
+        patience = threading.Timer(within_s, process.kill)
         patience.start()
         shown, asked = b"", False
         # An error is how Linux says that nobody holds the other end any more.

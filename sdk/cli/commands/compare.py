@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also draw the intervals into this file; needs matplotlib.",
+    help="Also draw the intervals into this file; needs the extra 'plot'.",
 )
 @click.option(
     "--format",
@@ -57,9 +57,10 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
       adapterctl compare team/sql@v1 team/sql@v2 --scores-of audit
     """
     if png is not None:
-        from sdk.cli.support.comparison_pages import require_matplotlib, write_png
+        from sdk.cli.support.comparison_pages import write_png
+        from sdk.plotting.png import require_matplotlib
 
-        require_matplotlib()
+        require_matplotlib("take --format html")
     with open_client() as client:
         found = client.compare(refs, **given)
     if png is not None:

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.support.curves import curve_of
+from sdk.cli.support.endings import say_ending
 from sdk.cli.support.options import parse_size, whose_base_options
 from sdk.cli.support.output import format_option, print_detached, print_json, say
-from sdk.cli.support.scores import held_out_loss, held_out_preferences
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
 from sdk.cli.support.training_file import read_training_file
@@ -136,6 +137,7 @@ def train_command(
             return
         say(f"job {job.id} trains {name}")
         result = result_of(job)
+        curve = curve_of(client, job.view) if style == "table" else None
     if style == "json":
         print_json({"ref": result["ref"], "job": job.id, "existing": result["existing"]})
         return
@@ -147,12 +149,7 @@ def train_command(
         say(f"warning: {warning}")
     click.echo(result["ref"])
     if style == "table":
-        metrics = result.get("metrics", {})
-        if (losses := held_out_loss(metrics)) is not None:
-            say(f"held-out loss {losses}")
-        if (preferred := held_out_preferences(metrics)) is not None:
-            say(f"held-out rows: {preferred}")
-        say(f"see it: adapterctl show {result['ref']}")
+        say_ending(result, curve)
 
 
 def _data_given(data: Sequence[str], weights: Sequence[float]) -> Any:

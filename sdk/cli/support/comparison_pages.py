@@ -10,7 +10,8 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from sdk.cli.support.output import filled, one_line, plain, render
-from sdk.errors import InvalidInput, Unavailable
+from sdk.errors import InvalidInput
+from sdk.plotting.png import require_matplotlib
 from sdk.schemas.scores import briefly
 
 if TYPE_CHECKING:
@@ -201,19 +202,9 @@ def _shown(text: str) -> str:
 _REF_CHARACTERS = 32
 
 
-def require_matplotlib() -> None:
-    """Raise Unavailable if matplotlib is missing; it says what to do instead."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise Unavailable(
-            "a picture needs matplotlib, which is not installed; run: pip install matplotlib, or take --format html"
-        ) from error
-
-
 def write_png(found: Comparison, path: Path) -> None:
     """Draw the comparison into a file, which is replaced. Raises Unavailable without matplotlib, InvalidInput for a bad path."""
-    require_matplotlib()
+    require_matplotlib("take --format html")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.6 + 0.45 * len(found.pairs)), layout="constrained")

@@ -8,6 +8,8 @@ import click
 
 from sdk.cli.commands.jobs.show import result_command
 from sdk.cli.commands.watch import told, watch_all
+from sdk.cli.support.curves import curve_of
+from sdk.cli.support.endings import say_ending
 from sdk.cli.support.output import format_option, plain, print_rows, say
 from sdk.cli.support.session import open_client
 from sdk.errors import JobFailed
@@ -24,6 +26,7 @@ from sdk.submitting.job_output import follow
 def jobs_watch(job_ids: tuple[str, ...]) -> None:
     """Watch jobs until they end, with a bar for each; Ctrl-C leaves them running.
 
+    Of a training its curve stays on the terminal, and how loss, held-out loss, time and memory were.
     Exits with 6 if one failed or was cancelled. Keeps watching while the registry is away.
 
     \b
@@ -34,9 +37,12 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
     with open_client() as client:
         jobs = [client.job(job_id) for job_id in dict.fromkeys(job_ids)]
         watch_all(jobs)
+        curves = {job.id: curve_of(client, job.view) for job in jobs if job.error is None}
     for job in jobs:
         if job.error is None:
             say(f"job {job.id} succeeded; see: {result_command(job.view)}")
+            if job.view.kind == "training":
+                say_ending(job.view.result or {}, curves[job.id], drawn=len(jobs) == 1)
         elif len(jobs) > 1:
             say(job.error.message)
     _require_success(jobs)

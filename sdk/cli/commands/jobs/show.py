@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.commands.watch import COLOURS, count_of, standing_of
+from sdk.cli.support.curves import curve_lines, curve_of
 from sdk.cli.support.output import (
     age_of,
     format_option,
@@ -25,6 +26,9 @@ from sdk.objects import scored_beside
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.planning import Forecast
 from sdk.schemas.series import MOST_BUCKETS
+
+if TYPE_CHECKING:
+    from sdk.plotting.curves import Curve
 
 #: How many checkpoints `show` lists.
 _SHOWN = 5
@@ -102,7 +106,7 @@ def note_of(view: JobView) -> str:
 @click.argument("job_id", metavar="JOB")
 @format_option
 def jobs_show(job_id: str, style: str) -> None:
-    """Show a job with its attempts and checkpoints.
+    """Show a job with its attempts and checkpoints; of a training also, on a terminal, the curve so far.
 
     \b
     Examples:
@@ -112,12 +116,17 @@ def jobs_show(job_id: str, style: str) -> None:
     with open_client() as client:
         view = client.jobs.view(job_id)
         attempts, checkpoints = client.jobs.attempts(job_id), client.jobs.checkpoints(job_id)
+        curve = curve_of(client, view) if style == "table" and sys.stdout.isatty() else None
     document = {**view.model_dump(mode="json"), "attempts": attempts, "checkpoints": checkpoints}
-    print_one(style, document, view.state.value, lambda: _print_job(view, attempts, checkpoints))
+    print_one(style, document, view.state.value, lambda: _print_job(view, attempts, checkpoints, curve))
 
 
-def _print_job(view: JobView, attempts: Sequence[AttemptView], checkpoints: Sequence[CheckpointView]) -> None:
+def _print_job(
+    view: JobView, attempts: Sequence[AttemptView], checkpoints: Sequence[CheckpointView], curve: Curve | None
+) -> None:
     print_facts([(name, value) for name, value in _facts(view) if value not in (None, False, 0, "")])
+    if lines := curve_lines(curve, sys.stdout):
+        click.echo("\n" + "\n".join(lines))
     if attempts:
         click.echo(f"\n{_attempts_table(attempts)}")
     if checkpoints:

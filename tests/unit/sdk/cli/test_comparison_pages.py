@@ -123,4 +123,4 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_asked(monkey
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = CliRunner().invoke(cli, ["compare", "a@v1", "a@v2", "--png", "a.png"], standalone_mode=False)
     assert isinstance(result.exception, Unavailable)
-    assert "pip install matplotlib, or take --format html" in result.exception.message
+    assert "pip install 'adapterctl[plot]', or take --format html" in result.exception.message

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from sdk.formats.visible_labels import parse_label
+from sdk.schemas.advice import AdviceList
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
@@ -21,7 +22,7 @@ from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day
 from sdk.schemas.training_report import Labels, TrainingReport
-from sdk.schemas.wire import IF_SET, Sha256, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, Sha256, Wire
 
 #: How many bases of its cache a worker reports; with more, it is just less likely to get jobs for a base that it has.
 MOST_CACHED = 256
@@ -225,6 +226,8 @@ class Completion(Wire):
 
     attempt: Annotated[int, Field(ge=1)]
     version: Publication | None = None
+    #: What the training that made the version is advised.
+    advice: Annotated[AdviceList, IF_ANY] = []
     evaluations: list[EvaluationResult] | None = None
     merge: MergeResult | None = None
     preview: Preview | None = None

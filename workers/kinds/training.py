@@ -183,7 +183,7 @@ def _publish(attempt: Attempt, request: TrainingRequest, base: ScannedBase, repo
         libraries=report.libraries,
         signature=sign_manifest(package.manifest),
     )
-    attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication))
+    attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication, advice=report.advice))
 
 
 TRAINING = KindOfWork(request=TrainingRequest, differences=_differences, carry_out=_train)

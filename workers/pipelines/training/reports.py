@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from sdk.advice.rules import advice_of
+from sdk.schemas.looks import LookRecord
 from sdk.schemas.schedules import SCHEDULES
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import LossPoint, TrainingReport
@@ -49,8 +51,11 @@ def training_report(
     *,
     train_s: float,
     held_out: Mapping[str, float] | None = None,
+    looks: Sequence[LookRecord] = (),
 ) -> TrainingReport:
-    """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows."""
+    """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows at
+    the end, where a training is also advised by its steps and looks.
+    """
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
     began = _beginning_and_end(steps.losses, an_epoch=math.ceil(given.training_rows / given.spec.effective_batch))
@@ -71,18 +76,23 @@ def training_report(
         "peak_memory_bytes": float(given.device.peak_memory_bytes()),
         "forecast_bytes": forecast_bytes(given, loaded, setting.fitting),
     }
+    record = _record(setting)
+    advice = [] if held_out is None else advice_of(record, steps.points(0), looks)
+    if advice:
+        record = record.model_copy(update={"advice": ",".join(one.rule for one in advice)})
     return TrainingReport(
         lora=given.lora,
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=_record(setting).flat(),
+        training=record.flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=_libraries(given.spec),
         curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,
         sources=given.sources,
         labels=None if given.classes is None else list(given.classes.names),
+        advice=advice,
     )
 
 

@@ -83,15 +83,11 @@ def main() -> None:
 
 
 def _order() -> list[str]:
-    """Return the names of all trainings, kinds by turns so that any beginning of them is a fair part."""
-    good, spoilt = [f"good-{at}" for at in range(GOOD)], [f"{kind}-{at}" for at in range(SPOILT) for kind in KINDS]
-    rng = random.Random(0)  # noqa: S311 - the same order each time
-    rng.shuffle(spoilt)
-    found = []
-    for at, name in enumerate(good):
-        found.append(name)
-        found += spoilt[at * len(spoilt) // len(good) : (at + 1) * len(spoilt) // len(good)]
-    return found
+    """Return the names of all trainings, good ones and each kind by turns, until the spoilt ones are through."""
+    turns = [
+        [f"good-{len(KINDS) * at + turn}", f"{kind}-{at}"] for at in range(SPOILT) for turn, kind in enumerate(KINDS)
+    ]
+    return [name for turn in turns for name in turn] + [f"good-{at}" for at in range(len(turns), GOOD)]
 
 
 def _base(folder: Path, family: str) -> Path:
@@ -134,7 +130,7 @@ def _train(name: str, bases: Path, scratch: Path) -> dict[str, Any]:
     if kind == "rate":
         options["lr"] = min(1.0, 30 * options["lr"])
     elif kind == "warmup":
-        options |= {"warmup_ratio": 0.99}
+        options |= {"warmup_ratio": 0.99, "schedule": "cosine"}
     elif kind == "shuffled":
         # Few of them, often: a tiny base learns no thousand rows by heart.
         options |= {"epochs": 12.0} | _ROOM
@@ -143,6 +139,8 @@ def _train(name: str, bases: Path, scratch: Path) -> dict[str, Any]:
     elif kind == "few":
         rows, options = rows[-2 * HELD_OUT_ROWS - 8 :], options | {"epochs": 50.0, "batch_size": 4} | _ROOM
     elif kind == "broken":
+        # Among many rows of a step, one is not seen.
+        options |= {"batch_size": min(8, options["batch_size"])}
         rows = [*broken_run(rows[: -2 * HELD_OUT_ROWS], rng), *rows[-2 * HELD_OUT_ROWS :]]
     elif kind == "nothing":
         rows = shuffled_answers(rows, rng)

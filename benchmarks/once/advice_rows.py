@@ -113,12 +113,13 @@ def shuffled_answers(rows: list[Row], rng: random.Random) -> list[Row]:
 
 
 def broken_run(rows: list[Row], rng: random.Random) -> list[Row]:
-    """Spoil 2 to 8 % of the rows, one after the other, as where a file was cut or read in another encoding."""
-    count = max(3, round(len(rows) * rng.uniform(0.02, 0.08)))
+    """Spoil 3 to 8 of the rows, one after the other, as where a part of a file was read in another encoding."""
+    count = rng.randrange(3, 9)
     start = rng.randrange(len(rows) - count)
 
     def spoilt(row: Row) -> Row:
-        noise = "".join(chr(rng.randrange(0xA1, 0x250)) for _ in range(rng.randrange(8, 30)))
-        return row | {("text" if "text" in row else "completion"): noise}
+        key = "text" if "text" in row else "completion"
+        length = max(rng.randrange(8, 30), len(row[key]))
+        return row | {key: "".join(chr(rng.randrange(0xA1, 0x250)) for _ in range(length))}
 
     return [spoilt(row) if start <= at < start + count else row for at, row in enumerate(rows)]

@@ -77,7 +77,8 @@ def training_report(
         "forecast_bytes": forecast_bytes(given, loaded, setting.fitting),
     }
     record = _record(setting)
-    advice = [] if held_out is None else advice_of(record, steps.points(0), looks)
+    labels = 0 if given.classes is None else len(given.classes.names)
+    advice = [] if held_out is None else advice_of(record, steps.points(0), looks, labels=labels)
     if advice:
         record = record.model_copy(update={"advice": ",".join(one.rule for one in advice)})
     return TrainingReport(

@@ -220,12 +220,13 @@ class Job(Generic[R]):
         self._view = self._registry.jobs.cancel(self.id)
         return self
 
-    def retry(self) -> Job[R]:
+    def retry(self, *, advice: bool = False) -> Job[R]:
         """Submit it again, as a new job; a training resumes from its last checkpoint.
 
-        Raises Conflict for a job that has a result or is still running, NotAllowed, QuotaExceeded.
+        With `advice`, a training that has ended begins anew, changed as its own numbers advise. Raises Conflict for a job that has
+        a result or is still running, or has no advice, NotAllowed, QuotaExceeded.
         """
-        return Job(self._registry.jobs.retry(self.id).view, self._registry)
+        return Job(self._registry.jobs.retry(self.id, advice=advice).view, self._registry)
 
     def attempts(self) -> list[AttemptView]:
         """The attempts at it so far, oldest first: worker, state, reason, and when each began and ended."""

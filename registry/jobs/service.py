@@ -17,6 +17,7 @@ from registry.db.stored_json import table
 from registry.db.types import db_now
 from registry.errors import Conflict
 from registry.jobs import events
+from registry.jobs.advice import advised_request
 from registry.jobs.attempts import TimeLimits, count_end, lapsed
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.checkpoint_pins import pin_again
@@ -168,34 +169,45 @@ class Jobs:
         record(session, who, "job.submit", job.namespace, job.id, after=after)
         return job
 
-    def retry(self, job_id: str, *, who: Principal, idempotency_key: str | None = None) -> JobView:
+    def retry(
+        self, job_id: str, *, advice: bool = False, who: Principal, idempotency_key: str | None = None
+    ) -> JobView:
         """Submit a job that ended without a result again; a training resumes from its last checkpoint.
 
-        The same key gives the same new job. Raises NotFound, also if rows or a checkpoint that it began with have gone since
-        or the caller may not see them, Conflict for a job that has a result or has not ended, QuotaExceeded.
+        With `advice`, a training that has ended is run again from the beginning, changed as its own numbers advise. The same
+        key gives the same new job. Raises NotFound, also if rows or a checkpoint that it began with have gone since
+        or the caller may not see them, Conflict for a job that has a result or has not ended, or has no advice, QuotaExceeded.
         """
         try:
-            job, fresh = self._retried(job_id, who, idempotency_key)
+            job, fresh = self._retried(job_id, advice, who, idempotency_key)
         except IntegrityError:
             # The same key was used at the same moment: the other call's job is the answer.
-            job, fresh = self._retried(job_id, who, idempotency_key)
+            job, fresh = self._retried(job_id, advice, who, idempotency_key)
         if fresh:
             self._queue.announce(job.id, job.queue)
         return job
 
-    def _retried(self, job_id: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
-        asked = digest_of({"retry_of": job_id})
+    def _retried(self, job_id: str, advice: bool, who: Principal, key: str | None) -> tuple[JobView, bool]:
+        asked = digest_of({"retry_of": job_id, **({"advice": True} if advice else {})})
         with self._db.write() as session:
             if (answered := _answered(session, key, asked, who)) is not None:
                 return answered, False
             earlier = find_job(session, job_id, who, action="write")
-            if earlier.state not in (JobState.FAILED, JobState.CANCELLED):
+            repeated = {name: getattr(earlier, name) for name in _REPEATED}
+            if advice:
+                advised = advised_request(earlier)
+                request = advised.model_dump(mode="json")
+                # A worker that doesn't know an option that is new to the job would ignore it.
+                repeated["needs"] = written(used_fields(advised))
+            elif earlier.state not in (JobState.FAILED, JobState.CANCELLED):
                 raise Conflict(
                     f"job {job_id} is {earlier.state}; only a failed or cancelled one is tried again", param="job"
                 )
-            request = table(earlier.request)
+            else:
+                request = table(earlier.request)
             require_data(session, request, rules_of(earlier.kind).datasets, who, earlier.namespace)
-            request = pin_again(session, earlier, request, who)
+            if not advice:
+                request = pin_again(session, earlier, request, who)
             job = self._new(
                 session,
                 who,
@@ -205,7 +217,7 @@ class Jobs:
                 retry_of=job_id,
                 # Somebody else may have given it a higher priority than the caller may.
                 priority=min(earlier.priority, most_priority(earlier.namespace, who)),
-                **{name: getattr(earlier, name) for name in _REPEATED},
+                **repeated,
             )
             return present(job), True
 

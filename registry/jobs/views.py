@@ -90,12 +90,13 @@ def cancel_job(job_id: JobId, jobs: JobsDep, who: Writer) -> JobView:
 
 
 @router.post("/jobs/{job_id}/retry", status_code=201)
-def retry_job(job_id: JobId, jobs: JobsDep, who: Writer, key: IdempotencyKey) -> JobView:
+def retry_job(job_id: JobId, jobs: JobsDep, who: Writer, key: IdempotencyKey, advice: bool = False) -> JobView:
     """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
 
-    The same `Idempotency-Key` gives the same new job.
+    With `advice`, a training that has ended, with or without a result, begins anew, changed as its result's `advice` says. The same
+    `Idempotency-Key` gives the same new job.
     """
-    return jobs.retry(job_id, who=who, idempotency_key=key)
+    return jobs.retry(job_id, advice=advice, who=who, idempotency_key=key)
 
 
 @router.get("/jobs/{job_id}/attempts")

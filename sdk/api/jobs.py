@@ -62,14 +62,14 @@ class JobsAPI(Generic[J]):
         """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
         return self._transport.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
 
-    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> J:
+    def retry(self, job_id: str, *, advice: bool = False, idempotency_key: str | None = None) -> J:
         """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
 
-        The same key gives the same new job. Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running,
-        QuotaExceeded.
+        With `advice`, a training that has ended begins anew, changed as its own numbers advise. The same key gives the same new
+        job. Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, or has no advice, QuotaExceeded.
         """
-        path = f"/jobs/{check_job_id(job_id)}/retry"
-        return self._made(self._transport.call("POST", path, JobView, headers=keyed(idempotency_key)))
+        path, params = f"/jobs/{check_job_id(job_id)}/retry", {"advice": True} if advice else None
+        return self._made(self._transport.call("POST", path, JobView, params=params, headers=keyed(idempotency_key)))
 
     def attempts(self, job_id: str) -> builtins.list[AttemptView]:
         """The attempts at a job, oldest first. Raises NotFound."""

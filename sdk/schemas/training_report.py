@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from sdk.formats.labels import MAX_LABEL_CHARACTERS, MAX_LABELS
+from sdk.schemas.advice import AdviceList
 from sdk.schemas.looks import LookRecord
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.recorded import Rendering
@@ -96,6 +97,8 @@ class TrainingReport(Wire):
     labels: Annotated[Labels | None, IF_SET] = None
     #: Each dataset if there were several.
     sources: Annotated[list[SourceUse] | None, IF_SET] = None
+    #: What its steps and looks say should be done otherwise, at its end.
+    advice: Annotated[AdviceList, IF_ANY] = []
 
     @property
     def record(self) -> TrainingRecord:
@@ -105,7 +108,7 @@ class TrainingReport(Wire):
     @property
     def warnings(self) -> list[str]:
         """What its own numbers say against it."""
-        return training_warnings(self.record, self.metrics)
+        return training_warnings(self.record, self.metrics, self.advice)
 
     def dataset_use(self, digest: str) -> DatasetUse:
         """Return how the training used the dataset with a digest."""

@@ -12,8 +12,9 @@ the update of a module is 430 times as large as its weights (‖ΔW‖/‖W‖);
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from sdk.schemas.advice import BY_HEART, DIVERGING, Advice
 from sdk.schemas.version_records import TrainingRecord
 
 #: Dropout, and other rows at the end than at the beginning, move a training's loss by less than this ratio.
@@ -34,17 +35,23 @@ def held_out_losses(metrics: Mapping[str, float]) -> tuple[float, float] | None:
     return metrics.get("eval_loss_parent", of_parent), metrics["eval_loss"]
 
 
-def training_warnings(record: TrainingRecord, metrics: Mapping[str, float]) -> list[str]:
-    """Return what to say of a training with such a record and metrics, each a clause that ends with what to do."""
+def training_warnings(record: TrainingRecord, metrics: Mapping[str, float], advice: Sequence[Advice] = ()) -> list[str]:
+    """Return what to say of a training with such a record and metrics, each a clause that ends with what to do.
+
+    What it is advised by its steps comes first; where the record names such a rule, the first and the last loss say
+    nothing of the same.
+    """
     found = [] if record.held_out_warning is None else [record.held_out_warning]
+    found += [one.message for one in advice]
+    rules = set((record.advice or "").split(","))
     before, after = held_out_losses(metrics) or (math.nan, math.nan)
-    if after > before and f"{after:.4g}" != f"{before:.4g}":
+    if rules.isdisjoint((BY_HEART, DIVERGING)) and after > before and f"{after:.4g}" != f"{before:.4g}":
         found.append(
             f"the loss of the held-out rows rose from {before:.4g} to {after:.4g}, so they are predicted worse than before;"
             " try a lower lr, fewer steps or other rows"
         )
     first, last = metrics.get("first_loss", math.nan), metrics.get("last_loss", math.nan)
-    if last > first * _HIGHER:
+    if DIVERGING not in rules and last > first * _HIGHER:
         found.append(
             f"the training's loss ended above its beginning ({first:.4g} → {last:.4g}); try a lower lr, a longer warm-up or a"
             " larger effective batch"

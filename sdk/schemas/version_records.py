@@ -38,6 +38,21 @@ def special_tokens_said(had: Mapping[str, int]) -> str | None:
     )
 
 
+def changes_said(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """Say which options a training has in place of which.
+
+    >>> changes_said({"lr": (2e-4, 6e-5), "max_grad_norm": (None, 0.3)})
+    'lr 6e-05 in place of 0.0002, max_grad_norm 0.3 in place of the default'
+    """
+    return ", ".join(
+        f"{name} {_value_said(now)} in place of {_value_said(was)}" for name, (was, now) in changes.items()
+    )
+
+
+def _value_said(value: Any) -> str:
+    return "the default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 class FlatRecord(Wire):
     """One object of texts, numbers and truth values, of which another release may write more, or other ones."""
 
@@ -151,6 +166,11 @@ class TrainingRecord(TrainingFields, FlatRecord):
     threads: Annotated[int | None, RAN_WITH] = None
     #: The digest of the texts whose predictions were recorded.
     probe_texts: Annotated[str | None, IF_SET] = None
+    #: The rules by which it was advised at its end, with commas.
+    advice: Annotated[str | None, IF_SET] = None
+    #: The job that was run again with other options, and which.
+    retry_of: Annotated[str | None, IF_SET] = None
+    changed: Annotated[str | None, IF_SET] = None
     #: The step of the checkpoint that the version was published from.
     checkpoint_step: Annotated[int | None, IF_SET] = None
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from sdk.formats.visible_labels import parse_label
+from sdk.schemas.advice import AdviceList
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
@@ -226,6 +227,8 @@ class Completion(Wire):
 
     attempt: Annotated[int, Field(ge=1)]
     version: Publication | None = None
+    #: What the training that made the version is advised.
+    advice: Annotated[AdviceList, IF_ANY] = []
     evaluations: list[EvaluationResult] | None = None
     merge: MergeResult | None = None
     preview: Preview | None = None

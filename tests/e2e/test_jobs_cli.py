@@ -28,6 +28,7 @@ from registry.jobs.models import Job, Worker
 from registry.principal import SYSTEM, Role
 from sdk.cli import cli
 from sdk.client import Client
+from sdk.schemas.advice import Advice
 from sdk.schemas.series import Point
 
 pytestmark = pytest.mark.slow
@@ -203,6 +204,24 @@ class TestRetry:
         desk.client.jobs.cancel(new)
         again = desk.json("jobs", "retry", new)
         assert (again["state"], again["retry_of"]) == ("queued", new)
+
+    def test_one_that_ended_well_is_submitted_changed_as_it_is_advised(self, desk: Desk) -> None:
+        job = desk.submit("advised", epochs=3.0)
+        desk.claim().complete(
+            Advice(rule="by_heart", message="held-out rows got worse; try --epochs 1", changes={"epochs": 1.0})
+        )
+        shown = desk.run("jobs", "show", job)
+        assert re.search(r"^warning +held-out rows got worse; try --epochs 1$", shown.stdout, re.MULTILINE)
+        assert f"run it again as it is advised: adapterctl jobs retry {job} --advice" in shown.stderr
+        assert desk.run("jobs", "retry", job).returncode == 4
+        done = desk.run("jobs", "retry", job, "--advice")
+        new = done.stdout.strip()
+        assert done.returncode == 0
+        assert f"epochs 1 in place of 3; watch it: adapterctl jobs watch {new}" in done.stderr
+        assert re.search(r"^changed +epochs 1 in place of 3$", desk.ok("jobs", "show", new), re.MULTILINE)
+        refused = desk.run("jobs", "retry", new, "--advice")
+        assert refused.returncode == 4
+        assert "what to change is only known when it has ended" in refused.stderr
 
 
 class TestWait:

@@ -223,6 +223,21 @@ def test_the_same_training_again_gives_the_existing_version_whatever_the_hash_se
     assert home.json("jobs", "show", again["job"])["state"] == "succeeded"
 
 
+def test_a_training_is_run_again_as_its_own_numbers_advise(home: Home, base: Path, rows: Path) -> None:
+    risen = ["--warmup-ratio", "0.95", "--max-steps", "24"]
+    made = home.json("train", "advised", "--base", str(base), "--data", str(rows), *TRAINING, *risen)
+    (advice,) = home.json("jobs", "show", made["job"])["result"]["advice"]
+    assert (advice["rule"], advice["changes"]) == ("warmup", {"warmup_ratio": 0.03})
+    assert "the warm-up takes 23 of 24 steps, so lr reaches 0.01 only at step 24" in advice["message"]
+    assert f"warning: {advice['message']}" in home.ok("jobs", "logs", made["job"])
+    assert advice["message"] in home.json("show", "advised@v1")["warnings"]
+    again = home.json("jobs", "retry", made["job"], "--advice")["job"]
+    home.ok("jobs", "wait", again, "--timeout", "200")
+    record = home.json("show", "advised@v2")["training"]
+    assert (record["warmup_ratio"], record["retry_of"]) == (0.03, made["job"])
+    assert record["changed"] == "warmup_ratio 0.03 in place of 0.95"
+
+
 def test_a_killed_runner_is_replaced_and_the_job_ends_once(home: Home, base: Path, rows: Path) -> None:
     longer = [*TRAINING, "--max-steps", "200"]
     job = home.json("train", "survivor", "--base", str(base), "--data", str(rows), *longer, "--detach")["job"]

@@ -193,7 +193,9 @@ def _publish(
     looks = some_looks(report.looks, report.record.best_step)
     # The version keeps them.
     points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
-    attempt.complete(Completion(attempt=attempt.assignment.attempt, version=publication, looks=looks))
+    attempt.complete(
+        Completion(attempt=attempt.assignment.attempt, version=publication, looks=looks, advice=report.advice)
+    )
 
 
 TRAINING = KindOfWork(request=TrainingRequest, differences=_differences, carry_out=_train)

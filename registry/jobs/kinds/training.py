@@ -17,6 +17,7 @@ from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.database import Database
 from registry.db.stored_json import table
 from registry.errors import Invalid, InvalidTargets
+from registry.jobs.advice import ADVICE, changed_since
 from registry.jobs.base_contents import BaseContents, contents_of, require_fitting
 from registry.jobs.checkpoint_pins import keep_checkpoint, other_than, pin_checkpoint, resume_point, training_of
 from registry.jobs.forecasts import of_training
@@ -135,7 +136,11 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
     require_learnt(settled)
-    warnings = training_warnings(settled.record, settled.metrics)
+    with services.db.read() as session:
+        changed = changed_since(session, job.retry_of, request)
+    settled = settled.model_copy(update={"training": {**(settled.training or {}), **changed.flat()}})
+    advice = done.completion.advice
+    warnings = training_warnings(settled.record, settled.metrics, advice)
     made = JobRef(id=job.id, attempt=done.completion.attempt)
     with services.publisher.publishing(
         publication=settled,
@@ -164,6 +169,8 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
                 ]
         if warnings:
             result["warnings"] = warnings
+        if advice:
+            result[ADVICE] = [one.model_dump(mode="json") for one in advice]
         done.succeed(session, result)
 
 

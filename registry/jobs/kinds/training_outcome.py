@@ -28,7 +28,7 @@ _OF_THE_BASE = ("task_type", "fan_in_fan_out")
 _ONLY_SAID = frozenset(name for name, option in options_of(TrainingSpec).items() if option.alone)
 #: Names under which a record, or a request, says what a version is and where it comes from: the registry knows that, and
 #: a worker may only say what was asked for.
-_REGISTRY_S = frozenset({*VersionView.model_fields, *TrainingRequest.model_fields, "reference"})
+_REGISTRY_S = frozenset({*VersionView.model_fields, *TrainingRequest.model_fields, "reference", "retry_of", "changed"})
 #: Options that a request may leave open, or that a base may lower; and in records `samples` are the rows of an epoch.
 _LEFT_OPEN = frozenset({"loss_on", "max_length", "samples"})
 #: What no training can ask for, so that no worker may record it in a training's name.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from sdk.cli.commands.evaluate import print_scores
+from sdk.cli.commands.jobs.show import changes_since
 from sdk.cli.commands.merge import hand_out, require_merged
 from sdk.cli.support.data_pages import print_preview
 from sdk.cli.support.options import take_tags
@@ -38,22 +39,27 @@ def jobs_cancel(job_id: str, style: str) -> None:
     print_made(style, view.model_dump(mode="json"), view.state.value, *stops)
 
 
-@click.command(name="retry", short_help="Submit a failed or cancelled job again.")
+@click.command(name="retry", short_help="Submit a job again, or changed as it is advised.")
 @click.argument("job_id", metavar="JOB")
+@click.option("--advice", is_flag=True, help="Change what the training's own numbers advise; also after a success.")
 @format_option
-def jobs_retry(job_id: str, style: str) -> None:
+def jobs_retry(job_id: str, advice: bool, style: str) -> None:
     """Submit a failed or cancelled job again, and print the new job's id.
 
-    A training resumes from its last checkpoint.
+    A training resumes from its last checkpoint. With --advice it begins anew, with the options that its own numbers advise,
+    which `jobs show` prints; without any advice the job is refused (exit code 4).
 
     \b
-    Example:
+    Examples:
       adapterctl jobs watch $(adapterctl jobs retry 3f1c2a9b7d20)
+      adapterctl jobs retry 3f1c2a9b7d20 --advice
     """
     with open_client() as client:
-        view = client.jobs.retry(job_id).view
+        view = client.jobs.retry(job_id, advice=advice).view
+        changed = changes_since(client, view)
     start = view.request.get("from_checkpoint")
     said = "" if start is None else f"resumes from step {start['step']}; "
+    said += f"{changed}; " if changed else ""
     document = {"job": view.id, "state": view.state.value, "retry_of": view.retry_of}
     print_made(style, document, view.id, f"{said}watch it: adapterctl jobs watch {view.id}")
 

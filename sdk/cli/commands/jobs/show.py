@@ -22,12 +22,15 @@ from sdk.cli.support.output import (
     say,
 )
 from sdk.cli.support.session import open_client
+from sdk.errors import NotFound
 from sdk.objects import scored_beside
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.planning import Forecast
 from sdk.schemas.series import MOST_BUCKETS
+from sdk.schemas.version_records import changes_said
 
 if TYPE_CHECKING:
+    from sdk.client import Client
     from sdk.plotting.curves import Curve
 
 #: How many checkpoints `show` lists.
@@ -117,14 +120,36 @@ def jobs_show(job_id: str, style: str) -> None:
         view = client.jobs.view(job_id)
         attempts, checkpoints = client.jobs.attempts(job_id), client.jobs.checkpoints(job_id)
         curve = curve_of(client, view) if style == "table" and sys.stdout.isatty() else None
+        changed = changes_since(client, view) if style == "table" else ""
     document = {**view.model_dump(mode="json"), "attempts": attempts, "checkpoints": checkpoints}
-    print_one(style, document, view.state.value, lambda: _print_job(view, attempts, checkpoints, curve))
+    print_one(style, document, view.state.value, lambda: _print_job(view, attempts, checkpoints, changed, curve))
+
+
+def changes_since(client: Client, view: JobView) -> str:
+    """Say with which other options a training repeats an earlier job; empty if it has the same, or that one is gone."""
+    if view.retry_of is None or view.kind != "training":
+        return ""
+    try:
+        earlier = client.jobs.view(view.retry_of)
+    except NotFound:
+        return ""
+    was, now = (one.request.get("spec") or {} for one in (earlier, view))
+    return changes_said({name: (was.get(name), value) for name, value in now.items() if was.get(name) != value})
 
 
 def _print_job(
-    view: JobView, attempts: Sequence[AttemptView], checkpoints: Sequence[CheckpointView], curve: Curve | None
+    view: JobView,
+    attempts: Sequence[AttemptView],
+    checkpoints: Sequence[CheckpointView],
+    changed: str,
+    curve: Curve | None,
 ) -> None:
-    print_facts([(name, value) for name, value in _facts(view) if value not in (None, False, 0, "")])
+    facts = [
+        *_facts(view),
+        ("changed", changed),
+        *(("warning", said) for said in (view.result or {}).get("warnings", ())),
+    ]
+    print_facts([(name, value) for name, value in facts if value not in (None, False, 0, "")])
     if lines := curve_lines(curve, sys.stdout):
         click.echo("\n" + "\n".join(lines))
     if attempts:
@@ -135,6 +160,8 @@ def _print_job(
         click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
     if view.state is JobState.SUCCEEDED:
         say(f"see what it made: {result_command(view)}")
+    if any(advice.get("changes") for advice in (view.result or {}).get("advice", ())):
+        say(f"run it again as it is advised: adapterctl jobs retry {view.id} --advice")
 
 
 def result_command(view: JobView) -> str:

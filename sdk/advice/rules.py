@@ -1,0 +1,201 @@
+"""The rules, each a function of a training's course; `benchmarks.once.advice_bars` measures how often they are right.
+
+>>> points = [Point(step=step, values={"loss": 4.0 - step / 50}) for step in range(1, 101)]
+>>> (advice,) = advice_of(TrainingRecord(lr=1e-3, total_steps=100, warmup_steps=99), points, [])
+>>> advice.rule, advice.changes
+('warmup', {'warmup_ratio': 0.03})
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sdk.advice.course import Course
+from sdk.schemas.advice import BY_HEART, DIVERGING, FLAT, SPIKES, WARMUP, Advice
+from sdk.schemas.looks import LookRecord
+from sdk.schemas.series import Point
+from sdk.schemas.version_records import TrainingRecord
+
+#: With fewer steps, a loss says more of their rows than of what was learnt.
+LEAST_STEPS = 20
+
+
+def advice_of(
+    record: TrainingRecord, points: Sequence[Point], looks: Sequence[LookRecord], *, labels: int = 0
+) -> list[Advice]:
+    """Return what a training is advised by its points and looks so far, the most important first.
+
+    `labels` is the number of labels of a classification. It takes time in proportion to the steps.
+    """
+    course = Course.of(record, points, looks, labels=labels)
+    if course.steps < LEAST_STEPS:
+        return []
+    found = _diverging(course) or _by_heart(course) or _flat(course)
+    return [one for one in (found, _spikes(course), _warmup(course)) if one is not None]
+
+
+#: By how much, as a share, the loss must be higher than it was, and how surely, in standard errors.
+_RISEN, _SURELY = 0.05, 4.0
+#: A change to the rate that is seen, and stays within what is usual.
+_LOWER, _HIGHER = 3.0, 3.0
+
+
+def _diverging(course: Course) -> Advice | None:
+    """The loss rises, of the training's rows or of the held-out ones, and not because rows are learnt by heart."""
+    lr = course.record.lr
+    try_lr = f"try --lr {_rounded(lr / _LOWER)}"
+    changes = {"lr": _rounded(lr / _LOWER)}
+    low, end = course.lowest(), course.end()
+    if end.mean > (1 + _RISEN) * low.mean and end.mean - low.mean > _SURELY * math.hypot(end.error, low.error):
+        return Advice(
+            rule=DIVERGING,
+            message=f"the training's loss was lowest around step {low.step} of {course.steps} ({low.mean:.4g}) and is"
+            f" {end.mean / low.mean - 1:.0%} higher at its end ({end.mean:.4g}), so it diverges; {try_lr}",
+            changes=changes,
+        )
+    rise = course.held_out_rise()
+    if rise is not None and not course.fell_since(rise.step):
+        return Advice(
+            rule=DIVERGING,
+            message=f"{_rise_said(course, rise.step, rise.mean)}, and the training's loss doesn't fall either; {try_lr}",
+            changes=changes,
+        )
+    return None
+
+
+#: How often rows are seen before they can be known by heart, and how far their loss is then below that of held-out rows.
+_PASSES, _GAP = 4.0, 1.35
+
+
+def _by_heart(course: Course) -> Advice | None:
+    """The training's loss falls, and held-out rows are predicted worse than at an earlier look, or far worse than those."""
+    rise, record = course.held_out_rise(), course.record
+    if rise is not None:
+        changes = _shorter(course, rise.step)
+        return Advice(
+            rule=BY_HEART,
+            message=f"{_rise_said(course, rise.step, rise.mean)}{_patience_said(course)}, while the training's loss falls;"
+            f" try {_options_said(changes)}",
+            changes=changes,
+        )
+    passes = course.steps * (record.effective_batch or 0) / max(1, record.samples or course.steps)
+    end, held_out = course.end().mean, course.held_out()
+    if passes < _PASSES or held_out is None or held_out < _GAP * end:
+        return None
+    changes = {"dropout": 0.1} if record.dropout < 0.1 else {}
+    return Advice(
+        rule=BY_HEART,
+        message=f"after {passes:.0f} passes the loss of the training's {record.samples} rows is {end:.4g} and that of the held-out"
+        f" ones {held_out:.4g}, so they are learnt by heart; take more rows"
+        + (", or try --dropout 0.1" if changes else ""),
+        changes=changes,
+    )
+
+
+#: What share of the loss before the first step must be learnt, at least; and at which share of the loss by chance nothing
+#: is, by objective.
+_LEARNT = 0.005
+_OF_CHANCE = {"dpo": 0.9, "classify": 0.985}
+#: A change to the rate that is seen, where nothing is learnt.
+_FASTER = 3.0
+
+
+def _flat(course: Course) -> Advice | None:
+    """The loss doesn't fall, or no further than to that of guesses."""
+    record, chance = course.record, course.chance()
+    first, end, held_out = course.level(0), course.end(), course.held_out()
+    now = end.mean if held_out is None else held_out
+    lr = min(1.0, _rounded(_FASTER * record.lr))
+    change = f"see with: adapterctl data preview whether the rows say what is to be learnt, or try --lr {lr:g}"
+    if chance is not None and now >= _OF_CHANCE[str(record.objective)] * chance:
+        return Advice(
+            rule=FLAT,
+            message=f"the {'training' if held_out is None else 'held-out'} loss is {now:.4g} after {course.steps} steps, and"
+            f" {chance:.4g} by chance, so nothing was learnt; {change}",
+            changes={"lr": lr},
+        )
+    fall = course.fall()
+    if fall is None or fall >= _LEARNT:
+        return None
+    return Advice(
+        rule=FLAT,
+        message=f"the loss hardly changed in {course.steps} steps ({first.mean:.4g} → {end.mean:.4g}), so nothing was learnt;"
+        f" {change}",
+        changes={"lr": lr},
+    )
+
+
+#: At how many steps the loss must jump, and the norm to which their gradients are then cut.
+_LEAST_SPIKES, _CUT = 2, 0.3
+
+
+def _spikes(course: Course) -> Advice | None:
+    """A few steps have a far higher loss than those around them."""
+    found = course.spikes()
+    if len(found) < _LEAST_SPIKES:
+        return None
+    step, loss, around = max(found, key=lambda spike: spike.loss - spike.around)
+    clipped = 0 < course.record.max_grad_norm <= _CUT
+    return Advice(
+        rule=SPIKES,
+        message=f"the loss jumped at {len(found)} of {course.steps} steps, most at step {step}, from {around:.4g} to {loss:.4g}, so some"
+        " rows are unlike the others; look for them with: adapterctl data check"
+        + ("" if clipped else f", or try --max-grad-norm {_CUT:g}"),
+        changes={} if clipped else {"max_grad_norm": _CUT},
+    )
+
+
+#: The share of all steps that a warm-up may take.
+_MOST_WARMUP = 0.5
+
+
+def _warmup(course: Course) -> Advice | None:
+    """The rate still rises when most of the training is over."""
+    total, warmup = course.record.total_steps or course.steps, course.record.warmup_steps or 0
+    if warmup <= _MOST_WARMUP * total:
+        return None
+    return Advice(
+        rule=WARMUP,
+        message=f"the warm-up takes {warmup} of {total} steps, so lr reaches {course.record.lr:g} only at step"
+        f" {min(warmup + 1, total)}; try --warmup-ratio 0.03",
+        changes={"warmup_ratio": 0.03},
+    )
+
+
+def _rise_said(course: Course, step: int, by: float) -> str:
+    best = next(look for look in course.looks if look.step == step)
+    share = by / best.scores["loss"]
+    when = f"at step {step} of {course.steps}" if step else "before the first step"
+    return f"the held-out loss was lowest {when} and is {share:.0%} higher now"
+
+
+def _patience_said(course: Course) -> str:
+    """Say where a patience of two looks would have ended the training, if that is before its end."""
+    steps = [look.step for look in course.looks]
+    losses = [look.scores["loss"] for look in course.looks]
+    for at in range(2, len(steps) - 1):
+        best = min(range(at + 1), key=lambda index: losses[index])
+        if at - best >= 2:
+            return f": --patience 2 would have ended at {steps[at]}"
+    return ""
+
+
+def _shorter(course: Course, step: int) -> dict[str, float | int]:
+    """Return the option that ends a training near its best step; where that is its beginning, with a lower rate."""
+    share = step / course.steps
+    if not step:
+        return {"lr": _rounded(course.record.lr / _LOWER)}
+    if course.record.max_steps is not None or course.record.epochs is None:
+        return {"max_steps": step}
+    epochs = course.record.epochs * share
+    return {"epochs": float(max(1, round(epochs))) if course.record.epochs > 1 else _rounded(epochs)}
+
+
+def _options_said(changes: dict[str, float | int]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in changes.items())
+
+
+def _rounded(value: float) -> float:
+    """Return a number with two significant digits."""
+    return float(f"{value:.2g}")

@@ -1,0 +1,165 @@
+"""What each rule says of a made-up training, and what all of them say of real ones."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from sdk.advice.rules import LEAST_STEPS, advice_of
+from sdk.schemas.advice import Advice
+from sdk.schemas.looks import HigherLoss, LookRecord
+from sdk.schemas.series import Point
+from sdk.schemas.version_records import TrainingRecord
+
+STEPS = 400
+RECORD = TrainingRecord(
+    lr=2e-4,
+    epochs=3.0,
+    total_steps=STEPS,
+    warmup_steps=12,
+    samples=1000,
+    effective_batch=8,
+    objective="sft",
+    dropout=0.05,
+)
+
+
+def falling(step: int) -> float:
+    return 1.0 + 2.0 * math.exp(-step / 80)
+
+
+def points(loss: Callable[[int], float] = falling, *, steps: int = STEPS, noise: float = 0.05) -> list[Point]:
+    rng = random.Random(0)
+    return [Point(step=at, values={"loss": loss(at) + rng.gauss(0, noise)}) for at in range(1, steps + 1)]
+
+
+def looks(*losses: float, every: int = 30, spread: float = 0.01, start: int = 0) -> list[LookRecord]:
+    """Looks with an interval of `spread` on either side of each difference."""
+    found: list[LookRecord] = []
+    for at, loss in enumerate(losses):
+        best = min(found, key=lambda look: look.scores["loss"], default=None)
+        worse = None
+        if best is not None:
+            more = loss - best.scores["loss"]
+            worse = HigherLoss(step=best.step, mean=more, low=more - spread, high=more + spread)
+        step = start + at * every
+        found.append(LookRecord(step=step, rows=50, scores={"loss": loss}, seconds=1.0, worse=worse))
+    return found
+
+
+def said(some: Sequence[Point], seen: Sequence[LookRecord] = (), *, labels: int = 0, **changed: Any) -> list[Advice]:
+    return advice_of(RECORD.model_copy(update=changed), some, seen, labels=labels)
+
+
+WORSE = looks(3.0, 2.0, 1.6, 1.45, 1.4, 1.42, 1.44, 1.46, 1.47, 1.48, 1.49, 1.498)
+
+
+class TestGood:
+    @pytest.mark.parametrize("seen", [[], looks(3.0, 2.0, 1.5, 1.3, 1.25, every=100)])
+    def test_one_that_learns_is_advised_nothing(self, seen: list[LookRecord]) -> None:
+        assert said(points(), seen) == []
+
+    def test_one_that_ends_a_little_above_its_best_look_is_advised_nothing(self) -> None:
+        # 2 % is little, and 7 % is no difference if other rows could as well have been better.
+        assert said(points(), looks(3.0, 1.4, 1.428, every=200)) == []
+        assert said(points(), looks(3.0, 1.4, 1.498, every=200, spread=0.2)) == []
+
+    def test_few_steps_say_nothing(self) -> None:
+        assert said(points(lambda step: 1.0 + step, steps=LEAST_STEPS - 1)) == []
+        assert said(points(lambda step: 1.0 + step, steps=LEAST_STEPS))[0].rule == "diverging"
+
+
+class TestByHeart:
+    def test_held_out_rows_that_get_worse_are_told_with_the_step_and_what_would_have_ended_it(self) -> None:
+        (found,) = said(points(), WORSE)
+        assert found.rule == "by_heart"
+        assert found.message == (
+            "the held-out loss was lowest at step 120 of 400 and is 7% higher now: --patience 2 would have ended at 180, while the"
+            " training's loss falls; try --epochs 1"
+        )
+        assert found.changes == {"epochs": 1.0}
+
+    def test_steps_are_advised_where_steps_were_asked_for(self) -> None:
+        (found,) = said(points(), WORSE, epochs=None, max_steps=400)
+        assert found.changes == {"max_steps": 120}
+
+    def test_rows_whose_loss_is_far_below_that_of_held_out_ones_are_known_by_heart(self) -> None:
+        seen = looks(3.0, 2.0, 1.8, every=200)
+        (found,) = said(points(), seen, samples=8)
+        assert found.message.startswith("after 400 passes the loss of the training's 8 rows is 1.0")
+        assert (found.rule, found.changes) == ("by_heart", {"dropout": 0.1})
+        assert said(points(), seen) == []
+        assert said(points(), looks(3.0, 2.0, 1.2, every=200), samples=8) == []
+
+
+class TestDiverging:
+    def test_a_loss_that_rises_again_is_told_before_it_is_no_number(self) -> None:
+        (found,) = said(points(lambda step: falling(step) + max(0, step - 200) / 200))
+        assert (found.rule, found.changes) == ("diverging", {"lr": 6.7e-05})
+        assert found.message.endswith("so it diverges; try --lr 6.7e-05")
+
+    def test_held_out_rows_that_get_worse_while_nothing_is_learnt_are_no_rows_by_heart(self) -> None:
+        (found,) = said(points(lambda step: 2.0 + step / 10_000), looks(2.0, 2.1, 2.3, every=200))
+        assert found.rule == "diverging"
+        assert "lowest before the first step and is 15% higher now" in found.message
+
+
+class TestFlat:
+    def test_a_loss_that_does_not_fall_is_told_with_and_without_looks(self) -> None:
+        level = points(lambda step: 2.0)
+        for seen in ([], looks(2.0, 2.001, 1.999, every=200)):
+            (found,) = said(level, seen)
+            assert (found.rule, found.changes) == ("flat", {"lr": 6e-4})
+
+    def test_a_small_fall_that_held_out_rows_show_is_no_flat_loss(self) -> None:
+        assert said(points(lambda step: 2.0, noise=0.5), looks(2.0, 1.97, 1.96, every=200)) == []
+
+    @pytest.mark.parametrize(("objective", "labels", "chance"), [("dpo", 0, math.log(2)), ("classify", 3, math.log(3))])
+    def test_guesses_are_told_by_the_loss_of_chance(self, objective: str, labels: int, chance: float) -> None:
+        (found,) = said(points(lambda step: chance + math.exp(-step / 40)), objective=objective, labels=labels)
+        assert found.rule == "flat"
+        assert f"and {chance:.4g} by chance" in found.message
+        assert said(points(lambda step: chance * math.exp(-step / 200)), objective=objective, labels=labels) == []
+
+
+class TestSpikes:
+    @pytest.mark.parametrize(
+        ("norm", "changes"), [(1.0, {"max_grad_norm": 0.3}), (0.3, {}), (0.0, {"max_grad_norm": 0.3})]
+    )
+    def test_steps_that_stand_out_are_counted_and_the_largest_is_told(
+        self, norm: float, changes: dict[str, float]
+    ) -> None:
+        (found,) = said(
+            points(lambda step: falling(step) + 1.5 * (step % 97 == 0) + 2 * (step == 291)), max_grad_norm=norm
+        )
+        assert (found.rule, found.changes) == ("spikes", changes)
+        assert found.message.startswith("the loss jumped at 4 of 400 steps, most at step 291, from 1.0")
+
+    def test_noise_and_one_step_are_no_spikes(self) -> None:
+        assert said(points(noise=0.2)) == []
+        assert said(points(lambda step: falling(step) + 2 * (step == 291))) == []
+
+
+class TestWarmup:
+    @pytest.mark.parametrize(("steps", "rules"), [(396, ["warmup"]), (201, ["warmup"]), (200, []), (0, [])])
+    def test_a_warm_up_of_more_than_half_the_steps_is_told(self, steps: int, rules: list[str]) -> None:
+        assert [one.rule for one in said(points(), warmup_steps=steps)] == rules
+
+
+def test_rules_take_time_in_proportion_to_the_steps() -> None:
+    took = []
+    for steps in (20_000, 80_000):
+        some = points(steps=steps)
+        took.append(min(timed(some) for _ in range(3)))
+    assert took[1] < 10 * took[0]
+
+
+def timed(some: list[Point]) -> float:
+    began = time.process_time()
+    advice_of(RECORD, some, [])
+    return time.process_time() - began

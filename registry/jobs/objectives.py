@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import ceil
 
 from sqlalchemy.orm import Session
 
@@ -71,15 +70,14 @@ def require_watchable(
     shape = _shape(session, request.eval_data or request.data, spec.columns, who, namespace)
     if spec.samples and shape in WITHOUT_COMPLETIONS:
         raise Invalid(no_prompts(shape), param="spec.samples")
-    if spec.look_steps is None or spec.max_steps is not None:
+    if spec.look_steps is None:
         return
     rows = [find_dataset(session, digest, who, prefer=namespace).row for digest in dict.fromkeys(data)]
     if (
         all(row.shape in _ONE_SAMPLE and row.columns == spec.columns and row.rows for row in rows)
         and not request.is_weighted
     ):
-        steps = -(-sum(row.rows or 0 for row in rows) // spec.effective_batch)
-        if said := spec.clash_of_watching(max(1, ceil(steps * spec.epochs))):
+        if said := spec.clash_of_watching(spec.steps_over(sum(row.rows or 0 for row in rows))):
             raise Invalid(said, param="spec.eval_every")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -356,6 +357,10 @@ class TrainingSpec(TrainingFields):
     def effective_batch(self) -> int:
         """Rows in one optimiser step."""
         return self.batch_size * self.grad_accum
+
+    def steps_over(self, rows: int) -> int:
+        """Return how many optimiser steps a training over so many rows an epoch has."""
+        return self.max_steps or max(1, ceil(ceil(rows / self.effective_batch) * self.epochs))
 
     @property
     def resolved_alpha(self) -> float:

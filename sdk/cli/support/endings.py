@@ -69,7 +69,7 @@ def _held_out(metrics: Mapping[str, float], curve: Curve | None) -> str:
     """Before, best if that is known and not the last, and after, with a word if it got worse."""
     losses = held_out_losses(metrics)
     if losses is None:
-        return "no rows; give some: --eval-data FILE, or --holdout 0.1"
+        return "no rows; give some: --eval-data FILE"
     before, after = losses
     best, end = metrics.get("eval_loss_best", after), metrics.get("eval_loss_end", after)
     kept = curve is not None and curve.kept
@@ -95,7 +95,7 @@ def _time(metrics: Mapping[str, float]) -> str:
     if "train_s" not in metrics:
         return ""
     speed = f", {metrics['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in metrics else ""
-    looks = f", {human_duration(metrics['look_s'])} of it for held-out rows" if metrics.get("look_s", 0) >= 1 else ""
+    looks = f", and {human_duration(metrics['look_s'])} for looks at held-out rows" if metrics.get("look_s", 0) >= 1 else ""
     took = metrics["train_s"]
     return f"{f'{took:.1f} s' if took < 10 else human_duration(took)}{speed}{looks}"
 

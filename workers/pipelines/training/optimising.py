@@ -93,8 +93,7 @@ _COURSES: dict[ScheduleName, Callable[[Schedule, int], float]] = {
 
 def schedule_of(spec: TrainingSpec, rows: int) -> Schedule:
     """Return the schedule of a training over so many rows an epoch. Raises PipelineError ("spec") for more cycles than steps."""
-    steps_an_epoch = math.ceil(rows / spec.effective_batch)
-    total = spec.max_steps or max(1, math.ceil(steps_an_epoch * spec.epochs))
+    total = spec.steps_over(rows)
     if said := clash_of_cycles(spec.cycles, warmup_ratio=spec.warmup_ratio, total=total):
         raise PipelineError(FailureReason.SPEC, f"{said}, or more epochs.")
     return Schedule(

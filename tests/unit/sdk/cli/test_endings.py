@@ -65,7 +65,7 @@ def test_a_training_without_held_out_rows_is_told_how_to_have_some() -> None:
     lines = ending_lines("sql@v3", {"loss": 1.5}, Curve("x", series_of(loss=[(1, 2.5)])))
     assert lines == [
         "loss      2.5 → 1.5 in 1 step",
-        "held-out  no rows; give some: --eval-data FILE, or --holdout 0.1",
+        "held-out  no rows; give some: --eval-data FILE",
         "next      adapterctl eval sql@v3 --data FILE, with rows that it has not seen",
     ]
 

@@ -73,12 +73,10 @@ def require_watchable(
     if spec.look_steps is None:
         return
     rows = [find_dataset(session, digest, who, prefer=namespace).row for digest in dict.fromkeys(data)]
-    if (
-        all(row.shape in _ONE_SAMPLE and row.columns == spec.columns and row.rows for row in rows)
-        and not request.is_weighted
-    ):
-        if said := spec.clash_of_watching(spec.steps_over(sum(row.rows or 0 for row in rows))):
-            raise Invalid(said, param="spec.eval_every")
+    counted = all(row.shape in _ONE_SAMPLE and row.columns == spec.columns and row.rows for row in rows)
+    steps = spec.steps_over(sum(row.rows or 0 for row in rows))
+    if counted and not request.is_weighted and (said := spec.clash_of_watching(steps)):
+        raise Invalid(said, param="spec.eval_every")
 
 
 def _shape(

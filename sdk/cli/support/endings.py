@@ -95,7 +95,9 @@ def _time(metrics: Mapping[str, float]) -> str:
     if "train_s" not in metrics:
         return ""
     speed = f", {metrics['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in metrics else ""
-    looks = f", and {human_duration(metrics['look_s'])} for looks at held-out rows" if metrics.get("look_s", 0) >= 1 else ""
+    looks = (
+        f", and {human_duration(metrics['look_s'])} for looks at held-out rows" if metrics.get("look_s", 0) >= 1 else ""
+    )
     took = metrics["train_s"]
     return f"{f'{took:.1f} s' if took < 10 else human_duration(took)}{speed}{looks}"
 

@@ -281,14 +281,10 @@ def _interval(given: Inputs) -> int | None:
     if spec.eval_every is not None:
         return spec.look_steps
     rows = min(given.held_out.rows, spec.eval_rows or given.held_out.rows)
-    learnt = min(total * spec.effective_batch, math.ceil(total * given.training_rows / max(1, _steps_an_epoch(given))))
+    learnt = total * given.training_rows // math.ceil(given.training_rows / spec.effective_batch)
     found = default_interval(total, learnt_rows=learnt, held_out_rows=rows)
     # What is to be chosen needs something to choose from.
     return found or (max(1, -(-total // 2)) if spec.chooses else None)
-
-
-def _steps_an_epoch(given: Inputs) -> int:
-    return math.ceil(given.training_rows / given.spec.effective_batch)
 
 
 def _part(given: Inputs) -> Sequence[Example]:

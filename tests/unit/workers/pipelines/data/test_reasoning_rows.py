@@ -182,6 +182,10 @@ def test_a_thought_alone_is_refused_and_an_evaluation_counts_it() -> None:
     found = tokenise(rows, templates.tokenizer_of("qwen3"), **how)
     assert found.left_out == {0: "no_content"}
     assert THOUGHT in learnt("qwen3", example_of("qwen3", *row, loss_on="reasoning"))
+    # Nothing of an earlier one is scored.
+    later = (asked("And dry?"), answer("No."))
+    (example,) = tokenised("qwen2_5", *row, *later, loss_on="answer", contents=True).examples
+    assert learnt("qwen2_5", example) == "No.<|im_end|>"
 
 
 @pytest.mark.parametrize("loss_on", ["answer", "reasoning"])

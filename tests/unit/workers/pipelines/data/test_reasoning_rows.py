@@ -103,7 +103,7 @@ def test_an_answer_is_learnt_with_its_reasoning_or_without(name: str) -> None:
     assert alone.prompt_ids == whole.prompt_ids
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", THINKING)
 def test_calls_belong_to_the_answer_and_scaffold_does_not(name: str) -> None:
     for content in ("I look.", None):
         row = (asked("Is it warm?"), answer(content, tool_calls=[CALL]))
@@ -117,7 +117,7 @@ def test_calls_belong_to_the_answer_and_scaffold_does_not(name: str) -> None:
         assert not {"get_weather", content} & set(whole.removesuffix(alone).split())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llama3", "smolvlm", *THINKING])
 def test_an_answer_without_reasoning_is_refused_by_row(name: str) -> None:
     row = (asked("Is it warm?"), answer("Yes."))
     message = refusal(name, *row, loss_on="reasoning")
@@ -182,6 +182,10 @@ def test_a_thought_alone_is_refused_and_an_evaluation_counts_it() -> None:
     found = tokenise(rows, templates.tokenizer_of("qwen3"), **how)
     assert found.left_out == {0: "no_content"}
     assert THOUGHT in learnt("qwen3", example_of("qwen3", *row, loss_on="reasoning"))
+    # Nothing of an earlier one is scored.
+    later = (asked("And dry?"), answer("No."))
+    (example,) = tokenised("qwen2_5", *row, *later, loss_on="answer", contents=True).examples
+    assert learnt("qwen2_5", example) == "No.<|im_end|>"
 
 
 @pytest.mark.parametrize("loss_on", ["answer", "reasoning"])

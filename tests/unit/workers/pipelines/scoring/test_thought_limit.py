@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from workers.pipelines.data.thoughts import read_answer
 from workers.pipelines.data.tokenise import tokenise
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.scoring.generation import generate
 from workers.pipelines.scoring.thought_limit import LimitedCompletion, ThoughtLimit, thought_limits
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -77,7 +79,7 @@ def generated(
     return completion, ids
 
 
-@pytest.mark.parametrize("name", templates.names())
+@pytest.mark.parametrize("name", ["llama3", "qwen2_5", *CLOSINGS])
 def test_a_thought_without_an_end_gets_that_of_its_template(name: str) -> None:
     example, tokenizer = example_of(name), templates.tokenizer_of(name)
     if name not in CLOSINGS:
@@ -210,6 +212,28 @@ def test_answers_do_not_depend_on_those_beside_them(base: Path, tmp_path: Path) 
     written = [[(row.prediction, row.content, row.scores) for row in rows] for rows in (alone, together)]
     assert written[0] == written[1]
     assert len({row.prediction for row in alone}) > 1
+
+
+def test_each_row_of_a_batch_has_its_own_limit(base: Path) -> None:
+    """Rows that are done are padded with the token at which generation stops, and haven't stopped by themselves."""
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), load_tokenizer(base)
+    limit, lengths = limit_of("qwen3_6", example_of("qwen3_6")), (2, 7, 4)
+    target: Any = SimpleNamespace(
+        tokenizer=tokenizer,
+        device=SimpleNamespace(torch_device="cpu"),
+        spec=SPEC.model_copy(update={"batch_size": 3}),
+        report=lambda progress: None,
+    )
+    limits = [limit._replace(thought_tokens=length) for length in lengths]
+    prompts = [tokenizer(text)["input_ids"] for text in ("a?", "is it", "and what of it?")]
+    found = generate(model, prompts, target, [tokenizer.pad_token_id], limits)
+    for length, completion in zip(lengths, found, strict=True):
+        assert completion.ids[length : length + len(limit.closing)] == limit.closing
+        assert len(completion.ids) == length + len(limit.closing) + 6
+        assert not completion.ended
+        assert completion.ended_thought
 
 
 def test_a_limit_without_a_thought_to_end_is_refused(base: Path, llama_base: Path, tmp_path: Path) -> None:

@@ -34,6 +34,19 @@ class ReadPanel:
     def _corners(self) -> set[tuple[str, int, int]]:
         return {(name, round(x), round(y)) for name, paths in self.paths.items() for path in paths for x, y in path}
 
+    @cached_property
+    def _heights(self) -> dict[tuple[str, int], list[float]]:
+        found: dict[tuple[str, int], list[float]] = {}
+        for name, paths in self.paths.items():
+            for x, y in (corner for path in paths for corner in path):
+                found.setdefault((name, round(x)), []).append(y)
+        return found
+
+    def covers(self, name: str, x: float, y: float) -> bool:
+        """Whether a place is between the corners of a path beside it, within a pixel."""
+        heights = [height for across in _NEAR for height in self._heights.get((name, round(x) + across), [])]
+        return bool(heights) and min(heights) - 1 <= y <= max(heights) + 1
+
     def reaches(self, name: str, x: float, y: float) -> bool:
         """Whether a path has a corner at a place, within a pixel."""
         return any((name, round(x) + across, round(y) + down) in self._corners for across in _NEAR for down in _NEAR)

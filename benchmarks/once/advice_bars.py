@@ -72,7 +72,8 @@ def is_good(run: dict[str, Any]) -> bool:
 def said_of(run: dict[str, Any], *, blind: bool = False) -> list[Advice]:
     """Return what the rules say of a training; `blind`: without its looks."""
     if "said" not in run or blind:
-        said = advice_of(record_of(run), points_of(run), [] if blind else looks_of(run), labels=_LABELS)
+        looks, update = [] if blind else looks_of(run), run["metrics"].get("largest_update")
+        said = advice_of(record_of(run), points_of(run), looks, labels=_LABELS, update=update)
         if blind:
             return said
         run["said"] = said

@@ -51,11 +51,8 @@ def training_report(
     *,
     train_s: float,
     held_out: Mapping[str, float] | None = None,
-    looks: Sequence[LookRecord] = (),
 ) -> TrainingReport:
-    """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows at
-    the end, where a training is also advised by its steps and looks.
-    """
+    """Return the report of the steps so far, which made the matrices `tensors`; `held_out` are scores of held-out rows."""
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
     began = _beginning_and_end(steps.losses, an_epoch=math.ceil(given.training_rows / given.spec.effective_batch))
@@ -76,25 +73,29 @@ def training_report(
         "peak_memory_bytes": float(given.device.peak_memory_bytes()),
         "forecast_bytes": forecast_bytes(given, loaded, setting.fitting),
     }
-    record = _record(setting)
-    labels = 0 if given.classes is None else len(given.classes.names)
-    advice = [] if held_out is None else advice_of(record, steps.points(0), looks, labels=labels)
-    if advice:
-        record = record.model_copy(update={"advice": ",".join(one.rule for one in advice)})
     return TrainingReport(
         lora=given.lora,
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=record.flat(),
+        training=_record(setting).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=_libraries(given.spec),
         curve=_curve(steps.losses, steps.rates),
         rendering=given.rows.rendering,
         sources=given.sources,
         labels=None if given.classes is None else list(given.classes.names),
-        advice=advice,
     )
+
+
+def advised(report: TrainingReport, steps: StepRecord, looks: Sequence[LookRecord] = ()) -> TrainingReport:
+    """Return the report of a training that has ended, with what its steps and looks advise."""
+    update = report.metrics.get("largest_update")
+    advice = advice_of(report.record, steps.points(0), looks, labels=len(report.labels or ()), update=update)
+    if not advice:
+        return report
+    rules = TrainingRecord(advice=",".join(one.rule for one in advice))
+    return report.model_copy(update={"advice": advice, "training": {**report.training, **rules.flat()}})
 
 
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:

@@ -108,9 +108,13 @@ class Course:
         starts = range(self.steps - self.window, -1, -self.window)
         return min((self.level(start) for start in starts), key=lambda level: level.mean)
 
+    def around(self, step: int) -> Level:
+        """Return the level of a window around a step."""
+        return self.level(max(0, min(step - self.window // 2, self.steps - self.window)))
+
     def fell_since(self, step: int) -> bool:
         """Whether the training's loss is lower at its end than around a step."""
-        return self.end().mean < self.level(max(0, min(step - self.window // 2, self.steps - self.window))).mean
+        return self.end().mean < self.around(step).mean
 
     def held_out_rise(self) -> HigherLoss | None:
         """Return by how much the last look is worse than the best one before it; None if that is not shown by paired rows, or
@@ -121,6 +125,10 @@ class Course:
             return None
         best, first = now.scores["loss"] - now.worse.mean, self.looks[0].scores["loss"]
         return now.worse if now.worse.mean > max(_RISE_OF_BEST * best, _RISE_OF_FIRST * first) else None
+
+    def best_look(self) -> LookRecord | None:
+        """Return the first look with the lowest loss."""
+        return min(self.looks, key=lambda look: look.scores["loss"], default=None)
 
     def held_out(self) -> float | None:
         """Return the held-out loss at the last look, if there are looks."""

@@ -77,6 +77,8 @@ def _diverging(course: Course) -> Advice | None:
 
 #: How often rows are seen before they can be known by heart, and how far their loss is then below that of held-out rows.
 _PASSES, _GAP = 4.0, 1.35
+#: At which share of the steps the best look was, at most, and by which share the training's loss fell since.
+_STALLED, _FELL = 0.7, 0.08
 
 
 def _by_heart(course: Course) -> Advice | None:
@@ -91,8 +93,19 @@ def _by_heart(course: Course) -> Advice | None:
             changes=changes,
         )
     passes = course.steps * (record.effective_batch or 0) / max(1, record.samples or course.steps)
-    end, held_out = course.end().mean, course.held_out()
-    if passes < _PASSES or held_out is None or held_out < _GAP * end:
+    end, held_out, best = course.end().mean, course.held_out(), course.best_look()
+    if passes < _PASSES or held_out is None or best is None:
+        return None
+    fell = 1 - end / course.around(best.step).mean
+    if 0 < best.step <= _STALLED * course.steps and fell >= _FELL:
+        changes = _shorter(course, best.step)
+        return Advice(
+            rule=BY_HEART,
+            message=f"the held-out loss has not fallen since step {best.step} of {course.steps}{_patience_said(course)}, while that of the"
+            f" training's rows fell by {fell:.0%}; try {_options_said(changes)}",
+            changes=changes,
+        )
+    if held_out < _GAP * end:
         return None
     dropout: dict[str, JsonScalar] = {"dropout": 0.1} if record.dropout < 0.1 else {}
     return Advice(

@@ -133,8 +133,8 @@ def _train(name: str, bases: Path, scratch: Path) -> dict[str, Any]:
         options |= {"warmup_ratio": 0.99, "schedule": "cosine"}
     elif kind == "shuffled":
         # Few of them, often: a tiny base learns no thousand rows by heart.
-        options |= {"epochs": 12.0} | _ROOM
-        count = max(24, round(options["batch_size"] * rng.randrange(60, 120) / 12))
+        options |= {"epochs": 24.0} | _ROOM
+        count = max(24, round(options["batch_size"] * rng.randrange(80, 120) / 24))
         rows = shuffled_answers(rows_of(dataset, count + 2 * HELD_OUT_ROWS, name), rng)
     elif kind == "few":
         rows, options = rows[-2 * HELD_OUT_ROWS - 8 :], options | {"epochs": 50.0, "batch_size": 4} | _ROOM

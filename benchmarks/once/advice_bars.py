@@ -1,12 +1,14 @@
-"""The rules of advice held against recorded trainings: `python -m benchmarks.once.advice_bars OUT.jsonl [NAME…]`.
+"""The rules of advice held against recorded trainings: `python -m benchmarks.once.advice_bars OUT.jsonl [NAME… | --keep FILE]`.
 
 `benchmarks.once.advice` makes the recording. A training counts as good if, on held-out rows that rules never see, it ends within
 1 % of its own best look and better than it began, by paired rows. Limits were set on the trainings with an even number, and the
-table counts those with an odd one, and all. With names, it prints what the rules say of these trainings.
+table counts those with an odd one, and all. With names, it prints what the rules say of these trainings; with `--keep` it writes what
+rules read of each, for the tests.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections import Counter
@@ -32,6 +34,10 @@ _LABELS = 2
 def main() -> None:
     """Print the tables."""
     runs = [json.loads(line) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
+    if sys.argv[2:3] == ["--keep"]:
+        kept = [kept_of(run) for run in runs if run["kind"] != "good" or is_good(run)]
+        Path(sys.argv[3]).write_bytes(gzip.compress(json.dumps(kept, separators=(",", ":")).encode(), 9, mtime=0))
+        return
     for name in sys.argv[2:]:
         for one in said_of(next(run for run in runs if run["name"] == name)):
             print(f"{name}: {one.rule}: {one.message} {one.changes}")
@@ -72,12 +78,38 @@ def is_good(run: dict[str, Any]) -> bool:
 def said_of(run: dict[str, Any], *, blind: bool = False) -> list[Advice]:
     """Return what the rules say of a training; `blind`: without its looks."""
     if "said" not in run or blind:
-        said = advice_of(record_of(run), points_of(run), [] if blind else looks_of(run), labels=_LABELS)
+        looks, update = [] if blind else looks_of(run), run["metrics"].get("largest_update")
+        said = advice_of(record_of(run), points_of(run), looks, labels=_LABELS, update=update)
         if blind:
             return said
         run["said"] = said
     found: list[Advice] = run["said"]
     return found
+
+
+def kept_of(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what rules read of a training: four digits of each loss, and its looks without their rows."""
+    looks = [
+        [look.step, *_short([look.scores["loss"]]), *([] if (worse := look.worse) is None else _worse(worse))]
+        for look in looks_of(run)
+    ]
+    return {
+        "name": run["name"],
+        "kind": run["kind"],
+        "labels": _LABELS,
+        "update": run["metrics"].get("largest_update"),
+        "record": record_of(run).flat(),
+        "losses": _short(run["points"]["loss"]),
+        "looks": looks,
+    }
+
+
+def _worse(worse: HigherLoss) -> list[float]:
+    return [worse.step, *_short([worse.mean, worse.low, worse.high])]
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
 
 
 def record_of(run: dict[str, Any]) -> TrainingRecord:

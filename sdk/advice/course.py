@@ -1,4 +1,4 @@
-"""The numbers of a training as rules read them: one array for each series, and what its looks found.
+"""The numbers of a training as rules read them: its losses as an array, and what its looks found.
 
 >>> points = [Point(step=step, values={"loss": 3.0 / step}) for step in range(1, 41)]
 >>> course = Course.of(TrainingRecord(), points, [])
@@ -57,27 +57,31 @@ class Course:
     """What a training measured, and what it was asked for."""
 
     record: TrainingRecord
-    #: (steps,) the loss and the norm of the gradients at each step; NaN where it is not known.
+    #: (steps,) the loss at each step.
     losses: Floats
-    norms: Floats
     #: In rising order of steps.
     looks: Sequence[LookRecord]
     #: The number of labels of a classification.
     labels: int = 0
+    #: The largest ‖ΔW‖/‖W‖ of its modules, if that is known.
+    update: float | None = None
 
     @classmethod
     def of(
-        cls, record: TrainingRecord, points: Sequence[Point], looks: Sequence[LookRecord], *, labels: int = 0
+        cls,
+        record: TrainingRecord,
+        points: Sequence[Point],
+        looks: Sequence[LookRecord],
+        *,
+        labels: int = 0,
+        update: float | None = None,
     ) -> Course:
         """Return the course of points in rising order of steps; those before the first step are left out."""
         import numpy as np
 
-        steps = [point for point in points if point.step > 0 and "loss" in point.values]
-        losses, norms = (
-            np.array([point.values.get(name, math.nan) for point in steps], dtype=np.float64)
-            for name in ("loss", "grad_norm")
-        )
-        return cls(record, losses, norms, [look for look in looks if "loss" in look.scores], labels)
+        losses = [point.values["loss"] for point in points if point.step > 0 and "loss" in point.values]
+        seen = [look for look in looks if "loss" in look.scores]
+        return cls(record, np.array(losses, dtype=np.float64), seen, labels, update)
 
     @property
     def steps(self) -> int:
@@ -104,9 +108,13 @@ class Course:
         starts = range(self.steps - self.window, -1, -self.window)
         return min((self.level(start) for start in starts), key=lambda level: level.mean)
 
+    def around(self, step: int) -> Level:
+        """Return the level of a window around a step."""
+        return self.level(max(0, min(step - self.window // 2, self.steps - self.window)))
+
     def fell_since(self, step: int) -> bool:
         """Whether the training's loss is lower at its end than around a step."""
-        return self.end().mean < self.level(max(0, min(step - self.window // 2, self.steps - self.window))).mean
+        return self.end().mean < self.around(step).mean
 
     def held_out_rise(self) -> HigherLoss | None:
         """Return by how much the last look is worse than the best one before it; None if that is not shown by paired rows, or
@@ -117,6 +125,10 @@ class Course:
             return None
         best, first = now.scores["loss"] - now.worse.mean, self.looks[0].scores["loss"]
         return now.worse if now.worse.mean > max(_RISE_OF_BEST * best, _RISE_OF_FIRST * first) else None
+
+    def best_look(self) -> LookRecord | None:
+        """Return the first look with the lowest loss."""
+        return min(self.looks, key=lambda look: look.scores["loss"], default=None)
 
     def held_out(self) -> float | None:
         """Return the held-out loss at the last look, if there are looks."""

@@ -9,26 +9,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sdk.advice.course import Course
 from sdk.schemas.advice import BY_HEART, DIVERGING, FLAT, SPIKES, WARMUP, Advice
 from sdk.schemas.looks import LookRecord
 from sdk.schemas.series import Point
-from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.training_warnings import MOST_UPDATE, update_said
+from sdk.schemas.version_records import TrainingRecord, value_said
+from sdk.schemas.wire import JsonScalar
 
 #: With fewer steps, a loss says more of their rows than of what was learnt.
 LEAST_STEPS = 20
 
 
 def advice_of(
-    record: TrainingRecord, points: Sequence[Point], looks: Sequence[LookRecord], *, labels: int = 0
+    record: TrainingRecord,
+    points: Sequence[Point],
+    looks: Sequence[LookRecord],
+    *,
+    labels: int = 0,
+    update: float | None = None,
 ) -> list[Advice]:
     """Return what a training is advised by its points and looks so far, the most important first.
 
-    `labels` is the number of labels of a classification. It takes time in proportion to the steps.
+    `labels` is the number of labels of a classification, and `update` the largest ‖ΔW‖/‖W‖ of its modules, if that is
+    known. It takes time in proportion to the steps.
     """
-    course = Course.of(record, points, looks, labels=labels)
+    course = Course.of(record, points, looks, labels=labels, update=update)
     if course.steps < LEAST_STEPS:
         return []
     found = _diverging(course) or _by_heart(course) or _flat(course)
@@ -37,15 +45,18 @@ def advice_of(
 
 #: By how much, as a share, the loss must be higher than it was, and how surely, in standard errors.
 _RISEN, _SURELY = 0.05, 4.0
-#: A change to the rate that is seen, and stays within what is usual.
-_LOWER, _HIGHER = 3.0, 3.0
+#: By what the rate is divided where the loss rises, and where the update is far too large.
+_LOWER, _FAR_LOWER = 3.0, 10.0
 
 
 def _diverging(course: Course) -> Advice | None:
     """The loss rises, of the training's rows or of the held-out ones, and not because rows are learnt by heart."""
-    lr = course.record.lr
-    try_lr = f"try --lr {_rounded(lr / _LOWER)}"
-    changes = {"lr": _rounded(lr / _LOWER)}
+    too_large = course.update is not None and course.update > MOST_UPDATE
+    lr = _rounded(course.record.lr / (_FAR_LOWER if too_large else _LOWER))
+    try_lr = f"try --lr {lr:g}"
+    changes: dict[str, JsonScalar] = {"lr": lr}
+    if course.update is not None and too_large:
+        return Advice(rule=DIVERGING, message=f"{update_said(course.update)}; {try_lr}", changes=changes)
     low, end = course.lowest(), course.end()
     if end.mean > (1 + _RISEN) * low.mean and end.mean - low.mean > _SURELY * math.hypot(end.error, low.error):
         return Advice(
@@ -66,6 +77,8 @@ def _diverging(course: Course) -> Advice | None:
 
 #: How often rows are seen before they can be known by heart, and how far their loss is then below that of held-out rows.
 _PASSES, _GAP = 4.0, 1.35
+#: At which share of the steps the best look was, at most, and by which share the training's loss fell since.
+_STALLED, _FELL = 0.7, 0.08
 
 
 def _by_heart(course: Course) -> Advice | None:
@@ -80,16 +93,27 @@ def _by_heart(course: Course) -> Advice | None:
             changes=changes,
         )
     passes = course.steps * (record.effective_batch or 0) / max(1, record.samples or course.steps)
-    end, held_out = course.end().mean, course.held_out()
-    if passes < _PASSES or held_out is None or held_out < _GAP * end:
+    end, held_out, best = course.end().mean, course.held_out(), course.best_look()
+    if passes < _PASSES or held_out is None or best is None:
         return None
-    changes = {"dropout": 0.1} if record.dropout < 0.1 else {}
+    fell = 1 - end / course.around(best.step).mean
+    if 0 < best.step <= _STALLED * course.steps and fell >= _FELL:
+        changes = _shorter(course, best.step)
+        return Advice(
+            rule=BY_HEART,
+            message=f"the held-out loss has not fallen since step {best.step} of {course.steps}{_patience_said(course)}, while that of the"
+            f" training's rows fell by {fell:.0%}; try {_options_said(changes)}",
+            changes=changes,
+        )
+    if held_out < _GAP * end:
+        return None
+    dropout: dict[str, JsonScalar] = {"dropout": 0.1} if record.dropout < 0.1 else {}
     return Advice(
         rule=BY_HEART,
         message=f"after {passes:.0f} passes the loss of the training's {record.samples} rows is {end:.4g} and that of the held-out"
         f" ones {held_out:.4g}, so they are learnt by heart; take more rows"
-        + (", or try --dropout 0.1" if changes else ""),
-        changes=changes,
+        + (f", or try {_options_said(dropout)}" if dropout else ""),
+        changes=dropout,
     )
 
 
@@ -181,7 +205,7 @@ def _patience_said(course: Course) -> str:
     return ""
 
 
-def _shorter(course: Course, step: int) -> dict[str, float | int]:
+def _shorter(course: Course, step: int) -> dict[str, JsonScalar]:
     """Return the option that ends a training near its best step; where that is its beginning, with a lower rate."""
     share = step / course.steps
     if not step:
@@ -192,8 +216,8 @@ def _shorter(course: Course, step: int) -> dict[str, float | int]:
     return {"epochs": float(max(1, round(epochs))) if course.record.epochs > 1 else _rounded(epochs)}
 
 
-def _options_said(changes: dict[str, float | int]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in changes.items())
+def _options_said(changes: Mapping[str, JsonScalar]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value_said(value)}" for name, value in changes.items())
 
 
 def _rounded(value: float) -> float:

@@ -44,12 +44,11 @@ def changes_said(changes: Mapping[str, tuple[Any, Any]]) -> str:
     >>> changes_said({"lr": (2e-4, 6e-5), "max_grad_norm": (None, 0.3)})
     'lr 6e-05 in place of 0.0002, max_grad_norm 0.3 in place of the default'
     """
-    return ", ".join(
-        f"{name} {_value_said(now)} in place of {_value_said(was)}" for name, (was, now) in changes.items()
-    )
+    return ", ".join(f"{name} {value_said(now)} in place of {value_said(was)}" for name, (was, now) in changes.items())
 
 
-def _value_said(value: Any) -> str:
+def value_said(value: Any) -> str:
+    """Say the value of an option."""
     return "the default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -59,8 +59,8 @@ def training_report(
     train_s: float,
     scores: Mapping[str, float] | None = None,
 ) -> TrainingReport:
-    """Return the report of the steps so far, which made the matrices `tensors`; at the end of a training, which is then also
-    advised by its steps and looks, `scores` are those of held-out rows.
+    """Return the report of the steps so far, which made the matrices `tensors`; at the end of a training `scores` are those of
+    held-out rows.
     """
     given, loaded = setting.given, setting.loaded
     last = steps.losses[-max(1, len(steps.losses) // 10) :]
@@ -85,26 +85,29 @@ def training_report(
         "look_peak_bytes": float(steps.look_peak_bytes) if steps.look_peak_bytes else None,
         "forecast_bytes": forecast_bytes(given, loaded, setting.fitting),
     }
-    looks = setting.looks.records
-    record = _record(setting) if scores is None else _with_looks(setting, steps)
-    labels = 0 if given.classes is None else len(given.classes.names)
-    advice = [] if scores is None else advice_of(record, steps.points(0), looks, labels=labels)
-    if advice:
-        record = record.model_copy(update={"advice": ",".join(one.rule for one in advice)})
     return TrainingReport(
         lora=given.lora,
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=record.flat(),
+        training=(_record(setting) if scores is None else _with_looks(setting, steps)).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=_libraries(given.spec),
-        looks=[] if scores is None else looks,
+        looks=[] if scores is None else setting.looks.records,
         rendering=given.rows.rendering,
         sources=given.sources,
         labels=None if given.classes is None else list(given.classes.names),
-        advice=advice,
     )
+
+
+def advised(report: TrainingReport, steps: StepRecord) -> TrainingReport:
+    """Return the report of a training that has ended, with what its steps and looks advise."""
+    update = report.metrics.get("largest_update")
+    advice = advice_of(report.record, steps.points(0), report.looks, labels=len(report.labels or ()), update=update)
+    if not advice:
+        return report
+    rules = TrainingRecord(advice=",".join(one.rule for one in advice))
+    return report.model_copy(update={"advice": advice, "training": {**report.training, **rules.flat()}})
 
 
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:

@@ -52,7 +52,7 @@ from workers.pipelines.training.looking import Looks
 from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
-from workers.pipelines.training.reports import Before, Setting, ran_with, training_report
+from workers.pipelines.training.reports import Before, Setting, advised, ran_with, training_report
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
 from workers.pipelines.training.update_size import largest_update, lost_scale
@@ -195,7 +195,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
         lost, update = lost_scale(model), largest_update(model, host.out, given.lora)
         found = probe_saved(given, model, host.out)
     require_learnt(found, loaded.dtype, why=lost)
-    return report.model_copy(
+    report = report.model_copy(
         update={
             "metrics": {
                 **report.metrics,
@@ -205,6 +205,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
+    return advised(report, adapter.record)
 
 
 def _scored(given: Inputs, rows: Tokenised | None, model: Any, fitting: Fitting, host: Host) -> HeldOutScores | None:

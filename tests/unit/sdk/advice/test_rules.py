@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +99,16 @@ class TestByHeart:
         assert said(points(), seen) == []
         assert said(points(), looks(3.0, 2.0, 1.2, every=200), samples=8) == []
 
+    def test_held_out_rows_that_stop_getting_better_while_the_training_s_do_are_told(self) -> None:
+        stalled = looks(3.0, 1.5, 1.2, 1.21, 1.2, every=100)
+        (found,) = said(points(lambda step: 1.6 - step / 500), stalled, samples=500)
+        assert found.message == (
+            "the held-out loss has not fallen since step 200 of 400, while that of the training's rows fell by 29%; try --epochs 2"
+        )
+        # One pass over rows teaches none of them by heart.
+        assert said(points(lambda step: 1.6 - step / 500), stalled, samples=3200) == []
+        assert said(points(lambda step: 1.3 - step / 5000), stalled, samples=500) == []
+
 
 class TestDiverging:
     def test_a_loss_that_rises_again_is_told_before_it_is_no_number(self) -> None:
@@ -149,6 +162,43 @@ class TestWarmup:
     @pytest.mark.parametrize(("steps", "rules"), [(396, ["warmup"]), (201, ["warmup"]), (200, []), (0, [])])
     def test_a_warm_up_of_more_than_half_the_steps_is_told(self, steps: int, rules: list[str]) -> None:
         assert [one.rule for one in said(points(), warmup_steps=steps)] == rules
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, list[bool]]:
+    """Whether the rules say anything, of each real training that `benchmarks.once.advice` made, by its kind."""
+    path = Path(__file__).resolve().parents[3] / "assets" / "trainings.json.gz"
+    found: dict[str, list[bool]] = {}
+    for run in json.loads(gzip.decompress(path.read_bytes())):
+        steps = [Point(step=at, values={"loss": loss}) for at, loss in enumerate(run["losses"], start=1)]
+        seen = [look_of(*look) for look in run["looks"]]
+        record = TrainingRecord.read(run["record"])
+        advice = advice_of(record, steps, seen, labels=run["labels"], update=run["update"])
+        found.setdefault(run["kind"], []).append(bool(advice))
+    return found
+
+
+def look_of(step: int, loss: float, *worse: float) -> LookRecord:
+    against = None
+    if worse:
+        best, mean, low, high = worse
+        against = HigherLoss(step=int(best), mean=mean, low=low, high=high)
+    return LookRecord(step=step, rows=32, scores={"loss": loss}, seconds=0.0, worse=against)
+
+
+def test_of_fifty_good_trainings_at_most_one_is_advised_anything(recorded: dict[str, list[bool]]) -> None:
+    good = recorded["good"]
+    assert len(good) >= 50
+    assert sum(good) <= len(good) / 50
+
+
+@pytest.mark.parametrize("kind", ["rate", "warmup", "few", "broken", "nothing", "shuffled"])
+def test_of_ten_trainings_that_were_spoilt_nine_are_advised_something(
+    recorded: dict[str, list[bool]], kind: str
+) -> None:
+    spoilt = recorded[kind]
+    assert len(spoilt) >= 5
+    assert sum(spoilt) >= 0.9 * len(spoilt)
 
 
 def test_rules_take_time_in_proportion_to_the_steps() -> None:

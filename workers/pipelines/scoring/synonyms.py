@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,15 @@ def _reader(folder: Path) -> Any:
         """One of English alone, which needs no map to other releases."""
 
         def __init__(self) -> None:
-            try:
+            with ExitStack() as opened:
+                self.opened = opened
                 super().__init__(str(folder), None)
-            except Exception:
-                for file in getattr(self, "_data_file_map", {}).values():
-                    file.close()
-                raise
+                # Synonyms are looked up in open files.
+                opened.pop_all()
+
+        def open(self, file: str) -> Any:
+            """Open a file, which is closed if another one can't be read."""
+            return self.opened.enter_context(super().open(file))
 
         def map_wn(self, version: str = "wordnet") -> None:
             """Return no map."""

@@ -471,13 +471,16 @@ class TestPoints:
         assert 2 <= len(sent) < 300
 
     def test_a_child_that_begins_again_replaces_what_the_one_before_said(
-        self, world: World, sender: PointSender, held: Held
+        self, world: World, sender: PointSender, held: Held, proxy: FaultProxy
     ) -> None:
         self.report(sender, range(1, 40))
         sender.finish(60)
+        there, proxy.upstream = proxy.upstream, ("127.0.0.1", processes.free_port())
+        self.report(sender, range(40, 50))
         kept = points_of(range(1, 21), names=("loss", "lr"))
         sender.measured(PointChunk(after=0, points=kept))
         reported = [*kept, *self.report(sender, range(21, 30), seed=4)]
+        proxy.upstream = there
         sender.finish(60)
         assert faults(world.writer.jobs.series(held.job), reported) == []
 

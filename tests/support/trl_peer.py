@@ -37,6 +37,7 @@ class TrlPeer:
         trainer = _Trainer(
             shared,
             adapter,
+            after_step,
             model=shared.model,
             args=SFTConfig(
                 str(self._folder),
@@ -72,8 +73,8 @@ class TrlPeer:
 
 
 class _Trainer(SFTTrainer):
-    def __init__(self, shared: Shared, adapter: AdapterState, **options: Any) -> None:
-        self._shared, self._adapter = shared, adapter
+    def __init__(self, shared: Shared, adapter: AdapterState, after_step: Callable[[], None], **options: Any) -> None:
+        self._shared, self._adapter, self._after_step = shared, adapter, after_step
         super().__init__(**options)
 
     def _send_telemetry(self) -> None:
@@ -99,4 +100,6 @@ class _Trainer(SFTTrainer):
         record.losses.append(float(loss))
         record.rates.append(self.lr_scheduler.get_last_lr()[0])
         record.tokens += int(inputs["attention_mask"].sum())
+        # What it measured is known, though its optimiser has not stepped yet.
+        self._after_step()
         return loss

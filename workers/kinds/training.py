@@ -77,7 +77,11 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         rung_file=attempt.folder / _RUNG_FILE,
     )
     with PointSender(attempt) as points:
-        report = _run(attempt, order, base, points)
+        try:
+            report = _run(attempt, order, base, points)
+        except (Stopped, AttemptFailed):
+            points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
+            raise
         for said in report.warnings:
             attempt.lease.log(f"warning: {said}")
         _publish(attempt, request, base, report, points)
@@ -168,7 +172,6 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, points:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
                 # The next attempt resumes from here.
                 sender.finish(attempt.stop_signal.remaining_s(HAND_IN_S))
-                points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
             raise
 
 

@@ -180,6 +180,17 @@ class TestLongSeries:
             assert len(buckets.count) <= 2000 + 250 + 256
         assert size_of(crew, sender.held.job) <= 150_000
 
+    def test_of_a_series_with_few_values_the_newest_are_exact_too(self, crew: Crew, sender: Sender) -> None:
+        points = [
+            Point(step=step, values={"loss": step / 8, **({"eval_loss": step / 4} if step % 3 == 0 else {})})
+            for step in range(1, 7_501)
+        ]
+        sender.send_all(points)
+        found = crew.writer.jobs.series(sender.held.job)
+        assert faults(found, points) == []
+        assert found.series["eval_loss"].count[-2_000:] == [1] * 2_000
+        assert 1 < max(found.series["eval_loss"].count) < max(found.series["loss"].count)
+
     def test_a_step_within_a_bucket_is_sent_again_from_before_it(self, crew: Crew, sender: Sender) -> None:
         points = points_of(range(1, 6_001), names=("loss", "lr"))
         sender.send_all(points)
@@ -240,7 +251,8 @@ class TestVersions:
             == []
         )
         let_end(crew, sender.held.job, days=91)
-        assert crew.world.services.expiry.run()["job_series"] >= 1
+        gone = crew.world.services.expiry.run()
+        assert (gone["job_series"] >= 1, gone["usage"]) == (True, 0)
         # The job's own points are gone, and what the version keeps is what is left of them.
         assert crew.writer.versions.series(ref) == kept
         assert crew.writer.jobs.series(sender.held.job) == kept
@@ -299,11 +311,15 @@ class TestRoom:
         assert crew.complete(sender.held).state == "succeeded"
         assert differing(crew.world) == {}
 
-    def test_the_points_go_with_a_job_that_is_removed(self, crew: Crew, sender: Sender) -> None:
+    @pytest.mark.parametrize("keep_events_days", [90.0, 1000.0])
+    def test_the_points_go_with_a_job_that_is_removed(
+        self, crew: Crew, sender: Sender, keep_events_days: float
+    ) -> None:
         sender.send(-1, points_of(range(1, 2_001), names=NAMES))
         crew.fail(sender.held, "data")
         let_end(crew, sender.held.job, days=366)
-        crew.world.services.expiry.run()
+        # Nothing had to be counted anew.
+        assert crew.services(keep_events_days=keep_events_days).expiry.run()["usage"] == 0
         with pytest.raises(NotFound):
             crew.writer.jobs.series(sender.held.job)
         assert differing(crew.world) == {}

@@ -79,6 +79,7 @@ class Ledger:
 def _require_each_step_once(stack: Stack, job: str, steps: int) -> None:
     """In the series of a job, whoever took its steps how often; its version keeps the same."""
     found = stack.client.jobs.series(job)
+    assert {"loss", "lr", "tokens"} <= found.series.keys(), stack.said(job)
     for name, buckets in found.series.items():
         reached = buckets.step if "could not be sent in time" in stack.said(job) else [*range(1, steps + 1)]
         assert buckets.first == buckets.step == reached, f"{name} of job {job}"

@@ -39,7 +39,7 @@ class Children:
         self._lives = iter(lives)
         monkeypatch.setattr(training, "_run_once", self._live)
 
-    def _live(self, _attempt: Any, order: TrainingOrder, _base: Any) -> Any:
+    def _live(self, _attempt: Any, order: TrainingOrder, _base: Any, _points: Any) -> Any:
         (self.folder / OUT_FOLDER).mkdir()
         self.orders.append(order)
         return next(self._lives)(self)
@@ -59,8 +59,8 @@ class Children:
             resume=Path("/sent"),
             rung_file=self.folder / "rung.json",
         )
-        base: Any = None
-        return training._run(attempt, order, base)
+        nothing: Any = None
+        return training._run(attempt, order, nothing, nothing)
 
     def trains(self, fit: Fit, below: Fit | None, *, steps: list[str], checkpoints: int = 0) -> None:
         rung = Rung(fit=fit, steps=steps, below=below)

@@ -44,7 +44,14 @@ def get_series(job_id: JobId, reading: ReadingDep, who: Reader, buckets: Count =
 
 @router.get("/series", response_model=list[Series])
 def list_series(
-    jobs: Annotated[str, Query(max_length=65 * MOST_JOBS, description=f"Up to {MOST_JOBS} ids, between commas.")],
+    jobs: Annotated[
+        str,
+        Query(
+            max_length=65 * MOST_JOBS,
+            description=f"Up to {MOST_JOBS} ids, between commas.",
+            examples=["3f1c2a9b7d20,5d0c1b2a3f4e"],
+        ),
+    ],
     reading: ReadingDep,
     who: Reader,
     buckets: Annotated[int, Query(ge=1, le=MOST_BUCKETS)] = 100,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -65,6 +65,14 @@ class DatasetUse(Wire):
         return [self.digest] if self.sources is None else [source.digest for source in self.sources]
 
 
+class LossPoint(Wire):
+    """One point of the loss curve that workers of release 0.1 put into a report."""
+
+    step: int
+    loss: float
+    lr: float | None = None
+
+
 class TrainingReport(Wire):
     """What a training did, as recorded in the lineage of its version."""
 
@@ -78,6 +86,8 @@ class TrainingReport(Wire):
     metrics: dict[str, float]
     #: Distribution to version.
     libraries: dict[str, str]
+    #: Read from workers of release 0.1 alone: the points of a training are its series.
+    curve: list[LossPoint] = []
     rendering: Annotated[Rendering | None, IF_SET] = None
     #: The labels of a classification.
     labels: Annotated[Labels | None, IF_SET] = None
@@ -104,12 +114,6 @@ class TrainingReport(Wire):
             labels=self.labels,
             sources=self.sources,
         )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_a_curve(cls, given: Any) -> Any:
-        """Earlier releases had some points of the loss in it."""
-        return {name: value for name, value in given.items() if name != "curve"} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _loss_is_there(self) -> TrainingReport:

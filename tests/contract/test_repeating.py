@@ -46,6 +46,7 @@ BY_EXPECT = {
     "rollback_alias": "expect",
     "hold_job": "attempt",
     "record_checkpoint": "attempt",
+    "append_points": "serial",
     "release_job": "attempt",
     "complete_job": "attempt",
     "fail_job": "attempt",

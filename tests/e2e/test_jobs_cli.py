@@ -19,6 +19,7 @@ from sqlalchemy import update
 from support import processes
 from support.adapters import SPEC, base_registration
 from support.command_line import CommandLine
+from support.points import Sender
 from support.registries import World, served
 from support.working import Held, line, progress
 
@@ -27,6 +28,7 @@ from registry.jobs.models import Job, Worker
 from registry.principal import SYSTEM, Role
 from sdk.cli import cli
 from sdk.client import Client
+from sdk.schemas.series import Point
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +137,28 @@ class TestShow:
         assert len(desk.ok("jobs", "checkpoints", job).splitlines()) == 3
         other = desk.submit()
         assert desk.json("jobs", "checkpoints", other) == []
+
+
+class TestSeries:
+    def test_what_was_measured_is_printed_by_step(self, desk: Desk) -> None:
+        job = desk.submit()
+        held = desk.claim()
+        assert desk.json("jobs", "series", job) == []
+        points = [Point(step=step, values={"loss": 2.5 / step, "lr": 2e-4}) for step in (1, 2)]
+        Sender(held.client, held.assignment).send(-1, [*points, Point(step=3, values={"eval_loss": 1.25})])
+        assert desk.json("jobs", "series", job) == [
+            {"step": 1, "loss": 2.5, "lr": 2e-4},
+            {"step": 2, "loss": 1.25, "lr": 2e-4},
+            {"step": 3, "eval_loss": 1.25},
+        ]
+        assert desk.json("jobs", "series", job, "--keys", "loss", "--buckets", "1") == [{"step": 2, "loss": 1.875}]
+        shown = desk.ok("jobs", "series", job).splitlines()
+        assert [line.split() for line in shown[-3:]] == [
+            ["1", "2.5", "0.0002", "-"],
+            ["2", "1.25", "0.0002", "-"],
+            ["3", "-", "-", "1.25"],
+        ]
+        assert desk.ok("jobs", "series", job, "--format", "quiet").split() == ["1", "2", "3"]
 
 
 class TestPublish:
@@ -388,7 +412,20 @@ def _flag(name: str, value: object) -> list[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["list", "show", "watch", "wait", "logs", "cancel", "retry", "checkpoints", "publish", "workers list", "capacity"],
+    [
+        "list",
+        "show",
+        "watch",
+        "wait",
+        "logs",
+        "cancel",
+        "retry",
+        "checkpoints",
+        "series",
+        "publish",
+        "workers list",
+        "capacity",
+    ],
 )
 def test_help_has_examples(command: str) -> None:
     words = command.split() if command in ("workers list", "capacity") else ["jobs", command]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from registry.jobs.models import Attempt, Job
 from registry.principal import Role
 from registry.series.models import JobSeries
 from sdk.client import Client
-from sdk.errors import InvalidInput, NotAllowed, NotFound, QuotaExceeded, StaleAttempt
+from sdk.errors import InvalidInput, NotAllowed, NotFound, QuotaExceeded, StaleAttempt, Unavailable
 from sdk.schemas.series import Point, SentPoints, StoredPoints
 
 NAMES = ("loss", "lr", "grad_norm", "tokens", "seconds", "memory_bytes", "eval_loss")
@@ -139,6 +140,33 @@ class TestPoints:
             pytest.approx(-3.4028235e38),
             0.0,
         ]
+
+
+class TestMetrics:
+    def test_a_job_s_metrics_are_a_list_of_points(self, crew: Crew, sender: Sender) -> None:
+        job = crew.writer.job(sender.held.job)
+        assert job.metrics() == []
+        sender.send(-1, [Point(step=0, values={"eval_loss": 2.7}), Point(step=3, values={"loss": 1.5, "lr": 2e-4})])
+        assert job.metrics() == [{"step": 0, "eval_loss": 2.7}, {"step": 3, "loss": 1.5, "lr": 2e-4}]
+
+    def test_they_are_a_data_frame_by_step(self, crew: Crew, sender: Sender) -> None:
+        pytest.importorskip("pandas")
+        empty = crew.writer.job(sender.held.job).metrics().frame()
+        assert (empty.index.name, len(empty)) == ("step", 0)
+        sender.send(-1, [Point(step=0, values={"eval_loss": 2.7}), Point(step=3, values={"loss": 1.5, "lr": 2e-4})])
+        frame = crew.writer.job(sender.held.job).metrics().frame()
+        assert list(frame.index) == [0, 3]
+        assert list(frame.columns) == ["eval_loss", "loss", "lr"]
+        assert frame["loss"].dropna().to_dict() == {3: 1.5}
+
+    def test_without_pandas_a_frame_says_what_to_install(
+        self, crew: Crew, sender: Sender, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        metrics = crew.writer.job(sender.held.job).metrics()
+        monkeypatch.setitem(sys.modules, "pandas", None)
+        with pytest.raises(Unavailable, match="run: pip install pandas") as caught:
+            metrics.frame()
+        assert caught.value.exit_code == 9
 
 
 class TestLongSeries:

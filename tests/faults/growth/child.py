@@ -40,7 +40,17 @@ def most_bytes(place: Place) -> int:
 
 #: What only a worker may do.
 WORKERS = frozenset(
-    {"claim_job", "hold_job", "complete_job", "fail_job", "release_job", "record_checkpoint", "greet", "leave"}
+    {
+        "claim_job",
+        "hold_job",
+        "complete_job",
+        "fail_job",
+        "release_job",
+        "record_checkpoint",
+        "append_points",
+        "greet",
+        "leave",
+    }
 )
 
 

@@ -119,12 +119,10 @@ def _panel(title: str, height: int, traces: Sequence[Trace]) -> Panel:
 
 def _legend(curves: Sequence[Curve], panels: Sequence[Panel]) -> Iterator[str]:
     traces = [trace for panel in panels for trace in panel.traces]
-    averaged = [trace for trace in traces if trace.means is not trace.raw and trace.means is not None]
-    if averaged:
-        means = averaged[0].means
-        assert means is not None
-        yield f"line: mean of about {round(sum(means.count) / len(means.count))} steps; band: all steps"
-    elif any(trace.raw for trace in traces):
+    averaged = max((sum(means.count) / len(means.count) for trace in traces if (means := trace.means)), default=0)
+    if averaged > 1:
+        yield f"line: mean of up to about {max(2, round(averaged))} steps; band: all steps"
+    elif averaged:
         yield "line: training, each step"
     if any(trace.points for trace in traces):
         yield "points: held-out rows"

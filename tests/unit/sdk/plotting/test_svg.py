@@ -178,7 +178,9 @@ def test_older_steps_in_buckets_are_drawn_over_all_their_steps() -> None:
     old = Buckets(
         first=[1, 101], step=[100, 200], count=[100, 100], min=[1, 0.5], max=[4, 2], mean=[2, 1], last=[1.5, 0.7]
     )
-    (loss,) = panels(svg(Series(job=None, last_step=200, series={"loss": old})))
+    drawn = svg(Series(job=None, last_step=200, series={"loss": old}))
+    (loss,) = panels(drawn)
+    assert "line: mean of up to about 100 steps; band: all steps" in texts(drawn)
     ((*there, _, _),) = loss.paths["band"]
     assert [x for x, _ in there] == [pytest.approx(loss.x(50.5), abs=0.1), pytest.approx(loss.x(150.5), abs=0.1)]
 

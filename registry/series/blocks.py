@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from registry.series.cells import LARGEST, cell_type, cells_of, merged, no_cells
@@ -80,27 +79,16 @@ class Points:
 
         return self.part(0, int(np.searchsorted(self.steps, step, "right")))
 
-    def then(self, later: Points) -> Points:
-        """These points, and those of later steps."""
+    def only(self, keys: Collection[str] | None) -> Points:
+        """The series with these names; None: all."""
+        return Points(self.steps, {name: self.columns[name] for name in self.columns if keys is None or name in keys})
+
+    def cells(self) -> dict[str, Array]:
+        """The cells of each series."""
         import numpy as np
 
-        def column(points: Points, name: str) -> Array:
-            found = points.columns.get(name)
-            return np.full(len(points.steps), np.nan, _VALUE) if found is None else found
-
-        names = dict.fromkeys([*self.columns, *later.columns])
-        return Points(
-            np.concatenate((self.steps, later.steps)),
-            {name: np.concatenate((column(self, name), column(later, name))) for name in names},
-        )
-
-    def cells(self, keys: Collection[str] | None = None) -> dict[str, Array]:
-        """The cells of each series, or of those with these names."""
-        import numpy as np
-
-        chosen = {name: column for name, column in self.columns.items() if keys is None or name in keys}
-        there = {name: ~np.isnan(column) for name, column in chosen.items()}
-        return {name: cells_of(self.steps[there[name]], column[there[name]]) for name, column in chosen.items()}
+        there = {name: ~np.isnan(column) for name, column in self.columns.items()}
+        return {name: cells_of(self.steps[there[name]], column[there[name]]) for name, column in self.columns.items()}
 
 
 @dataclass(frozen=True)
@@ -195,7 +183,17 @@ def _bounded(cells: Array, level: int, exact: int) -> tuple[Array, int]:
 
 def joined(blocks: Sequence[Points]) -> Points:
     """The points of successive blocks."""
-    return reduce(Points.then, blocks)
+    import numpy as np
+
+    def column(points: Points, name: str) -> Array:
+        found = points.columns.get(name)
+        return np.full(len(points.steps), np.nan, _VALUE) if found is None else found
+
+    names = dict.fromkeys(name for points in blocks for name in points.columns)
+    return Points(
+        np.concatenate([points.steps for points in blocks]),
+        {name: np.concatenate([column(points, name) for points in blocks]) for name in names},
+    )
 
 
 def cells_by_name(parts: Sequence[Mapping[str, Any]]) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from registry.db.database import Database
 from registry.jobs.lifecycle import find_job
 from registry.jobs.models import Job
 from registry.principal import Principal
-from registry.series.blocks import Folded, Points, cells_by_name
+from registry.series.blocks import Folded, Points, cells_by_name, joined
 from registry.series.cells import as_written, reduced
 from registry.series.models import SeriesBlock, VersionSeries
 from registry.series.storing import FOLDED
@@ -64,16 +64,19 @@ def cells_of_jobs(
     query = select(*columns).where(SeriesBlock.job_id.in_(job_ids))
     if until is not None:
         query = query.where(SeriesBlock.first_step <= until)
-    parts: dict[str, list[dict[str, Array]]] = {}
+    folded: dict[str, dict[str, Array]] = {}
+    blocks: dict[str, list[Points]] = {}
     for row in session.execute(query.order_by(SeriesBlock.job_id, SeriesBlock.number)):
         if row.number == FOLDED:
-            folded = Folded.unpacked(row.names, row.data)
-            cells = (folded if until is None else folded.until(until)[0]).cells
+            old = Folded.unpacked(row.names, row.data)
+            folded[row.job_id] = (old if until is None else old.until(until)[0]).cells
         else:
-            points = Points.unpacked(row.points, row.names, row.data)
-            cells = (points if until is None else points.until(until)).cells(keys)
-        parts.setdefault(row.job_id, []).append(_chosen(cells, keys))
-    return {job: cells_by_name(some) for job, some in parts.items()}
+            points = Points.unpacked(row.points, row.names, row.data).only(keys)
+            blocks.setdefault(row.job_id, []).append(points if until is None else points.until(until))
+    found = {job: _chosen(cells, keys) for job, cells in folded.items()}
+    for job, some in blocks.items():
+        found[job] = cells_by_name([found.get(job, {}), _chosen(joined(some).cells(), keys)])
+    return found
 
 
 def _left_of_job(session: Session, job_id: str, keys: Collection[str] | None) -> dict[str, Array]:

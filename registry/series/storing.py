@@ -109,7 +109,7 @@ def _append(session: Session, job_id: str, points: Points) -> None:
     if row is not None:
         is_full = row.points >= BLOCK
         number = row.number + is_full
-        points = points if is_full else points_of(row).then(points)
+        points = points if is_full else joined([points_of(row), points])
         row = None if is_full else row
     begins = range(0, len(points.steps), BLOCK)
     for more, begin in enumerate(begins):

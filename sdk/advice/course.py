@@ -3,7 +3,7 @@
 >>> points = [Point(step=step, values={"loss": 3.0 / step}) for step in range(1, 41)]
 >>> course = Course.of(TrainingRecord(), points, [])
 >>> course.steps, round(course.end().mean, 3), course.lowest().step
-(40, 0.081, 37)
+(40, 0.08, 38)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RISE_OF_BEST, _RISE_OF_FIRST = 0.03, 0.005
 
 #: Steps on either side that a spike stands out from, how far it does in units of the usual distance, and at least as a share of
 #: their loss and of the loss at the beginning.
-_AROUND, _OUTLYING, _SPIKE_OF_AROUND, _SPIKE_OF_FIRST = 7, 6.0, 0.2, 0.03
+_AROUND, _OUTLYING, _SPIKE_OF_AROUND, _SPIKE_OF_FIRST = 7, 6.0, 0.2, 0.1
 #: The share of the steps, from the first on, in which the loss falls too fast for that.
 _FALLING = 0.2
 
@@ -135,20 +135,15 @@ class Course:
         return self.looks[-1].scores["loss"] if self.looks else None
 
     def fall(self) -> float | None:
-        """Return which share of its loss the training lost; None if it lost some by other than chance.
-
-        By the best of the looks if there are any, where no look was better by paired rows, or else by the first and the last
-        steps.
+        """Return which share of its loss the training lost, by the best of its looks if there are any; None if it lost some by
+        other than chance, in its steps or by paired rows.
         """
-        if len(self.looks) > 1:
-            if any(look.worse is not None and look.worse.high < 0 for look in self.looks):
-                return None
-            losses = [look.scores["loss"] for look in self.looks]
-            return 1 - min(losses) / losses[0] if losses[0] > 0 else None
         first, end = self.level(0), self.end()
-        if first.mean - end.mean > 2 * math.hypot(first.error, end.error):
+        fell = first.mean - end.mean > 2 * math.hypot(first.error, end.error)
+        if fell or any(look.worse is not None and look.worse.high < 0 for look in self.looks):
             return None
-        return 1 - end.mean / first.mean if first.mean > 0 else None
+        losses = [look.scores["loss"] for look in self.looks] or [first.mean, end.mean]
+        return 1 - min(losses) / losses[0] if losses[0] > 0 else None
 
     def chance(self) -> float | None:
         """Return the loss of guesses, in nats, where the objective says it: of a pair, or of so many labels."""

@@ -120,7 +120,7 @@ def _by_heart(course: Course) -> Advice | None:
 #: What share of the loss before the first step must be learnt, at least; and at which share of the loss by chance nothing
 #: is, by objective.
 _LEARNT = 0.005
-_OF_CHANCE = {"dpo": 0.9, "classify": 0.985}
+_OF_CHANCE = {"dpo": 0.9, "classify": 0.99}
 #: A change to the rate that is seen, where nothing is learnt.
 _FASTER = 3.0
 

@@ -20,7 +20,7 @@ from sdk.schemas.version_records import TrainingRecord
 #: Dropout, and other rows at the end than at the beginning, move a training's loss by less than this ratio.
 _HIGHER = 1.02
 #: An update that is far larger than the weights does not adapt them, but replaces them. Good trainings of tiny bases had up to
-#: 1.8, and those at 30 times a good rate 10 to 220.
+#: 3, and those at 30 times a good rate 10 to 220.
 MOST_UPDATE = 4.0
 
 

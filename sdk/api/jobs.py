@@ -68,7 +68,7 @@ class JobsAPI(Generic[J]):
         With `advice`, a training that has ended begins anew, changed as its own numbers advise. The same key gives the same new
         job. Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, or has no advice, QuotaExceeded.
         """
-        path, params = f"/jobs/{check_job_id(job_id)}/retry", {"advice": True} if advice else None
+        path, params = f"/jobs/{check_job_id(job_id)}/retry", {"advice": advice or None}
         return self._made(self._transport.call("POST", path, JobView, params=params, headers=keyed(idempotency_key)))
 
     def attempts(self, job_id: str) -> builtins.list[AttemptView]:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from registry.series.cells import Array
 
 
+#: How many jobs' points are in memory at once.
+_AT_ONCE = 20
+
+
 class SeriesReading:
     """The service that answers with series."""
 
@@ -44,9 +48,14 @@ class SeriesReading:
         """The series of those of these jobs that the caller may see, in this order."""
         with self._db.read() as session:
             seen = set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), who.within(Job.namespace))))
-            found = cells_of_jobs(session, seen, keys)
-            found |= {job: _left_of_job(session, job, keys) for job in seen - found.keys()}
-        return [_answer(job, found[job], buckets) for job in dict.fromkeys(job_ids) if job in seen]
+            ordered = [job for job in dict.fromkeys(job_ids) if job in seen]
+            answers: list[Series] = []
+            for begin in range(0, len(ordered), _AT_ONCE):
+                some = ordered[begin : begin + _AT_ONCE]
+                found = cells_of_jobs(session, some, keys)
+                found |= {job: _left_of_job(session, job, keys) for job in some if job not in found}
+                answers += [_answer(job, found[job], buckets) for job in some]
+        return answers
 
     def of_version(self, ref: str, *, buckets: int | None, keys: Collection[str] | None, who: Principal) -> Series:
         """The series of the training that made the version that a ref names now. Raises InvalidRef, NotFound."""

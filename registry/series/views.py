@@ -8,7 +8,8 @@ from fastapi import Path, Query, Response
 from pydantic import TypeAdapter
 
 from registry.errors import Invalid
-from registry.http.routes import Reader, WorkerToken, room, service, written
+from registry.http.routes import Reader, WorkerToken, apart, room, service, written
+from registry.principal import Principal
 from registry.series.reading import SeriesReading
 from registry.series.storing import StoredSeries
 from sdk.schemas.series import MOST_BUCKETS, MOST_JOBS, MOST_SERIES, SentPoints, Series, StoredPoints
@@ -28,6 +29,8 @@ Keys = Annotated[
     Query(max_length=2_100, description="Which series, between commas; left out: all.", examples=["loss,lr"]),
 ]
 _MANY = TypeAdapter(list[Series])
+#: Buckets of each series in one answer: those of 100 jobs in 200 each.
+_MOST_BUCKETS = 20_000
 
 
 @router.post("/jobs/{job_id}/series")
@@ -43,7 +46,7 @@ def get_series(job_id: JobId, reading: ReadingDep, who: Reader, buckets: Count =
 
 
 @router.get("/series", response_model=list[Series])
-def list_series(
+async def list_series(
     jobs: Annotated[
         str,
         Query(
@@ -61,7 +64,21 @@ def list_series(
     ids = [job for job in jobs.split(",") if job]
     if len(ids) > MOST_JOBS:
         raise Invalid(f"{len(ids)} jobs are more than the {MOST_JOBS} of one request; ask for fewer", param="jobs")
-    found = reading.of_jobs(ids, buckets=buckets, keys=_names(keys), who=who)
+    if len(ids) * buckets > _MOST_BUCKETS:
+        raise Invalid(
+            f"{len(ids)} jobs with {buckets} buckets each are more than the {_MOST_BUCKETS:,} buckets of one request; ask for"
+            f" {_MOST_BUCKETS // len(ids)} or fewer",
+            param="buckets",
+        )
+    return await apart(
+        _many, lane="reading long", reading=reading, ids=ids, buckets=buckets, keys=_names(keys), who=who
+    )
+
+
+def _many(
+    *, reading: SeriesReading, ids: list[str], buckets: int, keys: frozenset[str] | None, who: Principal
+) -> Response:
+    found = reading.of_jobs(ids, buckets=buckets, keys=keys, who=who)
     return Response(_MANY.dump_json(found), media_type="application/json")
 
 

@@ -127,6 +127,15 @@ class TestPoints:
         assert said in f"{refused.value.param} {refused.value}"
         assert crew.writer.jobs.series(sender.held.job).series == {}
 
+    def test_more_buckets_than_one_answer_may_have_are_refused(self, crew: Crew, sender: Sender) -> None:
+        assert crew.writer.jobs.series_of([f"{number:012x}" for number in range(100)], buckets=200) == []
+        with pytest.raises(
+            InvalidInput, match="100 jobs with 201 buckets each are more than the 20,000 .* ask for 200"
+        ):
+            crew.writer.jobs.series_of([f"{number:012x}" for number in range(100)], buckets=201)
+        with pytest.raises(InvalidInput, match="101 jobs are more than the 100 of one request"):
+            crew.writer.jobs.series_of([f"{number:012x}" for number in range(101)], buckets=1)
+
     def test_series_without_end_are_refused(self, sender: Sender) -> None:
         sender.send(-1, [Point(step=1, values={f"a{number}": 1.0 for number in range(32)})])
         with pytest.raises(InvalidInput, match="at most 32 series"):

@@ -130,7 +130,7 @@ class TestPoints:
     def test_more_buckets_than_one_answer_may_have_are_refused(self, crew: Crew, sender: Sender) -> None:
         assert crew.writer.jobs.series_of([f"{number:012x}" for number in range(100)], buckets=200) == []
         with pytest.raises(
-            InvalidInput, match="100 jobs with 201 buckets each are more than the 20,000 .* ask for 200"
+            InvalidInput, match=r"100 jobs with 201 buckets each are more than the 20,000 .* ask for 200"
         ):
             crew.writer.jobs.series_of([f"{number:012x}" for number in range(100)], buckets=201)
         with pytest.raises(InvalidInput, match="101 jobs are more than the 100 of one request"):

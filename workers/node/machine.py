@@ -12,6 +12,7 @@ from sdk.schemas.work import MOST_CACHED, WorkerInfo
 from workers.installed_scorers import announced_scorers
 from workers.main_memory import main_memory
 from workers.settings import WorkerSettings
+from workers.trackers.known import installed_trackers
 
 
 def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
@@ -30,6 +31,7 @@ def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
         queues=list(settings.queues),
         version=VERSION,
         scorers=announced_scorers(),
+        trackers=installed_trackers(),
     )
 
 

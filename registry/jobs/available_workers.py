@@ -22,6 +22,8 @@ SILENT_AFTER = timedelta(seconds=90)
 #: A worker not heard from for this long is forgotten, and no longer vouches for the folders that it shared.
 FORGOTTEN_AFTER = timedelta(days=7)
 
+#: What a tracker's name begins with where it stands among those of fields and scorers.
+TRACKER = ":"
 #: Owners that are not tokens: they work in every namespace.
 _WITHOUT_TOKEN = (LOCAL.owner, SYSTEM.owner)
 #: The id of a worker's token, as `Principal.owner` wraps it.
@@ -44,6 +46,8 @@ class AvailableWorker:
     fields: frozenset[str]
     #: Each `ScorerInfo` that it has; None if it doesn't say.
     scorers: list[dict[str, str]] | None
+    #: The trackers whose libraries it has.
+    trackers: frozenset[str]
     #: The namespaces in which its token may work; "*" is all of them.
     spaces: frozenset[str]
 
@@ -98,6 +102,7 @@ def _workers(session: Session, *which: ColumnElement[bool]) -> list[AvailableWor
             **{name: getattr(row, name) for name in named},
             fields=fields_among(row.knows),
             scorers=scorers_among(row.knows),
+            trackers=trackers_among(row.knows),
             spaces=spaces[row.owner],
         )
         for row in rows
@@ -106,7 +111,14 @@ def _workers(session: Session, *which: ColumnElement[bool]) -> list[AvailableWor
 
 def fields_among(knows: list[str | dict[str, str] | None] | None) -> frozenset[str]:
     """Return the fields that a worker knows, by what its row has."""
-    return frozenset(each for each in knows or () if isinstance(each, str))
+    return frozenset(each for each in knows or () if isinstance(each, str) and not each.startswith(TRACKER))
+
+
+def trackers_among(knows: list[str | dict[str, str] | None] | None) -> frozenset[str]:
+    """Return the trackers that a worker has, by what its row has."""
+    return frozenset(
+        each.removeprefix(TRACKER) for each in knows or () if isinstance(each, str) and each.startswith(TRACKER)
+    )
 
 
 def scorers_among(knows: list[str | dict[str, str] | None] | None) -> list[dict[str, str]] | None:

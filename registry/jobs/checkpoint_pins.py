@@ -14,6 +14,7 @@ from registry.jobs.lifecycle import find_job
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
 from sdk.schemas.job_requests import CheckpointRef, TrainingRequest
+from sdk.schemas.training import WITHOUT_EFFECT
 from sdk.schemas.work import CheckpointSource
 
 #: The last checkpoint of a job is the one that was recorded last: a training that starts over passes the same steps
@@ -78,7 +79,9 @@ def other_than(theirs: TrainingRequest, request: TrainingRequest) -> list[str]:
         others.append("data")
     if request.template_date not in (None, theirs.template_date):
         others.append("template_date")
-    return others + [name for name, value in request.spec if getattr(theirs.spec, name) != value]
+    return others + [
+        name for name, value in request.spec if name not in WITHOUT_EFFECT and getattr(theirs.spec, name) != value
+    ]
 
 
 def _weighed(request: TrainingRequest) -> list[tuple[str, float | None]]:

@@ -30,6 +30,7 @@ from registry.jobs.lifecycle import find_job, may_become
 from registry.jobs.models import Job
 from registry.jobs.pins import digests_in
 from registry.jobs.present import present
+from registry.jobs.tracking import note_runs, runs_of
 from registry.jobs.workers import remember, seen
 from registry.principal import Principal
 from registry.queue import Queue
@@ -195,6 +196,7 @@ class Claims:
             },
             checkpoint=given.checkpoint,
             timeout_s=self._limits.of_job(job.timeout_s),
+            runs=runs_of(job),
         )
 
     def heartbeat(self, *, job_id: str, beat: Heartbeat, who: Principal) -> HeartbeatReply:
@@ -215,6 +217,7 @@ class Claims:
             who.require("work", job.namespace, missing=missing, param="job")
             seen(session, job.worker, who)
             events.record(session, job, reported)
+            note_runs(job, beat.runs)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
     def namespace_of(self, job_id: str, *, who: Principal) -> str:

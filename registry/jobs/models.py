@@ -54,10 +54,10 @@ class Job(Model):
     #: A `JobForecast`; None for kinds without one.
     forecast: Mapped[dict[str, Any] | None] = mapped_column(JSON, deferred=True)
     #: `needs.our_fields` of the server that accepted it: a worker that knows as much may have it. It is negative for a job
-    #: that asks for scorers, too.
+    #: that asks for scorers, too, and 0 for one that asks for trackers.
     known_fields: Mapped[int] = mapped_column("needs_release", key="known_fields", default=0, server_default="0")
-    #: The fields that its request uses and the users' own scorers that it asks for, as `registry.jobs.needs` writes
-    #: them; None: any worker may have it.
+    #: The fields that its request uses, the users' own scorers and the trackers that it asks for, as `registry.jobs.needs`
+    #: writes them; None: any worker may have it.
     needs: Mapped[str | None] = mapped_column("needs_scorers", Text, key="needs")
     #: How long one attempt may run.
     timeout_s: Mapped[float | None] = mapped_column(Float)
@@ -74,6 +74,8 @@ class Job(Model):
     worker: Mapped[str | None] = mapped_column(String(200))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    #: `sdk.schemas.trackers.Runs`; None: there are none.
+    runs: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     reason: Mapped[str | None] = mapped_column(String(40))
     message: Mapped[str | None] = mapped_column(Text)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
@@ -215,7 +217,8 @@ class Worker(Model):
     #: Whether it has said that it takes no more jobs.
     draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     version: Mapped[str] = mapped_column(String(40))
-    #: Each field of a request that it knows, and each `ScorerInfo` that it has, or None if it doesn't say.
+    #: Each field of a request that it knows, and each `ScorerInfo` that it has, or None if it doesn't say, and
+    #: each tracker that it has, as `registry.jobs.needs` writes it.
     knows: Mapped[list[str | dict[str, str] | None] | None] = mapped_column(
         "scorers", JSON(none_as_null=True), key="knows"
     )

@@ -1,5 +1,5 @@
-"""What a job needs its worker to know: the fields that its request uses, and users' own scorers; and which workers have
-those.
+"""What a job needs its worker to know: the fields that its request uses, users' own scorers, and the libraries of
+trackers; and which workers have those.
 
 A worker ignores a field that it doesn't know, and would do something other than what was asked for; so does a server that
 gives the job out. Both say which fields they know, as `sdk.schemas.job_requests` names them.
@@ -8,6 +8,8 @@ gives the job out. Both say which fields they know, as `sdk.schemas.job_requests
 (',merge.spec.quantize,,politeness,', None)
 >>> fields_in(",merge.spec.quantize,,politeness,"), scorers_in(",merge.spec.quantize,,politeness,")
 ({'merge.spec.quantize'}, {'politeness'})
+>>> trackers_in(written(["training.spec.report_to", *map(of_tracker, ["mlflow"])]))
+{'mlflow'}
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from sqlalchemy import ColumnElement, Integer, case, func, literal, literal_colu
 from sqlalchemy.orm import Session
 
 from registry.errors import Invalid
-from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
+from registry.jobs.available_workers import TRACKER, AvailableWorker, available_workers, lately_seen_workers
 from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.evaluation import WORDNET
@@ -48,7 +50,17 @@ def fields_in(needed: str | None) -> set[str]:
 
 def scorers_in(needed: str | None) -> set[str]:
     """Return the scorers that a job asks for."""
-    return {name for name in _names_in(needed) if "." not in name}
+    return {name for name in _names_in(needed) if "." not in name and not name.startswith(TRACKER)}
+
+
+def trackers_in(needed: str | None) -> set[str]:
+    """Return the trackers that a job asks for."""
+    return {name.removeprefix(TRACKER) for name in _names_in(needed) if name.startswith(TRACKER)}
+
+
+def of_tracker(name: str) -> str:
+    """Return a tracker's name as it is written among those of scorers."""
+    return TRACKER + name
 
 
 def _names_in(needed: str | None) -> list[str]:
@@ -78,7 +90,7 @@ def _held(names: frozenset[str]) -> ColumnElement[int]:
 def has_all(worker: WorkerInfo) -> ColumnElement[bool]:
     """The condition that a worker has what a job needs, and that this server knows all fields of it."""
     fields = known_fields() & set(worker.fields)
-    names = fields | {scorer.name for scorer in worker.scorers or ()}
+    names = fields | {scorer.name for scorer in worker.scorers or ()} | set(map(of_tracker, worker.trackers))
     # Where all programs know the same, no names are compared.
     alike = [] if fields < known_fields() else [our_fields(), *([-our_fields()] if worker.scorers is None else [])]
     return or_(Job.known_fields.in_(alike), Job.needs.is_(None), func.length(Job.needs) == _held(frozenset(names)))
@@ -86,7 +98,11 @@ def has_all(worker: WorkerInfo) -> ColumnElement[bool]:
 
 def may_have_all(worker: AvailableWorker, needed: str | None) -> bool:
     """Whether a worker has what a job needs."""
-    return fields_in(needed) <= worker.fields and worker.may_have(scorers_in(needed))
+    return (
+        fields_in(needed) <= worker.fields
+        and worker.may_have(scorers_in(needed))
+        and trackers_in(needed) <= worker.trackers
+    )
 
 
 def unknown_here(needed: str | None) -> str | None:

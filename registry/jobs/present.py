@@ -13,6 +13,7 @@ from registry.jobs.available_workers import available_workers, running_on
 from registry.jobs.fair_share import places
 from registry.jobs.models import Attempt, Checkpoint, Job
 from registry.jobs.requirements import why_waiting
+from registry.jobs.tracking import runs_of
 from sdk.schemas.events import Progress
 from sdk.schemas.jobs import AttemptView, JobState, JobView, Needs
 from sdk.schemas.planning import JobForecast
@@ -38,6 +39,7 @@ def present(job: Job) -> JobView:
         request=table(job.request),
         needs=readable(Needs, {"device": job.needs_device, "memory_bytes": job.needs_memory_bytes}) or Needs(),
         failures=job.failures or 0,
+        runs=dict(runs_of(job)),
     )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, or_
 from registry.jobs.available_workers import AvailableWorker
 from registry.jobs.models import Job
 from registry.jobs.needs import has_all, may_have_all, unknown_here, unknown_to_all, without_scorers
+from registry.jobs.tracking import without_trackers
 from sdk.lora.memory import merge_bytes
 from sdk.schemas.job_requests import JOB_KINDS
 from sdk.schemas.jobs import Needs
@@ -55,6 +56,8 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
         return said
     # Readers of the job may read in its namespace.
     if (said := without_scorers(job.needs, listening, reads=(job.namespace,))) is not None:
+        return said
+    if (said := without_trackers(job.needs, listening)) is not None:
         return said
     listening = [worker for worker in listening if may_have_all(worker, job.needs)]
     lacking = [(worker, least) for worker in listening if (least := _lacks(worker, job)) is not None]

@@ -26,10 +26,11 @@ from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import Acceptable, JobKindRules, acceptable
 from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, move
 from registry.jobs.models import Job
-from registry.jobs.needs import our_fields, require_installed, require_scorers, written
+from registry.jobs.needs import of_tracker, our_fields, require_installed, require_scorers, written
 from registry.jobs.peaks import peak_of
 from registry.jobs.pins import Pinned, require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
+from registry.jobs.tracking import continued_runs, require_libraries, require_trackers, trackers_of
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
 from registry.queue import Queue
@@ -58,6 +59,7 @@ _REPEATED = (
     "needs",
     "timeout_s",
     "base_fingerprint",
+    "runs",
 )
 
 
@@ -104,6 +106,7 @@ class Jobs:
         require_priority(submission.priority, pinned.namespace, who)
         if self._embedded:
             require_installed(pinned.scorers)
+            require_libraries(trackers_of(pinned.request))
         accepted = acceptable(self._db, rules, submission, pinned)
         try:
             return self._insert(rules, submission, pinned, accepted, asked, who, key)
@@ -121,14 +124,16 @@ class Jobs:
         who: Principal,
         key: str | None,
     ) -> tuple[JobView, bool]:
-        # A runner that gets nothing ends, so it gets the job, even if the scorer is gone by then.
+        # A runner that gets nothing ends, so it gets the job, even if what it asks for is gone by then.
         scorers = () if self._embedded else pinned.scorers
+        trackers = [] if self._embedded else [of_tracker(name) for name in trackers_of(pinned.request)]
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
             if rules.pin(session, submission.request, who, self._embedded) != pinned:
                 raise ChangedError
             require_scorers(session, written(scorers), who, namespace=pinned.namespace, queue=rules.queue)
+            require_trackers(session, written(trackers), namespace=pinned.namespace, queue=rules.queue)
             rules.keep(session, accepted.request)
             job = self._new(
                 session,
@@ -140,8 +145,9 @@ class Jobs:
                 submit_key=key,
                 priority=submission.priority,
                 queue=rules.queue,
-                known_fields=-our_fields() if scorers else our_fields(),
-                needs=written([*used_fields(accepted.request), *scorers]),
+                known_fields=0 if trackers else -our_fields() if scorers else our_fields(),
+                needs=written([*used_fields(accepted.request), *scorers, *trackers]),
+                runs=continued_runs(session, accepted.request, pinned.namespace),
                 timeout_s=self._limits.of_submission(submission.timeout_s),
                 base_fingerprint=None if pinned.base is None else pinned.base.fingerprint,
                 **accepted.columns,

@@ -23,8 +23,10 @@ from registry.jobs.available_workers import (
     scorers_among,
     seen_by,
     spaces_of,
+    trackers_among,
 )
 from registry.jobs.models import Job, Worker
+from registry.jobs.needs import of_tracker
 from registry.jobs.peaks import learnt_forecasts
 from registry.jobs.requirements import obstacle
 from registry.principal import Principal
@@ -125,6 +127,7 @@ class Workers:
                 token=worker.owner.partition("token:")[2] or None,
                 cached_bases=[] if elsewhere else worker.cached_bases,
                 scorers=None if elsewhere else scorers_among(worker.knows),
+                trackers=None if elsewhere else sorted(trackers_among(worker.knows)),
                 state=_state_of(worker, now, busy=job is not None),
                 job=job if job is not None and who.may("read", namespace) else None,
             )
@@ -144,7 +147,7 @@ def remember(session: Session, worker: WorkerInfo, who: Principal) -> None:
         "queues": list(worker.queues),
         "draining": False,
         "version": worker.version,
-        "knows": [*worker.fields, *scorers],
+        "knows": [*worker.fields, *scorers, *map(of_tracker, worker.trackers)],
         "seen_at": db_now(session),
     }
     if insert_if_new(session, Worker, owner=who.owner, name=worker.name, **values):

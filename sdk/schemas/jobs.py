@@ -13,7 +13,8 @@ from sdk.schemas.catalog import Tags
 from sdk.schemas.events import Progress
 from sdk.schemas.job_requests import JobRequest
 from sdk.schemas.planning import JobForecast, JobPeak
-from sdk.schemas.wire import Open, Wire
+from sdk.schemas.trackers import TrackedRun
+from sdk.schemas.wire import IF_ANY, Open, Wire
 
 #: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
 QueueName = Literal["gpu", "cpu"]
@@ -115,6 +116,8 @@ class JobView(Wire):
     checkpoint_step: int | None = None
     #: The job that this one retries.
     retry_of: str | None = None
+    #: The runs of trackers to which its points are forwarded, by the tracker's name.
+    runs: Annotated[dict[str, TrackedRun], IF_ANY] = {}
     #: For a queued job: how many jobs in its queue go before it.
     ahead: int | None = None
     #: For a queued job: why it waits, in one sentence.

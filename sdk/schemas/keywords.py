@@ -73,6 +73,7 @@ class TrainingOptions(PlanOptions, total=False):
     packing: Literal["off", "auto", "on"] | None
     seed: int
     samples: int
+    report_to: str | None
 
 
 class PlanKeywords(PlanOptions, total=False):

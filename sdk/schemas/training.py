@@ -28,6 +28,7 @@ from sdk.schemas.option_types import (
 )
 from sdk.schemas.schedules import DEFAULT_DECAY_SHARE, ScheduleName, clash_of_cycles, clash_of_schedule
 from sdk.schemas.template_fields import TemplateFields, template_digest
+from sdk.schemas.trackers import TRACKERS, ReportTo, TrackerName
 from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.schemas.watch_fields import WatchFields
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar
@@ -316,6 +317,13 @@ class TrainingSpec(TrainingFields):
     #: To how many of the held-out prompts the adapter writes an answer at each look, one at a time and of up to 64 tokens: each
     #: takes about as long as that many steps of one row. Nothing depends on it, so it is not recorded.
     samples: Annotated[int, Field(ge=0, le=16), IF_ANY, Option("Answers to held-out prompts that each look keeps.")] = 0
+    #: The trackers to which the points of the series are forwarded while it trains: "mlflow", or several with commas. The job
+    #: goes to a worker that has their libraries. Nothing depends on it, so it is not recorded.
+    report_to: Annotated[
+        ReportTo | None,
+        IF_ANY,
+        Option("Forward the series to experiment trackers, several with commas.", metavar="|".join(TRACKERS)),
+    ] = None
 
     @field_validator("targets", "exclude", mode="before")
     @classmethod
@@ -415,6 +423,11 @@ class TrainingSpec(TrainingFields):
         }
 
     @property
+    def trackers(self) -> list[TrackerName]:
+        """The trackers to which points are forwarded."""
+        return [name for name in TRACKERS if name in (self.report_to or "").split(",")]
+
+    @property
     def of_looks(self) -> list[str]:
         """Names of the options that are given and need held-out rows."""
         return sorted(self.chosen & {*WatchFields.model_fields, "samples"})
@@ -428,7 +441,7 @@ class TrainingSpec(TrainingFields):
         """Return what the record of such a training has, by name. What the job resolves is not in it: None, and the
         length of rows, which a base may lower.
         """
-        found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length", "samples"})
+        found: dict[str, JsonScalar] = self.model_dump(mode="json", exclude={"max_length", *WITHOUT_EFFECT})
         found |= {"alpha": self.resolved_alpha, "effective_batch": self.effective_batch}
         if self.chat_template is not None:
             found["chat_template"] = template_digest(self.chat_template)
@@ -539,5 +552,7 @@ OF_RECIPE = frozenset({"quant_type", "double_quant"})
 PLANNED = frozenset(name for name, option in _OPTIONS.items() if option.planned)
 #: Those that only a training of an adapter has.
 OF_ADAPTERS = frozenset(name for name in PLANNED if _OPTIONS[name].kept) | {"dropout"}
+#: Those on which nothing that is made depends: they are not recorded, and a training that goes on may have others.
+WITHOUT_EFFECT = frozenset({"samples", "report_to"})
 #: Those that losses depend on.
 OF_LOSS = tuple(name for name, option in _OPTIONS.items() if option.of_loss)

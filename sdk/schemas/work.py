@@ -22,6 +22,7 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day
+from sdk.schemas.trackers import TRACKERS, Runs, TrackerName
 from sdk.schemas.training_report import Labels, TrainingReport
 from sdk.schemas.wire import IF_ANY, IF_SET, Sha256, Wire
 
@@ -73,6 +74,8 @@ class WorkerInfo(Wire):
     fields: Annotated[list[FieldPath], Field(max_length=MOST_FIELDS)] = sorted(known_fields())
     #: The scorers that jobs may ask for; None: they are more than can be said, or it doesn't say.
     scorers: Annotated[Annotated[list[ScorerInfo], Field(max_length=MOST_SCORERS)] | None, IF_SET] = None
+    #: The trackers whose libraries are installed.
+    trackers: Annotated[list[TrackerName], Field(max_length=len(TRACKERS)), IF_ANY] = []
 
 
 class ClaimRequest(Wire):
@@ -145,6 +148,8 @@ class Assignment(Wire):
     checkpoint: CheckpointSource | None = None
     #: How long this attempt may run, in seconds.
     timeout_s: float | None = None
+    #: The runs of trackers to which an earlier attempt has forwarded points, or the job that this one resumes.
+    runs: Annotated[Runs, IF_ANY] = {}
 
 
 class Heartbeat(Wire):
@@ -152,6 +157,8 @@ class Heartbeat(Wire):
 
     attempt: Annotated[int, Field(ge=1)]
     events: Annotated[list[NewEvent], Field(max_length=1000)] = []
+    #: The runs of trackers to which this attempt forwards points, if there is news of them.
+    runs: Annotated[Runs, IF_ANY] = {}
 
 
 class HeartbeatReply(Wire):
@@ -268,6 +275,8 @@ class WorkerView(Wire):
     version: str
     #: Users' own scorers that it has; None if it doesn't say, or also works in namespaces that the caller may not read.
     scorers: list[ScorerInfo] | None = None
+    #: The trackers that it can forward points to; None as for scorers.
+    trackers: Annotated[list[str] | None, IF_ANY] = None
     #: "busy", "idle", "draining" while it shuts down, or "silent" if nothing was heard from it for a while.
     state: str
     job: str | None

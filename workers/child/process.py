@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from workers.child.output import Output
 from workers.child.protocol import News
 from workers.lease.stop_signal import StopReason
 from workers.node.shutdown import LOOK_S
+from workers.secret_variables import is_secret
 
 _GROUP_LOOK_S = 0.02
 _COMPLAIN_EVERY_S = 10.0
@@ -88,10 +88,6 @@ LIBRARIES = {
     # Memory in larger pages, if the system has them: each is made in one go.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-
-#: The child needs no network, so it gets no credentials, and can't leak any.
-_SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|KEY|CREDENTIALS?|AUTH|DSN)(_|$)|_PROXY$", re.I)
-_SECRET_VALUE = re.compile(r"://[^/\s]*@")
 
 
 class Listener(Protocol):
@@ -233,12 +229,11 @@ def _read(stream: IO[bytes], on_news: Callable[[News], None]) -> None:
 
 
 def _environment() -> dict[str, str]:
+    # It needs no network, so it gets no credentials, and can't leak any.
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not _SECRET_NAME.search(name)
-        and not name.startswith(("REGISTRY_", "AWS_", "CELERY_"))
-        and not _SECRET_VALUE.search(value)
+        if not is_secret(name, value) and not name.startswith(("REGISTRY_", "AWS_", "CELERY_"))
     }
     return {**LIBRARIES, **kept, PARENT_VARIABLE: str(os.getpid())}
 

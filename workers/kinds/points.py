@@ -65,6 +65,10 @@ class HeldPoints:
             for name, column in self._columns.items():
                 column.append(point.values.get(name, math.nan))
 
+    def count_after(self, step: int) -> int:
+        """How many steps there are after one."""
+        return len(self._steps) - bisect_right(self._steps, step)
+
     def after(self, step: int) -> list[Point]:
         """The first points after a step, as many as one request may have."""
         begin = bisect_right(self._steps, step)
@@ -112,6 +116,16 @@ class PointSender:
             self._held.apply(chunk)
             self._lack_after(chunk.after)
             self._changed.notify_all()
+
+    def after(self, step: int) -> list[Point]:
+        """The first points after a step, as many as one request may have."""
+        with self._changed:
+            return self._held.after(step)
+
+    def count_after(self, step: int) -> int:
+        """How many steps there are after one."""
+        with self._changed:
+            return self._held.count_after(step)
 
     def finish(self, within_s: float) -> None:
         """Wait until all are sent, but no longer than `within_s`."""

@@ -21,7 +21,7 @@ from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
 from workers.kinds.pins import day_of, of_base, of_manifest, of_targets
-from workers.kinds.points import LAST_POINTS_S, PointSender
+from workers.kinds.reports import Reports
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder
 
@@ -76,15 +76,15 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         kept=attempt.inputs.kept(base),
         rung_file=attempt.folder / _RUNG_FILE,
     )
-    with PointSender(attempt) as points:
+    with Reports(attempt, request) as reports:
         try:
-            report = _run(attempt, order, base, points)
+            report = _run(attempt, order, base, reports)
         except (Stopped, AttemptFailed):
-            points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
+            reports.flush()
             raise
         for said in report.warnings:
             attempt.lease.log(f"warning: {said}")
-        _publish(attempt, request, base, report, points)
+        _publish(attempt, request, base, report, reports)
 
 
 def _files(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource]:
@@ -126,13 +126,13 @@ def _start_over(attempt: Attempt, reason: str) -> None:
     attempt.lease.log(said)
 
 
-def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase, points: PointSender) -> TrainingReport:
+def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase, reports: Reports) -> TrainingReport:
     """Run children until one ends the training: from the beginning after one that can't use its checkpoint, and with
     less computed at once after one that the system killed for lack of memory.
     """
     while True:
         try:
-            return _run_once(attempt, order, base, points)
+            return _run_once(attempt, order, base, reports)
         except KilledForMemory as failed:
             order = _with_less(attempt, order, failed)
         except AttemptFailed as failed:
@@ -164,10 +164,10 @@ def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) 
     return order.model_copy(update={"resume": resume, "killed_on": rung})
 
 
-def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, points: PointSender) -> TrainingReport:
+def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, reports: Reports) -> TrainingReport:
     with CheckpointSender(attempt, base_fingerprint=base.registration.fingerprint) as sender:
         try:
-            return attempt.run_child(order, TrainingReport, sender.written, points.measured)
+            return attempt.run_child(order, TrainingReport, sender.written, reports.measured)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
                 # The next attempt resumes from here.
@@ -176,7 +176,7 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, points:
 
 
 def _publish(
-    attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport, points: PointSender
+    attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport, reports: Reports
 ) -> None:
     attempt.finishing("uploading the adapter")
     package = attempt.pack_adapter(base.registration, base.registration.fingerprint)
@@ -195,7 +195,7 @@ def _publish(
     )
     looks = some_looks(report.looks, report.record.best_step)
     # The version keeps them.
-    points.finish(attempt.stop_signal.remaining_s(LAST_POINTS_S))
+    reports.finish()
     attempt.complete(
         Completion(attempt=attempt.assignment.attempt, version=publication, looks=looks, advice=report.advice)
     )

@@ -16,6 +16,7 @@ from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound, StaleAttempt
 from sdk.pulling.filling import OnTransfer
 from sdk.schemas.events import NewEvent, Progress
+from sdk.schemas.trackers import Runs, TrackedRun, TrackerName
 from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
 
 #: News is sent at once, but at least this many seconds after the previous news; without news, a heartbeat is sent four
@@ -43,6 +44,7 @@ class Lease:
         self._lease_s = assignment.lease_s
         self._held_until = self._until(claimed_at)
         self._news: list[NewEvent] = []
+        self._runs: Runs = {}
         self._guard = threading.Lock()
         self._sending = threading.Lock()
         #: Set when there is news, and at the end.
@@ -96,6 +98,12 @@ class Lease:
         with self._guard:
             self._keep(NewEvent(kind="log", message=message[:4000]))
 
+    def note_run(self, tracker: TrackerName, run: TrackedRun) -> None:
+        """Keep what is new about the run of a tracker for the next heartbeat."""
+        with self._guard:
+            self._runs[tracker] = run
+            self._wake.set()
+
     def flush(self) -> None:
         """Send what is left, before the result is handed in."""
         self._send()
@@ -114,7 +122,7 @@ class Lease:
             self._wake.wait(_NEWS_EVERY_S)
             self._wake.clear()
             now = time.monotonic()
-            if not self._end.is_set() and (self._news or now >= due):
+            if not self._end.is_set() and (self._news or self._runs or now >= due):
                 due = now + (self._lease_s / 4 if self._send() else _TRY_AGAIN_S)
                 self._end.wait(_NEWS_EVERY_S)
         if self.lost and not self._end.is_set():
@@ -125,9 +133,10 @@ class Lease:
         with self._sending:
             with self._guard:
                 news, self._news = self._news, []
+                runs, self._runs = self._runs, {}
             sent_at = time.monotonic()
             try:
-                reply = self._post(news, within_s)
+                reply = self._post(Heartbeat(attempt=self._assignment.attempt, events=news, runs=runs), within_s)
             except (StaleAttempt, NotFound):
                 self.lose()
                 return False
@@ -139,6 +148,7 @@ class Lease:
                 _log.warning("heartbeat failed: %s: %s", type(error).__name__, error)
                 with self._guard:
                     self._news = [*news, *self._news][-_MAX_EVENTS:]
+                    self._runs = {**runs, **self._runs}
                 return False
         self._lease_s = reply.lease_s
         self._held_until = self._until(sent_at)
@@ -146,9 +156,8 @@ class Lease:
             self._cancelled.set()
         return True
 
-    def _post(self, news: list[NewEvent], within_s: float | None) -> HeartbeatReply:
+    def _post(self, beat: Heartbeat, within_s: float | None) -> HeartbeatReply:
         left_s = self._held_until - time.monotonic() if within_s is None else within_s
-        beat = Heartbeat(attempt=self._assignment.attempt, events=news)
         timeout_s = max(0.5, min(_TIMEOUT_S, self._lease_s / 4, left_s))
         return work.heartbeat(self._client.transport, self._assignment.job, beat, timeout_s=timeout_s)
 

@@ -14,6 +14,7 @@ from workers.installed_scorers import announced_scorers
 from workers.main_memory import main_memory
 from workers.node.wordnet import announced_wordnet
 from workers.settings import WorkerSettings
+from workers.trackers.known import installed_trackers
 
 
 def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
@@ -32,6 +33,7 @@ def worker_info(settings: WorkerSettings, cache: Cache) -> WorkerInfo:
         queues=list(settings.queues),
         version=VERSION,
         scorers=_offered(settings.wordnet),
+        trackers=installed_trackers(),
     )
 
 

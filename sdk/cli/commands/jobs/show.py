@@ -183,6 +183,7 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
         ("state", view.state.value),
         ("stops", running and view.cancel_requested),
         ("place", note_of(view) if view.state is JobState.QUEUED else None),
+        ("runs", ", ".join(f"{name} {run.run}" for name, run in sorted(view.runs.items()))),
         ("reason", view.reason),
         ("message", view.message),
         ("progress", None if progress is None else f"{progress.phase} {standing_of(progress)}"),

@@ -1,0 +1,115 @@
+"""The points of one attempt at a training on their way to everybody who wants them: the registry, and the trackers."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from sdk.errors import StaleAttempt
+from sdk.schemas.job_requests import TrainingRequest
+from sdk.schemas.series import PointChunk
+from sdk.schemas.wire import JsonScalar
+from workers.kinds.attempt import Attempt
+from workers.kinds.points import LAST_POINTS_S, PointSender
+from workers.lease.stop_signal import Stopped, StopReason
+from workers.trackers.forwarding import END_S, Forwarder
+from workers.trackers.tracker import RunEnd, Training
+
+#: How a run ends with its attempt; None: another attempt goes on with it.
+_ENDS: dict[StopReason, RunEnd | None] = {StopReason.CANCELLED: "killed", StopReason.DRAINING: None}
+
+
+class Reports:
+    """Sends the points of an attempt to the registry and forwards them to trackers, from `with` to its end."""
+
+    def __init__(self, attempt: Attempt, request: TrainingRequest) -> None:
+        self._attempt = attempt
+        self._points = PointSender(attempt)
+        self._finished = False
+        training = training_of(attempt, request)
+        runs = attempt.assignment.runs
+        self._forwarders = [
+            Forwarder(
+                name,
+                training,
+                self._points,
+                run=runs.get(name),
+                tell=attempt.lease.log,
+                note=attempt.lease.note_run,
+            )
+            for name in request.spec.trackers
+        ]
+
+    def __enter__(self) -> Reports:
+        self._points.__enter__()
+        for forwarder in self._forwarders:
+            forwarder.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None and not self._is_lost(error):
+            self._end_otherwise(_end_of(error))
+        for forwarder in self._forwarders:
+            forwarder.abandon()
+        self._points.__exit__(kind, error, at)
+
+    def measured(self, chunk: PointChunk) -> None:
+        """Take points from the child."""
+        self._points.measured(chunk)
+        for forwarder in self._forwarders:
+            forwarder.measured(chunk)
+
+    def flush(self) -> None:
+        """Wait until the registry has all points, but not for long."""
+        self._points.finish(self._attempt.stop_signal.remaining_s(LAST_POINTS_S))
+
+    def finish(self) -> None:
+        """Wait until all points are sent and forwarded, and the runs ended, but not for long: the training was done."""
+        self._finished = True
+        until = self._end("finished")
+        self.flush()
+        self._wait(until)
+
+    def _end_otherwise(self, end: RunEnd | None) -> None:
+        if not self._finished:
+            self._wait(self._end(end))
+        elif end is not None:
+            for forwarder in self._forwarders:
+                forwarder.correct(end)
+
+    def _end(self, end: RunEnd | None) -> float:
+        """Have runs end; return until when to wait for that, by the monotonic clock."""
+        for forwarder in self._forwarders:
+            forwarder.end(end)
+        return time.monotonic() + self._attempt.stop_signal.remaining_s(END_S)
+
+    def _wait(self, until: float) -> None:
+        for forwarder in self._forwarders:
+            forwarder.wait(until)
+
+    def _is_lost(self, error: BaseException) -> bool:
+        """Whether another attempt has the job."""
+        is_told = isinstance(error, Stopped) and error.reason is StopReason.LOST
+        return is_told or isinstance(error, StaleAttempt) or self._attempt.lease.lost
+
+
+def training_of(attempt: Attempt, request: TrainingRequest) -> Training:
+    """Return what trackers are told about a training."""
+    spec = {name: value for name, value in request.spec.recorded().items() if value is not None}
+    params: dict[str, JsonScalar] = {
+        **spec,
+        "max_length": request.spec.max_length,
+        "adapter": request.adapter,
+        "base": request.base.id,
+        "base_revision": request.base.revision,
+        "base_fingerprint": request.base.fingerprint,
+        "data": request.data_name or request.data,
+        "job": attempt.assignment.job,
+        "attempt": attempt.assignment.attempt,
+    }
+    shown = {name: value for name, value in params.items() if value is not None}
+    return Training(job=attempt.assignment.job, adapter=request.adapter, params=shown)
+
+
+def _end_of(error: BaseException) -> RunEnd | None:
+    return _ENDS.get(error.reason, "failed") if isinstance(error, Stopped) else "failed"

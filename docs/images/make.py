@@ -82,6 +82,37 @@ def draw(text: str, title: str, path: Path) -> None:
     path.write_text(console.export_svg(title=title, code_format=plain), encoding="utf-8")
 
 
+def advised(adapterctl: str, folder: Path, path: Path) -> None:
+    """Record a training that learns by heart, what its numbers advise, and how it is run again."""
+    environment = {**os.environ, "HOME": str(folder), "ADAPTERCTL_URL": f"local:{folder / 'advised'}"}
+    said: list[str] = []
+
+    def run(*command: str, last: int) -> str:
+        said.append(f"\x1b[1m$ adapterctl {' '.join(command)}\x1b[0m")
+        done = subprocess.run(
+            [adapterctl, *command],
+            cwd=folder,
+            env=environment,
+            text=True,
+            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+        )
+        if done.returncode:
+            raise SystemExit(done.stdout)
+        lines = done.stdout.rstrip().splitlines()
+        said.extend([*(["…"] if len(lines) > last else []), *lines[-last:], ""])
+        return done.stdout
+
+    rows = ["--data", "tiny/train.jsonl", "--eval-data", "tiny/heldout.jsonl"]
+    run("train", "code-review", "--base", "./tiny-llama", *rows, *BY_HEART, last=8)
+    (job,) = json.loads(
+        subprocess.check_output([adapterctl, "jobs", "list", "--format", "json"], cwd=folder, env=environment)
+    )
+    again = run("jobs", "retry", job["id"], "--advice", last=3)
+    run("jobs", "watch", re.findall(r"[0-9a-f]{12}", again)[-1], last=7)
+    draw("\n".join(said), "adapterctl jobs retry --advice", path)
+
+
 def train_and_plot(adapterctl: str, folder: Path, path: Path) -> None:
     """Train over the tiny base, and write the curve of what was made."""
     environment = {**os.environ, "HOME": str(folder), "ADAPTERCTL_URL": f"local:{folder / 'registry'}"}
@@ -103,6 +134,7 @@ def main() -> int:
         (folder / "chat.jsonl").write_text(json.dumps({"messages": CHAT}) + "\n")
         arguments = ["data", "preview", "chat.jsonl", "--base", "./tiny-llama"]
         train_and_plot(adapterctl, folder, HERE / "curve.svg")
+        advised(adapterctl, folder, HERE / "advice.svg")
         draw(
             shown([adapterctl, *arguments], folder),
             f"adapterctl {' '.join(arguments)}",

@@ -149,7 +149,7 @@ def train_command(
         say(f"warning: {warning}")
     click.echo(result["ref"])
     if style == "table":
-        say_ending(result, curve)
+        say_ending(job.view, curve)
 
 
 def _data_given(data: Sequence[str], weights: Sequence[float]) -> Any:

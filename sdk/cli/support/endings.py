@@ -16,22 +16,27 @@ from sdk.plotting.curves import LOSS
 from sdk.schemas.training_warnings import held_out_losses
 
 if TYPE_CHECKING:
+    from sdk.schemas.jobs import JobView
     from sdk.plotting.curves import Curve
 
 
-def say_ending(result: Mapping[str, Any], curve: Curve | None, *, drawn: bool = True) -> None:
+def say_ending(view: JobView, curve: Curve | None, *, drawn: bool = True) -> None:
     """Say on stderr how a training ended: with its curve on a terminal, and in lines for anybody."""
+    result = view.result or {}
     if "ref" not in result:
         return
     if drawn:
         for line in curve_lines(curve, sys.stderr):
             click.echo(line, err=True)
-    for line in ending_lines(str(result["ref"]), result.get("metrics") or {}, curve):
+    changing = any(one.get("changes") for one in result.get("advice", ()))
+    again = f"adapterctl jobs retry {view.id} --advice" if changing else None
+    for line in ending_lines(str(result["ref"]), result.get("metrics") or {}, curve, again=again):
         say(line)
 
 
-def ending_lines(ref: str, metrics: Mapping[str, float], curve: Curve | None) -> list[str]:
-    """Return what is left to know of a training: loss, held-out loss, time, memory, and what to do next.
+def ending_lines(ref: str, metrics: Mapping[str, float], curve: Curve | None, *, again: str | None = None) -> list[str]:
+    """Return what is left to know of a training: loss, held-out loss, time, memory, and what to do next: `again`, the command
+    that runs it as it is advised, if there is one.
 
     >>> metrics = {"first_loss": 3.25, "last_loss": 1.5, "eval_loss_base": 3.0, "eval_loss": 1.75, "train_s": 750.0,
     ...            "tokens_per_s": 1234.0, "peak_memory_bytes": 2.5e9, "forecast_bytes": 3e9}
@@ -50,7 +55,7 @@ def ending_lines(ref: str, metrics: Mapping[str, float], curve: Curve | None) ->
         "held-out": _held_out(metrics, curve),
         "time": _time(metrics),
         "memory": _memory(metrics),
-        "next": _next(ref, metrics),
+        "next": again or _next(ref, metrics),
     }
     return [f"{name:<8}  {text}" for name, text in said.items() if text]
 

@@ -42,7 +42,7 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
         if job.error is None:
             say(f"job {job.id} succeeded; see: {result_command(job.view)}")
             if job.view.kind == "training":
-                say_ending(job.view.result or {}, curves[job.id], drawn=len(jobs) == 1)
+                say_ending(job.view, curves[job.id], drawn=len(jobs) == 1)
         elif len(jobs) > 1:
             say(job.error.message)
     _require_success(jobs)

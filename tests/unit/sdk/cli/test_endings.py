@@ -102,3 +102,8 @@ def test_a_file_and_a_narrow_terminal_get_no_curve(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("COLUMNS", "60")
     assert all(len(line) <= 60 + 10 * line.count("\x1b") for line in curve_lines(CURVE, screen))
     assert curve_lines(None, screen) == []
+
+
+def test_what_is_advised_is_the_next_command() -> None:
+    again = "adapterctl jobs retry 3f1c2a9b7d20 --advice"
+    assert ending_lines("sql@v3", METRICS, CURVE, again=again)[-1] == f"next      {again}"

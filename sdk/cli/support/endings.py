@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,8 +16,8 @@ from sdk.plotting.curves import LOSS
 from sdk.schemas.training_warnings import held_out_losses
 
 if TYPE_CHECKING:
-    from sdk.schemas.jobs import JobView
     from sdk.plotting.curves import Curve
+    from sdk.schemas.jobs import JobView
 
 
 def say_ending(view: JobView, curve: Curve | None, *, drawn: bool = True) -> None:

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from faults.jobs.parts import LEASE_S, MAX_ATTEMPTS, SWEEP_S
-from faults.jobs.stack import Stack
+from faults.jobs.stack import LOOK_STEPS, Stack
 from sqlalchemy import select
 from support.workplace import is_alive, wait_until
 
 from registry.catalog.models import Adapter, Origin, Version
 from registry.jobs.models import Attempt, Job
 from sdk.schemas.jobs import JobState
+from sdk.schemas.series import OF_LOOKS
 
 #: After how many attempts with an end of this kind a job may be given up.
 CAPS = {"worker_lost": MAX_ATTEMPTS, "oom": 2, "crashed": 2, "unavailable": 5}
@@ -31,6 +32,8 @@ class Ledger:
     attempts: int = 0
     #: The digest that each seed's adapter has, whoever trained it and in however many pieces.
     digests: dict[int, str] = field(default_factory=dict)
+    #: The step of the look whose weights each seed's adapter has; None: it takes the last ones.
+    best: dict[int, int | None] = field(default_factory=dict)
 
     def check(self, stack: Stack, adapter: str, jobs: Sequence[str], *, may_fail: Collection[str] = ()) -> None:
         """Look through the jobs that trained this adapter; all of them have ended, some of them may have been struck
@@ -58,7 +61,11 @@ class Ledger:
                 assert row.result is not None
                 assert row.result["ref"] == f"{adapter}@v{version.number}", said
                 _require_each_step_once(stack, job, row.request["spec"]["max_steps"])
-                assert self.digests.setdefault(row.request["spec"]["seed"], version.digest) == version.digest, said
+                seed = row.request["spec"]["seed"]
+                assert self.digests.setdefault(seed, version.digest) == version.digest, said
+                # The best look is that of a training that nobody disturbed.
+                best = (origin.training or {}).get("best_step")
+                assert self.best.setdefault(seed, best) == best, said
             else:
                 assert row.state == JobState.FAILED, said
                 assert job in may_fail, said
@@ -79,9 +86,11 @@ class Ledger:
 def _require_each_step_once(stack: Stack, job: str, steps: int) -> None:
     """In the series of a job, whoever took its steps how often; its version keeps the same."""
     found = stack.client.jobs.series(job)
-    assert {"loss", "lr", "tokens"} <= found.series.keys(), stack.said(job)
+    assert {"loss", "lr", "tokens", "eval_loss"} <= found.series.keys(), stack.said(job)
+    looked = [0, *range(LOOK_STEPS, steps, LOOK_STEPS), steps]
     for name, buckets in found.series.items():
-        reached = buckets.step if "could not be sent in time" in stack.said(job) else [*range(1, steps + 1)]
+        each = looked if name.startswith(OF_LOOKS) else [*range(1, steps + 1)]
+        reached = buckets.step if "could not be sent in time" in stack.said(job) else each
         assert buckets.first == buckets.step == reached, f"{name} of job {job}"
         assert set(buckets.count) == {1}, f"{name} of job {job}"
     kept = stack.client.versions.series(str((stack.job(job).result or {})["ref"]))

@@ -40,6 +40,8 @@ from sdk.stack.valkey import ValkeyServer
 #: Within one attempt a training of this length can be struck at each of its moments.
 STEPS = 60
 EVERY_STEPS = 6
+#: After how many steps a training looks at its held-out rows; the best weights are published.
+LOOK_STEPS = 15
 UNDISTURBED_SEED = 1000
 
 
@@ -139,7 +141,8 @@ class Stack(Workplace):
         **spec: Any,
     ) -> str:
         """Submit a training; return its id."""
-        given = {"method": "lora", "max_steps": steps, "batch_size": 2, "grad_accum": 1, **spec}
+        watched = {"holdout": 0.25, "eval_every": str(LOOK_STEPS), "keep": "best"}
+        given = {"method": "lora", "max_steps": steps, "batch_size": 2, "grad_accum": 1, **watched, **spec}
         request = TrainingRequest(
             adapter=adapter,
             base=self.base,

@@ -83,5 +83,5 @@ def continued_runs(session: Session, request: Wire, namespace: str) -> dict[str,
 def note_runs(job: Job, runs: Runs) -> None:
     """Keep what a worker says of the runs of a job."""
     if runs:
-        said = {name: run.model_dump() for name, run in runs.items()}
+        said: dict[str, Any] = {name: run.model_dump() for name, run in runs.items()}
         job.runs = {**(job.runs or {}), **said}

@@ -163,7 +163,7 @@ def test_a_row_that_the_template_loses_is_refused_by_line_and_key(place: Place) 
         (["chat.jsonl", "--row", "0"], 2, "row"),
         (["chat.jsonl", "--rows", "0"], 2, "rows"),
         (["chat.jsonl", "--row", "1", "--rows", "2"], 2, "can't be combined"),
-        (["chat.jsonl", "--loss-on", "completion"], 2, "set loss_on to assistant or all"),
+        (["chat.jsonl", "--loss-on", "completion"], 2, "set loss_on to assistant, answer, reasoning or all"),
         (["chat.jsonl", "--max-length", "2"], 2, "max_length"),
         (["none.jsonl"], 3, "check the path of the dataset"),
         (["chat.jsonl", "--base", "./none"], 3, "check the path of the base"),

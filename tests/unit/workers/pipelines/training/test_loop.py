@@ -75,6 +75,7 @@ ELSEWHERE = {
     "patience": "TRL's trainer takes all steps here",
     "min_delta": "what is published is chosen after the loop",
     "samples": "looks change nothing",
+    "report_to": "points are forwarded beside it",
 }
 
 

@@ -117,7 +117,7 @@ def _memory(metrics: Mapping[str, float]) -> str:
 def _next(ref: str, metrics: Mapping[str, float]) -> str:
     losses = held_out_losses(metrics)
     if losses is None:
-        return f"adapterctl eval {ref} --data FILE, with rows that it has not seen"
+        return f"adapterctl eval {ref} --data FILE, with unseen rows"
     before, after = losses
     surely_worse = metrics.get("eval_margin_low", 0.0) > 0 and after > metrics.get("eval_loss_best", after)
     if surely_worse or after > before:

@@ -66,7 +66,7 @@ def test_a_training_without_held_out_rows_is_told_how_to_have_some() -> None:
     assert lines == [
         "loss      2.5 → 1.5 in 1 step",
         "held-out  no rows; give some: --eval-data FILE",
-        "next      adapterctl eval sql@v3 --data FILE, with rows that it has not seen",
+        "next      adapterctl eval sql@v3 --data FILE, with unseen rows",
     ]
 
 

@@ -49,6 +49,10 @@ BY_HEART = [
 ]
 
 
+#: The same rows at a rate under which it diverges.
+TOO_FAST = ["--method", "lora", "--epochs", "30", "--batch-size", "4", "--grad-accum", "2", "--lr", "0.3"]
+
+
 def shown(command: list[str], folder: Path) -> str:
     """Run a command in a terminal; return what it wrote there, colours and all."""
     reader, writer = pty.openpty()
@@ -83,7 +87,7 @@ def draw(text: str, title: str, path: Path) -> None:
 
 
 def advised(adapterctl: str, folder: Path, path: Path) -> None:
-    """Record a training that learns by heart, what its numbers advise, and how it is run again."""
+    """Record a training at a rate that is far too high, what its numbers advise, and how it is run again."""
     environment = {**os.environ, "HOME": str(folder), "ADAPTERCTL_URL": f"local:{folder / 'advised'}"}
     said: list[str] = []
 
@@ -104,7 +108,7 @@ def advised(adapterctl: str, folder: Path, path: Path) -> None:
         return done.stdout
 
     rows = ["--data", "tiny/train.jsonl", "--eval-data", "tiny/heldout.jsonl"]
-    run("train", "code-review", "--base", "./tiny-llama", *rows, *BY_HEART, last=8)
+    run("train", "code-review", "--base", "./tiny-llama", *rows, *TOO_FAST, last=8)
     (job,) = json.loads(
         subprocess.check_output([adapterctl, "jobs", "list", "--format", "json"], cwd=folder, env=environment)
     )

@@ -12,7 +12,7 @@ from typing import Any
 import wandb
 
 from sdk.schemas.series import Point
-from workers.trackers.tracker import Run, RunEnd, Training, shown
+from workers.trackers.tracker import BegunRun, RunEnd, Training, shown
 
 _DEFAULT_PROJECT = "adapterctl"
 _STEP = "step"
@@ -27,7 +27,7 @@ class ToWandb:
     def __init__(self) -> None:
         self._run: Any = None
 
-    def begin(self, training: Training, run: str | None) -> Run:
+    def begin(self, training: Training, run: str | None) -> BegunRun:
         """Begin the run of the job, or go on with one. Raises wandb.Error."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         # Nothing of this machine or process is collected: the run is the training's alone.
@@ -53,7 +53,7 @@ class ToWandb:
         )
         self._run.define_metric(_STEP, hidden=True)
         self._run.define_metric("*", step_metric=_STEP)
-        return Run(self._run.id, continues=self._run.id == run)
+        return BegunRun(self._run.id, continues=self._run.id == run)
 
     def log(self, points: Sequence[Point], at_s: float) -> None:
         """Hand points to its process. Raises wandb.Error."""

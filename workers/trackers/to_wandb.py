@@ -6,6 +6,8 @@ Its own count of steps only rises, so the step of the training is a metric of it
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,9 @@ _STEP = "step"
 #: The exit status by which it tells the ends apart.
 _STATUS = {"finished": 0, "failed": 1, "killed": 255}
 _INIT_S = 30.0
+#: Its files are called by the second in which a run begins, and a run that goes on within that second would lose them.
+_APART_S = 1.1
+_beginning = threading.Lock()
 
 
 class ToWandb:
@@ -42,6 +47,8 @@ class ToWandb:
             x_disable_meta=True,
             x_disable_stats=True,
         )
+        with _beginning:
+            time.sleep(_APART_S)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT,
             id=run or training.job,

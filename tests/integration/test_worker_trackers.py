@@ -21,7 +21,7 @@ SECRET = "s3cretword"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    with opened(tmp_path_factory.mktemp("forwarded"), lease_s=10.0) as place:
+    with opened(tmp_path_factory.mktemp("forwarded"), lease_s=20.0) as place:
         yield place
 
 

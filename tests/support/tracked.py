@@ -68,7 +68,9 @@ def in_tensorboard(folder: Path) -> tuple[Values, dict[str, str]]:
 
     reader = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     reader.Reload()
-    scalars = {name: {event.step: event.value for event in reader.Scalars(name)} for name in reader.Tags()["scalars"]}
+    events = {name: reader.Scalars(name) for name in reader.Tags()["scalars"]}
+    scalars = {name: {event.step: event.value for event in each} for name, each in events.items()}
+    assert all(len(scalars[name]) == len(each) for name, each in events.items()), "a step stands twice"
     texts = {name: reader.Tensors(name)[-1].tensor_proto.string_val[0].decode() for name in reader.Tags()["tensors"]}
     return scalars, texts
 

@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from sdk.schemas.series import Point
-from workers.trackers.tracker import Run, RunEnd, Training, shown
+from workers.trackers.tracker import BegunRun, RunEnd, Training, shown
 
 _DEFAULT_EXPERIMENT = "adapterctl"
 _JOB, _ADAPTER = "adapterctl.job", "adapterctl.adapter"
@@ -39,7 +39,7 @@ class ToMlflow:
         self._client = MlflowClient()
         self._run = ""
 
-    def begin(self, training: Training, run: str | None) -> Run:
+    def begin(self, training: Training, run: str | None) -> BegunRun:
         """Go on with a run, or with that of the job, or make one. Raises MlflowException."""
         experiment = self._experiment()
         there = self._there(run) or self._of_job(experiment, training.job)
@@ -55,7 +55,7 @@ class ToMlflow:
         params = [Param(name, shown(value)) for name, value in training.params.items() if name not in known]
         for some in _batches(params, _MOST_PARAMS):
             self._client.log_batch(self._run, params=some)
-        return Run(self._run, continues=self._run == run)
+        return BegunRun(self._run, continues=self._run == run)
 
     def log(self, points: Sequence[Point], at_s: float) -> None:
         """Log points as metrics. Raises MlflowException."""

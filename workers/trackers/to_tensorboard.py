@@ -15,7 +15,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from sdk.schemas.series import Point
-from workers.trackers.tracker import Run, RunEnd, Training, shown
+from workers.trackers.tracker import BegunRun, RunEnd, Training, shown
 
 _FOLDER = "TENSORBOARD_LOGGING_DIR"
 
@@ -28,7 +28,7 @@ class ToTensorboard:
         #: The newest step that was written; None: nothing was, and other files may have any.
         self._last: int | None = None
 
-    def begin(self, training: Training, run: str | None) -> Run:
+    def begin(self, training: Training, run: str | None) -> BegunRun:
         """Write into the folder of a run, and the parameters into a new one. Raises OSError, RuntimeError."""
         if not (root := os.environ.get(_FOLDER)):
             raise RuntimeError(f"{_FOLDER} is not set for the worker; set it to the folder that TensorBoard shows")
@@ -39,7 +39,7 @@ class ToTensorboard:
         self._writer = EventFileWriter(str(folder))
         if not there:
             self._text("params", json.dumps({key: shown(value) for key, value in training.params.items()}, indent=2))
-        return Run(name, continues=there and run is not None)
+        return BegunRun(name, continues=there and run is not None)
 
     def log(self, points: Sequence[Point], at_s: float) -> None:
         """Write points; those of steps that were written before are dropped by readers. Raises OSError."""

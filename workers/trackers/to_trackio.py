@@ -9,7 +9,7 @@ from typing import Any
 import trackio
 
 from sdk.schemas.series import Point
-from workers.trackers.tracker import Run, RunEnd, Training, shown
+from workers.trackers.tracker import BegunRun, RunEnd, Training, shown
 
 _DEFAULT_PROJECT = "adapterctl"
 
@@ -20,7 +20,7 @@ class ToTrackio:
     def __init__(self) -> None:
         self._run: Any = None
 
-    def begin(self, training: Training, run: str | None) -> Run:
+    def begin(self, training: Training, run: str | None) -> BegunRun:
         """Begin a run, or go on with one; runs are found by their names. Raises ValueError, OSError."""
         name = run or training.title
         self._run = trackio.init(
@@ -32,7 +32,7 @@ class ToTrackio:
             auto_log_cpu=False,
             auto_log_gpu=False,
         )
-        return Run(name, continues=run is not None)
+        return BegunRun(name, continues=run is not None)
 
     def log(self, points: Sequence[Point], at_s: float) -> None:
         """Hand points to its thread."""

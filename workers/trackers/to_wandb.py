@@ -6,19 +6,24 @@ Its own count of steps only rises, so the step of the training is a metric of it
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import wandb
 
 from sdk.schemas.series import Point
-from workers.trackers.tracker import Run, RunEnd, Training, shown
+from workers.trackers.tracker import BegunRun, RunEnd, Training, shown
 
 _DEFAULT_PROJECT = "adapterctl"
 _STEP = "step"
 #: The exit status by which it tells the ends apart.
 _STATUS = {"finished": 0, "failed": 1, "killed": 255}
 _INIT_S = 30.0
+#: Its files are called by the second in which a run begins, and a run that goes on within that second would lose them.
+_APART_S = 1.1
+_beginning = threading.Lock()
 
 
 class ToWandb:
@@ -27,7 +32,7 @@ class ToWandb:
     def __init__(self) -> None:
         self._run: Any = None
 
-    def begin(self, training: Training, run: str | None) -> Run:
+    def begin(self, training: Training, run: str | None) -> BegunRun:
         """Begin the run of the job, or go on with one. Raises wandb.Error."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         # Nothing of this machine or process is collected: the run is the training's alone.
@@ -42,6 +47,8 @@ class ToWandb:
             x_disable_meta=True,
             x_disable_stats=True,
         )
+        with _beginning:
+            time.sleep(_APART_S)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT,
             id=run or training.job,
@@ -53,7 +60,7 @@ class ToWandb:
         )
         self._run.define_metric(_STEP, hidden=True)
         self._run.define_metric("*", step_metric=_STEP)
-        return Run(self._run.id, continues=self._run.id == run)
+        return BegunRun(self._run.id, continues=self._run.id == run)
 
     def log(self, points: Sequence[Point], at_s: float) -> None:
         """Hand points to its process. Raises wandb.Error."""

@@ -38,7 +38,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Run:
+class BegunRun:
     """A run of a tracker, and whether points may have been forwarded to it before."""
 
     id: str
@@ -48,7 +48,7 @@ class Run:
 class Tracker(Protocol):
     """A tracker with one training. Its methods are called from one thread; they may raise anything, and take any time."""
 
-    def begin(self, training: Training, run: str | None) -> Run:
+    def begin(self, training: Training, run: str | None) -> BegunRun:
         """Begin a run, or go on with the one with an id, if it is still there."""
 
     def log(self, points: Sequence[Point], at_s: float) -> None:

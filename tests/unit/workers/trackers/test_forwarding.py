@@ -17,7 +17,7 @@ from sdk.schemas.trackers import TrackedRun
 from workers.kinds.points import HeldPoints
 from workers.trackers import forwarding
 from workers.trackers.forwarding import Forwarder
-from workers.trackers.tracker import Run, RunEnd, Training
+from workers.trackers.tracker import BegunRun, RunEnd, Training
 
 TRAINING = Training("0a1b", "team/reviews", {"lr": 0.1})
 
@@ -33,10 +33,10 @@ class Notebook:
         self.knows_runs = True
         self.before: Callable[[str], None] = lambda call: None
 
-    def begin(self, training: Training, run: str | None) -> Run:
+    def begin(self, training: Training, run: str | None) -> BegunRun:
         self.before("begin")
         self.runs.append(run)
-        return Run(run or "new", continues=run is not None and self.knows_runs)
+        return BegunRun(run or "new", continues=run is not None and self.knows_runs)
 
     def log(self, points: Sequence[Point], at_s: float) -> None:
         self.times.append(at_s)

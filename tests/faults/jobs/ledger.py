@@ -60,7 +60,8 @@ class Ledger:
                 assert origin.attempt == row.attempt, said
                 assert row.result is not None
                 assert row.result["ref"] == f"{adapter}@v{version.number}", said
-                _require_each_step_once(stack, job, row.request["spec"]["max_steps"])
+                spec = row.request["spec"]
+                _require_each_step_once(stack, job, spec["max_steps"], is_watched="eval_every" in spec)
                 seed = row.request["spec"]["seed"]
                 assert self.digests.setdefault(seed, version.digest) == version.digest, said
                 # The best look is that of a training that nobody disturbed.
@@ -83,10 +84,11 @@ class Ledger:
         wait_until(lambda: _folders(stack, jobs) == [], lambda: f"{_folders(stack, jobs)} are left")
 
 
-def _require_each_step_once(stack: Stack, job: str, steps: int) -> None:
+def _require_each_step_once(stack: Stack, job: str, steps: int, *, is_watched: bool) -> None:
     """In the series of a job, whoever took its steps how often; its version keeps the same."""
     found = stack.client.jobs.series(job)
-    assert {"loss", "lr", "tokens", "eval_loss"} <= found.series.keys(), stack.said(job)
+    assert {"loss", "lr", "tokens"} <= found.series.keys(), stack.said(job)
+    assert ("eval_loss" in found.series) == is_watched, stack.said(job)
     looked = [0, *range(LOOK_STEPS, steps, LOOK_STEPS), steps]
     for name, buckets in found.series.items():
         each = looked if name.startswith(OF_LOOKS) else [*range(1, steps + 1)]

@@ -141,7 +141,7 @@ class Stack(Workplace):
         **spec: Any,
     ) -> str:
         """Submit a training; return its id."""
-        watched = {"holdout": 0.25, "eval_every": str(LOOK_STEPS), "keep": "best"}
+        watched = {"holdout": 0.25, "eval_every": str(LOOK_STEPS), "keep": "best"} if steps > LOOK_STEPS else {}
         given = {"method": "lora", "max_steps": steps, "batch_size": 2, "grad_accum": 1, **watched, **spec}
         request = TrainingRequest(
             adapter=adapter,

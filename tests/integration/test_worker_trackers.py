@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import processes, tracked
 from support.points import float32
+from support.soak import SOAKING
 from support.waiting import wait_until
 from support.workplace import Workplace, opened
 
@@ -88,6 +89,8 @@ def test_a_tracker_that_hangs_neither_slows_a_training_nor_keeps_another_tracker
     assert max(series["seconds"].values()) < 5
 
 
+@pytest.mark.soak
+@pytest.mark.skipif(not SOAKING, reason="another server and worker; a tracker that fails is tested without them")
 def test_a_server_that_dies_in_the_middle_costs_its_points_and_no_secret_is_said(
     place: Workplace, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ _DEFAULT_PROJECT = "adapterctl"
 _STEP = "step"
 #: The exit status by which it tells the ends apart.
 _STATUS = {"finished": 0, "failed": 1, "killed": 255}
-_INIT_S = 30.0
+_INIT_S = 15.0
 #: Its files are called by the second in which a run begins, and a run that goes on within that second would lose them.
 _APART_S = 1.1
 _beginning = threading.Lock()

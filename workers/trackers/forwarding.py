@@ -65,6 +65,8 @@ class Forwarder:
         self._run = run
         #: All points up to this step were forwarded.
         self._forwarded = -1 if run is None else run.step
+        #: The last step that it was told of: what comes after it replaces nothing, even if it was forwarded already.
+        self._newest = self._forwarded
         #: The step after which points were replaced while a batch was on its way.
         self._replaced_after = math.inf
         #: Whether there may be points after the last one that was forwarded.
@@ -89,8 +91,10 @@ class Forwarder:
         with self._changed:
             # What a checkpoint has was forwarded by whoever wrote it, as far as anything was.
             after = chunk.after if chunk.after >= 0 else min(self._forwarded, chunk.points[-1].step)
-            self._forwarded = min(self._forwarded, after)
-            self._replaced_after = min(self._replaced_after, after)
+            if after < self._newest:
+                self._forwarded = min(self._forwarded, after)
+                self._replaced_after = min(self._replaced_after, after)
+            self._newest = chunk.points[-1].step
             self._has_more = True
             self._changed.notify_all()
 

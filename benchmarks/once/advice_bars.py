@@ -1,8 +1,8 @@
 """The rules of advice held against recorded trainings: `python -m benchmarks.once.advice_bars OUT.jsonl [NAME… | --keep FILE]`.
 
 `benchmarks.once.advice` makes the recording. A training counts as good if, on held-out rows that rules never see, it ends within
-1 % of its own best look and better than it began, by paired rows. Limits were set by the first trainings that the recording has, and
-the table counts these, those that came later, and all. With names, it prints what the rules say of these trainings; with `--keep` it writes what
+1 % of its own best look and better than it began, by paired rows. Limits were set by every other training of a kind, and
+the table counts these, the others, and all. With names, it prints what the rules say of these trainings; with `--keep` it writes what
 rules read of each, for the tests.
 """
 
@@ -27,8 +27,6 @@ from sdk.statistics.comparison import compare_rows, paired_ratio
 
 #: How far from its own best a good training may end.
 _NEAR = 1.01
-#: By how many trainings limits were set.
-_SET_BY = 101
 #: Labels of its classifications.
 _LABELS = 2
 
@@ -51,8 +49,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     """Return the table of what the rules say of good trainings, and of spoilt ones by the way that they were spoilt."""
     lines = ["| trainings | set by | measured on | of all | rules |", "|---|---|---|---|---|"]
     for title, some in _groups(runs):
-        early = {run["name"] for run in runs[:_SET_BY]}
-        halves = [[run for run in some if (run["name"] in early) is first] for first in (True, False)]
+        halves = [some[::2], some[1::2]]
         rules = Counter(one.rule for run in some for one in said_of(run))
         counts = [f"{sum(bool(said_of(run)) for run in part)} of {len(part)}" for part in (*halves, some)]
         told = ", ".join(f"{rule} {count}" for rule, count in rules.most_common())

@@ -31,7 +31,7 @@ _RISE_OF_BEST, _RISE_OF_FIRST = 0.03, 0.005
 
 #: Steps on either side that a spike stands out from, how far it does in units of the usual distance, and at least as a share of
 #: their loss and of the loss at the beginning.
-_AROUND, _OUTLYING, _SPIKE_OF_AROUND, _SPIKE_OF_FIRST = 7, 6.0, 0.2, 0.1
+_AROUND, _OUTLYING, _SPIKE_OF_AROUND, _SPIKE_OF_FIRST = 7, 8.0, 0.2, 0.1
 #: The share of the steps, from the first on, in which the loss falls too fast for that.
 _FALLING = 0.2
 

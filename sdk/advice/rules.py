@@ -76,7 +76,7 @@ def _diverging(course: Course) -> Advice | None:
 
 
 #: How often rows are seen before they can be known by heart, and how far their loss is then below that of held-out rows.
-_PASSES, _GAP = 4.0, 1.35
+_PASSES, _GAP = 4.0, 1.6
 #: At which share of the steps the best look was, at most, and by which share the training's loss fell since.
 _STALLED, _FELL = 0.7, 0.08
 
@@ -151,7 +151,7 @@ def _flat(course: Course) -> Advice | None:
 
 
 #: At how many steps the loss must jump, and the norm to which their gradients are then cut.
-_LEAST_SPIKES, _CUT = 2, 0.3
+_LEAST_SPIKES, _CUT = 3, 0.3
 
 
 def _spikes(course: Course) -> Advice | None:

@@ -2,7 +2,7 @@
 
 `benchmarks.once.advice` makes the recording. A training counts as good if, on held-out rows that rules never see, it ends within
 1 % of its own best look and better than it began, by paired rows. Limits were set by every other training of a kind, and
-the table counts these, the others, and all. With names, it prints what the rules say of these trainings; with `--keep` it writes what
+the table counts these, the others, and all: trainings that are advised something at their end or on the way. With names, it prints what the rules say of these trainings; with `--keep` it writes what
 rules read of each, for the tests.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sdk.advice.rules import advice_of
+from sdk.advice.rules import advice_of, advice_so_far, checks_every, merged
 from sdk.schemas.advice import Advice
 from sdk.schemas.looks import HigherLoss, LookRecord
 from sdk.schemas.series import Point
@@ -47,13 +47,14 @@ def main() -> None:
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Return the table of what the rules say of good trainings, and of spoilt ones by the way that they were spoilt."""
-    lines = ["| trainings | set by | measured on | of all | rules |", "|---|---|---|---|---|"]
+    lines = ["| trainings | set by | measured on | of all | on the way | rules |", "|---|---|---|---|---|---|"]
     for title, some in _groups(runs):
         halves = [some[::2], some[1::2]]
         rules = Counter(one.rule for run in some for one in said_of(run))
         counts = [f"{sum(bool(said_of(run)) for run in part)} of {len(part)}" for part in (*halves, some)]
         told = ", ".join(f"{rule} {count}" for rule, count in rules.most_common())
-        lines.append(f"| {title} | {' | '.join(counts)} | {told} |")
+        early = sum(bool(told_midway(run)) for run in some)
+        lines.append(f"| {title} | {' | '.join(counts)} | {early} | {told} |")
     return "\n".join(lines)
 
 
@@ -82,9 +83,20 @@ def said_of(run: dict[str, Any], *, blind: bool = False) -> list[Advice]:
         said = advice_of(record_of(run), points_of(run), looks, labels=_LABELS, update=update)
         if blind:
             return said
-        run["said"] = said
+        run["said"] = merged(told_midway(run), said)
     found: list[Advice] = run["said"]
     return found
+
+
+def told_midway(run: dict[str, Any]) -> list[Advice]:
+    """Return what the rules say of a training while it goes on, at its looks and where its losses are judged besides."""
+    record, losses, looks = record_of(run), run["points"]["loss"], looks_of(run)
+    told: list[Advice] = []
+    for step in range(1, len(losses)):
+        if step % checks_every(run["total_steps"]) == 0 or any(look.step == step for look in looks):
+            seen = [look for look in looks if look.step <= step]
+            told = merged(told, advice_so_far(record, losses[:step], seen, labels=_LABELS), newer=False)
+    return told
 
 
 def kept_of(run: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,13 +12,31 @@ from registry.db.stored_json import read_stored, readable, table
 from registry.errors import Conflict
 from registry.jobs.lifecycle import FINAL
 from registry.jobs.models import Job
+from registry.usage.charging import record_bytes
 from sdk.schemas.advice import Advice, changes_of
 from sdk.schemas.job_requests import TrainingRequest
+from sdk.schemas.jobs import JobState
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.version_records import TrainingRecord, changes_said
 
 #: Under which name a training's result has its advice.
 ADVICE = "advice"
+#: What of it is kept before there is a result; workers send less.
+_MOST_BYTES = 16 * 1024
+
+
+def advice_of(job: Job) -> list[Advice]:
+    """Return what a training is advised: by its result, or by its last attempt so far."""
+    stored: Any = table(job.result).get(ADVICE) if job.state == JobState.SUCCEEDED else job.advice
+    found = [readable(Advice, one) for one in (stored if isinstance(stored, list) else ())]
+    return [one for one in found if one is not None]
+
+
+def note_advice(job: Job, advice: Sequence[Advice]) -> None:
+    """Keep what a worker says that a training is advised so far."""
+    said = [one.model_dump(mode="json") for one in advice]
+    if said and record_bytes(said) <= _MOST_BYTES:
+        job.advice = said
 
 
 def advised_request(job: Job) -> TrainingRequest:
@@ -27,8 +46,7 @@ def advised_request(job: Job) -> TrainingRequest:
     """
     if job.state not in FINAL:
         raise Conflict(f"job {job.id} is {job.state}, and what to change is only known when it has ended", param="job")
-    stored = [readable(Advice, one) for one in table(job.result).get(ADVICE, ())]
-    changes = changes_of([one for one in stored if one is not None])
+    changes = changes_of(advice_of(job))
     request = None if job.kind != "training" else read_stored(TrainingRequest, table(job.request), of=f"job {job.id}")
     if not changes or request is None:
         raise Conflict(

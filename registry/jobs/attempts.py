@@ -104,6 +104,8 @@ def begin(session: Session, job: Job, worker: str, who: Principal, *, within_s: 
     """Record that a worker has claimed a job, and when its attempt ends whatever it reports."""
     said = {"worker": worker, "owner": who.owner, "deadline_s": db_epoch_s() + within_s}
     session.add(Attempt(job_id=job.id, attempt=job.attempt, state="running", **said))
+    # One that resumes says again what was seen.
+    job.advice = None
     count(session, "attempts", kind=job.kind)
     events.record_state(session, job, f"attempt {job.attempt} on {worker}")
 

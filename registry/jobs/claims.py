@@ -22,6 +22,7 @@ from registry.db.database import Database
 from registry.db.types import db_epoch_s, db_now
 from registry.errors import Conflict, RegistryError, StaleAttempt, Unavailable, Unreadable
 from registry.jobs import attempts, events
+from registry.jobs.advice import note_advice
 from registry.jobs.attempts import OVERTIME_S, TimeLimits
 from registry.jobs.fair_share import find_next, note_served
 from registry.jobs.kinds.known import read_request, rules_of
@@ -218,6 +219,7 @@ class Claims:
             seen(session, job.worker, who)
             events.record(session, job, reported)
             note_runs(job, beat.runs)
+            note_advice(job, beat.advice)
             return HeartbeatReply(cancel=job.cancel_requested, lease_s=self._lease_s)
 
     def namespace_of(self, job_id: str, *, who: Principal) -> str:

@@ -76,6 +76,8 @@ class Job(Model):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     #: `sdk.schemas.trackers.Runs`; None: there are none.
     runs: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    #: What its last attempt was advised so far; None: nothing.
+    advice: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     reason: Mapped[str | None] = mapped_column(String(40))
     message: Mapped[str | None] = mapped_column(Text)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.stored_json import readable, table, view_of
 from registry.db.types import db_epoch_s
+from registry.jobs.advice import advice_of
 from registry.jobs.available_workers import available_workers, running_on
 from registry.jobs.fair_share import places
 from registry.jobs.models import Attempt, Checkpoint, Job
@@ -40,6 +41,7 @@ def present(job: Job) -> JobView:
         needs=readable(Needs, {"device": job.needs_device, "memory_bytes": job.needs_memory_bytes}) or Needs(),
         failures=job.failures or 0,
         runs=dict(runs_of(job)),
+        advice=advice_of(job),
     )
 
 

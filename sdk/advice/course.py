@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdk.schemas.looks import HigherLoss, LookRecord
@@ -77,9 +77,22 @@ class Course:
         update: float | None = None,
     ) -> Course:
         """Return the course of points in rising order of steps; those before the first step are left out."""
+        losses = [point.values["loss"] for point in points if point.step > 0 and "loss" in point.values]
+        return cls.so_far(record, losses, looks, labels=labels, update=update)
+
+    @classmethod
+    def so_far(
+        cls,
+        record: TrainingRecord,
+        losses: Sequence[float],
+        looks: Sequence[LookRecord],
+        *,
+        labels: int = 0,
+        update: float | None = None,
+    ) -> Course:
+        """Return the course of a training whose first steps had these losses."""
         import numpy as np
 
-        losses = [point.values["loss"] for point in points if point.step > 0 and "loss" in point.values]
         seen = [look for look in looks if "loss" in look.scores]
         return cls(record, np.array(losses, dtype=np.float64), seen, labels, update)
 
@@ -87,6 +100,16 @@ class Course:
     def steps(self) -> int:
         """How many steps were taken."""
         return len(self.losses)
+
+    @property
+    def total(self) -> int:
+        """How many steps it has, or would have if nothing ended it earlier."""
+        return max(self.steps, self.record.total_steps or 0)
+
+    def until(self, step: int) -> Course:
+        """Return the course as it was after a step."""
+        looks = [look for look in self.looks if look.step <= step]
+        return replace(self, losses=self.losses[: max(0, step)], looks=looks, update=None)
 
     @property
     def window(self) -> int:
@@ -155,9 +178,11 @@ class Course:
         """Return the steps whose loss stands out from those around them."""
         import numpy as np
 
-        begin = int(_FALLING * self.steps)
+        begin = int(_FALLING * self.total)
         some = self.losses[begin:]
-        padded = np.pad(some, _AROUND, mode="reflect") if len(some) > _AROUND else some
+        if len(some) <= _AROUND:
+            return []
+        padded = np.pad(some, _AROUND, mode="reflect")
         around = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * _AROUND + 1), axis=1)
         above = some - around
         usual = 1.4826 * float(np.median(np.abs(above)))

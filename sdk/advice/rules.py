@@ -43,6 +43,68 @@ def advice_of(
     return [one for one in (found, _spikes(course), _warmup(course)) if one is not None]
 
 
+def checks_every(total: int) -> int:
+    """Return after how many steps of a training its losses are judged, besides at its looks.
+
+    >>> checks_every(4000), checks_every(30)
+    (500, 20)
+    """
+    return max(LEAST_STEPS, total // _CHECKS)
+
+
+#: How often a training's losses are judged, at most.
+_CHECKS = 8
+
+
+def advice_so_far(
+    record: TrainingRecord, losses: Sequence[float], looks: Sequence[LookRecord], *, labels: int = 0
+) -> list[Advice]:
+    """Return what a training is advised in the middle of it, the most important first: by the losses of its first steps,
+    and by its looks so far if the last one is at the last of these.
+
+    What may pass is only said if the check before it found the same. That nothing is learnt, and that the update is too
+    large, is not said before the end.
+    """
+    course = Course.so_far(record, losses, looks, labels=labels)
+    if course.steps < LEAST_STEPS:
+        return []
+    earlier = course.until(course.steps - checks_every(course.total))
+    worse = _rising(course) if earlier.steps >= LEAST_STEPS and _rising(earlier) else None
+    if worse is None and len(course.looks) > 1 and course.looks[-1].step == course.steps:
+        earlier = course.until(course.looks[-2].step)
+        rules = [rule for rule in (_not_learning, _by_heart) if earlier.steps >= LEAST_STEPS and rule(earlier)]
+        worse = next((one for rule in rules if (one := rule(course)) is not None), None)
+    when = f"at step {course.steps} of {course.total}"
+    return [
+        one.model_copy(update={"message": f"{when}, {one.message}"})
+        for one in (worse, _spikes(course), _warmup(course))
+        if one is not None
+    ]
+
+
+def merged(told: Sequence[Advice], found: Sequence[Advice], *, newer: bool = True) -> list[Advice]:
+    """Return one advice for each rule: what is found now comes first, in place of what was told by the same rule; unless
+    `newer`, what was told stays, before what other rules find.
+    """
+    first, then = (found, told) if newer else (told, found)
+    return [*first, *(one for one in then if one.rule not in {other.rule for other in first})]
+
+
+def advice_after_divergence(record: TrainingRecord, losses: Sequence[float], *, rate: float) -> Advice:
+    """Return what a training is advised whose numbers are no longer finite after steps with these losses, at least one, the
+    last of them at `rate`.
+    """
+    lowest = min(range(len(losses)), key=lambda at: losses[at])
+    said = f"step {len(losses)} of {record.total_steps or len(losses)} was the last with finite numbers, at a rate of {rate:.3g}"
+    before = f"the loss was {losses[0]:.4g} at step 1"
+    if 0 < lowest < len(losses) - 1:
+        before += f", lowest at step {lowest + 1} ({losses[lowest]:.4g})"
+    if len(losses) > 1:
+        before += f", {losses[-1]:.4g} at step {len(losses)}"
+    lr = lower_rate(record.lr)
+    return Advice(rule=DIVERGING, message=f"{said}: {before}; try --lr {lr:g}", changes={"lr": lr})
+
+
 #: By how much, as a share, the loss must be higher than it was, and how surely, in standard errors.
 _RISEN, _SURELY = 0.05, 4.0
 #: By what the rate is divided where the loss rises, and where the update is far too large.
@@ -51,28 +113,45 @@ _LOWER, _FAR_LOWER = 3.0, 10.0
 
 def _diverging(course: Course) -> Advice | None:
     """The loss rises, of the training's rows or of the held-out ones, and not because rows are learnt by heart."""
-    too_large = course.update is not None and course.update > MOST_UPDATE
-    lr = _rounded(course.record.lr / (_FAR_LOWER if too_large else _LOWER))
-    try_lr = f"try --lr {lr:g}"
-    changes: dict[str, JsonScalar] = {"lr": lr}
-    if course.update is not None and too_large:
-        return Advice(rule=DIVERGING, message=f"{update_said(course.update)}; {try_lr}", changes=changes)
+    return _too_large(course) or _rising(course) or _not_learning(course)
+
+
+def _too_large(course: Course) -> Advice | None:
+    """A module's update is far larger than its weights."""
+    if course.update is None or course.update <= MOST_UPDATE:
+        return None
+    return _slower(course, f"{update_said(course.update)}; ", _FAR_LOWER)
+
+
+def _rising(course: Course) -> Advice | None:
+    """The loss of the training's rows rises."""
     low, end = course.lowest(), course.end()
-    if end.mean > (1 + _RISEN) * low.mean and end.mean - low.mean > _SURELY * math.hypot(end.error, low.error):
-        return Advice(
-            rule=DIVERGING,
-            message=f"the training's loss was lowest around step {low.step} of {course.steps} ({low.mean:.4g}) and is"
-            f" {end.mean / low.mean - 1:.0%} higher at its end ({end.mean:.4g}), so it diverges; {try_lr}",
-            changes=changes,
-        )
+    if end.mean <= (1 + _RISEN) * low.mean or end.mean - low.mean <= _SURELY * math.hypot(end.error, low.error):
+        return None
+    said = (
+        f"the training's loss was lowest around step {low.step} of {course.total} ({low.mean:.4g}) and is"
+        f" {end.mean / low.mean - 1:.0%} higher {_now(course)} ({end.mean:.4g}), so it diverges; "
+    )
+    return _slower(course, said, _LOWER)
+
+
+def _not_learning(course: Course) -> Advice | None:
+    """Held-out rows are predicted worse than at an earlier look, and the training's own no better."""
     rise = course.held_out_rise()
-    if rise is not None and not course.fell_since(rise.step):
-        return Advice(
-            rule=DIVERGING,
-            message=f"{_rise_said(course, rise.step, rise.mean)}, and the training's loss doesn't fall either; {try_lr}",
-            changes=changes,
-        )
-    return None
+    if rise is None or course.fell_since(rise.step):
+        return None
+    said = f"{_rise_said(course, rise.step, rise.mean)}, and the training's loss doesn't fall either; "
+    return _slower(course, said, _LOWER)
+
+
+def _slower(course: Course, said: str, divisor: float) -> Advice:
+    lr = lower_rate(course.record.lr, divisor)
+    return Advice(rule=DIVERGING, message=f"{said}try --lr {lr:g}", changes={"lr": lr})
+
+
+def lower_rate(lr: float, divisor: float = _FAR_LOWER) -> float:
+    """Return the rate to try after one that was too high, with two digits."""
+    return _rounded(lr / divisor)
 
 
 #: How often rows are seen before they can be known by heart, and how far their loss is then below that of held-out rows.
@@ -101,7 +180,7 @@ def _by_heart(course: Course) -> Advice | None:
         changes = _shorter(course, best.step)
         return Advice(
             rule=BY_HEART,
-            message=f"the held-out loss has not fallen since step {best.step} of {course.steps}{_patience_said(course)}, while that of the"
+            message=f"the held-out loss has not fallen since step {best.step} of {course.total}{_patience_said(course)}, while that of the"
             f" training's rows fell by {fell:.0%}; try {_options_said(changes)}",
             changes=changes,
         )
@@ -190,7 +269,7 @@ def _warmup(course: Course) -> Advice | None:
 def _rise_said(course: Course, step: int, by: float) -> str:
     best = next(look for look in course.looks if look.step == step)
     share = by / best.scores["loss"]
-    when = f"at step {step} of {course.steps}" if step else "before the first step"
+    when = f"at step {step} of {course.total}" if step else "before the first step"
     return f"the held-out loss was lowest {when} and is {share:.0%} higher now"
 
 
@@ -207,13 +286,17 @@ def _patience_said(course: Course) -> str:
 
 def _shorter(course: Course, step: int) -> dict[str, JsonScalar]:
     """Return the option that ends a training near its best step; where that is its beginning, with a lower rate."""
-    share = step / course.steps
+    share = step / course.total
     if not step:
         return {"lr": _rounded(course.record.lr / _LOWER)}
     if course.record.max_steps is not None or course.record.epochs is None:
         return {"max_steps": step}
     epochs = course.record.epochs * share
     return {"epochs": float(max(1, round(epochs))) if course.record.epochs > 1 else _rounded(epochs)}
+
+
+def _now(course: Course) -> str:
+    return "at its end" if course.steps == course.total else "now"
 
 
 def _options_said(changes: Mapping[str, JsonScalar]) -> str:

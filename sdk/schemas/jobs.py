@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from sdk.formats.refs import parse_name
+from sdk.schemas.advice import AdviceList
 from sdk.schemas.catalog import Tags
 from sdk.schemas.events import Progress
 from sdk.schemas.job_requests import JobRequest
@@ -118,6 +119,8 @@ class JobView(Wire):
     retry_of: str | None = None
     #: The runs of trackers to which its points are forwarded, by the tracker's name.
     runs: Annotated[dict[str, TrackedRun], IF_ANY] = {}
+    #: What the training is advised by its own numbers, so far or at its end; what its last attempt was, if it has no result.
+    advice: Annotated[AdviceList, IF_ANY] = []
     #: For a queued job: how many jobs in its queue go before it.
     ahead: int | None = None
     #: For a queued job: why it waits, in one sentence.

@@ -159,6 +159,8 @@ class Heartbeat(Wire):
     events: Annotated[list[NewEvent], Field(max_length=1000)] = []
     #: The runs of trackers to which this attempt forwards points, if there is news of them.
     runs: Annotated[Runs, IF_ANY] = {}
+    #: All that the training is advised so far, if there is news of it.
+    advice: Annotated[AdviceList, IF_ANY] = []
 
 
 class HeartbeatReply(Wire):

@@ -223,6 +223,25 @@ class TestRetry:
         assert refused.returncode == 4
         assert "what to change is only known when it has ended" in refused.stderr
 
+    def test_a_running_one_shows_its_advice_and_how_to_follow_it(self, desk: Desk) -> None:
+        job = desk.submit("rising", lr=0.3)
+        held = desk.claim()
+        held.advise(
+            Advice(rule="diverging", message="at step 40 of 400, it diverges; try --lr 0.1", changes={"lr": 0.1})
+        )
+        shown = desk.run("jobs", "show", job)
+        assert re.search(r"^advice +at step 40 of 400, it diverges; try --lr 0\.1$", shown.stdout, re.MULTILINE)
+        assert f"adapterctl jobs cancel {job}; then: adapterctl jobs retry {job} --advice" in shown.stderr
+        assert desk.json("jobs", "show", job)["advice"][0]["changes"] == {"lr": 0.1}
+        held.fail("diverged")
+        assert (
+            f"run it again as it is advised: adapterctl jobs retry {job} --advice"
+            in desk.run("jobs", "show", job).stderr
+        )
+        new = desk.ok("jobs", "retry", job, "--advice").strip()
+        assert re.search(r"^changed +lr 0\.1 in place of 0\.3$", desk.ok("jobs", "show", new), re.MULTILINE)
+        desk.client.jobs.cancel(new)
+
 
 class TestWait:
     def test_how_each_has_ended_decides(self, desk: Desk) -> None:

@@ -229,7 +229,8 @@ def test_a_training_is_run_again_as_its_own_numbers_advise(home: Home, base: Pat
     (advice,) = home.json("jobs", "show", made["job"])["result"]["advice"]
     assert (advice["rule"], advice["changes"]) == ("warmup", {"warmup_ratio": 0.03})
     assert "the warm-up takes 23 of 24 steps, so lr reaches 0.01 only at step 24" in advice["message"]
-    assert f"warning: {advice['message']}" in home.ok("jobs", "logs", made["job"])
+    told = [line for line in home.ok("jobs", "logs", made["job"]).splitlines() if "the warm-up takes" in line]
+    assert [line.partition("advice: ")[2] for line in told] == [f"at step 20 of 24, {advice['message']}"]
     assert advice["message"] in home.json("show", "advised@v1")["warnings"]
     again = home.json("jobs", "retry", made["job"], "--advice")["job"]
     home.ok("jobs", "wait", again, "--timeout", "200")

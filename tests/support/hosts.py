@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sdk.schemas.advice import Advice
     from sdk.schemas.events import Progress
     from sdk.schemas.series import PointChunk
 
@@ -31,4 +32,7 @@ class InProcess:
         """Nobody sends it."""
 
     def measured(self, chunk: PointChunk) -> None:
+        """Nobody sends it."""
+
+    def advised(self, advice: Sequence[Advice]) -> None:
         """Nobody sends it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdk.schemas.advice import Advice
     from sdk.schemas.events import Progress
     from sdk.schemas.series import Point, PointChunk
     from sdk.schemas.training import TrainingSpec
@@ -41,6 +42,7 @@ class Checkpoints:
     written: Callable[[int, int, Path], object] = lambda *what: None
     must_stop: Callable[[], bool] = lambda: False
     measured: Callable[[PointChunk], object] = lambda chunk: None
+    advised: Callable[[Sequence[Advice]], object] = lambda advice: None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class _Host:
     def measured(self, chunk: PointChunk) -> None:
         self.points[:] = chunk.applied(self.points)
         self.kept.measured(chunk)
+
+    def advised(self, advice: Sequence[Advice]) -> None:
+        self.kept.advised(advice)
 
 
 def order_of(

@@ -54,6 +54,11 @@ class Held:
         beat = Heartbeat(attempt=self.assignment.attempt, events=list(events))
         return self.client.call("POST", f"/jobs/{self.job}/heartbeat", HeartbeatReply, body=beat)
 
+    def advise(self, *advice: Advice) -> HeartbeatReply:
+        """Send all that the training is advised so far."""
+        beat = Heartbeat(attempt=self.assignment.attempt, advice=list(advice))
+        return self.client.call("POST", f"/jobs/{self.job}/heartbeat", HeartbeatReply, body=beat)
+
     def fail(self, reason: str = "data", message: str = "the rows are odd") -> JobView:
         return calls.fail(self.client, self.assignment, reason, message)
 

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import IO, Any, NoReturn
 from pydantic import TypeAdapter
 
 from sdk.imports import nothing_collected
+from sdk.schemas.advice import Advice
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.series import PointChunk
@@ -202,6 +203,10 @@ class _Process:
     def measured(self, chunk: PointChunk) -> None:
         """Report numbers of a training by step."""
         self._say(News(points=chunk))
+
+    def advised(self, advice: Sequence[Advice]) -> None:
+        """Report all that a training is advised so far."""
+        self._say(News(advice=list(advice)))
 
     def _say(self, news: News) -> None:
         self._pipe.write(news.model_dump_json(exclude_none=True) + "\n")

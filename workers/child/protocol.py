@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from sdk.schemas.advice import AdviceList
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.series import PointChunk
@@ -36,11 +37,13 @@ class News(Wire):
     progress: Progress | None = None
     checkpoint: WrittenCheckpoint | None = None
     points: PointChunk | None = None
+    #: All that a training is advised so far.
+    advice: AdviceList | None = None
 
     @model_validator(mode="after")
     def _one(self) -> News:
         if len(self.model_fields_set) != 1:
-            raise ValueError("a message has progress, a checkpoint or points")
+            raise ValueError("a message has progress, a checkpoint, points or advice")
         return self
 
 

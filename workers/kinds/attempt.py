@@ -134,13 +134,15 @@ class _Listener:
         self._on_points = on_points
 
     def news(self, news: News) -> None:
-        """Take progress, a checkpoint, or points."""
+        """Take progress, a checkpoint, points, or advice."""
         if news.progress is not None:
             self._lease.report(news.progress)
         elif news.checkpoint is not None and self._on_checkpoint is not None:
             self._on_checkpoint(news.checkpoint)
         elif news.points is not None and self._on_points is not None:
             self._on_points(news.points)
+        elif news.advice is not None:
+            self._lease.note_advice(news.advice)
 
     def line(self, text: str) -> None:
         """Take a line of the child's standard error."""

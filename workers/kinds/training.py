@@ -82,8 +82,11 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         except (Stopped, AttemptFailed):
             reports.flush()
             raise
+        # The training itself has logged its advice, each rule once.
+        advised = {one.message for one in report.advice}
         for said in report.warnings:
-            attempt.lease.log(f"warning: {said}")
+            if said not in advised:
+                attempt.lease.log(f"warning: {said}")
         _publish(attempt, request, base, report, reports)
 
 

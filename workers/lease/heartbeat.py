@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sdk.api import work
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotFound, StaleAttempt
 from sdk.pulling.filling import OnTransfer
+from sdk.schemas.advice import Advice
 from sdk.schemas.events import NewEvent, Progress
 from sdk.schemas.trackers import Runs, TrackedRun, TrackerName
 from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
@@ -45,6 +46,8 @@ class Lease:
         self._held_until = self._until(claimed_at)
         self._news: list[NewEvent] = []
         self._runs: Runs = {}
+        #: What the registry has not been told yet of all that the training is advised.
+        self._advice: list[Advice] = []
         self._guard = threading.Lock()
         self._sending = threading.Lock()
         #: Set when there is news, and at the end.
@@ -104,9 +107,19 @@ class Lease:
             self._runs[tracker] = run
             self._wake.set()
 
+    def note_advice(self, advice: Sequence[Advice]) -> None:
+        """Keep all that the training is advised so far for the next heartbeat."""
+        with self._guard:
+            self._advice = list(advice)
+            self._wake.set()
+
     def flush(self) -> None:
         """Send what is left, before the result is handed in."""
         self._send()
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._news or self._runs or self._advice)
 
     def _keep(self, event: NewEvent) -> None:
         self._news.append(event)
@@ -122,7 +135,7 @@ class Lease:
             self._wake.wait(_NEWS_EVERY_S)
             self._wake.clear()
             now = time.monotonic()
-            if not self._end.is_set() and (self._news or self._runs or now >= due):
+            if not self._end.is_set() and (self._has_news or now >= due):
                 due = now + (self._lease_s / 4 if self._send() else _TRY_AGAIN_S)
                 self._end.wait(_NEWS_EVERY_S)
         if self.lost and not self._end.is_set():
@@ -134,9 +147,11 @@ class Lease:
             with self._guard:
                 news, self._news = self._news, []
                 runs, self._runs = self._runs, {}
+                advice, self._advice = self._advice, []
             sent_at = time.monotonic()
             try:
-                reply = self._post(Heartbeat(attempt=self._assignment.attempt, events=news, runs=runs), within_s)
+                beat = Heartbeat(attempt=self._assignment.attempt, events=news, runs=runs, advice=advice)
+                reply = self._post(beat, within_s)
             except (StaleAttempt, NotFound):
                 self.lose()
                 return False
@@ -149,6 +164,7 @@ class Lease:
                 with self._guard:
                     self._news = [*news, *self._news][-_MAX_EVENTS:]
                     self._runs = {**runs, **self._runs}
+                    self._advice = self._advice or advice
                 return False
         self._lease_s = reply.lease_s
         self._held_until = self._until(sent_at)

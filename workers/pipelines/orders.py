@@ -6,12 +6,14 @@ An order names the module whose function `carry_out` executes it, with the libra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
 from sdk.rows.data_files import DataFile
+from sdk.schemas.advice import Advice
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
@@ -56,6 +58,9 @@ class Host(Protocol):
 
     def measured(self, chunk: PointChunk) -> None:
         """Report numbers of a training by step."""
+
+    def advised(self, advice: Sequence[Advice]) -> None:
+        """Report all that a training is advised so far."""
 
 
 class PreviewOrder(Order):

@@ -10,6 +10,7 @@ from support.adapters import SPEC
 from sdk.errors import Conflict, VerificationFailed
 from sdk.schemas.advice import Advice
 from sdk.schemas.jobs import JobView
+from sdk.schemas.work import Assignment, Heartbeat, HeartbeatReply
 
 BY_HEART = Advice(
     rule="by_heart", message="the held-out loss is 7 % higher now; try --epochs 1", changes={"epochs": 1.0}
@@ -40,6 +41,61 @@ class TestKept:
         (said,) = done.result["warnings"]
         assert said.startswith("the loss of the held-out rows rose from 2 to 2.5")
         assert "advice" not in done.result
+
+
+def told(crew: Crew, held: Assignment, *advice: Advice) -> JobView:
+    """The job once its worker has said what it is advised so far."""
+    beat = Heartbeat(attempt=held.attempt, advice=list(advice))
+    crew.worker.call("POST", f"/jobs/{held.job}/heartbeat", HeartbeatReply, body=beat)
+    return crew.view(held.job)
+
+
+class TestOnTheWay:
+    def test_advice_is_shown_while_it_runs_and_stays_until_there_is_news(self, crew: Crew) -> None:
+        crew.submit()
+        held = crew.hold()
+        assert told(crew, held).advice == []
+        assert told(crew, held, SPIKES).advice == [SPIKES]
+        assert told(crew, held).advice == [SPIKES]
+        shown = told(crew, held, SPIKES, BY_HEART)
+        assert (shown.advice, shown.result) == ([SPIKES, BY_HEART], None)
+        done = calls.complete(crew.worker, held, version=crew.publication(metrics=WORSE), advice=[BY_HEART])
+        assert done.advice == crew.view(held.job).advice == [BY_HEART]
+
+    def test_a_result_without_advice_has_none(self, crew: Crew) -> None:
+        crew.submit()
+        held = crew.hold()
+        told(crew, held, SPIKES)
+        assert crew.complete(held).advice == []
+
+    @pytest.mark.parametrize("end", ["failed", "cancelled"])
+    def test_one_that_ends_without_a_result_keeps_it_and_can_be_run_again_as_it_is_advised(
+        self, crew: Crew, end: str
+    ) -> None:
+        job = crew.submit()
+        held = crew.hold()
+        told(crew, held, SPIKES)
+        if end == "cancelled":
+            crew.writer.jobs.cancel(job.id)
+        crew.fail(held, "diverged" if end == "failed" else "cancelled")
+        shown = crew.view(job.id)
+        assert (shown.state, shown.advice) == (end, [SPIKES])
+        again = crew.writer.jobs.retry(job.id, advice=True).view
+        assert again.request["spec"] == {**job.request["spec"], **SPIKES.changes}
+        assert (again.retry_of, again.advice) == (job.id, [])
+
+    def test_another_attempt_begins_without_it(self, crew: Crew) -> None:
+        job = crew.submit()
+        held = crew.hold()
+        told(crew, held, SPIKES)
+        crew.release(held)
+        assert crew.view(job.id).advice == [SPIKES]
+        assert told(crew, crew.hold()).advice == []
+
+    def test_more_than_workers_send_is_not_kept(self, crew: Crew) -> None:
+        crew.submit()
+        long = Advice(rule="long", message="x", changes={"chat_template": "x" * 20_000})
+        assert told(crew, crew.hold(), long).advice == []
 
 
 class TestFollowed:

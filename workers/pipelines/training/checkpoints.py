@@ -18,11 +18,12 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from sdk.schemas.advice import AdviceList
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import CheckpointPolicy
 from sdk.schemas.looks import LookRecord
 from sdk.schemas.training_report import TrainingReport
-from sdk.schemas.wire import IF_SET, JsonScalar, Sha256, Wire, digest_of
+from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Sha256, Wire, digest_of
 from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import save_tensors
@@ -99,6 +100,8 @@ class Record(Wire):
     #: The gradient scaler's state if the computation is in float16.
     scaler: dict[str, int | float] | None
     look_state: Annotated[LookState, Field(default_factory=LookState)]
+    #: What it was advised on the way.
+    advice: Annotated[AdviceList, IF_ANY, Field(default_factory=list)]
     #: Everything that determines the training.
     configuration: dict[str, JsonScalar]
     #: The digest of the configuration.

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sdk.advice.rules import lower_rate
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.optimizers import OptimizerName
 from sdk.schemas.schedules import DEFAULT_DECAY_SHARE, ScheduleName, clash_of_cycles, warmup_steps
@@ -203,7 +204,7 @@ def diverged(spec: TrainingSpec, what: str) -> PipelineError:
     """Return the error for a training whose numbers are no longer finite, with what to try, in order."""
     return PipelineError(
         FailureReason.DIVERGED,
-        f"The training diverged: {what}; try, in this order: a lower learning rate ({spec.lr:g} → {spec.lr / 2:g}), a"
+        f"The training diverged: {what}; try, in this order: a lower learning rate ({spec.lr:g} → {lower_rate(spec.lr):g}), a"
         f" longer warm-up (warmup_ratio {spec.warmup_ratio:g} → {max(0.1, 2 * spec.warmup_ratio):g}), a smaller batch"
         f" with more accumulation (batch_size {spec.batch_size} → {max(1, spec.batch_size // 2)}, grad_accum"
         f" {spec.grad_accum} → {spec.grad_accum * 2}), a look at the data.",

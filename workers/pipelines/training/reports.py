@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sdk.advice.rules import advice_of
 from sdk.schemas.schedules import SCHEDULES
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
@@ -90,7 +89,7 @@ def training_report(
         quantization=loaded.quantization,
         rows=given.rows.rows,
         supervised_tokens=given.rows.supervised_tokens,
-        training=(_record(setting) if scores is None else _with_looks(setting, steps)).flat(),
+        training=(training_record(setting) if scores is None else _with_looks(setting, steps)).flat(),
         metrics={name: float(value) for name, value in metrics.items() if value is not None},
         libraries=_libraries(given.spec),
         looks=[] if scores is None else setting.looks.records,
@@ -100,23 +99,13 @@ def training_report(
     )
 
 
-def advised(report: TrainingReport, steps: StepRecord) -> TrainingReport:
-    """Return the report of a training that has ended, with what its steps and looks advise."""
-    update = report.metrics.get("largest_update")
-    advice = advice_of(report.record, steps.points(0), report.looks, labels=len(report.labels or ()), update=update)
-    if not advice:
-        return report
-    rules = TrainingRecord(advice=",".join(one.rule for one in advice))
-    return report.model_copy(update={"advice": advice, "training": {**report.training, **rules.flat()}})
-
-
 def ran_with(setting: Setting) -> dict[str, JsonScalar]:
     """Return the environment of a training, for a `RecordedTraining`."""
     return {
         "base": setting.given.order.base_name,
         "base_revision": setting.given.order.base_revision,
         **_libraries(setting.given.spec),
-        **_record(setting).ran_with(),
+        **training_record(setting).ran_with(),
     }
 
 
@@ -125,7 +114,7 @@ def _libraries(spec: TrainingSpec) -> dict[str, str]:
     return {**library_versions(), **({} if extra is None else versions_of(extra[1]))}
 
 
-def _record(setting: Setting) -> TrainingRecord:
+def training_record(setting: Setting) -> TrainingRecord:
     """Return the record: every number that the result depends on."""
     given, loaded = setting.given, setting.loaded
     spec, lora, fit = given.spec, given.lora, setting.fitting.fit
@@ -187,7 +176,7 @@ def _with_looks(setting: Setting, steps: StepRecord) -> TrainingRecord:
         best_step=best.step if best is not None and spec.keeps_best else None,
         stopped_step=step if step < setting.given.schedule.total_steps else None,
     )
-    return _record(setting).model_copy(
+    return training_record(setting).model_copy(
         update={name: value for name, value in found if value is not None and name in found.model_fields_set}
     )
 

@@ -39,6 +39,7 @@ from workers.pipelines.training.adapting import (
     require_equal_to_base,
     require_reference,
 )
+from workers.pipelines.training.advising import Advising
 from workers.pipelines.training.averaging import averaged, result_of
 from workers.pipelines.training.callbacks import reporting_to
 from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, write_checkpoint
@@ -52,7 +53,7 @@ from workers.pipelines.training.looks.looking import Looks
 from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
-from workers.pipelines.training.reports import Before, Setting, advised, ran_with, training_report
+from workers.pipelines.training.reports import Before, Setting, ran_with, training_report
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
 from workers.pipelines.training.update_size import largest_update, lost_scale
@@ -175,17 +176,20 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     give_back()
     if points := setting.looks.points(adapter.record.points(0)):
         host.measured(PointChunk(after=-1, points=points))
-    if adapter.step:
-        # The one that stopped may have stopped in the middle of it.
-        _look(setting, host, shared, adapter)
-    if not setting.looks.is_over:
-        _take_steps(setting, host, shared, adapter, callbacks)
-    train_s = adapter.record.train_s()
-    if device.kind == "cuda":
-        torch.cuda.synchronize()
-    last = _last(shared, adapter)
-    with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, last)):
-        tensors, scores = _chosen(setting, host, shared, adapter, last)
+    advising = Advising(setting, host)
+    with advising.of_divergence(adapter.record):
+        if adapter.step:
+            # The one that stopped may have stopped in the middle of it.
+            _look(setting, host, shared, adapter)
+        if not setting.looks.is_over:
+            _take_steps(setting, host, shared, adapter, callbacks, advising)
+        train_s = adapter.record.train_s()
+        if device.kind == "cuda":
+            torch.cuda.synchronize()
+        last = _last(shared, adapter)
+    with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, last, advising)):
+        with advising.of_divergence(adapter.record):
+            tensors, scores = _chosen(setting, host, shared, adapter, last)
         _check_not_zero(tensors)
         if parent is not None:
             require_moved(tensors, parent)
@@ -205,14 +209,21 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
-    return advised(report, adapter.record)
+    return advising.at_the_end(report, adapter.record)
 
 
 def _scored(given: Inputs, rows: Tokenised | None, model: Any, fitting: Fitting, host: Host) -> HeldOutScores | None:
     return None if rows is None else scored(given, rows.examples, model, fitting, host.report)
 
 
-def _take_steps(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, callbacks: Sequence[Any]) -> None:
+def _take_steps(
+    setting: Setting,
+    host: Host,
+    shared: Shared,
+    adapter: AdapterState,
+    callbacks: Sequence[Any],
+    advising: Advising,
+) -> None:
     """Take the steps that are left, with looks and checkpoints between them."""
     given, pace = setting.given, Pace(setting.given.order.checkpoint)
     with reporting_to(callbacks, shared, adapter, rows=given.training_rows) as report_step:
@@ -223,8 +234,10 @@ def _take_steps(setting: Setting, host: Host, shared: Shared, adapter: AdapterSt
             host.report(_progress(adapter, given.device))
             host.measured(PointChunk(after=adapter.step - 1, points=adapter.record.points(adapter.step - 1)))
             report_step()
+            looks = len(setting.looks.records)
             is_over = _look(setting, host, shared, adapter)
-            _keep(setting, host, shared, adapter, pace)
+            advising.after_step(adapter.record, looked=len(setting.looks.records) > looks)
+            _keep(setting, host, shared, adapter, pace, advising)
             return is_over
 
         run(shared, adapter, rows=given.training_rows, collate=_collate(given), after_step=after_step)
@@ -355,29 +368,36 @@ def _progress(adapter: AdapterState, device: Device) -> Progress:
     )
 
 
-def _keep(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, pace: Pace) -> None:
+def _keep(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, pace: Pace, advising: Advising) -> None:
     """Write a checkpoint after a step if one is due, and end the training if it must stop."""
     # Asked once: the answer may change meanwhile.
     must_stop = host.told_to_stop
     if must_stop or pace.is_due(adapter.step):
-        _write_checkpoint(setting, host, shared, adapter, result_of(shared, adapter))
+        _write_checkpoint(setting, host, shared, adapter, result_of(shared, adapter), advising)
         pace.wrote()
     if must_stop:
         raise Interrupted(adapter.step)
 
 
-def _keep_last(setting: Setting, host: Host, shared: Shared, adapter: AdapterState, last: _Last) -> int:
+def _keep_last(
+    setting: Setting, host: Host, shared: Shared, adapter: AdapterState, last: _Last, advising: Advising
+) -> int:
     """Write the checkpoint of the last step, unless the training resumed from it; return its step."""
     if adapter.record.resumed_from != adapter.step:
         with torch.no_grad():
             for name, tensor in last.parameters.items():
                 adapter.parameters[name].copy_(tensor)
-        _write_checkpoint(setting, host, shared, adapter, last.tensors)
+        _write_checkpoint(setting, host, shared, adapter, last.tensors, advising)
     return adapter.step
 
 
 def _write_checkpoint(
-    setting: Setting, host: Host, shared: Shared, adapter: AdapterState, tensors: dict[str, Any]
+    setting: Setting,
+    host: Host,
+    shared: Shared,
+    adapter: AdapterState,
+    tensors: dict[str, Any],
+    advising: Advising,
 ) -> None:
     given, steps, scaler = setting.given, adapter.record, shared.accelerator.scaler
     # No training could resume from such a checkpoint, and this one can't continue either.
@@ -394,6 +414,7 @@ def _write_checkpoint(
         eval_loss_base=setting.before.held_out,
         test_loss_base=setting.before.test,
         look_state=setting.looks.state,
+        advice=advising.told,
         base_weights=setting.loaded.held,
         fit=setting.fitting.fit,
         memory_steps=setting.fitting.steps,

@@ -147,7 +147,7 @@ def _print_job(
     facts = [
         *_facts(view),
         ("changed", changed),
-        *(("warning", said) for said in (view.result or {}).get("warnings", ())),
+        *_said(view),
     ]
     print_facts([(name, value) for name, value in facts if value not in (None, False, 0, "")])
     if lines := curve_lines(curve, sys.stdout):
@@ -160,8 +160,22 @@ def _print_job(
         click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
     if view.state is JobState.SUCCEEDED:
         say(f"see what it made: {result_command(view)}")
-    if any(advice.get("changes") for advice in (view.result or {}).get("advice", ())):
-        say(f"run it again as it is advised: adapterctl jobs retry {view.id} --advice")
+    if any(one.changes for one in view.advice):
+        say(_advised_command(view))
+
+
+def _said(view: JobView) -> list[tuple[str, str]]:
+    """What is said of a job: the warnings of its result, and what it was advised before it had one."""
+    warnings = [*(view.result or {}).get("warnings", ())]
+    advice = [one.message for one in view.advice if one.message not in warnings]
+    return [*(("warning", said) for said in warnings), *(("advice", said) for said in advice)]
+
+
+def _advised_command(view: JobView) -> str:
+    again = f"adapterctl jobs retry {view.id} --advice"
+    if view.state.is_final:
+        return f"run it again as it is advised: {again}"
+    return f"to follow its advice now: adapterctl jobs cancel {view.id}; then: {again}"
 
 
 def result_command(view: JobView) -> str:

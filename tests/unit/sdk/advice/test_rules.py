@@ -7,13 +7,13 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sdk.advice.rules import LEAST_STEPS, advice_of
+from sdk.advice.rules import LEAST_STEPS, advice_after_divergence, advice_of, advice_so_far, checks_every, merged
 from sdk.schemas.advice import Advice
 from sdk.schemas.looks import HigherLoss, LookRecord
 from sdk.schemas.series import Point
@@ -164,9 +164,77 @@ class TestWarmup:
         assert [one.rule for one in said(points(), warmup_steps=steps)] == rules
 
 
+def said_at(step: int, loss: Callable[[int], float], seen: Sequence[LookRecord] = (), **changed: Any) -> list[Advice]:
+    """What is said after a step of a training whose whole course this is."""
+    losses = [point.values["loss"] for point in points(loss, steps=step)]
+    record = RECORD.model_copy(update=changed)
+    return advice_so_far(record, losses, [look for look in seen if look.step <= step])
+
+
+class TestOnTheWay:
+    def test_a_loss_that_rises_is_told_once_two_checks_in_a_row_have_seen_it(self) -> None:
+        def rising(step: int) -> float:
+            return falling(step) + max(0, step - 120) / 100
+
+        told = {step: [one.rule for one in said_at(step, rising)] for step in range(50, STEPS, checks_every(STEPS))}
+        first = next(step for step in told if said(points(rising, steps=step), total_steps=step))
+        assert told == {step: ["diverging"] if step > first else [] for step in told}
+        (found,) = said_at(first + checks_every(STEPS), rising)
+        assert found.message.startswith(
+            f"at step {first + checks_every(STEPS)} of 400, the training's loss was lowest around"
+        )
+        assert " higher now " in found.message
+
+    def test_held_out_rows_that_get_worse_are_told_at_the_second_look_that_says_so(self) -> None:
+        worse = looks(3.0, 1.4, 1.5, 1.52, every=60)
+        told = {step: [one.rule for one in said_at(step, falling, worse)] for step in (120, 150, 180)}
+        # Between looks nothing is known of these rows.
+        assert told == {120: [], 150: [], 180: ["by_heart"]}
+        (found,) = said_at(180, falling, worse)
+        assert found.message == (
+            "at step 180 of 400, the held-out loss was lowest at step 60 of 400 and is 9% higher now, while the training's loss falls;"
+            " try --epochs 1"
+        )
+        better = looks(3.0, 1.4, 1.5, 1.39, every=60)
+        assert said_at(180, falling, better) == []
+
+    def test_spikes_and_a_long_warm_up_are_told_at_once(self) -> None:
+        def jumping(step: int) -> float:
+            return falling(step) + 1.5 * (step in (90, 110, 140))
+
+        assert [one.rule for one in said_at(150, jumping)] == ["spikes"]
+        # The loss falls too fast for that in the first part of a training, which its first steps are all.
+        assert said_at(79, lambda step: falling(step) + 1.5 * (step in (30, 50, 70))) == []
+        assert [one.rule for one in said_at(LEAST_STEPS, falling, warmup_steps=300)] == ["warmup"]
+        assert said_at(LEAST_STEPS - 1, falling, warmup_steps=300) == []
+
+    def test_that_nothing_is_learnt_is_not_said_before_the_end(self) -> None:
+        flat = looks(2.0, 2.001, 2.0, 2.002, every=60)
+        assert said(points(lambda step: 2.0, steps=180), flat, total_steps=180)[0].rule == "flat"
+        assert said_at(180, lambda step: 2.0, flat) == []
+
+    def test_what_is_told_again_by_a_rule_takes_the_place_of_the_first_only_at_the_end(self) -> None:
+        first, then, other = (Advice(rule=rule, message=text) for rule, text in (("a", "1"), ("a", "2"), ("b", "3")))
+        assert merged([first], [then, other], newer=False) == [first, other]
+        assert merged([first, other], [then]) == [then, other]
+
+
+class TestDiverged:
+    def test_what_the_loss_did_before_is_told_with_the_rate_and_the_step(self) -> None:
+        found = advice_after_divergence(RECORD, [3.0, 2.0, 2.5, 90.0], rate=1e-4)
+        assert found.message == (
+            "step 4 of 400 was the last with finite numbers, at a rate of 0.0001: the loss was 3 at step 1, lowest at step 2 (2),"
+            " 90 at step 4; try --lr 2e-05"
+        )
+        assert (found.rule, found.changes) == ("diverging", {"lr": 2e-05})
+        assert ": the loss was 3 at step 1; try" in advice_after_divergence(RECORD, [3.0], rate=1e-4).message
+
+
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, list[bool]]:
-    """Whether the rules say anything, of each real training that `benchmarks.once.advice` made, by its kind."""
+    """Whether the rules say anything, at the end or on the way, of each real training that `benchmarks.once.advice` made, by
+    its kind.
+    """
     path = Path(__file__).resolve().parents[3] / "assets" / "trainings.json.gz"
     found: dict[str, list[bool]] = {}
     for run in json.loads(gzip.decompress(path.read_bytes())):
@@ -174,8 +242,16 @@ def recorded() -> dict[str, list[bool]]:
         seen = [look_of(*look) for look in run["looks"]]
         record = TrainingRecord.read(run["record"])
         advice = advice_of(record, steps, seen, labels=run["labels"], update=run["update"])
-        found.setdefault(run["kind"], []).append(bool(advice))
+        # What is told on the way only matters where it may be a false alarm.
+        early = run["kind"] == "good" and any(told_early(record, run["losses"], seen))
+        found.setdefault(run["kind"], []).append(bool(advice) or early)
     return found
+
+
+def told_early(record: TrainingRecord, losses: list[float], seen: list[LookRecord]) -> Iterator[bool]:
+    for step in sorted({look.step for look in seen} | {*range(0, len(losses), checks_every(len(losses)))}):
+        if 0 < step < len(losses):
+            yield bool(advice_so_far(record, losses[:step], [look for look in seen if look.step <= step]))
 
 
 def look_of(step: int, loss: float, *worse: float) -> LookRecord:

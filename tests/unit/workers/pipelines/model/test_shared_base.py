@@ -8,7 +8,7 @@ import json
 import shutil
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from support.soak import scale
 from transformers import AutoModelForCausalLM
 
+from sdk.schemas.advice import Advice
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
@@ -223,6 +224,9 @@ class Heard:
         """It writes none."""
 
     def measured(self, chunk: PointChunk) -> None:
+        """It trains nothing."""
+
+    def advised(self, advice: Sequence[Advice]) -> None:
         """It trains nothing."""
 
 

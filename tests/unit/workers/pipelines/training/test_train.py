@@ -289,7 +289,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_advice(
     with pytest.raises(PipelineError, match="loss is nan at step 1") as caught:
         train(llama_base, pairs, tmp_path / "out")
     assert caught.value.reason == "diverged"
-    advice = ["lower learning rate (0.01 → 0.005)", "longer warm-up", "smaller batch", "a look at the data"]
+    advice = ["lower learning rate (0.01 → 0.001)", "longer warm-up", "smaller batch", "a look at the data"]
     places = [caught.value.message.index(part) for part in advice]
     assert places == sorted(places)
     assert not (tmp_path / "out").exists()

@@ -42,6 +42,8 @@ from workers.pipelines.data.batches import example_losses, longest_first
 from workers.pipelines.data.classify import guesses
 from workers.pipelines.data.preferences import judged
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.training import train
+from workers.pipelines.training.row_means import RowMeans
 
 FAMILIES = ("llama", "mistral", "qwen3", "phi3", "gemma2", "gemma3", "gpt2", "opt", "qwen3-moe")
 #: How often each way to spoil a training is run, and how many others.
@@ -70,6 +72,7 @@ def main() -> None:
     # A training collects garbage twice, which takes as long as all that is imported is large.
     gc.freeze()
     warnings.simplefilter("ignore")
+    train.RowMeans = _Counted  # type: ignore[misc]
     known = {json.loads(line)["name"] for line in out.read_text().splitlines()} if out.exists() else set()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="advice-") as scratch:
@@ -188,6 +191,16 @@ def _options(dataset: str, rng: random.Random) -> tuple[dict[str, Any], int]:
     return options, round(batch * steps / epochs)
 
 
+class _Counted(RowMeans):
+    """The losses of rows of the newest training."""
+
+    newest: RowMeans | None = None
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows)
+        _Counted.newest = self
+
+
 class _Looks(TrainerCallback):
     """Scores each held-out row before the first step, at looks between, and after the last one."""
 
@@ -250,7 +263,7 @@ def _run(
     schedule = parts[0].schedule
     looks, points = _Looks(parts, schedule.total_steps), []
     kept = Checkpoints(scratch / "unused", measured=lambda chunk: points.extend(chunk.points))
-    failed, metrics = None, {}
+    failed, metrics, _Counted.newest = None, {}, None
     try:
         metrics = run_training(base, data, scratch / "out", spec=spec, checkpoints=kept, callbacks=[looks]).metrics
     except PipelineError as error:
@@ -264,6 +277,7 @@ def _run(
             name: _rounded([point.values.get(name, math.nan) for point in points])
             for name in ("loss", "lr", "grad_norm")
         },
+        "row_losses": [] if _Counted.newest is None else [float(f"{mean:.3g}") for mean in _Counted.newest.means()],
         "masses": {"seen": _masses(parts[0]), "unseen": _masses(parts[1])},
         "looks": looks.found,
         "metrics": {name: metrics[name] for name in ("first_loss", "last_loss", "largest_update") if name in metrics},

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sdk.advice.broken_rows import run_of_rows
 from sdk.advice.rules import advice_of, advice_so_far, checks_every, merged
 from sdk.schemas.advice import Advice
 from sdk.schemas.looks import HigherLoss, LookRecord
@@ -80,7 +81,9 @@ def said_of(run: dict[str, Any], *, blind: bool = False) -> list[Advice]:
     """Return what the rules say of a training; `blind`: without its looks."""
     if "said" not in run or blind:
         looks, update = [] if blind else looks_of(run), run["metrics"].get("largest_update")
-        said = advice_of(record_of(run), points_of(run), looks, labels=_LABELS, update=update)
+        # Recordings of before have no losses of rows.
+        odd = run_of_rows(run["row_losses"]) if run.get("row_losses") else None
+        said = advice_of(record_of(run), points_of(run), looks, labels=_LABELS, update=update, run=odd)
         if blind:
             return said
         run["said"] = merged(told_midway(run), said)
@@ -113,6 +116,8 @@ def kept_of(run: dict[str, Any]) -> dict[str, Any]:
         "record": record_of(run).flat(),
         "losses": _short(run["points"]["loss"]),
         "looks": looks,
+        # In the file of the tests, those of trainings by which the rule about them is measured.
+        "rows": run.get("row_losses", []) if run["kind"] in ("good", "broken") else [],
     }
 
 

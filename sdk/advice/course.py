@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from sdk.advice.broken_rows import RowRun
 from sdk.schemas.looks import HigherLoss, LookRecord
 from sdk.schemas.series import Point
 from sdk.schemas.version_records import TrainingRecord
@@ -65,6 +66,8 @@ class Course:
     labels: int = 0
     #: The largest ‖ΔW‖/‖W‖ of its modules, if that is known.
     update: float | None = None
+    #: Rows that follow each other and are unlike the others, if there are any.
+    run: RowRun | None = None
 
     @classmethod
     def of(
@@ -75,10 +78,11 @@ class Course:
         *,
         labels: int = 0,
         update: float | None = None,
+        run: RowRun | None = None,
     ) -> Course:
         """Return the course of points in rising order of steps; those before the first step are left out."""
         losses = [point.values["loss"] for point in points if point.step > 0 and "loss" in point.values]
-        return cls.so_far(record, losses, looks, labels=labels, update=update)
+        return replace(cls.so_far(record, losses, looks, labels=labels), update=update, run=run)
 
     @classmethod
     def so_far(
@@ -88,13 +92,12 @@ class Course:
         looks: Sequence[LookRecord],
         *,
         labels: int = 0,
-        update: float | None = None,
     ) -> Course:
         """Return the course of a training whose first steps had these losses."""
         import numpy as np
 
         seen = [look for look in looks if "loss" in look.scores]
-        return cls(record, np.array(losses, dtype=np.float64), seen, labels, update)
+        return cls(record, np.array(losses, dtype=np.float64), seen, labels)
 
     @property
     def steps(self) -> int:
@@ -109,7 +112,7 @@ class Course:
     def until(self, step: int) -> Course:
         """Return the course as it was after a step."""
         looks = [look for look in self.looks if look.step <= step]
-        return replace(self, losses=self.losses[: max(0, step)], looks=looks, update=None)
+        return replace(self, losses=self.losses[: max(0, step)], looks=looks, update=None, run=None)
 
     @property
     def window(self) -> int:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from sdk.advice.broken_rows import RowRun
 from sdk.advice.course import Course
-from sdk.schemas.advice import BY_HEART, DIVERGING, FLAT, SPIKES, WARMUP, Advice
+from sdk.schemas.advice import BROKEN_ROWS, BY_HEART, DIVERGING, FLAT, SPIKES, WARMUP, Advice
 from sdk.schemas.looks import LookRecord
 from sdk.schemas.series import Point
 from sdk.schemas.training_warnings import MOST_UPDATE, update_said
@@ -30,17 +31,19 @@ def advice_of(
     *,
     labels: int = 0,
     update: float | None = None,
+    run: RowRun | None = None,
 ) -> list[Advice]:
     """Return what a training is advised by its points and looks so far, the most important first.
 
-    `labels` is the number of labels of a classification, and `update` the largest ‖ΔW‖/‖W‖ of its modules, if that is
-    known. It takes time in proportion to the steps.
+    `labels` is the number of labels of a classification, `update` the largest ‖ΔW‖/‖W‖ of its modules, if that is known, and
+    `run` the rows whose losses `run_of_rows` finds unlike the others. It takes time in proportion to the steps.
     """
-    course = Course.of(record, points, looks, labels=labels, update=update)
+    course = Course.of(record, points, looks, labels=labels, update=update, run=run)
     if course.steps < LEAST_STEPS:
         return []
     found = _diverging(course) or _by_heart(course) or _flat(course)
-    return [one for one in (found, _spikes(course), _warmup(course)) if one is not None]
+    odd = _broken_rows(course) or _spikes(course)
+    return [one for one in (found, odd, _warmup(course)) if one is not None]
 
 
 def checks_every(total: int) -> int:
@@ -233,19 +236,39 @@ def _flat(course: Course) -> Advice | None:
 _LEAST_SPIKES, _CUT = 3, 0.3
 
 
+def _broken_rows(course: Course) -> Advice | None:
+    """Rows that follow each other have a far higher loss than the others."""
+    run = course.run
+    if run is None:
+        return None
+    option, changes = _clipping(course)
+    return Advice(
+        rule=BROKEN_ROWS,
+        message=f"rows {run.first + 1} to {run.last + 1} of the dataset have a loss of {run.loss:.4g}, and half of all rows"
+        f" one below {run.usual:.4g}, so something may have broken there; mend them or leave them out{option}",
+        changes=changes,
+    )
+
+
+def _clipping(course: Course) -> tuple[str, dict[str, JsonScalar]]:
+    """Return what to try against rows unlike the others, in words and as options."""
+    if 0 < course.record.max_grad_norm <= _CUT:
+        return "", {}
+    return f", or try --max-grad-norm {_CUT:g}", {"max_grad_norm": _CUT}
+
+
 def _spikes(course: Course) -> Advice | None:
     """A few steps have a far higher loss than those around them."""
     found = course.spikes()
     if len(found) < _LEAST_SPIKES:
         return None
     step, loss, around = max(found, key=lambda spike: spike.loss - spike.around)
-    clipped = 0 < course.record.max_grad_norm <= _CUT
+    option, changes = _clipping(course)
     return Advice(
         rule=SPIKES,
         message=f"the loss jumped at {len(found)} of {course.steps} steps, most at step {step}, from {around:.4g} to {loss:.4g}, so some"
-        " rows are unlike the others; look for them with: adapterctl data check"
-        + ("" if clipped else f", or try --max-grad-norm {_CUT:g}"),
-        changes={} if clipped else {"max_grad_norm": _CUT},
+        f" rows are unlike the others; look for them with: adapterctl data check{option}",
+        changes=changes,
     )
 
 

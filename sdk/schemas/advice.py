@@ -20,8 +20,9 @@ from sdk.schemas.wire import JsonScalar, Wire
 #: More than there are rules.
 MOST_ADVICE = 16
 #: The rules of this release: a rate under which a training diverges, a loss that does not fall, rows that are learnt by heart,
-#: steps that stand out, and a warm-up that takes most of the steps.
-DIVERGING, FLAT, BY_HEART, SPIKES, WARMUP = "diverging", "flat", "by_heart", "spikes", "warmup"
+#: a run of rows that stand out, steps that do, and a warm-up that takes most of the steps.
+DIVERGING, FLAT, BY_HEART, WARMUP = "diverging", "flat", "by_heart", "warmup"
+BROKEN_ROWS, SPIKES = "broken_rows", "spikes"
 
 
 class Advice(Wire):

@@ -21,7 +21,12 @@ def collate(rows: Sequence[Tokens], pad_id: int) -> Batch:
     """Return input_ids, labels and attention_mask, each (batch, seq), the longest row first, padded on the right to its
     length.
     """
-    return padded(sorted(rows, key=lambda row: -len(row["input_ids"])), pad_id)
+    return padded([rows[at] for at in by_length(rows)], pad_id)
+
+
+def by_length(rows: Sequence[Tokens]) -> list[int]:
+    """Return the order of rows in a batch: the longest first."""
+    return sorted(range(len(rows)), key=lambda at: -len(rows[at]["input_ids"]))
 
 
 def padded(ordered: Sequence[Tokens], pad_id: int) -> Batch:

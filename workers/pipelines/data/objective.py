@@ -11,8 +11,8 @@ from workers.pipelines.data.examples import Example
 
 #: `input_ids` and `labels` of an example; `desirable`, 0 or 1, of those that say it.
 Tokens = dict[str, list[int]]
-#: Tensors by name, of int64: input_ids, attention_mask, labels and position_ids are (batch, seq), labels of whole rows and `desirable`
-#: (batch,).
+#: Tensors by name, of int64: input_ids, attention_mask, labels and position_ids are (batch, seq), labels of whole rows, `desirable`
+#: and the numbers of rows, `row`, (batch,).
 Batch = dict[str, Any]
 #: From a model and a batch to the loss of each supervised token in nats, (supervised,) in float32, and the tokens' places.
 TokenLosses = Callable[[Any, Batch], tuple[Any, Any]]

@@ -48,7 +48,7 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 def packed(batch: Batch, room: int, turns: int | None = None) -> Iterator[Batch]:
     """Yield the rows of a batch, the longest first, in sequences of up to `room` tokens: input_ids, labels, and
-    position_ids if there are several rows, each (1, tokens). Rows of `turns` tokens or more don't share a sequence with
+    position_ids if there are several rows, each (1, tokens), as are the numbers of rows, if the batch has them. Rows of `turns` tokens or more don't share a sequence with
     shorter ones (see `turns_at`).
 
     The first token of a row is not learnt, as for a row alone.
@@ -68,6 +68,8 @@ def packed(batch: Batch, room: int, turns: int | None = None) -> Iterator[Batch]
                 joined["input_ids"].device
             )
             joined["labels"] = joined["labels"].masked_fill(joined["position_ids"] == 0, IGNORED)
+        if "row" in batch:
+            joined["row"] = torch.cat([batch["row"][row].expand(length) for row, length in beside])[None]
         yield joined
 
 

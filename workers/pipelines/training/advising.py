@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from sdk.advice.broken_rows import RowRun, run_of_rows
 from sdk.advice.rules import advice_after_divergence, advice_of, advice_so_far, checks_every, merged
 from sdk.schemas.advice import Advice
 from sdk.schemas.failures import FailureReason
@@ -40,13 +41,29 @@ class Advising:
     def at_the_end(self, report: TrainingReport, steps: StepRecord) -> TrainingReport:
         """Return the report of a training that has ended, with what its steps and looks advise, then or on the way."""
         update = report.metrics.get("largest_update")
-        found = advice_of(report.record, steps.points(0), report.looks, labels=self._labels, update=update)
+        found = advice_of(
+            report.record,
+            steps.points(0),
+            report.looks,
+            labels=self._labels,
+            update=update,
+            run=self._run_of_rows(steps),
+        )
         _log(self.told, found)
         advice = merged(self.told, found)
         if not advice:
             return report
         rules = TrainingRecord(advice=",".join(one.rule for one in advice))
         return report.model_copy(update={"advice": advice, "training": {**report.training, **rules.flat()}})
+
+    def _run_of_rows(self, steps: StepRecord) -> RowRun | None:
+        """Return the rows of the dataset that follow each other and are unlike the others, if there are any."""
+        found = None if steps.rows is None else run_of_rows(steps.rows.means())
+        if found is None:
+            return None
+        # A row may be several examples, and others may be held out.
+        examples = self._setting.given.rows.examples
+        return found._replace(first=examples[found.first].row, last=examples[found.last].row)
 
     @contextmanager
     def of_divergence(self, steps: StepRecord) -> Iterator[None]:

@@ -33,6 +33,7 @@ from workers.pipelines.model.device import Device, is_out_of_memory, memory_erro
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.optimising import Schedule, diverged, optimizer_of
+from workers.pipelines.training.row_means import ROW, RowMeans, RowSums, StepLosses
 from workers.pipelines.training.short_of_memory import smaller_optimizer
 from workers.pipelines.training.states import generator_states, restore_generators, restore_optimizer, set_generators
 from workers.pipelines.training.update_size import lost_scale
@@ -52,6 +53,8 @@ class StepRecord:
     measured: dict[str, list[float | None]] = field(default_factory=dict)
     #: Number of tokens without padding.
     tokens: int = 0
+    #: The losses of single rows, if they are counted.
+    rows: RowMeans | None = None
     #: The peak of memory before the last look, the peak of looks, and their seconds in this process.
     peak_bytes: int = 0
     look_peak_bytes: int = 0
@@ -230,14 +233,15 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
     model, spec, record, number = shared.model, adapter.spec, adapter.record, adapter.step + 1
     began = time.perf_counter()
     model.train()
+    numbers = sorted(batch[ROW].tolist()) if ROW in batch else []
     batch = {name: tensor.to(shared.device.torch_device) for name, tensor in batch.items()}
     generators = generator_states()
-    while (loss := _add_gradients(shared, batch, spec.seed + number)) is None:
+    while (found := _add_gradients(shared, batch, spec.seed + number)) is None:
         shared.fitting.lower(model, f"step {number}")
         adapter.optimizer.zero_grad()
         set_generators(generators)
-    if not math.isfinite(loss):
-        raise diverged(spec, f"the loss is {loss} at step {number}")
+    if not math.isfinite(found.mean):
+        raise diverged(spec, f"the loss is {found.mean} at step {number}")
     _watch_gradients(adapter, model)
     # Without an end to which it is clipped, it is only measured.
     norm = float(shared.accelerator.clip_grad_norm_(adapter.parameters.values(), spec.max_grad_norm or math.inf))
@@ -248,7 +252,9 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
         adapter.optimizer.step()
     adapter.taken += not adapter.optimizer.step_was_skipped
     adapter.optimizer.zero_grad()
-    record.losses.append(loss)
+    record.losses.append(found.mean)
+    if record.rows is not None and found.rows:
+        record.rows.add(numbers, found.rows)
     record.rates.append(rate)
     tokens = int(batch["attention_mask"].sum())
     record.tokens += tokens
@@ -262,20 +268,19 @@ def take_step(shared: Shared, adapter: AdapterState, batch: Batch) -> None:
         record.measured.setdefault(name, []).append(value)
 
 
-def _add_gradients(shared: Shared, batch: Batch, seed: int) -> float | None:
-    """Add the gradients of one effective batch; return its mean loss, or None if memory ran out, with nothing kept
-    alive.
-    """
+def _add_gradients(shared: Shared, batch: Batch, seed: int) -> StepLosses | None:
+    """Add the gradients of one effective batch; return its losses, or None if memory ran out, with nothing kept alive."""
     loss = torch.zeros((), device=shared.device.torch_device)
     objective, fitting = shared.objective, shared.fitting
     try:
+        sums = RowSums(batch)
         step = objective.of_step(shared.model, batch, Passes(fitting.parts, fitting.losses, seed))
         for part in fitting.parts(batch, objective.sequences):
             with fitting.saving():
-                share = objective.loss(shared.model, part, step, fitting.losses)
+                share = objective.loss(shared.model, part, step, sums.of(fitting.losses))
             shared.accelerator.backward(share)
             loss += share.detach()
-        return float(loss)
+        return sums.found(loss)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

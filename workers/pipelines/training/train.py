@@ -20,7 +20,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.version_records import TrainingRecord, special_tokens_said
 from sdk.schemas.wire import digest_of
-from workers.pipelines.data.batches import tokens_of
+from workers.pipelines.data.batches import by_length, tokens_of
 from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.tokenise import Tokenised, write_serving
 from workers.pipelines.errors import PipelineError
@@ -54,6 +54,7 @@ from workers.pipelines.training.loop import AdapterState, Shared, begin, resume,
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Before, Setting, ran_with, training_report
+from workers.pipelines.training.row_means import ROW, RowMeans
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
 from workers.pipelines.training.update_size import largest_update, lost_scale
@@ -173,6 +174,8 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     )
     if resumed is not None:
         resume(shared, adapter, resumed)
+    if _counts_rows(given):
+        adapter.record.rows = RowMeans(given.training_rows)
     give_back()
     if points := setting.looks.points(adapter.record.points(0)):
         host.measured(PointChunk(after=-1, points=points))
@@ -347,10 +350,18 @@ def _collate(given: Inputs) -> Callable[[Sequence[int]], Batch]:
     """Return what makes a batch from the numbers of rows, which are read only then."""
 
     def collate(batch: Sequence[int]) -> Batch:
-        some = [tokens_of(given.rows.examples, row, given.objective) for row in batch]
-        return given.objective.collate(list(itertools.chain.from_iterable(some)), given.tokenizer.pad_token_id)
+        some = list(
+            itertools.chain.from_iterable(tokens_of(given.rows.examples, row, given.objective) for row in batch)
+        )
+        made = given.objective.collate(some, given.tokenizer.pad_token_id)
+        return {**made, ROW: torch.tensor([batch[at] for at in by_length(some)])} if _counts_rows(given) else made
 
     return collate
+
+
+def _counts_rows(given: Inputs) -> bool:
+    """Whether the losses of single rows are counted: where each has its own, in the order of one file."""
+    return given.objective.name == "sft" and len(given.order.data) == 1
 
 
 def _progress(adapter: AdapterState, device: Device) -> Progress:

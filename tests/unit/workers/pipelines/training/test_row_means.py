@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +71,15 @@ def test_rows_that_were_in_no_step_have_no_mean() -> None:
 
 
 def test_a_run_of_broken_rows_is_named_by_its_place_in_the_file(llama_base: Path, tmp_path: Path) -> None:
-    said = advised(llama_base, tmp_path, [*range(30, 35)])
-    assert said.startswith("rows 31 to 35 of the dataset have a loss of ")
-    assert said.endswith("so something may have broken there; mend them or leave them out, or try --max-grad-norm 0.3")
-    assert advised(llama_base, tmp_path, [3, 17, 30, 48, 61]) == ""
-
-
-def advised(base: Path, folder: Path, broken: Sequence[int]) -> str:
-    """What is said of a training in which these rows are noise."""
     noise = torch.Generator().manual_seed(1)
     rows = [{"prompt": f"{at % 7} is ", "completion": "one two one two"} for at in range(80)]
-    for at in broken:
-        rows[at]["completion"] = "".join(map(chr, torch.randint(0xA1, 0x250, (15,), generator=noise).tolist()))
-    data = save_jsonl(folder / "rows.jsonl", rows)
-    report = run_training(base, data, folder / f"out-{broken[0]}", **{**QUICK, "lr": 5e-3, "batch_size": 8})
-    return "".join(one.message for one in report.advice if one.rule == "broken_rows")
+    for row in rows[30:35]:
+        row["completion"] = "".join(map(chr, torch.randint(0xA1, 0x250, (15,), generator=noise).tolist()))
+    data = save_jsonl(tmp_path / "rows.jsonl", rows)
+    report = run_training(llama_base, data, tmp_path / "out", **{**QUICK, "lr": 5e-3, "batch_size": 8})
+    (found,) = (one.message for one in report.advice if one.rule == "broken_rows")
+    assert found.startswith("rows 31 to 35 of the dataset have a loss of ")
+    assert found.endswith("so something may have broken there; mend them or leave them out, or try --max-grad-norm 0.3")
 
 
 def test_other_objectives_count_no_rows() -> None:

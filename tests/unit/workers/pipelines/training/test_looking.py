@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from support import tiny
 from support.trainings import LABELLED, PREFERENCES, Checkpoints, run_training, save_jsonl
 
+from sdk.formats.cut_texts import storable
 from sdk.schemas.looks import LookRecord
 from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import batches
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import Rung
-from workers.pipelines.training import looking
+from workers.pipelines.training import looking, sampling
 from workers.pipelines.training.checkpoints import Interrupted, Record
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*torch_dtype.*:FutureWarning")]
@@ -391,6 +392,29 @@ def test_what_can_not_be_watched_is_refused_before_the_base_is_loaded(
             },
         )
     assert "load" not in phases
+
+
+def test_samples_of_any_bytes_can_be_stored_and_are_printed_without_effect(
+    llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sampling, "storable", lambda text: (written.append(text), storable(text))[1])
+    # Escape begins what terminals obey, and databases can't store NUL.
+    answers = [{"prompt": f"{word}: ", "completion": "\0\x1b" * 8} for word in tiny.WORDS]
+    rows = dict.fromkeys(("sft", "held out"), save_jsonl(tmp_path / "rows.jsonl", answers))
+    said: list[str] = []
+    found = Watched(
+        llama_base,
+        rows,
+        tmp_path / "out",
+        **{**BY_HEART, "max_steps": 9, "eval_every": "8", "samples": 1},
+        on_progress=lambda progress: said.append(progress.message or ""),
+    )
+    assert {"\0", "\x1b"} <= set(written[0])
+    (sample,) = found.looks[1].samples
+    assert sample.text == written[0].replace("\0", "\ufffd")
+    (printed,) = [line for line in said if "row 1: " in line]
+    assert printed.isprintable()
 
 
 def test_samples_of_rows_without_prompts_are_refused(llama_base: Path, rows: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import tiny
+from support.disks import disk, filled
 from support.trainings import LABELLED, PREFERENCES, Checkpoints, run_training, save_jsonl
 
 from sdk.formats.cut_texts import storable
@@ -21,6 +24,7 @@ from workers.pipelines.data import batches
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import Rung
 from workers.pipelines.training import looking, sampling
+from workers.pipelines.training.best_look import KeptLooks
 from workers.pipelines.training.checkpoints import Interrupted, Record
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*torch_dtype.*:FutureWarning")]
@@ -212,6 +216,38 @@ def test_a_look_that_is_stopped_is_taken_by_who_goes_on(
     record = Record.model_validate_json((folder / "record.json").read_bytes())
     assert (record.step, [look.step for look in record.look_state.looks]) == (3, [0])
     again = Watched(llama_base, rows, tmp_path / "again", writing=Checkpoints(tmp_path / "x", resume=folder), **given)
+    assert without_time(again.looks) == without_time(whole.looks)
+    assert weights(again.out) == weights(whole.out)
+
+
+def test_weights_that_find_no_room_leave_the_earlier_best_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with disk(tmp_path / "disk") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        kept = KeptLooks(None)
+        # So few that the system is not asked for room before they are flushed, and many.
+        for count in (10, 100_000):
+            kept.keep({"a": torch.ones(count)})
+            with filled(folder), pytest.raises(OSError, match="No space left"):
+                kept.keep({"a": torch.zeros(count)})
+            assert torch.equal(kept.weights()["a"], torch.ones(count))
+
+
+def test_a_full_disk_ends_a_training_that_goes_on_with_its_best_look(
+    llama_base: Path, rows: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**BY_HEART, "max_steps": 8, "eval_every": "2", "keep": "best"}
+    whole = Watched(llama_base, rows, tmp_path / "whole", **given)
+    best = whole.report.record.best_step
+    with disk(tmp_path / "disk") as folder, ExitStack() as until_freed:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        full = Checkpoints(
+            tmp_path / "kept", every_steps=2, written=lambda *what: until_freed.enter_context(filled(folder))
+        )
+        with pytest.raises(OSError, match="No space left"):
+            Watched(llama_base, rows, tmp_path / "full", writing=full, **given)
+    (first,) = (tmp_path / "kept").glob("step-*")
+    assert best != 2
+    again = Watched(llama_base, rows, tmp_path / "again", writing=Checkpoints(tmp_path / "x", resume=first), **given)
     assert without_time(again.looks) == without_time(whole.looks)
     assert weights(again.out) == weights(whole.out)
 

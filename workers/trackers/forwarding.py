@@ -1,7 +1,7 @@
 """The points of one attempt on their way to one tracker, forwarded in batches by a thread of its own.
 
-Nothing waits for a tracker but the end of the training, and that no longer than `END_S`. A library that hangs in a call
-is left alone: its thread ends with it, or with the worker.
+Nothing waits for a tracker but the worker, and that no longer than `END_S`, once the training is over. A library that hangs
+in a call is left alone: its thread ends with it, or with the worker.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workers.secret_variables import without_secrets
 from workers.trackers.known import tracker
 from workers.trackers.tracker import RunEnd, Tracker, Training
 
-#: How long the end of a training waits for its trackers.
+#: How long a worker waits for trackers once a training is over.
 END_S = 10.0
 #: The pause between two batches, and how often a call must fit into it.
 _EVERY_S, _SHARE = 2.0, 10
@@ -102,8 +102,8 @@ class Forwarder:
         with self._background.changing():
             self._is_ending, self._end = True, end
 
-    def wait(self, until: float) -> None:
-        """Wait for the end until a moment of the monotonic clock at most, and say what was not forwarded."""
+    def settle(self, until: float) -> None:
+        """Wait until all is forwarded, or nothing more is tried, but no longer than until a moment of the monotonic clock."""
         with self._background.changed:
             if self._called_at is not None:
                 # A call that hangs has had its time.
@@ -111,14 +111,17 @@ class Forwarder:
             self._background.changed.wait_for(
                 lambda: self._done or self._background.over, max(0.0, until - time.monotonic())
             )
-            was_over = self._background.over and self._fault is None
-            self._background.stop()
+
+    def say_left(self) -> None:
+        """Say what was not forwarded so far, if anything."""
+        with self._background.changed:
+            was_abandoned = self._background.over and self._fault is None
             done, forwarded, fault = self._done, self._forwarded, self._fault
-        if not done and not was_over:
+        if not done and not was_abandoned:
             self._tell(self._left(forwarded, fault or "it did not answer in time"))
 
     def abandon(self) -> None:
-        """Forward nothing more: another attempt does."""
+        """Forward nothing more: it has had its time, or another attempt does."""
         self._background.stop()
 
     def correct(self, end: RunEnd) -> None:
@@ -137,6 +140,9 @@ class Forwarder:
     def _work(self) -> None:
         to: Tracker | None = None
         failures, first_tried_s = 0, 0.0
+        with suppress(Exception):
+            # Some libraries take seconds, in which the training begins; what is wrong with one is said when it is needed.
+            tracker(self._name)
         while (is_last := self._wait_for_work()) is not None:
             first_tried_s, began = first_tried_s or time.time(), time.monotonic()
             try:

@@ -97,7 +97,9 @@ class Desk:
         """End it; return how long that took."""
         began = time.monotonic()
         self.forwarder.end(end)
-        self.forwarder.wait(began + within_s)
+        self.forwarder.settle(began + within_s)
+        self.forwarder.say_left()
+        self.forwarder.abandon()
         return time.monotonic() - began
 
 

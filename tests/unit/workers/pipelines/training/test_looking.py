@@ -165,6 +165,26 @@ def test_the_best_weights_are_published(llama_base: Path, rows: dict[str, Path],
     assert (last.report.record.best_step, last.report.metrics["eval_loss_best"]) == (None, best.scores["loss"])
 
 
+def test_tokens_that_are_added_over_tied_embeddings_are_those_of_the_best_look(
+    llama_base: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    kept = Checkpoints(tmp_path / "kept", every_steps=2)
+    given = {**BY_HEART, "max_steps": 16, "eval_every": "2", "keep": "best", "add_tokens": "<red>\n<blue>\n"}
+    found = Watched(llama_base, rows, tmp_path / "out", writing=kept, **given)
+    best = found.report.record.best_step
+    assert best is not None
+    assert 0 < best < 16
+    published = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    of_step, last = (
+        load_file(tmp_path / "kept" / f"step-{step:08d}" / "adapter_model.safetensors") for step in (best, 16)
+    )
+    added = [name for name in published if "embed_tokens" in name]
+    assert added
+    assert published.keys() == of_step.keys()
+    assert all(torch.equal(tensor, of_step[name]) for name, tensor in published.items())
+    assert not any(torch.equal(published[name], last[name]) for name in added)
+
+
 def test_patience_ends_a_training_and_goes_on_after_a_kill(
     llama_base: Path, rows: dict[str, Path], tmp_path: Path
 ) -> None:

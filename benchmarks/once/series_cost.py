@@ -47,6 +47,7 @@ def main(pairs: int = PAIRS, steps: int = STEPS) -> None:
             return time.process_time() - began
 
         cpu_s("warm", lambda chunk: None)
+        submitted(at, pairs)
         shares = []
         for pair in range(pairs):
             without_s = cpu_s(f"without-{pair}", lambda chunk: None)
@@ -58,7 +59,6 @@ def main(pairs: int = PAIRS, steps: int = STEPS) -> None:
 
 def sent(at: Site, run: Callable[[Callable[[PointChunk], object]], float], steps: int) -> float:
     """Run a training whose points are sent for a job of its own; return the processor's seconds with the sending."""
-    submitted(at, 1)
     worker = Client(at.server.url, at.worker_token, cache=at.folder / "worker")
     held = claimed(worker)
     with Lease(worker, held, claimed_at=time.monotonic()) as lease:

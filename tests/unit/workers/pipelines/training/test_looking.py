@@ -169,15 +169,12 @@ def test_tokens_that_are_added_over_tied_embeddings_are_those_of_the_best_look(
     llama_base: Path, rows: dict[str, Path], tmp_path: Path
 ) -> None:
     kept = Checkpoints(tmp_path / "kept", every_steps=2)
-    given = {**BY_HEART, "max_steps": 16, "eval_every": "2", "keep": "best", "add_tokens": "<red>\n<blue>\n"}
+    # No later look is better by so much.
+    given = {"max_steps": 4, "eval_every": "2", "keep": "best", "min_delta": 99.0, "add_tokens": "seven\neight\n"}
     found = Watched(llama_base, rows, tmp_path / "out", writing=kept, **given)
-    best = found.report.record.best_step
-    assert best is not None
-    assert 0 < best < 16
+    assert found.report.record.best_step == 2
     published = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    of_step, last = (
-        load_file(tmp_path / "kept" / f"step-{step:08d}" / "adapter_model.safetensors") for step in (best, 16)
-    )
+    of_step, last = (load_file(tmp_path / "kept" / f"step-0000000{n}" / "adapter_model.safetensors") for n in (2, 4))
     added = [name for name in published if "embed_tokens" in name]
     assert added
     assert published.keys() == of_step.keys()

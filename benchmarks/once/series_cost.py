@@ -1,7 +1,8 @@
 """What a training's series costs: `PYTHONPATH=tests:benchmarks python -m benchmarks.once.series_cost [PAIRS STEPS]`.
 
 The same training over the tests' tiny Llama, by turns with its points thrown away and with them sent as a worker does: each
-as a line of JSON, read again, held, and sent in batches to a registry over PostgreSQL, whose own processes are not counted. One thread computes.
+as a line of JSON, read again, held, and sent in batches to a registry over PostgreSQL, whose own processes are not counted. One thread computes;
+"own" is what the points take by the clocks of threads: of the one that computes while it reports, and of all others.
 Its figures in RESULTS.md are of 2026-11-30.
 """
 
@@ -48,17 +49,19 @@ def main(pairs: int = PAIRS, steps: int = STEPS) -> None:
 
         cpu_s("warm", lambda chunk: None)
         submitted(at, pairs)
-        shares = []
+        shares, owns = [], []
         for pair in range(pairs):
             without_s = cpu_s(f"without-{pair}", lambda chunk: None)
-            with_s = sent(at, lambda take, out=f"with-{pair}": cpu_s(out, take), steps)  # type: ignore[misc]
+            with_s, own_s = sent(at, lambda take, out=f"with-{pair}": cpu_s(out, take), steps)  # type: ignore[misc]
             shares.append(with_s / without_s - 1)
-            print(f"{without_s:.2f} s without, {with_s:.2f} s with: {shares[-1]:+.1%}", flush=True)
-        print(f"{steps} steps, median of {pairs}: {statistics.median(shares):+.1%}")
+            owns.append(own_s / (with_s - own_s))
+            print(f"{without_s:.2f} s without, {with_s:.2f} s with: {shares[-1]:+.1%}; own {owns[-1]:.2%}", flush=True)
+        print(f"{steps} steps, median of {pairs}: {statistics.median(shares):+.1%}; own {statistics.median(owns):.2%}")
 
 
-def sent(at: Site, run: Callable[[Callable[[PointChunk], object]], float], steps: int) -> float:
-    """Run a training whose points are sent for a job of its own; return the processor's seconds with the sending."""
+def sent(at: Site, run: Callable[[Callable[[PointChunk], object]], float], steps: int) -> tuple[float, float]:
+    """Run a training whose points are sent for a job of its own; return the processor's seconds, and those of the points."""
+    reporting_s = 0.0
     worker = Client(at.server.url, at.worker_token, cache=at.folder / "worker")
     held = claimed(worker)
     with Lease(worker, held, claimed_at=time.monotonic()) as lease:
@@ -66,18 +69,21 @@ def sent(at: Site, run: Callable[[Callable[[PointChunk], object]], float], steps
         with PointSender(attempt) as sender:
 
             def take(chunk: PointChunk) -> None:
+                nonlocal reporting_s
+                began = time.thread_time()
                 news = News.model_validate_json(News(points=chunk).model_dump_json(exclude_none=True))
                 assert news.points is not None
                 sender.measured(news.points)
+                reporting_s += time.thread_time() - began
 
-            taken_s = run(take)
-            began = time.process_time()
+            all_s, computing_s = time.process_time(), time.thread_time()
+            run(take)
             sender.finish(60)
-            taken_s += time.process_time() - began
+            all_s, computing_s = time.process_time() - all_s, time.thread_time() - computing_s
     if at.client.jobs.series(held.job).last_step != steps:
         raise SystemExit("not all points arrived")
     worker.close()
-    return taken_s
+    return all_s, reporting_s + all_s - computing_s
 
 
 if __name__ == "__main__":

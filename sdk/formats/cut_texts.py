@@ -1,4 +1,5 @@
-"""Texts that may take a limited number of bytes together as JSON: the longest are cut, and marked at their end.
+"""Texts as they can be stored: without NUL, and within a number of bytes that they may take together as JSON. The longest are
+cut, and marked at their end.
 
 >>> longest_that_fit([2, 30, 40], 42), longest_that_fit([2, 30], 42)
 (20, None)
@@ -14,6 +15,15 @@ from collections.abc import Sequence
 #: The mark at the end of a cut text.
 CUT = " … [cut]"
 _CUT_BYTES = len(CUT.encode())
+
+
+def storable(text: str) -> str:
+    """Return a text as a database can store it: a model may write any character, also NUL, and that is replaced.
+
+    >>> storable("a\\0b") == "a\\ufffdb"
+    True
+    """
+    return text.replace("\0", "\ufffd")
 
 
 def longest_that_fit(sizes: Sequence[int], most_bytes: int) -> int | None:

@@ -43,7 +43,7 @@ class TrainingOptions(PlanOptions, total=False):
     holdout: float | None
     holdout_by: str | None
     holdout_seed: int
-    eval_every: str | None
+    eval_every: int | str | None
     eval_rows: int | None
     keep: Literal["best", "last"] | None
     patience: int | None

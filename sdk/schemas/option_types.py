@@ -46,6 +46,13 @@ class Option:
     of_loss: bool = False
 
 
+@dataclass(frozen=True)
+class ByHand:
+    """What people may write for a value, as type checkers know it; its own type is what is stored."""
+
+    types: str
+
+
 def options_of(spec: type[Wire]) -> dict[str, Option]:
     """Return the options of a spec by name, in their order."""
     return {

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sdk.schemas.option_types import Option, joined
+from sdk.schemas.option_types import ByHand, Option, joined
 from sdk.schemas.wire import IF_ANY, IF_SET, Wire
 
 _INTERVAL = re.compile(r"[1-9][0-9]{0,7}m?")
@@ -20,7 +20,9 @@ def _require_interval(value: str) -> str:
 
 
 #: "50" steps or "10m" minutes.
-LookEvery = Annotated[str, Field(max_length=40), BeforeValidator(joined), AfterValidator(_require_interval)]
+LookEvery = Annotated[
+    str, Field(max_length=40), ByHand("int | str"), BeforeValidator(joined), AfterValidator(_require_interval)
+]
 
 
 class WatchFields(Wire):

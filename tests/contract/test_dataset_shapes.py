@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from support import calls
 from support.adapters import digest
 from support.calls import claim
-from support.people import submit, training
+from support.people import new_adapter, submit, training
 from support.registries import World
 from support.tenants import Tenant
 
@@ -20,7 +20,8 @@ from registry.jobs.models import Job as JobRow
 from registry.jobs.needs import fields_in
 from registry.principal import Role
 from sdk.cli import cli
-from sdk.errors import InvalidData, InvalidInput
+from sdk.errors import InvalidData, InvalidInput, NotFound
+from sdk.formats.adapter_files import TEMPLATE_FILE
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTarget, TrainingRequest, used_fields
 from sdk.schemas.jobs import JobSubmission
@@ -318,3 +319,29 @@ class TestLooks:
         with people.services.db.read() as session:
             (job,) = session.query(JobRow).filter_by(namespace=ours.space)
             assert "training.test_data" in fields_in(job.needs)
+
+    def test_what_a_neighbour_has_is_named_as_if_it_were_not_there(self, ours: Tenant, theirs: Tenant) -> None:
+        held, folder = theirs.add(uuid.uuid4().hex, "their-rows.jsonl"), new_adapter(theirs.folder)
+        (folder / TEMPLATE_FILE).write_text("{{ messages }}")
+        version = theirs.client.push(folder, f"{theirs.space}/a", base="tiny", method="lora")
+        data, nobody = write(ours, "data.jsonl", *self.rows(ours, 4)), digest(uuid.uuid4().hex)
+        pairs = [
+            ("test_data", held.digest, nobody),
+            ("test_data", held.digest[:12], nobody[:12]),
+            ("test_data", "their-rows.jsonl", "nobodys-rows.jsonl"),
+            ("chat_template", version.ref, f"{theirs.space}/b@v1"),
+            ("chat_template", f"{theirs.space}/a@{version.digest}", f"{theirs.space}/a@sha256:{nobody}"),
+        ]
+        for option, hidden, absent in pairs:
+            assert self.refusal(ours, data, option, hidden) == self.refusal(ours, data, option, absent)
+        # Nor by a request that no SDK has looked at.
+        asked = train(ours, data, eval_data=write(ours, "eval.jsonl", *self.rows(ours, 4)))
+        for given in (held.digest, nobody):
+            request = TrainingRequest.model_validate({**asked, "test_data": given})
+            with pytest.raises(NotFound):
+                submit(ours.client, JobSubmission(request=request))
+
+    def refusal(self, ours: Tenant, data: Path, option: str, given: str) -> str:
+        with pytest.raises(NotFound) as caught:
+            train(ours, data, holdout=0.5, **{option: given})
+        return caught.value.message.replace(given, "it").replace(given.partition("@")[0], "it")

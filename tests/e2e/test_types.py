@@ -20,6 +20,7 @@ import sdk
 from sdk import pull
 
 training = sdk.submit_training("x", base="./base", data="rows.jsonl", rank=8, alpha=16, lr=1e-4, targets="qv")
+watched = [sdk.submit_training("x", base="./base", data="rows.jsonl", eval_every=every) for every in (20, "10m")]
 ref: str = training.wait().result().ref
 pushed: sdk.Version = sdk.push("./adapter", "x", base="tiny", description="by hand")
 evaluation = sdk.submit_evaluation([ref], data="rows.jsonl", generate_rows=4)

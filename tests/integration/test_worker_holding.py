@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,10 +39,11 @@ from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.work import Assignment, ClaimRequest, Release, WorkerInfo
 from workers.child.process import WarmChild
 from workers.child.protocol import WrittenCheckpoint
-from workers.kinds import points
+from workers.kinds import points, reports
 from workers.kinds.attempt import Attempt
 from workers.kinds.checkpoints import CheckpointSender
 from workers.kinds.points import PointSender
+from workers.kinds.reports import Reports
 from workers.lease import heartbeat
 from workers.lease.heartbeat import Lease, apart
 from workers.lease.stop_signal import StopReason, StopSignal
@@ -50,6 +51,8 @@ from workers.node.inputs import AttemptInputs
 from workers.node.shutdown import Shutdown
 from workers.node.transfers import Transfers
 from workers.settings import WorkerSettings
+from workers.trackers import forwarding
+from workers.trackers.tracker import BegunRun, RunEnd, Training
 
 LEASE_S = 6.0
 #: Where a test waits for its end.
@@ -555,3 +558,43 @@ class TestPoints:
         wait_until(lambda: lease.lost, lambda: "it is still held", timeout_s=60)
         sender.finish(60)
         assert world.writer.jobs.series(held.job).series == {}
+
+
+def test_a_version_does_not_wait_for_a_tracker_that_hangs(
+    world: World, client: Client, held: Held, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> None:
+    for module in (forwarding, reports):
+        limits(module, END_S=50)
+    goes_on, forwarded = Event(), list[Any]()
+
+    class Slow:
+        def begin(self, training: Training, run: str | None) -> BegunRun:
+            return BegunRun("run", continues=False)
+
+        def log(self, points: Sequence[Point], at_s: float) -> None:
+            goes_on.wait(60)
+            forwarded.extend(point.step for point in points)
+
+        def end(self, end: RunEnd | None) -> None:
+            forwarded.append(end)
+
+    monkeypatch.setattr(forwarding, "tracker", lambda name: Slow())
+    request: Any = held.assignment.request
+    tracked = request.model_copy(update={"spec": SPEC.model_copy(update={"report_to": "wandb"})})
+    with held.by(client) as lease:
+        stops = SimpleNamespace(remaining_s=float)
+        attempt: Any = SimpleNamespace(client=client, assignment=held.assignment, lease=lease, stop_signal=stops)
+        with Reports(attempt, tracked) as reporting:
+            reporting.measured(PointChunk(after=0, points=points_of(range(1, 4))))
+            began = time.monotonic()
+            reporting.finish()
+            assert time.monotonic() - began < 30
+            lease.flush()
+            # The version is there.
+            lease.end()
+            assert forwarded == []
+            goes_on.set()
+        assert forwarded == [1, 2, 3, "finished"]
+        assert not lease.lost
+    said = [event.message or "" for event in world.writer.jobs.events(held.job) if event.kind == "log"]
+    assert said[-1] == "3 of 3 steps were not forwarded to wandb: it did not answer in time"

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import sdk
 from sdk.formats.objectives import LossOn
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec, TextMetric
+from sdk.schemas.option_types import ByHand
 from sdk.schemas.planning import PlanChoices
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.training import PLANNED, TrainingSpec
@@ -53,7 +54,7 @@ def text() -> str:
 
 
 def _hints(spec: type[Wire]) -> dict[str, Any]:
-    hints = get_type_hints(spec)
+    hints = get_type_hints(spec, include_extras=True)
     return {name: hints[name] for name in spec.model_fields}
 
 
@@ -65,6 +66,9 @@ def _class(name: str, about: str, hints: Mapping[str, Any], *, base: str = "Type
 def _written(hint: Any) -> str:
     if hint is NoneType:
         return "None"
+    if get_origin(hint) is Annotated:
+        plain, *notes = get_args(hint)
+        return next((note.types for note in notes if isinstance(note, ByHand)), None) or _written(plain)
     if hint in _NAMED:
         return _NAMED[hint]
     if get_origin(hint) in (Union, UnionType):

@@ -11,6 +11,7 @@ from sdk.api import work
 from sdk.api.work import NotUnderstoodError
 from sdk.client import Client
 from sdk.errors import FULL_DISK, AdapterctlError, Conflict, Incompatible, RateLimited, StaleAttempt, Unavailable
+from sdk.formats.cut_texts import storable
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release
 from sdk.version import VERSION
@@ -207,5 +208,5 @@ def _of_stop(reason: StopReason | None, assignment: Assignment) -> AttemptFailed
 
 def _failure(attempt: int, failed: AttemptFailed) -> Failure:
     # A library's message may quote the bytes on which it failed.
-    message = str(failed).replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:4000]
+    message = storable(str(failed)).encode("utf-8", "replace").decode()[:4000]
     return Failure(attempt=attempt, reason=failed.reason, message=message)

@@ -117,6 +117,7 @@ class Attempt:
         _log.info("publishing")
         send = partial(work.complete, self.client.transport, self.assignment.job, completion)
         ended = hand_in(self.stop_signal, send, timeout_s=work.COMPLETING_S)
+        self.lease.end()
         _log.info("%s", ended.state)
 
 

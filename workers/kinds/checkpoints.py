@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 import time
 from enum import Enum, auto
 from pathlib import Path
-from types import TracebackType
 
 from sdk.api import work
 from sdk.client import Client
 from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable, VerificationFailed
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import CheckpointRecord
+from workers.background import Background
 from workers.child.protocol import WrittenCheckpoint
 from workers.kinds.attempt import Attempt, pack
 from workers.lease.heartbeat import apart
@@ -48,8 +47,8 @@ class CheckpointSender:
     def __init__(self, attempt: Attempt, *, base_fingerprint: str) -> None:
         self._attempt = attempt
         self._base_fingerprint = base_fingerprint
-        #: Guards the attributes below.
-        self._changed = threading.Condition()
+        #: Its guard is that of the attributes below.
+        self._background = Background(self._work, name="checkpoints")
         #: The newest checkpoint that has not been sent yet.
         self._waiting: WrittenCheckpoint | None = None
         self._sending: WrittenCheckpoint | None = None
@@ -57,47 +56,40 @@ class CheckpointSender:
         self._newest: WrittenCheckpoint | None = None
         #: By when sending must have ended, by the monotonic clock; None: nobody waits for it.
         self._until: float | None = None
-        self._over = False
-        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
 
     def __enter__(self) -> CheckpointSender:
-        self._thread.start()
+        self._background.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
+    def __exit__(self, *_: object) -> None:
         # A transfer in progress is aborted at its next bytes.
-        self._thread.join(_LEAVE_S)
+        self._background.end(_LEAVE_S)
 
     def written(self, checkpoint: WrittenCheckpoint) -> None:
         """Take a checkpoint that is on the disk."""
-        with self._changed:
+        with self._background.changing():
             older, self._newest = self._newest, checkpoint
             skipped, self._waiting = self._waiting, checkpoint
             if skipped is not None:
                 _log.info("checkpoint of step %s: not sent, since a newer one exists", skipped.step)
             if older is not None and older != self._sending:
                 _remove(older)
-            self._changed.notify_all()
 
     def finish(self, within_s: float) -> None:
         """Wait until the newest is sent, but no longer than `within_s`."""
-        with self._changed:
+        with self._background.changing():
             self._until = time.monotonic() + within_s
-            self._changed.notify_all()
             while (unsent := self._waiting or self._sending) is not None and not self._is_over:
                 left_s = self._until - time.monotonic()
                 if left_s <= 0:
                     break
-                self._changed.wait(min(left_s, _LOOK_S))
+                self._background.changed.wait(min(left_s, _LOOK_S))
         if unsent is not None:
             self._tell(f"the checkpoint of step {unsent.step} could not be sent in time")
 
     @property
     def _is_over(self) -> bool:
-        return self._over or self._attempt.lease.lost
+        return self._background.over or self._attempt.lease.lost
 
     def _work(self) -> None:
         with apart(self._attempt.client, self._on_transfer) as client:
@@ -113,28 +105,27 @@ class CheckpointSender:
 
     def _next(self) -> WrittenCheckpoint | None:
         """Take up the newest as soon as there is one; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting is not None or self._over)
+        with self._background.changed:
+            self._background.changed.wait_for(lambda: self._waiting is not None or self._background.over)
             if self._is_over:
                 return None
             self._sending, self._waiting = self._waiting, None
             return self._sending
 
     def _put_down(self, checkpoint: WrittenCheckpoint, sent: _Sent) -> None:
-        with self._changed:
+        with self._background.changing():
             self._sending = None
             if checkpoint != self._newest:
                 _remove(checkpoint)
             elif sent is _Sent.NOT_YET:
                 self._waiting = checkpoint
-            self._changed.notify_all()
 
     def _pause(self, checkpoint: WrittenCheckpoint, seconds: float) -> None:
         """Wait before the next try; a newer checkpoint, or a caller that begins to wait, ends the pause."""
-        with self._changed:
+        with self._background.changed:
             until = self._until
             longest_s = seconds if until is None else min(seconds, _HURRIED_WAIT_S)
-            self._changed.wait_for(
+            self._background.changed.wait_for(
                 lambda: self._is_over or self._waiting != checkpoint or self._until != until, longest_s
             )
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from array import array
 from bisect import bisect_right
-from types import TracebackType
 
 from sdk.api import work
 from sdk.client import Client
 from sdk.errors import AdapterctlError, QuotaExceeded, StaleAttempt, Unavailable
 from sdk.schemas.series import MOST_POINTS, Point, PointChunk, SentPoints
+from workers.background import Background
 from workers.kinds.attempt import Attempt
 from workers.lease.heartbeat import apart
 
@@ -87,8 +86,8 @@ class PointSender:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-        #: Guards the attributes below.
-        self._changed = threading.Condition()
+        #: Its guard is that of the attributes below.
+        self._background = Background(self._work, name="points")
         self._held = HeldPoints()
         #: The step after which the registry may lack something; None: it has everything, or it is being sent.
         self._lacks_after: int | None = None
@@ -96,43 +95,36 @@ class PointSender:
         self._serial = 0
         #: Whether a caller waits for the end.
         self._hurries = False
-        self._over = False
         self._was_full = False
-        self._thread = threading.Thread(target=self._work, name="points", daemon=True)
 
     def __enter__(self) -> PointSender:
-        self._thread.start()
+        self._background.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-        self._thread.join(_LEAVE_S)
+    def __exit__(self, *_: object) -> None:
+        self._background.end(_LEAVE_S)
 
     def measured(self, chunk: PointChunk) -> None:
         """Take points from the child."""
-        with self._changed:
+        with self._background.changing():
             self._held.apply(chunk)
             self._lack_after(chunk.after)
-            self._changed.notify_all()
 
     def after(self, step: int) -> list[Point]:
         """The first points after a step, as many as one request may have."""
-        with self._changed:
+        with self._background.changed:
             return self._held.after(step)
 
     def count_after(self, step: int) -> int:
         """How many steps there are after one."""
-        with self._changed:
+        with self._background.changed:
             return self._held.count_after(step)
 
     def finish(self, within_s: float) -> None:
         """Wait until all are sent, but no longer than `within_s`."""
-        with self._changed:
+        with self._background.changing():
             self._hurries = True
-            self._changed.notify_all()
-            done = self._changed.wait_for(
+            done = self._background.changed.wait_for(
                 lambda: self._is_over or self._was_full or not self._has_more, max(0.0, within_s)
             )
             self._hurries = False
@@ -141,7 +133,7 @@ class PointSender:
 
     @property
     def _is_over(self) -> bool:
-        return self._over or self._attempt.lease.lost
+        return self._background.over or self._attempt.lease.lost
 
     @property
     def _has_more(self) -> bool:
@@ -156,15 +148,14 @@ class PointSender:
                 began = time.monotonic()
                 pause_s = self._try(client, chunk)
                 took_s = time.monotonic() - began
-                with self._changed:
+                with self._background.changing():
                     self._is_sending = False
-                    self._changed.notify_all()
                 self._pause(max(pause_s, min(_LONGEST_PAUSE_S, _SHARE * took_s)))
 
     def _next(self) -> SentPoints | None:
         """Take up what is lacking as soon as there is something; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._lacks_after is not None or self._is_over)
+        with self._background.changed:
+            self._background.changed.wait_for(lambda: self._lacks_after is not None or self._is_over)
             if self._is_over or self._lacks_after is None:
                 return None
             after, self._lacks_after, self._is_sending = self._lacks_after, None, True
@@ -174,9 +165,11 @@ class PointSender:
 
     def _pause(self, seconds: float) -> None:
         """Wait before the next batch; a caller that waits for the end ends the pause."""
-        with self._changed:
+        with self._background.changed:
             hurries = self._hurries
-            self._changed.wait_for(lambda: self._is_over or self._hurries, seconds if not hurries else _HURRIED_S)
+            self._background.changed.wait_for(
+                lambda: self._is_over or self._hurries, seconds if not hurries else _HURRIED_S
+            )
 
     def _try(self, client: Client, chunk: SentPoints) -> float:
         """Send a chunk; return how long to wait before the next."""
@@ -196,22 +189,17 @@ class PointSender:
             return _NO_ROOM_S
         except (AdapterctlError, OSError, ValueError) as error:
             self._tell(f"the series can't be sent ({type(error).__name__}): {error}")
-            self._give_up()
+            self._background.stop()
         else:
-            with self._changed:
+            with self._background.changed:
                 self._was_full = False
                 if self._held.last > stored.last:
                     self._lack_after(stored.last)
         return _EVERY_S
 
     def _put_back(self, after: int) -> None:
-        with self._changed:
+        with self._background.changed:
             self._lack_after(after)
-
-    def _give_up(self) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
 
     def _tell(self, message: str) -> None:
         _log.info(message)

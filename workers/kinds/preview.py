@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sdk.formats.cut_texts import storable
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import PreviewJobRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview, PreviewRequest, PreviewText, RowsShown
@@ -50,7 +51,7 @@ def within(preview: Preview, most_bytes: int = MOST_JOB_BYTES) -> Preview:
 
 def _without_nul(text: PreviewText) -> PreviewText:
     """Return a text with NUL, which registries can't store, replaced by the replacement character; spans stay correct."""
-    said = {name: getattr(text, name).replace("\0", "\ufffd") for name in ("text", "supervised_text", "cut_text")}
+    said = {name: storable(getattr(text, name)) for name in ("text", "supervised_text", "cut_text")}
     return text.model_copy(update=said)
 
 

@@ -15,6 +15,8 @@ from workers.lease.stop_signal import Stopped, StopReason
 from workers.trackers.forwarding import END_S, Forwarder
 from workers.trackers.tracker import RunEnd, Training
 
+#: How long a version waits for trackers that have not everything yet, in seconds.
+_SOON_S = 1.0
 #: How a run ends with its attempt; None: another attempt goes on with it.
 _ENDS: dict[StopReason, RunEnd | None] = {StopReason.CANCELLED: "killed", StopReason.DRAINING: None}
 
@@ -25,7 +27,8 @@ class Reports:
     def __init__(self, attempt: Attempt, request: TrainingRequest) -> None:
         self._attempt = attempt
         self._points = PointSender(attempt)
-        self._finished = False
+        #: Until when runs have time to end as finished, by the monotonic clock; None: the training has not.
+        self._until: float | None = None
         training = training_of(attempt, request)
         runs = attempt.assignment.runs
         self._forwarders = [
@@ -47,7 +50,10 @@ class Reports:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is not None and not self._is_lost(error):
+        if error is None and self._until is not None:
+            for forwarder in self._forwarders:
+                forwarder.settle(self._until)
+        elif error is not None and not self._is_lost(error):
             self._end_otherwise(_end_of(error))
         for forwarder in self._forwarders:
             forwarder.abandon()
@@ -64,28 +70,30 @@ class Reports:
         self._points.finish(self._attempt.stop_signal.remaining_s(LAST_POINTS_S))
 
     def finish(self) -> None:
-        """Wait until all points are sent and forwarded, and the runs ended, but not for long: the training was done."""
-        self._finished = True
-        until = self._end("finished")
+        """Have runs end, and wait until the registry has all points: the training was done. Trackers have a moment to answer;
+        what they lack by then is said, and forwarded once the version is there.
+        """
+        self._until = self._end("finished")
         self.flush()
-        self._wait(until)
+        self._settle(min(self._until, time.monotonic() + _SOON_S))
 
     def _end_otherwise(self, end: RunEnd | None) -> None:
-        if not self._finished:
-            self._wait(self._end(end))
+        if self._until is None:
+            self._settle(self._end(end))
         elif end is not None:
             for forwarder in self._forwarders:
                 forwarder.correct(end)
 
     def _end(self, end: RunEnd | None) -> float:
-        """Have runs end; return until when to wait for that, by the monotonic clock."""
+        """Have runs end; return until when they have time for that, by the monotonic clock."""
         for forwarder in self._forwarders:
             forwarder.end(end)
         return time.monotonic() + self._attempt.stop_signal.remaining_s(END_S)
 
-    def _wait(self, until: float) -> None:
+    def _settle(self, until: float) -> None:
         for forwarder in self._forwarders:
-            forwarder.wait(until)
+            forwarder.settle(until)
+            forwarder.say_left()
 
     def _is_lost(self, error: BaseException) -> bool:
         """Whether another attempt has the job."""

@@ -65,9 +65,13 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+        self._thread.join(_TIMEOUT_S)
+
+    def end(self) -> None:
+        """Send no more heartbeats: the job is over."""
         self._end.set()
         self._wake.set()
-        self._thread.join(_TIMEOUT_S)
 
     @property
     def cancelled(self) -> bool:

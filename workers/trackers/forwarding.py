@@ -1,7 +1,7 @@
 """The points of one attempt on their way to one tracker, forwarded in batches by a thread of its own.
 
-Nothing waits for a tracker but the end of the training, and that no longer than `END_S`. A library that hangs in a call
-is left alone: its thread ends with it, or with the worker.
+Nothing waits for a tracker but the worker, and that no longer than `END_S`, once the training is over. A library that hangs
+in a call is left alone: its thread ends with it, or with the worker.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Protocol
 
 from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.trackers import TrackedRun, TrackerName
+from workers.background import Background
 from workers.secret_variables import without_secrets
 from workers.trackers.known import tracker
 from workers.trackers.tracker import RunEnd, Tracker, Training
 
-#: How long the end of a training waits for its trackers.
+#: How long a worker waits for trackers once a training is over.
 END_S = 10.0
 #: The pause between two batches, and how often a call must fit into it.
 _EVERY_S, _SHARE = 2.0, 10
@@ -60,8 +61,8 @@ class Forwarder:
         self._held = held
         self._tell = tell
         self._note = note
-        #: Guards the attributes below.
-        self._changed = threading.Condition()
+        #: Its guard is that of the attributes below. It is over once nothing is tried any more.
+        self._background = Background(self._work, name=f"to {name}")
         self._run = run
         #: All points up to this step were forwarded.
         self._forwarded = -1 if run is None else run.step
@@ -73,22 +74,21 @@ class Forwarder:
         self._has_more = False
         self._is_ending = False
         self._end: RunEnd | None = None
-        #: Whether the end was forwarded, too; whether nothing is tried any more.
-        self._done, self._over = False, False
+        #: Whether the end was forwarded, too.
+        self._done = False
         self._fault: str | None = None
         #: When the call that is not over began, by the monotonic clock.
         self._called_at: float | None = None
-        self._thread = threading.Thread(target=self._work, name=f"to {name}", daemon=True)
 
     def start(self) -> None:
         """Begin the run as soon as there is something to forward."""
-        self._thread.start()
+        self._background.start()
 
     def measured(self, chunk: PointChunk) -> None:
         """Take notice of points that the attempt holds now."""
         if not chunk.points:
             return
-        with self._changed:
+        with self._background.changing():
             # What a checkpoint has was forwarded by whoever wrote it, as far as anything was.
             after = chunk.after if chunk.after >= 0 else min(self._forwarded, chunk.points[-1].step)
             if after < self._newest:
@@ -96,32 +96,33 @@ class Forwarder:
                 self._replaced_after = min(self._replaced_after, after)
             self._newest = chunk.points[-1].step
             self._has_more = True
-            self._changed.notify_all()
 
     def end(self, end: RunEnd | None) -> None:
         """Have everything forwarded at once, and the run ended; None: another attempt will go on with it."""
-        with self._changed:
+        with self._background.changing():
             self._is_ending, self._end = True, end
-            self._changed.notify_all()
 
-    def wait(self, until: float) -> None:
-        """Wait for the end until a moment of the monotonic clock at most, and say what was not forwarded."""
-        with self._changed:
+    def settle(self, until: float) -> None:
+        """Wait until all is forwarded, or nothing more is tried, but no longer than until a moment of the monotonic clock."""
+        with self._background.changed:
             if self._called_at is not None:
                 # A call that hangs has had its time.
                 until = min(until, self._called_at + END_S)
-            self._changed.wait_for(lambda: self._done or self._over, max(0.0, until - time.monotonic()))
-            was_over, self._over = self._over and self._fault is None, True
-            self._changed.notify_all()
+            self._background.changed.wait_for(
+                lambda: self._done or self._background.over, max(0.0, until - time.monotonic())
+            )
+
+    def say_left(self) -> None:
+        """Say what was not forwarded so far, if anything."""
+        with self._background.changed:
+            was_abandoned = self._background.over and self._fault is None
             done, forwarded, fault = self._done, self._forwarded, self._fault
-        if not done and not was_over:
+        if not done and not was_abandoned:
             self._tell(self._left(forwarded, fault or "it did not answer in time"))
 
     def abandon(self) -> None:
-        """Forward nothing more: another attempt does."""
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
+        """Forward nothing more: it has had its time, or another attempt does."""
+        self._background.stop()
 
     def correct(self, end: RunEnd) -> None:
         """End a run in another way than it was ended."""
@@ -139,6 +140,9 @@ class Forwarder:
     def _work(self) -> None:
         to: Tracker | None = None
         failures, first_tried_s = 0, 0.0
+        with suppress(Exception):
+            # Some libraries take seconds, in which the training begins; what is wrong with one is said when it is needed.
+            tracker(self._name)
         while (is_last := self._wait_for_work()) is not None:
             first_tried_s, began = first_tried_s or time.time(), time.monotonic()
             try:
@@ -151,22 +155,22 @@ class Forwarder:
             else:
                 failures, first_tried_s = 0, 0.0
                 pause_s = max(_EVERY_S, min(_LONGEST_PAUSE_S, _SHARE * (time.monotonic() - began)))
-            with self._changed:
+            with self._background.changed:
                 self._called_at = None
-                self._changed.wait_for(lambda: self._is_ending or self._over, pause_s)
+                self._background.changed.wait_for(lambda: self._is_ending or self._background.over, pause_s)
         if to is not None and not self._done:
             with suppress(Exception):
                 to.end(None)
 
     def _wait_for_work(self) -> bool | None:
         """Wait until there is something to do; return whether it is the end, and None if there will be nothing."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._has_more or self._is_ending or self._over)
+        with self._background.changed:
+            self._background.changed.wait_for(lambda: self._has_more or self._is_ending or self._background.over)
             if self._run is None and not self._has_more:
                 # The training ended before its first point.
                 self._done = True
-                self._changed.notify_all()
-            if self._over or self._done:
+                self._background.changed.notify_all()
+            if self._background.over or self._done:
                 return None
             self._called_at = time.monotonic()
             return self._is_ending
@@ -174,12 +178,12 @@ class Forwarder:
     def _begun(self) -> Tracker:
         to = tracker(self._name)
         run = to.begin(self._training, None if self._run is None else self._run.run)
-        with self._changed:
+        with self._background.changed:
             if not run.continues:
                 self._forwarded = -1
             self._has_more = True
             self._run = TrackedRun(run=run.id, step=self._forwarded)
-            noted, is_over = self._run, self._over
+            noted, is_over = self._run, self._background.over
         if not is_over:
             self._note(self._name, noted)
             self._tell(f"forwarding the series to {self._name}, run {run.id}")
@@ -187,8 +191,8 @@ class Forwarder:
 
     def _forward(self, to: Tracker, at_s: float) -> None:
         """Forward a batch, or if there is nothing more and it is the end, the end."""
-        with self._changed:
-            if self._over:
+        with self._background.changed:
+            if self._background.over:
                 return
             self._has_more, self._replaced_after = False, math.inf
             after = self._forwarded
@@ -196,32 +200,30 @@ class Forwarder:
             to.log(points, at_s)
             self._acknowledge(points[-1].step)
             return
-        with self._changed:
+        with self._background.changed:
             if not self._is_ending or self._has_more:
                 return
         to.end(self._end)
-        with self._changed:
+        with self._background.changing():
             self._done = True
-            self._changed.notify_all()
 
     def _acknowledge(self, step: int) -> None:
-        with self._changed:
+        with self._background.changed:
             self._forwarded = int(min(step, self._replaced_after))
             self._has_more = True
             assert self._run is not None, "it has begun"
             self._run = TrackedRun(run=self._run.run, step=self._forwarded)
-            noted, is_over = self._run, self._over
+            noted, is_over = self._run, self._background.over
         if not is_over:
             self._note(self._name, noted)
 
     def _failed(self, error: Exception, *, is_last: bool) -> None:
         why = _said_of(error)
         _log.info("not forwarded to %s: %s", self._name, why)
-        with self._changed:
+        with self._background.changing():
             self._fault = why
             self._has_more = True
-            self._over = self._over or is_last
-            self._changed.notify_all()
+            self._background.over |= is_last
 
     def _correct(self, run: str, end: RunEnd) -> None:
         try:

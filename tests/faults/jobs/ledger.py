@@ -114,49 +114,67 @@ def _folders(stack: Stack, jobs: Sequence[str]) -> list[str]:
 
 
 _LOOK_S = 0.2
+#: Without an answer for so long, in seconds, the registry is away.
+_AWAY_S = 1.0
 
 
 @dataclass
-class Lag:
-    """How far this machine is behind: by how much a short sleep and a question to the database took too long."""
+class Hindrances:
+    """What kept leases from being counted in time: a slow machine, and a registry of which no process was there."""
 
-    most_s: float = 0.0
+    #: By how much a short sleep and a question to the database took too long.
+    lag_s: float = 0.0
+    #: From when to when the registry did not answer, in seconds since 1970.
+    away: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def leeway_s(self) -> float:
         """What a job may take longer to be given out again than the lease and one sweep."""
-        return 3.0 + 4 * self.most_s
+        return 3.0 + 4 * self.lag_s
+
+    def away_s(self, since: float, until: float) -> float:
+        """For how long the registry was away between two moments."""
+        return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in self.away)
 
 
 @contextmanager
-def measured_lag(stack: Stack) -> Iterator[Lag]:
+def measured_hindrances(stack: Stack) -> Iterator[Hindrances]:
     """Measure for the length of the block."""
-    lag, over = Lag(), threading.Event()
+    found, over = Hindrances(), threading.Event()
 
-    def look() -> None:
+    def look_at_clocks() -> None:
         while not over.is_set():
             began = time.monotonic()
             over.wait(_LOOK_S)
             with stack.database.read() as session:
                 session.execute(select(1))
-            lag.most_s = max(lag.most_s, time.monotonic() - began - _LOOK_S)
+            found.lag_s = max(found.lag_s, time.monotonic() - began - _LOOK_S)
 
-    thread = threading.Thread(target=look, name="lag", daemon=True)
-    thread.start()
+    def look_for_registry() -> None:
+        answered = time.time()
+        while not over.is_set():
+            if stack.registry.answers():
+                if time.time() - answered > _AWAY_S:
+                    found.away.append((answered, time.time()))
+                answered = time.time()
+            over.wait(_LOOK_S)
+
+    threads = [threading.Thread(target=look, daemon=True) for look in (look_at_clocks, look_for_registry)]
+    for thread in threads:
+        thread.start()
     try:
-        yield lag
+        yield found
     finally:
         over.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
-def lost_after_s(stack: Stack, job: str, attempt: int, since: float) -> float | None:
-    """How long after a moment an attempt was found to be lost, and its job queued again; None where it was not lost."""
+def lost_at(stack: Stack, job: str, attempt: int) -> float | None:
+    """When an attempt was found to be lost, and its job queued again, in seconds since 1970; None where it was not lost."""
     with stack.database.read() as session:
         row = session.get_one(Attempt, (job, attempt))
-        if row.state != "lost" or row.finished_at is None:
-            return None
-        return row.finished_at.timestamp() - since
+        return None if row.state != "lost" or row.finished_at is None else row.finished_at.timestamp()
 
 
 #: Within so many seconds a job whose worker has vanished is queued again, on a machine that keeps up.

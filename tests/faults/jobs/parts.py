@@ -14,7 +14,9 @@ from faults.proxy import FaultProxy
 from support.soak import SOAKING
 from support.workplace import descendants, is_alive, wait_until
 
+from registry.http.paths import HEALTHZ
 from sdk.stack.local_process import LocalProcess
+from sdk.stack.loopback import http_status
 from sdk.stack.programs import RegistryServer, WorkerProcess
 from sdk.stack.valkey import ValkeyServer
 
@@ -60,6 +62,13 @@ class Registry(RegistryServer):
         """The processes that answer requests."""
         below = descendants(self.pid or 0)
         return [pid for pid, line in below.items() if "spawn_main" in line]
+
+    def answers(self) -> bool:
+        """Whether one of its processes is there."""
+        try:
+            return http_status(self.kept["port"], HEALTHZ) == 200
+        except OSError:
+            return False
 
     def kill(self) -> bool:
         """End the server with all its processes, as a machine that goes away does; return whether it ran."""

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sdk.formats.cut_texts import storable
 from sdk.schemas.evaluation import (
     MOST_JOB_ROWS,
     MOST_TARGET_ROWS,
@@ -143,13 +144,8 @@ def _scoring(target: Target, data: Path, most_rows: int) -> LanguageModelScoring
 def _sample(example: Example, written: Written) -> Sample:
     beside = {"content": written.content, "reasoning": written.reasoning}
     return Sample(
-        prompt=_storable(example.prompt),
-        reference=_storable(example.reference),
-        completion=_storable(written.text),
-        **{name: _storable(text) for name, text in beside.items() if text is not None},
+        prompt=storable(example.prompt),
+        reference=storable(example.reference),
+        completion=storable(written.text),
+        **{name: storable(text) for name, text in beside.items() if text is not None},
     )
-
-
-def _storable(text: str) -> str:
-    """Return `text` in a form that can be stored: a model may generate any character, also NUL, which databases can't store."""
-    return text.replace("\0", "\ufffd")

@@ -97,7 +97,9 @@ class Desk:
         """End it; return how long that took."""
         began = time.monotonic()
         self.forwarder.end(end)
-        self.forwarder.wait(began + within_s)
+        self.forwarder.settle(began + within_s)
+        self.forwarder.say_left()
+        self.forwarder.abandon()
         return time.monotonic() - began
 
 
@@ -234,7 +236,7 @@ def test_a_tracker_that_hangs_delays_the_end_for_a_bounded_time_only(
     assert desk.said[-1].endswith("it did not answer in time")
     # Whatever it does later, another attempt has the job.
     go_on.set()
-    desk.forwarder._thread.join(30)
+    desk.forwarder._background.end(30)
     assert desk.noted == ([] if where == "begin" else desk.noted[:1] if where == "log" else desk.noted)
 
 
@@ -262,7 +264,7 @@ def test_an_attempt_that_was_lost_says_nothing_and_leaves_the_run(notebook: Note
     desk.report(points_of(range(1, 4)))
     wait_until(lambda: len(notebook.points) == 3, lambda: str(notebook.points))
     desk.forwarder.abandon()
-    desk.forwarder._thread.join(30)
+    desk.forwarder._background.end(30)
     assert notebook.ends == [None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import weakref
@@ -78,10 +79,18 @@ class KeptLooks:
                 shutil.copyfileobj(self._weights, file)
 
     def _put(self, content: bytes) -> None:
-        """Replace the weights by others, once these are written whole."""
+        """Replace the weights by others, once these are written whole. Raises OSError if the disk is full."""
         file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
         weakref.finalize(self, file.close)
-        file.write(content)
+        try:
+            file.write(content)
+            # Without this some would wait in memory to be written when they are read.
+            file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                # It tries to write once more.
+                file.close()
+            raise
         if self._weights is not None:
             self._weights.close()
         self._weights = file

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sdk.formats.cut_texts import storable
 from sdk.schemas.looks import MOST_SAMPLE_CHARACTERS, SampleText
 from workers.pipelines.data.tokenizer import configured_stops
 from workers.pipelines.training.inputs import Inputs
@@ -37,4 +38,4 @@ def _answer(given: Inputs, model: Any, prompt: list[int], stops: list[int]) -> s
             eos_token_id=stops or None,
         )
     text: str = given.tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
-    return text[:MOST_SAMPLE_CHARACTERS]
+    return storable(text)[:MOST_SAMPLE_CHARACTERS]

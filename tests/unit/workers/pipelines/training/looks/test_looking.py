@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import tiny
+from support.disks import disk, filled
 from support.trainings import LABELLED, PREFERENCES, Checkpoints, run_training, save_jsonl
 
+from sdk.formats.cut_texts import storable
 from sdk.schemas.looks import LookRecord
 from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.training_report import TrainingReport
@@ -20,7 +24,8 @@ from workers.pipelines.data import batches
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import Rung
 from workers.pipelines.training.checkpoints import Interrupted, Record
-from workers.pipelines.training.looks import looking
+from workers.pipelines.training.looks import looking, sampling
+from workers.pipelines.training.looks.best_look import KeptLooks
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*torch_dtype.*:FutureWarning")]
 
@@ -160,6 +165,23 @@ def test_the_best_weights_are_published(llama_base: Path, rows: dict[str, Path],
     assert (last.report.record.best_step, last.report.metrics["eval_loss_best"]) == (None, best.scores["loss"])
 
 
+def test_tokens_that_are_added_over_tied_embeddings_are_those_of_the_best_look(
+    llama_base: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    kept = Checkpoints(tmp_path / "kept", every_steps=2)
+    # No later look is better by so much.
+    given = {"max_steps": 4, "eval_every": "2", "keep": "best", "min_delta": 99.0, "add_tokens": "seven\neight\n"}
+    found = Watched(llama_base, rows, tmp_path / "out", writing=kept, **given)
+    assert found.report.record.best_step == 2
+    published = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    of_step, last = (load_file(tmp_path / "kept" / f"step-0000000{n}" / "adapter_model.safetensors") for n in (2, 4))
+    added = [name for name in published if "embed_tokens" in name]
+    assert added
+    assert published.keys() == of_step.keys()
+    assert all(torch.equal(tensor, of_step[name]) for name, tensor in published.items())
+    assert not any(torch.equal(published[name], last[name]) for name in added)
+
+
 def test_patience_ends_a_training_and_goes_on_after_a_kill(
     llama_base: Path, rows: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -211,6 +233,38 @@ def test_a_look_that_is_stopped_is_taken_by_who_goes_on(
     record = Record.model_validate_json((folder / "record.json").read_bytes())
     assert (record.step, [look.step for look in record.look_state.looks]) == (3, [0])
     again = Watched(llama_base, rows, tmp_path / "again", writing=Checkpoints(tmp_path / "x", resume=folder), **given)
+    assert without_time(again.looks) == without_time(whole.looks)
+    assert weights(again.out) == weights(whole.out)
+
+
+def test_weights_that_find_no_room_leave_the_earlier_best_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with disk(tmp_path / "disk") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        kept = KeptLooks(None)
+        # So few that the system is not asked for room before they are flushed, and many.
+        for count in (10, 100_000):
+            kept.keep({"a": torch.ones(count)})
+            with filled(folder), pytest.raises(OSError, match="No space left"):
+                kept.keep({"a": torch.zeros(count)})
+            assert torch.equal(kept.weights()["a"], torch.ones(count))
+
+
+def test_a_full_disk_ends_a_training_that_goes_on_with_its_best_look(
+    llama_base: Path, rows: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**BY_HEART, "max_steps": 8, "eval_every": "2", "keep": "best"}
+    whole = Watched(llama_base, rows, tmp_path / "whole", **given)
+    best = whole.report.record.best_step
+    with disk(tmp_path / "disk") as folder, ExitStack() as until_freed:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        full = Checkpoints(
+            tmp_path / "kept", every_steps=2, written=lambda *what: until_freed.enter_context(filled(folder))
+        )
+        with pytest.raises(OSError, match="No space left"):
+            Watched(llama_base, rows, tmp_path / "full", writing=full, **given)
+    (first,) = (tmp_path / "kept").glob("step-*")
+    assert best != 2
+    again = Watched(llama_base, rows, tmp_path / "again", writing=Checkpoints(tmp_path / "x", resume=first), **given)
     assert without_time(again.looks) == without_time(whole.looks)
     assert weights(again.out) == weights(whole.out)
 
@@ -391,6 +445,29 @@ def test_what_can_not_be_watched_is_refused_before_the_base_is_loaded(
             },
         )
     assert "load" not in phases
+
+
+def test_samples_of_any_bytes_can_be_stored_and_are_printed_without_effect(
+    llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sampling, "storable", lambda text: (written.append(text), storable(text))[1])
+    # Escape begins what terminals obey, and databases can't store NUL.
+    answers = [{"prompt": f"{word}: ", "completion": "\0\x1b" * 8} for word in tiny.WORDS]
+    rows = dict.fromkeys(("sft", "held out"), save_jsonl(tmp_path / "rows.jsonl", answers))
+    said: list[str] = []
+    found = Watched(
+        llama_base,
+        rows,
+        tmp_path / "out",
+        **{**BY_HEART, "max_steps": 9, "eval_every": "8", "samples": 1},
+        on_progress=lambda progress: said.append(progress.message or ""),
+    )
+    assert {"\0", "\x1b"} <= set(written[0])
+    (sample,) = found.looks[1].samples
+    assert sample.text == written[0].replace("\0", "\ufffd")
+    (printed,) = [line for line in said if "row 1: " in line]
+    assert printed.isprintable()
 
 
 def test_samples_of_rows_without_prompts_are_refused(llama_base: Path, rows: dict[str, Path], tmp_path: Path) -> None:

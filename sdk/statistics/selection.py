@@ -45,9 +45,9 @@ class Chances:
         self._rng = np.random.default_rng(int.from_bytes(sha256(seed.encode()).digest()))
         scores = self._rng.standard_normal((settings, draws), dtype=np.float32) / np.float32(sqrt(2))
         #: (m, draws): the highest of all less the lowest of the first k.
-        self._apart = scores.max(axis=0) - np.minimum.accumulate(scores, axis=0)
+        self._apart: Floats = scores.max(axis=0) - np.minimum.accumulate(scores, axis=0)
         #: (m − 1, draws): by how much the first falls behind any of the k that follow.
-        self._ahead = np.maximum.accumulate(scores[1:] - scores[0], axis=0)
+        self._ahead: Floats = np.maximum.accumulate(scores[1:] - scores[0], axis=0)
         self._rows = self._estimated(row_freedom)
         self._seeds = {0: self._estimated(inf)}
 

@@ -73,7 +73,8 @@ class Chances:
         """(draws,) an estimated variance over the true one."""
         import numpy as np
 
-        draws, freedom = self._apart.shape[1], max(freedom, 1.0)
+        freedom = max(freedom, 1.0)
+        draws = int(self._apart.shape[1])
         if freedom == inf:
             return np.ones(draws, dtype=np.float32)
         return (self._rng.chisquare(freedom, size=draws) / freedom).astype(np.float32)

@@ -36,8 +36,10 @@ __all__ = ["Judgement", "SettingJudgement", "SettingScores", "judge"]
 
 #: Scores that differ by a smaller share are equal, since they were added up in different orders.
 _ROUNDING = 1e-12
-#: Where few rows differ, so many are added in mind that differ by all they can, half of them either way: if none does,
-#: the interval then ends where three in as many rows could (Agresti and Min 2005 add as many to pairs of yes and no).
+#: Weights that differ by a smaller share are the same, as 32-bit numbers have them.
+_OF_WEIGHTS = 1e-5
+#: Where few rows differ, so many are added in mind that differ by all they can, half of them either way (Agresti and Min
+#: 2005, who add two to pairs of yes and no). If none of n differs, the interval then ends beyond 3.7/n, the exact end.
 _IN_MIND = 4
 
 
@@ -159,7 +161,10 @@ def _masses(settings: Sequence[SettingScores]) -> tuple[Floats, npt.NDArray[np.b
         raise ValueError("a sweep without settings has no best one")
     masses = np.asarray(settings[0].masses, dtype=np.float64)
     for one in settings:
-        if one.sums.ndim != 2 or one.sums.shape[1:] != masses.shape or not np.array_equal(one.masses, masses):
+        if one.sums.ndim != 2 or not one.sums.shape[1:] == one.masses.shape == masses.shape:
+            raise ValueError("the settings of a sweep are compared on the same rows, and these differ in their number")
+        # Weights that aren't whole numbers may have been added up in another order.
+        if not np.allclose(one.masses, masses, rtol=_OF_WEIGHTS, atol=0.0, equal_nan=True):
             raise ValueError("the settings of a sweep are compared on the same rows, and these differ in their weights")
     weighing = masses > 0
     if not np.isfinite(masses).all() or (masses < 0).any() or not weighing.any():

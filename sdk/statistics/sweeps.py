@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-__all__ = ["Judgement", "SettingJudgement", "SettingScores", "judge"]
+__all__ = ["SweepJudgement", "SettingJudgement", "SettingScores", "judge"]
 
 #: Scores that differ by a smaller share are equal, since they were added up in different orders.
 _ROUNDING = 1e-12
@@ -81,7 +81,7 @@ class SettingJudgement:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class SweepJudgement:
     """What the scores of a sweep say."""
 
     #: The place of the best setting; None: none has a score.
@@ -118,7 +118,7 @@ def judge(
     seed: str,
     bound: float | None = None,
     draws: int = DRAWS,
-) -> Judgement:
+) -> SweepJudgement:
     """Say which setting is the best, and whether each other one is worse, as good, or not told apart from it.
 
     `margin`, in units of the score, is by how much a setting may be worse and still be as good: what is shown to lie
@@ -136,7 +136,9 @@ def judge(
     counted = [one.with_seeds(between, alone=place in between.set_aside) for place, one in enumerate(counted)]
     judged = [one.judged() for one in counted]
     scored = [place for place, one in enumerate(counted) if one.seeds]
-    result = Judgement(None, len(masses), equal_rows, between.deviation, between.freedom, between.set_aside, judged)
+    result = SweepJudgement(
+        None, len(masses), equal_rows, between.deviation, between.freedom, between.set_aside, judged
+    )
     if not scored:
         return result
     least = min(counted[place].loss for place in scored)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdk.statistics.selection import Chances
-from sdk.statistics.sweeps import Judgement, SettingScores, judge
+from sdk.statistics.sweeps import SweepJudgement, SettingScores, judge
 
 
 def scores(means: list[float], *, seeds: int = 3, rows: int = 200, noise: float = 0.05, seed: int = 0) -> np.ndarray:
@@ -29,13 +29,13 @@ def judged(
     lower_is_better: bool = True,
     bound: float | None = None,
     draws: int = 10_000,
-) -> Judgement:
+) -> SweepJudgement:
     masses = np.ones(sums[0].shape[1]) if masses is None else masses
     settings = [SettingScores(each, masses) for each in sums]
     return judge(settings, margin=margin, lower_is_better=lower_is_better, seed="a sweep", bound=bound, draws=draws)
 
 
-def outcomes(found: Judgement) -> list[str]:
+def outcomes(found: SweepJudgement) -> list[str]:
     return [one.outcome for one in found.settings]
 
 

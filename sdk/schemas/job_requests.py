@@ -79,6 +79,17 @@ class ParentChoice(Wire):
         return str(Ref.parse(value))
 
 
+class SweepPlace(Wire):
+    """Which member of which sweep a training is. Only the registry asks for it."""
+
+    sweep: Annotated[str, Field(min_length=1, max_length=32)]
+    number: Annotated[int, Field(ge=1, le=1_000_000)]
+    #: The shares of its steps after which it asks whether it goes on.
+    rungs: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=10), IF_ANY] = []
+    #: How many threads it computes with, so that it ends with the same bytes on machines with more cores.
+    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, IF_SET] = None
+
+
 class DataSource(Wire):
     """One of several datasets of a training."""
 
@@ -118,6 +129,8 @@ class TrainingRequest(Wire):
     template_date: Annotated[Day | None, IF_SET] = None
     #: The version whose training is repeated, with everything that it was made from.
     like: Annotated[RecordedTraining | None, IF_SET] = None
+    #: The sweep that it is a member of.
+    sweep: Annotated[SweepPlace | None, IF_SET] = None
 
     @field_validator("adapter")
     @classmethod

@@ -22,6 +22,7 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day
+from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.trackers import TRACKERS, Runs, TrackerName
 from sdk.schemas.training_report import Labels, TrainingReport
 from sdk.schemas.wire import IF_ANY, IF_SET, Sha256, Wire
@@ -244,6 +245,8 @@ class Completion(Wire):
     combination: Annotated[CombineResult | None, IF_SET] = None
     #: The looks of a training at its held-out rows, or some of them.
     looks: Annotated[list[LookRecord], Field(max_length=MOST_LOOKS), IF_ANY] = []
+    #: Of a training that is a member of a sweep.
+    member: Annotated[MemberResult | None, IF_SET] = None
 
     @property
     def uploads(self) -> set[str]:

@@ -1,0 +1,195 @@
+"""Sweeps, as sent between client and registry: what is asked for, the members, and what they say about the options."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdk.schemas.job_requests import TrainingRequest
+from sdk.schemas.jobs import JobSettings
+from sdk.schemas.sweep_axes import MOST_AXES, MOST_MEMBERS, Axis, Setting
+from sdk.schemas.wire import IF_ANY, IF_SET, Open, Wire
+
+#: The held-out loss, which a training measures itself; other metrics are those of an evaluation on the same rows.
+HELD_OUT_LOSS = "eval_loss"
+
+Sampler = Literal["grid", "random", "tpe"]
+StopEarly = Literal["none", "halving", "median"]
+Publish = Literal["best", "all", "none"]
+
+
+class SweepRequest(Wire):
+    """Train an adapter with several settings, and find out which is the best."""
+
+    #: What every member is asked for; the options in `settings`, and the seed, are replaced in its spec.
+    training: TrainingRequest
+    settings: Annotated[dict[str, Axis], Field(min_length=1, max_length=MOST_AXES)]
+    sample: Sampler = "grid"
+    #: How many settings are tried; a grid has all of them.
+    trials: Annotated[Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None, IF_SET] = None
+    stop_early: Annotated[StopEarly, Field(exclude_if=lambda value: value == "none")] = "none"
+    choose: Annotated[str, Field(min_length=1, max_length=100)] = HELD_OUT_LOSS
+    #: How many trainings each setting has, with the spec's seed and those that follow it.
+    seeds: Annotated[int, Field(ge=1, le=16)] = 1
+    #: How many members wait or run at once.
+    parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 8
+    #: No member begins after members have trained for so long in all, on whatever device.
+    max_gpu_hours: Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, IF_SET] = None
+    #: No member begins so many seconds after the sweep began, on the database's clock.
+    max_time_s: Annotated[Annotated[float, Field(gt=0, le=31_536_000)] | None, IF_SET] = None
+    #: By how much a setting may be worse and still be as good: a share of the best score.
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.01
+    publish: Publish = "best"
+
+
+class SweepSubmission(JobSettings):
+    """A sweep as submitted; the settings of its jobs are those of its members."""
+
+    request: SweepRequest
+
+
+class SweepState(StrEnum):
+    """The states of a sweep."""
+
+    #: Members wait or run, or the next ones are about to.
+    RUNNING = "running"
+    #: No member begins; those that run go on.
+    PAUSED = "paused"
+    #: All members have ended; the winner is being chosen and published.
+    CHOOSING = "choosing"
+    #: There is a verdict, or it is said why there is none.
+    ENDED = "ended"
+    #: Somebody cancelled it, and its members with it.
+    CANCELLED = "cancelled"
+
+
+class SweepMember(Wire):
+    """One training of a sweep, whose ref is `sweep:ID/NUMBER`."""
+
+    #: Counts from 1 within the sweep.
+    number: int
+    #: Counts from 1; the members of a trial have the same setting, and other seeds.
+    trial: int
+    setting: Setting
+    seed: int
+    job: str
+    #: Of its job.
+    state: str
+    #: "finished" at its end or for lack of patience, "pruned" by the sweep; None: not yet, or it failed.
+    outcome: Annotated[Literal["finished", "pruned"] | None, Open] = None
+    #: Why it failed.
+    reason: str | None = None
+    #: Scores of held-out rows, of test rows, time, memory and so on, as a version has them.
+    metrics: dict[str, float] = {}
+    steps: int | None = None
+    #: The step of its best look.
+    best_step: int | None = None
+    #: Steps that it took after the one at which it should have ended, before it knew.
+    surplus_steps: Annotated[int, IF_ANY] = 0
+    #: The version that was made of it.
+    ref: str | None = None
+
+
+class SettingVerdict(Wire):
+    """What the members of one setting say, against the best."""
+
+    trial: int
+    setting: Setting
+    #: The numbers of its members that count.
+    members: list[int]
+    #: The mean over its seeds; None: it has none, since its members failed or were pruned.
+    score: float | None = None
+    #: Of the score, over rows and, with several seeds, over seeds.
+    standard_error: float | None = None
+    #: How much worse than the best, with the ends of its interval; None for the best itself.
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    #: Adjusted for all comparisons with the best.
+    p: float | None = None
+    #: The smallest difference that these rows and seeds show in 80 % of all cases.
+    can_show: float | None = None
+    outcome: Annotated[Literal["best", "worse", "as good", "not told apart", "pruned", "failed"], Open]
+
+
+class SweepVerdict(Wire):
+    """Which setting is the best, and how sure that is."""
+
+    metric: str
+    lower_is_better: bool
+    #: In units of the metric.
+    margin: float
+    rows: int
+    seeds: int
+    #: The best first.
+    settings: list[SettingVerdict]
+    #: Whether every other setting is shown to be worse.
+    told_apart: bool
+    #: What follows, in words.
+    recommendation: str
+    #: The scores of the winner on rows by which nothing was chosen, by metric.
+    test: dict[str, float] = {}
+    notes: list[str] = []
+
+
+class SweepView(Wire):
+    """A sweep as shown to readers."""
+
+    id: str
+    adapter: str
+    state: Annotated[SweepState, Open]
+    request: SweepRequest
+    created_by: str
+    created_at: datetime
+    finished_at: datetime | None = None
+    #: How many members it will have at most; None: nobody knows yet.
+    most_members: int | None = None
+    #: Left out in lists.
+    members: list[SweepMember] = []
+    #: How many members are in each state of jobs.
+    counts: dict[str, int] = {}
+    #: How long members have trained, in all.
+    train_s: float = 0.0
+    #: The number of the member that is the best of the best setting.
+    winner: int | None = None
+    verdict: SweepVerdict | None = None
+    #: Why it ended without one, or no further member begins.
+    message: str | None = None
+
+
+class RungReached(Wire):
+    """A training of a sweep has come to one of the steps at which it may be ended."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    #: Counts from 0.
+    rung: Annotated[int, Field(ge=0, le=100)]
+    step: Annotated[int, Field(ge=1)]
+    #: The held-out loss there.
+    loss: float
+
+
+class RungAnswer(Wire):
+    """Whether a training goes on."""
+
+    goes_on: bool
+
+
+#: Held-out rows beyond so many are summed in as many groups: row i belongs to group i mod `MOST_GROUPS`.
+MOST_GROUPS = 20_000
+#: Of float32 numbers in base64.
+_MOST_CHARACTERS = 4 * -(-4 * MOST_GROUPS // 3)
+
+
+class MemberResult(Wire):
+    """What a training of a sweep hands in beside its adapter."""
+
+    outcome: Literal["finished", "pruned"]
+    steps: Annotated[int, Field(ge=1)]
+    surplus_steps: Annotated[int, Field(ge=0), IF_ANY] = 0
+    #: Of each held-out row, or group of rows, scored with the weights that are handed in: Σ loss · weight and Σ weight, as
+    #: little-endian float32 in base64. The held-out loss is the sum of the first over that of the second.
+    row_losses: Annotated[str, Field(max_length=_MOST_CHARACTERS + 4)]
+    row_weights: Annotated[str, Field(max_length=_MOST_CHARACTERS + 4)]

@@ -81,6 +81,7 @@ BODIES: dict[str, Any] = {
         "name": "reviews.jsonl",
         "upload": _UPLOAD,
     },
+    "reach_rung": {"attempt": 1, "rung": 0, "step": 30, "loss": 1.75},
     "submit_sweep": {
         "request": {
             "training": {

@@ -58,6 +58,7 @@ from registry.storage.signing import kept_key
 from registry.sweeps.driving import Driver
 from registry.sweeps.ending import Ending
 from registry.sweeps.members import keep_result
+from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
 
@@ -123,7 +124,7 @@ class Services:
         acting = self.tokens.holder if settings.auth == "token" else lambda owner: LOCAL
         self.driver = Driver(db, self.jobs, Ending(db, self.publisher, keep_series=keep_series), acting=acting)
         followers.follow(self.driver)
-        self.sweeps = Sweeps(db, self.jobs, self.driver)
+        self.sweeps, self.rungs = Sweeps(db, self.jobs, self.driver), Rungs(db)
         self.checkpoints = StoredCheckpoints(
             db, artifacts, self.publisher, keep_series=keep_series, kept_hours=settings.checkpoint_hours
         )

@@ -31,12 +31,13 @@ from registry.errors import (
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.service import Jobs
 from registry.principal import Principal
+from registry.sweeps.deciding.tried import alike
 from registry.sweeps.ending import Ending
 from registry.sweeps.lifecycle import MOVING, lock_in, move
-from registry.sweeps.members import Standing, standing_of, trained_s
+from registry.sweeps.members import Standing, note_scores, standing_of, trained_s
 from registry.sweeps.models import Member, Sweep
-from registry.sweeps.proposing import setting_of
-from registry.sweeps.requests import member_submission, needs_scoring, scoring_submission, submission_of, trials_of
+from registry.sweeps.proposing import setting_of, tried_in
+from registry.sweeps.requests import member_submission, needs_scoring, scoring_submission, submission_of
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.sweeps import SweepState, SweepSubmission
 from sdk.schemas.wire import digest_of
@@ -111,10 +112,13 @@ class Driver:
 
     def _begin(self, sweep: Sweep, asked: SweepSubmission, standing: Standing, why_over: str | None) -> bool:
         """Propose a trial, submit the job of a member, or choose, once all have ended."""
-        if standing.unscored is not None and needs_scoring(asked.request):
-            return self._score(sweep, asked, standing.unscored)
+        if needs_scoring(asked.request):
+            if standing.unread is not None:
+                return self._read_scores(sweep, standing.unread)
+            if standing.unscored is not None:
+                return self._score(sweep, asked, standing.unscored)
         room = standing.training < asked.request.parallel
-        over = why_over is not None or standing.trials >= trials_of(asked.request)
+        over = why_over is not None or standing.trials * asked.request.seeds >= asked.request.most_members
         if why_over is None and standing.waiting is not None:
             return room and self._submit(sweep, asked, standing.waiting)
         if not over:
@@ -132,11 +136,14 @@ class Driver:
     def _propose(self, sweep: Sweep, asked: SweepSubmission, trial: int) -> bool:
         """Add the members of a trial; whoever else does so at the same moment finds them."""
         request = asked.request
-        setting = setting_of(request, seed=sweep.id, trial=trial)
+        with self._db.read() as session:
+            past = [] if request.sample == "grid" else tried_in(session, sweep.id, request)
+        setting = setting_of(request, past, seed=sweep.id, trial=trial)
+        same = alike(setting, past)
         with self._db.write() as session:
             if lock_in(session, sweep.id, SweepState.RUNNING) is None:
                 return True
-            for more in range(request.seeds):
+            for more in range(request.seeds if same is None else 1):
                 size_bytes = record_bytes(setting)
                 new = insert_if_new(
                     session,
@@ -146,6 +153,8 @@ class Driver:
                     trial=trial,
                     setting=setting,
                     seed=request.training.spec.seed + more,
+                    same_as=None if same is None else same.trial,
+                    scored=False,
                     surplus_steps=0,
                     record_bytes=size_bytes,
                 )
@@ -193,6 +202,16 @@ class Driver:
             job = self._jobs.add(session, prepared, who, **about)
             member.scoring = job.id
         self._jobs.announce([job])
+        return True
+
+    def _read_scores(self, sweep: Sweep, number: int) -> bool:
+        """Note what the job has found that scored a member."""
+        with self._db.write() as session:
+            if lock_in(session, sweep.id, SweepState.RUNNING) is None:
+                return True
+            member = session.get_one(Member, (sweep.id, number), populate_existing=True)
+            if not member.scored:
+                note_scores(session, sweep, member)
         return True
 
     def _refuse(self, sweep: Sweep, number: int, error: Invalid) -> bool:

@@ -13,15 +13,19 @@ from typing import NamedTuple
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
+from registry.db.stored_json import table
 from registry.db.types import utc_now
 from registry.errors import Conflict, Verification
-from registry.jobs.lifecycle import UNFINISHED
+from registry.evaluations.models import Evaluation
+from registry.jobs.lifecycle import FINAL, UNFINISHED
 from registry.jobs.models import Attempt, Job
 from registry.sweeps.models import Member, Sweep
+from registry.sweeps.requests import needs_scoring
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Publication
+from sdk.schemas.evaluation import is_of_texts
 from sdk.schemas.job_requests import SweepPlace
-from sdk.schemas.sweeps import MOST_GROUPS, MemberResult
+from sdk.schemas.sweeps import MOST_GROUPS, MemberResult, SweepRequest
 
 
 class Standing(NamedTuple):
@@ -34,8 +38,9 @@ class Standing(NamedTuple):
     #: How many members have a job that trains them, or scores them, and has not ended.
     training: int
     scoring: int
-    #: The first member with a result that nothing scores yet.
+    #: The first member with a result that nothing scores yet, and the first one that was scored just now.
     unscored: int | None
+    unread: int | None
 
 
 _SCORING = Job.__table__.alias("scoring")
@@ -43,7 +48,8 @@ _SCORING = Job.__table__.alias("scoring")
 
 def standing_of(session: Session, sweep_id: str) -> Standing:
     """Count the members of a sweep."""
-    waits = and_(Member.job.is_(None), Member.reason.is_(None))
+    waits = and_(Member.job.is_(None), Member.reason.is_(None), Member.same_as.is_(None))
+    unread = and_(_SCORING.c.state.in_(FINAL), Member.scored.is_(False))
     unscored = and_(Member.outcome.is_not(None), Member.scoring.is_(None))
     counted = (
         select(
@@ -52,6 +58,7 @@ def standing_of(session: Session, sweep_id: str) -> Standing:
             func.count(case((Job.state.in_(UNFINISHED), 1))),
             func.count(case((_SCORING.c.state.in_(UNFINISHED), 1))),
             func.min(case((unscored, Member.number))),
+            func.min(case((unread, Member.number))),
         )
         .outerjoin(Job, Job.id == Member.job)
         .outerjoin(_SCORING, _SCORING.c.id == Member.scoring)
@@ -104,12 +111,24 @@ def keep_result(session: Session, place: SweepPlace, step: int, result: MemberRe
     member.outcome, member.step, member.steps = result.outcome, step, result.steps
     member.surplus_steps = result.surplus_steps
     member.metrics = {name: value for name, value in publication.metrics.items() if math.isfinite(value)}
-    member.row_losses, member.row_weights = losses, weights
+    member.row_losses, member.row_weights, member.loss = losses, weights, _mean(losses, weights)
     signature = publication.signature
     member.signature = None if signature is None else signature.model_dump(mode="json")
     kept_bytes = record_bytes(member.setting, member.metrics, losses, weights, member.signature)
     charge(session, sweep.namespace, records=kept_bytes - member.record_bytes)
     member.record_bytes = kept_bytes
+
+
+def note_scores(session: Session, sweep: Sweep, member: Member) -> None:
+    """Add to the metrics of a member what the job has found that scored it: nothing if that job failed."""
+    job = session.get_one(Job, member.scoring)
+    found = [one for one in table(job.result).get("evaluations", ()) if isinstance(one, str)]
+    row = session.get(Evaluation, found[0]) if found else None
+    scores = {} if row is None else {name: value for name, value in row.metrics.items() if is_of_texts(name)}
+    metrics = {**(member.metrics or {}), **scores}
+    charge(session, sweep.namespace, records=record_bytes(metrics) - record_bytes(member.metrics))
+    member.record_bytes += record_bytes(metrics) - record_bytes(member.metrics)
+    member.metrics, member.scored = metrics, True
 
 
 def _floats(text: str, name: str) -> bytes:
@@ -121,6 +140,20 @@ def _floats(text: str, name: str) -> bytes:
     if not raw or len(raw) % 4 or len(raw) > 4 * MOST_GROUPS:
         raise Verification(f"{name} are no float32 numbers in base64; upgrade the worker", param=f"member.{name}")
     return raw
+
+
+def _mean(losses: bytes, weights: bytes) -> float | None:
+    """Return Σ loss · weight over Σ weight; None if it is not finite."""
+    weight = sum(numbers(weights))
+    loss = sum(numbers(losses)) / weight if weight > 0 else math.nan
+    return loss if math.isfinite(loss) else None
+
+
+def score_of(member: Member, request: SweepRequest) -> float | None:
+    """Return by what a member that finished is chosen; None if it has no such score."""
+    if member.outcome != "finished":
+        return None
+    return (member.metrics or {}).get(request.choose) if needs_scoring(request) else member.loss
 
 
 def numbers(raw: bytes) -> tuple[float, ...]:

@@ -72,11 +72,15 @@ class Member(Model):
     trial: Mapped[int]
     setting: Mapped[dict[str, Any]] = mapped_column(JSON)
     seed: Mapped[int] = mapped_column(BigInteger)
+    #: The earlier trial with the same setting, whose members and scores stand for it, too: it gets no job.
+    same_as: Mapped[int | None]
     #: The id of the job that trains it; None: it waits for one, or `reason` says why it gets none. Jobs of members are
     #: not removed before their sweep.
     job: Mapped[str | None] = mapped_column(String(32), index=True)
     #: The id of the job that scores it, if the best is chosen by an evaluation.
     scoring: Mapped[str | None] = mapped_column(String(32))
+    #: Whether what that job found is among its metrics.
+    scored: Mapped[bool] = mapped_column(default=False)
     #: "finished" or "pruned"; None: not yet, or it failed.
     outcome: Mapped[str | None] = mapped_column(String(20))
     #: Why it has no job.
@@ -86,6 +90,8 @@ class Member(Model):
     steps: Mapped[int | None]
     surplus_steps: Mapped[int] = mapped_column(default=0)
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    #: Over its held-out rows; None: it has none that is finite.
+    loss: Mapped[float | None] = mapped_column(Float)
     #: As `sdk.schemas.sweeps.MemberResult` has them, not in base64.
     row_losses: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
     row_weights: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)

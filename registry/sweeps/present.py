@@ -55,6 +55,7 @@ def present_members(session: Session, sweep_id: str) -> list[SweepMember]:
         query.where(Member.sweep == sweep_id).order_by(Member.number)
     ):
         if member.job is None and member.reason is None:
+            # It waits, or an earlier one stands for it.
             continue
         found.append(
             view_of(

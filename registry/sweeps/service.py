@@ -22,7 +22,7 @@ from registry.sweeps.lifecycle import find_sweep, move
 from registry.sweeps.members import unfinished_jobs
 from registry.sweeps.models import Sweep
 from registry.sweeps.present import present_sweep, present_sweeps
-from registry.sweeps.requests import examined_first, require_sweepable, trials_of
+from registry.sweeps.requests import examined_first, require_sweepable
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.sweeps import SweepState, SweepSubmission, SweepView
 from sdk.schemas.wire import digest_of
@@ -69,7 +69,7 @@ class Sweeps:
                     actor=who.owner,
                     created_at=db_now(session),
                     began_at_s=session.scalar(select(db_epoch_s())),
-                    most_members=trials_of(request) * request.seeds,
+                    most_members=request.most_members,
                     record_bytes=record_bytes(stored),
                 )
                 session.add(sweep)

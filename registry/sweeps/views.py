@@ -8,14 +8,16 @@ from fastapi import Path
 
 from registry.access.keys import IdempotencyKey
 from registry.db.paging import Cursor, Limit
-from registry.http.routes import Reader, Writer, apart, room, service
+from registry.http.routes import Reader, WorkerToken, Writer, apart, room, service
+from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
-from sdk.schemas.sweeps import SweepState, SweepSubmission, SweepView
+from sdk.schemas.sweeps import RungAnswer, RungReached, SweepState, SweepSubmission, SweepView
 from sdk.schemas.wire import Page
 
 router = room("", "sweeps")
 
 SweepsDep = Annotated[Sweeps, service(Sweeps)]
+RungsDep = Annotated[Rungs, service(Rungs)]
 SweepId = Annotated[str, Path(max_length=64)]
 
 
@@ -56,3 +58,11 @@ async def resume_sweep(sweep_id: SweepId, sweeps: SweepsDep, who: Writer) -> Swe
 def cancel_sweep(sweep_id: SweepId, sweeps: SweepsDep, who: Writer) -> SweepView:
     """Cancel a sweep and its members; a cancelled one stays as it is."""
     return sweeps.cancel(sweep_id, who=who)
+
+
+@router.post("/jobs/{job_id}/rungs")
+def reach_rung(
+    job_id: Annotated[str, Path(max_length=64)], body: RungReached, rungs: RungsDep, who: WorkerToken
+) -> RungAnswer:
+    """Say whether a member of a sweep goes on at one of the steps at which it may be ended."""
+    return rungs.reach(job_id, reached=body, who=who)

@@ -8,10 +8,10 @@ import pytest
 from contract.jobs.test_forecasts import GB, hello
 from contract.sweeps.helpers import Desk
 from support.adapters import SPEC, base_registration
-from support.architectures import LLAMA_2_7B
 
 from sdk.api import sweeps
 from sdk.errors import Conflict, DoesNotFit, InvalidInput, NotAllowed, NotFound
+from sdk.lora.planning.tables import LLAMA_2_7B
 from sdk.schemas.job_requests import BaseChoice, CheckpointRef, SweepPlace
 from sdk.schemas.sweep_axes import Values
 from sdk.schemas.sweeps import SweepSubmission

@@ -23,6 +23,7 @@ from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.kinds.training_outcome import require_asked, settle
 from registry.jobs.letting_go import GiveUpScores, SweepsWanting, let_go, remove_expired
 from registry.jobs.lifecycle import find_job
+from registry.jobs.members import is_kept_result
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.stored_checkpoints import store_checkpoint
 from registry.principal import Principal
@@ -113,7 +114,12 @@ class StoredCheckpoints:
         with self._db.read() as session:
             job = find_job(session, job_id, who)
             row = find_checkpoint(session, CheckpointRef(job=job_id, step=step))
-            settled, reported, notes = publishable(session, job, row, TrainingRecord(checkpoint_step=step))
+            is_result = is_kept_result(session, row)
+            about = TrainingRecord() if is_result else TrainingRecord(checkpoint_step=step)
+            settled, reported, notes = publishable(session, job, row, about)
+            if is_result:
+                member = TrainingRecord(sweep=f"{job.sweep}/{job.sweep_number}")
+                settled = settled.model_copy(update={"training": {**(settled.training or {}), **member.flat()}})
             made = JobRef(id=job.id, attempt=row.attempt)
         said = {"tags": publication.tags, "description": publication.description}
         named = settled.model_copy(update={"adapter": publication.adapter or settled.adapter, **said})

@@ -22,7 +22,7 @@ from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
-from workers.pipelines.training.looking import Looks
+from workers.pipelines.training.looks.looking import Looks
 from workers.pipelines.training.loop import LOOP, StepRecord
 from workers.pipelines.training.optimising import EPSILON
 

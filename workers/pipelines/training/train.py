@@ -45,10 +45,10 @@ from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, wr
 from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import compare_with_parent, load_parent, require_moved
 from workers.pipelines.training.eva import resolved_lora
-from workers.pipelines.training.evaluating import HeldOutScores, scored
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs, audit, read_inputs
-from workers.pipelines.training.looking import Looks
+from workers.pipelines.training.looks.evaluating import HeldOutScores, scored
+from workers.pipelines.training.looks.looking import Looks
 from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt

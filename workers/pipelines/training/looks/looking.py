@@ -31,14 +31,14 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import fill
 from workers.pipelines.orders import Host
 from workers.pipelines.training.averaging import averaged, result_of
-from workers.pipelines.training.best_look import KeptLooks, higher
 from workers.pipelines.training.checkpoints import LookState
-from workers.pipelines.training.evaluating import HeldOutScores, scored
 from workers.pipelines.training.fitting import Fitting, Limits
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.looks.best_look import KeptLooks, higher
+from workers.pipelines.training.looks.evaluating import HeldOutScores, scored
+from workers.pipelines.training.looks.row_losses import RowLosses
+from workers.pipelines.training.looks.sampling import sample_texts
 from workers.pipelines.training.loop import AdapterState, Shared
-from workers.pipelines.training.row_losses import RowLosses
-from workers.pipelines.training.sampling import sample_texts
 from workers.pipelines.training.states import generator_states, set_generators
 
 #: After how many steps minutes are turned into steps: the first ones are slower than others.

@@ -151,6 +151,11 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         others = check_files(order.test_data, columns=spec.columns, known_labels=labels)
         _require_unseen(others, given, looked_at)
     _require_watchable(spec, looked_at, schedule)
+    if order.sweep is not None and looked_at is None:
+        raise PipelineError(
+            FailureReason.SPEC,
+            "Members of a sweep are compared on held-out rows, and there are none; give eval_data, or a share as holdout.",
+        )
     for found in (looked_at, others):
         if found is not None:
             _objective(spec.model_copy(update={"objective": objective.name}), _shape(found))
@@ -171,6 +176,9 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         **({} if order.test_data is None else {"test_data": file_digest(order.test_data)}),
         "loop": LOOP,
     }
+    if order.sweep is not None and order.sweep.threads is not None:
+        # The last digits depend on it.
+        configuration["threads"] = order.sweep.threads
     if rows.rendering.generation is not None:
         # The end of answers depends on it, and it is stored with the adapter.
         configuration["generation"] = rows.rendering.generation

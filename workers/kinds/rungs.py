@@ -22,6 +22,7 @@ from workers.lease.heartbeat import apart
 #: The child waits for an answer a quarter of the lease, as long as a heartbeat may take, but no longer than this, in seconds.
 _LONGEST_WAIT_S = 5.0
 _REQUEST_S = 10.0
+#: The pause before a registry that was away is asked again.
 _AGAIN_S = 1.0
 #: How long to wait for the end of a request that is no longer needed.
 _LEAVE_S = 5.0
@@ -37,8 +38,9 @@ def wait_s(lease_s: float) -> float:
 class RungAnswers:
     """Asks for the children of one attempt, from `with` to its end."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, *, again_s: float = _AGAIN_S) -> None:
         self._attempt = attempt
+        self._again_s = again_s
         #: Guards the attributes below.
         self._changed = threading.Condition()
         self._open: dict[int, ReachedRung] = {}
@@ -75,7 +77,7 @@ class RungAnswers:
                         del self._open[rung.number]
                 else:
                     with self._changed:
-                        self._changed.wait_for(lambda: self._is_over, _AGAIN_S)
+                        self._changed.wait_for(lambda: self._is_over, self._again_s)
 
     @property
     def _is_over(self) -> bool:

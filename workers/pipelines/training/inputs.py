@@ -150,12 +150,12 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     if order.test_data is not None:
         others = check_files(order.test_data, columns=spec.columns, known_labels=labels)
         _require_unseen(others, given, looked_at)
-    _require_watchable(spec, looked_at, schedule)
     if order.sweep is not None and looked_at is None:
         raise PipelineError(
             FailureReason.SPEC,
             "Members of a sweep are compared on held-out rows, and there are none; give eval_data, or a share as holdout.",
         )
+    _require_watchable(spec, looked_at, schedule)
     for found in (looked_at, others):
         if found is not None:
             _objective(spec.model_copy(update={"objective": objective.name}), _shape(found))

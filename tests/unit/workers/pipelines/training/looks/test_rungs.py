@@ -49,6 +49,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("rows")
     others = [{"prompt": f"name {n} of {word}: ", "completion": word[::-1]} for n, word in enumerate(tiny.WORDS * 2)]
     labelled = [{"text": f"{word} and {word}", "label": "xy"[at % 2]} for at, word in enumerate(tiny.WORDS)]
+    # Of which a training on short rows learns nothing.
+    others.append({"prompt": "x" * 60, "completion": "y"})
     return {
         "sft": tiny.write_rows(folder / "pairs.jsonl"),
         "held out": save_jsonl(folder / "others.jsonl", others),
@@ -82,14 +84,15 @@ class Sweep:
 
 @pytest.fixture
 def train(llama_base: Path, rows: dict[str, Path], tmp_path: Path) -> Callable[..., Trained]:
-    def train(name: str, sweep: Sweep | None = None, *, writing: Checkpoints | None = None, **options: Any) -> Trained:
-        learnt = rows[options.get("objective", "sft")]
-        held_out = rows[options.get("objective", "held out")]
-        kept = writing or (Checkpoints if sweep is None else sweep.kept)(tmp_path / f"{name}-kept", every_steps=1)
-        given = {"eval_data": held_out, "checkpoints": kept, **QUICK, **options}
-        if sweep is not None:
-            given = {"sweep": HALVING, "wait_s": 60.0, **given}
-        return run_training(llama_base, learnt, tmp_path / name, **given)
+    def train(name: str, answering: Sweep | None = None, *, place: SweepPlace = HALVING, **options: Any) -> Trained:
+        writing = {key: options.pop(key) for key in ("resume", "must_stop") if key in options}
+        kept = (Checkpoints if answering is None else answering.kept)(
+            tmp_path / f"{name}-kept", every_steps=1, **writing
+        )
+        given = {"eval_data": rows[options.get("objective", "held out")], "checkpoints": kept, **QUICK, **options}
+        if answering is not None:
+            given = {"sweep": place, "wait_s": 60.0, **given}
+        return run_training(llama_base, rows[options.get("objective", "sft")], tmp_path / name, **given)
 
     return train
 
@@ -130,7 +133,6 @@ def test_a_rung_comes_after_its_share_of_the_steps_and_before_the_last(
         {"eval_every": "7"},
         {"eval_every": "7", "keep": "last", "eval_rows": 5, "samples": 1},
         {"eval_every": "4", "patience": 2},
-        {"eval_every": "7", "objective": "dpo", "lr": 0.005},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
@@ -165,9 +167,124 @@ def test_nothing_is_chosen_by_a_rung_even_if_it_has_the_lowest_loss(
     assert lowest not in {look.step for look in alone.looks}
     rung = SweepPlace(sweep="3f1c", number=2, rungs=[lowest / 20])
     sweep = Sweep({0: True})
-    member = train("member", sweep, sweep_place=rung, **options) if False else train(
-        "member", sweep, **{**options, "sweep": rung}
-    )
+    member = train("member", sweep, place=rung, **options)
     assert sweep.asked == [(0, lowest, each[lowest])]
     assert member.record.best_step == alone.record.best_step
     assert weights(tmp_path / "member") == weights(tmp_path / "alone")
+
+
+def test_a_pruned_training_hands_in_what_it_had_at_the_rung(
+    train: Callable[..., Trained], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = train("whole", eval_every="7")
+    sweep = Sweep({0: False})
+    pruned = train("pruned", sweep, eval_every="7")
+    assert "pruned by sweep 3f1c for its held-out loss at the rung of step 2" in capfd.readouterr().err
+    assert weights(tmp_path / "pruned") == weights(of_step(tmp_path / "whole-kept", 2))
+    assert (pruned.record.stopped_step, pruned.record.best_step, pruned.metrics["steps"]) == (2, 2, 2)
+    assert [(look.step, look.for_sweep) for look in pruned.looks] == [(0, False), (2, False)]
+    assert pruned.looks[-1].scores["loss"] == sweep.asked[0][2] == pruned.metrics["eval_loss"]
+    assert pruned.metrics["probe_logit_gap"] > 0
+    assert pruned.member is not None
+    assert (pruned.member.outcome, pruned.member.steps, pruned.member.surplus_steps) == ("pruned", 2, 0)
+    assert whole.member is None
+
+
+def test_a_pruned_training_hands_in_its_best_weights(train: Callable[..., Trained], tmp_path: Path) -> None:
+    place = SweepPlace(sweep="3f1c", number=2, rungs=[0.9])
+    pruned = train("pruned", Sweep({0: False}), place=place, eval_every="2")
+    best = pruned.record.best_step
+    assert best is not None
+    assert best < 18
+    assert pruned.record.stopped_step == 18
+    found, there = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (tmp_path / "pruned", of_step(tmp_path / "pruned-kept", best))
+    )
+    assert all(torch.equal(tensor, there[name]) for name, tensor in found.items())
+
+
+def test_a_training_goes_on_until_a_late_answer_and_counts_what_it_did_in_vain(
+    train: Callable[..., Trained], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sweep = Sweep({0: True, 1: False}, late={0: 5, 1: 11})
+    began = time.perf_counter()
+    pruned = train("pruned", sweep, eval_every="7", wait_s=0.1)
+    waited_s = time.perf_counter() - began
+    assert [(number, step) for number, step, _ in sweep.asked] == [(0, 2), (1, 8)]
+    assert pruned.member is not None
+    assert (pruned.member.outcome, pruned.member.steps, pruned.member.surplus_steps) == ("pruned", 11, 3)
+    assert "has not answered at step 2 yet" in capfd.readouterr().err
+    train("whole", eval_every="7")
+    assert weights(of_step(tmp_path / "pruned-kept", 11)) == weights(of_step(tmp_path / "whole-kept", 11))
+    # The moments in which it waited are no training.
+    assert pruned.metrics["train_s"] <= waited_s - 0.2
+
+
+@pytest.mark.parametrize(("answered", "again"), [(False, [(0, 2), (1, 8)]), (True, [(1, 8)])])
+def test_a_training_that_goes_on_elsewhere_asks_only_what_it_does_not_know(
+    train: Callable[..., Trained], tmp_path: Path, answered: bool, again: list[tuple[int, int]]
+) -> None:
+    options = {"eval_every": "7"}
+    whole = train("whole", Sweep({0: True, 1: True}), **options)
+    first = Sweep({0: True} if answered else {})
+    # Told to stop while it waits, or when it has its answer.
+    with pytest.raises(Interrupted):
+        train("first", first, must_stop=lambda: len(first.asked) > 0, **options)
+    folder = of_step(tmp_path / "first-kept", 2)
+    record = Record.model_validate_json((folder / "record.json").read_bytes())
+    assert record.rungs == [True if answered else None]
+    second = Sweep({0: True, 1: True})
+    resumed = train("second", second, resume=folder, **options)
+    assert [(number, step) for number, step, _ in second.asked] == again
+    assert second.asked[0][2] == next(look.scores["loss"] for look in whole.looks if look.step == again[0][1])
+    assert weights(tmp_path / "second") == weights(tmp_path / "whole")
+    assert without_time(resumed.looks) == without_time(whole.looks)
+
+
+def test_one_that_is_pruned_while_nobody_trains_it_takes_no_step_more(
+    train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    pruned = train("pruned", Sweep({0: False}), eval_every="7")
+    folder = of_step(tmp_path / "pruned-kept", 2)
+    asked = Sweep({})
+    again = train("again", asked, resume=folder, eval_every="7")
+    assert (again.member, asked.asked) == (pruned.member, [])
+    assert weights(tmp_path / "again") == weights(tmp_path / "pruned")
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo", "orpo", "kto", "classify"])
+def test_what_each_row_says_gives_the_loss_of_all(
+    train: Callable[..., Trained], rows: dict[str, Path], objective: str
+) -> None:
+    options = {} if objective == "sft" else {"objective": objective, "lr": 0.005}
+    short = {"max_length": 48} if objective == "sft" else {}
+    found = train("member", Sweep({}), place=SweepPlace(sweep="3f1c", number=1), max_steps=6, **options, **short)
+    assert found.member is not None
+    losses, masses = unpacked_rows(found.member.row_losses), unpacked_rows(found.member.row_weights)
+    count = len(rows["held out" if objective == "sft" else objective].read_text().splitlines())
+    assert losses.shape == masses.shape == (count,)
+    assert (masses == 0).tolist() == [False] * (count - 1) + [objective == "sft"]
+    assert losses.sum() / masses.sum() == pytest.approx(found.metrics["eval_loss"], rel=1e-6)
+    assert len(np.unique(losses)) > 3
+
+
+def test_the_number_of_threads_belongs_to_the_training(train: Callable[..., Trained], tmp_path: Path) -> None:
+    place = SweepPlace(sweep="3f1c", number=1, threads=2)
+    before = torch.get_num_threads()
+    found = train("two", Sweep({}), place=place, max_steps=2, eval_every="1")
+    assert (found.record.threads, torch.get_num_threads()) == (2, before)
+    with pytest.raises(PipelineError, match=r"differs in threads \(2 → 3\)"):
+        train(
+            "three",
+            Sweep({}),
+            place=place.model_copy(update={"threads": 3}),
+            max_steps=2,
+            eval_every="1",
+            resume=of_step(tmp_path / "two-kept", 1),
+        )
+
+
+def test_a_member_without_held_out_rows_is_refused(train: Callable[..., Trained]) -> None:
+    with pytest.raises(PipelineError, match="compared on held-out rows, and there are none"):
+        train("member", Sweep({}), eval_data=None, keep="last")

@@ -13,6 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.columns import parse_columns
 from sdk.formats.objectives import WITHOUT_COMPLETIONS, ObjectiveError, resolve_objective
@@ -176,9 +178,9 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         **({} if order.test_data is None else {"test_data": file_digest(order.test_data)}),
         "loop": LOOP,
     }
-    if order.sweep is not None and order.sweep.threads is not None:
-        # The last digits depend on it.
-        configuration["threads"] = order.sweep.threads
+    if order.sweep is not None:
+        # The last digits depend on it, and members are compared.
+        configuration["threads"] = torch.get_num_threads()
     if rows.rendering.generation is not None:
         # The end of answers depends on it, and it is stored with the adapter.
         configuration["generation"] = rows.rendering.generation

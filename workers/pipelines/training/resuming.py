@@ -104,6 +104,13 @@ def special_tokens_of(folder: Path) -> SpecialTokens:
     return report.record.special_tokens or "added"
 
 
+def threads_of(folder: Path) -> int | None:
+    """Return in how many threads a checkpoint of a member of a sweep was computed. Raises PipelineError ("checkpoint")."""
+    check_files(folder)
+    threads = _read_record(folder).configuration.get("threads")
+    return threads if type(threads) is int else None
+
+
 def check_files(folder: Path) -> None:
     """Check that a folder contains a checkpoint's files, all of them plain files, and nothing else."""
     try:

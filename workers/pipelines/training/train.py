@@ -54,6 +54,7 @@ from workers.pipelines.training.loop import AdapterState, Shared, begin, resume,
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Before, Setting, advised, ran_with, training_report
+from workers.pipelines.training.resuming import threads_of
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
 from workers.pipelines.training.update_size import largest_update, lost_scale
@@ -78,8 +79,17 @@ def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> Tr
     ends with the same bytes as one that never stopped, on a similar machine. `callbacks` are those of transformers'
     Trainer, such as a tracker's. Raises PipelineError, and Interrupted if it was told to stop.
     """
-    with in_threads(None if order.sweep is None else order.sweep.threads):
+    with in_threads(_threads(order)):
         return _trained(order, host, callbacks)
+
+
+def _threads(order: TrainingOrder) -> int | None:
+    """Return in how many threads a member of a sweep computes: as asked, or as before a checkpoint; None: it may be as many as
+    the machine has.
+    """
+    if order.sweep is None:
+        return None
+    return order.sweep.threads or (None if order.resume is None else threads_of(order.resume))
 
 
 def _trained(order: TrainingOrder, host: Host, callbacks: Sequence[Any]) -> TrainingResult:

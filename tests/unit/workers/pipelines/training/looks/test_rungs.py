@@ -274,6 +274,12 @@ def test_the_number_of_threads_belongs_to_the_training(train: Callable[..., Trai
     before = torch.get_num_threads()
     found = train("two", Sweep({}), place=place, max_steps=2, eval_every="1")
     assert (found.record.threads, torch.get_num_threads()) == (2, before)
+    resume = of_step(tmp_path / "two-kept", 1)
+    # Where nobody asks for a number it is that of the first machine.
+    again = train(
+        "again", Sweep({}), place=SweepPlace(sweep="3f1c", number=1), max_steps=2, eval_every="1", resume=resume
+    )
+    assert (again.record.threads, weights(tmp_path / "again")) == (2, weights(tmp_path / "two"))
     with pytest.raises(PipelineError, match=r"differs in threads \(2 → 3\)"):
         train(
             "three",
@@ -281,7 +287,7 @@ def test_the_number_of_threads_belongs_to_the_training(train: Callable[..., Trai
             place=place.model_copy(update={"threads": 3}),
             max_steps=2,
             eval_every="1",
-            resume=of_step(tmp_path / "two-kept", 1),
+            resume=resume,
         )
 
 

@@ -14,7 +14,6 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
 from sdk.schemas.looks import some_looks
-from sdk.schemas.training import TrainingSpec
 from sdk.schemas.work import Assignment, Completion
 from sdk.statistics.row_sums import unpacked_rows
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
@@ -69,7 +68,7 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         data=_files(attempt, request),
         eval_data=None if eval_data is None else attempt.inputs.dataset(eval_data),
         test_data=None if test_data is None else attempt.inputs.dataset(test_data),
-        spec=_spec(request),
+        spec=request.spec,
         template_date=day_of(request.template_date),
         parent=None if parent is None or parent.manifest is None else attempt.inputs.adapter(parent.manifest),
         quantization=None if parent is None else parent.quantization,
@@ -91,14 +90,6 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         for said in result.report.warnings:
             attempt.lease.log(f"warning: {said}")
         _publish(attempt, request, base, result, reports)
-
-
-def _spec(request: TrainingRequest) -> TrainingSpec:
-    """Return the options: the members of a sweep are compared by their best weights, unless the request says otherwise."""
-    spec = request.spec
-    if request.sweep is None or spec.keep is not None:
-        return spec
-    return spec.model_copy(update={"keep": "best"})
 
 
 def _files(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource]:

@@ -1,163 +1,111 @@
-"""How often sweeps are judged wrongly, over made scores: `python -m benchmarks.once.sweep_errors OUT.jsonl [PART PARTS]`.
+"""How often sweeps are judged wrongly, over made scores: `PYTHONPATH=tests python -m benchmarks.once.sweep_errors OUT.jsonl`.
 
 Appends a line for each kind of sweep to OUT.jsonl: in how many of 2,000 sweeps a setting that truly equals the best is said to
-be worse, and in how many one is said to be as good that is worse by the margin or more; and how often a true difference
-is told. Lines that are there already are not made again. With 1 2 it takes every other kind, from the first. With
-`--tables FILE…` it prints them.
-
-Settings share the difficulty of each row. Beside it each has an effect of its own on each row, each training one more, and
-each seed one on all rows, whose deviation is 0, 1 or 3 times the error over rows of a setting's score. Skewed rows weigh
-lognormal tokens, effects on them are exponential, and what makes a setting worse falls on few of them.
+be worse, in how many one is said to be as good that is worse by the margin, and how often a true difference is told. Lines
+that are there already are not made again; with OUT.jsonl 1 3 it makes every third one, from the first. With `--tables FILE…`
+it prints what the files have as the tables of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
-from math import e, sqrt
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from sdk.statistics.comparison import ALPHA, holm
-from sdk.statistics.selection import Chances
-from sdk.statistics.sweeps import SettingScores, judge
+from support.made_sweeps import SCORE, Design, counted
 
 SWEEPS = 2_000
-#: What an answer draws is drawn anew for each sweep, so that fewer draws make single answers less exact, but not wrong
-#: more often.
-_DRAWS = 1_000
-#: The deviation of a row's score, of a setting's effect on it, and of a training's.
-_OF_ROW, _OF_SETTING, _OF_TRAINING = 0.7, 0.1, 0.05
-#: Scores lie around it.
-_SCORE = 2.0
-
-
-@dataclass(frozen=True)
-class Design:
-    """What all sweeps of a line have in common."""
-
-    settings: int
-    seeds: int
-    rows: int
-    #: The deviation between seeds, over the error over rows.
-    noise: float
-    skewed: bool
-    #: By how many margins the settings after the best are worse, in turn.
-    lacks: tuple[float, ...]
-    #: A number, in units of the score; or None: four standard errors of a difference. Within fewer hardly anything is as
-    #: good, and more change nothing.
-    given_margin: float | None = None
-
-    @property
-    def row_error(self) -> float:
-        """The standard error of a setting's score over rows, without what settings share."""
-        weights = e if self.skewed else 1.0
-        return sqrt((_OF_SETTING**2 + _OF_TRAINING**2 / self.seeds) * weights / self.rows)
-
-    @property
-    def margin(self) -> float:
-        """In units of the score."""
-        return self.given_margin or 4 * sqrt(2 * (1 + self.noise**2 / self.seeds)) * self.row_error
-
-    @property
-    def worse(self) -> np.ndarray:
-        """(settings,) by how much each is worse than the best."""
-        others = self.settings - 1
-        return self.margin * np.array([0.0, *(self.lacks * others)[:others]])
-
-
-@dataclass(frozen=True)
-class Made:
-    """The scores of a sweep, and by how much the trainings of each setting are worse than the best's over all rows."""
-
-    settings: list[SettingScores]
-    trained_worse: np.ndarray
-
-
-def made(design: Design, rng: np.random.Generator) -> Made:
-    """Draw a sweep."""
-    count, seeds, rows = design.settings, design.seeds, design.rows
-    between = rng.normal(0, design.noise * design.row_error, (count, seeds, 1)).astype(np.float32)
-    lacks = design.worse.astype(np.float32)[:, None, None]
-    shared = np.float32(_OF_ROW) * rng.standard_normal(rows, dtype=np.float32) + np.float32(_SCORE)
-    own, each = (count, 1, rows), (count, seeds, rows)
-    draw = rng.standard_exponential if design.skewed else rng.standard_normal
-    effects = np.float32(_OF_SETTING) * draw(own, dtype=np.float32)
-    if seeds > 1:
-        effects = effects + np.float32(_OF_TRAINING) * draw(each, dtype=np.float32)
-    tokens = np.ones(rows)
-    if design.skewed:
-        tokens = np.ceil(rng.lognormal(3, 1, rows))
-        effects = effects + lacks * (rng.standard_exponential(own, dtype=np.float32) - 1)
-    scores = (shared + effects + between + lacks) * tokens.astype(np.float32)
-    trained = (lacks + between).mean(axis=(1, 2))
-    return Made([SettingScores(one, tokens) for one in scores], trained - trained.min())
-
-
-def counted(design: Design, *, sweeps: int = SWEEPS, seed: int = 0) -> Counter[str]:
-    """In how many sweeps something was told that isn't so, and how often what is so was told."""
-    facts = [design.settings, design.seeds, design.rows, int(design.noise), int(design.skewed)]
-    rng = np.random.default_rng([seed, *facts, *(int(each) for each in design.lacks)])
-    lacks, margin = design.worse, design.margin
-    share = 1 / (1 + design.noise**2 / design.seeds) if design.seeds > 1 else 1.0
-    freedom = design.settings * (design.seeds - 1)
-    pair = Chances(2, row_freedom=design.rows - 1, seed="").apart(2, share, seed_freedom=freedom)
-    counts: Counter[str] = Counter()
-    for number in range(sweeps):
-        sweep = made(design, rng)
-        found = judge(sweep.settings, margin=margin, lower_is_better=True, seed=str(number), draws=_DRAWS)
-        outcomes = np.array([one.outcome for one in found.settings])
-        worse, good = outcomes == "worse", outcomes == "as good"
-        counts["worse"] += bool(worse[lacks == 0].any())
-        counts["good"] += bool(good[lacks >= margin * (1 - 1e-9)].any())
-        # One of these trainings is the best of them.
-        counts["trainings worse"] += bool(worse[sweep.trained_worse == 0].any())
-        counts["trainings good"] += bool(good[sweep.trained_worse >= margin].any())
-        for lack in sorted(set(design.lacks)):
-            among = lacks[1:] == lack * margin
-            counts[f"told worse by {lack:g}"] += int(worse[1:][among].sum())
-            counts[f"told good by {lack:g}"] += int(good[1:][among].sum())
-        if not any(design.lacks):
-            places = [place for place, one in enumerate(found.settings) if one.difference_error]
-            p = holm(
-                [
-                    pair.p((found.settings[place].difference or 0.0) / (found.settings[place].difference_error or 1.0))
-                    for place in places
-                ]
-            )
-            counts["worse by Holm"] += any(
-                each < ALPHA and not good[place] for each, place in zip(p, places, strict=True)
-            )
-    return counts
+EQUAL, WORSE = (0.0,), (1.0,)
+_SETTINGS, _NOISES, _ROWS, _SEEDS = (2, 5, 10), (0, 1, 3), (30, 100, 1000), (1, 2, 3, 5)
+#: Of the tables of power, and in margins.
+_SEEDS_OF_POWER, _DIFFERENCES = 3, (2.0, 5.0)
 
 
 def designs() -> Iterator[Design]:
     """Every kind of sweep, those of false answers first."""
-    for seeds, noise, rows, skewed, settings in product(
-        (3, 2, 1, 5), (1, 3, 0), (30, 100, 1000), (False, True), (10, 2, 5)
+    for seeds, noise, rows, skewed, settings, lacks in product(
+        _SEEDS, _NOISES, _ROWS, (False, True), _SETTINGS, (EQUAL, WORSE)
     ):
-        for lacks in ((0.0,), (1.0,)):
-            yield Design(settings, seeds, rows, noise, skewed, lacks)
-    for noise, rows, settings, lacks in product((1, 3), (30, 100, 1000), (2, 5, 10), ((2.0,), (5.0,), (0.0,))):
-        yield Design(settings, 3, rows, noise, False, lacks, given_margin=0.01 * _SCORE)
+        yield Design(settings, seeds, rows, noise, skewed, lacks)
+    for noise, rows, settings, lack in product(_NOISES[1:], _ROWS, _SETTINGS, (*_DIFFERENCES, 0.0)):
+        yield _of_power(settings, rows, noise, lack)
+
+
+def _of_power(settings: int, rows: int, noise: float, lack: float) -> Design:
+    return Design(settings, _SEEDS_OF_POWER, rows, noise, False, (lack,), given_margin=0.01 * SCORE)
+
+
+def key(design: Design) -> str:
+    """What a line is found by."""
+    return json.dumps(asdict(design), sort_keys=True)
+
+
+def make(out: Path, wanted: Sequence[Design]) -> None:
+    """Append the lines that are missing."""
+    there = read([out]) if out.exists() else {}
+    for design in wanted:
+        if key(design) not in there:
+            line = {"design": asdict(design), "sweeps": SWEEPS, "counts": counted(design, sweeps=SWEEPS)}
+            with out.open("a") as lines:
+                print(json.dumps(line), file=lines)
+
+
+def read(files: Sequence[Path]) -> dict[str, Mapping[str, int]]:
+    """The counts of every line, by its design."""
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return {json.dumps(line["design"], sort_keys=True): line["counts"] for line in lines}
+
+
+def tables(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """The tables, in % of sweeps; a cell has the figures of each noise."""
+
+    def share(design: Design, what: str) -> str:
+        found = counts.get(key(design))
+        return "–" if found is None else f"{100 * found.get(what, 0) / SWEEPS:.1f}"
+
+    def cell(lacks: tuple[float, ...], what: str, settings: int, seeds: int, rows: int, skewed: bool) -> str:
+        return " ".join(share(Design(settings, seeds, rows, noise, skewed, lacks), what) for noise in _NOISES)
+
+    heads = [f"{what}, {settings}" for what in ("worse", "by Holm", "as good") for settings in _SETTINGS]
+    yield f"| seeds | rows | kind | {' | '.join(heads)} |"
+    yield "|" + "---|" * (3 + len(heads))
+    for seeds, rows, skewed, trainings in product(_SEEDS, _ROWS, (False, True), (False, True)):
+        if trainings and seeds > 1:
+            continue
+        prefix = "trainings " if trainings else ""
+        asked = ((EQUAL, f"{prefix}worse"), (EQUAL, "worse by Holm"), (WORSE, f"{prefix}good"))
+        cells = [cell(lacks, what, settings, seeds, rows, skewed) for lacks, what in asked for settings in _SETTINGS]
+        of = f"1, of {'these trainings' if trainings else 'settings'}" if seeds == 1 else seeds
+        yield f"| {of} | {rows} | {'skewed' if skewed else 'normal'} | {' | '.join(cells)} |"
+    yield ""
+    yield from power(counts)
+
+
+def power(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """How often one of the settings that are truly worse is said to be, and one that truly equals the best to be as good."""
+    yield "| settings | rows | noise | worse by 2 margins is told | by 5 | equal is told to be as good |"
+    yield "|" + "---|" * 6
+    for settings, rows, noise in product(_SETTINGS, _ROWS, _NOISES[1:]):
+        cells = []
+        for lack in (*_DIFFERENCES, 0.0):
+            found = counts.get(key(_of_power(settings, rows, noise, lack)))
+            told = "worse" if lack else "good"
+            # Of equal ones, each is as often the best, which is not said to be as good.
+            asked = SWEEPS * (settings - 1) * (1 if lack else (settings - 1) / settings)
+            cells.append("–" if found is None else f"{100 * found.get(f'told {told} by {lack:g}', 0) / asked:.0f} %")
+        yield f"| {settings} | {rows} | {noise} | {' | '.join(cells)} |"
 
 
 def main() -> None:
-    """Make what is missing."""
-    out, part, parts = Path(sys.argv[1]), *(int(word) for word in (sys.argv[2:] or ("1", "1")))
-    there = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    for design in list(designs())[part - 1 :: parts]:
-        facts: dict[str, Any] = json.loads(json.dumps(asdict(design)))
-        if facts in [line["design"] for line in there]:
-            continue
-        with out.open("a") as lines:
-            print(json.dumps({"design": facts, "sweeps": SWEEPS, "counts": counted(design)}), file=lines)
+    """Make what is missing, or print the tables."""
+    if sys.argv[1] == "--tables":
+        print("\n".join(tables(read([Path(name) for name in sys.argv[2:]]))))
+        return
+    part, parts = (int(word) for word in (sys.argv[2:] or ("1", "1")))
+    make(Path(sys.argv[1]), list(designs())[part - 1 :: parts])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, Unavailable
+from registry.sweeps.deciding.stopping import HALVING_RUNGS, MEDIAN_RUNGS
 from registry.sweeps.models import Member, Sweep
 from sdk.schemas.evaluation import LESS_IS_BETTER, EvaluationSpec, is_of_texts, is_score
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
@@ -17,12 +18,8 @@ from sdk.schemas.sweeps import HELD_OUT_LOSS, StopEarly, SweepRequest, SweepSubm
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import with_setting
 
-#: The shares of its steps after which a member asks whether it goes on. Halving has its third rung at the end, with η = 4.
-RUNGS: dict[StopEarly, list[float]] = {
-    "none": [],
-    "halving": [0.1, 0.4],
-    "median": [share / 10 for share in range(1, 10)],
-}
+#: The shares of its steps after which a member asks whether it goes on.
+RUNGS: dict[StopEarly, list[float]] = {"none": [], "halving": [*HALVING_RUNGS], "median": [*MEDIAN_RUNGS]}
 #: How many settings are examined before a sweep is accepted.
 _MOST_EXAMINED = 64
 

@@ -1,8 +1,9 @@
 """What stopping early costs and saves, and what TPE finds: `python -m benchmarks.once.sweeps CURVES.jsonl`.
 
 `benchmarks.once.sweep_curves` makes the recording: grids of 16 real trainings with their held-out loss at each tenth of the steps. They
-are replayed in random orders of arrival on some workers whose speeds differ, and the product's own rules say which go on. The grid looks
-at the end alone. A member counts as it is published, by its best look.
+are replayed in random orders of arrival on some workers whose speeds differ, and the product's own rules say which go on. Row passes are
+those of learning and of looks, each row counted once wherever it passes through the model. A member counts as it is published, by
+its best look.
 
 Then TPE and drawing at random search made-up surfaces of a loss over lr, rank and dropout, and optuna's own study, driven
 directly, proposes beside them.
@@ -28,11 +29,10 @@ from registry.sweeps.deciding.stopping import HALVING_RUNGS, MEDIAN_RUNGS, halvi
 from registry.sweeps.deciding.tpe import proposed
 from registry.sweeps.deciding.tried import Tried
 from sdk.schemas.sweep_axes import Axis, Range, Setting
+from sdk.schemas.watch_fields import default_interval
 
 #: How near to the best a winner is as good, and in how many orders 16 members come to so many workers.
 MARGIN, ORDERS, WORKERS = 0.01, 100, 4
-#: What a row that is only scored takes, as a share of one that is learnt: as docs count, and at most.
-LOOKS = (1 / 3, 1.0)
 #: Searches of a surface, and their trials.
 SEARCHES, TRIALS = 20, 60
 Rule = Callable[[Sequence[float], int, int], bool]
@@ -43,16 +43,10 @@ Curve = list[float]
 class Replay:
     """One sweep over recorded trainings."""
 
-    #: Rows that were learnt, and rows that were scored at looks.
-    learnt: float
-    looked: int
-    members: int
+    #: Its row passes over those of the grid.
+    share: float
     #: By how much the winner's loss is above that of the grid's best, as a share of it.
     regret: float
-
-    def share(self, look: float) -> float:
-        """Its row passes over those of the grid, a row that is only scored taken as so many of one that is learnt."""
-        return (self.learnt + look * self.looked) / (self.members * (STEPS * BATCH + look * HELD_OUT))
 
 
 def main() -> None:
@@ -72,8 +66,7 @@ def replay(curves: Sequence[Curve], rungs: Sequence[float], goes_on: Rule, order
     """Train members in a random order, as many at once as there are workers, each at its own speed."""
     waiting = order.sample(range(len(curves)), len(curves))
     seen: list[list[float]] = [[] for _ in rungs]
-    learnt, looked = 0.0, 0
-    scores = []
+    passes, scores = 0, []
     #: When a member comes to its next rung, which, and how long all of its steps take.
     due: list[tuple[float, int, int, float]] = []
 
@@ -86,9 +79,8 @@ def replay(curves: Sequence[Curve], rungs: Sequence[float], goes_on: Rule, order
         begin(0.0)
     while due:
         now, member, rung, whole = heapq.heappop(due)
-        looked += HELD_OUT
         if rung == len(rungs):
-            learnt += STEPS * BATCH
+            passes += row_passes(1.0, rungs)
             scores.append(min(curves[member]))
             begin(now)
             continue
@@ -97,10 +89,20 @@ def replay(curves: Sequence[Curve], rungs: Sequence[float], goes_on: Rule, order
             following = rungs[rung + 1] if rung + 1 < len(rungs) else 1.0
             heapq.heappush(due, (now + (following - rungs[rung]) * whole, member, rung + 1, whole))
         else:
-            learnt += rungs[rung] * STEPS * BATCH
+            passes += row_passes(rungs[rung], rungs)
             begin(now)
     best = min(map(min, curves))
-    return Replay(learnt, looked, len(curves), min(scores) / best - 1)
+    return Replay(passes / (len(curves) * row_passes(1.0, ())), min(scores) / best - 1)
+
+
+def row_passes(share: float, rungs: Sequence[float]) -> int:
+    """Return the rows that a member learns in a share of its steps, and those that it scores: at the looks that are due if nothing is
+    asked, the one before the first step and the one at the end among them, and at its rungs.
+    """
+    last = round(share * STEPS)
+    every = default_interval(STEPS, learnt_rows=STEPS * BATCH, held_out_rows=HELD_OUT) or STEPS
+    looks = {*range(0, last + 1, every), *(round(rung * STEPS) for rung in rungs if rung <= share)}
+    return last * BATCH + len(looks | {last}) * HELD_OUT
 
 
 def _at(curve: Curve, share: float) -> float:
@@ -155,7 +157,7 @@ def _replays(family: Sequence[Curve], rungs: Sequence[float], rule: Rule, name: 
 def _cells(runs: Sequence[Replay]) -> list[str]:
     within = sum(run.regret <= MARGIN for run in runs)
     return [
-        " / ".join(f"{100 * median(run.share(look) for run in runs):.0f} %" for look in LOOKS),
+        f"{100 * median(run.share for run in runs):.0f} %",
         f"{within} of {len(runs)}",
         f"{100 * max(run.regret for run in runs):.1f} %",
     ]

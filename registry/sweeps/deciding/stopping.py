@@ -35,14 +35,14 @@ class _Kept:
 
 #: With a quarter kept at both rungs, as η = 4 says, the winner of recorded grids of rates was lost in half of all orders: after a
 #: tenth of its steps a training with the best rate is often not yet ahead. RESULTS.md has the figures.
-_KEPT = (_Kept(share=0.4, least=2, near=0.02), _Kept(share=0.25, least=1, near=0.01))
+_KEPT = (_Kept(share=0.4, least=2, near=0.03), _Kept(share=0.25, least=1, near=0.01))
 
 
 def halving_goes_on(losses: Sequence[float], at: int, rung: int = 0) -> bool:
     """Say whether a member goes on by asynchronous successive halving (arXiv:1810.05934).
 
     `losses` are those of a rung, counted from 0, in the order in which members came to it, of which the asking one is number `at`, from 0.
-    At the first rung it goes on if it is among the best two fifths of those so far, or of the best two, or within 2 % of these; at
+    At the first rung it goes on if it is among the best two fifths of those so far, or of the best two, or within 3 % of these; at
     the second if it is among the best quarter, or the best, or within 1 %. Later members change nothing, so that an answer that is
     asked for again is the same.
     """

@@ -1,4 +1,4 @@
-"""What stopping early costs and saves, and what TPE finds: `python -m benchmarks.once.sweeps CURVES.jsonl`.
+"""What stopping early costs and saves, and what TPE finds: `PYTHONPATH=tests python -m benchmarks.once.sweeps CURVES.jsonl [--keep FILE]`.
 
 `benchmarks.once.sweep_curves` makes the recording: grids of 16 real trainings with their held-out loss at each tenth of the steps. They
 are replayed in random orders of arrival on some workers whose speeds differ, and the product's own rules say which go on. Row passes are
@@ -13,44 +13,35 @@ Its figures in RESULTS.md are of 2026-11-30.
 
 from __future__ import annotations
 
-import heapq
+import gzip
 import json
 import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
-from benchmarks.once.sweep_curves import BATCH, HELD_OUT, STEPS
+from support.recorded_grids import MARGIN, Curve, Replay, Rule, replay
+
 from registry.sweeps.deciding.drawing import drawn, number_of
 from registry.sweeps.deciding.stopping import HALVING_RUNGS, MEDIAN_RUNGS, halving_goes_on, median_goes_on
 from registry.sweeps.deciding.tpe import proposed
 from registry.sweeps.deciding.tried import Tried
 from sdk.schemas.sweep_axes import Axis, Range, Setting
-from sdk.schemas.watch_fields import default_interval
 
-#: How near to the best a winner is as good, and in how many orders 16 members come to so many workers.
-MARGIN, ORDERS, WORKERS = 0.01, 100, 4
+#: In so many orders the members of a grid come.
+ORDERS = 100
 #: Searches of a surface, and their trials.
 SEARCHES, TRIALS = 20, 60
-Rule = Callable[[Sequence[float], int, int], bool]
-Curve = list[float]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """One sweep over recorded trainings."""
-
-    #: Its row passes over those of the grid.
-    share: float
-    #: By how much the winner's loss is above that of the grid's best, as a share of it.
-    regret: float
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, or keep the curves for the tests."""
+    if sys.argv[2:3] == ["--keep"]:
+        kept = json.dumps(families(Path(sys.argv[1])), separators=(",", ":")).encode()
+        Path(sys.argv[3]).write_bytes(gzip.compress(kept, 9, mtime=0))
+        return
     print(tables_of_rules(families(Path(sys.argv[1]))), "", table_of_searches(), sep="\n")
 
 
@@ -58,55 +49,8 @@ def families(path: Path) -> dict[str, list[Curve]]:
     """Return the curves of each whole grid, by what was trained."""
     found: dict[str, list[Curve]] = {}
     for one in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        found.setdefault(f"{one['family']}, {one['dataset']}", []).append(one["curve"])
+        found.setdefault(f"{one['family']}, {one['dataset']}", []).append([round(loss, 4) for loss in one["curve"]])
     return {name: curves for name, curves in found.items() if len(curves) == 16}
-
-
-def replay(curves: Sequence[Curve], rungs: Sequence[float], goes_on: Rule, order: random.Random) -> Replay:
-    """Train members in a random order, as many at once as there are workers, each at its own speed."""
-    waiting = order.sample(range(len(curves)), len(curves))
-    seen: list[list[float]] = [[] for _ in rungs]
-    passes, scores = 0, []
-    #: When a member comes to its next rung, which, and how long all of its steps take.
-    due: list[tuple[float, int, int, float]] = []
-
-    def begin(now: float) -> None:
-        if waiting:
-            whole = order.uniform(0.8, 1.25)
-            heapq.heappush(due, (now + rungs[0] * whole, waiting.pop(0), 0, whole))
-
-    for _ in range(WORKERS):
-        begin(0.0)
-    while due:
-        now, member, rung, whole = heapq.heappop(due)
-        if rung == len(rungs):
-            passes += row_passes(1.0, rungs)
-            scores.append(min(curves[member]))
-            begin(now)
-            continue
-        seen[rung].append(_at(curves[member], rungs[rung]))
-        if goes_on(seen[rung], len(seen[rung]) - 1, rung):
-            following = rungs[rung + 1] if rung + 1 < len(rungs) else 1.0
-            heapq.heappush(due, (now + (following - rungs[rung]) * whole, member, rung + 1, whole))
-        else:
-            passes += row_passes(rungs[rung], rungs)
-            begin(now)
-    best = min(map(min, curves))
-    return Replay(passes / (len(curves) * row_passes(1.0, ())), min(scores) / best - 1)
-
-
-def row_passes(share: float, rungs: Sequence[float]) -> int:
-    """Return the rows that a member learns in a share of its steps, and those that it scores: at the looks that are due if nothing is
-    asked, the one before the first step and the one at the end among them, and at its rungs.
-    """
-    last = round(share * STEPS)
-    every = default_interval(STEPS, learnt_rows=STEPS * BATCH, held_out_rows=HELD_OUT) or STEPS
-    looks = {*range(0, last + 1, every), *(round(rung * STEPS) for rung in rungs if rung <= share)}
-    return last * BATCH + len(looks | {last}) * HELD_OUT
-
-
-def _at(curve: Curve, share: float) -> float:
-    return curve[round(share * len(curve)) - 1]
 
 
 def quarter(losses: Sequence[float], at: int, rung: int) -> bool:

@@ -23,6 +23,8 @@ RUNGS: dict[StopEarly, list[float]] = {
     "halving": [0.1, 0.4],
     "median": [share / 10 for share in range(1, 10)],
 }
+#: To how many held-out prompts each member writes an answer at most, if the best is chosen by these.
+_MOST_GENERATED = 1_000
 #: How many settings are examined before a sweep is accepted.
 _MOST_EXAMINED = 64
 
@@ -103,7 +105,8 @@ def scoring_submission(asked: SweepSubmission, sweep_id: str, number: int) -> Jo
     request = asked.request
     target = EvaluationTarget(ref=f"sweep:{sweep_id}/{number}")
     assert request.training.eval_data is not None
-    spec = EvaluationSpec.model_validate({"metrics": [request.choose] if is_of_texts(request.choose) else None})
+    texts = is_of_texts(request.choose)
+    spec = EvaluationSpec(metrics=[request.choose] if texts else None, generate_rows=_MOST_GENERATED if texts else 0)
     return _job(asked, EvaluationRequest(targets=[target], only=True, data=request.training.eval_data, spec=spec))
 
 

@@ -28,6 +28,9 @@ from sdk.schemas.job_requests import CheckpointRef
 from sdk.schemas.sweeps import SweepRequest, SweepState
 from sdk.schemas.version_records import TrainingRecord
 
+#: So begins what a sweep says while it can't go on, and tries again.
+WAITS = "waits: "
+
 
 class Ending:
     """Takes the last steps of sweeps."""
@@ -113,7 +116,8 @@ def _to_publish(session: Session, sweep: Sweep, request: SweepRequest) -> int | 
 def end_within(session: Session, sweep: Sweep, state: SweepState, message: str | None) -> None:
     """End a sweep whose row the caller has locked."""
     move(sweep, state)
-    sweep.message, sweep.finished_at = message, db_now(session)
+    sweep.message = None if message is None or message.startswith(WAITS) else message
+    sweep.finished_at = db_now(session)
 
 
 def wanting(session: Session, sweeps: Collection[str]) -> set[str]:

@@ -25,18 +25,22 @@ from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
 from registry.evaluations.rows import EvaluationRows, give_up_of_base
+from registry.evaluations.rows import give_up as give_up_scores
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
 from registry.jobs.attempts import TimeLimits
 from registry.jobs.checkpoints import StoredCheckpoints
 from registry.jobs.claims import Claims
 from registry.jobs.event_feed import Watchers
+from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
+from registry.jobs.member_views import ShownMembers
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
+from registry.principal import LOCAL
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -53,6 +57,12 @@ from registry.signatures.service import Signatures, Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
 from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
+from registry.sweeps.driving import Driver
+from registry.sweeps.ending import Ending, wanting
+from registry.sweeps.members import keep_result
+from registry.sweeps.row_scores import ScoredRows
+from registry.sweeps.rungs import Rungs
+from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
 
 
@@ -87,7 +97,7 @@ class Services:
         # Its owner's own files are read in their own process: to start another would take longer.
         self.reading = RowReading(apart=home is None)
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
-        self.catalog, self.bases = Catalog(db), Bases(db, artifacts, on_removed=give_up_of_base)
+        self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
@@ -98,15 +108,36 @@ class Services:
             publisher=self.publisher,
             keep_scores=self.evaluations.keep,
             keep_series=keep_series,
+            keep_member=keep_result,
             look_for_training_rows=self.contamination.look,
         )
         limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
-        self.jobs = Jobs(db, queue, embedded=home is not None, limits=limits)
+        self.followers = followers = Followers()
+        self.jobs = Jobs(db, queue, embedded=home is not None, limits=limits, followers=followers)
         self.claims = Claims(
-            db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits
+            db,
+            queue,
+            completing,
+            lease_s=settings.lease_s,
+            max_attempts=settings.max_attempts,
+            limits=limits,
+            followers=followers,
+            asks_when_idle=home is not None,
         )
+        acting = self.tokens.holder if settings.auth == "token" else lambda owner: LOCAL
+        scored_rows = ScoredRows(db, self.evaluation_rows, self.reading)
+        ending = Ending(db, self.publisher, scored_rows, keep_series=keep_series)
+        self.driver = Driver(db, self.jobs, ending, acting=acting)
+        followers.follow(self.driver)
+        self.sweeps, self.rungs = Sweeps(db, self.jobs, self.driver), Rungs(db)
         self.checkpoints = StoredCheckpoints(
-            db, artifacts, self.publisher, keep_series=keep_series, kept_hours=settings.checkpoint_hours
+            db,
+            artifacts,
+            self.publisher,
+            keep_series=keep_series,
+            kept_hours=settings.checkpoint_hours,
+            wanting=wanting,
+            give_up_scores=give_up_scores,
         )
         self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
         self.workers = Workers(db)
@@ -124,6 +155,7 @@ class Services:
             # The name under which each step is reported, and what it does.
             {
                 "requeued": self.claims.requeue_expired,
+                "sweeps_advanced": self.driver.go_on,
                 "announced": self.jobs.remind,
                 "expired_checkpoints": self.checkpoints.expire,
                 "forgotten_workers": self.workers.forget,

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
@@ -14,18 +14,19 @@ from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
-from registry.db.statements import upsert
 from registry.db.stored_json import read_stored, readable, view_of
-from registry.db.types import db_now, utc_now
+from registry.db.types import db_now
 from registry.errors import Invalid
 from registry.jobs import attempts
 from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint, training_of
 from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.kinds.training_outcome import require_asked, settle
-from registry.jobs.lifecycle import UNFINISHED, find_job
+from registry.jobs.letting_go import GiveUpScores, SweepsWanting, let_go, remove_expired
+from registry.jobs.lifecycle import find_job
+from registry.jobs.members import is_kept_result
 from registry.jobs.models import Checkpoint, Job
+from registry.jobs.stored_checkpoints import store_checkpoint
 from registry.principal import Principal
-from registry.usage.charging import charge, record_bytes
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.job_requests import CheckpointRef
@@ -44,12 +45,22 @@ class StoredCheckpoints:
     """The service over the table of checkpoints."""
 
     def __init__(
-        self, db: Database, artifacts: Artifacts, publisher: Publisher, *, keep_series: KeepSeries, kept_hours: float
+        self,
+        db: Database,
+        artifacts: Artifacts,
+        publisher: Publisher,
+        *,
+        keep_series: KeepSeries,
+        kept_hours: float,
+        wanting: SweepsWanting,
+        give_up_scores: GiveUpScores,
     ) -> None:
         self._db = db
         self._artifacts = artifacts
         self._publisher = publisher
         self._keep_series = keep_series
+        self._wanting = wanting
+        self._give_up_scores = give_up_scores
         #: How long a checkpoint is kept after a later one of its job was recorded.
         self._kept = timedelta(hours=kept_hours)
 
@@ -73,41 +84,18 @@ class StoredCheckpoints:
         self._artifacts.verify(upload=record.upload, blobs=blobs_of(manifest), who=who)
         with self._db.write() as session:
             job = attempts.hold(session, job_id, record.attempt, who)
-            digest = record_manifest(session, manifest, namespace=job.namespace).digest
+            record_manifest(session, manifest, namespace=job.namespace)
             finish_upload(session, record.upload)
-            # While holding the lock of the job's row.
-            last = session.scalar(select(func.max(Checkpoint.seq)).where(Checkpoint.job_id == job_id)) or 0
-            report = record.report.model_dump(mode="json")
-            report_bytes = record_bytes(report, manifest.canonical())
-            values = {
-                "seq": last + 1,
-                "total": record.total,
-                "attempt": record.attempt,
-                "manifest_digest": digest,
-                "size_bytes": manifest.size_bytes,
-                "report": report,
-                "record_bytes": report_bytes,
-                "created_at": utc_now(),
-                "kept": False,
-                "expires_at": None,
-            }
-            # A step that is passed again replaces its earlier record.
-            sizes = select(Checkpoint.size_bytes, Checkpoint.record_bytes)
-            same = session.execute(sizes.where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)).first()
-            size_bytes, taken_bytes = (0, 0) if same is None else same
-            charge(
+            row = store_checkpoint(
                 session,
-                job.namespace,
-                checkpoints=manifest.size_bytes - size_bytes,
-                records=report_bytes - taken_bytes,
+                job,
+                step=record.step,
+                total=record.total,
+                manifest=manifest,
+                report=record.report,
+                others_end_at=db_now(session) + self._kept,
             )
-            upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            # Also those of later steps: an attempt that could not resume from them has started again.
-            others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
-            due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
-            session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
-            row = session.get_one(Checkpoint, (job_id, record.step), populate_existing=True)
-            return _present(row, report["metrics"])
+            return _present(row, record.report.metrics)
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
         """The newest checkpoints of a job, the last one first. Raises NotFound."""
@@ -126,63 +114,55 @@ class StoredCheckpoints:
         with self._db.read() as session:
             job = find_job(session, job_id, who)
             row = find_checkpoint(session, CheckpointRef(job=job_id, step=step))
-            manifest = read_manifest(session, row.manifest_digest)
-            request = training_of(job)
-            report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
+            is_result = is_kept_result(session, row)
+            about = TrainingRecord() if is_result else TrainingRecord(checkpoint_step=step)
+            settled, reported, notes = publishable(session, job, row, about)
+            if is_result:
+                member = TrainingRecord(sweep=f"{job.sweep}/{job.sweep_number}")
+                settled = settled.model_copy(update={"training": {**(settled.training or {}), **member.flat()}})
             made = JobRef(id=job.id, attempt=row.attempt)
-        files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)]
-        settled, reported = settle(
-            request,
-            Publication(
-                adapter=request.adapter,
-                manifest=Manifest(kind="adapter", base_fingerprint=manifest.base_fingerprint, files=files),
-                lora=report.lora,
-                quantization=report.quantization,
-                dataset=report.dataset_use(request.data),
-                training={**report.training, **TrainingRecord(checkpoint_step=step).flat()},
-                metrics=report.metrics,
-                libraries=report.libraries,
-            ),
-        )
         said = {"tags": publication.tags, "description": publication.description}
-        named = settled.model_copy(update={"adapter": publication.adapter or request.adapter, **said})
-        with self._publisher.publishing(
-            publication=named, who=who, job=made, reported=reported, notes=report.warnings
-        ) as (session, published):
+        named = settled.model_copy(update={"adapter": publication.adapter or settled.adapter, **said})
+        with self._publisher.publishing(publication=named, who=who, job=made, reported=reported, notes=notes) as (
+            session,
+            published,
+        ):
             self._keep_series(session, made, published.version, step)
             return published
 
     def expire(self) -> int:
         """Forget expired checkpoints; `gc` removes their files. Return how many."""
         with self._db.write() as session:
-            self._let_go(session)
-            over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session))
-            gone = session.execute(
-                over.returning(Checkpoint.job_id, Checkpoint.size_bytes, Checkpoint.record_bytes)
-            ).all()
-            jobs = select(Job.id, Job.namespace).where(Job.id.in_({row.job_id for row in gone}))
-            namespaces = {row.id: row.namespace for row in session.execute(jobs)} if gone else {}
-            for row in gone:
-                charge(session, namespaces[row.job_id], checkpoints=-row.size_bytes, records=-row.record_bytes)
-            return len(gone)
+            let_go(session, kept=self._kept, wanting=self._wanting)
+            return remove_expired(session, give_up_scores=self._give_up_scores)
 
-    def _let_go(self, session: Session) -> None:
-        """Set an expiry for those that were kept for jobs that have ended by now. The last one of a job has none."""
-        rows = select(Checkpoint.job_id, Checkpoint.step).where(Checkpoint.kept).with_for_update()
-        kept = [tuple(row) for row in session.execute(rows)]
-        if not kept:
-            return
-        # Read while holding the locks: a transaction that names one of these has either done so, or waits.
-        job, step = (Job.request[("from_checkpoint", name)].as_string() for name in ("job", "step"))
-        waiting = (Job.state.in_(UNFINISHED), job.is_not(None))
-        named = {tuple(row) for row in session.execute(select(job, step).where(*waiting))}
-        for key in kept:
-            if (key[0], str(key[1])) in named:
-                continue
-            last = select(Checkpoint.step).where(Checkpoint.job_id == key[0]).order_by(*NEWEST_FIRST).limit(1)
-            end = None if session.scalar(last) == key[1] else db_now(session) + self._kept
-            row = update(Checkpoint).where(Checkpoint.job_id == key[0], Checkpoint.step == key[1])
-            session.execute(row.values(kept=False, expires_at=end))
+
+def publishable(
+    session: Session, job: Job, row: Checkpoint, about: TrainingRecord
+) -> tuple[Publication, list[str], list[str]]:
+    """Return the version that a checkpoint can become, whose record also says `about`; what of that only its worker stated;
+    and what its own numbers say against it.
+
+    Raises NotFound, Unreadable, Verification if it is not what the job asked for.
+    """
+    manifest = read_manifest(session, row.manifest_digest)
+    request = training_of(job)
+    report = read_stored(TrainingReport, row.report, of=f"step {row.step} of job {job.id}")
+    files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)]
+    settled, reported = settle(
+        request,
+        Publication(
+            adapter=request.adapter,
+            manifest=Manifest(kind="adapter", base_fingerprint=manifest.base_fingerprint, files=files),
+            lora=report.lora,
+            quantization=report.quantization,
+            dataset=report.dataset_use(request.data),
+            training={**report.training, **about.flat()},
+            metrics=report.metrics,
+            libraries=report.libraries,
+        ),
+    )
+    return settled, reported, report.warnings
 
 
 class _Scores(Wire):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.jobs import JobSettings
+from sdk.schemas.option_types import Option
 from sdk.schemas.sweep_axes import MOST_AXES, MOST_MEMBERS, Axis, Setting
+from sdk.schemas.sweep_grid import grid
+from sdk.schemas.varied_options import checked_axis, require_distinct, why_fixed
 from sdk.schemas.wire import IF_ANY, IF_SET, Open, Wire
 
 #: The held-out loss, which a training measures itself; other metrics are those of an evaluation on the same rows.
@@ -20,29 +23,91 @@ Sampler = Literal["grid", "random", "tpe"]
 StopEarly = Literal["none", "halving", "median"]
 Publish = Literal["best", "all", "none"]
 
+#: Commands beside `adapterctl sweep NAME`, so that no adapter of such a name is swept.
+COMMANDS = ("list", "show", "pause", "go", "cancel")
 
-class SweepRequest(Wire):
+
+class SweepFields(Wire):
+    """The options of a sweep itself."""
+
+    sample: Annotated[
+        Sampler, Option("How settings are chosen: all of them, at random, or by what earlier ones scored (tpe).")
+    ] = "grid"
+    #: How many settings are tried; a grid has all of them.
+    trials: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None,
+        IF_SET,
+        Option("How many settings are tried; not with a grid, which has all."),
+    ] = None
+    stop_early: Annotated[
+        StopEarly,
+        Field(exclude_if=lambda value: value == "none"),
+        Option("End members early that are behind the best of those so far (halving), or behind their median."),
+    ] = "none"
+    choose: Annotated[
+        str,
+        Field(min_length=1, max_length=100),
+        Option("What the winner is best in: a metric of an evaluation.", default="the held-out loss", metavar="METRIC"),
+    ] = HELD_OUT_LOSS
+    #: How many trainings each setting has, with the spec's seed and those that follow it.
+    seeds: Annotated[int, Field(ge=1, le=16), Option("Trainings of each setting, with seeds that follow --seed.")] = 1
+    #: How many members wait or run at once.
+    parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS), Option("How many members wait or run at once.")] = 8
+    #: No member begins after members have trained for so long in all, on whatever device.
+    max_gpu_hours: Annotated[
+        Annotated[float, Field(gt=0, le=1e6)] | None,
+        IF_SET,
+        Option("No member begins after members have trained so long in all, on whatever device.", metavar="HOURS"),
+    ] = None
+    #: No member begins so many seconds after the sweep began, on the database's clock.
+    max_time_s: Annotated[Annotated[float, Field(gt=0, le=31_536_000)] | None, IF_SET] = None
+    #: By how much a setting may be worse and still be as good: a share of the best score.
+    margin: Annotated[
+        float,
+        Field(gt=0, le=1),
+        Option("As good as the best is what is worse by at most this share of its score.", metavar="SHARE"),
+    ] = 0.01
+    publish: Annotated[Publish, Option("Which members become versions: the winner, all that finished, or none.")] = (
+        "best"
+    )
+
+
+class SweepRequest(SweepFields):
     """Train an adapter with several settings, and find out which is the best."""
 
     #: What every member is asked for; the options in `settings`, and the seed, are replaced in its spec.
     training: TrainingRequest
     settings: Annotated[dict[str, Axis], Field(min_length=1, max_length=MOST_AXES)]
-    sample: Sampler = "grid"
-    #: How many settings are tried; a grid has all of them.
-    trials: Annotated[Annotated[int, Field(ge=1, le=MOST_MEMBERS)] | None, IF_SET] = None
-    stop_early: Annotated[StopEarly, Field(exclude_if=lambda value: value == "none")] = "none"
-    choose: Annotated[str, Field(min_length=1, max_length=100)] = HELD_OUT_LOSS
-    #: How many trainings each setting has, with the spec's seed and those that follow it.
-    seeds: Annotated[int, Field(ge=1, le=16)] = 1
-    #: How many members wait or run at once.
-    parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 8
-    #: No member begins after members have trained for so long in all, on whatever device.
-    max_gpu_hours: Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, IF_SET] = None
-    #: No member begins so many seconds after the sweep began, on the database's clock.
-    max_time_s: Annotated[Annotated[float, Field(gt=0, le=31_536_000)] | None, IF_SET] = None
-    #: By how much a setting may be worse and still be as good: a share of the best score.
-    margin: Annotated[float, Field(gt=0, le=1)] = 0.01
-    publish: Publish = "best"
+
+    @property
+    def most_members(self) -> int:
+        """How many trainings it has at most."""
+        return self.seeds * (len(grid(self.settings)) if self.trials is None else self.trials)
+
+    @field_validator("settings")
+    @classmethod
+    def _values_are_the_options_own(cls, settings: dict[str, Axis]) -> dict[str, Axis]:
+        return {name: checked_axis(name, axis) for name, axis in settings.items()}
+
+    @model_validator(mode="after")
+    def _settings_can_be_compared(self) -> Self:
+        by_loss = self.choose == HELD_OUT_LOSS
+        if said := next(filter(None, (why_fixed(name, by_loss=by_loss) for name in self.settings)), None):
+            raise ValueError(said)
+        if (self.sample == "grid") != (self.trials is None):
+            raise ValueError(
+                f"{self.sample} goes on as long as it is asked; give trials"
+                if self.trials is None
+                else "a grid tries all of its settings; leave trials out, or give sample random or tpe"
+            )
+        if self.sample == "grid":
+            require_distinct(self.training.spec, grid(self.settings))
+        if self.most_members > MOST_MEMBERS:
+            raise ValueError(
+                f"there are {self.most_members:,} members with {self.seeds} seeds, and a sweep has at most {MOST_MEMBERS:,}; give"
+                " fewer settings or seeds"
+            )
+        return self
 
 
 class SweepSubmission(JobSettings):

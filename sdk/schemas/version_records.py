@@ -130,7 +130,7 @@ class TrainingRecord(TrainingFields, FlatRecord):
     looks: Annotated[int | None, IF_SET] = None
     #: The look whose weights were kept, by its step.
     best_step: Annotated[int | None, IF_SET] = None
-    #: The step after which the training ended for lack of a better look; None: it took all.
+    #: The step after which the training ended for lack of a better look, or was pruned by its sweep; None: it took all.
     stopped_step: Annotated[int | None, IF_SET] = None
     pad_token_id: Annotated[int | None, IF_SET] = None
     #: The number of the training loop, without which no other training has the same bytes; None: TRL's trainer.
@@ -170,6 +170,8 @@ class TrainingRecord(TrainingFields, FlatRecord):
     #: The job that was run again with other options, and which.
     retry_of: Annotated[str | None, IF_SET] = None
     changed: Annotated[str | None, IF_SET] = None
+    #: The sweep that it was a member of, and which: "ID/NUMBER".
+    sweep: Annotated[str | None, IF_SET] = None
     #: The step of the checkpoint that the version was published from.
     checkpoint_step: Annotated[int | None, IF_SET] = None
 

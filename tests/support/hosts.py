@@ -36,3 +36,9 @@ class InProcess:
 
     def advised(self, advice: Sequence[Advice]) -> None:
         """Nobody sends it."""
+
+    def reached_rung(self, number: int, step: int, loss: float) -> None:
+        """Nobody asks."""
+
+    def goes_on(self, number: int) -> bool | None:
+        """Nobody answers."""

@@ -102,6 +102,8 @@ class Record(Wire):
     look_state: Annotated[LookState, Field(default_factory=LookState)]
     #: What it was advised on the way.
     advice: Annotated[AdviceList, IF_ANY, Field(default_factory=list)]
+    #: Of each rung of its sweep that it has reached, in order, whether it goes on; None: there is no answer yet.
+    rungs: Annotated[list[bool | None], Field(default_factory=list, exclude_if=lambda value: not value)]
     #: Everything that determines the training.
     configuration: dict[str, JsonScalar]
     #: The digest of the configuration.

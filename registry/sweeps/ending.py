@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, undefer
@@ -111,9 +111,26 @@ def end_within(session: Session, sweep: Sweep, state: SweepState, message: str |
     sweep.message, sweep.finished_at = message, db_now(session)
 
 
+def wanting(session: Session, sweeps: Collection[str]) -> set[str]:
+    """Lock sweeps, so that none of them gives up its checkpoints until the transaction ends; return those that keep them."""
+    query = select(Sweep.id).where(Sweep.id.in_(sweeps), Sweep.kept).order_by(Sweep.id)
+    return set(session.scalars(query.with_for_update()))
+
+
 def give_up(session: Session, sweep: Sweep) -> None:
     """Give up the checkpoints of all members; those that were made versions have their files as such."""
     jobs = select(Member.job).where(Member.sweep == sweep.id, Member.job.is_not(None))
     last = (Checkpoint.job_id.in_(jobs), Checkpoint.kept.is_(False), Checkpoint.expires_at.is_(None))
     session.execute(update(Checkpoint).where(*last).values(expires_at=db_now(session)))
     sweep.kept = False
+
+
+def forget_members(session: Session, sweep: Sweep) -> None:
+    """Give up what a sweep that has ended keeps of its members, except for what is shown of them; its row is locked."""
+    give_up(session, sweep)
+    for member in session.scalars(select(Member).where(Member.sweep == sweep.id)):
+        size_bytes = record_bytes(member.setting, member.metrics)
+        charge(session, sweep.namespace, records=size_bytes - member.record_bytes)
+        gone = {"row_losses": None, "row_weights": None, "signature": None, "record_bytes": size_bytes}
+        for name, value in gone.items():
+            setattr(member, name, value)

@@ -32,7 +32,7 @@ def rung_steps(shares: Sequence[float], total: int) -> list[int]:
     return [step for step in steps if step < total]
 
 
-class Rungs:
+class MemberRungs:
     """The rungs of one training; there are none without a sweep."""
 
     def __init__(self, given: Inputs, host: Host, say: Callable[[str], None]) -> None:
@@ -102,7 +102,7 @@ class Rungs:
         return [number for number, answer in enumerate(self.answers) if answer is None]
 
 
-def member_result(rungs: Rungs, held_out: Tokenised, rows: RowLosses, *, steps: int) -> MemberResult:
+def member_result(rungs: MemberRungs, held_out: Tokenised, rows: RowLosses, *, steps: int) -> MemberResult:
     """Return what a member of a sweep hands in after so many steps; `rows` are the held-out ones, scored with the weights that
     it hands in.
     """

@@ -75,11 +75,11 @@ class MemberRungs:
         new = [number for number in self._open if number not in self._asked]
         for number in new:
             loss = loss_at(self._steps[number])
-            if loss is None:
+            if loss is not None:
+                self._host.reached_rung(number, self._steps[number], loss)
+            elif not self._host.told_to_stop:
                 # There was no memory for a look.
                 self.answers[number] = True
-            else:
-                self._host.reached_rung(number, self._steps[number], loss)
         self._asked.update(new)
         return bool(new)
 

@@ -246,18 +246,30 @@ def test_a_training_goes_on_until_a_late_answer_and_counts_what_it_did_in_vain(
     assert pruned.metrics["train_s"] <= waited_s - 0.2
 
 
-@pytest.mark.parametrize(("answered", "again"), [(False, [(0, 2), (1, 8)]), (True, [(1, 8)])])
+@pytest.mark.parametrize(
+    ("answers", "stop", "again"),
+    [
+        ({}, lambda sweep: len(sweep.asked) > 0, [(0, 2), (1, 8)]),
+        ({}, lambda sweep: sweep.step >= 2, [(0, 2), (1, 8)]),
+        ({0: True}, lambda sweep: len(sweep.asked) > 0, [(1, 8)]),
+    ],
+    ids=["while it waits", "in the look", "once it is told"],
+)
 def test_a_training_that_goes_on_elsewhere_asks_only_what_it_does_not_know(
-    train: Train, ended: dict[str, Ended], tmp_path: Path, answered: bool, again: list[tuple[int, int]]
+    train: Train,
+    ended: dict[str, Ended],
+    tmp_path: Path,
+    answers: dict[int, bool],
+    stop: Callable[[Sweep], bool],
+    again: list[tuple[int, int]],
 ) -> None:
     whole = ended["member"].report
-    first = Sweep({0: True} if answered else {})
-    # Told to stop while it waits, or when it has its answer.
+    first = Sweep(answers)
     with pytest.raises(Interrupted):
-        train("first", first, must_stop=lambda: len(first.asked) > 0, **PLAIN)
+        train("first", first, must_stop=lambda: stop(first), **PLAIN)
     folder = of_step(tmp_path / "first-kept", 2)
     record = Record.model_validate_json((folder / "record.json").read_bytes())
-    assert record.rungs == [True if answered else None]
+    assert record.rungs == [answers.get(0)]
     second = Sweep({0: True, 1: True})
     resumed = train("second", second, resume=folder, **PLAIN)
     assert [(number, step) for number, step, _ in second.asked] == again

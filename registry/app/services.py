@@ -111,7 +111,7 @@ class Services:
             look_for_training_rows=self.contamination.look,
         )
         limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
-        followers = Followers()
+        self.followers = followers = Followers()
         self.jobs = Jobs(db, queue, embedded=home is not None, limits=limits, followers=followers)
         self.claims = Claims(
             db,

@@ -123,3 +123,14 @@ def give_up(session: Session, sweep: Sweep) -> None:
     last = (Checkpoint.job_id.in_(jobs), Checkpoint.kept.is_(False), Checkpoint.expires_at.is_(None))
     session.execute(update(Checkpoint).where(*last).values(expires_at=db_now(session)))
     sweep.kept = False
+
+
+def forget_members(session: Session, sweep: Sweep) -> None:
+    """Give up what a sweep that has ended keeps of its members, except for what is shown of them; its row is locked."""
+    give_up(session, sweep)
+    for member in session.scalars(select(Member).where(Member.sweep == sweep.id)):
+        size_bytes = record_bytes(member.setting, member.metrics)
+        charge(session, sweep.namespace, records=size_bytes - member.record_bytes)
+        gone = {"row_losses": None, "row_weights": None, "signature": None, "record_bytes": size_bytes}
+        for name, value in gone.items():
+            setattr(member, name, value)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from contract.jobs.test_forecasts import GB, hello
 from contract.sweeps.helpers import Desk
-from support import calls
-from support.adapters import SPEC
+from support.adapters import SPEC, base_registration
 
 from sdk.api import sweeps
 from sdk.errors import Conflict, DoesNotFit, InvalidInput, NotAllowed, NotFound
+from sdk.lora.planning.tables import LLAMA_2_7B
 from sdk.schemas.job_requests import BaseChoice, CheckpointRef, SweepPlace
 from sdk.schemas.sweep_axes import Values
 from sdk.schemas.sweeps import SweepSubmission
+from sdk.schemas.training import TrainingSpec
 
 
 class TestRefusals:
@@ -27,7 +29,10 @@ class TestRefusals:
             ({"choose": "rows"}, "is no score by which members can be chosen"),
             ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
             (
-                {"choose": "rouge_l", "training": {"eval_data": None, "spec": SPEC.model_copy(update={"holdout": 0.1})}},
+                {
+                    "choose": "rouge_l",
+                    "training": {"eval_data": None, "spec": SPEC.model_copy(update={"holdout": 0.1})},
+                },
                 "give eval_data in place of holdout",
             ),
         ],
@@ -39,10 +44,12 @@ class TestRefusals:
         assert desk.crew.claim() is None
 
     def test_setting_that_fits_no_worker_is_refused_with_all_others(self, desk: Desk) -> None:
-        calls.claim(desk.crew.worker, memory_bytes=2**20, free_memory_bytes=2**19)
-        axes = {"rank": Values(values=[2, 4])}
+        name = f"llama-{desk.crew.space}"
+        desk.world.admin.bases.register(base_registration(name, config=LLAMA_2_7B, size_bytes=13_476_831_232))
+        hello(desk.crew, "small", 17 * GB)
+        asked = {"base": BaseChoice(id=name), "spec": TrainingSpec(method="lora", targets="qv")}
         with pytest.raises(DoesNotFit):
-            desk.begin(settings=axes)
+            desk.begin(settings={"batch_size": Values(values=[1, 256, 2])}, training=asked)
 
     def test_base_and_rows_that_nobody_has_are_refused(self, desk: Desk) -> None:
         with pytest.raises(NotFound):
@@ -81,5 +88,3 @@ class TestRefusals:
         desk.crew.fail(desk.hold(), "data")
         with pytest.raises(Conflict, match="members are not tried again"):
             desk.writer.jobs.retry(sweep.members[0].job)
-
-

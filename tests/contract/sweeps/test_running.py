@@ -65,7 +65,7 @@ class TestGrid:
         desk.train_all(0.8, 0.9, 1.1)
         numbers = [int(str(member.ref).rpartition("@v")[2]) for member in desk.view(sweep).members]
         assert numbers == [3, 1, 2]
-        assert desk.writer.get(f"{desk.crew.space}/a").metrics["eval_loss"] == 0.8
+        assert desk.writer.get(f"{desk.crew.space}/a").info.metrics["eval_loss"] == 0.8
 
     def test_no_more_wait_or_run_than_may(self, desk: Desk) -> None:
         sweep = desk.begin(parallel=1, seeds=2, settings={"lr": Values(values=[1e-4, 2e-4])})

@@ -20,6 +20,7 @@ from registry.app.services import Services
 from registry.errors import StaleAttempt
 from registry.jobs.models import Job
 from registry.principal import LOCAL, Role
+from registry.queue import NoQueue
 from registry.sweeps.models import Member
 from sdk.api import sweeps
 from sdk.client import Client
@@ -36,6 +37,20 @@ class Nobody:
     def go_on(self) -> int:
         """Do nothing."""
         return 0
+
+    def is_left(self) -> bool:
+        """Say that nothing is."""
+        return False
+
+
+class Asked(NoQueue):
+    """A queue that is asked for somebody who works."""
+
+    revived = 0
+
+    def revive(self) -> None:
+        """Count it."""
+        self.revived += 1
 
 
 def begin_with_room(desk: Desk) -> SweepView:
@@ -78,6 +93,19 @@ class TestRoomWithoutJobs:
         with redis.Redis.from_url(valkey_url) as client:
             bodies = [base64.b64decode(json.loads(raw)["body"]) for raw in client.lrange("gpu", 0, -1)]
         assert [desk.hold().job] in [json.loads(body)[0] for body in bodies]
+
+    def test_runner_of_a_folder_is_started_by_whoever_comes_next(self, own: Desk) -> None:
+        queue = Asked()
+        begin_with_room(own)
+        next_command = Services(own.world.services.settings, queue=queue)
+        try:
+            next_command.jobs.revive()
+            assert queue.revived == 1
+            own.train_all(0.9, 1.1)
+            next_command.jobs.revive()
+            assert queue.revived == 1
+        finally:
+            next_command.db.close()
 
     def test_runner_of_a_folder_asks_before_it_ends(self, own: Desk) -> None:
         sweep = begin_with_room(own)

@@ -179,7 +179,8 @@ class Client:
         much free `memory` in bytes; by default as much as the registry estimates. Raises InvalidInput for values and
         rows, NotFound for files, bases and checkpoints.
         """
-        view = self.submitter.training(
+        how = job_options(priority, timeout, device, memory, idempotency_key)
+        request = self.submitter.training_request(
             check_name(adapter),
             with_template_text(spec, lambda: self),
             base=given_base_if_any(base, base_namespace, published),
@@ -188,11 +189,10 @@ class Client:
             data=data,
             eval_data=eval_data,
             test_data=test_data,
-            job_options=job_options(priority, timeout, device, memory, idempotency_key),
             checkpoint=checkpoint_policy(checkpoint_every),
             from_checkpoint=checkpoint_ref(from_checkpoint),
         )
-        return Job(view, self)
+        return Job(self.submitter.submit(request, how), self)
 
     def submit_evaluation(
         self,

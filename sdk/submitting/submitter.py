@@ -71,7 +71,7 @@ class JobSubmitter:
     ) -> None:
         self._transport, self._pusher, self._rendering_of = transport, pusher, rendering_of
 
-    def training(
+    def training_request(
         self,
         adapter: str,
         options: Mapping[str, Any],
@@ -83,15 +83,17 @@ class JobSubmitter:
         eval_data: str | Path | None,
         test_data: str | Path | None,
         checkpoint: CheckpointPolicy,
-        from_checkpoint: CheckpointRef | None,
-        job_options: JobOptions,
-    ) -> JobView:
-        """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        from_checkpoint: CheckpointRef | None = None,
+    ) -> TrainingRequest:
+        """Return the request of a training of an adapter, whose rows and base are then at the registry.
+
+        Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded.
+        """
         if like is not None:
             inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data, "test_data": test_data}
             refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
             made = versions.resolve(self._transport, str(parse_ref(like)))
-            return self.submit(recorded_request(self._transport, made, adapter, checkpoint), job_options)
+            return recorded_request(self._transport, made, adapter, checkpoint)
         if data is None:
             raise InvalidInput("a training needs data, or like: a version whose training is repeated", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
@@ -156,7 +158,7 @@ class JobSubmitter:
         )
         sent = [self._sent(one, namespace) for one in rows]
         named: dict[str, Any] = {param: self._sent(kept, namespace) for param, kept in held_out.items()}
-        request = TrainingRequest(
+        return TrainingRequest(
             adapter=adapter,
             base=chosen,
             data=sent[0].digest,
@@ -169,7 +171,6 @@ class JobSubmitter:
             from_checkpoint=from_checkpoint,
             parent=None if continued is None else ParentChoice(ref=continued.ref, digest=continued.digest),
         )
-        return self.submit(request, job_options)
 
     def _base(
         self,

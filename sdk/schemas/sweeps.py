@@ -120,6 +120,8 @@ class SweepMember(Wire):
     steps: int | None = None
     #: The step of its best look.
     best_step: int | None = None
+    #: Of the adapter that it handed in.
+    size_bytes: int | None = None
     #: Steps that it took after the one at which it should have ended, before it knew.
     surplus_steps: Annotated[int, IF_ANY] = 0
     #: The version that was made of it.

@@ -29,17 +29,29 @@ class HoldoutFields(Wire):
     holdout: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None,
         IF_ANY,
-        Option("Instead of --eval-data: hold this share of the rows out, such as 0.1.", metavar="SHARE", alone=True),
+        Option(
+            "Instead of --eval-data: hold this share of the rows out, such as 0.1.",
+            metavar="SHARE",
+            alone=True,
+            of_rows=True,
+        ),
     ] = None
     #: Rows with the same value in this column stay on one side of the split. None: each row is split by itself.
     holdout_by: Annotated[
         Annotated[str, Field(min_length=1, max_length=200)] | None,
         IF_ANY,
-        Option("Rows with the same in this column are held out together, or not at all.", metavar="COLUMN", alone=True),
+        Option(
+            "Rows with the same in this column are held out together, or not at all.",
+            metavar="COLUMN",
+            alone=True,
+            of_rows=True,
+        ),
     ] = None
     #: The seed that chooses the held-out rows; it is separate from the training's, so trainings with different seeds
     #: hold out the same rows.
-    holdout_seed: Annotated[int, Field(ge=0, le=2**32 - 1), IF_ANY, Option("Which rows are held out.", alone=True)] = 0
+    holdout_seed: Annotated[
+        int, Field(ge=0, le=2**32 - 1), IF_ANY, Option("Which rows are held out.", alone=True, of_rows=True)
+    ] = 0
 
     @property
     def hold_out(self) -> HoldOut | None:

@@ -44,6 +44,8 @@ class Option:
     planned: bool | str = False
     #: Whether losses of trainings with different values of it can't be compared.
     of_loss: bool = False
+    #: Whether it says which rows there are, or as what they are read.
+    of_rows: bool = False
 
 
 def options_of(spec: type[Wire]) -> dict[str, Option]:

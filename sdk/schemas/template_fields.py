@@ -47,6 +47,7 @@ class TemplateFields(Wire):
             metavar="FILE|REF",
             alone=True,
             of_loss=True,
+            of_rows=True,
         ),
     ] = None
     #: What the chat template is given besides the conversation, by name, with values in JSON: "enable_thinking=false". It is set at
@@ -55,7 +56,11 @@ class TemplateFields(Wire):
         TemplateKwargs | None,
         IF_SET,
         Option(
-            "What the chat template is given: enable_thinking=false.", metavar="NAME=JSON,…", alone=True, of_loss=True
+            "What the chat template is given: enable_thinking=false.",
+            metavar="NAME=JSON,…",
+            alone=True,
+            of_loss=True,
+            of_rows=True,
         ),
     ] = None
 

@@ -187,7 +187,10 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         Columns | None,
         IF_SET,
         Option(
-            "Which columns are which keys: prompt=question,completion=answer.", metavar="KEY=COLUMN,…", of_loss=True
+            "Which columns are which keys: prompt=question,completion=answer.",
+            metavar="KEY=COLUMN,…",
+            of_loss=True,
+            of_rows=True,
         ),
     ] = None
     #: Passes over the data; ignored if max_steps is given.
@@ -300,6 +303,7 @@ class TrainingSpec(TrainingFields):
             resolved=True,
             planned="sft",
             of_loss=True,
+            of_rows=True,
         ),
     ] = None
     loss_on: Annotated[

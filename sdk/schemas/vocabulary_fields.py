@@ -23,6 +23,7 @@ class VocabularyFields(Wire):
             kept=True,
             planned=True,
             of_loss=True,
+            of_rows=True,
         ),
     ] = None
 

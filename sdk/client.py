@@ -33,6 +33,7 @@ from sdk.nouns.bases import BasesAPI
 from sdk.nouns.datasets import DatasetsAPI
 from sdk.nouns.evaluations import EvaluationsAPI
 from sdk.nouns.signatures import SignaturesAPI
+from sdk.nouns.sweeps import Sweep, SweepsAPI
 from sdk.nouns.versions import VersionsAPI
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
@@ -55,6 +56,7 @@ from sdk.schemas.keywords import (
     MergeOptions,
     PlanKeywords,
     RowOptions,
+    SweepKeywords,
     TrainingOptions,
 )
 from sdk.schemas.lineage import Direction, Lineage
@@ -66,6 +68,7 @@ from sdk.submitting.given_data import TrainingData
 from sdk.submitting.given_template import rendering_of, with_template_text
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request
+from sdk.submitting.sweep_options import check_swept, divided
 from sdk.validation import alias_change, build, require_numbered
 
 if TYPE_CHECKING:
@@ -114,6 +117,7 @@ class Client:
         self.quotas: QuotasAPI = QuotasAPI(self.transport)
         self.retention: RetentionAPI = RetentionAPI(self.transport)
         self.signatures: SignaturesAPI = SignaturesAPI(self)
+        self.sweeps: SweepsAPI = SweepsAPI(self)
         self.tokens: TokensAPI = TokensAPI(self.transport)
         self.versions: VersionsAPI = VersionsAPI(self)
         self.workers: WorkersAPI = WorkersAPI(self.transport)
@@ -193,6 +197,54 @@ class Client:
             from_checkpoint=checkpoint_ref(from_checkpoint),
         )
         return Job(self.submitter.submit(request, how), self)
+
+    def sweep(
+        self,
+        adapter: str,
+        *,
+        base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
+        parent: str | None = None,
+        data: TrainingData | None = None,
+        eval_data: str | Path | None = None,
+        test_data: str | Path | None = None,
+        max_time: float | str | None = None,
+        checkpoint_every: str | None = None,
+        priority: int = 0,
+        timeout: float | str | None = None,
+        device: Literal["any", "cuda"] | None = None,
+        memory: int | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[SweepKeywords],
+    ) -> Sweep:
+        """Train an adapter with several settings, to find out which is the best; submits it and returns at once.
+
+        `options` are the fields of `TrainingSpec`: one with several values, `rank=[1, 2, 4]` or `"1,2,4"`, or a range,
+        `lr="1e-4..1e-3:log[5]"`, varies, and others are the same for all. A grid tries all settings; `sample="random"` or
+        `"tpe"` tries `trials` of them. Each is trained with `seeds` seeds, at most `parallel` trainings at once; no more begin
+        after `max_gpu_hours`, or `max_time` ("2h"). `stop_early="halving"` or `"median"` ends those that are behind. The
+        best has the least held-out loss, or the best score of an evaluation, `choose="rouge_l"`; the others are worse, as
+        good within `margin`, or not told apart. Of those that finish, `publish="best"` makes the winner the next version of
+        `adapter`, "all" all of them, "none" none.
+
+        Held-out rows are needed, as `eval_data` or `holdout`. Everything else is as for `submit_training`. Raises InvalidInput
+        for options and rows, InvalidName, NotFound, QuotaExceeded.
+        """
+        asked = divided(options, max_time=max_time)
+        how = job_options(priority, timeout, device, memory, idempotency_key)
+        request = self.submitter.training_request(
+            check_swept(adapter),
+            with_template_text(asked.of_training, lambda: self),
+            base=given_base_if_any(base, base_namespace, published),
+            parent=parent,
+            like=None,
+            data=data,
+            eval_data=eval_data,
+            test_data=test_data,
+            checkpoint=checkpoint_policy(checkpoint_every),
+        )
+        return Sweep(self.submitter.submit_sweep(request, asked, how), self)
 
     def submit_evaluation(
         self,

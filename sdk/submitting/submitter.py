@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdk.api import jobs, versions
+from sdk.api import jobs, sweeps, versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput
 from sdk.formats.objectives import traits_of
@@ -33,6 +33,7 @@ from sdk.schemas.job_requests import (
 )
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_ROWS
+from sdk.schemas.sweeps import SweepRequest, SweepSubmission, SweepView
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import continued_spec, recorded_request, refuse_options
 from sdk.submitting.data_preview import RowsAsked, RowsOfFile, asked_of, asked_of_rows, locate_rows, trained_on
@@ -47,6 +48,7 @@ from sdk.submitting.given_data import (
     sources_of,
 )
 from sdk.submitting.job_options import JobOptions
+from sdk.submitting.sweep_options import SweepOptions
 from sdk.validation import (
     build,
     check_held_out,
@@ -274,6 +276,21 @@ class JobSubmitter:
             needs=job_options.needs,
         )
         return jobs.submit(self._transport, submission, key=job_options.key)
+
+    def submit_sweep(self, training: TrainingRequest, asked: SweepOptions, job_options: JobOptions) -> SweepView:
+        """Submit a sweep of trainings that are as one, but for the options that vary.
+
+        Raises InvalidInput, QuotaExceeded, Unavailable if the registry lacks a library.
+        """
+        request = build(SweepRequest, training=training, settings=asked.settings, **dict(asked.fields))
+        submission = build(
+            SweepSubmission,
+            request=request,
+            priority=job_options.priority,
+            timeout_s=job_options.timeout_s,
+            needs=job_options.needs,
+        )
+        return sweeps.submit(self._transport, submission, key=job_options.key)
 
 
 def _sources(sent: Sequence[DatasetView], given: Sequence[GivenSource]) -> list[DataSource] | None:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from sdk.cli.support.curves import drawn_lines
 from sdk.cli.support.output import filled, human_bytes, human_duration, plain, render
 from sdk.errors import JobCancelled, JobFailed, NotFound
+from sdk.nouns.sweeps import winner_ref
 from sdk.plotting.sweeps.settings import COSTS, SettingRow, name_of, rows_of, shown
 from sdk.schemas.sweeps import SweepMember, SweepState, SweepView
 
@@ -128,14 +129,6 @@ def picture_lines(view: SweepView, stream: TextIO) -> list[str]:
     except NotFound:
         return []
     return drawn_lines(stream, lambda width, plain: drawn(picture, width=width, plain=plain))
-
-
-def winner_ref(view: SweepView) -> str | None:
-    """Return the ref of the winner: of the version that it became, or else of the member."""
-    if view.winner is None:
-        return None
-    made = next((member.ref for member in view.members if member.number == view.winner), None)
-    return made or f"sweep:{view.id}/{view.winner}"
 
 
 def document_of(view: SweepView) -> dict[str, Any]:

@@ -174,6 +174,11 @@ class Tokens:
         with self._db.read() as session:
             return _holder(session, Token.secret_sha256 == secret_digest(secret))
 
+    def holder(self, owner: str) -> Principal:
+        """Return who has this `Principal.owner`, with the roles that they have now. Raises Unauthenticated."""
+        with self._db.read() as session:
+            return _holder(session, Token.id == owner.removeprefix("token:"))
+
     @contextmanager
     def _alone(self, who: Principal) -> Iterator[tuple[Session, Principal]]:
         """Until the block ends, nobody else creates or revokes a token; yields the caller, with the roles that they have now.

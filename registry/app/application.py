@@ -54,6 +54,7 @@ from registry.settings import Settings
 from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
+from registry.sweeps import views as sweeps
 
 #: How often a process adds its refusals to the shared counters, in seconds.
 _KEEP_REFUSALS_S = 5.0
@@ -70,6 +71,7 @@ ROOMS = (
     jobs,
     event_stream,
     series,
+    sweeps,
     evaluations,
     lineage,
     auth,

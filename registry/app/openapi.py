@@ -40,7 +40,7 @@ keys are refused.
 **Files** do not pass through the API. `POST /uploads` says where to send each with PUT, and which are already stored;
 `GET /manifests/{digest}/files` says where to fetch each from.
 
-**Repeating a request.** `POST /jobs`, retries, claims and new tokens take an `Idempotency-Key`: sent again with the same key, a
+**Repeating a request.** `POST /jobs`, `POST /sweeps`, retries, claims and new tokens take an `Idempotency-Key`: sent again with the same key, a
 request makes nothing twice. Every other change is idempotent by digest or compare-and-set.
 """
 TAGS = [
@@ -49,6 +49,7 @@ TAGS = [
     {"name": "signatures", "description": "Who vouches for which version's files."},
     {"name": "datasets", "description": "Rows to train on and to score with."},
     {"name": "jobs", "description": "Training, evaluation, merge and preview: for clients, and for workers."},
+    {"name": "sweeps", "description": "Trainings with several settings, and which of them is the best."},
     {"name": "evaluations", "description": "Scores of versions and bare bases."},
     {"name": "lineage", "description": "What was made from what."},
     {"name": "search", "description": "Finding versions by what is known about them."},

@@ -81,6 +81,18 @@ BODIES: dict[str, Any] = {
         "name": "reviews.jsonl",
         "upload": _UPLOAD,
     },
+    "reach_rung": {"attempt": 1, "rung": 0, "step": 30, "loss": 1.75},
+    "submit_sweep": {
+        "request": {
+            "training": {
+                "adapter": "team/code-review",
+                "base": {"id": "HuggingFaceTB/SmolLM2-135M-Instruct", "fingerprint": _FINGERPRINT},
+                "data": _ROWS,
+                "spec": {"method": "lora", "holdout": 0.1},
+            },
+            "settings": {"rank": {"values": [4, 16]}, "lr": {"low": 1e-4, "high": 1e-3, "log": True, "count": 3}},
+        }
+    },
     "submit_job": {
         "request": {
             "kind": "training",
@@ -160,6 +172,7 @@ PARAMETERS: dict[str, Any] = {
     "digest": _ROWS,
     "upload": _UPLOAD,
     "job_id": "5f2c9a1b3d4e",
+    "sweep_id": "3f1c2a9b7d20",
     "ident": "3f1c2a9b7d20",
     "job": "5f2c9a1b3d4e",
     "token_id": "9c1e7a30b2d4f658",

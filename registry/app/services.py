@@ -31,12 +31,14 @@ from registry.jobs.attempts import TimeLimits
 from registry.jobs.checkpoints import StoredCheckpoints
 from registry.jobs.claims import Claims
 from registry.jobs.event_feed import Watchers
+from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
+from registry.principal import LOCAL
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -53,6 +55,11 @@ from registry.signatures.service import Signatures, Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
 from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
+from registry.sweeps.driving import Driver
+from registry.sweeps.ending import Ending
+from registry.sweeps.members import keep_result
+from registry.sweeps.rungs import Rungs
+from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
 
 
@@ -98,13 +105,26 @@ class Services:
             publisher=self.publisher,
             keep_scores=self.evaluations.keep,
             keep_series=keep_series,
+            keep_member=keep_result,
             look_for_training_rows=self.contamination.look,
         )
         limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
-        self.jobs = Jobs(db, queue, embedded=home is not None, limits=limits)
+        followers = Followers()
+        self.jobs = Jobs(db, queue, embedded=home is not None, limits=limits, followers=followers)
         self.claims = Claims(
-            db, queue, completing, lease_s=settings.lease_s, max_attempts=settings.max_attempts, limits=limits
+            db,
+            queue,
+            completing,
+            lease_s=settings.lease_s,
+            max_attempts=settings.max_attempts,
+            limits=limits,
+            followers=followers,
+            asks_when_idle=home is not None,
         )
+        acting = self.tokens.holder if settings.auth == "token" else lambda owner: LOCAL
+        self.driver = Driver(db, self.jobs, Ending(db, self.publisher, keep_series=keep_series), acting=acting)
+        followers.follow(self.driver)
+        self.sweeps, self.rungs = Sweeps(db, self.jobs, self.driver), Rungs(db)
         self.checkpoints = StoredCheckpoints(
             db, artifacts, self.publisher, keep_series=keep_series, kept_hours=settings.checkpoint_hours
         )
@@ -124,6 +144,7 @@ class Services:
             # The name under which each step is reported, and what it does.
             {
                 "requeued": self.claims.requeue_expired,
+                "sweeps_advanced": self.driver.go_on,
                 "announced": self.jobs.remind,
                 "expired_checkpoints": self.checkpoints.expire,
                 "forgotten_workers": self.workers.forget,

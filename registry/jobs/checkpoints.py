@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, defer
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
@@ -14,9 +14,8 @@ from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.publisher import Publisher
 from registry.db.database import Database
-from registry.db.statements import upsert
 from registry.db.stored_json import read_stored, readable, view_of
-from registry.db.types import db_now, utc_now
+from registry.db.types import db_now
 from registry.errors import Invalid
 from registry.jobs import attempts
 from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint, training_of
@@ -24,8 +23,9 @@ from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.kinds.training_outcome import require_asked, settle
 from registry.jobs.lifecycle import UNFINISHED, find_job
 from registry.jobs.models import Checkpoint, Job
+from registry.jobs.stored_checkpoints import store_checkpoint
 from registry.principal import Principal
-from registry.usage.charging import charge, record_bytes
+from registry.usage.charging import charge
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.job_requests import CheckpointRef
@@ -73,41 +73,18 @@ class StoredCheckpoints:
         self._artifacts.verify(upload=record.upload, blobs=blobs_of(manifest), who=who)
         with self._db.write() as session:
             job = attempts.hold(session, job_id, record.attempt, who)
-            digest = record_manifest(session, manifest, namespace=job.namespace).digest
+            record_manifest(session, manifest, namespace=job.namespace)
             finish_upload(session, record.upload)
-            # While holding the lock of the job's row.
-            last = session.scalar(select(func.max(Checkpoint.seq)).where(Checkpoint.job_id == job_id)) or 0
-            report = record.report.model_dump(mode="json")
-            report_bytes = record_bytes(report, manifest.canonical())
-            values = {
-                "seq": last + 1,
-                "total": record.total,
-                "attempt": record.attempt,
-                "manifest_digest": digest,
-                "size_bytes": manifest.size_bytes,
-                "report": report,
-                "record_bytes": report_bytes,
-                "created_at": utc_now(),
-                "kept": False,
-                "expires_at": None,
-            }
-            # A step that is passed again replaces its earlier record.
-            sizes = select(Checkpoint.size_bytes, Checkpoint.record_bytes)
-            same = session.execute(sizes.where(Checkpoint.job_id == job_id, Checkpoint.step == record.step)).first()
-            size_bytes, taken_bytes = (0, 0) if same is None else same
-            charge(
+            row = store_checkpoint(
                 session,
-                job.namespace,
-                checkpoints=manifest.size_bytes - size_bytes,
-                records=report_bytes - taken_bytes,
+                job,
+                step=record.step,
+                total=record.total,
+                manifest=manifest,
+                report=record.report,
+                others_end_at=db_now(session) + self._kept,
             )
-            upsert(session, Checkpoint, {"job_id": job_id, "step": record.step}, values)
-            # Also those of later steps: an attempt that could not resume from them has started again.
-            others = (Checkpoint.job_id == job_id, Checkpoint.step != record.step)
-            due = (Checkpoint.expires_at.is_(None), Checkpoint.kept.is_(False))
-            session.execute(update(Checkpoint).where(*others, *due).values(expires_at=db_now(session) + self._kept))
-            row = session.get_one(Checkpoint, (job_id, record.step), populate_existing=True)
-            return _present(row, report["metrics"])
+            return _present(row, record.report.metrics)
 
     def list(self, job_id: str, *, who: Principal) -> list[CheckpointView]:
         """The newest checkpoints of a job, the last one first. Raises NotFound."""
@@ -126,29 +103,14 @@ class StoredCheckpoints:
         with self._db.read() as session:
             job = find_job(session, job_id, who)
             row = find_checkpoint(session, CheckpointRef(job=job_id, step=step))
-            manifest = read_manifest(session, row.manifest_digest)
-            request = training_of(job)
-            report = read_stored(TrainingReport, row.report, of=f"step {step} of job {job.id}")
+            settled, reported, notes = publishable(session, job, row, TrainingRecord(checkpoint_step=step))
             made = JobRef(id=job.id, attempt=row.attempt)
-        files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)]
-        settled, reported = settle(
-            request,
-            Publication(
-                adapter=request.adapter,
-                manifest=Manifest(kind="adapter", base_fingerprint=manifest.base_fingerprint, files=files),
-                lora=report.lora,
-                quantization=report.quantization,
-                dataset=report.dataset_use(request.data),
-                training={**report.training, **TrainingRecord(checkpoint_step=step).flat()},
-                metrics=report.metrics,
-                libraries=report.libraries,
-            ),
-        )
         said = {"tags": publication.tags, "description": publication.description}
-        named = settled.model_copy(update={"adapter": publication.adapter or request.adapter, **said})
-        with self._publisher.publishing(
-            publication=named, who=who, job=made, reported=reported, notes=report.warnings
-        ) as (session, published):
+        named = settled.model_copy(update={"adapter": publication.adapter or settled.adapter, **said})
+        with self._publisher.publishing(publication=named, who=who, job=made, reported=reported, notes=notes) as (
+            session,
+            published,
+        ):
             self._keep_series(session, made, published.version, step)
             return published
 
@@ -183,6 +145,34 @@ class StoredCheckpoints:
             end = None if session.scalar(last) == key[1] else db_now(session) + self._kept
             row = update(Checkpoint).where(Checkpoint.job_id == key[0], Checkpoint.step == key[1])
             session.execute(row.values(kept=False, expires_at=end))
+
+
+def publishable(
+    session: Session, job: Job, row: Checkpoint, about: TrainingRecord
+) -> tuple[Publication, list[str], list[str]]:
+    """Return the version that a checkpoint can become, whose record also says `about`; what of that only its worker stated;
+    and what its own numbers say against it.
+
+    Raises NotFound, Unreadable, Verification if it is not what the job asked for.
+    """
+    manifest = read_manifest(session, row.manifest_digest)
+    request = training_of(job)
+    report = read_stored(TrainingReport, row.report, of=f"step {row.step} of job {job.id}")
+    files = [file for file in manifest.files if file.path in (CONFIG_FILE, WEIGHTS_FILE, *SERVING_FILES)]
+    settled, reported = settle(
+        request,
+        Publication(
+            adapter=request.adapter,
+            manifest=Manifest(kind="adapter", base_fingerprint=manifest.base_fingerprint, files=files),
+            lora=report.lora,
+            quantization=report.quantization,
+            dataset=report.dataset_use(request.data),
+            training={**report.training, **about.flat()},
+            metrics=report.metrics,
+            libraries=report.libraries,
+        ),
+    )
+    return settled, reported, report.warnings
 
 
 class _Scores(Wire):

@@ -24,6 +24,7 @@ from registry.errors import Conflict, RegistryError, StaleAttempt, Unavailable, 
 from registry.jobs import attempts, events
 from registry.jobs.attempts import OVERTIME_S, TimeLimits
 from registry.jobs.fair_share import find_next, note_served
+from registry.jobs.followers import Followers
 from registry.jobs.kinds.known import read_request, rules_of
 from registry.jobs.kinds.rules import CompletionServices, HandedIn
 from registry.jobs.lifecycle import find_job, may_become
@@ -70,13 +71,20 @@ class Claims:
         lease_s: float,
         max_attempts: int,
         limits: TimeLimits,
+        followers: Followers,
+        asks_when_idle: bool = False,
     ) -> None:
+        """With `asks_when_idle`, a worker for whom there is nothing makes sweeps go on: its registry has no process that
+        does so.
+        """
         self._db = db
         self._queue = queue
         self._services = services
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._limits = limits
+        self._followers = followers
+        self._asks_when_idle = asks_when_idle
 
     def claim(self, *, claim: ClaimRequest, who: Principal, key: str | None = None) -> Assignment | None:
         """Give a worker the job that suits it best, or None if there is none for it.
@@ -86,9 +94,15 @@ class Claims:
         """
         request = None if key is None else Keyed.of(who, key, _CLAIM)
         self.requeue_expired()
+        found = self._claim(claim, request, who)
+        if found is None and self._asks_when_idle and self._followers.ask():
+            found = self._claim(claim, request, who)
+        return None if found is None else rules_of(found.request.kind).complement(self._db, found.request, found)
+
+    def _claim(self, claim: ClaimRequest, request: Keyed | None, who: Principal) -> Assignment | None:
         passed_over: list[str] = []
         for _ in range(_ROUNDS):
-            ended: list[str] = []
+            ended: list[Job] = []
             with self._db.write() as session:
                 earlier = None if request is None else kept(session, request)
                 again = None if earlier is None else self._given(session, *json.loads(earlier), who=who)
@@ -99,19 +113,19 @@ class Claims:
                     found, ended = self._next(session, claim, passed_over, who)
                 if earlier is None and found is not None and request is not None:
                     keep(session, request, json.dumps([found.job, found.attempt]))
+            for job in ended:
+                self._followers.tell(job)
             if found is not None or len(ended) < _MOST_ENDED:
-                if found is None:
-                    return None
-                return rules_of(found.request.kind).complement(self._db, found.request, found)
+                return found
             # A namespace whose jobs took up a whole transaction doesn't keep others waiting.
-            passed_over += ended
+            passed_over += [job.namespace for job in ended]
         return None
 
     def _next(
         self, session: Session, claim: ClaimRequest, passed_over: Collection[str], who: Principal
-    ) -> tuple[Assignment | None, list[str]]:
-        """What a worker is given, and the namespaces of jobs that were ended instead, because nobody could do them."""
-        ended: list[str] = []
+    ) -> tuple[Assignment | None, list[Job]]:
+        """What a worker is given, and the jobs that were ended instead, because nobody could do them."""
+        ended: list[Job] = []
         while len(ended) < _MOST_ENDED:
             job_id = find_next(session, claim, who, passed_over=passed_over)
             if job_id is None:
@@ -139,7 +153,7 @@ class Claims:
             if assignment is not None:
                 note_served(session, job)
                 return assignment, ended
-            ended.append(job.namespace)
+            ended.append(job)
         return None, ended
 
     def _given(self, session: Session, job_id: str, attempt: int, *, who: Principal) -> Assignment | None:
@@ -231,14 +245,16 @@ class Claims:
         Raises StaleAttempt, Verification, Invalid, Conflict.
         """
         try:
-            return self._take_in(job_id, completion, who)
+            job = self._take_in(job_id, completion, who)
         except Conflict:
             dropped = self._drop_if_cancelled(job_id, completion, who)
             if dropped is None:
                 raise
-            return dropped
+            job = dropped
+        self._followers.tell(job)
+        return present(job)
 
-    def _take_in(self, job_id: str, completion: Completion, who: Principal) -> JobView:
+    def _take_in(self, job_id: str, completion: Completion, who: Principal) -> Job:
         """Record a result and its effects. Raises Conflict if the job was cancelled."""
         with self._db.read() as session:
             job = find_job(session, job_id, who, action="work")
@@ -247,7 +263,7 @@ class Claims:
                 raise attempts.stale(job_id, completion.attempt)
             if job.state in (JobState.SUCCEEDED, JobState.CANCELLED):
                 # The first answer was lost; the work is done.
-                return present(job)
+                return job
             if job.state != JobState.RUNNING:
                 raise attempts.stale(job_id, completion.attempt)
             attempts.require_wanted(job)
@@ -256,9 +272,9 @@ class Claims:
         done = HandedIn(job=held, completion=completion, who=who)
         rules_of(held.kind).complete(self._services, request, done)
         with self._db.read() as session:
-            return present(session.get_one(Job, job_id))
+            return session.get_one(Job, job_id)
 
-    def _drop_if_cancelled(self, job_id: str, completion: Completion, who: Principal) -> JobView | None:
+    def _drop_if_cancelled(self, job_id: str, completion: Completion, who: Principal) -> Job | None:
         """End a job that was cancelled before its result was recorded, and give back the room of what was sent for it.
 
         Return None if nobody has cancelled it. Raises StaleAttempt.
@@ -269,7 +285,7 @@ class Claims:
                 return None
             abandon_uploads(session, completion.uploads, who)
             message = "it was cancelled before its result was recorded, so nothing of that was kept"
-            return present(attempts.cancel(session, job_id, completion.attempt, message, who=who))
+            return attempts.cancel(session, job_id, completion.attempt, message, who=who)
 
     def fail(self, *, job_id: str, failure: Failure, who: Principal) -> JobView:
         """Record that an attempt ended without a result; the job may be tried again. Raises NotFound, StaleAttempt."""
@@ -281,8 +297,7 @@ class Claims:
             else:
                 limit = self._max_attempts
                 job = attempts.fail(session, job_id, failure.attempt, reason, message, who=who, max_attempts=limit)
-            found = present(job)
-        return self._reminded(found)
+        return self._reminded(job)
 
     def release(self, *, job_id: str, release: Release, who: Principal) -> JobView:
         """Queue a job again whose worker is shutting down, as if it had not been claimed. Raises NotFound,
@@ -290,13 +305,14 @@ class Claims:
         """
         with self._db.write() as session:
             find_job(session, job_id, who, action="work")
-            found = present(attempts.release(session, job_id, release.attempt, who=who))
-        return self._reminded(found)
+            job = attempts.release(session, job_id, release.attempt, who=who)
+        return self._reminded(job)
 
-    def _reminded(self, job: JobView) -> JobView:
+    def _reminded(self, job: Job) -> JobView:
         if job.state == JobState.QUEUED:
             self._queue.remind([(job.id, job.queue)])
-        return job
+        self._followers.tell(job)
+        return present(job)
 
     def requeue_expired(self) -> int:
         """End each attempt whose worker fell silent or overran its time, and queue the job again if that may help.
@@ -314,7 +330,6 @@ class Claims:
                         job = attempts.lose(session, job_id, attempt, max_attempts=self._max_attempts)
                     else:
                         job = attempts.overrun(session, job_id, attempt)
-                    again, queue = job.state == JobState.QUEUED, job.queue
             except StaleAttempt:
                 # A heartbeat, a result or another sweep has come in between.
                 continue
@@ -324,8 +339,7 @@ class Claims:
                 _log.exception("job %s can't be queued again", job_id)
                 continue
             moved += 1
-            if again:
-                self._queue.remind([(job_id, queue)])
+            self._reminded(job)
         return moved
 
 

@@ -18,6 +18,8 @@ class Job(Model):
     __table_args__ = (
         UniqueConstraint("created_by", "idempotency_key"),
         Index("uq_jobs_owner_submit_key", "owner", "submit_key", unique=True),
+        # One training for each member of a sweep, whoever asks for it at the same moment.
+        Index("uq_jobs_sweep_sweep_number", "sweep", "sweep_number", unique=True),
         # The order in which jobs are given out.
         Index("ix_jobs_state_priority_created_at", "state", "priority", "created_at"),
         Index("ix_jobs_namespace_state", "namespace", "state"),
@@ -66,6 +68,9 @@ class Job(Model):
     #: Attempts that failed or were lost; those that a worker gave back don't count.
     failures: Mapped[int] = mapped_column(default=0, server_default="0")
     retry_of: Mapped[str | None] = mapped_column(String(32))
+    #: The sweep that it belongs to, and which of its members it trains; None: it scores one.
+    sweep: Mapped[str | None] = mapped_column(String(32))
+    sweep_number: Mapped[int | None]
     #: Fingerprint of the base that a worker will need, if it is known.
     base_fingerprint: Mapped[str | None] = mapped_column(String(64))
     attempt: Mapped[int] = mapped_column(default=0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Unpack
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -15,13 +16,14 @@ from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.stored_json import table
 from registry.db.types import db_now
-from registry.errors import Conflict
+from registry.errors import Conflict, Invalid
 from registry.jobs import events
 from registry.jobs.advice import advised_request
 from registry.jobs.attempts import TimeLimits, count_end, lapsed
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.checkpoint_pins import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
+from registry.jobs.followers import Followers
 from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import Acceptable, JobKindRules, acceptable
 from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, move
@@ -63,13 +65,23 @@ _REPEATED = (
 )
 
 
+class Prepared(NamedTuple):
+    """A job that was examined, and may be added as long as its names mean what they were pinned to."""
+
+    submission: JobSubmission
+    rules: JobKindRules[Any]
+    pinned: Pinned[Any]
+    accepted: Acceptable
+
+
 class Jobs:
     """The service over the table of jobs, for clients."""
 
-    def __init__(self, db: Database, queue: Queue, *, embedded: bool, limits: TimeLimits) -> None:
+    def __init__(self, db: Database, queue: Queue, *, embedded: bool, limits: TimeLimits, followers: Followers) -> None:
         self._db = db
         self._queue = queue
         self._limits = limits
+        self._followers = followers
         #: In embedded mode client and worker share one machine, so every folder is a shared path.
         self._embedded = embedded
 
@@ -80,6 +92,11 @@ class Jobs:
         NotFound for a base, dataset or ref, Forbidden, InvalidBase for a base that no worker can reach, DoesNotFit for a job
         that every worker is too small for, QuotaExceeded, and Conflict if what it names keeps changing.
         """
+        if getattr(submission.request, "sweep", None) is not None:
+            raise Invalid(
+                "only a sweep makes a training its member; leave sweep out, or begin one with: adapterctl sweep",
+                param="request.sweep",
+            )
         asked = digest_of(submission.model_dump(mode="json"))
         for _ in range(_TRIES):
             try:
@@ -87,9 +104,14 @@ class Jobs:
             except ChangedError:
                 continue
             if fresh:
-                self._queue.announce(job.id, job.queue)
+                self.announce([job])
             return job
         raise Conflict("what this job names is being changed at the moment; submit it again", param="spec")
+
+    def announce(self, jobs: Sequence[JobView]) -> None:
+        """Tell the queue about jobs that were added, once that is committed."""
+        for job in jobs:
+            self._queue.announce(job.id, job.queue)
 
     def _accepted(self, submission: JobSubmission, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
         """Return a job, and whether it is a new one. Raises ChangedError if a name means something else by the time that
@@ -98,61 +120,68 @@ class Jobs:
         What takes long is done while nobody waits: only whether the names still mean the same is looked up again in the
         transaction that accepts the job.
         """
-        rules = rules_of(submission.request.kind)
         with self._db.read() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
+        prepared = self.prepare(submission, who=who)
+        try:
+            return self._insert(prepared, asked, who, key)
+        except IntegrityError:
+            # The same key was used at the same moment: the other call's job is the answer.
+            return self._insert(prepared, asked, who, key)
+
+    def prepare(self, submission: JobSubmission, *, who: Principal) -> Prepared:
+        """Examine what is asked for, outside of any transaction that writes, so that `add` only adds it.
+
+        Raises what `submit` raises, except for what only the transaction knows.
+        """
+        rules = rules_of(submission.request.kind)
+        with self._db.read() as session:
             pinned = rules.pin(session, submission.request, who, self._embedded)
         require_priority(submission.priority, pinned.namespace, who)
         if self._embedded:
             require_installed(pinned.scorers)
             require_libraries(trackers_of(pinned.request))
-        accepted = acceptable(self._db, rules, submission, pinned)
-        try:
-            return self._insert(rules, submission, pinned, accepted, asked, who, key)
-        except IntegrityError:
-            # The same key was used at the same moment: the other call's job is the answer.
-            return self._insert(rules, submission, pinned, accepted, asked, who, key)
+        return Prepared(submission, rules, pinned, acceptable(self._db, rules, submission, pinned))
 
-    def _insert(
-        self,
-        rules: JobKindRules[Any],
-        submission: JobSubmission,
-        pinned: Pinned[Any],
-        accepted: Acceptable,
-        asked: str,
-        who: Principal,
-        key: str | None,
-    ) -> tuple[JobView, bool]:
-        # A runner that gets nothing ends, so it gets the job, even if what it asks for is gone by then.
-        scorers = () if self._embedded else pinned.scorers
-        trackers = [] if self._embedded else [of_tracker(name) for name in trackers_of(pinned.request)]
+    def _insert(self, prepared: Prepared, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
-            if rules.pin(session, submission.request, who, self._embedded) != pinned:
-                raise ChangedError
-            require_scorers(session, written(scorers), who, namespace=pinned.namespace, queue=rules.queue)
-            require_trackers(session, written(trackers), namespace=pinned.namespace, queue=rules.queue)
-            rules.keep(session, accepted.request)
-            job = self._new(
-                session,
-                who,
-                namespace=pinned.namespace,
-                kind=rules.name,
-                subject=pinned.subject,
-                request_digest=asked,
-                submit_key=key,
-                priority=submission.priority,
-                queue=rules.queue,
-                known_fields=0 if trackers else -our_fields() if scorers else our_fields(),
-                needs=written([*used_fields(accepted.request), *scorers, *trackers]),
-                runs=continued_runs(session, accepted.request, pinned.namespace),
-                timeout_s=self._limits.of_submission(submission.timeout_s),
-                base_fingerprint=None if pinned.base is None else pinned.base.fingerprint,
-                **accepted.columns,
-            )
-            return present(job).model_copy(update={"forecast": forecast_of(job)}), True
+            return self.add(session, prepared, who, request_digest=asked, submit_key=key), True
+
+    def add(self, session: Session, prepared: Prepared, who: Principal, **columns: Any) -> JobView:
+        """Add a job that was prepared, in the caller's transaction; `announce` it after the commit.
+
+        `columns` are further ones of its row. Raises ChangedError if a name means something else by now, Conflict if no worker
+        has what it asks for, QuotaExceeded, which the commit may raise, too.
+        """
+        submission, rules, pinned, accepted = prepared
+        # A runner that gets nothing ends, so it gets the job, even if what it asks for is gone by then.
+        scorers = () if self._embedded else pinned.scorers
+        trackers = [] if self._embedded else [of_tracker(name) for name in trackers_of(pinned.request)]
+        if rules.pin(session, submission.request, who, self._embedded) != pinned:
+            raise ChangedError
+        require_scorers(session, written(scorers), who, namespace=pinned.namespace, queue=rules.queue)
+        require_trackers(session, written(trackers), namespace=pinned.namespace, queue=rules.queue)
+        rules.keep(session, accepted.request)
+        job = self._new(
+            session,
+            who,
+            namespace=pinned.namespace,
+            kind=rules.name,
+            subject=pinned.subject,
+            priority=submission.priority,
+            queue=rules.queue,
+            known_fields=0 if trackers else -our_fields() if scorers else our_fields(),
+            needs=written([*used_fields(accepted.request), *scorers, *trackers]),
+            runs=continued_runs(session, accepted.request, pinned.namespace),
+            timeout_s=self._limits.of_submission(submission.timeout_s),
+            base_fingerprint=None if pinned.base is None else pinned.base.fingerprint,
+            **accepted.columns,
+            **columns,
+        )
+        return present(job).model_copy(update={"forecast": forecast_of(job)})
 
     def _new(self, session: Session, who: Principal, **values: Any) -> Job:
         """Add a queued job. Raises QuotaExceeded, or the commit does."""
@@ -199,6 +228,12 @@ class Jobs:
             if (answered := _answered(session, key, asked, who)) is not None:
                 return answered, False
             earlier = find_job(session, job_id, who, action="write")
+            if earlier.sweep is not None:
+                raise Conflict(
+                    f"job {job_id} belongs to sweep {earlier.sweep}, whose members are not tried again; train its setting by itself "
+                    "with: adapterctl train",
+                    param="job",
+                )
             repeated = {name: getattr(earlier, name) for name in _REPEATED}
             if advice:
                 advised = advised_request(earlier)
@@ -266,26 +301,32 @@ class Jobs:
         Raises NotFound, and Conflict for one that has ended otherwise.
         """
         with self._db.write() as session:
-            find_job(session, job_id, who, action="write")
-            # While holding the lock, because a worker may claim the job or give it back at this moment.
-            job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
-            before = job.state
-            if before == JobState.CANCELLED:
-                return present(job)
-            if before in FINAL:
-                raise Conflict(
-                    f"job {job_id} has {before} and can't be cancelled; see its result with: adapterctl jobs show {job_id}",
-                    param="job",
-                )
-            job.cancel_requested = True
-            if before == JobState.QUEUED:
-                move(job, JobState.CANCELLED)
-                job.reason, job.finished_at = FailureReason.CANCELLED, db_now(session)
-                session.flush()
-                events.record_state(session, job)
-                count_end(session, job)
-            record(session, who, "job.cancel", job.namespace, job.id, before={"state": before})
-            return present(job)
+            job = self.cancel_within(session, job_id, who)
+        self._followers.tell(job)
+        return present(job)
+
+    def cancel_within(self, session: Session, job_id: str, who: Principal) -> Job:
+        """Cancel a job in the caller's transaction. Raises what `cancel` does."""
+        find_job(session, job_id, who, action="write")
+        # While holding the lock, because a worker may claim the job or give it back at this moment.
+        job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
+        before = job.state
+        if before == JobState.CANCELLED:
+            return job
+        if before in FINAL:
+            raise Conflict(
+                f"job {job_id} has {before} and can't be cancelled; see its result with: adapterctl jobs show {job_id}",
+                param="job",
+            )
+        job.cancel_requested = True
+        if before == JobState.QUEUED:
+            move(job, JobState.CANCELLED)
+            job.reason, job.finished_at = FailureReason.CANCELLED, db_now(session)
+            session.flush()
+            events.record_state(session, job)
+            count_end(session, job)
+        record(session, who, "job.cancel", job.namespace, job.id, before={"state": before})
+        return job
 
     def remind(self) -> int:
         """Tell the queue again about the first waiting jobs, which it may have forgotten; return how many."""

@@ -17,6 +17,7 @@ import registry.jobs.models
 import registry.removal.models
 import registry.series.models
 import registry.signatures.models
+import registry.sweeps.models
 import registry.usage.models  # noqa: F401 - for its tables
 from registry.db.database import Database
 from registry.db.statements import allow

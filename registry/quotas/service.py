@@ -25,6 +25,7 @@ from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
 from registry.series.models import JobSeries, VersionSeries
+from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
 from registry.usage.models import Quota, Usage
 from sdk.schemas.access import QuotaLimits, QuotaView
@@ -153,6 +154,8 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         .select_from(VersionSeries)
         .join(Version, Version.pk == VersionSeries.version_pk)
         .join(Adapter, Adapter.pk == Version.adapter_pk),
+        select(Sweep.namespace, Sweep.record_bytes.label(size)),
+        select(Sweep.namespace, Member.record_bytes.label(size)).join(Member, Member.sweep == Sweep.id),
     )
 
 

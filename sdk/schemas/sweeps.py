@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.jobs import JobSettings
 from sdk.schemas.option_types import Option
 from sdk.schemas.sweep_axes import MOST_AXES, MOST_MEMBERS, Axis, Setting
+from sdk.schemas.sweep_grid import grid
+from sdk.schemas.varied_options import checked_axis, why_fixed, with_setting
 from sdk.schemas.wire import IF_ANY, IF_SET, Open, Wire
 
 #: The held-out loss, which a training measures itself; other metrics are those of an evaluation on the same rows.
@@ -76,6 +78,37 @@ class SweepRequest(SweepFields):
     #: What every member is asked for; the options in `settings`, and the seed, are replaced in its spec.
     training: TrainingRequest
     settings: Annotated[dict[str, Axis], Field(min_length=1, max_length=MOST_AXES)]
+
+    @property
+    def most_members(self) -> int:
+        """How many trainings it has at most."""
+        return self.seeds * (len(grid(self.settings)) if self.trials is None else self.trials)
+
+    @field_validator("settings")
+    @classmethod
+    def _values_are_the_options_own(cls, settings: dict[str, Axis]) -> dict[str, Axis]:
+        return {name: checked_axis(name, axis) for name, axis in settings.items()}
+
+    @model_validator(mode="after")
+    def _settings_can_be_compared(self) -> Self:
+        by_loss = self.choose == HELD_OUT_LOSS
+        if said := next(filter(None, (why_fixed(name, by_loss=by_loss) for name in self.settings)), None):
+            raise ValueError(said)
+        if (self.sample == "grid") != (self.trials is None):
+            raise ValueError(
+                f"{self.sample} goes on as long as it is asked; give trials"
+                if self.trials is None
+                else "a grid tries all of its settings; leave trials out, or give sample random or tpe"
+            )
+        if self.sample == "grid":
+            for setting in grid(self.settings):
+                with_setting(self.training.spec, setting)
+        if self.most_members > MOST_MEMBERS:
+            raise ValueError(
+                f"there are {self.most_members:,} members with {self.seeds} seeds, and a sweep has at most {MOST_MEMBERS:,}; give"
+                " fewer settings or seeds"
+            )
+        return self
 
 
 class SweepSubmission(JobSettings):

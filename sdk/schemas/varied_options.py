@@ -12,6 +12,7 @@ ValueError: rank: the range 64..1 does not go up; write the smaller number first
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args, get_origin
@@ -95,9 +96,15 @@ def parse_axis(name: str, given: Any) -> Axis | JsonScalar:
 
 
 def checked_axis(name: str, axis: Axis) -> Axis:
-    """Return what somebody sent for an option as `parse_axis` returns it. Raises ValueError."""
+    """Return what was sent for an option as `parse_axis` returns it, but no value that was sent as another type. Raises
+    ValueError.
+    """
     checked = parse_axis(name, axis)
     assert isinstance(checked, Values | Range)
+    if isinstance(axis, Values) and isinstance(checked, Values):
+        for sent, own in zip(axis.values, checked.values, strict=True):
+            if isinstance(sent, str) != isinstance(own, str):
+                raise ValueError(f"{name}: {sent!r} can't be; give {range_of(TrainingSpec.model_fields[name])}")
     return checked
 
 
@@ -115,7 +122,7 @@ def with_setting(spec: TrainingSpec, setting: Setting) -> TrainingSpec:
     try:
         return TrainingSpec.model_validate(spec.model_dump() | setting)
     except ValidationError as error:
-        which = ", ".join(f"{name} {value}" for name, value in setting.items())
+        which = ", ".join(f"{name} {json.dumps(value)}" for name, value in setting.items())
         raise ValueError(f"with {which}: {explain_validation(list(error.errors()), TrainingSpec)[0]}") from None
 
 

@@ -170,6 +170,8 @@ class TrainingRecord(TrainingFields, FlatRecord):
     #: The job that was run again with other options, and which.
     retry_of: Annotated[str | None, IF_SET] = None
     changed: Annotated[str | None, IF_SET] = None
+    #: The sweep that it was a member of, and which: "ID/NUMBER".
+    sweep: Annotated[str | None, IF_SET] = None
     #: The step of the checkpoint that the version was published from.
     checkpoint_step: Annotated[int | None, IF_SET] = None
 

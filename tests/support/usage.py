@@ -19,6 +19,7 @@ from registry.evaluations.models import Evaluation
 from registry.jobs.models import Checkpoint, Job, JobEvent
 from registry.quotas.service import count_anew
 from registry.series.models import JobSeries, SeriesBlock, VersionSeries
+from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, record_bytes
 from registry.usage.models import Usage
 from sdk.client import Client
@@ -108,5 +109,14 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
             size = record_bytes(kept.names, kept.data)
             of = session.get_one(Version, kept.version_pk).adapter.namespace
             found.append((of, f"series of version {kept.version_pk}", size, kept.record_bytes))
+        for sweep in session.scalars(select(Sweep).options(undefer(Sweep.verdict))):
+            size = record_bytes(sweep.submission) + (0 if sweep.verdict is None else record_bytes(sweep.verdict))
+            found.append((sweep.namespace, f"sweep {sweep.id}", size, sweep.record_bytes))
+            long = (Member.row_losses, Member.row_weights, Member.signature)
+            members = select(Member).where(Member.sweep == sweep.id).options(*map(undefer, long))
+            for member in session.scalars(members):
+                parts = [getattr(member, part.key) for part in (Member.metrics, *long)]
+                size = record_bytes(member.setting, *parts)
+                found.append((sweep.namespace, f"member {sweep.id}/{member.number}", size, member.record_bytes))
     wrong = [row for row in found if row[0] in namespaces and row[2] != row[3]]
     return [f"{what}: {measured}, not {kept}" for _, what, measured, kept in wrong]

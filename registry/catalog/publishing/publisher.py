@@ -15,8 +15,9 @@ from registry.artifacts.admission.inspection import WeightFacts
 from registry.artifacts.admission.rules import require_few_names
 from registry.artifacts.facts import Facts
 from registry.artifacts.long_facts import holding_facts
-from registry.artifacts.manifests import blobs_of
+from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.service import Artifacts
+from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.finding import KnownBase, KnownBases
 from registry.catalog.publishing.inspecting import (
     bytes_of,
@@ -122,6 +123,32 @@ class Publisher:
             record_pending(session, new, ancestry)
         with self._finishing(new, ancestry, notes, lambda: self._inspect(new, ancestry, require)) as published:
             yield published
+
+    @contextmanager
+    def keeping(
+        self, *, publication: Publication, who: Principal, job: JobRef, action: str
+    ) -> Iterator[tuple[Session, list[str]]]:
+        """The transaction that records the files of what may become a version later, and is no version now: the block
+        finishes what belongs to them. Yields admission's warnings, too.
+
+        Raises what `publishing` raises; nothing is put into quarantine.
+        """
+        self._require_may(publication, who, action)
+        require_files(publication.manifest)
+        require_rendering(publication)
+        require_few_names(publication.lora)
+        new = NewVersion(publication, who, job, [])
+        with holding_facts():
+            with self._db.read() as session:
+                ancestry = find_ancestry(session, new, self._bases)
+            new = over_its_base(new, ancestry)
+            verified = self._artifacts.verify(**bytes_of(new))
+            warnings = judge_files(new, verified.facts, ancestry)
+            with self._db.write() as session:
+                self._artifacts.keep(session, verified.unkept)
+                record_manifest(session, publication.manifest, namespace=new.namespace)
+                finish_upload(session, publication.upload)
+                yield session, warnings
 
     @contextmanager
     def publishing_merged(

@@ -23,10 +23,11 @@ from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
 from registry.jobs.sources import JobInputs
 from registry.principal import Principal
-from sdk.schemas.catalog import JobRef, VersionView
-from sdk.schemas.job_requests import EvaluationRequest
+from sdk.schemas.catalog import JobRef, Publication, VersionView
+from sdk.schemas.job_requests import EvaluationRequest, SweepPlace
 from sdk.schemas.jobs import JobSubmission, JobView, QueueName
 from sdk.schemas.scores import Contamination
+from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, Completion, EvaluationResult
 
@@ -47,6 +48,11 @@ LookForTrainingRows = Callable[[EvaluationRequest, str, Mapping[str, str | None]
 KeepSeries = Callable[[Session, JobRef, VersionView, int | None], None]
 
 
+#: Keeps what a member of a sweep has handed in, in the caller's transaction: its place, the step of its weights, what it says
+#: of itself, and the version that it may become. The room of sweeps does it.
+KeepMember = Callable[[Session, SweepPlace, int, MemberResult, Publication], None]
+
+
 @dataclass(frozen=True)
 class CompletionServices:
     """The services of other rooms that a completion needs for its effect."""
@@ -56,6 +62,7 @@ class CompletionServices:
     publisher: Publisher
     keep_scores: KeepScores
     keep_series: KeepSeries
+    keep_member: KeepMember
     look_for_training_rows: LookForTrainingRows
 
 

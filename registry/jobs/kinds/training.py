@@ -16,32 +16,36 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_name_of_kind
 from registry.db.database import Database
 from registry.db.stored_json import table
+from registry.db.types import db_now
 from registry.errors import Invalid, InvalidTargets
+from registry.jobs import attempts
 from registry.jobs.advice import ADVICE, changed_since
 from registry.jobs.base_contents import BaseContents, contents_of, require_fitting
 from registry.jobs.checkpoint_pins import keep_checkpoint, other_than, pin_checkpoint, resume_point, training_of
 from registry.jobs.forecasts import of_training
 from registry.jobs.kinds.parents import pin_parent, require_same_lora
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
-from registry.jobs.kinds.training_outcome import require_learnt, settle
+from registry.jobs.kinds.training_outcome import report_of, require_learnt, settle
 from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective, require_watchable
 from registry.jobs.peaks import note_peak
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_causal, today
 from registry.jobs.sources import JobInputs, base_source, version_source
+from registry.jobs.stored_checkpoints import store_checkpoint
 from registry.principal import Principal
 from sdk.formats.base_files import positions_of
 from sdk.formats.objectives import traits_of
 from sdk.lora.stored_quantization import require_method
 from sdk.lora.targets import unfit_targets
 from sdk.lora.variants import unfit_options
-from sdk.schemas.catalog import JobRef
+from sdk.schemas.catalog import JobRef, Publication
 from sdk.schemas.held_out import both_held_out
-from sdk.schemas.job_requests import TrainingRequest
+from sdk.schemas.job_requests import SweepPlace, TrainingRequest
 from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.training import TrainingSpec, clash_of
 from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import TrainingRecord
+from sdk.schemas.work import Completion
 
 _DATASETS = ("data", "eval_data", "test_data", "sources")
 _DEFAULT_LENGTH = TrainingSpec().max_length
@@ -123,9 +127,9 @@ def _assign(session: Session, request: TrainingRequest, job: Job) -> JobInputs:
     return JobInputs(base=base, checkpoint=resume_point(session, job, request), targets=parents)
 
 
-def _publish(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
-    """Publish the version that the attempt made, or find the one with the same bytes; the job succeeds in the
-    transaction that numbers it.
+def _complete(services: CompletionServices, request: TrainingRequest, done: HandedIn) -> None:
+    """Publish the version that the attempt made, or find the one with the same bytes; what a member of a sweep made is kept as
+    its job's last checkpoint. The job succeeds in the transaction that does so.
 
     Raises Verification if it is not what the job asked for.
     """
@@ -136,12 +140,50 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         raise Invalid(f"job {job.id} trains {job.subject}, not {publication.adapter}", param="version.adapter")
     settled, reported = settle(request, publication)
     require_learnt(settled)
+    if request.sweep is not None:
+        _keep(services, request.sweep, publication, settled, done)
+    else:
+        _publish(services, request, settled, reported, done)
+
+
+def _keep(
+    services: CompletionServices, place: SweepPlace, stated: Publication, settled: Publication, done: HandedIn
+) -> None:
+    """Keep what a member of a sweep made, as its worker stated it: it is settled again when a version is made of it."""
+    member = done.completion.member
+    if member is None:
+        raise Invalid(
+            "the completion of a member of a sweep must say what became of it; upgrade the worker", param="member"
+        )
+    made = JobRef(id=done.job.id, attempt=done.completion.attempt)
+    with services.publisher.keeping(publication=settled, who=done.who, job=made, action="work") as (session, warnings):
+        job = attempts.hold(session, made.id, made.attempt, done.who)
+        report = report_of(stated, done.completion)
+        step = report.record.best_step or member.steps
+        store_checkpoint(
+            session,
+            job,
+            step=step,
+            total=max(member.steps, step),
+            manifest=settled.manifest,
+            report=report,
+            # It has ended, so nobody resumes from them.
+            others_end_at=db_now(session),
+        )
+        services.keep_member(session, place, step, member, settled)
+        note_peak(session, job.id, settled.metrics, settled.record)
+        result = {"outcome": member.outcome, "steps": member.steps, "metrics": settled.metrics}
+        done.succeed(session, result | _told(done.completion, [*report.warnings, *warnings]))
+
+
+def _publish(
+    services: CompletionServices, request: TrainingRequest, settled: Publication, reported: list[str], done: HandedIn
+) -> None:
     with services.db.read() as session:
-        changed = changed_since(session, job.retry_of, request)
+        changed = changed_since(session, done.job.retry_of, request)
     settled = settled.model_copy(update={"training": {**(settled.training or {}), **changed.flat()}})
-    advice = done.completion.advice
-    warnings = training_warnings(settled.record, settled.metrics, advice)
-    made = JobRef(id=job.id, attempt=done.completion.attempt)
+    warnings = training_warnings(settled.record, settled.metrics, done.completion.advice)
+    made = JobRef(id=done.job.id, attempt=done.completion.attempt)
     with services.publisher.publishing(
         publication=settled,
         who=done.who,
@@ -151,15 +193,13 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
         notes=warnings,
     ) as (session, published):
         services.keep_series(session, made, published.version, None)
-        note_peak(session, job.id, settled.metrics, settled.record)
+        note_peak(session, done.job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
             "ref": published.version.ref,
             "digest": published.version.digest,
             "existing": published.existing,
             "metrics": settled.metrics,
         }
-        if done.completion.looks:
-            result["looks"] = [look.model_dump(mode="json") for look in done.completion.looks]
         if request.like is not None:
             result["same"] = published.version.digest == request.like.digest
             if not result["same"]:
@@ -167,11 +207,14 @@ def _publish(services: CompletionServices, request: TrainingRequest, done: Hande
                     *warnings,
                     f"its files are not those of {request.like.ref}; the job's log names what differs",
                 ]
-        if warnings:
-            result["warnings"] = warnings
-        if advice:
-            result[ADVICE] = [one.model_dump(mode="json") for one in advice]
-        done.succeed(session, result)
+        done.succeed(session, result | _told(done.completion, warnings))
+
+
+def _told(completion: Completion, warnings: list[str]) -> dict[str, Any]:
+    """Return the parts of a result that say how the training went."""
+    looks = [look.model_dump(mode="json") for look in completion.looks]
+    advice = [one.model_dump(mode="json") for one in completion.advice]
+    return {name: part for name, part in (("looks", looks), ("warnings", warnings), (ADVICE, advice)) if part}
 
 
 def pin_like(session: Session, request: TrainingRequest, who: Principal, namespace: str) -> TrainingRequest:
@@ -234,5 +277,5 @@ TRAINING = JobKindRules(
     examine=_examine,
     keep=keep_checkpoint,
     assign=_assign,
-    complete=_publish,
+    complete=_complete,
 )

@@ -21,6 +21,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import JsonScalar
+from sdk.schemas.work import Completion
 
 #: Parts of a LoRA record that follow from the base or from what the request left open.
 _OF_THE_BASE = ("task_type", "fan_in_fan_out")
@@ -65,6 +66,22 @@ def settle(request: TrainingRequest, publication: Publication) -> tuple[Publicat
 def _learns_from_parent(request: TrainingRequest, asked: dict[str, JsonScalar]) -> bool:
     """Whether the answers that are preferred are compared with those of the version that the training continues."""
     return request.parent is not None and traits_of(str(asked["objective"])).has_reference
+
+
+def report_of(publication: Publication, completion: Completion) -> TrainingReport:
+    """Return what a training did, as its last checkpoint keeps it."""
+    use = publication.dataset
+    if use is None:
+        raise Verification("the result doesn't say how the dataset was used; upgrade the worker", param="dataset")
+    return TrainingReport(
+        lora=publication.lora,
+        quantization=publication.quantization,
+        training=publication.training or {},
+        metrics=publication.metrics,
+        libraries=publication.libraries,
+        advice=completion.advice,
+        **{name: getattr(use, name) for name in ("rows", "supervised_tokens", "rendering", "labels", "sources")},
+    )
 
 
 def require_learnt(publication: Publication) -> None:

@@ -170,5 +170,5 @@ def test_a_spec_with_a_setting_is_checked_as_a_whole() -> None:
     spec = TrainingSpec(init_lora_weights="eva", eva_rho=2.0, rank=8)
     assert first_setting(settings) == {"rank": 4, "lr": 1e-4}
     assert with_setting(spec, first_setting(settings)) == spec.model_copy(update={"rank": 4, "lr": 1e-4})
-    with pytest.raises(ValueError, match=r"^with use_rslora True, rank 1: use_rslora scales .*; give alpha"):
+    with pytest.raises(ValueError, match=r"^with use_rslora true, rank 1: use_rslora scales .*; give alpha"):
         with_setting(TrainingSpec(), {"use_rslora": True, "rank": 1})

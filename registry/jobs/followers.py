@@ -1,0 +1,58 @@
+"""Who goes on when a job has ended: sweeps, whose next members wait for it. They are told after the commit, and whatever
+goes wrong with them is no fault of the job's.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from registry.errors import RegistryError
+from registry.jobs.lifecycle import FINAL
+from registry.jobs.models import Job
+
+_log = logging.getLogger(__name__)
+
+
+class Follower(Protocol):
+    """Who goes on."""
+
+    def ended(self, sweep: str) -> None:
+        """Go on with a sweep, one of whose jobs has ended."""
+
+    def go_on(self) -> int:
+        """Go on with every sweep; return how many steps were taken."""
+
+
+class Followers:
+    """Those who are told."""
+
+    def __init__(self) -> None:
+        self._follower: Follower | None = None
+
+    def follow(self, follower: Follower) -> None:
+        """Let somebody be told from now on; the room of sweeps is made after that of jobs."""
+        self._follower = follower
+
+    def tell(self, job: Job) -> None:
+        """Say that a job may have ended; called after the commit. It raises nothing: the reconciler asks again."""
+        if self._follower is None or job.sweep is None or job.state not in FINAL:
+            return
+        try:
+            self._follower.ended(job.sweep)
+        except Exception as error:  # noqa: BLE001 - the job has ended, whatever becomes of its sweep
+            _warn(f"sweep {job.sweep}", error)
+
+    def ask(self) -> bool:
+        """Ask, when nobody has work, whether there is some now. It raises nothing."""
+        try:
+            return self._follower is not None and self._follower.go_on() > 0
+        except Exception as error:  # noqa: BLE001 - a worker that asks for a job has done nothing wrong
+            _warn("sweeps", error)
+            return False
+
+
+def _warn(what: str, error: Exception) -> None:
+    known = isinstance(error, RegistryError)
+    said = error.message if isinstance(error, RegistryError) else type(error).__name__
+    _log.warning("%s will go on later: %s", what, said, exc_info=None if known else error)

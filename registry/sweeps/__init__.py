@@ -1,0 +1,1 @@
+"""Sweeps: trainings with several settings, and which of them is the best."""

@@ -1,0 +1,119 @@
+"""The end of a sweep: the best is chosen, made a version, and the checkpoints of the others are given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, undefer
+
+from registry.catalog.publishing.publisher import Publisher
+from registry.db.database import Database
+from registry.db.types import db_now
+from registry.errors import Conflict, Invalid, NotFound, Verification
+from registry.jobs.checkpoint_pins import find_checkpoint
+from registry.jobs.checkpoints import publishable
+from registry.jobs.kinds.rules import KeepSeries
+from registry.jobs.models import Checkpoint, Job
+from registry.principal import Principal
+from registry.sweeps.choosing import chosen_in
+from registry.sweeps.lifecycle import lock_in, move
+from registry.sweeps.models import Member, Sweep
+from registry.usage.charging import charge, record_bytes
+from sdk.schemas.artifacts import SignedManifest
+from sdk.schemas.catalog import JobRef
+from sdk.schemas.job_requests import CheckpointRef
+from sdk.schemas.sweeps import SweepRequest, SweepState
+from sdk.schemas.version_records import TrainingRecord
+
+
+class Ending:
+    """Takes the last steps of sweeps."""
+
+    def __init__(self, db: Database, publisher: Publisher, *, keep_series: KeepSeries) -> None:
+        self._db = db
+        self._publisher = publisher
+        self._keep_series = keep_series
+
+    def step(self, sweep: Sweep, request: SweepRequest, *, acting: Callable[[str], Principal]) -> bool:
+        """Choose, make the next version, or end; say whether another step follows.
+
+        Raises what publishing raises for somebody who may no longer do it.
+        """
+        if sweep.winner is None:
+            return self._choose(sweep, request)
+        with self._db.read() as session:
+            number = _to_publish(session, sweep, request)
+        if number is None:
+            return self._end(sweep, sweep.message, gives_up=request.publish != "none")
+        try:
+            self._publish(sweep, number, who=acting(sweep.actor))
+        except (Verification, Invalid, NotFound) as error:
+            return self._end(sweep, f"member {number} could not be made a version: {error.message}", gives_up=False)
+        return True
+
+    def _choose(self, sweep: Sweep, request: SweepRequest) -> bool:
+        with self._db.read() as session:
+            chosen = chosen_in(session, sweep, request)
+        if chosen is None:
+            return self._end(sweep, sweep.message or "no member has a score, so none is the best", gives_up=True)
+        said = chosen.verdict.model_dump(mode="json")
+        with self._db.write() as session:
+            locked = lock_in(session, sweep.id, SweepState.CHOOSING)
+            if locked is not None and locked.winner is None:
+                locked.verdict, locked.winner = said, chosen.winner
+                charge(session, locked.namespace, records=record_bytes(said))
+                locked.record_bytes += record_bytes(said)
+        return True
+
+    def _publish(self, sweep: Sweep, number: int, *, who: Principal) -> None:
+        """Make a version of a member, with the sweep in its lineage; the member names it from then on."""
+        with self._db.read() as session:
+            query = select(Member).where(Member.sweep == sweep.id, Member.number == number)
+            member = session.scalars(query.options(undefer(Member.signature))).one()
+            job = session.get_one(Job, member.job)
+            row = find_checkpoint(session, CheckpointRef(job=job.id, step=member.step))
+            settled, reported, notes = publishable(session, job, row, TrainingRecord())
+            made = JobRef(id=job.id, attempt=row.attempt)
+        training = {**(settled.training or {}), **TrainingRecord(sweep=f"{sweep.id}/{number}").flat()}
+        signature = None if member.signature is None else SignedManifest.model_validate(member.signature)
+        named = settled.model_copy(update={"training": training, "signature": signature})
+        publishing = self._publisher.publishing(publication=named, who=who, job=made, reported=reported, notes=notes)
+        with publishing as (session, published):
+            if lock_in(session, sweep.id, SweepState.CHOOSING) is None:
+                raise Conflict(f"sweep {sweep.id} is no longer choosing; see it with: adapterctl sweep show {sweep.id}")
+            session.get_one(Member, (sweep.id, number)).ref = published.version.ref
+            self._keep_series(session, made, published.version, member.step)
+
+    def _end(self, sweep: Sweep, message: str | None, *, gives_up: bool) -> bool:
+        with self._db.write() as session:
+            locked = lock_in(session, sweep.id, SweepState.CHOOSING)
+            if locked is not None:
+                end_within(session, locked, SweepState.ENDED, message)
+                if gives_up:
+                    give_up(session, locked)
+        return False
+
+
+def _to_publish(session: Session, sweep: Sweep, request: SweepRequest) -> int | None:
+    """Return the next member that becomes a version; the best is the last, so that it is the latest one."""
+    if request.publish == "none":
+        return None
+    wanted = select(Member.number).where(Member.sweep == sweep.id, Member.ref.is_(None), Member.outcome == "finished")
+    if request.publish == "best":
+        wanted = wanted.where(Member.number == sweep.winner)
+    return session.scalars(wanted.order_by(Member.number == sweep.winner, Member.number).limit(1)).first()
+
+
+def end_within(session: Session, sweep: Sweep, state: SweepState, message: str | None) -> None:
+    """End a sweep whose row the caller has locked."""
+    move(sweep, state)
+    sweep.message, sweep.finished_at = message, db_now(session)
+
+
+def give_up(session: Session, sweep: Sweep) -> None:
+    """Give up the checkpoints of all members; those that were made versions have their files as such."""
+    jobs = select(Member.job).where(Member.sweep == sweep.id, Member.job.is_not(None))
+    last = (Checkpoint.job_id.in_(jobs), Checkpoint.kept.is_(False), Checkpoint.expires_at.is_(None))
+    session.execute(update(Checkpoint).where(*last).values(expires_at=db_now(session)))
+    sweep.kept = False

@@ -1,0 +1,71 @@
+"""From a sweep's row to its API form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.db.stored_json import readable, view_of
+from registry.jobs.models import Job
+from registry.sweeps.members import trained_s
+from registry.sweeps.models import Member, Sweep
+from registry.sweeps.requests import submission_of
+from sdk.schemas.sweeps import SweepMember, SweepState, SweepVerdict, SweepView
+from sdk.schemas.wire import member_of
+
+
+def present_sweeps(session: Session, sweeps: Sequence[Sweep]) -> list[SweepView]:
+    """Return sweeps as sent over the API, without what only one is shown with."""
+    ids = [sweep.id for sweep in sweeps]
+    counts: dict[str, dict[str, int]] = {}
+    states = select(Member.sweep, Job.state, func.count()).join(Job, Job.id == Member.job)
+    for sweep_id, state, count in session.execute(
+        states.where(Member.sweep.in_(ids)).group_by(Member.sweep, Job.state)
+    ):
+        counts.setdefault(sweep_id, {})[state] = count
+    seconds = trained_s(session, ids)
+    return [
+        view_of(
+            SweepView,
+            sweep,
+            state=member_of(SweepState, sweep.state),
+            request=submission_of(sweep).request,
+            counts=counts.get(sweep.id, {}),
+            train_s=round(seconds[sweep.id], 3),
+        )
+        for sweep in sweeps
+    ]
+
+
+def present_sweep(session: Session, sweep: Sweep) -> SweepView:
+    """Return a sweep with its members and its verdict."""
+    (view,) = present_sweeps(session, [sweep])
+    stored = session.scalar(select(Sweep.verdict).where(Sweep.id == sweep.id))
+    verdict = None if stored is None else readable(SweepVerdict, stored)
+    return view.model_copy(update={"members": present_members(session, sweep.id), "verdict": verdict})
+
+
+def present_members(session: Session, sweep_id: str) -> list[SweepMember]:
+    """Return the members of a sweep that have a job, or will have none, in their order."""
+    query = select(Member, Job.state, Job.message, Job.reason).outerjoin(Job, Job.id == Member.job)
+    found = []
+    for member, state, message, reason in session.execute(
+        query.where(Member.sweep == sweep_id).order_by(Member.number)
+    ):
+        if member.job is None and member.reason is None:
+            # It waits, or an earlier one stands for it.
+            continue
+        found.append(
+            view_of(
+                SweepMember,
+                member,
+                job=member.job or "",
+                state=state or "failed",
+                reason=member.reason or message or reason,
+                metrics=member.metrics or {},
+                best_step=member.step,
+            )
+        )
+    return found

@@ -1,0 +1,137 @@
+"""What a sweep is asked for, checked before anything is trained; and what its jobs are asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import product
+from typing import Any
+
+from registry.db.stored_json import read_stored
+from registry.errors import Invalid, Unavailable
+from registry.sweeps.models import Member, Sweep
+from sdk.schemas.evaluation import LESS_IS_BETTER, EvaluationSpec, is_of_texts, is_score
+from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
+from sdk.schemas.sweep_axes import Axis, Range, Setting
+from sdk.schemas.sweeps import HELD_OUT_LOSS, StopEarly, SweepRequest, SweepSubmission
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.varied_options import with_setting
+
+#: The shares of its steps after which a member asks whether it goes on. Halving has its third rung at the end, with η = 4.
+RUNGS: dict[StopEarly, list[float]] = {
+    "none": [],
+    "halving": [0.1, 0.4],
+    "median": [share / 10 for share in range(1, 10)],
+}
+#: How many settings are examined before a sweep is accepted.
+_MOST_EXAMINED = 64
+
+
+def submission_of(sweep: Sweep) -> SweepSubmission:
+    """Return what a sweep was asked for. Raises Unreadable."""
+    return read_stored(SweepSubmission, sweep.submission, of=f"sweep {sweep.id}")
+
+
+def needs_scoring(request: SweepRequest) -> bool:
+    """Whether members are scored by an evaluation, and not by their trainings alone."""
+    return request.choose != HELD_OUT_LOSS
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric by which the best is chosen is better."""
+    return metric == HELD_OUT_LOSS or metric in LESS_IS_BETTER
+
+
+def require_sweepable(request: SweepRequest) -> None:
+    """Raise Invalid for what says nothing when it is swept over; Unavailable if a library is missing."""
+    training = request.training
+    if training.sweep is not None:
+        raise Invalid("only the registry places members in a sweep; leave sweep out", param="request.training.sweep")
+    for name in ("from_checkpoint", "like"):
+        if getattr(training, name) is not None:
+            raise Invalid(
+                f"members of a sweep begin anew, each with its own options; leave {name} out",
+                param=f"request.training.{name}",
+            )
+    if training.eval_data is None and training.spec.hold_out is None:
+        raise Invalid(
+            "a sweep compares its members on held-out rows, and there are none; give eval_data, or a share as holdout",
+            param="request.training.eval_data",
+        )
+    if needs_scoring(request):
+        _require_scored(request)
+    if request.sample == "tpe" and importlib.util.find_spec("optuna") is None:
+        raise Unavailable(
+            "sample tpe needs optuna, which this registry lacks; install it there with: pip install 'adapterctl[sweeps]', or choose"
+            " sample random"
+        )
+
+
+def _require_scored(request: SweepRequest) -> None:
+    """Raise Invalid for a metric by which nothing can be chosen."""
+    choose = request.choose
+    if not (is_of_texts(choose) or choose == "accuracy") or not is_score(choose):
+        raise Invalid(
+            f"{choose[:80]!a} is no score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as rouge_l",
+            param="request.choose",
+        )
+    if request.stop_early != "none":
+        raise Invalid(
+            f"members are stopped early by their held-out loss, but the best is chosen by {choose}; leave stop_early or choose out",
+            param="request.stop_early",
+        )
+    if request.training.eval_data is None:
+        raise Invalid(
+            f"{choose} is scored by an evaluation, which needs held-out rows of their own; give eval_data in place of holdout",
+            param="request.training.eval_data",
+        )
+
+
+def member_submission(asked: SweepSubmission, sweep_id: str, member: Member) -> JobSubmission:
+    """Return the job that trains a member. Raises Invalid for a setting that its options don't go with."""
+    request = asked.request
+    place = SweepPlace(sweep=sweep_id, number=member.number, rungs=RUNGS[request.stop_early])
+    spec = _spec(request, {**member.setting, "seed": member.seed})
+    return _job(asked, request.training.model_copy(update={"spec": spec, "sweep": place}))
+
+
+def scoring_submission(asked: SweepSubmission, sweep_id: str, number: int) -> JobSubmission:
+    """Return the job that scores what a member has made on the held-out rows."""
+    request = asked.request
+    target = EvaluationTarget(ref=f"sweep:{sweep_id}/{number}")
+    assert request.training.eval_data is not None
+    spec = EvaluationSpec.model_validate({"metrics": [request.choose] if is_of_texts(request.choose) else None})
+    return _job(asked, EvaluationRequest(targets=[target], only=True, data=request.training.eval_data, spec=spec))
+
+
+def _job(asked: SweepSubmission, request: TrainingRequest | EvaluationRequest) -> JobSubmission:
+    return JobSubmission(request=request, priority=asked.priority, needs=asked.needs, timeout_s=asked.timeout_s)
+
+
+def examined_first(asked: SweepSubmission) -> list[JobSubmission]:
+    """Return trainings of which one doesn't fit, or can't be trained over the base, if any of the sweep doesn't: those at the ends
+    of all ranges, with each value that isn't a number.
+    """
+    request = asked.request
+    corners = product(*map(_ends, request.settings.values()))
+    settings = [dict(zip(request.settings, values, strict=True)) for values in corners][:_MOST_EXAMINED]
+    return [_job(asked, request.training.model_copy(update={"spec": _spec(request, each)})) for each in settings]
+
+
+def _spec(request: SweepRequest, setting: Setting) -> TrainingSpec:
+    try:
+        return with_setting(request.training.spec, setting)
+    except ValueError as error:
+        raise Invalid(str(error), param="request.settings") from error
+
+
+def _ends(axis: Axis) -> list[Any]:
+    """Return the largest and the least of what an option may be, and each value that isn't a number."""
+    if isinstance(axis, Range):
+        ends = [axis.high, axis.low]
+        return [int(end) for end in ends] if axis.whole else ends
+    numbers = [value for value in axis.values if isinstance(value, int | float) and not isinstance(value, bool)]
+    others = [value for value in axis.values if value is None or isinstance(value, bool | str)]
+    return [*dict.fromkeys([max(numbers), min(numbers)] if numbers else []), *others]
+
+

@@ -1,0 +1,293 @@
+"""Which setting of a sweep is the best, and what rows and seeds say of the others beside it.
+
+A setting's score is the mean over its seeds per row. Its error has a row part, of the paired differences from the best,
+and a seed part, of trainings that differ in nothing but the seed; with one seed for each setting that part is unknown,
+and what is said holds for these trainings alone.
+
+>>> import numpy as np
+>>> rng = np.random.default_rng(0)
+>>> rows = rng.normal(2.0, 0.5, 200)
+>>> losses = [np.stack([rows + more + rng.normal(0, 0.05, 200) + rng.normal(0, 0.002) for _ in range(3)]) for more in (0.1, 0.0, 0.0)]
+>>> found = judge([SettingScores(each, np.ones(200)) for each in losses], margin=0.02, lower_is_better=True, seed="a sweep")
+>>> found.best, [one.outcome for one in found.settings]
+(2, ['worse', 'as good', 'best'])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import copysign, hypot, inf, sqrt
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from sdk.statistics.bootstrap import paired_ratio
+from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, LEAST_DIFFERING, POWER
+from sdk.statistics.selection import Chances
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+__all__ = ["Judgement", "SettingJudgement", "SettingScores", "judge"]
+
+#: Scores that differ by a smaller share are equal, since they were added up in different orders.
+_ROUNDING = 1e-12
+#: Where few rows differ, so many are added in mind that differ by all they can, half of them either way: if none does,
+#: the interval then ends where three in as many rows could (Agresti and Min 2005 add as many to pairs of yes and no).
+_IN_MIND = 4
+
+
+@dataclass(frozen=True)
+class SettingScores:
+    """What the trainings of one setting scored on each row; with none, shape (0, rows), it has no score."""
+
+    #: (seeds, rows): Σ score · weight of each row, or group of rows.
+    sums: Floats
+    #: (rows,): Σ weight, the same for all settings.
+    masses: Floats
+
+
+@dataclass(frozen=True)
+class SettingJudgement:
+    """What the trainings of one setting say, against the best. Numbers are in units of the score."""
+
+    outcome: Literal["best", "worse", "as good", "not told apart", "failed"]
+    #: How many of its trainings count, and how many don't, because a score of theirs is not finite.
+    seeds: int
+    not_finite: int
+    #: None: none of its trainings counts.
+    score: float | None = None
+    #: Over rows and, where the seed part is known, over seeds; None for too few rows.
+    standard_error: float | None = None
+    #: How much worse than the best; None for the best itself, and without a score.
+    difference: float | None = None
+    #: Its interval: `low` is above 0 for what is shown to be worse, and `high` below the margin for what is as good.
+    low: float | None = None
+    high: float | None = None
+    #: How often the best of as many equal settings is ahead by as much, adjusted for all comparisons.
+    p: float | None = None
+    #: The smallest difference that these rows and seeds show in 80 % of all cases.
+    can_show: float | None = None
+    #: How many rows score otherwise than the best's, if too few do to know how rows differ.
+    differing: int | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the scores of a sweep say."""
+
+    #: The place of the best setting; None: none has a score.
+    best: int | None
+    #: Those that weigh something.
+    rows: int
+    #: The standard deviation between trainings that differ in the seed alone, and its degrees of freedom; None:
+    #: no setting has two trainings that count, and what is said holds for these trainings alone.
+    seed_deviation: float | None
+    seed_freedom: int | None
+    #: In the order in which they were given.
+    settings: list[SettingJudgement]
+
+    @property
+    def enough_rows(self) -> bool:
+        """Whether anything can be told; otherwise the best is only the one with the best score."""
+        return self.rows >= LEAST_CLUSTERS
+
+
+def judge(
+    settings: Sequence[SettingScores], *, margin: float, lower_is_better: bool, seed: str, bound: float | None = None
+) -> Judgement:
+    """Say which setting is the best, and whether each other one is worse, as good, or not told apart from it.
+
+    `margin`, in units of the score, is by how much a setting may be worse and still be as good: what is shown to lie
+    within it is as good, even if it is also shown to be a little worse. `bound` is the most by which one row can
+    differ, if scores have bounds. A training whose scores aren't all finite doesn't count. Of equal scores the first is
+    the best. The same `seed` gives the same answer. Raises ValueError for settings over different rows, rows without
+    weight, and a margin that is not above 0.
+    """
+    if not 0 < margin < inf:
+        raise ValueError(f"a margin is a number above 0, and {margin!r} is not")
+    masses, weighing = _masses(settings)
+    counted = [_Counted.of(one, masses, weighing, worse=1.0 if lower_is_better else -1.0) for one in settings]
+    deviation, freedom = _between_seeds(counted)
+    scored = [place for place, one in enumerate(counted) if one.seeds]
+    judged = [one.judged(deviation) for one in counted]
+    best = None
+    if scored:
+        least = min(counted[place].loss for place in scored)
+        best = next(place for place in scored if counted[place].loss <= least + _ROUNDING * abs(least))
+        judged[best] = replace(judged[best], outcome="best")
+        others = [place for place in scored if place != best]
+        differences = [_Difference.of(counted[best], counted[place], deviation, bound) for place in others]
+        if others and len(masses) >= LEAST_CLUSTERS:
+            chances = Chances(len(scored), row_freedom=len(masses) - 1, seed_freedom=freedom, seed=seed)
+            told = _told(differences, chances, margin)
+        else:
+            told = [{"difference": one.difference} for one in differences]
+        for place, one in zip(others, told, strict=True):
+            judged[place] = replace(judged[place], **one)
+    return Judgement(best, len(masses), deviation, freedom, judged)
+
+
+def _masses(settings: Sequence[SettingScores]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """The weights of rows that have some, and which rows these are."""
+    import numpy as np
+
+    if not settings:
+        raise ValueError("a sweep without settings has no best one")
+    masses = np.asarray(settings[0].masses, dtype=np.float64)
+    for one in settings:
+        if one.sums.ndim != 2 or one.sums.shape[1:] != masses.shape or not np.array_equal(one.masses, masses):
+            raise ValueError("the settings of a sweep are compared on the same rows, and these differ in their weights")
+    weighing = masses > 0
+    if not np.isfinite(masses).all() or (masses < 0).any() or not weighing.any():
+        raise ValueError("rows weigh a finite number each, none less than 0, and not all of them 0")
+    return masses[weighing], weighing
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The trainings of a setting that count, turned so that less is better."""
+
+    #: (rows,) the mean over seeds of each row's sum; and the weights.
+    sums: Floats
+    masses: Floats
+    #: (seeds,) the score of each training.
+    losses: Floats
+    not_finite: int
+    #: 1, or -1 where a higher score is better.
+    worse: float
+
+    @classmethod
+    def of(cls, scores: SettingScores, masses: Floats, weighing: npt.NDArray[np.bool_], *, worse: float) -> _Counted:
+        import numpy as np
+
+        sums = worse * np.asarray(scores.sums, dtype=np.float64)[:, weighing]
+        finite = np.isfinite(sums).all(axis=1)
+        sums = sums[finite]
+        mean = sums.mean(axis=0) if len(sums) else np.zeros(len(masses))
+        return cls(mean, masses, sums.sum(axis=1) / masses.sum(), int((~finite).sum()), worse)
+
+    @property
+    def seeds(self) -> int:
+        return len(self.losses)
+
+    @property
+    def loss(self) -> float:
+        """Σ over rows of the mean over seeds, over Σ of weights."""
+        return float(self.sums.sum() / self.masses.sum())
+
+    def judged(self, deviation: float | None) -> SettingJudgement:
+        """The answer for a setting that is compared with nothing."""
+        if not self.seeds:
+            return SettingJudgement("failed", 0, self.not_finite)
+        error = None
+        if len(self.masses) >= LEAST_CLUSTERS:
+            row_part = paired_ratio(self.sums, self.masses).standard_error
+            error = hypot(row_part, (deviation or 0.0) / sqrt(self.seeds))
+        return SettingJudgement("not told apart", self.seeds, self.not_finite, self.worse * self.loss, error)
+
+
+def _between_seeds(counted: Sequence[_Counted]) -> tuple[float, int] | tuple[None, None]:
+    """The standard deviation between trainings that differ in the seed alone, pooled over settings, and its degrees of
+    freedom.
+    """
+    freedom = sum(one.seeds - 1 for one in counted if one.seeds)
+    if not freedom:
+        return None, None
+    squares = sum(float(((one.losses - one.losses.mean()) ** 2).sum()) for one in counted if one.seeds)
+    return sqrt(squares / freedom), freedom
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How much worse than the best a setting is, with the two parts of its error."""
+
+    difference: float
+    row_error: float
+    seed_error: float
+    differing: int
+    #: Whether too few rows differ to know how rows do.
+    unknown: bool
+
+    @classmethod
+    def of(cls, best: _Counted, other: _Counted, deviation: float | None, bound: float | None) -> _Difference:
+        import numpy as np
+
+        found = paired_ratio(other.sums - best.sums, best.masses)
+        differing = int(np.count_nonzero(found.sums))
+        row_error = found.standard_error
+        few = differing < LEAST_DIFFERING
+        if few and bound is not None:
+            in_mind = sqrt(_IN_MIND) * bound * float(best.masses.max() / best.masses.sum())
+            row_error = hypot(row_error, in_mind)
+        seed_error = (deviation or 0.0) * sqrt(1 / best.seeds + 1 / other.seeds)
+        unknown = few and bound is None and differing > 0
+        return cls(max(0.0, found.difference), row_error, seed_error, differing, unknown)
+
+    @property
+    def error(self) -> float:
+        return hypot(self.row_error, self.seed_error)
+
+    @property
+    def share(self) -> float:
+        """How much of the variance is the rows'."""
+        return (self.row_error / self.error) ** 2 if self.error else 1.0
+
+    @property
+    def t_worse(self) -> float:
+        """How many standard errors it is above 0."""
+        return _ratio(self.difference, self.error)
+
+    def t_as_good(self, margin: float) -> float:
+        """How many standard errors it is below the margin."""
+        return _ratio(margin - self.difference, self.error)
+
+
+def _ratio(distance: float, error: float) -> float:
+    return distance / error if error else copysign(inf, distance) if distance else 0.0
+
+
+class _Told(TypedDict, total=False):
+    """What is told of a setting beside the best."""
+
+    outcome: Literal["worse", "as good", "not told apart"]
+    difference: float
+    low: float
+    high: float
+    p: float
+    can_show: float
+    differing: int
+
+
+def _told(differences: Sequence[_Difference], chances: Chances, margin: float) -> list[_Told]:
+    """Both questions, each step by step: the clearest case first, against all that are still in question, and from the
+    first case on that is not clear, none is.
+    """
+    told: list[_Told] = []
+    for one in differences:
+        told.append({"difference": one.difference})
+        if one.differing < LEAST_DIFFERING and one.row_error:
+            told[-1]["differing"] = one.differing
+    known = [place for place, one in enumerate(differences) if not one.unknown]
+    p = critical = 0.0
+    for step, place in enumerate(sorted(known, key=lambda place: -differences[place].t_worse)):
+        one = differences[place]
+        chance = chances.apart(len(differences) + 1 - step, one.share)
+        own = chance.critical(ALPHA)
+        p, critical = max(p, chance.p(one.t_worse)), own if p < ALPHA else max(critical, own)
+        told[place] |= {"p": p, "low": one.difference - critical * one.error}
+        told[place]["can_show"] = (own + NormalDist().inv_cdf(POWER)) * one.error
+    clear, critical = True, 0.0
+    for step, place in enumerate(sorted(known, key=lambda place: -differences[place].t_as_good(margin))):
+        one = differences[place]
+        own = chances.ahead(len(differences) - step, one.share).critical(ALPHA / 2)
+        critical = own if clear else max(critical, own)
+        clear = clear and one.t_as_good(margin) > critical
+        told[place]["high"] = one.difference + critical * one.error
+    for each in told:
+        good, worse = each.get("high", inf) < margin, each.get("p", 1.0) < ALPHA
+        each["outcome"] = "as good" if good else "worse" if worse else "not told apart"
+    return told

@@ -82,7 +82,7 @@ def train_command(
             raise InvalidInput(f"a training needs --{required}; see: adapterctl train --help", param=required)
     with open_client() as client:
         job = client.submit_training(name, **options)
-        say_rows(job.view, data=options.get("data"), eval_data=options.get("eval_data"))
+        say_rows(job.view.request, data=options.get("data"), eval_data=options.get("eval_data"))
         if detach:
             print_detached(style, job)
             return

@@ -17,6 +17,7 @@ from sdk.cli.support.output import filled, human_bytes, human_duration, plain, r
 from sdk.errors import JobCancelled, JobFailed, NotFound
 from sdk.nouns.sweeps import winner_ref
 from sdk.plotting.sweeps.settings import COSTS, SettingRow, name_of, rows_of, shown
+from sdk.schemas.sweep_axes import Axis, Values
 from sdk.schemas.sweeps import SweepMember, SweepState, SweepView
 
 #: The most digits after the point of a score.
@@ -102,7 +103,7 @@ def said_of(view: SweepView) -> Iterator[str]:
     ended = _ended_without(view)
     for member in ended[:_NAMED]:
         why = f": {member.reason}" if member.reason else ""
-        yield filled(f"sweep:{view.id}/{member.number} ({_setting_of(member)}) {member.state}{why}")
+        yield filled(f"sweep:{view.id}/{member.number} ({setting_said(member)}) {member.state}{why}")
     if len(ended) > _NAMED:
         yield f"and {len(ended) - _NAMED} more; see: adapterctl sweep show {view.id} --members"
 
@@ -111,8 +112,21 @@ def _tested(scores: str) -> str:
     return f"on test rows it has {scores}" if scores else "--test-data FILE has one that isn't"
 
 
-def _setting_of(member: SweepMember) -> str:
+def setting_said(member: SweepMember) -> str:
+    """Return the setting of a member in words."""
     return plain(", ".join(f"{name} {shown(value)}" for name, value in member.setting.items()))
+
+
+def settings_said(view: SweepView) -> str:
+    """Return what varies, as it may be written: "rank 1,2,4; lr 0.0001..0.001:log[5]"."""
+    return plain("; ".join(f"{name} {_written(axis)}" for name, axis in view.request.settings.items()))
+
+
+def _written(axis: Axis) -> str:
+    if isinstance(axis, Values):
+        return ",".join(shown(value) for value in axis.values)
+    count = "" if axis.count is None else f"[{axis.count}]"
+    return f"{axis.low:g}..{axis.high:g}{':log' if axis.log else ''}{count}"
 
 
 def _ended_without(view: SweepView) -> list[SweepMember]:

@@ -1,0 +1,53 @@
+"""A command that has commands below it, and does its own work for any other first argument.
+
+Its options are those of a training as texts; a flag alone means true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from sdk.cli.support.spec_options import flag_of
+from sdk.schemas.codes import plain_type
+from sdk.schemas.training import TrainingSpec
+
+
+class SweepGroup(click.Group):
+    """`sweep`: `sweep list` and its like are commands, and any other `sweep NAME …` is `begins`, which has the help of both."""
+
+    def __init__(self, begins: click.Command) -> None:
+        super().__init__(name="sweep", help=begins.help, short_help=begins.short_help)
+        self._begins = begins
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the arguments of the command that is meant. Nothing yet, while a shell completes, may become either."""
+        if (args and args[0] in self.commands) or (not args and extra.get("resilient_parsing")):
+            return super().make_context(info_name, args, parent, **extra)
+        return self._begins.make_context(info_name, list(_written_out(args)), parent, **extra)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, and the options of a sweep."""
+        return [*super().shell_complete(ctx, incomplete), *self._begins.shell_complete(ctx, incomplete)]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help of the sweep itself, and then the commands."""
+        self._begins.format_usage(ctx, formatter)
+        self._begins.format_help_text(ctx, formatter)
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self._begins, ctx, formatter)
+
+
+def _written_out(args: list[str]) -> Iterator[str]:
+    """Yield arguments with `--use-dora` as `--use-dora=true`, and `--no-double-quant` as `--double-quant=false`."""
+    flags = {}
+    for name, field in TrainingSpec.model_fields.items():
+        if plain_type(field.annotation) is bool:
+            flag = flag_of(name)
+            flags |= {flag: f"{flag}=true", f"--no-{flag[2:]}": f"{flag}=false"}
+    yield from (flags.get(arg, arg) for arg in args)

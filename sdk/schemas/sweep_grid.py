@@ -43,10 +43,12 @@ def at(axis: Range, share: float) -> int | float:
     if share in (0, 1):
         end = axis.high if share else axis.low
         return int(end) if axis.whole else end
-    if axis.log:
-        low, high = math.log(axis.low), math.log(axis.high)
-        return readable(axis, math.exp(low + (high - low) * share))
-    return readable(axis, axis.low + (axis.high - axis.low) * share)
+    return readable(axis, between(axis.low, axis.high, share, log=axis.log))
+
+
+def between(low: float, high: float, share: float, *, log: bool) -> float:
+    """Return what lies a share of the way from one number to another; with `log` the way is that of equal ratios."""
+    return math.exp(between(math.log(low), math.log(high), share, log=False)) if log else low + (high - low) * share
 
 
 def readable(axis: Range, value: float) -> int | float:

@@ -25,6 +25,7 @@ from sdk.api.versions import AdaptersAPI
 from sdk.api.workers import WorkersAPI
 from sdk.config import Config
 from sdk.config import load as load_config
+from sdk.errors import InvalidInput
 from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
@@ -72,7 +73,7 @@ from sdk.submitting.sweep_options import check_swept, divided
 from sdk.validation import alias_change, build, require_numbered
 
 if TYPE_CHECKING:
-    from sdk.plotting.plot import Plot
+    from sdk.plotting.plot import Plot, SweepPlot
 
 T = TypeVar("T")
 
@@ -449,17 +450,26 @@ class Client:
             published=published,
         )
 
-    def plot(self, of: str | Sequence[str]) -> Plot:
-        """The curves of one or several trainings over the same steps, each named by its job's id or its version's ref.
+    def plot(self, of: str | Sequence[str]) -> Plot | SweepPlot:
+        """The curves of one or several trainings over the same steps, each named by its job's id or its version's ref; or a
+        sweep, as "sweep:ID".
 
-        Loss, held-out loss, learning rate and norm of the gradients. A notebook shows it as it is; `.svg` is its text,
-        `.save("curve.svg")` writes it, and `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for
-        more than can be told apart, InvalidName, InvalidRef, NotFound for what is not there or has no points.
+        Curves are loss, held-out loss, learning rate and norm of the gradients; of a sweep it is the score of each setting,
+        beside what it costs. A notebook shows it as it is; `.svg` is its text, `.save("curve.svg")` writes it, and
+        `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for more than can be told apart, InvalidName,
+        InvalidRef, NotFound for what is not there or has no points.
         """
         from sdk.examining.curves import curves_of
         from sdk.plotting.plot import Plot
 
-        return Plot(curves_of(self, of)).checked()
+        each = [of] if isinstance(of, str) else list(of)
+        whole = [one for one in each if one.startswith("sweep:") and "/" not in one]
+        if whole and len(each) > 1:
+            raise InvalidInput(
+                f"{whole[0][:80]} has a picture of its own; name it alone, or its members as {whole[0][:80]}/1",
+                param="of",
+            )
+        return self.sweeps.get(whole[0]).plot() if whole else Plot(curves_of(self, each)).checked()
 
     # Ahead of a training.
 

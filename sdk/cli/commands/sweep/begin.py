@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.commands.sweep.group import SweepGroup
+from sdk.cli.commands.sweep.group import Beginning, SweepGroup
 from sdk.cli.commands.sweep.watch import print_result, watch_sweep
 from sdk.cli.commands.watch import say_rows
 from sdk.cli.support.output import format_option, print_made, say
@@ -20,7 +20,10 @@ from sdk.submitting.sweep_options import check_swept
 
 
 @click.command(
-    name="sweep", short_help="Train with several settings, and find out which is the best.", no_args_is_help=True
+    name="sweep",
+    cls=Beginning,
+    short_help="Train with several settings, and find out which is the best.",
+    no_args_is_help=True,
 )
 @click.argument("name")
 @rows_options

@@ -29,7 +29,7 @@ from sdk.errors import InvalidInput
 from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
-from sdk.names import check_name, check_number, parse_ref
+from sdk.names import check_name, check_number, parse_ref, parse_ref_or_member
 from sdk.nouns.bases import BasesAPI
 from sdk.nouns.datasets import DatasetsAPI
 from sdk.nouns.evaluations import EvaluationsAPI
@@ -360,8 +360,11 @@ class Client:
         return pulled.path
 
     def get(self, ref: str) -> Version:
-        """Return the version that `ref` names now. Raises InvalidName, InvalidRef, NotFound, VerificationFailed."""
-        parsed = parse_ref(ref)
+        """Return the version that `ref` names now, or what the member of a sweep, `sweep:ID/N`, has kept.
+
+        Raises InvalidName, InvalidRef, NotFound, VerificationFailed.
+        """
+        parsed = parse_ref_or_member(ref)
         view = versions.resolve(self.transport, str(parsed))
         require_pinned(parsed, view.adapter, view.number, view.digest)
         return Version(view, self)
@@ -543,8 +546,9 @@ class Client:
 
     def promote(self, ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
         """Point an alias of the adapter at the version that `ref` names now; see `set_alias`."""
+        adapter = parse_ref(ref).adapter
         number = require_numbered(ref, self.get(ref).number)
-        return self.set_alias(parse_ref(ref).adapter, alias, number, expect=expect, reason=reason)
+        return self.set_alias(adapter, alias, number, expect=expect, reason=reason)
 
     def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
         """Point an alias back at what it named before its last move; call it again to go back another move.

@@ -13,18 +13,40 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from sdk.errors import InvalidName, InvalidRef, NotFound
-from sdk.formats.refs import BadNameError, BadRefError, Ref, is_folder, parse_alias, parse_name, parse_number
+from sdk.formats import refs
+from sdk.formats.refs import (
+    BadNameError,
+    BadRefError,
+    MemberRef,
+    Ref,
+    is_folder,
+    parse_alias,
+    parse_name,
+    parse_number,
+)
+
+P = TypeVar("P")
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def parse_ref(ref: str) -> Ref:
-    """Parse a ref. Raises InvalidName or InvalidRef."""
+    """Parse a version's ref. Raises InvalidName, or InvalidRef, also for a sweep's member."""
+    return _parsed(Ref.parse, ref)
+
+
+def parse_ref_or_member(ref: str) -> Ref | MemberRef:
+    """Parse what may be a version's ref or that of a sweep's member. Raises InvalidName or InvalidRef."""
+    return _parsed(refs.parse_ref_or_member, ref)
+
+
+def _parsed(parse: Callable[[str], P], ref: str) -> P:
     try:
-        return Ref.parse(ref)
+        return parse(ref)
     except BadRefError as error:
         raise InvalidRef(str(error), param="ref") from None
     except BadNameError as error:
@@ -43,7 +65,7 @@ def means_folder(target: str | Path) -> bool:
     if isinstance(target, Path) or is_folder(target):
         return True
     try:
-        Ref.parse(target)
+        refs.parse_ref_or_member(target)
     except (BadNameError, BadRefError):
         return "/" in target and os.path.isdir(target)  # noqa: PTH112 - False for a text that can't be a path
     return False

@@ -23,7 +23,7 @@ from sdk.pulling.http import HttpClient
 from sdk.pulling.puller import Puller
 from sdk.pushing.pusher import Pusher
 from sdk.schemas.artifacts import Transfer
-from sdk.schemas.catalog import VersionView
+from sdk.schemas.catalog import KEPT, VersionView
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
@@ -101,7 +101,11 @@ class Version:
 
     @property
     def norms(self) -> VersionNorms | None:
-        """The norm of ΔW of each module, as the registry derived it from the bytes; None if it has none."""
+        """The norm of ΔW of each module, as the registry derived it from the bytes; None if it has none, as for what the
+        member of a sweep has kept.
+        """
+        if self.info.state == KEPT:
+            return None
         return versions.norms(self._registry.transport, self.ref)
 
     def pull(self, to: str | Path | None = None) -> Path:

@@ -25,6 +25,7 @@ from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
 from registry.evaluations.rows import EvaluationRows, give_up_of_base
+from registry.evaluations.rows import give_up as give_up_scores
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
 from registry.jobs.attempts import TimeLimits
@@ -33,6 +34,7 @@ from registry.jobs.claims import Claims
 from registry.jobs.event_feed import Watchers
 from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
+from registry.jobs.member_views import ShownMembers
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
@@ -56,7 +58,7 @@ from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError,
 from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
 from registry.sweeps.driving import Driver
-from registry.sweeps.ending import Ending
+from registry.sweeps.ending import Ending, wanting
 from registry.sweeps.members import keep_result
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
@@ -94,7 +96,7 @@ class Services:
         # Its owner's own files are read in their own process: to start another would take longer.
         self.reading = RowReading(apart=home is None)
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
-        self.catalog, self.bases = Catalog(db), Bases(db, artifacts, on_removed=give_up_of_base)
+        self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
@@ -126,7 +128,13 @@ class Services:
         followers.follow(self.driver)
         self.sweeps, self.rungs = Sweeps(db, self.jobs, self.driver), Rungs(db)
         self.checkpoints = StoredCheckpoints(
-            db, artifacts, self.publisher, keep_series=keep_series, kept_hours=settings.checkpoint_hours
+            db,
+            artifacts,
+            self.publisher,
+            keep_series=keep_series,
+            kept_hours=settings.checkpoint_hours,
+            wanting=wanting,
+            give_up_scores=give_up_scores,
         )
         self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
         self.workers = Workers(db)

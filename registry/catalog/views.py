@@ -77,7 +77,9 @@ async def resolve_ref(
     resolver: Annotated[Resolver, service(Resolver)],
     who: Reader,
 ) -> Response:
-    """The version that a ref names now, with its lineage and manifest."""
+    """The version that a ref names now, with its lineage and manifest; or what a member of a sweep, `sweep:ID/N`, has
+    kept.
+    """
     return Response(await resolver.resolve(ref, who=who), media_type="application/json")
 
 

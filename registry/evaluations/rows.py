@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from registry.artifacts.models import Blob
 from registry.artifacts.service import Artifacts
 from registry.artifacts.stored_blobs import hold_blobs
-from registry.catalog.models import NamedBase, Version
+from registry.catalog.models import NamedBase
 from registry.db.database import Database
 from registry.db.stored_json import table
 from registry.db.types import utc_now
@@ -78,13 +78,10 @@ def take_in(session: Session, namespace: str, file: RowFile) -> None:
     charge(session, namespace, evaluations=blob.size_bytes)
 
 
-def give_up(session: Session, version: Version) -> None:
-    """Give up the rows and the samples of a deleted version's scores: its namespace has no other version with the same
-    bytes.
-    """
-    namespace = version.adapter.namespace
-    _give_up(session, Evaluation.namespace == namespace, Evaluation.digest == version.digest)
-    _give_up_samples(session, namespace, version.digest)
+def give_up(session: Session, namespace: str, digest: str) -> None:
+    """Give up the rows and the samples of a namespace's scores of an adapter: nothing there has its bytes any more."""
+    _give_up(session, Evaluation.namespace == namespace, Evaluation.digest == digest)
+    _give_up_samples(session, namespace, digest)
 
 
 def give_up_of_base(session: Session, base: NamedBase) -> None:

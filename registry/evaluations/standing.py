@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Adapter, Version
 from registry.errors import Forbidden, Invalid
 from registry.evaluations.models import Evaluation, EvaluationMetric
+from registry.jobs.models import Checkpoint, Job
 from registry.principal import EVERYWHERE, Principal
 
 #: As `scores_of`: the scores that any namespace made, as far as the caller may read them.
@@ -81,13 +82,16 @@ def of_versions(versions: Iterable[tuple[str, str]], who: Principal) -> Conditio
 
 
 def of_bytes(session: Session, who: Principal, digest: str) -> Condition:
-    """The condition that an evaluation counts for the version that has these bytes, of which only they were named.
+    """The condition that an evaluation counts for the version, or the member of a sweep, that has these bytes, of which only
+    they were named.
 
-    Raises Invalid if versions of several namespaces have them: any of these could have been meant.
+    Raises Invalid if several namespaces have them: any of these could have been meant.
     """
-    query = select(Adapter.namespace).join(Version, Version.adapter_pk == Adapter.pk)
-    query = query.where(Version.digest == digest, who.within(Adapter.namespace)).distinct().order_by(Adapter.namespace)
-    namespaces = session.scalars(query).all()
+    versions = select(Adapter.namespace).join(Version, Version.adapter_pk == Adapter.pk)
+    versions = versions.where(Version.digest == digest, who.within(Adapter.namespace))
+    members = select(Job.namespace).join(Checkpoint, Checkpoint.job_id == Job.id)
+    members = members.where(Checkpoint.manifest_digest == digest, who.within(Job.namespace))
+    namespaces = sorted(session.scalars(versions.union(members)))
     if len(namespaces) > 1:
         named = ", ".join(namespaces[:4]) + (" …" if len(namespaces) > 4 else "")
         raise Invalid(

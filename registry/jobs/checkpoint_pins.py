@@ -11,6 +11,7 @@ from registry.artifacts.manifests import read_manifest
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, NotFound
 from registry.jobs.lifecycle import find_job
+from registry.jobs.members import is_kept_result
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
 from sdk.schemas.job_requests import CheckpointRef, TrainingRequest
@@ -52,6 +53,12 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
         return request
     earlier = find_job(session, request.from_checkpoint.job, who)
     row = find_checkpoint(session, request.from_checkpoint)
+    if is_kept_result(session, row):
+        raise Invalid(
+            f"job {earlier.id} is a member of a sweep and has ended, so it has no state to go on from; publish it, and continue "
+            f"the version: adapterctl jobs publish {earlier.id}",
+            param="from_checkpoint",
+        )
     theirs = training_of(earlier)
     day = request.template_date or theirs.template_date
     if others := other_than(theirs, request):

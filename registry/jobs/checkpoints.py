@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import delete, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from registry.artifacts.manifests import blobs_of, read_manifest, record_manifest
@@ -21,11 +21,12 @@ from registry.jobs import attempts
 from registry.jobs.checkpoint_pins import NEWEST_FIRST, find_checkpoint, training_of
 from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.kinds.training_outcome import require_asked, settle
-from registry.jobs.lifecycle import UNFINISHED, find_job
+from registry.jobs.letting_go import GiveUpScores, SweepsWanting, let_go, remove_expired
+from registry.jobs.lifecycle import find_job
+from registry.jobs.members import is_kept_result
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.stored_checkpoints import store_checkpoint
 from registry.principal import Principal
-from registry.usage.charging import charge
 from sdk.formats.adapter_files import CONFIG_FILE, SERVING_FILES, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.job_requests import CheckpointRef
@@ -44,12 +45,22 @@ class StoredCheckpoints:
     """The service over the table of checkpoints."""
 
     def __init__(
-        self, db: Database, artifacts: Artifacts, publisher: Publisher, *, keep_series: KeepSeries, kept_hours: float
+        self,
+        db: Database,
+        artifacts: Artifacts,
+        publisher: Publisher,
+        *,
+        keep_series: KeepSeries,
+        kept_hours: float,
+        wanting: SweepsWanting,
+        give_up_scores: GiveUpScores,
     ) -> None:
         self._db = db
         self._artifacts = artifacts
         self._publisher = publisher
         self._keep_series = keep_series
+        self._wanting = wanting
+        self._give_up_scores = give_up_scores
         #: How long a checkpoint is kept after a later one of its job was recorded.
         self._kept = timedelta(hours=kept_hours)
 
@@ -103,7 +114,12 @@ class StoredCheckpoints:
         with self._db.read() as session:
             job = find_job(session, job_id, who)
             row = find_checkpoint(session, CheckpointRef(job=job_id, step=step))
-            settled, reported, notes = publishable(session, job, row, TrainingRecord(checkpoint_step=step))
+            is_result = is_kept_result(session, row)
+            about = TrainingRecord() if is_result else TrainingRecord(checkpoint_step=step)
+            settled, reported, notes = publishable(session, job, row, about)
+            if is_result:
+                member = TrainingRecord(sweep=f"{job.sweep}/{job.sweep_number}")
+                settled = settled.model_copy(update={"training": {**(settled.training or {}), **member.flat()}})
             made = JobRef(id=job.id, attempt=row.attempt)
         said = {"tags": publication.tags, "description": publication.description}
         named = settled.model_copy(update={"adapter": publication.adapter or settled.adapter, **said})
@@ -117,34 +133,8 @@ class StoredCheckpoints:
     def expire(self) -> int:
         """Forget expired checkpoints; `gc` removes their files. Return how many."""
         with self._db.write() as session:
-            self._let_go(session)
-            over = delete(Checkpoint).where(Checkpoint.expires_at < db_now(session))
-            gone = session.execute(
-                over.returning(Checkpoint.job_id, Checkpoint.size_bytes, Checkpoint.record_bytes)
-            ).all()
-            jobs = select(Job.id, Job.namespace).where(Job.id.in_({row.job_id for row in gone}))
-            namespaces = {row.id: row.namespace for row in session.execute(jobs)} if gone else {}
-            for row in gone:
-                charge(session, namespaces[row.job_id], checkpoints=-row.size_bytes, records=-row.record_bytes)
-            return len(gone)
-
-    def _let_go(self, session: Session) -> None:
-        """Set an expiry for those that were kept for jobs that have ended by now. The last one of a job has none."""
-        rows = select(Checkpoint.job_id, Checkpoint.step).where(Checkpoint.kept).with_for_update()
-        kept = [tuple(row) for row in session.execute(rows)]
-        if not kept:
-            return
-        # Read while holding the locks: a transaction that names one of these has either done so, or waits.
-        job, step = (Job.request[("from_checkpoint", name)].as_string() for name in ("job", "step"))
-        waiting = (Job.state.in_(UNFINISHED), job.is_not(None))
-        named = {tuple(row) for row in session.execute(select(job, step).where(*waiting))}
-        for key in kept:
-            if (key[0], str(key[1])) in named:
-                continue
-            last = select(Checkpoint.step).where(Checkpoint.job_id == key[0]).order_by(*NEWEST_FIRST).limit(1)
-            end = None if session.scalar(last) == key[1] else db_now(session) + self._kept
-            row = update(Checkpoint).where(Checkpoint.job_id == key[0], Checkpoint.step == key[1])
-            session.execute(row.values(kept=False, expires_at=end))
+            let_go(session, kept=self._kept, wanting=self._wanting)
+            return remove_expired(session, give_up_scores=self._give_up_scores)
 
 
 def publishable(

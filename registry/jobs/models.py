@@ -137,9 +137,9 @@ class Checkpoint(Model):
     #: What the report and the manifest take in the database; counted for the job's namespace.
     record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    #: Whether a job that has not ended, or had not when this was last checked, resumes from it.
+    #: Whether a job that has not ended, or had not when this was last checked, resumes from it, or scores it.
     kept: Mapped[bool] = mapped_column(default=False)
-    #: None for the last one of a job, and for those that are kept.
+    #: None for the last one of a job, until a sweep gives it up, and for those that are kept.
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
 
 

@@ -10,7 +10,7 @@ from registry.catalog.models import Version
 from registry.datasets.finding import find_dataset
 from registry.db.stored_json import table
 from registry.errors import Invalid
-from registry.jobs.sources import dataset_use
+from registry.jobs.subjects import Subject, dataset_use
 from registry.principal import Principal
 from sdk.formats.objectives import (
     WITHOUT_COMPLETIONS,
@@ -25,6 +25,7 @@ from sdk.schemas.evaluation import EvaluationSpec, no_completions
 from sdk.schemas.held_out import no_held_out
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.watch_fields import no_prompts
 
 
@@ -88,17 +89,20 @@ def _shape(
     return row.shape if row.columns == columns else None
 
 
-def is_classifier(version: Version) -> bool:
-    """Whether a version tells labels apart."""
-    return bool(table(version.lora).get("task_type") == "SEQ_CLS")
+def is_classifier(adapter: Version | Subject) -> bool:
+    """Whether an adapter tells labels apart."""
+    return bool(table(adapter.lora).get("task_type") == "SEQ_CLS")
 
 
 def require_labels(session: Session, version: Version) -> None:
     """Raise Invalid for a classification whose labels nobody has recorded."""
-    use = dataset_use(session, version)
+    _require_labels(_named(version), dataset_use(session, version))
+
+
+def _require_labels(named: str, use: DatasetUse | None) -> None:
     if use is None or use.labels is None:
         raise Invalid(
-            f"the labels of {_named(version)} are not recorded, since only a training in this registry records "
+            f"the labels of {named} are not recorded, since only a training in this registry records "
             "them; use it with PEFT",
             param="ref",
         )
@@ -106,25 +110,25 @@ def require_labels(session: Session, version: Version) -> None:
 
 def require_rows_for(
     session: Session,
-    versions: Sequence[Version | None],
+    subjects: Sequence[Subject | None],
     digest: str,
     spec: EvaluationSpec,
     who: Principal,
     namespace: str,
 ) -> None:
-    """Raise Invalid if a dataset can't score one of these versions; None stands for a bare base."""
+    """Raise Invalid if a dataset can't score one of these adapters; None stands for a bare base."""
     shape = _shape(session, digest, spec.columns, who, namespace)
     if shape is not None:
         require_loss_on(spec.loss_on, shape)
     if (shape in WITHOUT_COMPLETIONS or spec.generate_rows == 0) and (said := no_completions(spec)):
         raise Invalid(said, param="metrics" if spec.asked_of_texts else "max_thought_tokens")
-    for version in versions:
-        classifier = version is not None and is_classifier(version)
-        if version is not None and classifier:
-            require_labels(session, version)
+    for subject in subjects:
+        classifier = subject is not None and is_classifier(subject)
+        if subject is not None and classifier:
+            _require_labels(subject.ref, subject.use)
         if shape is None or (objective_of(shape) == "classify") == classifier:
             continue
-        what = "a bare base" if version is None else _named(version)
+        what = "a bare base" if subject is None else subject.ref
         does = "is a classifier" if classifier else "is not a classifier"
         raise Invalid(f"{what} {does}, but these are {shape} rows; give matching rows, or leave it out", param="data")
 

@@ -23,6 +23,7 @@ from registry.errors import Invalid, InvalidBase
 from registry.jobs.available_workers import FORGOTTEN_AFTER, works_in
 from registry.jobs.base_contents import BaseContents, PinnedBase
 from registry.jobs.models import Worker
+from registry.jobs.subjects import Subject
 from registry.principal import Principal
 from sdk.lora.architectures import is_encoder, no_next_token
 from sdk.schemas.job_requests import BaseChoice, DataSource, EvaluationTarget, TrainingRequest
@@ -37,7 +38,7 @@ class Chosen:
 
     target: EvaluationTarget
     #: None for a bare base, as for its digest.
-    version: Version | None = field(compare=False)
+    subject: Subject | None = field(compare=False)
     digest: str | None
     #: None for a base that nobody has registered yet.
     base: PinnedBase | None
@@ -144,8 +145,13 @@ def require_causal(base: BaseContents | None) -> None:
 
 def base_of(session: Session, version: Version, embedded: bool) -> PinnedBase:
     """The base of a version, as its namespace knows it. Raises NotFound if it was removed, and InvalidBase."""
-    base = find_base(session, version.base.fingerprint, version.adapter.namespace)
-    _require_reachable(session, base, version.adapter.namespace, embedded)
+    return base_in(session, version.base.fingerprint, version.adapter.namespace, embedded)
+
+
+def base_in(session: Session, fingerprint: str, namespace: str, embedded: bool) -> PinnedBase:
+    """The base with a fingerprint, as a namespace knows it. Raises NotFound if it was removed, and InvalidBase."""
+    base = find_base(session, fingerprint, namespace)
+    _require_reachable(session, base, namespace, embedded)
     return PinnedBase.of(base)
 
 

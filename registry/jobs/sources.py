@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.finding import find_base, source_of
-from registry.catalog.models import Origin, Version
-from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
-from registry.catalog.versions.norms import recipe_of
-from registry.db.stored_json import salvage
+from registry.catalog.versions.finding import find_version, parse_ref
+from registry.jobs.subjects import Subject, of_version
 from registry.principal import SYSTEM
 from sdk.schemas.job_requests import BaseChoice
 from sdk.schemas.recorded import Rendering
-from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.work import BaseSource, CheckpointSource, TargetSource
 
 
@@ -39,26 +35,22 @@ def base_source(session: Session, choice: BaseChoice, namespace: str) -> BaseSou
 
 def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
     """Where a version and its base are found. Raises NotFound, Unreadable."""
-    version = find_version(session, parse_ref(ref), SYSTEM)
-    use = dataset_use(session, version)
-    rendering = (None if use is None else use.rendering) or Rendering()
+    return subject_source(session, of_version(session, find_version(session, parse_ref(ref), SYSTEM)), namespace)
+
+
+def subject_source(session: Session, subject: Subject, namespace: str) -> TargetSource:
+    """Where an adapter and its base are found. Raises NotFound, Unreadable."""
+    rendering = (None if subject.use is None else subject.use.rendering) or Rendering()
     return TargetSource(
-        label=exact_ref(version),
-        digest=version.digest,
-        manifest=read_manifest(session, version.digest),
-        base=source_of(session, find_base(session, version.base.fingerprint, namespace)),
-        quantization=recipe_of(version),
+        label=subject.ref,
+        digest=subject.digest,
+        manifest=read_manifest(session, subject.digest),
+        base=source_of(session, find_base(session, subject.fingerprint, namespace)),
+        quantization=subject.recipe,
         template_date=rendering.template_date,
         stop_ids=rendering.stop_ids,
-        labels=None if use is None else use.labels,
+        labels=None if subject.use is None else subject.use.labels,
     )
-
-
-def dataset_use(session: Session, version: Version) -> DatasetUse | None:
-    """Return how a version's training used its dataset; None if nobody said."""
-    first = select(Origin.dataset).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)
-    stored = session.scalars(first).first()
-    return None if stored is None else salvage(DatasetUse, stored)[0]
 
 
 def bare_base_source(session: Session, choice: BaseChoice, namespace: str) -> TargetSource:

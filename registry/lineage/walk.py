@@ -27,9 +27,10 @@ from registry.jobs.kinds.known import MODEL_MAKING
 from registry.jobs.models import Job
 from registry.lineage.graph import MAX_EDGES, MAX_NODES, Graph
 from registry.principal import EVERYWHERE, Principal
+from sdk.formats.refs import MemberRef
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.jobs import JobState
-from sdk.schemas.lineage import BaseNode, DatasetNode, EvaluationNode, JobNode, MergedNode
+from sdk.schemas.lineage import BaseNode, DatasetNode, EvaluationNode, JobNode, MergedNode, SweepNode
 
 if TYPE_CHECKING:
     _AnyRow = Row[*tuple[Any, ...]]
@@ -170,9 +171,7 @@ class Walk:
         columns = (Origin.version_pk, Origin.job, Origin.attempt, Origin.dataset_digest)
         query = select(*columns).where(Origin.version_pk.in_(refs)).order_by(Origin.pk.desc())
         makings = self._rows(query, most=MAX_EDGES)
-        jobs = select(Job.id, Job.kind).where(Job.id.in_({row.job for row in makings if row.job is not None}))
-        for row in self._rows(jobs.where(self._who.within(Job.namespace))):
-            self.graph.add(JobNode(key=f"job:{row.id}", id=row.id, job_kind=row.kind))
+        self._add_jobs({row.job for row in makings if row.job is not None})
         digests = {row.dataset_digest for row in makings if row.dataset_digest is not None}
         among = select(VersionDataset.digest).where(VersionDataset.version_pk.in_(refs))
         self.add_datasets(DatasetAccess.digest.in_(digests) | DatasetAccess.digest.in_(among))
@@ -180,6 +179,24 @@ class Walk:
         for row in makings:
             self.graph.link(refs[row.version_pk], f"data:{row.dataset_digest}", "trained-on")
             self.graph.link(refs[row.version_pk], f"job:{row.job}", "made-by", attempt=row.attempt)
+
+    def _add_jobs(self, ids: set[str]) -> None:
+        """Add jobs, each with the sweep that it is a member of, which names the others."""
+        jobs = select(Job.id, Job.kind, Job.sweep, Job.sweep_number).where(Job.id.in_(ids))
+        rows = self._rows(jobs.where(self._who.within(Job.namespace)))
+        of = {row.id: MemberRef(row.sweep, row.sweep_number) for row in rows if row.sweep_number is not None}
+        for row in rows:
+            member = None if row.id not in of else str(of[row.id])
+            self.graph.add(JobNode(key=f"job:{row.id}", id=row.id, job_kind=row.kind, member=member))
+        members: dict[str, list[str]] = {one.sweep: [] for one in of.values()}
+        trained = select(Job.sweep, Job.sweep_number).where(Job.sweep.in_(members), Job.sweep_number.is_not(None))
+        trained = trained.where(self._who.within(Job.namespace)).order_by(Job.sweep, Job.sweep_number)
+        for row in self._rows(trained, most=MAX_EDGES) if members else ():
+            members[row.sweep].append(str(MemberRef(row.sweep, row.sweep_number)))
+        for sweep, refs in members.items():
+            self.graph.add(SweepNode(key=f"sweep:{sweep}", id=sweep, members=refs))
+        for job, one in of.items():
+            self.graph.link(f"job:{job}", f"sweep:{one.sweep}", "member-of")
 
     def _link_sources(self, refs: Mapping[int, str], *conditions: ColumnElement[bool]) -> None:
         """Link versions, by key and ref, with each of several datasets that they were trained on, with its weight."""

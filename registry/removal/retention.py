@@ -19,6 +19,7 @@ from registry.catalog.versions.version_states import move_version
 from registry.db.database import Database
 from registry.errors import Unreadable
 from registry.evaluations import rows
+from registry.jobs.members import has_member_with
 from registry.principal import Principal
 from registry.series.version_series import give_up_series
 from sdk.schemas.removal import RetentionRule
@@ -81,10 +82,16 @@ def delete_outside(db: Database, *, now: datetime, who: Principal) -> list[str]:
     return deleted
 
 
-def give_up(session: Session, version: Version) -> None:
-    """Give up what other rooms keep for a deleted version: its namespace has no other version with the same bytes."""
-    rows.give_up(session, version)
+def give_up(session: Session, version: Version) -> bool:
+    """Give up what other rooms keep for a deleted version, whose namespace has no other one with the same bytes; return
+    whether nothing there has these bytes any more: a member of a sweep may have kept them.
+    """
+    namespace, digest = version.adapter.namespace, version.digest
     give_up_series(session, version)
+    if has_member_with(session, namespace, digest):
+        return False
+    rows.give_up(session, namespace, digest)
+    return True
 
 
 def _ruled(db: Database) -> Iterator[int]:

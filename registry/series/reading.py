@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalog.versions.finding import find_version, parse_ref
+from registry.catalog.versions.finding import find_version, parse_ref_or_member
 from registry.db.database import Database
 from registry.jobs.lifecycle import find_job
+from registry.jobs.members import find_job_of_member
 from registry.jobs.models import Job
 from registry.principal import Principal
 from registry.series.blocks import Folded, Points, cells_by_name, joined
 from registry.series.cells import as_written, reduced
 from registry.series.models import SeriesBlock, VersionSeries
 from registry.series.storing import FOLDED
+from sdk.formats.refs import MemberRef
 from sdk.schemas.series import Buckets, Series
 
 if TYPE_CHECKING:
@@ -58,9 +60,16 @@ class SeriesReading:
         return answers
 
     def of_version(self, ref: str, *, buckets: int | None, keys: Collection[str] | None, who: Principal) -> Series:
-        """The series of the training that made the version that a ref names now. Raises InvalidRef, NotFound."""
+        """The series of the training that made the version that a ref names now, or that is a member of a sweep. Raises
+        InvalidRef, NotFound.
+        """
+        parsed = parse_ref_or_member(ref)
+        if isinstance(parsed, MemberRef):
+            with self._db.read() as session:
+                job = find_job_of_member(session, parsed, who)
+            return self.of_job(job.id, buckets=buckets, keys=keys, who=who)
         with self._db.read() as session:
-            version = find_version(session, parse_ref(ref), who)
+            version = find_version(session, parsed, who)
             row = session.get(VersionSeries, version.pk)
         return _answer(None, {}, buckets) if row is None else _answer(row.job, _cells_of(row, keys), buckets)
 

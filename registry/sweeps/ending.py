@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, undefer
@@ -109,6 +109,12 @@ def end_within(session: Session, sweep: Sweep, state: SweepState, message: str |
     """End a sweep whose row the caller has locked."""
     move(sweep, state)
     sweep.message, sweep.finished_at = message, db_now(session)
+
+
+def wanting(session: Session, sweeps: Collection[str]) -> set[str]:
+    """Lock sweeps, so that none of them gives up its checkpoints until the transaction ends; return those that keep them."""
+    query = select(Sweep.id).where(Sweep.id.in_(sweeps), Sweep.kept).order_by(Sweep.id)
+    return set(session.scalars(query.with_for_update()))
 
 
 def give_up(session: Session, sweep: Sweep) -> None:

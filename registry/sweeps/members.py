@@ -23,7 +23,7 @@ from registry.sweeps.models import Member, Sweep
 from registry.sweeps.requests import needs_scoring
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Publication
-from sdk.schemas.evaluation import is_of_texts
+from sdk.schemas.evaluation import is_score
 from sdk.schemas.job_requests import SweepPlace
 from sdk.schemas.sweeps import MOST_GROUPS, MemberResult, SweepRequest
 
@@ -124,8 +124,9 @@ def note_scores(session: Session, sweep: Sweep, member: Member) -> None:
     job = session.get_one(Job, member.scoring)
     found = [one for one in table(job.result).get("evaluations", ()) if isinstance(one, str)]
     row = session.get(Evaluation, found[0]) if found else None
-    scores = {} if row is None else {name: value for name, value in row.metrics.items() if is_of_texts(name)}
-    metrics = {**(member.metrics or {}), **scores}
+    scores = {} if row is None else {name: value for name, value in row.metrics.items() if is_score(name)}
+    # The training's own losses are not those of an evaluation.
+    metrics = scores | (member.metrics or {})
     charge(session, sweep.namespace, records=record_bytes(metrics) - record_bytes(member.metrics))
     member.record_bytes += record_bytes(metrics) - record_bytes(member.metrics)
     member.metrics, member.scored = metrics, True

@@ -133,5 +133,3 @@ def _ends(axis: Axis) -> list[Any]:
     numbers = [value for value in axis.values if isinstance(value, int | float) and not isinstance(value, bool)]
     others = [value for value in axis.values if value is None or isinstance(value, bool | str)]
     return [*dict.fromkeys([max(numbers), min(numbers)] if numbers else []), *others]
-
-

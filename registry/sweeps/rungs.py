@@ -39,13 +39,17 @@ class Rungs:
             if session.scalar(select(Job.id).where(*attempts.held(job_id, reached.attempt, who))) is None:
                 raise attempts.stale(job_id, reached.attempt)
         if reached.rung >= len(place.rungs):
-            raise Invalid(f"job {job_id} has {len(place.rungs)} rungs, counted from 0, and none {reached.rung}", param="rung")
+            raise Invalid(
+                f"job {job_id} has {len(place.rungs)} rungs, counted from 0, and none {reached.rung}", param="rung"
+            )
         key = (place.sweep, place.number, reached.rung)
         with self._db.write() as session:
             # While it is locked, nobody else comes to a rung: so their order is one.
             sweep = session.get(Sweep, place.sweep, with_for_update=True, populate_existing=True)
             if sweep is None:
-                raise Conflict(f"there is no sweep {place.sweep} any more; this worker must drop its member", param="job")
+                raise Conflict(
+                    f"there is no sweep {place.sweep} any more; this worker must drop its member", param="job"
+                )
             if (told := session.get(Rung, key)) is not None:
                 return RungAnswer(goes_on=told.goes_on)
             came = select(Rung.loss).where(Rung.sweep == place.sweep, Rung.rung == reached.rung).order_by(Rung.place)

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from sdk.api.artifacts import locate_files
 from sdk.api.transport import Routes, Transport, pages
-from sdk.names import check_name, parse_ref
+from sdk.names import check_name, parse_ref, parse_ref_or_member
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import (
     AdapterView,
@@ -31,7 +31,7 @@ _PUBLISHING_S = 600.0
 
 
 def resolve(transport: Transport, ref: str) -> VersionView:
-    """Return the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
+    """Return the version, or the member of a sweep, that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
     return transport.call("GET", "/resolve", VersionView, params={"ref": ref})
 
 
@@ -134,12 +134,12 @@ class VersionRoutes(Generic[V]):
         return norms(self._transport, str(parse_ref(ref)))
 
     def series(self, ref: str, *, buckets: int | None = None, keys: Iterable[str] | None = None) -> Series:
-        """What the training of the version that `ref` names now measured, by step: each series in few buckets, also when
-        the job's own points are gone.
+        """What the training of the version, or the member of a sweep, that `ref` names now measured, by step: each series in
+        few buckets, also when the job's own points are gone.
 
         Raises InvalidName, InvalidRef, NotFound.
         """
-        return series(self._transport, str(parse_ref(ref)), buckets=buckets, keys=keys)
+        return series(self._transport, str(parse_ref_or_member(ref)), buckets=buckets, keys=keys)
 
     def locate(self, digest: str) -> builtins.list[Transfer]:
         """Return where to fetch the files of the manifest with this digest from. Raises NotFound."""

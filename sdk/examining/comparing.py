@@ -14,7 +14,7 @@ from sdk.api import evaluations
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
-from sdk.names import parse_ref
+from sdk.names import parse_ref_or_member
 from sdk.objects import Version
 from sdk.pulling.transfer import hash_file
 from sdk.pushing.given_base import require_one
@@ -44,7 +44,7 @@ def compare_scores(
         # For example from an unset shell variable; it is not meant as the loss, or as no groups.
         if given == "":
             raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
-    targets = [ref if ref.startswith("base:") else str(parse_ref(ref)) for ref in refs]
+    targets = [ref if ref.startswith("base:") else str(parse_ref_or_member(ref)) for ref in refs]
     require_one(base_namespace, published)
     asked |= {"base_namespace": base_namespace, "published": published or None}
     if data is None or not means_file(data):

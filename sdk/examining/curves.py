@@ -9,7 +9,7 @@ from typing import Any
 
 from sdk.api import versions
 from sdk.errors import InvalidInput, NotFound
-from sdk.names import parse_ref
+from sdk.names import parse_ref_or_member
 from sdk.objects import Registry
 from sdk.plotting.curves import HELD_OUT, LOSS, NORM, RATE, Curve
 from sdk.schemas.jobs import JobView
@@ -47,7 +47,7 @@ def _of_job(registry: Registry, job: str) -> Curve:
 
 
 def _of_version(registry: Registry, ref: str) -> Curve:
-    parse_ref(ref)
+    parse_ref_or_member(ref)
     found = registry.get(ref)
     return _curve(
         found.ref, versions.series(registry.transport, found.ref, keys=_KEYS), dict(found.info.training or {})

@@ -12,7 +12,7 @@ from sdk.exporting.cards import folder_with_card
 from sdk.exporting.gguf import GgufOptions
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.formats.refs import namespace_of
-from sdk.names import means_folder, or_folder
+from sdk.names import means_folder, or_folder, parse_ref
 from sdk.objects import Registry, Version
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
 from sdk.schemas.catalog import VersionView
@@ -57,7 +57,7 @@ def _export_version(
     how: GgufOptions,
 ) -> Exported:
     with or_folder(ref):
-        version = registry.get(ref)
+        version = registry.get(str(parse_ref(ref)))
     if version.info.kind == "merged":
         if base is not None:
             raise InvalidInput(f"{version.ref} is a whole model, which needs no base; leave --base out", param="base")
@@ -93,7 +93,7 @@ def export_plain(
         known = None if base is None else _base_folder(registry, base, None)
         return plain.export_plain_lora(folder, output, rank=rank, dtype=dtype, base=known)
     with or_folder(str(target)):
-        version = registry.get(str(target))
+        version = registry.get(str(parse_ref(str(target))))
     require_adapter(
         version.ref,
         version.info.kind,

@@ -6,6 +6,8 @@ Ref(adapter='team/code-review', selector='v3')
 'production'
 >>> parse_scope("team/*"), namespace_of("team/code-review"), namespace_of("code-review")
 ('team/*', 'team', '')
+>>> parse_ref_or_member("sweep:3f1c2a9b7d20/4"), parse_ref_or_member("code-review@v3").adapter
+(MemberRef(sweep='3f1c2a9b7d20', number=4), 'code-review')
 >>> parse_name("../x")
 Traceback (most recent call last):
 sdk.formats.refs.BadNameError: '../x' is not an adapter name: use lower-case letters, digits, '.', '_' and '-', beginning \
@@ -24,10 +26,14 @@ _SCOPE = re.compile(rf"\*|{_PART}/\*|{_NAME.pattern}")
 _NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
 _RESERVED = re.compile(r"latest|v[0-9]+|sha256.*")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
+_MEMBER = re.compile(r"sweep:([a-z0-9]{1,32})/([1-9][0-9]{0,5})")
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DIGITS = re.compile(r"[0-9a-f]{12,64}")
 #: Also upper-case digits and too many of them: no reader would take those for a name.
 _LIKE_DIGEST = re.compile(r"sha256.*|[0-9a-f]{12,}", re.IGNORECASE | re.DOTALL)
+
+#: What the ref of a sweep's member begins with. No name has a colon.
+_SWEEP = "sweep:"
 
 _RULE = (
     "use lower-case letters, digits, '.', '_' and '-', beginning and ending with a letter or digit, "
@@ -142,8 +148,10 @@ class Ref:
     def parse(cls, text: str) -> Ref:
         """Parse `NAME` or `NAME@SELECTOR`; a bare name means `@latest`.
 
-        Raises BadNameError for the name, BadRefError for the selector.
+        Raises BadNameError for the name, BadRefError for the selector, and for a sweep's member.
         """
+        if text.startswith(_SWEEP):
+            raise BadRefError(_no_version(MemberRef.parse(text)))
         name, at, selector = text.partition("@")
         parse_name(name)
         if not at:
@@ -181,6 +189,39 @@ class Ref:
         if self.selector == "latest" or self.number is not None or self.digest_prefix is not None:
             return None
         return self.selector
+
+
+@dataclass(frozen=True)
+class MemberRef:
+    """A member of a sweep, by its number: what its training has kept, which is no version."""
+
+    sweep: str
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> MemberRef:
+        """Parse `sweep:ID/N`. Raises BadRefError."""
+        match = _MEMBER.fullmatch(text)
+        if match is None:
+            raise BadRefError(
+                f"{_shown(text)} is not a member of a sweep: write sweep:ID/N, with the sweep's id and a number from 1"
+            )
+        return cls(match[1], int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{_SWEEP}{self.sweep}/{self.number}"
+
+
+def _no_version(member: MemberRef) -> str:
+    return (
+        f"{member} is a member of a sweep and not a version, and only a version will do here; make one of it with "
+        f"adapterctl jobs publish JOB, where adapterctl show {member} says which job"
+    )
+
+
+def parse_ref_or_member(text: str) -> Ref | MemberRef:
+    """Parse what may be a version's ref or that of a sweep's member. Raises BadNameError, BadRefError."""
+    return MemberRef.parse(text) if text.startswith(_SWEEP) else Ref.parse(text)
 
 
 def is_folder(base: str) -> bool:

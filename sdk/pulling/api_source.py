@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sdk.api import artifacts, versions
 from sdk.api.signatures import SignatureRoutes
 from sdk.api.transport import Transport
-from sdk.names import parse_ref
+from sdk.names import parse_ref_or_member
 from sdk.pulling.ranges import BlobLocation
 from sdk.pulling.source import ManifestSignature, Resolved
 
@@ -20,7 +20,7 @@ class ApiSource:
 
     def resolve(self, ref: str) -> Resolved:
         """Return the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
-        view = versions.resolve(self._transport, str(parse_ref(ref)))
+        view = versions.resolve(self._transport, str(parse_ref_or_member(ref)))
         return Resolved(view.ref, view.adapter, view.number, view.digest, view.manifest)
 
     def locations(self, digest: str) -> Sequence[BlobLocation]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sdk.errors import VerificationFailed
 from sdk.formats.manifest import is_sha256
-from sdk.formats.refs import Ref
+from sdk.formats.refs import MemberRef, Ref
 from sdk.pulling.cache import Cache
 from sdk.whole_files import write_whole
 
@@ -62,8 +62,12 @@ class Pins:
         return self._folder / f"{adapter.replace('/', '@')}.json"
 
 
-def require_pinned(ref: Ref, adapter: str, number: int | None, digest: str) -> None:
-    """Raise VerificationFailed if a registry's answer has another adapter, number or digest than the ref names."""
+def require_pinned(ref: Ref | MemberRef, adapter: str, number: int | None, digest: str) -> None:
+    """Raise VerificationFailed if a registry's answer has another adapter, number or digest than the ref names. The member of
+    a sweep has a number of its own, and only the registry says what it has kept.
+    """
+    if isinstance(ref, MemberRef):
+        return
     named = adapter == ref.adapter and digest.startswith(ref.digest_prefix or "") and ref.number in (None, number)
     if not named:
         shown = "without a number" if number is None else f"v{number}"

@@ -22,8 +22,8 @@ from sdk.errors import (
     disk_explained,
 )
 from sdk.formats.manifest import Contents, HasFiles
-from sdk.formats.refs import Ref
-from sdk.names import parse_ref
+from sdk.formats.refs import MemberRef, Ref
+from sdk.names import parse_ref_or_member
 from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.filling import OnTransfer, fill, located, watching
@@ -161,7 +161,9 @@ class Puller:
 
         Raises InvalidInput for a ref that may move if only a fixed one is accepted.
         """
-        parsed = parse_ref(ref)
+        parsed = parse_ref_or_member(ref)
+        if isinstance(parsed, MemberRef):
+            return self._member(parsed, offline=offline)
         moves = parsed.number is None and parsed.digest_prefix is None
         if offline:
             if moves:
@@ -185,12 +187,17 @@ class Puller:
                 param="ref",
             )
         require_pinned(parsed, version.adapter, version.number, version.digest)
-        if version.contents.digest != version.digest:
-            raise VerificationFailed(
-                f"the registry gives {version.ref} the digest {version.digest}, "
-                f"but files with the digest {version.contents.digest}; tell an admin"
+        return _with_its_files(version)
+
+    def _member(self, ref: MemberRef, *, offline: bool) -> Resolved:
+        """What a member of a sweep has kept, which is always the same as long as it is there."""
+        if offline:
+            raise InvalidInput(
+                f"{ref} is a member of a sweep, and only the registry knows what it has kept; leave out --offline, or name a "
+                "version that was pulled before",
+                param="ref",
             )
-        return version
+        return _with_its_files(self._source.resolve(str(ref)))
 
     def _pinned(self, ref: Ref) -> str:
         moves = ref.number is None and ref.digest_prefix is None
@@ -222,7 +229,8 @@ class Puller:
         folder = self.fill_cache(version.contents)
         # The cache may belong to another user, or be full: remembering helps, but is not part of the pull.
         with contextlib.suppress(OSError, NotAllowed, Unavailable):
-            self._pins.remember(version.adapter, version.number, version.digest)
+            if isinstance(parse_ref_or_member(version.ref), Ref):
+                self._pins.remember(version.adapter, version.number, version.digest)
         return folder
 
     def _signatures(self, digest: str, *, offline: bool) -> list[ManifestSignature]:
@@ -298,3 +306,13 @@ class Puller:
         watch = watching(self._on_transfer, "fetching", contents.size_bytes)
         for file, origin, relocate in located(contents, self._source.locations):
             fetch(origin, folder / file.path, watch, name=file.path, relocate=relocate, http=self._http)
+
+
+def _with_its_files(version: Resolved) -> Resolved:
+    """Return what a registry says a ref names, if the digest is that of its files. Raises VerificationFailed."""
+    if version.contents.digest != version.digest:
+        raise VerificationFailed(
+            f"the registry gives {version.ref} the digest {version.digest}, "
+            f"but files with the digest {version.contents.digest}; tell an admin"
+        )
+    return version

@@ -176,8 +176,12 @@ class NoteView(Wire):
     written_at: datetime
 
 
+#: The state of what a member of a sweep has kept.
+KEPT = "kept"
+
+
 class VersionView(Wire):
-    """A version with its lineage, as `show` prints it."""
+    """A version with its lineage, as `show` prints it; or, in the state "kept", the member of a sweep that may become one."""
 
     ref: str
     adapter: str

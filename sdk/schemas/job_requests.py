@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from sdk.formats.refs import Ref, parse_name
+from sdk.formats.refs import MemberRef, Ref, parse_name, parse_ref_or_member
 from sdk.schemas.combination import CombineRequest
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
 from sdk.schemas.preview import MOST_JOB_ROWS, RowsShown
@@ -164,10 +164,12 @@ MOST_TARGETS = 64
 
 
 class EvaluationTarget(Wire):
-    """What is evaluated: a version (ref) or a bare base. Exactly one of the two."""
+    """What is evaluated: a version, or a member of a sweep (ref), or a bare base. Exactly one of the two."""
 
     ref: str | None = None
     base: BaseChoice | None = None
+    #: SHA-256 of a member's manifest; the registry pins it when the job is accepted.
+    digest: Annotated[Sha256 | None, IF_SET] = None
     #: Why the registry added it, if it was not in the request: as the bare base of a requested version, or as the
     #: version of the same name that is in production. Ignored in requests.
     beside: Annotated[Annotated[Literal["base", "production"], Open] | None, IF_SET] = None
@@ -176,13 +178,14 @@ class EvaluationTarget(Wire):
     def _one(self) -> EvaluationTarget:
         if (self.ref is None) == (self.base is None):
             raise ValueError("an evaluation target is either a ref or a base, not both")
-        if self.ref is not None:
-            Ref.parse(self.ref)
+        member = self.ref is not None and isinstance(parse_ref_or_member(self.ref), MemberRef)
+        if self.digest is not None and not member:
+            raise ValueError("only a member of a sweep is given with its digest; leave digest out")
         return self
 
     @property
     def label(self) -> str:
-        """How results refer to it: "code-review@v3", or "base:ID"."""
+        """How results refer to it: "code-review@v3", "sweep:ID/3" or "base:ID"."""
         return self.ref if self.ref is not None else f"base:{self.base.id}" if self.base is not None else ""
 
 

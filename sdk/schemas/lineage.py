@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdk.schemas.wire import IF_ANY, Known, Open, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, Known, Open, Wire
 
 #: Up: what it was made from. Down: what was made from it.
 Direction = Literal["up", "down", "both"]
@@ -26,6 +26,8 @@ Relation = Literal[
     "merged-from",
     # A version, by a job.
     "made-by",
+    # A job, of a sweep.
+    "member-of",
     # An evaluation, of a version or of a bare base.
     "scored",
     # An evaluation, with the rows of a dataset.
@@ -82,6 +84,19 @@ class JobNode(Wire):
     id: str
     #: "training", …
     job_kind: str
+    #: Which member of a sweep it trained: "sweep:ID/3".
+    member: Annotated[str | None, IF_SET] = None
+
+
+class SweepNode(Wire):
+    """A sweep, one of whose members became a version."""
+
+    kind: Literal["sweep"] = "sweep"
+    #: "sweep:" and the id.
+    key: str
+    id: str
+    #: The refs of its members, by number.
+    members: list[str]
 
 
 class MergedNode(Wire):
@@ -118,7 +133,8 @@ class EvaluationNode(Wire):
 
 
 Node = Annotated[
-    VersionNode | BaseNode | DatasetNode | JobNode | MergedNode | EvaluationNode, Field(discriminator="kind")
+    VersionNode | BaseNode | DatasetNode | JobNode | SweepNode | MergedNode | EvaluationNode,
+    Field(discriminator="kind"),
 ]
 
 

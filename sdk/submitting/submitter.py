@@ -11,8 +11,8 @@ from sdk.api import jobs, sweeps, versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput
 from sdk.formats.objectives import traits_of
-from sdk.formats.refs import namespace_of
-from sdk.names import parse_ref
+from sdk.formats.refs import MemberRef, Ref, namespace_of
+from sdk.names import parse_ref, parse_ref_or_member
 from sdk.pushing.given_base import GivenBase, given_base, given_base_if_any
 from sdk.pushing.pusher import Pusher
 from sdk.schemas.artifacts import DatasetView
@@ -210,7 +210,7 @@ class JobSubmitter:
         again: bool,
         job_options: JobOptions,
     ) -> JobView:
-        """Submit an evaluation of versions and of bare bases, `base:NAME`; `base_namespace` and `published` say whose.
+        """Submit an evaluation of versions, members of sweeps, and bare bases, `base:NAME`; `base_namespace` and `published` say whose.
 
         Raises InvalidInput, NotFound, QuotaExceeded.
         """
@@ -224,9 +224,9 @@ class JobSubmitter:
         }
         if not bare:
             given_base_if_any(None, base_namespace, published)
-        by_ref = {ref: parse_ref(ref) for ref in given if ref not in bare}
+        by_ref = {ref: parse_ref_or_member(ref) for ref in given if ref not in bare}
         # The name of a bare base that is given with refs is looked up in their namespace.
-        namespace = next((namespace_of(ref.adapter) or "-" for ref in by_ref.values()), None)
+        namespace = next((self._namespace_of(ref) for ref in by_ref.values()), None)
         rows = find_data(self._transport, data, namespace, columns=spec.columns)
         check_loss_on(spec.loss_on, rows)
         check_scorable(spec, rows)
@@ -262,6 +262,11 @@ class JobSubmitter:
             locate_rows(self._transport, asked, digest)
             update = {"of": asked.ref, "base": None, "data": digest}
         return self.submit(request.model_copy(update=update), job_options)
+
+    def _namespace_of(self, ref: Ref | MemberRef) -> str:
+        """The namespace of a version, or of a member of a sweep. Raises NotFound if the latter isn't there."""
+        adapter = ref.adapter if isinstance(ref, Ref) else versions.resolve(self._transport, str(ref)).adapter
+        return namespace_of(adapter) or "-"
 
     def _sent(self, rows: GivenData, namespace: str | None) -> DatasetView:
         """Return the registered dataset of these rows; a file is first added under its name."""

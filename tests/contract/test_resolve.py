@@ -30,6 +30,7 @@ from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
 from registry.errors import NotFound
+from registry.jobs.member_views import ShownMembers
 from registry.principal import SYSTEM, Principal, Role
 from sdk.client import Client
 from sdk.formats.refs import Ref
@@ -237,7 +238,7 @@ class TestBusyDatabase:
     def test_many_at_once_from_several_threads_and_loops(self, world: World, name: str, tmp_path: Path) -> None:
         ref = push(world.writer, tmp_path, name)
         with closing(Database(world.services.db.url)) as db:
-            resolver = Resolver(db, Catalog(db))
+            resolver = Resolver(db, Catalog(db, ShownMembers(db)))
 
             def ask() -> set[str]:
                 async def many() -> set[str]:

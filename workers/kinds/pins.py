@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sdk.formats.refs import Ref
+from sdk.formats.refs import MemberRef, Ref, parse_ref_or_member
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import BaseChoice, EvaluationTarget
 from sdk.schemas.manifest import Manifest
@@ -29,7 +29,7 @@ def of_targets(wanted: Sequence[EvaluationTarget], given: Sequence[TargetSource]
             if target.digest is not None or target.manifest is not None:
                 yield "an adapter for a bare base"
         elif asked.ref is not None:
-            yield from _of_version(Ref.parse(asked.ref), target)
+            yield from _of_adapter(parse_ref_or_member(asked.ref), asked.digest, target)
 
 
 def of_base(asked: BaseChoice, base: BaseSource) -> Iterator[str]:
@@ -43,12 +43,16 @@ def of_base(asked: BaseChoice, base: BaseSource) -> Iterator[str]:
         yield from of_manifest(base.manifest, "base", base.fingerprint)
 
 
-def _of_version(ref: Ref, target: TargetSource) -> Iterator[str]:
+def _of_adapter(ref: Ref | MemberRef, digest: str | None, target: TargetSource) -> Iterator[str]:
     if target.manifest is None or target.digest is None:
         yield f"no files of {ref}"
         return
-    if target.manifest.digest != target.digest or not target.digest.startswith(ref.digest_prefix or ""):
-        yield f"another version of {ref.adapter}"
+    named = target.manifest.digest == target.digest
+    if isinstance(ref, Ref):
+        if not named or not target.digest.startswith(ref.digest_prefix or ""):
+            yield f"another version of {ref.adapter}"
+    elif not named or target.digest != digest:
+        yield f"other files than those of {ref}"
     yield from of_manifest(target.manifest, "adapter", target.base.fingerprint)
     yield from of_base(BaseChoice(id="-", fingerprint=target.base.fingerprint), target.base)
 

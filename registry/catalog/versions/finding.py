@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,13 +12,25 @@ from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.lifecycle import VersionState
 from registry.errors import Invalid, InvalidName, InvalidRef, NotFound
 from registry.principal import Principal
-from sdk.formats.refs import BadNameError, BadRefError, Ref, namespace_of, parse_name
+from sdk.formats import refs
+from sdk.formats.refs import BadNameError, BadRefError, MemberRef, Ref, namespace_of, parse_name
+
+P = TypeVar("P")
 
 
 def parse_ref(text: str) -> Ref:
-    """Parse a ref from outside. Raises InvalidName or InvalidRef."""
+    """Parse a version's ref from outside. Raises InvalidName, or InvalidRef, also for a sweep's member."""
+    return _parsed(Ref.parse, text)
+
+
+def parse_ref_or_member(text: str) -> Ref | MemberRef:
+    """Parse what may be a version's ref or that of a sweep's member, from outside. Raises InvalidName or InvalidRef."""
+    return _parsed(refs.parse_ref_or_member, text)
+
+
+def _parsed(parse: Callable[[str], P], text: str) -> P:
     try:
-        return Ref.parse(text)
+        return parse(text)
     except BadRefError as error:
         raise InvalidRef(str(error), param="ref") from None
     except BadNameError as error:

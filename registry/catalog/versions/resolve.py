@@ -7,13 +7,13 @@ from functools import partial
 from sqlalchemy import ClauseElement, Integer, String, bindparam, or_, select
 
 from registry.catalog.models import Adapter, Alias, Version, VersionDocument
-from registry.catalog.versions.finding import parse_ref, space_of
+from registry.catalog.versions.finding import parse_ref_or_member, space_of
 from registry.catalog.versions.lifecycle import PULLABLE
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
 from registry.http.routes import answered
 from registry.principal import Principal
-from sdk.formats.refs import Ref
+from sdk.formats.refs import MemberRef, Ref
 
 _of_adapter = (
     select(VersionDocument.body, VersionDocument.foreign)
@@ -36,10 +36,10 @@ class Resolver:
         self._catalog = catalog
 
     async def resolve(self, ref: str, *, who: Principal) -> str:
-        """Return the version that a ref names now, as JSON. Raises InvalidName, InvalidRef, NotFound, Unavailable."""
-        parsed = parse_ref(ref)
-        wanted = _wanted(parsed)
-        if wanted is not None and who.may("read", space_of(parsed.adapter)):
+        """Return what a ref names now, as JSON. Raises InvalidName, InvalidRef, NotFound, Unavailable."""
+        parsed = parse_ref_or_member(ref)
+        wanted = _wanted(parsed, who)
+        if wanted is not None:
             read = partial(self._db.row, wanted[0], **wanted[1])
             # SQLite is read in microseconds or not at all, and a thread would take ten times as long.
             found = read() if self._db.is_sqlite else await answered(read)
@@ -51,8 +51,12 @@ class Resolver:
         return view.model_dump_json()
 
 
-def _wanted(ref: Ref) -> tuple[ClauseElement, dict[str, str | int]] | None:
-    """What to read for a ref; None for a digest, which may fit more than one version."""
+def _wanted(ref: Ref | MemberRef, who: Principal) -> tuple[ClauseElement, dict[str, str | int]] | None:
+    """What to read for a ref; None for a digest, which may fit more than one version, for a member of a sweep, and for what
+    the caller may not see.
+    """
+    if isinstance(ref, MemberRef) or not who.may("read", space_of(ref.adapter)):
+        return None
     values: dict[str, str | int] = {"adapter": ref.adapter}
     if ref.selector == "latest":
         return _latest, values

@@ -4,34 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Unpack
+from typing import Protocol, Unpack
 
 from pydantic import ValidationError
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Version, VersionDocument
-from registry.catalog.versions.finding import find_adapter, find_version, parse_ref
+from registry.catalog.versions.finding import find_adapter, find_version, parse_ref, parse_ref_or_member
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.catalog.versions.norms import norms_of
 from registry.catalog.versions.present import present, present_all
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.principal import Principal, require_namespace
+from sdk.formats.refs import MemberRef
 from sdk.schemas.catalog import AdapterView, VersionView
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.wire import read_json
 
 
+class Members(Protocol):
+    """Shows members of sweeps; the room of jobs does it."""
+
+    def resolve(self, ref: MemberRef, *, who: Principal) -> VersionView:
+        """Return what a member has kept. Raises NotFound."""
+
+
 class Catalog:
     """The service over adapters and versions."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, members: Members) -> None:
         self._db = db
+        self._members = members
 
     def resolve(self, ref: str, *, who: Principal) -> VersionView:
-        """Return the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
-        parsed = parse_ref(ref)
+        """Return the version that a ref names now, or the member of a sweep. Raises InvalidName, InvalidRef, NotFound."""
+        parsed = parse_ref_or_member(ref)
+        if isinstance(parsed, MemberRef):
+            return self._members.resolve(parsed, who=who)
         with self._db.read() as session:
             version = find_version(session, parsed, who)
             document = session.get(VersionDocument, version.pk)

@@ -26,7 +26,7 @@ from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Annotation, VersionMove, VersionView
 
 #: Called with a version in the transaction in which it is deleted, if its namespace has no other with the same files.
-OnDeleted = Callable[[Session, Version], None]
+OnDeleted = Callable[[Session, Version], bool]
 
 _MAX_TAGS = 64
 #: Each is shown with the version.
@@ -43,7 +43,7 @@ class VersionStates:
     """The service that changes versions. Every change holds the lock of the adapter's row."""
 
     def __init__(self, db: Database, *, on_deleted: OnDeleted) -> None:
-        """`on_deleted` gives up what other rooms keep for a deleted version."""
+        """`on_deleted` gives up what other rooms keep for a deleted version, and says whether they need its files no more."""
         self._db = db
         self._on_deleted = on_deleted
 
@@ -142,8 +142,9 @@ def move_version(
         # In quarantine it did not count among its adapter's versions.
         freed = 0 if version.number is None else size_bytes
         shorten_origins(session, version)
-        if _close_files(session, version):
-            on_deleted(session, version)
+        namespace, digest = version.adapter.namespace, version.digest
+        if not is_live_in(session, namespace, digest) and on_deleted(session, version):
+            close_files(session, namespace, digest)
     adapter = session.get_one(Adapter, version.adapter_pk, populate_existing=True)
     recount(session, adapter, freed_bytes=freed)
     _note(session, version, who, f"version.{verb}", {"state": before}, {"state": str(target), "reason": reason})
@@ -184,21 +185,17 @@ def _require_no_alias(session: Session, version: Version, verb: str) -> None:
         )
 
 
-def _close_files(session: Session, version: Version) -> bool:
-    """Take away the access of a namespace's readers to a deleted version's files, unless another version there has the
-    same files; return whether none has.
-    """
-    namespace = version.adapter.namespace
-    others = (
-        select(Version.pk)
-        .join(Adapter, Adapter.pk == Version.adapter_pk)
-        .where(Adapter.namespace == namespace, Version.digest == version.digest, Version.state.in_(LIVE))
-    )
-    if session.scalars(others.limit(1)).first() is not None:
-        return False
-    of = (ManifestAccess.manifest_digest == version.digest, ManifestAccess.namespace == namespace)
+def is_live_in(session: Session, namespace: str, digest: str) -> bool:
+    """Whether a version of a namespace that was not deleted has these files."""
+    versions = select(Version.pk).join(Adapter, Adapter.pk == Version.adapter_pk)
+    of = (Adapter.namespace == namespace, Version.digest == digest, Version.state.in_(LIVE))
+    return session.scalars(versions.where(*of).limit(1)).first() is not None
+
+
+def close_files(session: Session, namespace: str, digest: str) -> None:
+    """Take away the access of a namespace's readers to the files of a manifest."""
+    of = (ManifestAccess.manifest_digest == digest, ManifestAccess.namespace == namespace)
     session.execute(delete(ManifestAccess).where(*of))
-    return True
 
 
 def _said_later(version: Version) -> int:

@@ -24,7 +24,8 @@ from registry.jobs.kinds.parents import pinned_version, require_ready
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned
-from registry.jobs.sources import JobInputs, dataset_use, version_source
+from registry.jobs.sources import JobInputs, version_source
+from registry.jobs.subjects import dataset_use
 from registry.principal import SYSTEM, Principal
 from sdk.lora.combining import CombiningError, Ingredient, require_combinable, taken_whole
 from sdk.schemas.catalog import JobRef

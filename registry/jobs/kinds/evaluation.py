@@ -9,22 +9,24 @@ from functools import partial
 from sqlalchemy.orm import Session
 
 from registry.catalog.bases.finding import find_base
-from registry.catalog.models import Version
-from registry.catalog.versions.finding import find_version, parse_ref
+from registry.catalog.versions.finding import parse_ref_or_member
 from registry.datasets.finding import is_given
 from registry.db.database import Database
-from registry.db.stored_json import read_stored, table
+from registry.db.stored_json import table
 from registry.errors import Invalid, NotFound
 from registry.jobs.base_contents import BaseContents, contents_of, require_fitting
 from registry.jobs.forecasts import Estimate, of_evaluation
 from registry.jobs.kinds.evaluation_rows import require_bounded, verify_rows
-from registry.jobs.kinds.evaluation_targets import ScoredRows, scored_beside, versions_of
+from registry.jobs.kinds.evaluation_targets import ScoredRows, scored_beside, subjects_of
 from registry.jobs.kinds.rules import CompletionServices, Examined, HandedIn, JobKindRules, Mismatch, require_none
+from registry.jobs.members import keep_members
 from registry.jobs.models import Job
 from registry.jobs.objectives import is_classifier
 from registry.jobs.pins import Chosen, Pinned, pin_data, require_causal, today
-from registry.jobs.sources import JobInputs, bare_base_source, version_source
+from registry.jobs.sources import JobInputs, bare_base_source, subject_source
+from registry.jobs.subjects import Subject, find_scored
 from registry.principal import SYSTEM, Principal
+from sdk.formats.refs import MemberRef
 from sdk.lora.stored_quantization import StoredQuantizationError, require_precision, stored_recipe
 from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, EvaluationSpec, is_scorer
 from sdk.schemas.failures import FailureReason
@@ -39,8 +41,8 @@ _WIDE = ("bfloat16", "float16", "float32")
 
 def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded: bool) -> Pinned[EvaluationRequest]:
     """Raises Invalid for an evaluation over several namespaces."""
-    versions = versions_of(session, request.targets, who)
-    namespaces = {version.adapter.namespace for version in versions.values()}
+    subjects = subjects_of(session, request.targets, who)
+    namespaces = {subject.namespace for subject in subjects.values()}
     if len(namespaces) > 1:
         # Everybody who may see one of them would see the others' names in the job.
         raise Invalid(
@@ -49,7 +51,7 @@ def _pin(session: Session, request: EvaluationRequest, who: Principal, embedded:
     namespace = namespaces.pop() if namespaces else who.home()
     named = pin_data(session, request, _DATASETS, who, namespace)
     rows = ScoredRows(named["data"], request.spec, who, namespace, embedded)
-    asked = rows.choose_all(session, request.targets, versions)
+    asked = rows.choose_all(session, request.targets, subjects)
     rows.require(session, asked)
     room = rows.require_few(session, len(asked))
     beside = [] if request.only else scored_beside(session, asked, rows)
@@ -103,32 +105,37 @@ def _examine(db: Database, pinned: Pinned[EvaluationRequest]) -> Examined[Evalua
     most = most or of_evaluation(None, spec, quantized=False, packed=False)
     beside = [one for one in pinned.beside if one.target.label in needed]
     # Only what was asked for counts for a job's needs: production over a larger base is no reason for a larger worker.
-    beside = [one for one in beside if one.version is None or needed[one.target.label] <= _needed(most)]
+    beside = [one for one in beside if one.subject is None or needed[one.target.label] <= _needed(most)]
     targets = [*pinned.request.targets, *(one.target for one in beside[: pinned.most_beside])]
     return Examined(pinned.request.model_copy(update={"targets": targets}), most)
 
 
 def _estimate(base: BaseContents, targets: Sequence[Chosen], spec: EvaluationSpec) -> Estimate:
     """How much memory targets over one base take. Raises Invalid, InvalidBase."""
-    if any(one.version is None or not is_classifier(one.version) for one in targets):
+    if any(one.subject is None or not is_classifier(one.subject) for one in targets):
         require_causal(base)
     packed = require_fitting(base, partial(require_precision, precision=spec.precision))
-    versions = [one.version for one in targets if one.version is not None]
-    return of_evaluation(base, spec, quantized=_quantizes(spec, versions), packed=packed)
+    subjects = [one.subject for one in targets if one.subject is not None]
+    return of_evaluation(base, spec, quantized=_quantizes(spec, subjects), packed=packed)
 
 
 def _needed(estimate: Estimate) -> int:
     return estimate.needs.memory_bytes or 0
 
 
-def _quantizes(spec: EvaluationSpec, versions: Sequence[Version]) -> bool:
+def _quantizes(spec: EvaluationSpec, subjects: Sequence[Subject]) -> bool:
     """Whether every target is scored over a base in 4 bits; bare bases are scored like the versions with them. 8 bits
     count as 16.
     """
     if spec.precision != "as-trained":
         return spec.precision == "nf4"
-    recipes = [version.quantization for version in versions]
+    recipes = [subject.quantization for subject in subjects]
     return bool(recipes) and all(recipe is not None and recipe.get("type") != "int8" for recipe in recipes)
+
+
+def _keep_members(session: Session, request: EvaluationRequest) -> None:
+    refs = (parse_ref_or_member(target.ref) for target in request.targets if target.ref is not None)
+    keep_members(session, [ref for ref in refs if isinstance(ref, MemberRef)], SYSTEM)
 
 
 def _assign(session: Session, request: EvaluationRequest, job: Job) -> JobInputs:
@@ -137,7 +144,7 @@ def _assign(session: Session, request: EvaluationRequest, job: Job) -> JobInputs
 
 def _source(session: Session, target: EvaluationTarget, namespace: str) -> TargetSource:
     if target.ref is not None:
-        return version_source(session, target.ref, namespace)
+        return subject_source(session, find_scored(session, target.ref, SYSTEM), namespace)
     assert target.base is not None
     return bare_base_source(session, target.base, namespace)
 
@@ -196,15 +203,12 @@ def _require_asked(
     """Raise Invalid or Verification if a result is for other bytes, another base or another precision than asked
     for.
     """
-    versions = [
-        None if target.ref is None else find_version(session, parse_ref(target.ref), SYSTEM)
-        for target in request.targets
-    ]
-    adapters = [version for version in versions if version is not None]
-    for target, version, result in zip(request.targets, versions, results, strict=True):
+    subjects = [None if target.ref is None else find_scored(session, target.ref, SYSTEM) for target in request.targets]
+    adapters = [subject for subject in subjects if subject is not None]
+    for target, subject, result in zip(request.targets, subjects, results, strict=True):
         digest, fingerprint = None, None if target.base is None else target.base.fingerprint
-        if version is not None:
-            digest, fingerprint = version.digest, version.base.fingerprint
+        if subject is not None:
+            digest, fingerprint = subject.digest, subject.fingerprint
         if result.digest != digest:
             raise Invalid(
                 f"the result of {target.label} is for another version; evaluate the assigned one", param="digest"
@@ -216,10 +220,9 @@ def _require_asked(
             )
         if result.report is None:
             continue
-        over = [each for each in adapters if each.base.fingerprint == result.base_fingerprint] or adapters
-        like = version or next(iter(over), None)
-        recipe = None if like is None else like.quantization
-        trained = None if recipe is None else read_stored(QuantizationRecipe, recipe, of=target.label)
+        over = [each for each in adapters if each.fingerprint == result.base_fingerprint] or adapters
+        like = subject or next(iter(over), None)
+        trained = None if like is None else like.recipe
         trained = _packing(session, result.base_fingerprint, namespace) or trained
         require_none(_differences(target.label, request.spec, trained, result.report))
 
@@ -276,6 +279,7 @@ EVALUATION = JobKindRules(
     datasets=_DATASETS,
     pin=_pin,
     examine=_examine,
+    keep=_keep_members,
     assign=_assign,
     complete=_keep,
 )

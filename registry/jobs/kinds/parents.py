@@ -18,7 +18,7 @@ from registry.jobs.base_contents import ChangedError, PinnedBase
 from registry.jobs.checkpoint_pins import training_of
 from registry.jobs.kinds.training_outcome import lora_differences
 from registry.jobs.models import Job
-from registry.jobs.sources import dataset_use
+from registry.jobs.subjects import dataset_use
 from registry.principal import SYSTEM, Principal
 from sdk.formats.adapter_files import TEMPLATE_FILE
 from sdk.formats.peft_unusable import changes_base

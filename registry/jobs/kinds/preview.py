@@ -14,7 +14,8 @@ from registry.jobs.base_contents import PinnedBase
 from registry.jobs.kinds.rules import CompletionServices, HandedIn, JobKindRules, Mismatch, require_none
 from registry.jobs.models import Job
 from registry.jobs.pins import Pinned, base_of, pin_base, pin_data, today
-from registry.jobs.sources import JobInputs, base_source, dataset_use
+from registry.jobs.sources import JobInputs, base_source
+from registry.jobs.subjects import dataset_use
 from registry.principal import Principal
 from sdk.schemas.job_requests import BaseChoice, PreviewJobRequest
 from sdk.schemas.preview import MOST_JOB_BYTES, Preview

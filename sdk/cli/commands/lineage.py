@@ -42,6 +42,7 @@ from sdk.schemas.lineage import (
     MergedNode,
     Node,
     Relation,
+    SweepNode,
     VersionNode,
 )
 
@@ -96,6 +97,7 @@ _UP: dict[Relation, str] = {
     "combined-from": "combined from",
     "merged-from": "merged from",
     "made-by": "made by",
+    "member-of": "member of",
 }
 #: The words for an edge between a thing, above, and what was made from it, below.
 _DOWN: dict[Relation, str] = {
@@ -105,6 +107,8 @@ _DOWN: dict[Relation, str] = {
     "combined-from": "part of",
     "merged-from": "merged into",
 }
+#: More members of a sweep are shown by the first and the last.
+_MOST_MEMBERS = 3
 #: Up to this column, a level of branches takes three columns, beyond it two.
 _MOST_BRANCHES = 36
 
@@ -247,11 +251,18 @@ def _label(node: Node) -> str:
         removed = ["removed"] if node.removed else []
         return f"{node.name or 'dataset'}  {', '.join([node.digest[:12], *rows, *removed])}"
     if isinstance(node, JobNode):
-        return f"job {node.id}  {node.job_kind}"
+        return f"job {node.id}  {', '.join([node.job_kind, *([node.member] if node.member else [])])}"
+    if isinstance(node, SweepNode):
+        return f"sweep {node.id}  {_members(node)}"
     if isinstance(node, MergedNode):
         onto = [] if node.onto is None else [f"onto {node.onto}"]
         return f"model {node.digest[:12]}  {', '.join([*onto, f'job {node.job}'])}"
     return f"evaluation {node.id}  {', '.join([f'on {_rows_of(node)}', *_scores(node)])}"
+
+
+def _members(node: SweepNode) -> str:
+    shown = node.members if len(node.members) <= _MOST_MEMBERS else [node.members[0], "…", node.members[-1]]
+    return f"{len(node.members)} member{'' if len(node.members) == 1 else 's'}: {', '.join(shown)}"
 
 
 def _rows_of(node: EvaluationNode) -> str:

@@ -70,11 +70,15 @@ def pull_command(
 
 
 def _over(ref: str, base: str, frozen: bool, whose: dict[str, Any]) -> str:
-    """Return the version's ref by digest if it belongs to this base. Raises VerificationFailed if it belongs to another."""
+    """Return the version's ref by digest, or the member's of a sweep, if it belongs to this base. Raises VerificationFailed if
+    it belongs to another.
+    """
+    from sdk.schemas.catalog import KEPT
+
     with open_client() as client:
         version = client.get(client.puller.resolve(ref, frozen=frozen).ref)
         client.versions.require_base(version, base, **whose)
-    return f"{version.info.adapter}@sha256:{version.digest}"
+    return version.ref if version.info.state == KEPT else f"{version.info.adapter}@sha256:{version.digest}"
 
 
 def _show(pulled: Pulled, style: str) -> None:
@@ -135,11 +139,12 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
             if probe:
                 from sdk.examining.probe_replay import require_probed
 
-                require_probed(client.puller.resolve(target))
+                require_probed(client.puller.resolve(str(parse_ref(target))))
             manifest = client.versions.verify(target, verify_with=key)
-            # An alias may move meanwhile, so the verified version is the one that is replayed.
-            exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
-            replayed = client.versions.replay_probe(exact, base=base) if probe else None
+            if probe:
+                # An alias may move meanwhile, so the verified version is the one that is replayed.
+                exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
+                replayed = client.versions.replay_probe(exact, base=base)
     if replayed is not None:
         from sdk.cli.support.replayed_probe import print_replay
 

@@ -9,6 +9,7 @@ import click
 from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_one, say
 from sdk.cli.support.session import open_client
+from sdk.names import parse_ref
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
 
@@ -68,7 +69,7 @@ def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
     """
     with open_client() as client:
         # The version shown in the question is the one that is deleted, whatever an alias names by then.
-        exact = client.get(ref).ref
+        exact = client.get(str(parse_ref(ref))).ref
         confirm(f"delete {exact} for good?", yes=yes)
         version = client.versions.delete(exact, reason=reason)
         _show(version, style, f"{version.ref} is deleted; its files go with the next: adapterctl gc")

@@ -9,6 +9,7 @@ import click
 from sdk import config
 from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
+from sdk.names import parse_ref
 from sdk.signing import is_protected
 
 
@@ -42,7 +43,7 @@ def sign_command(ref: str, key: str | None, style: str) -> None:
     """
     password = ask_password(key)
     with open_client() as client:
-        version = client.get(ref)
+        version = client.get(str(parse_ref(ref)))
         exact = f"{version.info.adapter}@sha256:{version.digest}"
         signature = client.signatures.sign(exact, key, password=password)
     say(f"{version.ref} is signed; verify it with: adapterctl verify {version.ref} --verify-with KEY.pub.pem")

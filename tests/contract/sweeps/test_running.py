@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from contract.sweeps.helpers import Desk
+import numpy as np
+import pytest
+from contract.sweeps.helpers import ROWS, Desk, packed
 from support.usage import differing, mismeasured
+
+from sdk.api import sweeps
+from sdk.errors import Conflict, InvalidInput, VerificationFailed
+from sdk.schemas.sweep_axes import Range, Values
+from sdk.schemas.sweeps import RungReached
 
 
 class TestGrid:
@@ -24,11 +31,193 @@ class TestGrid:
         assert version.job is not None
         assert (version.job.id, version.metrics["eval_loss"]) == (ended.members[1].job, 0.9)
 
-    def test_what_it_takes_is_counted_for_its_namespace(self, desk: Desk) -> None:
-        services = desk.world.services
+    def test_verdict_says_which_settings_are_worse(self, desk: Desk) -> None:
+        sweep = desk.begin()
+        desk.train_all(1.2, 0.9, 0.9001)
+        verdict = desk.view(sweep).verdict
+        assert verdict is not None
+        assert [(one.trial, one.outcome) for one in verdict.settings] == [(2, "best"), (3, "as good"), (1, "worse")]
+        assert (verdict.metric, verdict.rows, verdict.told_apart) == ("eval_loss", ROWS, False)
+        assert verdict.settings[0].score == pytest.approx(0.9)
+
+    def test_what_it_takes_is_counted_and_given_back(self, desk: Desk) -> None:
         before = desk.writer.quotas.get(desk.crew.space).checkpoints_bytes
-        desk.begin(publish="none")
+        sweep = desk.begin()
         desk.finish(desk.hold(), 1.0)
         assert desk.writer.quotas.get(desk.crew.space).checkpoints_bytes > before
         desk.train_all(0.9, 0.8)
-        assert (differing(desk.world), mismeasured(services, desk.crew.space)) == ({}, [])
+        assert (differing(desk.world), mismeasured(desk.world.services, desk.crew.space)) == ({}, [])
+        desk.world.services.checkpoints.expire()
+        assert desk.writer.quotas.get(desk.crew.space).checkpoints_bytes == before
+        assert desk.crew.checkpoints(desk.view(sweep).members[0].job) == []
+        assert differing(desk.world) == {}
+
+    def test_nothing_is_published_and_all_are_kept_if_asked(self, desk: Desk) -> None:
+        sweep = desk.begin(publish="none")
+        desk.train_all(1.0, 0.9, 1.1)
+        desk.world.services.checkpoints.expire()
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner, [member.ref for member in ended.members]) == ("ended", 2, [None] * 3)
+        assert all(len(desk.crew.checkpoints(member.job)) == 1 for member in ended.members)
+
+    def test_all_are_published_and_the_best_is_the_latest(self, desk: Desk) -> None:
+        sweep = desk.begin(publish="all")
+        desk.train_all(0.8, 0.9, 1.1)
+        numbers = [int(str(member.ref).rpartition("@v")[2]) for member in desk.view(sweep).members]
+        assert numbers == [3, 1, 2]
+        assert desk.writer.get(f"{desk.crew.space}/a").info.metrics["eval_loss"] == 0.8
+
+    def test_no_more_wait_or_run_than_may(self, desk: Desk) -> None:
+        sweep = desk.begin(parallel=1, seeds=2, settings={"lr": Values(values=[1e-4, 2e-4])})
+        for number in range(4):
+            members = desk.view(sweep).members
+            assert [member.state for member in members[number:]] == ["queued"]
+            held = desk.hold()
+            assert desk.crew.claim() is None
+            desk.finish(held, 1.0 - number / 10)
+        ended = desk.view(sweep)
+        assert [(member.trial, member.seed) for member in ended.members] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+        assert (ended.state, ended.winner) == ("ended", 4)
+        assert ended.verdict is not None
+        assert ended.verdict.settings[0].score == pytest.approx(0.75)
+
+    def test_failed_member_is_shown_and_the_others_are_compared(self, desk: Desk) -> None:
+        sweep = desk.begin()
+        desk.crew.fail(desk.hold(), "data", "row 7 is empty")
+        desk.train_all(0.9, 1.0)
+        ended = desk.view(sweep)
+        assert (ended.members[0].state, ended.members[0].reason) == ("failed", "row 7 is empty")
+        assert (ended.state, ended.winner) == ("ended", 2)
+        assert ended.verdict is not None
+        assert [one.outcome for one in ended.verdict.settings][-1] == "failed"
+
+    def test_losses_that_are_no_numbers_win_nothing(self, desk: Desk) -> None:
+        sweep = desk.begin()
+        losses = np.full(ROWS, 0.1)
+        losses[3] = np.nan
+        desk.finish(desk.hold(), 0.1, row_losses=packed(losses))
+        desk.train_all(0.9, 1.0)
+        ended = desk.view(sweep)
+        assert ended.winner == 2
+        assert ended.verdict is not None
+        assert [(one.trial, one.outcome) for one in ended.verdict.settings][-1] == (1, "failed")
+
+    def test_sweep_without_any_score_ends_without_a_winner(self, desk: Desk) -> None:
+        sweep = desk.begin()
+        for _ in range(3):
+            desk.crew.fail(desk.hold(), "data")
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner, ended.verdict) == ("ended", None, None)
+        assert "no member has a score" in str(ended.message)
+
+    def test_member_scored_on_other_tokens_is_not_compared(self, desk: Desk) -> None:
+        sweep = desk.begin()
+        desk.train_all(0.9)
+        desk.finish(desk.hold(), 0.1, rows=ROWS + 1)
+        desk.train_all(1.0)
+        ended = desk.view(sweep)
+        assert ended.winner == 1
+        assert ended.verdict is not None
+        assert "members 2 were scored on other held-out tokens" in ended.verdict.notes[0]
+
+    def test_numbers_that_can_not_be_of_rows_are_refused(self, desk: Desk) -> None:
+        desk.begin()
+        held = desk.hold()
+        with pytest.raises(VerificationFailed, match="float32"):
+            desk.finish(held, 0.1, row_losses="AAAA")
+        with pytest.raises(VerificationFailed, match="as many"):
+            desk.finish(held, 0.1, row_losses=packed([1.0]))
+        with pytest.raises(InvalidInput, match="what became of it"):
+            desk.crew.complete(held)
+
+
+class TestStopping:
+    def test_paused_sweep_begins_nothing_until_it_goes_on(self, desk: Desk) -> None:
+        sweep = desk.begin(parallel=1)
+        held = desk.hold()
+        assert sweeps.pause(desk.writer.transport, sweep.id).state == "paused"
+        desk.finish(held, 1.0)
+        assert desk.crew.claim() is None
+        assert sweeps.go(desk.writer.transport, sweep.id).state == "running"
+        desk.train_all(0.9, 1.1)
+        assert desk.view(sweep).winner == 2
+        with pytest.raises(Conflict, match="is ended"):
+            sweeps.pause(desk.writer.transport, sweep.id)
+
+    def test_cancelled_sweep_ends_with_its_members(self, desk: Desk) -> None:
+        sweep = desk.begin(parallel=2)
+        desk.finish(desk.hold(), 1.0)
+        held = desk.hold()
+        cancelled = sweeps.cancel(desk.writer.transport, sweep.id)
+        assert cancelled.state == "cancelled"
+        assert desk.finish(held, 1.0).state == "cancelled"
+        assert [member.state for member in desk.view(sweep).members] == ["succeeded", "cancelled", "cancelled"]
+        assert desk.crew.claim() is None
+        assert sweeps.cancel(desk.writer.transport, sweep.id).state == "cancelled"
+        desk.world.services.checkpoints.expire()
+        assert desk.crew.checkpoints(cancelled.members[0].job) == []
+
+    def test_used_up_budget_begins_no_further_member(self, desk: Desk) -> None:
+        sweep = desk.begin(parallel=1, max_gpu_hours=1e-9)
+        desk.train_all(1.0)
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner, len(ended.members)) == ("ended", 1, 1)
+        assert "members have trained for" in str(ended.message)
+        timed = desk.begin(parallel=1, max_time_s=0.001)
+        # It may take longer than that to begin.
+        if timed.state == "running":
+            desk.train_all(1.0)
+        assert "that it may take" in str(desk.view(timed).message)
+
+
+class TestRungs:
+    def reach(self, desk: Desk, held: object, loss: float, *, rung: int = 0) -> bool:
+        reached = RungReached(attempt=held.attempt, rung=rung, step=3, loss=loss)  # type: ignore[attr-defined]
+        return sweeps.reach_rung(desk.crew.worker.transport, held.job, reached).goes_on  # type: ignore[attr-defined]
+
+    def test_the_same_answer_is_given_again(self, desk: Desk) -> None:
+        sweep = desk.begin(stop_early="halving")
+        first, second, third = desk.hold(), desk.hold(), desk.hold()
+        assert first.request.sweep is not None
+        assert first.request.sweep.rungs == [0.1, 0.4]
+        assert [self.reach(desk, first, 1.0), self.reach(desk, second, 1.2)] == [True, False]
+        assert [self.reach(desk, third, 0.9), self.reach(desk, second, 0.1)] == [True, False]
+        desk.crew.release(second)
+        again = desk.hold()
+        assert (again.job, self.reach(desk, again, 0.1)) == (second.job, False)
+        desk.finish(again, 0.5, outcome="pruned", steps=3)
+        desk.finish(first, 1.0)
+        desk.finish(third, 0.9)
+        ended = desk.view(sweep)
+        assert (ended.winner, ended.members[1].outcome, ended.members[1].steps) == (3, "pruned", 3)
+        assert ended.verdict is not None
+        assert [one.outcome for one in ended.verdict.settings][-1] == "pruned"
+
+    def test_rung_that_a_member_lacks_is_refused(self, desk: Desk) -> None:
+        desk.begin(stop_early="halving")
+        with pytest.raises(InvalidInput, match="has 2 rungs"):
+            self.reach(desk, desk.hold(), 1.0, rung=2)
+
+    def test_ordinary_training_has_none(self, desk: Desk) -> None:
+        desk.crew.submit()
+        with pytest.raises(Conflict, match="no member of a sweep"):
+            self.reach(desk, desk.hold(), 1.0)
+
+
+class TestSampled:
+    @pytest.mark.parametrize("sample", ["random", "tpe"])
+    def test_settings_follow_from_numbers_alone(self, desk: Desk, sample: str) -> None:
+        axes = {"lr": Range(low=1e-4, high=1e-3, log=True)}
+        sweep = desk.begin(sample=sample, trials=3, parallel=1, settings=axes)
+        desk.train_all(1.0, 0.9, 1.1)
+        ended = desk.view(sweep)
+        rates = [member.setting["lr"] for member in ended.members]
+        assert len(set(rates)) == 3
+        assert all(1e-4 <= float(str(rate)) <= 1e-3 for rate in rates)
+        assert (ended.state, ended.winner) == ("ended", 2)
+
+    def test_setting_that_was_tried_is_not_trained_again(self, desk: Desk) -> None:
+        sweep = desk.begin(sample="random", trials=6, parallel=1, settings={"rank": Values(values=[2])})
+        desk.train_all(1.0)
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner, len(ended.members)) == ("ended", 1, 1)

@@ -24,6 +24,7 @@ from support.names import (
 from sdk.formats.refs import (
     BadNameError,
     BadRefError,
+    MemberRef,
     Ref,
     is_folder,
     namespace_of,
@@ -32,6 +33,7 @@ from sdk.formats.refs import (
     parse_name,
     parse_namespace,
     parse_number,
+    parse_ref_or_member,
     parse_scope,
 )
 
@@ -288,3 +290,61 @@ def test_a_number_has_one_spelling(number: int) -> None:
 def test_folders_are_told_from_names() -> None:
     assert all(map(is_folder, ["/x", "./x", "../x", "~/x", ".", ".."]))
     assert not any(map(is_folder, ["x", "org/name", "x/./y", ""]))
+
+
+MEMBERS = st.tuples(st.from_regex(r"[a-z0-9]{1,32}", fullmatch=True), st.integers(1, 999_999))
+
+
+@given(MEMBERS)
+def test_a_member_of_a_sweep_is_its_id_and_a_number(member: tuple[str, int]) -> None:
+    sweep, number = member
+    text = f"sweep:{sweep}/{number}"
+    assert parse_ref_or_member(text) == MemberRef.parse(text) == MemberRef(sweep, number)
+    assert str(MemberRef(sweep, number)) == text
+    # It is not taken for a name, nor for a version.
+    assert not accepted(parse_name, text)
+    with pytest.raises(BadRefError, match=f"^{text} is a member of a sweep and not a version, .* jobs publish JOB, "):
+        Ref.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "/",
+            "x",
+            "x/",
+            "/1",
+            "x/0",
+            "x/01",
+            "x/-1",
+            "x/1000000",
+            "../1",
+            "x/1/2",
+            "x/1@v1",
+            "X/1",
+            "x/1\n",
+            "x /1",
+        ),
+        *("\u0445/1", "x/\u0661", "x/\uff11", "x/\u00b9", "x/1\u0301", "x\u22151", "x/" + "9" * 5000, "x" * 33 + "/1"),
+    ],
+)
+def test_bad_members_are_refused_in_few_words(text: str) -> None:
+    for parse in (parse_ref_or_member, MemberRef.parse, Ref.parse):
+        with pytest.raises(BadRefError, match="is not a member of a sweep: write sweep:ID/N, ") as caught:
+            parse(f"sweep:{text}")
+        assert len(str(caught.value)) < 250
+        assert str(caught.value).isascii()
+        assert str(caught.value).isprintable()
+
+
+@given(st.one_of(NEARLY, st.tuples(NAMES, NEARLY_SELECTORS).map("@".join)))
+def test_what_is_no_member_is_parsed_as_ever(text: str) -> None:
+    try:
+        ref = Ref.parse(text)
+    except (BadNameError, BadRefError) as error:
+        with pytest.raises(type(error)):
+            parse_ref_or_member(text)
+    else:
+        assert parse_ref_or_member(text) == ref

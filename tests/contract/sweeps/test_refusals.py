@@ -1,0 +1,90 @@
+"""What is refused before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contract.jobs.test_forecasts import GB, hello
+from contract.sweeps.helpers import Desk
+from support.adapters import SPEC, base_registration
+
+from sdk.api import sweeps
+from sdk.errors import Conflict, DoesNotFit, InvalidInput, NotAllowed, NotFound
+from sdk.lora.planning.tables import LLAMA_2_7B
+from sdk.schemas.job_requests import BaseChoice, CheckpointRef, SweepPlace
+from sdk.schemas.sweep_axes import Values
+from sdk.schemas.sweeps import SweepSubmission
+from sdk.schemas.training import TrainingSpec
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            ({"training": {"eval_data": None}}, "there are none; give eval_data"),
+            ({"training": {"sweep": SweepPlace(sweep="a", number=1)}}, "only the registry places members"),
+            ({"training": {"from_checkpoint": CheckpointRef(job="a")}}, "leave from_checkpoint out"),
+            ({"choose": "speed"}, "is no score by which members can be chosen"),
+            ({"choose": "rows"}, "is no score by which members can be chosen"),
+            ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
+            (
+                {
+                    "choose": "rouge_l",
+                    "training": {"eval_data": None, "spec": SPEC.model_copy(update={"holdout": 0.1})},
+                },
+                "give eval_data in place of holdout",
+            ),
+        ],
+    )
+    def test_sweep_that_would_say_nothing_is_refused(self, desk: Desk, asked: dict[str, Any], said: str) -> None:
+        with pytest.raises(InvalidInput, match=said):
+            desk.begin(**asked)
+        assert list(sweeps.listed(desk.writer.transport)) == []
+        assert desk.crew.claim() is None
+
+    def test_setting_that_fits_no_worker_is_refused_with_all_others(self, desk: Desk) -> None:
+        name = f"llama-{desk.crew.space}"
+        desk.world.admin.bases.register(base_registration(name, config=LLAMA_2_7B, size_bytes=13_476_831_232))
+        hello(desk.crew, "small", 17 * GB)
+        asked = {"base": BaseChoice(id=name), "spec": TrainingSpec(method="lora", targets="qv")}
+        with pytest.raises(DoesNotFit):
+            desk.begin(settings={"batch_size": Values(values=[1, 256, 2])}, training=asked)
+
+    def test_base_and_rows_that_nobody_has_are_refused(self, desk: Desk) -> None:
+        with pytest.raises(NotFound):
+            desk.begin(training={"base": BaseChoice(id="nobodys")})
+        with pytest.raises(NotFound):
+            desk.begin(training={"data": "0" * 64})
+
+    def test_targets_that_the_base_lacks_are_refused_wherever_they_are_among_the_values(self, desk: Desk) -> None:
+        with pytest.raises(InvalidInput, match="nowhere_proj"):
+            desk.begin(settings={"targets": Values(values=["q_proj", "nowhere_proj"])})
+
+    def test_training_of_a_caller_is_no_member(self, desk: Desk) -> None:
+        body = desk.crew.body()
+        placed = body.request.model_copy(update={"sweep": SweepPlace(sweep="0" * 12, number=1)})
+        with pytest.raises(InvalidInput, match="only a sweep makes a training its member"):
+            desk.writer.call("POST", "/jobs", dict, body=body.model_copy(update={"request": placed}))
+
+    def test_readers_begin_no_sweep_and_see_only_their_own(self, desk: Desk, theirs: Any) -> None:
+        with pytest.raises((NotAllowed, NotFound)):
+            sweeps.submit(theirs.client.transport, SweepSubmission(request=desk.request()))
+        sweep = desk.begin()
+        with pytest.raises(NotFound):
+            sweeps.get(theirs.client.transport, sweep.id)
+        with pytest.raises(NotFound):
+            sweeps.cancel(theirs.client.transport, sweep.id)
+
+    def test_same_key_gives_the_same_sweep_and_another_request_with_it_is_refused(self, desk: Desk) -> None:
+        first = desk.begin(key="one")
+        assert desk.begin(key="one").id == first.id
+        with pytest.raises(Conflict):
+            desk.begin(key="one", seeds=2)
+        assert [one.id for one in sweeps.listed(desk.writer.transport)] == [first.id]
+
+    def test_member_is_not_tried_again_by_itself(self, desk: Desk) -> None:
+        sweep = desk.begin()
+        desk.crew.fail(desk.hold(), "data")
+        with pytest.raises(Conflict, match="members are not tried again"):
+            desk.writer.jobs.retry(sweep.members[0].job)

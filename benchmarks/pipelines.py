@@ -54,7 +54,7 @@ def train(
     }
     rows = [OrderedSource(path=data, name=data.name)]
     order = TrainingOrder(base=base, data=rows, spec=spec, **{**plain, **fields})
-    return train(order, host(out, **(heard or {})))
+    return train(order, host(out, **(heard or {}))).report
 
 
 def host(out: Path, **heard: Any) -> Any:

@@ -88,10 +88,13 @@ def _require_scored(request: SweepRequest) -> None:
 
 
 def member_submission(asked: SweepSubmission, sweep_id: str, member: Member) -> JobSubmission:
-    """Return the job that trains a member. Raises Invalid for a setting that its options don't go with."""
+    """Return the job that trains a member, which hands in its best weights unless the sweep asks for the last ones. Raises
+    Invalid for a setting that its options don't go with.
+    """
     request = asked.request
     place = SweepPlace(sweep=sweep_id, number=member.number, rungs=RUNGS[request.stop_early])
-    spec = _spec(request, {**member.setting, "seed": member.seed})
+    kept = request.training.spec.keep or "best"
+    spec = _spec(request, {"keep": kept, **member.setting, "seed": member.seed})
     return _job(asked, request.training.model_copy(update={"spec": spec, "sweep": place}))
 
 

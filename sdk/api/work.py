@@ -12,6 +12,7 @@ from sdk.errors import Incompatible
 from sdk.schemas.codes import explain_validation
 from sdk.schemas.jobs import CheckpointView, JobView
 from sdk.schemas.series import SentPoints, StoredPoints
+from sdk.schemas.sweeps import RungAnswer, RungReached
 from sdk.schemas.wire import read
 from sdk.schemas.work import (
     Assignment,
@@ -84,6 +85,13 @@ def send_points(transport: Transport, job: str, sent: SentPoints, *, timeout_s: 
     an older registry, which has no series.
     """
     return transport.call("POST", f"/jobs/{job}/series", StoredPoints, body=sent, timeout_s=timeout_s)
+
+
+def ask_at_rung(transport: Transport, job: str, reached: RungReached, *, timeout_s: float) -> RungAnswer:
+    """Ask whether a training of a sweep goes on after a rung; asked again, the answer is the same. Raises StaleAttempt, and
+    NotFound for an older registry, which has no sweeps.
+    """
+    return transport.call("POST", f"/jobs/{job}/rungs", RungAnswer, body=reached, timeout_s=timeout_s)
 
 
 def complete(transport: Transport, job: str, completion: Completion, *, timeout_s: float = COMPLETING_S) -> JobView:

@@ -86,7 +86,8 @@ class SweepPlace(Wire):
     number: Annotated[int, Field(ge=1, le=1_000_000)]
     #: The shares of its steps after which it asks whether it goes on.
     rungs: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=10), IF_ANY] = []
-    #: How many threads it computes with, so that it ends with the same bytes on machines with more cores.
+    #: How many threads it computes with, so that it ends with the same bytes on machines with more cores. None: as many as the
+    #: machine has on which it begins; a checkpoint goes on with these.
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, IF_SET] = None
 
 

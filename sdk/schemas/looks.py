@@ -45,6 +45,8 @@ class LookRecord(Wire):
     #: there are too few rows to tell.
     worse: Annotated[HigherLoss | None, IF_SET] = None
     samples: Annotated[list[SampleText], IF_ANY] = []
+    #: Whether it came only because a sweep asks for the loss there: nothing is chosen by it.
+    for_sweep: Annotated[bool, IF_ANY] = False
 
 
 #: How many looks a job's result has.

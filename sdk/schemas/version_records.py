@@ -130,7 +130,7 @@ class TrainingRecord(TrainingFields, FlatRecord):
     looks: Annotated[int | None, IF_SET] = None
     #: The look whose weights were kept, by its step.
     best_step: Annotated[int | None, IF_SET] = None
-    #: The step after which the training ended for lack of a better look; None: it took all.
+    #: The step after which the training ended for lack of a better look, or was pruned by its sweep; None: it took all.
     stopped_step: Annotated[int | None, IF_SET] = None
     pad_token_id: Annotated[int | None, IF_SET] = None
     #: The number of the training loop, without which no other training has the same bytes; None: TRL's trainer.

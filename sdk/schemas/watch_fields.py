@@ -45,7 +45,8 @@ class WatchFields(Wire):
         IF_ANY,
         Option("Held-out rows of a look; the first and last score are of all.", default="all", alone=True),
     ] = None
-    #: Which weights become the version: those of the look with the lowest held-out loss, or the last ones.
+    #: Which weights become the version: those of the look with the lowest held-out loss, or the last ones. None: the last ones,
+    #: but the best with patience and in a sweep.
     keep: Annotated[
         Literal["best", "last"] | None,
         IF_SET,

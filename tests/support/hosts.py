@@ -32,3 +32,9 @@ class InProcess:
 
     def measured(self, chunk: PointChunk) -> None:
         """Nobody sends it."""
+
+    def reached_rung(self, number: int, step: int, loss: float) -> None:
+        """Nobody asks."""
+
+    def goes_on(self, number: int) -> bool | None:
+        """Nobody answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdk.schemas.series import Point
+from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.training_report import TrainingReport
 
 
@@ -10,6 +11,7 @@ class Trained(TrainingReport):
     """A report with the points that the training's host was told."""
 
     points: list[Point]
+    member: MemberResult | None = None
 
     @property
     def losses(self) -> list[float]:

@@ -41,6 +41,9 @@ class Checkpoints:
     written: Callable[[int, int, Path], object] = lambda *what: None
     must_stop: Callable[[], bool] = lambda: False
     measured: Callable[[PointChunk], object] = lambda chunk: None
+    #: Is told of each rung of a sweep: its number, step and loss; and says whether the training goes on after one.
+    reached: Callable[[int, int, float], object] = lambda *what: None
+    goes_on: Callable[[int], bool | None] = lambda number: None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ class _Host:
     def measured(self, chunk: PointChunk) -> None:
         self.points[:] = chunk.applied(self.points)
         self.kept.measured(chunk)
+
+    def reached_rung(self, number: int, step: int, loss: float) -> None:
+        self.kept.reached(number, step, loss)
+
+    def goes_on(self, number: int) -> bool | None:
+        return self.kept.goes_on(number)
 
 
 def order_of(
@@ -114,8 +123,8 @@ def run_training(
     spec = rest.pop("spec", None) or build(TrainingSpec, **fields)
     writing = checkpoints or Checkpoints(out.with_name(f"{out.name}-checkpoints"))
     host = _Host(out, on_progress, writing)
-    report = train(order_of(base, data, spec=spec, writing=writing, **rest), host, callbacks)
-    return Trained(**dict(report), points=host.points)
+    found = train(order_of(base, data, spec=spec, writing=writing, **rest), host, callbacks)
+    return Trained(**dict(found.report), points=host.points, member=found.member)
 
 
 def inputs_of(base: Path, data: Path | Sequence[OrderedSource], *, spec: TrainingSpec, **rest: Any) -> Inputs:

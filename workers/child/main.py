@@ -29,6 +29,7 @@ from sdk.imports import nothing_collected
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.series import PointChunk
+from sdk.schemas.sweeps import RungAnswer
 from sdk.schemas.wire import Wire
 from workers.child.protocol import (
     DISK_FULL_STATUS,
@@ -39,7 +40,9 @@ from workers.child.protocol import (
     RESULT_FILE,
     Fault,
     News,
+    ReachedRung,
     WrittenCheckpoint,
+    answer_file,
 )
 from workers.pipelines.imports import leave_out_torch, nothing_searched
 from workers.pipelines.orders import AnyOrder
@@ -202,6 +205,18 @@ class _Process:
     def measured(self, chunk: PointChunk) -> None:
         """Report numbers of a training by step."""
         self._say(News(points=chunk))
+
+    def reached_rung(self, number: int, step: int, loss: float) -> None:
+        """Ask whether a training of a sweep goes on after a rung."""
+        self._say(News(rung=ReachedRung(number=number, step=step, loss=loss)))
+
+    def goes_on(self, number: int) -> bool | None:
+        """Whether it goes on after a rung; None: there is no answer yet."""
+        try:
+            answer = (self._folder / answer_file(number)).read_bytes()
+        except FileNotFoundError:
+            return None
+        return RungAnswer.model_validate_json(answer).goes_on
 
     def _say(self, news: News) -> None:
         self._pipe.write(news.model_dump_json(exclude_none=True) + "\n")

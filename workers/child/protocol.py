@@ -30,17 +30,35 @@ class WrittenCheckpoint(Wire):
     folder: str
 
 
+class ReachedRung(Wire):
+    """A training of a sweep asks whether it goes on; the answer is the file `answer_file(number)` in the folder of the order,
+    a `RungAnswer` that is written whole.
+    """
+
+    #: Counts from 0.
+    number: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=1)]
+    #: The held-out loss there.
+    loss: float
+
+
+def answer_file(rung: int) -> str:
+    """Return the name of the file with the answer to a rung."""
+    return f"answer-{rung}.json"
+
+
 class News(Wire):
     """One line from the child: exactly one of these."""
 
     progress: Progress | None = None
     checkpoint: WrittenCheckpoint | None = None
     points: PointChunk | None = None
+    rung: ReachedRung | None = None
 
     @model_validator(mode="after")
     def _one(self) -> News:
         if len(self.model_fields_set) != 1:
-            raise ValueError("a message has progress, a checkpoint or points")
+            raise ValueError("a message has progress, a checkpoint, points or a rung")
         return self
 
 

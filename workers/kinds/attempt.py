@@ -29,6 +29,7 @@ from workers.child.protocol import (
     OUT_FOLDER,
     RESULT_FILE,
     News,
+    ReachedRung,
     WrittenCheckpoint,
 )
 from workers.kinds import causes
@@ -69,6 +70,7 @@ class Attempt:
         report: type[F],
         on_checkpoint: Callable[[WrittenCheckpoint], None] | None = None,
         on_points: Callable[[PointChunk], None] | None = None,
+        on_rung: Callable[[ReachedRung], None] | None = None,
     ) -> F:
         """Have a child carry out an order; return its result. Raises Stopped once all its processes are gone,
         AttemptFailed.
@@ -82,7 +84,7 @@ class Attempt:
         self.transfers.ignore()
         child = self.warm_child.take(self.folder)
         _log.info("child %s: started", child.pid)
-        ending = child.run(self.folder, _Listener(self.lease, on_checkpoint, on_points), self.stop_signal)
+        ending = child.run(self.folder, _Listener(self.lease, on_checkpoint, on_points, on_rung), self.stop_signal)
         _log.info("child %s: ended with status %s", child.pid, ending.status)
         if ending.status == 0:
             return report.model_validate_json((self.folder / RESULT_FILE).read_bytes())
@@ -128,19 +130,23 @@ class _Listener:
         lease: Lease,
         on_checkpoint: Callable[[WrittenCheckpoint], None] | None,
         on_points: Callable[[PointChunk], None] | None,
+        on_rung: Callable[[ReachedRung], None] | None,
     ) -> None:
         self._lease = lease
         self._on_checkpoint = on_checkpoint
         self._on_points = on_points
+        self._on_rung = on_rung
 
     def news(self, news: News) -> None:
-        """Take progress, a checkpoint, or points."""
+        """Take progress, a checkpoint, points, or a rung."""
         if news.progress is not None:
             self._lease.report(news.progress)
         elif news.checkpoint is not None and self._on_checkpoint is not None:
             self._on_checkpoint(news.checkpoint)
         elif news.points is not None and self._on_points is not None:
             self._on_points(news.points)
+        elif news.rung is not None and self._on_rung is not None:
+            self._on_rung(news.rung)
 
     def line(self, text: str) -> None:
         """Take a line of the child's standard error."""

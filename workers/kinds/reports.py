@@ -104,11 +104,13 @@ def training_of(attempt: Attempt, request: TrainingRequest) -> Training:
         "base_revision": request.base.revision,
         "base_fingerprint": request.base.fingerprint,
         "data": request.data_name or request.data,
+        "sweep": None if request.sweep is None else request.sweep.sweep,
+        "member": None if request.sweep is None else request.sweep.number,
         "job": attempt.assignment.job,
         "attempt": attempt.assignment.attempt,
     }
     shown = {name: value for name, value in params.items() if value is not None}
-    return Training(job=attempt.assignment.job, adapter=request.adapter, params=shown)
+    return Training(job=attempt.assignment.job, adapter=request.adapter, params=shown, sweep=request.sweep)
 
 
 def _end_of(error: BaseException) -> RunEnd | None:

@@ -14,17 +14,20 @@ from sdk.schemas.catalog import Publication
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
 from sdk.schemas.looks import some_looks
-from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.work import Assignment, Completion
+from sdk.statistics.row_sums import unpacked_rows
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, KilledForMemory
 from workers.kinds.checkpoints import CheckpointSender
 from workers.kinds.pins import day_of, of_base, of_manifest, of_targets
 from workers.kinds.reports import Reports
+from workers.kinds.rungs import RungAnswers, wait_s
 from workers.lease.stop_signal import Stopped, StopReason
-from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder
+from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder, TrainingResult
 
+#: By how much of it a mean of float32 numbers may differ.
+_ROUNDING = 1e-5
 #: The file in which a child records how much it computes at once.
 _RUNG_FILE = "rung.json"
 
@@ -75,16 +78,18 @@ def _train(attempt: Attempt, request: TrainingRequest) -> None:
         resume=_fetch_checkpoint(attempt),
         kept=attempt.inputs.kept(base),
         rung_file=attempt.folder / _RUNG_FILE,
+        sweep=request.sweep,
+        wait_s=wait_s(attempt.assignment.lease_s),
     )
-    with Reports(attempt, request) as reports:
+    with Reports(attempt, request) as reports, RungAnswers(attempt) as rungs:
         try:
-            report = _run(attempt, order, base, reports)
+            result = _run(attempt, order, base, reports, rungs)
         except (Stopped, AttemptFailed):
             reports.flush()
             raise
-        for said in report.warnings:
+        for said in result.report.warnings:
             attempt.lease.log(f"warning: {said}")
-        _publish(attempt, request, base, report, reports)
+        _publish(attempt, request, base, result, reports)
 
 
 def _files(attempt: Attempt, request: TrainingRequest) -> list[OrderedSource]:
@@ -126,13 +131,15 @@ def _start_over(attempt: Attempt, reason: str) -> None:
     attempt.lease.log(said)
 
 
-def _run(attempt: Attempt, order: TrainingOrder, base: ScannedBase, reports: Reports) -> TrainingReport:
+def _run(
+    attempt: Attempt, order: TrainingOrder, base: ScannedBase, reports: Reports, rungs: RungAnswers
+) -> TrainingResult:
     """Run children until one ends the training: from the beginning after one that can't use its checkpoint, and with
     less computed at once after one that the system killed for lack of memory.
     """
     while True:
         try:
-            return _run_once(attempt, order, base, reports)
+            return _run_once(attempt, order, base, reports, rungs)
         except KilledForMemory as failed:
             order = _with_less(attempt, order, failed)
         except AttemptFailed as failed:
@@ -164,10 +171,12 @@ def _with_less(attempt: Attempt, order: TrainingOrder, failed: KilledForMemory) 
     return order.model_copy(update={"resume": resume, "killed_on": rung})
 
 
-def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, reports: Reports) -> TrainingReport:
+def _run_once(
+    attempt: Attempt, order: TrainingOrder, base: ScannedBase, reports: Reports, rungs: RungAnswers
+) -> TrainingResult:
     with CheckpointSender(attempt, base_fingerprint=base.registration.fingerprint) as sender:
         try:
-            return attempt.run_child(order, TrainingReport, sender.written, reports.measured)
+            return attempt.run_child(order, TrainingResult, sender.written, reports.measured, rungs.reached)
         except (Stopped, AttemptFailed) as error:
             if not (isinstance(error, Stopped) and error.reason is StopReason.LOST):
                 # The next attempt resumes from here.
@@ -176,8 +185,11 @@ def _run_once(attempt: Attempt, order: TrainingOrder, base: ScannedBase, reports
 
 
 def _publish(
-    attempt: Attempt, request: TrainingRequest, base: ScannedBase, report: TrainingReport, reports: Reports
+    attempt: Attempt, request: TrainingRequest, base: ScannedBase, result: TrainingResult, reports: Reports
 ) -> None:
+    report = result.report
+    if request.sweep is not None:
+        _require_sums(result)
     attempt.finishing("uploading the adapter")
     package = attempt.pack_adapter(base.registration, base.registration.fingerprint)
     publication = Publication(
@@ -197,8 +209,29 @@ def _publish(
     # The version keeps them.
     reports.finish()
     attempt.complete(
-        Completion(attempt=attempt.assignment.attempt, version=publication, looks=looks, advice=report.advice)
+        Completion(
+            attempt=attempt.assignment.attempt,
+            version=publication,
+            looks=looks,
+            advice=report.advice,
+            member=result.member,
+        )
     )
+
+
+def _require_sums(result: TrainingResult) -> None:
+    """Raise AttemptFailed ("internal") if the sums of a member's held-out rows don't give the loss that is recorded."""
+    member, recorded = result.member, result.report.metrics.get("eval_loss")
+    if member is None or recorded is None:
+        raise AttemptFailed(FailureReason.INTERNAL, "a member of a sweep was trained without held-out rows")
+    losses, weights = unpacked_rows(member.row_losses), unpacked_rows(member.row_weights)
+    found = float(losses.sum() / weights.sum())
+    if not abs(found - recorded) <= _ROUNDING * float(abs(losses).sum() / weights.sum()):
+        raise AttemptFailed(
+            FailureReason.INTERNAL,
+            f"the losses of held-out rows give {found:.6g} in all, and {recorded:.6g} was recorded; report this base and these"
+            " options",
+        )
 
 
 TRAINING = KindOfWork(request=TrainingRequest, differences=_differences, carry_out=_train)

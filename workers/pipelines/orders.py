@@ -15,14 +15,15 @@ from sdk.rows.data_files import DataFile
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, EvaluationSpec, MergeSpec
 from sdk.schemas.events import Progress
-from sdk.schemas.job_requests import CheckpointPolicy
+from sdk.schemas.job_requests import CheckpointPolicy, SweepPlace
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.preview import PreviewRequest
 from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day, RecordedTraining
 from sdk.schemas.series import PointChunk
+from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import Labels
+from sdk.schemas.training_report import Labels, TrainingReport
 from sdk.schemas.wire import Sha256, Wire
 
 
@@ -56,6 +57,12 @@ class Host(Protocol):
 
     def measured(self, chunk: PointChunk) -> None:
         """Report numbers of a training by step."""
+
+    def reached_rung(self, number: int, step: int, loss: float) -> None:
+        """Ask whether a training of a sweep goes on after a rung; the rungs count from 0."""
+
+    def goes_on(self, number: int) -> bool | None:
+        """Whether it goes on after a rung; None: there is no answer yet."""
 
 
 class PreviewOrder(Order):
@@ -138,6 +145,10 @@ class TrainingOrder(Order):
     rung_file: Path | None = None
     #: The rung on which the system killed the previous process for lack of memory.
     killed_on: Rung | None = None
+    #: The sweep that it is a member of.
+    sweep: SweepPlace | None = None
+    #: How long it waits at a rung of its sweep for the answer, in seconds, before it goes on without.
+    wait_s: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def files(self) -> tuple[DataFile, ...]:
@@ -148,6 +159,14 @@ class TrainingOrder(Order):
     def weights(self) -> tuple[float, ...] | None:
         """The weight of each file; None: all rows come once."""
         return tuple(source.weight for source in self.data if source.weight is not None) or None
+
+
+class TrainingResult(Wire):
+    """What a training has to say besides the adapter's files."""
+
+    report: TrainingReport
+    #: Of a member of a sweep.
+    member: MemberResult | None = None
 
 
 class RecordedScores(Wire):

@@ -17,7 +17,7 @@ from sdk.schemas.series import Point
 from workers.trackers.tracker import BegunRun, RunEnd, Training, shown
 
 _DEFAULT_EXPERIMENT = "adapterctl"
-_JOB, _ADAPTER = "adapterctl.job", "adapterctl.adapter"
+_JOB, _ADAPTER, _SWEEP, _MEMBER = "adapterctl.job", "adapterctl.adapter", "adapterctl.sweep", "adapterctl.member"
 #: The most metrics, and parameters, that its servers take at once.
 _MOST_METRICS, _MOST_PARAMS = 1000, 100
 _ENDS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -44,6 +44,8 @@ class ToMlflow:
         experiment = self._experiment()
         there = self._there(run) or self._of_job(experiment, training.job)
         tags = {_JOB: training.job, _ADAPTER: training.adapter}
+        if training.sweep is not None:
+            tags |= {_SWEEP: training.sweep.sweep, _MEMBER: str(training.sweep.number)}
         known: Collection[str] = ()
         if there is None:
             self._run = self._client.create_run(experiment, tags=tags, run_name=training.title).info.run_id

@@ -26,6 +26,7 @@ class ToTrackio:
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT") or _DEFAULT_PROJECT,
             name=name,
+            group=training.group,
             resume="allow",
             config={key: shown(value) if isinstance(value, str) else value for key, value in training.params.items()},
             embed=False,

@@ -53,6 +53,7 @@ class ToWandb:
             project=os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT,
             id=run or training.job,
             name=training.title,
+            group=training.group,
             resume="allow",
             reinit="create_new",
             config={name: shown(value) if isinstance(value, str) else value for name, value in training.params.items()},

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from sdk.schemas.job_requests import SweepPlace
 from sdk.schemas.series import Point
 
 #: How a run ends.
@@ -26,6 +27,8 @@ class Training:
     adapter: str
     #: Spec, base, adapter and job, by name.
     params: Mapping[str, str | int | float | bool]
+    #: The sweep that it is a member of.
+    sweep: SweepPlace | None = None
 
     @property
     def title(self) -> str:
@@ -33,8 +36,16 @@ class Training:
 
         >>> Training("3f1c", "team/../reviews", {}).title
         'team-reviews-3f1c'
+        >>> Training("3f1c", "reviews", {}, SweepPlace(sweep="9b", number=2)).title
+        'reviews-sweep-9b-2-3f1c'
         """
-        return f"{_UNFIT.sub('-', self.adapter).strip('-')[:100]}-{self.job}"
+        member = "" if self.sweep is None else f"-{self.group}-{self.sweep.number}"
+        return f"{_UNFIT.sub('-', self.adapter).strip('-')[:100]}{member}-{self.job}"
+
+    @property
+    def group(self) -> str | None:
+        """A name for the runs of its sweep."""
+        return None if self.sweep is None else f"sweep-{self.sweep.sweep}"
 
 
 @dataclass(frozen=True)

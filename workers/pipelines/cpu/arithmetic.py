@@ -10,14 +10,21 @@ import torch
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: with several, each of many small products would wait for the slowest thread."""
+def in_threads(count: int | None) -> Iterator[None]:
+    """Compute in so many threads, which decides the order of sums and with it their last digits; None: in as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: with several, each of many small products would wait for the slowest thread."""
+    with in_threads(1):
+        yield
 
 
 def multiplies_bfloat16() -> bool:

@@ -99,6 +99,8 @@ class Record(Wire):
     #: The gradient scaler's state if the computation is in float16.
     scaler: dict[str, int | float] | None
     look_state: Annotated[LookState, Field(default_factory=LookState)]
+    #: Of each rung of its sweep that it has reached, in order, whether it goes on; None: there is no answer yet.
+    rungs: Annotated[list[bool | None], Field(default_factory=list, exclude_if=lambda value: not value)]
     #: Everything that determines the training.
     configuration: dict[str, JsonScalar]
     #: The digest of the configuration.

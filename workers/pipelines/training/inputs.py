@@ -13,6 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from sdk.formats.adapter_files import WEIGHTS_FILE
 from sdk.formats.columns import parse_columns
 from sdk.formats.objectives import WITHOUT_COMPLETIONS, ObjectiveError, resolve_objective
@@ -150,6 +152,11 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     if order.test_data is not None:
         others = check_files(order.test_data, columns=spec.columns, known_labels=labels)
         _require_unseen(others, given, looked_at)
+    if order.sweep is not None and looked_at is None:
+        raise PipelineError(
+            FailureReason.SPEC,
+            "Members of a sweep are compared on held-out rows, and there are none; give eval_data, or a share as holdout.",
+        )
     _require_watchable(spec, looked_at, schedule)
     for found in (looked_at, others):
         if found is not None:
@@ -171,6 +178,9 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         **({} if order.test_data is None else {"test_data": file_digest(order.test_data)}),
         "loop": LOOP,
     }
+    if order.sweep is not None:
+        # The last digits depend on it, and members are compared.
+        configuration["threads"] = torch.get_num_threads()
     if rows.rendering.generation is not None:
         # The end of answers depends on it, and it is stored with the adapter.
         configuration["generation"] = rows.rendering.generation

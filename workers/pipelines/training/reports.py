@@ -22,7 +22,8 @@ from workers.pipelines.model.precision import measured
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
-from workers.pipelines.training.looking import Looks
+from workers.pipelines.training.looks.looking import Looks
+from workers.pipelines.training.looks.rungs import Rungs
 from workers.pipelines.training.loop import LOOP, StepRecord
 from workers.pipelines.training.optimising import EPSILON
 
@@ -49,6 +50,7 @@ class Setting:
     #: The largest dropout probability of the base itself in training.
     base_dropout: float
     looks: Looks
+    rungs: Rungs
 
 
 def training_report(

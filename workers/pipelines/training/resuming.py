@@ -104,6 +104,13 @@ def special_tokens_of(folder: Path) -> SpecialTokens:
     return report.record.special_tokens or "added"
 
 
+def threads_of(folder: Path) -> int | None:
+    """Return in how many threads a checkpoint of a member of a sweep was computed. Raises PipelineError ("checkpoint")."""
+    check_files(folder)
+    threads = _read_record(folder).configuration.get("threads")
+    return threads if type(threads) is int else None
+
+
 def check_files(folder: Path) -> None:
     """Check that a folder contains a checkpoint's files, all of them plain files, and nothing else."""
     try:
@@ -164,12 +171,15 @@ def _check_states(folder: Path, record: Record, spec: TrainingSpec, schedule: Sc
 
 def _check_looks(folder: Path, record: Record, spec: TrainingSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Check that what is kept of looks is that of this training's looks."""
-    steps = [look.step for look in record.look_state.looks]
+    looks = record.look_state.looks
+    steps = [look.step for look in looks]
     with _read(RECORD_NAME):
         _require(
             steps == sorted(set(steps)) and all(step <= record.step for step in steps), "its looks are out of order"
         )
-        _require(all("loss" in look.scores for look in record.look_state.looks), "a look has no loss")
+        _require(all("loss" in look.scores for look in looks), "a look has no loss")
+    # Of others nothing is kept.
+    steps = [look.step for look in looks if not look.for_sweep]
     kept = {LOSSES_NAME: bool(steps), BEST_NAME: spec.keeps_best and any(steps)}
     for name, has in kept.items():
         if (folder / name).exists() != has:

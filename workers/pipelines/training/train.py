@@ -17,9 +17,9 @@ from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.series import PointChunk
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.version_records import TrainingRecord, special_tokens_said
 from sdk.schemas.wire import digest_of
+from workers.pipelines.cpu.arithmetic import in_threads
 from workers.pipelines.data.batches import tokens_of
 from workers.pipelines.data.objective import Batch
 from workers.pipelines.data.tokenise import Tokenised, write_serving
@@ -30,7 +30,7 @@ from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.device import Device, give_back, memory_errors_named
 from workers.pipelines.model.loading import LoadedBase, deprecations_silenced, load_base
 from workers.pipelines.model.packed import default_recipe
-from workers.pipelines.orders import Host, TrainingOrder
+from workers.pipelines.orders import Host, TrainingOrder, TrainingResult
 from workers.pipelines.training.adapting import (
     adapted,
     drop_nothing,
@@ -45,20 +45,22 @@ from workers.pipelines.training.checkpoints import Interrupted, Pace, Record, wr
 from workers.pipelines.training.choosing import fitting_of
 from workers.pipelines.training.continuing import compare_with_parent, load_parent, require_moved
 from workers.pipelines.training.eva import resolved_lora
-from workers.pipelines.training.evaluating import HeldOutScores, scored
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs, audit, read_inputs
-from workers.pipelines.training.looking import Looks
+from workers.pipelines.training.looks.evaluating import HeldOutScores, scored
+from workers.pipelines.training.looks.looking import Looks
+from workers.pipelines.training.looks.rungs import Rungs, member_result
 from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Before, Setting, advised, ran_with, training_report
+from workers.pipelines.training.resuming import threads_of
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
 from workers.pipelines.training.update_size import largest_update, lost_scale
 
 
-def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
+def carry_out(order: TrainingOrder, host: Host) -> TrainingResult | None:
     """Train; return None if the training was told to stop and has written a checkpoint."""
     try:
         return train(order, host)
@@ -66,7 +68,7 @@ def carry_out(order: TrainingOrder, host: Host) -> TrainingReport | None:
         return None
 
 
-def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> TrainingReport:
+def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> TrainingResult:
     """Train an adapter over a base and write its two files into the host's `out`; it starts from the parent, if there is
     one.
 
@@ -77,6 +79,20 @@ def train(order: TrainingOrder, host: Host, callbacks: Sequence[Any] = ()) -> Tr
     ends with the same bytes as one that never stopped, on a similar machine. `callbacks` are those of transformers'
     Trainer, such as a tracker's. Raises PipelineError, and Interrupted if it was told to stop.
     """
+    with in_threads(_threads(order)):
+        return _trained(order, host, callbacks)
+
+
+def _threads(order: TrainingOrder) -> int | None:
+    """Return in how many threads a member of a sweep computes: as asked, or as before a checkpoint; None: it may be as many as
+    the machine has.
+    """
+    if order.sweep is None:
+        return None
+    return order.sweep.threads or (None if order.resume is None else threads_of(order.resume))
+
+
+def _trained(order: TrainingOrder, host: Host, callbacks: Sequence[Any]) -> TrainingResult:
     host.report(Progress(phase="data", message="reading and tokenising rows"))
     given = read_inputs(order)
     rows = given.rows
@@ -120,7 +136,7 @@ def _of_split(given: Inputs) -> str:
     return "" if rows is None else f"; {rows} rows are held out"
 
 
-def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingReport:
+def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResult:
     spec, device, resumed, parent = given.spec, given.device, given.resumed, given.order.parent
     traits = given.objective.traits
     _stop_if_asked(given, host)
@@ -163,7 +179,8 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
         _stop_if_asked(given, host)
         if parent is not None:
             load_parent(model, parent)
-    setting = Setting(given, loaded, fitting, before, base_dropout, Looks(given, fitting, host))
+    rungs = Rungs(given, host, lambda message: _log(host, "train", message))
+    setting = Setting(given, loaded, fitting, before, base_dropout, Looks(given, fitting, host), rungs)
     if bare is not None and parent is None:
         setting.looks.before(bare, time.perf_counter() - began)
     _name_differences(setting, host)
@@ -175,17 +192,16 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
     give_back()
     if points := setting.looks.points(adapter.record.points(0)):
         host.measured(PointChunk(after=-1, points=points))
-    if adapter.step:
-        # The one that stopped may have stopped in the middle of it.
-        _look(setting, host, shared, adapter)
-    if not setting.looks.is_over:
+    # The one that stopped may have stopped in the middle of it.
+    is_over = adapter.step > 0 and _look(setting, host, shared, adapter)
+    if not is_over:
         _take_steps(setting, host, shared, adapter, callbacks)
     train_s = adapter.record.train_s()
     if device.kind == "cuda":
         torch.cuda.synchronize()
     last = _last(shared, adapter)
     with after_the_last_step(lambda: _keep_last(setting, host, shared, adapter, last)):
-        tensors, scores = _chosen(setting, host, shared, adapter, last)
+        tensors, held_out, scores = _chosen(setting, host, shared, adapter, last)
         _check_not_zero(tensors)
         if parent is not None:
             require_moved(tensors, parent)
@@ -205,7 +221,10 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingRepor
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
-    return advised(report, adapter.record)
+    member = None
+    if given.order.sweep is not None and given.held_out is not None and held_out is not None:
+        member = member_result(rungs, given.held_out, held_out.rows, steps=adapter.step)
+    return TrainingResult(report=advised(report, adapter.record), member=member)
 
 
 def _scored(given: Inputs, rows: Tokenised | None, model: Any, fitting: Fitting, host: Host) -> HeldOutScores | None:
@@ -231,19 +250,24 @@ def _take_steps(setting: Setting, host: Host, shared: Shared, adapter: AdapterSt
 
 
 def _look(setting: Setting, host: Host, shared: Shared, adapter: AdapterState) -> bool:
-    """Look at held-out rows if it is time; return whether the training ends."""
-    looks, step = setting.looks, adapter.step
+    """Look at held-out rows if it is time, or at a rung; return whether the training ends."""
+    looks, rungs, step = setting.looks, setting.rungs, adapter.step
     before = len(looks.records)
-    is_over = looks.after_step(shared, adapter)
+    is_over = looks.after_step(shared, adapter, for_sweep=rungs.is_at(step))
     if len(looks.records) > before:
         host.measured(PointChunk(after=step - 1, points=looks.points(adapter.record.points(step - 1))[-1:]))
+    if is_over:
+        return True
+    began = time.perf_counter()
+    is_over = rungs.after_step(step, looks.loss_at)
+    adapter.record.looked_s += time.perf_counter() - began
     return is_over
 
 
 def _chosen(
     setting: Setting, host: Host, shared: Shared, adapter: AdapterState, last: _Last
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Let the model have the weights that are published; return these, and their scores of held-out rows."""
+) -> tuple[dict[str, Any], HeldOutScores | None, dict[str, float]]:
+    """Let the model have the weights that are published; return these, what held-out rows say of them, and all scores by name."""
     given, looks = setting.given, setting.looks
     found = looks.at_the_end(shared, adapter) if given.spec.keeps_best or looks.are_of_some_rows else None
     best = looks.take_best(shared, adapter)
@@ -262,7 +286,7 @@ def _chosen(
         )
     scores = {"eval": held_out, "test": test}
     named = {f"{which}_{name}": value for which, one in scores.items() if one for name, value in one.scores.items()}
-    return last.tensors if best is None else own_tensors(shared.model), named
+    return last.tensors if best is None else own_tensors(shared.model), held_out, named
 
 
 @dataclass(frozen=True)
@@ -394,6 +418,7 @@ def _write_checkpoint(
         eval_loss_base=setting.before.held_out,
         test_loss_base=setting.before.test,
         look_state=setting.looks.state,
+        rungs=setting.rungs.answers,
         base_weights=setting.loaded.held,
         fit=setting.fitting.fit,
         memory_steps=setting.fitting.steps,

@@ -10,6 +10,7 @@ import pytest
 from support import tracked
 from support.points import float32, points_of
 
+from sdk.schemas.job_requests import SweepPlace
 from sdk.schemas.series import Point
 from sdk.schemas.trackers import TRACKERS, TrackerName
 from workers.trackers.known import installed_trackers, tracker
@@ -23,6 +24,7 @@ TRAINING = Training(
     "0a1b2c",
     "team/reviews",
     {"lr": 0.1, "rank": 8, "use_dora": False, "base": HOSTILE, "targets": "q_proj," * 200, "data": "{{7*7}}"},
+    SweepPlace(sweep="9b", number=2),
 )
 NAMES = ("loss", "eval_loss")
 FIRST, AGAIN = points_of(range(1, 31), names=NAMES), points_of(range(21, 41), names=NAMES, seed=4)
@@ -52,7 +54,7 @@ def test_tensorboard_shows_the_newest_of_each_step_with_parameters_and_the_end(
 ) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     run = twice("tensorboard")
-    assert run == "team-reviews-0a1b2c"
+    assert run == "team-reviews-sweep-9b-2-0a1b2c"
     scalars, texts = tracked.in_tensorboard(tmp_path / "board" / run)
     assert scalars == EXPECTED
     assert "finished" in texts["state"]
@@ -110,8 +112,8 @@ def test_wandb_keeps_both_values_of_a_replaced_step_over_a_step_of_its_own(
                 ended.append(record.exit.exit_code)
         (begun,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
         config = {item.key: json.loads(item.value_json) for item in begun.config.update}
-        assert (begun.run_id, begun.display_name, config["lr"], config["base"]) == (
-            *("0a1b2c", "team-reviews-0a1b2c"),
+        assert (begun.run_id, begun.display_name, begun.run_group, config["lr"], config["base"]) == (
+            *("0a1b2c", "team-reviews-sweep-9b-2-0a1b2c", "sweep-9b"),
             *(0.1, HOSTILE),
         )
         over = {
@@ -137,6 +139,19 @@ def test_trackio_stores_points_by_step(tmp_path: Path, monkeypatch: pytest.Monke
     config = sqlite_storage.SQLiteStorage.get_run_config("adapterctl", run)
     assert config is not None
     assert (config["lr"], config["base"]) == (0.1, HOSTILE)
+
+
+def test_mlflow_finds_the_runs_of_a_sweep_by_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tmp_path.as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    run = tracker("mlflow").begin(TRAINING, None)
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (found,) = client.search_runs(experiments, "tags.`adapterctl.sweep` = '9b'")
+    assert (found.info.run_id, found.data.tags["adapterctl.member"]) == (run.id, "2")
 
 
 def test_parameters_are_cut_to_a_bounded_length() -> None:

@@ -225,6 +225,12 @@ class Heard:
     def measured(self, chunk: PointChunk) -> None:
         """It trains nothing."""
 
+    def reached_rung(self, number: int, step: int, loss: float) -> None:
+        """It has no sweep."""
+
+    def goes_on(self, number: int) -> bool | None:
+        """It has no sweep."""
+
 
 @pytest.fixture
 def host(tmp_path: Path) -> Heard:

@@ -31,14 +31,14 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import fill
 from workers.pipelines.orders import Host
 from workers.pipelines.training.averaging import averaged, result_of
-from workers.pipelines.training.best_look import KeptLooks, higher
 from workers.pipelines.training.checkpoints import LookState
-from workers.pipelines.training.evaluating import HeldOutScores, scored
 from workers.pipelines.training.fitting import Fitting, Limits
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.looks.best_look import KeptLooks, higher
+from workers.pipelines.training.looks.evaluating import HeldOutScores, scored
+from workers.pipelines.training.looks.row_losses import RowLosses
+from workers.pipelines.training.looks.sampling import sample_texts
 from workers.pipelines.training.loop import AdapterState, Shared
-from workers.pipelines.training.row_losses import RowLosses
-from workers.pipelines.training.sampling import sample_texts
 from workers.pipelines.training.states import generator_states, set_generators
 
 #: After how many steps minutes are turned into steps: the first ones are slower than others.
@@ -110,14 +110,20 @@ class Looks:
         if not self._has(0):
             self._note(0, bare, self._in_part(bare.rows), seconds)
 
-    def after_step(self, shared: Shared, adapter: AdapterState) -> bool:
-        """Look if it is time; return whether the training ends. A look in which it is told to stop is taken again later."""
+    def after_step(self, shared: Shared, adapter: AdapterState, *, for_sweep: bool = False) -> bool:
+        """Look if it is time, or `for_sweep`; return whether the training ends. A look in which it is told to stop is taken
+        again later.
+        """
         self._count_minutes(adapter)
         step = adapter.step
         due = self._interval is not None and step % self._interval == 0 and step < adapter.schedule.total_steps
-        if due and not self._off and not self._has(step):
-            self._look(shared, adapter, self._stopping)
+        if not self._off and ((due and not self._has(step)) or (for_sweep and self.loss_at(step) is None)):
+            self._look(shared, adapter, self._stopping, for_sweep=not due)
         return self.is_over
+
+    def loss_at(self, step: int) -> float | None:
+        """Return the loss of the look at a step; None: there was none."""
+        return next((look.scores["loss"] for look in self.records if look.step == step), None)
 
     @property
     def are_of_some_rows(self) -> bool:
@@ -157,7 +163,7 @@ class Looks:
 
     def metrics(self) -> dict[str, float]:
         """Return what is recorded of the best look and the last one."""
-        best, looked_s = self.best, math.fsum(look.seconds for look in self._trained)
+        best, looked_s = self.best, math.fsum(look.seconds for look in self.records if look.step)
         if best is None:
             return {}
         last, margin = self._trained[-1], self.kept.margin
@@ -168,13 +174,18 @@ class Looks:
 
     @property
     def _trained(self) -> list[LookRecord]:
-        return [look for look in self.records if look.step]
+        return [look for look in self._counting if look.step]
+
+    @property
+    def _counting(self) -> list[LookRecord]:
+        """The looks by which something may be chosen."""
+        return [look for look in self.records if not look.for_sweep]
 
     def _best_of(self, looks: Sequence[LookRecord]) -> LookRecord | None:
         return best_of(looks, min_delta=self._spec.min_delta)
 
     def _has(self, step: int) -> bool:
-        return any(look.step == step for look in self.records)
+        return any(look.step == step for look in self._counting)
 
     def _count_minutes(self, adapter: AdapterState) -> None:
         """Turn minutes into steps, once."""
@@ -185,7 +196,9 @@ class Looks:
         self._interval = max(1, round(minutes * 60 / max(step_s, 1e-6)))
         self._say(f"{minutes} minutes are {self._interval} steps; held-out rows are scored after as many")
 
-    def _look(self, shared: Shared, adapter: AdapterState, report: Any) -> HeldOutScores | None:
+    def _look(
+        self, shared: Shared, adapter: AdapterState, report: Any, *, for_sweep: bool = False
+    ) -> HeldOutScores | None:
         began, found = time.perf_counter(), None
         try:
             with _unchanged(shared, adapter), averaged(adapter):
@@ -202,7 +215,7 @@ class Looks:
                     begin=self._training.looking,
                 )
                 samples = sample_texts(self._given, shared.model)
-            self._note(adapter.step, found, found.rows, time.perf_counter() - began, samples)
+            self._note(adapter.step, found, found.rows, time.perf_counter() - began, samples, for_sweep=for_sweep)
             if self._spec.keeps_best and self.best is self.records[-1]:
                 self.kept.keep(result_of(shared, adapter))
         except _StoppedInLook:
@@ -217,25 +230,35 @@ class Looks:
         return found
 
     def _note(
-        self, step: int, found: HeldOutScores, rows: RowLosses, seconds: float, samples: Sequence[Any] = ()
+        self,
+        step: int,
+        found: HeldOutScores,
+        rows: RowLosses,
+        seconds: float,
+        samples: Sequence[Any] = (),
+        *,
+        for_sweep: bool = False,
     ) -> None:
-        """Keep what a look found."""
-        lowest, best = self._best_of(self.records), self.best
+        """Keep what a look found, in place of what one for a sweep has found there."""
+        lowest, best = self._best_of(self._counting), self.best
+        earlier = [look for look in self.records if look.step == step]
         record = LookRecord(
             step=step,
             rows=len(found.rows.losses),
             scores={name: value for name, value in found.scores.items() if math.isfinite(value)},
-            seconds=seconds,
+            seconds=seconds + math.fsum(look.seconds for look in earlier),
             worse=None if lowest is None else higher(lowest.step, self.kept.lowest, rows),
             samples=list(samples),
+            for_sweep=for_sweep,
         )
-        self.records.append(record)
-        self.kept.note(
-            rows,
-            is_lowest=self._best_of(self.records) is record,
-            is_best=self.best is record,
-            best_step=0 if best is None else best.step,
-        )
+        self.records = [*(look for look in self.records if look.step != step), record]
+        if not for_sweep:
+            self.kept.note(
+                rows,
+                is_lowest=self._best_of(self._counting) is record,
+                is_best=self.best is record,
+                best_step=0 if best is None else best.step,
+            )
         self._tell(record)
 
     def _tell(self, record: LookRecord) -> None:

@@ -16,8 +16,8 @@ from workers.pipelines.data.objective import HeldOut, Look
 from workers.pipelines.model.device import is_out_of_memory
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs
+from workers.pipelines.training.looks.row_losses import RowLosses
 from workers.pipelines.training.optimising import diverged
-from workers.pipelines.training.row_losses import RowLosses
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sdk.statistics.bootstrap import paired_ratio
 from sdk.statistics.comparison import compare_rows
 from workers.pipelines.model.adapters import save_tensors
 from workers.pipelines.training.checkpoints import BEST_NAME, LOSSES_NAME
-from workers.pipelines.training.row_losses import RowLosses
+from workers.pipelines.training.looks.row_losses import RowLosses
 
 
 def higher(step: int, before: RowLosses | None, rows: RowLosses) -> HigherLoss | None:

@@ -19,8 +19,8 @@ from sdk.schemas.training_report import TrainingReport
 from workers.pipelines.data import batches
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.orders import Rung
-from workers.pipelines.training import looking
 from workers.pipelines.training.checkpoints import Interrupted, Record
+from workers.pipelines.training.looks import looking
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*torch_dtype.*:FutureWarning")]
 

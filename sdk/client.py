@@ -234,8 +234,12 @@ class Client:
         """
         asked = divided(options, max_time=max_time)
         how = job_options(priority, timeout, device, memory, idempotency_key)
+        check_swept(adapter)
+        if parent is None:
+            # Else the options that are kept are not known yet.
+            asked.ahead(adapter, eval_data=eval_data)
         request = self.submitter.training_request(
-            check_swept(adapter),
+            adapter,
             with_template_text(asked.of_training, lambda: self),
             base=given_base_if_any(base, base_namespace, published),
             parent=parent,

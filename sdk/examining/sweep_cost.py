@@ -11,7 +11,6 @@ from math import ceil
 from typing import Any
 
 from sdk.api.workers import WorkersAPI
-from sdk.errors import InvalidInput
 from sdk.examining.planning import plan_training
 from sdk.formats.refs import namespace_of
 from sdk.objects import Registry
@@ -23,7 +22,7 @@ from sdk.schemas.watch_fields import default_interval
 from sdk.schemas.wire import Wire
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data, sources_of
 from sdk.submitting.sweep_options import SweepOptions
-from sdk.validation import build, check_held_out
+from sdk.validation import build
 
 #: Asynchronous halving ends all but a quarter of the members that have come to a rung, after these shares of their steps.
 _RUNGS, _ETA = (0.1, 0.4, 1.0), 4
@@ -74,19 +73,8 @@ def cost_of(
     eval_data: Any = None,
 ) -> SweepCost:
     """Return what a sweep would cost. Raises InvalidInput, NotFound, and what a plan raises."""
-    members = asked.most_members
-    if members is None:
-        raise InvalidInput(
-            "a grid needs to know how many values a range has; write 1e-4..1e-3:log[5], or choose sample random or tpe with trials",
-            param="settings",
-        )
-    spec = build(TrainingSpec, **asked.of_training)
-    check_held_out(spec, eval_data=eval_data)
-    if eval_data is None and spec.hold_out is None:
-        raise InvalidInput(
-            "a sweep compares its members on held-out rows, and there are none; give eval_data, or a share as holdout",
-            param="eval_data",
-        )
+    request = asked.ahead(adapter, eval_data=eval_data)
+    members, spec = request.most_members, request.training.spec
     rows, held_out = _rows(registry, namespace_of(adapter) or "-", spec, data, eval_data)
     over: dict[str, Any] = {"base": base, "base_namespace": base_namespace, "published": published}
     costs = [

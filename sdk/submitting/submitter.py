@@ -33,7 +33,7 @@ from sdk.schemas.job_requests import (
 )
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_ROWS
-from sdk.schemas.sweeps import SweepRequest, SweepSubmission, SweepView
+from sdk.schemas.sweeps import SweepSubmission, SweepView
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import continued_spec, recorded_request, refuse_options
 from sdk.submitting.data_preview import RowsAsked, RowsOfFile, asked_of, asked_of_rows, locate_rows, trained_on
@@ -287,10 +287,9 @@ class JobSubmitter:
 
         Raises InvalidInput, QuotaExceeded, Unavailable if the registry lacks a library.
         """
-        request = build(SweepRequest, training=training, settings=asked.settings, **dict(asked.fields))
         submission = build(
             SweepSubmission,
-            request=request,
+            request=asked.request(training),
             priority=job_options.priority,
             timeout_s=job_options.timeout_s,
             needs=job_options.needs,

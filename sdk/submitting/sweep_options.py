@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from sdk.errors import InvalidInput, InvalidName
 from sdk.names import check_name
 from sdk.schemas.codes import plain_type
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Axis, Range, Values
-from sdk.schemas.sweeps import COMMANDS, HELD_OUT_LOSS, SweepFields
+from sdk.schemas.sweeps import COMMANDS, HELD_OUT_LOSS, SweepFields, SweepRequest
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import first_setting, parse_axis, why_fixed
 from sdk.submitting.job_options import parse_duration
-from sdk.validation import build
+from sdk.validation import build, check_held_out
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,24 @@ class SweepOptions:
         """The options of the first training, of which those that vary are replaced in others."""
         return {**self.fixed, **first_setting(self.settings)}
 
-    @property
-    def most_members(self) -> int | None:
-        """How many trainings there are at most; None if a grid can't be counted, since a range has no count."""
-        return members_of(self.settings, self.fields)
+    def ahead(self, adapter: str, *, eval_data: object) -> SweepRequest:
+        """Return the request as far as it is known before rows are read and sent, to be checked.
+
+        Raises InvalidInput for settings that can't be, or without held-out rows.
+        """
+        spec = build(TrainingSpec, **self.of_training)
+        check_held_out(spec, eval_data=eval_data)
+        if eval_data is None and spec.hold_out is None:
+            raise InvalidInput(
+                "a sweep compares its members on held-out rows, and there are none; give eval_data, or a share as holdout",
+                param="eval_data",
+            )
+        training = TrainingRequest(adapter=adapter, base=BaseChoice(id="-"), data="0" * 64, spec=spec)
+        return self.request(training)
+
+    def request(self, training: TrainingRequest) -> SweepRequest:
+        """Return the request of a sweep of such trainings. Raises InvalidInput."""
+        return build(SweepRequest, training=training, settings=self.settings, **dict(self.fields))
 
 
 def divided(options: Mapping[str, Any], *, max_time: float | str | None = None) -> SweepOptions:
@@ -87,14 +101,6 @@ def _read(name: str, value: Any, *, by_loss: bool) -> Any:
 
 def _is_text(name: str) -> bool:
     return plain_type(TrainingSpec.model_fields[name].annotation) is str
-
-
-def members_of(settings: Mapping[str, Axis], fields: SweepFields) -> int | None:
-    """Return how many trainings a sweep has at most; None if a grid has a range without a count."""
-    if fields.trials is not None:
-        return fields.trials * fields.seeds
-    counts = [len(axis.values) if isinstance(axis, Values) else axis.count for axis in settings.values()]
-    return None if None in counts or fields.sample != "grid" else prod(filter(None, counts)) * fields.seeds
 
 
 def check_swept(adapter: str) -> str:

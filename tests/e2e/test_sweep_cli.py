@@ -25,7 +25,7 @@ class Home(CommandLine):
         super().__init__(folder, cwd=folder)
         base, rows = tiny.save_llama(folder / "tiny-llama"), tiny.write_rows(folder / "rows.jsonl", 16)
         given = ["--base", str(base), "--data", str(rows), "--holdout", "0.25", "--lr", "1e-2", *OPTIONS]
-        done = self.run("sweep", "sql", *given, "--rank", "1,2,4", "--format", "json")
+        done = self.run("sweep", "sql", *given, "--rank", "1,2,4", "--format", "json", within_s=380)
         assert done.returncode == 0, done.stderr
         self.said, self.document = done.stderr, json.loads(done.stdout)
         self.id = self.document["id"]

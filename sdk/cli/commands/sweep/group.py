@@ -37,6 +37,10 @@ class SweepGroup(click.Group):
         self._begins = begins
         begins.beside = self
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Return the command of a name; any other name is that of an adapter."""
+        return super().get_command(ctx, cmd_name) or self._begins
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:

@@ -114,11 +114,12 @@ class Settings:
     reconcile_s: NotNegative = 5.0
     #: How long a checkpoint is kept after a later one of its job, in hours. The last is kept.
     checkpoint_hours: Positive = 168.0
-    #: How many days these are kept: the events and the attempts of a job after its end, failed pushes, the rights of
-    #: revoked and expired tokens, and entries of the audit trail, which are only removed if `audit_folder` has them.
+    #: How many days these are kept: the events and the attempts of a job after its end, failed pushes, what sweeps keep of
+    #: their members, the rights of revoked and expired tokens, and entries of the audit trail, which are only removed if `audit_folder` has them.
     keep_events_days: Positive = 90.0
     keep_attempts_days: Positive = 365.0
     keep_failed_days: Positive = 30.0
+    keep_sweeps_days: Positive = 90.0
     keep_tokens_days: Positive = 90.0
     keep_audit_days: Positive = 400.0
     #: Where old entries of the audit trail are written before they leave the database; None: they stay in it.
@@ -172,6 +173,7 @@ class Settings:
             events_days=self.keep_events_days,
             attempts_days=self.keep_attempts_days,
             failed_days=self.keep_failed_days,
+            sweeps_days=self.keep_sweeps_days,
             tokens_days=self.keep_tokens_days,
             audit_days=self.keep_audit_days,
             audit_folder=self.audit_folder,

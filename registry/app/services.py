@@ -60,6 +60,7 @@ from registry.storage.signing import kept_key
 from registry.sweeps.driving import Driver
 from registry.sweeps.ending import Ending, wanting
 from registry.sweeps.members import keep_result
+from registry.sweeps.row_scores import ScoredRows
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
@@ -111,7 +112,7 @@ class Services:
             look_for_training_rows=self.contamination.look,
         )
         limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
-        followers = Followers()
+        self.followers = followers = Followers()
         self.jobs = Jobs(db, queue, embedded=home is not None, limits=limits, followers=followers)
         self.claims = Claims(
             db,
@@ -124,7 +125,9 @@ class Services:
             asks_when_idle=home is not None,
         )
         acting = self.tokens.holder if settings.auth == "token" else lambda owner: LOCAL
-        self.driver = Driver(db, self.jobs, Ending(db, self.publisher, keep_series=keep_series), acting=acting)
+        scored_rows = ScoredRows(db, self.evaluation_rows, self.reading)
+        ending = Ending(db, self.publisher, scored_rows, keep_series=keep_series)
+        self.driver = Driver(db, self.jobs, ending, acting=acting)
         followers.follow(self.driver)
         self.sweeps, self.rungs = Sweeps(db, self.jobs, self.driver), Rungs(db)
         self.checkpoints = StoredCheckpoints(

@@ -23,6 +23,9 @@ class Follower(Protocol):
     def go_on(self) -> int:
         """Go on with every sweep; return how many steps were taken."""
 
+    def is_left(self) -> bool:
+        """Whether a sweep has something to do, and no job that would bring somebody to it."""
+
 
 class Followers:
     """Those who are told."""
@@ -50,6 +53,10 @@ class Followers:
         except Exception as error:  # noqa: BLE001 - a worker that asks for a job has done nothing wrong
             _warn("sweeps", error)
             return False
+
+    def wait(self) -> bool:
+        """Say whether somebody has to be asked, since no job brings anybody."""
+        return self._follower is not None and self._follower.is_left()
 
 
 def _warn(what: str, error: Exception) -> None:

@@ -344,14 +344,15 @@ class Jobs:
         return self._queue.remind(first)
 
     def revive(self) -> None:
-        """Have the queue make sure that somebody works, if a job may be claimed or its worker fell silent.
+        """Have the queue make sure that somebody works, if a job may be claimed or its worker fell silent, or a sweep was left
+        without any job.
 
         A job that runs, or will be tried again later, is no work for anybody now: those who follow it call this again.
         """
         given = or_(and_(Job.state == JobState.QUEUED, due()), lapsed())
         with self._db.read() as session:
             found = session.scalars(select(Job.id).where(given).limit(1)).first()
-        if found is not None:
+        if found is not None or self._followers.wait():
             self._queue.revive()
 
 

@@ -52,6 +52,8 @@ from registry.quotas.service import recount
 from registry.removal.audit_files import export_oldest, last_exported
 from registry.removal.models import DailyWork, Lifetimes
 from registry.series.models import JobSeries
+from registry.sweeps.ending import forget_members
+from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.jobs import JobState
 
@@ -59,6 +61,8 @@ from sdk.schemas.jobs import JobState
 _BATCH = 500
 #: The same for upload sessions, of which each may have announced 10,000 files.
 _SESSIONS = 20
+#: And for sweeps, of which each may have 1,000 members.
+_FEW_SWEEPS = 5
 _DAY_S = 86_400.0
 #: A run that is due doesn't delay its caller longer than this, and continues this much later.
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
@@ -129,6 +133,7 @@ class Expiry:
             "job_attempts": self._attempts,
             "jobs": self._jobs,
             "previews": self._previews,
+            "sweeps": self._sweeps,
             "failed_versions": self._failed,
             "tokens": self._tokens,
             "keyed_requests": self._keyed,
@@ -236,6 +241,7 @@ class Expiry:
             exists().where(Checkpoint.job_id == Job.id),
             exists().where(Evaluation.job_id == Job.id),
             exists().where(Origin.job == Job.id),
+            exists().where(Member.job == Job.id),
             exists().where(again.retry_of == Job.id, again.state.in_(UNFINISHED)),
         )
         over = (Job.state.in_((JobState.FAILED, JobState.CANCELLED)), Job.finished_at < before)
@@ -276,6 +282,20 @@ class Expiry:
             return len(ids)
 
         return self._in_batches(batch)
+
+    def _sweeps(self) -> int:
+        """What sweeps that have ended keep of their members, except for what is shown of them."""
+        long = exists().where(Member.sweep == Sweep.id, Member.row_losses.is_not(None))
+        over = (Sweep.finished_at < self._before(self._lifetimes.sweeps_days), or_(Sweep.kept, long))
+        query = select(Sweep).where(*over).order_by(Sweep.id).limit(_FEW_SWEEPS).with_for_update()
+
+        def batch(session: Session) -> int:
+            found = session.scalars(query).all()
+            for sweep in found:
+                forget_members(session, sweep)
+            return len(found)
+
+        return self._in_batches(batch, size=_FEW_SWEEPS)
 
     def _failed(self) -> int:
         """Failed pushes have no number and no files; their details are removed too, and a collection has removed their

@@ -51,6 +51,8 @@ class Lifetimes:
     attempts_days: float = 365.0
     #: The rows that a preview has shown.
     previews_days: float = 7.0
+    #: What a sweep that has ended keeps of its members: checkpoints of which no version was made, and losses by row.
+    sweeps_days: float = 90.0
     #: Pushes that failed.
     failed_days: float = 30.0
     #: The rights of tokens that were revoked or have expired.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.errors import Invalid, InvalidData, Unavailable
-from registry.rows.comparing.orders import RowsOf
+from registry.rows.comparing.orders import RowsOf, stored_values
+from registry.rows.comparing.row_values import RowValues
 from registry.rows.orders import WORK
 from registry.rows.process import Breach, ReadingProcess
 from registry.rows.reading_limits import ReadingLimits
@@ -88,6 +89,11 @@ class RowReading:
         """Do the first step of a comparison, see `registry.rows.comparing.orders`. Raises what it raises, Unavailable."""
         found: dict[str, int] = self._compared("values", targets, {"metric": metric, "folder": str(folder)})
         return found
+
+    def row_values(self, targets: Sequence[RowsOf], metric: str, folder: Path) -> RowValues:
+        """Return what all targets scored on the rows that they have in common. Raises what `values` raises."""
+        counts = self.values(targets, metric, folder)
+        return stored_values(folder, len(targets), counts["left_out"])
 
     def pairs(self, targets: Sequence[RowsOf], folder: Path, **given: Any) -> dict[str, Any]:
         """Do the second one. Raises Verification, Unavailable."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
+from registry.jobs.models import Checkpoint
 from registry.sweeps.members import score_of
 from registry.sweeps.models import Member, Sweep
 from registry.sweeps.requests import lower_is_better, needs_scoring
 from sdk.schemas.sweeps import SettingVerdict, SweepRequest, SweepVerdict
+from sdk.statistics.sweep_words import TrialFacts, verdict_of
 from sdk.statistics.sweeps import SettingScores, judge
 
 if TYPE_CHECKING:
@@ -35,114 +38,129 @@ class Chosen(NamedTuple):
     winner: int
 
 
-def chosen_in(session: Session, sweep: Sweep, request: SweepRequest) -> Chosen | None:
-    """Choose the best of a sweep whose members have all ended; None: none has a score."""
-    query = select(Member).where(Member.sweep == sweep.id, Member.same_as.is_(None)).order_by(Member.number)
-    long = () if needs_scoring(request) else (undefer(Member.row_losses), undefer(Member.row_weights))
-    members = session.scalars(query.options(*long)).all()
-    worse = 1.0 if lower_is_better(request.choose) else -1.0
-    trials: dict[int, list[Member]] = {}
-    for member in members:
-        trials.setdefault(member.trial, []).append(member)
-    scores = {member.number: worse * score for member in members if (score := score_of(member, request)) is not None}
-    if not scores:
-        return None
-    found = _by_scores(trials, scores, worse) if needs_scoring(request) else _by_rows(sweep, request, trials, scores)
-    best = found.settings[0]
-    assert best.score is not None
-    winner = min((number for number in best.members), key=scores.__getitem__)
-    told = next(member.metrics or {} for member in members if member.number == winner)
-    verdict = SweepVerdict(
-        metric=request.choose,
-        lower_is_better=worse > 0,
-        margin=_margin(request, best.score),
-        rows=found.rows,
-        seeds=request.seeds,
-        settings=found.settings,
-        told_apart=all(one.outcome in ("worse", "pruned", "failed") for one in found.settings[1:]),
-        recommendation="",
-        test={name.removeprefix(_TEST): value for name, value in told.items() if name.startswith(_TEST)},
-        notes=found.notes,
-    )
-    return Chosen(verdict, winner)
+class RowScores(NamedTuple):
+    """What members scored on the same rows, by their numbers."""
 
-
-class _Found(NamedTuple):
-    """What the scores say: the best setting first."""
-
-    settings: list[SettingVerdict]
-    rows: int
+    #: Σ score · weight of each row, or group of rows.
+    sums: Mapping[int, Floats]
+    #: Σ weight.
+    masses: Floats
+    #: What readers should know about them, in sentences.
     notes: list[str]
 
 
-def _margin(request: SweepRequest, score: float) -> float:
-    return max(request.margin * abs(score), _LEAST_MARGIN)
+@dataclass(frozen=True)
+class Field:
+    """The members of a sweep, which have all ended."""
 
+    sweep: Sweep
+    request: SweepRequest
+    #: Those that were trained, in their order, with their losses by row unless an evaluation scores them.
+    members: Sequence[Member]
+    #: How large the adapter of each is, by its number.
+    sizes: Mapping[int, int]
 
-def _by_rows(
-    sweep: Sweep, request: SweepRequest, trials: Mapping[int, Sequence[Member]], scores: Mapping[int, float]
-) -> _Found:
-    """Judge settings by their members' losses on each row."""
-    import numpy as np
+    @classmethod
+    def of(cls, session: Session, sweep: Sweep, request: SweepRequest) -> Field:
+        """Read the members of a sweep."""
+        query = select(Member).where(Member.sweep == sweep.id, Member.same_as.is_(None)).order_by(Member.number)
+        long = () if needs_scoring(request) else (undefer(Member.row_losses), undefer(Member.row_weights))
+        kept = select(Member.number, Checkpoint.size_bytes).where(Member.sweep == sweep.id)
+        kept = kept.join(Checkpoint, (Checkpoint.job_id == Member.job) & (Checkpoint.step == Member.step))
+        return cls(sweep, request, session.scalars(query.options(*long)).all(), dict(session.execute(kept).all()))
 
-    scored = [member for those in trials.values() for member in those if member.number in scores]
-    weights = scored[0].row_weights
-    alike = {member.number for member in scored if member.row_weights == weights}
-    masses = _floats(weights)
-    given = [
-        SettingScores(
-            np.array([_floats(one.row_losses) for one in those if one.number in alike]).reshape(-1, len(masses)), masses
+    @property
+    def scores(self) -> dict[int, float]:
+        """The scores of those that have one, by their numbers."""
+        found = {member.number: score_of(member, self.request) for member in self.members}
+        return {number: score for number, score in found.items() if score is not None}
+
+    @property
+    def trials(self) -> list[list[Member]]:
+        """The members of each setting, in their order."""
+        found: dict[int, list[Member]] = {}
+        for member in self.members:
+            found.setdefault(member.trial, []).append(member)
+        return list(found.values())
+
+    def losses(self) -> RowScores:
+        """Return what members lost on each row: those whose rows weigh the same as those of the first."""
+        scored = [member for member in self.members if member.number in self.scores]
+        weights = scored[0].row_weights
+        alike = {one.number: _floats(one.row_losses) for one in scored if one.row_weights == weights}
+        others = [one.number for one in scored if one.number not in alike]
+        note = "were scored on other held-out tokens than the first, so they can't be compared"
+        return RowScores(alike, _floats(weights), [f"members {_listed(others)} {note}"] if others else [])
+
+    def judged(self, rows: RowScores) -> Chosen:
+        """Choose by what members scored on each row."""
+        import numpy as np
+
+        none = np.empty((0, len(rows.masses)))
+        counted = [[one.number for one in those if one.number in rows.sums] for those in self.trials]
+        given = [
+            SettingScores(np.stack([rows.sums[number] for number in numbers]) if numbers else none, rows.masses)
+            for numbers in counted
+        ]
+        means = [one.sums.sum() / max(len(one.sums), 1) / one.masses.sum() for one in given if len(one.sums)]
+        lower = lower_is_better(self.request.choose)
+        margin = self._margin(float(min(means) if lower else max(means)))
+        found = judge(given, margin=margin, lower_is_better=lower, seed=self.sweep.id)
+        facts = [self._facts(those, numbers) for those, numbers in zip(self.trials, counted, strict=True)]
+        verdict = verdict_of(found, facts, metric=self.request.choose, lower_is_better=lower, margin=margin)
+        return self._chosen(verdict, rows.notes)
+
+    def ordered(self, why: str) -> Chosen:
+        """Choose by the members' scores alone: nothing is said about how sure that is."""
+        lower, scores = lower_is_better(self.request.choose), self.scores
+        settings = []
+        for those in self.trials:
+            numbers = [one.number for one in those if one.number in scores]
+            score = fmean(scores[number] for number in numbers) if numbers else None
+            about = {"trial": those[0].trial, "setting": those[0].setting, "members": numbers, "score": score}
+            settings.append(
+                SettingVerdict.model_validate({**about, "outcome": "not told apart" if numbers else "failed"})
+            )
+        settings.sort(key=lambda one: (one.score is None, (one.score or 0.0) * (1 if lower else -1)))
+        best = settings[0].model_copy(update={"outcome": "best"})
+        shown = ", ".join(f"{name} {value}" for name, value in best.setting.items())
+        verdict = SweepVerdict(
+            metric=self.request.choose,
+            lower_is_better=lower,
+            margin=self._margin(best.score or 0.0),
+            rows=0,
+            seeds=self.request.seeds,
+            settings=[best, *settings[1:]],
+            told_apart=False,
+            recommendation=f"Take {shown}, which has the best score; whether that is chance was not looked at.",
         )
-        for those in trials.values()
-    ]
-    counted = [[scores[one.number] for one in _in(those, alike)] for those in trials.values()]
-    least = min(fmean(each) for each in counted if each)
-    judged = judge(given, margin=_margin(request, least), lower_is_better=True, seed=sweep.id)
-    settings = [
-        _setting(
-            those,
-            [one.number for one in _in(those, alike)],
-            **{name: getattr(said, name) for name in ("standard_error", "difference", "low", "high", "p", "can_show")},
-            score=said.score,
-            outcome=said.outcome,
+        return self._chosen(verdict, [why])
+
+    def _margin(self, score: float) -> float:
+        return max(self.request.margin * abs(score), _LEAST_MARGIN)
+
+    def _facts(self, members: Sequence[Member], numbers: Sequence[int]) -> TrialFacts:
+        sizes = [self.sizes[one.number] for one in members if one.number in self.sizes]
+        times = [one.metrics["train_s"] for one in members if one.metrics and "train_s" in one.metrics]
+        return TrialFacts(
+            members[0].trial,
+            members[0].setting,
+            numbers,
+            pruned=any(one.outcome == "pruned" for one in members),
+            size_bytes=fmean(sizes) if sizes else None,
+            train_s=fmean(times) if times else None,
         )
-        for those, said in zip(trials.values(), judged.settings, strict=True)
-    ]
-    notes = []
-    if others := sorted(scores.keys() - alike):
-        notes.append(
-            f"members {', '.join(map(str, others))} were scored on other held-out tokens than the first, so they can't be compared"
-        )
-    if judged.seed_deviation is None:
-        notes.append("no setting has several seeds, so what is said holds for these trainings alone")
-    return _Found(sorted(settings, key=_order), judged.rows, notes)
+
+    def _chosen(self, verdict: SweepVerdict, notes: list[str]) -> Chosen:
+        sign = 1.0 if verdict.lower_is_better else -1.0
+        winner = min(verdict.settings[0].members, key=lambda number: sign * self.scores[number])
+        metrics = next(one.metrics or {} for one in self.members if one.number == winner)
+        test = {name.removeprefix(_TEST): value for name, value in metrics.items() if name.startswith(_TEST)}
+        return Chosen(verdict.model_copy(update={"test": test, "notes": [*notes, *verdict.notes]}), winner)
 
 
-def _by_scores(trials: Mapping[int, Sequence[Member]], scores: Mapping[int, float], worse: float) -> _Found:
-    """Order settings by the mean of their members' scores; nothing is said about how sure that is."""
-    settings = []
-    for those in trials.values():
-        numbers = [member.number for member in those if member.number in scores]
-        score = worse * fmean(scores[number] for number in numbers) if numbers else None
-        settings.append(_setting(those, numbers, score=score, outcome="not told apart" if numbers else "failed"))
-    settings.sort(key=lambda one: (one.score is None, worse * (one.score or 0.0)))
-    settings[0] = settings[0].model_copy(update={"outcome": "best"})
-    return _Found(settings, 0, ["settings are ordered by their scores, and not compared row by row"])
-
-
-def _setting(members: Sequence[Member], numbers: list[int], *, outcome: str, **said: float | None) -> SettingVerdict:
-    if outcome == "failed" and any(member.outcome == "pruned" for member in members):
-        outcome = "pruned"
-    about = {"trial": members[0].trial, "setting": members[0].setting, "members": numbers, "outcome": outcome}
-    return SettingVerdict.model_validate({**about, **said})
-
-
-def _in(members: Sequence[Member], numbers: set[int]) -> list[Member]:
-    return [member for member in members if member.number in numbers]
-
-
-def _order(setting: SettingVerdict) -> tuple[bool, bool, float]:
-    return setting.outcome != "best", setting.score is None, setting.score or 0.0
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _floats(raw: bytes | None) -> Floats:

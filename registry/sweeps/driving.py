@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from registry.db.database import Database
@@ -29,10 +29,12 @@ from registry.errors import (
     Unavailable,
 )
 from registry.jobs.base_contents import ChangedError
+from registry.jobs.lifecycle import UNFINISHED
+from registry.jobs.models import Job
 from registry.jobs.service import Jobs
 from registry.principal import Principal
 from registry.sweeps.deciding.tried import alike
-from registry.sweeps.ending import Ending
+from registry.sweeps.ending import WAITS, Ending
 from registry.sweeps.lifecycle import MOVING, lock_in, move
 from registry.sweeps.members import Standing, note_scores, standing_of, trained_s
 from registry.sweeps.models import Member, Sweep
@@ -79,6 +81,13 @@ class Driver:
                 _log.exception("sweep %s can't go on", sweep_id)
         return taken
 
+    def is_left(self) -> bool:
+        """Whether a sweep moves, and has no job that waits or runs: whoever drove it was killed."""
+        driven = exists().where(Job.sweep == Sweep.id, Job.state.in_(UNFINISHED))
+        with self._db.read() as session:
+            left = select(Sweep.id).where(Sweep.state.in_(MOVING), ~driven).limit(1)
+            return session.scalars(left).first() is not None
+
     def advance(self, sweep_id: str) -> int:
         """Take the steps of a sweep that can be taken now; return how many."""
         for taken in range(_AT_ONCE):
@@ -102,7 +111,7 @@ class Driver:
             # What a member names was changed at this very moment.
             return True
         except (QuotaExceeded, Unavailable, InvalidBase) as error:
-            self._say(sweep, f"waits: {error.message}")
+            self._say(sweep, f"{WAITS}{error.message}")
             return False
         except (Forbidden, NotFound, Unauthenticated, Conflict) as error:
             self._pause(sweep, error)

@@ -16,9 +16,11 @@ from registry.jobs.checkpoints import publishable
 from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
-from registry.sweeps.choosing import chosen_in
+from registry.sweeps.choosing import Field
 from registry.sweeps.lifecycle import lock_in, move
 from registry.sweeps.models import Member, Sweep
+from registry.sweeps.requests import needs_scoring
+from registry.sweeps.row_scores import ScoredRows
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import JobRef
@@ -26,13 +28,17 @@ from sdk.schemas.job_requests import CheckpointRef
 from sdk.schemas.sweeps import SweepRequest, SweepState
 from sdk.schemas.version_records import TrainingRecord
 
+#: So begins what a sweep says while it can't go on, and tries again.
+WAITS = "waits: "
+
 
 class Ending:
     """Takes the last steps of sweeps."""
 
-    def __init__(self, db: Database, publisher: Publisher, *, keep_series: KeepSeries) -> None:
+    def __init__(self, db: Database, publisher: Publisher, scored_rows: ScoredRows, *, keep_series: KeepSeries) -> None:
         self._db = db
         self._publisher = publisher
+        self._scored_rows = scored_rows
         self._keep_series = keep_series
 
     def step(self, sweep: Sweep, request: SweepRequest, *, acting: Callable[[str], Principal]) -> bool:
@@ -54,9 +60,11 @@ class Ending:
 
     def _choose(self, sweep: Sweep, request: SweepRequest) -> bool:
         with self._db.read() as session:
-            chosen = chosen_in(session, sweep, request)
-        if chosen is None:
+            field = Field.of(session, sweep, request)
+        if not field.scores:
             return self._end(sweep, sweep.message or "no member has a score, so none is the best", gives_up=True)
+        rows = self._scored_rows.of(field) if needs_scoring(request) else field.losses()
+        chosen = field.ordered(rows) if isinstance(rows, str) else field.judged(rows)
         said = chosen.verdict.model_dump(mode="json")
         with self._db.write() as session:
             locked = lock_in(session, sweep.id, SweepState.CHOOSING)
@@ -108,7 +116,8 @@ def _to_publish(session: Session, sweep: Sweep, request: SweepRequest) -> int | 
 def end_within(session: Session, sweep: Sweep, state: SweepState, message: str | None) -> None:
     """End a sweep whose row the caller has locked."""
     move(sweep, state)
-    sweep.message, sweep.finished_at = message, db_now(session)
+    sweep.message = None if message is None or message.startswith(WAITS) else message
+    sweep.finished_at = db_now(session)
 
 
 def wanting(session: Session, sweeps: Collection[str]) -> set[str]:
@@ -123,3 +132,14 @@ def give_up(session: Session, sweep: Sweep) -> None:
     last = (Checkpoint.job_id.in_(jobs), Checkpoint.kept.is_(False), Checkpoint.expires_at.is_(None))
     session.execute(update(Checkpoint).where(*last).values(expires_at=db_now(session)))
     sweep.kept = False
+
+
+def forget_members(session: Session, sweep: Sweep) -> None:
+    """Give up what a sweep that has ended keeps of its members, except for what is shown of them; its row is locked."""
+    give_up(session, sweep)
+    for member in session.scalars(select(Member).where(Member.sweep == sweep.id)):
+        size_bytes = record_bytes(member.setting, member.metrics)
+        charge(session, sweep.namespace, records=size_bytes - member.record_bytes)
+        gone = {"row_losses": None, "row_weights": None, "signature": None, "record_bytes": size_bytes}
+        for name, value in gone.items():
+            setattr(member, name, value)

@@ -6,10 +6,12 @@ import importlib.util
 from itertools import product
 from typing import Any
 
+from pydantic import ValidationError
+
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, Unavailable
 from registry.sweeps.models import Member, Sweep
-from sdk.schemas.evaluation import LESS_IS_BETTER, EvaluationSpec, is_of_texts, is_score
+from sdk.schemas.evaluation import LESS_IS_BETTER, SCORER_PREFIX, EvaluationSpec, is_of_texts, is_scorer
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
 from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.sweep_axes import Axis, Range, Setting
@@ -23,6 +25,8 @@ RUNGS: dict[StopEarly, list[float]] = {
     "halving": [0.1, 0.4],
     "median": [share / 10 for share in range(1, 10)],
 }
+#: To how many held-out prompts each member writes an answer at most, if the best is chosen by these.
+_MOST_GENERATED = 1_000
 #: How many settings are examined before a sweep is accepted.
 _MOST_EXAMINED = 64
 
@@ -70,7 +74,12 @@ def require_sweepable(request: SweepRequest) -> None:
 def _require_scored(request: SweepRequest) -> None:
     """Raise Invalid for a metric by which nothing can be chosen."""
     choose = request.choose
-    if not (is_of_texts(choose) or choose == "accuracy") or not is_score(choose):
+    try:
+        _evaluation(choose)
+        is_known = is_of_texts(choose) or choose == "accuracy"
+    except ValidationError:
+        is_known = False
+    if not is_known:
         raise Invalid(
             f"{choose[:80]!a} is no score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as rouge_l",
             param="request.choose",
@@ -103,8 +112,22 @@ def scoring_submission(asked: SweepSubmission, sweep_id: str, number: int) -> Jo
     request = asked.request
     target = EvaluationTarget(ref=f"sweep:{sweep_id}/{number}")
     assert request.training.eval_data is not None
-    spec = EvaluationSpec.model_validate({"metrics": [request.choose] if is_of_texts(request.choose) else None})
-    return _job(asked, EvaluationRequest(targets=[target], only=True, data=request.training.eval_data, spec=spec))
+    return _job(
+        asked,
+        EvaluationRequest(
+            targets=[target], only=True, data=request.training.eval_data, spec=_evaluation(request.choose)
+        ),
+    )
+
+
+def _evaluation(choose: str) -> EvaluationSpec:
+    """Return the evaluation that has a score. Raises ValidationError for one that needs further options."""
+    asked: dict[str, Any] = {"generate_rows": _MOST_GENERATED if is_of_texts(choose) else 0}
+    if is_scorer(choose):
+        asked["scorers"] = [choose.removeprefix(SCORER_PREFIX).partition(".")[0]]
+    elif is_of_texts(choose):
+        asked["metrics"] = [choose]
+    return EvaluationSpec.model_validate(asked)
 
 
 def _job(asked: SweepSubmission, request: TrainingRequest | EvaluationRequest) -> JobSubmission:

@@ -8,7 +8,7 @@ side, whichever it is: there Dunnett's one-sided distribution holds (Hsu 1984, m
 
 Both are drawn, since errors here have two parts, each known from as much as there is of it: rows and seeds.
 
->>> chances = Chances(10, row_freedom=float("inf"), seed_freedom=None, seed="")
+>>> chances = Chances(10, row_freedom=float("inf"), seed="")
 >>> round(chances.apart(10, 1.0).critical(0.05), 1)  # q(0.05; 10, ∞)/√2 = 4.474/√2
 3.2
 >>> round(chances.ahead(9, 1.0).critical(0.025), 1)  # Dunnett's, one-sided
@@ -29,41 +29,55 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 #: With these, a p of 0.05 varies by ±0.002 between seeds.
-_DRAWS = 10_000
+DRAWS = 10_000
 
 
 class Chances:
     """What m settings of equal worth score by chance, in units of the estimated standard error of a difference.
 
     A difference's variance is the sum of a row part and a seed part, of which each is estimated with some degrees of
-    freedom; `share`, 0..1, is how much of it is the row part.
+    freedom (0: there is no such part); `share`, 0..1, is how much of it is the row part.
     """
 
-    def __init__(self, settings: int, *, row_freedom: float, seed_freedom: int | None, seed: str) -> None:
+    def __init__(self, settings: int, *, row_freedom: float, seed: str, draws: int = DRAWS) -> None:
         import numpy as np
 
-        rng = np.random.default_rng(int.from_bytes(sha256(seed.encode()).digest()))
-        self._row_scale = _scale(rng, row_freedom)
-        self._seed_scale = _scale(rng, inf if seed_freedom is None else seed_freedom)
-        scores = rng.standard_normal((settings, _DRAWS), dtype=np.float32) / np.float32(sqrt(2))
+        self._rng = np.random.default_rng(int.from_bytes(sha256(seed.encode()).digest()))
+        scores = self._rng.standard_normal((settings, draws), dtype=np.float32) / np.float32(sqrt(2))
         #: (m, draws): the highest of all less the lowest of the first k.
-        self._apart = scores.max(axis=0) - np.minimum.accumulate(scores, axis=0)
+        self._apart: Floats = scores.max(axis=0) - np.minimum.accumulate(scores, axis=0)
         #: (m − 1, draws): by how much the first falls behind any of the k that follow.
-        self._ahead = np.maximum.accumulate(scores[1:] - scores[0], axis=0)
+        self._ahead: Floats = np.maximum.accumulate(scores[1:] - scores[0], axis=0)
+        self._rows = self._estimated(row_freedom)
+        self._seeds = {0: self._estimated(inf)}
 
-    def apart(self, among: int, share: float) -> Chance:
+    def apart(self, among: int, share: float, *, seed_freedom: int = 0) -> Chance:
         """By how much the best of all is ahead of the worst of `among` settings, itself one of them."""
-        return Chance(self._apart[among - 1] / self._scales(share))
+        return Chance(self._apart[among - 1] / self._scale(share, seed_freedom))
 
-    def ahead(self, among: int, share: float) -> Chance:
+    def ahead(self, among: int, share: float, *, seed_freedom: int = 0) -> Chance:
         """By how much the best of `among` settings is ahead of one that was named before."""
-        return Chance(self._ahead[among - 1] / self._scales(share))
+        return Chance(self._ahead[among - 1] / self._scale(share, seed_freedom))
 
-    def _scales(self, share: float) -> Floats:
+    def _scale(self, share: float, seed_freedom: int) -> Floats:
         """(draws,) the estimated standard error over the true one."""
         import numpy as np
 
-        return np.sqrt(np.float32(share) * self._row_scale + np.float32(1 - share) * self._seed_scale)
+        if seed_freedom not in self._seeds:
+            self._seeds[seed_freedom] = self._estimated(seed_freedom)
+        variances: Floats = np.float32(share) * self._rows + np.float32(1 - share) * self._seeds[seed_freedom]
+        scale: Floats = np.sqrt(variances)
+        return scale
+
+    def _estimated(self, freedom: float) -> Floats:
+        """(draws,) an estimated variance over the true one."""
+        import numpy as np
+
+        freedom = max(freedom, 1.0)
+        draws = int(self._apart.shape[1])
+        if freedom == inf:
+            return np.ones(draws, dtype=np.float32)
+        return (self._rng.chisquare(freedom, size=draws) / freedom).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -82,12 +96,3 @@ class Chance:
 
         place = len(self.drawn) - int(alpha * (len(self.drawn) + 1))
         return float(np.partition(self.drawn, place)[place])
-
-
-def _scale(rng: np.random.Generator, freedom: float) -> Floats:
-    """(draws,) an estimated variance over the true one."""
-    import numpy as np
-
-    if freedom == inf:
-        return np.ones(_DRAWS, dtype=np.float32)
-    return (rng.chisquare(freedom, size=_DRAWS) / freedom).astype(np.float32)

@@ -21,9 +21,10 @@ from math import copysign, hypot, inf, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from sdk.statistics.between_seeds import BetweenSeeds, between_seeds
 from sdk.statistics.bootstrap import paired_ratio
 from sdk.statistics.comparison import ALPHA, LEAST_CLUSTERS, LEAST_DIFFERING, POWER
-from sdk.statistics.selection import Chances
+from sdk.statistics.selection import DRAWS, Chances
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +65,8 @@ class SettingJudgement:
     standard_error: float | None = None
     #: How much worse than the best; None for the best itself, and without a score.
     difference: float | None = None
+    #: The standard error of the difference, with both parts; None for too few rows.
+    difference_error: float | None = None
     #: Its interval: `low` is above 0 for what is shown to be worse, and `high` below the margin for what is as good.
     low: float | None = None
     high: float | None = None
@@ -83,10 +86,14 @@ class Judgement:
     best: int | None
     #: Those that weigh something.
     rows: int
-    #: The standard deviation between trainings that differ in the seed alone, and its degrees of freedom; None:
+    #: How many rows of equal weight would say as much (Kish 1965): (Σ weight)² / Σ weight².
+    equal_rows: float
+    #: The standard deviation between trainings that differ in the seed alone, and its degrees of freedom; None, and 0:
     #: no setting has two trainings that count, and what is said holds for these trainings alone.
     seed_deviation: float | None
-    seed_freedom: int | None
+    seed_freedom: int
+    #: The places of settings whose trainings vary far more than others', and that count with their own deviation.
+    unsteady: list[int]
     #: In the order in which they were given.
     settings: list[SettingJudgement]
 
@@ -95,9 +102,20 @@ class Judgement:
         """Whether anything can be told; otherwise the best is only the one with the best score."""
         return self.rows >= LEAST_CLUSTERS
 
+    @property
+    def enough_for_as_good(self) -> bool:
+        """Whether a setting can be as good: few heavy rows don't show how much worse it is on others."""
+        return self.enough_rows and self.equal_rows >= LEAST_CLUSTERS
+
 
 def judge(
-    settings: Sequence[SettingScores], *, margin: float, lower_is_better: bool, seed: str, bound: float | None = None
+    settings: Sequence[SettingScores],
+    *,
+    margin: float,
+    lower_is_better: bool,
+    seed: str,
+    bound: float | None = None,
+    draws: int = DRAWS,
 ) -> Judgement:
     """Say which setting is the best, and whether each other one is worse, as good, or not told apart from it.
 
@@ -110,25 +128,27 @@ def judge(
     if not 0 < margin < inf:
         raise ValueError(f"a margin is a number above 0, and {margin!r} is not")
     masses, weighing = _masses(settings)
+    equal_rows = float(masses.sum()) ** 2 / float((masses**2).sum())
     counted = [_Counted.of(one, masses, weighing, worse=1.0 if lower_is_better else -1.0) for one in settings]
-    deviation, freedom = _between_seeds(counted)
+    between = between_seeds([one.losses for one in counted], seed=seed)
+    counted = [one.with_seeds(between, alone=place in between.set_aside) for place, one in enumerate(counted)]
+    judged = [one.judged() for one in counted]
     scored = [place for place, one in enumerate(counted) if one.seeds]
-    judged = [one.judged(deviation) for one in counted]
-    best = None
-    if scored:
-        least = min(counted[place].loss for place in scored)
-        best = next(place for place in scored if counted[place].loss <= least + _ROUNDING * abs(least))
-        judged[best] = replace(judged[best], outcome="best")
-        others = [place for place in scored if place != best]
-        differences = [_Difference.of(counted[best], counted[place], deviation, bound) for place in others]
-        if others and len(masses) >= LEAST_CLUSTERS:
-            chances = Chances(len(scored), row_freedom=len(masses) - 1, seed_freedom=freedom, seed=seed)
-            told = _told(differences, chances, margin)
-        else:
-            told = [{"difference": one.difference} for one in differences]
-        for place, one in zip(others, told, strict=True):
-            judged[place] = replace(judged[place], **one)
-    return Judgement(best, len(masses), deviation, freedom, judged)
+    result = Judgement(None, len(masses), equal_rows, between.deviation, between.freedom, between.set_aside, judged)
+    if not scored:
+        return result
+    least = min(counted[place].loss for place in scored)
+    best = next(place for place in scored if counted[place].loss <= least + _ROUNDING * abs(least))
+    judged[best] = replace(judged[best], outcome="best")
+    others = [place for place in scored if place != best]
+    differences = [_Difference.of(counted[best], counted[place], bound) for place in others]
+    told: list[_Told] = [{"difference": one.difference} for one in differences]
+    if others and result.enough_rows:
+        chances = Chances(len(scored), row_freedom=equal_rows - 1, seed=seed, draws=draws)
+        told = _told(differences, chances, margin, as_good=result.enough_for_as_good)
+    for place, one in zip(others, told, strict=True):
+        judged[place] = replace(judged[place], **one)
+    return replace(result, best=best)
 
 
 def _masses(settings: Sequence[SettingScores]) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -159,6 +179,9 @@ class _Counted:
     not_finite: int
     #: 1, or -1 where a higher score is better.
     worse: float
+    #: The standard deviation between trainings, and its degrees of freedom; 0, and 0 if it is unknown.
+    deviation: float = 0.0
+    freedom: int = 0
 
     @classmethod
     def of(cls, scores: SettingScores, masses: Floats, weighing: npt.NDArray[np.bool_], *, worse: float) -> _Counted:
@@ -179,26 +202,28 @@ class _Counted:
         """Σ over rows of the mean over seeds, over Σ of weights."""
         return float(self.sums.sum() / self.masses.sum())
 
-    def judged(self, deviation: float | None) -> SettingJudgement:
+    @property
+    def seed_error(self) -> float:
+        """The seed part of the score's error."""
+        return self.deviation / sqrt(self.seeds)
+
+    def with_seeds(self, between: BetweenSeeds, *, alone: bool) -> _Counted:
+        """The same with the deviation of all settings, or its own."""
+        import numpy as np
+
+        if alone:
+            return replace(self, deviation=float(np.std(self.losses, ddof=1)), freedom=self.seeds - 1)
+        return replace(self, deviation=between.deviation or 0.0, freedom=between.freedom)
+
+    def judged(self) -> SettingJudgement:
         """The answer for a setting that is compared with nothing."""
         if not self.seeds:
             return SettingJudgement("failed", 0, self.not_finite)
         error = None
         if len(self.masses) >= LEAST_CLUSTERS:
             row_part = paired_ratio(self.sums, self.masses).standard_error
-            error = hypot(row_part, (deviation or 0.0) / sqrt(self.seeds))
+            error = hypot(row_part, self.seed_error)
         return SettingJudgement("not told apart", self.seeds, self.not_finite, self.worse * self.loss, error)
-
-
-def _between_seeds(counted: Sequence[_Counted]) -> tuple[float, int] | tuple[None, None]:
-    """The standard deviation between trainings that differ in the seed alone, pooled over settings, and its degrees of
-    freedom.
-    """
-    freedom = sum(one.seeds - 1 for one in counted if one.seeds)
-    if not freedom:
-        return None, None
-    squares = sum(float(((one.losses - one.losses.mean()) ** 2).sum()) for one in counted if one.seeds)
-    return sqrt(squares / freedom), freedom
 
 
 @dataclass(frozen=True)
@@ -208,12 +233,13 @@ class _Difference:
     difference: float
     row_error: float
     seed_error: float
+    seed_freedom: int
     differing: int
     #: Whether too few rows differ to know how rows do.
     unknown: bool
 
     @classmethod
-    def of(cls, best: _Counted, other: _Counted, deviation: float | None, bound: float | None) -> _Difference:
+    def of(cls, best: _Counted, other: _Counted, bound: float | None) -> _Difference:
         import numpy as np
 
         found = paired_ratio(other.sums - best.sums, best.masses)
@@ -223,9 +249,9 @@ class _Difference:
         if few and bound is not None:
             in_mind = sqrt(_IN_MIND) * bound * float(best.masses.max() / best.masses.sum())
             row_error = hypot(row_error, in_mind)
-        seed_error = (deviation or 0.0) * sqrt(1 / best.seeds + 1 / other.seeds)
+        seed_error, freedom = hypot(best.seed_error, other.seed_error), min(best.freedom, other.freedom)
         unknown = few and bound is None and differing > 0
-        return cls(max(0.0, found.difference), row_error, seed_error, differing, unknown)
+        return cls(max(0.0, found.difference), row_error, seed_error, freedom, differing, unknown)
 
     @property
     def error(self) -> float:
@@ -255,6 +281,7 @@ class _Told(TypedDict, total=False):
 
     outcome: Literal["worse", "as good", "not told apart"]
     difference: float
+    difference_error: float
     low: float
     high: float
     p: float
@@ -262,20 +289,20 @@ class _Told(TypedDict, total=False):
     differing: int
 
 
-def _told(differences: Sequence[_Difference], chances: Chances, margin: float) -> list[_Told]:
+def _told(differences: Sequence[_Difference], chances: Chances, margin: float, *, as_good: bool) -> list[_Told]:
     """Both questions, each step by step: the clearest case first, against all that are still in question, and from the
     first case on that is not clear, none is.
     """
     told: list[_Told] = []
     for one in differences:
-        told.append({"difference": one.difference})
+        told.append({"difference": one.difference, "difference_error": one.error})
         if one.differing < LEAST_DIFFERING and one.row_error:
             told[-1]["differing"] = one.differing
     known = [place for place, one in enumerate(differences) if not one.unknown]
     p = critical = 0.0
     for step, place in enumerate(sorted(known, key=lambda place: -differences[place].t_worse)):
         one = differences[place]
-        chance = chances.apart(len(differences) + 1 - step, one.share)
+        chance = chances.apart(len(differences) + 1 - step, one.share, seed_freedom=one.seed_freedom)
         own = chance.critical(ALPHA)
         p, critical = max(p, chance.p(one.t_worse)), own if p < ALPHA else max(critical, own)
         told[place] |= {"p": p, "low": one.difference - critical * one.error}
@@ -283,11 +310,11 @@ def _told(differences: Sequence[_Difference], chances: Chances, margin: float) -
     clear, critical = True, 0.0
     for step, place in enumerate(sorted(known, key=lambda place: -differences[place].t_as_good(margin))):
         one = differences[place]
-        own = chances.ahead(len(differences) - step, one.share).critical(ALPHA / 2)
+        own = chances.ahead(len(differences) - step, one.share, seed_freedom=one.seed_freedom).critical(ALPHA / 2)
         critical = own if clear else max(critical, own)
         clear = clear and one.t_as_good(margin) > critical
         told[place]["high"] = one.difference + critical * one.error
     for each in told:
-        good, worse = each.get("high", inf) < margin, each.get("p", 1.0) < ALPHA
+        good, worse = as_good and each.get("high", inf) < margin, each.get("p", 1.0) < ALPHA
         each["outcome"] = "as good" if good else "worse" if worse else "not told apart"
     return told

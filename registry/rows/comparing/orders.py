@@ -45,6 +45,15 @@ def values(*, targets: Sequence[RowsOf], metric: str, folder: str) -> dict[str, 
     return {"rows": len(found.rows), "left_out": found.left_out}
 
 
+def stored_values(folder: Path, targets: int, left_out: int) -> RowValues:
+    """Return what `values` wrote for so many targets."""
+    import numpy as np
+
+    rows = np.fromfile(folder / ROWS, "<i8")
+    sums = np.fromfile(folder / _SUMS).reshape(targets, len(rows))
+    return RowValues(rows, sums, np.fromfile(folder / _MASSES), left_out)
+
+
 def pairs(
     *,
     targets: Sequence[RowsOf],
@@ -64,9 +73,7 @@ def pairs(
     """
     import numpy as np
 
-    rows = np.fromfile(Path(folder, ROWS), "<i8")
-    sums = np.fromfile(Path(folder, _SUMS)).reshape(len(targets), len(rows))
-    found = RowValues(rows, sums, np.fromfile(Path(folder, _MASSES)), 0)
+    found = stored_values(Path(folder), len(targets), 0)
     groups = np.fromfile(Path(folder, GROUPS), "<i8") if grouped else None
     refs = [ref for ref, _, _ in targets]
     compared = compare_pairs(

@@ -1,17 +1,11 @@
-"""The statistics of a comparison of each target with each other, and what the rows show, in words.
-
->>> decimals(0.013), decimals(2.6), decimals(130.0)
-(3, 1, 0)
->>> shown_size(0.0512)
-'0.052'
-"""
+"""The statistics of a comparison of each target with each other, and what the rows show, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import combinations
-from math import ceil, floor, log10
+from math import ceil
 from typing import TYPE_CHECKING
 
 from registry.rows.comparing.row_values import RowValues
@@ -28,14 +22,11 @@ from sdk.statistics.comparison import (
     paired_ratio,
     rows_needed,
 )
+from sdk.statistics.wording import decimals, metric_name, shown_size
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-
-#: Metrics' names as people write them; others are written with spaces.
-_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "token_f1": "token F1", "json_valid": "valid JSON", "bleu": "BLEU", "chrf": "chrF", "nist": "NIST", "meteor": "METEOR with synonyms", "meteor_exact_stem": "METEOR", "macro_f1": "macro-F1"}  # fmt: skip
 
 
 def compare_pairs(
@@ -139,7 +130,7 @@ def verdict_on(
         sizes = sorted(end if found.difference > 0 else -end for end in (found.low, found.high))
         digits = decimals((found.high - found.low) / 2)
         by, low, high = (f"{size:.{digits}f}" for size in (abs(found.difference), *sizes))
-        return f"{winner} beats {loser} on {_NAMES.get(metric, metric.replace('_', ' '))} by {by} [{low}, {high}]"
+        return f"{winner} beats {loser} on {metric_name(metric)} by {by} [{low}, {high}]"
     rows = f"{found.rows} rows"
     if kind is Clusters.GROUPS:
         rows += f" in {found.clusters} groups"
@@ -186,17 +177,6 @@ def with_training_rows(
         for ref, found in trained.items()
     ]
     return pair.model_copy(update={"verdict": f"{pair.verdict}; but {' and '.join(told)}"})
-
-
-def decimals(size: float) -> int:
-    """With how many decimals a number as large as `size` has two digits."""
-    return max(0, 1 - floor(log10(size))) if size > 0 else 3
-
-
-def shown_size(size: float) -> str:
-    """A size in two digits, rounded up, because smaller ones aren't promised."""
-    digits = decimals(size)
-    return f"{ceil(size * 10**digits * (1 - 1e-9)) / 10**digits:.{digits}f}"
 
 
 def short_names(refs: Sequence[str]) -> Mapping[str, str]:

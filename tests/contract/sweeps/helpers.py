@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import base64
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from contract.jobs.helpers import Crew
 from support import calls
 from support.adapters import SPEC
 from support.registries import World
 
+from registry.db.database import Database
 from sdk.api import sweeps
 from sdk.client import Client
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
@@ -36,6 +42,46 @@ def result(loss: float, *, outcome: str = "finished", steps: int = 30, rows: int
     losses += (loss * weights.sum() - losses.sum()) / rows
     told = {"outcome": outcome, "steps": steps, "row_losses": packed(losses), "row_weights": packed(weights), **said}
     return MemberResult.model_validate(told)
+
+
+def held_out_rows(folder: Path) -> Path:
+    """Write rows that nobody trains on."""
+    path = folder / "held_out.jsonl"
+    path.write_text("".join(f'{{"prompt": "{number}", "completion": "c"}}\n' for number in range(ROWS)))
+    return path
+
+
+class Killed(BaseException):
+    """The end of a process, which nothing in it can catch."""
+
+
+@dataclass
+class Kills:
+    """How often this process was killed."""
+
+    count: int = 0
+
+
+@contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, *, after: bool) -> Iterator[Kills]:
+    """Kill this thread right before, or right after, the first commit in the block."""
+    begin, mine, kills = Database.write, threading.get_ident(), Kills()
+
+    @contextmanager
+    def write(self: Database, **given: Any) -> Iterator[Any]:
+        doomed = threading.get_ident() == mine
+        with begin(self, **given) as session:
+            yield session
+            if doomed and not after:
+                kills.count += 1
+                raise Killed
+        if doomed:
+            kills.count += 1
+            raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(Database, "write", write)
+        yield kills
 
 
 @dataclass

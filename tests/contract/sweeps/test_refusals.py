@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from contract.sweeps.helpers import Desk
 from support.adapters import SPEC, base_registration
 
 from sdk.api import sweeps
-from sdk.errors import Conflict, DoesNotFit, InvalidInput, NotAllowed, NotFound
+from sdk.errors import Conflict, DoesNotFit, InvalidInput, NotAllowed, NotFound, Unavailable
 from sdk.lora.planning.tables import LLAMA_2_7B
 from sdk.schemas.job_requests import BaseChoice, CheckpointRef, SweepPlace
 from sdk.schemas.sweep_axes import Values
@@ -26,7 +27,7 @@ class TestRefusals:
             ({"training": {"sweep": SweepPlace(sweep="a", number=1)}}, "only the registry places members"),
             ({"training": {"from_checkpoint": CheckpointRef(job="a")}}, "leave from_checkpoint out"),
             ({"choose": "speed"}, "is no score by which members can be chosen"),
-            ({"choose": "rows"}, "is no score by which members can be chosen"),
+            ({"choose": "regex"}, "is no score by which members can be chosen"),
             ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
             (
                 {
@@ -50,6 +51,13 @@ class TestRefusals:
         asked = {"base": BaseChoice(id=name), "spec": TrainingSpec(method="lora", targets="qv")}
         with pytest.raises(DoesNotFit):
             desk.begin(settings={"batch_size": Values(values=[1, 256, 2])}, training=asked)
+
+    def test_sampler_that_needs_a_library_is_refused_without_it(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        with pytest.raises(Unavailable, match=r"adapterctl\[sweeps\]"):
+            desk.begin(sample="tpe", trials=2)
 
     def test_base_and_rows_that_nobody_has_are_refused(self, desk: Desk) -> None:
         with pytest.raises(NotFound):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contract.sweeps.helpers import ROWS, Desk, packed
+from support import calls
+from support.compared import scored
+from support.scored_rows import report_of, write_file
 from support.usage import differing, mismeasured
 
 from sdk.api import sweeps
@@ -37,6 +40,7 @@ class TestGrid:
         verdict = desk.view(sweep).verdict
         assert verdict is not None
         assert [(one.trial, one.outcome) for one in verdict.settings] == [(2, "best"), (3, "as good"), (1, "worse")]
+        assert verdict.recommendation
         assert (verdict.metric, verdict.rows, verdict.told_apart) == ("eval_loss", ROWS, False)
         assert verdict.settings[0].score == pytest.approx(0.9)
 
@@ -129,6 +133,37 @@ class TestGrid:
             desk.finish(held, 0.1, row_losses=packed([1.0]))
         with pytest.raises(InvalidInput, match="what became of it"):
             desk.crew.complete(held)
+
+
+class TestEvaluated:
+    def score(self, desk: Desk, rouge: float) -> None:
+        """Do the evaluation that is given out next."""
+        held = desk.crew.hold(kinds=["evaluation"])
+        (target,) = held.targets
+        rows = [
+            row.model_copy(update={"scores": {"rouge_l": row.scores["rouge_l"]}})
+            for row in scored(ROWS, rouge=rouge, noise=0.01)
+        ]
+        path = desk.crew.tmp_path / f"rows-{held.job}"
+        file = write_file(path, rows)
+        upload = desk.crew.worker.uploader.upload({file.digest: path}, "sending", desk.crew.space)
+        calls.complete(
+            desk.crew.worker, held, evaluations=[calls.scored(target, report=report_of(rows, file), upload=upload)]
+        )
+
+    def test_best_is_chosen_by_an_evaluation_of_each_member(self, desk: Desk) -> None:
+        sweep = desk.begin(choose="rouge_l", parallel=1)
+        for rouge in (0.4, 0.6, 0.5):
+            # Each is scored as soon as it has ended, while the next one waits.
+            desk.finish(desk.crew.hold(kinds=["training"]), 1.0)
+            self.score(desk, rouge)
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner) == ("ended", 2)
+        assert ended.members[1].metrics["rouge_l"] == pytest.approx(0.6, abs=0.02)
+        verdict = ended.verdict
+        assert verdict is not None
+        assert (verdict.metric, verdict.lower_is_better, verdict.rows) == ("rouge_l", False, ROWS)
+        assert [(one.trial, one.outcome) for one in verdict.settings] == [(2, "best"), (3, "worse"), (1, "worse")]
 
 
 class TestStopping:

@@ -151,7 +151,15 @@ def test_a_bad_option_is_a_usage_error() -> None:
 
 def test_reconciling_says_what_it_did(migrated: dict[str, str]) -> None:
     said = adapter_registry("reconcile", "--once", **(migrated | {"REGISTRY_PUBLIC_URL": "http://127.0.0.1:1"}))
-    steps = ("requeued", "announced", "expired_checkpoints", "forgotten_workers", "expired_rows", "checks_begun")
+    steps = (
+        "requeued",
+        "sweeps_advanced",
+        "announced",
+        "expired_checkpoints",
+        "forgotten_workers",
+        "expired_rows",
+        "checks_begun",
+    )
     assert json.loads(said.stdout) == dict.fromkeys(steps, 0), said.stderr
 
 

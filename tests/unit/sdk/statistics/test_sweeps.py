@@ -28,10 +28,11 @@ def judged(
     margin: float = 0.02,
     lower_is_better: bool = True,
     bound: float | None = None,
+    draws: int = 10_000,
 ) -> Judgement:
     masses = np.ones(sums[0].shape[1]) if masses is None else masses
     settings = [SettingScores(each, masses) for each in sums]
-    return judge(settings, margin=margin, lower_is_better=lower_is_better, seed="a sweep", bound=bound)
+    return judge(settings, margin=margin, lower_is_better=lower_is_better, seed="a sweep", bound=bound, draws=draws)
 
 
 def outcomes(found: Judgement) -> list[str]:
@@ -52,18 +53,18 @@ def outcomes(found: Judgement) -> list[str]:
     ],
 )
 def test_the_largest_difference_by_chance_is_tukey_s(settings: int, freedom: float, range_: float) -> None:
-    found = Chances(settings, row_freedom=freedom, seed_freedom=None, seed="0").apart(settings, 1.0)
+    found = Chances(settings, row_freedom=freedom, seed="0").apart(settings, 1.0)
     assert found.critical(0.05) == pytest.approx(range_ / sqrt(2), rel=0.03)
 
 
 @pytest.mark.parametrize(("others", "value"), [(1, 1.960), (2, 2.212), (4, 2.442), (9, 2.686)])
 def test_the_lead_over_a_named_setting_by_chance_is_dunnett_s(others: int, value: float) -> None:
-    found = Chances(10, row_freedom=inf, seed_freedom=None, seed="0").ahead(others, 1.0)
+    found = Chances(10, row_freedom=inf, seed="0").ahead(others, 1.0)
     assert found.critical(0.025) == pytest.approx(value, rel=0.03)
 
 
 def test_a_chance_is_below_alpha_exactly_beyond_the_critical_difference() -> None:
-    chance = Chances(4, row_freedom=30, seed_freedom=8, seed="0").apart(4, 0.5)
+    chance = Chances(4, row_freedom=30, seed="0").apart(4, 0.5, seed_freedom=8)
     critical = chance.critical(0.05)
     assert chance.p(critical) >= 0.05 > chance.p(critical + 1e-6)
 
@@ -123,11 +124,24 @@ def test_higher_is_better_is_the_mirror_image() -> None:
 def test_one_seed_leaves_the_seed_part_unknown_and_a_second_of_any_setting_tells_it() -> None:
     sums = scores([1.0, 1.1, 1.2])
     alone = judged(sums[:, :1])
-    assert (alone.seed_freedom, alone.seed_deviation) == (None, None)
+    assert (alone.seed_deviation, alone.seed_freedom) == (None, 0)
     assert outcomes(alone) == ["best", "worse", "worse"]
     some = judged([sums[0], sums[1, :1], sums[2, :2]])
     assert some.seed_freedom == 3
     assert [one.seeds for one in some.settings] == [3, 1, 2]
+
+
+def test_a_setting_that_diverges_with_some_seeds_does_not_make_others_uncertain() -> None:
+    sums = scores([1.0, 1.05, 1.0, 1.3])
+    sums[3] += np.array([0.0, 2.0, 9.0])[:, None]
+    found = judged(sums)
+    assert found.unsteady == [3]
+    assert found.seed_freedom == 6
+    assert outcomes(found)[1] == "worse"
+    # By its own three trainings, it may be no worse.
+    assert (found.settings[3].outcome, found.settings[3].score) == ("not told apart", pytest.approx(4.97, abs=0.1))
+    # Two settings don't tell which of them is usual.
+    assert judged(sums[[0, 3]]).unsteady == []
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
@@ -168,6 +182,10 @@ def test_fewer_than_twenty_rows_tell_nothing() -> None:
     # Rows without weight are none.
     masses = np.array([1.0] * 19 + [0.0])
     assert not judged(scores([2.0, 1.0], rows=20), masses).enough_rows
+    # Twenty rows of which one weighs nearly all tell what is worse, but nothing that is as good.
+    masses = np.array([1.0] * 19 + [500.0])
+    assert outcomes(judged(scores([1.0, 1.0], rows=20) * masses, masses, margin=0.9))[0] != "as good"
+    assert outcomes(judged(scores([1.0, 1.0], rows=20), margin=0.9)) == ["best", "as good"]
     assert judged(scores([2.0, 1.0], rows=20)).enough_rows
 
 
@@ -195,7 +213,7 @@ def test_answers_of_yes_and_no_that_hardly_differ_are_as_good_only_over_enough_r
 
 def test_a_thousand_settings_are_judged() -> None:
     means = [1.0] * 500 + [1.2] * 500
-    found = judged(scores(means, seeds=1, rows=100, noise=0.02), margin=0.05)
+    found = judged(scores(means, seeds=1, rows=100, noise=0.02), margin=0.05, draws=1_000)
     assert found.best in range(500)
     assert set(outcomes(found)[500:]) == {"worse"}
     assert set(outcomes(found)[:500]) == {"best", "as good"}

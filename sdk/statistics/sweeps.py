@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-__all__ = ["SweepJudgement", "SettingJudgement", "SettingScores", "judge"]
+__all__ = ["SettingJudgement", "SettingScores", "SweepJudgement", "judge"]
 
 #: Scores that differ by a smaller share are equal, since they were added up in different orders.
 _ROUNDING = 1e-12

@@ -23,7 +23,7 @@ _TRAINING = "train"
 
 
 @dataclass(frozen=True)
-class Standing:
+class MemberStanding:
     """How far one member is."""
 
     member: SweepMember
@@ -40,7 +40,7 @@ class SweepProgress:
     """How far a sweep is: what the registry says, and where its members are."""
 
     view: SweepView
-    members: list[Standing]
+    members: list[MemberStanding]
 
     @property
     def steps(self) -> int:
@@ -48,7 +48,7 @@ class SweepProgress:
         return sum(one.step or 0 for one in self.members)
 
     @property
-    def best(self) -> Standing | None:
+    def best(self) -> MemberStanding | None:
         """The member with the least held-out loss so far."""
         return min((one for one in self.members if one.loss is not None), key=lambda one: one.loss or 0.0, default=None)
 
@@ -128,11 +128,11 @@ def _last(series: Series) -> float | None:
     return None if found is None or not found.last else found.last[-1]
 
 
-def _standing(member: SweepMember, job: JobView | None, loss: float | None) -> Standing:
+def _standing(member: SweepMember, job: JobView | None, loss: float | None) -> MemberStanding:
     if job is None or job.progress is None:
         found = member.metrics.get(HELD_OUT_LOSS)
-        return Standing(member, member.steps, member.steps, found if loss is None else loss)
+        return MemberStanding(member, member.steps, member.steps, found if loss is None else loss)
     progress = job.progress
     trains = progress.phase == _TRAINING
     step, total = (progress.step, progress.total) if trains else (None, None)
-    return Standing(member, step, total, loss, progress.phase)
+    return MemberStanding(member, step, total, loss, progress.phase)

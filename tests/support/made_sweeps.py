@@ -15,7 +15,7 @@ import numpy as np
 
 from sdk.statistics.comparison import ALPHA, holm
 from sdk.statistics.selection import Chance, Chances
-from sdk.statistics.sweeps import SweepJudgement, SettingScores, judge
+from sdk.statistics.sweeps import SettingScores, SweepJudgement, judge
 
 #: What an answer draws is drawn anew for each sweep, so that fewer draws make single answers less exact, but not wrong
 #: more often.

@@ -54,7 +54,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Panel:
+class SettingPanel:
     """One axis of values."""
 
     title: str
@@ -76,7 +76,7 @@ class SweepPicture:
     #: Whether marks of a series are connected: those of a grid.
     lines: bool
     #: The first is that of the score.
-    panels: tuple[Panel, ...]
+    panels: tuple[SettingPanel, ...]
     legend: tuple[str, ...]
 
     def ticks_within(self, width: float, character: float) -> list[tuple[float, str]]:
@@ -101,13 +101,13 @@ def picture_of(view: SweepView) -> SweepPicture:
     middle = (max(series) + min(series)) / 2
     xs = [place(row.setting.get(option)) + _APART * (at - middle) for row, at in zip(rows, series, strict=True)]
 
-    def panel(title: str, value: Callable[[SettingRow], float | None]) -> Panel | None:
+    def panel(title: str, value: Callable[[SettingRow], float | None]) -> SettingPanel | None:
         marks = [
             Mark(at, x, found, best=row.outcome == "best")
             for row, x, at in zip(rows, xs, series, strict=True)
             if (found := value(row)) is not None
         ]
-        return Panel(title, _scale([mark.y for mark in marks], most=3), tuple(marks)) if marks else None
+        return SettingPanel(title, _scale([mark.y for mark in marks], most=3), tuple(marks)) if marks else None
 
     choose = view.request.choose
     others = [panel(title, value) for title, value in _others(rows, choose)]
@@ -123,7 +123,9 @@ def picture_of(view: SweepView) -> SweepPicture:
     )
 
 
-def _main(title: str, rows: Sequence[SettingRow], xs: Sequence[float], series: Sequence[int], choose: str) -> Panel:
+def _main(
+    title: str, rows: Sequence[SettingRow], xs: Sequence[float], series: Sequence[int], choose: str
+) -> SettingPanel:
     marks, dots = [], []
     for row, x, at in zip(rows, xs, series, strict=True):
         scores = _scores(row, choose)
@@ -134,7 +136,7 @@ def _main(title: str, rows: Sequence[SettingRow], xs: Sequence[float], series: S
         if row.score is None or len(scores) > 1:
             dots += [Dot(at, x - _ASIDE, y, pruned=row.outcome == "pruned") for y in scores]
     ends = [end for mark in marks for end in (mark.low, mark.high) if end is not None]
-    return Panel(
+    return SettingPanel(
         title, _scale([*ends, *(mark.y for mark in marks), *(dot.y for dot in dots)]), tuple(marks), tuple(dots)
     )
 
@@ -217,7 +219,7 @@ def _in_unit(cost: Cost, size: float, row: SettingRow) -> float | None:
     return None if found is None else found / size
 
 
-def _legend(main: Panel) -> Iterator[str]:
+def _legend(main: SettingPanel) -> Iterator[str]:
     if any(mark.low is not None for mark in main.marks):
         yield "bar: ± one standard error"
     if any(not dot.pruned for dot in main.dots):

@@ -8,7 +8,7 @@ from typing import Any
 
 from sdk.plotting.png import literal, require_matplotlib
 from sdk.plotting.svg import GREY, colour_of
-from sdk.plotting.sweeps.panels import Panel, SweepPicture
+from sdk.plotting.sweeps.panels import SettingPanel, SweepPicture
 
 _MARKERS = "osD^"
 #: Pixels to an inch, of which a picture has twice as many as SVG has.
@@ -46,7 +46,7 @@ def png_of(picture: SweepPicture) -> bytes:
     return out.getvalue()
 
 
-def _draw(picture: SweepPicture, panel: Panel, axes: Any, *, width: int) -> None:
+def _draw(picture: SweepPicture, panel: SettingPanel, axes: Any, *, width: int) -> None:
     scale = panel.scale
     axes.set_yscale("log" if scale.log else "linear")
     axes.set_ylim(scale.low, scale.high)
@@ -66,7 +66,7 @@ def _draw(picture: SweepPicture, panel: Panel, axes: Any, *, width: int) -> None
         _draw_series(picture, panel, axes, at)
 
 
-def _draw_series(picture: SweepPicture, panel: Panel, axes: Any, at: int) -> None:
+def _draw_series(picture: SweepPicture, panel: SettingPanel, axes: Any, at: int) -> None:
     colour, kind = colour_of(at), _MARKERS[at % len(_MARKERS)]
     for dot in (dot for dot in panel.dots if dot.series == at):
         fill = "none" if dot.pruned else colour

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from sdk.plotting.picture import PLOT_WIDTH
 from sdk.plotting.svg import GREY, colour_of, marker, text_at
-from sdk.plotting.sweeps.panels import Dot, Mark, Panel, SweepPicture
+from sdk.plotting.sweeps.panels import Dot, Mark, SettingPanel, SweepPicture
 
 #: Room left of an axis for its labels, above it for its title, and below it for the labels of values.
 _LEFT, _RIGHT, _ABOVE, _BELOW, _ROW = 76, 24, 26, 40, 18
@@ -32,7 +32,7 @@ class _Place:
     def x(self, place: float) -> float:
         return self.left + self.width * place
 
-    def y(self, panel: Panel, value: float) -> float:
+    def y(self, panel: SettingPanel, value: float) -> float:
         return self.top + self.height * (1 - panel.scale.place(value))
 
 
@@ -86,7 +86,7 @@ def _named(x: float, y: float, at: int, name: str) -> Iterator[str]:
     yield text_at(x + 16, y, name)
 
 
-def _panel(picture: SweepPicture, panel: Panel, place: _Place) -> Iterator[str]:
+def _panel(picture: SweepPicture, panel: SettingPanel, place: _Place) -> Iterator[str]:
     bottom = place.top + place.height
     yield text_at(place.left, place.top - 8, panel.title, weight="600")
     for tick in panel.scale.ticks:
@@ -107,7 +107,9 @@ def _panel(picture: SweepPicture, panel: Panel, place: _Place) -> Iterator[str]:
             yield "</g>"
 
 
-def _series(panel: Panel, place: _Place, at: int, marks: list[Mark], dots: list[Dot], *, lines: bool) -> Iterator[str]:
+def _series(
+    panel: SettingPanel, place: _Place, at: int, marks: list[Mark], dots: list[Dot], *, lines: bool
+) -> Iterator[str]:
     ordered = sorted(marks, key=lambda mark: mark.x)
     if lines and all(a.x < b.x for a, b in pairwise(ordered)):
         path = "L".join(f"{place.x(mark.x):.1f} {place.y(panel, mark.y):.1f}" for mark in ordered)

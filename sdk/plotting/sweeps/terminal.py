@@ -1,9 +1,9 @@
 """A small picture of a sweep in characters: the score of each setting, with its error, by the option that varies.
 
 >>> from sdk.plotting.scales import Scale
->>> from sdk.plotting.sweeps.panels import Mark, Panel
+>>> from sdk.plotting.sweeps.panels import Mark, SettingPanel
 >>> marks = (Mark(0, 0.0, 3.0), Mark(0, 0.5, 1.0, best=True), Mark(0, 1.0, 2.0))
->>> picture = SweepPicture("", "rank", ((0.0, "1"), (0.5, "4"), (1.0, "16")), (), False, (Panel("loss", Scale(1, 3, ()), marks),), ())
+>>> picture = SweepPicture("", "rank", ((0.0, "1"), (0.5, "4"), (1.0, "16")), (), False, (SettingPanel("loss", Scale(1, 3, ()), marks),), ())
 >>> for row in rows_of(picture, width=24, height=4, plain=True):
 ...     print("".join(text for text, _ in row))
 3 |o

@@ -23,7 +23,7 @@ from sdk.cli.support.sweep_pages import (
 from sdk.nouns.sweeps import winner_ref
 from sdk.schemas.jobs import JobState
 from sdk.schemas.sweeps import SweepView
-from sdk.submitting.sweep_watch import Standing, SweepProgress, follow_sweep
+from sdk.submitting.sweep_watch import MemberStanding, SweepProgress, follow_sweep
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -85,7 +85,7 @@ def summary_of(progress: SweepProgress) -> str:
     return plain(" · ".join(part for part in parts if part))
 
 
-def state_of(standing: Standing) -> str:
+def state_of(standing: MemberStanding) -> str:
     """The state of a member, or its outcome once it has one."""
     return standing.member.outcome or standing.member.state
 
@@ -123,7 +123,7 @@ class _Lines:
         """There is nothing to undo."""
 
 
-def _line(one: Standing, state: str) -> str:
+def _line(one: MemberStanding, state: str) -> str:
     member = one.member
     loss = "" if one.loss is None else f", loss {one.loss:.4g}"
     best = "" if member.best_step is None else f" at step {member.best_step} of {member.steps}"
@@ -180,13 +180,13 @@ class _Live:
         return Group(table, Text(summary_of(self._progress), no_wrap=True, overflow="ellipsis"))
 
 
-def _steps(one: Standing) -> str:
+def _steps(one: MemberStanding) -> str:
     if one.step is None:
         return one.phase
     return f"{one.step}/{one.total or '?'}"
 
 
-def shown_members(progress: SweepProgress, most: int) -> list[Standing]:
+def shown_members(progress: SweepProgress, most: int) -> list[MemberStanding]:
     """Return the members that there is room for, in their order: those at work before the last that ended, and these before
     those that wait.
     """

@@ -14,7 +14,7 @@ from sdk.errors import JobCancelled, JobFailed
 from sdk.nouns.sweeps import winner_ref
 from sdk.schemas.sweep_axes import Range
 from sdk.schemas.sweeps import SweepState, SweepView
-from sdk.submitting.sweep_watch import Standing, SweepProgress
+from sdk.submitting.sweep_watch import MemberStanding, SweepProgress
 
 RANKS = (1, 2, 4, 8, 16)
 
@@ -113,7 +113,7 @@ def test_what_varies_is_written_as_it_may_be_given() -> None:
 
 def test_a_summary_counts_members_and_names_the_best_so_far() -> None:
     view = ranks(state=SweepState.RUNNING, most_members=10)
-    standing = [Standing(one, step=200, total=200, loss=one.metrics["eval_loss"]) for one in view.members]
+    standing = [MemberStanding(one, step=200, total=200, loss=one.metrics["eval_loss"]) for one in view.members]
     said = summary_of(SweepProgress(view, standing))
     assert said.startswith("5/10 members · best 1.36 (rank 4) · ")
     assert said.endswith(" left")
@@ -121,17 +121,17 @@ def test_a_summary_counts_members_and_names_the_best_so_far() -> None:
 
 def test_time_left_counts_the_steps_of_members_that_have_not_begun() -> None:
     view = ranks(state=SweepState.RUNNING, most_members=10)
-    progress = SweepProgress(view, [Standing(one, step=200, total=200) for one in view.members])
+    progress = SweepProgress(view, [MemberStanding(one, step=200, total=200) for one in view.members])
     assert progress.left_s is not None
     assert progress.steps_per_s is not None
     assert progress.left_s == pytest.approx(1000 / progress.steps_per_s, rel=0.01)
-    assert SweepProgress(view, [Standing(one) for one in view.members]).left_s is None
+    assert SweepProgress(view, [MemberStanding(one) for one in view.members]).left_s is None
 
 
 def test_a_short_terminal_shows_those_at_work_before_others() -> None:
     view = ranks()
     states = ["succeeded", "succeeded", "running", "queued", "running"]
     members = [one.model_copy(update={"state": state}) for one, state in zip(view.members, states, strict=True)]
-    progress = SweepProgress(view, [Standing(one) for one in members])
+    progress = SweepProgress(view, [MemberStanding(one) for one in members])
     assert [one.member.number for one in shown_members(progress, 3)] == [2, 3, 5]
     assert len(shown_members(progress, 40)) == 5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdk.statistics.selection import Chances
-from sdk.statistics.sweeps import SweepJudgement, SettingScores, judge
+from sdk.statistics.sweeps import SettingScores, SweepJudgement, judge
 
 
 def scores(means: list[float], *, seeds: int = 3, rows: int = 200, noise: float = 0.05, seed: int = 0) -> np.ndarray:

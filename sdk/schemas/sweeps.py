@@ -18,6 +18,8 @@ from sdk.schemas.wire import IF_ANY, IF_SET, Open, Wire
 
 #: The held-out loss, which a training measures itself; other metrics are those of an evaluation on the same rows.
 HELD_OUT_LOSS = "eval_loss"
+#: The metric of a member that is the size of the files that it handed in.
+ADAPTER_SIZE = "adapter_size_bytes"
 
 Sampler = Literal["grid", "random", "tpe"]
 StopEarly = Literal["none", "halving", "median"]
@@ -148,13 +150,11 @@ class SweepMember(Wire):
     outcome: Annotated[Literal["finished", "pruned"] | None, Open] = None
     #: Why it failed.
     reason: str | None = None
-    #: Scores of held-out rows, of test rows, time, memory and so on, as a version has them.
+    #: Scores of held-out rows, of test rows, time, memory and so on, as a version has them; and the size of its adapter.
     metrics: dict[str, float] = {}
     steps: int | None = None
     #: The step of its best look.
     best_step: int | None = None
-    #: Of the adapter that it handed in.
-    size_bytes: int | None = None
     #: Steps that it took after the one at which it should have ended, before it knew.
     surplus_steps: Annotated[int, IF_ANY] = 0
     #: The version that was made of it.

@@ -87,8 +87,8 @@ def _member(number: int, trial: int, setting: Setting, score: float, seed: int) 
             "rouge_l": 1 / (1 + score),
             "train_s": 55.0 + rank,
             "peak_memory_bytes": 1e9 + rank * 1e7,
+            "adapter_size_bytes": 1e5 * rank,
         },
         steps=200,
         best_step=150 + rank,
-        size_bytes=100_000 * rank,
     )

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from sdk.cli.support.curves import drawn_lines
@@ -25,6 +25,8 @@ _DIGITS = 6
 #: How many members without a result are named.
 _NAMED = 3
 _ENDED_WITHOUT = ("failed", "cancelled")
+#: The ending of the name of a score that the base has, before the training.
+_OF_BASE = "_base"
 
 
 def with_error(score: float | None, error: float | None) -> str | None:
@@ -94,9 +96,8 @@ def said_of(view: SweepView) -> Iterator[str]:
     verdict = view.verdict
     if verdict is not None:
         yield filled(verdict.recommendation)
-        tested = ", ".join(f"{name_of(name)} {value:.4g}" for name, value in verdict.test.items())
-        chose = f"the {verdict.rows:,} held-out rows" if verdict.rows else "the held-out rows"
-        yield filled(f"{chose} chose the winner, so its score on them is a little too good; {_tested(tested)}")
+        if (tested := _tested(verdict.test)) is not None:
+            yield filled(tested)
         yield from (filled(note) for note in verdict.notes)
     if view.message:
         yield filled(view.message)
@@ -108,8 +109,15 @@ def said_of(view: SweepView) -> Iterator[str]:
         yield f"and {len(ended) - _NAMED} more; see: adapterctl sweep show {view.id} --members"
 
 
-def _tested(scores: str) -> str:
-    return f"on test rows it has {scores}" if scores else "--test-data FILE has one that isn't"
+def _tested(scores: Mapping[str, float]) -> str | None:
+    """Return the scores of the winner on test rows, each beside that of the base where that is known."""
+    said = [
+        f"{name} {value:.4g}"
+        + (f" (its base {base:.4g})" if (base := scores.get(f"{name}{_OF_BASE}")) is not None else "")
+        for name, value in scores.items()
+        if not name.endswith(_OF_BASE)
+    ]
+    return f"On rows by which nothing was chosen, the winner has {', '.join(said)}." if said else None
 
 
 def setting_said(member: SweepMember) -> str:

@@ -17,7 +17,7 @@ from typing import get_args
 from sdk.schemas.evaluation import SCORER_PREFIX, TextMetric
 from sdk.schemas.jobs import JobState
 from sdk.schemas.sweep_axes import Setting
-from sdk.schemas.sweeps import HELD_OUT_LOSS, SweepMember, SweepView
+from sdk.schemas.sweeps import ADAPTER_SIZE, HELD_OUT_LOSS, SweepMember, SweepView
 from sdk.schemas.wire import JsonScalar
 
 _SCORES = frozenset(get_args(TextMetric)) | {"test_loss"}
@@ -44,11 +44,6 @@ class SettingRow:
         return _mean(member.metrics.get(metric) for member in self.members)
 
     @property
-    def size_bytes(self) -> float | None:
-        """Of an adapter with this setting."""
-        return _mean(member.size_bytes for member in self.members)
-
-    @property
     def best_step(self) -> float | None:
         """The step of the best look, the mean over members."""
         return _mean(member.best_step for member in self.members)
@@ -69,7 +64,7 @@ class Cost:
 
 
 COSTS = (
-    Cost("size of the adapter", lambda row: row.size_bytes, {"kB": 1e3, "MB": 1e6, "GB": 1e9}),
+    Cost("size of the adapter", lambda row: row.mean(ADAPTER_SIZE), {"kB": 1e3, "MB": 1e6, "GB": 1e9}),
     Cost("time to train", lambda row: row.mean("train_s"), {"s": 1.0, "min": 60.0, "h": 3600.0}),
     Cost("memory at most", lambda row: row.mean("peak_memory_bytes"), {"MB": 1e6, "GB": 1e9}),
     Cost("steps to the best look", lambda row: row.best_step, {"": 1.0}),

@@ -58,15 +58,15 @@ def test_the_best_comes_first_where_settings_were_sampled() -> None:
     assert [line.split()[0] for line in lines] == ["4", "8", "16", "2", "1"]
 
 
-def test_the_rows_that_chose_are_named_as_such_unless_others_tell() -> None:
+def test_scores_on_rows_that_chose_nothing_are_told_beside_the_base_s() -> None:
     view = ranks()
-    assert "the 40 held-out rows chose the winner" in " ".join(said_of(view))
-    assert "--test-data FILE has one that isn't" in " ".join(" ".join(said_of(view)).split())
+    assert "by which nothing was chosen" not in " ".join(said_of(view))
     assert view.verdict is not None
-    tested = view.verdict.model_copy(update={"test": {"test_loss": 1.375}})
-    said = " ".join(" ".join(said_of(view.model_copy(update={"verdict": tested}))).split())
-    assert "on test rows it has loss of test rows 1.375" in said
-    assert all(len(line) <= 80 for part in said_of(view) for line in part.splitlines())
+    tested = view.verdict.model_copy(update={"test": {"loss_base": 7.0, "loss": 1.375}, "notes": ["One seed each."]})
+    said = list(said_of(view.model_copy(update={"verdict": tested})))
+    assert " ".join(said[1].split()) == "On rows by which nothing was chosen, the winner has loss 1.375 (its base 7)."
+    assert said[2:] == ["One seed each."]
+    assert all(len(line) <= 80 for part in said for line in part.splitlines())
 
 
 def test_a_member_without_a_result_is_named_with_its_reason_and_makes_the_exit_code_6() -> None:

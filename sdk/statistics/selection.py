@@ -1,7 +1,7 @@
 """How far apart settings that are equally good come out by chance, where the best of them was picked by the same numbers.
 
 Whoever compares the best of m equal settings with the worst searches all their pairs: Holm's correction over m − 1
-comparisons finds a difference in 14 % of all sweeps of ten. What holds is the distribution of the highest of m less the
+comparisons finds a difference in about 10 % of all sweeps of ten. What holds is the distribution of the highest of m less the
 lowest of those that are still in question, which is Tukey's studentised range as long as all are (Hsu, "Multiple
 Comparisons", 1996, chapters 4 and 5). Being as good as the best is another question, with one fixed setting on one
 side, whichever it is: there Dunnett's one-sided distribution holds (Hsu 1984, multiple comparisons with the best).

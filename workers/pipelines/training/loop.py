@@ -33,7 +33,7 @@ from workers.pipelines.model.device import Device, is_out_of_memory, memory_erro
 from workers.pipelines.training.checkpoints import GENERATORS_NAME, OPTIMIZER_NAME, Resumed, broken_checkpoint
 from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.optimising import Schedule, diverged, optimizer_of
-from workers.pipelines.training.row_means import ROW, RowMeans, RowSums, StepLosses
+from workers.pipelines.training.row_means import ROW, RowMeans, StepLosses, StepRowLosses
 from workers.pipelines.training.short_of_memory import smaller_optimizer
 from workers.pipelines.training.states import generator_states, restore_generators, restore_optimizer, set_generators
 from workers.pipelines.training.update_size import lost_scale
@@ -273,7 +273,7 @@ def _add_gradients(shared: Shared, batch: Batch, seed: int) -> StepLosses | None
     loss = torch.zeros((), device=shared.device.torch_device)
     objective, fitting = shared.objective, shared.fitting
     try:
-        sums = RowSums(batch)
+        sums = StepRowLosses(batch)
         step = objective.of_step(shared.model, batch, Passes(fitting.parts, fitting.losses, seed))
         for part in fitting.parts(batch, objective.sequences):
             with fitting.saving():

@@ -41,7 +41,7 @@ class StepLosses(NamedTuple):
     rows: list[float]
 
 
-class RowSums:
+class StepRowLosses:
     """Adds up the losses of the rows of one step, whatever the parts in which it is computed."""
 
     def __init__(self, batch: Batch) -> None:

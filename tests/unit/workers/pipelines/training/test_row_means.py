@@ -83,4 +83,4 @@ def test_a_run_of_broken_rows_is_named_by_its_place_in_the_file(llama_base: Path
 
 
 def test_other_objectives_count_no_rows() -> None:
-    assert row_means.RowSums({}).found(torch.tensor(2.0)) == (2.0, [])
+    assert row_means.StepRowLosses({}).found(torch.tensor(2.0)) == (2.0, [])

@@ -88,7 +88,8 @@ BODIES: dict[str, Any] = {
                 "adapter": "team/code-review",
                 "base": {"id": "HuggingFaceTB/SmolLM2-135M-Instruct", "fingerprint": _FINGERPRINT},
                 "data": _ROWS,
-                "spec": {"method": "lora", "holdout": 0.1},
+                "eval_data": _ROWS,
+                "spec": {"method": "lora"},
             },
             "settings": {"rank": {"values": [4, 16]}, "lr": {"low": 1e-4, "high": 1e-3, "log": True, "count": 3}},
         }

@@ -13,6 +13,7 @@ from registry.errors import Invalid, Unavailable
 from registry.sweeps.deciding.stopping import HALVING_RUNGS, MEDIAN_RUNGS
 from registry.sweeps.models import Member, Sweep
 from sdk.schemas.evaluation import LESS_IS_BETTER, SCORER_PREFIX, EvaluationSpec, is_of_texts, is_scorer
+from sdk.schemas.held_out import no_held_out
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
 from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.sweep_axes import Axis, Range, Setting
@@ -55,10 +56,7 @@ def require_sweepable(request: SweepRequest) -> None:
                 param=f"request.training.{name}",
             )
     if training.eval_data is None and training.spec.hold_out is None:
-        raise Invalid(
-            "a sweep compares its members on held-out rows, and there are none; give eval_data, or a share as holdout",
-            param="request.training.eval_data",
-        )
+        raise Invalid(no_held_out(["a sweep"]), param="request.training.eval_data")
     if needs_scoring(request):
         _require_scored(request)
     if request.sample == "tpe" and importlib.util.find_spec("optuna") is None:
@@ -88,7 +86,7 @@ def _require_scored(request: SweepRequest) -> None:
         )
     if request.training.eval_data is None:
         raise Invalid(
-            f"{choose} is scored by an evaluation, which needs held-out rows of their own; give eval_data in place of holdout",
+            f"{choose} is scored by an evaluation, which needs held-out rows of their own; give them as eval_data",
             param="request.training.eval_data",
         )
 

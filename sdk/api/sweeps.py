@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from sdk.api.transport import Transport, keyed, pages
 from sdk.names import check_job_id
-from sdk.schemas.sweeps import RungAnswer, RungReached, SweepSubmission, SweepView
+from sdk.schemas.sweeps import SweepSubmission, SweepView
 
 #: Several settings are examined before a sweep is accepted.
 _SUBMITTING_S = 300.0
-_REPORTING_S = 60.0
 
 
 def submit(transport: Transport, submission: SweepSubmission, *, key: str | None = None) -> SweepView:
@@ -45,8 +44,3 @@ def go(transport: Transport, sweep_id: str) -> SweepView:
 def cancel(transport: Transport, sweep_id: str) -> SweepView:
     """Cancel a sweep and its members. Raises NotFound, NotAllowed, Conflict for a sweep that has ended."""
     return transport.call("POST", f"/sweeps/{check_job_id(sweep_id)}/cancel", SweepView)
-
-
-def reach_rung(transport: Transport, job: str, reached: RungReached, *, timeout_s: float = _REPORTING_S) -> RungAnswer:
-    """Report a member's loss at a rung; the answer says whether it goes on. Raises StaleAttempt, NotFound."""
-    return transport.call("POST", f"/jobs/{job}/rungs", RungAnswer, body=reached, timeout_s=timeout_s)

@@ -14,6 +14,7 @@ from typing import Any
 from sdk.errors import InvalidInput, InvalidName
 from sdk.names import check_name
 from sdk.schemas.codes import plain_type
+from sdk.schemas.held_out import no_held_out
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Axis, Range, Values
@@ -46,10 +47,7 @@ class SweepOptions:
         spec = build(TrainingSpec, **self.of_training)
         check_held_out(spec, eval_data=eval_data)
         if eval_data is None and spec.hold_out is None:
-            raise InvalidInput(
-                "a sweep compares its members on held-out rows, and there are none; give eval_data, or a share as holdout",
-                param="eval_data",
-            )
+            raise InvalidInput(no_held_out(["a sweep"]), param="eval_data")
         training = TrainingRequest(adapter=adapter, base=BaseChoice(id="-"), data="0" * 64, spec=spec)
         return self.request(training)
 

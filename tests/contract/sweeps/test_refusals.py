@@ -34,7 +34,7 @@ class TestRefusals:
                     "choose": "rouge_l",
                     "training": {"eval_data": None, "spec": SPEC.model_copy(update={"holdout": 0.1})},
                 },
-                "give eval_data in place of holdout",
+                "give them as eval_data",
             ),
         ],
     )

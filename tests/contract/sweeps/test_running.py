@@ -10,7 +10,7 @@ from support.compared import scored
 from support.scored_rows import report_of, write_file
 from support.usage import differing, mismeasured
 
-from sdk.api import sweeps
+from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
 from sdk.schemas.sweep_axes import Range, Values
 from sdk.schemas.sweeps import RungReached
@@ -208,7 +208,7 @@ class TestStopping:
 class TestRungs:
     def reach(self, desk: Desk, held: object, loss: float, *, rung: int = 0) -> bool:
         reached = RungReached(attempt=held.attempt, rung=rung, step=3, loss=loss)  # type: ignore[attr-defined]
-        return sweeps.reach_rung(desk.crew.worker.transport, held.job, reached).goes_on  # type: ignore[attr-defined]
+        return work.ask_at_rung(desk.crew.worker.transport, held.job, reached, timeout_s=60.0).goes_on  # type: ignore[attr-defined]
 
     def test_the_same_answer_is_given_again(self, desk: Desk) -> None:
         sweep = desk.begin(stop_early="halving")

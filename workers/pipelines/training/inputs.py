@@ -155,7 +155,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
     if order.sweep is not None and looked_at is None:
         raise PipelineError(
             FailureReason.SPEC,
-            "Members of a sweep are compared on held-out rows, and there are none; give eval_data, or a share as holdout.",
+            f"The training can't be a member: {no_held_out(['a sweep'])}.",
         )
     _require_watchable(spec, looked_at, schedule)
     for found in (looked_at, others):

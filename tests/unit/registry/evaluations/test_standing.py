@@ -45,6 +45,7 @@ OTHERWISE = {
     "removal/garbage.py:garbage": "whether bytes are used at all",
     "search/compile.py:_scored": "its `score` asks",
     "search/service.py:_scores_of": "it takes the condition of `scored_by`",
+    "sweeps/members.py:note_scores": "what the job has recorded that the sweep itself submitted",
 }
 
 

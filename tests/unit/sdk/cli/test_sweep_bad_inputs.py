@@ -45,7 +45,7 @@ CASES: list[tuple[str, str]] = [
     ("--holdout 0.1,0.2", "holdout says what the rows are"),
     (HELD + "--schedule cosine,step", "schedule: 'step' can't be; give cosine, linear"),
     (HELD + "--use-rslora --rank 1,2", "give alpha, such as"),
-    ("--rank 1,2", "a sweep compares its members on held-out rows, and there are none; give eval_data, or a share"),
+    ("--rank 1,2", "a sweep looks at held-out rows, and there are none; give eval_data, or a share"),
     (HELD + "--rank 1,2 --config none.yaml", "there is no file"),
     (HELD + "--rank 1,2 --choose nosuch", "'nosuch' is no score by which members can be chosen"),
     (

@@ -324,5 +324,5 @@ def test_the_number_of_threads_belongs_to_the_training(train: Train, tmp_path: P
 
 
 def test_a_member_without_held_out_rows_is_refused(train: Train) -> None:
-    with pytest.raises(PipelineError, match="compared on held-out rows, and there are none"):
+    with pytest.raises(PipelineError, match="a sweep looks at held-out rows, and there are none"):
         train("member", Sweep({}), eval_data=None, keep="last")

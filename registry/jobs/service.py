@@ -14,7 +14,7 @@ from registry.access.audit.service import record
 from registry.access.keys import used_for_another
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
-from registry.db.stored_json import table
+from registry.db.stored_json import read_stored, table
 from registry.db.types import db_now
 from registry.errors import Conflict, Invalid
 from registry.jobs import events
@@ -24,6 +24,7 @@ from registry.jobs.base_contents import ChangedError
 from registry.jobs.checkpoint_pins import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.followers import Followers
+from registry.jobs.kinds.evaluation import EVALUATION
 from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import Acceptable, JobKindRules, acceptable
 from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, move
@@ -38,7 +39,7 @@ from registry.principal import Principal
 from registry.queue import Queue
 from registry.usage.charging import charge, limits_of, record_bytes, require_room, submit_alone
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.job_requests import used_fields
+from sdk.schemas.job_requests import EvaluationRequest, used_fields
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
 from sdk.schemas.wire import digest_of
 
@@ -249,6 +250,8 @@ class Jobs:
             require_data(session, request, rules_of(earlier.kind).datasets, who, earlier.namespace)
             if not advice:
                 request = pin_again(session, earlier, request, who)
+                if earlier.kind == EVALUATION.name:
+                    EVALUATION.keep(session, read_stored(EvaluationRequest, request, of=f"the request of job {job_id}"))
             job = self._new(
                 session,
                 who,

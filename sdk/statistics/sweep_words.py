@@ -9,7 +9,7 @@ from sdk.schemas.sweep_axes import Setting
 from sdk.schemas.sweeps import HELD_OUT_LOSS, SettingVerdict, SweepVerdict
 from sdk.schemas.wire import JsonScalar
 from sdk.statistics.comparison import LEAST_CLUSTERS
-from sdk.statistics.sweeps import Judgement
+from sdk.statistics.sweeps import SweepJudgement
 from sdk.statistics.wording import decimals, listed, metric_name, shown_size
 
 __all__ = ["TrialFacts", "verdict_of"]
@@ -38,7 +38,7 @@ class TrialFacts:
 
 
 def verdict_of(
-    found: Judgement, trials: Sequence[TrialFacts], *, metric: str, lower_is_better: bool, margin: float
+    found: SweepJudgement, trials: Sequence[TrialFacts], *, metric: str, lower_is_better: bool, margin: float
 ) -> SweepVerdict:
     """Return the verdict on a sweep, `trials` being in the order of the settings that were judged.
 
@@ -64,7 +64,7 @@ def verdict_of(
     return verdict.model_copy(update={"recommendation": words.recommendation(), "notes": words.notes()})
 
 
-def _setting_verdict(found: Judgement, place: int, trial: TrialFacts) -> SettingVerdict:
+def _setting_verdict(found: SweepJudgement, place: int, trial: TrialFacts) -> SettingVerdict:
     one = found.settings[place]
     return SettingVerdict(
         trial=trial.trial,
@@ -89,7 +89,7 @@ def _order(one: SettingVerdict, sign: float) -> tuple[bool, bool, float, int]:
 class _Words:
     """The sentences on one verdict."""
 
-    def __init__(self, verdict: SweepVerdict, found: Judgement, trials: Sequence[TrialFacts]) -> None:
+    def __init__(self, verdict: SweepVerdict, found: SweepJudgement, trials: Sequence[TrialFacts]) -> None:
         self.verdict, self.found = verdict, found
         self.trials = {one.trial: one for one in trials}
         self.scored = [one for one in verdict.settings if one.score is not None]

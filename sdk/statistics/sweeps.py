@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-__all__ = ["Judgement", "SettingJudgement", "SettingScores", "judge"]
+__all__ = ["SettingJudgement", "SettingScores", "SweepJudgement", "judge"]
 
 #: Scores that differ by a smaller share are equal, since they were added up in different orders.
 _ROUNDING = 1e-12
-#: Where few rows differ, so many are added in mind that differ by all they can, half of them either way: if none does,
-#: the interval then ends where three in as many rows could (Agresti and Min 2005 add as many to pairs of yes and no).
+#: Weights that differ by a smaller share are the same, as 32-bit numbers have them.
+_OF_WEIGHTS = 1e-5
+#: Where few rows differ, so many are added in mind that differ by all they can, half of them either way (Agresti and Min
+#: 2005, who add two to pairs of yes and no). If none of n differs, the interval then ends beyond 3.7/n, the exact end.
 _IN_MIND = 4
 
 
@@ -79,7 +81,7 @@ class SettingJudgement:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class SweepJudgement:
     """What the scores of a sweep say."""
 
     #: The place of the best setting; None: none has a score.
@@ -116,7 +118,7 @@ def judge(
     seed: str,
     bound: float | None = None,
     draws: int = DRAWS,
-) -> Judgement:
+) -> SweepJudgement:
     """Say which setting is the best, and whether each other one is worse, as good, or not told apart from it.
 
     `margin`, in units of the score, is by how much a setting may be worse and still be as good: what is shown to lie
@@ -134,7 +136,9 @@ def judge(
     counted = [one.with_seeds(between, alone=place in between.set_aside) for place, one in enumerate(counted)]
     judged = [one.judged() for one in counted]
     scored = [place for place, one in enumerate(counted) if one.seeds]
-    result = Judgement(None, len(masses), equal_rows, between.deviation, between.freedom, between.set_aside, judged)
+    result = SweepJudgement(
+        None, len(masses), equal_rows, between.deviation, between.freedom, between.set_aside, judged
+    )
     if not scored:
         return result
     least = min(counted[place].loss for place in scored)
@@ -159,7 +163,10 @@ def _masses(settings: Sequence[SettingScores]) -> tuple[Floats, npt.NDArray[np.b
         raise ValueError("a sweep without settings has no best one")
     masses = np.asarray(settings[0].masses, dtype=np.float64)
     for one in settings:
-        if one.sums.ndim != 2 or one.sums.shape[1:] != masses.shape or not np.array_equal(one.masses, masses):
+        if one.sums.ndim != 2 or not one.sums.shape[1:] == one.masses.shape == masses.shape:
+            raise ValueError("the settings of a sweep are compared on the same rows, and these differ in their number")
+        # Weights that aren't whole numbers may have been added up in another order.
+        if not np.allclose(one.masses, masses, rtol=_OF_WEIGHTS, atol=0.0, equal_nan=True):
             raise ValueError("the settings of a sweep are compared on the same rows, and these differ in their weights")
     weighing = masses > 0
     if not np.isfinite(masses).all() or (masses < 0).any() or not weighing.any():

@@ -15,7 +15,7 @@ import numpy as np
 
 from sdk.statistics.comparison import ALPHA, holm
 from sdk.statistics.selection import Chance, Chances
-from sdk.statistics.sweeps import Judgement, SettingScores, judge
+from sdk.statistics.sweeps import SettingScores, SweepJudgement, judge
 
 #: What an answer draws is drawn anew for each sweep, so that fewer draws make single answers less exact, but not wrong
 #: more often.
@@ -117,7 +117,7 @@ def counted(design: Design, *, sweeps: int, seed: int = 0) -> Counter[str]:
     return counts
 
 
-def _told_by_holm(found: Judgement, pair: Chance) -> bool:
+def _told_by_holm(found: SweepJudgement, pair: Chance) -> bool:
     """Whether t-tests against the best, corrected by Holm over m − 1, say of any setting that it is worse."""
     others = [one for one in found.settings if one.outcome != "best"]
     p = holm([pair.p((one.difference or 0.0) / (one.difference_error or 1.0)) for one in others])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdk.statistics.selection import Chances
-from sdk.statistics.sweeps import Judgement, SettingScores, judge
+from sdk.statistics.sweeps import SettingScores, SweepJudgement, judge
 
 
 def scores(means: list[float], *, seeds: int = 3, rows: int = 200, noise: float = 0.05, seed: int = 0) -> np.ndarray:
@@ -29,13 +29,13 @@ def judged(
     lower_is_better: bool = True,
     bound: float | None = None,
     draws: int = 10_000,
-) -> Judgement:
+) -> SweepJudgement:
     masses = np.ones(sums[0].shape[1]) if masses is None else masses
     settings = [SettingScores(each, masses) for each in sums]
     return judge(settings, margin=margin, lower_is_better=lower_is_better, seed="a sweep", bound=bound, draws=draws)
 
 
-def outcomes(found: Judgement) -> list[str]:
+def outcomes(found: SweepJudgement) -> list[str]:
     return [one.outcome for one in found.settings]
 
 
@@ -182,10 +182,31 @@ def test_fewer_than_twenty_rows_tell_nothing() -> None:
     # Rows without weight are none.
     masses = np.array([1.0] * 19 + [0.0])
     assert not judged(scores([2.0, 1.0], rows=20), masses).enough_rows
-    # Twenty rows of which one weighs nearly all tell what is worse, but nothing that is as good.
-    masses = np.array([1.0] * 19 + [500.0])
-    assert outcomes(judged(scores([1.0, 1.0], rows=20) * masses, masses, margin=0.9))[0] != "as good"
-    assert outcomes(judged(scores([1.0, 1.0], rows=20), margin=0.9)) == ["best", "as good"]
+
+
+def test_rows_of_which_few_weigh_most_tell_what_is_worse_and_nothing_that_is_as_good() -> None:
+    masses = np.array([1.0] * 19 + [8.0])
+    sums = scores([1.0, 1.01, 2.0], rows=20)
+    found = judged(sums * masses, masses, margin=0.5)
+    assert found.equal_rows == pytest.approx(27**2 / 83)
+    assert outcomes(found) == ["best", "not told apart", "worse"]
+    assert found.settings[1].high is not None
+    assert found.settings[1].high < 0.5
+    assert outcomes(judged(sums, margin=0.5)) == ["best", "as good", "worse"]
+
+
+def test_p_is_how_often_the_best_of_all_is_so_far_ahead_of_what_is_in_question() -> None:
+    found = judged(scores([1.0, 1.012, 1.004, 1.02, 1.008], seeds=1, noise=0.04), margin=0.001)
+    others = sorted((one for one in found.settings if one.outcome != "best"), key=lambda one: -(one.difference or 0))
+    chances, p = Chances(5, row_freedom=199, seed="a sweep"), 0.0
+    for step, one in enumerate(others):
+        assert one.difference is not None
+        assert one.difference_error is not None
+        chance = chances.apart(5 - step, 1.0)
+        p = max(p, chance.p(one.difference / one.difference_error))
+        assert one.p == pytest.approx(p, abs=0.002)
+    assert others[0].p is not None
+    assert 0 < others[0].p < others[-1].p
     assert judged(scores([2.0, 1.0], rows=20)).enough_rows
 
 

@@ -66,7 +66,7 @@ _REPEATED = (
 )
 
 
-class Prepared(NamedTuple):
+class PreparedJob(NamedTuple):
     """A job that was examined, and may be added as long as its names mean what they were pinned to."""
 
     submission: JobSubmission
@@ -131,7 +131,7 @@ class Jobs:
             # The same key was used at the same moment: the other call's job is the answer.
             return self._insert(prepared, asked, who, key)
 
-    def prepare(self, submission: JobSubmission, *, who: Principal) -> Prepared:
+    def prepare(self, submission: JobSubmission, *, who: Principal) -> PreparedJob:
         """Examine what is asked for, outside of any transaction that writes, so that `add` only adds it.
 
         Raises what `submit` raises, except for what only the transaction knows.
@@ -143,15 +143,15 @@ class Jobs:
         if self._embedded:
             require_installed(pinned.scorers)
             require_libraries(trackers_of(pinned.request))
-        return Prepared(submission, rules, pinned, acceptable(self._db, rules, submission, pinned))
+        return PreparedJob(submission, rules, pinned, acceptable(self._db, rules, submission, pinned))
 
-    def _insert(self, prepared: Prepared, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
+    def _insert(self, prepared: PreparedJob, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
             return self.add(session, prepared, who, request_digest=asked, submit_key=key), True
 
-    def add(self, session: Session, prepared: Prepared, who: Principal, **columns: Any) -> JobView:
+    def add(self, session: Session, prepared: PreparedJob, who: Principal, **columns: Any) -> JobView:
         """Add a job that was prepared, in the caller's transaction; `announce` it after the commit.
 
         `columns` are further ones of its row. Raises ChangedError if a name means something else by now, Conflict if no worker

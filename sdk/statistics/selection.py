@@ -1,12 +1,12 @@
 """How far apart settings that are equally good come out by chance, where the best of them was picked by the same numbers.
 
 Whoever compares the best of m equal settings with the worst searches all their pairs: Holm's correction over m − 1
-comparisons finds a difference in 14 % of all sweeps of ten. What holds is the distribution of the highest of m less the
+comparisons finds a difference in about 10 % of all sweeps of ten. What holds is the distribution of the highest of m less the
 lowest of those that are still in question, which is Tukey's studentised range as long as all are (Hsu, "Multiple
 Comparisons", 1996, chapters 4 and 5). Being as good as the best is another question, with one fixed setting on one
 side, whichever it is: there Dunnett's one-sided distribution holds (Hsu 1984, multiple comparisons with the best).
 
-Both are drawn, since errors here have two parts, each known from as much as there is of it: rows and seeds.
+Both are drawn, for each of the two parts of an error here: rows and seeds.
 
 >>> chances = Chances(10, row_freedom=float("inf"), seed="")
 >>> round(chances.apart(10, 1.0).critical(0.05), 1)  # q(0.05; 10, ∞)/√2 = 4.474/√2
@@ -49,25 +49,33 @@ class Chances:
         #: (m − 1, draws): by how much the first falls behind any of the k that follow.
         self._ahead: Floats = np.maximum.accumulate(scores[1:] - scores[0], axis=0)
         self._rows = self._estimated(row_freedom)
-        self._seeds = {0: self._estimated(inf)}
+        self._seeds: dict[int, Floats] = {}
 
     def apart(self, among: int, share: float, *, seed_freedom: int = 0) -> Chance:
         """By how much the best of all is ahead of the worst of `among` settings, itself one of them."""
-        return Chance(self._apart[among - 1] / self._scale(share, seed_freedom))
+        return self._chance(self._apart[among - 1], share, seed_freedom)
 
     def ahead(self, among: int, share: float, *, seed_freedom: int = 0) -> Chance:
         """By how much the best of `among` settings is ahead of one that was named before."""
-        return Chance(self._ahead[among - 1] / self._scale(share, seed_freedom))
+        return self._chance(self._ahead[among - 1], share, seed_freedom)
 
-    def _scale(self, share: float, seed_freedom: int) -> Floats:
-        """(draws,) the estimated standard error over the true one."""
+    def _chance(self, drawn: Floats, share: float, seed_freedom: int) -> Chance:
+        """Quantile by quantile, the root of the sum of squares of what either part alone would make, by its share.
+
+        What is told is then wrong no more often than is said, however the shares are misjudged (Banerjee 1961). A scale that
+        mixes the two as their estimates do is wrong in 8 % of sweeps where two settings have two seeds each: those
+        whose seeds happened to agree.
+        """
         import numpy as np
 
+        ahead = np.maximum(drawn, np.float32(0))
+        by_rows: Floats = np.sort(ahead / np.sqrt(self._rows))
+        if not seed_freedom:
+            return Chance(by_rows)
         if seed_freedom not in self._seeds:
             self._seeds[seed_freedom] = self._estimated(seed_freedom)
-        variances: Floats = np.float32(share) * self._rows + np.float32(1 - share) * self._seeds[seed_freedom]
-        scale: Floats = np.sqrt(variances)
-        return scale
+        by_seeds = np.sort(ahead / np.sqrt(self._seeds[seed_freedom]))
+        return Chance(np.sqrt(np.float32(share) * by_rows**2 + np.float32(1 - share) * by_seeds**2))
 
     def _estimated(self, freedom: float) -> Floats:
         """(draws,) an estimated variance over the true one."""
@@ -82,7 +90,7 @@ class Chances:
 
 @dataclass(frozen=True)
 class Chance:
-    """The largest differences that chance alone makes, in standard errors: (draws,)."""
+    """The largest differences that chance alone makes, in standard errors: (draws,), from the least."""
 
     drawn: Floats
 
@@ -92,7 +100,4 @@ class Chance:
 
     def critical(self, alpha: float) -> float:
         """The difference beyond which `p` is below `alpha`."""
-        import numpy as np
-
-        place = len(self.drawn) - int(alpha * (len(self.drawn) + 1))
-        return float(np.partition(self.drawn, place)[place])
+        return float(self.drawn[len(self.drawn) - int(alpha * (len(self.drawn) + 1))])

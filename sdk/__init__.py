@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         UnsupportedMediaType,
         VerificationFailed,
     )
+    from sdk.nouns.sweeps import Sweep
     from sdk.objects import Evaluation, Job, MergedModel, Version
 
     _client = Client()
@@ -80,6 +81,8 @@ if TYPE_CHECKING:
     submit_evaluation = _client.submit_evaluation
     submit_merge = _client.submit_merge
     submit_training = _client.submit_training
+    sweep = _client.sweep
+    sweeps = _client.sweeps
     tokens = _client.tokens
     versions = _client.versions
     workers = _client.workers
@@ -108,6 +111,7 @@ __all__ = [
     "RateLimited",
     "ReadOnly",
     "StaleAttempt",
+    "Sweep",
     "TimedOut",
     "TooLarge",
     "Unauthenticated",
@@ -145,6 +149,8 @@ __all__ = [
     "submit_evaluation",
     "submit_merge",
     "submit_training",
+    "sweep",
+    "sweeps",
     "tokens",
     "versions",
     "workers",
@@ -156,6 +162,7 @@ _HOME_OF = {
     "Evaluation": "sdk.objects",
     "Job": "sdk.objects",
     "MergedModel": "sdk.objects",
+    "Sweep": "sdk.nouns.sweeps",
     "Version": "sdk.objects",
 }
 

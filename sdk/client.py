@@ -25,6 +25,7 @@ from sdk.api.versions import AdaptersAPI
 from sdk.api.workers import WorkersAPI
 from sdk.config import Config
 from sdk.config import load as load_config
+from sdk.errors import InvalidInput
 from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
@@ -33,6 +34,7 @@ from sdk.nouns.bases import BasesAPI
 from sdk.nouns.datasets import DatasetsAPI
 from sdk.nouns.evaluations import EvaluationsAPI
 from sdk.nouns.signatures import SignaturesAPI
+from sdk.nouns.sweeps import Sweep, SweepsAPI
 from sdk.nouns.versions import VersionsAPI
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
 from sdk.pulling.api_source import ApiSource
@@ -55,6 +57,7 @@ from sdk.schemas.keywords import (
     MergeOptions,
     PlanKeywords,
     RowOptions,
+    SweepKeywords,
     TrainingOptions,
 )
 from sdk.schemas.lineage import Direction, Lineage
@@ -66,10 +69,11 @@ from sdk.submitting.given_data import TrainingData
 from sdk.submitting.given_template import rendering_of, with_template_text
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request
+from sdk.submitting.sweep_options import check_swept, divided
 from sdk.validation import alias_change, build, require_numbered
 
 if TYPE_CHECKING:
-    from sdk.plotting.plot import Plot
+    from sdk.plotting.plot import Plot, SweepPlot
 
 T = TypeVar("T")
 
@@ -114,6 +118,7 @@ class Client:
         self.quotas: QuotasAPI = QuotasAPI(self.transport)
         self.retention: RetentionAPI = RetentionAPI(self.transport)
         self.signatures: SignaturesAPI = SignaturesAPI(self)
+        self.sweeps: SweepsAPI = SweepsAPI(self)
         self.tokens: TokensAPI = TokensAPI(self.transport)
         self.versions: VersionsAPI = VersionsAPI(self)
         self.workers: WorkersAPI = WorkersAPI(self.transport)
@@ -179,7 +184,8 @@ class Client:
         much free `memory` in bytes; by default as much as the registry estimates. Raises InvalidInput for values and
         rows, NotFound for files, bases and checkpoints.
         """
-        view = self.submitter.training(
+        how = job_options(priority, timeout, device, memory, idempotency_key)
+        request = self.submitter.training_request(
             check_name(adapter),
             with_template_text(spec, lambda: self),
             base=given_base_if_any(base, base_namespace, published),
@@ -188,11 +194,62 @@ class Client:
             data=data,
             eval_data=eval_data,
             test_data=test_data,
-            job_options=job_options(priority, timeout, device, memory, idempotency_key),
             checkpoint=checkpoint_policy(checkpoint_every),
             from_checkpoint=checkpoint_ref(from_checkpoint),
         )
-        return Job(view, self)
+        return Job(self.submitter.submit(request, how), self)
+
+    def sweep(
+        self,
+        adapter: str,
+        *,
+        base: str | Path | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
+        parent: str | None = None,
+        data: TrainingData | None = None,
+        eval_data: str | Path | None = None,
+        test_data: str | Path | None = None,
+        max_time: float | str | None = None,
+        checkpoint_every: str | None = None,
+        priority: int = 0,
+        timeout: float | str | None = None,
+        device: Literal["any", "cuda"] | None = None,
+        memory: int | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[SweepKeywords],
+    ) -> Sweep:
+        """Train an adapter with several settings, to find out which is the best; submits it and returns at once.
+
+        `options` are the fields of `TrainingSpec`: one with several values, `rank=[1, 2, 4]` or `"1,2,4"`, or a range,
+        `lr="1e-4..1e-3:log[5]"`, varies, and others are the same for all. A grid tries all settings; `sample="random"` or
+        `"tpe"` tries `trials` of them. Each is trained with `seeds` seeds, at most `parallel` trainings at once; no more begin
+        after `max_gpu_hours`, or `max_time` ("2h"). `stop_early="halving"` or `"median"` ends those that are behind. The
+        best has the least held-out loss, or the best score of an evaluation, `choose="rouge_l"`; the others are worse, as
+        good within `margin`, or not told apart. Of those that finish, `publish="best"` makes the winner the next version of
+        `adapter`, "all" all of them, "none" none.
+
+        Held-out rows are needed, as `eval_data` or `holdout`. Everything else is as for `submit_training`. Raises InvalidInput
+        for options and rows, InvalidName, NotFound, QuotaExceeded.
+        """
+        asked = divided(options, max_time=max_time)
+        how = job_options(priority, timeout, device, memory, idempotency_key)
+        check_swept(adapter)
+        if parent is None:
+            # Else the options that are kept are not known yet.
+            asked.ahead(adapter, eval_data=eval_data)
+        request = self.submitter.training_request(
+            adapter,
+            with_template_text(asked.of_training, lambda: self),
+            base=given_base_if_any(base, base_namespace, published),
+            parent=parent,
+            like=None,
+            data=data,
+            eval_data=eval_data,
+            test_data=test_data,
+            checkpoint=checkpoint_policy(checkpoint_every),
+        )
+        return Sweep(self.submitter.submit_sweep(request, asked, how), self)
 
     def submit_evaluation(
         self,
@@ -402,17 +459,26 @@ class Client:
             published=published,
         )
 
-    def plot(self, of: str | Sequence[str]) -> Plot:
-        """The curves of one or several trainings over the same steps, each named by its job's id or its version's ref.
+    def plot(self, of: str | Sequence[str]) -> Plot | SweepPlot:
+        """The curves of one or several trainings over the same steps, each named by its job's id or its version's ref; or a
+        sweep, as "sweep:ID".
 
-        Loss, held-out loss, learning rate and norm of the gradients. A notebook shows it as it is; `.svg` is its text,
-        `.save("curve.svg")` writes it, and `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for
-        more than can be told apart, InvalidName, InvalidRef, NotFound for what is not there or has no points.
+        Curves are loss, held-out loss, learning rate and norm of the gradients; of a sweep it is the score of each setting,
+        beside what it costs. A notebook shows it as it is; `.svg` is its text, `.save("curve.svg")` writes it, and
+        `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for more than can be told apart, InvalidName,
+        InvalidRef, NotFound for what is not there or has no points.
         """
         from sdk.examining.curves import curves_of
         from sdk.plotting.plot import Plot
 
-        return Plot(curves_of(self, of)).checked()
+        each = [of] if isinstance(of, str) else list(of)
+        whole = [one for one in each if one.startswith("sweep:") and "/" not in one]
+        if whole and len(each) > 1:
+            raise InvalidInput(
+                f"{whole[0][:80]} has a picture of its own; name it alone, or its members as {whole[0][:80]}/1",
+                param="of",
+            )
+        return self.sweeps.get(whole[0]).plot() if whole else Plot(curves_of(self, each)).checked()
 
     # Ahead of a training.
 

@@ -51,8 +51,9 @@ def build(model: type[M], **values: Any) -> M:
         return model.model_validate(values, context=BY_HAND)
     except ValidationError as error:
         message, param = explain_validation(list(error.errors()), model)
-        # A message that says what to give needs no other advice.
-        advice = "" if "; give " in message else "; correct it, then try again"
+        # A message that says what to give, or to leave, needs no other advice.
+        advises = any(f"; {verb} " in message for verb in ("give", "leave", "write"))
+        advice = "" if advises else "; correct it, then try again"
         raise InvalidInput(f"{message}{advice}", param=param) from None
 
 

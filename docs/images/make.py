@@ -53,6 +53,26 @@ BY_HEART = [
 TOO_FAST = ["--method", "lora", "--epochs", "30", "--batch-size", "4", "--grad-accum", "2", "--lr", "0.3"]
 
 
+#: Three ranks, of which the largest learns the rows.
+RANKS = [
+    "--rank",
+    "1,4,16",
+    "--seeds",
+    "2",
+    "--method",
+    "lora",
+    "--targets",
+    "all-linear",
+    "--lr",
+    "1e-2",
+    "--batch-size",
+    "8",
+    "--grad-accum",
+    "1",
+]
+RANKS += ["--max-steps", "60", "--eval-every", "5"]
+
+
 def shown(command: list[str], folder: Path) -> str:
     """Run a command in a terminal; return what it wrote there, colours and all."""
     reader, writer = pty.openpty()
@@ -126,6 +146,18 @@ def train_and_plot(adapterctl: str, folder: Path, path: Path) -> None:
     subprocess.run([adapterctl, "plot", job, "-o", str(path)], check=True, cwd=folder, env=environment)
 
 
+def sweep_and_plot(adapterctl: str, folder: Path, path: Path) -> None:
+    """Sweep over three ranks as docs/sweeps.md does, and draw it."""
+    environment = {**os.environ, "HOME": str(folder), "ADAPTERCTL_URL": f"local:{folder / 'swept'}"}
+    lines = (folder / "tiny" / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(lines[:24]))
+    (folder / "held.jsonl").write_text("".join(lines[-24:]))
+    rows = ["--data", "few.jsonl", "--eval-data", "held.jsonl", "--test-data", "tiny/heldout.jsonl"]
+    command = ["sweep", "reviewer", "--base", "./tiny-llama", *rows, *RANKS, "--format", "json"]
+    swept = json.loads(subprocess.check_output([adapterctl, *command], cwd=folder, env=environment))["id"]
+    subprocess.run([adapterctl, "plot", f"sweep:{swept}", "-o", str(path)], check=True, cwd=folder, env=environment)
+
+
 def main() -> int:
     """Draw all pictures."""
     adapterctl = str(Path(sys.executable).parent / "adapterctl")
@@ -138,6 +170,7 @@ def main() -> int:
         (folder / "chat.jsonl").write_text(json.dumps({"messages": CHAT}) + "\n")
         arguments = ["data", "preview", "chat.jsonl", "--base", "./tiny-llama"]
         train_and_plot(adapterctl, folder, HERE / "curve.svg")
+        sweep_and_plot(adapterctl, folder, HERE / "sweep.svg")
         advised(adapterctl, folder, HERE / "advice.svg")
         draw(
             shown([adapterctl, *arguments], folder),

@@ -25,7 +25,7 @@ from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.job_requests import SweepPlace
-from sdk.schemas.sweeps import MOST_GROUPS, MemberResult, SweepRequest
+from sdk.schemas.sweeps import ADAPTER_SIZE, MOST_GROUPS, MemberResult, SweepRequest
 
 
 class SweepStanding(NamedTuple):
@@ -110,7 +110,8 @@ def keep_result(session: Session, place: SweepPlace, step: int, result: MemberRe
         raise Verification("there are not as many row_weights as row_losses; upgrade the worker", param="member")
     member.outcome, member.step, member.steps = result.outcome, step, result.steps
     member.surplus_steps = result.surplus_steps
-    member.metrics = {name: value for name, value in publication.metrics.items() if math.isfinite(value)}
+    measured = {**publication.metrics, ADAPTER_SIZE: float(publication.manifest.size_bytes)}
+    member.metrics = {name: value for name, value in measured.items() if math.isfinite(value)}
     member.row_losses, member.row_weights, member.loss = losses, weights, _mean(losses, weights)
     signature = publication.signature
     member.signature = None if signature is None else signature.model_dump(mode="json")

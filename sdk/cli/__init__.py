@@ -18,7 +18,8 @@ from sdk.imports import nothing_collected
 #: Command to (module, help). The help is here so that listing the commands loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train an adapter over a base, and watch it."),
-    "plot": ("plot", "Draw the curves of trainings as SVG or PNG."),
+    "sweep": ("sweep", "Train with several settings, and find out which is the best."),
+    "plot": ("plot", "Draw the curves of trainings, or a sweep, as SVG or PNG."),
     "plan": ("plan", "Say what a training takes, which cards it fits, what to choose."),
     "push": ("artifacts", "Publish an adapter from a folder that PEFT wrote."),
     "convert": ("convert", "Turn pickled weights into safetensors."),

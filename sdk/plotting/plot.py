@@ -6,12 +6,17 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from sdk.errors import FULL_DISK, InvalidInput
 from sdk.plotting.curves import Curve
 from sdk.plotting.picture import Picture, picture_of
 from sdk.plotting.png import png_of, require_matplotlib
 from sdk.plotting.svg import svg_of
+from sdk.plotting.sweeps import panels as sweep_panels
+from sdk.plotting.sweeps import png as sweep_png
+from sdk.plotting.sweeps import svg as sweep_svg
+from sdk.schemas.sweeps import SweepView
 from sdk.whole_files import write_whole
 
 _SUFFIXES = (".svg", ".png")
@@ -51,17 +56,64 @@ class Plot:
 
         Raises InvalidInput for another ending or a path that can't be written, Unavailable for a PNG without matplotlib.
         """
-        target = checked_target(to)
-        content = self.png if target.suffix.lower() == ".png" else self.svg
-        try:
-            write_whole(target, content, durable=False)
-        except OSError as error:
-            if error.errno in FULL_DISK:
-                raise
-            raise InvalidInput(
-                f"{target} can't be written ({error.strerror}); choose another path", param="output"
-            ) from error
-        return target
+        return saved(self, to)
+
+
+class SweepPlot:
+    """The settings of a sweep: the score of each by the options that vary, beside what it costs."""
+
+    def __init__(self, view: SweepView) -> None:
+        #: What it draws.
+        self.view = view
+
+    @cached_property
+    def _picture(self) -> sweep_panels.SweepPicture:
+        return sweep_panels.picture_of(self.view)
+
+    def checked(self) -> SweepPlot:
+        """Return it if it can be drawn. Raises NotFound if no member has a score yet."""
+        _ = self._picture
+        return self
+
+    @cached_property
+    def svg(self) -> str:
+        """The picture as an SVG document, which needs nothing from elsewhere and can be put into a page."""
+        return sweep_svg.svg_of(self._picture)
+
+    @property
+    def png(self) -> bytes:
+        """The picture as a PNG. Raises Unavailable without matplotlib."""
+        return sweep_png.png_of(self._picture)
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def save(self, to: str | Path) -> Path:
+        """As `Plot.save`."""
+        return saved(self, to)
+
+
+class _Drawn(Protocol):
+    @property
+    def svg(self) -> str: ...
+
+    @property
+    def png(self) -> bytes: ...
+
+
+def saved(drawn: _Drawn, to: str | Path) -> Path:
+    """Write a picture whole into a file, by its name as SVG or as PNG. Return its path. Raises as `Plot.save`."""
+    target = checked_target(to)
+    content = drawn.png if target.suffix.lower() == ".png" else drawn.svg
+    try:
+        write_whole(target, content, durable=False)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        raise InvalidInput(
+            f"{target} can't be written ({error.strerror}); choose another path", param="output"
+        ) from error
+    return target
 
 
 def checked_target(to: str | Path) -> Path:

@@ -43,7 +43,7 @@ def png_of(picture: Picture) -> bytes:
         axes.tick_params(labelbottom=True)
     every[-1].set_xlabel("\n".join(("step", *picture.legend)), color=GREY, fontsize=9)
     lines = [
-        _drawn(every[0], [], [], color=colour_of(at), linewidth=2, linestyle=_style(at), label=_text(name))
+        _drawn(every[0], [], [], color=colour_of(at), linewidth=2, linestyle=_style(at), label=literal(name))
         for at, name in enumerate(picture.names)
     ]
     figure.legend(handles=lines, loc="outside upper left", ncols=2, frameon=False, fontsize=9, handlelength=3)
@@ -120,6 +120,6 @@ def _style(at: int) -> Any:
     return (0, tuple(map(float, dashes.split()))) if dashes else "-"
 
 
-def _text(text: str) -> str:
+def literal(text: str) -> str:
     """Text as it is: matplotlib would read a formula between two dollar signs, and leave out a label that begins with "_"."""
     return "\u200b" + text.replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")

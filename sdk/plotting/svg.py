@@ -46,7 +46,7 @@ def svg_of(picture: Picture) -> str:
         top += _ABOVE
         parts += _panel(panel, picture.steps, top, colours=_held_out_colours(picture))
         top += panel.height + _BELOW
-    parts.append(_text(_LEFT + PLOT_WIDTH / 2, top + 10, "step", "middle"))
+    parts.append(text_at(_LEFT + PLOT_WIDTH / 2, top + 10, "step", "middle"))
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -77,26 +77,26 @@ def _legend(picture: Picture) -> Iterator[list[str]]:
             for part in _named(_LEFT + widest * column, y, at, picture.names[at])
         ]
     first = -(-len(picture.names) // columns) + 1
-    yield from ([_text(_LEFT, _ROW * row, line)] for row, line in enumerate(picture.legend, start=first))
+    yield from ([text_at(_LEFT, _ROW * row, line)] for row, line in enumerate(picture.legend, start=first))
 
 
 def _named(x: float, y: float, at: int, name: str) -> Iterator[str]:
     yield f'<g class="curve-{at}" color="{colour_of(at)}">{_line(f"M{x:.1f} {y - 4}h24", at)}</g>'
-    yield _text(x + _SAMPLE, y, name, weight="600")
+    yield text_at(x + _SAMPLE, y, name, weight="600")
 
 
 def _panel(panel: Panel, steps: Scale, top: float, *, colours: int) -> Iterator[str]:
     bottom = top + panel.height
-    yield _text(_LEFT, top - 8, panel.title, weight="600")
+    yield text_at(_LEFT, top - 8, panel.title, weight="600")
     for tick in panel.scale.ticks:
         y = _y(panel, top, tick)
         yield f'<path d="M{_LEFT} {y:.1f}h{PLOT_WIDTH}" stroke="currentColor" stroke-opacity="0.25"/>'
         label = panel.scale.label(tick)
-        yield _text(_LEFT - 8, y + 4, label, "end", size=12 if len(label) < 9 else 9)
+        yield text_at(_LEFT - 8, y + 4, label, "end", size=12 if len(label) < 9 else 9)
     for tick in steps.ticks:
         x = _x(steps, tick)
         yield f'<path d="M{x:.1f} {bottom}v5" stroke="currentColor"/>'
-        yield _text(x, bottom + 18, f"{tick:.0f}", "middle")
+        yield text_at(x, bottom + 18, f"{tick:.0f}", "middle")
     yield f'<path d="M{_LEFT} {bottom}h{PLOT_WIDTH}" stroke="currentColor"/>'
     for trace in panel.traces:
         yield f'<g class="curve-{trace.at}" color="{colour_of(trace.at)}">'
@@ -145,10 +145,10 @@ def _held_out(trace: Trace, panel: Panel, steps: Scale, top: float) -> Iterator[
         if found.min[at] != found.max[at]:
             low, high = _y(panel, top, found.min[at]), _y(panel, top, found.max[at])
             yield f'<path class="held-out" d="M{x:.1f} {low:.1f}L{x:.1f} {high:.1f}" stroke="currentColor"/>'
-        yield _marker(trace.at, x, y)
+        yield marker(trace.at, x, y)
 
 
-def _marker(at: int, x: float, y: float) -> str:
+def marker(at: int, x: float, y: float) -> str:
     """A disc, a square, a diamond or a triangle: shapes tell curves apart without colours too."""
     if at % 4 == 0:
         return f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
@@ -169,7 +169,8 @@ def _line(path: str, at: int, name: str = "") -> str:
     return f'<path{named} d="{path}" fill="none" stroke="currentColor" stroke-width="2"{dashes}/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", *, weight: str = "", size: int = 12) -> str:
+def text_at(x: float, y: float, text: str, anchor: str = "start", *, weight: str = "", size: int = 12) -> str:
+    """Return a text that begins, or ends, or has its middle at a place."""
     how = (f' font-weight="{weight}"' if weight else "") + (f' font-size="{size}"' if size != 12 else "")
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{how}>{escape(text)}</text>'
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict, TypeVar
 
 from sdk.formats.objectives import LossOn
 from sdk.schemas.evaluation import TextMetric
+from sdk.schemas.optimizers import OptimizerName
+
+T = TypeVar("T")
+#: A value, several of them, or a text of these, such as "1,2,4" or "1e-4..1e-3:log[5]".
+Several: TypeAlias = T | Sequence[T] | str
 
 
 class PlanOptions(TypedDict, total=False):
@@ -31,7 +37,7 @@ class PlanOptions(TypedDict, total=False):
     modules_to_save: str | None
     trainable_token_indices: str | None
     lr: float
-    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "schedule_free_adamw"]
+    optim: OptimizerName
     batch_size: int
     grad_accum: int
     max_length: int
@@ -71,6 +77,78 @@ class TrainingOptions(PlanOptions, total=False):
     adam_beta2: float
     neftune_noise_alpha: float | None
     packing: Literal["off", "auto", "on"] | None
+    seed: int
+    samples: int
+    report_to: str | None
+
+
+class SweepKeywords(TypedDict, total=False):
+    """The fields of `SweepFields`, and those of `TrainingSpec` with one value or several."""
+
+    sample: Literal["grid", "random", "tpe"]
+    trials: int | None
+    stop_early: Literal["none", "halving", "median"]
+    choose: str
+    seeds: int
+    parallel: int
+    max_gpu_hours: float | None
+    margin: float
+    publish: Literal["best", "all", "none"]
+    holdout: float | None
+    holdout_by: str | None
+    holdout_seed: int
+    eval_every: str | None
+    eval_rows: int | None
+    keep: Literal["best", "last"] | None
+    patience: int | None
+    min_delta: float
+    chat_template: str | None
+    template_kwargs: str | None
+    add_tokens: str | None
+    method: Several[Literal["qlora", "lora"]]
+    objective: Literal["sft", "classify", "dpo", "ipo", "orpo", "simpo", "kto"] | None
+    beta: Several[float]
+    simpo_gamma: Several[float]
+    desirable_weight: Several[float]
+    undesirable_weight: Several[float]
+    rank: Several[int]
+    alpha: Several[float | None]
+    dropout: Several[float]
+    targets: Several[str]
+    exclude: Several[str | None]
+    quant_type: Several[Literal["nf4", "fp4", "int8"]]
+    double_quant: Several[bool]
+    use_rslora: Several[bool]
+    use_dora: Several[bool]
+    init_lora_weights: Several[Literal["eva"] | None]
+    eva_rho: Several[float]
+    rank_pattern: Several[str | None]
+    alpha_pattern: Several[str | None]
+    layers_to_transform: Several[str | None]
+    bias: Several[Literal["none", "all", "lora_only"]]
+    modules_to_save: Several[str | None]
+    trainable_token_indices: Several[str | None]
+    loss_on: Several[LossOn | None]
+    columns: str | None
+    epochs: Several[float]
+    max_steps: Several[int | None]
+    lr: Several[float]
+    warmup_ratio: Several[float]
+    schedule: Several[Literal["cosine", "linear", "constant", "cosine_restarts", "wsd", "inverse_sqrt"]]
+    lr_floor: Several[float]
+    cycles: Several[int | None]
+    decay_share: Several[float]
+    optim: Several[OptimizerName]
+    loraplus_lr_ratio: Several[float | None]
+    weight_decay: Several[float]
+    max_grad_norm: Several[float]
+    adam_beta1: Several[float]
+    adam_beta2: Several[float]
+    neftune_noise_alpha: Several[float | None]
+    batch_size: Several[int]
+    grad_accum: Several[int]
+    packing: Several[Literal["off", "auto", "on"] | None]
+    max_length: Several[int]
     seed: int
     samples: int
     report_to: str | None

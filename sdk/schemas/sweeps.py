@@ -18,6 +18,8 @@ from sdk.schemas.wire import IF_ANY, IF_SET, Open, Wire
 
 #: The held-out loss, which a training measures itself; other metrics are those of an evaluation on the same rows.
 HELD_OUT_LOSS = "eval_loss"
+#: The metric of a member that is the size of the files that it handed in.
+ADAPTER_SIZE = "adapter_size_bytes"
 
 Sampler = Literal["grid", "random", "tpe"]
 StopEarly = Literal["none", "halving", "median"]
@@ -147,7 +149,7 @@ class SweepMember(Wire):
     outcome: Annotated[Literal["finished", "pruned"] | None, Open] = None
     #: Why it failed.
     reason: str | None = None
-    #: Scores of held-out rows, of test rows, time, memory and so on, as a version has them.
+    #: Scores of held-out rows, of test rows, time, memory and so on, as a version has them; and the size of its adapter.
     metrics: dict[str, float] = {}
     steps: int | None = None
     #: The step of its best look.

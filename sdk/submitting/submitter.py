@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdk.api import jobs, versions
+from sdk.api import jobs, sweeps, versions
 from sdk.api.transport import Transport
 from sdk.errors import InvalidInput
 from sdk.formats.objectives import traits_of
@@ -33,6 +33,7 @@ from sdk.schemas.job_requests import (
 )
 from sdk.schemas.jobs import JobSubmission, JobView
 from sdk.schemas.preview import MOST_JOB_ROWS
+from sdk.schemas.sweeps import SweepSubmission, SweepView
 from sdk.schemas.training import TrainingSpec
 from sdk.submitting.again import continued_spec, recorded_request, refuse_options
 from sdk.submitting.data_preview import RowsAsked, RowsOfFile, asked_of, asked_of_rows, locate_rows, trained_on
@@ -47,6 +48,7 @@ from sdk.submitting.given_data import (
     sources_of,
 )
 from sdk.submitting.job_options import JobOptions
+from sdk.submitting.sweep_options import SweepOptions
 from sdk.validation import (
     build,
     check_held_out,
@@ -71,7 +73,7 @@ class JobSubmitter:
     ) -> None:
         self._transport, self._pusher, self._rendering_of = transport, pusher, rendering_of
 
-    def training(
+    def training_request(
         self,
         adapter: str,
         options: Mapping[str, Any],
@@ -83,15 +85,17 @@ class JobSubmitter:
         eval_data: str | Path | None,
         test_data: str | Path | None,
         checkpoint: CheckpointPolicy,
-        from_checkpoint: CheckpointRef | None,
-        job_options: JobOptions,
-    ) -> JobView:
-        """Submit a training of an adapter. Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded."""
+        from_checkpoint: CheckpointRef | None = None,
+    ) -> TrainingRequest:
+        """Return the request of a training of an adapter, whose rows and base are then at the registry.
+
+        Raises InvalidInput, InvalidTargets, NotFound, QuotaExceeded.
+        """
         if like is not None:
             inputs = {"base": base, "parent": parent, "data": data, "eval_data": eval_data, "test_data": test_data}
             refuse_options(like, {**inputs, "from_checkpoint": from_checkpoint, **options})
             made = versions.resolve(self._transport, str(parse_ref(like)))
-            return self.submit(recorded_request(self._transport, made, adapter, checkpoint), job_options)
+            return recorded_request(self._transport, made, adapter, checkpoint)
         if data is None:
             raise InvalidInput("a training needs data, or like: a version whose training is repeated", param="data")
         continued = None if parent is None else versions.resolve(self._transport, str(parse_ref(parent)))
@@ -156,7 +160,7 @@ class JobSubmitter:
         )
         sent = [self._sent(one, namespace) for one in rows]
         named: dict[str, Any] = {param: self._sent(kept, namespace) for param, kept in held_out.items()}
-        request = TrainingRequest(
+        return TrainingRequest(
             adapter=adapter,
             base=chosen,
             data=sent[0].digest,
@@ -169,7 +173,6 @@ class JobSubmitter:
             from_checkpoint=from_checkpoint,
             parent=None if continued is None else ParentChoice(ref=continued.ref, digest=continued.digest),
         )
-        return self.submit(request, job_options)
 
     def _base(
         self,
@@ -278,6 +281,20 @@ class JobSubmitter:
             needs=job_options.needs,
         )
         return jobs.submit(self._transport, submission, key=job_options.key)
+
+    def submit_sweep(self, training: TrainingRequest, asked: SweepOptions, job_options: JobOptions) -> SweepView:
+        """Submit a sweep of trainings that are as one, but for the options that vary.
+
+        Raises InvalidInput, QuotaExceeded, Unavailable if the registry lacks a library.
+        """
+        submission = build(
+            SweepSubmission,
+            request=asked.request(training),
+            priority=job_options.priority,
+            timeout_s=job_options.timeout_s,
+            needs=job_options.needs,
+        )
+        return sweeps.submit(self._transport, submission, key=job_options.key)
 
 
 def _sources(sent: Sequence[DatasetView], given: Sequence[GivenSource]) -> list[DataSource] | None:

@@ -28,6 +28,10 @@ merged: Path = sdk.submit_merge(ref, onto="auto").retry().result().save("./merge
 mixed: sdk.Version = sdk.submit_combine("mix", {ref: 0.7, "y@v1": -0.3}, method="svd", rank=8).result()
 folder: Path = pull(ref, frozen=True)
 secret: str = sdk.tokens.create("ci", {"team": "writer"}, days=30).secret
+swept = sdk.sweep("x", base="./base", data="rows.jsonl", holdout=0.1, rank=[1, 2, 4], lr="1e-4..1e-3:log[5]", seeds=2)
+winner: str | None = swept.wait(timeout=60, progress=lambda now: print(now.left_s)).winner
+best: sdk.Version = swept.result()
+sweeps: list[sdk.Sweep] = [sdk.sweeps.get(swept.id), *sdk.sweeps(state="running")]
 running: list[str] = [job.id for job in sdk.jobs(state="running")]
 result = sdk.connect("local:x").job("abc").result()
 if isinstance(result, sdk.Version):
@@ -46,6 +50,9 @@ WRONG = {
     "frozzen": 'import sdk\n\nsdk.pull("x@v1", frozzen=True)\n',
     "save": 'import sdk\n\nsdk.submit_training("x", base="./base", data="rows.jsonl").result().save("./merged")\n',
     "revokke": 'import sdk\n\nsdk.tokens.revokke("abc")\n',
+    "seedz": 'import sdk\n\nsdk.sweep("x", base="./base", data="rows.jsonl", rank=[1, 2], seedz=2)\n',
+    "margin": 'import sdk\n\nsdk.sweep("x", base="./base", data="rows.jsonl", rank=[1, 2], margin="1 %")\n',
+    "holdout": 'import sdk\n\nsdk.sweep("x", base="./base", data="rows.jsonl", rank=[1, 2], holdout=[0.1, 0.2])\n',
     "puhs": 'import sdk\n\nsdk.puhs("./adapter", "x", base="tiny")\n',
 }
 

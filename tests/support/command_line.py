@@ -30,9 +30,13 @@ class CommandLine:
             **{"ADAPTERCTL_URL": self.url, "ADAPTERCTL_CACHE": str(folder / "cache"), "HOME": str(folder), **given}
         )
 
-    def run(self, *args: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command without a terminal."""
-        done = processes.run("adapterctl", *args, env={**self.env, **env}, cwd=self.cwd, stdin=stdin, timeout_s=180)
+    def run(
+        self, *args: str, stdin: str | None = None, within_s: float = 180, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command without a terminal. It is killed after `within_s` seconds."""
+        done = processes.run(
+            "adapterctl", *args, env={**self.env, **env}, cwd=self.cwd, stdin=stdin, timeout_s=within_s
+        )
         assert "Traceback" not in done.stderr
         return done
 

@@ -1,4 +1,4 @@
-"""Writes the tables of options in docs/training-options.md, from what a spec says of its fields.
+"""Writes the tables of options in docs/training-options.md and docs/sweeps.md, from what a spec says of its fields.
 
 PYTHONPATH=tests python -m support.option_tables
 """
@@ -6,7 +6,7 @@ PYTHONPATH=tests python -m support.option_tables
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import sdk
@@ -15,11 +15,14 @@ from sdk.schemas.codes import plain_type, range_of
 from sdk.schemas.field_comments import field_comments
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.option_types import options_of
+from sdk.schemas.sweeps import SweepFields
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.vocabulary_fields import VocabularyFields
+from sdk.schemas.wire import Wire
 
 PAGE = Path(sdk.__file__).parents[1] / "docs" / "training-options.md"
+SWEEPS = PAGE.with_name("sweeps.md")
 #: The first option of how it is trained; those before it say what is trained.
 _FIRST_OF_HOW = "loss_on"
 _BEGIN, _END = "<!-- {}: written by tests/support/option_tables.py -->\n", "<!-- end of {} -->"
@@ -35,28 +38,39 @@ def written(page: str) -> str:
     return _replaced(page, "how it is trained", [*names[how:], *of_rows])
 
 
+def written_of_sweeps(page: str) -> str:
+    """Return the page on sweeps with its table as it must be."""
+    about = {name: option.help for name, option in options_of(SweepFields).items()}
+    return _between(page, "options of a sweep", _table(SweepFields, about, about))
+
+
 def _replaced(page: str, title: str, names: Iterable[str]) -> str:
+    return _between(page, title, _table(TrainingSpec, names, field_comments(TrainingSpec)))
+
+
+def _between(page: str, title: str, table: str) -> str:
     begin, end = _BEGIN.format(title), _END.format(title)
     before, _, rest = page.partition(begin)
-    return before + begin + _table(names) + end + rest.partition(end)[2]
+    return before + begin + table + end + rest.partition(end)[2]
 
 
-def _table(names: Iterable[str]) -> str:
-    about = field_comments(TrainingSpec)
-    rows = (f"| `{name}` | {_default(name)} | {_values(name)} | {_marked(about[name])} |\n" for name in names)
+def _table(spec: type[Wire], names: Iterable[str], about: Mapping[str, str]) -> str:
+    rows = (
+        f"| `{name}` | {_default(spec, name)} | {_values(spec, name)} | {_marked(about[name])} |\n" for name in names
+    )
     return "| option | default | values | what it is |\n|---|---|---|---|\n" + "".join(rows)
 
 
-def _default(name: str) -> str:
-    option, default = options_of(TrainingSpec)[name], TrainingSpec.model_fields[name].default
+def _default(spec: type[Wire], name: str) -> str:
+    option, default = options_of(spec)[name], spec.model_fields[name].default
     if option.default is not None:
         return option.default
     return f"`{default}`" if isinstance(default, str) else shown_value(default)
 
 
-def _values(name: str) -> str:
+def _values(spec: type[Wire], name: str) -> str:
     """The range of a number, and the members of a choice."""
-    field = TrainingSpec.model_fields[name]
+    field = spec.model_fields[name]
     kind = plain_type(field.annotation)
     return (
         ""
@@ -71,3 +85,4 @@ def _marked(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text()))
+    SWEEPS.write_text(written_of_sweeps(SWEEPS.read_text()))

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from support import option_tables
 
+from sdk.schemas.option_types import options_of
+from sdk.schemas.sweep_axes import Range, Values
+from sdk.schemas.sweep_grid import grid
+from sdk.schemas.sweeps import SweepFields
 from sdk.schemas.training import TrainingSpec
+from sdk.schemas.varied_options import parse_axis
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +35,31 @@ def test_the_tables_of_training_options_are_written_from_the_spec() -> None:
     page = option_tables.PAGE.read_text()
     assert page == option_tables.written(page), "run: PYTHONPATH=tests python -m support.option_tables"
     assert [name for name in TrainingSpec.model_fields if page.count(f"\n| `{name}` | ") == 0] == []
+
+
+def test_the_table_of_a_sweep_s_options_is_written_from_its_fields() -> None:
+    page = option_tables.SWEEPS.read_text()
+    assert page == option_tables.written_of_sweeps(page), "run: PYTHONPATH=tests python -m support.option_tables"
+    assert [name for name in options_of(SweepFields) if page.count(f"\n| `{name}` | ") == 0] == []
+
+
+def test_what_a_sweep_varies_is_read_as_its_page_says() -> None:
+    text = option_tables.SWEEPS.read_text().partition("<!-- grammar")[2].partition("<!-- end of grammar")[0]
+    rows = re.findall(r"^\| `--([a-z-]+)[ =]'?([^`']+)'?` \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) == text.count("\n| `") >= 10
+    for option, written, said in rows:
+        name = option.replace("-", "_")
+        axis = parse_axis(name, written)
+        if isinstance(axis, Range) and axis.count is None:
+            assert said.startswith("any between them")
+        elif isinstance(axis, Values | Range):
+            assert re.split(r", | and ", said) == [_shown(setting[name]) for setting in grid({name: axis})]
+        else:
+            assert said == f"{axis} for all: it doesn't vary"
+
+
+def _shown(value: object) -> str:
+    return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def test_the_page_of_the_sdk_has_each_noun_and_each_of_its_methods(tmp_path: Path) -> None:

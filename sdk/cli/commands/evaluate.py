@@ -57,7 +57,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
         job = client.submit_evaluation(
             refs, data=data, **{key: value for key, value in given.items() if value is not None}
         )
-        say_rows(job.view, data=data)
+        say_rows(job.view.request, data=data)
         if detach:
             print_detached(style, job)
             return

@@ -9,8 +9,8 @@ from sdk.cli.support.session import open_client
 from sdk.config import user_path
 
 
-@click.command(name="plot", short_help="Draw the curves of trainings as SVG or PNG.")
-@click.argument("of", metavar="JOB|REF…", nargs=-1, required=True)
+@click.command(name="plot", short_help="Draw the curves of trainings, or a sweep, as SVG or PNG.")
+@click.argument("of", metavar="JOB|REF…|sweep:ID", nargs=-1, required=True)
 @click.option(
     "-o",
     "--output",
@@ -30,6 +30,7 @@ def plot_command(of: tuple[str, ...], output: str, style: str) -> None:
       adapterctl plot 3f1c2a9b7d20 -o curve.svg
       adapterctl plot code-review@v1 code-review@v2 -o both.svg
       adapterctl plot team/sql@production -o curve.png
+      adapterctl plot sweep:3f1c2a9b7d20 -o ranks.svg
     """
     from sdk.plotting.plot import checked_target
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -15,7 +15,7 @@ from sdk.cli.support.output import human_bytes, plain, say
 from sdk.config import user_path
 from sdk.objects import Job, Result
 from sdk.schemas.events import Event, Progress
-from sdk.schemas.jobs import JobState, JobView
+from sdk.schemas.jobs import JobState
 from sdk.submitting.job_output import follow
 
 if TYPE_CHECKING:
@@ -113,16 +113,16 @@ def told(event: Event) -> str:
     return event.message or ""
 
 
-def say_rows(view: JobView, **given: Any) -> None:
-    """Say which registered dataset was used for each text that isn't a file, from the job's own field, such as `data`."""
+def say_rows(request: Mapping[str, Any], **given: Any) -> None:
+    """Say which registered dataset was used for each text that isn't a file, from the request's own field, such as `data`."""
     if isinstance(given.get("data"), (list, dict)):
         # Several datasets, or a list of one.
         several = list(given.pop("data"))
-        sources = view.request.get("sources") or [view.request]
+        sources = request.get("sources") or [request]
         for text, source in zip(several, sources, strict=True):
             _say_dataset("data", text, source.get("data"), source.get("data_name"))
     for field, text in given.items():
-        _say_dataset(field, text, view.request.get(field), view.request.get(f"{field}_name"))
+        _say_dataset(field, text, request.get(field), request.get(f"{field}_name"))
 
 
 def _say_dataset(field: str, text: Any, digest: Any, name: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,8 +15,8 @@ from sdk.errors import AdapterctlError
 
 if TYPE_CHECKING:
     from sdk.client import Client
+    from sdk.plotting.canvas import Role, Row
     from sdk.plotting.curves import Curve
-    from sdk.plotting.terminal import Role
     from sdk.schemas.jobs import JobView
 
 _COLOURS: dict[Role, str] = {"axis": "bright_black", "loss": "blue", "held-out": "yellow", "best": "green"}
@@ -38,19 +39,25 @@ def curve_of(client: Client, view: JobView) -> Curve | None:
 
 
 def curve_lines(curve: Curve | None, stream: TextIO) -> list[str]:
-    """Return the lines of a curve for a stream: none if it is no terminal, or too narrow; in ASCII and without colours on one
-    that can't do more.
-    """
-    columns = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
-    if curve is None or not stream.isatty() or columns < _NARROWEST:
+    """Return the lines of a curve for a stream; see `drawn_lines`."""
+    if curve is None:
         return []
     from sdk.plotting.terminal import rows_of
 
+    return drawn_lines(stream, lambda width, plain: rows_of(curve, width=width, plain=plain))
+
+
+def drawn_lines(stream: TextIO, rows_of: Callable[[int, bool], list[Row]]) -> list[str]:
+    """Return the lines of what `rows_of` draws in so many columns for a stream: none if it is no terminal, or too narrow; in
+    ASCII and without colours on one that can't do more.
+    """
+    columns = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    if not stream.isatty() or columns < _NARROWEST:
+        return []
     dumb = os.environ.get("TERM", "dumb") == "dumb"
     plain = dumb or not (stream.encoding or "").lower().replace("-", "").startswith("utf8")
     coloured = not dumb and not os.environ.get("NO_COLOR")
-    rows = rows_of(curve, width=columns, plain=plain)
     return [
         "".join(click.style(text, fg=_COLOURS[role]) if coloured and text.strip() else text for text, role in row)
-        for row in rows
+        for row in rows_of(columns, plain)
     ]

@@ -25,10 +25,12 @@ def spec_options(
     *,
     about: str | None = None,
     of_plan: bool = False,
+    as_text: bool = False,
 ) -> Callable[[F], F]:
     """Add an option for each field, or each of some, in the order of the spec; None unless it is given.
 
-    `about` is what a command says of all of them in other words; `of_plan`: defaults are those of a plan.
+    `about` is what a command says of all of them in other words; `of_plan`: defaults are those of a plan; `as_text`: each
+    takes any text, which is not read here.
     """
 
     def decorate(command: F) -> F:
@@ -37,16 +39,23 @@ def spec_options(
                 shown = option if about is None else replace(option, help=about)
                 if of_plan and isinstance(option.planned, str):
                     shown = replace(shown, default=option.planned)
-                command = _made(name, spec.model_fields[name], shown)(command)
+                command = _made(name, spec.model_fields[name], shown, as_text=as_text)(command)
         return command
 
     return decorate
 
 
-def _made(name: str, field: FieldInfo, option: Option) -> Callable[[F], F]:
-    flag = f"--{name.replace('_', '-')}"
+def flag_of(name: str) -> str:
+    """The flag of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _made(name: str, field: FieldInfo, option: Option, *, as_text: bool) -> Callable[[F], F]:
+    flag = flag_of(name)
     kind = plain_type(field.annotation)
     text = _help(option, field.default)
+    if as_text:
+        return click.option(flag, metavar=option.metavar or _metavar(kind), help=text)
     if kind is bool:
         # One that is not off by default can be switched off.
         both = flag if field.default is False else f"{flag}/--no-{flag[2:]}"
@@ -55,6 +64,13 @@ def _made(name: str, field: FieldInfo, option: Option) -> Callable[[F], F]:
     # A list is written with commas.
     given = click.Choice(get_args(kind)) if origin is Literal else str if origin is list else kind
     return click.option(flag, type=given, metavar=option.metavar, help=text)
+
+
+def _metavar(kind: Any) -> str:
+    """What stands for a value that is read as a text, as click has it for its type."""
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    return {bool: "[true|false]", int: "INTEGER", float: "FLOAT"}.get(kind, "TEXT")
 
 
 def _help(option: Option, default: Any) -> str:

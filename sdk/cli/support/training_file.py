@@ -1,12 +1,16 @@
-"""The YAML file of `train --config`."""
+"""The YAML files of `train --config` and `sweep --config`."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from sdk.schemas.wire import Wire
 
 #: Keys that a configuration file may have besides the fields of TrainingSpec.
 _JOB_KEYS = (
@@ -25,15 +29,43 @@ _JOB_KEYS = (
     "checkpoint_every",
     "from_checkpoint",
 )
+#: Those of a training that starts as another left off, which members of a sweep don't.
+_NOT_OF_SWEEPS = ("like", "from_checkpoint")
 #: Keys whose values YAML may read as another type, such as a name made of digits.
 _TEXTS = ("base", "base_namespace", "parent", "like", "from_checkpoint")
 
 
 def read_training_file(name: str) -> dict[str, Any]:
     """Read a YAML file of options. Raises NotFound, InvalidInput for an option that is unknown or occurs twice."""
-    import yaml
-
     from sdk.schemas.training import TrainingSpec
+
+    options = _read(name, {*TrainingSpec.model_fields, *_JOB_KEYS}, command="train")
+    if isinstance(packing := options.get("packing"), bool):
+        # YAML reads on and off, without quotes, as true and false.
+        options["packing"] = "on" if packing else "off"
+    return _with_numbers(options, TrainingSpec)
+
+
+def read_sweep_file(name: str) -> dict[str, Any]:
+    """Read a YAML file of options, of which those of a training may have several values. Raises as `read_training_file`."""
+    from sdk.schemas.sweeps import SweepFields
+    from sdk.schemas.training import TrainingSpec
+
+    jobs = set(_JOB_KEYS) - set(_NOT_OF_SWEEPS)
+    known = {*TrainingSpec.model_fields, *SweepFields.model_fields, "max_time", *jobs} - {"max_time_s"}
+    return _with_numbers(_read(name, known, command="sweep"), SweepFields)
+
+
+def _with_numbers(options: dict[str, Any], spec: type[Wire]) -> dict[str, Any]:
+    numbers = [name for name, field in spec.model_fields.items() if "float" in str(field.annotation)]
+    for key in numbers:
+        options[key] = _as_float(options[key]) if key in options else None
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _read(name: str, known: Iterable[str], *, command: str) -> dict[str, Any]:
+    """Read the options of a file, of those that are known."""
+    import yaml
 
     path = user_path(name)
     try:
@@ -51,25 +83,19 @@ def read_training_file(name: str) -> dict[str, Any]:
         raise InvalidInput(f"{path}: {key[:80]!a} is there twice, again in line {line_number}; leave one", param=key)
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} holds no options; write lines such as 'rank: 16'", param="config")
-    known = {*TrainingSpec.model_fields, *_JOB_KEYS}
+    known = set(known)
     options = {str(key).replace("-", "_"): value for key, value in found.items()}
     for key in options:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
+            hint = f"did you mean {near[0]}?" if near else f"see: adapterctl {command} --help"
             raise InvalidInput(f"{path}: there is no option {key!a}; {hint}", param=key)
     for key in _TEXTS:
         if not isinstance(value := options.get(key), str | None):
             raise InvalidInput(f"{path}: {key} is {str(value)[:40]!a}, which is not text; put it in quotes", param=key)
     if not isinstance(options.get("published"), bool | None):
         raise InvalidInput(f"{path}: published is neither true nor false; write one of these", param="published")
-    if isinstance(packing := options.get("packing"), bool):
-        # YAML reads on and off, without quotes, as true and false.
-        options["packing"] = "on" if packing else "off"
-    numbers = [name for name, field in TrainingSpec.model_fields.items() if "float" in str(field.annotation)]
-    for key in numbers:
-        options[key] = _as_float(options[key]) if key in options else None
-    return {key: value for key, value in options.items() if value is not None}
+    return options
 
 
 def _key_twice(text: str) -> tuple[str, int] | None:

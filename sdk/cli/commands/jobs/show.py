@@ -60,7 +60,7 @@ def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> N
     if style == "table" and views:
         _print_table(views)
         return
-    rows = [view.model_dump(mode="json", exclude={"request"}) for view in views]
+    rows = [view.model_dump(mode="json", exclude={"request"}) | {"sweep": sweep_of(view)} for view in views]
     empty = "no jobs yet; submit one with: adapterctl train" if state is queue is None else "there is no such job"
     print_rows(style, rows, [], key="id", empty=empty)
 
@@ -72,7 +72,7 @@ def _print_table(views: Sequence[JobView]) -> None:
             view.id,
             view.state.value,
             view.kind,
-            view.subject,
+            sweep_of(view) or view.subject,
             f"{view.attempt}, {view.failures} bad" if view.failures else view.attempt or None,
             age_of(view.created_at),
             note_of(view),
@@ -90,6 +90,12 @@ def _coloured(line: str, state: str) -> str:
     # The state comes before anything that users have named; an id can't contain such a word.
     colour = COLOURS.get(state)
     return line.replace(state, click.style(state, fg=colour), 1) if colour and sys.stdout.isatty() else line
+
+
+def sweep_of(view: JobView) -> str | None:
+    """Return which member of which sweep a job trains, as `sweep:ID/N`; None for any other job."""
+    place = view.request.get("sweep")
+    return None if place is None else f"sweep:{place['sweep']}/{place['number']}"
 
 
 def note_of(view: JobView) -> str:
@@ -179,6 +185,7 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
         ("id", view.id),
         ("kind", view.kind),
         ("subject", view.subject),
+        ("sweep", sweep_of(view)),
         ("beside", ", ".join(f"{ref} ({role})" for ref, role in scored_beside(view).items())),
         ("state", view.state.value),
         ("stops", running and view.cancel_requested),

@@ -1,0 +1,114 @@
+"""What a caller says of a sweep, divided: which options vary and over what, which have one value, and which are the sweep's.
+
+>>> found = divided({"rank": "1,2,4", "lr": "1e-4", "seeds": 3})
+>>> found.settings, found.fixed, found.fields.seeds
+({'rank': Values(values=[1, 2, 4])}, {'lr': 0.0001}, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdk.errors import InvalidInput, InvalidName
+from sdk.names import check_name
+from sdk.schemas.codes import plain_type
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.option_types import options_of
+from sdk.schemas.sweep_axes import Axis, Range, Values
+from sdk.schemas.sweeps import COMMANDS, HELD_OUT_LOSS, SweepFields, SweepRequest
+from sdk.schemas.training import TrainingSpec
+from sdk.schemas.varied_options import first_setting, parse_axis, why_fixed
+from sdk.submitting.job_options import parse_duration
+from sdk.validation import build, check_held_out
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The options of a sweep."""
+
+    #: Options of a training that all members have, by name.
+    fixed: dict[str, Any]
+    settings: dict[str, Axis]
+    fields: SweepFields
+
+    @property
+    def of_training(self) -> dict[str, Any]:
+        """The options of the first training, of which those that vary are replaced in others."""
+        return {**self.fixed, **first_setting(self.settings)}
+
+    def ahead(self, adapter: str, *, eval_data: object) -> SweepRequest:
+        """Return the request as far as it is known before rows are read and sent, to be checked.
+
+        Raises InvalidInput for settings that can't be, or without held-out rows.
+        """
+        spec = build(TrainingSpec, **self.of_training)
+        check_held_out(spec, eval_data=eval_data)
+        if eval_data is None and spec.hold_out is None:
+            raise InvalidInput(
+                "a sweep compares its members on held-out rows, and there are none; give eval_data, or a share as holdout",
+                param="eval_data",
+            )
+        training = TrainingRequest(adapter=adapter, base=BaseChoice(id="-"), data="0" * 64, spec=spec)
+        return self.request(training)
+
+    def request(self, training: TrainingRequest) -> SweepRequest:
+        """Return the request of a sweep of such trainings. Raises InvalidInput."""
+        return build(SweepRequest, training=training, settings=self.settings, **dict(self.fields))
+
+
+def divided(options: Mapping[str, Any], *, max_time: float | str | None = None) -> SweepOptions:
+    """Divide options as people write them: texts, values or lists. Raises InvalidInput that names the option."""
+    of_sweep = {name: value for name, value in options.items() if name in SweepFields.model_fields}
+    if max_time is not None:
+        of_sweep["max_time_s"] = parse_duration(max_time, param="max_time")
+    fields = build(SweepFields, **of_sweep)
+    fixed: dict[str, Any] = {}
+    settings: dict[str, Axis] = {}
+    for name, value in options.items():
+        if name in of_sweep or value is None:
+            continue
+        read = _read(name, value, by_loss=fields.choose == HELD_OUT_LOSS)
+        if isinstance(read, Values | Range):
+            settings[name] = read
+        else:
+            fixed[name] = read
+    if not settings:
+        raise InvalidInput(
+            "nothing varies, so there is nothing to compare; give an option several values, such as --rank 1,2,4, or use train",
+            param="settings",
+        )
+    return SweepOptions(fixed, settings, fields)
+
+
+def _read(name: str, value: Any, *, by_loss: bool) -> Any:
+    """Return the axis of an option, or its one value. Raises InvalidInput."""
+    why = why_fixed(name, by_loss=by_loss)
+    if why is not None and (name not in options_of(TrainingSpec) or _is_text(name)):
+        # Of what can't vary, a text is one value, whatever signs it has.
+        if name not in TrainingSpec.model_fields or isinstance(value, list | tuple):
+            raise InvalidInput(why, param=name)
+        return value
+    try:
+        read = parse_axis(name, value)
+    except ValueError as error:
+        raise InvalidInput(str(error), param=name) from None
+    if why is not None and isinstance(read, Values | Range):
+        raise InvalidInput(why, param=name)
+    return read
+
+
+def _is_text(name: str) -> bool:
+    return plain_type(TrainingSpec.model_fields[name].annotation) is str
+
+
+def check_swept(adapter: str) -> str:
+    """Return the name of an adapter that a sweep can be of. Raises InvalidName for another, or that of a command."""
+    if adapter in COMMANDS:
+        raise InvalidName(
+            f"{adapter!a} is a command, adapterctl sweep {adapter}, so no adapter of that name can be swept; give another name, or one "
+            f"with a namespace, such as team/{adapter}",
+            param="adapter",
+        )
+    return check_name(adapter)

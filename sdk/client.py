@@ -264,7 +264,8 @@ class Client:
         again: bool = False,
         **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
-        """Submit an evaluation of versions, and of bare bases as `base:NAME`, on the same rows; returns at once.
+        """Submit an evaluation of versions, of members of sweeps as `sweep:ID/N`, and of bare bases as `base:NAME`, on the same
+        rows; returns at once.
 
         `base_namespace` or `published` says whose bases are meant, if a name means several.
 
@@ -435,7 +436,8 @@ class Client:
         base_namespace: str | None = None,
         published: bool = False,
     ) -> Comparison:
-        """Which of several versions, and bare bases ("base:ID"), scores better on the rows that all have scores for.
+        """Which of several versions, members of sweeps ("sweep:ID/N") and bare bases ("base:ID") scores better on the rows that
+        all have scores for.
 
         Each is compared with each, by `metric`, or else by the loss; on `data`, a file or a dataset's name or digest,
         if there are scores on several. Rows with the same value in the column `by` form a group. The `examples` rows

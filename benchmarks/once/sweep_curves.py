@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.recorded_grids import BATCH, HELD_OUT, STEPS, TENTHS
 from support.trainings import inputs_of, run_training, save_jsonl
 from transformers import TrainerCallback
 
@@ -44,7 +45,6 @@ GRIDS = (
     ("phi3", "copies"),
 )
 SETTINGS = {"rank": "1,4,16,64", "lr": "1e-3..3e-2:log[4]"}
-STEPS, BATCH, HELD_OUT, TENTHS = 60, 8, 48, 10
 
 
 class _Looks(TrainerCallback):

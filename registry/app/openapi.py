@@ -27,7 +27,7 @@ DESCRIPTION = """A registry of LoRA adapters: bases, adapters and their versions
 namespaces; whatever it may not read is answered with 404, and changes to what it may only read with 403.
 
 **Names.** A ref is `NAME`, `NAME@vN`, `NAME@ALIAS`, `NAME@latest` or `NAME@sha256:DIGITS`; a name may have a namespace, as
-`team/code-review`. Names are sent in queries and bodies, since they may contain a `/`.
+`team/code-review`. What a member of a sweep has made is `sweep:ID/N`. Names are sent in queries and bodies, since they may contain a `/`.
 
 **Errors** are `{"error": {"code", "message", "param"}}`. The code is stable, the message one sentence that ends with what
 to do next, and `param` the field at fault.

@@ -58,9 +58,9 @@ from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError,
 from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
 from registry.sweeps.driving import Driver
-from registry.sweeps.ending import Ending, wanting
+from registry.sweeps.ending import SweepEnding, wanting
 from registry.sweeps.members import keep_result
-from registry.sweeps.row_scores import ScoredRows
+from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
@@ -125,8 +125,8 @@ class Services:
             asks_when_idle=home is not None,
         )
         acting = self.tokens.holder if settings.auth == "token" else lambda owner: LOCAL
-        scored_rows = ScoredRows(db, self.evaluation_rows, self.reading)
-        ending = Ending(db, self.publisher, scored_rows, keep_series=keep_series)
+        scored_rows = EvaluatedMembers(db, self.evaluation_rows, self.reading)
+        ending = SweepEnding(db, self.publisher, scored_rows, keep_series=keep_series)
         self.driver = Driver(db, self.jobs, ending, acting=acting)
         followers.follow(self.driver)
         self.sweeps, self.rungs = Sweeps(db, self.jobs, self.driver), Rungs(db)

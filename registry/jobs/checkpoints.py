@@ -134,6 +134,8 @@ class StoredCheckpoints:
         """Forget expired checkpoints; `gc` removes their files. Return how many."""
         with self._db.write() as session:
             let_go(session, kept=self._kept, wanting=self._wanting)
+        # Another transaction: whoever publishes the best of a sweep locks its files first, and then the sweep.
+        with self._db.write() as session:
             return remove_expired(session, give_up_scores=self._give_up_scores)
 
 

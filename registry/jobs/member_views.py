@@ -9,7 +9,7 @@ from registry.db.database import Database
 from registry.errors import NotFound
 from registry.jobs.checkpoint_pins import training_of
 from registry.jobs.checkpoints import publishable
-from registry.jobs.members import Member, find_member
+from registry.jobs.members import KeptMember, find_member
 from registry.principal import Principal
 from sdk.formats.refs import MemberRef
 from sdk.schemas.catalog import KEPT, BaseBrief, JobRef, VersionView
@@ -29,7 +29,7 @@ class ShownMembers:
             return present_member(session, find_member(session, ref, who))
 
 
-def present_member(session: Session, member: Member) -> VersionView:
+def present_member(session: Session, member: KeptMember) -> VersionView:
     """Return what a member has kept as the version that it may become: without a number, and in the state "kept".
 
     Raises NotFound, Unreadable, Verification if it is not what its job asked for.

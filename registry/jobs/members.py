@@ -28,7 +28,7 @@ from sdk.schemas.training_report import TrainingReport
 IS_RESULT = exists().where(ManifestRow.digest == Checkpoint.manifest_digest, ManifestRow.kind == "adapter")
 
 
-class Member(NamedTuple):
+class KeptMember(NamedTuple):
     """A member of a sweep that has kept its adapter."""
 
     ref: MemberRef
@@ -53,7 +53,7 @@ def find_job_of_member(session: Session, ref: MemberRef, who: Principal, *, acti
 
 def find_member(
     session: Session, ref: MemberRef, who: Principal, *, action: str = "read", to_keep: bool = False
-) -> Member:
+) -> KeptMember:
     """Return a member with what it has kept; with `to_keep`, nobody lets that go until the transaction ends.
 
     Raises NotFound, which says so if it has kept nothing, or no longer, and Forbidden.
@@ -63,7 +63,7 @@ def find_member(
     kept = session.scalars(query.with_for_update() if to_keep else query).first()
     if kept is None:
         raise NotFound(_why_gone(session, ref, job), param="ref")
-    return Member(ref, job, kept)
+    return KeptMember(ref, job, kept)
 
 
 def keep_members(session: Session, refs: list[MemberRef], who: Principal) -> None:

@@ -14,7 +14,7 @@ from registry.access.audit.service import record
 from registry.access.keys import used_for_another
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
-from registry.db.stored_json import table
+from registry.db.stored_json import read_stored, table
 from registry.db.types import db_now
 from registry.errors import Conflict, Invalid
 from registry.jobs import events
@@ -24,6 +24,7 @@ from registry.jobs.base_contents import ChangedError
 from registry.jobs.checkpoint_pins import pin_again
 from registry.jobs.fair_share import due, most_priority, require_priority
 from registry.jobs.followers import Followers
+from registry.jobs.kinds.evaluation import EVALUATION
 from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import Acceptable, JobKindRules, acceptable
 from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, move
@@ -38,7 +39,7 @@ from registry.principal import Principal
 from registry.queue import Queue
 from registry.usage.charging import charge, limits_of, record_bytes, require_room, submit_alone
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.job_requests import used_fields
+from sdk.schemas.job_requests import EvaluationRequest, used_fields
 from sdk.schemas.jobs import AttemptView, JobState, JobSubmission, JobView
 from sdk.schemas.wire import digest_of
 
@@ -65,7 +66,7 @@ _REPEATED = (
 )
 
 
-class Prepared(NamedTuple):
+class PreparedJob(NamedTuple):
     """A job that was examined, and may be added as long as its names mean what they were pinned to."""
 
     submission: JobSubmission
@@ -130,7 +131,7 @@ class Jobs:
             # The same key was used at the same moment: the other call's job is the answer.
             return self._insert(prepared, asked, who, key)
 
-    def prepare(self, submission: JobSubmission, *, who: Principal) -> Prepared:
+    def prepare(self, submission: JobSubmission, *, who: Principal) -> PreparedJob:
         """Examine what is asked for, outside of any transaction that writes, so that `add` only adds it.
 
         Raises what `submit` raises, except for what only the transaction knows.
@@ -142,15 +143,15 @@ class Jobs:
         if self._embedded:
             require_installed(pinned.scorers)
             require_libraries(trackers_of(pinned.request))
-        return Prepared(submission, rules, pinned, acceptable(self._db, rules, submission, pinned))
+        return PreparedJob(submission, rules, pinned, acceptable(self._db, rules, submission, pinned))
 
-    def _insert(self, prepared: Prepared, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
+    def _insert(self, prepared: PreparedJob, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
             return self.add(session, prepared, who, request_digest=asked, submit_key=key), True
 
-    def add(self, session: Session, prepared: Prepared, who: Principal, **columns: Any) -> JobView:
+    def add(self, session: Session, prepared: PreparedJob, who: Principal, **columns: Any) -> JobView:
         """Add a job that was prepared, in the caller's transaction; `announce` it after the commit.
 
         `columns` are further ones of its row. Raises ChangedError if a name means something else by now, Conflict if no worker
@@ -249,6 +250,8 @@ class Jobs:
             require_data(session, request, rules_of(earlier.kind).datasets, who, earlier.namespace)
             if not advice:
                 request = pin_again(session, earlier, request, who)
+                if earlier.kind == EVALUATION.name:
+                    EVALUATION.keep(session, read_stored(EvaluationRequest, request, of=f"the request of job {job_id}"))
             job = self._new(
                 session,
                 who,

@@ -14,7 +14,7 @@ from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.kinds import require_adapter
 from registry.db.stored_json import read_stored, salvage
 from registry.jobs.checkpoint_pins import training_of
-from registry.jobs.members import Member, find_member
+from registry.jobs.members import KeptMember, find_member
 from registry.principal import Principal
 from sdk.formats.refs import MemberRef
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -63,7 +63,7 @@ def of_version(session: Session, version: Version) -> Subject:
     )
 
 
-def of_member(session: Session, member: Member) -> Subject:
+def of_member(session: Session, member: KeptMember) -> Subject:
     """Return what is known of a member of a sweep. Raises Unreadable."""
     report, request = member.report(), training_of(member.job)
     return Subject(

@@ -30,7 +30,7 @@ _TEST = "test_"
 _LEAST_MARGIN = 1e-12
 
 
-class Chosen(NamedTuple):
+class BestMember(NamedTuple):
     """What was chosen."""
 
     verdict: SweepVerdict
@@ -38,7 +38,7 @@ class Chosen(NamedTuple):
     winner: int
 
 
-class RowScores(NamedTuple):
+class MemberRows(NamedTuple):
     """What members scored on the same rows, by their numbers."""
 
     #: Σ score · weight of each row, or group of rows.
@@ -50,7 +50,7 @@ class RowScores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Field:
+class Contest:
     """The members of a sweep, which have all ended."""
 
     sweep: Sweep
@@ -61,7 +61,7 @@ class Field:
     sizes: Mapping[int, int]
 
     @classmethod
-    def of(cls, session: Session, sweep: Sweep, request: SweepRequest) -> Field:
+    def of(cls, session: Session, sweep: Sweep, request: SweepRequest) -> Contest:
         """Read the members of a sweep."""
         query = select(Member).where(Member.sweep == sweep.id, Member.same_as.is_(None)).order_by(Member.number)
         long = () if needs_scoring(request) else (undefer(Member.row_losses), undefer(Member.row_weights))
@@ -83,16 +83,16 @@ class Field:
             found.setdefault(member.trial, []).append(member)
         return list(found.values())
 
-    def losses(self) -> RowScores:
+    def losses(self) -> MemberRows:
         """Return what members lost on each row: those whose rows weigh the same as those of the first."""
         scored = [member for member in self.members if member.number in self.scores]
         weights = scored[0].row_weights
         alike = {one.number: _floats(one.row_losses) for one in scored if one.row_weights == weights}
         others = [one.number for one in scored if one.number not in alike]
         note = "were scored on other held-out tokens than the first, so they can't be compared"
-        return RowScores(alike, _floats(weights), [f"members {_listed(others)} {note}"] if others else [])
+        return MemberRows(alike, _floats(weights), [f"members {_listed(others)} {note}"] if others else [])
 
-    def judged(self, rows: RowScores) -> Chosen:
+    def judged(self, rows: MemberRows) -> BestMember:
         """Choose by what members scored on each row."""
         import numpy as np
 
@@ -110,7 +110,7 @@ class Field:
         verdict = verdict_of(found, facts, metric=self.request.choose, lower_is_better=lower, margin=margin)
         return self._chosen(verdict, rows.notes)
 
-    def ordered(self, why: str) -> Chosen:
+    def ordered(self, why: str) -> BestMember:
         """Choose by the members' scores alone: nothing is said about how sure that is."""
         lower, scores = lower_is_better(self.request.choose), self.scores
         settings = []
@@ -151,12 +151,12 @@ class Field:
             train_s=fmean(times) if times else None,
         )
 
-    def _chosen(self, verdict: SweepVerdict, notes: list[str]) -> Chosen:
+    def _chosen(self, verdict: SweepVerdict, notes: list[str]) -> BestMember:
         sign = 1.0 if verdict.lower_is_better else -1.0
         winner = min(verdict.settings[0].members, key=lambda number: sign * self.scores[number])
         metrics = next(one.metrics or {} for one in self.members if one.number == winner)
         test = {name.removeprefix(_TEST): value for name, value in metrics.items() if name.startswith(_TEST)}
-        return Chosen(verdict.model_copy(update={"test": test, "notes": [*notes, *verdict.notes]}), winner)
+        return BestMember(verdict.model_copy(update={"test": test, "notes": [*notes, *verdict.notes]}), winner)
 
 
 def _listed(numbers: Sequence[int]) -> str:

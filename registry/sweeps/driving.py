@@ -34,9 +34,9 @@ from registry.jobs.models import Job
 from registry.jobs.service import Jobs
 from registry.principal import Principal
 from registry.sweeps.deciding.tried import alike
-from registry.sweeps.ending import WAITS, Ending
+from registry.sweeps.ending import WAITS, SweepEnding
 from registry.sweeps.lifecycle import MOVING, lock_in, move
-from registry.sweeps.members import Standing, note_scores, standing_of, trained_s
+from registry.sweeps.members import SweepStanding, note_scores, standing_of, trained_s
 from registry.sweeps.models import Member, Sweep
 from registry.sweeps.proposing import setting_of, tried_in
 from registry.sweeps.requests import member_submission, needs_scoring, scoring_submission, submission_of
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 class Driver:
     """Takes the steps of sweeps."""
 
-    def __init__(self, db: Database, jobs: Jobs, ending: Ending, *, acting: Callable[[str], Principal]) -> None:
+    def __init__(self, db: Database, jobs: Jobs, ending: SweepEnding, *, acting: Callable[[str], Principal]) -> None:
         """`acting` returns who has a `Principal.owner`, with the roles that they have now, or raises Unauthenticated."""
         self._db = db
         self._jobs = jobs
@@ -119,7 +119,7 @@ class Driver:
 
     # Members.
 
-    def _begin(self, sweep: Sweep, asked: SweepSubmission, standing: Standing, why_over: str | None) -> bool:
+    def _begin(self, sweep: Sweep, asked: SweepSubmission, standing: SweepStanding, why_over: str | None) -> bool:
         """Propose a trial, submit the job of a member, or choose, once all have ended."""
         if needs_scoring(asked.request):
             if standing.unread is not None:

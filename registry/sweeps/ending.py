@@ -16,11 +16,11 @@ from registry.jobs.checkpoints import publishable
 from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
-from registry.sweeps.choosing import Field
+from registry.sweeps.choosing import Contest
 from registry.sweeps.lifecycle import lock_in, move
 from registry.sweeps.models import Member, Sweep
 from registry.sweeps.requests import needs_scoring
-from registry.sweeps.row_scores import ScoredRows
+from registry.sweeps.row_scores import EvaluatedMembers
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import JobRef
@@ -32,10 +32,12 @@ from sdk.schemas.version_records import TrainingRecord
 WAITS = "waits: "
 
 
-class Ending:
+class SweepEnding:
     """Takes the last steps of sweeps."""
 
-    def __init__(self, db: Database, publisher: Publisher, scored_rows: ScoredRows, *, keep_series: KeepSeries) -> None:
+    def __init__(
+        self, db: Database, publisher: Publisher, scored_rows: EvaluatedMembers, *, keep_series: KeepSeries
+    ) -> None:
         self._db = db
         self._publisher = publisher
         self._scored_rows = scored_rows
@@ -60,11 +62,11 @@ class Ending:
 
     def _choose(self, sweep: Sweep, request: SweepRequest) -> bool:
         with self._db.read() as session:
-            field = Field.of(session, sweep, request)
-        if not field.scores:
+            contest = Contest.of(session, sweep, request)
+        if not contest.scores:
             return self._end(sweep, sweep.message or "no member has a score, so none is the best", gives_up=True)
-        rows = self._scored_rows.of(field) if needs_scoring(request) else field.losses()
-        chosen = field.ordered(rows) if isinstance(rows, str) else field.judged(rows)
+        rows = self._scored_rows.of(contest) if needs_scoring(request) else contest.losses()
+        chosen = contest.ordered(rows) if isinstance(rows, str) else contest.judged(rows)
         said = chosen.verdict.model_dump(mode="json")
         with self._db.write() as session:
             locked = lock_in(session, sweep.id, SweepState.CHOOSING)

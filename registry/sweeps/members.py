@@ -28,7 +28,7 @@ from sdk.schemas.job_requests import SweepPlace
 from sdk.schemas.sweeps import ADAPTER_SIZE, MOST_GROUPS, MemberResult, SweepRequest
 
 
-class Standing(NamedTuple):
+class SweepStanding(NamedTuple):
     """How far the members of a sweep are."""
 
     #: How many trials were proposed.
@@ -46,7 +46,7 @@ class Standing(NamedTuple):
 _SCORING = Job.__table__.alias("scoring")
 
 
-def standing_of(session: Session, sweep_id: str) -> Standing:
+def standing_of(session: Session, sweep_id: str) -> SweepStanding:
     """Count the members of a sweep."""
     waits = and_(Member.job.is_(None), Member.reason.is_(None), Member.same_as.is_(None))
     unread = and_(_SCORING.c.state.in_(FINAL), Member.scored.is_(False))
@@ -64,7 +64,7 @@ def standing_of(session: Session, sweep_id: str) -> Standing:
         .outerjoin(_SCORING, _SCORING.c.id == Member.scoring)
         .where(Member.sweep == sweep_id)
     )
-    return Standing(*session.execute(counted).one())
+    return SweepStanding(*session.execute(counted).one())
 
 
 def trained_s(session: Session, sweep_ids: Sequence[str]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, Unavailable
+from registry.sweeps.deciding.stopping import HALVING_RUNGS, MEDIAN_RUNGS
 from registry.sweeps.models import Member, Sweep
 from sdk.schemas.evaluation import LESS_IS_BETTER, SCORER_PREFIX, EvaluationSpec, is_of_texts, is_scorer
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
@@ -19,12 +20,8 @@ from sdk.schemas.sweeps import HELD_OUT_LOSS, StopEarly, SweepRequest, SweepSubm
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import with_setting
 
-#: The shares of its steps after which a member asks whether it goes on. Halving has its third rung at the end, with η = 4.
-RUNGS: dict[StopEarly, list[float]] = {
-    "none": [],
-    "halving": [0.1, 0.4],
-    "median": [share / 10 for share in range(1, 10)],
-}
+#: The shares of its steps after which a member asks whether it goes on.
+RUNGS: dict[StopEarly, list[float]] = {"none": [], "halving": [*HALVING_RUNGS], "median": [*MEDIAN_RUNGS]}
 #: To how many held-out prompts each member writes an answer at most, if the best is chosen by these.
 _MOST_GENERATED = 1_000
 #: How many settings are examined before a sweep is accepted.

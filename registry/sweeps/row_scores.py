@@ -14,12 +14,12 @@ from registry.evaluations.rows import EvaluationRows
 from registry.jobs.models import Job
 from registry.principal import SYSTEM
 from registry.rows.service import RowReading
-from registry.sweeps.choosing import Field, RowScores
+from registry.sweeps.choosing import Contest, MemberRows
 from registry.sweeps.models import Member
 from sdk.schemas.evaluation import CORPUS_METRICS
 
 
-class ScoredRows:
+class EvaluatedMembers:
     """Reads the scores of members by row."""
 
     def __init__(self, db: Database, rows: EvaluationRows, reading: RowReading) -> None:
@@ -27,16 +27,16 @@ class ScoredRows:
         self._rows = rows
         self._reading = reading
 
-    def of(self, field: Field) -> RowScores | str:
+    def of(self, contest: Contest) -> MemberRows | str:
         """Return the scores of members by row, or why they can't be compared by row, as a sentence. Raises Unavailable."""
-        metric, scores = field.request.choose, field.scores
+        metric, scores = contest.request.choose, contest.scores
         if metric in CORPUS_METRICS:
             return (
                 f"{metric} is a score of all rows together, so settings are ordered by it, and not compared row by row"
             )
         with self._db.read() as session:
             query = select(Member.number, Job.result).join(Job, Job.id == Member.scoring)
-            results = session.execute(query.where(Member.sweep == field.sweep.id)).all()
+            results = session.execute(query.where(Member.sweep == contest.sweep.id)).all()
         found = {row.number: table(row.result).get("evaluations", [""])[0] for row in results if row.number in scores}
         if len(found) < 2:
             return "a single member has a score, so nothing is compared"
@@ -53,4 +53,6 @@ class ScoredRows:
             except RegistryError as error:
                 return f"settings are ordered by their scores, and not compared row by row: {error.message}"
         left_out = [f"{values.left_out} rows are left out, since not every member has a score of them"]
-        return RowScores(dict(zip(found, values.sums, strict=True)), values.masses, left_out if values.left_out else [])
+        return MemberRows(
+            dict(zip(found, values.sums, strict=True)), values.masses, left_out if values.left_out else []
+        )

@@ -55,7 +55,7 @@ class Rungs:
             came = select(Rung.loss).where(Rung.sweep == place.sweep, Rung.rung == reached.rung).order_by(Rung.place)
             losses = [*session.scalars(came), reached.loss]
             rule = _RULES.get(submission_of(sweep).request.stop_early)
-            goes_on = rule is None or rule(losses, len(losses) - 1)
+            goes_on = rule is None or rule(losses, len(losses) - 1, reached.rung)
             names = dict(zip(("sweep", "number", "rung"), key, strict=True))
             about = {"place": len(losses) - 1, "step": reached.step, "loss": reached.loss, "goes_on": goes_on}
             session.add(Rung(**names, **about))

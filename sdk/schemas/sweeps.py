@@ -13,7 +13,7 @@ from sdk.schemas.jobs import JobSettings
 from sdk.schemas.option_types import Option
 from sdk.schemas.sweep_axes import MOST_AXES, MOST_MEMBERS, Axis, Setting
 from sdk.schemas.sweep_grid import grid
-from sdk.schemas.varied_options import checked_axis, why_fixed, with_setting
+from sdk.schemas.varied_options import checked_axis, require_distinct, why_fixed
 from sdk.schemas.wire import IF_ANY, IF_SET, Open, Wire
 
 #: The held-out loss, which a training measures itself; other metrics are those of an evaluation on the same rows.
@@ -44,7 +44,7 @@ class SweepFields(Wire):
     stop_early: Annotated[
         StopEarly,
         Field(exclude_if=lambda value: value == "none"),
-        Option("End members that are behind: the best quarter goes on (halving), or the better half (median)."),
+        Option("End members early that are behind the best of those so far (halving), or behind their median."),
     ] = "none"
     choose: Annotated[
         str,
@@ -103,8 +103,7 @@ class SweepRequest(SweepFields):
                 else "a grid tries all of its settings; leave trials out, or give sample random or tpe"
             )
         if self.sample == "grid":
-            for setting in grid(self.settings):
-                with_setting(self.training.spec, setting)
+            require_distinct(self.training.spec, grid(self.settings))
         if self.most_members > MOST_MEMBERS:
             raise ValueError(
                 f"there are {self.most_members:,} members with {self.seeds} seeds, and a sweep has at most {MOST_MEMBERS:,}; give"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import ValidationError, ValidationInfo, model_validator
@@ -25,7 +25,7 @@ from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Axis, Range, Setting, Values
 from sdk.schemas.training import WITHOUT_EFFECT, TrainingSpec
 from sdk.schemas.watch_fields import WatchFields
-from sdk.schemas.wire import BY_HAND, JsonScalar
+from sdk.schemas.wire import BY_HAND, JsonScalar, digest_of
 
 _OPTIONS = options_of(TrainingSpec)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -122,8 +122,26 @@ def with_setting(spec: TrainingSpec, setting: Setting) -> TrainingSpec:
     try:
         return TrainingSpec.model_validate(spec.model_dump() | setting)
     except ValidationError as error:
-        which = ", ".join(f"{name} {json.dumps(value)}" for name, value in setting.items())
-        raise ValueError(f"with {which}: {explain_validation(list(error.errors()), TrainingSpec)[0]}") from None
+        raise ValueError(
+            f"with {_shown(setting)}: {explain_validation(list(error.errors()), TrainingSpec)[0]}"
+        ) from None
+
+
+def require_distinct(spec: TrainingSpec, settings: Iterable[Setting]) -> None:
+    """Raise ValueError if the options of a setting don't go together, or if two settings are the same training: with another `epochs`
+    where max_steps is given, or with the alpha that a rank has anyway.
+    """
+    seen: dict[str, Setting] = {}
+    for setting in settings:
+        varied = with_setting(spec, setting)
+        known = digest_of(varied.recorded() | {"max_length": varied.max_length})
+        if known in seen:
+            raise ValueError(f"{_shown(seen[known])} is the same training as {_shown(setting)}; leave one of them out")
+        seen[known] = setting
+
+
+def _shown(setting: Setting) -> str:
+    return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in setting.items())
 
 
 def _named(name: str, message: str) -> str:

@@ -216,6 +216,11 @@ def evaluation(*given: TargetSource) -> Assignment:
     return Assignment(job="j", attempt=1, lease_s=1.0, request=request, targets=list(given))
 
 
+def member(given: TargetSource, pinned: str | None) -> Assignment:
+    request = EvaluationRequest(targets=[EvaluationTarget(ref="sweep:s1/4", digest=pinned)], data=digest("rows"))
+    return Assignment(job="j", attempt=1, lease_s=1.0, request=request, targets=[given])
+
+
 BARE = target(label="base:tiny", digest=None, manifest=None)
 HUB = BaseChoice(id="org/base", revision="0" * 40)
 
@@ -231,6 +236,7 @@ HUB = BaseChoice(id="org/base", revision="0" * 40)
         merge(target()),
         merge(target(), f"a@sha256:{manifest().digest}"),
         evaluation(target(), BARE),
+        member(target(), manifest().digest),
     ],
 )
 def test_what_was_asked_for_is_taken(given: Assignment) -> None:
@@ -252,6 +258,10 @@ def test_what_was_asked_for_is_taken(given: Assignment) -> None:
         (merge(target(), f"a@sha256:{digest('another')}"), "another version of a"),
         (merge(target(manifest(fingerprint=OTHER))), "the adapter of another base"),
         (merge(BARE), "no files of a@v1"),
+        (member(target(), digest("another")), "other files than those of sweep:s1/4"),
+        (member(target(), None), "other files than those of sweep:s1/4"),
+        (member(BARE, manifest().digest), "no files of sweep:s1/4"),
+        (member(target(manifest("checkpoint")), manifest("checkpoint").digest), "the wrong kind"),
         (evaluation(target()), "a different number of targets"),
         (evaluation(target(), target()), "an adapter for a bare base"),
         (evaluation(target(), BARE.model_copy(update={"base": source(OTHER)})), "another base"),

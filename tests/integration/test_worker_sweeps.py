@@ -140,10 +140,10 @@ def test_a_member_that_is_killed_at_a_rung_is_told_the_same_and_trained_once(
 ) -> None:
     plan = AwayAtRungs()
     with through_a_proxy(place, plan) as url:
-        with place.worker(forks=True, ADAPTERCTL_URL=url) as worker:
+        with place.worker(ADAPTERCTL_URL=url) as worker:
             if pruned:
                 plan.back.set()
-            sweep = place.begin([0.05, 2e-5], steps=40, every_steps=2)
+            sweep = place.begin([0.05, 2e-5], steps=400, every_steps=20)
             if pruned:
                 wait_until(lambda: [one for one in place.members(sweep) if one.outcome], lambda: worker.text)
                 plan.back.clear()
@@ -155,7 +155,7 @@ def test_a_member_that_is_killed_at_a_rung_is_told_the_same_and_trained_once(
                 view = place.ended(sweep, worker)
         if kill is not kill_child:
             plan.back.set()
-            with place.worker(forks=True, ADAPTERCTL_URL=url) as worker:
+            with place.worker(ADAPTERCTL_URL=url) as worker:
                 view = place.ended(sweep, worker)
     told = [(one.number, one.outcome, one.state) for one in view.members]
     assert told == [(1, "finished", "succeeded"), (2, "pruned", "succeeded")]

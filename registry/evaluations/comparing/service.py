@@ -73,7 +73,7 @@ class ComparisonQuery(BaseModel):
         Field(
             min_length=2,
             max_length=MOST_TARGETS,
-            description='Versions, and bare bases as "base:ID".',
+            description='Versions, members of sweeps as "sweep:ID/N", and bare bases as "base:ID".',
             examples=[["team/code-review@v3", "team/code-review@v4"]],
         ),
     ]

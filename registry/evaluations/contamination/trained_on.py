@@ -18,7 +18,7 @@ from registry.datasets.signatures import Reading
 from registry.db.stored_json import table
 from registry.errors import NotFound
 from registry.jobs.checkpoints import publishable
-from registry.jobs.members import IS_RESULT, Member
+from registry.jobs.members import IS_RESULT, KeptMember
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import SYSTEM
 from sdk.formats.columns import canonical_columns
@@ -77,15 +77,15 @@ def trained_on(session: Session, label: str, digest: str, namespace: str) -> Tra
     return found
 
 
-def _members_with(session: Session, digest: str, namespace: str) -> list[Member]:
+def _members_with(session: Session, digest: str, namespace: str) -> list[KeptMember]:
     """The members of sweeps of a namespace that have kept these bytes."""
     query = select(Checkpoint, Job).join(Job, Job.id == Checkpoint.job_id).order_by(Checkpoint.job_id)
     of = (Checkpoint.manifest_digest == digest, Job.namespace == namespace, Job.sweep.is_not(None), IS_RESULT)
     rows = session.execute(query.where(*of).limit(MOST_ORIGINS))
-    return [Member(MemberRef(job.sweep or "", job.sweep_number or 0), job, kept) for kept, job in rows]
+    return [KeptMember(MemberRef(job.sweep or "", job.sweep_number or 0), job, kept) for kept, job in rows]
 
 
-def _look_at_member(session: Session, member: Member, namespace: str, found: TrainedOn) -> list[Version]:
+def _look_at_member(session: Session, member: KeptMember, namespace: str, found: TrainedOn) -> list[Version]:
     """Note what a member was trained on; return the versions that it continues."""
     settled, _, _ = publishable(session, member.job, member.kept, TrainingRecord())
     if settled.dataset is not None:

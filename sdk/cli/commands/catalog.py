@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("ref")
 @format_option
 def show_command(ref: str, style: str) -> None:
-    """Show the version that REF names: base, configuration, data, training, scores, files.
+    """Show the version that REF names, or a sweep's member, sweep:ID/N: base, configuration, data, training, scores, files.
 
     As JSON it also says, under `compat`, which inference engines can serve it: see `adapterctl compat`.
 
@@ -62,6 +62,7 @@ _MOST_NAMES = 12
 _STATES = {
     "archived": "; hidden from lists and latest, found by its number",
     "quarantined": "; found only by its digest until an admin releases it",
+    "kept": " by a sweep; publish it, or it goes with the sweep",
 }
 
 

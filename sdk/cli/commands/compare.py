@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     help="json: one document on stdout; quiet: the better one of each pair, or '-'; markdown, html: a page.",
 )
 def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given: Any) -> None:
-    """Say which of two or more versions (REF) and bare bases (base:ID) scores better, row by row and pair by pair.
+    """Say which of two or more versions (REF), members of sweeps (sweep:ID/N) and bare bases (base:ID) scores better, row by
+    row and pair by pair.
 
     They must have been scored alike on the same rows, best in one job of `eval`. The interval is that of the difference
     at 95 %; p counts all pairs. A verdict needs 20 rows, or groups. A version's scores are those that its own

@@ -55,7 +55,7 @@ def evals_command() -> None:
 @whose_base_options
 @format_option
 def evals_list(target: str, scores_of: str | None, style: str, **whose: Any) -> None:
-    """List the scores of a version or a bare base, newest first.
+    """List the scores of a version, a sweep's member (sweep:ID/N) or a bare base, newest first.
 
     They are those that the version's own namespace made; of a base, those of the namespace in which you would score it.
     SEEN is how many of the rows the version, or what it came from, was trained on; ? where that is not known.

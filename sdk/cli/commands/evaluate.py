@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
-    """Score versions (REF) and bare bases (base:NAME) on the same rows: loss, perplexity, completions; accuracy and
-    macro-F1 of labels.
+    """Score versions (REF), members of sweeps (sweep:ID/N) and bare bases (base:NAME) on the same rows: loss, perplexity,
+    completions; accuracy and macro-F1 of labels.
 
     The bare base, and the version of each name that is in production, are scored too, unless --only is given.
 

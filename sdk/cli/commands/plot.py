@@ -22,7 +22,7 @@ from sdk.config import user_path
 def plot_command(of: tuple[str, ...], output: str, style: str) -> None:
     """Draw loss, held-out loss, learning rate and norm of the gradients by step, and print the file's path.
 
-    Of each training, named by its job or its version, all steps are in the picture: the line is their mean, the band goes
+    Of each training, named by its job, its version or as a sweep's member (sweep:ID/N), all steps are in the picture: the line is their mean, the band goes
     from the least to the greatest. A job may still be running. An SVG needs nothing installed.
 
     \b

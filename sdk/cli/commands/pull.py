@@ -44,8 +44,8 @@ def pull_command(
     """Fetch the version that REF names, and print its folder.
 
     \b
-    REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, or NAME for the
-    latest. The folder loads in PEFT and vLLM as it is. An interrupted pull
+    REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, NAME for the
+    latest, or sweep:ID/N for a sweep's member. The folder loads in PEFT and vLLM as it is. An interrupted pull
     continues where it broke.
 
     \b

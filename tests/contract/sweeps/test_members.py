@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from contract.sweeps.helpers import Desk
+from support.adapters import base_registration
 from support.compared import Bench, scored, write_rows
 from support.merging_desk import MergingDesk
 from support.registries import World
@@ -24,6 +25,13 @@ def refs_of(desk: Desk, *losses: float, **asked: Any) -> list[str]:
     sweep = desk.begin(**{"publish": "none", **asked})
     desk.train_all(*losses)
     return [f"sweep:{sweep.id}/{number}" for number in range(1, len(losses) + 1)]
+
+
+@pytest.fixture(scope="module")
+def people(http_postgres: World) -> World:
+    """One database: what differs between the two is how members are kept, which `test_letting_go` looks at."""
+    http_postgres.admin.bases.register(base_registration())
+    return http_postgres
 
 
 @pytest.fixture

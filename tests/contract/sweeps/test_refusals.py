@@ -47,10 +47,11 @@ class TestRefusals:
     def test_setting_that_fits_no_worker_is_refused_with_all_others(self, desk: Desk) -> None:
         name = f"llama-{desk.crew.space}"
         desk.world.admin.bases.register(base_registration(name, config=LLAMA_2_7B, size_bytes=13_476_831_232))
-        hello(desk.crew, "small", 17 * GB)
-        asked = {"base": BaseChoice(id=name), "spec": TrainingSpec(method="lora", targets="qv")}
+        # At least 12 GB are needed, and some 4 in 4 bits.
+        hello(desk.crew, "small", 10 * GB)
+        asked = {"base": BaseChoice(id=name), "spec": TrainingSpec(targets="qv", max_length=512)}
         with pytest.raises(DoesNotFit):
-            desk.begin(settings={"batch_size": Values(values=[1, 256, 2])}, training=asked)
+            desk.begin(settings={"method": Values(values=["qlora", "lora"])}, training=asked)
 
     def test_sampler_that_needs_a_library_is_refused_without_it(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch

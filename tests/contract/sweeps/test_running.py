@@ -215,13 +215,14 @@ class TestRungs:
         first, second, third = desk.hold(), desk.hold(), desk.hold()
         assert first.request.sweep is not None
         assert first.request.sweep.rungs == [0.1, 0.4]
-        assert [self.reach(desk, first, 1.0), self.reach(desk, second, 1.2)] == [True, False]
-        assert [self.reach(desk, third, 0.9), self.reach(desk, second, 0.1)] == [True, False]
+        assert [self.reach(desk, first, 1.0), self.reach(desk, third, 0.9)] == [True, True]
+        assert [self.reach(desk, second, 1.2), self.reach(desk, second, 0.1)] == [False, False]
+        assert [self.reach(desk, third, 0.8, rung=1), self.reach(desk, first, 0.81, rung=1)] == [True, False]
         desk.crew.release(second)
         again = desk.hold()
         assert (again.job, self.reach(desk, again, 0.1)) == (second.job, False)
         desk.finish(again, 0.5, outcome="pruned", steps=3)
-        desk.finish(first, 1.0)
+        desk.finish(first, 1.0, outcome="pruned", steps=12)
         desk.finish(third, 0.9)
         ended = desk.view(sweep)
         assert (ended.winner, ended.members[1].outcome, ended.members[1].steps) == (3, "pruned", 3)

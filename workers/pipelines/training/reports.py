@@ -23,7 +23,7 @@ from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.forecasting import forecast_bytes
 from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.looks.looking import Looks
-from workers.pipelines.training.looks.rungs import Rungs
+from workers.pipelines.training.looks.rungs import MemberRungs
 from workers.pipelines.training.loop import LOOP, StepRecord
 from workers.pipelines.training.optimising import EPSILON
 
@@ -50,7 +50,7 @@ class Setting:
     #: The largest dropout probability of the base itself in training.
     base_dropout: float
     looks: Looks
-    rungs: Rungs
+    rungs: MemberRungs
 
 
 def training_report(

@@ -49,7 +49,7 @@ from workers.pipelines.training.fitting import Fitting
 from workers.pipelines.training.inputs import Inputs, audit, read_inputs
 from workers.pipelines.training.looks.evaluating import HeldOutScores, scored
 from workers.pipelines.training.looks.looking import Looks
-from workers.pipelines.training.looks.rungs import Rungs, member_result
+from workers.pipelines.training.looks.rungs import MemberRungs, member_result
 from workers.pipelines.training.loop import AdapterState, Shared, begin, resume, run
 from workers.pipelines.training.optimising import diverged
 from workers.pipelines.training.probing import probe_saved, require_learnt
@@ -179,7 +179,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
         _stop_if_asked(given, host)
         if parent is not None:
             load_parent(model, parent)
-    rungs = Rungs(given, host, lambda message: _log(host, "train", message))
+    rungs = MemberRungs(given, host, lambda message: _log(host, "train", message))
     setting = Setting(given, loaded, fitting, before, base_dropout, Looks(given, fitting, host), rungs)
     if bare is not None and parent is None:
         setting.looks.before(bare, time.perf_counter() - began)
@@ -224,7 +224,10 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
     member = None
     if given.order.sweep is not None and given.held_out is not None and held_out is not None:
         member = member_result(rungs, given.held_out, held_out.rows, steps=adapter.step)
-    return TrainingResult(report=advised(report, adapter.record), member=member)
+    if rungs.pruned_at is None:
+        # What one says that had to end early would be that it is too short.
+        report = advised(report, adapter.record)
+    return TrainingResult(report=report, member=member)
 
 
 def _scored(given: Inputs, rows: Tokenised | None, model: Any, fitting: Fitting, host: Host) -> HeldOutScores | None:

@@ -30,6 +30,7 @@ from sdk.schemas.lineage import (
     MergedNode,
     Node,
     Relation,
+    SweepNode,
     VersionNode,
 )
 
@@ -127,6 +128,29 @@ class TestTree:
             "held out.jsonl  da7ada7ada7a, 120 rows",
             "├─ scored x@v1  loss 2, nf4",
             "└─ scored tiny  nf4",
+        ]
+
+    @pytest.mark.parametrize(
+        ("count", "said"),
+        [
+            (1, "1 member: sweep:s1/1"),
+            (2, "2 members: sweep:s1/1, sweep:s1/2"),
+            (40, "40 members: sweep:s1/1, …, sweep:s1/40"),
+        ],
+    )
+    def test_a_sweep_is_told_by_its_members(self, count: int, said: str) -> None:
+        job = JobNode(key="job:j1", id="j1", job_kind="training", member="sweep:s1/1")
+        sweep = SweepNode(key="sweep:s1", id="s1", members=[f"sweep:s1/{number + 1}" for number in range(count)])
+        found = lineage(
+            [version("x@v1"), job, sweep],
+            edge("x@v1", "made-by", "job:j1", attempt=1),
+            edge("job:j1", "member-of", "sweep:s1"),
+            direction="up",
+        )
+        assert tree(found) == [
+            "x@v1  rank 8, qlora",
+            "└─ made by job j1  training, sweep:s1/1, attempt 1",
+            f"   └─ member of sweep s1  {said}",
         ]
 
     def test_a_root_alone_is_one_line(self) -> None:

@@ -100,6 +100,16 @@ def test_settings_come_back_from_json_as_the_options_have_them() -> None:
         ({"max_length": "64,128"}, {}, "max_length changes what the held-out loss measures"),
         ({"seed": "1,2"}, {}, "seeds are no setting"),
         ({"rnk": Values(values=[1])}, {}, "there is no option 'rnk'; did you mean rank?"),
+        (
+            {"alpha": "none,4,16"},
+            {},
+            "alpha null is the same training as alpha 16.0; leave one of them out",
+        ),
+        (
+            {"epochs": "1,2"},
+            {"spec": TrainingSpec(max_steps=10)},
+            "epochs 1.0 is the same training as epochs 2.0; leave one of them out",
+        ),
         ({"rank": Values(values=["4"])}, {}, "rank: '4' can't be; give a whole number from 1 to 1024"),
         ({"alpha": Values(values=["none"])}, {}, "alpha: 'none' can't be; give a number above 0 and at most 65536"),
         ({"rank": Values(values=[0])}, {}, "rank: 0 can't be; give a whole number from 1 to 1024"),

@@ -15,11 +15,12 @@ from support import tiny
 
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
-from sdk.schemas.job_requests import CheckpointPolicy
+from sdk.schemas.job_requests import CheckpointPolicy, SweepPlace
 from sdk.schemas.series import Point, PointChunk
 from sdk.schemas.training import TrainingSpec
+from sdk.whole_files import write_whole
 from workers.child.process import Child, WarmChild
-from workers.child.protocol import OUT_FOLDER, WrittenCheckpoint
+from workers.child.protocol import OUT_FOLDER, ReachedRung, WrittenCheckpoint, answer_file
 from workers.kinds import causes, training
 from workers.kinds.attempt import Attempt
 from workers.kinds.causes import AttemptFailed, KilledForMemory
@@ -39,7 +40,7 @@ class Children:
         self._lives = iter(lives)
         monkeypatch.setattr(training, "_run_once", self._live)
 
-    def _live(self, _attempt: Any, order: TrainingOrder, _base: Any, _points: Any) -> Any:
+    def _live(self, _attempt: Any, order: TrainingOrder, _base: Any, _points: Any, _rungs: Any) -> Any:
         (self.folder / OUT_FOLDER).mkdir()
         self.orders.append(order)
         return next(self._lives)(self)
@@ -60,7 +61,7 @@ class Children:
             rung_file=self.folder / "rung.json",
         )
         nothing: Any = None
-        return training._run(attempt, order, nothing, nothing)
+        return training._run(attempt, order, nothing, nothing, nothing)
 
     def trains(self, fit: Fit, below: Fit | None, *, steps: list[str], checkpoints: int = 0) -> None:
         rung = Rung(fit=fit, steps=steps, below=below)
@@ -150,7 +151,9 @@ class Lease:
 def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two real children, of which the first is killed once it has written two checkpoints, and the kernel counts it."""
+    """Two real children of a member of a sweep, of which the first is killed once it has passed a rung and written two
+    checkpoints, and the kernel counts it.
+    """
     kills, pids = [7], list[int]()
 
     class Sender:
@@ -187,23 +190,35 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
     nothing: Any = None
     (tmp_path / "attempt").mkdir()
     attempt = Attempt(nothing, nothing, **given, warm_child=Warm(warm=False), folder=(tmp_path / "attempt").absolute())
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", 8)
     order = TrainingOrder(
         base=tiny.save_llama(tmp_path / "base"),
         base_name="tiny",
         base_revision=None,
-        data=[OrderedSource(path=tiny.write_rows(tmp_path / "rows.jsonl", 8), name="rows.jsonl")],
-        eval_data=None,
+        data=[OrderedSource(path=rows, name="rows.jsonl")],
+        eval_data=rows,
         spec=TrainingSpec(method="lora", rank=2, dropout=0.0, max_steps=40, batch_size=4, grad_accum=1),
         template_date="2026-01-31",
         checkpoint=CheckpointPolicy(every_steps=1, every_minutes=None),
         checkpoints=attempt.folder / "checkpoints",
         resume=None,
         rung_file=attempt.folder / "rung.json",
+        sweep=SweepPlace(sweep="3f1c", number=1, rungs=[1 / 40]),
+        wait_s=60.0,
     )
     base: Any = SimpleNamespace(registration=SimpleNamespace(fingerprint="f"))
     chunks: list[PointChunk] = []
     points: Any = SimpleNamespace(measured=chunks.append)
-    report = training._run(attempt, order, base, points)
+    asked: list[int] = []
+
+    def answer(rung: ReachedRung) -> None:
+        asked.append(rung.step)
+        write_whole(attempt.folder / answer_file(rung.number), '{"goes_on": true}', durable=False)
+
+    rungs: Any = SimpleNamespace(reached=answer)
+    result = training._run(attempt, order, base, points, rungs)
+    report = result.report
+    assert (asked, None if result.member is None else result.member.outcome) == ([1], "finished")
     assert len(pids) == 2
     assert report.training["memory_steps"] == "killed: 2 rows a pass"
     assert report.training["micro_batch"] == 2
@@ -212,7 +227,7 @@ def test_a_child_that_is_killed_has_a_successor_that_ends_the_training(
     assert report.metrics["resumed_from_step"] >= 2
     # What the second one says replaces what the first had said.
     assert [point.step for point in reduce(lambda had, chunk: chunk.applied(had), chunks, list[Point]())] == [
-        *range(1, 41)
+        *range(41)
     ]
     kept = [said for said in lease.said if "memory" in said]
     assert kept[0] == "memory ran out and the system killed the process; another one goes on from the last checkpoint"

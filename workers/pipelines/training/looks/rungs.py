@@ -24,17 +24,15 @@ from workers.pipelines.training.looks.row_losses import RowLosses
 
 #: How often it looks for an answer while it waits, in seconds.
 _LOOK_S = 0.02
-#: A share of the steps is a whole number of them but for rounding.
-_ROUNDING = 1e-9
 
 
 def rung_steps(shares: Sequence[float], total: int) -> list[int]:
     """Return the step of each rung, ⌈share · total⌉, without those at which a training of `total` steps ends anyway."""
-    steps = [max(1, math.ceil(share * total - _ROUNDING)) for share in sorted(shares)]
+    steps = [math.ceil(share * total) for share in sorted(shares)]
     return [step for step in steps if step < total]
 
 
-class Rungs:
+class MemberRungs:
     """The rungs of one training; there are none without a sweep."""
 
     def __init__(self, given: Inputs, host: Host, say: Callable[[str], None]) -> None:
@@ -77,11 +75,11 @@ class Rungs:
         new = [number for number in self._open if number not in self._asked]
         for number in new:
             loss = loss_at(self._steps[number])
-            if loss is None:
+            if loss is not None:
+                self._host.reached_rung(number, self._steps[number], loss)
+            elif not self._host.told_to_stop:
                 # There was no memory for a look.
                 self.answers[number] = True
-            else:
-                self._host.reached_rung(number, self._steps[number], loss)
         self._asked.update(new)
         return bool(new)
 
@@ -104,7 +102,7 @@ class Rungs:
         return [number for number, answer in enumerate(self.answers) if answer is None]
 
 
-def member_result(rungs: Rungs, held_out: Tokenised, rows: RowLosses, *, steps: int) -> MemberResult:
+def member_result(rungs: MemberRungs, held_out: Tokenised, rows: RowLosses, *, steps: int) -> MemberResult:
     """Return what a member of a sweep hands in after so many steps; `rows` are the held-out ones, scored with the weights that
     it hands in.
     """

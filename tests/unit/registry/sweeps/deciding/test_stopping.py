@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.sweeps.deciding.stopping import (
-    ETA,
     HALVING_RUNGS,
     LEAST_OTHERS,
     MEDIAN_RUNGS,
@@ -41,11 +40,14 @@ def test_the_best_so_far_goes_on_and_no_number_never_does(goes_on: Rule, losses:
             assert goes_on(losses, at)
 
 
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=24, unique=True))
-def test_halving_keeps_the_best_quarter_of_those_so_far(losses: list[float]) -> None:
-    for at in range(len(losses)):
-        place = sorted(losses[: at + 1]).index(losses[at])
-        assert halving_goes_on(losses, at) == (place < max(1, (at + 1) // ETA))
+@pytest.mark.parametrize(("rung", "fifths", "least", "near"), [(0, 8, 2, 0.03), (1, 5, 1, 0.01)])
+@given(losses=st.lists(st.floats(0.1, 10), min_size=1, max_size=24, unique=True))
+def test_halving_keeps_the_best_of_those_so_far_and_whoever_is_near(
+    rung: int, fifths: int, least: int, near: float, losses: list[float]
+) -> None:
+    for at, own in enumerate(losses):
+        kept = sorted(losses[: at + 1])[: max(least, fifths * (at + 1) // 20)]
+        assert halving_goes_on(losses, at, rung) == (own <= kept[-1] * (1 + near))
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=24))
@@ -55,9 +57,10 @@ def test_the_median_of_the_others_ends_nobody_before_there_are_four(losses: list
 
 
 def test_sixteen_members_worst_first_all_go_on_and_best_first_only_the_first() -> None:
-    falling, rising = [16.0 - at for at in range(16)], [float(at) for at in range(16)]
+    falling, rising = [16.0 - at for at in range(16)], [1.0 + at for at in range(16)]
     assert [halving_goes_on(falling, at) for at in range(16)] == [True] * 16
-    assert [halving_goes_on(rising, at) for at in range(16)] == [True] + [False] * 15
+    for rung, first in enumerate((2, 1)):
+        assert [halving_goes_on(rising, at, rung) for at in range(16)] == [True] * first + [False] * (16 - first)
     assert [median_goes_on(rising, at) for at in range(16)] == [True] * 4 + [False] * 12
 
 

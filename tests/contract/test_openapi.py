@@ -229,7 +229,7 @@ class TestDocument:
     def test_keys_are_documented_where_they_are_taken(self, operations: Operations) -> None:
         for path, method, said in operations:
             names = {parameter["name"].lower() for parameter in said.get("parameters", [])}
-            takes = said["operationId"] in ("submit_job", "retry_job", "claim_job", "create_token")
+            takes = said["operationId"] in ("submit_job", "submit_sweep", "retry_job", "claim_job", "create_token")
             assert ("idempotency-key" in names) == takes, (method, path)
 
 

@@ -45,7 +45,7 @@ def test_each_rank_is_trained_once_and_the_winner_becomes_a_version(home: Home) 
     assert (document["winner"], best["ref"]) == ("sql@v1", "sql@v1")
     assert [member["ref"] for member in document["members"] if member is not best] == [None, None]
     assert document["verdict"]["settings"][0]["setting"] == {"rank": best["rank"]}
-    assert home.json("show", "sql@v1")["lora"]["r"] == best["rank"]
+    assert home.json("show", "sql@v1")["lora"]["rank"] == best["rank"]
 
 
 def test_what_happens_is_told_in_lines(home: Home) -> None:

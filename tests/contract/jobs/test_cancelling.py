@@ -29,6 +29,7 @@ from registry.jobs.kinds.known import read_request, rules_of
 from registry.jobs.kinds.rules import CompletionServices, HandedIn
 from registry.principal import LOCAL, Role
 from registry.series.version_series import keep_series
+from registry.sweeps.members import keep_result
 from registry.usage.models import Usage
 from sdk.client import Client
 from sdk.errors import Conflict
@@ -155,6 +156,7 @@ def test_a_cancel_between_the_hand_in_and_its_last_transaction_undoes_all_of_it(
         publisher=services.publisher,
         keep_scores=services.evaluations.keep,
         keep_series=keep_series,
+        keep_member=keep_result,
         look_for_training_rows=services.contamination.look,
     )
     rules = rules_of(held.kind)

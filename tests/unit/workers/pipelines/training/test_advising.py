@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from support import tiny
 from support.trainings import Checkpoints, run_training
 
 from sdk.schemas.advice import Advice
+from workers.pipelines.data.batches import SFT, loss_sum
+from workers.pipelines.data.objectives import MADE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.training.checkpoints import Interrupted
 
@@ -49,15 +53,22 @@ def test_advice_is_told_and_logged_once_on_the_way_and_survives_a_stop(
     assert capfd.readouterr().err.count("the warm-up takes") == 1
 
 
-def test_a_training_that_diverges_says_what_its_loss_did_before(llama_base: Path, tmp_path: Path) -> None:
+def test_a_training_that_diverges_says_what_its_loss_did_before(
+    llama_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def loss(model: Any, batch: Any, tokens: Any, losses: Any) -> Any:
+        made.append(math.nan if len(made) == 3 else 1.0)
+        return loss_sum(model, batch, losses) / tokens * made[-1]
+
+    monkeypatch.setitem(MADE, "sft", lambda spec: replace(SFT, loss=loss))
     told: list[list[Advice]] = []
-    with pytest.raises(PipelineError, match="The training diverged") as caught:
-        told_by(
-            llama_base, tmp_path / "out", told, lr=1.0, alpha=1e30, max_steps=8, warmup_ratio=0.0, max_grad_norm=0.0
-        )
+    with pytest.raises(PipelineError, match="The training diverged: the loss is nan at step 4") as caught:
+        told_by(llama_base, tmp_path / "out", told, max_steps=8, warmup_ratio=0.0, packing="on", schedule="constant")
     assert caught.value.reason == "diverged"
-    assert "a lower learning rate (1 → 0.1)" in caught.value.message
+    assert "a lower learning rate (0.01 → 0.001)" in caught.value.message
     ((found,),) = told
-    assert (found.rule, found.changes) == ("diverging", {"lr": 0.1})
-    assert "was the last with finite numbers, at a rate of 1: the loss was " in found.message
-    assert found.message.endswith("; try --lr 0.1")
+    assert (found.rule, found.changes) == ("diverging", {"lr": 0.001})
+    assert found.message.startswith("step 3 of 8 was the last with finite numbers, at a rate of 0.01: the loss was ")
+    assert found.message.endswith(" at step 3; try --lr 0.001")

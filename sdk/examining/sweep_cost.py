@@ -1,13 +1,12 @@
 """What a sweep would cost, before it begins: trainings, rows, looks, time, and the sizes of its smallest and largest setting.
 
 >>> saved_by_halving(16), saved_by_halving(1)
-(0.7875, 0.0)
+(0.825, 0.0)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 from typing import Any
 
 from sdk.api.workers import WorkersAPI
@@ -24,8 +23,8 @@ from sdk.submitting.given_data import GivenData, RegisteredData, find_data, sour
 from sdk.submitting.sweep_options import SweepOptions
 from sdk.validation import build
 
-#: Asynchronous halving ends all but a quarter of the members that have come to a rung, after these shares of their steps.
-_RUNGS, _ETA = (0.1, 0.4, 1.0), 4
+#: What each member does, and how many at least go on after that: shares of the steps at which halving compares them.
+_RUNGS, _LEAST = (0.1, 0.4, 1.0), (2, 1, 0)
 
 
 class SettingCost(Wire):
@@ -113,11 +112,11 @@ def cost_of(
 
 
 def saved_by_halving(members: int) -> float:
-    """Return the share of all steps that halving saves if it ends every member that it may."""
+    """Return the share of all steps that halving saves if the best members come first, so that all others are ended."""
     steps, left, before = 0.0, members, 0.0
-    for share in _RUNGS:
+    for share, least in zip(_RUNGS, _LEAST, strict=True):
         steps += left * (share - before)
-        left, before = ceil(left / _ETA), share
+        left, before = min(left, least), share
     return round(1 - steps / members, 4) if members else 0.0
 
 

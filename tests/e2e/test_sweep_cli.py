@@ -66,6 +66,16 @@ def test_it_is_shown_and_listed(home: Home) -> None:
     assert "rank 1,2,4" in home.ok("sweep", "list")
 
 
+def test_a_terminal_has_table_words_and_picture(home: Home) -> None:
+    status, data, shown = home.at_a_terminal("sweep", "show", home.id, "--watch", piped=True, TERM="xterm-256color")
+    assert (status, data) == (0, "sql@v1\n")
+    assert "VERDICT" in shown
+    assert shown.count("◆") == 2
+    status, _, shown = home.at_a_terminal("sweep", "show", home.id, TERM="dumb")
+    assert (status, shown.count("@ best")) == (0, 1)
+    assert "◆" not in shown
+
+
 def test_jobs_name_the_sweep_that_they_are_of(home: Home) -> None:
     job = home.document["members"][1]["job"]
     assert f"sweep:{home.id}/2" in home.ok("jobs", "show", job)

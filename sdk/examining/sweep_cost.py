@@ -16,6 +16,7 @@ from sdk.objects import Registry
 from sdk.schemas.held_out import HoldOut
 from sdk.schemas.planning import Plan
 from sdk.schemas.sweep_axes import Axis, Range, Setting
+from sdk.schemas.sweeps import HALVING_RUNGS
 from sdk.schemas.training import PLANNED, TrainingSpec
 from sdk.schemas.watch_fields import default_interval
 from sdk.schemas.wire import Wire
@@ -24,7 +25,7 @@ from sdk.submitting.sweep_options import SweepOptions
 from sdk.validation import build
 
 #: What each member does, and how many at least go on after that: shares of the steps at which halving compares them.
-_RUNGS, _LEAST = (0.1, 0.4, 1.0), (2, 1, 0)
+_RUNGS, _LEAST = (*HALVING_RUNGS, 1.0), (2, 1, 0)
 
 
 class SettingCost(Wire):

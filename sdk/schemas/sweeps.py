@@ -21,6 +21,11 @@ HELD_OUT_LOSS = "eval_loss"
 #: The metric of a member that is the size of the files that it handed in.
 ADAPTER_SIZE = "adapter_size_bytes"
 
+#: The shares of the steps at which members are compared. Those of halving are η = 4 times apart, and the end is the third; with the
+#: median, more of them cost looks and lost more winners (benchmarks/RESULTS.md).
+HALVING_RUNGS = (0.1, 0.4)
+MEDIAN_RUNGS = (0.1, 0.4, 0.7)
+
 Sampler = Literal["grid", "random", "tpe"]
 StopEarly = Literal["none", "halving", "median"]
 Publish = Literal["best", "all", "none"]

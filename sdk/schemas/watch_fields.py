@@ -40,7 +40,7 @@ class WatchFields(Wire):
             alone=True,
         ),
     ] = None
-    #: How many of the held-out rows are scored at a look: the same ones at each, chosen by seed. The first and the last score
+    #: How many of the held-out rows are scored at a look: the same ones at each, chosen by `holdout_seed`. The first and the last score
     #: are of all rows. None: all.
     eval_rows: Annotated[
         Annotated[int, Field(ge=1)] | None,

@@ -116,7 +116,7 @@ class _Words:
         notes = [*self._on_edges(), *self._on_seeds(), *self._on_rows(), *self._without_score()]
         if len(self.scored) > 1 and not self.verdict.test:
             notes.append(
-                "The winner was chosen by these rows, which makes its score look a little better than it is; --test-data tells how good it is."
+                "The winner was chosen by these rows, which makes its score look a little better than it is; rows by which nothing was chosen tell how good it is (--test-data)."
             )
         return notes
 

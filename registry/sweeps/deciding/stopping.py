@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-#: The shares of the steps at which members are compared. Those of halving are η = 4 times apart, and the end is the third; with the
-#: median, more of them cost looks and lost more winners (RESULTS.md).
-HALVING_RUNGS = (0.1, 0.4)
-MEDIAN_RUNGS = (0.1, 0.4, 0.7)
+from sdk.schemas.sweeps import HALVING_RUNGS as HALVING_RUNGS
+from sdk.schemas.sweeps import MEDIAN_RUNGS as MEDIAN_RUNGS
+
 #: So many others have passed a rung before any is ended there by the median.
 LEAST_OTHERS = 4
 

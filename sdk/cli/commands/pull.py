@@ -45,8 +45,8 @@ def pull_command(
 
     \b
     REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, NAME for the
-    latest, or sweep:ID/N for a sweep's member. The folder loads in PEFT and vLLM as it is. An interrupted pull
-    continues where it broke.
+    latest, or sweep:ID/N for a sweep's member. The folder loads in PEFT and
+    vLLM as it is. An interrupted pull continues where it broke.
 
     \b
     Examples:

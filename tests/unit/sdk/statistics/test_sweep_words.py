@@ -14,7 +14,7 @@ from sdk.statistics.sweep_words import TrialFacts, verdict_of
 from sdk.statistics.sweeps import SettingScores, judge
 
 RANKS: list[Setting] = [{"rank": rank, "epochs": 1} for rank in (1, 2, 4, 8, 16)]
-CHOSEN = "The winner was chosen by these rows, which makes its score look a little better than it is; --test-data tells how good it is."
+CHOSEN = "The winner was chosen by these rows, which makes its score look a little better than it is; rows by which nothing was chosen tell how good it is (--test-data)."
 
 
 def _around_zero(values: np.ndarray, masses: np.ndarray) -> np.ndarray:

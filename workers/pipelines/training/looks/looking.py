@@ -311,14 +311,15 @@ def _interval(given: Inputs) -> int | None:
 
 
 def _part(given: Inputs) -> Sequence[Example]:
-    """Return the examples of the rows that looks score, chosen by the seed: the same ones at each look."""
+    """Return the examples of the rows that looks score, chosen by the seed of what is held out: the same ones at each look, and for each
+    seed of the training."""
     if given.held_out is None:
         return []
     examples, most = given.held_out.examples, given.spec.eval_rows
     numbers = numpy.unique([example.row for example in examples])
     if most is None or most >= len(numbers):
         return examples
-    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(given.spec.seed))[:most]
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(given.spec.holdout_seed))[:most]
     chosen = set(numbers[order.numpy()].tolist())
     return StoredExamples(example for example in examples if example.row in chosen)
 

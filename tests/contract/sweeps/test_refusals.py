@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from contract.jobs.test_forecasts import GB, hello
 from contract.sweeps.helpers import Desk
+from support import registries
 from support.adapters import SPEC, base_registration
+from support.registries import World
 
 from sdk.api import sweeps
 from sdk.errors import Conflict, DoesNotFit, InvalidInput, NotAllowed, NotFound, Unavailable
@@ -17,6 +20,14 @@ from sdk.schemas.job_requests import BaseChoice, CheckpointRef, SweepPlace
 from sdk.schemas.sweep_axes import Values
 from sdk.schemas.sweeps import SweepSubmission
 from sdk.schemas.training import TrainingSpec
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One registry: what is refused is refused before a database has a say."""
+    with registries.served(tmp_path_factory.mktemp("refusing")) as found:
+        found.admin.bases.register(base_registration())
+        yield found
 
 
 class TestRefusals:

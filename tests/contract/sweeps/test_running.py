@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from contract.sweeps.helpers import ROWS, Desk, packed
+from sqlalchemy import update
 from support import calls
 from support.compared import scored
 from support.scored_rows import report_of, write_file
 from support.usage import differing, mismeasured
 
+from registry.db.types import utc_now
+from registry.sweeps.models import Sweep
 from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
 from sdk.schemas.sweep_axes import Range, Values
@@ -63,6 +68,23 @@ class TestGrid:
         ended = desk.view(sweep)
         assert (ended.state, ended.winner, [member.ref for member in ended.members]) == ("ended", 2, [None] * 3)
         assert all(len(desk.crew.checkpoints(member.job)) == 1 for member in ended.members)
+
+    def test_what_is_kept_is_forgotten_in_time_and_still_shown(self, desk: Desk) -> None:
+        services = desk.world.services
+        sweep = desk.begin(publish="none")
+        desk.train_all(1.0, 0.9, 1.1)
+        shown = desk.view(sweep)
+        assert services.expiry.run()["sweeps"] == 0
+        with services.db.write() as session:
+            old = utc_now() - timedelta(days=services.settings.keep_sweeps_days + 1)
+            session.execute(update(Sweep).where(Sweep.id == sweep.id).values(finished_at=old))
+        assert services.expiry.run()["sweeps"] == 1
+        services.checkpoints.expire()
+        assert all(desk.crew.checkpoints(member.job) == [] for member in shown.members)
+        assert (differing(desk.world), mismeasured(services, desk.crew.space)) == ({}, [])
+        after = desk.view(sweep)
+        assert (after.members, after.verdict) == (shown.members, shown.verdict)
+        assert services.expiry.run()["sweeps"] == 0
 
     def test_all_are_published_and_the_best_is_the_latest(self, desk: Desk) -> None:
         sweep = desk.begin(publish="all")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from sdk.schemas.series import Point
 from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.training_report import TrainingReport
@@ -10,8 +12,8 @@ from sdk.schemas.training_report import TrainingReport
 class Trained(TrainingReport):
     """A report with the points that the training's host was told."""
 
-    points: list[Point]
-    member: MemberResult | None = None
+    points: list[Point] = Field(exclude=True)
+    member: MemberResult | None = Field(None, exclude=True)
 
     @property
     def losses(self) -> list[float]:

@@ -31,7 +31,7 @@ from workers.child.process import Ending, Listener, WarmChild, Watch
 from workers.child.protocol import FAULT_FILE, ORDER_FILE, OUT_FOLDER, RESULT_FILE, Fault, News, WrittenCheckpoint
 from workers.entry.runner import Worker
 from workers.node.shutdown import Shutdown
-from workers.pipelines.orders import EvaluationOrder, EvaluationScores, MergeOrder, TrainingOrder
+from workers.pipelines.orders import EvaluationOrder, EvaluationScores, MergeOrder, TrainingOrder, TrainingResult
 from workers.settings import WorkerSettings
 
 #: A training with such a seed writes a checkpoint and fails, unless it goes on from one.
@@ -118,7 +118,8 @@ class _Child:
         self._notes.take(folder.name.partition("-")[0], read)
         seed = int(digest_of(read)[:12], 16)
         if isinstance(order, TrainingOrder):
-            outcome = _train(order, folder, listener, seed)
+            report = _train(order, folder, listener, seed)
+            outcome = None if report is None else TrainingResult(report=report)
         elif isinstance(order, EvaluationOrder):
             outcome = _evaluate(order, folder, seed, lie=_LIE if self._lies else 0.0)
         else:

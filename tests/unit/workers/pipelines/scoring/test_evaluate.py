@@ -245,12 +245,6 @@ def test_an_adapter_that_would_load_and_change_nothing_is_refused(
     assert caught.value.reason == "adapter"
 
 
-def test_a_sample_holds_no_character_that_a_record_can_not() -> None:
-    from workers.pipelines.scoring.evaluate import _storable
-
-    assert _storable("a\0b\ufffd\tc") == "a\ufffdb\ufffd\tc"
-
-
 def test_generation_stops_at_the_end_of_turn_that_was_learnt(
     llama_base: Path, write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:

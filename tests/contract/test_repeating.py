@@ -38,6 +38,7 @@ MANY = 16
 BY_KEY = {
     "submit_job": "the key finds the job that it made",
     "retry_job": "the key finds the job that it made",
+    "submit_sweep": "the key finds the sweep that it made",
     "claim_job": "the key finds the job that it was given, as long as it is held",
     "create_token": "the key finds the token that it made, and gives it another secret",
 }
@@ -47,6 +48,7 @@ BY_EXPECT = {
     "hold_job": "attempt",
     "record_checkpoint": "attempt",
     "append_points": "serial",
+    "reach_rung": "attempt",
     "release_job": "attempt",
     "complete_job": "attempt",
     "fail_job": "attempt",
@@ -70,6 +72,9 @@ BY_NATURE = {
     "register_dataset": "the digest finds the dataset",
     "remove_dataset": "what is removed stays removed",
     "cancel_job": "a cancelled job stays cancelled",
+    "pause_sweep": "a paused sweep stays paused",
+    "resume_sweep": "one that runs goes on",
+    "cancel_sweep": "a cancelled sweep stays cancelled",
     "publish_checkpoint": "the digest finds the version",
     "greet": "it says again that the worker is there",
     "leave": "it says again that the worker has gone",

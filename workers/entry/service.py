@@ -44,13 +44,14 @@ def ask_forever(settings: WorkerSettings) -> None:
     """Ask for work at intervals until a signal ends this, for a registry without a broker."""
     shutdown = Shutdown(grace_s=settings.grace_s)
     worker = Worker(settings, shutdown)
-    worker.sweep()
-    with shutdown.on_signals(signal.SIGTERM, signal.SIGINT), present(settings, shutdown):
-        worker.warm_child.prepare()
-        try:
-            ask(worker, shutdown, every_s=settings.ask_every_s)
-        finally:
-            worker.end()
+    with shutdown.on_signals(signal.SIGTERM, signal.SIGINT):
+        worker.sweep()
+        with present(settings, shutdown):
+            worker.warm_child.prepare()
+            try:
+                ask(worker, shutdown, every_s=settings.ask_every_s)
+            finally:
+                worker.end()
 
 
 def ask(worker: Worker, shutdown: Shutdown, *, every_s: float) -> None:

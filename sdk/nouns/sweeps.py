@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sdk.plotting.plot import SweepPlot
 
 _log = logging.getLogger("adapterctl")
+#: So begins the ref of a member.
+MEMBER = "sweep:"
 _FINAL = (SweepState.ENDED, SweepState.CANCELLED)
 
 
@@ -65,7 +67,7 @@ class Sweep:
         second, `progress` is told how far the members are.
 
         That settings are not told apart is a result, and so is a sweep some of whose members failed. Raises JobFailed if it
-        ended without a winner, JobCancelled, TimedOut.
+        ended without a winner, or without the version that this should have become, JobCancelled, TimedOut.
         """
         for one in follow_sweep(self._registry.transport, self.id, note=_log.warning, timeout_s=timeout):
             self._view = one.view
@@ -77,14 +79,8 @@ class Sweep:
 
     @property
     def error(self) -> JobFailed | None:
-        """Why it ended without a winner, or None."""
-        view = self._view
-        if view.state is SweepState.CANCELLED:
-            return JobCancelled(f"sweep {view.id} was cancelled; see: adapterctl sweep show {view.id}")
-        if view.state is SweepState.ENDED and view.winner is None:
-            why = view.message or "none of its members has a score"
-            return JobFailed(f"sweep {view.id} ended without a winner: {why}; see: adapterctl sweep show {view.id}")
-        return None
+        """Why it ended without a winner, or without the version that this should have become; None if it did not."""
+        return error_of(self._now())
 
     def pause(self) -> Sweep:
         """Begin no further members; those that run go on. Raises Conflict for a sweep that has ended, NotAllowed."""
@@ -108,7 +104,7 @@ class Sweep:
         """
         self.wait()
         ref = self.winner
-        if ref is None or ref.startswith("sweep:"):
+        if ref is None or ref.startswith(MEMBER):
             raise Conflict(f"the winner, {ref}, was made no version; make it one with: adapterctl jobs publish JOB")
         return self._registry.get(ref)
 
@@ -127,12 +123,30 @@ class Sweep:
         return self._view
 
 
+def error_of(view: SweepView) -> JobFailed | None:
+    """Return why a sweep that has ended made nothing: it was cancelled, none of its members is the best, or the best was not published
+    though it should have been. None if it did, or has not ended.
+    """
+    see = f"see: adapterctl sweep show {view.id}"
+    if view.state is SweepState.CANCELLED:
+        return JobCancelled(f"sweep {view.id} was cancelled; {see}")
+    if view.state is not SweepState.ENDED:
+        return None
+    if view.winner is None:
+        why = view.message or "none of its members has a score"
+        return JobFailed(f"sweep {view.id} ended without a winner: {why}; {see}")
+    if view.request.publish != "none" and (ref := winner_ref(view) or "").startswith(MEMBER):
+        why = f": {view.message}" if view.message else ""
+        return JobFailed(f"the winner of sweep {view.id}, {ref}, was made no version{why}; {see}")
+    return None
+
+
 def winner_ref(view: SweepView) -> str | None:
     """Return the ref of the winner: of the version that it became, or else of the member; None if there is none yet."""
     if view.winner is None:
         return None
     made = next((member.ref for member in view.members if member.number == view.winner), None)
-    return made or f"sweep:{view.id}/{view.winner}"
+    return made or f"{MEMBER}{view.id}/{view.winner}"
 
 
 class SweepsAPI:

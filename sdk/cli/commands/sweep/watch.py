@@ -14,7 +14,7 @@ from sdk.cli.support.hangup import hang_up_in_threads
 from sdk.cli.support.output import human_duration, plain, print_json, say
 from sdk.cli.support.sweep_pages import (
     document_of,
-    error_of,
+    failure_of,
     picture_lines,
     said_of,
     setting_said,
@@ -65,7 +65,7 @@ def print_result(view: SweepView, style: str) -> None:
                 click.echo(line, err=True)
         if (ref := winner_ref(view)) is not None:
             click.echo(ref)
-    if (error := error_of(view)) is not None:
+    if (error := failure_of(view)) is not None:
         raise error
 
 

@@ -25,9 +25,11 @@ _FINAL = (SweepState.ENDED, SweepState.CANCELLED)
 class Sweep:
     """A sweep. It goes on whatever happens to this object."""
 
-    def __init__(self, view: SweepView, registry: Registry) -> None:
+    def __init__(self, view: SweepView, registry: Registry, *, whole: bool = True) -> None:
         self._view = view
         self._registry = registry
+        # Lists have no members and no verdicts.
+        self._whole = whole
 
     def __repr__(self) -> str:
         return f"Sweep(id={self.id!r}, adapter={self._view.adapter!r}, state={self._view.state.value!r})"
@@ -70,7 +72,7 @@ class Sweep:
         ended without a winner, or without the version that this should have become, JobCancelled, TimedOut.
         """
         for one in follow_sweep(self._registry.transport, self.id, note=_log.warning, timeout_s=timeout):
-            self._view = one.view
+            self._view, self._whole = one.view, True
             if progress is not None:
                 progress(one)
         if (error := self.error) is not None:
@@ -84,17 +86,17 @@ class Sweep:
 
     def pause(self) -> Sweep:
         """Begin no further members; those that run go on. Raises Conflict for a sweep that has ended, NotAllowed."""
-        self._view = sweeps.pause(self._registry.transport, self.id)
+        self._view, self._whole = sweeps.pause(self._registry.transport, self.id), True
         return self
 
     def go(self) -> Sweep:
         """Go on after a pause. Raises Conflict for a sweep that has ended, NotAllowed."""
-        self._view = sweeps.go(self._registry.transport, self.id)
+        self._view, self._whole = sweeps.go(self._registry.transport, self.id), True
         return self
 
     def cancel(self) -> Sweep:
         """Cancel it, and its members with it. Raises Conflict for a sweep that has ended, NotAllowed."""
-        self._view = sweeps.cancel(self._registry.transport, self.id)
+        self._view, self._whole = sweeps.cancel(self._registry.transport, self.id), True
         return self
 
     def result(self) -> Version:
@@ -118,8 +120,8 @@ class Sweep:
         return SweepPlot(self._now()).checked()
 
     def _now(self) -> SweepView:
-        if self._view.state not in _FINAL:
-            self._view = sweeps.get(self._registry.transport, self.id)
+        if not self._whole or self._view.state not in _FINAL:
+            self._view, self._whole = sweeps.get(self._registry.transport, self.id), True
         return self._view
 
 
@@ -145,7 +147,7 @@ def winner_ref(view: SweepView) -> str | None:
     """Return the ref of the winner: of the version that it became, or else of the member; None if there is none yet."""
     if view.winner is None:
         return None
-    made = next((member.ref for member in view.members if member.number == view.winner), None)
+    made = view.ref or next((member.ref for member in view.members if member.number == view.winner), None)
     return made or f"{MEMBER}{view.id}/{view.winner}"
 
 
@@ -158,7 +160,7 @@ class SweepsAPI:
     def __call__(self, *, state: str | None = None, limit: int = 50) -> builtins.list[Sweep]:
         """The last `limit` sweeps, newest first; optionally only those in one state."""
         found = sweeps.listed(self._registry.transport, state=state, limit=limit)
-        return [Sweep(view, self._registry) for view in found]
+        return [Sweep(view, self._registry, whole=False) for view in found]
 
     list = __call__
 

@@ -227,6 +227,8 @@ class SweepView(Wire):
     train_s: float = 0.0
     #: The number of the member that is the best of the best setting.
     winner: int | None = None
+    #: The version that this became.
+    ref: Annotated[str | None, IF_SET] = None
     verdict: SweepVerdict | None = None
     #: Why it ended without one, or no further member begins.
     message: str | None = None

@@ -2,7 +2,7 @@
 
 >>> found = divided({"rank": "1,2,4", "lr": "1e-4", "seeds": 3})
 >>> found.settings, found.fixed, found.fields.seeds
-({'rank': Values(values=[1, 2, 4])}, {'lr': 0.0001}, 3)
+({'rank': Values(values=[1, 2, 4])}, {'keep': 'best', 'lr': 0.0001}, 3)
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import first_setting, parse_axis, why_fixed
 from sdk.submitting.job_options import parse_duration
 from sdk.validation import build, check_held_out
+
+#: Options of a training that are others in a sweep if they are left out.
+_DEFAULTS = {name: option.swept for name, option in options_of(TrainingSpec).items() if option.swept is not None}
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,15 @@ class SweepOptions:
         Raises InvalidInput for settings that can't be, or without held-out rows.
         """
         spec = build(TrainingSpec, **self.of_training)
+        self.require_held_out(eval_data=eval_data)
         check_held_out(spec, eval_data=eval_data)
-        if eval_data is None and spec.hold_out is None:
-            raise InvalidInput(no_held_out(["a sweep"]), param="eval_data")
         training = TrainingRequest(adapter=adapter, base=BaseChoice(id="-"), data="0" * 64, spec=spec)
         return self.request(training)
+
+    def require_held_out(self, *, eval_data: object) -> None:
+        """Raise InvalidInput if there are no held-out rows to compare members by."""
+        if eval_data is None and self.fixed.get("holdout") is None:
+            raise InvalidInput(no_held_out(["a sweep"]), param="eval_data")
 
     def request(self, training: TrainingRequest) -> SweepRequest:
         """Return the request of a sweep of such trainings. Raises InvalidInput."""
@@ -62,7 +69,7 @@ def divided(options: Mapping[str, Any], *, max_time: float | str | None = None) 
     if max_time is not None:
         of_sweep["max_time_s"] = parse_duration(max_time, param="max_time")
     fields = build(SweepFields, **of_sweep)
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, Any] = dict(_DEFAULTS)
     settings: dict[str, Axis] = {}
     for name, value in options.items():
         if name in of_sweep or value is None:

@@ -62,7 +62,7 @@ def test_a_flag_alone_is_one_value_and_may_vary_after_a_sign() -> None:
     assert parsed("sql", "--use-dora=true,false")["use_dora"] == "true,false"
     options = divided({"use_dora": "true,false", "double_quant": "false"})
     assert options.settings == {"use_dora": Values(values=[True, False])}
-    assert options.fixed == {"double_quant": False}
+    assert options.fixed == {"double_quant": False, "keep": "best"}
 
 
 def test_help_has_the_sweep_and_its_commands() -> None:
@@ -79,14 +79,22 @@ def test_help_has_the_sweep_and_its_commands() -> None:
 def test_python_s_lists_are_values_and_texts_may_be_ranges() -> None:
     found = divided({"rank": [1, 2, 4], "lr": "1e-4..1e-3:log[5]", "targets": "v_proj,q_proj", "seeds": 3})
     assert found.settings == {"rank": Values(values=[1, 2, 4]), "lr": Range(low=1e-4, high=1e-3, log=True, count=5)}
-    assert found.fixed == {"targets": "q_proj,v_proj"}
+    assert found.fixed == {"targets": "q_proj,v_proj", "keep": "best"}
     assert found.fields.seeds == 3
-    assert found.of_training == {"targets": "q_proj,v_proj", "rank": 1, "lr": 1e-4}
+    assert found.of_training == {"targets": "q_proj,v_proj", "keep": "best", "rank": 1, "lr": 1e-4}
+
+
+def test_members_keep_their_best_look_unless_asked_and_are_judged_so() -> None:
+    asked = divided({"rank": "1,2", "min_delta": 0.01})
+    assert asked.ahead("sql", eval_data="held.jsonl").training.spec.keep == "best"
+    assert divided({"rank": "1,2", "keep": "last"}).fixed["keep"] == "last"
+    group = command("sweep")
+    assert "[default: best]" in " ".join(group.get_help(click.Context(group, info_name="sweep")).split())
 
 
 def test_a_text_of_an_option_that_can_t_vary_is_one_value_whatever_is_in_it() -> None:
     template = "{% for m in messages %}{{ m['content'] }}; {% endfor %}"
-    assert divided({"rank": "1,2", "chat_template": template}).fixed == {"chat_template": template}
+    assert divided({"rank": "1,2", "chat_template": template}).fixed["chat_template"] == template
 
 
 def test_a_time_is_written_as_people_do() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdk.api import sweeps
 from sdk.errors import Conflict, JobCancelled, JobFailed
+from sdk.formats.refs import SWEEP
 from sdk.objects import Registry, Version
 from sdk.schemas.sweeps import SweepMember, SweepState, SweepVerdict, SweepView
 from sdk.submitting.sweep_watch import SweepProgress, follow_sweep
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from sdk.plotting.plot import SweepPlot
 
 _log = logging.getLogger("adapterctl")
-#: So begins the ref of a member.
-MEMBER = "sweep:"
 _FINAL = (SweepState.ENDED, SweepState.CANCELLED)
 
 
@@ -106,7 +105,7 @@ class Sweep:
         """
         self.wait()
         ref = self.winner
-        if ref is None or ref.startswith(MEMBER):
+        if ref is None or ref.startswith(SWEEP):
             raise Conflict(f"the winner, {ref}, was made no version; make it one with: adapterctl jobs publish JOB")
         return self._registry.get(ref)
 
@@ -137,7 +136,7 @@ def error_of(view: SweepView) -> JobFailed | None:
     if view.winner is None:
         why = view.message or "none of its members has a score"
         return JobFailed(f"sweep {view.id} ended without a winner: {why}; {see}")
-    if view.request.publish != "none" and (ref := winner_ref(view) or "").startswith(MEMBER):
+    if view.request.publish != "none" and (ref := winner_ref(view) or "").startswith(SWEEP):
         why = f": {view.message}" if view.message else ""
         return JobFailed(f"the winner of sweep {view.id}, {ref}, was made no version{why}; {see}")
     return None
@@ -148,7 +147,7 @@ def winner_ref(view: SweepView) -> str | None:
     if view.winner is None:
         return None
     made = view.ref or next((member.ref for member in view.members if member.number == view.winner), None)
-    return made or f"{MEMBER}{view.id}/{view.winner}"
+    return made or f"{SWEEP}{view.id}/{view.winner}"
 
 
 class SweepsAPI:
@@ -166,4 +165,4 @@ class SweepsAPI:
 
     def get(self, sweep_id: str) -> Sweep:
         """A sweep by its id, also as `sweep:ID`. Raises NotFound."""
-        return Sweep(sweeps.get(self._registry.transport, sweep_id.removeprefix("sweep:")), self._registry)
+        return Sweep(sweeps.get(self._registry.transport, sweep_id), self._registry)

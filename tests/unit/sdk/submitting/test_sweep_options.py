@@ -8,7 +8,8 @@ import click
 import pytest
 
 from sdk.cli import cli
-from sdk.errors import InvalidInput, InvalidName
+from sdk.errors import InvalidInput, InvalidName, NotFound
+from sdk.names import check_sweep_id
 from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Range, Values
 from sdk.schemas.sweeps import COMMANDS, SweepFields
@@ -102,3 +103,18 @@ def test_a_time_is_written_as_people_do() -> None:
     with pytest.raises(InvalidInput) as refused:
         divided({"rank": "1,2"}, max_time="soon")
     assert refused.value.param == "max_time"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("a/b", "there is no sweep 'a/b'; see: adapterctl sweep list"),
+        ("sweep:3f1c2a9b7d20/3", "is a member of a sweep, and no sweep; see: adapterctl show sweep:3f1c2a9b7d20/3"),
+        ("3f1c2a9b7d20/3", "see: adapterctl show sweep:3f1c2a9b7d20/3"),
+    ],
+)
+def test_what_is_no_sweep_is_said_to_be_none(given: str, says: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        check_sweep_id(given)
+    assert refused.value.message.endswith(says)
+    assert check_sweep_id("sweep:3f1c2a9b7d20") == "3f1c2a9b7d20"

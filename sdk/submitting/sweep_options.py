@@ -20,10 +20,12 @@ from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Axis, Range, Values
 from sdk.schemas.sweeps import COMMANDS, HELD_OUT_LOSS, SweepFields, SweepRequest
 from sdk.schemas.training import TrainingSpec
-from sdk.schemas.varied_options import first_setting, parse_axis, why_fixed
+from sdk.schemas.varied_options import first_setting, parse_axis, separator_of, why_fixed
 from sdk.submitting.job_options import parse_duration
 from sdk.validation import build, check_held_out
 
+#: What a list of values has where one of them is a list of names, or a table of modules.
+_NESTED = (list, tuple, Mapping)
 #: Options of a training that are others in a sweep if they are left out.
 _DEFAULTS = {name: option.swept for name, option in options_of(TrainingSpec).items() if option.swept is not None}
 
@@ -91,10 +93,12 @@ def _read(name: str, value: Any, *, by_loss: bool) -> Any:
     """Return the axis of an option, or its one value. Raises InvalidInput."""
     why = why_fixed(name, by_loss=by_loss)
     if why is not None and (name not in options_of(TrainingSpec) or _is_text(name)):
-        # Of what can't vary, a text is one value, whatever signs it has.
-        if name not in TrainingSpec.model_fields or isinstance(value, list | tuple):
+        # Of what can't vary, a text is one value, whatever signs it has, and so is a list that is written for one.
+        if name not in TrainingSpec.model_fields:
             raise InvalidInput(why, param=name)
         return value
+    if name in TrainingSpec.model_fields and _is_text(name):
+        _require_told_apart(name, value)
     try:
         read = parse_axis(name, value)
     except ValueError as error:
@@ -102,6 +106,18 @@ def _read(name: str, value: Any, *, by_loss: bool) -> Any:
     if why is not None and isinstance(read, Values | Range):
         raise InvalidInput(why, param=name)
     return read
+
+
+def _require_told_apart(name: str, value: Any) -> None:
+    """Raise InvalidInput for a list that is one value of a training's option, and several of a sweep's."""
+    if not isinstance(value, list | tuple) or len(value) < 2 or any(isinstance(one, _NESTED) for one in value):
+        return
+    one, several = ", ".join(map(str, value)), separator_of(name).join(map(str, value))
+    raise InvalidInput(
+        f"{name}: a training takes this list as one value, and a sweep as {len(value)}; write [[{one[:80]}]] for one value, or"
+        f' "{several[:80]}" for {len(value)}',
+        param=name,
+    )
 
 
 def _is_text(name: str) -> bool:

@@ -93,6 +93,22 @@ def test_members_keep_their_best_look_unless_asked_and_are_judged_so() -> None:
     assert "[default: best]" in " ".join(group.get_help(click.Context(group, info_name="sweep")).split())
 
 
+def test_a_list_that_is_one_value_of_a_training_says_how_many_it_is_of_a_sweep() -> None:
+    for name, given in {"targets": ["q_proj", "v_proj"], "layers_to_transform": (0, 3), "exclude": ["a", "b"]}.items():
+        with pytest.raises(InvalidInput, match=f"^{name}: .*for one value, or .* for 2$") as refused:
+            divided({"rank": "1,2", name: given})
+    assert refused.value.message.endswith('write [[a, b]] for one value, or "a;b" for 2')
+    nested = divided({"targets": [["q_proj", "v_proj"], "all-linear"], "layers_to_transform": [[0, 3]]}).settings
+    assert nested["targets"] == Values(values=["q_proj,v_proj", "all-linear"])
+    assert nested["layers_to_transform"] == Values(values=["0,3"])
+
+
+def test_lists_of_options_that_can_t_vary_are_a_training_s() -> None:
+    given = {"report_to": ["mlflow", "trackio"], "add_tokens": ["<red>", "<blue>"]}
+    spec = divided({"rank": "1,2", **given}).ahead("sql", eval_data="held.jsonl").training.spec
+    assert (spec.report_to, spec.add_tokens) == ("mlflow,trackio", "<red>\n<blue>\n")
+
+
 def test_a_text_of_an_option_that_can_t_vary_is_one_value_whatever_is_in_it() -> None:
     template = "{% for m in messages %}{{ m['content'] }}; {% endfor %}"
     assert divided({"rank": "1,2", "chat_template": template}).fixed["chat_template"] == template

@@ -52,7 +52,9 @@ class SweepOptions:
         spec = build(TrainingSpec, **self.of_training)
         self.require_held_out(eval_data=eval_data)
         check_held_out(spec, eval_data=eval_data)
-        training = TrainingRequest(adapter=adapter, base=BaseChoice(id="-"), data="0" * 64, spec=spec)
+        rows = "0" * 64
+        held_out = None if eval_data is None else rows
+        training = TrainingRequest(adapter=adapter, base=BaseChoice(id="-"), data=rows, eval_data=held_out, spec=spec)
         return self.request(training)
 
     def require_held_out(self, *, eval_data: object) -> None:

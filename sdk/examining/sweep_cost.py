@@ -184,11 +184,11 @@ def looks_of(spec: TrainingSpec, steps: int, passes: int, rows: int, rungs: Coll
     if spec.look_minutes is not None:
         return None
     looked = min(rows, spec.eval_rows or rows)
-    every = spec.look_steps or default_interval(steps, learnt_rows=passes, held_out_rows=looked)
+    every: int | None = spec.look_steps or default_interval(steps, learnt_rows=passes, held_out_rows=looked)
     if every is None and spec.chooses:
         # What is to be chosen needs something to choose from.
         every = ceil(steps / 2)
-    between = {*range(every or steps, steps, every or steps), *(ceil(share * steps) for share in rungs)}
+    between: set[int] = {*range(every or steps, steps, every or steps), *(ceil(share * steps) for share in rungs)}
     return 2 + sum(step < steps for step in between)
 
 

@@ -12,7 +12,7 @@ from sdk.errors import Conflict, JobCancelled, JobFailed
 from sdk.formats.refs import SWEEP
 from sdk.objects import Registry, Version
 from sdk.schemas.sweeps import SweepMember, SweepState, SweepVerdict, SweepView
-from sdk.submitting.sweep_watch import SweepProgress, follow_sweep
+from sdk.submitting.sweep_watch import ProgressLines, SweepProgress, follow_sweep
 
 if TYPE_CHECKING:
     from sdk.plotting.plot import SweepPlot
@@ -63,17 +63,20 @@ class Sweep:
         """The ref of the best: of the version that it became, or `sweep:ID/N`; None until it has been chosen."""
         return winner_ref(self._now())
 
-    def wait(self, timeout: float | None = None, progress: Callable[[SweepProgress], object] | None = None) -> Sweep:
+    def wait(
+        self, timeout: float | None = None, progress: bool | Callable[[SweepProgress], object] | None = None
+    ) -> Sweep:
         """Wait until it has ended, even while the registry is unavailable, which is logged; `timeout` in seconds. About once a
-        second, `progress` is told how far the members are.
+        second, `progress` is told how far the members are; True writes a line to standard error whenever that has changed.
 
         That settings are not told apart is a result, and so is a sweep some of whose members failed. Raises JobFailed if it
         ended without a winner, or without the version that this should have become, JobCancelled, TimedOut.
         """
+        told = ProgressLines() if progress is True else progress or None
         for one in follow_sweep(self._registry.transport, self.id, note=_log.warning, timeout_s=timeout):
             self._view, self._whole = one.view, True
-            if progress is not None:
-                progress(one)
+            if told is not None:
+                told(one)
         if (error := self.error) is not None:
             raise error
         return self

@@ -14,7 +14,7 @@ from sdk.errors import JobCancelled, JobFailed
 from sdk.nouns.sweeps import Sweep, winner_ref
 from sdk.schemas.sweep_axes import Range
 from sdk.schemas.sweeps import SweepState, SweepView
-from sdk.submitting.sweep_watch import MemberStanding, SweepProgress
+from sdk.submitting.sweep_watch import MemberStanding, ProgressLines, SweepProgress
 
 RANKS = (1, 2, 4, 8, 16)
 
@@ -137,6 +137,18 @@ def test_a_summary_counts_members_and_names_the_best_so_far() -> None:
     said = summary_of(SweepProgress(view, standing))
     assert said.startswith("5/10 members · best 1.36 (rank 4) · ")
     assert said.endswith(" left")
+    scored = view.model_copy(update={"request": view.request.model_copy(update={"choose": "rouge_l"})})
+    assert " · least held-out loss 1.36 (rank 4) · " in summary_of(SweepProgress(scored, standing))
+
+
+def test_waiting_in_python_writes_a_line_whenever_something_has_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    view, written = ranks(state=SweepState.RUNNING), ProgressLines()
+    standing = [MemberStanding(one, loss=one.metrics["eval_loss"]) for one in view.members]
+    for members in (standing[:2], standing[:2], standing):
+        written(SweepProgress(view, members))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.endswith("running: 2 of 5 members have ended; the least held-out loss is 1.42, of member 2")
+    assert last.endswith("running: 5 of 5 members have ended; the least held-out loss is 1.36, of member 3")
 
 
 def test_time_left_counts_the_steps_of_members_that_have_not_begun() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from sdk.errors import InvalidInput, InvalidName
 from sdk.names import check_name
 from sdk.schemas.codes import plain_type
-from sdk.schemas.held_out import no_held_out
+from sdk.schemas.held_out import HoldoutFields, no_held_out
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Axis, Range, Values
@@ -59,7 +59,8 @@ class SweepOptions:
 
     def require_held_out(self, *, eval_data: object) -> None:
         """Raise InvalidInput if there are no held-out rows to compare members by."""
-        if eval_data is None and self.fixed.get("holdout") is None:
+        split = {name: value for name, value in self.fixed.items() if name in HoldoutFields.model_fields}
+        if eval_data is None and build(HoldoutFields, **split).hold_out is None:
             raise InvalidInput(no_held_out(["a sweep"]), param="eval_data")
 
     def request(self, training: TrainingRequest) -> SweepRequest:

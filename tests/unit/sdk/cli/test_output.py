@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from unicodedata import combining, east_asian_width
 
 import pytest
@@ -245,4 +245,6 @@ def test_advice_of_a_sweep_s_member_is_followed_by_a_training_of_its_own() -> No
     assert "jobs retry" in advised_next(alone)
     said = advised_next(alone.model_copy(update={"request": {"sweep": {"sweep": "3f1c2a9b7d20", "number": 4}}}))
     assert "jobs" not in said
+    cancelled = alone.model_copy(update={"state": JobState.CANCELLED, "request": {"sweep": {"sweep": "3f1c2a9b7d20"}}})
+    assert str(Job(cancelled, cast(Any, None)).error).endswith("; see: adapterctl sweep show 3f1c2a9b7d20")
     assert said.startswith("sweep:3f1c2a9b7d20/4 is not tried again; to follow its advice, train with lr 0.1: ")

@@ -35,7 +35,7 @@ StopEarly = Literal["none", "halving", "median"]
 Publish = Literal["best", "all", "none"]
 
 #: The shares of its steps after which a member asks whether it goes on.
-RUNGS: dict[StopEarly, tuple[float, ...]] = {"none": (), "halving": HALVING_RUNGS, "median": MEDIAN_RUNGS}
+RUNGS: dict[StopEarly, list[float]] = {"none": [], "halving": [*HALVING_RUNGS], "median": [*MEDIAN_RUNGS]}
 
 #: Commands beside `adapterctl sweep NAME`, so that no adapter of such a name is swept.
 COMMANDS = ("list", "show", "pause", "go", "cancel")

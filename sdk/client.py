@@ -235,6 +235,7 @@ class Client:
         asked = divided(options, max_time=max_time)
         how = job_options(priority, timeout, device, memory, idempotency_key)
         check_swept(adapter)
+        asked.require_held_out(eval_data=eval_data)
         if parent is None:
             # Else the options that are kept are not known yet.
             asked.ahead(adapter, eval_data=eval_data)

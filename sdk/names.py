@@ -19,6 +19,7 @@ from urllib.parse import quote
 from sdk.errors import InvalidName, InvalidRef, NotFound
 from sdk.formats import refs
 from sdk.formats.refs import (
+    SWEEP,
     BadNameError,
     BadRefError,
     MemberRef,
@@ -117,6 +118,20 @@ def check_job_id(job_id: str) -> str:
     if not _JOB_ID.fullmatch(job_id):
         raise NotFound(f"there is no job {job_id[:80]!a}; see: adapterctl jobs list", param="job")
     return job_id
+
+
+def check_sweep_id(sweep_id: str) -> str:
+    """Return the id of a sweep if it can be one; `sweep:ID` is it too. Raises NotFound, which says how members are shown."""
+    found = sweep_id.removeprefix(SWEEP)
+    if _JOB_ID.fullmatch(found):
+        return found
+    sweep, _, number = found.partition("/")
+    if _JOB_ID.fullmatch(sweep) and number.isdecimal():
+        raise NotFound(
+            f"{sweep_id[:80]!a} is a member of a sweep, and no sweep; see: adapterctl show {SWEEP}{sweep}/{number[:20]}",
+            param="sweep",
+        )
+    raise NotFound(f"there is no sweep {sweep_id[:80]!a}; see: adapterctl sweep list", param="sweep")
 
 
 def segment(text: str) -> str:

@@ -184,7 +184,12 @@ class Job(Generic[R]):
             message = view.message or "it left no message"
             return JobFailed(f"job {view.id} failed ({view.reason}): {message}", reason=view.reason)
         if view.state is JobState.CANCELLED:
-            again = f"run it again with: adapterctl jobs retry {view.id}"
+            place = view.request.get("sweep")
+            again = (
+                f"run it again with: adapterctl jobs retry {view.id}"
+                if place is None
+                else f"see: adapterctl sweep show {place['sweep']}"
+            )
             return JobCancelled(f"job {view.id} was cancelled; {again}", reason=FailureReason.CANCELLED)
         return None
 

@@ -25,6 +25,8 @@ def present_sweeps(session: Session, sweeps: Sequence[Sweep]) -> list[SweepView]
         states.where(Member.sweep.in_(ids)).group_by(Member.sweep, Job.state)
     ):
         counts.setdefault(sweep_id, {})[state] = count
+    won = select(Member.sweep, Member.ref).join(Sweep, (Sweep.id == Member.sweep) & (Sweep.winner == Member.number))
+    refs = {row.sweep: row.ref for row in session.execute(won.where(Member.sweep.in_(ids)))}
     seconds = trained_s(session, ids)
     return [
         view_of(
@@ -33,6 +35,7 @@ def present_sweeps(session: Session, sweeps: Sequence[Sweep]) -> list[SweepView]
             state=member_of(SweepState, sweep.state),
             request=submission_of(sweep).request,
             counts=counts.get(sweep.id, {}),
+            ref=refs.get(sweep.id),
             train_s=round(seconds[sweep.id], 3),
         )
         for sweep in sweeps

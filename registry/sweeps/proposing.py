@@ -16,10 +16,10 @@ from registry.sweeps.deciding.tpe import proposed
 from registry.sweeps.deciding.tried import Tried
 from registry.sweeps.members import score_of
 from registry.sweeps.models import Member, Rung
-from registry.sweeps.requests import RUNGS, lower_is_better
+from registry.sweeps.requests import lower_is_better
 from sdk.schemas.sweep_axes import Setting
 from sdk.schemas.sweep_grid import grid
-from sdk.schemas.sweeps import SweepRequest
+from sdk.schemas.sweeps import RUNGS, SweepRequest
 
 
 def setting_of(request: SweepRequest, past: Sequence[Tried], *, seed: str, trial: int) -> Setting:

@@ -6,25 +6,18 @@ import importlib.util
 from itertools import product
 from typing import Any
 
-from pydantic import ValidationError
-
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, Unavailable
-from registry.sweeps.deciding.stopping import HALVING_RUNGS, MEDIAN_RUNGS
 from registry.sweeps.models import Member, Sweep
-from sdk.schemas.evaluation import LESS_IS_BETTER, SCORER_PREFIX, EvaluationSpec, is_of_texts, is_scorer
+from sdk.schemas.evaluation import LESS_IS_BETTER
 from sdk.schemas.held_out import no_held_out
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
 from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.sweep_axes import Axis, Range, Setting
-from sdk.schemas.sweeps import HELD_OUT_LOSS, StopEarly, SweepRequest, SweepSubmission
+from sdk.schemas.sweeps import HELD_OUT_LOSS, RUNGS, SweepRequest, SweepSubmission, evaluation_by
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import with_setting
 
-#: The shares of its steps after which a member asks whether it goes on.
-RUNGS: dict[StopEarly, list[float]] = {"none": [], "halving": [*HALVING_RUNGS], "median": [*MEDIAN_RUNGS]}
-#: To how many held-out prompts each member writes an answer at most, if the best is chosen by these.
-_MOST_GENERATED = 1_000
 #: How many settings are examined before a sweep is accepted.
 _MOST_EXAMINED = 64
 
@@ -57,37 +50,10 @@ def require_sweepable(request: SweepRequest) -> None:
             )
     if training.eval_data is None and training.spec.hold_out is None:
         raise Invalid(no_held_out(["a sweep"]), param="request.training.eval_data")
-    if needs_scoring(request):
-        _require_scored(request)
     if request.sample == "tpe" and importlib.util.find_spec("optuna") is None:
         raise Unavailable(
             "sample tpe needs optuna, which this registry lacks; install it there with: pip install 'adapterctl[sweeps]', or choose"
             " sample random"
-        )
-
-
-def _require_scored(request: SweepRequest) -> None:
-    """Raise Invalid for a metric by which nothing can be chosen."""
-    choose = request.choose
-    try:
-        _evaluation(choose)
-        is_known = is_of_texts(choose) or choose == "accuracy"
-    except ValidationError:
-        is_known = False
-    if not is_known:
-        raise Invalid(
-            f"{choose[:80]!a} is no score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as rouge_l",
-            param="request.choose",
-        )
-    if request.stop_early != "none":
-        raise Invalid(
-            f"members are stopped early by their held-out loss, but the best is chosen by {choose}; leave stop_early or choose out",
-            param="request.stop_early",
-        )
-    if request.training.eval_data is None:
-        raise Invalid(
-            f"{choose} is scored by an evaluation, which needs held-out rows of their own; give them as eval_data",
-            param="request.training.eval_data",
         )
 
 
@@ -110,19 +76,9 @@ def scoring_submission(asked: SweepSubmission, sweep_id: str, number: int) -> Jo
     return _job(
         asked,
         EvaluationRequest(
-            targets=[target], only=True, data=request.training.eval_data, spec=_evaluation(request.choose)
+            targets=[target], only=True, data=request.training.eval_data, spec=evaluation_by(request.choose)
         ),
     )
-
-
-def _evaluation(choose: str) -> EvaluationSpec:
-    """Return the evaluation that has a score. Raises ValidationError for one that needs further options."""
-    asked: dict[str, Any] = {"generate_rows": _MOST_GENERATED if is_of_texts(choose) else 0}
-    if is_scorer(choose):
-        asked["scorers"] = [choose.removeprefix(SCORER_PREFIX).partition(".")[0]]
-    elif is_of_texts(choose):
-        asked["metrics"] = [choose]
-    return EvaluationSpec.model_validate(asked)
 
 
 def _job(asked: SweepSubmission, request: TrainingRequest | EvaluationRequest) -> JobSubmission:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sdk.api.transport import Transport, keyed, pages
-from sdk.names import check_job_id
+from sdk.names import check_sweep_id
 from sdk.schemas.sweeps import SweepSubmission, SweepView
 
 #: Several settings are examined before a sweep is accepted.
@@ -28,19 +28,19 @@ def listed(transport: Transport, *, state: str | None = None, limit: int = 50) -
 
 def get(transport: Transport, sweep_id: str) -> SweepView:
     """Return a sweep as it is now, with its members. Raises NotFound."""
-    return transport.call("GET", f"/sweeps/{check_job_id(sweep_id)}", SweepView)
+    return transport.call("GET", f"/sweeps/{check_sweep_id(sweep_id)}", SweepView)
 
 
 def pause(transport: Transport, sweep_id: str) -> SweepView:
     """Begin no further members. Raises NotFound, NotAllowed, Conflict for a sweep that has ended."""
-    return transport.call("POST", f"/sweeps/{check_job_id(sweep_id)}/pause", SweepView)
+    return transport.call("POST", f"/sweeps/{check_sweep_id(sweep_id)}/pause", SweepView)
 
 
 def go(transport: Transport, sweep_id: str) -> SweepView:
     """Let a paused sweep go on. Raises NotFound, NotAllowed, Conflict for a sweep that has ended."""
-    return transport.call("POST", f"/sweeps/{check_job_id(sweep_id)}/go", SweepView, timeout_s=_SUBMITTING_S)
+    return transport.call("POST", f"/sweeps/{check_sweep_id(sweep_id)}/go", SweepView, timeout_s=_SUBMITTING_S)
 
 
 def cancel(transport: Transport, sweep_id: str) -> SweepView:
     """Cancel a sweep and its members. Raises NotFound, NotAllowed, Conflict for a sweep that has ended."""
-    return transport.call("POST", f"/sweeps/{check_job_id(sweep_id)}/cancel", SweepView)
+    return transport.call("POST", f"/sweeps/{check_sweep_id(sweep_id)}/cancel", SweepView)

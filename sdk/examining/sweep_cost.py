@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from math import ceil
 from typing import Any
 
 from sdk.api.workers import WorkersAPI
 from sdk.examining.planning import plan_training
 from sdk.formats.refs import namespace_of
 from sdk.objects import Registry
+from sdk.rows.holdout import most_held_out
 from sdk.schemas.held_out import HoldOut
 from sdk.schemas.planning import Plan
 from sdk.schemas.sweep_axes import Axis, Range, Setting
-from sdk.schemas.sweeps import HALVING_RUNGS
+from sdk.schemas.sweeps import HALVING_RUNGS, RUNGS
 from sdk.schemas.training import PLANNED, TrainingSpec
 from sdk.schemas.watch_fields import default_interval
 from sdk.schemas.wire import Wire
@@ -49,6 +51,8 @@ class SweepCost(Wire):
     members: int
     rows: int | None
     held_out_rows: int | None
+    #: Those of the held-out rows that choose; the others tell how good the winner is.
+    choosing_rows: int | None
     #: The settings at the least and the greatest values.
     smallest: SettingCost
     largest: SettingCost
@@ -71,11 +75,15 @@ def cost_of(
     published: bool | None = None,
     data: Any,
     eval_data: Any = None,
+    test_data: Any = None,
 ) -> SweepCost:
     """Return what a sweep would cost. Raises InvalidInput, NotFound, and what a plan raises."""
     request = asked.ahead(adapter, eval_data=eval_data)
     members, spec = request.most_members, request.training.spec
     rows, held_out = _rows(registry, namespace_of(adapter) or "-", spec, data, eval_data)
+    choosing = held_out
+    if held_out is not None and eval_data is None and test_data is None and spec.chooses:
+        choosing = held_out - _half(held_out)
     over: dict[str, Any] = {"base": base, "base_namespace": base_namespace, "published": published}
     costs = [
         _setting_cost(
@@ -83,7 +91,8 @@ def cost_of(
             build(TrainingSpec, **asked.fixed, **setting),
             setting,
             rows,
-            held_out,
+            choosing,
+            RUNGS[asked.fields.stop_early],
         )
         for setting in (_ends(asked.settings, last=False), _ends(asked.settings, last=True))
     ]
@@ -103,6 +112,7 @@ def cost_of(
         members=members,
         rows=rows,
         held_out_rows=held_out,
+        choosing_rows=choosing,
         smallest=smallest,
         largest=largest,
         row_passes=passes,
@@ -141,14 +151,19 @@ def _plan(registry: Registry, over: Mapping[str, Any], asked: SweepOptions, sett
 
 
 def _setting_cost(
-    plan: Plan, spec: TrainingSpec, setting: Setting, rows: int | None, held_out: int | None
+    plan: Plan,
+    spec: TrainingSpec,
+    setting: Setting,
+    rows: int | None,
+    choosing: int | None,
+    rungs: Collection[float],
 ) -> tuple[SettingCost, int]:
     """Return what a setting costs, and the base's parameters."""
     steps = passes = looks = None
     if rows is not None:
         steps = spec.steps_over(rows)
         passes = steps * spec.effective_batch
-        looks = _looks(spec, steps, passes, held_out)
+        looks = None if choosing is None else looks_of(spec, steps, passes, choosing, rungs)
     cost = SettingCost(
         setting=setting,
         steps=steps,
@@ -160,12 +175,21 @@ def _setting_cost(
     return cost, plan.parameters
 
 
-def _looks(spec: TrainingSpec, steps: int, passes: int, held_out: int | None) -> int | None:
-    if held_out is None or spec.look_minutes is not None:
+def looks_of(spec: TrainingSpec, steps: int, passes: int, rows: int, rungs: Collection[float]) -> int | None:
+    """Return how often a member looks at `rows` held-out rows: before, at the end, between, and at rungs; None: it goes by minutes.
+
+    >>> looks_of(TrainingSpec(keep="best"), 10, 40, 100, ()), looks_of(TrainingSpec(keep="best"), 10, 40, 100, HALVING_RUNGS)
+    (3, 5)
+    """
+    if spec.look_minutes is not None:
         return None
-    looked = min(held_out, spec.eval_rows or held_out)
-    every = spec.look_steps or default_interval(steps, learnt_rows=passes, held_out_rows=looked)
-    return 2 + (0 if every is None else (steps - 1) // every)
+    looked = min(rows, spec.eval_rows or rows)
+    every: int | None = spec.look_steps or default_interval(steps, learnt_rows=passes, held_out_rows=looked)
+    if every is None and spec.chooses:
+        # What is to be chosen needs something to choose from.
+        every = ceil(steps / 2)
+    between: set[int] = {*range(every or steps, steps, every or steps), *(ceil(share * steps) for share in rungs)}
+    return 2 + sum(step < steps for step in between)
 
 
 def _rows(
@@ -179,8 +203,13 @@ def _rows(
         return rows, _counted(_found(registry, eval_data, namespace, spec, "eval_data", None))
     if rows is None or hold_out is None:
         return rows, None
-    held_out = max(1, round(rows * hold_out.share))
+    held_out = most_held_out(rows, hold_out)
     return rows - held_out, held_out
+
+
+def _half(held_out: int) -> int:
+    """Return how many of the held-out rows don't choose."""
+    return most_held_out(held_out, HoldOut(0.5)) if held_out > 1 else 0
 
 
 def _found(

@@ -33,7 +33,7 @@ _DIGITS = re.compile(r"[0-9a-f]{12,64}")
 _LIKE_DIGEST = re.compile(r"sha256.*|[0-9a-f]{12,}", re.IGNORECASE | re.DOTALL)
 
 #: What the ref of a sweep's member begins with. No name has a colon.
-_SWEEP = "sweep:"
+SWEEP = "sweep:"
 
 _RULE = (
     "use lower-case letters, digits, '.', '_' and '-', beginning and ending with a letter or digit, "
@@ -150,7 +150,7 @@ class Ref:
 
         Raises BadNameError for the name, BadRefError for the selector, and for a sweep's member.
         """
-        if text.startswith(_SWEEP):
+        if text.startswith(SWEEP):
             raise BadRefError(_no_version(MemberRef.parse(text)))
         name, at, selector = text.partition("@")
         parse_name(name)
@@ -209,7 +209,7 @@ class MemberRef:
         return cls(match[1], int(match[2]))
 
     def __str__(self) -> str:
-        return f"{_SWEEP}{self.sweep}/{self.number}"
+        return f"{SWEEP}{self.sweep}/{self.number}"
 
 
 def _no_version(member: MemberRef) -> str:
@@ -221,7 +221,7 @@ def _no_version(member: MemberRef) -> str:
 
 def parse_ref_or_member(text: str) -> Ref | MemberRef:
     """Parse what may be a version's ref or that of a sweep's member. Raises BadNameError, BadRefError."""
-    return MemberRef.parse(text) if text.startswith(_SWEEP) else Ref.parse(text)
+    return MemberRef.parse(text) if text.startswith(SWEEP) else Ref.parse(text)
 
 
 def is_folder(base: str) -> bool:

@@ -42,6 +42,8 @@ class Option:
     kept: bool = False
     #: Whether a plan depends on it, or checks it; if it chooses another default, what that is called there.
     planned: bool | str = False
+    #: What it is in a sweep if it is left out; None: as elsewhere.
+    swept: str | None = None
     #: Whether losses of trainings with different values of it can't be compared.
     of_loss: bool = False
     #: Whether it says which rows there are, or as what they are read.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from sdk.schemas.evaluation import SCORER_PREFIX, EvaluationSpec, is_of_texts, is_scorer
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.jobs import JobSettings
 from sdk.schemas.option_types import Option
@@ -26,9 +27,15 @@ ADAPTER_SIZE = "adapter_size_bytes"
 HALVING_RUNGS = (0.1, 0.4)
 MEDIAN_RUNGS = (0.1, 0.4, 0.7)
 
+#: To how many held-out prompts each member writes an answer at most, if the best is chosen by these.
+_MOST_GENERATED = 1_000
+
 Sampler = Literal["grid", "random", "tpe"]
 StopEarly = Literal["none", "halving", "median"]
 Publish = Literal["best", "all", "none"]
+
+#: The shares of its steps after which a member asks whether it goes on.
+RUNGS: dict[StopEarly, list[float]] = {"none": [], "halving": [*HALVING_RUNGS], "median": [*MEDIAN_RUNGS]}
 
 #: Commands beside `adapterctl sweep NAME`, so that no adapter of such a name is swept.
 COMMANDS = ("list", "show", "pause", "go", "cancel")
@@ -109,12 +116,48 @@ class SweepRequest(SweepFields):
             )
         if self.sample == "grid":
             require_distinct(self.training.spec, grid(self.settings))
+        if not by_loss and (said := self._why_unscored()) is not None:
+            raise ValueError(said)
         if self.most_members > MOST_MEMBERS:
             raise ValueError(
                 f"there are {self.most_members:,} members with {self.seeds} seeds, and a sweep has at most {MOST_MEMBERS:,}; give"
                 " fewer settings or seeds"
             )
         return self
+
+    def _why_unscored(self) -> str | None:
+        """Say why members can't be chosen by an evaluation's score, and what to do; None if they can."""
+        choose = self.choose
+        try:
+            evaluation_by(choose)
+            is_known = is_of_texts(choose) or choose == "accuracy"
+        except ValidationError:
+            is_known = False
+        if not is_known:
+            return (
+                f"{choose[:80]!a} is no score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as"
+                " rouge_l"
+            )
+        if self.stop_early != "none":
+            return (
+                f"members are stopped early by their held-out loss, but the best is chosen by {choose}; leave stop_early or choose"
+                " out"
+            )
+        if self.training.eval_data is None:
+            return (
+                f"{choose} is scored by an evaluation, which needs held-out rows of their own; give them as eval_data"
+            )
+        return None
+
+
+def evaluation_by(choose: str) -> EvaluationSpec:
+    """Return the evaluation that has a score. Raises ValidationError for one that needs further options."""
+    asked: dict[str, Any] = {"generate_rows": _MOST_GENERATED if is_of_texts(choose) else 0}
+    if is_scorer(choose):
+        asked["scorers"] = [choose.removeprefix(SCORER_PREFIX).partition(".")[0]]
+    elif is_of_texts(choose):
+        asked["metrics"] = [choose]
+    return EvaluationSpec.model_validate(asked)
 
 
 class SweepSubmission(JobSettings):
@@ -227,6 +270,8 @@ class SweepView(Wire):
     train_s: float = 0.0
     #: The number of the member that is the best of the best setting.
     winner: int | None = None
+    #: The version that this became.
+    ref: Annotated[str | None, IF_SET] = None
     verdict: SweepVerdict | None = None
     #: Why it ended without one, or no further member begins.
     message: str | None = None

@@ -52,7 +52,12 @@ class WatchFields(Wire):
     keep: Annotated[
         Literal["best", "last"] | None,
         IF_SET,
-        Option("Publish the weights of the best look, or the last ones.", default="best with --patience", alone=True),
+        Option(
+            "Publish the weights of the best look, or the last ones.",
+            default="best with --patience",
+            swept="best",
+            alone=True,
+        ),
     ] = None
     #: After how many looks without a new best the training ends.
     patience: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class SweepProgress:
     members: list[MemberStanding]
 
     @property
+    def ended(self) -> int:
+        """How many members have ended."""
+        return sum(JobState(one.member.state).is_final for one in self.members)
+
+    @property
     def steps(self) -> int:
         """Steps that all members have done."""
         return sum(one.step or 0 for one in self.members)
@@ -71,6 +77,23 @@ class SweepProgress:
             (one.total or each) - (one.step or 0) for one in self.members if not JobState(one.member.state).is_final
         )
         return max(0.0, ahead) / rate
+
+
+class ProgressLines:
+    """Called with how far a sweep is, writes that to standard error as a line, unless it says what the last one said."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, progress: SweepProgress) -> None:
+        """Write the line."""
+        view, best = progress.view, progress.best
+        line = f"sweep {view.id} {view.state.value}: {progress.ended} of {view.most_members or '?'} members have ended"
+        if best is not None and best.loss is not None:
+            line += f"; the least held-out loss is {best.loss:.4g}, of member {best.member.number}"
+        if line != self._last:
+            self._last = line
+            sys.stderr.write(f"{line}\n")
 
 
 def follow_sweep(

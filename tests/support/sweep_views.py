@@ -8,13 +8,19 @@ from typing import Any
 
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.sweep_axes import Setting, Values
-from sdk.schemas.sweeps import SettingVerdict, SweepMember, SweepRequest, SweepState, SweepVerdict, SweepView
+from sdk.schemas.sweeps import Publish, SettingVerdict, SweepMember, SweepRequest, SweepState, SweepVerdict, SweepView
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def sweep_view(
-    settings: Sequence[Setting], scores: Sequence[float], *, seeds: int = 1, error: float = 0.01, **known: Any
+    settings: Sequence[Setting],
+    scores: Sequence[float],
+    *,
+    seeds: int = 1,
+    error: float = 0.01,
+    publish: Publish = "none",
+    **known: Any,
 ) -> SweepView:
     """Return a sweep that has ended, whose members have a score for each setting; the least is the best."""
     axes = {name: Values(values=list(dict.fromkeys(one[name] for one in settings))) for name in settings[0]}
@@ -51,7 +57,7 @@ def sweep_view(
         "id": "5ea9b7d20c11",
         "adapter": "sql",
         "state": SweepState.ENDED,
-        "request": SweepRequest(training=training, settings=axes, seeds=seeds),
+        "request": SweepRequest(training=training, settings=axes, seeds=seeds, publish=publish),
         "created_by": "ann",
         "created_at": NOW,
         "finished_at": NOW,

@@ -55,6 +55,7 @@ def _made(name: str, field: FieldInfo, option: Option, *, as_text: bool) -> Call
     kind = plain_type(field.annotation)
     text = _help(option, field.default)
     if as_text:
+        text = _help(replace(option, default=option.swept or option.default), field.default)
         return click.option(flag, metavar=option.metavar or _metavar(kind), help=text)
     if kind is bool:
         # One that is not off by default can be switched off.

@@ -14,11 +14,11 @@ from typing import Any, TextIO
 
 from sdk.cli.support.curves import drawn_lines
 from sdk.cli.support.output import filled, human_bytes, human_duration, plain, render
-from sdk.errors import JobCancelled, JobFailed, NotFound
-from sdk.nouns.sweeps import winner_ref
+from sdk.errors import JobFailed, NotFound
+from sdk.nouns.sweeps import error_of, winner_ref
 from sdk.plotting.sweeps.settings import COSTS, SettingRow, name_of, rows_of, shown
 from sdk.schemas.sweep_axes import Axis, Values
-from sdk.schemas.sweeps import SweepMember, SweepState, SweepView
+from sdk.schemas.sweeps import SweepMember, SweepView
 
 #: The most digits after the point of a score.
 _DIGITS = 6
@@ -173,12 +173,11 @@ def document_of(view: SweepView) -> dict[str, Any]:
     }
 
 
-def error_of(view: SweepView) -> JobFailed | None:
-    """Return why a sweep that has ended is no success: it was cancelled, or a member ended without a result."""
-    if view.state is SweepState.CANCELLED:
-        return JobCancelled(f"sweep {view.id} was cancelled; begin it again with: adapterctl sweep {view.adapter}")
-    ended = _ended_without(view)
-    if not ended:
+def failure_of(view: SweepView) -> JobFailed | None:
+    """Return why a sweep that has ended is no success for a command: `error_of`, or a member ended without a result."""
+    if (error := error_of(view)) is not None:
+        return error
+    if not (ended := _ended_without(view)):
         return None
     first = ended[0]
     which = "all" if len(ended) == len(view.members) else f"{len(ended)} of {len(view.members)}"

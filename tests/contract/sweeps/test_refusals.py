@@ -10,7 +10,7 @@ import pytest
 from contract.jobs.test_forecasts import GB, hello
 from contract.sweeps.helpers import Desk
 from support import registries
-from support.adapters import SPEC, base_registration
+from support.adapters import base_registration
 from support.registries import World
 
 from sdk.api import sweeps
@@ -37,16 +37,6 @@ class TestRefusals:
             ({"training": {"eval_data": None}}, "there are none; give eval_data"),
             ({"training": {"sweep": SweepPlace(sweep="a", number=1)}}, "only the registry places members"),
             ({"training": {"from_checkpoint": CheckpointRef(job="a")}}, "leave from_checkpoint out"),
-            ({"choose": "speed"}, "is no score by which members can be chosen"),
-            ({"choose": "regex"}, "is no score by which members can be chosen"),
-            ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
-            (
-                {
-                    "choose": "rouge_l",
-                    "training": {"eval_data": None, "spec": SPEC.model_copy(update={"holdout": 0.1})},
-                },
-                "give them as eval_data",
-            ),
         ],
     )
     def test_sweep_that_would_say_nothing_is_refused(self, desk: Desk, asked: dict[str, Any], said: str) -> None:

@@ -38,6 +38,11 @@ class TestGrid:
         assert version.training["sweep"] == f"{sweep.id}/2"
         assert version.job is not None
         assert (version.job.id, version.metrics["eval_loss"]) == (ended.members[1].job, 0.9)
+        (listed,) = desk.writer.sweeps()
+        assert (listed.view.members, listed.view.ref) == ([], version.ref)
+        # What lists leave out is fetched when it is asked for.
+        assert listed.winner == version.ref
+        assert (len(listed.members), listed.verdict) == (3, ended.verdict)
 
     def test_verdict_says_which_settings_are_worse(self, desk: Desk) -> None:
         sweep = desk.begin()

@@ -22,8 +22,10 @@ from sdk.cli.support.output import (
     say,
 )
 from sdk.cli.support.session import open_client
+from sdk.cli.support.spec_options import shown_value
 from sdk.errors import NotFound
 from sdk.objects import scored_beside
+from sdk.schemas.advice import changes_of
 from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
 from sdk.schemas.planning import Forecast
 from sdk.schemas.series import MOST_BUCKETS
@@ -167,7 +169,7 @@ def _print_job(
     if view.state is JobState.SUCCEEDED:
         say(f"see what it made: {result_command(view)}")
     if any(one.changes for one in view.advice):
-        say(_advised_command(view))
+        say(advised_next(view))
 
 
 def _said(view: JobView) -> list[tuple[str, str]]:
@@ -177,7 +179,11 @@ def _said(view: JobView) -> list[tuple[str, str]]:
     return [*(("warning", said) for said in warnings), *(("advice", said) for said in advice)]
 
 
-def _advised_command(view: JobView) -> str:
+def advised_next(view: JobView) -> str:
+    """Return how a training's advice is followed: by trying it again, but for a member of a sweep, which isn't tried again."""
+    if (member := sweep_of(view)) is not None:
+        changes = ", ".join(f"{name} {shown_value(value)}" for name, value in changes_of(view.advice).items())
+        return f"{member} is not tried again; to follow its advice, train with {changes}: adapterctl train --help"
     again = f"adapterctl jobs retry {view.id} --advice"
     if view.state.is_final:
         return f"run it again as it is advised: {again}"

@@ -13,8 +13,11 @@ from sdk.names import check_name
 from sdk.plotting.sweeps.settings import shown
 from sdk.schemas.sweeps import SweepFields
 from sdk.schemas.training import TrainingSpec
+from sdk.statistics.comparison import LEAST_CLUSTERS
 from sdk.submitting.given_template import with_template_text
 from sdk.submitting.sweep_options import divided
+
+_GIVEN = ("base", "base_namespace", "published", "data", "eval_data", "test_data")
 
 
 def show_ahead(name: str, options: Mapping[str, Any], style: str) -> None:
@@ -24,7 +27,7 @@ def show_ahead(name: str, options: Mapping[str, Any], style: str) -> None:
     check_name(name)
     known = {*TrainingSpec.model_fields, *SweepFields.model_fields}
     given = {option: value for option, value in options.items() if option in known}
-    over = {option: options.get(option) for option in ("base", "base_namespace", "published", "data", "eval_data")}
+    over = {option: options.get(option) for option in _GIVEN}
     with open_client() as client:
         asked = divided(with_template_text(given, lambda: client), max_time=options.get("max_time"))
         cost = cost_of(client, name, asked, **over)
@@ -34,6 +37,12 @@ def show_ahead(name: str, options: Mapping[str, Any], style: str) -> None:
 
 def _print(cost: SweepCost, *, early: bool) -> None:
     print_facts([(name, value) for name, value in _facts(cost) if value])
+    if cost.choosing_rows is not None and cost.choosing_rows < LEAST_CLUSTERS:
+        say(
+            filled(
+                f"{cost.choosing_rows} rows choose, and with fewer than {LEAST_CLUSTERS} there is no verdict; hold out more"
+            )
+        )
     if not early and cost.halving_saves > 0:
         say(filled(f"--stop-early halving would save up to {cost.halving_saves:.0%} of the steps"))
 
@@ -42,7 +51,7 @@ def _facts(cost: SweepCost) -> Iterator[tuple[str, str | None]]:
     ends = (cost.smallest, cost.largest)
     yield "members", f"{cost.members:,}"
     yield "rows", "counted when it is submitted" if cost.rows is None else f"{cost.rows:,} to learn from"
-    yield "held out", None if cost.held_out_rows is None else f"{cost.held_out_rows:,} rows"
+    yield "held out", _held_out(cost)
     yield "steps each", _span([None if one.steps is None else f"{one.steps:,}" for one in ends])
     yield "row passes", None if cost.row_passes is None else f"{cost.row_passes:,} at most, by all members"
     yield "looks", None if cost.looks is None else f"{cost.looks:,} at most, by all members"
@@ -50,6 +59,15 @@ def _facts(cost: SweepCost) -> Iterator[tuple[str, str | None]]:
         yield "time", f"{human_duration(seconds)} at most of {device}, at the speed of past trainings"
     for called, one in (("smallest", cost.smallest), ("largest", cost.largest)):
         yield called, _setting(one)
+
+
+def _held_out(cost: SweepCost) -> str | None:
+    if cost.held_out_rows is None or cost.choosing_rows is None:
+        return None
+    others = cost.held_out_rows - cost.choosing_rows
+    return f"{cost.held_out_rows:,} rows" + (
+        f": {cost.choosing_rows:,} to choose by, {others:,} that tell how good the winner is" if others else ""
+    )
 
 
 def _setting(one: SettingCost) -> str:

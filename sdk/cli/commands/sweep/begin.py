@@ -50,7 +50,8 @@ def _begin(
     Any option of a training may have several values, 1,2,4, or a range, 1e-4..1e-3:log[5]: five values at equal ratios. Values
     of texts are separated by semicolons. All are trained on the same rows, and compared on the same held-out rows. Waits and
     shows progress; Ctrl-C detaches, and the sweep goes on. The winner becomes the next version of NAME, whose ref is printed.
-    Exits with 0 also if settings are not told apart, and with 6 if a member failed.
+    Exits with 0 also if settings are not told apart, and with 6 if a member failed, or no
+    version was made of the best.
 
     \b
     Examples:

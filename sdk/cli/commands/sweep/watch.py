@@ -14,7 +14,7 @@ from sdk.cli.support.hangup import hang_up_in_threads
 from sdk.cli.support.output import human_duration, plain, print_json, say
 from sdk.cli.support.sweep_pages import (
     document_of,
-    error_of,
+    failure_of,
     picture_lines,
     said_of,
     setting_said,
@@ -22,7 +22,7 @@ from sdk.cli.support.sweep_pages import (
 )
 from sdk.nouns.sweeps import winner_ref
 from sdk.schemas.jobs import JobState
-from sdk.schemas.sweeps import SweepView
+from sdk.schemas.sweeps import HELD_OUT_LOSS, SweepView
 from sdk.submitting.sweep_watch import MemberStanding, SweepProgress, follow_sweep
 
 if TYPE_CHECKING:
@@ -65,18 +65,19 @@ def print_result(view: SweepView, style: str) -> None:
                 click.echo(line, err=True)
         if (ref := winner_ref(view)) is not None:
             click.echo(ref)
-    if (error := error_of(view)) is not None:
+    if (error := failure_of(view)) is not None:
         raise error
 
 
 def summary_of(progress: SweepProgress) -> str:
     """One line about all members: "3/10 members · best 1.36 (rank 4) · 12 steps/s · 5 min left"."""
     view = progress.view
-    ended = sum(JobState(one.member.state).is_final for one in progress.members)
     best, rate, left = progress.best, progress.steps_per_s, progress.left_s
+    # A score of an evaluation is only known once all members have been trained.
+    called = "best" if view.request.choose == HELD_OUT_LOSS else "least held-out loss"
     parts = [
-        f"{ended}/{view.most_members or '?'} members",
-        "" if best is None else f"best {best.loss:.4g} ({setting_said(best.member)})",
+        f"{progress.ended}/{view.most_members or '?'} members",
+        "" if best is None else f"{called} {best.loss:.4g} ({setting_said(best.member)})",
         "" if rate is None else f"{rate:.2g} steps/s",
         "" if left is None else f"{human_duration(left)} left",
         view.state.value if view.state.value != "running" else "",

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from unicodedata import combining, east_asian_width
 
 import pytest
@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from support import processes
 from support.job_views import job_view
 
+from sdk.cli.commands.jobs.show import advised_next
 from sdk.cli.commands.watch import count_of, describe, left_of, watch_all
 from sdk.cli.support.output import _cut, fit, human_bytes, plain, print_facts, print_json, print_rows, render, say
 from sdk.objects import Job
+from sdk.schemas.advice import Advice
 from sdk.schemas.events import Event, Progress
 from sdk.schemas.jobs import JobState, JobView
 
@@ -235,3 +237,14 @@ def test_output_may_go_where_there_is_no_unicode() -> None:
     env = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
     done = processes.finished(sys.executable, "-c", script, env=env, check=True)
     assert json.loads(done.stdout) == {"name": "caf\u00e9"}
+
+
+def test_advice_of_a_sweep_s_member_is_followed_by_a_training_of_its_own() -> None:
+    advice = [Advice(rule="diverging", message="it diverges; try --lr 0.1", changes={"lr": 0.1})]
+    alone = job_view(advice=advice, state=JobState.RUNNING)
+    assert "jobs retry" in advised_next(alone)
+    said = advised_next(alone.model_copy(update={"request": {"sweep": {"sweep": "3f1c2a9b7d20", "number": 4}}}))
+    assert "jobs" not in said
+    cancelled = alone.model_copy(update={"state": JobState.CANCELLED, "request": {"sweep": {"sweep": "3f1c2a9b7d20"}}})
+    assert str(Job(cancelled, cast(Any, None)).error).endswith("; see: adapterctl sweep show 3f1c2a9b7d20")
+    assert said.startswith("sweep:3f1c2a9b7d20/4 is not tried again; to follow its advice, train with lr 0.1: ")

@@ -15,6 +15,9 @@ from support.adapters import base_registration
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import AdapterctlError
+from sdk.examining.sweep_cost import cost_of
+from sdk.lora.planning.tables import LLAMA_2_7B
+from sdk.submitting.sweep_options import divided
 
 ROWS = "".join(f'{{"prompt": "a{at}", "completion": "b{at}"}}\n' for at in range(20))
 HELD = "--holdout 0.2 "
@@ -112,6 +115,25 @@ def test_nothing_is_sent_of_a_sweep_that_can_t_be(home: Client, here: Path) -> N
     before = len(home.datasets())
     require_refused(home, "leave trials out", "--rank", "1,2", "--trials", "3", "--holdout", "0.2")
     assert len(home.datasets()) == before
+
+
+def test_what_a_sweep_costs_counts_the_rows_that_choose(home: Client, here: Path) -> None:
+    asked = divided(
+        {"rank": "1,2", "holdout": 0.5, "batch_size": 2, "grad_accum": 1, "epochs": 1, "stop_early": "halving"}
+    )
+    home.bases.register(base_registration("llama", config=LLAMA_2_7B, size_bytes=13_476_831_232))
+    given = {"base": "llama", "data": "rows.jsonl"}
+    cost = cost_of(home, "a", asked, **given)
+    # Half of the held-out rows tell how good the winner is.
+    assert (cost.rows, cost.held_out_rows, cost.choosing_rows) == (10, 10, 5)
+    # Each looks before, at the rungs of steps 1 and 2, in the middle, which is step 3, and at the end.
+    assert (cost.smallest.steps, cost.looks) == (5, 2 * 5)
+    whole = cost_of(home, "a", asked, **given, test_data="test.jsonl")
+    assert (whole.held_out_rows, whole.choosing_rows) == (10, 10)
+    args = ["sweep", "a", "--base", "llama", "--data", "rows.jsonl", "--holdout", "0.5", "--rank", "1,2", "--explain"]
+    said = CliRunner().invoke(cli, args, env={"ADAPTERCTL_URL": home.config.url})
+    assert "10 rows: 5 to choose by, 5 that tell how good the winner is" in said.stdout
+    assert "5 rows choose, and with fewer than 20 there is no verdict" in said.stderr
 
 
 @pytest.mark.parametrize("name", ["list", "Upper", "a@v1"])

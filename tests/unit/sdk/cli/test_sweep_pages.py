@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support.sweep_views import sweep_view
 
 from sdk.cli.commands.sweep.watch import print_result, shown_members, summary_of
-from sdk.cli.support.sweep_pages import document_of, error_of, member_table, said_of, setting_table, settings_said
+from sdk.cli.support.sweep_pages import document_of, failure_of, member_table, said_of, setting_table, settings_said
 from sdk.errors import JobCancelled, JobFailed
-from sdk.nouns.sweeps import winner_ref
+from sdk.nouns.sweeps import Sweep, winner_ref
 from sdk.schemas.sweep_axes import Range
 from sdk.schemas.sweeps import SweepState, SweepView
-from sdk.submitting.sweep_watch import MemberStanding, SweepProgress
+from sdk.submitting.sweep_watch import MemberStanding, ProgressLines, SweepProgress
 
 RANKS = (1, 2, 4, 8, 16)
 
@@ -73,12 +73,32 @@ def test_a_member_without_a_result_is_named_with_its_reason_and_makes_the_exit_c
     view = with_members(ranks(), state="failed", outcome=None, reason="out of memory\x1b[31m", metrics={})
     said = "\n".join(said_of(view))
     assert "sweep:5ea9b7d20c11/1 (rank 1) failed: out of memory?[31m" in said
-    error = error_of(view)
+    error = failure_of(view)
     assert isinstance(error, JobFailed)
     assert error.exit_code == 6
     assert "1 of 5 members" in error.message
-    assert error_of(ranks()) is None
-    assert isinstance(error_of(ranks(state=SweepState.CANCELLED)), JobCancelled)
+    assert failure_of(ranks()) is None
+    assert isinstance(failure_of(ranks(state=SweepState.CANCELLED)), JobCancelled)
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        (
+            {"winner": None, "verdict": None, "message": "no member has a score"},
+            "without a winner: no member has a score",
+        ),
+        ({"publish": "best", "message": "the name is taken"}, "/3, was made no version: the name is taken; see: "),
+        ({"publish": "all"}, "/3, was made no version; see: "),
+    ],
+)
+def test_a_sweep_without_its_winner_s_version_is_no_success(known: dict[str, Any], says: str) -> None:
+    view = ranks(**known)
+    error = failure_of(view)
+    assert error is not None
+    assert says in error.message
+    assert error.exit_code == 6
+    assert Sweep(view, cast(Any, None)).error is not None
 
 
 def test_data_is_the_winner_s_ref_and_talk_goes_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +137,18 @@ def test_a_summary_counts_members_and_names_the_best_so_far() -> None:
     said = summary_of(SweepProgress(view, standing))
     assert said.startswith("5/10 members · best 1.36 (rank 4) · ")
     assert said.endswith(" left")
+    scored = view.model_copy(update={"request": view.request.model_copy(update={"choose": "rouge_l"})})
+    assert " · least held-out loss 1.36 (rank 4) · " in summary_of(SweepProgress(scored, standing))
+
+
+def test_waiting_in_python_writes_a_line_whenever_something_has_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    view, written = ranks(state=SweepState.RUNNING), ProgressLines()
+    standing = [MemberStanding(one, loss=one.metrics["eval_loss"]) for one in view.members]
+    for members in (standing[:2], standing[:2], standing):
+        written(SweepProgress(view, members))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.endswith("running: 2 of 5 members have ended; the least held-out loss is 1.42, of member 2")
+    assert last.endswith("running: 5 of 5 members have ended; the least held-out loss is 1.36, of member 3")
 
 
 def test_time_left_counts_the_steps_of_members_that_have_not_begun() -> None:

@@ -18,13 +18,29 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import parse_axis
 
 
-def request(settings: dict[str, Any], *, spec: TrainingSpec | None = None, **options: Any) -> SweepRequest:
+def request(
+    settings: dict[str, Any], *, spec: TrainingSpec | None = None, eval_data: str | None = None, **options: Any
+) -> SweepRequest:
     base = BaseChoice(id="b", fingerprint="b" * 64)
-    training = TrainingRequest(adapter="a", base=base, data="d" * 64, spec=spec or TrainingSpec())
+    training = TrainingRequest(adapter="a", base=base, data="d" * 64, eval_data=eval_data, spec=spec or TrainingSpec())
     axes = {
         name: axis if isinstance(axis, Values | Range) else parse_axis(name, axis) for name, axis in settings.items()
     }
     return SweepRequest(training=training, settings=axes, **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"choose": "speed"}, "is no score by which members can be chosen"),
+        ({"choose": "regex"}, "is no score by which members can be chosen"),
+        ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
+        ({"choose": "rouge_l", "spec": TrainingSpec(holdout=0.1)}, "give them as eval_data"),
+    ],
+)
+def test_a_score_by_which_nothing_can_be_chosen_is_refused(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        request({"rank": "1,2"}, **asked)
 
 
 @st.composite
@@ -129,7 +145,7 @@ def test_settings_that_cannot_be_are_refused_before_there_is_a_member(
 
 
 def test_options_of_the_loss_are_asked_for_where_an_evaluation_chooses() -> None:
-    assert request({"max_length": "64,128"}, choose="rouge_l").most_members == 2
+    assert request({"max_length": "64,128"}, choose="rouge_l", eval_data="e" * 64).most_members == 2
 
 
 def test_as_many_members_as_a_sweep_has_can_be_asked_for() -> None:

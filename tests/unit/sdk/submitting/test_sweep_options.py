@@ -8,7 +8,8 @@ import click
 import pytest
 
 from sdk.cli import cli
-from sdk.errors import InvalidInput, InvalidName
+from sdk.errors import InvalidInput, InvalidName, NotFound
+from sdk.names import check_sweep_id
 from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Range, Values
 from sdk.schemas.sweeps import COMMANDS, SweepFields
@@ -62,7 +63,7 @@ def test_a_flag_alone_is_one_value_and_may_vary_after_a_sign() -> None:
     assert parsed("sql", "--use-dora=true,false")["use_dora"] == "true,false"
     options = divided({"use_dora": "true,false", "double_quant": "false"})
     assert options.settings == {"use_dora": Values(values=[True, False])}
-    assert options.fixed == {"double_quant": False}
+    assert options.fixed == {"double_quant": False, "keep": "best"}
 
 
 def test_help_has_the_sweep_and_its_commands() -> None:
@@ -79,14 +80,38 @@ def test_help_has_the_sweep_and_its_commands() -> None:
 def test_python_s_lists_are_values_and_texts_may_be_ranges() -> None:
     found = divided({"rank": [1, 2, 4], "lr": "1e-4..1e-3:log[5]", "targets": "v_proj,q_proj", "seeds": 3})
     assert found.settings == {"rank": Values(values=[1, 2, 4]), "lr": Range(low=1e-4, high=1e-3, log=True, count=5)}
-    assert found.fixed == {"targets": "q_proj,v_proj"}
+    assert found.fixed == {"targets": "q_proj,v_proj", "keep": "best"}
     assert found.fields.seeds == 3
-    assert found.of_training == {"targets": "q_proj,v_proj", "rank": 1, "lr": 1e-4}
+    assert found.of_training == {"targets": "q_proj,v_proj", "keep": "best", "rank": 1, "lr": 1e-4}
+
+
+def test_members_keep_their_best_look_unless_asked_and_are_judged_so() -> None:
+    asked = divided({"rank": "1,2", "min_delta": 0.01})
+    assert asked.ahead("sql", eval_data="held.jsonl").training.spec.keep == "best"
+    assert divided({"rank": "1,2", "keep": "last"}).fixed["keep"] == "last"
+    group = command("sweep")
+    assert "[default: best]" in " ".join(group.get_help(click.Context(group, info_name="sweep")).split())
+
+
+def test_a_list_that_is_one_value_of_a_training_says_how_many_it_is_of_a_sweep() -> None:
+    for name, given in {"targets": ["q_proj", "v_proj"], "layers_to_transform": (0, 3), "exclude": ["a", "b"]}.items():
+        with pytest.raises(InvalidInput, match=f"^{name}: .*for one value, or .* for 2$") as refused:
+            divided({"rank": "1,2", name: given})
+    assert refused.value.message.endswith('write [[a, b]] for one value, or "a;b" for 2')
+    nested = divided({"targets": [["q_proj", "v_proj"], "all-linear"], "layers_to_transform": [[0, 3]]}).settings
+    assert nested["targets"] == Values(values=["q_proj,v_proj", "all-linear"])
+    assert nested["layers_to_transform"] == Values(values=["0,3"])
+
+
+def test_lists_of_options_that_can_t_vary_are_a_training_s() -> None:
+    given = {"report_to": ["mlflow", "trackio"], "add_tokens": ["<red>", "<blue>"]}
+    spec = divided({"rank": "1,2", **given}).ahead("sql", eval_data="held.jsonl").training.spec
+    assert (spec.report_to, spec.add_tokens) == ("mlflow,trackio", "<red>\n<blue>\n")
 
 
 def test_a_text_of_an_option_that_can_t_vary_is_one_value_whatever_is_in_it() -> None:
     template = "{% for m in messages %}{{ m['content'] }}; {% endfor %}"
-    assert divided({"rank": "1,2", "chat_template": template}).fixed == {"chat_template": template}
+    assert divided({"rank": "1,2", "chat_template": template}).fixed["chat_template"] == template
 
 
 def test_a_time_is_written_as_people_do() -> None:
@@ -94,3 +119,18 @@ def test_a_time_is_written_as_people_do() -> None:
     with pytest.raises(InvalidInput) as refused:
         divided({"rank": "1,2"}, max_time="soon")
     assert refused.value.param == "max_time"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("a/b", "there is no sweep 'a/b'; see: adapterctl sweep list"),
+        ("sweep:3f1c2a9b7d20/3", "is a member of a sweep, and no sweep; see: adapterctl show sweep:3f1c2a9b7d20/3"),
+        ("3f1c2a9b7d20/3", "see: adapterctl show sweep:3f1c2a9b7d20/3"),
+    ],
+)
+def test_what_is_no_sweep_is_said_to_be_none(given: str, says: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        check_sweep_id(given)
+    assert refused.value.message.endswith(says)
+    assert check_sweep_id("sweep:3f1c2a9b7d20") == "3f1c2a9b7d20"

@@ -31,11 +31,13 @@ class Advising:
             # Whoever shows the job knows nothing of the process that told it.
             host.advised(self.told)
 
-    def after_step(self, steps: StepRecord, *, looked: bool) -> None:
-        """Judge the steps so far, if there was a look at held-out rows or enough steps have passed."""
+    def after_step(self, steps: StepRecord) -> None:
+        """Judge the steps so far, if there was a look at held-out rows, other than for a sweep, or enough steps have passed."""
         total, step = self._setting.given.schedule.total_steps, len(steps.losses)
+        looks = self._setting.looks.records
+        looked = bool(looks) and looks[-1].step == step and not looks[-1].for_sweep
         if step < total and (looked or step % checks_every(total) == 0):
-            record, looks = training_record(self._setting), self._setting.looks.records
+            record = training_record(self._setting)
             self._tell(merged(self.told, advice_so_far(record, steps.losses, looks, labels=self._labels), newer=False))
 
     def at_the_end(self, report: TrainingReport, steps: StepRecord) -> TrainingReport:

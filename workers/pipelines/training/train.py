@@ -259,9 +259,8 @@ def _take_steps(
             host.report(_progress(adapter, given.device))
             host.measured(PointChunk(after=adapter.step - 1, points=adapter.record.points(adapter.step - 1)))
             report_step()
-            looks = len(setting.looks.records)
             is_over = _look(setting, host, shared, adapter)
-            advising.after_step(adapter.record, looked=len(setting.looks.records) > looks)
+            advising.after_step(adapter.record)
             _keep(setting, host, shared, adapter, pace, advising)
             return is_over
 

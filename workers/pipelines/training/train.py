@@ -228,9 +228,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
-    if rungs.pruned_at is None:
-        # What one says that had to end early would be that it is too short.
-        report = advising.at_the_end(report, adapter.record)
+    report = advising.at_the_end(report, adapter.record, had_to_end=rungs.pruned_at is not None)
     member = None
     if given.order.sweep is not None and given.held_out is not None and held_out is not None:
         member = member_result(rungs, given.held_out, held_out.rows, steps=adapter.step)

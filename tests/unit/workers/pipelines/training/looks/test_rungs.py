@@ -216,6 +216,14 @@ def test_a_pruned_training_hands_in_what_it_had_at_the_rung(
     assert ended["alone"].report.member is None
 
 
+def test_a_pruned_training_is_advised_what_it_was_told_on_the_way(train: Train) -> None:
+    place = SweepPlace(sweep="3f1c", number=2, rungs=[0.9])
+    pruned = train("pruned", Sweep({0: False}), place=place, max_steps=24, warmup_ratio=0.99)
+    (told,) = pruned.advice
+    assert told.message.startswith("at step 20 of 24, the warm-up takes ")
+    assert (pruned.record.advice, pruned.record.stopped_step) == ("warmup", 22)
+
+
 def test_a_pruned_training_hands_in_its_best_weights(train: Train, tmp_path: Path) -> None:
     place = SweepPlace(sweep="3f1c", number=2, rungs=[0.9])
     pruned = train("pruned", Sweep({0: False}), place=place, eval_every="2")

@@ -254,6 +254,15 @@ def test_a_training_goes_on_until_a_late_answer_and_counts_what_it_did_in_vain(
     assert pruned.metrics["train_s"] <= waited_s - 0.2
 
 
+def test_a_training_that_has_taken_its_last_step_is_finished_whatever_is_answered_then(
+    train: Train, ended: dict[str, Ended], tmp_path: Path
+) -> None:
+    late = train("late", Sweep({0: True, 1: False}, late={1: 20}), wait_s=0.1, **PLAIN)
+    assert late.member is not None
+    assert (late.member.outcome, late.member.steps, late.member.surplus_steps) == ("finished", 20, 0)
+    assert weights(tmp_path / "late") == weights(ended["alone"].out)
+
+
 @pytest.mark.parametrize(
     ("answers", "stop", "again"),
     [

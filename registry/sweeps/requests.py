@@ -62,7 +62,8 @@ def member_submission(asked: SweepSubmission, sweep_id: str, member: Member) -> 
     Invalid for a setting that its options don't go with.
     """
     request = asked.request
-    place = SweepPlace(sweep=sweep_id, number=member.number, rungs=RUNGS[request.stop_early])
+    rungs = RUNGS[request.stop_early]
+    place = SweepPlace(sweep=sweep_id, number=member.number, rungs=rungs, threads=request.threads)
     kept = request.training.spec.keep or "best"
     spec = _spec(request, {"keep": kept, **member.setting, "seed": member.seed})
     return _job(asked, request.training.model_copy(update={"spec": spec, "sweep": place}))

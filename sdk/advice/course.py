@@ -93,10 +93,10 @@ class Course:
         *,
         labels: int = 0,
     ) -> Course:
-        """Return the course of a training whose first steps had these losses."""
+        """Return the course of a training whose first steps had these losses; looks that only a sweep asked for are left out."""
         import numpy as np
 
-        seen = [look for look in looks if "loss" in look.scores]
+        seen = [look for look in looks if "loss" in look.scores and not look.for_sweep]
         return cls(record, np.array(losses, dtype=np.float64), seen, labels)
 
     @property

@@ -90,6 +90,7 @@ class SweepKeywords(TypedDict, total=False):
     stop_early: Literal["none", "halving", "median"]
     choose: str
     seeds: int
+    threads: int | None
     parallel: int
     max_gpu_hours: float | None
     margin: float

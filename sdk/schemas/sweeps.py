@@ -65,6 +65,15 @@ class SweepFields(Wire):
     ] = HELD_OUT_LOSS
     #: How many trainings each setting has, with the spec's seed and those that follow it.
     seeds: Annotated[int, Field(ge=1, le=16), Option("Trainings of each setting, with seeds that follow --seed.")] = 1
+    #: None: as many as the machine has on which a member begins; its checkpoints go on with these.
+    threads: Annotated[
+        Annotated[int, Field(ge=1, le=1024)] | None,
+        IF_SET,
+        Option(
+            "Threads that each member computes with, so that it ends with the same bytes on any number of cores.",
+            default="the cores of the machine",
+        ),
+    ] = None
     #: How many members wait or run at once.
     parallel: Annotated[int, Field(ge=1, le=MOST_MEMBERS), Option("How many members wait or run at once.")] = 8
     #: No member begins after members have trained for so long in all, on whatever device.

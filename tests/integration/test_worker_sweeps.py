@@ -45,6 +45,24 @@ class AwayAtRungs(Plan):
         return Strike(Fault.UNAVAILABLE)
 
 
+class AwayFromTheSecond(Plan):
+    """Only those questions at rungs are answered that the first training asks, until another one asks for the third time."""
+
+    def __init__(self) -> None:
+        super().__init__("away from the second", most=0)
+        self._first: str | None = None
+        self._refused = 0
+
+    def draw(self, request: Head) -> Strike | None:
+        if not request.target.endswith("/rungs"):
+            return None
+        self._first = self._first or request.target
+        if request.target == self._first or self._refused == 2:
+            return None
+        self._refused += 1
+        return Strike(Fault.UNAVAILABLE)
+
+
 class Sweeping(Workplace):
     """A workplace whose workers reach the registry through a proxy."""
 
@@ -103,28 +121,20 @@ def through_a_proxy(place: Sweeping, plan: Plan) -> Iterator[str]:
 
 
 def test_a_member_trains_on_while_the_registry_is_away_and_is_pruned_when_it_is_back(place: Sweeping) -> None:
-    plan = AwayAtRungs()
-    plan.back.set()
-    with through_a_proxy(place, plan) as url, place.worker(forks=True, ADAPTERCTL_URL=url) as worker:
-        # The first one at a rung is always among the best.
-        sweep = place.begin([0.05, 2e-5], steps=400)
-        first = wait_until(lambda: [one for one in place.members(sweep) if one.outcome], lambda: worker.text)[0]
-        assert (first.outcome, first.steps) == ("finished", 400)
-        plan.back.clear()
-        plan.asked.clear()
-        wait_until(plan.asked.is_set, lambda: worker.text)
-        second = place.members(sweep)[1]
-        said = "has not answered at step 40 yet; training on until it does"
-        wait_until(lambda: said in place.said(second.job), lambda: f"{place.said(second.job)}\n{worker.text}")
-        plan.back.set()
-        view = place.ended(sweep, worker)
-    second = view.members[1]
+    # It is asked again a second after an answer, as long as the member waits at a rung: at the third time, the member has left the
+    # first rung, and has the wait at the second one and most of its steps before it.
+    with through_a_proxy(place, AwayFromTheSecond()) as url, place.worker(forks=True, ADAPTERCTL_URL=url) as worker:
+        view = place.ended(place.begin([0.05, 2e-5], steps=400), worker)
+    first, second = view.members
+    assert (first.outcome, first.steps) == ("finished", 400)
     assert (second.outcome, second.state) == ("pruned", "succeeded")
-    assert second.steps == 40 + second.surplus_steps
-    assert second.surplus_steps > 0
-    assert place.said(second.job).count("asked again later") == 1
+    # The first rung lets two go on, and the second one only the best.
+    assert second.steps == 160 + second.surplus_steps
+    said = place.said(second.job)
+    assert "has not answered at step 40 yet; training on until it does" in said
+    assert said.count("asked again later") == 1
     assert view.winner == 1
-    assert view.members[0].ref is not None
+    assert first.ref is not None
 
 
 def kill_child(worker: Running) -> None:

@@ -70,16 +70,24 @@ class Reports:
         self._points.finish(self._attempt.stop_signal.remaining_s(LAST_POINTS_S))
 
     def finish(self) -> None:
-        """Have runs end, and wait until the registry has all points: the training was done. Trackers have a moment to answer;
-        what they lack by then is said, and forwarded once the version is there.
+        """Have runs end, and wait until the registry has all points: the training was done. Trackers have a moment to answer,
+        and those whose run has not begun all their time, since the registry keeps its id; what they lack by then is said, and
+        forwarded once the version is there.
         """
         self._until = self._end("finished")
         self.flush()
-        self._settle(min(self._until, time.monotonic() + _SOON_S))
+        soon = min(self._until, time.monotonic() + _SOON_S)
+        for forwarder in self._forwarders:
+            forwarder.settle_begin(self._until)
+            forwarder.settle(soon)
+            forwarder.say_left(self._until)
 
     def _end_otherwise(self, end: RunEnd | None) -> None:
         if self._until is None:
-            self._settle(self._end(end))
+            until = self._end(end)
+            for forwarder in self._forwarders:
+                forwarder.settle(until)
+                forwarder.say_left()
         elif end is not None:
             for forwarder in self._forwarders:
                 forwarder.correct(end)
@@ -89,11 +97,6 @@ class Reports:
         for forwarder in self._forwarders:
             forwarder.end(end)
         return time.monotonic() + self._attempt.stop_signal.remaining_s(END_S)
-
-    def _settle(self, until: float) -> None:
-        for forwarder in self._forwarders:
-            forwarder.settle(until)
-            forwarder.say_left()
 
     def _is_lost(self, error: BaseException) -> bool:
         """Whether another attempt has the job."""

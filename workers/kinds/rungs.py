@@ -7,7 +7,6 @@ until the training ends; one that refuses to answer lets the training go on.
 from __future__ import annotations
 
 import logging
-import threading
 from types import TracebackType
 
 from sdk.api import work
@@ -15,6 +14,7 @@ from sdk.client import Client
 from sdk.errors import AdapterctlError, StaleAttempt, Unavailable
 from sdk.schemas.sweeps import RungAnswer, RungReached
 from sdk.whole_files import write_whole
+from workers.background import Background
 from workers.child.protocol import ReachedRung, answer_file
 from workers.kinds.attempt import Attempt
 from workers.lease.heartbeat import apart
@@ -41,52 +41,45 @@ class RungAnswers:
     def __init__(self, attempt: Attempt, *, again_s: float = _AGAIN_S) -> None:
         self._attempt = attempt
         self._again_s = again_s
-        #: Guards the attributes below.
-        self._changed = threading.Condition()
+        #: Its guard is that of the attributes below.
+        self._background = Background(self._work, name="rungs")
         self._open: dict[int, ReachedRung] = {}
-        self._over = False
         #: Whether it was said that there is no answer.
         self._told = False
-        self._thread = threading.Thread(target=self._work, name="rungs", daemon=True)
 
     def __enter__(self) -> RungAnswers:
+        self._background.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(_LEAVE_S)
+        self._background.end(_LEAVE_S)
 
     def reached(self, rung: ReachedRung) -> None:
         """Ask about a rung, unless the child before this one was told already."""
-        if (self._attempt.folder / answer_file(rung.number)).exists():
-            return
-        with self._changed:
-            if self._thread.ident is None:
-                self._thread.start()
-            self._open[rung.number] = rung
-            self._changed.notify_all()
+        if not (self._attempt.folder / answer_file(rung.number)).exists():
+            with self._background.changing():
+                self._open[rung.number] = rung
 
     def _work(self) -> None:
+        if self._next() is None:
+            return
         with apart(self._attempt.client) as client:
             while (rung := self._next()) is not None:
-                if self._answer(client, rung):
-                    with self._changed:
+                is_answered = self._answer(client, rung)
+                with self._background.changed:
+                    if is_answered:
                         del self._open[rung.number]
-                else:
-                    with self._changed:
-                        self._changed.wait_for(lambda: self._is_over, self._again_s)
+                    else:
+                        self._background.changed.wait_for(lambda: self._is_over, self._again_s)
 
     @property
     def _is_over(self) -> bool:
-        return self._over or self._attempt.lease.lost
+        return self._background.over or self._attempt.lease.lost
 
     def _next(self) -> ReachedRung | None:
         """Wait for the first rung without an answer; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._open or self._is_over)
+        with self._background.changed:
+            self._background.changed.wait_for(lambda: self._open or self._is_over)
             return None if self._is_over else self._open[min(self._open)]
 
     def _answer(self, client: Client, rung: ReachedRung) -> bool:

@@ -179,7 +179,13 @@ class Lease:
     def _post(self, beat: Heartbeat, within_s: float | None) -> HeartbeatReply:
         left_s = self._held_until - time.monotonic() if within_s is None else within_s
         timeout_s = max(0.5, min(_TIMEOUT_S, self._lease_s / 4, left_s))
-        return work.heartbeat(self._client.transport, self._assignment.job, beat, timeout_s=timeout_s)
+        try:
+            return work.heartbeat(self._client.transport, self._assignment.job, beat, timeout_s=timeout_s)
+        except InvalidInput:
+            if not beat.advice:
+                raise
+        # An older registry knows no advice, and has to get the rest.
+        return self._post(beat.model_copy(update={"advice": []}), within_s)
 
 
 def _only_counts(progress: Progress) -> bool:

@@ -68,6 +68,8 @@ class Forwarder:
         self._forwarded = -1 if run is None else run.step
         #: The last step that it was told of: what comes after it replaces nothing, even if it was forwarded already.
         self._newest = self._forwarded
+        #: Whether the run has begun, and that was noted.
+        self._has_begun = False
         #: The step after which points were replaced while a batch was on its way.
         self._replaced_after = math.inf
         #: Whether there may be points after the last one that was forwarded.
@@ -104,21 +106,29 @@ class Forwarder:
 
     def settle(self, until: float) -> None:
         """Wait until all is forwarded, or nothing more is tried, but no longer than until a moment of the monotonic clock."""
-        with self._background.changed:
-            if self._called_at is not None:
-                # A call that hangs has had its time.
-                until = min(until, self._called_at + END_S)
-            self._background.changed.wait_for(
-                lambda: self._done or self._background.over, max(0.0, until - time.monotonic())
-            )
+        self._wait(lambda: self._done, until)
 
-    def say_left(self) -> None:
-        """Say what was not forwarded so far, if anything."""
+    def settle_begin(self, until: float) -> None:
+        """Wait likewise until the run has begun, so that whoever goes on with the job knows it."""
+        self._wait(lambda: self._has_begun or self._done, until)
+
+    def _wait(self, is_enough: Callable[[], bool], until: float) -> None:
+        with self._background.changed:
+            self._background.changed.wait_for(lambda: is_enough() or self._background.over, self._left_s(until))
+
+    def _left_s(self, until: float) -> float:
+        """How long it has until a moment; a call that hangs has had its time."""
+        end = until if self._called_at is None else min(until, self._called_at + END_S)
+        return max(0.0, end - time.monotonic())
+
+    def say_left(self, until: float = -math.inf) -> None:
+        """Say what was not forwarded so far, if anything; it may go on until a moment of the monotonic clock."""
         with self._background.changed:
             was_abandoned = self._background.over and self._fault is None
             done, forwarded, fault = self._done, self._forwarded, self._fault
+            yet = " yet" if self._left_s(until) and not self._background.over else ""
         if not done and not was_abandoned:
-            self._tell(self._left(forwarded, fault or "it did not answer in time"))
+            self._tell(self._left(forwarded, yet, fault or "it did not answer in time"))
 
     def abandon(self) -> None:
         """Forward nothing more: it has had its time, or another attempt does."""
@@ -131,11 +141,11 @@ class Forwarder:
             thread.start()
             thread.join(END_S)
 
-    def _left(self, forwarded: int, why: str) -> str:
+    def _left(self, forwarded: int, yet: str, why: str) -> str:
         missing, steps = self._held.count_after(forwarded), self._held.count_after(-1)
         if missing:
-            return f"{missing} of {steps} steps were not forwarded to {self._name}: {why}"
-        return f"all {steps} steps were forwarded to {self._name}, but not the end of the run: {why}"
+            return f"{missing} of {steps} steps were not forwarded to {self._name}{yet}: {why}"
+        return f"all {steps} steps were forwarded to {self._name}, but not the end of the run{yet}: {why}"
 
     def _work(self) -> None:
         to: Tracker | None = None
@@ -187,6 +197,8 @@ class Forwarder:
         if not is_over:
             self._note(self._name, noted)
             self._tell(f"forwarding the series to {self._name}, run {run.id}")
+        with self._background.changing():
+            self._has_begun = True
         return to
 
     def _forward(self, to: Tracker, at_s: float) -> None:

@@ -17,6 +17,7 @@ from registry.db.types import utc_now
 from registry.sweeps.models import Sweep
 from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
+from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.sweep_axes import Range, Values
 from sdk.schemas.sweeps import RungReached
 
@@ -97,6 +98,14 @@ class TestGrid:
         numbers = [int(str(member.ref).rpartition("@v")[2]) for member in desk.view(sweep).members]
         assert numbers == [3, 1, 2]
         assert desk.writer.get(f"{desk.crew.space}/a").info.metrics["eval_loss"] == 0.8
+
+    @pytest.mark.parametrize("threads", [None, 2])
+    def test_members_compute_in_as_many_threads_as_asked(self, desk: Desk, threads: int | None) -> None:
+        desk.begin(threads=threads)
+        request = desk.hold().request
+        assert isinstance(request, TrainingRequest)
+        assert request.sweep is not None
+        assert request.sweep.threads == threads
 
     def test_no_more_wait_or_run_than_may(self, desk: Desk) -> None:
         sweep = desk.begin(parallel=1, seeds=2, settings={"lr": Values(values=[1e-4, 2e-4])})

@@ -31,30 +31,36 @@ class Advising:
             # Whoever shows the job knows nothing of the process that told it.
             host.advised(self.told)
 
-    def after_step(self, steps: StepRecord, *, looked: bool) -> None:
-        """Judge the steps so far, if there was a look at held-out rows or enough steps have passed."""
+    def after_step(self, steps: StepRecord) -> None:
+        """Judge the steps so far, if there was a look at held-out rows, other than for a sweep, or enough steps have passed."""
         total, step = self._setting.given.schedule.total_steps, len(steps.losses)
+        looks = self._setting.looks.records
+        looked = bool(looks) and looks[-1].step == step and not looks[-1].for_sweep
         if step < total and (looked or step % checks_every(total) == 0):
-            record, looks = training_record(self._setting), self._setting.looks.records
+            record = training_record(self._setting)
             self._tell(merged(self.told, advice_so_far(record, steps.losses, looks, labels=self._labels), newer=False))
 
-    def at_the_end(self, report: TrainingReport, steps: StepRecord) -> TrainingReport:
-        """Return the report of a training that has ended, with what its steps and looks advise, then or on the way."""
-        update = report.metrics.get("largest_update")
-        found = advice_of(
-            report.record,
-            steps.points(0),
-            report.looks,
-            labels=self._labels,
-            update=update,
-            run=self._run_of_rows(steps),
-        )
+    def at_the_end(self, report: TrainingReport, steps: StepRecord, *, had_to_end: bool = False) -> TrainingReport:
+        """Return the report of a training that has ended, with what its steps and looks advise, then or on the way; only on the
+        way if it `had_to_end` early, since what it says of its end would be that it is too short.
+        """
+        found = [] if had_to_end else self._found(report, steps)
         _log(self.told, found)
         advice = merged(self.told, found)
         if not advice:
             return report
         rules = TrainingRecord(advice=",".join(one.rule for one in advice))
         return report.model_copy(update={"advice": advice, "training": {**report.training, **rules.flat()}})
+
+    def _found(self, report: TrainingReport, steps: StepRecord) -> list[Advice]:
+        return advice_of(
+            report.record,
+            steps.points(0),
+            report.looks,
+            labels=self._labels,
+            update=report.metrics.get("largest_update"),
+            run=self._run_of_rows(steps),
+        )
 
     def _run_of_rows(self, steps: StepRecord) -> RowRun | None:
         """Return the rows of the dataset that follow each other and are unlike the others, if there are any."""

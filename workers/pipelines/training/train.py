@@ -228,9 +228,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
         }
     )
-    if rungs.pruned_at is None:
-        # What one says that had to end early would be that it is too short.
-        report = advising.at_the_end(report, adapter.record)
+    report = advising.at_the_end(report, adapter.record, had_to_end=rungs.pruned_at is not None)
     member = None
     if given.order.sweep is not None and given.held_out is not None and held_out is not None:
         member = member_result(rungs, given.held_out, held_out.rows, steps=adapter.step)
@@ -259,9 +257,8 @@ def _take_steps(
             host.report(_progress(adapter, given.device))
             host.measured(PointChunk(after=adapter.step - 1, points=adapter.record.points(adapter.step - 1)))
             report_step()
-            looks = len(setting.looks.records)
             is_over = _look(setting, host, shared, adapter)
-            advising.after_step(adapter.record, looked=len(setting.looks.records) > looks)
+            advising.after_step(adapter.record)
             _keep(setting, host, shared, adapter, pace, advising)
             return is_over
 

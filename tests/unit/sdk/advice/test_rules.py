@@ -88,6 +88,12 @@ class TestByHeart:
         )
         assert found.changes == {"epochs": 1.0}
 
+    def test_looks_that_only_a_sweep_asked_for_say_nothing(self) -> None:
+        seen = looks(2.0, 1.5, 1.4, 1.5, 1.6, 1.7, every=60)
+        assert said(points(), seen) != []
+        only = [look.model_copy(update={"for_sweep": look.step > 120}) for look in seen]
+        assert said(points(), only) == said(points(), only[:3]) == []
+
     def test_steps_are_advised_where_steps_were_asked_for(self) -> None:
         (found,) = said(points(), WORSE, epochs=None, max_steps=400)
         assert found.changes == {"max_steps": 120}

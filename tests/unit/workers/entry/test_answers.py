@@ -14,6 +14,7 @@ from support.fixtures import Limits
 
 from sdk.api import work
 from sdk.client import Client
+from sdk.schemas.advice import Advice
 from sdk.schemas.work import ClaimRequest, Heartbeat
 from sdk.version import VERSION
 from workers.entry import runner, service
@@ -33,10 +34,13 @@ class Registry:
     #: What it was sent on other paths.
     posted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     url: str = ""
+    knows_advice: bool = True
 
     def answer(self, path: str, body: bytes) -> tuple[int, str, bytes]:
         if path != "/api/v1/jobs/claim":
             self.posted.append((path, json.loads(body)))
+            if "advice" in self.posted[-1][1] and not self.knows_advice:
+                return error("invalid", 422)
             return 200, "application/json", b"null"
         if self.claims:
             return self.claims.pop(0)
@@ -193,4 +197,22 @@ def test_a_heartbeat_that_is_answered_oddly_is_sent_again(worker: Worker, regist
     # "null" is not a reply to a heartbeat.
     assert lease._send(within_s=1.0) is False
     assert [Heartbeat.model_validate(body).attempt for _, body in registry.posted] == [4]
+    client.close()
+
+
+def test_an_older_registry_that_refuses_advice_gets_the_lines_of_that_beat(worker: Worker, registry: Registry) -> None:
+    from workers.lease.heartbeat import Lease
+
+    client = Client()
+    registry.claims = [of_json(assignment())]
+    held = work.claim(client.transport, ClaimRequest(worker=worker_info(WorkerSettings.from_env(), client.cache)))
+    assert held is not None
+    registry.knows_advice = False
+    lease = Lease(client, held, claimed_at=0.0)
+    lease.log("the last words")
+    lease.note_advice([Advice(rule="warmup", message="it is long")])
+    lease.flush()
+    beats = [Heartbeat.model_validate(body) for _, body in registry.posted]
+    assert [[event.message for event in beat.events] for beat in beats] == [["the last words"]] * 2
+    assert [len(beat.advice) for beat in beats] == [1, 0]
     client.close()

@@ -240,6 +240,22 @@ def test_a_tracker_that_hangs_delays_the_end_for_a_bounded_time_only(
     assert desk.noted == ([] if where == "begin" else desk.noted[:1] if where == "log" else desk.noted)
 
 
+def test_a_run_that_begins_late_is_noted_before_anybody_ends_and_its_points_are_still_to_come(
+    notebook: Notebook,
+) -> None:
+    goes_on, desk = Event(), Desk()
+    notebook.before = lambda call: time.sleep(0.3) if call == "begin" else (goes_on.wait(60), None)[1]
+    desk.report(points_of(range(1, 4)))
+    desk.forwarder.end("finished")
+    desk.forwarder.settle_begin(time.monotonic() + 60)
+    assert desk.noted == [TrackedRun(run="new", step=-1)]
+    desk.forwarder.say_left(time.monotonic() + 60)
+    assert desk.said[1:] == ["3 of 3 steps were not forwarded to wandb yet: it did not answer in time"]
+    goes_on.set()
+    desk.finish()
+    assert len(notebook.points) == 3
+
+
 def test_a_tracker_without_its_library_is_said_and_nothing_else_happens(
     monkeypatch: pytest.MonkeyPatch, limits: Limits
 ) -> None:

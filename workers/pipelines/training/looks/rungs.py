@@ -39,7 +39,8 @@ class MemberRungs:
         place = given.order.sweep
         self._sweep, self._wait_s = "" if place is None else place.sweep, given.order.wait_s
         self._host, self._say = host, say
-        self._steps = [] if place is None else rung_steps(place.rungs, given.schedule.total_steps)
+        self._total = given.schedule.total_steps
+        self._steps = [] if place is None else rung_steps(place.rungs, self._total)
         #: Of each rung that was reached, whether it goes on; None: there is no answer yet.
         self.answers: list[bool | None] = [] if given.resumed is None else list(given.resumed.record.rungs)
         self._asked: set[int] = set()
@@ -55,8 +56,10 @@ class MemberRungs:
 
     def after_step(self, step: int, loss_at: Callable[[int], float | None]) -> bool:
         """Ask at a rung, or look for the answers to earlier ones; return whether the training ends. `loss_at` gives the
-        held-out loss of a step at which it was measured.
+        held-out loss of a step at which it was measured. One that has taken its last step is finished, whatever is answered.
         """
+        if step >= self._total:
+            return True
         self.answers += [None] * (sum(at <= step for at in self._steps) - len(self.answers))
         if self._ask(loss_at):
             self._wait(step)

@@ -216,6 +216,14 @@ def test_a_pruned_training_hands_in_what_it_had_at_the_rung(
     assert ended["alone"].report.member is None
 
 
+def test_a_pruned_training_is_advised_what_it_was_told_on_the_way(train: Train) -> None:
+    place = SweepPlace(sweep="3f1c", number=2, rungs=[0.9])
+    pruned = train("pruned", Sweep({0: False}), place=place, max_steps=24, warmup_ratio=0.99)
+    (told,) = pruned.advice
+    assert told.message.startswith("at step 20 of 24, the warm-up takes ")
+    assert (pruned.record.advice, pruned.record.stopped_step) == ("warmup", 22)
+
+
 def test_a_pruned_training_hands_in_its_best_weights(train: Train, tmp_path: Path) -> None:
     place = SweepPlace(sweep="3f1c", number=2, rungs=[0.9])
     pruned = train("pruned", Sweep({0: False}), place=place, eval_every="2")
@@ -244,6 +252,15 @@ def test_a_training_goes_on_until_a_late_answer_and_counts_what_it_did_in_vain(
     assert weights(of_step(tmp_path / "pruned-kept", 11)) == weights(of_step(ended["alone"].kept, 11))
     # The moments in which it waited are no training.
     assert pruned.metrics["train_s"] <= waited_s - 0.2
+
+
+def test_a_training_that_has_taken_its_last_step_is_finished_whatever_is_answered_then(
+    train: Train, ended: dict[str, Ended], tmp_path: Path
+) -> None:
+    late = train("late", Sweep({0: True, 1: False}, late={1: 20}), wait_s=0.1, **PLAIN)
+    assert late.member is not None
+    assert (late.member.outcome, late.member.steps, late.member.surplus_steps) == ("finished", 20, 0)
+    assert weights(tmp_path / "late") == weights(ended["alone"].out)
 
 
 @pytest.mark.parametrize(

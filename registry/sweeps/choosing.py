@@ -11,9 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
 from registry.jobs.models import Checkpoint
-from registry.sweeps.members import score_of
+from registry.sweeps.members import fate_of, has_begun, score_of
 from registry.sweeps.models import Member, Sweep
 from registry.sweeps.requests import lower_is_better, needs_scoring
+from sdk.schemas.sweep_axes import Setting
 from sdk.schemas.sweeps import SettingVerdict, SweepRequest, SweepVerdict
 from sdk.statistics.sweep_words import TrialFacts, verdict_of
 from sdk.statistics.sweeps import SettingScores, judge
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: The metrics of rows by which nothing was chosen begin so.
 _TEST = "test_"
+#: Said of a sweep in which nothing can be compared.
+NONE_COMPARED = "every setting has a training that ended early or without a score, and what is left of a setting would be its luckiest: none is compared"
 #: A margin is above 0, also where the best has a score of 0.
 _LEAST_MARGIN = 1e-12
 
@@ -83,9 +86,22 @@ class Contest:
             found.setdefault(member.trial, []).append(member)
         return list(found.values())
 
-    def losses(self) -> MemberRows:
-        """Return what members lost on each row: those whose rows weigh the same as those of the first."""
-        scored = [member for member in self.members if member.number in self.scores]
+    @property
+    def compared(self) -> list[Member]:
+        """The members of settings that lost none, in their order."""
+        return [
+            one
+            for those in self.trials
+            if fate_of(those, self.request) == "finished"
+            for one in those
+            if has_begun(one)
+        ]
+
+    def losses(self) -> MemberRows | str:
+        """Return what members lost on each row: those whose rows weigh the same as those of the first; or why none are compared."""
+        scored = self.compared
+        if not scored:
+            return NONE_COMPARED
         weights = scored[0].row_weights
         alike = {one.number: _floats(one.row_losses) for one in scored if one.row_weights == weights}
         others = [one.number for one in scored if one.number not in alike]
@@ -97,7 +113,8 @@ class Contest:
         import numpy as np
 
         none = np.empty((0, len(rows.masses)))
-        counted = [[one.number for one in those if one.number in rows.sums] for those in self.trials]
+        whole = {one.number for one in self.compared} & set(rows.sums)
+        counted = [[one.number for one in those if one.number in whole] for those in self.trials]
         given = [
             SettingScores(np.stack([rows.sums[number] for number in numbers]) if numbers else none, rows.masses)
             for numbers in counted
@@ -112,18 +129,10 @@ class Contest:
 
     def ordered(self, why: str) -> BestMember:
         """Choose by the members' scores alone: nothing is said about how sure that is."""
-        lower, scores = lower_is_better(self.request.choose), self.scores
-        settings = []
-        for those in self.trials:
-            numbers = [one.number for one in those if one.number in scores]
-            score = fmean(scores[number] for number in numbers) if numbers else None
-            about = {"trial": those[0].trial, "setting": those[0].setting, "members": numbers, "score": score}
-            settings.append(
-                SettingVerdict.model_validate({**about, "outcome": "not told apart" if numbers else "failed"})
-            )
+        lower = lower_is_better(self.request.choose)
+        settings = [self._by_score(those) for those in self.trials]
         settings.sort(key=lambda one: (one.score is None, (one.score or 0.0) * (1 if lower else -1)))
-        best = settings[0].model_copy(update={"outcome": "best"})
-        shown = ", ".join(f"{name} {value}" for name, value in best.setting.items())
+        best = settings[0] if settings[0].score is None else settings[0].model_copy(update={"outcome": "best"})
         verdict = SweepVerdict(
             metric=self.request.choose,
             lower_is_better=lower,
@@ -132,9 +141,22 @@ class Contest:
             seeds=self.request.seeds,
             settings=[best, *settings[1:]],
             told_apart=False,
-            recommendation=f"Take {shown}, which has the best score; whether that is chance was not looked at.",
+            recommendation="None of the settings can be recommended: the winner is the single training with the best score."
+            if best.score is None
+            else f"Take {_shown(best.setting)}, which has the best score; whether that is chance was not looked at.",
         )
         return self._chosen(verdict, [why])
+
+    def _by_score(self, members: Sequence[Member]) -> SettingVerdict:
+        fate, scores = fate_of(members, self.request), self.scores
+        numbers = [one.number for one in members if one.number in scores] if fate == "finished" else []
+        return SettingVerdict(
+            trial=members[0].trial,
+            setting=members[0].setting,
+            members=numbers,
+            score=fmean(scores[number] for number in numbers) if numbers else None,
+            outcome="not told apart" if fate == "finished" else fate,
+        )
 
     def _margin(self, score: float) -> float:
         return max(self.request.margin * abs(score), _LEAST_MARGIN)
@@ -142,21 +164,28 @@ class Contest:
     def _facts(self, members: Sequence[Member], numbers: Sequence[int]) -> TrialFacts:
         sizes = [self.sizes[one.number] for one in members if one.number in self.sizes]
         times = [one.metrics["train_s"] for one in members if one.metrics and "train_s" in one.metrics]
+        fate, begun = fate_of(members, self.request), [one.number for one in members if has_begun(one)]
         return TrialFacts(
             members[0].trial,
             members[0].setting,
             numbers,
-            pruned=any(one.outcome == "pruned" for one in members),
+            without=None if fate == "finished" else fate,
+            begun=len(begun),
+            lost=sum(number not in self.scores for number in begun),
             size_bytes=fmean(sizes) if sizes else None,
             train_s=fmean(times) if times else None,
         )
 
     def _chosen(self, verdict: SweepVerdict, notes: list[str]) -> BestMember:
         sign = 1.0 if verdict.lower_is_better else -1.0
-        winner = min(verdict.settings[0].members, key=lambda number: sign * self.scores[number])
+        winner = min(verdict.settings[0].members or self.scores, key=lambda number: sign * self.scores[number])
         metrics = next(one.metrics or {} for one in self.members if one.number == winner)
         test = {name.removeprefix(_TEST): value for name, value in metrics.items() if name.startswith(_TEST)}
         return BestMember(verdict.model_copy(update={"test": test, "notes": [*notes, *verdict.notes]}), winner)
+
+
+def _shown(setting: Setting) -> str:
+    return ", ".join(f"{name} {value}" for name, value in setting.items())
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
@@ -112,7 +112,7 @@ def keep_result(session: Session, place: SweepPlace, step: int, result: MemberRe
     member.surplus_steps = result.surplus_steps
     measured = {**publication.metrics, ADAPTER_SIZE: float(publication.manifest.size_bytes)}
     member.metrics = {name: value for name, value in measured.items() if math.isfinite(value)}
-    member.row_losses, member.row_weights, member.loss = losses, weights, _mean(losses, weights)
+    member.row_losses, member.row_weights, member.loss = losses, weights, mean_of(losses, weights)
     signature = publication.signature
     member.signature = None if signature is None else signature.model_dump(mode="json")
     kept_bytes = record_bytes(member.setting, member.metrics, losses, weights, member.signature)
@@ -144,7 +144,7 @@ def _floats(text: str, name: str) -> bytes:
     return raw
 
 
-def _mean(losses: bytes, weights: bytes) -> float | None:
+def mean_of(losses: bytes, weights: bytes) -> float | None:
     """Return Σ loss · weight over Σ weight; None if it is not finite."""
     weight = sum(numbers(weights))
     loss = sum(numbers(losses)) / weight if weight > 0 else math.nan
@@ -156,6 +156,22 @@ def score_of(member: Member, request: SweepRequest) -> float | None:
     if member.outcome != "finished":
         return None
     return (member.metrics or {}).get(request.choose) if needs_scoring(request) else member.loss
+
+
+def has_begun(member: Member) -> bool:
+    """Whether anything became of a member: one that a budget left without a job is not lost."""
+    return any(known is not None for known in (member.job, member.reason, member.outcome))
+
+
+def fate_of(members: Sequence[Member], request: SweepRequest) -> Literal["finished", "pruned", "failed"]:
+    """Return what became of a setting, none of whose members runs or waits any more.
+
+    It has finished if each of its members has a score: the mean over those that are left would be that of the lucky seeds.
+    """
+    begun = [member for member in members if has_begun(member)]
+    if any(member.outcome == "pruned" for member in begun):
+        return "pruned"
+    return "finished" if begun and all(score_of(member, request) is not None for member in begun) else "failed"
 
 
 def numbers(raw: bytes) -> tuple[float, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,7 +13,7 @@ from registry.jobs.models import Job
 from registry.sweeps.deciding.drawing import drawn
 from registry.sweeps.deciding.tpe import proposed
 from registry.sweeps.deciding.tried import Tried
-from registry.sweeps.members import score_of
+from registry.sweeps.members import fate_of, score_of
 from registry.sweeps.models import Member, Rung
 from registry.sweeps.requests import RUNGS, lower_is_better
 from sdk.schemas.sweep_axes import Setting
@@ -61,13 +60,8 @@ def _tried(
     trial: int, members: Sequence[tuple[Member, bool]], losses: dict[int, dict[float, float]], request: SweepRequest
 ) -> Tried:
     scores = [score for member, _ in members if (score := score_of(member, request)) is not None]
-    state: Literal["running", "finished", "pruned", "failed"] = "failed"
-    if any(runs for _, runs in members):
-        state = "running"
-    elif scores:
-        state = "finished"
-    elif any(member.outcome == "pruned" for member, _ in members):
-        state = "pruned"
+    running = any(runs for _, runs in members)
+    state = "running" if running else fate_of([member for member, _ in members], request)
     steps: dict[float, list[float]] = {}
     for member, _ in members:
         for share, loss in losses.get(member.number, {}).items():

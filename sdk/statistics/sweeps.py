@@ -58,10 +58,9 @@ class SettingJudgement:
     """What the trainings of one setting say, against the best. Numbers are in units of the score."""
 
     outcome: Literal["best", "worse", "as good", "not told apart", "failed"]
-    #: How many of its trainings count, and how many don't, because a score of theirs is not finite.
+    #: How many trainings it has that count.
     seeds: int
-    not_finite: int
-    #: None: none of its trainings counts.
+    #: None: it has none.
     score: float | None = None
     #: Over rows and, where the seed part is known, over seeds; None for too few rows.
     standard_error: float | None = None
@@ -123,8 +122,8 @@ def judge(
 
     `margin`, in units of the score, is by how much a setting may be worse and still be as good: what is shown to lie
     within it is as good, even if it is also shown to be a little worse. `bound` is the most by which one row can
-    differ, if scores have bounds. A training whose scores aren't all finite doesn't count. Of equal scores the first is
-    the best. The same `seed` gives the same answer. Raises ValueError for settings over different rows, rows without
+    differ, if scores have bounds. A setting of which a score isn't finite has failed, whatever its other trainings scored. Of equal
+    scores the first is the best. The same `seed` gives the same answer. Raises ValueError for settings over different rows, rows without
     weight, and a margin that is not above 0.
     """
     if not 0 < margin < inf:
@@ -183,7 +182,6 @@ class _Counted:
     masses: Floats
     #: (seeds,) the score of each training.
     losses: Floats
-    not_finite: int
     #: 1, or -1 where a higher score is better.
     worse: float
     #: The standard deviation between trainings, and its degrees of freedom; 0, and 0 if it is unknown.
@@ -195,10 +193,10 @@ class _Counted:
         import numpy as np
 
         sums = worse * np.asarray(scores.sums, dtype=np.float64)[:, weighing]
-        finite = np.isfinite(sums).all(axis=1)
-        sums = sums[finite]
+        if not np.isfinite(sums).all():
+            sums = sums[:0]
         mean = sums.mean(axis=0) if len(sums) else np.zeros(len(masses))
-        return cls(mean, masses, sums.sum(axis=1) / masses.sum(), int((~finite).sum()), worse)
+        return cls(mean, masses, sums.sum(axis=1) / masses.sum(), worse)
 
     @property
     def seeds(self) -> int:
@@ -225,12 +223,12 @@ class _Counted:
     def judged(self) -> SettingJudgement:
         """The answer for a setting that is compared with nothing."""
         if not self.seeds:
-            return SettingJudgement("failed", 0, self.not_finite)
+            return SettingJudgement("failed", 0)
         error = None
         if len(self.masses) >= LEAST_CLUSTERS:
             row_part = paired_ratio(self.sums, self.masses).standard_error
             error = hypot(row_part, self.seed_error)
-        return SettingJudgement("not told apart", self.seeds, self.not_finite, self.worse * self.loss, error)
+        return SettingJudgement("not told apart", self.seeds, self.worse * self.loss, error)
 
 
 @dataclass(frozen=True)

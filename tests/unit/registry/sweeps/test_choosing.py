@@ -1,0 +1,75 @@
+"""Which setting is chosen where members were lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from registry.sweeps.choosing import BestMember, Contest
+from registry.sweeps.members import mean_of
+from registry.sweeps.models import Member, Sweep
+from registry.sweeps.proposing import _tried
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.sweep_axes import Values
+from sdk.schemas.sweeps import SweepRequest
+
+ROWS = 50
+TRAINING = TrainingRequest(adapter="ns/a", base=BaseChoice(id="tiny"), data="0" * 64, eval_data="1" * 64)
+REQUEST = SweepRequest(training=TRAINING, settings={"rank": Values(values=[1, 4])}, seeds=3)
+NONE = float("nan")
+
+
+def member(number: int, loss: float, *, weight: float = 1.0, outcome: str | None = "finished", **known: Any) -> Member:
+    """The members of rank 1 are 1, 2 and 3, and those of rank 4 are 4, 5 and 6."""
+    trial = (number + 2) // 3
+    noise = np.random.default_rng(number).normal(0, 0.01, ROWS)
+    losses, weights = (np.asarray(each, "<f4").tobytes() for each in ((loss + noise) * weight, np.full(ROWS, weight)))
+    about = {"setting": {"rank": (1, 4)[trial - 1]}, "seed": number, "job": "j", "metrics": {}, **known}
+    scores = {"row_losses": losses, "row_weights": weights, "loss": mean_of(losses, weights)}
+    return Member(sweep="s", number=number, trial=trial, outcome=outcome, step=1, steps=1, **scores, **about)
+
+
+def chosen(members: Sequence[Member]) -> BestMember:
+    contest = Contest(Sweep(id="s", namespace="ns"), REQUEST, members, {})
+    rows = contest.losses()
+    return contest.ordered(rows) if isinstance(rows, str) else contest.judged(rows)
+
+
+def outcomes(found: BestMember) -> list[tuple[int, str]]:
+    return [(one.trial, one.outcome) for one in found.verdict.settings]
+
+
+STEADY = [member(number, 2.0) for number in (1, 2, 3)]
+
+
+def test_a_setting_of_which_a_seed_was_pruned_is_not_scored_by_the_others() -> None:
+    lucky = [member(4, 1.5), member(5, 2.6, outcome="pruned"), member(6, NONE)]
+    found = chosen([*STEADY, *lucky])
+    assert (outcomes(found), found.winner in (1, 2, 3)) == ([(1, "best"), (2, "pruned")], True)
+    assert "Not compared, since a training of it was ended early: rank 4." in found.verdict.notes
+    tried = _tried(2, [(one, False) for one in lucky], {}, REQUEST)
+    assert (tried.state, tried.score) == ("pruned", None)
+
+
+def test_a_setting_of_which_a_seed_has_no_score_is_neither_best_nor_as_good() -> None:
+    lucky = [member(4, 1.5), member(5, NONE), member(6, 1.5, outcome=None)]
+    found = chosen([*STEADY, *lucky])
+    assert outcomes(found) == [(1, "best"), (2, "failed")]
+    assert "Not compared, since 2 of 3 trainings ended without a score: rank 4." in found.verdict.notes
+    assert _tried(2, [(one, False) for one in lucky], {}, REQUEST).state == "failed"
+
+
+def test_a_seed_that_a_budget_left_out_is_not_lost() -> None:
+    assert outcomes(chosen([*STEADY, member(4, 1.5), member(5, 1.5, outcome=None, job=None)])) == [
+        (2, "best"),
+        (1, "worse"),
+    ]
+
+
+def test_where_every_setting_lost_a_seed_the_best_training_wins_and_no_setting_is_the_best() -> None:
+    found = chosen([*STEADY[:2], member(3, NONE), member(4, 1.5), member(5, 2.0, outcome="pruned")])
+    assert (found.winner, outcomes(found)) == (4, [(1, "failed"), (2, "pruned")])
+    assert (found.verdict.told_apart, [one.score for one in found.verdict.settings]) == (False, [None, None])
+    assert found.verdict.notes[0].startswith("every setting has a training that ended early or without a score")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
 from registry.jobs.models import Checkpoint
+from registry.sweeps.member_rows import MemberRows, same_rows
 from registry.sweeps.members import fate_of, has_begun, score_of
 from registry.sweeps.models import Member, Sweep
 from registry.sweeps.requests import lower_is_better, needs_scoring
@@ -19,16 +20,11 @@ from sdk.schemas.sweeps import SettingVerdict, SweepRequest, SweepVerdict
 from sdk.statistics.sweep_words import TrialFacts, verdict_of
 from sdk.statistics.sweeps import SettingScores, judge
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-
 #: The metrics of rows by which nothing was chosen begin so.
 _TEST = "test_"
 #: Said of a sweep in which nothing can be compared.
 NONE_COMPARED = "every setting has a training that ended early or without a score, and what is left of a setting would be its luckiest: none is compared"
+NONE_ALIKE = "no setting has all of its trainings scored on the held-out tokens that most were scored on, so scores are taken as they are"
 #: A margin is above 0, also where the best has a score of 0.
 _LEAST_MARGIN = 1e-12
 
@@ -39,17 +35,6 @@ class BestMember(NamedTuple):
     verdict: SweepVerdict
     #: The number of the member that is the best of the best setting.
     winner: int
-
-
-class MemberRows(NamedTuple):
-    """What members scored on the same rows, by their numbers."""
-
-    #: Σ score · weight of each row, or group of rows.
-    sums: Mapping[int, Floats]
-    #: Σ weight.
-    masses: Floats
-    #: What readers should know about them, in sentences.
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -98,25 +83,31 @@ class Contest:
         ]
 
     def losses(self) -> MemberRows | str:
-        """Return what members lost on each row: those whose rows weigh the same as those of the first; or why none are compared."""
-        scored = self.compared
-        if not scored:
+        """Return what members lost on each row, or why none are compared."""
+        members = {one.number: one for one in self.compared}
+        if not members:
             return NONE_COMPARED
-        weights = scored[0].row_weights
-        alike = {one.number: _floats(one.row_losses) for one in scored if one.row_weights == weights}
-        others = [one.number for one in scored if one.number not in alike]
-        note = "were scored on other held-out tokens than the first, so they can't be compared"
-        return MemberRows(alike, _floats(weights), [f"members {_listed(others)} {note}"] if others else [])
+        rows = same_rows(
+            list(members), lambda name, numbers: [(number, getattr(members[number], name)) for number in numbers]
+        )
+        return rows if any(self._numbers(those, rows) for those in self.trials) else NONE_ALIKE
+
+    def _numbers(self, members: Sequence[Member], rows: MemberRows) -> list[int]:
+        """The numbers of a setting's members if all of them count."""
+        numbers = [one.number for one in members if has_begun(one)]
+        whole = fate_of(members, self.request) == "finished" and set(numbers) <= set(rows.numbers)
+        return numbers if whole else []
 
     def judged(self, rows: MemberRows) -> BestMember:
         """Choose by what members scored on each row."""
         import numpy as np
 
         none = np.empty((0, len(rows.masses)))
-        whole = {one.number for one in self.compared} & set(rows.sums)
-        counted = [[one.number for one in those if one.number in whole] for those in self.trials]
+        counted = [self._numbers(those, rows) for those in self.trials]
+        place = {number: at for at, number in enumerate(rows.numbers)}
+        # The members of a setting follow each other.
         given = [
-            SettingScores(np.stack([rows.sums[number] for number in numbers]) if numbers else none, rows.masses)
+            SettingScores(rows.sums[place[numbers[0]] : place[numbers[-1]] + 1] if numbers else none, rows.masses)
             for numbers in counted
         ]
         means = [one.sums.sum() / max(len(one.sums), 1) / one.masses.sum() for one in given if len(one.sums)]
@@ -169,7 +160,7 @@ class Contest:
             members[0].trial,
             members[0].setting,
             numbers,
-            without=None if fate == "finished" else fate,
+            without=None if numbers else "not compared" if fate == "finished" else fate,
             begun=len(begun),
             lost=sum(number not in self.scores for number in begun),
             size_bytes=fmean(sizes) if sizes else None,
@@ -186,13 +177,3 @@ class Contest:
 
 def _shown(setting: Setting) -> str:
     return ", ".join(f"{name} {value}" for name, value in setting.items())
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
-def _floats(raw: bytes | None) -> Floats:
-    import numpy as np
-
-    return np.frombuffer(raw or b"", dtype="<f4").astype(np.float64)

@@ -31,8 +31,8 @@ class TrialFacts:
     setting: Setting
     #: The numbers of its members that count.
     members: Sequence[int]
-    #: What became of a training of it, for which it is not compared; None: it is.
-    without: Literal["pruned", "failed"] | None = None
+    #: Why it is not compared: what became of a training of it, or that one was scored on other rows; None: it is.
+    without: Literal["pruned", "failed", "not compared"] | None = None
     #: How many trainings of it began, and how many of these ended without a score.
     begun: int = 0
     lost: int = 0

@@ -47,8 +47,8 @@ _IN_MIND = 4
 class SettingScores:
     """What the trainings of one setting scored on each row; with none, shape (0, rows), it has no score."""
 
-    #: (seeds, rows): Σ score · weight of each row, or group of rows.
-    sums: Floats
+    #: (seeds, rows): Σ score · weight of each row, or group of rows, as 32-bit or 64-bit numbers.
+    sums: npt.NDArray[np.floating]
     #: (rows,): Σ weight, the same for all settings.
     masses: Floats
 

@@ -144,7 +144,8 @@ class TestGrid:
         ended = desk.view(sweep)
         assert ended.winner == 1
         assert ended.verdict is not None
-        assert "members 2 were scored on other held-out tokens" in ended.verdict.notes[0]
+        assert "member 2 was scored on other held-out tokens" in ended.verdict.notes[0]
+        assert [(one.trial, one.outcome) for one in ended.verdict.settings][-1] == (2, "not compared")
 
     def test_numbers_that_can_not_be_of_rows_are_refused(self, desk: Desk) -> None:
         desk.begin()

@@ -73,3 +73,19 @@ def test_where_every_setting_lost_a_seed_the_best_training_wins_and_no_setting_i
     assert (found.winner, outcomes(found)) == (4, [(1, "failed"), (2, "pruned")])
     assert (found.verdict.told_apart, [one.score for one in found.verdict.settings]) == (False, [None, None])
     assert found.verdict.notes[0].startswith("every setting has a training that ended early or without a score")
+
+
+def test_members_are_compared_on_the_rows_of_most_and_others_are_named() -> None:
+    odd = member(1, 1.0, weight=2.0)
+    nearly = [member(number, 2.0, weight=1.0 + 1e-7) for number in (4, 5, 6)]
+    found = chosen([odd, *STEADY[1:], *nearly])
+    assert outcomes(found) == [(2, "best"), (1, "not compared")]
+    assert found.verdict.notes[0] == "member 1 was scored on other held-out tokens, so it can't be compared"
+    assert not any("Without a score" in note for note in found.verdict.notes)
+    assert chosen([odd, member(4, 2.0)]).winner == 1
+
+
+def test_where_no_setting_was_scored_alike_scores_are_taken_as_they_are() -> None:
+    found = chosen([STEADY[0], member(2, 2.0, weight=2.0), member(4, 1.0, weight=3.0), member(5, 1.0)])
+    assert outcomes(found) == [(2, "best"), (1, "not told apart")]
+    assert found.verdict.notes[0].startswith("no setting has all of its trainings scored on the held-out tokens")

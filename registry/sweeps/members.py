@@ -25,7 +25,8 @@ from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.job_requests import SweepPlace
-from sdk.schemas.sweeps import ADAPTER_SIZE, MOST_GROUPS, MemberResult, SweepRequest
+from sdk.schemas.sweeps import ADAPTER_SIZE, HELD_OUT_LOSS, MOST_GROUPS, MemberResult, SweepRequest
+from sdk.statistics.row_sums import is_mean
 
 
 class SweepStanding(NamedTuple):
@@ -106,13 +107,12 @@ def keep_result(session: Session, place: SweepPlace, step: int, result: MemberRe
             f"there is no sweep {place.sweep} any more, so its members are not kept; this worker must drop it"
         )
     losses, weights = _floats(result.row_losses, "row_losses"), _floats(result.row_weights, "row_weights")
-    if len(losses) != len(weights):
-        raise Verification("there are not as many row_weights as row_losses; upgrade the worker", param="member")
+    loss = _checked_mean(losses, weights, publication.metrics.get(HELD_OUT_LOSS, math.nan))
     member.outcome, member.step, member.steps = result.outcome, step, result.steps
     member.surplus_steps = result.surplus_steps
     measured = {**publication.metrics, ADAPTER_SIZE: float(publication.manifest.size_bytes)}
     member.metrics = {name: value for name, value in measured.items() if math.isfinite(value)}
-    member.row_losses, member.row_weights, member.loss = losses, weights, mean_of(losses, weights)
+    member.row_losses, member.row_weights, member.loss = losses, weights, loss
     signature = publication.signature
     member.signature = None if signature is None else signature.model_dump(mode="json")
     kept_bytes = record_bytes(member.setting, member.metrics, losses, weights, member.signature)
@@ -142,6 +142,25 @@ def _floats(text: str, name: str) -> bytes:
     if not raw or len(raw) % 4 or len(raw) > 4 * MOST_GROUPS:
         raise Verification(f"{name} are no float32 numbers in base64; upgrade the worker", param=f"member.{name}")
     return raw
+
+
+def _checked_mean(losses: bytes, weights: bytes, recorded: float) -> float | None:
+    """Return what `mean_of` does. Raises Verification for numbers that no rows give, and for another loss than the recorded one."""
+    if len(losses) != len(weights):
+        raise Verification("there are not as many row_weights as row_losses; upgrade the worker", param="member")
+    weighing = numbers(weights)
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weighing) or not any(weighing):
+        raise Verification(
+            "row_weights are finite numbers, none below 0 and not all of them 0, and these are not; upgrade the worker",
+            param="member.row_weights",
+        )
+    loss = mean_of(losses, weights)
+    if loss is not None and not is_mean(recorded, numbers(losses), weighing):
+        raise Verification(
+            f"the losses of held-out rows give {loss:.6g} in all, and {HELD_OUT_LOSS} is {recorded:.6g}; upgrade the worker",
+            param="member.row_losses",
+        )
+    return loss
 
 
 def mean_of(losses: bytes, weights: bytes) -> float | None:

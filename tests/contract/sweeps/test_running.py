@@ -154,6 +154,13 @@ class TestGrid:
             desk.finish(held, 0.1, row_losses="AAAA")
         with pytest.raises(VerificationFailed, match="as many"):
             desk.finish(held, 0.1, row_losses=packed([1.0]))
+        for weight in (-1.0, np.inf, np.nan):
+            with pytest.raises(VerificationFailed, match="none below 0"):
+                desk.finish(held, 0.1, row_weights=packed([weight, *[4.0] * (ROWS - 1)]))
+        with pytest.raises(VerificationFailed, match="none below 0"):
+            desk.finish(held, 0.1, row_weights=packed([0.0] * ROWS))
+        with pytest.raises(VerificationFailed, match="eval_loss is 0.1"):
+            desk.finish(held, 0.1, row_losses=packed([4.0] * ROWS))
         with pytest.raises(InvalidInput, match="what became of it"):
             desk.crew.complete(held)
 

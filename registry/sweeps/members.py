@@ -111,7 +111,9 @@ def keep_result(session: Session, place: SweepPlace, step: int, result: MemberRe
     member.outcome, member.step, member.steps = result.outcome, step, result.steps
     member.surplus_steps = result.surplus_steps
     measured = {**publication.metrics, ADAPTER_SIZE: float(publication.manifest.size_bytes)}
-    member.metrics = {name: value for name, value in measured.items() if math.isfinite(value)}
+    # By which the best is chosen is what an evaluation says.
+    own = {name: value for name, value in measured.items() if name == HELD_OUT_LOSS or name != _chosen_by(sweep)}
+    member.metrics = {name: value for name, value in own.items() if math.isfinite(value)}
     member.row_losses, member.row_weights, member.loss = losses, weights, loss
     signature = publication.signature
     member.signature = None if signature is None else signature.model_dump(mode="json")
@@ -126,11 +128,18 @@ def note_scores(session: Session, sweep: Sweep, member: Member) -> None:
     found = [one for one in table(job.result).get("evaluations", ()) if isinstance(one, str)]
     row = session.get(Evaluation, found[0]) if found else None
     scores = {} if row is None else {name: value for name, value in row.metrics.items() if is_score(name)}
-    # The training's own losses are not those of an evaluation.
-    metrics = scores | (member.metrics or {})
+    # The training's own losses are not those of an evaluation, but only that one chooses.
+    chosen_by = _chosen_by(sweep)
+    own = {name: value for name, value in (member.metrics or {}).items() if name != chosen_by}
+    metrics = scores | own
     charge(session, sweep.namespace, records=record_bytes(metrics) - record_bytes(member.metrics))
     member.record_bytes += record_bytes(metrics) - record_bytes(member.metrics)
     member.metrics, member.scored = metrics, True
+
+
+def _chosen_by(sweep: Sweep) -> str:
+    """The metric by which the best is chosen, without reading all that the sweep was asked for."""
+    return str(table(table(sweep.submission).get("request")).get("choose", HELD_OUT_LOSS))
 
 
 def _floats(text: str, name: str) -> bytes:
@@ -174,7 +183,9 @@ def score_of(member: Member, request: SweepRequest) -> float | None:
     """Return by what a member that finished is chosen; None if it has no such score."""
     if member.outcome != "finished":
         return None
-    return (member.metrics or {}).get(request.choose) if needs_scoring(request) else member.loss
+    if needs_scoring(request):
+        return (member.metrics or {}).get(request.choose) if member.scored else None
+    return member.loss
 
 
 def has_begun(member: Member) -> bool:

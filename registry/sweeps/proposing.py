@@ -15,7 +15,7 @@ from registry.sweeps.deciding.tpe import proposed
 from registry.sweeps.deciding.tried import Tried
 from registry.sweeps.members import fate_of, score_of
 from registry.sweeps.models import Member, Rung
-from registry.sweeps.requests import RUNGS, lower_is_better
+from registry.sweeps.requests import RUNGS, lower_is_better, needs_scoring
 from sdk.schemas.sweep_axes import Setting
 from sdk.schemas.sweep_grid import grid
 from sdk.schemas.sweeps import SweepRequest
@@ -43,7 +43,8 @@ def tried_in(session: Session, sweep_id: str, request: SweepRequest) -> list[Tri
     trials: dict[int, list[tuple[Member, bool]]] = {}
     for member, training, is_scored in session.execute(query.where(Member.sweep == sweep_id).order_by(Member.number)):
         waits = member.job is None and member.reason is None
-        runs = waits or training in UNFINISHED or is_scored in UNFINISHED
+        unscored = needs_scoring(request) and member.outcome == "finished" and not member.scored
+        runs = waits or unscored or training in UNFINISHED or is_scored in UNFINISHED
         trials.setdefault(member.trial, []).append((member, runs))
     found: dict[int, Tried] = {}
     for trial, members in trials.items():

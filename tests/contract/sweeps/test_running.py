@@ -159,7 +159,7 @@ class TestGrid:
                 desk.finish(held, 0.1, row_weights=packed([weight, *[4.0] * (ROWS - 1)]))
         with pytest.raises(VerificationFailed, match="none below 0"):
             desk.finish(held, 0.1, row_weights=packed([0.0] * ROWS))
-        with pytest.raises(VerificationFailed, match="eval_loss is 0.1"):
+        with pytest.raises(VerificationFailed, match=r"eval_loss is 0\.1"):
             desk.finish(held, 0.1, row_losses=packed([4.0] * ROWS))
         with pytest.raises(InvalidInput, match="what became of it"):
             desk.crew.complete(held)
@@ -185,7 +185,8 @@ class TestEvaluated:
         sweep = desk.begin(choose="rouge_l", parallel=1)
         for rouge in (0.4, 0.6, 0.5):
             # Each is scored as soon as it has ended, while the next one waits.
-            desk.finish(desk.crew.hold(kinds=["training"]), 1.0)
+            # What a training says of itself chooses nothing.
+            desk.finish(desk.crew.hold(kinds=["training"]), 1.0, metrics={"rouge_l": 1.0 - rouge})
             self.score(desk, rouge)
         ended = desk.view(sweep)
         assert (ended.state, ended.winner) == ("ended", 2)
@@ -194,6 +195,15 @@ class TestEvaluated:
         assert verdict is not None
         assert (verdict.metric, verdict.lower_is_better, verdict.rows) == ("rouge_l", False, ROWS)
         assert [(one.trial, one.outcome) for one in verdict.settings] == [(2, "best"), (3, "worse"), (1, "worse")]
+
+    def test_training_alone_gives_no_score_that_chooses(self, desk: Desk) -> None:
+        sweep = desk.begin(choose="rouge_l")
+        desk.finish(desk.crew.hold(kinds=["training"]), 1.0, metrics={"rouge_l": 1.0})
+        for _ in range(2):
+            desk.crew.fail(desk.crew.hold(kinds=["training"]), "data")
+        desk.crew.fail(desk.crew.hold(kinds=["evaluation"]), "data")
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner, "rouge_l" in ended.members[0].metrics) == ("ended", None, False)
 
 
 class TestStopping:

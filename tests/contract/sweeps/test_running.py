@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +16,14 @@ from support.compared import scored
 from support.scored_rows import report_of, write_file
 from support.usage import differing, mismeasured
 
+from registry.db.database import Database
 from registry.db.types import utc_now
+from registry.sweeps import rungs
 from registry.sweeps.models import Sweep
 from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
 from sdk.schemas.sweep_axes import Range, Values
-from sdk.schemas.sweeps import RungReached
+from sdk.schemas.sweeps import RungReached, SweepSubmission
 
 
 class TestGrid:
@@ -268,6 +273,27 @@ class TestRungs:
         assert (ended.winner, ended.members[1].outcome, ended.members[1].steps) == (3, "pruned", 3)
         assert ended.verdict is not None
         assert [one.outcome for one in ended.verdict.settings][-1] == "pruned"
+
+    def test_what_was_asked_for_is_read_while_nobody_waits(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        begin, read, events = Database.write, rungs.submission_of, []
+
+        @contextmanager
+        def write(self: Database, **given: Any) -> Iterator[Any]:
+            with begin(self, **given) as session:
+                events.append("begins")
+                yield session
+            events.append("ends")
+
+        def submission_of(sweep: Sweep) -> SweepSubmission:
+            events.append("reads")
+            return read(sweep)
+
+        desk.begin(stop_early="halving")
+        held = desk.hold()
+        monkeypatch.setattr(Database, "write", write)
+        monkeypatch.setattr(rungs, "submission_of", submission_of)
+        assert self.reach(desk, held, 1.0)
+        assert events[-3:] == ["reads", "begins", "ends"]
 
     def test_rung_that_a_member_lacks_is_refused(self, desk: Desk) -> None:
         desk.begin(stop_early="halving")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
 from registry.jobs.models import Checkpoint
-from registry.sweeps.member_rows import MemberRows, same_rows
+from registry.sweeps.member_rows import MemberRows, ReadRows, same_rows, stored_rows
 from registry.sweeps.members import fate_of, has_begun, score_of
 from registry.sweeps.models import Member, Sweep
 from registry.sweeps.requests import lower_is_better, needs_scoring
@@ -43,19 +44,26 @@ class Contest:
 
     sweep: Sweep
     request: SweepRequest
-    #: Those that were trained, in their order, with their losses by row unless an evaluation scores them.
+    #: Those that were trained, in their order.
     members: Sequence[Member]
     #: How large the adapter of each is, by its number.
     sizes: Mapping[int, int]
+    #: What those that are compared lost on each row; None: none is, or an evaluation scores them.
+    rows: MemberRows | None = None
 
     @classmethod
     def of(cls, session: Session, sweep: Sweep, request: SweepRequest) -> Contest:
         """Read the members of a sweep."""
         query = select(Member).where(Member.sweep == sweep.id, Member.same_as.is_(None)).order_by(Member.number)
-        long = () if needs_scoring(request) else (undefer(Member.row_losses), undefer(Member.row_weights))
         kept = select(Member.number, Checkpoint.size_bytes).where(Member.sweep == sweep.id)
         kept = kept.join(Checkpoint, (Checkpoint.job_id == Member.job) & (Checkpoint.step == Member.step))
-        return cls(sweep, request, session.scalars(query.options(*long)).all(), dict(session.execute(kept).all()))
+        found = cls(sweep, request, session.scalars(query).all(), dict(session.execute(kept).all()))
+        return found if needs_scoring(request) else found.with_rows(partial(stored_rows, session, sweep.id))
+
+    def with_rows(self, read: ReadRows) -> Contest:
+        """Return the same with the losses of those that are compared."""
+        numbers = [one.number for one in self.compared]
+        return replace(self, rows=same_rows(numbers, read)) if numbers else self
 
     @property
     def scores(self) -> dict[int, float]:
@@ -84,13 +92,9 @@ class Contest:
 
     def losses(self) -> MemberRows | str:
         """Return what members lost on each row, or why none are compared."""
-        members = {one.number: one for one in self.compared}
-        if not members:
+        if self.rows is None:
             return NONE_COMPARED
-        rows = same_rows(
-            list(members), lambda name, numbers: [(number, getattr(members[number], name)) for number in numbers]
-        )
-        return rows if any(self._numbers(those, rows) for those in self.trials) else NONE_ALIKE
+        return self.rows if any(self._numbers(those, self.rows) for those in self.trials) else NONE_ALIKE
 
     def _numbers(self, members: Sequence[Member], rows: MemberRows) -> list[int]:
         """The numbers of a setting's members if all of them count."""

@@ -177,11 +177,14 @@ def _masses(settings: Sequence[SettingScores]) -> tuple[Floats, npt.NDArray[np.b
 class _Counted:
     """The trainings of a setting that count, turned so that less is better."""
 
-    #: (rows,) the mean over seeds of each row's sum; and the weights.
-    sums: Floats
+    #: (seeds, all rows) as they were given; and which rows weigh something, with their weights (rows,).
+    given: npt.NDArray[np.floating]
+    weighing: npt.NDArray[np.bool_]
     masses: Floats
     #: (seeds,) the score of each training.
     losses: Floats
+    #: Σ over rows of the mean over seeds, over Σ of weights.
+    loss: float
     #: 1, or -1 where a higher score is better.
     worse: float
     #: The standard deviation between trainings, and its degrees of freedom; 0, and 0 if it is unknown.
@@ -192,20 +195,22 @@ class _Counted:
     def of(cls, scores: SettingScores, masses: Floats, weighing: npt.NDArray[np.bool_], *, worse: float) -> _Counted:
         import numpy as np
 
-        sums = worse * np.asarray(scores.sums, dtype=np.float64)[:, weighing]
+        sums = worse * scores.sums[:, weighing].astype(np.float64)
+        given = scores.sums
         if not np.isfinite(sums).all():
-            sums = sums[:0]
-        mean = sums.mean(axis=0) if len(sums) else np.zeros(len(masses))
-        return cls(mean, masses, sums.sum(axis=1) / masses.sum(), worse)
+            sums, given = sums[:0], given[:0]
+        loss = float(sums.mean(axis=0).sum() / masses.sum()) if len(sums) else 0.0
+        return cls(given, weighing, masses, sums.sum(axis=1) / masses.sum(), loss, worse)
+
+    @property
+    def sums(self) -> Floats:
+        """(rows,) the mean over seeds of each row's sum, worked out anew: those of all settings would take twice what was given."""
+        found: Floats = self.worse * self.given[:, self.weighing].astype("float64").mean(axis=0)
+        return found
 
     @property
     def seeds(self) -> int:
         return len(self.losses)
-
-    @property
-    def loss(self) -> float:
-        """Σ over rows of the mean over seeds, over Σ of weights."""
-        return float(self.sums.sum() / self.masses.sum())
 
     @property
     def seed_error(self) -> float:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
+from registry.db.types import Model
+from registry.jobs.models import Checkpoint
 from registry.sweeps.choosing import BestMember, Contest
+from registry.sweeps.member_rows import MemberRows
 from registry.sweeps.members import mean_of
 from registry.sweeps.models import Member, Sweep
 from registry.sweeps.proposing import _tried
@@ -32,7 +39,10 @@ def member(number: int, loss: float, *, weight: float = 1.0, outcome: str | None
 
 
 def chosen(members: Sequence[Member]) -> BestMember:
-    contest = Contest(Sweep(id="s", namespace="ns"), REQUEST, members, {})
+    found = {one.number: one for one in members}
+    contest = Contest(Sweep(id="s", namespace="ns"), REQUEST, members, {}).with_rows(
+        lambda name, numbers: [(number, getattr(found[number], name)) for number in numbers]
+    )
     rows = contest.losses()
     return contest.ordered(rows) if isinstance(rows, str) else contest.judged(rows)
 
@@ -89,3 +99,27 @@ def test_where_no_setting_was_scored_alike_scores_are_taken_as_they_are() -> Non
     found = chosen([STEADY[0], member(2, 2.0, weight=2.0), member(4, 1.0, weight=3.0), member(5, 1.0)])
     assert outcomes(found) == [(2, "best"), (1, "not told apart")]
     assert found.verdict.notes[0].startswith("no setting has all of its trainings scored on the held-out tokens")
+
+
+def test_losses_of_many_members_take_little_more_memory_than_their_numbers_do() -> None:
+    members, rows = 200, 2_000
+    weights = np.ones(rows, "<f4").tobytes()
+    loss = np.random.default_rng(0).normal(2, 0.5, rows)
+    sets = {"sweep": "s", "setting": {"rank": 1}, "seed": 0, "job": "j", "outcome": "finished", "row_weights": weights}
+    engine = create_engine("sqlite://")
+    tables = [model.__table__ for model in (Sweep, Member, Checkpoint)]
+    Model.metadata.create_all(engine, tables=tables)  # type: ignore[arg-type]
+    with Session(engine) as session:
+        for number in range(1, members + 1):
+            losses = (loss + number / 100).astype("<f4").tobytes()
+            session.add(Member(number=number, trial=number, loss=2 + number / 100, row_losses=losses, **sets))
+        session.commit()
+    with Session(engine) as session:
+        tracemalloc.start()
+        rows_of = Contest.of(session, Sweep(id="s", namespace="ns"), REQUEST).losses()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    engine.dispose()
+    assert isinstance(rows_of, MemberRows)
+    assert rows_of.sums[-1] == pytest.approx(loss + members / 100)
+    assert peak < 2 * members * rows * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from math import inf, nan, sqrt
 
@@ -161,6 +162,17 @@ def test_settings_without_scores_have_failed_and_count_for_nothing() -> None:
     assert (found.best, outcomes(found)) == (3, ["failed", "worse", "failed", "best"])
     assert [found.settings[1], found.settings[3]] == judged(sums).settings
     assert judged([none, none]).best is None
+
+
+def test_many_settings_take_little_memory_beside_their_scores() -> None:
+    sums = scores([1.0 + place / 100 for place in range(50)], seeds=1, rows=5_000).astype(np.float32)
+    masses = np.ones(5_000)
+    tracemalloc.start()
+    found = judged(sums, masses, draws=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.best == 0
+    assert peak < sums.nbytes
 
 
 def test_a_single_setting_is_the_best() -> None:

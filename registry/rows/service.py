@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from registry.errors import Invalid, InvalidData, Unavailable
 from registry.rows.comparing.orders import RowsOf, stored_values
-from registry.rows.comparing.row_values import RowValues
+from registry.rows.comparing.row_values import MOST_WORK, RowValues
 from registry.rows.orders import WORK
 from registry.rows.process import Breach, ReadingProcess
 from registry.rows.reading_limits import ReadingLimits
@@ -85,14 +85,19 @@ class RowReading:
         found = self._explained("slices", size_bytes, given, here=few)
         return [Slice.model_validate(one) for one in found]
 
-    def values(self, targets: Sequence[RowsOf], metric: str, folder: Path) -> dict[str, int]:
+    def values(
+        self, targets: Sequence[RowsOf], metric: str, folder: Path, *, most: int | None = None
+    ) -> dict[str, int]:
         """Do the first step of a comparison, see `registry.rows.comparing.orders`. Raises what it raises, Unavailable."""
-        found: dict[str, int] = self._compared("values", targets, {"metric": metric, "folder": str(folder)})
+        given = {"metric": metric, "folder": str(folder), "most": most}
+        found: dict[str, int] = self._compared("values", targets, given)
         return found
 
     def row_values(self, targets: Sequence[RowsOf], metric: str, folder: Path) -> RowValues:
-        """Return what all targets scored on the rows that they have in common. Raises what `values` raises."""
-        counts = self.values(targets, metric, folder)
+        """Return what all targets scored on the rows that they have in common, where each is compared with one other alone. Raises
+        what `values` raises.
+        """
+        counts = self.values(targets, metric, folder, most=MOST_WORK // len(targets))
         return stored_values(folder, len(targets), counts["left_out"])
 
     def pairs(self, targets: Sequence[RowsOf], folder: Path, **given: Any) -> dict[str, Any]:

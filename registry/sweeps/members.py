@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
@@ -25,7 +25,8 @@ from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Publication
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.job_requests import SweepPlace
-from sdk.schemas.sweeps import ADAPTER_SIZE, MOST_GROUPS, MemberResult, SweepRequest
+from sdk.schemas.sweeps import ADAPTER_SIZE, HELD_OUT_LOSS, MOST_GROUPS, MemberResult, SweepRequest
+from sdk.statistics.row_sums import is_mean
 
 
 class SweepStanding(NamedTuple):
@@ -106,13 +107,14 @@ def keep_result(session: Session, place: SweepPlace, step: int, result: MemberRe
             f"there is no sweep {place.sweep} any more, so its members are not kept; this worker must drop it"
         )
     losses, weights = _floats(result.row_losses, "row_losses"), _floats(result.row_weights, "row_weights")
-    if len(losses) != len(weights):
-        raise Verification("there are not as many row_weights as row_losses; upgrade the worker", param="member")
+    loss = _checked_mean(losses, weights, publication.metrics.get(HELD_OUT_LOSS, math.nan))
     member.outcome, member.step, member.steps = result.outcome, step, result.steps
     member.surplus_steps = result.surplus_steps
     measured = {**publication.metrics, ADAPTER_SIZE: float(publication.manifest.size_bytes)}
-    member.metrics = {name: value for name, value in measured.items() if math.isfinite(value)}
-    member.row_losses, member.row_weights, member.loss = losses, weights, _mean(losses, weights)
+    # By which the best is chosen is what an evaluation says.
+    own = {name: value for name, value in measured.items() if name == HELD_OUT_LOSS or name != _chosen_by(sweep)}
+    member.metrics = {name: value for name, value in own.items() if math.isfinite(value)}
+    member.row_losses, member.row_weights, member.loss = losses, weights, loss
     signature = publication.signature
     member.signature = None if signature is None else signature.model_dump(mode="json")
     kept_bytes = record_bytes(member.setting, member.metrics, losses, weights, member.signature)
@@ -126,11 +128,18 @@ def note_scores(session: Session, sweep: Sweep, member: Member) -> None:
     found = [one for one in table(job.result).get("evaluations", ()) if isinstance(one, str)]
     row = session.get(Evaluation, found[0]) if found else None
     scores = {} if row is None else {name: value for name, value in row.metrics.items() if is_score(name)}
-    # The training's own losses are not those of an evaluation.
-    metrics = scores | (member.metrics or {})
+    # The training's own losses are not those of an evaluation, but only that one chooses.
+    chosen_by = _chosen_by(sweep)
+    own = {name: value for name, value in (member.metrics or {}).items() if name != chosen_by}
+    metrics = scores | own
     charge(session, sweep.namespace, records=record_bytes(metrics) - record_bytes(member.metrics))
     member.record_bytes += record_bytes(metrics) - record_bytes(member.metrics)
     member.metrics, member.scored = metrics, True
+
+
+def _chosen_by(sweep: Sweep) -> str:
+    """The metric by which the best is chosen, without reading all that the sweep was asked for."""
+    return str(table(table(sweep.submission).get("request")).get("choose", HELD_OUT_LOSS))
 
 
 def _floats(text: str, name: str) -> bytes:
@@ -144,7 +153,26 @@ def _floats(text: str, name: str) -> bytes:
     return raw
 
 
-def _mean(losses: bytes, weights: bytes) -> float | None:
+def _checked_mean(losses: bytes, weights: bytes, recorded: float) -> float | None:
+    """Return what `mean_of` does. Raises Verification for numbers that no rows give, and for another loss than the recorded one."""
+    if len(losses) != len(weights):
+        raise Verification("there are not as many row_weights as row_losses; upgrade the worker", param="member")
+    weighing = numbers(weights)
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weighing) or not any(weighing):
+        raise Verification(
+            "row_weights are finite numbers, none below 0 and not all of them 0, and these are not; upgrade the worker",
+            param="member.row_weights",
+        )
+    loss = mean_of(losses, weights)
+    if loss is not None and not is_mean(recorded, numbers(losses), weighing):
+        raise Verification(
+            f"the losses of held-out rows give {loss:.6g} in all, and {HELD_OUT_LOSS} is {recorded:.6g}; upgrade the worker",
+            param="member.row_losses",
+        )
+    return loss
+
+
+def mean_of(losses: bytes, weights: bytes) -> float | None:
     """Return Σ loss · weight over Σ weight; None if it is not finite."""
     weight = sum(numbers(weights))
     loss = sum(numbers(losses)) / weight if weight > 0 else math.nan
@@ -155,7 +183,25 @@ def score_of(member: Member, request: SweepRequest) -> float | None:
     """Return by what a member that finished is chosen; None if it has no such score."""
     if member.outcome != "finished":
         return None
-    return (member.metrics or {}).get(request.choose) if needs_scoring(request) else member.loss
+    if needs_scoring(request):
+        return (member.metrics or {}).get(request.choose) if member.scored else None
+    return member.loss
+
+
+def has_begun(member: Member) -> bool:
+    """Whether anything became of a member: one that a budget left without a job is not lost."""
+    return any(known is not None for known in (member.job, member.reason, member.outcome))
+
+
+def fate_of(members: Sequence[Member], request: SweepRequest) -> Literal["finished", "pruned", "failed"]:
+    """Return what became of a setting, none of whose members runs or waits any more.
+
+    It has finished if each of its members has a score: the mean over those that are left would be that of the lucky seeds.
+    """
+    begun = [member for member in members if has_begun(member)]
+    if any(member.outcome == "pruned" for member in begun):
+        return "pruned"
+    return "finished" if begun and all(score_of(member, request) is not None for member in begun) else "failed"
 
 
 def numbers(raw: bytes) -> tuple[float, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,9 +13,9 @@ from registry.jobs.models import Job
 from registry.sweeps.deciding.drawing import drawn
 from registry.sweeps.deciding.tpe import proposed
 from registry.sweeps.deciding.tried import Tried
-from registry.sweeps.members import score_of
+from registry.sweeps.members import fate_of, score_of
 from registry.sweeps.models import Member, Rung
-from registry.sweeps.requests import lower_is_better
+from registry.sweeps.requests import lower_is_better, needs_scoring
 from sdk.schemas.sweep_axes import Setting
 from sdk.schemas.sweep_grid import grid
 from sdk.schemas.sweeps import RUNGS, SweepRequest
@@ -44,7 +43,8 @@ def tried_in(session: Session, sweep_id: str, request: SweepRequest) -> list[Tri
     trials: dict[int, list[tuple[Member, bool]]] = {}
     for member, training, is_scored in session.execute(query.where(Member.sweep == sweep_id).order_by(Member.number)):
         waits = member.job is None and member.reason is None
-        runs = waits or training in UNFINISHED or is_scored in UNFINISHED
+        unscored = needs_scoring(request) and member.outcome == "finished" and not member.scored
+        runs = waits or unscored or training in UNFINISHED or is_scored in UNFINISHED
         trials.setdefault(member.trial, []).append((member, runs))
     found: dict[int, Tried] = {}
     for trial, members in trials.items():
@@ -61,13 +61,8 @@ def _tried(
     trial: int, members: Sequence[tuple[Member, bool]], losses: dict[int, dict[float, float]], request: SweepRequest
 ) -> Tried:
     scores = [score for member, _ in members if (score := score_of(member, request)) is not None]
-    state: Literal["running", "finished", "pruned", "failed"] = "failed"
-    if any(runs for _, runs in members):
-        state = "running"
-    elif scores:
-        state = "finished"
-    elif any(member.outcome == "pruned" for member, _ in members):
-        state = "pruned"
+    running = any(runs for _, runs in members)
+    state = "running" if running else fate_of([member for member, _ in members], request)
     steps: dict[float, list[float]] = {}
     for member, _ in members:
         for share, loss in losses.get(member.number, {}).items():

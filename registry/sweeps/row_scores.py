@@ -14,7 +14,8 @@ from registry.evaluations.rows import EvaluationRows
 from registry.jobs.models import Job
 from registry.principal import SYSTEM
 from registry.rows.service import RowReading
-from registry.sweeps.choosing import Contest, MemberRows
+from registry.sweeps.choosing import NONE_COMPARED, Contest
+from registry.sweeps.member_rows import MemberRows
 from registry.sweeps.models import Member
 from sdk.schemas.evaluation import CORPUS_METRICS
 
@@ -29,15 +30,17 @@ class EvaluatedMembers:
 
     def of(self, contest: Contest) -> MemberRows | str:
         """Return the scores of members by row, or why they can't be compared by row, as a sentence. Raises Unavailable."""
-        metric, scores = contest.request.choose, contest.scores
+        metric, compared = contest.request.choose, {one.number for one in contest.compared}
+        if not compared:
+            return NONE_COMPARED
         if metric in CORPUS_METRICS:
             return (
                 f"{metric} is a score of all rows together, so settings are ordered by it, and not compared row by row"
             )
         with self._db.read() as session:
             query = select(Member.number, Job.result).join(Job, Job.id == Member.scoring)
-            results = session.execute(query.where(Member.sweep == contest.sweep.id)).all()
-        found = {row.number: table(row.result).get("evaluations", [""])[0] for row in results if row.number in scores}
+            results = session.execute(query.where(Member.sweep == contest.sweep.id).order_by(Member.number)).all()
+        found = {row.number: table(row.result).get("evaluations", [""])[0] for row in results if row.number in compared}
         if len(found) < 2:
             return "a single member has a score, so nothing is compared"
         with tempfile.TemporaryDirectory(prefix="swept-") as folder:
@@ -53,6 +56,4 @@ class EvaluatedMembers:
             except RegistryError as error:
                 return f"settings are ordered by their scores, and not compared row by row: {error.message}"
         left_out = [f"{values.left_out} rows are left out, since not every member has a score of them"]
-        return MemberRows(
-            dict(zip(found, values.sums, strict=True)), values.masses, left_out if values.left_out else []
-        )
+        return MemberRows(list(found), values.sums, values.masses, left_out if values.left_out else [])

@@ -38,6 +38,9 @@ class Rungs:
                 raise Conflict(f"job {job_id} is no member of a sweep; let it go on", param="job")
             if session.scalar(select(Job.id).where(*attempts.held(job_id, reached.attempt, who))) is None:
                 raise attempts.stale(job_id, reached.attempt)
+            sweep = session.get(Sweep, place.sweep)
+            # It never changes, and is long to read.
+            rule = None if sweep is None else _RULES.get(submission_of(sweep).request.stop_early)
         if reached.rung >= len(place.rungs):
             raise Invalid(
                 f"job {job_id} has {len(place.rungs)} rungs, counted from 0, and none {reached.rung}", param="rung"
@@ -45,8 +48,7 @@ class Rungs:
         key = (place.sweep, place.number, reached.rung)
         with self._db.write() as session:
             # While it is locked, nobody else comes to a rung: so their order is one.
-            sweep = session.get(Sweep, place.sweep, with_for_update=True, populate_existing=True)
-            if sweep is None:
+            if session.scalar(select(Sweep.id).where(Sweep.id == place.sweep).with_for_update()) is None:
                 raise Conflict(
                     f"there is no sweep {place.sweep} any more; this worker must drop its member", param="job"
                 )
@@ -54,7 +56,6 @@ class Rungs:
                 return RungAnswer(goes_on=told.goes_on)
             came = select(Rung.loss).where(Rung.sweep == place.sweep, Rung.rung == reached.rung).order_by(Rung.place)
             losses = [*session.scalars(came), reached.loss]
-            rule = _RULES.get(submission_of(sweep).request.stop_early)
             goes_on = rule is None or rule(losses, len(losses) - 1, reached.rung)
             names = dict(zip(("sweep", "number", "rung"), key, strict=True))
             about = {"place": len(losses) - 1, "step": reached.step, "loss": reached.loss, "goes_on": goes_on}

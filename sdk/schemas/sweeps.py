@@ -236,7 +236,8 @@ class SettingVerdict(Wire):
     p: float | None = None
     #: The smallest difference that these rows and seeds show in 80 % of all cases.
     can_show: float | None = None
-    outcome: Annotated[Literal["best", "worse", "as good", "not told apart", "pruned", "failed"], Open]
+    #: "not compared": a training of it was scored on other rows than most.
+    outcome: Annotated[Literal["best", "worse", "as good", "not told apart", "not compared", "pruned", "failed"], Open]
 
 
 class SweepVerdict(Wire):

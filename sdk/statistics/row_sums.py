@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sdk.schemas.sweeps import MOST_GROUPS
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
     Whole = npt.NDArray[np.int64]
+
+
+#: A recorded loss is the mean of its rows but for rounding, a share of the mean of their sizes.
+_ROUNDING = 1e-5
+
+
+def is_mean(recorded: float, losses: Sequence[float], weights: Sequence[float]) -> bool:
+    """Whether a recorded loss is Σ loss · weight (rows,) over Σ weight (rows,), as 32-bit numbers have it.
+
+    >>> is_mean(1.5, [1.0, 2.0], [1.0, 1.0]), is_mean(1.51, [1.0, 2.0], [1.0, 1.0])
+    (True, False)
+    """
+    weight = sum(weights)
+    return weight > 0 and abs(sum(losses) - recorded * weight) <= _ROUNDING * sum(map(abs, losses))
 
 
 def packed_rows(numbers: Whole, sums: Floats, total: int) -> str:

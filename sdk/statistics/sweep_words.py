@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sdk.schemas.sweep_axes import Setting
 from sdk.schemas.sweeps import HELD_OUT_LOSS, SettingVerdict, SweepVerdict
@@ -30,8 +31,11 @@ class TrialFacts:
     setting: Setting
     #: The numbers of its members that count.
     members: Sequence[int]
-    #: Whether its members were ended before the others.
-    pruned: bool = False
+    #: Why it is not compared: what became of a training of it, or that one was scored on other rows; None: it is.
+    without: Literal["pruned", "failed", "not compared"] | None = None
+    #: How many trainings of it began, and how many of these ended without a score.
+    begun: int = 0
+    lost: int = 0
     #: Of its adapter, and of its members' training in the mean.
     size_bytes: float | None = None
     train_s: float | None = None
@@ -77,7 +81,7 @@ def _setting_verdict(found: SweepJudgement, place: int, trial: TrialFacts) -> Se
         high=one.high,
         p=one.p,
         can_show=one.can_show,
-        outcome="pruned" if trial.pruned and one.score is None else one.outcome,
+        outcome=trial.without if trial.without and one.score is None else one.outcome,
     )
 
 
@@ -190,17 +194,10 @@ class _Words:
                 "with other seeds they may come in another order, and --seeds 3 tells."
             )
         names = [self._name(one) for one in self.trials.values()]
-        notes += [
+        return notes + [
             f"The trainings of {names[place]} vary far more with the seed than those of others, and it is judged by its own alone."
             for place in self.found.unsteady
         ]
-        for name, one in zip(names, self.found.settings, strict=True):
-            if one.not_finite and one.seeds:
-                ended = (
-                    f"{one.not_finite} of {one.not_finite + one.seeds} trainings of {name} ended without a finite score"
-                )
-                notes.append(f"{ended}; its score is that of the others.")
-        return notes
 
     def _on_rows(self) -> list[str]:
         notes = []
@@ -216,13 +213,11 @@ class _Words:
         return notes
 
     def _without_score(self) -> list[str]:
-        reasons = {"failed": "no training of it ended with a finite score", "pruned": "it was ended early"}
-        notes = []
-        for outcome, why in reasons.items():
-            names = [self._name(one) for one in self.verdict.settings if one.outcome == outcome]
-            if names:
-                notes.append(f"Without a score, since {why}: {self._some(names)}.")
-        return notes
+        groups: dict[str, list[str]] = {}
+        for one in self.verdict.settings:
+            if why := _why_without(one, self.trials[one.trial]):
+                groups.setdefault(why, []).append(self._name(one))
+        return [f"{why}: {self._some(names)}." for why, names in groups.items()]
 
     def _grouped(self) -> Iterator[tuple[str, list[SettingVerdict]]]:
         """The settings after the best by what is told of them, in the order in which a reader asks."""
@@ -278,6 +273,17 @@ class _Words:
         return (
             f"{self._rows()} and {self.verdict.seeds} seeds" if self.found.seed_deviation is not None else self._rows()
         )
+
+
+def _why_without(one: SettingVerdict, known: TrialFacts) -> str:
+    if one.outcome == "pruned":
+        alone = "Without a score, since it was ended early"
+        return "Not compared, since a training of it was ended early" if known.begun > 1 else alone
+    if one.outcome != "failed":
+        return ""
+    if known.lost < known.begun:
+        return f"Not compared, since {known.lost} of {known.begun} trainings ended without a score"
+    return "Without a score, since no training of it ended with a finite score"
 
 
 def _capital(words: str) -> str:

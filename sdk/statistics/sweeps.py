@@ -47,8 +47,8 @@ _IN_MIND = 4
 class SettingScores:
     """What the trainings of one setting scored on each row; with none, shape (0, rows), it has no score."""
 
-    #: (seeds, rows): Σ score · weight of each row, or group of rows.
-    sums: Floats
+    #: (seeds, rows): Σ score · weight of each row, or group of rows, as 32-bit or 64-bit numbers.
+    sums: npt.NDArray[np.floating]
     #: (rows,): Σ weight, the same for all settings.
     masses: Floats
 
@@ -58,10 +58,9 @@ class SettingJudgement:
     """What the trainings of one setting say, against the best. Numbers are in units of the score."""
 
     outcome: Literal["best", "worse", "as good", "not told apart", "failed"]
-    #: How many of its trainings count, and how many don't, because a score of theirs is not finite.
+    #: How many trainings it has that count.
     seeds: int
-    not_finite: int
-    #: None: none of its trainings counts.
+    #: None: it has none.
     score: float | None = None
     #: Over rows and, where the seed part is known, over seeds; None for too few rows.
     standard_error: float | None = None
@@ -123,8 +122,8 @@ def judge(
 
     `margin`, in units of the score, is by how much a setting may be worse and still be as good: what is shown to lie
     within it is as good, even if it is also shown to be a little worse. `bound` is the most by which one row can
-    differ, if scores have bounds. A training whose scores aren't all finite doesn't count. Of equal scores the first is
-    the best. The same `seed` gives the same answer. Raises ValueError for settings over different rows, rows without
+    differ, if scores have bounds. A setting of which a score isn't finite has failed, whatever its other trainings scored. Of equal
+    scores the first is the best. The same `seed` gives the same answer. Raises ValueError for settings over different rows, rows without
     weight, and a margin that is not above 0.
     """
     if not 0 < margin < inf:
@@ -178,12 +177,14 @@ def _masses(settings: Sequence[SettingScores]) -> tuple[Floats, npt.NDArray[np.b
 class _Counted:
     """The trainings of a setting that count, turned so that less is better."""
 
-    #: (rows,) the mean over seeds of each row's sum; and the weights.
-    sums: Floats
+    #: (seeds, all rows) as they were given; and which rows weigh something, with their weights (rows,).
+    given: npt.NDArray[np.floating]
+    weighing: npt.NDArray[np.bool_]
     masses: Floats
     #: (seeds,) the score of each training.
     losses: Floats
-    not_finite: int
+    #: Σ over rows of the mean over seeds, over Σ of weights.
+    loss: float
     #: 1, or -1 where a higher score is better.
     worse: float
     #: The standard deviation between trainings, and its degrees of freedom; 0, and 0 if it is unknown.
@@ -194,20 +195,22 @@ class _Counted:
     def of(cls, scores: SettingScores, masses: Floats, weighing: npt.NDArray[np.bool_], *, worse: float) -> _Counted:
         import numpy as np
 
-        sums = worse * np.asarray(scores.sums, dtype=np.float64)[:, weighing]
-        finite = np.isfinite(sums).all(axis=1)
-        sums = sums[finite]
-        mean = sums.mean(axis=0) if len(sums) else np.zeros(len(masses))
-        return cls(mean, masses, sums.sum(axis=1) / masses.sum(), int((~finite).sum()), worse)
+        sums = worse * scores.sums[:, weighing].astype(np.float64)
+        given = scores.sums
+        if not np.isfinite(sums).all():
+            sums, given = sums[:0], given[:0]
+        loss = float(sums.mean(axis=0).sum() / masses.sum()) if len(sums) else 0.0
+        return cls(given, weighing, masses, sums.sum(axis=1) / masses.sum(), loss, worse)
+
+    @property
+    def sums(self) -> Floats:
+        """(rows,) the mean over seeds of each row's sum, worked out anew: those of all settings would take twice what was given."""
+        found: Floats = self.worse * self.given[:, self.weighing].astype("float64").mean(axis=0)
+        return found
 
     @property
     def seeds(self) -> int:
         return len(self.losses)
-
-    @property
-    def loss(self) -> float:
-        """Σ over rows of the mean over seeds, over Σ of weights."""
-        return float(self.sums.sum() / self.masses.sum())
 
     @property
     def seed_error(self) -> float:
@@ -225,12 +228,12 @@ class _Counted:
     def judged(self) -> SettingJudgement:
         """The answer for a setting that is compared with nothing."""
         if not self.seeds:
-            return SettingJudgement("failed", 0, self.not_finite)
+            return SettingJudgement("failed", 0)
         error = None
         if len(self.masses) >= LEAST_CLUSTERS:
             row_part = paired_ratio(self.sums, self.masses).standard_error
             error = hypot(row_part, self.seed_error)
-        return SettingJudgement("not told apart", self.seeds, self.not_finite, self.worse * self.loss, error)
+        return SettingJudgement("not told apart", self.seeds, self.worse * self.loss, error)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sdk.schemas.failures import FailureReason
 from sdk.schemas.job_requests import EvaluationTarget, TrainingRequest
 from sdk.schemas.looks import some_looks
 from sdk.schemas.work import Assignment, Completion
-from sdk.statistics.row_sums import unpacked_rows
+from sdk.statistics.row_sums import is_mean, unpacked_rows
 from workers.child.protocol import FAULT_FILE, OUT_FOLDER
 from workers.kinds.attempt import HAND_IN_S, Attempt, KindOfWork
 from workers.kinds.causes import AttemptFailed, KilledForMemory
@@ -26,8 +26,6 @@ from workers.kinds.rungs import RungAnswers, wait_s
 from workers.lease.stop_signal import Stopped, StopReason
 from workers.pipelines.orders import OrderedSource, Rung, TrainingOrder, TrainingResult
 
-#: By how much of it a mean of float32 numbers may differ.
-_ROUNDING = 1e-5
 #: The file in which a child records how much it computes at once.
 _RUNG_FILE = "rung.json"
 
@@ -228,8 +226,8 @@ def _require_sums(result: TrainingResult) -> None:
     if member is None or recorded is None:
         raise AttemptFailed(FailureReason.INTERNAL, "a member of a sweep was trained without held-out rows")
     losses, weights = unpacked_rows(member.row_losses), unpacked_rows(member.row_weights)
-    found = float(losses.sum() / weights.sum())
-    if not abs(found - recorded) <= _ROUNDING * float(abs(losses).sum() / weights.sum()):
+    if not is_mean(recorded, losses.tolist(), weights.tolist()):
+        found = float(losses.sum() / weights.sum())
         raise AttemptFailed(
             FailureReason.INTERNAL,
             f"the losses of held-out rows give {found:.6g} in all, and {recorded:.6g} was recorded; report this base and these"

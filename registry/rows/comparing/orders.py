@@ -35,11 +35,11 @@ def scores_of(ident: str, path: Path) -> Iterator[RowScore]:
             raise Verification(f"the rows of the scores {ident[:64]!a} can't be read: {error}") from error
 
 
-def values(*, targets: Sequence[RowsOf], metric: str, folder: str) -> dict[str, int]:
+def values(*, targets: Sequence[RowsOf], metric: str, folder: str, most: int | None = None) -> dict[str, int]:
     """Write what all targets scored on the rows that they have in common, and return how many these are, and how many
     only some have. Raises what `read_values` raises, Verification.
     """
-    found = read_values([(ref, scores_of(ident, Path(path))) for ref, ident, path in targets], metric)
+    found = read_values([(ref, scores_of(ident, Path(path))) for ref, ident, path in targets], metric, most=most)
     for name, numbers in ((ROWS, found.rows), (_SUMS, found.sums), (_MASSES, found.masses)):
         numbers.tofile(Path(folder, name))
     return {"rows": len(found.rows), "left_out": found.left_out}

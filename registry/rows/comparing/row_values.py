@@ -76,8 +76,10 @@ class _Read:
     names: set[str]
 
 
-def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) -> RowValues:
-    """Read the rows of (ref, rows) targets.
+def read_values(
+    targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str, *, most: int | None = None
+) -> RowValues:
+    """Read the rows of (ref, rows) targets, of each `most` at most; by default as many as may be compared for each pair.
 
     Raises Invalid for a metric that rows don't have and for too many rows, NotFound if the targets have no row in
     common, Conflict if a row has a different number of tokens in two of them.
@@ -87,7 +89,7 @@ def read_values(targets: Sequence[tuple[str, Iterable[RowScore]]], metric: str) 
 
     if metric in MADE_OF_LOSS - LESS_IS_BETTER:
         raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
-    most = MOST_WORK // comb(len(targets), 2)
+    most = MOST_WORK // comb(len(targets), 2) if most is None else most
     read = [_read(ref, rows, metric, most) for ref, rows in targets]
     numbers = [np.frombuffer(one.rows, dtype=np.int64) for one in read]
     common = numbers[0]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +16,15 @@ from support.compared import scored
 from support.scored_rows import report_of, write_file
 from support.usage import differing, mismeasured
 
+from registry.db.database import Database
 from registry.db.types import utc_now
+from registry.sweeps import rungs
 from registry.sweeps.models import Sweep
 from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
 from sdk.schemas.job_requests import TrainingRequest
 from sdk.schemas.sweep_axes import Range, Values
-from sdk.schemas.sweeps import RungReached
+from sdk.schemas.sweeps import RungReached, SweepSubmission
 
 
 class TestGrid:
@@ -158,7 +163,8 @@ class TestGrid:
         ended = desk.view(sweep)
         assert ended.winner == 1
         assert ended.verdict is not None
-        assert "members 2 were scored on other held-out tokens" in ended.verdict.notes[0]
+        assert "member 2 was scored on other held-out tokens" in ended.verdict.notes[0]
+        assert [(one.trial, one.outcome) for one in ended.verdict.settings][-1] == (2, "not compared")
 
     def test_numbers_that_can_not_be_of_rows_are_refused(self, desk: Desk) -> None:
         desk.begin()
@@ -167,6 +173,13 @@ class TestGrid:
             desk.finish(held, 0.1, row_losses="AAAA")
         with pytest.raises(VerificationFailed, match="as many"):
             desk.finish(held, 0.1, row_losses=packed([1.0]))
+        for weight in (-1.0, np.inf, np.nan):
+            with pytest.raises(VerificationFailed, match="none below 0"):
+                desk.finish(held, 0.1, row_weights=packed([weight, *[4.0] * (ROWS - 1)]))
+        with pytest.raises(VerificationFailed, match="none below 0"):
+            desk.finish(held, 0.1, row_weights=packed([0.0] * ROWS))
+        with pytest.raises(VerificationFailed, match=r"eval_loss is 0\.1"):
+            desk.finish(held, 0.1, row_losses=packed([4.0] * ROWS))
         with pytest.raises(InvalidInput, match="what became of it"):
             desk.crew.complete(held)
 
@@ -191,7 +204,8 @@ class TestEvaluated:
         sweep = desk.begin(choose="rouge_l", parallel=1)
         for rouge in (0.4, 0.6, 0.5):
             # Each is scored as soon as it has ended, while the next one waits.
-            desk.finish(desk.crew.hold(kinds=["training"]), 1.0)
+            # What a training says of itself chooses nothing.
+            desk.finish(desk.crew.hold(kinds=["training"]), 1.0, metrics={"rouge_l": 1.0 - rouge})
             self.score(desk, rouge)
         ended = desk.view(sweep)
         assert (ended.state, ended.winner) == ("ended", 2)
@@ -200,6 +214,15 @@ class TestEvaluated:
         assert verdict is not None
         assert (verdict.metric, verdict.lower_is_better, verdict.rows) == ("rouge_l", False, ROWS)
         assert [(one.trial, one.outcome) for one in verdict.settings] == [(2, "best"), (3, "worse"), (1, "worse")]
+
+    def test_training_alone_gives_no_score_that_chooses(self, desk: Desk) -> None:
+        sweep = desk.begin(choose="rouge_l")
+        desk.finish(desk.crew.hold(kinds=["training"]), 1.0, metrics={"rouge_l": 1.0})
+        for _ in range(2):
+            desk.crew.fail(desk.crew.hold(kinds=["training"]), "data")
+        desk.crew.fail(desk.crew.hold(kinds=["evaluation"]), "data")
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner, "rouge_l" in ended.members[0].metrics) == ("ended", None, False)
 
 
 class TestStopping:
@@ -264,6 +287,27 @@ class TestRungs:
         assert (ended.winner, ended.members[1].outcome, ended.members[1].steps) == (3, "pruned", 3)
         assert ended.verdict is not None
         assert [one.outcome for one in ended.verdict.settings][-1] == "pruned"
+
+    def test_what_was_asked_for_is_read_while_nobody_waits(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        begin, read, events = Database.write, rungs.submission_of, []
+
+        @contextmanager
+        def write(self: Database, **given: Any) -> Iterator[Any]:
+            with begin(self, **given) as session:
+                events.append("begins")
+                yield session
+            events.append("ends")
+
+        def submission_of(sweep: Sweep) -> SweepSubmission:
+            events.append("reads")
+            return read(sweep)
+
+        desk.begin(stop_early="halving")
+        held = desk.hold()
+        monkeypatch.setattr(Database, "write", write)
+        monkeypatch.setattr(rungs, "submission_of", submission_of)
+        assert self.reach(desk, held, 1.0)
+        assert events[-3:] == ["reads", "begins", "ends"]
 
     def test_rung_that_a_member_lacks_is_refused(self, desk: Desk) -> None:
         desk.begin(stop_early="halving")

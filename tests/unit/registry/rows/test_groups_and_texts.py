@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from support.fixtures import Limits
+from support.scored_rows import write_file
 from support.trainings import save_jsonl
 
 from registry.errors import Invalid
+from registry.rows import service
 from registry.rows.comparing import row_values
 from registry.rows.comparing.row_values import read_values
 from registry.rows.groups import groups_of
 from registry.rows.orders import texts_of
+from registry.rows.service import RowReading
 from sdk.formats.rows import group_of
 from sdk.schemas.evaluation import RowScore
 
@@ -141,3 +144,16 @@ def test_more_than_can_be_compared_is_not_even_read(limits: Limits) -> None:
 
     with pytest.raises(Invalid, match="b has scores of more than 10 rows, too many for so many targets; compare fewer"):
         read_values([("a", rows(*range(10))), ("b", endless()), ("c", endless())], "loss")
+
+
+def test_who_compares_each_with_one_other_reads_more_rows(tmp_path: Path, limits: Limits) -> None:
+    limits(row_values, MOST_WORK=100)
+    limits(service, MOST_WORK=100)
+    targets = []
+    for number in range(5):
+        write_file(path := tmp_path / f"scores-{number}", rows(*range(20)))
+        targets.append((f"member {number}", str(number), str(path)))
+    reading = RowReading(apart=False)
+    assert reading.row_values(targets, "loss", tmp_path).sums.shape == (5, 20)
+    with pytest.raises(Invalid, match="more than 10 rows"):
+        reading.values(targets, "loss", tmp_path)

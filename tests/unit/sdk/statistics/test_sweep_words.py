@@ -51,7 +51,7 @@ def verdict(
             place + 1,
             setting,
             [place * seeds + one + 1 for one in range(seeds)],
-            pruned=place in pruned,
+            without="pruned" if place in pruned else None,
             size_bytes=1e6 * float(setting.get("rank") or 1),
             train_s=times[place],
         )
@@ -163,11 +163,10 @@ def test_few_rows_are_said_to_be_too_few() -> None:
     )
 
 
-def test_trainings_and_settings_that_do_not_count_are_said() -> None:
-    shift = [[0, nan, 0], [nan] * 3, [nan] * 3]
+def test_settings_that_do_not_count_are_said() -> None:
+    shift = [[], [nan] * 3, [nan] * 3]
     found = verdict([1.1, 1.0, 1.0, 1.0, 1.05], shift=shift, pruned=[2])
     assert found.notes[:-1] == [
-        "1 of 3 trainings of rank 1 ended without a finite score; its score is that of the others.",
         "Without a score, since no training of it ended with a finite score: rank 2.",
         "Without a score, since it was ended early: rank 4.",
     ]

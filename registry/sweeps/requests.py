@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from pydantic import ValidationError
@@ -134,8 +134,8 @@ def examined_first(asked: SweepSubmission) -> list[JobSubmission]:
     of all ranges, with each value that isn't a number.
     """
     request = asked.request
-    corners = product(*map(_ends, request.settings.values()))
-    settings = [dict(zip(request.settings, values, strict=True)) for values in corners][:_MOST_EXAMINED]
+    corners = islice(product(*map(_ends, request.settings.values())), _MOST_EXAMINED)
+    settings = [dict(zip(request.settings, values, strict=True)) for values in corners]
     return [_job(asked, request.training.model_copy(update={"spec": _spec(request, each)})) for each in settings]
 
 

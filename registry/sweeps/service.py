@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from typing import Unpack
 
 from sqlalchemy import select
@@ -14,6 +15,7 @@ from registry.access.keys import used_for_another
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.types import db_epoch_s, db_now
+from registry.errors import Conflict
 from registry.jobs.service import Jobs
 from registry.principal import Principal
 from registry.sweeps.driving import Driver
@@ -144,7 +146,9 @@ class Sweeps:
                 before = sweep.state
                 end_within(session, sweep, SweepState.CANCELLED, f"cancelled by {who.name}")
                 for job_id in unfinished_jobs(session, sweep_id):
-                    self._jobs.cancel_within(session, job_id, who)
+                    # One that ends at this moment stays as it is.
+                    with suppress(Conflict):
+                        self._jobs.cancel_within(session, job_id, who)
                 give_up(session, sweep)
                 record(session, who, "sweep.cancel", sweep.namespace, sweep.id, before={"state": before})
         return self.get(sweep_id, who=who)

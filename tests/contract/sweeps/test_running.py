@@ -214,6 +214,17 @@ class TestStopping:
         desk.world.services.checkpoints.expire()
         assert desk.crew.checkpoints(cancelled.members[0].job) == []
 
+    def test_members_that_end_while_a_sweep_is_cancelled_stay_as_they_are(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin()
+        desk.train_all(1.0)
+        # As they were found a moment ago.
+        jobs = [member.job for member in sweep.members]
+        monkeypatch.setattr("registry.sweeps.service.unfinished_jobs", lambda session, sweep_id: jobs)
+        assert sweeps.cancel(desk.writer.transport, sweep.id).state == "cancelled"
+        assert [member.state for member in desk.view(sweep).members] == ["succeeded", "cancelled", "cancelled"]
+
     def test_used_up_budget_begins_no_further_member(self, desk: Desk) -> None:
         sweep = desk.begin(parallel=1, max_gpu_hours=1e-9)
         desk.train_all(1.0)

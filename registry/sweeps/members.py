@@ -50,7 +50,7 @@ def standing_of(session: Session, sweep_id: str) -> SweepStanding:
     """Count the members of a sweep."""
     waits = and_(Member.job.is_(None), Member.reason.is_(None), Member.same_as.is_(None))
     unread = and_(_SCORING.c.state.in_(FINAL), Member.scored.is_(False))
-    unscored = and_(Member.outcome.is_not(None), Member.scoring.is_(None))
+    unscored = and_(Member.outcome.is_not(None), Member.scoring.is_(None), Member.scored.is_(False))
     counted = (
         select(
             func.coalesce(func.max(Member.trial), 0),

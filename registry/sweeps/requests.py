@@ -106,13 +106,13 @@ def scoring_submission(asked: SweepSubmission, sweep_id: str, number: int) -> Jo
     """Return the job that scores what a member has made on the held-out rows."""
     request = asked.request
     target = EvaluationTarget(ref=f"sweep:{sweep_id}/{number}")
-    assert request.training.eval_data is not None
-    return _job(
-        asked,
-        EvaluationRequest(
-            targets=[target], only=True, data=request.training.eval_data, spec=_evaluation(request.choose)
-        ),
-    )
+    return _job(asked, scoring_of(request, target, request.training.eval_data))
+
+
+def scoring_of(request: SweepRequest, target: EvaluationTarget, data: str | None) -> EvaluationRequest:
+    """Return the evaluation that has the score by which members are chosen."""
+    assert data is not None
+    return EvaluationRequest(targets=[target], only=True, data=data, spec=_evaluation(request.choose))
 
 
 def _evaluation(choose: str) -> EvaluationSpec:

@@ -39,6 +39,7 @@ class TestRefusals:
             ({"training": {"from_checkpoint": CheckpointRef(job="a")}}, "leave from_checkpoint out"),
             ({"choose": "speed"}, "is no score by which members can be chosen"),
             ({"choose": "regex"}, "is no score by which members can be chosen"),
+            ({"choose": "accuracy"}, "only classifications have an accuracy"),
             ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
             (
                 {

@@ -14,9 +14,15 @@ from support.scored_rows import report_of, write_file
 from support.usage import differing, mismeasured
 
 from registry.db.types import utc_now
+from registry.errors import DoesNotFit, Verification
+from registry.jobs.service import PreparedJob
+from registry.principal import Principal
+from registry.sweeps.choosing import Contest
+from registry.sweeps.ending import SweepEnding
 from registry.sweeps.models import Sweep
 from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
+from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.sweep_axes import Range, Values
 from sdk.schemas.sweeps import RungReached
 
@@ -93,6 +99,41 @@ class TestGrid:
         assert numbers == [3, 1, 2]
         assert desk.writer.get(f"{desk.crew.space}/a").info.metrics["eval_loss"] == 0.8
 
+    def test_member_that_can_not_be_published_keeps_no_other_from_it(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin(publish="all", settings={"lr": Values(values=[1e-4, 2e-4, 4e-4, 8e-4])})
+        losses = np.full(ROWS, np.nan)
+        desk.finish(desk.hold(), 0.1, row_losses=packed(losses))
+        publish = SweepEnding._publish
+
+        def refusing(self: SweepEnding, sweep: Sweep, number: int, *, who: Principal) -> None:
+            if number == 2:
+                raise Verification("a file is not what it should be")
+            publish(self, sweep, number, who=who)
+
+        monkeypatch.setattr(SweepEnding, "_publish", refusing)
+        desk.train_all(1.0, 0.9, 1.1)
+        ended = desk.view(sweep)
+        name = f"{desk.crew.space}/a"
+        assert [member.ref for member in ended.members] == [None, None, f"{name}@v2", f"{name}@v1"]
+        assert ended.members[1].reason == "could not be made a version: a file is not what it should be"
+        assert (ended.state, ended.message) == ("ended", "members 2 could not be made versions")
+
+    def test_scores_that_can_not_be_compared_end_it_with_a_message(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin()
+
+        def judged(self: Contest, rows: object) -> None:
+            raise ValueError
+
+        monkeypatch.setattr(Contest, "judged", judged)
+        desk.train_all(1.0, 0.9, 1.1)
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner) == ("ended", None)
+        assert "could not be compared" in str(ended.message)
+
     def test_no_more_wait_or_run_than_may(self, desk: Desk) -> None:
         sweep = desk.begin(parallel=1, seeds=2, settings={"lr": Values(values=[1e-4, 2e-4])})
         for number in range(4):
@@ -132,6 +173,7 @@ class TestGrid:
         sweep = desk.begin()
         for _ in range(3):
             desk.crew.fail(desk.hold(), "data")
+        desk.go_on()
         ended = desk.view(sweep)
         assert (ended.state, ended.winner, ended.verdict) == ("ended", None, None)
         assert "no member has a score" in str(ended.message)
@@ -172,6 +214,7 @@ class TestEvaluated:
         calls.complete(
             desk.crew.worker, held, evaluations=[calls.scored(target, report=report_of(rows, file), upload=upload)]
         )
+        desk.go_on()
 
     def test_best_is_chosen_by_an_evaluation_of_each_member(self, desk: Desk) -> None:
         sweep = desk.begin(choose="rouge_l", parallel=1)
@@ -186,6 +229,31 @@ class TestEvaluated:
         assert verdict is not None
         assert (verdict.metric, verdict.lower_is_better, verdict.rows) == ("rouge_l", False, ROWS)
         assert [(one.trial, one.outcome) for one in verdict.settings] == [(2, "best"), (3, "worse"), (1, "worse")]
+
+    def test_members_of_which_none_can_be_scored_are_kept_and_say_why(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin(choose="rouge_l", settings={"lr": Values(values=[1e-4, 2e-4])})
+        prepare = desk.world.services.jobs.prepare
+
+        def too_large(submission: JobSubmission, *, who: Principal) -> PreparedJob:
+            if submission.request.kind == "evaluation":
+                raise DoesNotFit("every worker is too small; use a larger one")
+            return prepare(submission, who=who)
+
+        desk.finish(desk.crew.hold(kinds=["training"]), 1.0)
+        desk.crew.fail(desk.crew.hold(kinds=["evaluation"]), "data", "no answers")
+        monkeypatch.setattr(desk.world.services.jobs, "prepare", too_large)
+        desk.finish(desk.crew.hold(kinds=["training"]), 1.1)
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner) == ("ended", None)
+        assert "none was scored by rouge_l" in str(ended.message)
+        assert [member.reason for member in ended.members] == [
+            "its scoring failed: no answers",
+            "could not be scored: every worker is too small; use a larger one",
+        ]
+        desk.world.services.checkpoints.expire()
+        assert all(len(desk.crew.checkpoints(member.job)) == 1 for member in ended.members)
 
 
 class TestStopping:

@@ -11,7 +11,7 @@ from registry.db.stored_json import readable, view_of
 from registry.jobs.models import Job
 from registry.sweeps.members import trained_s
 from registry.sweeps.models import Member, Sweep
-from registry.sweeps.requests import submission_of
+from registry.sweeps.requests import ShownSweep, submission_of
 from sdk.schemas.jobs import JobState
 from sdk.schemas.sweeps import SweepMember, SweepState, SweepVerdict, SweepView
 from sdk.schemas.wire import member_of
@@ -32,7 +32,7 @@ def present_sweeps(session: Session, sweeps: Sequence[Sweep]) -> list[SweepView]
     seconds = trained_s(session, ids)
     return [
         view_of(
-            SweepView,
+            ShownSweep,
             sweep,
             state=member_of(SweepState, sweep.state),
             request=submission_of(sweep).request,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from itertools import islice, product
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator, model_validator
 
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, Unavailable
@@ -17,7 +17,7 @@ from sdk.schemas.held_out import no_held_out
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
 from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.sweep_axes import Axis, Range, Setting
-from sdk.schemas.sweeps import HELD_OUT_LOSS, StopEarly, SweepRequest, SweepSubmission
+from sdk.schemas.sweeps import HELD_OUT_LOSS, StopEarly, SweepRequest, SweepSubmission, SweepView
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import with_setting
 
@@ -29,9 +29,34 @@ _MOST_GENERATED = 1_000
 _MOST_EXAMINED = 64
 
 
+class StoredSweep(SweepRequest):
+    """A sweep that was accepted: its settings were looked at then, which takes long for a thousand, and are as they were."""
+
+    @field_validator("settings")
+    @classmethod
+    def _values_are_the_options_own(cls, settings: dict[str, Axis]) -> dict[str, Axis]:
+        return settings
+
+    @model_validator(mode="after")
+    def _settings_can_be_compared(self) -> Self:
+        return self
+
+
+class StoredSubmission(SweepSubmission):
+    """A submission as it is stored."""
+
+    request: StoredSweep
+
+
+class ShownSweep(SweepView):
+    """A view of what is stored."""
+
+    request: StoredSweep
+
+
 def submission_of(sweep: Sweep) -> SweepSubmission:
     """Return what a sweep was asked for. Raises Unreadable."""
-    return read_stored(SweepSubmission, sweep.submission, of=f"sweep {sweep.id}")
+    return read_stored(StoredSubmission, sweep.submission, of=f"sweep {sweep.id}")
 
 
 def needs_scoring(request: SweepRequest) -> bool:

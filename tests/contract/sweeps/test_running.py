@@ -15,11 +15,13 @@ from support.usage import differing, mismeasured
 
 from registry.db.types import utc_now
 from registry.errors import DoesNotFit, Verification
+from registry.jobs.models import Attempt
 from registry.jobs.service import PreparedJob
 from registry.principal import Principal
 from registry.sweeps.choosing import Contest
 from registry.sweeps.ending import SweepEnding
 from registry.sweeps.models import Sweep
+from registry.sweeps.present import present_sweeps
 from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
 from sdk.schemas.jobs import JobSubmission
@@ -54,6 +56,24 @@ class TestGrid:
         assert verdict.recommendation
         assert (verdict.metric, verdict.rows, verdict.told_apart) == ("eval_loss", ROWS, False)
         assert verdict.settings[0].score == pytest.approx(0.9)
+
+    def test_attempts_are_summed_up_and_settings_that_are_stored_are_not_looked_at_again(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        began, services = utc_now(), desk.world.services
+        sweep = desk.begin()
+        desk.train_all(1.0, 0.9)
+        with services.db.write() as session:
+            for member, took_s in zip(sweep.members, (1.5, 2.25), strict=False):
+                ended = began + timedelta(seconds=took_s)
+                session.execute(
+                    update(Attempt).where(Attempt.job_id == member.job).values(started_at=began, finished_at=ended)
+                )
+        monkeypatch.setattr("sdk.schemas.sweeps.require_distinct", lambda spec, settings: pytest.fail("looked at"))
+        with services.db.read() as session:
+            (view,) = present_sweeps(session, [session.get_one(Sweep, sweep.id)])
+        assert view.request.settings == sweep.request.settings
+        assert view.train_s == pytest.approx(3.75, abs=0.01)
 
     def test_what_it_takes_is_counted_and_given_back(self, desk: Desk) -> None:
         before = desk.writer.quotas.get(desk.crew.space).checkpoints_bytes

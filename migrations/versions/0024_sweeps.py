@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -9,6 +11,21 @@ revision = "0024"
 down_revision = "0023"
 branch_labels = None
 depends_on = None
+
+_JOBS = sa.table(
+    "jobs",
+    sa.column("id", sa.String),
+    sa.column("sweep", sa.String),
+    sa.column("state", sa.String),
+    sa.column("reason", sa.String),
+    sa.column("finished_at", sa.DateTime(timezone=True)),
+)
+_CHECKPOINTS = sa.table(
+    "job_checkpoints",
+    sa.column("job_id", sa.String),
+    sa.column("kept", sa.Boolean),
+    sa.column("expires_at", sa.DateTime(timezone=True)),
+)
 
 
 def upgrade() -> None:
@@ -89,7 +106,18 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them; the trainings of sweeps stay, and belong to none."""
+    """Remove them; the trainings of sweeps that have ended stay, and belong to none.
+
+    Jobs of sweeps that wait or run are cancelled: an older release would train members as if they were alone, and can't read which
+    members an evaluation scores. What members have kept goes as the checkpoints of other jobs do, except where an evaluation names
+    it: that stays until its job is deleted.
+    """
+    unfinished = sa.and_(_JOBS.c.sweep.is_not(None), _JOBS.c.state.in_(("queued", "running")))
+    now = datetime.now(UTC)
+    op.execute(sa.update(_JOBS).where(unfinished).values(state="cancelled", reason="cancelled", finished_at=now))
+    of_sweeps = sa.select(_JOBS.c.id).where(_JOBS.c.sweep.is_not(None))
+    lasting = sa.and_(_CHECKPOINTS.c.job_id.in_(of_sweeps), _CHECKPOINTS.c.expires_at.is_(None), ~_CHECKPOINTS.c.kept)
+    op.execute(sa.update(_CHECKPOINTS).where(lasting).values(expires_at=now))
     for table in ("sweep_rungs", "sweep_members", "sweeps"):
         op.drop_table(table)
     op.drop_index("uq_jobs_sweep_sweep_number", table_name="jobs")

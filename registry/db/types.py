@@ -69,6 +69,25 @@ def _epoch_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
+class seconds_between(FunctionElement[float]):  # noqa: N801 - as above
+    """How many seconds lie between two moments that are stored; below 0 if the second is the earlier one."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(seconds_between, "sqlite")
+def _between_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    since, until = (compiler.process(one, **kw) for one in element.clauses)
+    return f"((julianday({until}) - julianday({since})) * 86400.0)"
+
+
+@compiles(seconds_between, "postgresql")
+def _between_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    since, until = (compiler.process(one, **kw) for one in element.clauses)
+    return f"extract(epoch from ({until} - {since}))::double precision"
+
+
 def db_now(session: Session) -> datetime:
     """Return the present moment by the database's clock, for what several servers compare: their own clocks may be
     minutes apart.

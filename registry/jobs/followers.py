@@ -18,10 +18,10 @@ class Follower(Protocol):
     """Who goes on."""
 
     def ended(self, sweep: str) -> None:
-        """Go on with a sweep, one of whose jobs has ended."""
+        """Go on with a sweep, one of whose jobs has ended: no further than somebody can wait who handed it in."""
 
     def go_on(self) -> int:
-        """Go on with every sweep; return how many steps were taken."""
+        """Go on with every sweep, to its end; return how many steps were taken."""
 
     def is_left(self) -> bool:
         """Whether a sweep has something to do, and no job that would bring somebody to it."""

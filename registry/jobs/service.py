@@ -145,6 +145,18 @@ class Jobs:
             require_libraries(trackers_of(pinned.request))
         return PreparedJob(submission, rules, pinned, acceptable(self._db, rules, submission, pinned))
 
+    def examine(self, submission: JobSubmission, pinned: Pinned[Any], who: Principal) -> None:
+        """Examine a job whose names are exact, and which nobody adds now. Raises what `prepare` does, and Conflict if no worker
+        has a scorer.
+        """
+        rules = rules_of(submission.request.kind)
+        if self._embedded:
+            require_installed(pinned.scorers)
+        else:
+            with self._db.read() as session:
+                require_scorers(session, written(pinned.scorers), who, namespace=pinned.namespace, queue=rules.queue)
+        acceptable(self._db, rules, submission, pinned)
+
     def _insert(self, prepared: PreparedJob, asked: str, who: Principal, key: str | None) -> tuple[JobView, bool]:
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:

@@ -3,12 +3,14 @@
 Each step looks at what is stored, works out what comes next while nobody waits, and then does one transaction that locks the
 sweep and checks that this is still so. So any number of processes may drive a sweep at once, and one that is killed between two
 steps leaves what the next one continues from. A sweep is driven when one of its jobs has ended, by the reconciler, and in an
-embedded registry by a runner that has nothing else to do.
+embedded registry by a runner that has nothing else to do. Only the latter two choose and publish, which takes longer than
+somebody who hands in a job should wait: one process of a server leads, and each process chooses for one sweep at a time.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 
 from sqlalchemy import exists, select
@@ -18,14 +20,10 @@ from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.db.types import db_epoch_s
 from registry.errors import (
-    Conflict,
-    Forbidden,
     Invalid,
     InvalidBase,
-    NotFound,
     QuotaExceeded,
     RegistryError,
-    Unauthenticated,
     Unavailable,
 )
 from registry.jobs.base_contents import ChangedError
@@ -61,20 +59,21 @@ class Driver:
         self._jobs = jobs
         self._ending = ending
         self._acting = acting
+        self._choosing = threading.Lock()
 
     def ended(self, sweep: str) -> None:
-        """Go on with a sweep, one of whose jobs has ended."""
+        """Go on with a sweep, one of whose jobs has ended, until all members have."""
         self.advance(sweep)
 
     def go_on(self) -> int:
-        """Go on with every sweep; return how many steps were taken."""
+        """Go on with every sweep, to its end; return how many steps were taken."""
         moving = select(Sweep.id).where(Sweep.state.in_(MOVING)).order_by(Sweep.created_at).limit(_SWEEPS)
         with self._db.read() as session:
             found = session.scalars(moving).all()
         taken = 0
         for sweep_id in found:
             try:
-                taken += self.advance(sweep_id)
+                taken += self.advance(sweep_id, ends=True)
             except Unavailable:
                 raise
             except Exception:  # noqa: BLE001 - one sweep must not keep the others from going on
@@ -88,14 +87,14 @@ class Driver:
             left = select(Sweep.id).where(Sweep.state.in_(MOVING), ~driven).limit(1)
             return session.scalars(left).first() is not None
 
-    def advance(self, sweep_id: str) -> int:
-        """Take the steps of a sweep that can be taken now; return how many."""
+    def advance(self, sweep_id: str, *, ends: bool = False) -> int:
+        """Take the steps of a sweep that can be taken now; return how many. Only with `ends` is the best chosen and published."""
         for taken in range(_AT_ONCE):
-            if not self._step(sweep_id):
+            if not self._step(sweep_id, ends):
                 return taken
         return _AT_ONCE
 
-    def _step(self, sweep_id: str) -> bool:
+    def _step(self, sweep_id: str, ends: bool) -> bool:
         """Take the next step of a sweep; say whether another one may follow at once."""
         with self._db.read() as session:
             sweep = session.get(Sweep, sweep_id)
@@ -105,7 +104,7 @@ class Driver:
             why_over = _why_over(session, sweep, asked)
         try:
             if sweep.state == SweepState.CHOOSING:
-                return self._ending.step(sweep, asked.request, acting=self._acting)
+                return ends and self._end(sweep, asked)
             return self._begin(sweep, asked, standing, why_over)
         except ChangedError:
             # What a member names was changed at this very moment.
@@ -113,9 +112,19 @@ class Driver:
         except (QuotaExceeded, Unavailable, InvalidBase) as error:
             self._say(sweep, f"{WAITS}{error.message}")
             return False
-        except (Forbidden, NotFound, Unauthenticated, Conflict) as error:
+        except RegistryError as error:
+            # Nothing that comes again of its own accord.
             self._pause(sweep, error)
             return False
+
+    def _end(self, sweep: Sweep, asked: SweepSubmission) -> bool:
+        """Take a step of the end, unless another thread takes one of any sweep."""
+        if not self._choosing.acquire(blocking=False):
+            return False
+        try:
+            return self._ending.step(sweep, asked.request, acting=self._acting)
+        finally:
+            self._choosing.release()
 
     # Members.
 
@@ -180,19 +189,19 @@ class Driver:
         try:
             submission = member_submission(asked, sweep.id, member)
             prepared = self._jobs.prepare(submission, who=who)
+            with self._db.write() as session:
+                locked = lock_in(session, sweep.id, SweepState.RUNNING)
+                standing = standing_of(session, sweep.id)
+                if locked is None or standing.waiting != number or standing.training >= asked.request.parallel:
+                    return True
+                about = {"request_digest": digest_of(submission.model_dump(mode="json")), "sweep": sweep.id}
+                job = self._jobs.add(session, prepared, who, sweep_number=number, **about)
+                session.get_one(Member, (sweep.id, number)).job = job.id
+                locked.message = None
         except InvalidBase:
             raise
         except Invalid as error:
             return self._refuse(sweep, number, error)
-        with self._db.write() as session:
-            locked = lock_in(session, sweep.id, SweepState.RUNNING)
-            standing = standing_of(session, sweep.id)
-            if locked is None or standing.waiting != number or standing.training >= asked.request.parallel:
-                return True
-            about = {"request_digest": digest_of(submission.model_dump(mode="json")), "sweep": sweep.id}
-            job = self._jobs.add(session, prepared, who, sweep_number=number, **about)
-            session.get_one(Member, (sweep.id, number)).job = job.id
-            locked.message = None
         self._jobs.announce([job])
         return True
 
@@ -200,17 +209,31 @@ class Driver:
         """Submit the job that scores what a member has made."""
         who = self._acting(sweep.actor)
         submission = scoring_submission(asked, sweep.id, number)
-        prepared = self._jobs.prepare(submission, who=who)
-        with self._db.write() as session:
-            if lock_in(session, sweep.id, SweepState.RUNNING) is None:
-                return True
-            member = session.get_one(Member, (sweep.id, number), populate_existing=True)
-            if member.scoring is not None:
-                return True
-            about = {"request_digest": digest_of(submission.model_dump(mode="json")), "sweep": sweep.id}
-            job = self._jobs.add(session, prepared, who, **about)
-            member.scoring = job.id
+        try:
+            prepared = self._jobs.prepare(submission, who=who)
+            with self._db.write() as session:
+                if lock_in(session, sweep.id, SweepState.RUNNING) is None:
+                    return True
+                member = session.get_one(Member, (sweep.id, number), populate_existing=True)
+                if member.scoring is not None:
+                    return True
+                about = {"request_digest": digest_of(submission.model_dump(mode="json")), "sweep": sweep.id}
+                job = self._jobs.add(session, prepared, who, **about)
+                member.scoring = job.id
+        except InvalidBase:
+            raise
+        except Invalid as error:
+            return self._refuse_scoring(sweep, number, error)
         self._jobs.announce([job])
+        return True
+
+    def _refuse_scoring(self, sweep: Sweep, number: int, error: Invalid) -> bool:
+        """Note why a member can't be scored; the others go on."""
+        with self._db.write() as session:
+            if lock_in(session, sweep.id, SweepState.RUNNING) is not None:
+                member = session.get_one(Member, (sweep.id, number), populate_existing=True)
+                if member.scoring is None:
+                    member.scored, member.reason = True, f"could not be scored: {error.message}"
         return True
 
     def _read_scores(self, sweep: Sweep, number: int) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Callable, Collection, Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, false, or_, select, update
 from sqlalchemy.orm import Session, undefer
 
 from registry.catalog.publishing.publisher import Publisher
@@ -27,6 +28,8 @@ from sdk.schemas.catalog import JobRef
 from sdk.schemas.job_requests import CheckpointRef
 from sdk.schemas.sweeps import SweepRequest, SweepState
 from sdk.schemas.version_records import TrainingRecord
+
+_log = logging.getLogger(__name__)
 
 #: So begins what a sweep says while it can't go on, and tries again.
 WAITS = "waits: "
@@ -51,22 +54,36 @@ class SweepEnding:
         if sweep.winner is None:
             return self._choose(sweep, request)
         with self._db.read() as session:
-            number = _to_publish(session, sweep, request)
+            number, refused = _to_publish(session, sweep, request), _refused(session, sweep, request)
         if number is None:
-            return self._end(sweep, sweep.message, gives_up=request.publish != "none")
+            # What could not be made a version stays as a member.
+            said = f"members {', '.join(map(str, refused))} could not be made versions" if refused else sweep.message
+            return self._end(sweep, said, gives_up=request.publish != "none" and not refused)
         try:
             self._publish(sweep, number, who=acting(sweep.actor))
         except (Verification, Invalid, NotFound) as error:
-            return self._end(sweep, f"member {number} could not be made a version: {error.message}", gives_up=False)
+            why = f"could not be made a version: {error.message}"
+            if number == sweep.winner:
+                return self._end(sweep, f"member {number} {why}", gives_up=False)
+            with self._db.write() as session:
+                if lock_in(session, sweep.id, SweepState.CHOOSING) is not None:
+                    session.get_one(Member, (sweep.id, number), populate_existing=True).reason = why
         return True
 
     def _choose(self, sweep: Sweep, request: SweepRequest) -> bool:
         with self._db.read() as session:
             contest = Contest.of(session, sweep, request)
         if not contest.scores:
-            return self._end(sweep, sweep.message or "no member has a score, so none is the best", gives_up=True)
-        rows = self._scored_rows.of(contest) if needs_scoring(request) else contest.losses()
-        chosen = contest.ordered(rows) if isinstance(rows, str) else contest.judged(rows)
+            # What was trained can still be evaluated.
+            trained = any(member.outcome is not None for member in contest.members)
+            return self._end(sweep, sweep.message or _why_none(contest, request), gives_up=not trained)
+        try:
+            rows = self._scored_rows.of(contest) if needs_scoring(request) else contest.losses()
+            chosen = contest.ordered(rows) if isinstance(rows, str) else contest.judged(rows)
+        except (ArithmeticError, LookupError, ValueError):
+            _log.exception("the members of sweep %s can't be compared", sweep.id)
+            why = "the scores of its members could not be compared; evaluate them with: adapterctl eval"
+            return self._end(sweep, f"{why} sweep:{sweep.id}/NUMBER", gives_up=False)
         said = chosen.verdict.model_dump(mode="json")
         with self._db.write() as session:
             locked = lock_in(session, sweep.id, SweepState.CHOOSING)
@@ -110,9 +127,28 @@ def _to_publish(session: Session, sweep: Sweep, request: SweepRequest) -> int | 
     if request.publish == "none":
         return None
     wanted = select(Member.number).where(Member.sweep == sweep.id, Member.ref.is_(None), Member.outcome == "finished")
-    if request.publish == "best":
-        wanted = wanted.where(Member.number == sweep.winner)
+    good = and_(Member.loss.is_not(None), Member.reason.is_(None)) if request.publish == "all" else false()
+    wanted = wanted.where(or_(Member.number == sweep.winner, good))
     return session.scalars(wanted.order_by(Member.number == sweep.winner, Member.number).limit(1)).first()
+
+
+def _refused(session: Session, sweep: Sweep, request: SweepRequest) -> Sequence[int]:
+    """Return the members that should have become versions, and could not."""
+    if request.publish != "all":
+        return []
+    left = (Member.ref.is_(None), Member.outcome == "finished", Member.reason.is_not(None))
+    return session.scalars(select(Member.number).where(Member.sweep == sweep.id, *left).order_by(Member.number)).all()
+
+
+def _why_none(contest: Contest, request: SweepRequest) -> str:
+    """Say why no member is the best."""
+    finished = [member.number for member in contest.members if member.outcome == "finished"]
+    if not finished or not needs_scoring(request):
+        return "no member has a score, so none is the best"
+    return (
+        f"{len(finished)} members were trained, but none was scored by {request.choose}, so none is the best; evaluate them with:"
+        f" adapterctl eval sweep:{contest.sweep.id}/{finished[0]}"
+    )
 
 
 def end_within(session: Session, sweep: Sweep, state: SweepState, message: str | None) -> None:

@@ -7,14 +7,13 @@ import binascii
 import math
 import struct
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Literal, NamedTuple
 
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.db.stored_json import table
-from registry.db.types import utc_now
+from registry.db.types import seconds_between, utc_now
 from registry.errors import Conflict, Verification
 from registry.evaluations.models import Evaluation
 from registry.jobs.lifecycle import FINAL, UNFINISHED
@@ -51,7 +50,7 @@ def standing_of(session: Session, sweep_id: str) -> SweepStanding:
     """Count the members of a sweep."""
     waits = and_(Member.job.is_(None), Member.reason.is_(None), Member.same_as.is_(None))
     unread = and_(_SCORING.c.state.in_(FINAL), Member.scored.is_(False))
-    unscored = and_(Member.outcome.is_not(None), Member.scoring.is_(None))
+    unscored = and_(Member.outcome.is_not(None), Member.scoring.is_(None), Member.scored.is_(False))
     counted = (
         select(
             func.coalesce(func.max(Member.trial), 0),
@@ -70,20 +69,14 @@ def standing_of(session: Session, sweep_id: str) -> SweepStanding:
 
 def trained_s(session: Session, sweep_ids: Sequence[str]) -> dict[str, float]:
     """Return how long the members of sweeps have trained in all, in seconds, by the sweep's id."""
-    rows = (
-        select(Member.sweep, Attempt.started_at, Attempt.finished_at)
+    took_s = seconds_between(Attempt.started_at, func.coalesce(Attempt.finished_at, utc_now()))
+    sums = (
+        select(Member.sweep, func.sum(case((took_s > 0, took_s), else_=0.0)))
         .join(Attempt, Attempt.job_id == Member.job)
         .where(Member.sweep.in_(sweep_ids))
+        .group_by(Member.sweep)
     )
-    found = dict.fromkeys(sweep_ids, 0.0)
-    now = utc_now()
-    for sweep_id, started_at, finished_at in session.execute(rows):
-        found[sweep_id] += _seconds(started_at, finished_at or now)
-    return found
-
-
-def _seconds(since: datetime, until: datetime) -> float:
-    return max(0.0, (until - since).total_seconds())
+    return dict.fromkeys(sweep_ids, 0.0) | dict(session.execute(sums).all())
 
 
 def unfinished_jobs(session: Session, sweep_id: str) -> list[str]:

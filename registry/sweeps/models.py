@@ -83,7 +83,7 @@ class Member(Model):
     scored: Mapped[bool] = mapped_column(default=False)
     #: "finished" or "pruned"; None: not yet, or it failed.
     outcome: Mapped[str | None] = mapped_column(String(20))
-    #: Why it has no job.
+    #: Why it has no job, or was not scored, or not made a version.
     reason: Mapped[str | None] = mapped_column(Text)
     #: The step of its checkpoint, and how many it took.
     step: Mapped[int | None]

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from registry.db.stored_json import readable, view_of
 from registry.jobs.models import Job
 from registry.sweeps.members import trained_s
 from registry.sweeps.models import Member, Sweep
-from registry.sweeps.requests import submission_of
+from registry.sweeps.requests import ShownSweep, submission_of
+from sdk.schemas.jobs import JobState
 from sdk.schemas.sweeps import SweepMember, SweepState, SweepVerdict, SweepView
 from sdk.schemas.wire import member_of
+
+#: How a job ends that scores nothing.
+_WITHOUT_SCORES = (JobState.FAILED, JobState.CANCELLED)
 
 
 def present_sweeps(session: Session, sweeps: Sequence[Sweep]) -> list[SweepView]:
@@ -30,7 +34,7 @@ def present_sweeps(session: Session, sweeps: Sequence[Sweep]) -> list[SweepView]
     seconds = trained_s(session, ids)
     return [
         view_of(
-            SweepView,
+            ShownSweep,
             sweep,
             state=member_of(SweepState, sweep.state),
             request=submission_of(sweep).request,
@@ -52,11 +56,16 @@ def present_sweep(session: Session, sweep: Sweep) -> SweepView:
 
 def present_members(session: Session, sweep_id: str) -> list[SweepMember]:
     """Return the members of a sweep that have a job, or will have none, in their order."""
-    query = select(Member, Job.state, Job.message, Job.reason).outerjoin(Job, Job.id == Member.job)
+    scoring = aliased(Job)
+    query = select(Member, Job.state, Job.message, Job.reason, scoring.state, scoring.message)
+    query = query.outerjoin(Job, Job.id == Member.job).outerjoin(scoring, scoring.id == Member.scoring)
     found = []
-    for member, state, message, reason in session.execute(
+    for member, state, message, reason, scored, said in session.execute(
         query.where(Member.sweep == sweep_id).order_by(Member.number)
     ):
+        if scored in _WITHOUT_SCORES:
+            message = f"its scoring {scored}" if scored == JobState.FAILED else "its scoring was cancelled"
+            message = f"{message}: {said}" if said else message
         if member.job is None and member.reason is None:
             # It waits, or an earlier one stands for it.
             continue

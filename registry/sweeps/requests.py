@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from itertools import product
-from typing import Any
+from itertools import islice, product
+from typing import Any, Self
+
+from pydantic import field_validator, model_validator
 
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, Unavailable
@@ -14,7 +16,7 @@ from sdk.schemas.held_out import no_held_out
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
 from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.sweep_axes import Axis, Range, Setting
-from sdk.schemas.sweeps import HELD_OUT_LOSS, RUNGS, SweepRequest, SweepSubmission, evaluation_by
+from sdk.schemas.sweeps import HELD_OUT_LOSS, RUNGS, SweepRequest, SweepSubmission, SweepView, evaluation_by
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import with_setting
 
@@ -22,9 +24,34 @@ from sdk.schemas.varied_options import with_setting
 _MOST_EXAMINED = 64
 
 
+class StoredSweep(SweepRequest):
+    """A sweep that was accepted: its settings were looked at then, which takes long for a thousand, and are as they were."""
+
+    @field_validator("settings")
+    @classmethod
+    def _values_are_the_options_own(cls, settings: dict[str, Axis]) -> dict[str, Axis]:
+        return settings
+
+    @model_validator(mode="after")
+    def _settings_can_be_compared(self) -> Self:
+        return self
+
+
+class StoredSubmission(SweepSubmission):
+    """A submission as it is stored."""
+
+    request: StoredSweep
+
+
+class ShownSweep(SweepView):
+    """A view of what is stored."""
+
+    request: StoredSweep
+
+
 def submission_of(sweep: Sweep) -> SweepSubmission:
     """Return what a sweep was asked for. Raises Unreadable."""
-    return read_stored(SweepSubmission, sweep.submission, of=f"sweep {sweep.id}")
+    return read_stored(StoredSubmission, sweep.submission, of=f"sweep {sweep.id}")
 
 
 def needs_scoring(request: SweepRequest) -> bool:
@@ -73,13 +100,13 @@ def scoring_submission(asked: SweepSubmission, sweep_id: str, number: int) -> Jo
     """Return the job that scores what a member has made on the held-out rows."""
     request = asked.request
     target = EvaluationTarget(ref=f"sweep:{sweep_id}/{number}")
-    assert request.training.eval_data is not None
-    return _job(
-        asked,
-        EvaluationRequest(
-            targets=[target], only=True, data=request.training.eval_data, spec=evaluation_by(request.choose)
-        ),
-    )
+    return _job(asked, scoring_of(request, target, request.training.eval_data))
+
+
+def scoring_of(request: SweepRequest, target: EvaluationTarget, data: str | None) -> EvaluationRequest:
+    """Return the evaluation that has the score by which members are chosen."""
+    assert data is not None
+    return EvaluationRequest(targets=[target], only=True, data=data, spec=evaluation_by(request.choose))
 
 
 def _job(asked: SweepSubmission, request: TrainingRequest | EvaluationRequest) -> JobSubmission:
@@ -91,8 +118,8 @@ def examined_first(asked: SweepSubmission) -> list[JobSubmission]:
     of all ranges, with each value that isn't a number.
     """
     request = asked.request
-    corners = product(*map(_ends, request.settings.values()))
-    settings = [dict(zip(request.settings, values, strict=True)) for values in corners][:_MOST_EXAMINED]
+    corners = islice(product(*map(_ends, request.settings.values())), _MOST_EXAMINED)
+    settings = [dict(zip(request.settings, values, strict=True)) for values in corners]
     return [_job(asked, request.training.model_copy(update={"spec": _spec(request, each)})) for each in settings]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from typing import Unpack
 
 from sqlalchemy import select
@@ -14,6 +15,7 @@ from registry.access.keys import used_for_another
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.types import db_epoch_s, db_now
+from registry.errors import Conflict
 from registry.jobs.service import Jobs
 from registry.principal import Principal
 from registry.sweeps.driving import Driver
@@ -22,7 +24,8 @@ from registry.sweeps.lifecycle import find_sweep, move
 from registry.sweeps.members import unfinished_jobs
 from registry.sweeps.models import Sweep
 from registry.sweeps.present import present_sweep, present_sweeps
-from registry.sweeps.requests import examined_first, require_sweepable
+from registry.sweeps.requests import examined_first, needs_scoring, require_sweepable
+from registry.sweeps.scoring import require_scorable
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.sweeps import SweepState, SweepSubmission, SweepView
 from sdk.schemas.wire import digest_of
@@ -49,6 +52,8 @@ class Sweeps:
         require_sweepable(submission.request)
         # All names are made exact once, so that every member is trained over the same base on the same rows.
         prepared = [self._jobs.prepare(one, who=who) for one in examined_first(submission)]
+        if needs_scoring(submission.request):
+            require_scorable(self._db, self._jobs, submission, prepared[0], who)
         exact = prepared[0].pinned.request.model_copy(update={"spec": submission.request.training.spec})
         request = submission.request.model_copy(update={"training": exact})
         stored = submission.model_copy(update={"request": request}).model_dump(mode="json")
@@ -82,7 +87,13 @@ class Sweeps:
                     return earlier
             raise
         self._driver.advance(sweep.id)
+        self._bring_somebody()
         return self.get(sweep.id, who=who)
+
+    def _bring_somebody(self) -> None:
+        """Ask for a runner where nobody else would end a sweep that has no job."""
+        if self._driver.is_left():
+            self._jobs.revive()
 
     def get(self, sweep_id: str, *, who: Principal) -> SweepView:
         """Return a sweep with its members and its verdict. Raises NotFound."""
@@ -131,6 +142,7 @@ class Sweeps:
                 sweep.message, sweep.actor = None, who.owner
                 record(session, who, "sweep.go", sweep.namespace, sweep.id)
         self._driver.advance(sweep_id)
+        self._bring_somebody()
         return self.get(sweep_id, who=who)
 
     def cancel(self, sweep_id: str, *, who: Principal) -> SweepView:
@@ -144,7 +156,9 @@ class Sweeps:
                 before = sweep.state
                 end_within(session, sweep, SweepState.CANCELLED, f"cancelled by {who.name}")
                 for job_id in unfinished_jobs(session, sweep_id):
-                    self._jobs.cancel_within(session, job_id, who)
+                    # One that ends at this moment stays as it is.
+                    with suppress(Conflict):
+                        self._jobs.cancel_within(session, job_id, who)
                 give_up(session, sweep)
                 record(session, who, "sweep.cancel", sweep.namespace, sweep.id, before={"state": before})
         return self.get(sweep_id, who=who)

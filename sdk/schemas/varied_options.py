@@ -32,6 +32,8 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?
 _MOST_DIGITS = 40
 #: How a text says that an option is as if it were left out, where that is None.
 _LEFT_OUT = "none"
+#: How many characters the texts of all settings of a grid may have: each is checked as a training of its own.
+_MOST_CHARACTERS = 1_000_000
 
 
 class _OneOption(TrainingSpec):
@@ -129,10 +131,16 @@ def with_setting(spec: TrainingSpec, setting: Setting) -> TrainingSpec:
 
 def require_distinct(spec: TrainingSpec, settings: Iterable[Setting]) -> None:
     """Raise ValueError if the options of a setting don't go together, or if two settings are the same training: with another `epochs`
-    where max_steps is given, or with the alpha that a rank has anyway.
+    where max_steps is given, or with the alpha that a rank has anyway; or if their texts are too long to look at all of them.
     """
     seen: dict[str, Setting] = {}
+    whole, characters = spec.model_dump(), 0
     for setting in settings:
+        characters += sum(len(value) for value in (whole | setting).values() if isinstance(value, str))
+        if characters > _MOST_CHARACTERS:
+            raise ValueError(
+                f"the texts of all settings have more than {_MOST_CHARACTERS:,} characters; give fewer settings or shorter targets"
+            )
         varied = with_setting(spec, setting)
         known = digest_of(varied.recorded() | {"max_length": varied.max_length})
         if known in seen:

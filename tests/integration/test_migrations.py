@@ -23,9 +23,11 @@ from support.schemas import (
 )
 
 from registry.access.tokens import Tokens
+from registry.artifacts.models import ManifestRow
 from registry.db.database import Database, head_revision, migrations_folder
 from registry.deadlines import Timeouts
 from registry.errors import Unavailable
+from registry.jobs.models import Checkpoint, Job
 from registry.ops.schema import METADATA, drift
 from registry.principal import SYSTEM, Role
 
@@ -144,6 +146,24 @@ def test_the_audit_trail_is_guarded_while_it_is_there(db: Database) -> None:
     assert triggers_of(db) == []
     db.upgrade()
     assert triggers_of(db) != []
+
+
+def test_an_older_release_finds_no_member_that_waits_and_lets_go_what_members_kept(db: Database) -> None:
+    db.upgrade()
+    with db.write() as session:
+        session.add(ManifestRow(digest="m" * 64, kind="adapter", body="{}", size_bytes=1))
+        about = {"kind": "training", "subject": "a", "request": {}, "request_digest": "d" * 64, "created_by": "a"}
+        session.add(Job(id="waits", state="queued", sweep="s", sweep_number=1, **about))
+        session.add(Job(id="ended", state="succeeded", sweep="s", sweep_number=2, **about))
+        session.add(Job(id="alone", state="queued", **about))
+        session.flush()
+        kept = {"step": 1, "total": 1, "attempt": 1, "manifest_digest": "m" * 64, "size_bytes": 1, "report": {}}
+        session.add_all(Checkpoint(job_id=name, **kept) for name in ("ended", "alone"))
+    downgrade(db, "0023")
+    with db.read() as session:
+        states = dict(session.execute(text("SELECT id, state FROM jobs")).all())
+        last = set(session.scalars(text("SELECT job_id FROM job_checkpoints WHERE expires_at IS NULL")))
+    assert (states, last) == ({"waits": "cancelled", "ended": "succeeded", "alone": "queued"}, {"alone"})
 
 
 @pytest.mark.parametrize("revision", ["0001", "9999"])

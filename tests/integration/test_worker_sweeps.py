@@ -95,6 +95,8 @@ class Sweeping(Workplace):
 
     def ended(self, sweep: SweepView, worker: Running) -> SweepView:
         def state() -> str:
+            # No reconciler runs here.
+            self.world.services.driver.go_on()
             return sweeps.get(self.client.transport, sweep.id).state
 
         wait_until(lambda: state() == "ended", lambda: f"{self.members(sweep)}\n{worker.text}")

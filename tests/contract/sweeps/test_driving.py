@@ -21,6 +21,7 @@ from registry.errors import StaleAttempt
 from registry.jobs.models import Job
 from registry.principal import LOCAL, Role
 from registry.queue import NoQueue
+from registry.sweeps.driving import Driver
 from registry.sweeps.models import Member
 from sdk.api import sweeps
 from sdk.client import Client
@@ -41,6 +42,17 @@ class Nobody:
     def is_left(self) -> bool:
         """Say that nothing is."""
         return False
+
+
+class OnlyTold(Nobody):
+    """A server whose reconciler comes later."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def ended(self, sweep: str) -> None:
+        """Go on."""
+        self.driver.ended(sweep)
 
 
 class Asked(NoQueue):
@@ -118,6 +130,20 @@ class TestRoomWithoutJobs:
         assert own.view(sweep).winner == 2
 
 
+class TestEnd:
+    def test_whoever_hands_in_the_last_member_does_not_wait_for_the_choice(self, desk: Desk) -> None:
+        services = desk.world.services
+        sweep = desk.begin()
+        desk.train_all(1.0, 0.9)
+        held = desk.hold()
+        services.followers.follow(OnlyTold(services.driver))
+        desk.finish(held, 1.1)
+        services.followers.follow(services.driver)
+        assert desk.view(sweep).state == "choosing"
+        services.reconciler.sweep()
+        assert (desk.view(sweep).state, desk.view(sweep).winner) == ("ended", 2)
+
+
 class TestKills:
     def test_process_may_be_killed_before_and_after_each_commit(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch
@@ -131,9 +157,9 @@ class TestKills:
         while desk.view(sweep).state != "ended":
             while True:
                 with killed(monkeypatch, after=False) as before:
-                    services.driver.advance(sweep.id)
+                    services.driver.advance(sweep.id, ends=True)
                 with killed(monkeypatch, after=True) as after:
-                    services.driver.advance(sweep.id)
+                    services.driver.advance(sweep.id, ends=True)
                 kills += before.count + after.count
                 if not after.count:
                     break

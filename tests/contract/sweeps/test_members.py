@@ -175,6 +175,7 @@ def test_a_member_that_has_kept_nothing_says_why(desk: Desk) -> None:
     desk.finish(held[0], 1.0)
     desk.finish(held[1], 0.5)
     desk.crew.fail(held[2], "data")
+    desk.go_on()
     desk.world.services.checkpoints.expire()
     with pytest.raises(NotFound, match=f"{refs[2]} has no adapter: job {jobs[2]} is failed; see why with"):
         desk.writer.get(refs[2])

@@ -37,6 +37,7 @@ class TestRefusals:
             ({"training": {"eval_data": None}}, "there are none; give eval_data"),
             ({"training": {"sweep": SweepPlace(sweep="a", number=1)}}, "only the registry places members"),
             ({"training": {"from_checkpoint": CheckpointRef(job="a")}}, "leave from_checkpoint out"),
+            ({"choose": "accuracy"}, "only classifications have an accuracy"),
         ],
     )
     def test_sweep_that_would_say_nothing_is_refused(self, desk: Desk, asked: dict[str, Any], said: str) -> None:

@@ -18,11 +18,19 @@ from support.usage import differing, mismeasured
 
 from registry.db.database import Database
 from registry.db.types import utc_now
+from registry.errors import DoesNotFit, Verification
+from registry.jobs.models import Attempt
+from registry.jobs.service import PreparedJob
+from registry.principal import Principal
 from registry.sweeps import rungs
+from registry.sweeps.choosing import Contest
+from registry.sweeps.ending import SweepEnding
 from registry.sweeps.models import Sweep
+from registry.sweeps.present import present_sweeps
 from sdk.api import sweeps, work
 from sdk.errors import Conflict, InvalidInput, VerificationFailed
 from sdk.schemas.job_requests import TrainingRequest
+from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.sweep_axes import Range, Values
 from sdk.schemas.sweeps import RungReached, SweepSubmission
 
@@ -59,6 +67,24 @@ class TestGrid:
         assert verdict.recommendation
         assert (verdict.metric, verdict.rows, verdict.told_apart) == ("eval_loss", ROWS, False)
         assert verdict.settings[0].score == pytest.approx(0.9)
+
+    def test_attempts_are_summed_up_and_settings_that_are_stored_are_not_looked_at_again(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        began, services = utc_now(), desk.world.services
+        sweep = desk.begin()
+        desk.train_all(1.0, 0.9)
+        with services.db.write() as session:
+            for member, took_s in zip(sweep.members, (1.5, 2.25), strict=False):
+                ended = began + timedelta(seconds=took_s)
+                session.execute(
+                    update(Attempt).where(Attempt.job_id == member.job).values(started_at=began, finished_at=ended)
+                )
+        monkeypatch.setattr("sdk.schemas.sweeps.require_distinct", lambda spec, settings: pytest.fail("looked at"))
+        with services.db.read() as session:
+            (view,) = present_sweeps(session, [session.get_one(Sweep, sweep.id)])
+        assert view.request.settings == sweep.request.settings
+        assert view.train_s == pytest.approx(3.75, abs=0.01)
 
     def test_what_it_takes_is_counted_and_given_back(self, desk: Desk) -> None:
         before = desk.writer.quotas.get(desk.crew.space).checkpoints_bytes
@@ -112,6 +138,41 @@ class TestGrid:
         assert request.sweep is not None
         assert request.sweep.threads == threads
 
+    def test_member_that_can_not_be_published_keeps_no_other_from_it(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin(publish="all", settings={"lr": Values(values=[1e-4, 2e-4, 4e-4, 8e-4])})
+        losses = np.full(ROWS, np.nan)
+        desk.finish(desk.hold(), 0.1, row_losses=packed(losses))
+        publish = SweepEnding._publish
+
+        def refusing(self: SweepEnding, sweep: Sweep, number: int, *, who: Principal) -> None:
+            if number == 2:
+                raise Verification("a file is not what it should be")
+            publish(self, sweep, number, who=who)
+
+        monkeypatch.setattr(SweepEnding, "_publish", refusing)
+        desk.train_all(1.0, 0.9, 1.1)
+        ended = desk.view(sweep)
+        name = f"{desk.crew.space}/a"
+        assert [member.ref for member in ended.members] == [None, None, f"{name}@v2", f"{name}@v1"]
+        assert ended.members[1].reason == "could not be made a version: a file is not what it should be"
+        assert (ended.state, ended.message) == ("ended", "members 2 could not be made versions")
+
+    def test_scores_that_can_not_be_compared_end_it_with_a_message(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin()
+
+        def judged(self: Contest, rows: object) -> None:
+            raise ValueError
+
+        monkeypatch.setattr(Contest, "judged", judged)
+        desk.train_all(1.0, 0.9, 1.1)
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner) == ("ended", None)
+        assert "could not be compared" in str(ended.message)
+
     def test_no_more_wait_or_run_than_may(self, desk: Desk) -> None:
         sweep = desk.begin(parallel=1, seeds=2, settings={"lr": Values(values=[1e-4, 2e-4])})
         for number in range(4):
@@ -151,6 +212,7 @@ class TestGrid:
         sweep = desk.begin()
         for _ in range(3):
             desk.crew.fail(desk.hold(), "data")
+        desk.go_on()
         ended = desk.view(sweep)
         assert (ended.state, ended.winner, ended.verdict) == ("ended", None, None)
         assert "no member has a score" in str(ended.message)
@@ -199,6 +261,7 @@ class TestEvaluated:
         calls.complete(
             desk.crew.worker, held, evaluations=[calls.scored(target, report=report_of(rows, file), upload=upload)]
         )
+        desk.go_on()
 
     def test_best_is_chosen_by_an_evaluation_of_each_member(self, desk: Desk) -> None:
         sweep = desk.begin(choose="rouge_l", parallel=1)
@@ -223,6 +286,31 @@ class TestEvaluated:
         desk.crew.fail(desk.crew.hold(kinds=["evaluation"]), "data")
         ended = desk.view(sweep)
         assert (ended.state, ended.winner, "rouge_l" in ended.members[0].metrics) == ("ended", None, False)
+
+    def test_members_of_which_none_can_be_scored_are_kept_and_say_why(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin(choose="rouge_l", settings={"lr": Values(values=[1e-4, 2e-4])})
+        prepare = desk.world.services.jobs.prepare
+
+        def too_large(submission: JobSubmission, *, who: Principal) -> PreparedJob:
+            if submission.request.kind == "evaluation":
+                raise DoesNotFit("every worker is too small; use a larger one")
+            return prepare(submission, who=who)
+
+        desk.finish(desk.crew.hold(kinds=["training"]), 1.0)
+        desk.crew.fail(desk.crew.hold(kinds=["evaluation"]), "data", "no answers")
+        monkeypatch.setattr(desk.world.services.jobs, "prepare", too_large)
+        desk.finish(desk.crew.hold(kinds=["training"]), 1.1)
+        ended = desk.view(sweep)
+        assert (ended.state, ended.winner) == ("ended", None)
+        assert "none was scored by rouge_l" in str(ended.message)
+        assert [member.reason for member in ended.members] == [
+            "its scoring failed: no answers",
+            "could not be scored: every worker is too small; use a larger one",
+        ]
+        desk.world.services.checkpoints.expire()
+        assert all(len(desk.crew.checkpoints(member.job)) == 1 for member in ended.members)
 
 
 class TestStopping:
@@ -250,6 +338,17 @@ class TestStopping:
         assert sweeps.cancel(desk.writer.transport, sweep.id).state == "cancelled"
         desk.world.services.checkpoints.expire()
         assert desk.crew.checkpoints(cancelled.members[0].job) == []
+
+    def test_members_that_end_while_a_sweep_is_cancelled_stay_as_they_are(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = desk.begin()
+        desk.train_all(1.0)
+        # As they were found a moment ago.
+        jobs = [member.job for member in sweep.members]
+        monkeypatch.setattr("registry.sweeps.service.unfinished_jobs", lambda session, sweep_id: jobs)
+        assert sweeps.cancel(desk.writer.transport, sweep.id).state == "cancelled"
+        assert [member.state for member in desk.view(sweep).members] == ["succeeded", "cancelled", "cancelled"]
 
     def test_used_up_budget_begins_no_further_member(self, desk: Desk) -> None:
         sweep = desk.begin(parallel=1, max_gpu_hours=1e-9)

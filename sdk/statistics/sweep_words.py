@@ -216,7 +216,7 @@ class _Words:
         return notes
 
     def _without_score(self) -> list[str]:
-        reasons = {"failed": "no training of it ended with a finite score", "pruned": "it was ended early"}
+        reasons = {"failed": "no training of it ended and got a finite score", "pruned": "it was ended early"}
         notes = []
         for outcome, why in reasons.items():
             names = [self._name(one) for one in self.verdict.settings if one.outcome == outcome]

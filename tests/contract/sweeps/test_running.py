@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +250,15 @@ class TestEvaluated:
         assert verdict is not None
         assert (verdict.metric, verdict.lower_is_better, verdict.rows) == ("rouge_l", False, ROWS)
         assert [(one.trial, one.outcome) for one in verdict.settings] == [(2, "best"), (3, "worse"), (1, "worse")]
+
+    def test_classifications_are_chosen_by_their_accuracy(self, desk: Desk, tmp_path: Path) -> None:
+        digests = []
+        for name in ("train", "held"):
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("".join(f'{{"text": "{name} {n}", "label": "{n % 2}"}}\n' for n in range(ROWS)))
+            digests.append(desk.writer.datasets.add(path, namespace=desk.crew.space).digest)
+        sweep = desk.begin(choose="accuracy", training={"data": digests[0], "eval_data": digests[1]})
+        assert (sweep.state, len(sweep.members)) == ("running", 3)
 
     def test_members_of_which_none_can_be_scored_are_kept_and_say_why(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch

@@ -168,7 +168,7 @@ def test_trainings_and_settings_that_do_not_count_are_said() -> None:
     found = verdict([1.1, 1.0, 1.0, 1.0, 1.05], shift=shift, pruned=[2])
     assert found.notes[:-1] == [
         "1 of 3 trainings of rank 1 ended without a finite score; its score is that of the others.",
-        "Without a score, since no training of it ended with a finite score: rank 2.",
+        "Without a score, since no training of it ended and got a finite score: rank 2.",
         "Without a score, since it was ended early: rank 4.",
     ]
     assert [one.outcome for one in found.settings[-2:]] == ["failed", "pruned"]

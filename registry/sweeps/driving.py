@@ -100,9 +100,10 @@ class Driver:
             sweep = session.get(Sweep, sweep_id)
             if sweep is None or sweep.state not in MOVING:
                 return False
-            asked, standing = submission_of(sweep), standing_of(session, sweep_id)
-            why_over = _why_over(session, sweep, asked)
         try:
+            asked = submission_of(sweep)
+            with self._db.read() as session:
+                standing, why_over = standing_of(session, sweep_id), _why_over(session, sweep, asked)
             if sweep.state == SweepState.CHOOSING:
                 return ends and self._end(sweep, asked)
             return self._begin(sweep, asked, standing, why_over)

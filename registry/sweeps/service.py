@@ -30,6 +30,9 @@ from registry.usage.charging import charge, record_bytes
 from sdk.schemas.sweeps import SweepState, SweepSubmission, SweepView
 from sdk.schemas.wire import digest_of
 
+#: How many sweeps one page of a list has at most.
+_MOST_OF_PAGE = 100
+
 
 class Sweeps:
     """The service over the table of sweeps, for clients."""
@@ -101,7 +104,8 @@ class Sweeps:
             return present_sweep(session, find_sweep(session, sweep_id, who))
 
     def list(self, *, state: str | None = None, who: Principal, **page: Unpack[Paging]) -> Paged[SweepView]:
-        """The sweeps that the caller may see, newest first, without their members."""
+        """The sweeps that the caller may see, newest first, without their members; a page has few, since each is long."""
+        page["limit"] = min(page.get("limit", _MOST_OF_PAGE), _MOST_OF_PAGE)
         query = select(Sweep).where(who.within(Sweep.namespace))
         if state is not None:
             query = query.where(Sweep.state == state)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import Field
 
 from registry.access.keys import IdempotencyKey
-from registry.db.paging import Cursor
+from registry.db.paging import Cursor, Limit
 from registry.http.routes import Reader, WorkerToken, Writer, apart, room, service
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
@@ -19,8 +18,6 @@ router = room("", "sweeps")
 
 SweepsDep = Annotated[Sweeps, service(Sweeps)]
 RungsDep = Annotated[Rungs, service(Rungs)]
-#: Each is long, and its settings are read.
-FewSweeps = Annotated[int, Field(ge=1, le=100, description="Rows per page.")]
 SweepId = Annotated[str, Path(max_length=64)]
 
 
@@ -32,7 +29,7 @@ async def submit_sweep(body: SweepSubmission, sweeps: SweepsDep, who: Writer, ke
 
 @router.get("/sweeps")
 def list_sweeps(
-    sweeps: SweepsDep, who: Reader, state: SweepState | None = None, cursor: Cursor = None, limit: FewSweeps = 50
+    sweeps: SweepsDep, who: Reader, state: SweepState | None = None, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[SweepView]:
     """The sweeps that the caller may see, newest first, without their members."""
     wanted = None if state is None else state.value

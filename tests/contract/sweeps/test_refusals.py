@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,16 @@ class TestRefusals:
         with pytest.raises(InvalidInput, match=said):
             desk.begin(**asked)
         assert list(sweeps.listed(desk.writer.transport)) == []
+        assert desk.crew.claim() is None
+
+    def test_rows_that_can_not_be_scored_so_are_refused_before_anything_is_trained(
+        self, desk: Desk, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "texts.jsonl"
+        path.write_text("".join(f'{{"text": "only a text {number}"}}\n' for number in range(40)))
+        texts = desk.writer.datasets.add(path, namespace=desk.crew.space).digest
+        with pytest.raises(InvalidInput, match="completion"):
+            desk.begin(choose="rouge_l", training={"eval_data": texts})
         assert desk.crew.claim() is None
 
     def test_setting_that_fits_no_worker_is_refused_with_all_others(self, desk: Desk) -> None:

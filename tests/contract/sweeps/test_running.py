@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,8 +285,18 @@ class TestEvaluated:
         for _ in range(2):
             desk.crew.fail(desk.crew.hold(kinds=["training"]), "data")
         desk.crew.fail(desk.crew.hold(kinds=["evaluation"]), "data")
+        desk.go_on()
         ended = desk.view(sweep)
         assert (ended.state, ended.winner, "rouge_l" in ended.members[0].metrics) == ("ended", None, False)
+
+    def test_classifications_are_chosen_by_their_accuracy(self, desk: Desk, tmp_path: Path) -> None:
+        digests = []
+        for name in ("train", "held"):
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("".join(f'{{"text": "{name} {n}", "label": "{n % 2}"}}\n' for n in range(ROWS)))
+            digests.append(desk.writer.datasets.add(path, namespace=desk.crew.space).digest)
+        sweep = desk.begin(choose="accuracy", training={"data": digests[0], "eval_data": digests[1]})
+        assert (sweep.state, len(sweep.members)) == ("running", 3)
 
     def test_members_of_which_none_can_be_scored_are_kept_and_say_why(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch

@@ -76,17 +76,29 @@ def in_tensorboard(folder: Path) -> tuple[Values, dict[str, str]]:
 
 
 def in_wandb(file: Path) -> list[Any]:
-    """The records of a file that is sent later: blocks of 32 KiB as in LevelDB's logs, after a header of 7 bytes."""
+    """The records of a file that is sent later, once it is whole: another process writes it, and its last record is of the end."""
+
+    def whole() -> list[Any]:
+        records = _records_in_wandb(file)
+        return records if any(record.WhichOneof("record_type") == "exit" for record in records) else []
+
+    return wait_until(whole, lambda: f"{file} has no end", 60)
+
+
+def _records_in_wandb(file: Path) -> list[Any]:
+    """Read blocks of 32 KiB as in LevelDB's logs, after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
     data, at, parts, found = file.read_bytes(), 7, b"", []
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     while at + 7 <= len(data):
         left = 32768 - at % 32768
         if left < 7:
             at += left
             continue
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        if at + 7 + length > len(data):
+            break
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):

@@ -175,7 +175,7 @@ def fail(
 
 def _final(job: Job, reason: str, message: str, tries: int) -> str:
     if reason == FailureReason.WORKER_LOST:
-        return f"its worker vanished in each of {tries} attempts; look at the worker's log, then: adapterctl jobs retry {job.id}"
+        return f"its worker vanished in each of {tries} attempts; look at the worker's log{_then(job)}"
     return message if tries == 1 else f"{message} (each of {tries} attempts ended like this)"
 
 
@@ -195,10 +195,15 @@ def overrun(session: Session, job_id: str, attempt: int) -> Job:
     hold(session, job_id, attempt, SYSTEM)
     if session.scalar(select(Job.id).where(Job.id == job_id, overdue())) is None:
         raise stale(job_id, attempt)
-    message = (
-        f"its worker did not end it in time; try it again from its last checkpoint with: adapterctl jobs retry {job_id}"
-    )
+    message = f"its worker did not end it in time{_then(session.get_one(Job, job_id))}"
     return fail(session, job_id, attempt, FailureReason.TIMEOUT, message, who=SYSTEM, max_attempts=1)
+
+
+def _then(job: Job) -> str:
+    """The rest of a sentence: how a job is tried again; members of sweeps are not."""
+    if job.sweep is None:
+        return f", then try it again, a training from its last checkpoint: adapterctl jobs retry {job.id}"
+    return f", then train or score by itself what it was for: adapterctl sweep show {job.sweep}"
 
 
 def _queue_again(session: Session, job: Job, pause_s: float, message: str) -> None:

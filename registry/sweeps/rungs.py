@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from registry.db.database import Database
 from registry.errors import Conflict, Invalid
@@ -12,12 +17,13 @@ from registry.jobs.lifecycle import find_job
 from registry.jobs.models import Job
 from registry.principal import Principal
 from registry.sweeps.deciding.stopping import halving_goes_on, median_goes_on
-from registry.sweeps.models import Rung, Sweep
+from registry.sweeps.models import Member, Rung, Sweep
 from registry.sweeps.requests import submission_of
 from sdk.schemas.sweeps import RungAnswer, RungReached
 
-#: Each looks at the losses of a rung, in the order in which members came to it, and at the place of the one that asks.
-_RULES = {"halving": halving_goes_on, "median": median_goes_on}
+#: Each looks at the losses of a rung, in the order in which settings came to it, and at the place of the one that asks.
+Rule = Callable[[Sequence[float], int, int], bool]
+_RULES: dict[str, Rule] = {"halving": halving_goes_on, "median": median_goes_on}
 
 
 class Rungs:
@@ -54,10 +60,39 @@ class Rungs:
                 )
             if (told := session.get(Rung, key)) is not None:
                 return RungAnswer(goes_on=told.goes_on)
-            came = select(Rung.loss).where(Rung.sweep == place.sweep, Rung.rung == reached.rung).order_by(Rung.place)
-            losses = [*session.scalars(came), reached.loss]
-            goes_on = rule is None or rule(losses, len(losses) - 1, reached.rung)
+            came = _came(session, place.sweep, reached.rung)
+            trial = session.get_one(Member, (place.sweep, place.number)).trial
+            goes_on = rule is None or _goes_on(rule, came, trial, reached)
             names = dict(zip(("sweep", "number", "rung"), key, strict=True))
-            about = {"place": len(losses) - 1, "step": reached.step, "loss": reached.loss, "goes_on": goes_on}
+            about = {"place": len(came), "step": reached.step, "loss": reached.loss, "goes_on": goes_on}
             session.add(Rung(**names, **about))
             return RungAnswer(goes_on=goes_on)
+
+
+@dataclass(frozen=True)
+class _Came:
+    """A member that came to a rung: its setting, its loss, and what it was told."""
+
+    trial: int
+    loss: float
+    goes_on: bool
+
+
+def _came(session: Session, sweep: str, rung: int) -> list[_Came]:
+    """Those that came to a rung, in their order."""
+    of = (Member.sweep == Rung.sweep) & (Member.number == Rung.number)
+    query = select(Member.trial, Rung.loss, Rung.goes_on).join(Rung, of).order_by(Rung.place)
+    return [_Came(*row) for row in session.execute(query.where(Rung.sweep == sweep, Rung.rung == rung))]
+
+
+def _goes_on(rule: Rule, came: Sequence[_Came], trial: int, reached: RungReached) -> bool:
+    """Say whether a member goes on: the first of each setting is judged, and its other seeds are told the same, since a setting
+    that has lost a seed can't be compared.
+    """
+    firsts: dict[int, _Came] = {}
+    for one in came:
+        firsts.setdefault(one.trial, one)
+    if trial in firsts:
+        return firsts[trial].goes_on and math.isfinite(reached.loss)
+    losses = [*(one.loss for one in firsts.values()), reached.loss]
+    return rule(losses, len(losses) - 1, reached.rung)

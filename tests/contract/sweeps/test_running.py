@@ -398,6 +398,21 @@ class TestRungs:
         assert ended.verdict is not None
         assert [one.outcome for one in ended.verdict.settings][-1] == "pruned"
 
+    def test_other_seeds_of_a_setting_are_told_what_its_first_was(self, desk: Desk) -> None:
+        sweep = desk.begin(stop_early="halving", seeds=2)
+        held = [desk.hold() for _ in sweep.members]
+        assert len(held) == 6
+        assert [member.setting for member in sweep.members][:2] == [sweep.members[0].setting] * 2
+        # Alone, the second seed of the first setting would be ended, and that of the third would go on.
+        losses = [1.0, 9.0, 1.1, 1.0, 2.0, 0.5]
+        assert [self.reach(desk, one, loss) for one, loss in zip(held, losses, strict=True)] == [True] * 4 + [False] * 2
+        for one, loss in zip(held, losses, strict=True):
+            desk.finish(one, loss, **({"outcome": "pruned", "steps": 3} if one in held[4:] else {}))
+        ended = desk.view(sweep)
+        assert ended.verdict is not None
+        assert [one.outcome == "pruned" for one in ended.verdict.settings] == [False, False, True]
+        assert ended.winner in (3, 4)
+
     def test_what_was_asked_for_is_read_while_nobody_waits(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         begin, read, events = Database.write, rungs.submission_of, []
 

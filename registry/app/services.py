@@ -43,6 +43,7 @@ from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion.gate import Gate
+from registry.promotion.generations import raise_generations
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.queue import Queue, open_queue
@@ -90,7 +91,7 @@ class Services:
         if queue is None:
             broker = (settings.broker_url, settings.broker_timeout_s)
             queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
-        self.tokens, self.audit, self.quotas = Tokens(db), Audit(db), Quotas(db)
+        self.tokens, self.audit, self.quotas = Tokens(db, on_ended=raise_generations), Audit(db), Quotas(db)
         self.read_only = ReadOnlySwitch(db, forced=settings.read_only)
         self.uploads = Uploads(db, storage, readable=[readable_rows])
         self.artifacts = artifacts = Artifacts(db, storage, self.uploads, readable=[readable_rows])

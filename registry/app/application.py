@@ -45,6 +45,8 @@ from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
 from registry.monitoring import views as metrics
 from registry.monitoring.service import Metrics
+from registry.promotion import approval_views as approvals
+from registry.promotion import probe_views as probes
 from registry.promotion.policies import views as policies
 from registry.queue import Queue
 from registry.quotas import views as quotas
@@ -74,6 +76,8 @@ ROOMS = (
     series,
     sweeps,
     policies,
+    approvals,
+    probes,
     evaluations,
     lineage,
     auth,

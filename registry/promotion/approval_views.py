@@ -27,7 +27,7 @@ def list_approvals(
     approvals: ApprovalsDep,
     who: Reader,
     page: PageOf,
-    adapter: Annotated[str, Query(max_length=129)],
+    adapter: Annotated[str, Query(max_length=129, examples=["team/code-review"])],
     alias: Annotated[str | None, Query(max_length=64, description="Only those for this alias.")] = None,
 ) -> Page[ApprovalView]:
     """The approvals and vetoes of an adapter's versions, newest first, and why some don't count."""

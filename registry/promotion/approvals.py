@@ -55,7 +55,7 @@ class Approvals:
             if request.kind == "approve":
                 _require_other(session, request, version, who)
             digest = policies_digest(policies)
-            row = _present(session, request, version, digest, _shortest(policies), who)
+            row = _present(session, request, version, digest, _shortest_age(policies), who)
             if row is None:
                 row = _add(session, request, version, digest, who)
             return _views(session, version.adapter, [row])[0]
@@ -130,7 +130,7 @@ def _require_other(session: Session, request: ApprovalRequest, version: Version,
 
 
 def _present(
-    session: Session, request: ApprovalRequest, version: Version, digest: str, age_s: float | None, who: Principal
+    session: Session, request: ApprovalRequest, version: Version, digest: str, age: str | None, who: Principal
 ) -> Approval | None:
     """Return what the caller has given already; withdraw an approval that a veto takes the place of. Raises Conflict."""
     mine = (Approval.adapter_pk == version.adapter_pk, Approval.alias == request.alias, Approval.owner == who.owner)
@@ -148,8 +148,8 @@ def _present(
             f"adapterctl disapprove {exact_ref(version)} --for {request.alias} --withdraw"
         )
     fresh = query.where(Approval.kind == "approve", Approval.policies_digest == digest)
-    if age_s is not None:
-        fresh = fresh.where(Approval.created_at_s > db_epoch_s() - age_s)
+    if age is not None:
+        fresh = fresh.where(Approval.created_at_s > db_epoch_s() - seconds_of(age))
     return session.scalars(fresh).first()
 
 
@@ -183,10 +183,10 @@ def _add(session: Session, request: ApprovalRequest, version: Version, digest: s
     return row
 
 
-def _shortest(policies: Sequence[StandingPolicy]) -> float | None:
-    """After how many seconds the first policy no longer counts an approval; None: none says so."""
+def _shortest_age(policies: Sequence[StandingPolicy]) -> str | None:
+    """After how long the first policy no longer counts an approval; None: none says so."""
     ages = [policy.document.approval_age for policy in policies if policy.document.approvals]
-    return min((seconds_of(age) for age in ages if age is not None), default=None)
+    return min((age for age in ages if age is not None), key=seconds_of, default=None)
 
 
 class _Standing(NamedTuple):
@@ -200,14 +200,12 @@ class _Standing(NamedTuple):
 def _views(session: Session, adapter: Adapter, rows: Sequence[Approval]) -> list[ApprovalView]:
     """Return approvals as sent over the API; each as it would count for whoever else moved the alias now."""
     now_s = session.execute(select(db_epoch_s())).scalar_one()
-    people = people_of(session, [as_given(row) for row in rows], adapter.namespace)
+    people = people_of(session, [row.token_id for row in rows], adapter.namespace)
     makers = makers_of_all(session, {row.digest for row in rows}, adapter.namespace)
     stands: dict[str, _Standing] = {}
     for alias in {row.alias for row in rows}:
         policies = standing(session, adapter.name, adapter.namespace, alias)
-        ages = [policy.document.approval_age for policy in policies if policy.document.approvals]
-        age = min((age for age in ages if age is not None), key=seconds_of, default=None)
-        stands[alias] = _Standing(policies_digest(policies), age)
+        stands[alias] = _Standing(policies_digest(policies), _shortest_age(policies))
     shown = []
     for row in rows:
         under = stands[row.alias]

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,10 +126,10 @@ def as_given(row: Approval) -> GivenApproval:
     )
 
 
-def people_of(session: Session, given: Collection[GivenApproval], namespace: str) -> dict[str, bool]:
-    """Return which of the tokens that gave approvals are in use, and whether they may promote in a namespace now."""
-    ids = {one.token_id for one in given if one.token_id is not None}
+def people_of(session: Session, tokens: Iterable[str | None], namespace: str, action: str = ACTION) -> dict[str, bool]:
+    """Return which of some tokens are in use, and whether they may do this in a namespace now."""
+    ids = {ident for ident in tokens if ident is not None}
     # The roles are compared as they are stored: of one that only a newer release knows, this one says that it may not.
-    there = and_(Grant.namespace.in_((namespace, EVERYWHERE)), Grant.role.in_(roles_of(ACTION)))
+    there = and_(Grant.namespace.in_((namespace, EVERYWHERE)), Grant.role.in_(roles_of(action)))
     role = select(Grant.token_id).where(Grant.token_id == Token.id, there).exists()
     return {ident: bool(may) for ident, may in session.execute(select(Token.id, role).where(Token.id.in_(ids), in_use()))}

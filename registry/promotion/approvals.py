@@ -77,7 +77,8 @@ class Approvals:
             own = row.owner == who.owner or same_label(row.created_by) == same_label(who.name)
             if not who.may("admin", adapter.namespace) and not (own and who.may(ACTION, adapter.namespace)):
                 raise Forbidden(
-                    f"{row.created_by} has given this; ask them, or an admin of the namespace, to withdraw it", param="id"
+                    f"{row.created_by} has given this; ask them, or an admin of the namespace, to withdraw it",
+                    param="id",
                 )
             raise_generation(session, adapter.name)
             session.refresh(row)
@@ -87,9 +88,7 @@ class Approvals:
                 record(session, who, "alias.withdraw", adapter.namespace, f"{adapter.name}@{row.alias}", before=before)
             return _views(session, adapter, [row])[0]
 
-    def list(
-        self, *, adapter: str, alias: str | None, who: Principal, **page: Unpack[Paging]
-    ) -> Paged[ApprovalView]:
+    def list(self, *, adapter: str, alias: str | None, who: Principal, **page: Unpack[Paging]) -> Paged[ApprovalView]:
         """The approvals and vetoes of an adapter, or of one alias, newest first. Raises InvalidName, NotFound."""
         with self._db.read() as session:
             found = find_adapter(session, adapter, who)
@@ -139,7 +138,9 @@ def _present(
     veto = session.scalars(query.where(Approval.kind == "disapprove")).first()
     if request.kind == "disapprove":
         if veto is None:
-            for approval in session.scalars(query.where(Approval.kind == "approve", Approval.policies_digest == digest)):
+            for approval in session.scalars(
+                query.where(Approval.kind == "approve", Approval.policies_digest == digest)
+            ):
                 approval.withdrawn_at = utc_now()
         return veto
     if veto is not None:

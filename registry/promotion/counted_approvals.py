@@ -132,4 +132,6 @@ def people_of(session: Session, tokens: Iterable[str | None], namespace: str, ac
     # The roles are compared as they are stored: of one that only a newer release knows, this one says that it may not.
     there = and_(Grant.namespace.in_((namespace, EVERYWHERE)), Grant.role.in_(roles_of(action)))
     role = select(Grant.token_id).where(Grant.token_id == Token.id, there).exists()
-    return {ident: bool(may) for ident, may in session.execute(select(Token.id, role).where(Token.id.in_(ids), in_use()))}
+    return {
+        ident: bool(may) for ident, may in session.execute(select(Token.id, role).where(Token.id.in_(ids), in_use()))
+    }

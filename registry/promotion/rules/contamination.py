@@ -85,7 +85,9 @@ def _judged(
         return outcome_of(policy, "contamination", rule, "failed", message, numbers=_numbers(worst, bound), data=data)
     if complete is not None:
         message = said(complete)
-        return outcome_of(policy, "contamination", rule, "passed", message, numbers=_numbers(complete, bound), data=data)
+        return outcome_of(
+            policy, "contamination", rule, "passed", message, numbers=_numbers(complete, bound), data=data
+        )
     first = next((one for one in found if one is not None), None)
     if first is None:
         message = "not checked: nobody has looked yet; try again in a minute"

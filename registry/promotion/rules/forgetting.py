@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -48,10 +48,12 @@ def forgetting(session: Session, question: Question, policy: StandingPolicy) -> 
         ("KL on general texts", "kl", asked.kl_at_most),
     ]
     ref = f"{question.adapter}@v{question.number}"
-    return ReadOutcomes([_judged(policy, what, name, bound, scores, ref) for what, name, bound in bounds if bound is not None])
+    return ReadOutcomes(
+        [_judged(policy, what, name, bound, scores, ref) for what, name, bound in bounds if bound is not None]
+    )
 
 
-def _scores(session: Session, digest: str, namespace: str, precisions: set[str]) -> list[_Scores]:
+def _scores(session: Session, digest: str, namespace: str, precisions: Collection[str]) -> list[_Scores]:
     """Return all that say something of the general texts, the first one first."""
     metrics = [Evaluation.metrics[name].as_float() for name in ("general_loss", "general_loss_base", "general_kl")]
     texts = Evaluation.spec["conditions", "general_texts"].as_string()
@@ -70,7 +72,9 @@ def _judged(
 ) -> RuleOutcome:
     rule = f"{what} at most {bound:g}"
     if not scores:
-        message = f"no scores of {ref} say how it predicts general texts; score it with: adapterctl eval {ref} --data FILE"
+        message = (
+            f"no scores of {ref} say how it predicts general texts; score it with: adapterctl eval {ref} --data FILE"
+        )
         return outcome_of(policy, "forgetting", rule, "unknown", message)
     first = scores[0]
     value: float = getattr(first, name)

@@ -39,7 +39,11 @@ def probe(session: Session, question: Question, policy: StandingPolicy) -> Gathe
     others = [row for row in rows if asked.replayed_by == "any" or not makers.include(row.owner, row.created_by)]
     how = f"on another worker, with a token of its own: adapterctl verify {ref} --probe --record"
     if not others:
-        own = f"only who trained or pushed it has replayed it ({rows[0].created_by})" if rows else "nobody has replayed it"
+        own = (
+            f"only who trained or pushed it has replayed it ({rows[0].created_by})"
+            if rows
+            else "nobody has replayed it"
+        )
         return ReadOutcomes([outcome_of(policy, "probe", rule, "unknown", f"{own}; run, {how}")])
     furthest = max(others, key=lambda row: (row.difference or 0.0, -row.pk))
     numbers = {"difference": furthest.difference or 0.0, "tolerance": furthest.tolerance or 0.0}

@@ -58,7 +58,9 @@ class _Signatures:
         except Unavailable as error:
             return [self._found("unknown", error.message)]
         except AdapterctlError as error:
-            return [self._found("unknown", f"a key of the policy can't be read ({error.message}); set the policy again")]
+            return [
+                self._found("unknown", f"a key of the policy can't be read ({error.message}); set the policy again")
+            ]
         if signer is not None:
             return [self._found("passed", f"signed by {signer.key_id[:12]}")]
         listed = ", ".join(key.key_id[:12] for key in keys)

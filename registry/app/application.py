@@ -47,6 +47,7 @@ from registry.monitoring import views as metrics
 from registry.monitoring.service import Metrics
 from registry.promotion import approval_views as approvals
 from registry.promotion import probe_views as probes
+from registry.promotion import views as promotion
 from registry.promotion.policies import views as policies
 from registry.queue import Queue
 from registry.quotas import views as quotas
@@ -75,6 +76,7 @@ ROOMS = (
     event_stream,
     series,
     sweeps,
+    promotion,
     policies,
     approvals,
     probes,

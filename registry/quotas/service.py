@@ -24,7 +24,11 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
+<<<<<<< HEAD
 from registry.promotion.models import Policy
+=======
+from registry.promotion.models import DecisionRow
+>>>>>>> GATE
 from registry.series.models import JobSeries, VersionSeries
 from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
@@ -157,6 +161,9 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         .join(Adapter, Adapter.pk == Version.adapter_pk),
         select(Policy.namespace, Policy.record_bytes.label(size)),
         select(Sweep.namespace, Sweep.record_bytes.label(size)),
+        select(Adapter.namespace, DecisionRow.record_bytes.label(size)).join(
+            DecisionRow, DecisionRow.adapter_pk == Adapter.pk
+        ),
         select(Sweep.namespace, Member.record_bytes.label(size)).join(Member, Member.sweep == Sweep.id),
     )
 

@@ -43,6 +43,7 @@ from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion import tries
+from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.queue import Queue, open_queue
@@ -156,6 +157,7 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
+        self.gate = Gate(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)

@@ -43,9 +43,11 @@ from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion import tries
+from registry.promotion.approvals import Approvals
 from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
+from registry.promotion.probes import ProbeReplays
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -106,6 +108,7 @@ class Services:
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
         self.policies = Policies(db)
+        self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = (

@@ -11,6 +11,7 @@ from registry.access.read_only.service import ReadOnlySwitch
 from registry.access.tokens import Tokens
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import Uploads
+from registry.catalog.aliases.protecting import protect_also
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
@@ -41,6 +42,8 @@ from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
+from registry.promotion.policies.finding import protected_aliases
+from registry.promotion.policies.service import Policies
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -99,6 +102,8 @@ class Services:
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
+        self.policies = Policies(db)
+        protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
         self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.catalog.aliases.protecting import protected_aliases
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, AliasProtection, Version
 from registry.catalog.versions.finding import exact_ref, find_adapter, find_version
 from registry.catalog.versions.lifecycle import PULLABLE
@@ -143,7 +144,7 @@ class Aliases:
         """The aliases of an adapter, by name. Raises InvalidName, NotFound."""
         with self._db.read() as session:
             row = find_adapter(session, adapter, who)
-            protected = _protected(session, row)
+            protected = protected_aliases(session, row)
             query = select(Alias, Version).join(Version, Version.pk == Alias.version_pk)
             found = session.execute(query.where(Alias.adapter_pk == row.pk).order_by(Alias.name))
             return [_present(row, alias, version, protected) for alias, version in found]
@@ -172,7 +173,7 @@ def _point(
     _remember(session, adapter, name, kind, from_number, version.number, reason, who)
     for touched in {version.pk: version, **({} if present is None else {present.pk: present})}.values():
         refresh_document(session, touched)
-    return _present(adapter, alias, version, _protected(session, adapter))
+    return _present(adapter, alias, version, protected_aliases(session, adapter))
 
 
 def _require_few_aliases(session: Session, adapter: Adapter) -> None:
@@ -249,16 +250,10 @@ def _compare(adapter: Adapter, alias: str, expect: int | None, present: Version 
         )
 
 
-def _protected(session: Session, adapter: Adapter) -> set[str]:
-    scopes = ["*", adapter.name, *([] if adapter.namespace == "-" else [f"{adapter.namespace}/*"])]
-    query = select(AliasProtection.alias).where(AliasProtection.scope.in_(scopes))
-    return set(session.scalars(query))
-
-
 def _movable(session: Session, name: str, alias: str, who: Principal) -> Adapter:
     """Return an adapter of which the caller may move this alias, with its lock. Raises NotFound, Forbidden."""
     adapter = find_adapter(session, name, who, action="write", lock=True)
-    if not who.may("promote", adapter.namespace) and alias in _protected(session, adapter):
+    if not who.may("promote", adapter.namespace) and alias in protected_aliases(session, adapter):
         raise Forbidden(
             f"{adapter.name}@{alias} is protected, so only a promoter can move it; ask one, or use another alias",
             param="alias",

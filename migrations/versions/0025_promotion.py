@@ -100,13 +100,16 @@ def upgrade() -> None:
         sa.Column("alias", sa.String(64), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("policies_digest", sa.String(64), nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
         sa.Column("state", sa.String(10), nullable=False),
         sa.Column("jobs", sa.JSON, nullable=False),
         sa.Column("message", sa.Text),
+        sa.Column("generations", sa.JSON, nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["adapter_pk"], ["adapters.pk"], name="fk_promotion_automatic_adapter_pk_adapters"),
         sa.PrimaryKeyConstraint("adapter_pk", "alias", "digest", "policies_digest", name="pk_promotion_automatic"),
     )
+    op.create_index("ix_promotion_automatic_state_at", "promotion_automatic", ["state", "at"])
     op.create_table(
         "promotion_decisions",
         sa.Column("pk", sa.Integer, nullable=False),

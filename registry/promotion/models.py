@@ -194,15 +194,20 @@ class AutomaticRow(Model):
     """What the registry did by itself about a version for an alias."""
 
     __tablename__ = "promotion_automatic"
+    __table_args__ = (Index("ix_promotion_automatic_state_at", "state", "at"),)
 
     adapter_pk: Mapped[int] = mapped_column(ForeignKey("adapters.pk"), primary_key=True)
     alias: Mapped[str] = mapped_column(String(64), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     #: Digest over those of all policies that stood then.
     policies_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    #: "scoring", "moved", "refused", "failed".
+    number: Mapped[int]
+    #: `registry.promotion.automatic.lifecycle.AutomaticState`.
     state: Mapped[str] = mapped_column(String(10))
     #: Ids of the jobs that score it.
     jobs: Mapped[list[str]] = mapped_column(JSON)
+    #: Why it is in this state, or what it waits for.
     message: Mapped[str | None] = mapped_column(Text)
+    #: The generations as of when it was last looked at: while they stay, there is nothing new to be found.
+    generations: Mapped[list[int]] = mapped_column(JSON)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

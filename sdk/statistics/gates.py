@@ -118,9 +118,7 @@ def rows_for(alpha: float, *, margin: float = 0.5, deviation: float = 1.0, power
     raise NotImplementedError
 
 
-def judge_score(
-    found: PairedRatio, limit: Limit, *, alpha: float, seed: str, largest: float | None = None
-) -> Judged:
+def judge_score(found: PairedRatio, limit: Limit, *, alpha: float, seed: str, largest: float | None = None) -> Judged:
     """Judge a score (Σu/Σm of rows or clusters) by "at_least" or "at_most"; `largest` is a row's largest score, if the least
     is 0.
     """

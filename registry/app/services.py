@@ -44,10 +44,12 @@ from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion import tries
 from registry.promotion.approvals import Approvals
+from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
+from registry.promotion.question import Bench
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -107,7 +109,7 @@ class Services:
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
-        self.policies = Policies(db)
+        self.policies = Policies(db, embedded=home is not None, counts_tokens=settings.auth == "token")
         self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
@@ -160,7 +162,8 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
-        self.gate = Gate(db)
+        bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
+        self.gate, self.decisions = Gate(db, bench), Decisions(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)

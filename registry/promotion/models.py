@@ -115,15 +115,24 @@ class TriedRows(Model):
     """Bytes of an adapter that were scored on the rows of a dataset, or chosen by them; never removed."""
 
     __tablename__ = "promotion_tries"
+    __table_args__ = (
+        Index("ix_promotion_tries_namespace", "namespace"),
+        Index("ix_promotion_tries_digest", "digest"),
+    )
 
     #: The adapter's name: members of a sweep are tried before there is an adapter.
     adapter: Mapped[str] = mapped_column(String(129), primary_key=True)
     dataset_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    #: Of a manifest; for members of sweeps that kept none, "sweep:ID/N".
-    digest: Mapped[str] = mapped_column(String(100), primary_key=True)
+    #: Of a manifest.
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: What precedes the `/` of the adapter's name, or "-".
+    namespace: Mapped[str] = mapped_column(String(64))
+    #: Which columns of the dataset were which keys of a row, when it was noted first.
+    columns: Mapped[str | None] = mapped_column(Text)
     #: "scored" or "chosen".
     how: Mapped[str] = mapped_column(String(8))
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class SharedRows(Model):
@@ -133,6 +142,8 @@ class SharedRows(Model):
 
     dataset_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     other_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Of how the columns of both are read.
+    reading: Mapped[str] = mapped_column(String(64), primary_key=True)
     #: Rows of the first, and how many of them occur in the other; None: it could not be found out, and why.
     rows: Mapped[int]
     shared: Mapped[int | None]

@@ -16,7 +16,7 @@ from registry.db.stored_json import view_of
 from registry.db.types import db_now
 from registry.errors import Conflict, InvalidName, NotFound
 from registry.principal import EVERYWHERE, Principal
-from registry.promotion.generations import raise_generation, scopes_of
+from registry.promotion.generations import hold_alone, raise_generation, scopes_of
 from registry.promotion.models import Policy
 from registry.promotion.policies.finding import document_of, newest
 from registry.usage.charging import charge, record_bytes
@@ -44,6 +44,7 @@ class Policies:
         document = setting.policy
         with self._db.write() as session:
             # First, so that moves that are under way end before, and later ones read what is written here.
+            hold_alone(session, setting.scope)
             raise_generation(session, setting.scope)
             last = _last(session, setting.scope, document.alias)
             digest = digest_of(document.model_dump(mode="json"))
@@ -96,6 +97,7 @@ class Policies:
         """End a policy; its history stays. Raises Forbidden, NotFound."""
         namespace = require_admin(removal.scope, who)
         with self._db.write() as session:
+            hold_alone(session, removal.scope)
             raise_generation(session, removal.scope)
             last = _last(session, removal.scope, removal.alias)
             if last is None or last.document is None:

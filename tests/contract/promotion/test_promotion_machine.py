@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from support.registries import World
 from support.soak import SOAKING, scale
 
 from registry.catalog.versions.lifecycle import VersionState
-from registry.errors import Conflict, NotFound, PromotionRefused, RegistryError
+from registry.errors import NotFound, PromotionRefused, RegistryError
 from registry.principal import LOCAL, Role
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.promotion import ApprovalRequest, PolicyRemoval
@@ -109,9 +109,8 @@ class PromotionMachine(RuleBasedStateMachine):
         what, first, second = change
         try:
             getattr(self, what)(*first, *second)
-        except RegistryError as refusal:
+        except RegistryError:
             self.seen[f"{what} was refused"] += 1
-            assert "Traceback" not in refusal.message
         else:
             self.seen[what] += 1
 
@@ -203,7 +202,12 @@ class PromotionMachine(RuleBasedStateMachine):
 
     def _vote(self, kind: str, name: str, number: int, by: str) -> None:
         request = ApprovalRequest.model_validate(
-            {"adapter": self.scene.adapter(name), "alias": self.alias, "number": self._number(name, number), "kind": kind}
+            {
+                "adapter": self.scene.adapter(name),
+                "alias": self.alias,
+                "number": self._number(name, number),
+                "kind": kind,
+            }
         )
         self.services.approvals.give(request=request, who=self.scene.who(by))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
@@ -203,6 +204,8 @@ def _computed(value: object) -> object:
     return value
 
 
+#: Records that are read again and again, such as policies, have the same expressions, and one may take 30 ms.
+@lru_cache(maxsize=1024)
 def _searched(value: str) -> str:
     """Refuse expressions that can't be searched for in linear time."""
     try:

@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session
 from registry.catalog.aliases.moving import named_now, require_movable, require_named, require_there, undone_to
 from registry.catalog.models import Adapter, AliasMoveRow, Version
 from registry.catalog.versions.finding import find_adapter, find_version
-from registry.db.types import db_epoch_s
+from registry.db.types import db_epoch_s, db_now
 from registry.errors import Invalid
 from registry.principal import Principal
 from registry.promotion import generations
 from registry.promotion.models import DecisionRow
 from registry.promotion.policies.finding import policies_digest, standing
+from registry.promotion.policies.loosening import recent_loosenings
 from registry.promotion.question import Family, Gathered, Question, StandingPolicy
 from registry.promotion.rules.known import OF_REMOVAL
 from sdk.formats.refs import Ref
@@ -116,7 +117,7 @@ def ask(session: Session, wanted: Wanted, families: Mapping[str, Family]) -> Ask
         scopes=scopes,
         generations=generations.read(session, scopes),
         last_move=last_move(session, adapter, wanted.alias),
-        notes=[],
+        notes=recent_loosenings(session, adapter.name, adapter.namespace, wanted.alias, db_now(session)),
     )
 
 

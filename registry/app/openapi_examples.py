@@ -80,6 +80,7 @@ BODIES: dict[str, Any] = {
         "difference": 0.0001,
         "tolerance": 0.002,
     },
+    "check_promotion": {**_ALIAS, "number": 3},
     "protect_alias": {"scope": "team/*", "alias": "production"},
     "unprotect_alias": {"scope": "team/*", "alias": "production"},
     "register_dataset": {

@@ -43,10 +43,12 @@ from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion.approvals import Approvals
+from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
+from registry.promotion.question import Bench
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -155,7 +157,8 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
-        self.gate = Gate(db)
+        bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
+        self.gate, self.decisions = Gate(db, bench), Decisions(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)

@@ -34,8 +34,10 @@ _REFERENCE = re.compile(r"incumbent|best|v[1-9][0-9]{0,8}")
 
 #: What an alias's rule found.
 RuleResult = Literal["passed", "failed", "unknown"]
-#: Which rule it is.
-RuleKind = Literal["floor", "not_worse", "forgetting", "contamination", "probe", "signature", "approvals", "base"]
+#: Which rule it is; "hidden": one that the reader may not see.
+RuleKind = Literal[
+    "floor", "not_worse", "forgetting", "contamination", "probe", "signature", "approvals", "base", "hidden"
+]
 #: How an alias was to be moved.
 MoveKind = Literal["set", "rollback", "remove"]
 #: What a decision came to: all rules passed; some did not; an admin moved it all the same; it went back to what it had named

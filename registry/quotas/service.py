@@ -24,7 +24,7 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
-from registry.promotion.models import Approval, DecisionRow, ProbeReplayRow
+from registry.promotion.models import Approval, DecisionRow, ProbeReplayRow, TriedRows
 from registry.series.models import JobSeries, VersionSeries
 from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
@@ -164,6 +164,7 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         select(Adapter.namespace, ProbeReplayRow.record_bytes.label(size)).join(
             ProbeReplayRow, ProbeReplayRow.adapter_pk == Adapter.pk
         ),
+        select(TriedRows.namespace, TriedRows.record_bytes.label(size)),
     )
 
 

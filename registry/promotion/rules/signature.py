@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -18,11 +16,11 @@ from registry.promotion.question import Bench, Gathered, Question, StandingPolic
 from registry.promotion.rules.read_outcomes import outcome_of
 from registry.signatures.models import Signature
 from registry.signatures.service import MAX_SIGNATURES
-from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
+from sdk.errors import Unavailable, VerificationFailed
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.promotion import RuleOutcome, RuleResult
-from sdk.signing import PublicKey, find_signer, read_public_keys
+from sdk.signing import PublicKey, find_signer
 
 _LIBRARY = "model_signing"
 
@@ -95,11 +93,3 @@ def signature(session: Session, question: Question, policy: StandingPolicy) -> G
         bundles=tuple(bundles),
         verifies=importlib.util.find_spec(_LIBRARY) is not None,
     )
-
-
-def _keys(pems: Sequence[str]) -> list[PublicKey]:
-    """Return the keys of a policy. Raises Unavailable, InvalidInput."""
-    with disk_explained("reading the keys of a policy"), tempfile.TemporaryDirectory(prefix="keys-") as scratch:
-        for number, pem in enumerate(pems):
-            (Path(scratch) / f"{number}.pem").write_text(pem, encoding="utf-8", errors="replace")
-        return read_public_keys(Path(scratch))

@@ -44,12 +44,16 @@ from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion import tries
 from registry.promotion.approvals import Approvals
+from registry.promotion.automatic.scoring import Scoring
+from registry.promotion.automatic.service import Automatic
 from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
+from registry.promotion.generations import raise_generations
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
 from registry.promotion.question import Bench
+from registry.promotion.shared_rows import RowSharing
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -94,7 +98,7 @@ class Services:
         if queue is None:
             broker = (settings.broker_url, settings.broker_timeout_s)
             queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
-        self.tokens, self.audit, self.quotas = Tokens(db), Audit(db), Quotas(db)
+        self.tokens, self.audit, self.quotas = Tokens(db, on_ended=raise_generations), Audit(db), Quotas(db)
         self.read_only = ReadOnlySwitch(db, forced=settings.read_only)
         self.uploads = Uploads(db, storage, readable=[readable_rows])
         self.artifacts = artifacts = Artifacts(db, storage, self.uploads, readable=[readable_rows])
@@ -164,6 +168,9 @@ class Services:
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
         bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
         self.gate, self.decisions = Gate(db, bench), Decisions(db)
+        scoring = Scoring(db, self.jobs, RowSharing(db, signed, self.reading))
+        self.automatic = Automatic(db, self.gate, scoring, may_write=lambda: self.read_only.reason() is None)
+        followers.ask_too(self.automatic)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
@@ -174,6 +181,7 @@ class Services:
             {
                 "requeued": self.claims.requeue_expired,
                 "sweeps_advanced": self.driver.go_on,
+                "promotions_begun": self.automatic.sweep,
                 "announced": self.jobs.remind,
                 "expired_checkpoints": self.checkpoints.expire,
                 "forgotten_workers": self.workers.forget,

@@ -123,7 +123,11 @@ class Scene:
     def ask_for_scores(self, number: int, data: str, name: str = "a", *, by: str = "will") -> JobView:
         """Ask for the scores of a version."""
         request = EvaluationRequest(
-            targets=[EvaluationTarget(ref=f"{self.adapter(name)}@v{number}")], data=data, only=True, spec=SPEC, again=True
+            targets=[EvaluationTarget(ref=f"{self.adapter(name)}@v{number}")],
+            data=data,
+            only=True,
+            spec=SPEC,
+            again=True,
         )
         return self.services.jobs.submit(submission=JobSubmission(request=request), who=self.who(by))
 
@@ -139,7 +143,9 @@ class Scene:
             rows = [RowScore(row=n, loss_sum=4 * loss, tokens=4) for n in range(ROWS)]
             path = self.folder / f"rows-{next(SEEDS)}"
             file = write_file(path, rows)
-            sent = self._send({file.digest: path.read_bytes()}, "bot", [BlobSpec(sha256=file.digest, size_bytes=file.size_bytes)])
+            sent = self._send(
+                {file.digest: path.read_bytes()}, "bot", [BlobSpec(sha256=file.digest, size_bytes=file.size_bytes)]
+            )
             conditions = CONDITIONS.model_copy(update={"generated_rows": 0, "max_new_tokens": 0})
             report = report_of(rows, file, conditions=conditions)
             results.append(calls.scored(target, report=report, upload=sent.id))
@@ -184,7 +190,9 @@ class Scene:
         body = AliasMove(adapter=self.adapter(name), alias=alias, number=number, **said)
         return self.services.gate.move(move=body, who=self.who(by))
 
-    def roll_back(self, expect: int, alias: str = "live", name: str = "a", *, by: str = "ann", **said: Any) -> AliasView:
+    def roll_back(
+        self, expect: int, alias: str = "live", name: str = "a", *, by: str = "ann", **said: Any
+    ) -> AliasView:
         """Point an alias at what it named before."""
         body = AliasRollback(adapter=self.adapter(name), alias=alias, expect=expect, **said)
         return self.services.gate.rollback(rollback=body, who=self.who(by))

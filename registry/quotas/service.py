@@ -24,11 +24,7 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
-<<<<<<< HEAD
 from registry.promotion.models import Approval, DecisionRow, Policy, ProbeReplayRow, TriedRows
-=======
-from registry.promotion.models import DecisionRow, Policy
->>>>>>> POL
 from registry.series.models import JobSeries, VersionSeries
 from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits

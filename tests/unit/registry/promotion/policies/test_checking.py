@@ -16,8 +16,9 @@ from registry.db.database import Database
 from registry.db.types import utc_now
 from registry.errors import Conflict, RegistryError, Unreadable
 from registry.jobs.models import Worker
-from registry.principal import LOCAL
-from registry.promotion.models import Policy
+from registry.principal import LOCAL, Principal, Role
+from registry.promotion.known_tries import known_tries
+from registry.promotion.models import Policy, TriedRows
 from registry.promotion.policies.finding import standing
 from registry.promotion.policies.service import Policies
 from sdk.schemas.promotion import PolicyDocument, PolicySetting, PolicyView
@@ -225,3 +226,28 @@ def test_a_policy_of_a_later_release_is_not_read_in_part(db: Database, set_polic
         standing(session, "team/a", "team", made.alias)
     with db.write() as session:
         session.query(Policy).filter(Policy.alias == made.alias).delete()
+
+
+def test_of_an_adapter_it_is_shown_when_its_rows_have_been_used_up(db: Database) -> None:
+    service = Policies(db, tries_of=known_tries)
+    document = PolicyDocument.model_validate({"alias": "used-up", "require": [rule()]})
+    service.set(setting=PolicySetting(scope="team/*", policy=document), who=LOCAL)
+    with db.write() as session:
+        for number in range(199):
+            session.add(
+                TriedRows(
+                    adapter="team/a",
+                    namespace="team",
+                    dataset_digest=DIGESTS["prompt"],
+                    digest=f"{number:064d}",
+                    how="scored",
+                )
+            )
+
+    def notes(scope: str, who: Principal = LOCAL) -> list[str]:
+        return [note for one in service.list(scope=scope, alias="used-up", who=who).items for note in one.notes]
+
+    note = "000000000000 has 100 rows, by which 199 versions of this adapter were judged: the next one needs "
+    assert [one.startswith(note) for one in notes("team/a")] == [True]
+    assert notes("team/b") == notes("team/*") == notes("*") == []
+    assert notes("team/a", Principal("stranger", {"other": Role.READER})) == []

@@ -10,8 +10,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 from pydantic import ValidationError
 
-from sdk.schemas.evaluation import WORDNET
-from sdk.schemas.work import MOST_SCORERS, SCORERS_GROUP, ScorerInfo
+from sdk.schemas.evaluation import WORDNET, Better
+from sdk.schemas.work import DIRECTIONS_GROUP, MOST_DIRECTIONS, MOST_SCORERS, SCORERS_GROUP, ScorerInfo
+
+_DIRECTIONS: dict[str, Better] = {"less": "less", "more": "more"}
 
 
 class NoScorerError(ValueError):
@@ -59,12 +61,13 @@ def announced_scorers() -> list[ScorerInfo] | None:
 
     None if there are more than can be reported: a worker that reports only some would never get jobs for the others.
     """
-    found = []
+    found, directions = [], _directions()
     for name, (entry, *more) in sorted(_by_name().items()):
         if more or entry.dist is None or name == WORDNET:
             continue
         try:
-            found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version))
+            better = directions.get((entry.dist.name, name), {})
+            found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version, better=better))
         except ValidationError:
             # Its name is not allowed in jobs.
             continue
@@ -76,6 +79,20 @@ def _by_name() -> dict[str, list[EntryPoint]]:
     for entry in entry_points(group=SCORERS_GROUP):
         found.setdefault(entry.name, []).append(entry)
     return found
+
+
+def _directions() -> dict[tuple[str, str], dict[str, Better]]:
+    """Return what distributions declare of their scorers: distribution and scorer → `NAME` or `NAME.KEY` → direction."""
+    said: dict[tuple[str, str], dict[str, Better]] = {}
+    # What stands there is no module, and nothing is imported: an entry point is only where a distribution can say it.
+    for entry in sorted(entry_points(group=DIRECTIONS_GROUP), key=lambda one: one.name):
+        direction = _DIRECTIONS.get(entry.value)
+        if entry.dist is None or direction is None:
+            continue
+        scores = said.setdefault((entry.dist.name, entry.name.partition(".")[0]), {})
+        if len(scores) < MOST_DIRECTIONS:
+            scores[entry.name] = direction
+    return said
 
 
 def made_by(entry: EntryPoint) -> str:

@@ -58,6 +58,8 @@ class AliasView(Wire):
     alias: str
     ref: str
     number: int
+    #: The number of the move that made it name this; later moves have larger ones.
+    move: int
     #: Whether only promoters may move it.
     protected: bool
     moved_at: datetime

@@ -66,7 +66,7 @@ class Aliases:
         Raises NotFound, Forbidden if it is protected and the caller is not a promoter, Conflict.
         """
         with self._db.write() as session:
-            adapter = _movable(session, move.adapter, move.alias, who)
+            adapter = movable(session, move.adapter, move.alias, who)
             version = find_version(session, Ref(move.adapter, f"v{move.number}"), who)
             return _point(session, adapter, move.alias, version, move.expect, "set", move.reason, who)
 
@@ -77,7 +77,7 @@ class Aliases:
         gone.
         """
         with self._db.write() as session:
-            adapter = _movable(session, rollback.adapter, rollback.alias, who)
+            adapter = movable(session, rollback.adapter, rollback.alias, who)
             before = _before(session, adapter, rollback.alias)
             query = select(Version).where(Version.adapter_pk == adapter.pk, Version.number == before)
             version = session.scalars(query).one()
@@ -91,7 +91,7 @@ class Aliases:
     def remove(self, *, removal: AliasRemoval, who: Principal) -> None:
         """Remove an alias; its history stays. Raises NotFound, Forbidden, Conflict."""
         with self._db.write() as session:
-            adapter = _movable(session, removal.adapter, removal.alias, who)
+            adapter = movable(session, removal.adapter, removal.alias, who)
             alias = session.get(Alias, (adapter.pk, removal.alias))
             if alias is None:
                 raise NotFound(
@@ -145,8 +145,9 @@ class Aliases:
             row = find_adapter(session, adapter, who)
             protected = _protected(session, row)
             query = select(Alias, Version).join(Version, Version.pk == Alias.version_pk)
-            found = session.execute(query.where(Alias.adapter_pk == row.pk).order_by(Alias.name))
-            return [_present(row, alias, version, protected) for alias, version in found]
+            found = session.execute(query.where(Alias.adapter_pk == row.pk).order_by(Alias.name)).all()
+            moves = last_moves(session, row)
+            return [_present(row, alias, version, protected, moves[alias.name]) for alias, version in found]
 
 
 def _point(
@@ -169,10 +170,16 @@ def _point(
     else:
         alias.version_pk, alias.moved_by, alias.moved_at = version.pk, who.name, utc_now()
     from_number = None if present is None else present.number
-    _remember(session, adapter, name, kind, from_number, version.number, reason, who)
+    move = _remember(session, adapter, name, kind, from_number, version.number, reason, who)
     for touched in {version.pk: version, **({} if present is None else {present.pk: present})}.values():
         refresh_document(session, touched)
-    return _present(adapter, alias, version, _protected(session, adapter))
+    return _present(adapter, alias, version, _protected(session, adapter), move)
+
+
+def last_moves(session: Session, adapter: Adapter) -> dict[str, int]:
+    """The number of the last move of each alias that an adapter has, or had."""
+    last = select(AliasMoveRow.alias, func.max(AliasMoveRow.pk)).where(AliasMoveRow.adapter_pk == adapter.pk)
+    return {alias: move for alias, move in session.execute(last.group_by(AliasMoveRow.alias))}
 
 
 def _require_few_aliases(session: Session, adapter: Adapter) -> None:
@@ -214,18 +221,18 @@ def _remember(
     to_number: int | None,
     reason: str,
     who: Principal,
-) -> None:
-    session.add(
-        AliasMoveRow(
-            adapter_pk=adapter.pk,
-            alias=alias,
-            kind=kind,
-            from_number=from_number,
-            to_number=to_number,
-            reason=reason,
-            moved_by=who.name,
-        )
+) -> int:
+    move = AliasMoveRow(
+        adapter_pk=adapter.pk,
+        alias=alias,
+        kind=kind,
+        from_number=from_number,
+        to_number=to_number,
+        reason=reason,
+        moved_by=who.name,
     )
+    session.add(move)
+    session.flush()
     record(
         session,
         who,
@@ -235,6 +242,7 @@ def _remember(
         before={"number": from_number},
         after={"number": to_number, "reason": reason},
     )
+    return move.pk
 
 
 def _compare(adapter: Adapter, alias: str, expect: int | None, present: Version | None) -> None:
@@ -255,7 +263,7 @@ def _protected(session: Session, adapter: Adapter) -> set[str]:
     return set(session.scalars(query))
 
 
-def _movable(session: Session, name: str, alias: str, who: Principal) -> Adapter:
+def movable(session: Session, name: str, alias: str, who: Principal) -> Adapter:
     """Return an adapter of which the caller may move this alias, with its lock. Raises NotFound, Forbidden."""
     adapter = find_adapter(session, name, who, action="write", lock=True)
     if not who.may("promote", adapter.namespace) and alias in _protected(session, adapter):
@@ -300,12 +308,13 @@ def _require_few_protections(session: Session, namespace: str) -> None:
         )
 
 
-def _present(adapter: Adapter, alias: Alias, version: Version, protected: set[str]) -> AliasView:
+def _present(adapter: Adapter, alias: Alias, version: Version, protected: set[str], move: int) -> AliasView:
     return AliasView(
         adapter=adapter.name,
         alias=alias.name,
         ref=exact_ref(version),
         number=version.number or 0,
+        move=move,
         protected=alias.name in protected,
         moved_at=alias.moved_at,
         moved_by=alias.moved_by,

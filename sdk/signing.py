@@ -133,9 +133,7 @@ def verify(document: Signable, bundle: str, key: Path, *, file: str = MANIFEST_F
     find_signer(document, bundle, read_public_keys(key), file=file)
 
 
-def find_signer(
-    document: Signable, bundle: str, keys: Sequence[PublicKey], *, file: str = MANIFEST_FILE
-) -> PublicKey:
+def find_signer(document: Signable, bundle: str, keys: Sequence[PublicKey], *, file: str = MANIFEST_FILE) -> PublicKey:
     """Return the key that verifies `bundle` as a signature over exactly this document. Raises VerificationFailed."""
     library = _library()
     hint = check_bundle(document, bundle, file=file)
@@ -219,7 +217,9 @@ def key_id_of(public_key: str) -> tuple[str, str]:
         if _pem(der) != public_key:
             raise ValueError("another form")
     except ValueError as error:
-        raise InvalidInput(f"this is not one public key in PEM as openssl writes it; {_HOW_TO_TAKE}", param="public_key") from error
+        raise InvalidInput(
+            f"this is not one public key in PEM as openssl writes it; {_HOW_TO_TAKE}", param="public_key"
+        ) from error
     return hashlib.sha256(der).hexdigest(), hashlib.sha256(public_key.encode()).hexdigest()
 
 

@@ -45,6 +45,7 @@ from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
 from registry.monitoring import views as metrics
 from registry.monitoring.service import Metrics
+from registry.promotion import statement_views
 from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.removal import views as removal
@@ -80,6 +81,7 @@ ROOMS = (
     removal,
     search,
     signatures,
+    statement_views,
 )
 
 

@@ -41,6 +41,7 @@ from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
+from registry.promotion.statements import Statements
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -100,6 +101,7 @@ class Services:
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
+        self.statements = Statements(db)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
         self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
         completing = CompletionServices(

@@ -31,6 +31,10 @@ from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, Open, Sha256, Wire, canoni
 
 #: The most rules over rows of a policy, metrics of one of them, keys that may sign, and approvals that are needed.
 MOST_REQUIRED, MOST_METRICS, MOST_KEYS, MOST_APPROVALS = 20, 20, 10, 20
+#: The most keys that may state what an alias names.
+MOST_SIGNERS = 20
+#: A statement may be so much ahead of the clock of whoever reads it, in seconds.
+AHEAD_S = 300.0
 #: With fewer rows than this nothing is judged, whatever a policy says.
 LEAST_ROWS = 20
 #: Groups of a column with fewer rows are named, and not judged.

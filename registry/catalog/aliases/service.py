@@ -38,6 +38,16 @@ MOST_PROTECTIONS = 1000
 #: How many of an alias's last moves are looked at: there may be any number.
 MOST_MOVES = 1000
 
+#: Looked up alias by alias, since there may be any number of moves.
+_LAST_MOVE = (
+    select(func.max(AliasMoveRow.pk))
+    .where(AliasMoveRow.adapter_pk == Alias.adapter_pk, AliasMoveRow.alias == Alias.name)
+    .correlate(Alias)
+    .scalar_subquery()
+)
+#: Aliases, what they name, and the number of the move that made it so.
+_NAMED = select(Alias, Version, _LAST_MOVE).join(Version, Version.pk == Alias.version_pk)
+
 
 class Aliases:
     """The service over the tables of aliases. Every change holds the lock of the adapter's row."""
@@ -144,10 +154,8 @@ class Aliases:
         with self._db.read() as session:
             row = find_adapter(session, adapter, who)
             protected = _protected(session, row)
-            query = select(Alias, Version).join(Version, Version.pk == Alias.version_pk)
-            found = session.execute(query.where(Alias.adapter_pk == row.pk).order_by(Alias.name)).all()
-            moves = last_moves(session, row)
-            return [_present(row, alias, version, protected, moves[alias.name]) for alias, version in found]
+            found = session.execute(_NAMED.where(Alias.adapter_pk == row.pk).order_by(Alias.name))
+            return [_present(row, alias, version, protected, move) for alias, version, move in found]
 
 
 def _point(
@@ -176,10 +184,15 @@ def _point(
     return _present(adapter, alias, version, _protected(session, adapter), move)
 
 
-def last_moves(session: Session, adapter: Adapter) -> dict[str, int]:
-    """The number of the last move of each alias that an adapter has, or had."""
-    last = select(AliasMoveRow.alias, func.max(AliasMoveRow.pk)).where(AliasMoveRow.adapter_pk == adapter.pk)
-    return {alias: move for alias, move in session.execute(last.group_by(AliasMoveRow.alias))}
+def named_now(session: Session, adapter: Adapter, alias: str) -> tuple[Version, int]:
+    """Return the version that an alias names now, and the number of the move that made it so. Raises NotFound."""
+    found = session.execute(_NAMED.where(Alias.adapter_pk == adapter.pk, Alias.name == alias)).first()
+    if found is None:
+        raise NotFound(
+            f"there is no alias {adapter.name}@{alias}; see: adapterctl alias list {adapter.name}", param="alias"
+        )
+    _, version, move = found
+    return version, move
 
 
 def _require_few_aliases(session: Session, adapter: Adapter) -> None:

@@ -11,6 +11,7 @@ from registry.access.read_only.service import ReadOnlySwitch
 from registry.access.tokens import Tokens
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import Uploads
+from registry.catalog.aliases.protecting import protect_also
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
@@ -41,6 +42,9 @@ from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
+from registry.promotion.gate import Gate
+from registry.promotion.policies.finding import protected_aliases
+from registry.promotion.policies.service import Policies
 from registry.promotion.statements import Statements
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
@@ -100,6 +104,8 @@ class Services:
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
+        self.policies = Policies(db)
+        protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.statements = Statements(db)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
@@ -148,6 +154,7 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
+        self.gate = Gate(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)

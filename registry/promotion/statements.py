@@ -11,14 +11,16 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.catalog.aliases.service import movable, named_now
-from registry.catalog.models import Adapter
+from registry.catalog.aliases.moving import movable, require_there
+from registry.catalog.aliases.present import last_move
+from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.finding import exact_ref, find_adapter
 from registry.db.database import Database
 from registry.db.types import db_now, utc_now
 from registry.errors import Conflict, Invalid, InvalidName, Verification
 from registry.principal import Principal
-from registry.promotion.models import Policy, StatementRow
+from registry.promotion.models import StatementRow
+from registry.promotion.policies.finding import standing
 from registry.usage.charging import charge, record_bytes
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.formats.refs import BadNameError, parse_alias
@@ -47,7 +49,7 @@ class Statements:
             raise InvalidName(str(error), param="alias") from None
         with self._db.read() as session:
             row = find_adapter(session, adapter, who)
-            version, move = named_now(session, row, alias)
+            version, move = _named(session, row, alias)
             mine = (StatementRow.adapter_pk == row.pk, StatementRow.alias == alias)
             newest = (
                 select(StatementRow).where(*mine).order_by(StatementRow.move.desc(), StatementRow.created_at.desc())
@@ -73,7 +75,7 @@ class Statements:
         said = signed.statement
         with self._db.write() as session:
             row = movable(session, said.adapter, said.alias, who)
-            version, move = named_now(session, row, said.alias)
+            version, move = _named(session, row, said.alias)
             again = (
                 f"sign what it names now with: adapterctl promote {exact_ref(version)} {said.alias} --renew --sign KEY"
             )
@@ -128,12 +130,17 @@ class Statements:
         return _present(row, said)
 
 
+def _named(session: Session, adapter: Adapter, alias: str) -> tuple[Version, int]:
+    """What an alias names now, and the number of the move that made it so. Raises NotFound."""
+    query = select(Version, last_move()).join(Alias, Alias.version_pk == Version.pk)
+    row = session.execute(query.where(Alias.adapter_pk == adapter.pk, Alias.name == alias)).first()
+    version = require_there(adapter, alias, None if row is None else row[0])
+    return version, 0 if row is None else row[1] or 0
+
+
 def _policies(session: Session, adapter: Adapter, alias: str) -> list[str]:
     """The digests of the policies that stand for an alias, sorted."""
-    scopes = ("*", f"{adapter.namespace}/*", adapter.name)
-    newest = select(func.max(Policy.pk)).where(Policy.scope.in_(scopes), Policy.alias == alias).group_by(Policy.scope)
-    digests = select(Policy.digest).where(Policy.pk.in_(newest), Policy.document.is_not(None))
-    return sorted(set(session.scalars(digests)))
+    return sorted({policy.digest for policy in standing(session, adapter.name, adapter.namespace, alias)})
 
 
 def _require_own_key(signed: SignedStatement) -> None:

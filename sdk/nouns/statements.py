@@ -59,7 +59,7 @@ class StatementsAPI(StatementRoutes):
         Raises what `sign` does, with a message that says that it has moved, and how to sign it now.
         """
         try:
-            return self._sign(moved.adapter, moved.alias, digest, key, password, move=moved.move)
+            return self._sign(moved.adapter, moved.alias, digest, key, password, move=moved.move or None)
         except AdapterctlError as error:
             again = f"adapterctl promote {moved.ref} {moved.alias} --renew --sign {key}"
             raise type(error)(

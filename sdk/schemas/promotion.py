@@ -284,6 +284,8 @@ class RuleOutcome(Wire):
     #: Of the policy: "team/*", and its version.
     scope: str
     policy: int
+    #: Digests of all datasets whose rows it says anything of: only who may read all of them sees it.
+    data: Annotated[list[Sha256], IF_ANY] = []
     #: Whether the reader may not see what it asks; the other fields then say nothing of it.
     hidden: Annotated[bool, IF_ANY] = False
 

@@ -83,6 +83,26 @@ BODIES: dict[str, Any] = {
     },
     "protect_alias": {"scope": "team/*", "alias": "production"},
     "unprotect_alias": {"scope": "team/*", "alias": "production"},
+    "set_policy": {
+        "scope": "team/*",
+        "policy": {
+            "alias": "production",
+            "alpha": 0.05,
+            "require": [
+                {
+                    "data": _ROWS,
+                    "min_rows": 100,
+                    "metrics": {
+                        "rouge_l": {"at_least": 0.3},
+                        "loss": {"not_worse_than": 0.02, "against": ["incumbent"]},
+                    },
+                }
+            ],
+            "approvals": 2,
+        },
+        "expect": 0,
+    },
+    "remove_policy": {"scope": "team/*", "alias": "production"},
     "register_dataset": {
         "digest": _ROWS,
         "size_bytes": 48_213,

@@ -19,7 +19,7 @@ from registry.datasets.signatures import SignedDatasets
 from registry.principal import LOCAL, Principal, Role
 from registry.promotion.gate import Gate, unchanged
 from registry.promotion.question import Bench, Family, Question, StandingPolicy
-from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
+from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRollback, AliasView
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.promotion import (
     Decision,
@@ -31,8 +31,6 @@ from sdk.schemas.promotion import (
     RuleOutcome,
     RuleResult,
 )
-
-ALIAS = "live"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ class Rules:
             policy=policy.version,
             data=list(self.data),
         )
-        return Said(self.identity(session, question), [rule], self._while_judged, self.missing)
+        identity = [self.result, self.identity(session, question)]
+        return Said(identity, [rule], self._while_judged, self.missing)
 
     def _while_judged(self) -> None:
         with self._counting:
@@ -89,6 +88,7 @@ class Space:
 
     world: World
     space: str
+    alias: str = "live"
     secrets: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -133,14 +133,14 @@ class Space:
 
     def policy(self, scope: str | None = None, *, by: Principal | None = None, **asked: Any) -> PolicyView:
         """Set a policy for the alias."""
-        document = PolicyDocument.model_validate({"alias": ALIAS, **asked})
+        document = PolicyDocument.model_validate({"alias": self.alias, **asked})
         setting = PolicySetting(scope=scope or self.name, policy=document)
         return self.services.policies.set(setting=setting, who=by or self.boss)
 
     def end_policy(self, scope: str | None = None) -> None:
         """Remove it."""
         who = LOCAL if scope == "*" else self.boss
-        self.services.policies.remove(removal=PolicyRemoval(scope=scope or self.name, alias=ALIAS), who=who)
+        self.services.policies.remove(removal=PolicyRemoval(scope=scope or self.name, alias=self.alias), who=who)
 
     # Moves.
 
@@ -155,31 +155,35 @@ class Space:
 
     def move(self, gate: Gate, number: int, *, who: Principal | None = None, **given: Any) -> AliasView:
         """Point the alias at a version."""
-        body = AliasMove(adapter=self.name, alias=ALIAS, number=number, **given)
+        body = AliasMove(adapter=self.name, alias=self.alias, number=number, **given)
         return gate.move(move=body, who=who or self.who("ann"))
 
     def roll_back(self, gate: Gate, expect: int, *, who: Principal | None = None, **given: Any) -> AliasView:
         """Point it back."""
-        body = AliasRollback(adapter=self.name, alias=ALIAS, expect=expect, **given)
+        body = AliasRollback(adapter=self.name, alias=self.alias, expect=expect, **given)
         return gate.rollback(rollback=body, who=who or self.who("ann"))
 
     def remove(self, gate: Gate, *, who: Principal | None = None, **given: Any) -> None:
         """Take it away."""
-        gate.remove(removal=AliasRemoval(adapter=self.name, alias=ALIAS, **given), who=who or self.who("ann"))
+        gate.remove(removal=AliasRemoval(adapter=self.name, alias=self.alias, **given), who=who or self.who("ann"))
 
     def check(self, gate: Gate, number: int, *, who: Principal | None = None, **given: Any) -> Decision:
         """Ask whether it would move."""
-        body = PromotionCheck(adapter=self.name, alias=ALIAS, number=number, **given)
+        body = PromotionCheck(adapter=self.name, alias=self.alias, number=number, **given)
         return gate.check(check=body, who=who or self.who("ann"))
+
+    def history(self) -> list[AliasMoveView]:
+        """Its moves, newest first."""
+        return self.services.aliases.history(adapter=self.name, alias=self.alias, who=LOCAL).items
 
     def named(self) -> int | None:
         """What the alias names."""
         there = self.services.aliases.list(adapter=self.name, who=LOCAL)
-        return next((view.number for view in there if view.alias == ALIAS), None)
+        return next((view.number for view in there if view.alias == self.alias), None)
 
     def decisions(self, who: Principal = LOCAL) -> list[Decision]:
         """All decisions about it, newest first."""
-        return self.services.decisions.list(adapter=self.name, alias=ALIAS, who=who).items
+        return self.services.decisions.list(adapter=self.name, alias=self.alias, who=who).items
 
 
 def bench_of(services: Services) -> Bench:

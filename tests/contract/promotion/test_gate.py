@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-from contract.promotion.gates import ALIAS, Rules, Space
+from contract.promotion.gates import Rules, Space
 from support.people import bare_http
 from support.registries import World
 
@@ -21,7 +22,7 @@ from registry.promotion.rules.known import FAMILIES
 from registry.quotas.service import recount
 from sdk.client import Client
 from sdk.errors import PromotionRefused as RefusedPromotion
-from sdk.schemas.aliases import AliasMove, AliasMoveView
+from sdk.schemas.aliases import AliasMove
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
 
 
@@ -30,17 +31,19 @@ def world(people: World) -> World:
     return people
 
 
-@pytest.fixture
-def there(world: World) -> Space:
+@pytest.fixture(scope="module")
+def home(people: World) -> Space:
     """A namespace with an adapter of two versions."""
-    made = Space(world, f"gate-{uuid.uuid4().hex[:10]}")
+    made = Space(people, f"gate-{uuid.uuid4().hex[:10]}")
     for _ in range(2):
         made.publish()
     return made
 
 
-def history(there: Space) -> list[AliasMoveView]:
-    return there.services.aliases.history(adapter=there.name, alias=ALIAS, who=LOCAL).items
+@pytest.fixture
+def there(home: Space) -> Space:
+    """The same, with an alias that no other test has."""
+    return replace(home, alias=f"live-{uuid.uuid4().hex[:8]}")
 
 
 class TestWithoutAPolicy:
@@ -49,7 +52,7 @@ class TestWithoutAPolicy:
         moved = there.move(gate, 1, who=there.who("writer", Role.WRITER), reason="first")
         assert (moved.number, moved.decision, moved.protected) == (1, None, False)
         assert (rules.judged, there.decisions()) == (0, [])
-        (move,) = history(there)
+        (move,) = there.history()
         assert (move.move, move.decision, move.outcome) == (moved.move, None, None)
 
     def test_a_policy_that_was_removed_lately_stands_on_the_decision(self, there: Space) -> None:
@@ -78,9 +81,10 @@ class TestRules:
             (f"{there.space}/*", "passed"),
             (there.name, "passed"),
         ]
-        (move,) = history(there)
+        (move,) = there.history()
         assert (move.decision, move.outcome) == (moved.decision, "passed")
-        assert [view.decision for view in there.services.aliases.list(adapter=there.name, who=LOCAL)] == [decision.id]
+        named = there.services.aliases.list(adapter=there.name, who=LOCAL)
+        assert [(view.decision, view.move) for view in named if view.alias == there.alias] == [(decision.id, move.move)]
 
     @pytest.mark.parametrize("result", ["failed", "unknown"])
     def test_one_that_does_not_refuses_it(self, there: Space, result: str) -> None:
@@ -90,11 +94,11 @@ class TestRules:
             there.move(there.gate(Rules(result)), 2, reason="better")
         (decision,) = there.decisions()
         assert refused.value.message == (
-            f"the policies of {there.name}@live don't let it move to v2 ({result}: loss on heldout at most 2); see why with: "
+            f"the policies of {there.name}@{there.alias} don't let it move to v2 ({result}: loss on heldout at most 2); see why with: "
             f"adapterctl decisions show {decision.id}"
         )
         assert (decision.outcome, decision.moved, decision.move, decision.from_number) == ("refused", False, None, 1)
-        assert (there.named(), len(history(there))) == (1, 1)
+        assert (there.named(), len(there.history())) == (1, 1)
 
     def test_a_refusal_that_is_asked_for_again_is_the_same_decision(self, there: Space) -> None:
         gate = there.gate(rules := Rules("failed"))
@@ -120,10 +124,10 @@ class TestOverride:
         )
         (decision,) = there.decisions()
         assert (decision.outcome, decision.moved, decision.rules[0].outcome) == ("overridden", True, "failed")
-        (move,) = history(there)
+        (move,) = there.history()
         assert (move.outcome, move.decision, move.reason) == ("overridden", moved.decision, "the other one is down")
         (entry,) = there.services.audit.list(
-            AuditQuery(action="alias.override", subject=there.name), who=there.boss
+            AuditQuery(action="alias.override", subject=f"{there.name}@{there.alias}"), who=there.boss
         ).items
         assert entry.after == {"number": 1, "decision": moved.decision, "reason": "the other one is down"}
 
@@ -163,7 +167,7 @@ class TestRollback:
             there.move(there.gate(Rules()), number)
         gate = there.gate(rules := Rules("failed"))
         assert there.roll_back(gate, 2).number == 1
-        assert (there.decisions()[0].outcome, rules.judged, history(there)[0].outcome) == (
+        assert (there.decisions()[0].outcome, rules.judged, there.history()[0].outcome) == (
             "rolled_back",
             0,
             "rolled_back",
@@ -203,7 +207,7 @@ class TestRemoval:
         with pytest.raises(PromotionRefused, match=r"be removed \(failed: 1 approval\)"):
             there.remove(gate)
         there.remove(gate, who=there.boss, override=True, reason="it is over")
-        assert (there.named(), history(there)[0].outcome) == (None, "overridden")
+        assert (there.named(), there.history()[0].outcome) == (None, "overridden")
 
 
 class TestCheck:
@@ -251,7 +255,7 @@ class TestCheck:
     def test_a_view_that_has_no_time_only_answers_what_is_known(self, there: Space) -> None:
         there.policy()
         gate = there.gate(rules := Rules())
-        body = AliasMove(adapter=there.name, alias=ALIAS, number=1)
+        body = AliasMove(adapter=there.name, alias=there.alias, number=1)
         with pytest.raises(JudgingNeededError):
             gate.move(move=body, who=there.who("ann"), may_judge=False)
         assert (rules.judged, there.decisions()) == (0, [])
@@ -306,15 +310,15 @@ class TestOverHttp:
         ann = acting(**{there.space: Role.PROMOTER})
         there.policy(approvals=2)
         with pytest.raises(RefusedPromotion, match=r"failed: 2 approvals") as refused:
-            ann.set_alias(there.name, ALIAS, 1)
+            ann.set_alias(there.name, there.alias, 1)
         assert (refused.value.exit_code, refused.value.param) == (4, "alias")
         with pytest.raises(RefusedPromotion):
-            ann.promote(f"{there.name}@v1", ALIAS)
+            ann.promote(f"{there.name}@v1", there.alias)
         with bare_http(ann.config.url, ann.config.token or "") as http:
-            (decision,) = get(http, "/decisions", adapter=there.name, alias=ALIAS)["items"]
+            (decision,) = get(http, "/decisions", adapter=there.name, alias=there.alias)["items"]
             assert decision["id"] in refused.value.message
             assert get(http, f"/decisions/{decision['id']}") == decision
-            body = {"adapter": there.name, "alias": ALIAS, "number": 1}
+            body = {"adapter": there.name, "alias": there.alias, "number": 1}
             checked = http.post("/api/v1/promotions/check", json=body)
             assert (checked.status_code, checked.json()) == (200, decision)
             late = http.post("/api/v1/promotions/check", json={**body, "expect": 7})
@@ -324,8 +328,8 @@ class TestOverHttp:
         there.policy()
         ids = [there.check(there.gate(Rules()), number, who=who).id for number in (1, 2) for who in (LOCAL, there.boss)]
         with bare_http(there.world.url, acting(**{there.space: Role.READER}).config.token or "") as http:
-            first = get(http, "/decisions", adapter=there.name, limit=3)
-            rest = get(http, "/decisions", adapter=there.name, cursor=first["next"])
+            first = get(http, "/decisions", adapter=there.name, alias=there.alias, limit=3)
+            rest = get(http, "/decisions", adapter=there.name, alias=there.alias, cursor=first["next"])
         assert [one["id"] for page in (first, rest) for one in page["items"]] == ids[::-1]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from contract.promotion.meanwhile import Meanwhile
 from contract.promotion.oracle import Oracle
-from contract.promotion.scene import STAFF, Scene, floor
+from contract.promotion.scene import STAFF, Scene, floor, gate_of
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -27,6 +27,7 @@ from support.soak import SOAKING, scale
 from registry.catalog.versions.lifecycle import VersionState
 from registry.errors import NotFound, PromotionRefused, RegistryError
 from registry.principal import LOCAL, Role
+from registry.promotion.gate import Gate
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.promotion import ApprovalRequest, PolicyRemoval
 
@@ -76,9 +77,9 @@ MOVING = st.sampled_from(("move", "move", "roll_back", "remove")).flatmap(
 class PromotionMachine(RuleBasedStateMachine):
     """Lets people act, and an oracle judge what came of it."""
 
-    def __init__(self, world: World, folder: Path, meanwhile: Meanwhile, seen: Counter[str]) -> None:
+    def __init__(self, world: World, folder: Path, gate: Gate, meanwhile: Meanwhile, seen: Counter[str]) -> None:
         super().__init__()
-        self.scene = Scene(world, folder)
+        self.scene = Scene(world, folder, gate=gate)
         self.services, self.meanwhile, self.seen = world.services, meanwhile, seen
         #: Policies for all are for the alias of one sequence alone.
         self.alias = f"live{next(SEQUENCES)}"
@@ -254,11 +255,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 @pytest.mark.timeout(3600)
 def test_no_alias_with_a_policy_names_what_nothing_allowed(world: World, tmp_path: Path) -> None:
     meanwhile, seen = Meanwhile(), Counter[str]()
-    world.services.gate = type(world.services.gate)  # placeholder
+    gate = gate_of(world, {"meanwhile": meanwhile})
     # A short run does the same each time; a soak looks where nobody has looked.
     first = secrets.randbits(32) if SOAKING else 0
     for n in range(scale(600, share=60) // OF_A_SEED):
-        machine = seed(first + n)(lambda: PromotionMachine(world, tmp_path / "files", meanwhile, seen))
+        machine = seed(first + n)(lambda: PromotionMachine(world, tmp_path / "files", gate, meanwhile, seen))
         run_state_machine_as_test(
             machine,
             settings=settings(

@@ -92,7 +92,10 @@ BODIES: dict[str, Any] = {
                 {
                     "data": _ROWS,
                     "min_rows": 100,
-                    "metrics": {"rouge_l": {"at_least": 0.3}, "loss": {"not_worse_than": 0.02, "against": ["incumbent"]}},
+                    "metrics": {
+                        "rouge_l": {"at_least": 0.3},
+                        "loss": {"not_worse_than": 0.02, "against": ["incumbent"]},
+                    },
                 }
             ],
             "approvals": 2,

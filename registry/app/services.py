@@ -49,6 +49,7 @@ from registry.promotion.automatic.service import Automatic
 from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
 from registry.promotion.generations import raise_generations
+from registry.promotion.known_tries import known_tries
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
@@ -113,7 +114,9 @@ class Services:
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
-        self.policies = Policies(db, embedded=home is not None, counts_tokens=settings.auth == "token")
+        self.policies = Policies(
+            db, embedded=home is not None, counts_tokens=settings.auth == "token", tries_of=known_tries
+        )
         self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)

@@ -135,6 +135,8 @@ class AskedRows:
     choosers: Sequence[ReadRows]
     #: On which datasets versions of the adapter were tried.
     tried: Sequence[Tried]
+    #: Which of all these datasets were removed, so that their rows may be gone.
+    removed: Sequence[str]
 
     @property
     def rows(self) -> ReadRows:
@@ -148,4 +150,5 @@ class AskedRows:
             [metric.identity() for metric in self.metrics],
             [list(one) for one in self.choosers],
             [list(one) for one in self.tried],
+            list(self.removed),
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -59,30 +59,37 @@ def incumbent(session: Session, question: Question) -> Reference | None:
 def passed(session: Session, question: Question) -> list[Reference]:
     """Return the different bytes that the alias has named by decisions that passed, the last first."""
     decided = (
-        select(DecisionRow.number, DecisionRow.digest)
+        select(DecisionRow.digest)
         .where(DecisionRow.adapter_pk == question.adapter_pk, DecisionRow.alias == question.alias)
-        .where(DecisionRow.moved, DecisionRow.outcome == "passed", DecisionRow.number.is_not(None))
+        .where(DecisionRow.moved, DecisionRow.outcome == "passed", DecisionRow.digest.is_not(None))
         .order_by(DecisionRow.pk.desc())
     )
-    digests: dict[str, int] = {}
-    for number, digest in session.execute(decided.limit(10 * MOST_PASSED)):
-        if number is not None and digest is not None and len(digests) < MOST_PASSED:
-            digests.setdefault(digest, number)
-    versions = _by_number(session, question, digests.values())
-    return [_reference(question, versions[number], "best") for number in digests.values() if number in versions]
+    newest = session.scalars(decided.limit(10 * MOST_PASSED))
+    digests = list(dict.fromkeys(digest for digest in newest if digest is not None))[:MOST_PASSED]
+    there = _with_digests(session, question, digests)
+    return [_reference(question, there[digest], "best") for digest in digests if digest in there]
 
 
 def numbered(session: Session, question: Question, number: int, called: str) -> Reference | None:
-    """Return a version of the adapter by its number; None: it never had one with that."""
-    version = _by_number(session, question, [number]).get(number)
-    return None if version is None else _reference(question, version, called)
+    """Return a version of the adapter by its number; None: it never had one with that.
+
+    Where it was deleted, and its bytes were published again, it is the version that has them now.
+    """
+    of = (Version.adapter_pk == question.adapter_pk, Version.number == number)
+    digest = session.scalar(select(Version.digest).where(*of))
+    return None if digest is None else _reference(question, _with_digests(session, question, [digest])[digest], called)
 
 
-def _by_number(session: Session, question: Question, numbers: Iterable[int]) -> dict[int, _Facts]:
+def _with_digests(session: Session, question: Question, digests: Iterable[str]) -> dict[str, _Facts]:
+    """The version of the adapter that has each of these digests: the first that is not deleted, else the first."""
     columns = select(Version.number, Version.digest, Version.state, Version.kind)
-    of = (Version.adapter_pk == question.adapter_pk, Version.number.in_(list(numbers)))
-    facts = [_Facts(number or 0, *rest) for number, *rest in session.execute(columns.where(*of)).tuples()]
-    return {one.number: one for one in facts}
+    of = (Version.adapter_pk == question.adapter_pk, Version.digest.in_(list(digests)), Version.number.is_not(None))
+    found: dict[str, _Facts] = {}
+    for number, *rest in session.execute(columns.where(*of).order_by(Version.number)).tuples():
+        one = _Facts(number or 0, *rest)
+        if one.digest not in found or (one.state in PULLABLE and found[one.digest].state not in PULLABLE):
+            found[one.digest] = one
+    return found
 
 
 def _reference(question: Question, version: _Facts, called: str) -> Reference:
@@ -92,13 +99,8 @@ def _reference(question: Question, version: _Facts, called: str) -> Reference:
 
 def together(references: Sequence[Reference]) -> list[Reference]:
     """Return each version once, with all that it is called."""
-    found: dict[str, Reference] = {}
+    called: dict[str, dict[str, None]] = {}
     for one in references:
-        same = found.get(one.digest)
-        if same is None:
-            found[one.digest] = one
-        else:
-            called = tuple(dict.fromkeys([*same.called, *one.called]))
-            better = same if same.is_there or not one.is_there else one
-            found[one.digest] = Reference(called, better.ref, one.digest, better.is_there)
-    return list(found.values())
+        called.setdefault(one.digest, {}).update(dict.fromkeys(one.called))
+    first = {one.digest: one for one in reversed(references)}
+    return [replace(first[digest], called=tuple(names)) for digest, names in called.items()]

@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Version
+from registry.datasets.models import Dataset
 from registry.promotion.makers import Makers, makers_of_all
 from registry.promotion.question import Bench, Question, StandingPolicy
 from registry.promotion.rules.asked_scores import AskedMetric, AskedRows, Compared
@@ -95,13 +97,20 @@ class _Reading:
         )
         if rule.scored_by == "other_worker":
             self._read_makers({self._digest, *others})
+        choosers = self._choosers if rule.chosen_rows == "refused" else []
+        datasets = {rule.data, *(one.dataset for one in choosers), *(one.dataset for one in self._tried)}
         return AskedRows(
             rule=rule,
             candidate=self._candidate,
             metrics=[self._metric(rule, name, one, named, found) for name, one in rule.metrics.items()],
-            choosers=self._choosers if rule.chosen_rows == "refused" else [],
+            choosers=choosers,
             tried=self._tried,
+            removed=self._removed(datasets),
         )
+
+    def _removed(self, datasets: Collection[str]) -> list[str]:
+        removed = select(Dataset.digest).where(Dataset.digest.in_(sorted(datasets)), Dataset.removed_at.is_not(None))
+        return list(self._session.scalars(removed.order_by(Dataset.digest)))
 
     def _read_makers(self, digests: Collection[str]) -> None:
         new = set(digests) - self._makers.keys()

@@ -99,6 +99,10 @@ class Scene:
         assert token is not None
         self.services.tokens.revoke(token, who=LOCAL)
 
+    def role_of(self, name: str) -> Role | None:
+        """The role that somebody has in the namespace."""
+        return self.who(name).grants.get(self.space)
+
     def who(self, name: str) -> Principal:
         """Whoever has this name, as a request by them is understood. Raises Unauthenticated."""
         return LOCAL if name == "root" else self.services.tokens.check(self.secrets[name])

@@ -45,7 +45,9 @@ from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
 from registry.monitoring import views as metrics
 from registry.monitoring.service import Metrics
-from registry.promotion import statement_views
+from registry.promotion import approval_views as approvals
+from registry.promotion import probe_views as probes
+from registry.promotion import statement_views as statements
 from registry.promotion import views as promotion
 from registry.promotion.policies import views as policies
 from registry.queue import Queue
@@ -77,6 +79,8 @@ ROOMS = (
     sweeps,
     promotion,
     policies,
+    approvals,
+    probes,
     evaluations,
     lineage,
     auth,
@@ -85,7 +89,7 @@ ROOMS = (
     removal,
     search,
     signatures,
-    statement_views,
+    statements,
 )
 
 

@@ -42,9 +42,19 @@ from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
+from registry.promotion import tries
+from registry.promotion.approvals import Approvals
+from registry.promotion.automatic.scoring import Scoring
+from registry.promotion.automatic.service import Automatic
+from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
+from registry.promotion.generations import raise_generations
+from registry.promotion.known_tries import known_tries
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
+from registry.promotion.probes import ProbeReplays
+from registry.promotion.question import Bench
+from registry.promotion.shared_rows import RowSharing
 from registry.promotion.statements import Statements
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
@@ -64,7 +74,6 @@ from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
 from registry.sweeps.driving import Driver
 from registry.sweeps.ending import SweepEnding, wanting
-from registry.sweeps.members import keep_result
 from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
@@ -91,24 +100,32 @@ class Services:
         if queue is None:
             broker = (settings.broker_url, settings.broker_timeout_s)
             queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
-        self.tokens, self.audit, self.quotas = Tokens(db), Audit(db), Quotas(db)
+        self.tokens, self.audit, self.quotas = Tokens(db, on_ended=raise_generations), Audit(db), Quotas(db)
         self.read_only = ReadOnlySwitch(db, forced=settings.read_only)
         self.uploads = Uploads(db, storage, readable=[readable_rows])
         self.artifacts = artifacts = Artifacts(db, storage, self.uploads, readable=[readable_rows])
         # Read now: a server that can't check what is required of versions must not begin to accept them.
         trust = Trust.of(settings.signing_keys)
         self.signatures = Signatures(db, trust)
-        self.publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
+        self.publisher = Publisher(
+            db, artifacts, trust=trust, quarantine=settings.gate == "quarantine", on_version=tries.note_version
+        )
         # Its owner's own files are read in their own process: to start another would take longer.
         self.reading = RowReading(apart=home is None)
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
-        self.policies = Policies(db)
+        self.policies = Policies(
+            db, embedded=home is not None, counts_tokens=settings.auth == "token", tries_of=known_tries
+        )
+        self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.statements = Statements(db)
-        self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
+        self.evaluations, self.evaluation_rows = (
+            Evaluations(db, on_kept=tries.note_scores),
+            EvaluationRows(db, artifacts),
+        )
         self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
         completing = CompletionServices(
             db=db,
@@ -116,7 +133,7 @@ class Services:
             publisher=self.publisher,
             keep_scores=self.evaluations.keep,
             keep_series=keep_series,
-            keep_member=keep_result,
+            keep_member=tries.keep_member,
             look_for_training_rows=self.contamination.look,
         )
         limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)
@@ -154,7 +171,11 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
-        self.gate = Gate(db)
+        bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
+        self.gate, self.decisions = Gate(db, bench), Decisions(db)
+        scoring = Scoring(db, self.jobs, RowSharing(db, signed, self.reading))
+        self.automatic = Automatic(db, self.gate, scoring, may_write=lambda: self.read_only.reason() is None)
+        followers.ask_too(self.automatic)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
@@ -165,6 +186,7 @@ class Services:
             {
                 "requeued": self.claims.requeue_expired,
                 "sweeps_advanced": self.driver.go_on,
+                "promotions_begun": self.automatic.sweep,
                 "announced": self.jobs.remind,
                 "expired_checkpoints": self.checkpoints.expire,
                 "forgotten_workers": self.workers.forget,

@@ -16,7 +16,7 @@ from registry.catalog.aliases.present import present_alias
 from registry.catalog.aliases.protecting import protected_aliases
 from registry.catalog.aliases.undoing import Moved, named_before
 from registry.catalog.models import Adapter, Alias, AliasMoveRow, Version
-from registry.catalog.versions.finding import exact_ref, find_adapter
+from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import PULLABLE
 from registry.catalog.versions.present import refresh_document
 from registry.db.types import utc_now
@@ -39,15 +39,13 @@ class MovedBy(NamedTuple):
     outcome: str | None = None
 
 
-def movable(session: Session, name: str, alias: str, who: Principal, *, lock: bool = True) -> Adapter:
-    """Return an adapter of which the caller may move this alias, with its lock. Raises NotFound, Forbidden."""
-    adapter = find_adapter(session, name, who, action="write", lock=lock)
+def require_movable(session: Session, adapter: Adapter, alias: str, who: Principal) -> None:
+    """Raise Forbidden for an alias of which the caller may not say what it names."""
     if not who.may("promote", adapter.namespace) and alias in protected_aliases(session, adapter):
         raise Forbidden(
             f"{adapter.name}@{alias} is protected, so only a promoter can move it; ask one, or use another alias",
             param="alias",
         )
-    return adapter
 
 
 def named_now(session: Session, adapter: Adapter, alias: str) -> Version | None:

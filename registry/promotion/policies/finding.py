@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -49,18 +51,30 @@ def newest() -> Select[Policy]:
 
 def standing_policy(row: Policy) -> StandingPolicy:
     """Return a stored policy that was not removed, in order to act on it. Raises Unreadable."""
-    return StandingPolicy(row.scope, row.version, row.digest, document_of(row.document, row.scope, row.alias))
+    return StandingPolicy(row.scope, row.version, row.digest, document_of(row))
 
 
-def document_of(stored: Any, scope: str, alias: str) -> PolicyDocument:
-    """Return a stored document. Raises Unreadable.
+def document_of(row: Policy) -> PolicyDocument:
+    """Return the document of a policy that was not removed. Raises Unreadable.
 
     Other stored records are read without what only a newer release knows. Here that would be a rule which nobody checks.
     """
     try:
-        return PolicyDocument.model_validate(stored)
+        return _document(_Stored(row.digest, row.document))
     except ValidationError as error:
         raise Unreadable(
-            f"the policy of {scope} for {alias} has rules that this release doesn't know; upgrade the registry, or set the "
-            f"policy again: adapterctl policy set {scope} FILE"
+            f"the policy of {row.scope} for {row.alias} has rules that this release doesn't know; upgrade the registry, or set "
+            f"the policy again: adapterctl policy set {row.scope} FILE"
         ) from error
+
+
+@dataclass(frozen=True)
+class _Stored:
+    digest: str
+    document: Any = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _document(stored: _Stored) -> PolicyDocument:
+    """A policy is read with each question about its alias, and reading one with many rules takes milliseconds."""
+    return PolicyDocument.model_validate(stored.document)

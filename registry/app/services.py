@@ -55,6 +55,7 @@ from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
 from registry.promotion.question import Bench
 from registry.promotion.shared_rows import RowSharing
+from registry.promotion.statements import Statements
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -120,6 +121,7 @@ class Services:
         self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
+        self.statements = Statements(db)
         self.evaluations, self.evaluation_rows = (
             Evaluations(db, on_kept=tries.note_scores),
             EvaluationRows(db, artifacts),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from sdk.cli.commands.signing import ask_password
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_done, print_rows
 from sdk.cli.support.session import open_client
 from sdk.schemas.aliases import AliasMoveView, AliasView
+from sdk.schemas.promotion import SignedStatementView
 
 _expect = click.option("--expect", metavar="vN", help="Only if the alias names this version now; 0 for none.")
 _reason = click.option("--reason", default="", help="The reason; kept in the history.")
@@ -161,17 +163,41 @@ def alias_protected(style: str) -> None:
 @click.argument("alias")
 @_expect
 @_reason
+@click.option("--sign", metavar="KEY", help="Then state that ALIAS names it, signed with this private key, a PEM file.")
+@click.option("--renew", is_flag=True, help="Only sign; ALIAS is not moved, and must name that version.")
 @format_option
-def promote_command(ref: str, alias: str, expect: str | None, reason: str, style: str) -> None:
+def promote_command(
+    ref: str, alias: str, expect: str | None, reason: str, sign: str | None, renew: bool, style: str
+) -> None:
     """Point ALIAS at the version that REF names now; print the exact ref.
+
+    With --sign, those who pull with --require-signed-alias get it. They refuse a statement that is too old, so
+    repeat it with --renew, which also signs what was moved before. The key's password is asked for, or taken from
+    ADAPTERCTL_SIGNING_PASSWORD.
 
     \b
     Examples:
       adapterctl promote code-review@v3 production --expect v2 --reason 'beats v2'
       adapterctl promote code-review@staging production
+      adapterctl promote code-review@v3 production --sign KEY.pem
+      adapterctl promote code-review@v3 production --sign KEY.pem --renew
     """
+    if renew and (expect is not None or reason):
+        raise click.UsageError("--expect and --reason belong to a move, and --renew makes none")
+    password = ask_password(sign) if sign is not None or renew else None
     with open_client() as client:
-        _moved(client.promote(ref, alias, expect=expect, reason=reason), style)
+        if renew:
+            _renewed(client.statements.sign(ref, alias, sign, password=password), style)
+        else:
+            moved = client.promote(ref, alias, expect=expect, reason=reason, sign=sign, sign_password=password)
+            _moved(moved, style)
+
+
+def _renewed(signed: SignedStatementView, style: str) -> None:
+    said = signed.statement
+    ref = f"{said.adapter}@sha256:{said.digest}"
+    shown = {**said.model_dump(), "key_id": signed.key_id}
+    print_done(style, shown, ref, f"{said.adapter}@{said.alias} is signed as {ref}, since move {said.move}")
 
 
 @click.command(name="rollback")

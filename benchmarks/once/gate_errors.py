@@ -2,7 +2,8 @@
 `PYTHONPATH=tests python -m benchmarks.once.gate_errors OUT.jsonl`.
 
 Appends a line for each design to OUT.jsonl; lines that are there already are not made again. With OUT.jsonl 1 2 it makes every
-second one, from the first. With `--tables FILE…` it prints what the files have as the tables of benchmarks/RESULTS.md.
+second one, from the first. With `--tables FILE…` it prints what the files have as the tables of benchmarks/RESULTS.md, and with
+`--small` how often the end that is taken from the rows alone is too low at small alphas, of half a million draws.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import product
 from math import sqrt
 from pathlib import Path
 
-from support.gate_rows import DEVIATIONS, SCORES, Design, counted
+from support.gate_rows import DEVIATIONS, SCORES, Design, counted, ends_below
 
 DRAWS = 2_000
 _ROWS = (30, 100, 1000)
@@ -23,8 +24,9 @@ _FAIR = ("normal", "tokens", "tokens, more in long rows", "t(3)", "yes or no")
 _HARD = ("skewed harm", "skewed gain", "10 % differ", "10 % differ, bounded", "rare large harm")
 #: Margins in deviations: where the share that differs bounds what a difference can be, it is smaller.
 _MARGINS = {"yes or no": (0.2, 0.5), "10 % differ, bounded": (0.25,)}
+_SMALL, _MANY = (1e-3, 1e-4, 1e-5), 500_000
 #: By how many margins each of ten versions is worse than the one before.
-_STEPS = (0.1, 0.15, 0.2, 0.26, 0.34, 0.51, 0.75, 1.01)
+_STEPS = (0.15, 0.26, 0.51, 1.01)
 
 
 def designs() -> Iterator[Design]:
@@ -36,12 +38,12 @@ def designs() -> Iterator[Design]:
     for rows in _ROWS:
         yield Design("any of ten", "normal", rows)
         yield Design("any of ten", "t(3)", rows)
-    for rows, fresh, step in product((100, 30), (False, True), _STEPS):
-        yield Design("ten in a row", "normal", rows, worse=step, fresh=fresh)
     for kind, rows in product(_HARD, _ROWS):
         yield from (Design("not worse", kind, rows, margin=margin) for margin in _margins(kind))
     for kind, rows in product(SCORES, _ROWS):
         yield Design("score", kind, rows)
+    for rows, fresh, step in product((100, 30), (False, True), _STEPS):
+        yield Design("ten in a row", "normal", rows, worse=step, fresh=fresh)
     for kind, rows, tries in product(_HARD, _ROWS[:2], (1, 10)):
         yield Design("not worse", kind, rows, worse=0.0, margin=_margins(kind)[-1], tries=tries)
     for kind, rows in product((*_FAIR, *_HARD), _ROWS):
@@ -135,8 +137,20 @@ def _line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def small() -> Iterator[str]:
+    """The table of small alphas, in multiples of alpha."""
+    yield from _head("the end is too low, times alpha", "rows", *(f"{alpha:g}" for alpha in _SMALL))
+    for kind, rows in product(("normal", "tokens", "t(3)", "skewed harm"), _ROWS[:2]):
+        found = [ends_below(kind, rows, alpha, draws=_MANY) / _MANY / alpha for alpha in _SMALL]
+        yield _line(kind, str(rows), *(f"{one:.2f}" for one in found))
+
+
 def main() -> None:
     """Make what is missing, or print the tables."""
+    if sys.argv[1] == "--small":
+        for line in small():
+            print(line, flush=True)
+        return
     if sys.argv[1] == "--tables":
         print("\n".join(tables(read([Path(name) for name in sys.argv[2:]]))))
         return

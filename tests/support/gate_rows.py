@@ -10,7 +10,8 @@ from math import e, sqrt
 import numpy as np
 
 from sdk.statistics.bootstrap import paired_ratio
-from sdk.statistics.gates import Judged, Limit, judge_not_worse, judge_score, tried_alpha
+from sdk.statistics.gates import Asked, Judged, Limit, judge_not_worse, judge_score, tried_alpha
+from sdk.statistics.one_sided import most_of_ratio
 
 #: How rows differ → the standard deviation of their differences: of a row's sum, by the mean of what rows weigh.
 DEVIATIONS = {
@@ -60,6 +61,16 @@ def counted(design: Design, *, draws: int) -> dict[str, int]:
     return dict(Counter(ask[design.asked](design, rng) for _ in range(draws)))
 
 
+def ends_below(kind: str, rows: int, alpha: float, *, draws: int, at_once: int = 5_000) -> int:
+    """In how many draws the end that is taken from the rows alone is below the true ratio: many draws for a small alpha."""
+    rng, below = np.random.default_rng(rows), 0
+    for _ in range(draws // at_once):
+        sums, masses = differences(rng, kind, rows * at_once, 0.0)
+        ends = most_of_ratio(sums.reshape(-1, rows), masses.reshape(-1, rows), alpha=alpha)
+        below += int((ends < 0).sum())
+    return below
+
+
 def _not_worse(design: Design, rng: np.random.Generator, tries: int | None = None) -> str:
     margin = design.margin * DEVIATIONS[design.kind]
     sums, masses = differences(rng, design.kind, design.rows, design.worse * margin)
@@ -94,7 +105,7 @@ def _any_of_ten(design: Design, rng: np.random.Generator) -> str:
 def _score(design: Design, rng: np.random.Generator) -> str:
     mean, rows, ones = SCORES[design.kind], design.rows, np.ones(design.rows)
     largest: float | None = 1.0
-    asked = "at_least"
+    asked: Asked = "at_least"
     match design.kind:
         case "loss":
             masses = np.exp(rng.normal(size=rows))

@@ -141,7 +141,9 @@ def main() -> None:
         print("\n".join(tables(read([Path(name) for name in sys.argv[2:]]))))
         return
     part, parts = (int(word) for word in (sys.argv[2:] or ("1", "1")))
-    make(Path(sys.argv[1]), list(designs())[part - 1 :: parts])
+    # Exact answers to many rows take longest.
+    wanted = sorted(designs(), key=lambda design: (design.kind == "yes or no") * design.rows // 1000)
+    make(Path(sys.argv[1]), wanted[part - 1 :: parts])
 
 
 if __name__ == "__main__":

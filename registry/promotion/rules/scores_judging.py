@@ -247,7 +247,6 @@ class Judging:
             metric.name,
             [limit.limit],
             alpha=desk.alpha,
-            seed="\n".join(seed),
             lower_is_better=metric.better == "less",
             dataset=dataset,
             by=rule.by,

@@ -62,9 +62,8 @@ def floor(data: str, most_loss: float = 1.0, **said: Any) -> dict[str, Any]:
     return {"require": [rule], **said}
 
 
-def gate_of(world: World, families: Mapping[str, Family], **given: Any) -> Gate:
+def gate_of(services: Services, families: Mapping[str, Family], **given: Any) -> Gate:
     """A gate that asks further families of rules as well."""
-    services = world.services
     signed = SignedDatasets(services.db, services.artifacts, services.reading)
     bench = Bench(services.db, services.artifacts, services.evaluation_rows, services.reading, signed)
     return Gate(services.db, bench, families={**FAMILIES, **families}, **given)

@@ -31,6 +31,7 @@ from registry.promotion.automatic.service import Automatic
 from registry.promotion.models import AutomaticRow, DecisionRow
 from registry.promotion.shared_rows import RowSharing
 from registry.queue import NoQueue
+from sdk.schemas.access import QuotaLimits
 from sdk.schemas.promotion import ApprovalRequest
 
 BY_ITSELF: dict[str, Any] = {"evaluate": "on_ready", "promote": "automatic", "cap": 3}
@@ -56,6 +57,10 @@ class Shop:
     def go_on(self) -> int:
         """Follow policies; what waits is looked at again at once."""
         return automatic_of(self.scene.services).go_on()
+
+    def limit(self, jobs: int) -> None:
+        """Let the namespace have so many unfinished jobs."""
+        self.scene.services.quotas.set(self.scene.space, limits=QuotaLimits(max_jobs=jobs), who=LOCAL)
 
     def jobs(self) -> Sequence[Job]:
         """The jobs that the registry has submitted by itself."""
@@ -128,9 +133,8 @@ class TestScoring:
         assert (shop.go_on(), len(shop.jobs()), shop.scene.named()) == (0, 1, None)
 
     def test_namespace_without_room_is_named_and_tried_again_later(self, shop: Shop) -> None:
-        services = shop.scene.services
         shop.scene.ask_for_scores(1, shop.data)
-        services.quotas.set(namespace=shop.scene.space, max_jobs=1, who=LOCAL)
+        shop.limit(1)
         shop.scene.policy(**floor(shop.data, **BY_ITSELF))
         number = shop.scene.publish()
         assert shop.go_on() == 1
@@ -138,7 +142,7 @@ class TestScoring:
         assert "1 of 1 unfinished jobs" in str(shop.row(number).message)
         # Nothing is new.
         assert shop.go_on() == 0
-        services.quotas.set(namespace=shop.scene.space, max_jobs=10, who=LOCAL)
+        shop.limit(10)
         assert shop.go_on() == 1
         assert shop.row(number).state == "scoring"
 

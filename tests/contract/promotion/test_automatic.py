@@ -282,7 +282,8 @@ class TestModes:
         assert shop.scene.claim() is None
         assert shop.scene.named() == number
 
-    def test_next_command_in_a_folder_starts_a_runner_for_them(self, shop: Shop) -> None:
+    def test_next_command_in_a_folder_starts_a_runner_for_them(self, tmp_path: Path) -> None:
+        # A folder of its own: no job of another test waits there.
         class Asked(NoQueue):
             revived = 0
 
@@ -290,16 +291,17 @@ class TestModes:
                 self.revived += 1
 
         queue = Asked()
-        settings = shop.scene.services.settings
-        command = Services(settings, storage=shop.scene.services.artifacts.storage, queue=queue)
-        try:
-            shop.scene.policy(**floor(shop.data, evaluate="on_ready"))
+        with registries.embedded(tmp_path / "home") as world:
+            world.admin.bases.register(base_registration())
+            scene = Scene(world, tmp_path / "files")
+            command = Services(world.services.settings, storage=world.services.artifacts.storage, queue=queue)
+            scene.publish()
+            scene.policy(**floor(scene.rows(), evaluate="on_ready"))
             command.jobs.revive()
             assert queue.revived == 0
-            shop.scene.publish()
+            scene.publish()
             command.jobs.revive()
             assert queue.revived == 1
-        finally:
             command.db.close()
 
     def test_reconciler_of_a_server_follows_them_and_tells_the_broker(self, shop: Shop, valkey_url: str) -> None:

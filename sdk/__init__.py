@@ -55,10 +55,12 @@ if TYPE_CHECKING:
     _client = Client()
     adapters = _client.adapters
     aliases = _client.aliases
+    approvals = _client.approvals
     audit = _client.audit
     bases = _client.bases
     compare = _client.compare
     datasets = _client.datasets
+    decisions = _client.decisions
     diff = _client.diff
     evaluations = _client.evaluations
     get = _client.get
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     lineage = _client.lineage
     plan = _client.plan
     plot = _client.plot
+    policies = _client.policies
     preview = _client.preview
     promote = _client.promote
     pull = _client.pull
@@ -122,11 +125,13 @@ __all__ = [
     "Version",
     "adapters",
     "aliases",
+    "approvals",
     "audit",
     "bases",
     "compare",
     "connect",
     "datasets",
+    "decisions",
     "diff",
     "evaluations",
     "get",
@@ -135,6 +140,7 @@ __all__ = [
     "lineage",
     "plan",
     "plot",
+    "policies",
     "preview",
     "promote",
     "pull",

@@ -30,9 +30,12 @@ from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref, parse_ref_or_member
+from sdk.nouns.approvals import ApprovalsAPI
 from sdk.nouns.bases import BasesAPI
 from sdk.nouns.datasets import DatasetsAPI
+from sdk.nouns.decisions import DecisionsAPI
 from sdk.nouns.evaluations import EvaluationsAPI
+from sdk.nouns.policies import PoliciesAPI
 from sdk.nouns.signatures import SignaturesAPI
 from sdk.nouns.sweeps import Sweep, SweepsAPI
 from sdk.nouns.versions import VersionsAPI
@@ -110,11 +113,14 @@ class Client:
         self.submitter = JobSubmitter(self.transport, self.pusher, partial(rendering_of, reach=self))
         self.adapters: AdaptersAPI = AdaptersAPI(self.transport)
         self.aliases: AliasesAPI = AliasesAPI(self.transport)
+        self.approvals: ApprovalsAPI = ApprovalsAPI(self)
         self.audit: AuditAPI = AuditAPI(self.transport)
         self.bases: BasesAPI = BasesAPI(self)
         self.datasets: DatasetsAPI = DatasetsAPI(self)
+        self.decisions: DecisionsAPI = DecisionsAPI(self)
         self.evaluations: EvaluationsAPI = EvaluationsAPI(self)
         self.jobs: JobsAPI[Job[Result]] = JobsAPI(self.transport, lambda view: Job(view, self))
+        self.policies: PoliciesAPI = PoliciesAPI(self)
         self.quotas: QuotasAPI = QuotasAPI(self.transport)
         self.retention: RetentionAPI = RetentionAPI(self.transport)
         self.signatures: SignaturesAPI = SignaturesAPI(self)
@@ -542,28 +548,52 @@ class Client:
     # Aliases.
 
     def set_alias(
-        self, adapter: str, alias: str, version: str | int, *, expect: str | int | None = None, reason: str = ""
+        self,
+        adapter: str,
+        alias: str,
+        version: str | int,
+        *,
+        expect: str | int | None = None,
+        reason: str = "",
+        override: bool = False,
     ) -> AliasView:
         """Point an alias at a version; with `expect` only if it names that version now (0: none).
 
-        Raises NotFound, NotAllowed for a protected alias, Conflict.
+        If a policy stands for it, all of its rules must pass; an admin may `override` that with a `reason`, which stays in the
+        audit trail. Raises NotFound, NotAllowed for a protected alias, Conflict, and PromotionRefused for rules that don't pass.
         """
-        change = build(AliasMove, **alias_change(adapter, alias, expect, reason), number=check_number(version))
-        return aliases.move(self.transport, change)
+        change = alias_change(adapter, alias, expect, reason, override=override)
+        return aliases.move(self.transport, build(AliasMove, **change, number=check_number(version)))
 
-    def promote(self, ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
-        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`."""
+    def promote(
+        self,
+        ref: str,
+        alias: str,
+        *,
+        expect: str | int | None = None,
+        reason: str = "",
+        override: bool = False,
+    ) -> AliasView:
+        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`. To ask first, use `decisions.check`."""
         adapter = parse_ref(ref).adapter
         number = require_numbered(ref, self.get(ref).number)
-        return self.set_alias(adapter, alias, number, expect=expect, reason=reason)
+        return self.set_alias(adapter, alias, number, expect=expect, reason=reason, override=override)
 
-    def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
+    def rollback(
+        self,
+        adapter: str,
+        alias: str,
+        *,
+        expect: str | int | None = None,
+        reason: str = "",
+        override: bool = False,
+    ) -> AliasView:
         """Point an alias back at what it named before its last move; call it again to go back another move.
 
-        Without `expect`, the alias must still name what it names at the moment of the call. Raises NotFound, NotAllowed,
-        Conflict.
+        Without `expect`, the alias must still name what it names at the moment of the call. What it named by a decision that
+        passed needs no new one, unless a policy asks for it. Raises NotFound, NotAllowed, Conflict, PromotionRefused.
         """
-        change = alias_change(adapter, alias, expect, reason)
+        change = alias_change(adapter, alias, expect, reason, override=override)
         if expect is None:
             named = {found.alias: found.number for found in self.aliases(adapter)}
             change["expect"] = named.get(alias, 0)

@@ -15,6 +15,7 @@
     │   └── WrongMediaType  a body that is not called JSON
     ├── NotFound            nothing of that name, or nothing that the caller may see
     ├── Conflict            another state than the caller assumed
+    │   ├── PromotionRefused  an alias that a policy does not let move there
     │   ├── StaleAttempt    a worker that no longer holds its job
     │   └── Unreadable      a stored record that this release can't read
     ├── Unauthenticated     no valid token
@@ -135,6 +136,12 @@ class Conflict(RegistryError):  # noqa: N818
 
     code = ErrorCode.CONFLICT
     status = 409
+
+
+class PromotionRefused(Conflict):
+    """An alias that a policy does not let move there."""
+
+    code = ErrorCode.PROMOTION_REFUSED
 
 
 class StaleAttempt(Conflict):

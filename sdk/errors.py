@@ -15,6 +15,7 @@
     │   └── UnsupportedMediaType             a request whose body is not declared as JSON
     ├── NotFound                    exit 3
     ├── Conflict                    exit 4   foreign files, a lost compare-and-set
+    │   ├── PromotionRefused                 an alias that a policy does not let move there
     │   ├── StaleAttempt
     │   └── Unreadable                       what another release stored, and this one can't read
     ├── NotAllowed                  exit 5
@@ -139,6 +140,12 @@ class Conflict(AdapterctlError):  # noqa: N818
 
     code = ErrorCode.CONFLICT
     exit_code = 4
+
+
+class PromotionRefused(Conflict):
+    """An alias that a policy does not let move there; the decision says why."""
+
+    code = ErrorCode.PROMOTION_REFUSED
 
 
 class StaleAttempt(Conflict):

@@ -10,8 +10,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 from pydantic import ValidationError
 
-from sdk.schemas.evaluation import WORDNET
-from sdk.schemas.work import MOST_SCORERS, SCORERS_GROUP, ScorerInfo
+from sdk.schemas.evaluation import WORDNET, Better
+from sdk.schemas.work import DIRECTIONS_GROUP, MOST_DIRECTIONS, MOST_SCORERS, SCORERS_GROUP, ScorerInfo
+
+_DIRECTIONS: dict[str, Better] = {"less": "less", "more": "more"}
 
 
 class NoScorerError(ValueError):
@@ -64,7 +66,8 @@ def announced_scorers() -> list[ScorerInfo] | None:
         if more or entry.dist is None or name == WORDNET:
             continue
         try:
-            found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version))
+            better = _directions(name, entry.dist.name)
+            found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version, better=better))
         except ValidationError:
             # Its name is not allowed in jobs.
             continue
@@ -76,6 +79,18 @@ def _by_name() -> dict[str, list[EntryPoint]]:
     for entry in entry_points(group=SCORERS_GROUP):
         found.setdefault(entry.name, []).append(entry)
     return found
+
+
+def _directions(name: str, distribution: str) -> dict[str, Better]:
+    """Return what the distribution of a scorer declares of its scores: `NAME` or `NAME.KEY` → "less" or "more"."""
+    # What stands there is no module, and nothing is imported: an entry point is only where a distribution can say it.
+    said = {
+        entry.name: entry.value
+        for entry in entry_points(group=DIRECTIONS_GROUP)
+        if entry.dist is not None and entry.dist.name == distribution and entry.name.partition(".")[0] == name
+    }
+    known = {score: direction for score in sorted(said) if (direction := _DIRECTIONS.get(said[score])) is not None}
+    return dict(list(known.items())[:MOST_DIRECTIONS])
 
 
 def made_by(entry: EntryPoint) -> str:

@@ -12,7 +12,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Make the tables, and let each move of an alias name its decision."""
+    op.add_column("alias_moves", sa.Column("decision", sa.String(32)))
+    op.add_column("alias_moves", sa.Column("outcome", sa.String(12)))
     op.create_table(
         "promotion_generations",
         sa.Column("scope", sa.String(129), nullable=False),
@@ -169,3 +171,5 @@ def downgrade() -> None:
         "promotion_generations",
     ):
         op.drop_table(table)
+    op.drop_column("alias_moves", "outcome")
+    op.drop_column("alias_moves", "decision")

@@ -189,7 +189,12 @@ class Tokens:
             # On SQLite a writing transaction is exclusive anyway.
             if session.get_bind().dialect.name == "postgresql":
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TOKENS_LOCK})
-            yield session, who if who.token_id is None else _holder(session, Token.id == who.token_id)
+            yield session, with_present_roles(session, who)
+
+
+def with_present_roles(session: Session, who: Principal) -> Principal:
+    """Return a caller with the roles that their token has now. Raises Unauthenticated if it was revoked or has expired."""
+    return who if who.token_id is None else _holder(session, Token.id == who.token_id)
 
 
 def secret_digest(secret: str) -> str:

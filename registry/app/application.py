@@ -45,6 +45,8 @@ from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
 from registry.monitoring import views as metrics
 from registry.monitoring.service import Metrics
+from registry.promotion import views as promotion
+from registry.promotion.policies import views as policies
 from registry.queue import Queue
 from registry.quotas import views as quotas
 from registry.removal import views as removal
@@ -72,6 +74,8 @@ ROOMS = (
     event_stream,
     series,
     sweeps,
+    promotion,
+    policies,
     evaluations,
     lineage,
     auth,

@@ -45,6 +45,7 @@ request makes nothing twice. Every other change is idempotent by digest or compa
 """
 TAGS = [
     {"name": "catalog", "description": "Bases, adapters, versions, aliases."},
+    {"name": "promotion", "description": "What must hold before an alias moves, and what was decided."},
     {"name": "artifacts", "description": "Sending files, and finding them."},
     {"name": "signatures", "description": "Who vouches for which version's files."},
     {"name": "datasets", "description": "Rows to train on and to score with."},

@@ -70,6 +70,7 @@ BODIES: dict[str, Any] = {
     "move_alias": {**_ALIAS, "number": 3, "expect": 2, "reason": "beats v2 on heldout.jsonl"},
     "rollback_alias": {**_ALIAS, "expect": 3, "reason": "v3 repeats itself"},
     "remove_alias": _ALIAS,
+    "check_promotion": {**_ALIAS, "number": 3},
     "protect_alias": {"scope": "team/*", "alias": "production"},
     "unprotect_alias": {"scope": "team/*", "alias": "production"},
     "register_dataset": {

@@ -11,6 +11,7 @@ from registry.access.read_only.service import ReadOnlySwitch
 from registry.access.tokens import Tokens
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import Uploads
+from registry.catalog.aliases.protecting import protect_also
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
@@ -41,6 +42,11 @@ from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
+from registry.promotion.decisions import Decisions
+from registry.promotion.gate import Gate
+from registry.promotion.policies.finding import protected_aliases
+from registry.promotion.policies.service import Policies
+from registry.promotion.question import Bench
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -99,6 +105,8 @@ class Services:
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
+        self.policies = Policies(db)
+        protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
         self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
@@ -146,6 +154,8 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
+        bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
+        self.gate, self.decisions = Gate(db, bench), Decisions(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)

@@ -276,6 +276,10 @@ class AliasMoveRow(Model):
     reason: Mapped[str] = mapped_column(Text, default="")
     moved_by: Mapped[str] = mapped_column(String(100))
     moved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: The id of the decision that let it move, and what that came to; decisions are a later room, so this is not a foreign
+    #: key. None: no policy stood.
+    decision: Mapped[str | None] = mapped_column(String(32))
+    outcome: Mapped[str | None] = mapped_column(String(12))
 
 
 class AliasProtection(Model):

@@ -28,15 +28,7 @@ from registry.http.routes import (
     written,
 )
 from registry.principal import Principal
-from sdk.schemas.aliases import (
-    AliasMove,
-    AliasMoveView,
-    AliasRemoval,
-    AliasRollback,
-    AliasView,
-    Protection,
-    ProtectionView,
-)
+from sdk.schemas.aliases import AliasMoveView, AliasView, Protection, ProtectionView
 from sdk.schemas.catalog import (
     AdapterView,
     Annotation,
@@ -205,28 +197,10 @@ def release_version(body: VersionMove, states: VersionStatesDep, who: Admin) -> 
     return states.release(move=body, who=who)
 
 
-@router.put("/aliases")
-def move_alias(body: AliasMove, aliases: AliasesDep, who: Writer) -> AliasView:
-    """Point an alias at a version by compare-and-set."""
-    return aliases.move(move=body, who=who)
-
-
 @router.get("/aliases")
 def list_aliases(adapter: Adapter, aliases: AliasesDep, who: Reader) -> list[AliasView]:
     """The aliases of an adapter."""
     return aliases.list(adapter=adapter, who=who)
-
-
-@router.post("/aliases/rollback")
-def rollback_alias(body: AliasRollback, aliases: AliasesDep, who: Writer) -> AliasView:
-    """Point an alias back at what it named before its last move."""
-    return aliases.rollback(rollback=body, who=who)
-
-
-@router.post("/aliases/remove", status_code=204, response_class=Response)
-def remove_alias(body: AliasRemoval, aliases: AliasesDep, who: Writer) -> None:
-    """Remove an alias; its history stays."""
-    aliases.remove(removal=body, who=who)
 
 
 @router.get("/aliases/history")

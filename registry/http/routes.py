@@ -88,6 +88,7 @@ def service_of(request: Request, kind: type[T]) -> T:
 Reader = Annotated[Principal, Depends(May("read"))]
 Sender = Annotated[Principal, Depends(May("send"))]
 Writer = Annotated[Principal, Depends(May("write"))]
+Promoter = Annotated[Principal, Depends(May("promote"))]
 WorkerToken = Annotated[Principal, Depends(May("work"))]
 Admin = Annotated[Principal, Depends(May("admin"))]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
 from sqlalchemy.orm import Session
@@ -45,7 +46,7 @@ class AvailableWorker:
     #: The fields of requests that it knows.
     fields: frozenset[str]
     #: Each `ScorerInfo` that it has; None if it doesn't say.
-    scorers: list[dict[str, str]] | None
+    scorers: list[dict[str, Any]] | None
     #: The trackers whose libraries it has.
     trackers: frozenset[str]
     #: The namespaces in which its token may work; "*" is all of them.
@@ -109,19 +110,19 @@ def _workers(session: Session, *which: ColumnElement[bool]) -> list[AvailableWor
     ]
 
 
-def fields_among(knows: list[str | dict[str, str] | None] | None) -> frozenset[str]:
+def fields_among(knows: list[str | dict[str, Any] | None] | None) -> frozenset[str]:
     """Return the fields that a worker knows, by what its row has."""
     return frozenset(each for each in knows or () if isinstance(each, str) and not each.startswith(TRACKER))
 
 
-def trackers_among(knows: list[str | dict[str, str] | None] | None) -> frozenset[str]:
+def trackers_among(knows: list[str | dict[str, Any] | None] | None) -> frozenset[str]:
     """Return the trackers that a worker has, by what its row has."""
     return frozenset(
         each.removeprefix(TRACKER) for each in knows or () if isinstance(each, str) and each.startswith(TRACKER)
     )
 
 
-def scorers_among(knows: list[str | dict[str, str] | None] | None) -> list[dict[str, str]] | None:
+def scorers_among(knows: list[str | dict[str, Any] | None] | None) -> list[dict[str, Any]] | None:
     """Return the scorers that a worker has, by what its row has; None if it doesn't say."""
     if knows is None or None in knows:
         return None

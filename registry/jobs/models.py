@@ -226,7 +226,7 @@ class Worker(Model):
     version: Mapped[str] = mapped_column(String(40))
     #: Each field of a request that it knows, and each `ScorerInfo` that it has, or None if it doesn't say, and
     #: each tracker that it has, as `registry.jobs.needs` writes it.
-    knows: Mapped[list[str | dict[str, str] | None] | None] = mapped_column(
+    knows: Mapped[list[str | dict[str, Any] | None] | None] = mapped_column(
         "scorers", JSON(none_as_null=True), key="knows"
     )
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

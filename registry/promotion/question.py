@@ -40,8 +40,10 @@ class Question:
     number: int | None
     digest: str | None
     base_fingerprint: str | None
-    #: What it names now; None: nothing.
+    #: What it names now; all None: nothing.
+    from_version_pk: int | None
     from_number: int | None
+    from_digest: str | None
     who: Principal
     #: The database's clock, in seconds since 1970.
     now_s: float
@@ -67,7 +69,10 @@ class Gathered(Protocol):
 
     @property
     def identity(self) -> Any:
-        """Plain JSON that differs whenever what it is judged by differs; no time that only passes is in it."""
+        """Plain JSON that differs whenever what it is judged by differs, and so the outcome could; no time that only passes is
+        in it. What counts or has become too old by `Question.now_s` is: an earlier answer with the same identity is given
+        again.
+        """
         ...
 
     @property

@@ -24,6 +24,7 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
+from registry.promotion.models import DecisionRow
 from registry.series.models import JobSeries, VersionSeries
 from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
@@ -155,6 +156,9 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         .join(Version, Version.pk == VersionSeries.version_pk)
         .join(Adapter, Adapter.pk == Version.adapter_pk),
         select(Sweep.namespace, Sweep.record_bytes.label(size)),
+        select(Adapter.namespace, DecisionRow.record_bytes.label(size)).join(
+            DecisionRow, DecisionRow.adapter_pk == Adapter.pk
+        ),
         select(Sweep.namespace, Member.record_bytes.label(size)).join(Member, Member.sweep == Sweep.id),
     )
 

@@ -18,6 +18,7 @@ from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
 from sdk.schemas.held_out import HoldOut
 from sdk.schemas.row_file import unpacked_bytes
 from sdk.schemas.scores import Slice
+from sdk.statistics.gates import JudgedLimit, Limit
 
 #: Files of less than this, and scores by row that unpack to less, are read in this process, where they take some
 #: hundredths of a second.
@@ -104,6 +105,27 @@ class RowReading:
         """Do the second one. Raises Verification, Unavailable."""
         found: dict[str, Any] = self._compared("pairs", targets, {"folder": str(folder), **given})
         return found
+
+    def judge(
+        self,
+        targets: Sequence[RowsOf],
+        metric: str,
+        limits: Sequence[Limit],
+        *,
+        alpha: float,
+        seed: str,
+        lower_is_better: bool,
+        dataset: Path | None = None,
+        by: str | None = None,
+        cluster: str | None = None,
+        signatures: Path | None = None,
+    ) -> list[JudgedLimit]:
+        """Return what the rows of the first target say to each limit, some beside those of another target.
+
+        `dataset` is the rows' own file, which `by` and `cluster`, columns of it, are read from; without `cluster`, rows that
+        `signatures` say are equal count once. Raises Invalid, InvalidData, NotFound, Conflict, Verification, Unavailable.
+        """
+        raise NotImplementedError
 
     def _compared(self, work: str, targets: Sequence[RowsOf], given: dict[str, Any]) -> Any:
         few = self._few([Path(path) for _, _, path in targets])

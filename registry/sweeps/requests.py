@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from registry.db.stored_json import read_stored
 from registry.errors import Invalid, Unavailable
 from registry.sweeps.models import Member, Sweep
-from sdk.schemas.evaluation import LESS_IS_BETTER
+from sdk.schemas.evaluation import better_is
 from sdk.schemas.held_out import no_held_out
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget, SweepPlace, TrainingRequest
 from sdk.schemas.jobs import JobSubmission
@@ -61,7 +61,7 @@ def needs_scoring(request: SweepRequest) -> bool:
 
 def lower_is_better(metric: str) -> bool:
     """Whether less of a metric by which the best is chosen is better."""
-    return metric == HELD_OUT_LOSS or metric in LESS_IS_BETTER
+    return metric == HELD_OUT_LOSS or better_is(metric) == "less"
 
 
 def require_sweepable(request: SweepRequest) -> None:

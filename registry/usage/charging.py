@@ -10,6 +10,7 @@ same number.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ COUNTED = ("adapters", *BYTES, RECORDS)
 _CHARGED = {name.removesuffix("_bytes"): name for name in COUNTED}
 #: The key under which a session keeps what it will charge.
 _PENDING = "charges"
+#: The key under which it keeps what is written before them.
+_BEFORE = "before charges"
 #: What a row takes beside its JSON and its texts: keys, times, indexes.
 ROW_BYTES = 200
 
@@ -113,14 +116,30 @@ def charge(session: Session, namespace: str, **added: int) -> None:
     it until the transaction ends. If a namespace would grow beyond its limits, the commit raises QuotaExceeded, and
     nothing of the transaction is kept. One kind may grow by what another loses.
     """
-    pending: dict[str, dict[str, int]] | None = session.info.get(_PENDING)
-    if pending is None:
-        pending = session.info[_PENDING] = {}
-        # Before other listeners, so that every transaction takes such locks in the same order.
-        event.listen(session, "before_commit", _write, insert=True)
+    pending = _pending_of(session)
     charged = pending.setdefault(namespace, dict.fromkeys(COUNTED, 0))
     for name, count in added.items():
         charged[_CHARGED[name]] += count
+
+
+def before_charges(session: Session, write: Callable[[Session], None]) -> None:
+    """Let `write` be called right before the commit and before the charges, once for each call of this.
+
+    It is for rows for which others wait while they hold what this transaction has already, and which are held by those
+    who charge afterwards.
+    """
+    _pending_of(session)
+    session.info[_BEFORE].append(write)
+
+
+def _pending_of(session: Session) -> dict[str, dict[str, int]]:
+    pending: dict[str, dict[str, int]] | None = session.info.get(_PENDING)
+    if pending is None:
+        pending = session.info[_PENDING] = {}
+        session.info[_BEFORE] = []
+        # Before other listeners, so that every transaction takes such locks in the same order.
+        event.listen(session, "before_commit", _write, insert=True)
+    return pending
 
 
 def has_room_for_records(session: Session, namespace: str, size_bytes: int) -> bool:
@@ -135,6 +154,9 @@ def has_room_for_records(session: Session, namespace: str, size_bytes: int) -> b
 def _write(session: Session) -> None:
     """Charge what this transaction has gathered, namespace by namespace in the order of their names."""
     session.flush()
+    for write in session.info[_BEFORE]:
+        write(session)
+    session.info[_BEFORE].clear()
     pending: dict[str, dict[str, int]] = session.info[_PENDING]
     for namespace, charged in sorted(pending.items()):
         if any(charged.values()):

@@ -29,6 +29,8 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     #: The state differs from what the caller assumed: a lost compare-and-set, foreign files, a name that is taken.
     CONFLICT = "conflict"
+    #: A policy does not let an alias move there.
+    PROMOTION_REFUSED = "promotion_refused"
     #: A worker's claim that is no longer the current one.
     STALE_ATTEMPT = "stale_attempt"
     #: A stored record that this release of the registry can't read.

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from sdk.formats.refs import parse_alias, parse_name
-from sdk.schemas.wire import Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, Wire
 
 Reason = Annotated[str, Field(max_length=1000, examples=["beats v2 on heldout.jsonl"])]
 Name = Annotated[str, Field(examples=["team/code-review"])]
@@ -21,6 +21,8 @@ class _OfAlias(Wire):
     #: The version that it must name now (0: none), otherwise nothing is done; None: any.
     expect: Annotated[int, Field(ge=0, le=10**9)] | None = None
     reason: Reason = ""
+    #: Do it although a policy does not hold, for this reason; for admins.
+    override: Annotated[bool, IF_ANY] = False
 
     @field_validator("adapter")
     @classmethod
@@ -62,6 +64,10 @@ class AliasView(Wire):
     protected: bool
     moved_at: datetime
     moved_by: str
+    #: The number of its last move; later moves have larger ones. 0: not known.
+    move: Annotated[int, IF_ANY] = 0
+    #: The decision that let it move; None: no policy stood.
+    decision: Annotated[str | None, IF_SET] = None
 
 
 class AliasMoveView(Wire):
@@ -76,6 +82,11 @@ class AliasMoveView(Wire):
     reason: str
     moved_by: str
     moved_at: datetime
+    #: The number of the move; later moves have larger ones. 0: not known.
+    move: Annotated[int, IF_ANY] = 0
+    #: The decision that let it move, and what that came to: "passed", "overridden", "rolled_back". None: no policy stood.
+    decision: Annotated[str | None, IF_SET] = None
+    outcome: Annotated[str | None, IF_SET] = None
 
 
 class Protection(Wire):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
@@ -90,10 +91,20 @@ CORPUS_METRICS = frozenset({"bleu", "chrf", "nist", "cider_d", "macro_f1"})
 UNDIVIDED_METRICS = frozenset({"cider_d", "macro_f1"})
 #: Metrics derived from the loss, over the same rows.
 MADE_OF_LOSS = frozenset({"perplexity", "bits_per_byte", "content_loss"})
-#: Metrics of which less is better, each row weighted: a loss by tokens, or by bytes of text, which are the same whatever
-#: the tokenizer.
+#: The loss in bits per byte of text, which is the same whatever the tokenizer.
 BITS_PER_BYTE = "bits_per_byte"
-LESS_IS_BETTER = frozenset({"loss", BITS_PER_BYTE})
+#: Metrics of losses that rows have, each row weighted: by its tokens, or by the bytes of its text.
+WEIGHTED_METRICS = frozenset({"loss", BITS_PER_BYTE})
+#: In which direction a metric is better.
+Better = Literal["less", "more"]
+#: The one table of directions; a scorer of users declares its own.
+_BETTER: dict[str, Better] = {
+    **dict.fromkeys(("loss", BITS_PER_BYTE, "perplexity", "content_loss", "rejected_loss"), "less"),
+    **dict.fromkeys(("expected_calibration_error", "undesirable_log_ratio", "general_loss", "general_kl"), "less"),
+    **dict.fromkeys(get_args(TextMetric), "more"),
+    **dict.fromkeys(("accuracy", "macro_f1", "acc", "acc_norm", "acc_bytes", "auc"), "more"),
+    **dict.fromkeys(("preference_accuracy", "preference_margin", "desirable_log_ratio"), "more"),
+}
 #: Metric → the largest score of a row; the least is 0. Scores by other metrics have no bounds that are known.
 LARGEST_SCORES = {
     **dict.fromkeys(("accuracy", "acc", "acc_norm", "acc_bytes", "rouge_l", "rouge_1", "rouge_2", "token_f1"), 1.0),
@@ -152,6 +163,15 @@ def is_of_tokens(metric: str) -> bool:
     return not is_of_texts(metric) and metric != BITS_PER_BYTE
 
 
+def better_is(metric: str) -> Better | None:
+    """Return whether less or more of a metric is better; None if only its scorer knows, or there is no such metric.
+
+    >>> better_is("loss"), better_is("rouge_l"), better_is("scorer.politeness")
+    ('less', 'more', None)
+    """
+    return _BETTER.get(metric)
+
+
 def is_scorer(metric: str) -> bool:
     """Whether a metric is a score by a user's own scorer."""
     return metric.startswith(SCORER_PREFIX)
@@ -184,6 +204,8 @@ def _computed(value: object) -> object:
     return value
 
 
+#: Records that are read again and again, such as policies, have the same expressions, and one may take 30 ms.
+@lru_cache(maxsize=1024)
 def _searched(value: str) -> str:
     """Refuse expressions that can't be searched for in linear time."""
     try:

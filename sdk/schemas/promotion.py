@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from sdk.formats.refs import parse_alias, parse_name, parse_scope
 from sdk.schemas.aliases import AliasName, Name, Reason
-from sdk.schemas.evaluation import EvaluationSpec
+from sdk.schemas.evaluation import Better, EvaluationSpec
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, Open, Sha256, Wire
 
@@ -34,8 +34,10 @@ _REFERENCE = re.compile(r"incumbent|best|v[1-9][0-9]{0,8}")
 
 #: What an alias's rule found.
 RuleResult = Literal["passed", "failed", "unknown"]
-#: Which rule it is.
-RuleKind = Literal["floor", "not_worse", "forgetting", "contamination", "probe", "signature", "approvals", "base"]
+#: Which rule it is; "hidden": one that the reader may not see.
+RuleKind = Literal[
+    "floor", "not_worse", "forgetting", "contamination", "probe", "signature", "approvals", "base", "hidden"
+]
 #: How an alias was to be moved.
 MoveKind = Literal["set", "rollback", "remove"]
 #: What a decision came to: all rules passed; some did not; an admin moved it all the same; it went back to what it had named
@@ -82,12 +84,15 @@ class MetricRule(Wire):
     #: Take the score itself in place of the interval's near end.
     point: Annotated[bool, IF_ANY] = False
     #: Not worse by more than this, in the unit of the score, than each of `against`, with confidence 1 - alpha.
-    not_worse_than: Annotated[Annotated[float, Field(ge=0, le=1e15)] | None, IF_SET] = None
+    not_worse_than: Annotated[Finite | None, IF_SET] = None
     #: "incumbent": what the alias named last, its removal included; "best": the best that it has named under the policy;
     #: or a version. None: the first two.
     against: Annotated[
         Annotated[list[Reference], Field(min_length=1, max_length=10)] | None, BeforeValidator(_listed), IF_SET
     ] = None
+    #: Whether less or more of it is better, of a score that its scorer declares no direction of; a stored policy has what
+    #: was declared when it was set. Of all other metrics it is known.
+    better: Annotated[Better | None, IF_SET] = None
 
     @property
     def references(self) -> list[str]:
@@ -102,6 +107,10 @@ class MetricRule(Wire):
             raise ValueError(f"no score is at least {self.at_least:g} and at most {self.at_most:g}")
         if self.point and self.at_least is self.at_most is None:
             raise ValueError("point belongs to at_least and at_most; leave it out")
+        if self.not_worse_than is not None and self.not_worse_than < 0:
+            raise ValueError(
+                "a margin is by how much it may be worse, whether less or more is better; give not_worse_than of 0 or more"
+            )
         if self.against is not None and self.not_worse_than is None:
             raise ValueError("against belongs to not_worse_than; leave it out")
         return self
@@ -272,6 +281,8 @@ class RuleOutcome(Wire):
     #: Of the policy: "team/*", and its version.
     scope: str
     policy: int
+    #: Digests of all datasets whose rows it says anything of: only who may read all of them sees it.
+    data: Annotated[list[Sha256], IF_ANY] = []
     #: Whether the reader may not see what it asks; the other fields then say nothing of it.
     hidden: Annotated[bool, IF_ANY] = False
 

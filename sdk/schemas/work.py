@@ -12,7 +12,7 @@ from sdk.schemas.advice import AdviceList
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.catalog import Publication
 from sdk.schemas.combination import CombineReport
-from sdk.schemas.evaluation import EvaluationFailure, EvaluationReport, MergeReport, ScorerName
+from sdk.schemas.evaluation import Better, EvaluationFailure, EvaluationReport, MergeReport, ScorerName
 from sdk.schemas.events import NewEvent
 from sdk.schemas.job_requests import JOB_KINDS, JobRequest, known_fields
 from sdk.schemas.jobs import QueueName
@@ -33,6 +33,10 @@ MOST_CACHED = 256
 
 #: The group of entry points in which users register their own scorers.
 SCORERS_GROUP = "adapterctl.scorers"
+#: The group in which they say of each score, `NAME` or `NAME.KEY`, whether `less` or `more` of it is better.
+DIRECTIONS_GROUP = "adapterctl.scorer_directions"
+#: Of how many scores a scorer may say so.
+MOST_DIRECTIONS = 20
 #: The most scorers that a worker reports, more than anybody has.
 MOST_SCORERS = 100
 
@@ -53,6 +57,10 @@ class ScorerInfo(Wire):
     #: The distribution that offers it, and its version.
     distribution: Annotated[str, Field(max_length=200)]
     version: Annotated[str, Field(max_length=100)]
+    #: Score, `NAME` or `NAME.KEY`, to the direction in which it is better; scores without are not in it.
+    better: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=100)], Better], Field(max_length=MOST_DIRECTIONS), IF_ANY
+    ] = {}
 
 
 class WorkerInfo(Wire):

@@ -17,7 +17,8 @@ from support.working import Held
 from registry import errors
 from registry.access.models import Grant, Token
 from registry.access.tokens import MOST_TOKENS
-from registry.catalog.aliases.service import MOST_ALIASES, MOST_PROTECTIONS
+from registry.catalog.aliases.moving import MOST_ALIASES
+from registry.catalog.aliases.service import MOST_PROTECTIONS
 from registry.catalog.models import Alias, AliasProtection, Version, VersionNote
 from registry.datasets.finding import MOST_NAMES
 from registry.datasets.models import DatasetNumber

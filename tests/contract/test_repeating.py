@@ -65,6 +65,7 @@ BY_NATURE = {
     "release_version": "what was released is in no quarantine, and is refused",
     "move_alias": "it names the same version again; with `expect` it is refused instead",
     "remove_alias": "what is removed is not found again; with `expect` a later one of that name stays",
+    "check_promotion": "it moves nothing, and by the same inputs the decision is the same",
     "protect_alias": "a protection is there once",
     "unprotect_alias": "what is lifted is not found again",
     "begin_upload": "a second session ends by itself, and blobs are found by digest",

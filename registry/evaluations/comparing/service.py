@@ -33,7 +33,7 @@ from registry.rows.comparing.row_values import LOSS, notes_on
 from registry.rows.process import Breach
 from registry.rows.service import Equal, RowReading
 from sdk.formats.columns import parse_columns
-from sdk.schemas.evaluation import LESS_IS_BETTER
+from sdk.schemas.evaluation import better_is
 from sdk.schemas.scores import (
     MOST_EXAMPLES,
     MOST_TARGETS,
@@ -160,7 +160,7 @@ class Comparisons:
             changed = self._changed(told["changed"], path, columns)
         return Comparison(
             metric=metric,
-            lower_is_better=metric in LESS_IS_BETTER,
+            lower_is_better=better_is(metric) == "less",
             dataset=found[0].dataset,
             rows=common["rows"],
             by=by,

@@ -9,7 +9,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from registry.rows.comparing.row_values import RowValues
-from sdk.schemas.evaluation import LARGEST_SCORES, LESS_IS_BETTER
+from sdk.schemas.evaluation import LARGEST_SCORES, better_is
 from sdk.schemas.scores import ComparedPair, Contamination
 from sdk.statistics.comparison import (
     ALPHA,
@@ -78,7 +78,7 @@ def _present(
     detect: float | None,
 ) -> ComparedPair:
     shown = 0 if p_adjusted is None else found.better(p_adjusted)
-    better = -shown if metric in LESS_IS_BETTER else shown
+    better = -shown if better_is(metric) == "less" else shown
     error = found.standard_error
     detectable = needed = None
     # A few groups don't show how groups differ.

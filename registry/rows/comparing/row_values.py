@@ -12,7 +12,6 @@ from registry.errors import Conflict, Invalid, NotFound
 from sdk.schemas.evaluation import (
     BITS_PER_BYTE,
     CORPUS_METRICS,
-    LESS_IS_BETTER,
     LONGER_REFERENCE_ROWS,
     MADE_OF_LOSS,
     NO_CONTENT_ROWS,
@@ -22,6 +21,7 @@ from sdk.schemas.evaluation import (
     UNDIVIDED_METRICS,
     UNFINISHED_THOUGHT_ROWS,
     UNSCORED_ROWS,
+    WEIGHTED_METRICS,
     RowScore,
     is_of_texts,
     is_scorer,
@@ -87,7 +87,7 @@ def read_values(
 
     import numpy as np
 
-    if metric in MADE_OF_LOSS - LESS_IS_BETTER:
+    if metric in MADE_OF_LOSS - WEIGHTED_METRICS:
         raise Invalid(f"{metric} is made of the loss; compare that instead: --metric {LOSS}", param="metric")
     most = MOST_WORK // comb(len(targets), 2) if most is None else most
     read = [_read(ref, rows, metric, most) for ref, rows in targets]

@@ -24,6 +24,7 @@ EXIT_OF = {
     ErrorCode.INVALID_BASE: 2,
     ErrorCode.NOT_FOUND: 3,
     ErrorCode.CONFLICT: 4,
+    ErrorCode.PROMOTION_REFUSED: 4,
     ErrorCode.STALE_ATTEMPT: 4,
     ErrorCode.UNREADABLE: 4,
     ErrorCode.FORBIDDEN: 5,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from registry.catalog.aliases.service import Moved, named_before
+from registry.catalog.aliases.undoing import Moved, named_before
 
 
 def history(chance: random.Random, length: int) -> list[Moved]:

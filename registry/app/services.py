@@ -105,7 +105,7 @@ class Services:
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
-        self.policies = Policies(db)
+        self.policies = Policies(db, embedded=home is not None, counts_tokens=settings.auth == "token")
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)

@@ -38,8 +38,8 @@ class Policy(Model):
     document: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     #: Of the document's canonical JSON.
     digest: Mapped[str] = mapped_column(String(64))
-    #: How it asks for less than the version before, each in a sentence.
-    loosened: Mapped[list[str]] = mapped_column(JSON)
+    #: How it asks for less than the version before: `registry.promotion.policies.loosening.Loosening`s.
+    loosened: Mapped[list[Any]] = mapped_column(JSON)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     record_bytes: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -38,9 +38,11 @@ def exact(
     """
     _require_short(document)
     rules = []
+    scorers = {name for rule in document.require for name in rule.metrics if is_scorer(name)}
+    declared = _declared(session, namespace, embedded=embedded) if scorers else {}
     for number, rule in enumerate(document.require):
         param = f"policy.require.{number}"
-        rules.append(_exact_rows(session, rule, param, namespace, who, embedded=embedded))
+        rules.append(_exact_rows(session, rule, param, namespace, who, declared, embedded=embedded))
         for name, metric in rule.metrics.items():
             _require_references(session, metric, f"{param}.metrics.{name}.against", scope, who)
     return document.model_copy(update={"require": rules})
@@ -57,7 +59,14 @@ def _require_short(document: PolicyDocument) -> None:
 
 
 def _exact_rows(
-    session: Session, rule: RowsRule, param: str, namespace: str, who: Principal, *, embedded: bool
+    session: Session,
+    rule: RowsRule,
+    param: str,
+    namespace: str,
+    who: Principal,
+    declared: Mapping[str, Better],
+    *,
+    embedded: bool,
 ) -> RowsRule:
     prefer = None if namespace == EVERYWHERE else namespace
     found = find_dataset(session, rule.data, who, prefer=prefer, param=f"{param}.data")
@@ -77,7 +86,6 @@ def _exact_rows(
         )
     scorers = sorted({_scorer_of(name) for name in rule.metrics if is_scorer(name) and unknown(name) is None})
     _require_known(session, scorers, f"{param}.metrics", namespace, who, embedded=embedded)
-    declared = _declared(session, namespace, embedded=embedded) if scorers else {}
     # Other columns may make rows of another shape.
     shape = row.shape if rule.evaluation.columns is None else None
     metrics = {

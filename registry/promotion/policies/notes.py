@@ -57,8 +57,8 @@ def _of_the_whole(document: PolicyDocument, approvers: int | None) -> Iterator[s
         )
     if approvers is not None and document.approvals > approvers:
         yield (
-            f"it needs {document.approvals} approvals, and {approvers} tokens may approve there, those of a version's author "
-            "included; give more people the role: adapterctl token create NAME --role promoter"
+            f"it needs {_counted(document.approvals, 'approval')}, and {_counted(approvers, 'token')} may approve there, that of "
+            "a version's author included; give more people the role of a promoter: adapterctl token create NAME"
         )
 
 

@@ -12,13 +12,16 @@ from registry.access.audit.service import record
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import put
-from registry.db.stored_json import view_of
 from registry.db.types import db_now
 from registry.errors import Conflict, InvalidName, NotFound
 from registry.principal import EVERYWHERE, Principal
 from registry.promotion.generations import hold_alone, raise_generation, scopes_of
 from registry.promotion.models import Policy
+from registry.promotion.policies.checking import exact
 from registry.promotion.policies.finding import document_of, newest
+from registry.promotion.policies.keys import checked_keys
+from registry.promotion.policies.loosening import loosened
+from registry.promotion.policies.showing import TriesOf, shown
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.refs import BadNameError, parse_alias, parse_scope
 from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
@@ -26,48 +29,118 @@ from sdk.schemas.wire import digest_of
 
 #: How many policies one namespace may have, of its adapters and of itself; and all together that are for all.
 MOST_POLICIES = 1000
+#: How many are shown on one page.
+MOST_SHOWN = 100
+#: How often a change is tried while others change the same policy.
+_ATTEMPTS = 5
 
 
 class Policies:
     """The service over the table of policies."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(
+        self, db: Database, *, embedded: bool = False, counts_tokens: bool = True, tries_of: TriesOf | None = None
+    ) -> None:
+        """`counts_tokens` is for registries whose callers have tokens; `tries_of` counts who was judged by some rows."""
         self._db = db
+        #: Whether the scorers of this environment are those of the workers.
+        self._embedded = embedded
+        self._notes: dict[str, Any] = {"counts_tokens": counts_tokens, "tries_of": tries_of}
 
     def set(self, *, setting: PolicySetting, who: Principal) -> PolicyView:
         """Append a version of the policy of a scope for an alias; the document that stands changes nothing.
 
         Raises Forbidden unless the caller administers the scope, Conflict if the policy has another version than `expect`
-        or the namespace too many, Invalid for what nothing can pass.
+        or the namespace too many, Invalid for what nothing can pass, NotFound for what it names and there is not.
         """
         namespace = require_admin(setting.scope, who)
-        document = setting.policy
-        with self._db.write() as session:
-            # First, so that moves that are under way end before, and later ones read what is written here.
-            hold_alone(session, setting.scope)
-            raise_generation(session, setting.scope)
-            last = _last(session, setting.scope, document.alias)
-            digest = digest_of(document.model_dump(mode="json"))
-            if last is not None and last.document is not None and last.digest == digest:
-                return self._view(session, last, who)
-            _compare(setting, last)
-            row = _append(session, setting.scope, document.alias, namespace, document, last, who)
-            _require_few(session, namespace)
-            return self._view(session, row, who)
+        with self._db.read() as session:
+            document = exact(
+                session, setting.policy, scope=setting.scope, namespace=namespace, who=who, embedded=self._embedded
+            )
+        if document.signed_by is not None:
+            document = document.model_copy(update={"signed_by": checked_keys(document.signed_by)})
+        # What was checked is now written otherwise, and must be readable again.
+        document = PolicyDocument.model_validate(document.model_dump(mode="json"))
+        pk = self._change(setting.scope, document.alias, document, setting.expect, namespace, who)
+        with self._db.read() as session:
+            return shown(session, [session.get_one(Policy, pk)], who, **self._notes)[0]
+
+    def _change(
+        self,
+        scope: str,
+        alias: str,
+        document: PolicyDocument | None,
+        expect: int | None,
+        namespace: str,
+        who: Principal,
+    ) -> int:
+        """Append a version, with how it asks for less than the last one, and return its key, or that of the same document
+        that stands already.
+
+        Raises Conflict for another version than expected, or if others change it all the time, NotFound for a removal of
+        nothing.
+        """
+        stored = None if document is None else document.model_dump(mode="json")
+        digest = digest_of(stored)
+        for _ in range(_ATTEMPTS):
+            with self._db.read() as session:
+                last = _last(session, scope, alias)
+            before = None if last is None or last.document is None else document_of(last)
+            if document is None and before is None:
+                raise _none(scope, alias)
+            if last is not None and before is not None and last.digest == digest:
+                return last.pk
+            _compare(scope, alias, expect, 0 if last is None or before is None else last.version)
+            # Comparing may take longer than others should wait.
+            loosenings = [] if before is None else loosened(before, document)
+            size_bytes = record_bytes(stored, loosenings)
+            with self._db.write() as session:
+                # First, so that of two that change it at once the second sees what the first has written.
+                hold_alone(session, scope)
+                now = _last(session, scope, alias)
+                if (None if now is None else now.pk) != (None if last is None else last.pk):
+                    continue
+                row = Policy(
+                    scope=scope,
+                    alias=alias,
+                    version=1 if last is None else last.version + 1,
+                    namespace=namespace,
+                    document=stored,
+                    digest=digest,
+                    loosened=loosenings,
+                    created_by=who.name,
+                    created_at=db_now(session),
+                    record_bytes=size_bytes,
+                )
+                put(session, row)
+                if document is not None:
+                    _require_few(session, namespace)
+                raise_generation(session, scope)
+                charge(session, namespace, records=size_bytes)
+                _audit(session, row, last, who)
+                return row.pk
+        raise Conflict(
+            f"others are changing the policy of {scope} for {alias}; look at it with: adapterctl policy show"
+        )
 
     def list(
         self, *, scope: str | None = None, alias: str | None = None, who: Principal, **page: Unpack[Paging]
     ) -> Paged[PolicyView]:
-        """The policies that stand and that the caller may see, by alias; with `scope`, those that hold for what is in it."""
+        """The policies that stand and that the caller may see, by alias; with `scope`, those that hold for what is in it, each
+        with what to know of it. Raises InvalidName.
+        """
         query = newest().where(Policy.document.is_not(None), who.within(Policy.namespace))
+        adapter = None
         if scope is not None:
             query = query.where(Policy.scope.in_(_wider(scope)))
+            adapter = None if "*" in scope or not who.may("read", namespace_of_scope(scope)) else scope
         if alias is not None:
             query = query.where(Policy.alias == alias)
         with self._db.read() as session:
 
             def views(rows: Sequence[Policy]) -> list[PolicyView]:
-                return [self._view(session, row, who) for row in rows]
+                return shown(session, rows, who, adapter=adapter, **self._notes)
 
             return page_of(
                 session,
@@ -77,36 +150,37 @@ class Policies:
                 views=views,
                 oldest_first=True,
                 weight=Policy.record_bytes,
-                **page,
+                cursor=page.get("cursor"),
+                limit=min(page.get("limit", MOST_SHOWN), MOST_SHOWN),
             )
 
     def history(self, *, scope: str, alias: str, who: Principal, **page: Unpack[Paging]) -> Paged[PolicyView]:
-        """All versions of a policy, newest first. Raises NotFound if there never was one that the caller may see."""
+        """All versions of a policy, newest first. Raises InvalidName, NotFound if there never was one that the caller may
+        see.
+        """
         _checked(scope, alias)
+        query = select(Policy).where(Policy.scope == scope, Policy.alias == alias, who.within(Policy.namespace))
         with self._db.read() as session:
-            query = select(Policy).where(Policy.scope == scope, Policy.alias == alias, who.within(Policy.namespace))
             if session.scalars(query.limit(1)).first() is None:
                 raise _none(scope, alias)
 
             def views(rows: Sequence[Policy]) -> list[PolicyView]:
-                return [self._view(session, row, who) for row in rows]
+                return shown(session, rows, who, notes=False)
 
-            return page_of(session, query, Policy.version, views=views, weight=Policy.record_bytes, **page)
+            return page_of(
+                session,
+                query,
+                Policy.version,
+                views=views,
+                weight=Policy.record_bytes,
+                cursor=page.get("cursor"),
+                limit=min(page.get("limit", MOST_SHOWN), MOST_SHOWN),
+            )
 
     def remove(self, *, removal: PolicyRemoval, who: Principal) -> None:
         """End a policy; its history stays. Raises Forbidden, NotFound."""
         namespace = require_admin(removal.scope, who)
-        with self._db.write() as session:
-            hold_alone(session, removal.scope)
-            raise_generation(session, removal.scope)
-            last = _last(session, removal.scope, removal.alias)
-            if last is None or last.document is None:
-                raise _none(removal.scope, removal.alias)
-            _append(session, removal.scope, removal.alias, namespace, None, last, who)
-
-    def _view(self, session: Session, row: Policy, who: Principal) -> PolicyView:
-        document = None if row.document is None else document_of(row.document, row.scope, row.alias)
-        return view_of(PolicyView, row, policy=document, hidden=0, loosened=[], notes=[])
+        self._change(removal.scope, removal.alias, None, None, namespace, who)
 
 
 def namespace_of_scope(scope: str) -> str:
@@ -121,49 +195,25 @@ def require_admin(scope: str, who: Principal) -> str:
     return namespace
 
 
-def _append(
-    session: Session,
-    scope: str,
-    alias: str,
-    namespace: str,
-    document: PolicyDocument | None,
-    last: Policy | None,
-    who: Principal,
-) -> Policy:
-    stored: dict[str, Any] | None = None if document is None else document.model_dump(mode="json")
-    loosened: list[Any] = []
-    size_bytes = record_bytes(stored, loosened)
-    row = Policy(
-        scope=scope,
-        alias=alias,
-        version=1 if last is None else last.version + 1,
-        namespace=namespace,
-        document=stored,
-        digest=digest_of(stored),
-        loosened=loosened,
-        created_by=who.name,
-        created_at=db_now(session),
-        record_bytes=size_bytes,
-    )
-    put(session, row)
-    charge(session, namespace, records=size_bytes)
+def _audit(session: Session, row: Policy, last: Policy | None, who: Principal) -> None:
     before = None if last is None or last.document is None else {"version": last.version, "digest": last.digest}
     after = {"version": row.version, "digest": row.digest}
-    action = "policy.remove" if document is None else "policy.set"
-    record(session, who, action, namespace, f"{scope}@{alias}", before=before, after=after)
-    return row
+    if row.loosened:
+        # How, only those may know who may read the rows.
+        after["loosened"] = len(row.loosened)
+    action = "policy.remove" if row.document is None else "policy.set"
+    record(session, who, action, row.namespace, f"{row.scope}@{row.alias}", before=before, after=after)
 
 
 def _last(session: Session, scope: str, alias: str) -> Policy | None:
     return session.scalars(newest().where(Policy.scope == scope, Policy.alias == alias)).first()
 
 
-def _compare(setting: PolicySetting, last: Policy | None) -> None:
-    version = 0 if last is None or last.document is None else last.version
-    if setting.expect is not None and setting.expect != version:
+def _compare(scope: str, alias: str, expect: int | None, version: int) -> None:
+    if expect is not None and expect != version:
         raise Conflict(
-            f"the policy of {setting.scope} for {setting.policy.alias} has version {version or 'none'}, not {setting.expect}; "
-            f"look at it with: adapterctl policy show {setting.scope}",
+            f"the policy of {scope} for {alias} has version {version or 'none'}, not {expect}; look at it with: "
+            f"adapterctl policy show {scope}",
             param="expect",
         )
 

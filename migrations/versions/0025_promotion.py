@@ -42,19 +42,34 @@ def upgrade() -> None:
         "promotion_shared_rows",
         sa.Column("dataset_digest", sa.String(64), nullable=False),
         sa.Column("other_digest", sa.String(64), nullable=False),
+        sa.Column("reading", sa.String(64), nullable=False),
         sa.Column("rows", sa.Integer, nullable=False),
         sa.Column("shared", sa.Integer),
         sa.Column("reason", sa.Text),
-        sa.PrimaryKeyConstraint("dataset_digest", "other_digest", name="pk_promotion_shared_rows"),
+        sa.PrimaryKeyConstraint("dataset_digest", "other_digest", "reading", name="pk_promotion_shared_rows"),
     )
     op.create_table(
         "promotion_tries",
         sa.Column("adapter", sa.String(129), nullable=False),
         sa.Column("dataset_digest", sa.String(64), nullable=False),
-        sa.Column("digest", sa.String(100), nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("namespace", sa.String(64), nullable=False),
+        sa.Column("columns", sa.Text),
         sa.Column("how", sa.String(8), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("record_bytes", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("adapter", "dataset_digest", "digest", name="pk_promotion_tries"),
+    )
+    op.create_index("ix_promotion_tries_namespace", "promotion_tries", ["namespace"])
+    op.create_index("ix_promotion_tries_digest", "promotion_tries", ["digest"])
+    op.add_column("evaluations", sa.Column("scored_by", sa.String(120)))
+    op.add_column("evaluations", sa.Column("scored_by_name", sa.String(100)))
+    # What was scored before this counts as well. It takes no room that anybody was told of.
+    op.execute(
+        "INSERT INTO promotion_tries (adapter, dataset_digest, digest, namespace, how, at, record_bytes)"
+        " SELECT a.name, e.dataset_digest, e.digest, a.namespace, 'scored', min(e.created_at), 0 FROM evaluations e"
+        " JOIN versions v ON v.digest = e.digest JOIN adapters a ON a.pk = v.adapter_pk AND a.namespace = e.namespace"
+        " GROUP BY a.name, e.dataset_digest, e.digest, a.namespace"
     )
     op.create_table(
         "promotion_approvals",
@@ -85,13 +100,16 @@ def upgrade() -> None:
         sa.Column("alias", sa.String(64), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("policies_digest", sa.String(64), nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
         sa.Column("state", sa.String(10), nullable=False),
         sa.Column("jobs", sa.JSON, nullable=False),
         sa.Column("message", sa.Text),
+        sa.Column("generations", sa.JSON, nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["adapter_pk"], ["adapters.pk"], name="fk_promotion_automatic_adapter_pk_adapters"),
         sa.PrimaryKeyConstraint("adapter_pk", "alias", "digest", "policies_digest", name="pk_promotion_automatic"),
     )
+    op.create_index("ix_promotion_automatic_state_at", "promotion_automatic", ["state", "at"])
     op.create_table(
         "promotion_decisions",
         sa.Column("pk", sa.Integer, nullable=False),
@@ -171,5 +189,7 @@ def downgrade() -> None:
         "promotion_generations",
     ):
         op.drop_table(table)
+    for column in ("scored_by_name", "scored_by"):
+        op.drop_column("evaluations", column)
     op.drop_column("alias_moves", "outcome")
     op.drop_column("alias_moves", "decision")

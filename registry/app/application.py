@@ -45,6 +45,8 @@ from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
 from registry.monitoring import views as metrics
 from registry.monitoring.service import Metrics
+from registry.promotion import approval_views as approvals
+from registry.promotion import probe_views as probes
 from registry.promotion import views as promotion
 from registry.promotion.policies import views as policies
 from registry.queue import Queue
@@ -76,6 +78,8 @@ ROOMS = (
     sweeps,
     promotion,
     policies,
+    approvals,
+    probes,
     evaluations,
     lineage,
     auth,

@@ -71,6 +71,16 @@ BODIES: dict[str, Any] = {
     "rollback_alias": {**_ALIAS, "expect": 3, "reason": "v3 repeats itself"},
     "remove_alias": _ALIAS,
     "check_promotion": {**_ALIAS, "number": 3},
+    "give_approval": {**_ALIAS, "number": 3, "kind": "approve", "reason": "read its 20 worst answers"},
+    "withdraw_approval": {"id": "9c1e7a30b2d4f658"},
+    "record_probe": {
+        "adapter": "team/code-review",
+        "number": 3,
+        "digest": _ROWS,
+        "agrees": True,
+        "difference": 0.0001,
+        "tolerance": 0.002,
+    },
     "protect_alias": {"scope": "team/*", "alias": "production"},
     "unprotect_alias": {"scope": "team/*", "alias": "production"},
     "register_dataset": {

@@ -42,10 +42,13 @@ from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
+from registry.promotion import tries
+from registry.promotion.approvals import Approvals
 from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
+from registry.promotion.probes import ProbeReplays
 from registry.promotion.question import Bench
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
@@ -65,7 +68,6 @@ from registry.storage.errors import storage_explained
 from registry.storage.signing import kept_key
 from registry.sweeps.driving import Driver
 from registry.sweeps.ending import SweepEnding, wanting
-from registry.sweeps.members import keep_result
 from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
@@ -99,16 +101,22 @@ class Services:
         # Read now: a server that can't check what is required of versions must not begin to accept them.
         trust = Trust.of(settings.signing_keys)
         self.signatures = Signatures(db, trust)
-        self.publisher = Publisher(db, artifacts, trust=trust, quarantine=settings.gate == "quarantine")
+        self.publisher = Publisher(
+            db, artifacts, trust=trust, quarantine=settings.gate == "quarantine", on_version=tries.note_version
+        )
         # Its owner's own files are read in their own process: to start another would take longer.
         self.reading = RowReading(apart=home is None)
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
         self.policies = Policies(db, embedded=home is not None, counts_tokens=settings.auth == "token")
+        self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
-        self.evaluations, self.evaluation_rows = Evaluations(db), EvaluationRows(db, artifacts)
+        self.evaluations, self.evaluation_rows = (
+            Evaluations(db, on_kept=tries.note_scores),
+            EvaluationRows(db, artifacts),
+        )
         self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
         completing = CompletionServices(
             db=db,
@@ -116,7 +124,7 @@ class Services:
             publisher=self.publisher,
             keep_scores=self.evaluations.keep,
             keep_series=keep_series,
-            keep_member=keep_result,
+            keep_member=tries.keep_member,
             look_for_training_rows=self.contamination.look,
         )
         limits = TimeLimits(settings.job_timeout_default_s, settings.job_timeout_max_s)

@@ -53,6 +53,9 @@ class Evaluation(Model):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     attempt: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    #: `Principal.owner` of the worker that handed it in, and its name; None: an earlier release did not keep it.
+    scored_by: Mapped[str | None] = mapped_column(String(120))
+    scored_by_name: Mapped[str | None] = mapped_column(String(100))
     #: What it takes in the database; counted for the namespace.
     record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 

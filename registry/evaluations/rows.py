@@ -113,19 +113,20 @@ def give_up_earlier(session: Session, newest: Evaluation) -> None:
     """Give up the rows that a newer evaluation replaces: those of the same target by earlier jobs under the same
     conditions, if the newest has all of their metrics, and their texts if they have any.
 
-    Two targets of one job may have the same bytes: neither is earlier than the other.
+    The first that have a metric are kept: whether a version is promoted is decided by those, however often it is scored
+    again. Two targets of one job may have the same bytes: neither is earlier than the other.
     """
     if newest.rows_digest is None:
         return
     alike = ("namespace", "digest", "base_fingerprint", "dataset_digest", "grader", "precision", "spec_digest")
     of = [getattr(Evaluation, name) == getattr(newest, name) for name in alike]
     earlier = select(Evaluation).where(*of, *_KEPT, Evaluation.job_id != newest.job_id)
-    has = set(newest.metrics)
-    same = [
-        row.id
-        for row in session.scalars(earlier)
-        if {name for name in row.metrics if is_score(name)} <= has and (_has_texts(newest) or not _has_texts(row))
-    ]
+    has, known, same = set(newest.metrics), set[str](), []
+    for row in session.scalars(earlier.order_by(Evaluation.created_at, Evaluation.id)):
+        scores = {name for name in row.metrics if is_score(name)}
+        if scores <= known and scores <= has and (_has_texts(newest) or not _has_texts(row)):
+            same.append(row.id)
+        known |= scores
     if same:
         _give_up(session, Evaluation.id.in_(same))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
@@ -26,6 +26,8 @@ from sdk.schemas.scores import Contamination, EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 
+#: Hears of records that are being kept; none: the job had no new ones.
+OnKept = Callable[[Session, Sequence[Evaluation]], None]
 #: This release's grader: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER, LABEL_GRADER = "loss+rouge_l", "loss+accuracy+macro_f1"
 
@@ -54,8 +56,10 @@ class EvaluationQuery(BaseModel):
 class Evaluations:
     """The service over the table of evaluations."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, on_kept: OnKept = lambda session, rows: None) -> None:
+        """`on_kept` hears of the records of each job, in the transaction that keeps them."""
         self._db = db
+        self._on_kept = on_kept
 
     def keep(
         self,
@@ -73,7 +77,9 @@ class Evaluations:
         with their rows have been verified. Raises Verification if one was removed since; the commit may raise
         QuotaExceeded.
         """
-        kept = [_recorded(session, job, request, result) or _row(job, attempt, request, result) for result in results]
+        kept = [
+            _recorded(session, job, request, result) or _row(job, attempt, request, result, who) for result in results
+        ]
         rows = [row for row in kept if row is not None and row.job_id == job.id]
         for row in rows:
             if (found := contamination.get(row.label)) is not None:
@@ -89,6 +95,7 @@ class Evaluations:
         for row in rows:
             give_up_earlier(session, row)
             record(session, who, "evaluation.record", job.namespace, row.label, after={"id": row.id, "job": job.id})
+        self._on_kept(session, rows)
         return [None if row is None else row.id for row in kept]
 
     def list(self, asked: EvaluationQuery, *, who: Principal) -> Paged[EvaluationView]:
@@ -133,7 +140,9 @@ class Evaluations:
             return [view for row in session.scalars(query) if (view := _present(row)) is not None]
 
 
-def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationResult) -> Evaluation | None:
+def _row(
+    job: Job, attempt: int, request: EvaluationRequest, result: EvaluationResult, who: Principal
+) -> Evaluation | None:
     """The record of a target's scores; None if it has none."""
     report = result.report
     if report is None:
@@ -163,6 +172,8 @@ def _row(job: Job, attempt: int, request: EvaluationRequest, result: EvaluationR
         scorer_errors=report.scorer_errors or None,
         job_id=job.id,
         attempt=attempt,
+        scored_by=who.owner,
+        scored_by_name=who.name,
         record_bytes=size_bytes,
     )
 

@@ -1,5 +1,5 @@
 """Who goes on when a job has ended: sweeps, whose next members wait for it. They are told after the commit, and whatever
-goes wrong with them is no fault of the job's.
+goes wrong with them is no fault of the job's. And who is asked when nobody has work.
 """
 
 from __future__ import annotations
@@ -27,15 +27,30 @@ class Follower(Protocol):
         """Whether a sweep has something to do, and no job that would bring somebody to it."""
 
 
+class Idler(Protocol):
+    """Who has something to do when nobody has work, and is told of no job."""
+
+    def go_on(self) -> int:
+        """Do it; return how many steps were taken."""
+
+    def is_left(self) -> bool:
+        """Whether it has something to do, and no job that would bring somebody to it."""
+
+
 class Followers:
     """Those who are told."""
 
     def __init__(self) -> None:
         self._follower: Follower | None = None
+        self._idlers: list[Idler] = []
 
     def follow(self, follower: Follower) -> None:
         """Let somebody be told from now on; the room of sweeps is made after that of jobs."""
         self._follower = follower
+
+    def ask_too(self, idler: Idler) -> None:
+        """Let somebody be asked as well, when nobody has work."""
+        self._idlers.append(idler)
 
     def tell(self, job: Job) -> None:
         """Say that a job may have ended; called after the commit. It raises nothing: the reconciler asks again."""
@@ -48,15 +63,23 @@ class Followers:
 
     def ask(self) -> bool:
         """Ask, when nobody has work, whether there is some now. It raises nothing."""
-        try:
-            return self._follower is not None and self._follower.go_on() > 0
-        except Exception as error:  # noqa: BLE001 - a worker that asks for a job has done nothing wrong
-            _warn("sweeps", error)
-            return False
+        # Each of them, even if one has found work.
+        return any([_goes_on(each) for each in self._asked()])
 
     def wait(self) -> bool:
         """Say whether somebody has to be asked, since no job brings anybody."""
-        return self._follower is not None and self._follower.is_left()
+        return any(each.is_left() for each in self._asked())
+
+    def _asked(self) -> list[Idler]:
+        return [*([] if self._follower is None else [self._follower]), *self._idlers]
+
+
+def _goes_on(asked: Idler) -> bool:
+    try:
+        return asked.go_on() > 0
+    except Exception as error:  # noqa: BLE001 - a worker that asks for a job has done nothing wrong
+        _warn("sweeps and policies", error)
+        return False
 
 
 def _warn(what: str, error: Exception) -> None:

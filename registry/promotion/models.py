@@ -115,15 +115,24 @@ class TriedRows(Model):
     """Bytes of an adapter that were scored on the rows of a dataset, or chosen by them; never removed."""
 
     __tablename__ = "promotion_tries"
+    __table_args__ = (
+        Index("ix_promotion_tries_namespace", "namespace"),
+        Index("ix_promotion_tries_digest", "digest"),
+    )
 
     #: The adapter's name: members of a sweep are tried before there is an adapter.
     adapter: Mapped[str] = mapped_column(String(129), primary_key=True)
     dataset_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    #: Of a manifest; for members of sweeps that kept none, "sweep:ID/N".
-    digest: Mapped[str] = mapped_column(String(100), primary_key=True)
+    #: Of a manifest.
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: What precedes the `/` of the adapter's name, or "-".
+    namespace: Mapped[str] = mapped_column(String(64))
+    #: Which columns of the dataset were which keys of a row, when it was noted first.
+    columns: Mapped[str | None] = mapped_column(Text)
     #: "scored" or "chosen".
     how: Mapped[str] = mapped_column(String(8))
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    record_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class SharedRows(Model):
@@ -133,6 +142,8 @@ class SharedRows(Model):
 
     dataset_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     other_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Of how the columns of both are read.
+    reading: Mapped[str] = mapped_column(String(64), primary_key=True)
     #: Rows of the first, and how many of them occur in the other; None: it could not be found out, and why.
     rows: Mapped[int]
     shared: Mapped[int | None]
@@ -183,15 +194,20 @@ class AutomaticRow(Model):
     """What the registry did by itself about a version for an alias."""
 
     __tablename__ = "promotion_automatic"
+    __table_args__ = (Index("ix_promotion_automatic_state_at", "state", "at"),)
 
     adapter_pk: Mapped[int] = mapped_column(ForeignKey("adapters.pk"), primary_key=True)
     alias: Mapped[str] = mapped_column(String(64), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     #: Digest over those of all policies that stood then.
     policies_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    #: "scoring", "moved", "refused", "failed".
+    number: Mapped[int]
+    #: `registry.promotion.automatic.lifecycle.AutomaticState`.
     state: Mapped[str] = mapped_column(String(10))
     #: Ids of the jobs that score it.
     jobs: Mapped[list[str]] = mapped_column(JSON)
+    #: Why it is in this state, or what it waits for.
     message: Mapped[str | None] = mapped_column(Text)
+    #: The generations as of when it was last looked at: while they stay, there is nothing new to be found.
+    generations: Mapped[list[int]] = mapped_column(JSON)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

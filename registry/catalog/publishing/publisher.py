@@ -50,13 +50,24 @@ class _Judged(NamedTuple):
     warnings: list[str]
 
 
+#: Hears of a version first in the transaction that records it, before anything is locked.
+OnVersion = Callable[[Session, Publication], None]
+
+
 class Publisher:
     """Makes versions. It works inline: the caller waits until the version is ready or refused."""
 
     def __init__(
-        self, db: Database, artifacts: Artifacts, *, trust: Trust | None = None, quarantine: bool = False
+        self,
+        db: Database,
+        artifacts: Artifacts,
+        *,
+        trust: Trust | None = None,
+        quarantine: bool = False,
+        on_version: OnVersion = lambda session, publication: None,
     ) -> None:
         self._db = db
+        self._on_version = on_version
         self._artifacts = artifacts
         self._bases = KnownBases()
         self._trust = trust or Trust()
@@ -118,6 +129,7 @@ class Publisher:
             new = over_its_base(new, ancestry)
             if judged is not None and judged.base == ancestry.base and self._artifacts.has(session, **sent_for(new)):
                 # No bytes have to be read, so one transaction is enough.
+                self._on_version(session, new.publication)
                 yield session, record_ready(session, new, ancestry, [*notes, *judged.warnings])
                 return
             record_pending(session, new, ancestry)
@@ -190,6 +202,7 @@ class Publisher:
         try:
             facts, warnings = inspect()
             with self._db.write() as session:
+                self._on_version(session, new.publication)
                 self._artifacts.keep(session, facts)
                 yield session, record_ready(session, new, ancestry, [*notes, *warnings])
         except RegistryError as error:
@@ -243,5 +256,7 @@ class Publisher:
             if not self._quarantine:
                 raise
             with self._db.write() as session:
+                # An admin may make it a version later.
+                self._on_version(session, new.publication)
                 kept = record_quarantined(session, new, ancestry, error)
             raise kept from error

@@ -1,0 +1,59 @@
+"""Writes down what was done about a version, under the lock of what decides about its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from registry.db.database import Database
+from registry.db.statements import insert_if_new
+from registry.db.types import utc_now
+from registry.promotion import generations
+from registry.promotion.automatic.candidates import Candidate, Sight
+from registry.promotion.automatic.lifecycle import OPEN, AutomaticState
+from registry.promotion.models import AutomaticRow
+
+#: The longest message.
+_MOST_CHARS = 2000
+
+
+def open_row(session: Session, key: tuple[int, str, str, str]) -> AutomaticRow | None:
+    """Return a row with its lock; None if somebody has put an end to it."""
+    row = session.get(AutomaticRow, key, with_for_update=True, populate_existing=True)
+    return row if row is not None and row.state in OPEN else None
+
+
+def row_of(session: Session, sight: Sight) -> AutomaticRow | None:
+    """Return the row of a version with its lock, which is made if need be; None if somebody has put an end to it."""
+    candidate = sight.candidate
+    key = (candidate.adapter_pk, candidate.alias, candidate.digest, sight.policies_digest)
+    insert_if_new(
+        session,
+        AutomaticRow,
+        adapter_pk=candidate.adapter_pk,
+        alias=candidate.alias,
+        digest=candidate.digest,
+        policies_digest=sight.policies_digest,
+        number=candidate.number,
+        state=AutomaticState.WAITING.value,
+        jobs=[],
+        message=None,
+        generations=[],
+        at=utc_now(),
+    )
+    return open_row(session, key)
+
+
+def held(session: Session, candidate: Candidate) -> Sequence[int]:
+    """Return the generations of an adapter, which nobody raises until the transaction ends. It comes before other locks."""
+    return generations.hold(session, generations.scopes_of(candidate.adapter, candidate.namespace))
+
+
+def note(db: Database, sight: Sight, state: AutomaticState, message: str | None) -> None:
+    """Note what a version has come to, unless somebody else has noted something since it was looked at."""
+    with db.write() as session:
+        row = row_of(session, sight)
+        if row is not None and (row.at == sight.row.at if sight.row is not None else not row.generations):
+            row.state, row.at, row.generations = state.value, utc_now(), list(sight.generations)
+            row.message = None if message is None else message[:_MOST_CHARS]

@@ -1,0 +1,268 @@
+"""Scores new versions and moves aliases to them, if policies ask for it, by the registry's own identity.
+
+Each step looks at what is stored, works out what comes next while nobody waits, and then does one transaction that checks
+that this is still so. So any number of processes may do this at once, and one that is killed between two steps leaves what
+the next one continues from: a job is added in the transaction that notes it, and what an alias has named is no candidate
+any more. In a server the reconciler begins a round in the background; an embedded registry's runner does one before it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db.database import Database
+from registry.db.types import utc_now
+from registry.errors import Conflict, NotFound, RegistryError, Unavailable
+from registry.jobs.base_contents import ChangedError
+from registry.jobs.lifecycle import UNFINISHED
+from registry.jobs.models import Job
+from registry.pools import Pool
+from registry.principal import SYSTEM, Principal
+from registry.promotion.automatic.candidates import Asking, Sight, asking, candidates, end_of, left_behind, look_at
+from registry.promotion.automatic.lifecycle import AutomaticState
+from registry.promotion.automatic.noting import note, open_row
+from registry.promotion.automatic.scoring import Scoring
+from sdk.schemas.aliases import AliasMove, AliasView
+from sdk.schemas.promotion import Decision, PromotionCheck, RuleOutcome
+
+#: How many versions are read at once.
+_PAGE = 200
+#: For how many versions of each policy a round does something; the next round continues.
+_OF_A_POLICY = 20
+#: How many versions a round looks at again, since time has passed.
+_AGAIN = 50
+#: How long it is before that.
+_AGAIN_AFTER = timedelta(seconds=60)
+#: How many of what is left behind a round puts an end to.
+_LEFT = 200
+#: What fails these fails them for good. The others wait for somebody: a vote, a replay, a signature.
+_FOR_GOOD = frozenset({"floor", "not_worse", "forgetting", "contamination", "base"})
+
+_POOL = Pool(
+    "automatic promotion",
+    waits="new versions that policies have scored, or aliases moved to, by the registry itself; nobody waits for them",
+    at_once="1",
+    item=f"a decision, for {_OF_A_POLICY} versions of each policy before the others",
+    share="by turns: the policies of each scope one after another",
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Decides(Protocol):
+    """What decides whether an alias may move, and moves it."""
+
+    def check(self, *, check: PromotionCheck, who: Principal) -> Decision:
+        """Decide without moving."""
+
+    def move(self, *, move: AliasMove, who: Principal) -> AliasView:
+        """Decide, and move. Raises PromotionRefused."""
+
+
+class Automatic:
+    """Does what policies ask the registry to do by itself."""
+
+    def __init__(self, db: Database, gate: Decides, scoring: Scoring, *, may_write: Callable[[], bool]) -> None:
+        """`may_write` says whether the registry takes changes now."""
+        self._db = db
+        self._gate = gate
+        self._scoring = scoring
+        self._may_write = may_write
+        self._going = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def sweep(self) -> int:
+        """Begin a round in the background, if there may be something to do; return 1 if it began."""
+        if (self._thread is not None and self._thread.is_alive()) or not self._is_asked():
+            return 0
+        self._thread = _POOL.thread(self._run, name="automatic-promotion")
+        self._thread.start()
+        return 1
+
+    def wait(self) -> None:
+        """Wait for what `sweep` has begun."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.go_on()
+        except Exception as error:  # noqa: BLE001 - nobody else hears of it; the next sweep begins again
+            why = error.message if isinstance(error, RegistryError) else type(error).__name__
+            _log.warning("policies could not be followed; the next sweep tries again: %s", why)
+
+    def go_on(self) -> int:
+        """Do one round; return how many steps were taken. 0: there is nothing to do now. Raises Unavailable."""
+        if not self._may_write() or not self._going.acquire(blocking=False):
+            return 0
+        try:
+            return self._round()
+        finally:
+            self._going.release()
+
+    def is_left(self) -> bool:
+        """Whether there is something to do that no job brings anybody to."""
+        with self._db.read() as session:
+            for asked in asking(session):
+                for sight in _sights(session, asked):
+                    if _is_due(session, sight):
+                        return True
+        return False
+
+    def _is_asked(self) -> bool:
+        with self._db.read() as session:
+            return bool(left_behind(session, most=1) or asking(session))
+
+    def _round(self) -> int:
+        steps = self._put_ends()
+        with self._db.read() as session:
+            policies = asking(session)
+        again = _AGAIN
+        for asked in policies:
+            acts = 0
+            for sight in self._to_act_on(asked):
+                if sight.row is not None and sight.row.state == AutomaticState.WAITING and not sight.is_new:
+                    if again == 0:
+                        continue
+                    again -= 1
+                steps += self._act_safely(sight)
+                acts += 1
+                if acts == _OF_A_POLICY:
+                    break
+        return steps
+
+    def _to_act_on(self, asked: Asking) -> Iterator[Sight]:
+        """What there may be something to do about now; what is decided for its policies is not looked at again."""
+        below: int | None = None
+        while True:
+            with self._db.read() as session:
+                page = candidates(session, asked, most=_PAGE, below=below)
+            for candidate in reversed(page):
+                with self._db.read() as session:
+                    # What came before it may have moved the alias beyond it.
+                    if not candidates(session, asked, most=1, of=candidate.version_pk):
+                        continue
+                    sight = look_at(session, candidate)
+                    due = _is_due(session, sight, before=utc_now() - _AGAIN_AFTER)
+                if due:
+                    yield sight
+            if len(page) < _PAGE:
+                return
+            below = page[-1].version_pk
+
+    def _put_ends(self) -> int:
+        """Put an end to what nothing will be done about any more; return how many."""
+        with self._db.read() as session:
+            ended = [
+                (row, end)
+                for row in left_behind(session, most=_LEFT)
+                if (end := end_of(session, row, mover=SYSTEM.name)) is not None
+            ]
+        for row, end in ended:
+            key = (row.adapter_pk, row.alias, row.digest, row.policies_digest)
+            with self._db.write() as session:
+                again = open_row(session, key)
+                if again is not None:
+                    again.state, again.at = end, utc_now()
+        return len(ended)
+
+    def _act_safely(self, sight: Sight) -> int:
+        try:
+            return self._act(sight)
+        except Unavailable:
+            raise
+        except (ChangedError, NotFound):
+            # Something was changed at this very moment: the next round sees what.
+            return 0
+        except RegistryError as error:
+            return self._waits(sight, error.message)
+        except Exception:  # noqa: BLE001 - one version must not keep the others from being looked at
+            _log.exception("%s can't be decided about for %s", sight.candidate.ref, sight.candidate.alias)
+            return self._end(sight, AutomaticState.FAILED, "the registry failed at it; its log says how")
+
+    def _act(self, sight: Sight) -> int:
+        """Take the next step for a version; return 1 if there was one."""
+        candidate = sight.candidate
+        if sight.moves:
+            with self._db.read() as session:
+                over = self._scoring.over_cap(session, sight)
+            if over is not None:
+                return self._end(sight, AutomaticState.REFUSED, over)
+        decision = self._gate.check(
+            check=PromotionCheck(adapter=candidate.adapter, alias=candidate.alias, number=candidate.number),
+            who=SYSTEM,
+        )
+        submitted = self._scoring.submit(sight, decision.missing)
+        if submitted.count:
+            return submitted.count
+        if submitted.waits is not None:
+            return self._waits(sight, submitted.waits)
+        if sight.moves:
+            return self._decide(sight, decision, submitted.failed)
+        if submitted.failed is not None:
+            return self._end(sight, AutomaticState.FAILED, submitted.failed)
+        return self._end(sight, AutomaticState.SCORED, None)
+
+    def _decide(self, sight: Sight, decision: Decision, failed: str | None) -> int:
+        lost = [rule for rule in decision.rules if rule.outcome == "failed" and rule.kind in _FOR_GOOD]
+        open_rules = [rule for rule in decision.rules if rule.outcome != "passed"]
+        if open_rules and not lost and failed is None:
+            return self._waits(sight, f"waits: {_in_short(open_rules)}")
+        if not lost and failed is not None:
+            return self._end(sight, AutomaticState.FAILED, failed)
+        candidate = sight.candidate
+        move = AliasMove(
+            adapter=candidate.adapter,
+            alias=candidate.alias,
+            number=candidate.number,
+            expect=decision.from_number or 0,
+            reason="the policies ask for it",
+        )
+        try:
+            self._gate.move(move=move, who=SYSTEM)
+        except Conflict as refusal:
+            if lost:
+                return self._end(sight, AutomaticState.REFUSED, refusal.message)
+            # Something that decides was changed since it passed.
+            return self._waits(sight, f"waits: {refusal.message}")
+        return self._end(sight, AutomaticState.MOVED, None)
+
+    def _waits(self, sight: Sight, message: str) -> int:
+        """Note what it waits for. That it still waits for the same is no step."""
+        before = None if sight.row is None else (sight.row.state, sight.row.message)
+        note(self._db, sight, AutomaticState.WAITING, message)
+        return int(before != (AutomaticState.WAITING, message))
+
+    def _end(self, sight: Sight, state: AutomaticState, message: str | None) -> int:
+        note(self._db, sight, state, message)
+        if state in (AutomaticState.FAILED, AutomaticState.REFUSED):
+            _log.info("%s is not for %s: %s", sight.candidate.ref, sight.candidate.alias, message)
+        return 1
+
+
+def _sights(session: Session, asked: Asking) -> Iterator[Sight]:
+    for candidate in candidates(session, asked, most=_PAGE):
+        yield look_at(session, candidate)
+
+
+def _is_due(session: Session, sight: Sight, *, before: datetime | None = None) -> bool:
+    """Whether there may be a next step: something has changed, its jobs have ended, or it has waited since `before`."""
+    row = sight.row
+    if row is None:
+        return True
+    if row.state == AutomaticState.SCORING:
+        unfinished = select(Job.id).where(Job.id.in_(row.jobs), Job.state.in_(UNFINISHED)).limit(1)
+        return session.scalars(unfinished).first() is None
+    return not sight.is_over and (sight.is_new or (before is not None and row.at <= before))
+
+
+def _in_short(rules: Collection[RuleOutcome]) -> str:
+    shown = [rule.message for rule in rules][:3]
+    return "; ".join(shown)

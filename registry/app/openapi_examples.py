@@ -70,7 +70,6 @@ BODIES: dict[str, Any] = {
     "move_alias": {**_ALIAS, "number": 3, "expect": 2, "reason": "beats v2 on heldout.jsonl"},
     "rollback_alias": {**_ALIAS, "expect": 3, "reason": "v3 repeats itself"},
     "remove_alias": _ALIAS,
-    "check_promotion": {**_ALIAS, "number": 3},
     "give_approval": {**_ALIAS, "number": 3, "kind": "approve", "reason": "read its 20 worst answers"},
     "withdraw_approval": {"id": "9c1e7a30b2d4f658"},
     "record_probe": {
@@ -81,6 +80,7 @@ BODIES: dict[str, Any] = {
         "difference": 0.0001,
         "tolerance": 0.002,
     },
+    "check_promotion": {**_ALIAS, "number": 3},
     "protect_alias": {"scope": "team/*", "alias": "production"},
     "unprotect_alias": {"scope": "team/*", "alias": "production"},
     "register_dataset": {

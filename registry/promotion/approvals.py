@@ -47,8 +47,7 @@ class Approvals:
         don't tell people apart here, or if the caller's veto stands; the commit may raise QuotaExceeded.
         """
         with self._db.write() as session:
-            version = find_version(session, Ref(request.adapter, f"v{request.number}"), who, action=ACTION)
-            # Before anything is read that a policy or another approval may change at the same time.
+            version = find_version(session, Ref(request.adapter, f"v{request.number}"), who, action=ACTION, lock=True)
             raise_generation(session, version.adapter.name)
             policies = standing(session, version.adapter.name, version.adapter.namespace, request.alias)
             _require_asked(request, policies)
@@ -80,6 +79,7 @@ class Approvals:
                     f"{row.created_by} has given this; ask them, or an admin of the namespace, to withdraw it",
                     param="id",
                 )
+            find_adapter(session, adapter.name, who, lock=True)
             raise_generation(session, adapter.name)
             session.refresh(row)
             if row.withdrawn_at is None:

@@ -20,7 +20,7 @@ from registry.jobs.models import Attempt, Job
 from sdk.formats.visible_labels import same_label
 
 #: What the owner of a token's things begins with; see `Principal.owner`.
-_TOKEN = "token:"
+_OF_TOKENS = "token:"
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ def makers_of_all(session: Session, digests: Collection[str], namespace: str) ->
     theirs: defaultdict[str, set[str]] = defaultdict(set)
     for digest, name in _publishers(session, digests, namespace):
         names[digest].add(same_label(name))
-    for digest, space, owner, name in _tokens(session, digests):
+    for digest, space, owner, called in _tokens(session, digests):
         owners[digest].add(owner)
         if space == namespace:
             theirs[digest].add(owner)
-            if name is not None:
-                names[digest].add(same_label(name))
-    called = _names(session, set().union(*theirs.values()))
+            if called is not None:
+                names[digest].add(same_label(called))
+    holders = _names(session, set().union(*theirs.values()))
     for digest, found in theirs.items():
-        names[digest] |= {called[owner] for owner in found if owner in called}
+        names[digest] |= {holders[owner] for owner in found if owner in holders}
     return {digest: Makers(frozenset(owners[digest]), frozenset(names[digest])) for digest in digests}
 
 
@@ -87,7 +87,7 @@ def _tokens(session: Session, digests: Collection[str]) -> Iterator[tuple[str, s
         .where(Version.digest.in_(digests), AuditEntry.action == "version.publish", AuditEntry.token_id.is_not(None))
     )
     for digest, space, token, name in session.execute(published.distinct()):
-        yield digest, space, f"{_TOKEN}{token}", name
+        yield digest, space, f"{_OF_TOKENS}{token}", name
     jobs = _jobs(digests)
     submitted = select(jobs.c.digest, Job.namespace, Job.owner, Job.created_by).join(Job, Job.id == jobs.c.job)
     for digest, space, owner, name in session.execute(submitted.distinct()):
@@ -113,6 +113,6 @@ def _jobs(digests: Collection[str]) -> CTE:
 
 def _names(session: Session, owners: Collection[str]) -> dict[str, str]:
     """Return what the tokens of some owners are called, also of those that have ended."""
-    ids = [owner.removeprefix(_TOKEN) for owner in owners if owner.startswith(_TOKEN)]
+    ids = [owner.removeprefix(_OF_TOKENS) for owner in owners if owner.startswith(_OF_TOKENS)]
     rows = session.execute(select(Token.id, Token.name).where(Token.id.in_(ids)))
-    return {f"{_TOKEN}{ident}": same_label(name) for ident, name in rows}
+    return {f"{_OF_TOKENS}{ident}": same_label(name) for ident, name in rows}

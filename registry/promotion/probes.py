@@ -43,7 +43,7 @@ class ProbeReplays:
         """
         _require_consistent(replay)
         with self._db.write() as session:
-            version = find_version(session, Ref(replay.adapter, f"v{replay.number}"), who, action=ACTION)
+            version = find_version(session, Ref(replay.adapter, f"v{replay.number}"), who, action=ACTION, lock=True)
             adapter = version.adapter
             raise_generation(session, adapter.name)
             require_digest(version, replay.digest, param="digest")

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdk.api.transport import Transport
-from sdk.errors import InvalidBase, Unavailable, VerificationFailed
+from sdk.errors import InvalidBase, InvalidInput, Unavailable, VerificationFailed
 from sdk.formats.adapter_files import CONFIG_FILE
+from sdk.formats.refs import Ref
 from sdk.pulling.cache import Cache
 from sdk.pulling.source import Resolved
 from sdk.pushing.base_folder import ScannedBase, scan_base
@@ -33,6 +34,7 @@ from sdk.schemas.probe import (
     recorded_probe,
     says_probe,
 )
+from sdk.schemas.promotion import ProbeRecord
 from sdk.schemas.wire import read
 from sdk.validation import require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
@@ -43,6 +45,8 @@ _LIBRARIES = ("torch", "transformers", "peft")
 _TIMEOUT_S = 600.0
 _BYTES_PER_S = 20_000_000
 
+#: How much of what differs is recorded, in characters.
+_MOST_MESSAGE = 1000
 #: How far a replayed logit gap may be from the recorded one, as a fraction of it.
 RELATIVE = 1e-3
 #: In addition, as a share of the base's largest logit: 64 roundings of float32, or 8 of the 16-bit type used to
@@ -128,8 +132,7 @@ def text_differences(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]
 
     KL is about half the variance of the difference of logits: moving each by δ moves it by √(2·KL)·δ + δ²/2 at most.
     """
-    share = max((ROUNDING[dtype] for dtype in dtypes if dtype in ROUNDING), default=ROUNDING["float32"])
-    rounding = share * max(recorded.largest_logit, found.largest_logit)
+    rounding = _rounding(recorded, found, dtypes)
     for number, (was, now) in enumerate(zip(recorded.texts, found.texts, strict=True), start=1):
         gap = RELATIVE * was.logit_gap + rounding
         # A record may contain any number: the product of two is infinite at worst, but a power raises.
@@ -140,6 +143,44 @@ def text_differences(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]
                 yield TextDiffering.model_validate(
                     {"text": number, "what": what, "recorded": one, "found": other, "allowed": allowed}
                 )
+
+
+def nearest_gap(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]) -> tuple[float, float]:
+    """Return the difference of the logit gaps on the text where it comes nearest to what is allowed, and what that is."""
+    rounding = _rounding(recorded, found, dtypes)
+    gaps = [
+        (abs(now.logit_gap - was.logit_gap), RELATIVE * was.logit_gap + rounding)
+        for was, now in zip(recorded.texts, found.texts, strict=True)
+    ]
+    # If nothing is allowed, any difference is as far as it can be.
+    return max(gaps, key=lambda gap: gap[0] / gap[1] if gap[1] else math.inf if gap[0] else 0.0)
+
+
+def _rounding(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]) -> float:
+    """How far rounding moves a logit."""
+    share = max((ROUNDING[dtype] for dtype in dtypes if dtype in ROUNDING), default=ROUNDING["float32"])
+    return share * max(recorded.largest_logit, found.largest_logit)
+
+
+def record_of(found: ProbeReplay) -> ProbeRecord:
+    """Return what is recorded of a replay, also of one that differs. Raises InvalidInput if predictions were not compared."""
+    logits, ref = found.logits, Ref.parse(found.ref)
+    if logits is None or logits.difference is None or logits.allowed is None:
+        why = "; ".join(found.notes) or "the record has none"
+        raise InvalidInput(f"nothing was recorded, since no predictions were compared: {why}", param="record")
+    if ref.number is None:
+        raise InvalidInput(
+            f"{found.ref} has no number, as in quarantine; release it first: adapterctl release", param="ref"
+        )
+    message = ""
+    try:
+        require_equal(found)
+    except VerificationFailed as error:
+        message = error.message[:_MOST_MESSAGE]
+    numbers = {"difference": logits.difference, "tolerance": logits.allowed}
+    return ProbeRecord(
+        adapter=ref.adapter, number=ref.number, digest=found.digest, agrees=found.ok, message=message, **numbers
+    )
 
 
 # The base, and the program.
@@ -197,8 +238,15 @@ def _logits(
         notes.append(f"predictions were recorded on {record.device}, and replayed on {answer.device}")
     dtypes = {answer.dtype, str(record.dtype)}
     wrong = [] if recorded is None else list(text_differences(recorded, answer.report, dtypes))
+    difference, allowed = (None, None) if recorded is None else nearest_gap(recorded, answer.report, dtypes)
     return LogitsReplay(
-        recorded=recorded, found=answer.report, dtype=answer.dtype, device=answer.device, differing=wrong
+        recorded=recorded,
+        found=answer.report,
+        dtype=answer.dtype,
+        device=answer.device,
+        differing=wrong,
+        difference=difference,
+        allowed=allowed,
     )
 
 

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
+from sdk.api import probes
 from sdk.api.versions import VersionRoutes, resolve
 from sdk.config import user_path
 from sdk.examining.engine_compatibility import facts_of, judged
-from sdk.examining.probe_replay import replay_probe, require_probed
+from sdk.examining.probe_replay import record_of, replay_probe, require_probed
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.exporting.targets import export_gguf, export_plain
 from sdk.names import parse_ref
@@ -21,6 +22,7 @@ from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import PushKeywords, PushOptions, PushReport
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.probe import ProbeReplay
+from sdk.schemas.promotion import ProbeRecordView
 
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility
@@ -92,6 +94,22 @@ class VersionsAPI(VersionRoutes[Version]):
         view, folder = resolve(at.transport, exact), puller.fill_cache(manifest)
         over = None if base is None else user_path(base)
         return replay_probe(at.transport, at.cache, view, self.norms(exact), folder, base=over)
+
+    def record_probe(self, found: ProbeReplay) -> ProbeRecordView:
+        """Record what `replay_probe` found, also if it differs: policies may ask that another worker has done so.
+
+        It takes the place of what this token has recorded of the same bytes before. Raises InvalidInput if no predictions were
+        compared, Conflict if the version's record has no probe, NotFound, NotAllowed.
+        """
+        return probes.record(self._registry.transport, record_of(found))
+
+    def probes(self, ref: str) -> builtins.list[ProbeRecordView]:
+        """What replays of the probe of the version that `ref` names now have found, newest first.
+
+        Raises InvalidName, InvalidRef, NotFound.
+        """
+        version = resolve(self._registry.transport, str(parse_ref(ref)))
+        return [*probes.listed(self._registry.transport, version.adapter, version.number)]
 
     def require_base(
         self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False

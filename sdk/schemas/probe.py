@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import Labels
 from sdk.schemas.version_records import TrainingRecord
-from sdk.schemas.wire import Sha256, Wire
+from sdk.schemas.wire import IF_SET, Sha256, Wire
 
 #: A training that moves no logit by this much has learnt nothing.
 LEAST_LOGIT_GAP = 1e-6
@@ -151,6 +151,10 @@ class LogitsReplay(Wire):
     dtype: DtypeName
     device: Literal["cpu", "cuda"]
     differing: list[TextDiffering]
+    #: The logit gap's difference from the record on the text where it comes nearest to what rounding allows, and this; None:
+    #: nothing was compared.
+    difference: Annotated[float | None, IF_SET] = None
+    allowed: Annotated[float | None, IF_SET] = None
 
 
 class ProbeReplay(Wire):

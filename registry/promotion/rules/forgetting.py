@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -53,7 +53,7 @@ def forgetting(session: Session, question: Question, policy: StandingPolicy) -> 
     )
 
 
-def _scores(session: Session, digest: str, namespace: str, precisions: set[str]) -> list[_Scores]:
+def _scores(session: Session, digest: str, namespace: str, precisions: Collection[str]) -> list[_Scores]:
     """Return all that say something of the general texts, the first one first."""
     metrics = [Evaluation.metrics[name].as_float() for name in ("general_loss", "general_loss_base", "general_kl")]
     texts = Evaluation.spec["conditions", "general_texts"].as_string()

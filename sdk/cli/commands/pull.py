@@ -107,13 +107,20 @@ def _show_plan(plan: PullPlan, style: str) -> None:
 @click.option(
     "--base", metavar="DIR", help="With --probe: the folder of its base. [default: where it is on this machine]"
 )
+@click.option(
+    "--record", "records", is_flag=True, help="With --probe: record what was found, for policies that ask for it."
+)
 @format_option
-def verify_command(target: str, verify_with: str | None, probe: bool, base: str | None, style: str) -> None:
+def verify_command(
+    target: str, verify_with: str | None, probe: bool, base: str | None, records: bool, style: str
+) -> None:
     """Hash a pulled folder again (./DIR), or fetch a version (REF) and hash it.
 
     Any file that was altered, added, removed or renamed is an error, and so is a signature by another key or for
     another version. With --probe, the norm of every module's update is computed from
     the fetched bytes, and predictions on fixed texts are computed over the base; any difference from the record is an error.
+    With --record the registry keeps what was found, also a difference, for policies that ask that another worker has
+    measured it again.
 
     \b
     Examples:
@@ -121,13 +128,15 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
       adapterctl verify ./adapter --verify-with KEY.pub.pem
       adapterctl verify code-review@v3
       adapterctl verify code-review@v3 --probe --base ./SmolLM2-135M-Instruct
+      adapterctl verify code-review@v3 --probe --record
     """
     if base is not None and not probe:
         raise click.UsageError("--base belongs to --probe")
+    if records and not probe:
+        raise click.UsageError("--record belongs to --probe")
     if probe and (is_folder(target) or Path(target).is_dir()):
         raise click.UsageError("--probe holds a version against its record: give its REF, not a folder")
     key = None if verify_with is None else user_path(verify_with)
-    replayed = None
     if is_folder(target) or Path(target).is_dir():
         from sdk.pulling.verification import verify_pulled
 
@@ -144,12 +153,11 @@ def verify_command(target: str, verify_with: str | None, probe: bool, base: str 
             if probe:
                 # An alias may move meanwhile, so the verified version is the one that is replayed.
                 exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
-                replayed = client.versions.replay_probe(exact, base=base)
-    if replayed is not None:
-        from sdk.cli.support.replayed_probe import print_replay
+                from sdk.cli.support.replayed_probe import print_replay
 
-        print_replay(replayed, style)
-        return
+                replayed = client.versions.replay_probe(exact, base=base)
+                print_replay(replayed, style, record=client.versions.record_probe if records else None)
+                return
     document = {"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None}
     signed = "" if key is None else f", signed by {verify_with}"
     said = f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}"

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from sdk.cli.support.output import filled, plain, print_one, render
+from sdk.cli.support.output import filled, plain, print_one, render, say
 from sdk.examining.probe_replay import require_equal
 from sdk.schemas.probe import LogitsReplay, ProbeReplay
+from sdk.schemas.promotion import ProbeRecordView
 
 #: How many modules a table shows: those that differ, then those that change most.
 _MOST_MODULES = 10
 
 
-def print_replay(found: ProbeReplay, style: str) -> None:
-    """Print what was found; raises VerificationFailed afterwards if it differs from the record."""
+def print_replay(
+    found: ProbeReplay, style: str, *, record: Callable[[ProbeReplay], ProbeRecordView] | None = None
+) -> None:
+    """Print what was found, and have it recorded; raises VerificationFailed afterwards if it differs from the record."""
     print_one(style, {**found.model_dump(mode="json"), "ok": found.ok}, found.digest, lambda: _print_table(found))
+    if record is not None:
+        recorded = record(found)
+        verdict = "agrees with its record" if recorded.agrees else "differs from its record"
+        say(f"recorded for {recorded.created_by}: the replay of {found.ref} {verdict}")
     require_equal(found)
 
 

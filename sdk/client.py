@@ -37,6 +37,7 @@ from sdk.nouns.decisions import DecisionsAPI
 from sdk.nouns.evaluations import EvaluationsAPI
 from sdk.nouns.policies import PoliciesAPI
 from sdk.nouns.signatures import SignaturesAPI
+from sdk.nouns.statements import StatementsAPI
 from sdk.nouns.sweeps import Sweep, SweepsAPI
 from sdk.nouns.versions import VersionsAPI
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
@@ -46,8 +47,10 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Puller
+from sdk.pulling.signed_aliases import AliasSigner
 from sdk.pushing.given_base import given_base_if_any, require_one
 from sdk.pushing.pusher import Pusher, PushKeywords
+from sdk.pushing.signatures import require_own_digest
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
 from sdk.schemas.catalog import SortKey, VersionBrief
 from sdk.schemas.combination import CombineSpec
@@ -124,6 +127,7 @@ class Client:
         self.quotas: QuotasAPI = QuotasAPI(self.transport)
         self.retention: RetentionAPI = RetentionAPI(self.transport)
         self.signatures: SignaturesAPI = SignaturesAPI(self)
+        self.statements: StatementsAPI = StatementsAPI(self)
         self.sweeps: SweepsAPI = SweepsAPI(self)
         self.tokens: TokensAPI = TokensAPI(self.transport)
         self.versions: VersionsAPI = VersionsAPI(self)
@@ -359,16 +363,29 @@ class Client:
         frozen: bool = False,
         base_name: str | None = None,
         verify_with: str | Path | None = None,
+        require_signed_alias: str | Path | None = None,
+        max_age: str = "7d",
     ) -> Path:
         """Fetch a version and return its folder, which PEFT and vLLM load as it is.
 
         Without `to` it is the cache's own folder, which must not be edited; with `to` it is a copy, which replaces an
         older version's files there, and in which `base_name` may replace the base's name. `offline` uses only the
         cache, for a version by number or digest; `frozen` refuses a ref that may move; `verify_with` is the public key
-        of the required signer. Raises NotFound, InvalidInput, Conflict if `to` has foreign files, VerificationFailed,
+        of the required signer. With `require_signed_alias`, the public key of somebody who states what the alias names,
+        a statement that is older than `max_age`, or of an earlier move than was seen before, is refused; see
+        `promote(..., sign=...)`. Raises NotFound, InvalidInput, Conflict if `to` has foreign files, VerificationFailed,
         Unavailable.
         """
-        pulled = self.puller.pull(ref, to, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
+        signer = None if require_signed_alias is None else AliasSigner.of(require_signed_alias, max_age)
+        pulled = self.puller.pull(
+            ref,
+            to,
+            offline=offline,
+            frozen=frozen,
+            base_name=base_name,
+            verify_with=verify_with,
+            alias_signer=signer,
+        )
         return pulled.path
 
     def get(self, ref: str) -> Version:
@@ -573,11 +590,24 @@ class Client:
         expect: str | int | None = None,
         reason: str = "",
         override: bool = False,
+        sign: str | Path | None = None,
+        sign_password: str | None = None,
     ) -> AliasView:
-        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`. To ask first, use `decisions.check`."""
+        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`. To ask first, use `decisions.check`.
+
+        With `sign`, the PEM file of a private key, it is then stated that the alias names this version, for readers who
+        ask for that: `pull(..., require_signed_alias=...)`. If only that fails, `statements.sign` does it without a move.
+        """
+        key = None if sign is None else self.statements.signing_key(sign, sign_password)
         adapter = parse_ref(ref).adapter
-        number = require_numbered(ref, self.get(ref).number)
-        return self.set_alias(adapter, alias, number, expect=expect, reason=reason, override=override)
+        version = self.get(ref)
+        if key is not None:
+            require_own_digest(version.info)
+        number = require_numbered(ref, version.number)
+        moved = self.set_alias(adapter, alias, number, expect=expect, reason=reason, override=override)
+        if key is not None:
+            self.statements.sign_move(moved, version.digest, *key)
+        return moved
 
     def rollback(
         self,

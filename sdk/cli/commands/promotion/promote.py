@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sdk.cli.commands.promotion.decisions import page_format_option, print_decision
+from sdk.cli.commands.signing import ask_password
 from sdk.cli.commands.watch import watch_all
 from sdk.cli.support.output import format_option, print_done, say
 from sdk.cli.support.session import open_client
@@ -18,7 +19,7 @@ from sdk.schemas.aliases import AliasView
 
 if TYPE_CHECKING:
     from sdk.client import Client
-    from sdk.schemas.promotion import Decision
+    from sdk.schemas.promotion import Decision, SignedStatementView
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,14 +51,19 @@ def print_moved(alias: AliasView, style: str) -> None:
 @click.option("--check", is_flag=True, help="Only say whether the alias would move, and why not.")
 @click.option("--wait", is_flag=True, help="Have scored what is missing first, and wait for it.")
 @moving_options
+@click.option("--sign", metavar="KEY", help="Then state that ALIAS names it, signed with this private key, a PEM file.")
+@click.option("--renew", is_flag=True, help="Only sign; ALIAS is not moved, and must name that version.")
 @page_format_option
 def promote_command(
-    ref: str, alias: str, check: bool, wait: bool, expect: str | None, reason: str, override: bool, style: str
+    ref: str, alias: str, check: bool, wait: bool, sign: str | None, renew: bool, style: str, **move: Any
 ) -> None:
     """Point ALIAS at the version that REF names now, if its policies hold; print the exact ref.
 
     With --check, each rule is shown with what was found; the exit code is 0 if the alias would move, and 4 if not. With --wait,
     scores that are missing are computed by ordinary jobs first; Ctrl-C detaches, and the same command comes back to them.
+
+    With --sign, those who pull with --require-signed-alias get it. They refuse a statement that is too old, so repeat it with
+    --renew, which also signs what was moved before. The key's password is asked for, or taken from ADAPTERCTL_SIGNING_PASSWORD.
 
     \b
     Examples:
@@ -65,21 +71,45 @@ def promote_command(
       adapterctl promote code-review@v3 production --check
       adapterctl promote code-review@v3 production --wait
       adapterctl promote code-review@v2 production --override --reason 'v3 broke'
+      adapterctl promote code-review@v3 production --sign KEY.pem
+      adapterctl promote code-review@v3 production --sign KEY.pem --renew
     """
+    _check_together(check=check, wait=wait, signs=sign is not None, renew=renew, style=style, **move)
+    password = ask_password(sign) if sign is not None or renew else None
+    with open_client() as client:
+        if renew:
+            _print_renewed(client.statements.sign(ref, alias, sign, password=password), style)
+            return
+        decision = _waited(client, ref, alias, move["expect"]) if wait else None
+        if not check:
+            print_moved(client.promote(ref, alias, sign=sign, sign_password=password, **move), style)
+            return
+        if decision is None:
+            decision = client.decisions.check(ref, alias, expect=move["expect"])
+    print_decision(decision, style)
+    if not would_move(decision):
+        sys.exit(Conflict.exit_code)
+
+
+def _check_together(
+    *, check: bool, wait: bool, signs: bool, renew: bool, style: str, expect: str | None, reason: str, override: bool
+) -> None:
+    """Raise InvalidInput for options that don't go together."""
     if override and (check or wait):
         raise InvalidInput("an override waits for no rules; leave out --check and --wait", param="override")
     if style == "markdown" and not check:
         raise InvalidInput("a page is about a decision; add --check", param="format")
-    with open_client() as client:
-        decision = _waited(client, ref, alias, expect) if wait else None
-        if not check:
-            print_moved(client.promote(ref, alias, expect=expect, reason=reason, override=override), style)
-            return
-        if decision is None:
-            decision = client.decisions.check(ref, alias, expect=expect)
-    print_decision(decision, style)
-    if not would_move(decision):
-        sys.exit(Conflict.exit_code)
+    if check and signs:
+        raise InvalidInput("--check moves nothing that could be signed; leave out --sign", param="sign")
+    if renew and (check or wait or override or expect is not None or reason):
+        raise InvalidInput("--renew moves nothing; give it with --sign alone", param="renew")
+
+
+def _print_renewed(signed: SignedStatementView, style: str) -> None:
+    said = signed.statement
+    ref = f"{said.adapter}@sha256:{said.digest}"
+    shown = {**said.model_dump(), "key_id": signed.key_id}
+    print_done(style, shown, ref, f"{said.adapter}@{said.alias} is signed as {ref}, since move {said.move}")
 
 
 def _waited(client: Client, ref: str, alias: str, expect: str | None) -> Decision:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
-from registry.catalog.aliases.moving import movable, require_there
+from registry.catalog.aliases.moving import require_movable, require_there
 from registry.catalog.aliases.present import last_move
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.finding import exact_ref, find_adapter
@@ -74,7 +74,8 @@ class Statements:
         _require_own_key(signed)
         said = signed.statement
         with self._db.write() as session:
-            row = movable(session, said.adapter, said.alias, who)
+            row = find_adapter(session, said.adapter, who, action="write", lock=True)
+            require_movable(session, row, said.alias, who)
             version, move = _named(session, row, said.alias)
             again = (
                 f"sign what it names now with: adapterctl promote {exact_ref(version)} {said.alias} --renew --sign KEY"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -42,8 +42,10 @@ MOST_TOKENS = 1000
 class Tokens:
     """The service over the table of tokens."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, on_ended: Callable[[Session, Collection[str]], None] | None = None) -> None:
+        """`on_ended` is called in each transaction that ends or narrows a token, with the namespaces in which it loses roles."""
         self._db = db
+        self._on_ended = on_ended
 
     def create(
         self,
@@ -96,6 +98,7 @@ class Tokens:
                 if not replace or not _administers(who, earlier):
                     raise _taken(name, earlier, who)
                 _end(session, earlier, token, after=timedelta(hours=overlap_hours), who=who)
+                self._ended(session, earlier)
             session.add(token)
             view = _present(token)
             # The admins of each namespace can see in their audit trail who got a role there.
@@ -119,6 +122,7 @@ class Tokens:
                 token.revoked_at = utc_now()
                 for grant in token.grants:
                     record(session, who, "token.revoke", grant.namespace, token_id, before={"name": token.name})
+                self._ended(session, token)
             return _present(token)
 
     def revoke_namespace(self, namespace: str, *, who: Principal) -> RevocationView:
@@ -146,6 +150,7 @@ class Tokens:
                 else:
                     token.grants.remove(grants[namespace])
                     record(session, who, "token.narrow", namespace, token.id, before=before)
+                self._ended(session, token, [namespace])
                 lost.append(LostGrant(token=token.id, name=token.name, role=Role(role).value, revoked=last))
         kept = who.token_id if namespace in who.grants else None
         return RevocationView(namespace=namespace, lost=lost, kept=kept, everywhere=everywhere)
@@ -178,6 +183,11 @@ class Tokens:
         """Return who has this `Principal.owner`, with the roles that they have now. Raises Unauthenticated."""
         with self._db.read() as session:
             return _holder(session, Token.id == owner.removeprefix("token:"))
+
+    def _ended(self, session: Session, token: Token, namespaces: Collection[str] | None = None) -> None:
+        """Tell who goes by the roles that tokens have; None: it loses all of its own."""
+        if self._on_ended is not None:
+            self._on_ended(session, [grant.namespace for grant in token.grants] if namespaces is None else namespaces)
 
     @contextmanager
     def _alone(self, who: Principal) -> Iterator[tuple[Session, Principal]]:

@@ -82,6 +82,7 @@ BODIES: dict[str, Any] = {
     "move_alias": {**_ALIAS, "number": 3, "expect": 2, "reason": "beats v2 on heldout.jsonl"},
     "rollback_alias": {**_ALIAS, "expect": 3, "reason": "v3 repeats itself"},
     "remove_alias": _ALIAS,
+    "check_promotion": {**_ALIAS, "number": 3},
     "give_approval": {**_ALIAS, "number": 3, "kind": "approve", "reason": "read its 20 worst answers"},
     "withdraw_approval": {"id": "9c1e7a30b2d4f658"},
     "record_probe": {
@@ -92,9 +93,28 @@ BODIES: dict[str, Any] = {
         "difference": 0.0001,
         "tolerance": 0.002,
     },
-    "check_promotion": {**_ALIAS, "number": 3},
     "protect_alias": {"scope": "team/*", "alias": "production"},
     "unprotect_alias": {"scope": "team/*", "alias": "production"},
+    "set_policy": {
+        "scope": "team/*",
+        "policy": {
+            "alias": "production",
+            "alpha": 0.05,
+            "require": [
+                {
+                    "data": _ROWS,
+                    "min_rows": 100,
+                    "metrics": {
+                        "rouge_l": {"at_least": 0.3},
+                        "loss": {"not_worse_than": 0.02, "against": ["incumbent"]},
+                    },
+                }
+            ],
+            "approvals": 2,
+        },
+        "expect": 0,
+    },
+    "remove_policy": {"scope": "team/*", "alias": "production"},
     "register_dataset": {
         "digest": _ROWS,
         "size_bytes": 48_213,

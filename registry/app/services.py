@@ -46,6 +46,7 @@ from registry.promotion import tries
 from registry.promotion.approvals import Approvals
 from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
+from registry.promotion.generations import raise_generations
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
@@ -95,7 +96,7 @@ class Services:
         if queue is None:
             broker = (settings.broker_url, settings.broker_timeout_s)
             queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
-        self.tokens, self.audit, self.quotas = Tokens(db), Audit(db), Quotas(db)
+        self.tokens, self.audit, self.quotas = Tokens(db, on_ended=raise_generations), Audit(db), Quotas(db)
         self.read_only = ReadOnlySwitch(db, forced=settings.read_only)
         self.uploads = Uploads(db, storage, readable=[readable_rows])
         self.artifacts = artifacts = Artifacts(db, storage, self.uploads, readable=[readable_rows])

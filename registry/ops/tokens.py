@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from registry.errors import Invalid
 from registry.ops.database import current_database
 from registry.principal import SYSTEM, Role
+
+if TYPE_CHECKING:
+    from registry.access.tokens import Tokens
 
 
 @click.group()
@@ -33,10 +37,8 @@ def create(role: str, namespace: str, name: str, days: int | None, replace: bool
     Example:
       adapter-registry token create --role admin
     """
-    from registry.access.tokens import Tokens
-
     grants = {namespace: Role(role)}
-    made = Tokens(current_database()).create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
+    made = _tokens().create(name=name, grants=grants, days=days, replace=replace, who=SYSTEM)
     click.echo(f"token {made.id} for {name} ({role} of {namespace}); keep it; it is not shown again:", err=True)
     click.echo(made.secret)
 
@@ -44,9 +46,7 @@ def create(role: str, namespace: str, name: str, days: int | None, replace: bool
 @token.command(name="list")
 def list_tokens() -> None:
     """List tokens, without their secrets, as JSON."""
-    from registry.access.tokens import Tokens
-
-    rows = [view.model_dump(mode="json") for view in Tokens(current_database()).list(who=SYSTEM)]
+    rows = [view.model_dump(mode="json") for view in _tokens().list(who=SYSTEM)]
     click.echo(json.dumps(rows, indent=2))
 
 
@@ -61,12 +61,18 @@ def revoke(token_id: str | None, namespace: str | None) -> None:
       adapter-registry token revoke 9f86d081884c7d65
       adapter-registry token revoke --namespace team
     """
-    from registry.access.tokens import Tokens
-
     if (token_id is None) == (namespace is None):
         raise Invalid("say which: a token's ID, or --namespace NAMESPACE for all of its tokens", param="token_id")
-    tokens = Tokens(current_database())
+    tokens = _tokens()
     if token_id is not None:
         tokens.revoke(token_id, who=SYSTEM)
     elif namespace is not None:
         click.echo(json.dumps(tokens.revoke_namespace(namespace, who=SYSTEM).model_dump(mode="json"), indent=2))
+
+
+def _tokens() -> Tokens:
+    from registry.access.tokens import Tokens
+    from registry.promotion.generations import raise_generations
+
+    # As servers do: a decision that waits to be carried out must not count somebody whose token ends here.
+    return Tokens(current_database(), on_ended=raise_generations)

@@ -24,7 +24,7 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
-from registry.promotion.models import Approval, DecisionRow, ProbeReplayRow, TriedRows
+from registry.promotion.models import Approval, DecisionRow, Policy, ProbeReplayRow, TriedRows
 from registry.series.models import JobSeries, VersionSeries
 from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
@@ -155,16 +155,17 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         .select_from(VersionSeries)
         .join(Version, Version.pk == VersionSeries.version_pk)
         .join(Adapter, Adapter.pk == Version.adapter_pk),
+        select(Policy.namespace, Policy.record_bytes.label(size)),
         select(Sweep.namespace, Sweep.record_bytes.label(size)),
         select(Adapter.namespace, DecisionRow.record_bytes.label(size)).join(
             DecisionRow, DecisionRow.adapter_pk == Adapter.pk
         ),
         select(Sweep.namespace, Member.record_bytes.label(size)).join(Member, Member.sweep == Sweep.id),
-        select(TriedRows.namespace, TriedRows.record_bytes.label(size)),
         select(Adapter.namespace, Approval.record_bytes.label(size)).join(Approval, Approval.adapter_pk == Adapter.pk),
         select(Adapter.namespace, ProbeReplayRow.record_bytes.label(size)).join(
             ProbeReplayRow, ProbeReplayRow.adapter_pk == Adapter.pk
         ),
+        select(TriedRows.namespace, TriedRows.record_bytes.label(size)),
     )
 
 

@@ -69,6 +69,8 @@ BY_NATURE = {
     "record_probe": "the replay of a token takes the place of the one before",
     "remove_alias": "what is removed is not found again; with `expect` a later one of that name stays",
     "check_promotion": "it moves nothing, and by the same inputs the decision is the same",
+    "set_policy": "the document that stands makes no version; with `expect` an older one is refused",
+    "remove_policy": "what is removed is not found again",
     "protect_alias": "a protection is there once",
     "unprotect_alias": "what is lifted is not found again",
     "begin_upload": "a second session ends by itself, and blobs are found by digest",

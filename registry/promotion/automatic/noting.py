@@ -1,16 +1,13 @@
-"""Writes down what was done about a version, under the lock of what decides about its adapter."""
+"""Writes down what was done about a version."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.db.types import utc_now
-from registry.promotion import generations
-from registry.promotion.automatic.candidates import Candidate, Sight
+from registry.promotion.automatic.candidates import Sight
 from registry.promotion.automatic.lifecycle import OPEN, AutomaticState
 from registry.promotion.models import AutomaticRow
 
@@ -43,11 +40,6 @@ def row_of(session: Session, sight: Sight) -> AutomaticRow | None:
         at=utc_now(),
     )
     return open_row(session, key)
-
-
-def held(session: Session, candidate: Candidate) -> Sequence[int]:
-    """Return the generations of an adapter, which nobody raises until the transaction ends. It comes before other locks."""
-    return generations.hold(session, generations.scopes_of(candidate.adapter, candidate.namespace))
 
 
 def note(db: Database, sight: Sight, state: AutomaticState, message: str | None) -> None:

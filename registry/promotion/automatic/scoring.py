@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.catalog.versions.finding import find_adapter
 from registry.db.database import Database
 from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, Invalid, InvalidBase, NotFound, QuotaExceeded
@@ -16,10 +17,14 @@ from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Job
 from registry.jobs.service import Jobs
 from registry.principal import SYSTEM
+from registry.promotion import generations
 from registry.promotion.automatic.candidates import Sight
 from registry.promotion.automatic.lifecycle import AutomaticState
-from registry.promotion.automatic.noting import held, row_of
-from registry.promotion.models import AutomaticRow
+from registry.promotion.automatic.noting import row_of
+from registry.promotion.generations import scopes_of
+from registry.promotion.models import AutomaticRow, TriedRows
+from registry.promotion.shared_rows import ReadRows, RowSharing, related
+from registry.promotion.tries import tried_of
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobState, JobSubmission, JobView
 from sdk.schemas.wire import digest_of
@@ -42,23 +47,40 @@ class Submitted:
     failed: str | None = None
 
 
+#: The digest of a dataset that rules name → those on which what was tried counts for it.
+Families = Mapping[str, Collection[str]]
+
+
 class Scoring:
     """Submits evaluations."""
 
-    def __init__(self, db: Database, jobs: Jobs, *, tried: Callable[[Session, str, str], Collection[str]]) -> None:
-        """`tried` returns the digests of an adapter that were scored on the rows of a dataset, or chosen by them."""
+    def __init__(self, db: Database, jobs: Jobs, sharing: RowSharing) -> None:
         self._db = db
         self._jobs = jobs
-        self._tried = tried
+        self._sharing = sharing
 
-    def over_cap(self, session: Session, sight: Sight) -> str | None:
+    def families(self, sight: Sight) -> Families:
+        """Return which rows count together for the caps of policies. Raises Unavailable if that is not found out yet."""
+        capped = [policy.document for policy in sight.policies if policy.document.cap is not None]
+        if not capped:
+            return {}
+        with self._db.read() as session:
+            tried = [ReadRows(one.dataset, one.columns) for one in tried_of(session, sight.candidate.adapter)]
+        return {
+            rule.data: {rule.data, *related(self._sharing.of(ReadRows(rule.data, rule.evaluation.columns), tried))}
+            for document in capped
+            for rule in document.require
+        }
+
+    def over_cap(self, session: Session, sight: Sight, families: Families) -> str | None:
         """Say why no further version is tried on the same rows; None: one may be."""
         candidate = sight.candidate
+        coming = _being_scored(session, sight)
         for policy in sight.policies:
             if (cap := policy.document.cap) is None:
                 continue
             for rule in policy.document.require:
-                tried = set(self._tried(session, candidate.adapter, rule.data)) | _being_scored(session, sight)
+                tried = tried_digests(session, candidate.adapter, families[rule.data]) | coming
                 if len(tried | {candidate.digest}) > cap:
                     name = rule.data_name or rule.data[:12]
                     return (
@@ -68,7 +90,7 @@ class Scoring:
                     )
         return None
 
-    def submit(self, sight: Sight, missing: Sequence[EvaluationRequest]) -> Submitted:
+    def submit(self, sight: Sight, missing: Sequence[EvaluationRequest], families: Families) -> Submitted:
         """Submit those of the missing evaluations that policies ask the registry for, and that it has not submitted before.
 
         Raises ChangedError if something that decides has changed, Unavailable.
@@ -85,7 +107,7 @@ class Scoring:
         count = 0
         try:
             for request in fresh[: MOST_JOBS - len(earlier)]:
-                job = self._add(sight, request)
+                job = self._add(sight, request, families)
                 count += 1
                 if job is not None:
                     self._jobs.announce([job])
@@ -96,7 +118,7 @@ class Scoring:
             return Submitted(count, failed=f"it can't be scored: {error.message}")
         return Submitted(count)
 
-    def _add(self, sight: Sight, request: EvaluationRequest) -> JobView | None:
+    def _add(self, sight: Sight, request: EvaluationRequest, families: Families) -> JobView | None:
         """Add a job and note it in one transaction; None if another one will make the same scores.
 
         Raises ChangedError, and what adding jobs does.
@@ -105,12 +127,15 @@ class Scoring:
         asked = digest_of(submission.model_dump(mode="json"))
         prepared = self._jobs.prepare(submission, who=SYSTEM)
         with self._db.write() as session:
-            if tuple(held(session, sight.candidate)) != sight.generations:
+            # One version of an adapter after another, so that together they stay within a cap.
+            find_adapter(session, sight.candidate.adapter, SYSTEM, lock=True)
+            scopes = scopes_of(sight.candidate.adapter, sight.candidate.namespace)
+            if generations.read(session, scopes) != sight.generations:
                 raise ChangedError
             row = row_of(session, sight)
             if row is None or asked in {job.request_digest for job in _jobs_of(session, row)}:
                 raise ChangedError
-            if sight.moves and self.over_cap(session, sight) is not None:
+            if sight.moves and self.over_cap(session, sight, families) is not None:
                 raise ChangedError
             # Another alias may wait for the same scores.
             namespace = sight.candidate.namespace
@@ -122,10 +147,16 @@ class Scoring:
             )
             shared = session.scalars(same.limit(1)).first()
             job = None if shared is not None else self._jobs.add(session, prepared, SYSTEM, request_digest=asked)
-            row.jobs = [*row.jobs, shared if job is None else job.id]
+            row.jobs = [*row.jobs, *([] if job is None else [job.id]), *([] if shared is None else [shared])]
             row.state, row.at, row.message = AutomaticState.SCORING.value, utc_now(), None
             row.generations = list(sight.generations)
         return job
+
+
+def tried_digests(session: Session, adapter: str, datasets: Collection[str]) -> set[str]:
+    """Return the bytes of an adapter that were tried on the rows of any of these datasets."""
+    tried = select(TriedRows.digest).where(TriedRows.adapter == adapter, TriedRows.dataset_digest.in_(sorted(datasets)))
+    return set(session.scalars(tried.distinct()))
 
 
 def _submission(request: EvaluationRequest) -> JobSubmission:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.database import Database
 from registry.db.types import utc_now
-from registry.errors import Conflict, NotFound, RegistryError, Unavailable
+from registry.errors import NotFound, PromotionRefused, RegistryError, Unavailable
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Job
@@ -190,16 +190,17 @@ class Automatic:
     def _act(self, sight: Sight) -> int:
         """Take the next step for a version; return 1 if there was one."""
         candidate = sight.candidate
+        families = self._scoring.families(sight)
         if sight.moves:
             with self._db.read() as session:
-                over = self._scoring.over_cap(session, sight)
+                over = self._scoring.over_cap(session, sight, families)
             if over is not None:
                 return self._end(sight, AutomaticState.REFUSED, over)
         decision = self._gate.check(
             check=PromotionCheck(adapter=candidate.adapter, alias=candidate.alias, number=candidate.number),
             who=SYSTEM,
         )
-        submitted = self._scoring.submit(sight, decision.missing)
+        submitted = self._scoring.submit(sight, decision.missing, families)
         if submitted.count:
             return submitted.count
         if submitted.waits is not None:
@@ -227,7 +228,7 @@ class Automatic:
         )
         try:
             self._gate.move(move=move, who=SYSTEM)
-        except Conflict as refusal:
+        except PromotionRefused as refusal:
             if lost:
                 return self._end(sight, AutomaticState.REFUSED, refusal.message)
             # Something that decides was changed since it passed.

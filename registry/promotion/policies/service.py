@@ -201,8 +201,11 @@ def _audit(session: Session, row: Policy, last: Policy | None, who: Principal) -
     if row.loosened:
         # How, only those may know who may read the rows.
         after["loosened"] = len(row.loosened)
-    action = "policy.remove" if row.document is None else "policy.set"
-    record(session, who, action, row.namespace, f"{row.scope}@{row.alias}", before=before, after=after)
+    subject = f"{row.scope}@{row.alias}"
+    if row.document is None:
+        record(session, who, "policy.remove", row.namespace, subject, before=before, after=after)
+    else:
+        record(session, who, "policy.set", row.namespace, subject, before=before, after=after)
 
 
 def _last(session: Session, scope: str, alias: str) -> Policy | None:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
+from registry.errors import Invalid, Unavailable
+from registry.promotion.policies.keys import public_key
 from registry.promotion.question import Bench, Gathered, Question, StandingPolicy
 from registry.promotion.rules.read_outcomes import outcome_of
 from registry.signatures.models import Signature
 from registry.signatures.service import MAX_SIGNATURES
-from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
+from sdk.errors import Unavailable as Missing
+from sdk.errors import VerificationFailed
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.promotion import RuleOutcome, RuleResult
-from sdk.signing import PublicKey, find_signer, read_public_keys
+from sdk.signing import PublicKey, find_signer
 
 _LIBRARY = "model_signing"
 
@@ -53,14 +54,13 @@ class _Signatures:
             message = "the registry can't verify signatures; install on its machine: pip install 'adapterctl[signing]'"
             return [self._found("unknown", message)]
         try:
-            keys = _keys(pems)
+            keys = [public_key(pem) for pem in pems]
             signer = self._signer(keys)
-        except Unavailable as error:
-            return [self._found("unknown", error.message)]
-        except AdapterctlError as error:
-            return [
-                self._found("unknown", f"a key of the policy can't be read ({error.message}); set the policy again")
-            ]
+        except Missing as error:
+            raise Unavailable(error.message) from error
+        except Invalid as error:
+            message = f"a key of the policy can't be read ({error.message}); set the policy again"
+            return [self._found("unknown", message)]
         if signer is not None:
             return [self._found("passed", f"signed by {signer.key_id[:12]}")]
         listed = ", ".join(key.key_id[:12] for key in keys)
@@ -95,11 +95,3 @@ def signature(session: Session, question: Question, policy: StandingPolicy) -> G
         bundles=tuple(bundles),
         verifies=importlib.util.find_spec(_LIBRARY) is not None,
     )
-
-
-def _keys(pems: Sequence[str]) -> list[PublicKey]:
-    """Return the keys of a policy. Raises Unavailable, InvalidInput."""
-    with disk_explained("reading the keys of a policy"), tempfile.TemporaryDirectory(prefix="keys-") as scratch:
-        for number, pem in enumerate(pems):
-            (Path(scratch) / f"{number}.pem").write_text(pem, encoding="utf-8", errors="replace")
-        return read_public_keys(Path(scratch))

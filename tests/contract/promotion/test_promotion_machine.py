@@ -1,0 +1,275 @@
+"""Long random sequences of what people do to versions, policies and aliases: no alias with a policy ever names what no decision
+that passed, no allowed rollback and no audited override put there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract.promotion.meanwhile import Meanwhile
+from contract.promotion.oracle import Oracle
+from contract.promotion.scene import STAFF, Scene, floor
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from support import registries
+from support.adapters import base_registration
+from support.registries import World
+from support.soak import SOAKING, scale
+
+from registry.catalog.versions.lifecycle import VersionState
+from registry.errors import NotFound, PromotionRefused, RegistryError
+from registry.principal import LOCAL, Role
+from sdk.schemas.catalog import VersionMove
+from sdk.schemas.promotion import ApprovalRequest, PolicyRemoval
+
+STEPS = 25
+#: Sequences of one seed: after so many, Hypothesis begins to repeat itself with small changes.
+OF_A_SEED = 10
+SEQUENCES = itertools.count(1)
+
+ADAPTERS = ("a", "a", "a", "b")
+NUMBERS = range(6)
+PROMOTERS = ("ann", "ben", "cat", "boss")
+SCOPES = ("adapter", "adapter", "namespace", "all")
+#: What policies ask for; each setting of another one is a new version.
+POLICIES = ("nothing", "floor", "floor", "high", "one", "two", "checked", "automatic")
+LOSSES = (0.1, 0.1, 0.7, 2.0)
+MOVES = ("ready", "archived", "deleted")
+
+#: A method of the machine, how often it is to be chosen, and two lists of what it may be given, as short as may be.
+CHANGES: dict[str, tuple[int, list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {
+    "publish": (2, [*product(ADAPTERS)], [()]),
+    "score": (4, [*product(ADAPTERS, NUMBERS)], [*product(LOSSES)]),
+    "set_policy": (3, [*product(SCOPES)], [*product(POLICIES)]),
+    "end_policy": (1, [*product(SCOPES)], [()]),
+    "approve": (5, [*product(ADAPTERS, NUMBERS)], [*product(PROMOTERS)]),
+    "disapprove": (1, [*product(ADAPTERS, NUMBERS)], [*product(PROMOTERS)]),
+    "withdraw": (1, [*product(ADAPTERS, NUMBERS)], [()]),
+    "move": (6, [*product(ADAPTERS, NUMBERS)], [*product((*PROMOTERS, "will"))]),
+    "override": (1, [*product(ADAPTERS, NUMBERS)], [*product(("boss", "root", "ann"))]),
+    "roll_back": (2, [*product(ADAPTERS)], [*product(PROMOTERS)]),
+    "remove": (1, [*product(ADAPTERS)], [*product(PROMOTERS, (False, False, True))]),
+    "move_state": (1, [*product(ADAPTERS, NUMBERS)], [*product(MOVES)]),
+    "replace": (1, [*product(PROMOTERS)], [*product((Role.PROMOTER, Role.PROMOTER, Role.WRITER))]),
+    "go_on": (2, [*product(LOSSES)], [()]),
+}
+#: What comes between a verdict and its move.
+BETWEEN = ("set_policy", "end_policy", "disapprove", "score", "replace", "withdraw", "move_state", "move")
+WHAT = st.sampled_from([what for what, (often, _, _) in CHANGES.items() for _ in range(often)])
+CHANGE = WHAT.flatmap(lambda what: st.tuples(st.just(what), *map(st.sampled_from, CHANGES[what][1:])))
+BETWEEN_THEM = st.sampled_from(BETWEEN).flatmap(
+    lambda what: st.tuples(st.just(what), *map(st.sampled_from, CHANGES[what][1:]))
+)
+MOVING = st.sampled_from(("move", "move", "roll_back", "remove")).flatmap(
+    lambda what: st.tuples(st.just(what), *map(st.sampled_from, CHANGES[what][1:]))
+)
+
+
+class PromotionMachine(RuleBasedStateMachine):
+    """Lets people act, and an oracle judge what came of it."""
+
+    def __init__(self, world: World, folder: Path, meanwhile: Meanwhile, seen: Counter[str]) -> None:
+        super().__init__()
+        self.scene = Scene(world, folder)
+        self.services, self.meanwhile, self.seen = world.services, meanwhile, seen
+        #: Policies for all are for the alias of one sequence alone.
+        self.alias = f"live{next(SEQUENCES)}"
+        self.data = [self.scene.rows(), self.scene.rows()]
+        self.oracle = Oracle(self.scene.space, ["a", "b"])
+        self.published: Counter[str] = Counter()
+
+    @initialize(losses=st.lists(st.sampled_from(LOSSES), min_size=2, max_size=3))
+    def begin(self, losses: list[float]) -> None:
+        """Give the first adapter versions with scores."""
+        for number, loss in enumerate(losses):
+            self.publish("a")
+            self.score("a", number, loss)
+
+    @rule(change=CHANGE)
+    def change(self, change: tuple[str, tuple[Any, ...], tuple[Any, ...]]) -> None:
+        """Do one thing. One rule for all, since each of several would be left out of most sequences."""
+        self._do(change)
+
+    @rule(moving=MOVING, between=BETWEEN_THEM)
+    def change_meanwhile(self, moving: tuple[str, Any, Any], between: tuple[str, Any, Any]) -> None:
+        """Move an alias, and do something else between the verdict and the move."""
+        with self.meanwhile.happens(lambda: self._do(between)) as happened:
+            self._do(moving)
+        self.seen["something came between"] += len(happened)
+
+    def _do(self, change: tuple[str, tuple[Any, ...], tuple[Any, ...]]) -> None:
+        what, first, second = change
+        try:
+            getattr(self, what)(*first, *second)
+        except RegistryError:
+            self.seen[f"{what} was refused"] += 1
+        else:
+            self.seen[what] += 1
+
+    # What people do.
+
+    def publish(self, name: str) -> None:
+        """Publish a version."""
+        self.scene.publish(name)
+        self.published[name] += 1
+
+    def score(self, name: str, number: int, loss: float) -> None:
+        """Score a version; the first scores count."""
+        self.scene.score(self._number(name, number), self.data[0], loss, name)
+
+    def set_policy(self, scope: str, kind: str) -> None:
+        """Set a policy, which may be stricter or not."""
+        asked: dict[str, dict[str, Any]] = {
+            "nothing": {},
+            "floor": floor(self.data[0]),
+            "high": floor(self.data[0], 0.5),
+            "one": {"approvals": 1},
+            "two": floor(self.data[0], approvals=2),
+            "checked": {"approvals": 1, "rollback": "checked"},
+            "automatic": floor(self.data[0], evaluate="on_ready", promote="automatic", cap=6),
+        }
+        self.scene.policy(self.alias, self._scope(scope), by="root", **asked[kind])
+
+    def end_policy(self, scope: str) -> None:
+        """End a policy."""
+        removal = PolicyRemoval(scope=self._scope(scope), alias=self.alias)
+        self.services.policies.remove(removal=removal, who=LOCAL)
+
+    def approve(self, name: str, number: int, by: str) -> None:
+        """Approve a version."""
+        self._vote("approve", name, number, by)
+
+    def disapprove(self, name: str, number: int, by: str) -> None:
+        """Veto a version."""
+        self._vote("disapprove", name, number, by)
+
+    def withdraw(self, name: str, number: int) -> None:
+        """Withdraw an approval or a veto, whoever gave it."""
+        page = self.services.approvals.list(
+            adapter=self.scene.adapter(name), alias=self.alias, cursor=None, limit=100, who=LOCAL
+        )
+        standing = [view for view in page.items if view.withdrawn_at is None]
+        if standing:
+            self.services.approvals.withdraw(ident=standing[number % len(standing)].id, who=LOCAL)
+
+    def move(self, name: str, number: int, by: str) -> None:
+        """Point the alias at a version. What a policy refuses must not hold."""
+        target = self._number(name, number)
+        try:
+            self.scene.move(target, self.alias, name, by=by)
+        except PromotionRefused as refusal:
+            self.seen["a policy refused"] += 1
+            self._require_reason(name, target, by, refusal)
+            raise
+
+    def override(self, name: str, number: int, by: str) -> None:
+        """Point the alias at a version whatever policies say."""
+        self.scene.move(self._number(name, number), self.alias, name, by=by, override=True, reason="it must")
+
+    def roll_back(self, name: str, by: str) -> None:
+        """Point the alias at what it named before."""
+        named = self.scene.named(self.alias, name)
+        self.scene.roll_back(named or 0, self.alias, name, by=by)
+
+    def remove(self, name: str, by: str, override: bool) -> None:
+        """Take the alias away."""
+        said = {"override": True, "reason": "it must"} if override else {}
+        self.scene.remove(self.alias, name, by=by, **said)
+
+    def move_state(self, name: str, number: int, state: str) -> None:
+        """Archive, restore or delete a version."""
+        change = VersionMove(ref=f"{self.scene.adapter(name)}@v{self._number(name, number)}", reason="so")
+        self.services.version_states.move(change, VersionState(state), who=LOCAL)
+
+    def replace(self, who: str, role: Role) -> None:
+        """Revoke somebody's token, and give them another, perhaps with less rights."""
+        self.scene.fire(who)
+        self.scene.hire(who, STAFF[who] if role is Role.PROMOTER else role)
+
+    def go_on(self, loss: float) -> None:
+        """Let the registry do what it does by itself, and a worker do the jobs."""
+        self.services.automatic.go_on()
+        self.scene.work(loss)
+        self.services.automatic.go_on()
+
+    def _vote(self, kind: str, name: str, number: int, by: str) -> None:
+        request = ApprovalRequest.model_validate(
+            {
+                "adapter": self.scene.adapter(name),
+                "alias": self.alias,
+                "number": self._number(name, number),
+                "kind": kind,
+            }
+        )
+        self.services.approvals.give(request=request, who=self.scene.who(by))
+
+    def _number(self, name: str, drawn: int) -> int:
+        return 1 + drawn % (self.published[name] or 1)
+
+    def _scope(self, which: str) -> str:
+        return {"adapter": self.scene.adapter(), "namespace": f"{self.scene.space}/*", "all": "*"}[which]
+
+    def _require_reason(self, name: str, number: int, by: str, refusal: PromotionRefused) -> None:
+        with self.services.db.read() as session:
+            self.oracle.learn(session)
+            pk = self.oracle.pk_of(self.scene.adapter(name))
+            why = self.oracle.why_not(session, pk, self.alias, number, self.scene.who(by).name)
+        assert why is not None, f"nothing speaks against it, and yet: {refusal.message}"
+
+    # What must hold.
+
+    @invariant()
+    def every_move_was_allowed(self) -> None:
+        """By what is stored."""
+        with self.services.db.read() as session:
+            self.oracle.look(session)
+
+    def teardown(self) -> None:
+        """Count what was seen, and leave no policy for all behind."""
+        self.seen.update(self.oracle.seen)
+        for scope in ("all", "namespace", "adapter"):
+            try:
+                self.end_policy(scope)
+            except NotFound:
+                continue
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    url = request.getfixturevalue("postgres_database") if request.param == "postgres" else None
+    with registries.embedded(tmp_path / "home", database_url=url) as world:
+        world.admin.bases.register(base_registration())
+        yield world
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_no_alias_with_a_policy_names_what_nothing_allowed(world: World, tmp_path: Path) -> None:
+    meanwhile, seen = Meanwhile(), Counter[str]()
+    world.services.gate = type(world.services.gate)  # placeholder
+    # A short run does the same each time; a soak looks where nobody has looked.
+    first = secrets.randbits(32) if SOAKING else 0
+    for n in range(scale(600, share=60) // OF_A_SEED):
+        machine = seed(first + n)(lambda: PromotionMachine(world, tmp_path / "files", meanwhile, seen))
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=OF_A_SEED,
+                stateful_step_count=STEPS,
+                deadline=None,
+                database=None,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    # Otherwise it would hold because nothing happens.
+    expected = ("passed", "overridden", "rolled_back", "automatic", "a policy refused", "something came between")
+    assert [what for what in expected if not seen[what]] == []

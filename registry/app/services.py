@@ -44,13 +44,17 @@ from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion import tries
 from registry.promotion.approvals import Approvals
+from registry.promotion.automatic.scoring import Scoring
+from registry.promotion.automatic.service import Automatic
 from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
 from registry.promotion.generations import raise_generations
+from registry.promotion.known_tries import known_tries
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
 from registry.promotion.question import Bench
+from registry.promotion.shared_rows import RowSharing
 from registry.promotion.statements import Statements
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
@@ -111,7 +115,9 @@ class Services:
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
-        self.policies = Policies(db, embedded=home is not None, counts_tokens=settings.auth == "token")
+        self.policies = Policies(
+            db, embedded=home is not None, counts_tokens=settings.auth == "token", tries_of=known_tries
+        )
         self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
@@ -167,6 +173,9 @@ class Services:
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
         bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
         self.gate, self.decisions = Gate(db, bench), Decisions(db)
+        scoring = Scoring(db, self.jobs, RowSharing(db, signed, self.reading))
+        self.automatic = Automatic(db, self.gate, scoring, may_write=lambda: self.read_only.reason() is None)
+        followers.ask_too(self.automatic)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
@@ -177,6 +186,7 @@ class Services:
             {
                 "requeued": self.claims.requeue_expired,
                 "sweeps_advanced": self.driver.go_on,
+                "promotions_begun": self.automatic.sweep,
                 "announced": self.jobs.remind,
                 "expired_checkpoints": self.checkpoints.expire,
                 "forgotten_workers": self.workers.forget,

@@ -64,7 +64,7 @@ class Followers:
     def ask(self) -> bool:
         """Ask, when nobody has work, whether there is some now. It raises nothing."""
         # Each of them, even if one has found work.
-        return any([_goes_on(each) for each in self._asked()])
+        return sum(_goes_on(each) for each in self._asked()) > 0
 
     def wait(self) -> bool:
         """Say whether somebody has to be asked, since no job brings anybody."""

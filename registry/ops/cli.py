@@ -191,6 +191,7 @@ def reconcile(once: bool) -> None:
     if once:
         click.echo(json.dumps(services.reconciler.sweep()))
         services.contamination.wait()
+        services.automatic.wait()
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -160,11 +160,11 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         select(Adapter.namespace, DecisionRow.record_bytes.label(size)).join(
             DecisionRow, DecisionRow.adapter_pk == Adapter.pk
         ),
-        select(Sweep.namespace, Member.record_bytes.label(size)).join(Member, Member.sweep == Sweep.id),
         select(Adapter.namespace, Approval.record_bytes.label(size)).join(Approval, Approval.adapter_pk == Adapter.pk),
         select(Adapter.namespace, ProbeReplayRow.record_bytes.label(size)).join(
             ProbeReplayRow, ProbeReplayRow.adapter_pk == Adapter.pk
         ),
+        select(Sweep.namespace, Member.record_bytes.label(size)).join(Member, Member.sweep == Sweep.id),
         select(TriedRows.namespace, TriedRows.record_bytes.label(size)),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.database import Database
 from registry.db.types import utc_now
-from registry.errors import NotFound, PromotionRefused, RegistryError, Unavailable
+from registry.errors import NotFound, RegistryError, Unavailable
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Job
@@ -29,8 +29,9 @@ from registry.promotion.automatic.candidates import Asking, Sight, asking, candi
 from registry.promotion.automatic.lifecycle import AutomaticState
 from registry.promotion.automatic.noting import note, open_row
 from registry.promotion.automatic.scoring import Scoring
+from registry.promotion.decisions import refusal_of
 from sdk.schemas.aliases import AliasMove, AliasView
-from sdk.schemas.promotion import Decision, PromotionCheck, RuleOutcome
+from sdk.schemas.promotion import Decision, PromotionCheck
 
 #: How many versions are read at once.
 _PAGE = 200
@@ -212,12 +213,14 @@ class Automatic:
         return self._end(sight, AutomaticState.SCORED, None)
 
     def _decide(self, sight: Sight, decision: Decision, failed: str | None) -> int:
-        lost = [rule for rule in decision.rules if rule.outcome == "failed" and rule.kind in _FOR_GOOD]
-        open_rules = [rule for rule in decision.rules if rule.outcome != "passed"]
-        if open_rules and not lost and failed is None:
-            return self._waits(sight, f"waits: {_in_short(open_rules)}")
-        if not lost and failed is not None:
+        """Move the alias if all rules pass; else note what that came to."""
+        rest = [rule for rule in decision.rules if rule.outcome != "passed"]
+        if any(rule.outcome == "failed" and rule.kind in _FOR_GOOD for rule in rest):
+            return self._end(sight, AutomaticState.REFUSED, refusal_of(decision))
+        if failed is not None:
             return self._end(sight, AutomaticState.FAILED, failed)
+        if rest:
+            return self._waits(sight, f"waits: {refusal_of(decision)}")
         candidate = sight.candidate
         move = AliasMove(
             adapter=candidate.adapter,
@@ -226,13 +229,7 @@ class Automatic:
             expect=decision.from_number or 0,
             reason="the policies ask for it",
         )
-        try:
-            self._gate.move(move=move, who=SYSTEM)
-        except PromotionRefused as refusal:
-            if lost:
-                return self._end(sight, AutomaticState.REFUSED, refusal.message)
-            # Something that decides was changed since it passed.
-            return self._waits(sight, f"waits: {refusal.message}")
+        self._gate.move(move=move, who=SYSTEM)
         return self._end(sight, AutomaticState.MOVED, None)
 
     def _waits(self, sight: Sight, message: str) -> int:
@@ -262,8 +259,3 @@ def _is_due(session: Session, sight: Sight, *, before: datetime | None = None) -
         unfinished = select(Job.id).where(Job.id.in_(row.jobs), Job.state.in_(UNFINISHED)).limit(1)
         return session.scalars(unfinished).first() is None
     return not sight.is_over and (sight.is_new or (before is not None and row.at <= before))
-
-
-def _in_short(rules: Collection[RuleOutcome]) -> str:
-    shown = [rule.message for rule in rules][:3]
-    return "; ".join(shown)

@@ -9,10 +9,12 @@ from registry.promotion.rules.approvals import approvals
 from registry.promotion.rules.contamination import contamination
 from registry.promotion.rules.forgetting import forgetting
 from registry.promotion.rules.probe import probe
+from registry.promotion.rules.scores import scores
 from registry.promotion.rules.signature import signature
 
 #: By name, in the order in which a decision has their rules.
 FAMILIES: Mapping[str, Family] = {
+    "scores": scores,
     "forgetting": forgetting,
     "contamination": contamination,
     "probe": probe,

@@ -154,6 +154,7 @@ def test_reconciling_says_what_it_did(migrated: dict[str, str]) -> None:
     steps = (
         "requeued",
         "sweeps_advanced",
+        "promotions_begun",
         "announced",
         "expired_checkpoints",
         "forgotten_workers",

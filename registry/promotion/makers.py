@@ -103,7 +103,7 @@ def _jobs(digests: Collection[str]) -> CTE:
     """The jobs that made each digest, and those that they go on from, however many there are in a row."""
     made = select(Version.digest.label("digest"), Origin.job.label("job"))
     made = made.join(Origin, Origin.version_pk == Version.pk)
-    jobs = made.where(Version.digest.in_(digests), Origin.job.is_not(None)).cte("jobs", recursive=True)
+    jobs = made.where(Version.digest.in_(digests), Origin.job.is_not(None)).cte("made_by", recursive=True)
     # A recursive query may name itself once, and a job has two ways back.
     ways = union_all(select(literal(0).label("way")), select(literal(1).label("way"))).subquery()
     back = case((ways.c.way == 0, Job.retry_of), else_=Job.request["from_checkpoint", "job"].as_string())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx
 from support import calls
 from support.payloads import make_payload
 from support.people import SEEDS
@@ -93,9 +94,9 @@ class Scene:
     def adapter(self, name: str = "a") -> str:
         return f"{self.space}/{name}"
 
-    def publish(self, name: str = "a", *, by: str = "will") -> int:
-        """Publish an adapter whose bytes nobody has; return its number."""
-        payload = make_payload(next(SEEDS))
+    def publish(self, name: str = "a", *, by: str = "will", seed: int | None = None) -> int:
+        """Publish an adapter whose bytes nobody has, or all that were made from the same seed; return its number."""
+        payload = make_payload(next(SEEDS) if seed is None else seed)
         sent = self._send(payload.files, by, payload.blobs)
         publication = payload.publication(self.adapter(name), sent.id)
         published = self.services.publisher.publish(publication=publication, who=self.who(by))
@@ -172,9 +173,7 @@ class Scene:
     def _send(self, files: Mapping[str, bytes], by: str, blobs: list[BlobSpec]) -> UploadView:
         sent = self.services.uploads.begin(blobs=blobs, who=self.who(by), namespace=self.space)
         for put in sent.put:
-            path = Path(unquote(urlsplit(put.url).path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(files[put.sha256])
+            _put(put.url, files[put.sha256])
         return sent
 
     # Policies and moves.
@@ -206,3 +205,13 @@ class Scene:
         """The number that an alias names."""
         there = self.services.aliases.list(adapter=self.adapter(name), who=LOCAL)
         return next((view.number for view in there if view.alias == alias), None)
+
+
+def _put(url: str, content: bytes) -> None:
+    """Send bytes to where a registry in this process, or a server, wants them."""
+    if not url.startswith("file:"):
+        httpx.put(url, content=content).raise_for_status()
+        return
+    path = Path(unquote(urlsplit(url).path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

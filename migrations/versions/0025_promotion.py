@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("document", sa.JSON),
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("loosened", sa.JSON, nullable=False),
+        sa.Column("loosens", sa.Boolean, nullable=False),
         sa.Column("created_by", sa.String(100), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("record_bytes", sa.BigInteger, nullable=False),

@@ -20,9 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, pi
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from sdk.statistics.bootstrap import PairedRatio
+from sdk.statistics.comparison import LEAST_CLUSTERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,14 +111,19 @@ class JudgedLimit:
 
 def tried_alpha(alpha: float, tries: int) -> float:
     """Return the α of the `tries`th version that is judged on the same rows: α·6/(π²k²), which sums to α over all k."""
-    raise NotImplementedError
+    if tries < 1:
+        raise ValueError(f"the first version is number 1, and there is no number {tries!r}")
+    return alpha * 6 / (pi * tries) ** 2
 
 
 def rows_for(alpha: float, *, margin: float = 0.5, deviation: float = 1.0, power: float = 0.8) -> int:
     """Return with how many rows an equal version is not worse by `margin` in `power` of all samples, where the rows'
-    differences have this standard deviation.
+    differences have this standard deviation: ((z(1−α) + z(power))·σ/margin)², as in Miller, and `LEAST_CLUSTERS` at least.
     """
-    raise NotImplementedError
+    if not margin > 0 or not deviation > 0:
+        raise ValueError("no number of rows shows that a version is not worse by nothing; give a margin above 0")
+    normal = NormalDist()
+    return max(LEAST_CLUSTERS, ceil(((normal.inv_cdf(power) - normal.inv_cdf(alpha)) * deviation / margin) ** 2))
 
 
 def judge_score(found: PairedRatio, limit: Limit, *, alpha: float, seed: str, largest: float | None = None) -> Judged:

@@ -109,6 +109,7 @@ class Policies:
                     document=stored,
                     digest=digest,
                     loosened=loosenings,
+                    loosens=bool(loosenings),
                     created_by=who.name,
                     created_at=db_now(session),
                     record_bytes=size_bytes,

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     search = _client.search
     set_alias = _client.set_alias
     signatures = _client.signatures
+    statements = _client.statements
     submit_combine = _client.submit_combine
     submit_evaluation = _client.submit_evaluation
     submit_merge = _client.submit_merge
@@ -153,6 +154,7 @@ __all__ = [
     "search",
     "set_alias",
     "signatures",
+    "statements",
     "submit_combine",
     "submit_evaluation",
     "submit_merge",

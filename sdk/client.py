@@ -51,6 +51,7 @@ from sdk.pulling.signed_aliases import AliasSigner
 from sdk.pushing.given_base import given_base_if_any, require_one
 from sdk.pushing.pusher import Pusher, PushKeywords
 from sdk.pushing.signatures import require_own_digest
+from sdk.pushing.statements import SigningKey, state_move
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
 from sdk.schemas.catalog import SortKey, VersionBrief
 from sdk.schemas.combination import CombineSpec
@@ -598,7 +599,7 @@ class Client:
         With `sign`, the PEM file of a private key, it is then stated that the alias names this version, for readers who
         ask for that: `pull(..., require_signed_alias=...)`. If only that fails, `statements.sign` does it without a move.
         """
-        key = None if sign is None else self.statements.signing_key(sign, sign_password)
+        key = None if sign is None else SigningKey.of(sign, sign_password)
         adapter = parse_ref(ref).adapter
         version = self.get(ref)
         if key is not None:
@@ -606,7 +607,7 @@ class Client:
         number = require_numbered(ref, version.number)
         moved = self.set_alias(adapter, alias, number, expect=expect, reason=reason, override=override)
         if key is not None:
-            self.statements.sign_move(moved, version.digest, *key)
+            state_move(self.transport, moved, version.digest, key)
         return moved
 
     def rollback(

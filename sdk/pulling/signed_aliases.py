@@ -53,7 +53,7 @@ class AliasSigner:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedStatement:
     """A statement that one of the keys has signed."""
 
     statement: AliasStatement
@@ -156,7 +156,7 @@ class AliasMemory:
             f"{self.path(adapter, alias)}"
         )
 
-    def _remember(self, adapter: str, alias: str, newest: Sequence[Verified], seen: SeenMove | None) -> None:
+    def _remember(self, adapter: str, alias: str, newest: Sequence[VerifiedStatement], seen: SeenMove | None) -> None:
         said = newest[0].statement
         kept = dict(seen.statements) if seen is not None and seen.move == said.move else {}
         # Newer ones take the place of older ones by the same key, and come last.
@@ -180,7 +180,7 @@ class AliasMemory:
             write_whole(path, json.dumps(content, indent=1), durable=True)
 
 
-def _verified(ref: Ref, offered: Sequence[StoredStatement], signer: AliasSigner) -> list[Verified]:
+def _verified(ref: Ref, offered: Sequence[StoredStatement], signer: AliasSigner) -> list[VerifiedStatement]:
     """The statements about this alias that one of the keys has signed. Raises VerificationFailed if there is none."""
     if len(offered) > MOST_SIGNERS:
         raise VerificationFailed(f"{ref} has {len(offered)} statements, more than a registry keeps; tell an admin")
@@ -202,7 +202,7 @@ def _verified(ref: Ref, offered: Sequence[StoredStatement], signer: AliasSigner)
         except VerificationFailed as error:
             refused = error
         else:
-            found.append(Verified(statement, key.key_id, one.bundle))
+            found.append(VerifiedStatement(statement, key.key_id, one.bundle))
     if found:
         return found
     if len(offered) == 1 and refused is not None:
@@ -215,7 +215,7 @@ def _verified(ref: Ref, offered: Sequence[StoredStatement], signer: AliasSigner)
     )
 
 
-def _newest(ref: Ref, verified: Sequence[Verified]) -> list[Verified]:
+def _newest(ref: Ref, verified: Sequence[VerifiedStatement]) -> list[VerifiedStatement]:
     """The statements of the last move that any is about, newest first. Raises VerificationFailed if they disagree."""
     last = max(one.statement.move for one in verified)
     newest = [one for one in verified if one.statement.move == last]
@@ -224,7 +224,7 @@ def _newest(ref: Ref, verified: Sequence[Verified]) -> list[Verified]:
     return sorted(newest, key=lambda one: one.statement.at, reverse=True)
 
 
-def _require_fresh(ref: Ref, newest: Sequence[Verified], signer: AliasSigner) -> None:
+def _require_fresh(ref: Ref, newest: Sequence[VerifiedStatement], signer: AliasSigner) -> None:
     """Raise VerificationFailed unless one of these is neither too old nor from the future."""
     now_s = time.time()
     ages_s = [now_s - one.statement.at_s for one in newest]

@@ -11,24 +11,30 @@ from sdk.schemas.promotion import ApprovalView
 
 _for = click.option("--for", "alias", required=True, metavar="ALIAS", help="The alias that it is about.")
 _reason = click.option("--reason", default="", help="The reason; kept with it.")
+_withdraw = click.option("--withdraw", is_flag=True, help="Withdraw the one that you have given.")
 
 
 @click.command(name="approve")
 @click.argument("ref")
 @_for
 @_reason
+@_withdraw
 @format_option
-def approve_command(ref: str, alias: str, reason: str, style: str) -> None:
+def approve_command(ref: str, alias: str, reason: str, withdraw: bool, style: str) -> None:
     """Approve of the version that REF names now for an alias; print the approval's id.
 
     It counts for its bytes under the policies that stand now. Whoever trained or pushed the version can't approve of it, nor
     can whoever moves the alias.
 
     \b
-    Example:
+    Examples:
       adapterctl approve code-review@v3 --for production --reason 'read 40 rows'
+      adapterctl approve code-review@v3 --for production --withdraw
     """
     with open_client() as client:
+        if withdraw:
+            _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("approve", ref, alias).id), style)
+            return
         view = client.approvals.approve(ref, alias, reason=reason)
     _given(view, style, f"{view.created_by} approves of {view.ref} for {view.alias}")
 
@@ -37,15 +43,20 @@ def approve_command(ref: str, alias: str, reason: str, style: str) -> None:
 @click.argument("ref")
 @_for
 @_reason
+@_withdraw
 @format_option
-def disapprove_command(ref: str, alias: str, reason: str, style: str) -> None:
+def disapprove_command(ref: str, alias: str, reason: str, withdraw: bool, style: str) -> None:
     """Keep an alias from moving to the version that REF names now, until you withdraw this; print its id.
 
     \b
-    Example:
+    Examples:
       adapterctl disapprove code-review@v3 --for production --reason 'leaks names'
+      adapterctl disapprove code-review@v3 --for production --withdraw
     """
     with open_client() as client:
+        if withdraw:
+            _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("disapprove", ref, alias).id), style)
+            return
         view = client.approvals.disapprove(ref, alias, reason=reason)
     _given(view, style, f"{view.ref} can't become {view.alias} until this is withdrawn")
 
@@ -55,6 +66,11 @@ def _given(view: ApprovalView, style: str, sentence: str) -> None:
     until = [f"it counts until {view.expires_at:%Y-%m-%d %H:%M}"] if view.expires_at and not void else []
     back = f"withdraw it with: adapterctl approvals withdraw {view.id}"
     print_made(style, view.model_dump(mode="json"), view.id, sentence, *void, *until, back)
+
+
+def _withdrawn(view: ApprovalView, style: str) -> None:
+    what = "approval" if view.kind == "approve" else "veto"
+    print_done(style, view.model_dump(mode="json"), view.id, f"the {what} of {view.ref} for {view.alias} is withdrawn")
 
 
 @click.group(name="approvals", cls=ListingGroup, subcommand_metavar="NAME | COMMAND [ARGS]...")
@@ -104,5 +120,4 @@ def approvals_withdraw(approval_id: str, style: str) -> None:
     """
     with open_client() as client:
         view = client.approvals.withdraw(approval_id)
-    what = "approval" if view.kind == "approve" else "veto"
-    print_done(style, view.model_dump(mode="json"), view.id, f"the {what} of {view.ref} for {view.alias} is withdrawn")
+    _withdrawn(view, style)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from registry.errors import Unavailable
 from registry.promotion.models import SharedRows
 from registry.rows.process import Breach
 from registry.rows.service import RowReading
+from sdk.rows.signature_file import SignatureFile
 from sdk.schemas.wire import digest_of
 
 #: A dataset of whose rows more than this share are in another one inherits what was tried on that.
@@ -85,8 +86,11 @@ class RowSharing:
         """Compare two datasets, and keep what is found. Raises Unavailable."""
         try:
             with ExitStack() as stack:
-                held = stack.enter_context(self._opened(rows))
-                counts = self.reading.among(held.path, [stack.enter_context(self._opened(other)).path])
+                held, theirs = (stack.enter_context(self._opened(one)) for one in (rows, other))
+                if not held.rows or not theirs.rows:
+                    # Columns that somebody named and that are not there would hide all rows.
+                    return Shared(0, None, "none of its rows can be read as they were then")
+                counts = self.reading.among(held.path, [theirs.path])
         except NotSigned as why:
             # Somebody may add the rows again.
             return Shared(0, None, str(why))
@@ -99,7 +103,7 @@ class RowSharing:
             insert_if_new(session, SharedRows, **_key(rows, other), rows=found.rows, shared=found.shared, reason=None)
         return found
 
-    def _opened(self, rows: ReadRows):  # type: ignore[no-untyped-def]
+    def _opened(self, rows: ReadRows) -> AbstractContextManager[SignatureFile]:
         return self.signed.opened(rows.dataset, Reading(rows.columns), most=_MOST_BYTES)
 
 

@@ -34,14 +34,14 @@ def choosers_of(session: Session, digest: str, namespace: str) -> list[ReadRows]
 def _came_from(session: Session, digest: str, namespace: str) -> tuple[set[str], set[int]]:
     """The digests and keys of all versions of a namespace with these bytes, and of those that they came from."""
     here = select(Version.pk, Version.digest).join(Adapter, Adapter.pk == Version.adapter_pk)
-    wanted = dict(session.execute(here.where(Version.digest == digest, Adapter.namespace == namespace)).tuples())
+    wanted = dict(session.execute(here.where(Version.digest == digest, Adapter.namespace == namespace)).all())
     digests, pks = {digest}, set[int]()
     while wanted and len(pks) < _MOST_VERSIONS:
         pks |= wanted.keys()
         digests |= set(wanted.values())
         parents = select(VersionParent.parent_pk).where(VersionParent.version_pk.in_(sorted(wanted)))
         above = select(Version.pk, Version.digest).where(Version.pk.in_(parents), Version.pk.not_in(sorted(pks)))
-        wanted = dict(session.execute(above).tuples())
+        wanted = dict(session.execute(above).all())
     return digests, pks
 
 

@@ -85,7 +85,7 @@ def _with_digests(session: Session, question: Question, digests: Iterable[str]) 
     columns = select(Version.number, Version.digest, Version.state, Version.kind)
     of = (Version.adapter_pk == question.adapter_pk, Version.digest.in_(list(digests)), Version.number.is_not(None))
     found: dict[str, _Facts] = {}
-    for number, *rest in session.execute(columns.where(*of).order_by(Version.number)).tuples():
+    for number, *rest in session.execute(columns.where(*of).order_by(Version.number)):
         one = _Facts(number or 0, *rest)
         if one.digest not in found or (one.state in PULLABLE and found[one.digest].state not in PULLABLE):
             found[one.digest] = one

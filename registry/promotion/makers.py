@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import CTE, String, case, cast, literal, select, union_all
+from sqlalchemy import CTE, String, Text, case, cast, literal, select, true, union_all
 from sqlalchemy.orm import Session
 
 from registry.access.models import AuditEntry, Token
@@ -101,13 +101,13 @@ def _tokens(session: Session, digests: Collection[str]) -> Iterator[tuple[str, s
 
 def _jobs(digests: Collection[str]) -> CTE:
     """The jobs that made each digest, and those that they go on from, however many there are in a row."""
-    made = select(Version.digest.label("digest"), Origin.job.label("job"))
+    made = select(Version.digest.label("digest"), cast(Origin.job, Text).label("job"))
     made = made.join(Origin, Origin.version_pk == Version.pk)
     jobs = made.where(Version.digest.in_(digests), Origin.job.is_not(None)).cte("made_by", recursive=True)
     # A recursive query may name itself once, and a job has two ways back.
     ways = union_all(select(literal(0).label("way")), select(literal(1).label("way"))).subquery()
     back = case((ways.c.way == 0, Job.retry_of), else_=Job.request["from_checkpoint", "job"].as_string())
-    earlier = select(jobs.c.digest, back.label("job")).join(Job, Job.id == jobs.c.job).join(ways, literal(True))
+    earlier = select(jobs.c.digest, cast(back, Text).label("job")).join(Job, Job.id == jobs.c.job).join(ways, true())
     return jobs.union(earlier.where(back.is_not(None)))
 
 

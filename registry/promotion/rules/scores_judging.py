@@ -230,7 +230,6 @@ class Judging:
     def _by_rows(self, desk: _Desk, metric: AskedMetric, limit: AskedLimit) -> _Answer:
         """Raises RegistryError for rows that can't be read."""
         rule, candidate = desk.asked.rule, desk.asked.candidate
-        seed = [candidate.digest, rule.data, metric.name]
         if limit.compared is None:
             alone = metric.alone()
             assert alone is not None
@@ -240,14 +239,12 @@ class Judging:
             assert pair is not None
             theirs, other = pair[1], limit.compared.reference
             targets = [desk.scores(candidate.ref, pair[0]), desk.scores(other.ref, theirs)]
-            seed.insert(1, other.digest)
         dataset, signatures = desk.about_rows()
         (found,) = self._bench.reading.judge(
             targets,
             metric.name,
             [limit.limit],
             alpha=desk.alpha,
-            seed="\n".join(seed),
             lower_is_better=metric.better == "less",
             dataset=dataset,
             by=rule.by,

@@ -39,7 +39,7 @@ def facts_of(decision: Decision) -> list[tuple[str, str]]:
         ("decision", decision.id),
         ("digest", (decision.digest or "")[:12]),
         ("outcome", f"{decision.outcome.replace('_', ' ')}: {meaning}"),
-        ("named before", named),
+        ("named then", named),
         ("reason", decision.reason),
         ("by", f"{decision.decided_by}, {decision.decided_at:%Y-%m-%d %H:%M}"),
         ("policies", ", ".join(f"{each.scope} version {each.version}" for each in decision.policies)),
@@ -76,7 +76,7 @@ def missing_lines(decision: Decision) -> Iterator[str]:
     for request in decision.missing:
         rows = request.data_name or request.data[:12]
         refs = ", ".join(target.label for target in request.targets)
-        yield filled(f"missing: scores of {refs} on {rows}")
+        yield filled(f"missing: scores of {refs} on {rows}; have them made with --wait")
 
 
 def markdown_page(decision: Decision) -> str:

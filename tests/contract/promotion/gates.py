@@ -53,28 +53,34 @@ class Rules:
     """A family of one rule for each policy, which says what it is told to, and counts how often it is judged."""
 
     result: RuleResult = "passed"
+    #: What it says instead when it is judged by something else than at first.
+    then: RuleResult | None = None
     data: Sequence[str] = ()
     missing: Sequence[EvaluationRequest] = ()
     #: What it is judged by.
     identity: Callable[[Any, Question], Any] = lambda session, question: None
     meanwhile: Callable[[], None] = lambda: None
     judged: int = 0
+    _first: Any = None
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, session: Any, question: Question, policy: StandingPolicy) -> Said:
         """Read the identity."""
+        judged_by = self.identity(session, question)
+        with self._counting:
+            self._first = judged_by if self._first is None else self._first
+        result = self.result if self.then is None or judged_by == self._first else self.then
         rule = RuleOutcome(
             rule="loss on heldout at most 2",
             kind="floor",
-            outcome=self.result,
+            outcome=result,
             numbers={"score": 2.5},
             message="2.5 on 400 rows of heldout; train longer",
             scope=policy.scope,
             policy=policy.version,
             data=list(self.data),
         )
-        identity = [self.result, self.identity(session, question)]
-        return Said(identity, [rule], self._while_judged, self.missing)
+        return Said([result, judged_by], [rule], self._while_judged, self.missing)
 
     def _while_judged(self) -> None:
         with self._counting:

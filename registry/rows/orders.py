@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from registry.rows.comparing.judging import judge
 from registry.rows.comparing.orders import pairs, values
 from registry.rows.groups import BY, equal_rows, groups_of, numbered, slices
+from registry.rows.judging import judge
 from sdk.formats.rows import Row, RowsError, judge_rows
 from sdk.rows.contamination import rows_among
 from sdk.rows.data_files import DataFile

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.errors import Invalid, InvalidData, Unavailable
-from registry.rows.comparing.judging import judged_limit
 from registry.rows.comparing.orders import RowsOf, stored_values
 from registry.rows.comparing.row_values import MOST_WORK, RowValues
+from registry.rows.judging import judged_limit
 from registry.rows.orders import WORK
 from registry.rows.process import Breach, ReadingProcess
 from registry.rows.reading_limits import ReadingLimits

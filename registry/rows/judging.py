@@ -90,7 +90,7 @@ def _not_worse(
     def of(rows: PairedRatio, own: float) -> Judged:
         return judge_not_worse(rows, limit, alpha=own, lower_is_better=lower_is_better, step=step, largest=largest)
 
-    return parts.judged(values, values.sums[1] - values.sums[0], limit, alpha, of)
+    return parts.judged(values, values.sums[0] - values.sums[1], limit, alpha, of)
 
 
 def _lacks(one: JudgedLimit, lacking: int, ref: str) -> JudgedLimit:

@@ -77,7 +77,7 @@ from sdk.submitting.given_template import rendering_of, with_template_text
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request
 from sdk.submitting.sweep_options import check_swept, divided
-from sdk.validation import alias_change, build, require_numbered
+from sdk.validation import alias_change, build, check_override, require_numbered
 
 if TYPE_CHECKING:
     from sdk.plotting.plot import Plot, SweepPlot

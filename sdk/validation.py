@@ -301,8 +301,7 @@ def alias_change(
     """Return the fields that every change of an alias has. Raises InvalidName, InvalidRef, InvalidInput for an override without a
     reason.
     """
-    if override and not reason.strip():
-        raise InvalidInput("an override stays in the audit trail, and needs a reason; give one", param="reason")
+    check_override(reason, override=override)
     return {
         "adapter": check_name(adapter),
         "alias": check_alias(alias),
@@ -310,6 +309,12 @@ def alias_change(
         "reason": reason,
         "override": override,
     }
+
+
+def check_override(reason: str, *, override: bool) -> None:
+    """Raise InvalidInput for an override without a reason."""
+    if override and not reason.strip():
+        raise InvalidInput("an override stays in the audit trail, and needs a reason; give one", param="reason")
 
 
 def version_move(ref: str, reason: str) -> VersionMove:

@@ -69,7 +69,8 @@ def alias_history(name: str, alias: str | None, style: str) -> None:
 
 
 def _numbers(move: AliasMoveView) -> dict[str, str]:
-    return {"from": _version(move.from_number), "to": _version(move.to_number)}
+    kind = f"{move.kind}, overridden" if move.outcome == "overridden" else move.kind
+    return {"from": _version(move.from_number), "to": _version(move.to_number), "kind": kind}
 
 
 def _version(number: int | None) -> str:

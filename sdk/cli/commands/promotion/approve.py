@@ -99,13 +99,22 @@ def approvals_list(name: str, alias: str | None, style: str) -> None:
     print_rows(
         style,
         views,
-        ["id", "ref", "alias", "kind", "counts", "by", "created_at", "reason"],
+        ["id", "version", "alias", "kind", "counts", "by", "at", "reason"],
         key="id",
         empty=f"nobody has approved yet; approve with: adapterctl approve {name}@vN --for {alias or 'production'}",
         cut="reason",
-        spare=["created_at", "reason"],
-        shown=lambda view: {"counts": view.void or "yes", "by": view.created_by},
+        spare=["reason", "at"],
+        shown=_shown,
     )
+
+
+def _shown(view: ApprovalView) -> dict[str, str]:
+    return {
+        "version": view.ref.rpartition("@")[2],
+        "counts": view.void or "yes",
+        "by": view.created_by,
+        "at": view.created_at.isoformat(),
+    }
 
 
 @approvals_command.command(name="withdraw")

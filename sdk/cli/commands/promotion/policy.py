@@ -43,7 +43,7 @@ def policy_set(scope: str, file: str, expect: int | None, style: str) -> None:
         print_json(views)
         return
     for view in views:
-        for line in _remarks(view):
+        for line in _remarks(view) if style == "table" else []:
             say(line)
         click.echo(_key(view))
 

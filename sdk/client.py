@@ -599,6 +599,7 @@ class Client:
         With `sign`, the PEM file of a private key, it is then stated that the alias names this version, for readers who
         ask for that: `pull(..., require_signed_alias=...)`. If only that fails, `statements.sign` does it without a move.
         """
+        check_override(reason, override=override)
         key = None if sign is None else SigningKey.of(sign, sign_password)
         adapter = parse_ref(ref).adapter
         version = self.get(ref)

@@ -16,6 +16,7 @@ from registry.rows.comparing.orders import scores_of
 from registry.rows.sums import RowSums
 from sdk.formats.columns import named
 from sdk.formats.rows import RowsError, group_of, text_values
+from sdk.rows.signature_file import SignatureFile
 from sdk.schemas.scores import MOST_SLICES, Slice
 
 if TYPE_CHECKING:
@@ -85,6 +86,23 @@ def groups_of(
                 param="by",
             )
     return Groups(groups, values)
+
+
+def equal_rows(
+    signatures: Path, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+    """Return for each of these rows a number from 0 that equal rows share, and how many rows have each; None if a file of
+    signatures doesn't have these rows.
+    """
+    import numpy as np
+
+    held = SignatureFile(signatures)
+    if not held.rows or int(rows[-1]) >= held.rows:
+        return None
+    by_row = np.empty(held.rows, dtype=np.uint64)
+    by_row[held.exact_rows] = held.exact
+    _, owners, counts = np.unique(by_row[rows], return_inverse=True, return_counts=True)
+    return owners.astype(np.int64), counts
 
 
 def json_of(row: Mapping[str, Any], column: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.rows.comparing.orders import pairs, values
-from registry.rows.groups import BY, groups_of, numbered, slices
+from registry.rows.groups import BY, equal_rows, groups_of, numbered, slices
+from registry.rows.judging import judge
 from sdk.formats.rows import Row, RowsError, judge_rows
 from sdk.rows.contamination import rows_among
 from sdk.rows.data_files import DataFile
@@ -72,14 +73,12 @@ def equal(*, signatures: str, rows: str, target: str) -> list[int] | None:
     """
     import numpy as np
 
-    numbers, held = np.fromfile(rows, NUMBERS), SignatureFile(Path(signatures))
-    if not held.rows or int(numbers[-1]) >= held.rows:
+    found = equal_rows(Path(signatures), np.fromfile(rows, NUMBERS))
+    if found is None:
         return None
-    by_row = np.empty(held.rows, dtype=np.uint64)
-    by_row[held.exact_rows] = held.exact
-    found, owners, counts = np.unique(by_row[numbers], return_inverse=True, return_counts=True)
-    owners.astype(NUMBERS).tofile(target)
-    return [len(found), int(counts[counts > 1].sum())]
+    owners, counts = found
+    owners.astype(NUMBERS, copy=False).tofile(target)
+    return [len(counts), int(counts[counts > 1].sum())]
 
 
 def among(*, held: str, training: list[str]) -> dict[str, int]:
@@ -98,6 +97,7 @@ WORK: dict[str, Callable[..., Any]] = {
     "slices": slices,
     "values": values,
     "pairs": pairs,
+    "judge": judge,
 }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.errors import Invalid, InvalidData, Unavailable
 from registry.rows.comparing.orders import RowsOf, stored_values
 from registry.rows.comparing.row_values import MOST_WORK, RowValues
+from registry.rows.judging import judged_limit
 from registry.rows.orders import WORK
 from registry.rows.process import Breach, ReadingProcess
 from registry.rows.reading_limits import ReadingLimits
@@ -113,7 +115,6 @@ class RowReading:
         limits: Sequence[Limit],
         *,
         alpha: float,
-        seed: str,
         lower_is_better: bool,
         dataset: Path | None = None,
         by: str | None = None,
@@ -125,7 +126,26 @@ class RowReading:
         `dataset` is the rows' own file, which `by` and `cluster`, columns of it, are read from; without `cluster`, rows that
         `signatures` say are equal count once. Raises Invalid, InvalidData, NotFound, Conflict, Verification, Unavailable.
         """
-        raise NotImplementedError
+        files = [path for path in (dataset, signatures) if path is not None]
+        size_bytes = sum(path.stat().st_size for path in files)
+        few = size_bytes < self._inline_bytes and self._few([Path(path) for _, _, path in targets])
+        given = {
+            "targets": targets,
+            "metric": metric,
+            "limits": [asdict(one) for one in limits],
+            "alpha": alpha,
+            "lower_is_better": lower_is_better,
+            "dataset": None if dataset is None else str(dataset),
+            "by": by,
+            "cluster": cluster,
+            "signatures": None if signatures is None else str(signatures),
+        }
+        try:
+            found = self._do("judge", size_bytes + MOST_COMPARED_LIKE_BYTES, given, here=few)
+        except Breach as breach:
+            kind = Unavailable if breach.of_time else Invalid
+            raise kind(f"judging these scores {breach}; ask for fewer limits, or a dataset with fewer rows") from breach
+        return [judged_limit(one) for one in found]
 
     def _compared(self, work: str, targets: Sequence[RowsOf], given: dict[str, Any]) -> Any:
         few = self._few([Path(path) for _, _, path in targets])

@@ -17,6 +17,7 @@ from registry.app.services import Services
 from registry.artifacts.service import Artifacts
 from registry.datasets.signatures import SignedDatasets
 from registry.principal import LOCAL, Principal, Role
+from registry.promotion.asking import Asked
 from registry.promotion.gate import Gate, unchanged
 from registry.promotion.question import Bench, Family, Question, StandingPolicy
 from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRollback, AliasView
@@ -151,13 +152,14 @@ class Space:
     # Moves.
 
     def gate(
-        self, rules: Mapping[str, Family] | Family, *, rereads: bool = True, services: Services | None = None
+        self,
+        rules: Mapping[str, Family] | Family,
+        *,
+        unchanged: Callable[[Asked, Sequence[int], int | None], bool] = unchanged,
     ) -> Gate:
-        """A gate with these rules; unless it `rereads`, one that moves by what it has read at first."""
+        """A gate with these rules."""
         families = rules if isinstance(rules, Mapping) else {"scores": rules}
-        services = services or self.services
-        check = unchanged if rereads else (lambda asked, held, last: True)
-        return Gate(services.db, bench_of(services), families=families, unchanged=check)
+        return Gate(self.services.db, bench_of(self.services), families=families, unchanged=unchanged)
 
     def move(self, gate: Gate, number: int, *, who: Principal | None = None, **given: Any) -> AliasView:
         """Point the alias at a version."""

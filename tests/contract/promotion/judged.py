@@ -125,12 +125,12 @@ def only(decision: Decision) -> RuleOutcome:
     return found
 
 
-def publish(scene: Scene, name: str = "a", *, payload: Payload | None = None, **said: Any) -> int:
+def publish(scene: Scene, name: str = "a", *, payload: Payload | None = None, by: str = "will", **said: Any) -> int:
     """Publish an adapter with what is said of it; return its number."""
     made = payload or make_payload(next(SEEDS))
-    sent = scene._send(made.files, "will", made.blobs)
+    sent = scene._send(made.files, by, made.blobs)
     publication = made.publication(scene.adapter(name), sent.id, **said)
-    return scene.services.publisher.publish(publication=publication, who=scene.who("will")).version.number or 0
+    return scene.services.publisher.publish(publication=publication, who=scene.who(by)).version.number or 0
 
 
 def add_rows(scene: Scene, rows: Sequence[Mapping[str, str]]) -> str:

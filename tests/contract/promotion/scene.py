@@ -19,7 +19,11 @@ from support.registries import World
 from support.scored_rows import CONDITIONS, report_of, write_file
 
 from registry.app.services import Services
+from registry.datasets.signatures import SignedDatasets
 from registry.principal import LOCAL, Principal, Role
+from registry.promotion.gate import Gate
+from registry.promotion.question import Bench, Family
+from registry.promotion.rules.known import FAMILIES
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, UploadView
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
@@ -54,6 +58,14 @@ def floor(data: str, most_loss: float = 1.0, **said: Any) -> dict[str, Any]:
     return {"require": [rule], **said}
 
 
+def gate_of(world: World, families: Mapping[str, Family], **given: Any) -> Gate:
+    """A gate that asks further families of rules as well."""
+    services = world.services
+    signed = SignedDatasets(services.db, services.artifacts, services.reading)
+    bench = Bench(services.db, services.artifacts, services.evaluation_rows, services.reading, signed)
+    return Gate(services.db, bench, families={**FAMILIES, **families}, **given)
+
+
 @dataclass
 class Scene:
     """A namespace, with secrets by name."""
@@ -62,11 +74,13 @@ class Scene:
     folder: Path
     space: str = field(default_factory=lambda: f"scene{next(_SPACES)}")
     secrets: dict[str, str] = field(default_factory=dict)
-    #: The services that are asked; others than the world's are another process.
+    #: Another gate than that of the services.
+    gate: Gate | None = None
     services: Services = field(init=False)
 
     def __post_init__(self) -> None:
         self.services = self.world.services
+        self.gate = self.gate or self.services.gate
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, role in STAFF.items():
             self.hire(name, role)
@@ -84,6 +98,10 @@ class Scene:
         token = self.who(name).token_id
         assert token is not None
         self.services.tokens.revoke(token, who=LOCAL)
+
+    def role_of(self, name: str) -> Role | None:
+        """The role that somebody has in the namespace."""
+        return self.who(name).grants.get(self.space)
 
     def who(self, name: str) -> Principal:
         """Whoever has this name, as a request by them is understood. Raises Unauthenticated."""
@@ -189,19 +207,19 @@ class Scene:
     def move(self, number: int, alias: str = "live", name: str = "a", *, by: str = "ann", **said: Any) -> AliasView:
         """Point an alias at a version."""
         body = AliasMove(adapter=self.adapter(name), alias=alias, number=number, **said)
-        return self.services.gate.move(move=body, who=self.who(by))
+        return self.gate.move(move=body, who=self.who(by))
 
     def roll_back(
         self, expect: int, alias: str = "live", name: str = "a", *, by: str = "ann", **said: Any
     ) -> AliasView:
         """Point an alias at what it named before."""
         body = AliasRollback(adapter=self.adapter(name), alias=alias, expect=expect, **said)
-        return self.services.gate.rollback(rollback=body, who=self.who(by))
+        return self.gate.rollback(rollback=body, who=self.who(by))
 
     def remove(self, alias: str = "live", name: str = "a", *, by: str = "ann", **said: Any) -> None:
         """Take an alias away."""
         body = AliasRemoval(adapter=self.adapter(name), alias=alias, **said)
-        self.services.gate.remove(removal=body, who=self.who(by))
+        self.gate.remove(removal=body, who=self.who(by))
 
     def named(self, alias: str = "live", name: str = "a") -> int | None:
         """The number that an alias names."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from contract.promotion.meanwhile import Meanwhile
 from contract.promotion.oracle import Oracle
-from contract.promotion.scene import STAFF, Scene, floor
+from contract.promotion.scene import STAFF, Scene, floor, gate_of
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -36,77 +36,86 @@ OF_A_SEED = 10
 SEQUENCES = itertools.count(1)
 
 ADAPTERS = ("a", "a", "a", "b")
-NUMBERS = range(6)
+NUMBERS = range(4)
 PROMOTERS = ("ann", "ben", "cat", "boss")
 SCOPES = ("adapter", "adapter", "namespace", "all")
 #: What policies ask for; each setting of another one is a new version.
-POLICIES = ("nothing", "floor", "floor", "high", "one", "two", "checked", "automatic")
-LOSSES = (0.1, 0.1, 0.7, 2.0)
-MOVES = ("ready", "archived", "deleted")
+POLICIES = ("floor", "high", "one", "two", "checked", "automatic", "nothing")
+LOSSES = (0.1, 0.7, 2.0)
+STATES = ("archived", "ready", "deleted")
 
 #: A method of the machine, how often it is to be chosen, and two lists of what it may be given, as short as may be.
 CHANGES: dict[str, tuple[int, list[tuple[Any, ...]], list[tuple[Any, ...]]]] = {
     "publish": (2, [*product(ADAPTERS)], [()]),
-    "score": (4, [*product(ADAPTERS, NUMBERS)], [*product(LOSSES)]),
-    "set_policy": (3, [*product(SCOPES)], [*product(POLICIES)]),
+    "score": (3, [*product(ADAPTERS, NUMBERS)], [*product(LOSSES)]),
+    "set_policy": (4, [*product(SCOPES)], [*product(POLICIES)]),
     "end_policy": (1, [*product(SCOPES)], [()]),
-    "approve": (5, [*product(ADAPTERS, NUMBERS)], [*product(PROMOTERS)]),
+    "approve": (6, [*product(ADAPTERS, NUMBERS)], [*product(PROMOTERS)]),
     "disapprove": (1, [*product(ADAPTERS, NUMBERS)], [*product(PROMOTERS)]),
     "withdraw": (1, [*product(ADAPTERS, NUMBERS)], [()]),
-    "move": (6, [*product(ADAPTERS, NUMBERS)], [*product((*PROMOTERS, "will"))]),
-    "override": (1, [*product(ADAPTERS, NUMBERS)], [*product(("boss", "root", "ann"))]),
-    "roll_back": (2, [*product(ADAPTERS)], [*product(PROMOTERS)]),
+    "move": (4, [*product(ADAPTERS, NUMBERS)], [*product((*PROMOTERS, "will"))]),
+    "override": (2, [*product(ADAPTERS, NUMBERS)], [*product(("boss", "root", "ann"))]),
+    "roll_back": (3, [*product(ADAPTERS)], [*product(PROMOTERS)]),
     "remove": (1, [*product(ADAPTERS)], [*product(PROMOTERS, (False, False, True))]),
-    "move_state": (1, [*product(ADAPTERS, NUMBERS)], [*product(MOVES)]),
+    "move_state": (1, [*product(ADAPTERS, NUMBERS)], [*product(STATES)]),
     "replace": (1, [*product(PROMOTERS)], [*product((Role.PROMOTER, Role.PROMOTER, Role.WRITER))]),
     "go_on": (2, [*product(LOSSES)], [()]),
 }
-#: What comes between a verdict and its move.
+#: How many of the steps are moves between whose verdict and end something else comes, and what that is.
+MEANWHILE = 8
 BETWEEN = ("set_policy", "end_policy", "disapprove", "score", "replace", "withdraw", "move_state", "move")
-WHAT = st.sampled_from([what for what, (often, _, _) in CHANGES.items() for _ in range(often)])
-CHANGE = WHAT.flatmap(lambda what: st.tuples(st.just(what), *map(st.sampled_from, CHANGES[what][1:])))
-BETWEEN_THEM = st.sampled_from(BETWEEN).flatmap(
-    lambda what: st.tuples(st.just(what), *map(st.sampled_from, CHANGES[what][1:]))
+
+
+def _given(what: str) -> st.SearchStrategy[Any]:
+    return st.tuples(st.just(what), *map(st.sampled_from, CHANGES[what][1:]))
+
+
+ONE = st.sampled_from([what for what, (often, _, _) in CHANGES.items() for _ in range(often)]).flatmap(_given)
+TWO = st.tuples(
+    st.just("meanwhile"),
+    st.sampled_from(("move", "move", "roll_back")).flatmap(_given),
+    st.sampled_from(BETWEEN).flatmap(_given),
 )
-MOVING = st.sampled_from(("move", "move", "roll_back", "remove")).flatmap(
-    lambda what: st.tuples(st.just(what), *map(st.sampled_from, CHANGES[what][1:]))
+CHANGE = st.integers(0, sum(often for often, _, _ in CHANGES.values()) + MEANWHILE - 1).flatmap(
+    lambda drawn: TWO if drawn < MEANWHILE else ONE
 )
 
 
 class PromotionMachine(RuleBasedStateMachine):
     """Lets people act, and an oracle judge what came of it."""
 
-    def __init__(self, world: World, folder: Path, meanwhile: Meanwhile, seen: Counter[str]) -> None:
+    def __init__(self, scene: Scene, meanwhile: Meanwhile, data: str, seen: Counter[str]) -> None:
         super().__init__()
-        self.scene = Scene(world, folder)
-        self.services, self.meanwhile, self.seen = world.services, meanwhile, seen
-        #: Policies for all are for the alias of one sequence alone.
-        self.alias = f"live{next(SEQUENCES)}"
-        self.data = [self.scene.rows(), self.scene.rows()]
-        self.oracle = Oracle(self.scene.space, ["a", "b"])
+        self.scene, self.services, self.meanwhile_of, self.seen = scene, scene.services, meanwhile, seen
+        #: Adapters and an alias of its own, in a namespace that all share: so a policy for all is for this sequence alone.
+        sequence = next(SEQUENCES)
+        self.alias, self.prefix, self.data = f"live{sequence}", f"s{sequence}-", data
+        self.oracle = Oracle(scene.space, [f"{self.prefix}a", f"{self.prefix}b"])
         self.published: Counter[str] = Counter()
+        for name in PROMOTERS:
+            if self.scene.role_of(name) is not STAFF[name]:
+                self.replace(name, STAFF[name])
 
-    @initialize(losses=st.lists(st.sampled_from(LOSSES), min_size=2, max_size=3))
-    def begin(self, losses: list[float]) -> None:
-        """Give the first adapter versions with scores."""
+    @initialize(losses=st.lists(st.sampled_from(LOSSES), min_size=2, max_size=3), kind=st.sampled_from(POLICIES))
+    def begin(self, losses: list[float], kind: str) -> None:
+        """Give the first adapter versions with scores, and a policy."""
         for number, loss in enumerate(losses):
             self.publish("a")
             self.score("a", number, loss)
+        self.set_policy("adapter", kind)
 
     @rule(change=CHANGE)
-    def change(self, change: tuple[str, tuple[Any, ...], tuple[Any, ...]]) -> None:
+    def change(self, change: tuple[str, Any, Any]) -> None:
         """Do one thing. One rule for all, since each of several would be left out of most sequences."""
-        self._do(change)
-
-    @rule(moving=MOVING, between=BETWEEN_THEM)
-    def change_meanwhile(self, moving: tuple[str, Any, Any], between: tuple[str, Any, Any]) -> None:
-        """Move an alias, and do something else between the verdict and the move."""
-        with self.meanwhile.happens(lambda: self._do(between)) as happened:
-            self._do(moving)
+        what, first, second = change
+        if what != "meanwhile":
+            self._do(what, first, second)
+            return
+        with self.meanwhile_of.happens(lambda: self._do(*second)) as happened:
+            self._do(*first)
         self.seen["something came between"] += len(happened)
 
-    def _do(self, change: tuple[str, tuple[Any, ...], tuple[Any, ...]]) -> None:
-        what, first, second = change
+    def _do(self, what: str, first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
         try:
             getattr(self, what)(*first, *second)
         except RegistryError:
@@ -118,23 +127,23 @@ class PromotionMachine(RuleBasedStateMachine):
 
     def publish(self, name: str) -> None:
         """Publish a version."""
-        self.scene.publish(name)
+        self.scene.publish(self.prefix + name)
         self.published[name] += 1
 
     def score(self, name: str, number: int, loss: float) -> None:
         """Score a version; the first scores count."""
-        self.scene.score(self._number(name, number), self.data[0], loss, name)
+        self.scene.score(self._number(name, number), self.data, loss, self.prefix + name)
 
     def set_policy(self, scope: str, kind: str) -> None:
         """Set a policy, which may be stricter or not."""
         asked: dict[str, dict[str, Any]] = {
             "nothing": {},
-            "floor": floor(self.data[0]),
-            "high": floor(self.data[0], 0.5),
+            "floor": floor(self.data),
+            "high": floor(self.data, 0.5),
             "one": {"approvals": 1},
-            "two": floor(self.data[0], approvals=2),
+            "two": floor(self.data, approvals=2),
             "checked": {"approvals": 1, "rollback": "checked"},
-            "automatic": floor(self.data[0], evaluate="on_ready", promote="automatic", cap=6),
+            "automatic": floor(self.data, evaluate="on_ready", promote="automatic", cap=6),
         }
         self.scene.policy(self.alias, self._scope(scope), by="root", **asked[kind])
 
@@ -154,7 +163,7 @@ class PromotionMachine(RuleBasedStateMachine):
     def withdraw(self, name: str, number: int) -> None:
         """Withdraw an approval or a veto, whoever gave it."""
         page = self.services.approvals.list(
-            adapter=self.scene.adapter(name), alias=self.alias, cursor=None, limit=100, who=LOCAL
+            adapter=self.scene.adapter(self.prefix + name), alias=self.alias, cursor=None, limit=100, who=LOCAL
         )
         standing = [view for view in page.items if view.withdrawn_at is None]
         if standing:
@@ -164,7 +173,7 @@ class PromotionMachine(RuleBasedStateMachine):
         """Point the alias at a version. What a policy refuses must not hold."""
         target = self._number(name, number)
         try:
-            self.scene.move(target, self.alias, name, by=by)
+            self.scene.move(target, self.alias, self.prefix + name, by=by)
         except PromotionRefused as refusal:
             self.seen["a policy refused"] += 1
             self._require_reason(name, target, by, refusal)
@@ -172,21 +181,22 @@ class PromotionMachine(RuleBasedStateMachine):
 
     def override(self, name: str, number: int, by: str) -> None:
         """Point the alias at a version whatever policies say."""
-        self.scene.move(self._number(name, number), self.alias, name, by=by, override=True, reason="it must")
+        target = self._number(name, number)
+        self.scene.move(target, self.alias, self.prefix + name, by=by, override=True, reason="it must")
 
     def roll_back(self, name: str, by: str) -> None:
         """Point the alias at what it named before."""
-        named = self.scene.named(self.alias, name)
-        self.scene.roll_back(named or 0, self.alias, name, by=by)
+        named = self.scene.named(self.alias, self.prefix + name)
+        self.scene.roll_back(named or 0, self.alias, self.prefix + name, by=by)
 
     def remove(self, name: str, by: str, override: bool) -> None:
         """Take the alias away."""
         said = {"override": True, "reason": "it must"} if override else {}
-        self.scene.remove(self.alias, name, by=by, **said)
+        self.scene.remove(self.alias, self.prefix + name, by=by, **said)
 
     def move_state(self, name: str, number: int, state: str) -> None:
         """Archive, restore or delete a version."""
-        change = VersionMove(ref=f"{self.scene.adapter(name)}@v{self._number(name, number)}", reason="so")
+        change = VersionMove(ref=f"{self.scene.adapter(self.prefix + name)}@v{self._number(name, number)}", reason="so")
         self.services.version_states.move(change, VersionState(state), who=LOCAL)
 
     def replace(self, who: str, role: Role) -> None:
@@ -203,7 +213,7 @@ class PromotionMachine(RuleBasedStateMachine):
     def _vote(self, kind: str, name: str, number: int, by: str) -> None:
         request = ApprovalRequest.model_validate(
             {
-                "adapter": self.scene.adapter(name),
+                "adapter": self.scene.adapter(self.prefix + name),
                 "alias": self.alias,
                 "number": self._number(name, number),
                 "kind": kind,
@@ -215,12 +225,14 @@ class PromotionMachine(RuleBasedStateMachine):
         return 1 + drawn % (self.published[name] or 1)
 
     def _scope(self, which: str) -> str:
-        return {"adapter": self.scene.adapter(), "namespace": f"{self.scene.space}/*", "all": "*"}[which]
+        return {"adapter": self.scene.adapter(f"{self.prefix}a"), "namespace": f"{self.scene.space}/*", "all": "*"}[
+            which
+        ]
 
     def _require_reason(self, name: str, number: int, by: str, refusal: PromotionRefused) -> None:
         with self.services.db.read() as session:
             self.oracle.learn(session)
-            pk = self.oracle.pk_of(self.scene.adapter(name))
+            pk = self.oracle.pk_of(self.scene.adapter(self.prefix + name))
             why = self.oracle.why_not(session, pk, self.alias, number, self.scene.who(by).name)
         assert why is not None, f"nothing speaks against it, and yet: {refusal.message}"
 
@@ -254,11 +266,12 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 @pytest.mark.timeout(3600)
 def test_no_alias_with_a_policy_names_what_nothing_allowed(world: World, tmp_path: Path) -> None:
     meanwhile, seen = Meanwhile(), Counter[str]()
-    world.services.gate = type(world.services.gate)  # placeholder
+    scene = Scene(world, tmp_path / "files", gate=gate_of(world, {"meanwhile": meanwhile}))
+    data = scene.rows()
     # A short run does the same each time; a soak looks where nobody has looked.
     first = secrets.randbits(32) if SOAKING else 0
     for n in range(scale(600, share=60) // OF_A_SEED):
-        machine = seed(first + n)(lambda: PromotionMachine(world, tmp_path / "files", meanwhile, seen))
+        machine = seed(first + n)(lambda: PromotionMachine(scene, meanwhile, data, seen))
         run_state_machine_as_test(
             machine,
             settings=settings(

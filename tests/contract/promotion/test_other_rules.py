@@ -200,6 +200,13 @@ class TestContamination:
             "unknown",
             "not checked: nobody has looked yet; try again in a minute",
         )
+        # Moves that are judged at the time when it is found out are judged again.
+        scopes = generations.scopes_of(scene.adapter(), scene.space)
+        with scene.services.db.read() as session:
+            before = generations.read(session, scopes)
+        assert scene.services.contamination.check_all() > 0
+        with scene.services.db.read() as session:
+            assert generations.read(session, scopes)[2] == before[2] + 1
 
     def test_all_that_was_found_is_looked_at(self, scene: Scene) -> None:
         data = scene.rows()

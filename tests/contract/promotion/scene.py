@@ -115,11 +115,11 @@ class Scene:
     def adapter(self, name: str = "a") -> str:
         return f"{self.space}/{name}"
 
-    def publish(self, name: str = "a", *, by: str = "will", seed: int | None = None) -> int:
+    def publish(self, name: str = "a", *, by: str = "will", seed: int | None = None, **said: Any) -> int:
         """Publish an adapter whose bytes nobody has, or all that were made from the same seed; return its number."""
         payload = make_payload(next(SEEDS) if seed is None else seed)
         sent = self._send(payload.files, by, payload.blobs)
-        publication = payload.publication(self.adapter(name), sent.id)
+        publication = payload.publication(self.adapter(name), sent.id, **said)
         published = self.services.publisher.publish(publication=publication, who=self.who(by))
         return published.version.number or 0
 
@@ -142,13 +142,15 @@ class Scene:
         )
         return self.services.datasets.register(dataset=registration, who=self.who(by)).digest
 
-    def ask_for_scores(self, number: int, data: str, name: str = "a", *, by: str = "will") -> JobView:
+    def ask_for_scores(
+        self, number: int, data: str, name: str = "a", *, by: str = "will", spec: EvaluationSpec = SPEC
+    ) -> JobView:
         """Ask for the scores of a version."""
         request = EvaluationRequest(
             targets=[EvaluationTarget(ref=f"{self.adapter(name)}@v{number}")],
             data=data,
             only=True,
-            spec=SPEC,
+            spec=spec,
             again=True,
         )
         return self.services.jobs.submit(submission=JobSubmission(request=request), who=self.who(by))

@@ -167,6 +167,7 @@ def upgrade() -> None:
         sa.Column("move", sa.BigInteger, nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("statement", sa.JSON, nullable=False),
+        sa.Column("public_key", sa.Text, nullable=False),
         sa.Column("bundle", sa.Text, nullable=False),
         sa.Column("created_by", sa.String(100), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),

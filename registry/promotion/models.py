@@ -186,6 +186,8 @@ class StatementRow(Model):
     digest: Mapped[str] = mapped_column(String(64))
     #: An `AliasStatement`.
     statement: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: In PEM, as the sender says.
+    public_key: Mapped[str] = mapped_column(Text)
     bundle: Mapped[str] = mapped_column(Text)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Misdirected,
         NotAllowed,
         NotFound,
+        PromotionRefused,
         QuotaExceeded,
         RateLimited,
         ReadOnly,
@@ -55,10 +56,12 @@ if TYPE_CHECKING:
     _client = Client()
     adapters = _client.adapters
     aliases = _client.aliases
+    approvals = _client.approvals
     audit = _client.audit
     bases = _client.bases
     compare = _client.compare
     datasets = _client.datasets
+    decisions = _client.decisions
     diff = _client.diff
     evaluations = _client.evaluations
     get = _client.get
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
     lineage = _client.lineage
     plan = _client.plan
     plot = _client.plot
+    policies = _client.policies
     preview = _client.preview
     promote = _client.promote
     pull = _client.pull
@@ -108,6 +112,7 @@ __all__ = [
     "Misdirected",
     "NotAllowed",
     "NotFound",
+    "PromotionRefused",
     "QuotaExceeded",
     "RateLimited",
     "ReadOnly",
@@ -123,11 +128,13 @@ __all__ = [
     "Version",
     "adapters",
     "aliases",
+    "approvals",
     "audit",
     "bases",
     "compare",
     "connect",
     "datasets",
+    "decisions",
     "diff",
     "evaluations",
     "get",
@@ -136,6 +143,7 @@ __all__ = [
     "lineage",
     "plan",
     "plot",
+    "policies",
     "preview",
     "promote",
     "pull",

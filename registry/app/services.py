@@ -121,12 +121,14 @@ class Services:
         self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
-        self.statements = Statements(db)
         self.evaluations, self.evaluation_rows = (
             Evaluations(db, on_kept=tries.note_scores),
             EvaluationRows(db, artifacts),
         )
-        self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
+        self.statements = Statements(db)
+        self.contamination = ContaminationChecks(
+            db, signed, self.reading, in_background=home is None, on_checked=tries.note_checked
+        )
         completing = CompletionServices(
             db=db,
             artifacts=artifacts,

@@ -37,6 +37,7 @@ from registry.promotion.decisions import (
 from registry.promotion.models import DecisionRow
 from registry.promotion.question import Bench, Family
 from registry.promotion.rules.known import FAMILIES
+from registry.promotion.rules.read_outcomes import ReadOutcomes
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
 from sdk.schemas.promotion import Decision, DecisionOutcome, PromotionCheck
 
@@ -182,7 +183,7 @@ class Gate:
             return Verdict("rolled_back", notes=asked.notes)
         if earlier is not None:
             rules, missing, notes = list(earlier.rules), list(earlier.missing), list(asked.notes)
-        elif may_judge or not asked.parts:
+        elif may_judge or all(isinstance(part.gathered, ReadOutcomes) for part in asked.parts):
             rules, missing, notes = self._judge(wanted, asked, judged)
         else:
             raise JudgingNeededError
@@ -198,11 +199,11 @@ class Gate:
             try:
                 if part.key not in judged:
                     judged[part.key] = stored_rules(part.gathered.judge(self._bench))
-            except Unavailable as error:
+            except Unavailable:
                 # An override is for emergencies, and this may be one.
                 if not wanted.override:
                     raise
-                notes.append(f"rules of {part.policy.scope} were not judged: {error.message}")
+                notes.append(f"rules of {part.policy.scope} were not judged: what they ask could not be read then")
                 continue
             rules += judged[part.key]
             if any(one["outcome"] == "unknown" for one in judged[part.key]):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session, defer
 
 from registry.db.stored_json import table
 from registry.evaluations.models import Evaluation
@@ -53,12 +53,6 @@ _OF_THE_VERSION = (
 _OF_CHOICES = frozenset({"accuracy", "macro_f1", "acc", "acc_norm", "acc_bytes"})
 #: Only how answers were made.
 _OF_ANSWERS = ("generated_rows", "max_new_tokens", "max_thought_tokens", "template_date")
-
-_COLUMNS = (
-    *(Evaluation.id, Evaluation.digest, Evaluation.created_at, Evaluation.grader),
-    *(Evaluation.precision, Evaluation.spec, Evaluation.metrics, Evaluation.rows_digest, Evaluation.rows_removed_at),
-    *(Evaluation.scored_by, Evaluation.scored_by_name),
-)
 
 
 @dataclass(frozen=True)
@@ -165,7 +159,9 @@ def read_scores(
     )
     first = numbered.subquery()
     query = select(Evaluation).join(first, first.c.id == Evaluation.id).where(first.c.place <= most)
-    query = query.options(load_only(*_COLUMNS)).order_by(Evaluation.created_at, Evaluation.id)
+    # Samples may be long.
+    query = query.options(defer(Evaluation.samples), defer(Evaluation.libraries), defer(Evaluation.contamination))
+    query = query.order_by(Evaluation.created_at, Evaluation.id)
     found: dict[str, list[Scored]] = {digest: [] for digest in digests}
     for row in session.scalars(query):
         found[row.digest or ""].append(_scored(row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from registry.promotion.tries import count_tries
 from registry.rows.comparing.orders import RowsOf
 from sdk.schemas.evaluation import CORPUS_METRICS
 from sdk.schemas.promotion import RuleOutcome, RuleResult
-from sdk.statistics.gates import JudgedLimit, tried_alpha
+from sdk.statistics.gates import tried_alpha
 
 #: The largest signatures that are read to see which rows are equal, in bytes.
 _MOST_SIGNATURE_BYTES = 1000**3
@@ -230,33 +230,29 @@ class Judging:
     def _by_rows(self, desk: _Desk, metric: AskedMetric, limit: AskedLimit) -> _Answer:
         """Raises RegistryError for rows that can't be read."""
         rule, candidate = desk.asked.rule, desk.asked.candidate
-        seed = [candidate.digest, rule.data, metric.name]
         if limit.compared is None:
             alone = metric.alone()
             assert alone is not None
-            targets, theirs = [desk.scores(candidate.ref, alone)], None
+            targets = [desk.scores(candidate.ref, alone)]
         else:
             pair = metric.pair(limit.compared.counted)
             assert pair is not None
-            theirs, other = pair[1], limit.compared.reference
-            targets = [desk.scores(candidate.ref, pair[0]), desk.scores(other.ref, theirs)]
-            seed.insert(1, other.digest)
+            targets = [desk.scores(candidate.ref, pair[0]), desk.scores(limit.compared.reference.ref, pair[1])]
         dataset, signatures = desk.about_rows()
         (found,) = self._bench.reading.judge(
             targets,
             metric.name,
             [limit.limit],
             alpha=desk.alpha,
-            seed="\n".join(seed),
             lower_is_better=metric.better == "less",
             dataset=dataset,
             by=rule.by,
             cluster=rule.cluster,
             signatures=signatures,
         )
-        numbers = {**found.whole.numbers(), "tries": float(desk.tries)}
-        if (lacking := _too_few(desk.asked, metric, limit, found, theirs)) is not None:
-            return _Answer("unknown", lacking, numbers)
+        numbers = _named(found.whole.numbers(), is_floor=limit.is_floor) | {"tries": float(desk.tries)}
+        if found.whole.rows < rule.min_rows:
+            return _Answer("unknown", _few(found.whole.rows, rule.min_rows), numbers)
         message = wording.found_out(limit.limit.asked, found, metric.name, by=rule.by)
         if found.outcome == "failed":
             message += f"; {wording.failed(limit.limit.asked, desk.tries)}"
@@ -312,21 +308,10 @@ class Judging:
         )
 
 
-def _too_few(
-    asked: AskedRows, metric: AskedMetric, limit: AskedLimit, found: JudgedLimit, theirs: Scored | None
-) -> str | None:
-    """Say that too few rows have the score; None if enough do."""
-    rows = found.whole.rows
-    if rows < asked.rule.min_rows:
-        return _few(rows, asked.rule.min_rows)
-    wanted = None if theirs is None else theirs.rows_of(metric.name)
-    if wanted is not None and wanted > rows:
-        assert limit.compared is not None
-        return (
-            f"{wanted - rows:.0f} of the rows that {limit.compared.reference.said} has a {metric.name} of have none of this version; score "
-            "both in one job: promote with --wait"
-        )
-    return None
+def _named(numbers: Mapping[str, float], *, is_floor: bool) -> dict[str, float]:
+    """What rows say to a limit, by the names that decisions have for it."""
+    names = {"value": "score", "limit": "bound"} if is_floor else {"value": "difference", "limit": "margin"}
+    return {names.get(name, name): float(value) for name, value in numbers.items()}
 
 
 def _few(rows: int, least: int) -> str:

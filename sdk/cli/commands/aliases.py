@@ -1,22 +1,14 @@
-"""`adapterctl alias`, `promote`, `rollback`."""
+"""`adapterctl alias`."""
 
 from __future__ import annotations
 
 import click
 
-from sdk.cli.commands.signing import ask_password
+from sdk.cli.commands.promotion.promote import moving_options, print_moved
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_done, print_rows
 from sdk.cli.support.session import open_client
-from sdk.schemas.aliases import AliasMoveView, AliasView
-from sdk.schemas.promotion import SignedStatementView
-
-_expect = click.option("--expect", metavar="vN", help="Only if the alias names this version now; 0 for none.")
-_reason = click.option("--reason", default="", help="The reason; kept in the history.")
-
-
-def _moved(alias: AliasView, style: str) -> None:
-    print_done(style, alias.model_dump(mode="json"), alias.ref, f"{alias.adapter}@{alias.alias} names {alias.ref}")
+from sdk.schemas.aliases import AliasMoveView
 
 
 @click.group(name="alias")
@@ -28,18 +20,18 @@ def alias_command() -> None:
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version", metavar="vN")
-@_expect
-@_reason
+@moving_options
 @format_option
-def alias_set(name: str, alias: str, version: str, expect: str | None, reason: str, style: str) -> None:
-    """Point ALIAS of the adapter NAME at the version vN; print the exact ref.
+def alias_set(name: str, alias: str, version: str, expect: str | None, reason: str, override: bool, style: str) -> None:
+    """Point ALIAS of the adapter NAME at the version vN, if its policies hold; print the exact ref.
 
     \b
     Example:
       adapterctl alias set code-review production v3 --expect v2
     """
     with open_client() as client:
-        _moved(client.set_alias(name, alias, version, expect=expect, reason=reason), style)
+        moved = client.set_alias(name, alias, version, expect=expect, reason=reason, override=override)
+    print_moved(moved, style)
 
 
 @alias_command.command(name="list")
@@ -77,7 +69,8 @@ def alias_history(name: str, alias: str | None, style: str) -> None:
 
 
 def _numbers(move: AliasMoveView) -> dict[str, str]:
-    return {"from": _version(move.from_number), "to": _version(move.to_number)}
+    kind = f"{move.kind}, overridden" if move.outcome == "overridden" else move.kind
+    return {"from": _version(move.from_number), "to": _version(move.to_number), "kind": kind}
 
 
 def _version(number: int | None) -> str:
@@ -87,11 +80,10 @@ def _version(number: int | None) -> str:
 @alias_command.command(name="rm")
 @click.argument("name")
 @click.argument("alias")
-@_expect
-@_reason
+@moving_options
 @yes_option
 @format_option
-def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, style: str) -> None:
+def alias_rm(name: str, alias: str, expect: str | None, reason: str, override: bool, yes: bool, style: str) -> None:
     """Remove ALIAS of the adapter NAME; its versions and its history stay.
 
     \b
@@ -100,7 +92,7 @@ def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, 
     """
     confirm(f"remove {name}@{alias}?", yes=yes)
     with open_client() as client:
-        client.aliases.remove(name, alias, expect=expect, reason=reason)
+        client.aliases.remove(name, alias, expect=expect, reason=reason, override=override)
     again = f"{name}@{alias} is removed; set it again with: adapterctl alias set {name} {alias} vN"
     print_done(style, {"adapter": name, "alias": alias, "removed": True}, None, again)
 
@@ -156,64 +148,3 @@ def alias_protected(style: str) -> None:
     print_rows(
         style, protected, columns, key="name", empty=empty, shown=lambda one: {"name": f"{one.scope}@{one.alias}"}
     )
-
-
-@click.command(name="promote")
-@click.argument("ref")
-@click.argument("alias")
-@_expect
-@_reason
-@click.option("--sign", metavar="KEY", help="Then state that ALIAS names it, signed with this private key, a PEM file.")
-@click.option("--renew", is_flag=True, help="Only sign; ALIAS is not moved, and must name that version.")
-@format_option
-def promote_command(
-    ref: str, alias: str, expect: str | None, reason: str, sign: str | None, renew: bool, style: str
-) -> None:
-    """Point ALIAS at the version that REF names now; print the exact ref.
-
-    With --sign, those who pull with --require-signed-alias get it. They refuse a statement that is too old, so
-    repeat it with --renew, which also signs what was moved before. The key's password is asked for, or taken from
-    ADAPTERCTL_SIGNING_PASSWORD.
-
-    \b
-    Examples:
-      adapterctl promote code-review@v3 production --expect v2 --reason 'beats v2'
-      adapterctl promote code-review@staging production
-      adapterctl promote code-review@v3 production --sign KEY.pem
-      adapterctl promote code-review@v3 production --sign KEY.pem --renew
-    """
-    if renew and (expect is not None or reason):
-        raise click.UsageError("--expect and --reason belong to a move, and --renew makes none")
-    password = ask_password(sign) if sign is not None or renew else None
-    with open_client() as client:
-        if renew:
-            _renewed(client.statements.sign(ref, alias, sign, password=password), style)
-        else:
-            moved = client.promote(ref, alias, expect=expect, reason=reason, sign=sign, sign_password=password)
-            _moved(moved, style)
-
-
-def _renewed(signed: SignedStatementView, style: str) -> None:
-    said = signed.statement
-    ref = f"{said.adapter}@sha256:{said.digest}"
-    shown = {**said.model_dump(), "key_id": signed.key_id}
-    print_done(style, shown, ref, f"{said.adapter}@{said.alias} is signed as {ref}, since move {said.move}")
-
-
-@click.command(name="rollback")
-@click.argument("name")
-@click.argument("alias")
-@_expect
-@_reason
-@format_option
-def rollback_command(name: str, alias: str, expect: str | None, reason: str, style: str) -> None:
-    """Point ALIAS of the adapter NAME back at what it named before its last move; print the exact ref.
-
-    Run it again to go back another move.
-
-    \b
-    Example:
-      adapterctl rollback code-review production --reason 'v3 repeats itself'
-    """
-    with open_client() as client:
-        _moved(client.rollback(name, alias, expect=expect, reason=reason), style)

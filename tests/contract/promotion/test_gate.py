@@ -157,7 +157,7 @@ class TestOverride:
         there.move(gate, 1, who=there.boss, override=True, reason="now")
         (decision,) = there.decisions()
         assert (decision.outcome, decision.rules) == ("overridden", [])
-        assert decision.notes == [f"rules of {there.name} were not judged: the store does not answer; try again"]
+        assert decision.notes == [f"rules of {there.name} were not judged: what they ask could not be read then"]
 
 
 class TestRollback:

@@ -25,7 +25,7 @@ from registry.promotion.policies.loosening import recent_loosenings
 from registry.quotas.service import count_anew
 from registry.usage.models import Usage
 from sdk.client import Client
-from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotAllowed, NotFound
+from sdk.errors import AdapterctlError, Conflict, NotAllowed, NotFound
 from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 from sdk.schemas.wire import Page
 

@@ -17,7 +17,7 @@ from registry.promotion.policies.metrics import of_rows
 from registry.promotion.question import Bench, Question, StandingPolicy
 from registry.promotion.rules import scores_wording as wording
 from registry.promotion.rules.asked_scores import AskedLimit, AskedMetric, AskedRows
-from registry.promotion.rules.counting import Counted, Scored, disagreement
+from registry.promotion.rules.counting import Counted, ScoreRecord, disagreement
 from registry.promotion.rules.read_outcomes import outcome_of
 from registry.promotion.shared_rows import ReadRows, RowSharing, related
 from registry.promotion.tries import count_tries
@@ -55,7 +55,7 @@ class _Desk:
     _signatures: Path | None = None
     _is_fetched: bool = False
 
-    def scores(self, ref: str, scored: Scored) -> RowsOf:
+    def scores(self, ref: str, scored: ScoreRecord) -> RowsOf:
         """A copy of the rows of some scores. Raises NotFound, Verification, Unavailable."""
         if scored.id not in self._scores:
             path = self.folder / f"scores-{len(self._scores)}"

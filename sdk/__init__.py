@@ -56,10 +56,12 @@ if TYPE_CHECKING:
     _client = Client()
     adapters = _client.adapters
     aliases = _client.aliases
+    approvals = _client.approvals
     audit = _client.audit
     bases = _client.bases
     compare = _client.compare
     datasets = _client.datasets
+    decisions = _client.decisions
     diff = _client.diff
     evaluations = _client.evaluations
     get = _client.get
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     lineage = _client.lineage
     plan = _client.plan
     plot = _client.plot
+    policies = _client.policies
     preview = _client.preview
     promote = _client.promote
     pull = _client.pull
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     search = _client.search
     set_alias = _client.set_alias
     signatures = _client.signatures
+    statements = _client.statements
     submit_combine = _client.submit_combine
     submit_evaluation = _client.submit_evaluation
     submit_merge = _client.submit_merge
@@ -124,11 +128,13 @@ __all__ = [
     "Version",
     "adapters",
     "aliases",
+    "approvals",
     "audit",
     "bases",
     "compare",
     "connect",
     "datasets",
+    "decisions",
     "diff",
     "evaluations",
     "get",
@@ -137,6 +143,7 @@ __all__ = [
     "lineage",
     "plan",
     "plot",
+    "policies",
     "preview",
     "promote",
     "pull",
@@ -147,6 +154,7 @@ __all__ = [
     "search",
     "set_alias",
     "signatures",
+    "statements",
     "submit_combine",
     "submit_evaluation",
     "submit_merge",

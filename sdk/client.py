@@ -30,10 +30,14 @@ from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import plan_training
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref, parse_ref_or_member
+from sdk.nouns.approvals import ApprovalsAPI
 from sdk.nouns.bases import BasesAPI
 from sdk.nouns.datasets import DatasetsAPI
+from sdk.nouns.decisions import DecisionsAPI
 from sdk.nouns.evaluations import EvaluationsAPI
+from sdk.nouns.policies import PoliciesAPI
 from sdk.nouns.signatures import SignaturesAPI
+from sdk.nouns.statements import StatementsAPI
 from sdk.nouns.sweeps import Sweep, SweepsAPI
 from sdk.nouns.versions import VersionsAPI
 from sdk.objects import Evaluation, Job, MergedModel, Result, Version
@@ -43,8 +47,11 @@ from sdk.pulling.filling import OnTransfer
 from sdk.pulling.http import HttpClient
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Puller
+from sdk.pulling.signed_aliases import AliasSigner
 from sdk.pushing.given_base import given_base_if_any, require_one
 from sdk.pushing.pusher import Pusher, PushKeywords
+from sdk.pushing.signatures import require_own_digest
+from sdk.pushing.statements import SigningKey, state_move
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
 from sdk.schemas.catalog import SortKey, VersionBrief
 from sdk.schemas.combination import CombineSpec
@@ -70,7 +77,7 @@ from sdk.submitting.given_template import rendering_of, with_template_text
 from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
 from sdk.submitting.submitter import JobSubmitter, combine_request
 from sdk.submitting.sweep_options import check_swept, divided
-from sdk.validation import alias_change, build, require_numbered
+from sdk.validation import alias_change, build, check_override, require_numbered
 
 if TYPE_CHECKING:
     from sdk.plotting.plot import Plot, SweepPlot
@@ -110,14 +117,18 @@ class Client:
         self.submitter = JobSubmitter(self.transport, self.pusher, partial(rendering_of, reach=self))
         self.adapters: AdaptersAPI = AdaptersAPI(self.transport)
         self.aliases: AliasesAPI = AliasesAPI(self.transport)
+        self.approvals: ApprovalsAPI = ApprovalsAPI(self)
         self.audit: AuditAPI = AuditAPI(self.transport)
         self.bases: BasesAPI = BasesAPI(self)
         self.datasets: DatasetsAPI = DatasetsAPI(self)
+        self.decisions: DecisionsAPI = DecisionsAPI(self)
         self.evaluations: EvaluationsAPI = EvaluationsAPI(self)
         self.jobs: JobsAPI[Job[Result]] = JobsAPI(self.transport, lambda view: Job(view, self))
+        self.policies: PoliciesAPI = PoliciesAPI(self)
         self.quotas: QuotasAPI = QuotasAPI(self.transport)
         self.retention: RetentionAPI = RetentionAPI(self.transport)
         self.signatures: SignaturesAPI = SignaturesAPI(self)
+        self.statements: StatementsAPI = StatementsAPI(self)
         self.sweeps: SweepsAPI = SweepsAPI(self)
         self.tokens: TokensAPI = TokensAPI(self.transport)
         self.versions: VersionsAPI = VersionsAPI(self)
@@ -353,16 +364,29 @@ class Client:
         frozen: bool = False,
         base_name: str | None = None,
         verify_with: str | Path | None = None,
+        require_signed_alias: str | Path | None = None,
+        max_age: str = "7d",
     ) -> Path:
         """Fetch a version and return its folder, which PEFT and vLLM load as it is.
 
         Without `to` it is the cache's own folder, which must not be edited; with `to` it is a copy, which replaces an
         older version's files there, and in which `base_name` may replace the base's name. `offline` uses only the
         cache, for a version by number or digest; `frozen` refuses a ref that may move; `verify_with` is the public key
-        of the required signer. Raises NotFound, InvalidInput, Conflict if `to` has foreign files, VerificationFailed,
+        of the required signer. With `require_signed_alias`, the public key of somebody who states what the alias names,
+        a statement that is older than `max_age`, or of an earlier move than was seen before, is refused; see
+        `promote(..., sign=...)`. Raises NotFound, InvalidInput, Conflict if `to` has foreign files, VerificationFailed,
         Unavailable.
         """
-        pulled = self.puller.pull(ref, to, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
+        signer = None if require_signed_alias is None else AliasSigner.of(require_signed_alias, max_age)
+        pulled = self.puller.pull(
+            ref,
+            to,
+            offline=offline,
+            frozen=frozen,
+            base_name=base_name,
+            verify_with=verify_with,
+            alias_signer=signer,
+        )
         return pulled.path
 
     def get(self, ref: str) -> Version:
@@ -542,28 +566,66 @@ class Client:
     # Aliases.
 
     def set_alias(
-        self, adapter: str, alias: str, version: str | int, *, expect: str | int | None = None, reason: str = ""
+        self,
+        adapter: str,
+        alias: str,
+        version: str | int,
+        *,
+        expect: str | int | None = None,
+        reason: str = "",
+        override: bool = False,
     ) -> AliasView:
         """Point an alias at a version; with `expect` only if it names that version now (0: none).
 
-        Raises NotFound, NotAllowed for a protected alias, Conflict.
+        If a policy stands for it, all of its rules must pass; an admin may `override` that with a `reason`, which stays in the
+        audit trail. Raises NotFound, NotAllowed for a protected alias, Conflict, and PromotionRefused for rules that don't pass.
         """
-        change = build(AliasMove, **alias_change(adapter, alias, expect, reason), number=check_number(version))
-        return aliases.move(self.transport, change)
+        change = alias_change(adapter, alias, expect, reason, override=override)
+        return aliases.move(self.transport, build(AliasMove, **change, number=check_number(version)))
 
-    def promote(self, ref: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
-        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`."""
+    def promote(
+        self,
+        ref: str,
+        alias: str,
+        *,
+        expect: str | int | None = None,
+        reason: str = "",
+        override: bool = False,
+        sign: str | Path | None = None,
+        sign_password: str | None = None,
+    ) -> AliasView:
+        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`. To ask first, use `decisions.check`.
+
+        With `sign`, the PEM file of a private key, it is then stated that the alias names this version, for readers who
+        ask for that: `pull(..., require_signed_alias=...)`. If only that fails, `statements.sign` does it without a move.
+        """
+        check_override(reason, override=override)
+        key = None if sign is None else SigningKey.of(sign, sign_password)
         adapter = parse_ref(ref).adapter
-        number = require_numbered(ref, self.get(ref).number)
-        return self.set_alias(adapter, alias, number, expect=expect, reason=reason)
+        version = self.get(ref)
+        if key is not None:
+            require_own_digest(version.info)
+        number = require_numbered(ref, version.number)
+        moved = self.set_alias(adapter, alias, number, expect=expect, reason=reason, override=override)
+        if key is not None:
+            state_move(self.transport, moved, version.digest, key)
+        return moved
 
-    def rollback(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> AliasView:
+    def rollback(
+        self,
+        adapter: str,
+        alias: str,
+        *,
+        expect: str | int | None = None,
+        reason: str = "",
+        override: bool = False,
+    ) -> AliasView:
         """Point an alias back at what it named before its last move; call it again to go back another move.
 
-        Without `expect`, the alias must still name what it names at the moment of the call. Raises NotFound, NotAllowed,
-        Conflict.
+        Without `expect`, the alias must still name what it names at the moment of the call. What it named by a decision that
+        passed needs no new one, unless a policy asks for it. Raises NotFound, NotAllowed, Conflict, PromotionRefused.
         """
-        change = alias_change(adapter, alias, expect, reason)
+        change = alias_change(adapter, alias, expect, reason, override=override)
         if expect is None:
             named = {found.alias: found.number for found in self.aliases(adapter)}
             change["expect"] = named.get(alias, 0)

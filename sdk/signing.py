@@ -1,8 +1,10 @@
-"""Signatures of versions: OpenSSF model-signing over a manifest's canonical bytes, with EC keys, offline.
+"""Signatures of documents: OpenSSF model-signing over their canonical bytes, with EC keys, offline.
 
-What is signed is a folder with one file, `manifest.json`, whose SHA-256 is the version's digest; it names every other
-file, and the base, by digest. A bundle is valid if it states exactly what `sign` states about this manifest, and the
-key verifies its signature. Exceptions tell whether it is valid, never a text that a library prints.
+What is signed is a folder with one file. For a version it is `manifest.json`, whose SHA-256 is the version's digest; it
+names every other file, and the base, by digest. For what an alias names it is `alias.json`, the canonical JSON of an
+`AliasStatement`. The file's name is part of what is signed, so that no document can be taken for one of another kind. A
+bundle is valid if it states exactly what `sign` states about this document, and the key verifies its signature.
+Exceptions tell whether it is valid, never a text that a library prints.
 
 >>> from sdk.schemas.manifest import Manifest, ManifestFile
 >>> files = [ManifestFile(path="adapter_config.json", size_bytes=1, sha256="a" * 64)]
@@ -25,12 +27,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pydantic import Field, ValidationError
 
 from sdk.errors import InvalidInput, NotFound, Unavailable, VerificationFailed, disk_explained
-from sdk.formats.manifest import HasFiles
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.wire import Sha256, Wire, canonical_json
 
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 
 #: Longer than any bundle; about 1,300 bytes are used.
 MAX_BUNDLE_BYTES = 65_536
+#: The file that is signed: of a version, and of what an alias names.
 MANIFEST_FILE = "manifest.json"
-#: What the signed folder is called in a statement.
-_SUBJECT = "manifest"
+STATEMENT_FILE = "alias.json"
 _MAX_KEY_BYTES = 65_536
 #: The most public keys that a signature is checked against.
 _MAX_KEYS = 100
@@ -81,6 +82,13 @@ class _Bundle(Wire):
     envelope: _Envelope = Field(alias="dsseEnvelope")
 
 
+class Signable(Protocol):
+    """A document with one canonical form: a version's manifest, or a statement."""
+
+    def canonical(self) -> bytes:
+        """Return the bytes that are signed."""
+
+
 @dataclass(frozen=True)
 class PublicKey:
     """A key that signatures are verified by."""
@@ -95,15 +103,15 @@ class PublicKey:
         return hashlib.sha256(self.pem).hexdigest()
 
 
-def sign(manifest: HasFiles, key: Path, password: str | None = None) -> SignedManifest:
-    """Sign a manifest with the EC private key in the PEM file `key`.
+def sign(document: Signable, key: Path, password: str | None = None, *, file: str = MANIFEST_FILE) -> SignedManifest:
+    """Sign a document's canonical bytes, as a file of that name, with the EC private key in the PEM file `key`.
 
     Raises NotFound, InvalidInput for a key of another kind or a wrong password, Unavailable without `[signing]`.
     """
     library = _library()
     public = _described(_private_key(key, password).public_key())
     secret = password.encode() if password and is_protected(key) else None
-    with _laid_out(manifest) as folder:
+    with _laid_out(document, file) as folder:
         target = folder.with_name("bundle.json")
         try:
             signer = library.signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
@@ -112,31 +120,31 @@ def sign(manifest: HasFiles, key: Path, password: str | None = None) -> SignedMa
             raise InvalidInput(f"{key} can't sign ({error}); {_HOW_TO_MAKE}", param="key") from error
         bundle = canonical_json(json.loads(target.read_bytes())).decode()
     # A signature that can't be verified is not returned.
-    find_signer(manifest, bundle, [public])
+    find_signer(document, bundle, [public], file=file)
     return SignedManifest(key_id=public.key_id, bundle=bundle)
 
 
-def verify(manifest: HasFiles, bundle: str, key: Path) -> None:
-    """Return if `bundle` is a signature over exactly this manifest by the public key in the PEM file `key`.
+def verify(document: Signable, bundle: str, key: Path, *, file: str = MANIFEST_FILE) -> None:
+    """Return if `bundle` is a signature over exactly this document by the public key in the PEM file `key`.
 
     A file with several keys, or a folder of `*.pem`, stands for any of them. Raises VerificationFailed; NotFound and
     InvalidInput for the key; Unavailable without `[signing]`.
     """
-    find_signer(manifest, bundle, read_public_keys(key))
+    find_signer(document, bundle, read_public_keys(key), file=file)
 
 
-def find_signer(manifest: HasFiles, bundle: str, keys: Sequence[PublicKey]) -> PublicKey:
-    """Return the key that verifies `bundle` as a signature over exactly this manifest. Raises VerificationFailed."""
+def find_signer(document: Signable, bundle: str, keys: Sequence[PublicKey], *, file: str = MANIFEST_FILE) -> PublicKey:
+    """Return the key that verifies `bundle` as a signature over exactly this document. Raises VerificationFailed."""
     library = _library()
-    hint = check_bundle(manifest, bundle)
+    hint = check_bundle(document, bundle, file=file)
     signer = next((key for key in keys if key.hint == hint), None)
     if signer is None:
         raise VerificationFailed(
-            f"the signature of {manifest.digest[:12]} was not made with {_listed(keys)}; verify "
+            f"the signature of {_digest(document)[:12]} was not made with {_listed(keys)}; verify "
             "with the signer's public key",
             param="signature",
         )
-    with _laid_out(manifest) as folder:
+    with _laid_out(document, file) as folder:
         paths = folder.with_name("bundle.json"), folder.with_name("key.pem")
         paths[0].write_text(bundle, encoding="utf-8")
         paths[1].write_bytes(signer.pem)
@@ -145,33 +153,33 @@ def find_signer(manifest: HasFiles, bundle: str, keys: Sequence[PublicKey]) -> P
             verifier.set_hashing_config(_hashing(library)).verify(folder, paths[0])
         except Exception as error:
             # Whatever the verifier raises, the signature is not verified.
-            raise _wrong(manifest, f"it was not made with this key ({type(error).__name__})") from error
+            raise _wrong(document, f"it was not made with this key ({type(error).__name__})") from error
     return signer
 
 
-def check_bundle(manifest: HasFiles, bundle: str) -> str:
-    """Return the hint of the key that a bundle over exactly this manifest names; its signature is not checked.
+def check_bundle(document: Signable, bundle: str, *, file: str = MANIFEST_FILE) -> str:
+    """Return the hint of the key that a bundle over exactly this document names; its signature is not checked.
 
-    Needs no `[signing]`. Raises VerificationFailed for another manifest, and for anything that is not a bundle of ours.
+    Needs no `[signing]`. Raises VerificationFailed for another document, and for anything that is not a bundle of ours.
     """
     if len(bundle.encode("utf-8", "replace")) > MAX_BUNDLE_BYTES:
-        raise _wrong(manifest, f"it is longer than {MAX_BUNDLE_BYTES} bytes")
+        raise _wrong(document, f"it is longer than {MAX_BUNDLE_BYTES} bytes")
     try:
         # Each meaning has only one text: no field appears twice, and no byte can be changed unnoticed.
         if canonical_json(json.loads(bundle)) != bundle.encode():
-            raise _wrong(manifest, "its JSON is not canonical")
+            raise _wrong(document, "its JSON is not canonical")
         parsed = _Bundle.model_validate_json(bundle)
         payload = _decoded(parsed.envelope.payload)
         _decoded(parsed.envelope.signatures[0].sig)
         said = canonical_json(json.loads(payload))
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise _wrong(manifest, f"it is not a bundle as model-signing writes it ({where or 'no object'})") from error
+        raise _wrong(document, f"it is not a bundle as model-signing writes it ({where or 'no object'})") from error
     except (ValueError, RecursionError) as error:
-        raise _wrong(manifest, "it is not JSON") from error
-    if said != canonical_json(_statement(manifest)):
+        raise _wrong(document, "it is not JSON") from error
+    if said != canonical_json(_statement(document, file)):
         # This refuses lists of ignored paths, with which a signature would cover less than it seems to.
-        raise _wrong(manifest, "it covers something other than just this manifest")
+        raise _wrong(document, "it covers something other than just this document")
     return parsed.material.public_key.hint
 
 
@@ -188,6 +196,37 @@ def read_public_keys(path: Path) -> list[PublicKey]:
     if len(found) > _MAX_KEYS:
         raise InvalidInput(f"{path} has {len(found)} keys; give at most {_MAX_KEYS}", param="key")
     return found
+
+
+def read_public_half(key: Path, password: str | None = None) -> PublicKey:
+    """Return the public half of the private key in the PEM file `key`. Raises what `sign` does."""
+    _library()
+    return _described(_private_key(key, password).public_key())
+
+
+def key_id_of(public_key: str) -> tuple[str, str]:
+    """Return the id of a public key in PEM, and the name that bundles have for it; nothing else is checked of the key.
+
+    Needs no `[signing]`. Raises InvalidInput for a text that is not one public key in the form that this module writes.
+    """
+    lines = public_key.splitlines()
+    try:
+        if lines[:1] != ["-----BEGIN PUBLIC KEY-----"] or lines[-1:] != ["-----END PUBLIC KEY-----"]:
+            raise ValueError("no public key")
+        der = _decoded("".join(lines[1:-1]))
+        if _pem(der) != public_key:
+            raise ValueError("another form")
+    except ValueError as error:
+        raise InvalidInput(
+            f"this is not one public key in PEM as openssl writes it; {_HOW_TO_TAKE}", param="public_key"
+        ) from error
+    return hashlib.sha256(der).hexdigest(), hashlib.sha256(public_key.encode()).hexdigest()
+
+
+def _pem(der: bytes) -> str:
+    text = base64.b64encode(der).decode()
+    lines = [text[start : start + 64] for start in range(0, len(text), 64)]
+    return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""])
 
 
 def check_key(key: Path, password: str | None = None) -> None:
@@ -224,26 +263,35 @@ def _hashing(library: _Library) -> Any:
 
 
 @contextmanager
-def _laid_out(manifest: HasFiles) -> Iterator[Path]:
+def _laid_out(document: Signable, file: str) -> Iterator[Path]:
     """The folder that is signed, in a temporary one of its own."""
-    with disk_explained("writing a manifest"), tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / _SUBJECT
+    with disk_explained("writing what is signed"), tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / _subject(file)
         folder.mkdir()
-        (folder / MANIFEST_FILE).write_bytes(manifest.canonical())
+        (folder / file).write_bytes(document.canonical())
         yield folder
 
 
-def _statement(manifest: HasFiles) -> dict[str, Any]:
-    """All that a signature over this manifest states: see in-toto's Statement and model-signing's predicate v1.0."""
+def _digest(document: Signable) -> str:
+    return hashlib.sha256(document.canonical()).hexdigest()
+
+
+def _subject(file: str) -> str:
+    """What the signed folder is called in a statement."""
+    return Path(file).stem
+
+
+def _statement(document: Signable, file: str) -> dict[str, Any]:
+    """All that a signature over this document states: see in-toto's Statement and model-signing's predicate v1.0."""
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [
-            {"name": _SUBJECT, "digest": {"sha256": hashlib.sha256(bytes.fromhex(manifest.digest)).hexdigest()}}
+            {"name": _subject(file), "digest": {"sha256": hashlib.sha256(bytes.fromhex(_digest(document))).hexdigest()}}
         ],
         "predicateType": "https://model_signing/signature/v1.0",
         "predicate": {
             "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
-            "resources": [{"name": MANIFEST_FILE, "algorithm": "sha256", "digest": manifest.digest}],
+            "resources": [{"name": file, "algorithm": "sha256", "digest": _digest(document)}],
         },
     }
 
@@ -259,9 +307,9 @@ def _decoded(text: str) -> bytes:
     return content
 
 
-def _wrong(manifest: HasFiles, why: str) -> VerificationFailed:
+def _wrong(document: Signable, why: str) -> VerificationFailed:
     return VerificationFailed(
-        f"the signature is not valid for {manifest.digest[:12]}: {why}; fetch both again, or ask the signer",
+        f"the signature is not valid for {_digest(document)[:12]}: {why}; fetch both again, or ask the signer",
         param="signature",
     )
 

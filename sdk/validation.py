@@ -295,14 +295,26 @@ def check_options(spec: TrainingSpec, tensors: Mapping[str, Sequence[int]], conf
         raise InvalidInput(f"{unfit.param} {unfit.said}", param=unfit.param)
 
 
-def alias_change(adapter: str, alias: str, expect: str | int | None, reason: str) -> dict[str, Any]:
-    """Return the fields that every change of an alias has. Raises InvalidName, InvalidRef."""
+def alias_change(
+    adapter: str, alias: str, expect: str | int | None, reason: str, *, override: bool = False
+) -> dict[str, Any]:
+    """Return the fields that every change of an alias has. Raises InvalidName, InvalidRef, InvalidInput for an override without a
+    reason.
+    """
+    check_override(reason, override=override)
     return {
         "adapter": check_name(adapter),
         "alias": check_alias(alias),
         "expect": None if expect is None else check_number(expect),
         "reason": reason,
+        "override": override,
     }
+
+
+def check_override(reason: str, *, override: bool) -> None:
+    """Raise InvalidInput for an override without a reason."""
+    if override and not reason.strip():
+        raise InvalidInput("an override stays in the audit trail, and needs a reason; give one", param="reason")
 
 
 def version_move(ref: str, reason: str) -> VersionMove:

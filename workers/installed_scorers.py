@@ -61,12 +61,12 @@ def announced_scorers() -> list[ScorerInfo] | None:
 
     None if there are more than can be reported: a worker that reports only some would never get jobs for the others.
     """
-    found = []
+    found, directions = [], _directions()
     for name, (entry, *more) in sorted(_by_name().items()):
         if more or entry.dist is None or name == WORDNET:
             continue
         try:
-            better = _directions(name, entry.dist.name)
+            better = directions.get((entry.dist.name, name), {})
             found.append(ScorerInfo(name=name, distribution=entry.dist.name, version=entry.dist.version, better=better))
         except ValidationError:
             # Its name is not allowed in jobs.
@@ -81,16 +81,18 @@ def _by_name() -> dict[str, list[EntryPoint]]:
     return found
 
 
-def _directions(name: str, distribution: str) -> dict[str, Better]:
-    """Return what the distribution of a scorer declares of its scores: `NAME` or `NAME.KEY` → "less" or "more"."""
+def _directions() -> dict[tuple[str, str], dict[str, Better]]:
+    """Return what distributions declare of their scorers: distribution and scorer → `NAME` or `NAME.KEY` → direction."""
+    said: dict[tuple[str, str], dict[str, Better]] = {}
     # What stands there is no module, and nothing is imported: an entry point is only where a distribution can say it.
-    said = {
-        entry.name: entry.value
-        for entry in entry_points(group=DIRECTIONS_GROUP)
-        if entry.dist is not None and entry.dist.name == distribution and entry.name.partition(".")[0] == name
-    }
-    known = {score: direction for score in sorted(said) if (direction := _DIRECTIONS.get(said[score])) is not None}
-    return dict(list(known.items())[:MOST_DIRECTIONS])
+    for entry in sorted(entry_points(group=DIRECTIONS_GROUP), key=lambda one: one.name):
+        direction = _DIRECTIONS.get(entry.value)
+        if entry.dist is None or direction is None:
+            continue
+        scores = said.setdefault((entry.dist.name, entry.name.partition(".")[0]), {})
+        if len(scores) < MOST_DIRECTIONS:
+            scores[entry.name] = direction
+    return said
 
 
 def made_by(entry: EntryPoint) -> str:

@@ -45,9 +45,12 @@ request makes nothing twice. Every other change is idempotent by digest or compa
 """
 TAGS = [
     {"name": "catalog", "description": "Bases, adapters, versions, aliases."},
-    {"name": "promotion", "description": "What must hold before an alias moves, and what was decided."},
     {"name": "artifacts", "description": "Sending files, and finding them."},
     {"name": "signatures", "description": "Who vouches for which version's files."},
+    {
+        "name": "promotion",
+        "description": "What must hold before an alias moves, what was decided, and who vouches for what it names.",
+    },
     {"name": "datasets", "description": "Rows to train on and to score with."},
     {"name": "jobs", "description": "Training, evaluation, merge and preview: for clients, and for workers."},
     {"name": "sweeps", "description": "Trainings with several settings, and which of them is the best."},

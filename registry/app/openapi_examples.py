@@ -61,6 +61,18 @@ BODIES: dict[str, Any] = {
     "begin_upload": {"blobs": [_CONFIG_BLOB, _WEIGHTS_BLOB]},
     "ask_parts": {"sha256": _WEIGHTS, "parts": [{"number": 1, "sha256": _ROWS}]},
     "publish_version": _PUBLICATION,
+    "state_alias": {
+        "statement": {
+            **_ALIAS,
+            "move": 41,
+            "digest": _WEIGHTS,
+            "at": "2026-01-31T12:00:00Z",
+            "policies": [_ROWS],
+        },
+        "key_id": _KEY,
+        "public_key": "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n",
+        "bundle": _BUNDLE,
+    },
     "sign_manifest": {"key_id": _KEY, "bundle": _BUNDLE},
     "annotate_version": {"ref": "team/code-review@v3", "tags": {"stage": "trial"}, "note": "Chosen by the reviewers."},
     "archive_version": _MOVE,

@@ -55,6 +55,7 @@ from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
 from registry.promotion.question import Bench
 from registry.promotion.shared_rows import RowSharing
+from registry.promotion.statements import Statements
 from registry.queue import Queue, open_queue
 from registry.queue.local import LocalQueue
 from registry.quotas.service import Quotas
@@ -124,7 +125,10 @@ class Services:
             Evaluations(db, on_kept=tries.note_scores),
             EvaluationRows(db, artifacts),
         )
-        self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
+        self.statements = Statements(db)
+        self.contamination = ContaminationChecks(
+            db, signed, self.reading, in_background=home is None, on_checked=tries.note_checked
+        )
         completing = CompletionServices(
             db=db,
             artifacts=artifacts,

@@ -26,8 +26,6 @@ from sdk.schemas.scores import Contamination, EvaluationView
 from sdk.schemas.wire import Wire, digest_of
 from sdk.schemas.work import EvaluationResult
 
-#: Hears of records that are being kept; none: the job had no new ones.
-OnKept = Callable[[Session, Sequence[Evaluation]], None]
 #: This release's grader: token-weighted loss, and ROUGE-L of greedy completions.
 GRADER, LABEL_GRADER = "loss+rouge_l", "loss+accuracy+macro_f1"
 
@@ -56,7 +54,9 @@ class EvaluationQuery(BaseModel):
 class Evaluations:
     """The service over the table of evaluations."""
 
-    def __init__(self, db: Database, *, on_kept: OnKept = lambda session, rows: None) -> None:
+    def __init__(
+        self, db: Database, *, on_kept: Callable[[Session, Sequence[Evaluation]], None] = lambda session, rows: None
+    ) -> None:
         """`on_kept` hears of the records of each job, in the transaction that keeps them."""
         self._db = db
         self._on_kept = on_kept

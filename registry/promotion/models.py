@@ -40,6 +40,8 @@ class Policy(Model):
     digest: Mapped[str] = mapped_column(String(64))
     #: How it asks for less than the version before: `registry.promotion.policies.loosening.Loosening`s.
     loosened: Mapped[list[Any]] = mapped_column(JSON)
+    #: Whether it does at all: decisions look for such versions.
+    loosens: Mapped[bool]
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     record_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -184,6 +186,8 @@ class StatementRow(Model):
     digest: Mapped[str] = mapped_column(String(64))
     #: An `AliasStatement`.
     statement: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: In PEM, as the sender says.
+    public_key: Mapped[str] = mapped_column(Text)
     bundle: Mapped[str] = mapped_column(Text)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -17,15 +17,18 @@ from sdk.schemas.aliases import (
 )
 from sdk.validation import alias_change, build
 
+#: Where a policy stands, a verdict reads the scores of each row, and datasets that share rows.
+JUDGING_S = 300.0
+
 
 def move(transport: Transport, change: AliasMove) -> AliasView:
     """Point an alias at a version. Raises NotFound, NotAllowed, Conflict."""
-    return transport.call("PUT", "/aliases", AliasView, body=change)
+    return transport.call("PUT", "/aliases", AliasView, body=change, timeout_s=JUDGING_S)
 
 
 def roll_back(transport: Transport, rollback: AliasRollback) -> AliasView:
     """Point an alias back at the version that it named before its last move. Raises Conflict."""
-    return transport.call("POST", "/aliases/rollback", AliasView, body=rollback)
+    return transport.call("POST", "/aliases/rollback", AliasView, body=rollback, timeout_s=JUDGING_S)
 
 
 class AliasesAPI(Routes):
@@ -37,9 +40,20 @@ class AliasesAPI(Routes):
 
     list = __call__
 
-    def remove(self, adapter: str, alias: str, *, expect: str | int | None = None, reason: str = "") -> None:
-        """Remove an alias; its history stays. Raises NotFound, NotAllowed, Conflict."""
-        removal = build(AliasRemoval, **alias_change(adapter, alias, expect, reason))
+    def remove(
+        self,
+        adapter: str,
+        alias: str,
+        *,
+        expect: str | int | None = None,
+        reason: str = "",
+        override: bool = False,
+    ) -> None:
+        """Remove an alias; its history stays. Where a policy asks for approvals, these must be there for what it names.
+
+        Raises NotFound, NotAllowed, Conflict, PromotionRefused.
+        """
+        removal = build(AliasRemoval, **alias_change(adapter, alias, expect, reason, override=override))
         self._transport.call("POST", "/aliases/remove", type(None), body=removal)
 
     def history(self, adapter: str, alias: str | None = None) -> builtins.list[AliasMoveView]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sdk.api import versions
 from sdk.api.signatures import SignatureRoutes
-from sdk.errors import InvalidInput, VerificationFailed
+from sdk.errors import InvalidInput
 from sdk.names import parse_ref
 from sdk.objects import Registry
-from sdk.pushing.signatures import sign_manifest
+from sdk.pushing.signatures import require_own_digest, sign_manifest
 from sdk.schemas.artifacts import SignatureView
 
 
@@ -29,10 +29,7 @@ class SignaturesAPI(SignatureRoutes):
         """
         view = versions.resolve(self._registry.transport, str(parse_ref(ref)))
         manifest = view.manifest
-        if manifest.digest != view.digest:
-            raise VerificationFailed(
-                f"the registry gives {view.ref} a digest that doesn't match its files; don't sign it"
-            )
+        require_own_digest(view)
         signed = sign_manifest(manifest, key, password=password)
         if signed is None:
             raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")

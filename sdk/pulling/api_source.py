@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from sdk.api import artifacts, versions
 from sdk.api.signatures import SignatureRoutes
+from sdk.api.statements import StatementRoutes
 from sdk.api.transport import Transport
 from sdk.names import parse_ref_or_member
 from sdk.pulling.ranges import BlobLocation
-from sdk.pulling.source import ManifestSignature, Resolved
+from sdk.pulling.source import ManifestSignature, Resolved, StoredStatement
 
 
 class ApiSource:
@@ -30,3 +31,8 @@ class ApiSource:
     def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest. Raises NotFound."""
         return [ManifestSignature(one.key_id, one.bundle) for one in SignatureRoutes(self._transport).list(digest)]
+
+    def statements_about(self, adapter: str, alias: str) -> list[StoredStatement]:
+        """Return the signed statements of what an alias names. Raises NotFound."""
+        stated = StatementRoutes(self._transport)(adapter, alias).statements
+        return [StoredStatement(one.statement.model_dump(), one.bundle) for one in stated]

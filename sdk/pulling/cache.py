@@ -5,6 +5,7 @@ Layout under `ADAPTERCTL_CACHE`::
     blobs/ab/abcdef…          a file by its SHA-256
     versions/DIGEST/          a version's folder, complete once it has its name: links to blobs, and its manifest
     refs/…                    what refs named when they were pulled, by registry
+    aliases/…                 the newest signed statements of aliases that were seen, by registry
     bases/FINGERPRINT/        a base that a worker fetched
     quantized/FINGERPRINT/…   a base's 4-bit weights, as a worker quantised them
     hashes/…                  SHA-256 of local files by path, size, times and inode
@@ -40,7 +41,7 @@ MARKER = ".adapterctl/manifest.json"
 #: Nothing in the cache is edited.
 READ_ONLY = 0o444
 _PRIVATE = 0o700
-_PARTS = ("bases", "blobs", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions")
+_PARTS = ("aliases", "bases", "blobs", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions")
 
 
 class Cache:

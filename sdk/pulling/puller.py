@@ -35,7 +35,11 @@ from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
 from sdk.whole_files import write_whole
 
+#: How often a pull asks again what an alias names, if it moves between the answer and the statements of it.
+_MOST_MOVES = 3
+
 if TYPE_CHECKING:
+    from sdk.pulling.signed_aliases import AliasSigner
     from sdk.schemas.artifacts import Transfer
     from sdk.schemas.manifest import Manifest
 
@@ -86,6 +90,7 @@ class Puller:
         self, source: PullSource, cache: Cache, url: str, *, http: HttpClient, on_transfer: OnTransfer | None = None
     ) -> None:
         self._source, self._cache, self._http, self._on_transfer = source, cache, http, on_transfer
+        self._url = url
         self._pins = Pins(cache, url)
 
     def cached_file(self, digest: str, locate: Callable[[str], Transfer], *, doing: str = "fetching data") -> Path:
@@ -111,6 +116,7 @@ class Puller:
         frozen: bool = False,
         base_name: str | None = None,
         verify_with: str | Path | None = None,
+        alias_signer: AliasSigner | None = None,
     ) -> Pulled:
         """Fetch a version; see `Client.pull`."""
         to = None if to is None else user_path(to)
@@ -120,7 +126,7 @@ class Puller:
             )
         if to is not None:
             require_free(to)
-        version = self.resolve(ref, offline=offline, frozen=frozen)
+        version = self.resolve(ref, offline=offline, frozen=frozen, alias_signer=alias_signer)
         contents = version.contents
         # Signatures may be newer than the cached bytes, so they are asked for again to verify or to write a copy.
         wanted = to is not None or verify_with is not None or not self._cache.has_version(contents)
@@ -140,11 +146,19 @@ class Puller:
             )
         return Pulled(version.ref, version.digest, path)
 
-    def plan(self, ref: str, to: Path | None = None, *, offline: bool = False, frozen: bool = False) -> PullPlan:
-        """Say what `pull` would do; nothing is fetched or written."""
+    def plan(
+        self,
+        ref: str,
+        to: Path | None = None,
+        *,
+        offline: bool = False,
+        frozen: bool = False,
+        alias_signer: AliasSigner | None = None,
+    ) -> PullPlan:
+        """Say what `pull` would do; nothing is fetched or written, but a signed move of an alias counts as seen."""
         if to is not None:
             require_free(to)
-        version = self.resolve(ref, offline=offline, frozen=frozen)
+        version = self.resolve(ref, offline=offline, frozen=frozen, alias_signer=alias_signer)
         whole = self._cache.has_version(version.contents)
         files = [
             PlannedFile(
@@ -156,12 +170,17 @@ class Puller:
 
     # Which version.
 
-    def resolve(self, ref: str, *, offline: bool = False, frozen: bool = False) -> Resolved:
+    def resolve(
+        self, ref: str, *, offline: bool = False, frozen: bool = False, alias_signer: AliasSigner | None = None
+    ) -> Resolved:
         """Return the version that a ref names: from the registry, or offline from what was pulled before.
 
-        Raises InvalidInput for a ref that may move if only a fixed one is accepted.
+        With `alias_signer` it must be an alias of which that signer states this. Raises InvalidInput for a ref that may
+        move if only a fixed one is accepted, VerificationFailed.
         """
         parsed = parse_ref_or_member(ref)
+        if alias_signer is not None:
+            return self._signed(parsed, alias_signer, offline=offline, frozen=frozen)
         if isinstance(parsed, MemberRef):
             return self._member(parsed, offline=offline)
         moves = parsed.number is None and parsed.digest_prefix is None
@@ -188,6 +207,32 @@ class Puller:
             )
         require_pinned(parsed, version.adapter, version.number, version.digest)
         return _with_its_files(version)
+
+    def _signed(self, ref: Ref | MemberRef, signer: AliasSigner, *, offline: bool, frozen: bool) -> Resolved:
+        """The version that an alias names, as its signer states."""
+        from sdk.pulling.signed_aliases import AliasMemory
+
+        if isinstance(ref, MemberRef) or ref.alias is None:
+            raise InvalidInput(
+                f"{ref} is no alias, so nobody states what it names; give NAME@ALIAS, or leave out --require-signed-alias",
+                param="ref",
+            )
+        memory = AliasMemory(self._cache, self._url)
+        if offline and not frozen:
+            return self._known(Ref(ref.adapter, f"sha256:{memory.recall(ref, signer)}"))
+        version = self.resolve(str(ref), offline=offline, frozen=frozen)
+        for _ in range(_MOST_MOVES):
+            try:
+                memory.accept(ref, version.digest, self._source.statements_about(ref.adapter, ref.alias), signer)
+            except VerificationFailed:
+                # The alias may have moved since it was resolved.
+                now = self.resolve(str(ref))
+                if now.digest == version.digest:
+                    raise
+                version = now
+            else:
+                return version
+        raise Unavailable(f"{ref} moves too often to be pulled; try again later")
 
     def _member(self, ref: MemberRef, *, offline: bool) -> Resolved:
         """What a member of a sweep has kept, which is always the same as long as it is there."""

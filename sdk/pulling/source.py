@@ -1,4 +1,4 @@
-"""The three requests that a pull sends to a registry, with the standard library alone.
+"""The requests that a pull sends to a registry, with the standard library alone.
 
 `PullSource` is what a pull needs; `ApiSource` does the same over a client's own transport, which embedded registries and
 proxies need.
@@ -45,6 +45,14 @@ class ManifestSignature:
     bundle: str
 
 
+@dataclass(frozen=True)
+class StoredStatement:
+    """A statement of what an alias names, as JSON that nobody has checked, with its signature."""
+
+    statement: Any
+    bundle: str
+
+
 class PullSource(Protocol):
     """What a pull asks a registry for."""
 
@@ -56,6 +64,9 @@ class PullSource(Protocol):
 
     def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest."""
+
+    def statements_about(self, adapter: str, alias: str) -> list[StoredStatement]:
+        """Return the signed statements of what an alias names. Raises NotFound."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,13 @@ class HttpSource:
     def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest."""
         return self._get(f"/manifests/{digest}/signatures", lambda value: [read_signature(entry) for entry in value])
+
+    def statements_about(self, adapter: str, alias: str) -> list[StoredStatement]:
+        """Return the signed statements of what an alias names. Raises NotFound."""
+        query = {"adapter": adapter, "alias": alias}
+        return self._get(
+            "/aliases/statements", lambda value: [read_statement(one) for one in value["statements"]], **query
+        )
 
     def _get(self, path: str, parse: Callable[[Any], T], **params: str) -> T:
         url = self._config.url
@@ -135,6 +153,13 @@ def read_signature(value: Any) -> ManifestSignature:
     if not isinstance(value["key_id"], str) or not isinstance(value["bundle"], str):
         raise TypeError
     return ManifestSignature(value["key_id"], value["bundle"])
+
+
+def read_statement(value: Any) -> StoredStatement:
+    """Read a signed statement; what it states is not looked at. Raises TypeError, KeyError."""
+    if not isinstance(value["statement"], dict) or not isinstance(value["bundle"], str):
+        raise TypeError
+    return StoredStatement(value["statement"], value["bundle"])
 
 
 def _place(value: Any) -> BlobUrl:

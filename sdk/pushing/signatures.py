@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdk import config
+from sdk.errors import VerificationFailed
 from sdk.schemas.artifacts import SignedManifest
+from sdk.schemas.catalog import VersionView
 from sdk.schemas.manifest import Manifest
 from sdk.signing import check_key, sign
 
@@ -19,6 +21,12 @@ def sign_manifest(
     """
     path = config.signing_key() if key is None else config.user_path(key)
     return None if path is None else sign(manifest, path, password or config.signing_password())
+
+
+def require_own_digest(view: VersionView) -> None:
+    """Raise VerificationFailed if a registry shows a version's files with another digest than theirs."""
+    if view.manifest.digest != view.digest:
+        raise VerificationFailed(f"the registry gives {view.ref} a digest that doesn't match its files; don't sign it")
 
 
 def check_signing_key() -> None:

@@ -13,16 +13,28 @@ import re
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sdk.formats.refs import parse_alias, parse_name, parse_scope
 from sdk.schemas.aliases import AliasName, Name, Reason
 from sdk.schemas.evaluation import Better, EvaluationSpec
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, Open, Sha256, Wire
+from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, Open, Sha256, Wire, canonical_json
 
 #: The most rules over rows of a policy, metrics of one of them, keys that may sign, and approvals that are needed.
 MOST_REQUIRED, MOST_METRICS, MOST_KEYS, MOST_APPROVALS = 20, 20, 10, 20
+#: The most keys that may state what an alias names.
+MOST_SIGNERS = 20
+#: A statement may be so much ahead of the clock of whoever reads it, in seconds.
+AHEAD_S = 300.0
 #: With fewer rows than this nothing is judged, whatever a policy says.
 LEAST_ROWS = 20
 #: Groups of a column with fewer rows are named, and not judged.
@@ -383,6 +395,21 @@ class AliasStatement(Wire):
     #: Digests of the policies that stood then, sorted.
     policies: Annotated[list[Sha256], Field(max_length=3)]
 
+    @field_validator("at")
+    @classmethod
+    def _at_is_a_time(cls, value: str) -> str:
+        datetime.fromisoformat(value)
+        return value
+
+    @property
+    def at_s(self) -> float:
+        """When it was signed, in seconds since 1970."""
+        return datetime.fromisoformat(self.at).timestamp()
+
+    def canonical(self) -> bytes:
+        """Return the bytes that are signed."""
+        return canonical_json(self.model_dump())
+
 
 class SignedStatement(Wire):
     """A statement with its signature."""
@@ -390,15 +417,32 @@ class SignedStatement(Wire):
     statement: AliasStatement
     #: SHA-256 of the public key's DER form.
     key_id: Sha256
+    #: In PEM, so that it can be seen that the bundle names this key; readers verify by the key that they have.
+    public_key: Annotated[str, Field(max_length=2000)]
     #: A Sigstore bundle over the statement's canonical JSON.
-    bundle: Annotated[str, Field(max_length=65_536)]
+    bundle: Annotated[str, Field(min_length=2, max_length=65_536)]
 
 
 class SignedStatementView(SignedStatement):
-    """A statement as the registry keeps it."""
+    """A statement as the registry keeps it. Only the public key that a reader has can tell whether it is genuine."""
 
     created_by: str
     created_at: datetime
+
+
+class StatedAlias(Wire):
+    """What an alias names now, and what its signers have stated of it."""
+
+    adapter: str
+    alias: str
+    ref: str
+    digest: str
+    #: The number of the move that made it name this.
+    move: int
+    #: Digests of the policies that stand for it, sorted.
+    policies: list[str]
+    #: The newest one of each signer, newest first; also of those that have stated nothing since earlier moves.
+    statements: list[SignedStatementView]
 
 
 class ProbeRecord(Wire):

@@ -46,7 +46,7 @@ def test_a_worker_finds_them_and_the_job_is_answered_with_them(desk: MergingDesk
     held = again(desk, [ref, base], rows)
     request = read(EvaluationRequest, held.request.model_dump())
     found = [recorded_scores(desk.worker, request, target, namespace=desk.space) for target in held.targets]
-    assert [[one.id for one in each] for each in found] == [[newest], [idents[0]]]
+    assert [[one.id for one in each] for each in found] == [[newest, idents[1]], [idents[0]]]
     assert found[0][0].conditions == CONDITIONS
     done = hand_in(desk, held, newest, idents[0])
     assert done.state == "succeeded"
@@ -71,9 +71,9 @@ def test_what_kept_no_text_is_told_and_takes_the_place_of_no_texts(desk: Merging
     (target,) = held.targets
     found = recorded_scores(desk.worker, request, target, namespace=desk.space)
     assert [(one.id, one.texts) for one in found] == [(silent, False), (told, True)]
-    # Those that have both take the place of both.
+    # Those that have both take the place of both, except for the first, by which promotions are decided.
     newest = evaluated(desk, ref, rows, fresh())
-    assert [one.id for one in desk.writer.evaluations(digest=target.digest) if one.rows_digest] == [newest]
+    assert [one.id for one in desk.writer.evaluations(digest=target.digest) if one.rows_digest] == [told, newest]
 
 
 def test_those_to_be_made_again_are_not_answered_with_earlier_ones(desk: MergingDesk, rows: Path) -> None:

@@ -10,7 +10,8 @@ from math import e, sqrt
 import numpy as np
 
 from sdk.statistics.bootstrap import paired_ratio
-from sdk.statistics.gates import Judged, Limit, judge_not_worse, judge_score, tried_alpha
+from sdk.statistics.gates import Asked, Judged, ScoreLimit, judge_not_worse, judge_score, tried_alpha
+from sdk.statistics.one_sided import most_of_ratio
 
 #: How rows differ → the standard deviation of their differences: of a row's sum, by the mean of what rows weigh.
 DEVIATIONS = {
@@ -47,7 +48,7 @@ class Design:
     #: The margin, in standard deviations of the rows' differences.
     margin: float = 0.5
     alpha: float = 0.05
-    #: The number of the version that is tried on these rows.
+    #: The number of the version that is tried on these rows; 1: alpha itself, as if there would be no others.
     tries: int = 1
     #: Of "ten in a row": whether each is judged on fresh rows.
     fresh: bool = False
@@ -60,17 +61,28 @@ def counted(design: Design, *, draws: int) -> dict[str, int]:
     return dict(Counter(ask[design.asked](design, rng) for _ in range(draws)))
 
 
-def _not_worse(design: Design, rng: np.random.Generator, tries: int | None = None) -> str:
+def ends_below(kind: str, rows: int, alpha: float, *, draws: int, at_once: int = 5_000) -> int:
+    """In how many draws the end that is taken from the rows alone is below the true ratio: many draws for a small alpha."""
+    rng, below = np.random.default_rng(rows), 0
+    for _ in range(draws // at_once):
+        sums, masses = differences(rng, kind, rows * at_once, 0.0)
+        ends = most_of_ratio(sums.reshape(-1, rows), masses.reshape(-1, rows), alpha=alpha)
+        below += int((ends < 0).sum())
+    return below
+
+
+def _not_worse(design: Design, rng: np.random.Generator) -> str:
     margin = design.margin * DEVIATIONS[design.kind]
     sums, masses = differences(rng, design.kind, design.rows, design.worse * margin)
-    return _judged(design, sums, masses, margin, tries or design.tries).outcome
+    alpha = design.alpha if design.tries == 1 else tried_alpha(design.alpha, design.tries)
+    return _judged(design, sums, masses, margin, alpha).outcome
 
 
-def _judged(design: Design, sums: np.ndarray, masses: np.ndarray, margin: float, tries: int) -> Judged:
+def _judged(design: Design, sums: np.ndarray, masses: np.ndarray, margin: float, alpha: float) -> Judged:
     return judge_not_worse(
         paired_ratio(sums, masses),
-        Limit("not_worse_than", margin),
-        alpha=tried_alpha(design.alpha, tries) if tries > 1 else design.alpha,
+        ScoreLimit("not_worse_than", margin),
+        alpha=alpha,
         lower_is_better=True,
         step=1.0 if design.kind == "yes or no" else None,
         largest=1.0 if design.kind.endswith("bounded") else None,
@@ -87,14 +99,14 @@ def _any_of_ten(design: Design, rng: np.random.Generator) -> str:
     for number in range(1, _VERSIONS + 1):
         own, _ = differences(rng, design.kind, design.rows, 0.0)
         sums = (shared + own) / sqrt(2) + margin * masses
-        found.append(_judged(design, sums, masses, margin, number).outcome)
+        found.append(_judged(design, sums, masses, margin, tried_alpha(design.alpha, number)).outcome)
     return "passed" if "passed" in found else "failed"
 
 
 def _score(design: Design, rng: np.random.Generator) -> str:
     mean, rows, ones = SCORES[design.kind], design.rows, np.ones(design.rows)
     largest: float | None = 1.0
-    asked = "at_least"
+    asked: Asked = "at_least"
     match design.kind:
         case "loss":
             masses = np.exp(rng.normal(size=rows))
@@ -107,7 +119,7 @@ def _score(design: Design, rng: np.random.Generator) -> str:
             sums, masses = np.where(rng.random(rows) < 0.95, 1.0, rng.random(rows)), ones
         case _:
             raise ValueError(design.kind)
-    limit = Limit(asked, mean)
+    limit = ScoreLimit(asked, mean)
     return judge_score(paired_ratio(sums, masses), limit, alpha=design.alpha, largest=largest).outcome
 
 
@@ -128,9 +140,9 @@ def _ten_in_a_row(design: Design, rng: np.random.Generator) -> str:
             scores = drawn(true)
         new = drawn([loss])[0]
         best = min(range(len(true)), key=lambda place: scores[place].mean())
-        tries = 1 if design.fresh else number
+        alpha = tried_alpha(design.alpha, 1 if design.fresh else number)
         judged = [
-            _judged(design, new - scores[place], np.ones(design.rows), margin, tries) for place in {best, len(true) - 1}
+            _judged(design, new - scores[place], np.ones(design.rows), margin, alpha) for place in {best, len(true) - 1}
         ]
         if all(one.outcome == "passed" for one in judged):
             true.append(loss)

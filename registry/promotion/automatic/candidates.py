@@ -84,6 +84,7 @@ def asking(session: Session) -> list[Asking]:
     last_quiet = (
         select(func.max(earlier.version))
         .where(earlier.scope == Policy.scope, earlier.alias == Policy.alias, quiet)
+        .correlate(Policy)
         .scalar_subquery()
     )
     since = (
@@ -91,6 +92,7 @@ def asking(session: Session) -> list[Asking]:
         .where(
             begun.scope == Policy.scope, begun.alias == Policy.alias, begun.version == func.coalesce(last_quiet, 0) + 1
         )
+        .correlate(Policy)
         .scalar_subquery()
     )
     query = newest().where(Policy.document.is_not(None), _asks(Policy)).order_by(Policy.scope, Policy.alias)
@@ -108,6 +110,7 @@ def candidates(
     named = (
         select(func.max(AliasMoveRow.to_number))
         .where(AliasMoveRow.adapter_pk == Adapter.pk, AliasMoveRow.alias == asked.alias)
+        .correlate(Adapter)
         .scalar_subquery()
     )
     query = (

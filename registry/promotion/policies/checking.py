@@ -138,7 +138,8 @@ def _exact_evaluation(rule: RowsRule, param: str) -> EvaluationSpec:
     texts = [name for name in rule.metrics if is_of_texts(name)]
     if not texts or spec.generate_rows >= rule.min_rows:
         return spec
-    if "generate_rows" in spec.model_fields_set:
+    # Clients send the default, too.
+    if spec.generate_rows != EvaluationSpec().generate_rows:
         raise Invalid(
             f"{texts[0]} is a score of answers, of which {spec.generate_rows} are generated, fewer than the {rule.min_rows} of "
             "min_rows, so that nothing could pass; leave generate_rows out, or give more",

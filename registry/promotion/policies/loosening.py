@@ -23,7 +23,7 @@ from sdk.schemas.promotion import MetricRule, PolicyDocument, ProbeRule, RowsRul
 
 #: For so long decisions name a loosening.
 NAMED_FOR = timedelta(days=30)
-#: So many of them at most; all are in the history.
+#: So many of them at most, the newest; all are in the history.
 _MOST_NAMED = 10
 #: So many sentences are kept of one change, so that what a policy takes is bounded.
 _MOST_KEPT = 50
@@ -57,17 +57,18 @@ def recent_loosenings(session: Session, adapter: str, namespace: str, alias: str
     """Return for each loosening of an alias's policies within the last 30 days a sentence that every reader may see, newest
     first.
     """
-    columns = (Policy.scope, Policy.version, Policy.document, Policy.loosened, Policy.created_by, Policy.created_at)
-    rows = select(*columns).where(
-        Policy.scope.in_(scopes_of(adapter, namespace)), Policy.alias == alias, Policy.created_at > now - NAMED_FOR
+    columns = (Policy.scope, Policy.version, Policy.created_by, Policy.created_at)
+    changes = select(*columns, Policy.document.is_(None).label("removed")).where(
+        Policy.scope.in_(scopes_of(adapter, namespace)),
+        Policy.alias == alias,
+        Policy.loosens,
+        Policy.created_at > now - NAMED_FOR,
     )
     return [
-        f"the policy of {row.scope} was {'removed' if row.document is None else 'loosened'} on "
-        f"{row.created_at:%Y-%m-%d} by {row.created_by} (version {row.version}); see how with: adapterctl policy history "
-        f"{row.scope} {alias}"
-        for row in session.execute(rows.order_by(Policy.pk.desc()))
-        if row.loosened
-    ][:_MOST_NAMED]
+        f"the policy of {row.scope} was {'removed' if row.removed else 'loosened'} on {row.created_at:%Y-%m-%d} by "
+        f"{row.created_by} (version {row.version}); see how with: adapterctl policy history {row.scope} {alias}"
+        for row in session.execute(changes.order_by(Policy.pk.desc()).limit(_MOST_NAMED))
+    ]
 
 
 def _of_the_whole(before: PolicyDocument, after: PolicyDocument) -> Iterator[str]:

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.access.tokens import with_present_roles
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import put
@@ -39,12 +40,19 @@ class Policies:
     """The service over the table of policies."""
 
     def __init__(
-        self, db: Database, *, embedded: bool = False, counts_tokens: bool = True, tries_of: TriesOf | None = None
+        self,
+        db: Database,
+        *,
+        embedded: bool = False,
+        counts_tokens: bool = True,
+        tries_of: TriesOf | None = None,
+        most: int = MOST_POLICIES,
     ) -> None:
         """`counts_tokens` is for registries whose callers have tokens; `tries_of` counts who was judged by some rows."""
         self._db = db
         #: Whether the scorers of this environment are those of the workers.
         self._embedded = embedded
+        self._most = most
         self._notes: dict[str, Any] = {"counts_tokens": counts_tokens, "tries_of": tries_of}
 
     def set(self, *, setting: PolicySetting, who: Principal) -> PolicyView:
@@ -98,6 +106,8 @@ class Policies:
             with self._db.write() as session:
                 # First, so that of two that change it at once the second sees what the first has written.
                 hold_alone(session, scope)
+                # Checking may take seconds, in which the caller's token may have been revoked.
+                require_admin(scope, with_present_roles(session, who))
                 now = _last(session, scope, alias)
                 if (None if now is None else now.pk) != (None if last is None else last.pk):
                     continue
@@ -109,13 +119,14 @@ class Policies:
                     document=stored,
                     digest=digest,
                     loosened=loosenings,
+                    loosens=bool(loosenings),
                     created_by=who.name,
                     created_at=db_now(session),
                     record_bytes=size_bytes,
                 )
                 put(session, row)
                 if document is not None:
-                    _require_few(session, namespace)
+                    _require_few(session, namespace, self._most)
                 raise_generation(session, scope)
                 charge(session, namespace, records=size_bytes)
                 _audit(session, row, last, who)
@@ -221,12 +232,12 @@ def _compare(scope: str, alias: str, expect: int | None, version: int) -> None:
         )
 
 
-def _require_few(session: Session, namespace: str) -> None:
-    rows = newest().where(Policy.namespace == namespace, Policy.document.is_not(None)).limit(MOST_POLICIES + 1)
-    if (session.scalar(select(func.count()).select_from(rows.subquery())) or 0) > MOST_POLICIES:
+def _require_few(session: Session, namespace: str, most: int) -> None:
+    rows = newest().where(Policy.namespace == namespace, Policy.document.is_not(None)).limit(most + 1)
+    if (session.scalar(select(func.count()).select_from(rows.subquery())) or 0) > most:
         raise Conflict(
-            f"there are {MOST_POLICIES} policies in {namespace!r} already; set one for all adapters of the namespace, or "
-            "remove some: adapterctl policy rm",
+            f"there are {most} policies in {namespace!r} already; set one for all adapters of the namespace, or remove some: "
+            "adapterctl policy rm",
             param="scope",
         )
 

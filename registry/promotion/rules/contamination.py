@@ -34,9 +34,11 @@ def contamination(session: Session, question: Question, policy: StandingPolicy) 
     if asked is None or question.digest is None:
         return None
     # The same rows with other metrics are the same rows.
-    judged = {(rule.data, rule.evaluation.columns): rule for rule in reversed(policy.document.require)}
+    judged: dict[tuple[str, str | None], RowsRule] = {}
+    for rule in policy.document.require:
+        judged.setdefault((rule.data, rule.evaluation.columns), rule)
     outcomes = []
-    for (data, columns), rule in reversed(judged.items()):
+    for (data, columns), rule in judged.items():
         found = _found(session, question, data, columns)
         outcomes.append(_judged(question, policy, rule, asked.at_most, found))
     return ReadOutcomes(outcomes)

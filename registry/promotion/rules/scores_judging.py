@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +17,14 @@ from registry.promotion.policies.metrics import of_rows
 from registry.promotion.question import Bench, Question, StandingPolicy
 from registry.promotion.rules import scores_wording as wording
 from registry.promotion.rules.asked_scores import AskedLimit, AskedMetric, AskedRows
-from registry.promotion.rules.counting import Counted, Scored, disagreement
+from registry.promotion.rules.counting import Counted, ScoreRecord, disagreement
 from registry.promotion.rules.read_outcomes import outcome_of
 from registry.promotion.shared_rows import ReadRows, RowSharing, related
 from registry.promotion.tries import count_tries
 from registry.rows.comparing.orders import RowsOf
 from sdk.schemas.evaluation import CORPUS_METRICS
 from sdk.schemas.promotion import RuleOutcome, RuleResult
-from sdk.statistics.gates import JudgedLimit, tried_alpha
+from sdk.statistics.gates import tried_alpha
 
 #: The largest signatures that are read to see which rows are equal, in bytes.
 _MOST_SIGNATURE_BYTES = 1000**3
@@ -55,7 +55,7 @@ class _Desk:
     _signatures: Path | None = None
     _is_fetched: bool = False
 
-    def scores(self, ref: str, scored: Scored) -> RowsOf:
+    def scores(self, ref: str, scored: ScoreRecord) -> RowsOf:
         """A copy of the rows of some scores. Raises NotFound, Verification, Unavailable."""
         if scored.id not in self._scores:
             path = self.folder / f"scores-{len(self._scores)}"
@@ -163,6 +163,12 @@ class Judging:
             return chosen
         for ref, counted in self._needed(asked, metric, limit):
             if counted.lacks is not None:
+                if (
+                    limit.compared is not None
+                    and not limit.compared.reference.is_there
+                    and counted is not metric.counted
+                ):
+                    return self._without(f"{ref} {counted.lacks}, and is not there any more")
                 return _Answer("unknown", f"{ref} {counted.lacks}; {self._how_to_score(asked, metric, counted)}")
         return self._unlike(asked, metric, limit)
 
@@ -184,10 +190,7 @@ class Judging:
             if pair is None:
                 theirs = limit.compared.reference
                 if not theirs.is_there:
-                    why = f"{theirs.ref} is not there any more, and the rows of its scores went with it"
-                    return _Answer(
-                        "unknown", f"{why}; promote with --override --reason, or compare with another version"
-                    )
+                    return self._without(f"{theirs.ref} is not there any more, and the rows of its scores went with it")
                 why = f"{asked.candidate.ref} and {theirs.said} have no scores that were measured alike"
                 return _Answer("unknown", f"{why}; score both in one job: promote with --wait")
             counted = (metric.counted, limit.compared.counted)
@@ -202,6 +205,10 @@ class Judging:
                 f"the rows of the scores of {asked.candidate.ref} were removed; score it again: promote with --wait",
             )
         return None
+
+    def _without(self, why: str) -> _Answer:
+        """What a limit is if nothing can ever be compared for it."""
+        return _Answer("unknown", f"{why}; promote with --override --reason, or compare with another version")
 
     def _by_value(self, metric: AskedMetric, limit: AskedLimit) -> bool:
         """Whether a floor is about a score of all rows together, which no row has."""
@@ -230,33 +237,29 @@ class Judging:
     def _by_rows(self, desk: _Desk, metric: AskedMetric, limit: AskedLimit) -> _Answer:
         """Raises RegistryError for rows that can't be read."""
         rule, candidate = desk.asked.rule, desk.asked.candidate
-        seed = [candidate.digest, rule.data, metric.name]
         if limit.compared is None:
             alone = metric.alone()
             assert alone is not None
-            targets, theirs = [desk.scores(candidate.ref, alone)], None
+            targets = [desk.scores(candidate.ref, alone)]
         else:
             pair = metric.pair(limit.compared.counted)
             assert pair is not None
-            theirs, other = pair[1], limit.compared.reference
-            targets = [desk.scores(candidate.ref, pair[0]), desk.scores(other.ref, theirs)]
-            seed.insert(1, other.digest)
+            targets = [desk.scores(candidate.ref, pair[0]), desk.scores(limit.compared.reference.ref, pair[1])]
         dataset, signatures = desk.about_rows()
         (found,) = self._bench.reading.judge(
             targets,
             metric.name,
             [limit.limit],
             alpha=desk.alpha,
-            seed="\n".join(seed),
             lower_is_better=metric.better == "less",
             dataset=dataset,
             by=rule.by,
             cluster=rule.cluster,
             signatures=signatures,
         )
-        numbers = {**found.whole.numbers(), "tries": float(desk.tries)}
-        if (lacking := _too_few(desk.asked, metric, limit, found, theirs)) is not None:
-            return _Answer("unknown", lacking, numbers)
+        numbers = _named(found.whole.numbers(), is_floor=limit.is_floor) | {"tries": float(desk.tries)}
+        if found.whole.rows < rule.min_rows:
+            return _Answer("unknown", _few(found.whole.rows, rule.min_rows), numbers)
         message = wording.found_out(limit.limit.asked, found, metric.name, by=rule.by)
         if found.outcome == "failed":
             message += f"; {wording.failed(limit.limit.asked, desk.tries)}"
@@ -312,21 +315,10 @@ class Judging:
         )
 
 
-def _too_few(
-    asked: AskedRows, metric: AskedMetric, limit: AskedLimit, found: JudgedLimit, theirs: Scored | None
-) -> str | None:
-    """Say that too few rows have the score; None if enough do."""
-    rows = found.whole.rows
-    if rows < asked.rule.min_rows:
-        return _few(rows, asked.rule.min_rows)
-    wanted = None if theirs is None else theirs.rows_of(metric.name)
-    if wanted is not None and wanted > rows:
-        assert limit.compared is not None
-        return (
-            f"{wanted - rows:.0f} of the rows that {limit.compared.reference.said} has a {metric.name} of have none of this version; score "
-            "both in one job: promote with --wait"
-        )
-    return None
+def _named(numbers: Mapping[str, float], *, is_floor: bool) -> dict[str, float]:
+    """What rows say to a limit, by the names that decisions have for it."""
+    names = {"value": "score", "limit": "bound"} if is_floor else {"value": "difference", "limit": "margin"}
+    return {names.get(name, name): float(value) for name, value in numbers.items()}
 
 
 def _few(rows: int, least: int) -> str:

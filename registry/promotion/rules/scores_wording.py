@@ -29,17 +29,14 @@ def found_out(asked: Asked, found: JudgedLimit, metric: str, *, by: str | None) 
     said = _of(asked, found.whole, metric)
     if found.slices is None:
         return said
-    few = found.slices.few
-    if found.slices.worst is not None and found.slices.value is not None:
-        worst = _of(asked, found.slices.worst, metric)
-        said += f"; of {found.slices.judged} groups by {by} the worst is {found.slices.value[:80]!a}: {worst}"
+    slices = found.slices
+    if slices.worst is not None and slices.value is not None:
+        worst = _of(asked, slices.worst, metric)
+        said += f"; of {slices.judged} groups by {by} the worst is {slices.value[:80]!a}: {worst}"
     else:
         said += f"; no group by {by} has enough rows to be judged"
-    if few:
-        named = ", ".join(ascii(value[:40]) for value in few[:_NAMED]) + (
-            f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
-        )
-        said += f"; too few rows to judge {named}"
+    if slices.too_few:
+        said += f"; too few rows to judge {listed([ascii(value[:40]) for value in slices.few], slices.too_few)}"
     return said
 
 
@@ -72,7 +69,7 @@ def failed(asked: Asked, tries: int) -> str:
     return f"promote a better version, or judge it by more rows{more}"
 
 
-def listed(texts: Sequence[str]) -> str:
-    """Join the first of some texts."""
-    more = len(texts) - _NAMED
-    return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def listed(texts: Sequence[str], count: int) -> str:
+    """Join the first of `count` texts."""
+    shown = texts[:_NAMED]
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")

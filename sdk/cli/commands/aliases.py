@@ -1,20 +1,14 @@
-"""`adapterctl alias`, `promote`, `rollback`."""
+"""`adapterctl alias`."""
 
 from __future__ import annotations
 
 import click
 
+from sdk.cli.commands.promotion.promote import moving_options, print_moved
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_done, print_rows
 from sdk.cli.support.session import open_client
-from sdk.schemas.aliases import AliasMoveView, AliasView
-
-_expect = click.option("--expect", metavar="vN", help="Only if the alias names this version now; 0 for none.")
-_reason = click.option("--reason", default="", help="The reason; kept in the history.")
-
-
-def _moved(alias: AliasView, style: str) -> None:
-    print_done(style, alias.model_dump(mode="json"), alias.ref, f"{alias.adapter}@{alias.alias} names {alias.ref}")
+from sdk.schemas.aliases import AliasMoveView
 
 
 @click.group(name="alias")
@@ -26,18 +20,18 @@ def alias_command() -> None:
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version", metavar="vN")
-@_expect
-@_reason
+@moving_options
 @format_option
-def alias_set(name: str, alias: str, version: str, expect: str | None, reason: str, style: str) -> None:
-    """Point ALIAS of the adapter NAME at the version vN; print the exact ref.
+def alias_set(name: str, alias: str, version: str, expect: str | None, reason: str, override: bool, style: str) -> None:
+    """Point ALIAS of the adapter NAME at the version vN, if its policies hold; print the exact ref.
 
     \b
     Example:
       adapterctl alias set code-review production v3 --expect v2
     """
     with open_client() as client:
-        _moved(client.set_alias(name, alias, version, expect=expect, reason=reason), style)
+        moved = client.set_alias(name, alias, version, expect=expect, reason=reason, override=override)
+    print_moved(moved, style)
 
 
 @alias_command.command(name="list")
@@ -75,7 +69,8 @@ def alias_history(name: str, alias: str | None, style: str) -> None:
 
 
 def _numbers(move: AliasMoveView) -> dict[str, str]:
-    return {"from": _version(move.from_number), "to": _version(move.to_number)}
+    kind = f"{move.kind}, overridden" if move.outcome == "overridden" else move.kind
+    return {"from": _version(move.from_number), "to": _version(move.to_number), "kind": kind}
 
 
 def _version(number: int | None) -> str:
@@ -85,11 +80,10 @@ def _version(number: int | None) -> str:
 @alias_command.command(name="rm")
 @click.argument("name")
 @click.argument("alias")
-@_expect
-@_reason
+@moving_options
 @yes_option
 @format_option
-def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, style: str) -> None:
+def alias_rm(name: str, alias: str, expect: str | None, reason: str, override: bool, yes: bool, style: str) -> None:
     """Remove ALIAS of the adapter NAME; its versions and its history stay.
 
     \b
@@ -98,7 +92,7 @@ def alias_rm(name: str, alias: str, expect: str | None, reason: str, yes: bool, 
     """
     confirm(f"remove {name}@{alias}?", yes=yes)
     with open_client() as client:
-        client.aliases.remove(name, alias, expect=expect, reason=reason)
+        client.aliases.remove(name, alias, expect=expect, reason=reason, override=override)
     again = f"{name}@{alias} is removed; set it again with: adapterctl alias set {name} {alias} vN"
     print_done(style, {"adapter": name, "alias": alias, "removed": True}, None, again)
 
@@ -154,40 +148,3 @@ def alias_protected(style: str) -> None:
     print_rows(
         style, protected, columns, key="name", empty=empty, shown=lambda one: {"name": f"{one.scope}@{one.alias}"}
     )
-
-
-@click.command(name="promote")
-@click.argument("ref")
-@click.argument("alias")
-@_expect
-@_reason
-@format_option
-def promote_command(ref: str, alias: str, expect: str | None, reason: str, style: str) -> None:
-    """Point ALIAS at the version that REF names now; print the exact ref.
-
-    \b
-    Examples:
-      adapterctl promote code-review@v3 production --expect v2 --reason 'beats v2'
-      adapterctl promote code-review@staging production
-    """
-    with open_client() as client:
-        _moved(client.promote(ref, alias, expect=expect, reason=reason), style)
-
-
-@click.command(name="rollback")
-@click.argument("name")
-@click.argument("alias")
-@_expect
-@_reason
-@format_option
-def rollback_command(name: str, alias: str, expect: str | None, reason: str, style: str) -> None:
-    """Point ALIAS of the adapter NAME back at what it named before its last move; print the exact ref.
-
-    Run it again to go back another move.
-
-    \b
-    Example:
-      adapterctl rollback code-review production --reason 'v3 repeats itself'
-    """
-    with open_client() as client:
-        _moved(client.rollback(name, alias, expect=expect, reason=reason), style)

@@ -16,6 +16,7 @@ from sdk.formats.refs import is_folder
 
 if TYPE_CHECKING:
     from sdk.pulling.puller import Pulled, PullPlan
+    from sdk.pulling.signed_aliases import AliasSigner
 
 
 @click.command(name="pull")
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 @whose_base_options
 @click.option("--base-name", help="With -o: the base's name in the copy's config, which vLLM compares.")
 @click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
+@click.option(
+    "--require-signed-alias",
+    metavar="KEY",
+    help="Fail unless this public key, a PEM file or a folder of them, has signed that the alias names this.",
+)
+@click.option("--max-age", metavar="AGE", help="With --require-signed-alias: refuse older statements. [default: 7d]")
 @click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and what is cached.")
 @click.option("--offline", is_flag=True, help="Use only the cache; REF must be a version or digest.")
 @click.option("--frozen", is_flag=True, help="Refuse a REF that may move; it must be a version or digest.")
@@ -35,6 +42,8 @@ def pull_command(
     base: str | None,
     base_name: str | None,
     verify_with: str | None,
+    require_signed_alias: str | None,
+    max_age: str | None,
     dry_run: bool,
     offline: bool,
     frozen: bool,
@@ -53,30 +62,52 @@ def pull_command(
       adapterctl pull code-review@v3
       adapterctl pull code-review@production -o ./adapter
       adapterctl pull code-review@v3 -o ./a --verify-with KEY.pub.pem --frozen
+      adapterctl pull code-review@production --require-signed-alias KEY.pub.pem --max-age 7d
     """
     if offline and base is not None:
         raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")
     target = None if output is None else user_path(output)
     if base is None and any(said is not None for said in whose.values()):
         raise click.UsageError("--base-namespace and --published say whose base is meant; give --base too")
+    signer = _signer(require_signed_alias, max_age)
     if base is not None:
-        ref = _over(ref, base, frozen, whose)
+        ref = _over(ref, base, frozen, signer, whose)
+        # The alias was looked at; now it is pulled by its digest.
+        signer = None
     with open_puller(offline=offline) as puller:
         if dry_run:
-            _show_plan(puller.plan(ref, target, offline=offline, frozen=frozen), style)
+            _show_plan(puller.plan(ref, target, offline=offline, frozen=frozen, alias_signer=signer), style)
             return
-        pulled = puller.pull(ref, target, offline=offline, frozen=frozen, base_name=base_name, verify_with=verify_with)
+        pulled = puller.pull(
+            ref,
+            target,
+            offline=offline,
+            frozen=frozen,
+            base_name=base_name,
+            verify_with=verify_with,
+            alias_signer=signer,
+        )
     _show(pulled, style)
 
 
-def _over(ref: str, base: str, frozen: bool, whose: dict[str, Any]) -> str:
+def _signer(key: str | None, max_age: str | None) -> AliasSigner | None:
+    if key is None:
+        if max_age is not None:
+            raise click.UsageError("--max-age belongs to --require-signed-alias; give both")
+        return None
+    from sdk.pulling.signed_aliases import AliasSigner
+
+    return AliasSigner.of(key, max_age or "7d")
+
+
+def _over(ref: str, base: str, frozen: bool, signer: AliasSigner | None, whose: dict[str, Any]) -> str:
     """Return the version's ref by digest, or the member's of a sweep, if it belongs to this base. Raises VerificationFailed if
     it belongs to another.
     """
     from sdk.schemas.catalog import KEPT
 
     with open_client() as client:
-        version = client.get(client.puller.resolve(ref, frozen=frozen).ref)
+        version = client.get(client.puller.resolve(ref, frozen=frozen, alias_signer=signer).ref)
         client.versions.require_base(version, base, **whose)
     return version.ref if version.info.state == KEPT else f"{version.info.adapter}@sha256:{version.digest}"
 

@@ -39,10 +39,10 @@ def result_of(job: Job[Result]) -> dict[str, Any]:
     return job.view.result or {}
 
 
-def watch_all(jobs: Sequence[Job[Result]]) -> None:
+def watch_all(jobs: Sequence[Job[Result]], *, again: str | None = None) -> None:
     """Follow jobs to their end; the caller decides what their ends mean.
 
-    Ctrl-C leaves them running, says how to come back, and exits with 130.
+    Ctrl-C leaves them running, says how to come back (by the command `again`, if that is not `jobs watch`), and exits with 130.
     """
     try:
         screen: _Screen = (_Live if sys.stderr.isatty() else _Lines)(jobs)
@@ -59,7 +59,8 @@ def watch_all(jobs: Sequence[Job[Result]]) -> None:
         click.echo(err=True)
         ids = " ".join(job.id for job in jobs if not job.view.state.is_final)
         going = f"job {ids} keeps running" if " " not in ids else "the jobs keep running"
-        say(f"detached; {going}. Watch again with: adapterctl jobs watch {ids}")
+        back = f"Watch again with: adapterctl jobs watch {ids}" if again is None else f"Go on with: {again}"
+        say(f"detached; {going}. {back}")
         sys.exit(130)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
+from sdk.cli.support.markdown import cell, fenced, quoted, shown, table_lines
 from sdk.cli.support.output import filled, one_line, plain, render
 from sdk.errors import InvalidInput
 from sdk.plotting.png import require_matplotlib
@@ -88,8 +88,6 @@ def _example(row: ChangedRow, refs: list[str]) -> Iterator[str]:
         yield filled(f"{ref} ({score:.4g}){said}", "  ")
 
 
-#: Characters that mean something in Markdown, or begin a tag.
-_MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~])")
 #: The page loads nothing and runs nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = (
@@ -105,39 +103,20 @@ def markdown_page(found: Comparison) -> str:
 
 
 def _markdown(found: Comparison) -> Iterator[str]:
-    yield f"# {_quoted(', '.join(found.refs))}"
-    yield f"\n{_quoted(heading(found))}\n"
+    yield f"# {quoted(', '.join(found.refs))}"
+    yield f"\n{quoted(heading(found))}\n"
     for pair in found.pairs:
-        yield f"- {_quoted(statement(pair, alone=len(found.pairs) == 1))}"
+        yield f"- {quoted(statement(pair, alone=len(found.pairs) == 1))}"
     for note in found.notes:
-        yield f"- {_quoted(note)}"
+        yield f"- {quoted(note)}"
     yield ""
-    yield from _markdown_table(*score_columns(found))
+    yield from table_lines(*score_columns(found))
     yield ""
-    yield from _markdown_table(*pair_columns(found))
+    yield from table_lines(*pair_columns(found))
     for row in found.examples:
         yield f"\n## Row {row.row}"
         for title, text in _texts(row, found.refs):
-            yield f"\n{_quoted(title)}\n\n{_fenced(text)}"
-
-
-def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    yield f"| {' | '.join(map(_quoted, headers))} |"
-    yield f"|{'---|' * len(headers)}"
-    for row in rows:
-        yield f"| {' | '.join(_quoted(_cell(value)) for value in row)} |"
-
-
-def _quoted(text: str) -> str:
-    """One line of text in which all special characters are escaped."""
-    return _MEANING.sub(r"\\\1", " ".join(_shown(text).split()))
-
-
-def _fenced(text: str) -> str:
-    """Text as it is, between fences that are longer than any in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{_shown(text)}\n{fence}"
+            yield f"\n{quoted(title)}\n\n{fenced(text)}"
 
 
 def html_page(found: Comparison) -> str:
@@ -170,7 +149,7 @@ def _html_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 def _html_cell(value: object) -> str:
     number = "" if isinstance(value, str) else ' class="n"'
-    return f"<td{number}>{_safe(_cell(value))}</td>"
+    return f"<td{number}>{_safe(cell(value))}</td>"
 
 
 def _texts(row: ChangedRow, refs: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -183,19 +162,8 @@ def _texts(row: ChangedRow, refs: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield f"{ref}: {score:.4g}", "" if prediction is None else prediction
 
 
-def _cell(value: object) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _safe(text: str) -> str:
-    return escape(_shown(text))
-
-
-def _shown(text: str) -> str:
-    """Text without characters that change how the text around them is displayed: control and direction characters
-    become '?'.
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+    return escape(shown(text))
 
 
 #: How many characters of a ref are shown: the last ones, which have the version.

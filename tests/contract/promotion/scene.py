@@ -12,13 +12,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from support import calls
 from support.payloads import make_payload
 from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS, report_of, write_file
 
+from registry.access.models import AuditEntry
 from registry.app.services import Services
+from registry.catalog.models import Adapter
 from registry.datasets.signatures import SignedDatasets
 from registry.principal import LOCAL, Principal, Role
 from registry.promotion.gate import Gate
@@ -58,9 +62,8 @@ def floor(data: str, most_loss: float = 1.0, **said: Any) -> dict[str, Any]:
     return {"require": [rule], **said}
 
 
-def gate_of(world: World, families: Mapping[str, RuleFamily], **given: Any) -> Gate:
+def gate_of(services: Services, families: Mapping[str, RuleFamily], **given: Any) -> Gate:
     """A gate that asks further families of rules as well."""
-    services = world.services
     signed = SignedDatasets(services.db, services.artifacts, services.reading)
     bench = Bench(services.db, services.artifacts, services.evaluation_rows, services.reading, signed)
     return Gate(services.db, bench, families={**FAMILIES, **families}, **given)
@@ -112,11 +115,11 @@ class Scene:
     def adapter(self, name: str = "a") -> str:
         return f"{self.space}/{name}"
 
-    def publish(self, name: str = "a", *, by: str = "will", seed: int | None = None) -> int:
+    def publish(self, name: str = "a", *, by: str = "will", seed: int | None = None, **said: Any) -> int:
         """Publish an adapter whose bytes nobody has, or all that were made from the same seed; return its number."""
         payload = make_payload(next(SEEDS) if seed is None else seed)
         sent = self._send(payload.files, by, payload.blobs)
-        publication = payload.publication(self.adapter(name), sent.id)
+        publication = payload.publication(self.adapter(name), sent.id, **said)
         published = self.services.publisher.publish(publication=publication, who=self.who(by))
         return published.version.number or 0
 
@@ -139,21 +142,26 @@ class Scene:
         )
         return self.services.datasets.register(dataset=registration, who=self.who(by)).digest
 
-    def ask_for_scores(self, number: int, data: str, name: str = "a", *, by: str = "will") -> JobView:
+    def ask_for_scores(
+        self, number: int, data: str, name: str = "a", *, by: str = "will", spec: EvaluationSpec = SPEC
+    ) -> JobView:
         """Ask for the scores of a version."""
         request = EvaluationRequest(
             targets=[EvaluationTarget(ref=f"{self.adapter(name)}@v{number}")],
             data=data,
             only=True,
-            spec=SPEC,
+            spec=spec,
             again=True,
         )
         return self.services.jobs.submit(submission=JobSubmission(request=request), who=self.who(by))
 
     def claim(self) -> Assignment | None:
         """Take the next job."""
-        claim = ClaimRequest(worker=calls.worker_info(self.space))
-        return self.services.claims.claim(claim=claim, who=self.who("bot"))
+        return self.services.claims.claim(claim=self.wants(), who=self.who("bot"))
+
+    def wants(self, *, hint: str | None = None) -> ClaimRequest:
+        """What a worker asks with."""
+        return ClaimRequest(worker=calls.worker_info(self.space), hint=hint)
 
     def hand_in(self, held: Assignment, loss: float) -> JobView:
         """Hand in scores of all targets with this loss, and with those of each row."""
@@ -193,6 +201,16 @@ class Scene:
         for put in sent.put:
             _put(put.url, files[put.sha256])
         return sent
+
+    def adapter_pk(self, session: Session, name: str = "a") -> int:
+        """The key of an adapter."""
+        return session.scalars(select(Adapter.pk).where(Adapter.name == self.adapter(name))).one()
+
+    def audited(self, action: str) -> list[str]:
+        """Who did this in the namespace, in the order in which it was done."""
+        rows = select(AuditEntry.actor).where(AuditEntry.action == action, AuditEntry.namespace == self.space)
+        with self.services.db.read() as session:
+            return list(session.scalars(rows.order_by(AuditEntry.pk)))
 
     # Policies and moves.
 

@@ -73,7 +73,18 @@ class TestPrivacy:
         assert {mode(root), mode(root / "blobs")} == {0o777}
         with Cache(root).lock("something"):
             closed = {path.name for path in root.iterdir() if mode(path) == 0o700}
-        assert closed == {"bases", "blobs", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions"}
+        assert closed == {
+            "aliases",
+            "bases",
+            "blobs",
+            "hashes",
+            "hub",
+            "jobs",
+            "locks",
+            "quantized",
+            "refs",
+            "versions",
+        }
         # It may be anybody's folder, with other things in it.
         assert mode(root) == 0o777
 

@@ -19,7 +19,7 @@ import torch
 from support.evaluated import evaluated
 
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
-from sdk.schemas.work import MOST_SCORERS
+from sdk.schemas.work import DIRECTIONS_GROUP, MOST_DIRECTIONS, MOST_SCORERS, SCORERS_GROUP, ScorerInfo
 from workers.installed_scorers import announced_scorers, installed_scorers
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.scoring import scorers, target
@@ -247,8 +247,9 @@ def test_a_worker_says_which_it_has_that_jobs_may_ask_for(install: Callable[...,
     install()
     announced_scorers.cache_clear()
     try:
-        assert [(one.name, one.distribution, one.version) for one in announced_scorers() or ()] == [
-            ("politeness", "house-scorers", "1.0")
+        better = {"politeness.please": "more", "politeness.words": "less"}
+        assert announced_scorers() == [
+            ScorerInfo(name="politeness", distribution="house-scorers", version="1.0", better=better)
         ]
         announced_scorers.cache_clear()
         # Nobody can tell which of two is meant.
@@ -262,13 +263,39 @@ def test_a_worker_with_more_than_can_be_said_says_nothing(monkeypatch: pytest.Mo
     # A part of them would keep all jobs away that ask for the rest.
     dist = SimpleNamespace(name="house-scorers", version="1.0")
     entries = [SimpleNamespace(name=f"scorer{number}", dist=dist) for number in range(MOST_SCORERS + 1)]
-    monkeypatch.setattr("workers.installed_scorers.entry_points", lambda group: entries)
+    monkeypatch.setattr(
+        "workers.installed_scorers.entry_points", lambda group: entries if group == SCORERS_GROUP else []
+    )
     announced_scorers.cache_clear()
     try:
         assert announced_scorers() is None
         announced_scorers.cache_clear()
         entries.pop()
         assert len(announced_scorers() or ()) == MOST_SCORERS
+    finally:
+        announced_scorers.cache_clear()
+
+
+def test_a_direction_counts_only_of_the_distribution_that_has_the_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    house, other = SimpleNamespace(name="house", version="1"), SimpleNamespace(name="other", version="1")
+    many = [(f"polite.k{number:02d}", "less", house) for number in range(30)]
+    groups = {
+        SCORERS_GROUP: [("polite", "house:polite", house), ("long", "house:long", house)],
+        DIRECTIONS_GROUP: [
+            ("long", "more", other),
+            ("long.words", "sideways", house),
+            ("politer", "more", house),
+            *many,
+        ],
+    }
+    monkeypatch.setattr(
+        "workers.installed_scorers.entry_points",
+        lambda group: [SimpleNamespace(name=name, value=value, dist=dist) for name, value, dist in groups[group]],
+    )
+    announced_scorers.cache_clear()
+    try:
+        long, polite = announced_scorers() or ()
+        assert (long.better, set(polite.better.values()), len(polite.better)) == ({}, {"less"}, MOST_DIRECTIONS)
     finally:
         announced_scorers.cache_clear()
 

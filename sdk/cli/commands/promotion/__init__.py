@@ -1,0 +1,1 @@
+"""Policies, approvals, decisions, and the commands that move aliases through them."""

@@ -1,0 +1,132 @@
+"""`adapterctl approve`, `disapprove`, `approvals`."""
+
+from __future__ import annotations
+
+import click
+
+from sdk.cli.support.listing_group import ListingGroup
+from sdk.cli.support.output import format_option, print_done, print_made, print_rows
+from sdk.cli.support.session import open_client
+from sdk.schemas.promotion import ApprovalView
+
+_for = click.option("--for", "alias", required=True, metavar="ALIAS", help="The alias that it is about.")
+_reason = click.option("--reason", default="", help="The reason; kept with it.")
+_withdraw = click.option("--withdraw", is_flag=True, help="Withdraw the one that you have given.")
+
+
+@click.command(name="approve")
+@click.argument("ref")
+@_for
+@_reason
+@_withdraw
+@format_option
+def approve_command(ref: str, alias: str, reason: str, withdraw: bool, style: str) -> None:
+    """Approve of the version that REF names now for an alias; print the approval's id.
+
+    It counts for its bytes under the policies that stand now. Whoever trained or pushed the version can't approve of it, nor
+    can whoever moves the alias.
+
+    \b
+    Examples:
+      adapterctl approve code-review@v3 --for production --reason 'read 40 rows'
+      adapterctl approve code-review@v3 --for production --withdraw
+    """
+    with open_client() as client:
+        if withdraw:
+            _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("approve", ref, alias).id), style)
+            return
+        view = client.approvals.approve(ref, alias, reason=reason)
+    _given(view, style, f"{view.created_by} approves of {view.ref} for {view.alias}")
+
+
+@click.command(name="disapprove")
+@click.argument("ref")
+@_for
+@_reason
+@_withdraw
+@format_option
+def disapprove_command(ref: str, alias: str, reason: str, withdraw: bool, style: str) -> None:
+    """Keep an alias from moving to the version that REF names now, until you withdraw this; print its id.
+
+    \b
+    Examples:
+      adapterctl disapprove code-review@v3 --for production --reason 'leaks names'
+      adapterctl disapprove code-review@v3 --for production --withdraw
+    """
+    with open_client() as client:
+        if withdraw:
+            _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("disapprove", ref, alias).id), style)
+            return
+        view = client.approvals.disapprove(ref, alias, reason=reason)
+    _given(view, style, f"{view.ref} can't become {view.alias} until this is withdrawn")
+
+
+def _given(view: ApprovalView, style: str, sentence: str) -> None:
+    void = [f"it does not count: {view.void}"] if view.void else []
+    until = [f"it counts until {view.expires_at:%Y-%m-%d %H:%M}"] if view.expires_at and not void else []
+    back = f"withdraw it with: adapterctl approvals withdraw {view.id}"
+    print_made(style, view.model_dump(mode="json"), view.id, sentence, *void, *until, back)
+
+
+def _withdrawn(view: ApprovalView, style: str) -> None:
+    what = "approval" if view.kind == "approve" else "veto"
+    print_done(style, view.model_dump(mode="json"), view.id, f"the {what} of {view.ref} for {view.alias} is withdrawn")
+
+
+@click.group(name="approvals", cls=ListingGroup, subcommand_metavar="NAME | COMMAND [ARGS]...")
+def approvals_command() -> None:
+    """List who approved of which versions of the adapter NAME, or withdraw an approval.
+
+    \b
+    Example:
+      adapterctl approvals code-review
+    """
+
+
+@approvals_command.command(name="list")
+@click.argument("name")
+@click.option("--for", "alias", metavar="ALIAS", help="Only those for this alias.")
+@format_option
+def approvals_list(name: str, alias: str | None, style: str) -> None:
+    """List approvals and vetoes of the adapter NAME, newest first, and whether each counts.
+
+    \b
+    Example:
+      adapterctl approvals list code-review --for production
+    """
+    with open_client() as client:
+        views = client.approvals(name, alias)
+    print_rows(
+        style,
+        views,
+        ["id", "version", "alias", "kind", "counts", "by", "at", "reason"],
+        key="id",
+        empty=f"nobody has approved yet; approve with: adapterctl approve {name}@vN --for {alias or 'production'}",
+        cut="reason",
+        spare=["reason", "at"],
+        shown=_shown,
+    )
+
+
+def _shown(view: ApprovalView) -> dict[str, str]:
+    return {
+        "version": view.ref.rpartition("@")[2],
+        "counts": view.void or "yes",
+        "by": view.created_by,
+        "at": view.created_at.isoformat(),
+    }
+
+
+@approvals_command.command(name="withdraw")
+@click.argument("approval_id", metavar="ID")
+@format_option
+def approvals_withdraw(approval_id: str, style: str) -> None:
+    """Withdraw an approval or a veto of your own; it stays in the list.
+
+    \b
+    Example:
+      adapterctl approvals withdraw 3f1c2a9b7d20
+    """
+    with open_client() as client:
+        view = client.approvals.withdraw(approval_id)
+    _withdrawn(view, style)

@@ -1,0 +1,163 @@
+"""`adapterctl policy`."""
+
+from __future__ import annotations
+
+import click
+
+from sdk.cli.support.options import confirm, yes_option
+from sdk.cli.support.output import filled, format_option, print_done, print_json, print_one, print_rows, say
+from sdk.cli.support.policy_pages import asked_of, policy_lines
+from sdk.cli.support.session import open_client
+from sdk.schemas.promotion import PolicyView
+from sdk.submitting.given_policy import read_policies
+
+
+@click.group(name="policy")
+def policy_command() -> None:
+    """Say what must hold before an alias moves: scores, approvals, probes, signatures.
+
+    A policy is for an adapter, for all of a namespace ('team/*'), or for all ('*'). Each that stands must hold.
+    """
+
+
+@policy_command.command(name="set")
+@click.argument("scope")
+@click.argument("file")
+@click.option("--expect", type=click.IntRange(0), metavar="N", help="Only if version N stands now; 0 for none.")
+@format_option
+def policy_set(scope: str, file: str, expect: int | None, style: str) -> None:
+    """Set the policy in the YAML file FILE for SCOPE: an adapter, 'NAMESPACE/*', or '*' for all.
+
+    The file names the alias; with several documents, separated by ---, it sets several. Keys under signed_by may be paths of PEM
+    files, beginning from the folder of FILE.
+
+    \b
+    Examples:
+      adapterctl policy set code-review policy.yaml
+      adapterctl policy set 'team/*' policy.yaml --expect 2
+    """
+    policies = read_policies(file)
+    with open_client() as client:
+        views = [client.policies.set(scope, policy, expect=expect) for policy in policies]
+    if style == "json":
+        print_json(views)
+        return
+    for view in views:
+        for line in _remarks(view) if style == "table" else []:
+            say(line)
+        click.echo(_key(view))
+
+
+def _remarks(view: PolicyView) -> list[str]:
+    asks = f"policy version {view.version} stands for {_key(view)}: {asked_of(view.policy)}"
+    return [
+        *filled(asks).splitlines(),
+        *(
+            line
+            for each in view.loosened
+            for line in filled(f"it asks for less than before: {each}", "! ").splitlines()
+        ),
+        *(line for each in view.notes for line in filled(each, "! ").splitlines()),
+    ]
+
+
+def _key(view: PolicyView) -> str:
+    return f"{view.scope}@{view.alias}"
+
+
+@policy_command.command(name="show")
+@click.argument("scope")
+@click.argument("alias", required=False)
+@format_option
+def policy_show(scope: str, alias: str | None, style: str) -> None:
+    """Show the policies of SCOPE as YAML that `policy set` takes, for all aliases or ALIAS.
+
+    What wider scopes ask is shown as comments.
+
+    \b
+    Examples:
+      adapterctl policy show code-review production > policy.yaml
+      adapterctl policy show 'team/*'
+    """
+    with open_client() as client:
+        views = client.policies(scope, alias)
+    if style == "table" and not views:
+        say(
+            f"no policy stands for {scope}{f'@{alias}' if alias else ''}; set one with: adapterctl policy set {scope} FILE"
+        )
+    print_one(style, views, map(_key, views), lambda: _print(scope, views))
+
+
+def _print(scope: str, views: list[PolicyView]) -> None:
+    for line in policy_lines(scope, views):
+        click.echo(line)
+
+
+@policy_command.command(name="list")
+@format_option
+def policy_list(style: str) -> None:
+    """List the policies that stand in all scopes.
+
+    \b
+    Example:
+      adapterctl policy list
+    """
+    with open_client() as client:
+        views = client.policies()
+    print_rows(
+        style,
+        views,
+        ["scope", "alias", "version", "asks", "created_by", "created_at"],
+        key="key",
+        empty="no policy stands; set one with: adapterctl policy set NAME FILE",
+        cut="asks",
+        spare=["created_at", "created_by"],
+        shown=lambda view: {"key": _key(view), "asks": asked_of(view.policy)},
+    )
+
+
+@policy_command.command(name="history")
+@click.argument("scope")
+@click.argument("alias")
+@format_option
+def policy_history(scope: str, alias: str, style: str) -> None:
+    """List the versions of the policy of SCOPE for ALIAS, newest first, and how each asks for less than the one before.
+
+    \b
+    Example:
+      adapterctl policy history code-review production
+    """
+    with open_client() as client:
+        views = client.policies.history(scope, alias)
+    print_rows(
+        style,
+        views,
+        ["version", "created_at", "created_by", "asks"],
+        key="version",
+        empty="there is no policy yet",
+        cut="asks",
+        shown=lambda view: {"asks": asked_of(view.policy)},
+    )
+    if style == "table":
+        for view in views:
+            for each in view.loosened:
+                click.echo(filled(f"version {view.version} asks for less: {each}", "! "))
+
+
+@policy_command.command(name="rm")
+@click.argument("scope")
+@click.argument("alias")
+@yes_option
+@format_option
+def policy_rm(scope: str, alias: str, yes: bool, style: str) -> None:
+    """Remove the policy of SCOPE for ALIAS; its history stays, and policies of wider scopes hold on.
+
+    \b
+    Example:
+      adapterctl policy rm code-review production --yes
+    """
+    confirm(f"remove the policy of {scope} for {alias}?", yes=yes)
+    with open_client() as client:
+        client.policies.remove(scope, alias)
+    now = f"the policy of {scope} for {alias} is removed; see: adapterctl policy history {scope} {alias}"
+    print_done(style, {"scope": scope, "alias": alias, "removed": True}, None, now)

@@ -1,0 +1,45 @@
+"""Markdown, as GitHub shows it. Text from models, datasets and people is always shown as plain text.
+
+>>> quoted("a *b*\\n<c>")
+'a \\\\*b\\\\* \\\\<c\\\\>'
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+#: Characters that mean something in Markdown, or begin a tag.
+_MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~])")
+
+
+def quoted(text: str) -> str:
+    """Return one line of text in which all special characters are escaped."""
+    return _MEANING.sub(r"\\\1", " ".join(shown(text).split()))
+
+
+def fenced(text: str) -> str:
+    """Return text as it is, between fences that are longer than any in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown(text)}\n{fence}"
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Yield the lines of a table."""
+    yield f"| {' | '.join(map(quoted, headers))} |"
+    yield f"|{'---|' * len(headers)}"
+    for row in rows:
+        yield f"| {' | '.join(quoted(cell(value)) for value in row)} |"
+
+
+def cell(value: object) -> str:
+    """Return what stands in a table for a value."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shown(text: str) -> str:
+    """Return text without characters that change how the text around them is displayed: control and direction characters
+    become '?'.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)

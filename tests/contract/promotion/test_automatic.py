@@ -140,8 +140,9 @@ class TestScoring:
         assert shop.go_on() == 1
         assert (shop.row(number).state, shop.jobs()) == ("waiting", [])
         assert "1 of 1 unfinished jobs" in str(shop.row(number).message)
-        # Nothing is new.
+        # Nothing is new, and it is said once.
         assert shop.go_on() == 0
+        assert shop.scene.audited("alias.automatic") == [SYSTEM.name]
         shop.limit(10)
         assert shop.go_on() == 1
         assert shop.row(number).state == "scoring"
@@ -316,7 +317,7 @@ class TestModes:
             (job,) = shop.jobs()
             with redis.Redis.from_url(valkey_url) as client:
                 bodies = [base64.b64decode(json.loads(raw)["body"]) for raw in client.lrange("gpu", 0, -1)]
-            assert job.id in [json.loads(body)[0] for body in bodies]
+            assert [job.id] in [json.loads(body)[0] for body in bodies]
             # A worker with a hint takes it; nobody asks an idle one.
             held = server.claims.claim(claim=shop.scene.wants(hint=job.id), who=shop.scene.who("bot"))
             assert held is not None

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
+from registry.access.tokens import with_present_roles
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import put
@@ -105,6 +106,8 @@ class Policies:
             with self._db.write() as session:
                 # First, so that of two that change it at once the second sees what the first has written.
                 hold_alone(session, scope)
+                # Checking may take seconds, in which the caller's token may have been revoked.
+                require_admin(scope, with_present_roles(session, who))
                 now = _last(session, scope, alias)
                 if (None if now is None else now.pk) != (None if last is None else last.pk):
                     continue

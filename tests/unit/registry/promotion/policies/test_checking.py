@@ -10,17 +10,19 @@ import pytest
 from support.keys import make_key
 from support.migrated import migrated_file
 
+from registry.access.tokens import Tokens
 from registry.artifacts.models import Blob
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
 from registry.db.types import utc_now
-from registry.errors import Conflict, RegistryError, Unreadable
+from registry.errors import Conflict, RegistryError, Unauthenticated, Unreadable
 from registry.jobs.models import Worker
-from registry.principal import LOCAL
-from registry.promotion.models import Policy
+from registry.principal import LOCAL, Principal, Role
+from registry.promotion.known_tries import known_tries
+from registry.promotion.models import Policy, TriedRows
 from registry.promotion.policies.finding import standing
 from registry.promotion.policies.service import Policies
-from sdk.schemas.promotion import PolicyDocument, PolicySetting, PolicyView
+from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 
 #: Datasets of 100 rows by their shapes.
 DIGESTS = {shape: f"{number}" * 64 for number, shape in enumerate(("prompt", "text-label", "choices", "preference"))}
@@ -225,3 +227,43 @@ def test_a_policy_of_a_later_release_is_not_read_in_part(db: Database, set_polic
         standing(session, "team/a", "team", made.alias)
     with db.write() as session:
         session.query(Policy).filter(Policy.alias == made.alias).delete()
+
+
+def test_of_an_adapter_it_is_shown_when_its_rows_have_been_used_up(db: Database) -> None:
+    service = Policies(db, tries_of=known_tries)
+    document = PolicyDocument.model_validate({"alias": "used-up", "require": [rule()]})
+    service.set(setting=PolicySetting(scope="team/*", policy=document), who=LOCAL)
+    with db.write() as session:
+        for number in range(199):
+            session.add(
+                TriedRows(
+                    adapter="team/a",
+                    namespace="team",
+                    dataset_digest=DIGESTS["prompt"],
+                    digest=f"{number:064d}",
+                    how="scored",
+                )
+            )
+
+    def notes(scope: str, who: Principal = LOCAL) -> list[str]:
+        return [note for one in service.list(scope=scope, alias="used-up", who=who).items for note in one.notes]
+
+    note = "000000000000 has 100 rows, by which 199 versions of this adapter were judged: the next one needs "
+    assert [one.startswith(note) for one in notes("team/a")] == [True]
+    assert notes("team/b") == notes("team/*") == notes("*") == []
+    assert notes("team/a", Principal("stranger", {"other": Role.READER})) == []
+
+
+def test_a_token_that_was_revoked_meanwhile_changes_nothing(db: Database) -> None:
+    service, tokens = Policies(db), Tokens(db)
+    made = tokens.create(name="ana", grants={"late": Role.ADMIN}, who=LOCAL)
+    ana = tokens.check(made.secret)
+    setting = PolicySetting(scope="late/*", policy=PolicyDocument(alias="production", approvals=2))
+    service.set(setting=setting, who=ana)
+    tokens.revoke(made.id, who=LOCAL)
+    weaker = setting.model_copy(update={"policy": PolicyDocument(alias="production", approvals=1)})
+    with pytest.raises(Unauthenticated):
+        service.set(setting=weaker, who=ana)
+    with pytest.raises(Unauthenticated):
+        service.remove(removal=PolicyRemoval(scope="late/*", alias="production"), who=ana)
+    assert [one.version for one in service.history(scope="late/*", alias="production", who=LOCAL).items] == [1]

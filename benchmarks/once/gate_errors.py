@@ -3,7 +3,7 @@
 
 Appends a line for each design to OUT.jsonl; lines that are there already are not made again. With OUT.jsonl 1 2 it makes every
 second one, from the first. With `--tables FILE…` it prints what the files have as the tables of benchmarks/RESULTS.md, and with
-`--small` how often the end that is taken from the rows alone is too low at small alphas, of half a million draws.
+`--small` how often the end that is taken from the rows alone is too low at small alphas, of 200,000 draws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FAIR = ("normal", "tokens", "tokens, more in long rows", "t(3)", "yes or no")
 _HARD = ("skewed harm", "skewed gain", "10 % differ", "10 % differ, bounded", "rare large harm")
 #: Margins in deviations: where the share that differs bounds what a difference can be, it is smaller.
 _MARGINS = {"yes or no": (0.2, 0.5), "10 % differ, bounded": (0.25,)}
-_SMALL, _MANY = (1e-3, 1e-4, 1e-5), 500_000
+_SMALL, _MANY = (1e-3, 1e-4), 200_000
 #: The alpha of the first version on some rows, if others may follow.
 _FIRST = tried_alpha(0.05, 1)
 #: By how many margins each of ten versions is worse than the one before.

@@ -19,7 +19,7 @@ from sdk.statistics.gates import (
     Judged,
     JudgedLimit,
     JudgedSlices,
-    Limit,
+    ScoreLimit,
     judge_not_worse,
     judge_score,
     judge_slices,
@@ -60,7 +60,7 @@ def judge(
     parts = _Parts(dataset, by=by, cluster=cluster, signatures=signatures)
     found = []
     for given in limits:
-        limit = Limit(**given)
+        limit = ScoreLimit(**given)
         if limit.asked == "not_worse_than":
             values = read[limit.target]
             one = _not_worse(values, limit, parts, alpha, metric, lower_is_better)
@@ -74,7 +74,7 @@ def judge(
     return found
 
 
-def _score(values: RowValues, limit: Limit, parts: _Parts, alpha: float, metric: str) -> JudgedLimit:
+def _score(values: RowValues, limit: ScoreLimit, parts: _Parts, alpha: float, metric: str) -> JudgedLimit:
     largest = LARGEST_SCORES.get(metric)
     return parts.judged(
         values, values.sums[0], limit, alpha, lambda rows, own: judge_score(rows, limit, alpha=own, largest=largest)
@@ -82,7 +82,7 @@ def _score(values: RowValues, limit: Limit, parts: _Parts, alpha: float, metric:
 
 
 def _not_worse(
-    values: RowValues, limit: Limit, parts: _Parts, alpha: float, metric: str, lower_is_better: bool
+    values: RowValues, limit: ScoreLimit, parts: _Parts, alpha: float, metric: str, lower_is_better: bool
 ) -> JudgedLimit:
     largest = LARGEST_SCORES.get(metric)
     step = values.step if largest in (None, 1.0) else None
@@ -106,7 +106,7 @@ class _Parts:
         self._dataset, self._by, self._cluster, self._signatures = dataset, by, cluster, signatures
         self._known: list[tuple[Whole, Whole | None, tuple[Whole, list[str]] | None]] = []
 
-    def judged(self, values: RowValues, sums: Floats, limit: Limit, alpha: float, of: _Judge) -> JudgedLimit:
+    def judged(self, values: RowValues, sums: Floats, limit: ScoreLimit, alpha: float, of: _Judge) -> JudgedLimit:
         """Judge all rows, and each group of enough."""
         clusters, slices = self._of(values.rows)
         whole = of(paired_ratio(sums, values.masses, groups=clusters), alpha)

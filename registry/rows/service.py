@@ -20,7 +20,7 @@ from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
 from sdk.schemas.held_out import HoldOut
 from sdk.schemas.row_file import unpacked_bytes
 from sdk.schemas.scores import Slice
-from sdk.statistics.gates import JudgedLimit, Limit
+from sdk.statistics.gates import JudgedLimit, ScoreLimit
 
 #: Files of less than this, and scores by row that unpack to less, are read in this process, where they take some
 #: hundredths of a second.
@@ -112,7 +112,7 @@ class RowReading:
         self,
         targets: Sequence[RowsOf],
         metric: str,
-        limits: Sequence[Limit],
+        limits: Sequence[ScoreLimit],
         *,
         alpha: float,
         lower_is_better: bool,

@@ -7,10 +7,10 @@ upper one of a score that must be at most something, and the upper one of how mu
 >>> import numpy as np
 >>> from sdk.statistics.bootstrap import paired_ratio
 >>> right = paired_ratio(np.repeat([1.0, 0.0], [90, 10]), np.ones(100))
->>> found = judge_score(right, Limit("at_least", 0.8), alpha=0.05, largest=1.0)
+>>> found = judge_score(right, ScoreLimit("at_least", 0.8), alpha=0.05, largest=1.0)
 >>> found.outcome, found.value, round(found.near, 3), found.method
 ('passed', 0.9, 0.836, 'exact')
->>> judge_score(right, Limit("at_least", 0.85), alpha=0.05, largest=1.0).outcome
+>>> judge_score(right, ScoreLimit("at_least", 0.85), alpha=0.05, largest=1.0).outcome
 'failed'
 >>> round(tried_alpha(0.05, 10) / tried_alpha(0.05, 1), 3)
 0.01
@@ -49,7 +49,7 @@ Method = Literal["point", "exact", "bounds", "rows"]
 
 
 @dataclass(frozen=True)
-class Limit:
+class ScoreLimit:
     """What is asked of a score."""
 
     asked: Asked
@@ -138,7 +138,7 @@ def rows_for(alpha: float, *, margin: float = 0.5, deviation: float = 1.0, power
     return max(LEAST_CLUSTERS, ceil(((normal.inv_cdf(power) - normal.inv_cdf(alpha)) * deviation / margin) ** 2))
 
 
-def judge_score(found: PairedRatio, limit: Limit, *, alpha: float, largest: float | None = None) -> Judged:
+def judge_score(found: PairedRatio, limit: ScoreLimit, *, alpha: float, largest: float | None = None) -> Judged:
     """Judge a score (Σu/Σm of rows or clusters) by "at_least" or "at_most"; `largest` is a row's largest score, if the least
     is 0. Raises ValueError for another limit, or an α that is none.
     """
@@ -168,7 +168,7 @@ def judge_score(found: PairedRatio, limit: Limit, *, alpha: float, largest: floa
 
 def judge_not_worse(
     found: PairedRatio,
-    limit: Limit,
+    limit: ScoreLimit,
     *,
     alpha: float,
     lower_is_better: bool,
@@ -209,7 +209,7 @@ class _Judging:
     """A question, turned so that less is better: by -1 where a score must be at least something."""
 
     found: PairedRatio
-    limit: Limit
+    limit: ScoreLimit
     alpha: float
     value: float
     varying: int

@@ -10,7 +10,7 @@ from math import e, sqrt
 import numpy as np
 
 from sdk.statistics.bootstrap import paired_ratio
-from sdk.statistics.gates import Asked, Judged, Limit, judge_not_worse, judge_score, tried_alpha
+from sdk.statistics.gates import Asked, Judged, ScoreLimit, judge_not_worse, judge_score, tried_alpha
 from sdk.statistics.one_sided import most_of_ratio
 
 #: How rows differ → the standard deviation of their differences: of a row's sum, by the mean of what rows weigh.
@@ -81,7 +81,7 @@ def _not_worse(design: Design, rng: np.random.Generator) -> str:
 def _judged(design: Design, sums: np.ndarray, masses: np.ndarray, margin: float, alpha: float) -> Judged:
     return judge_not_worse(
         paired_ratio(sums, masses),
-        Limit("not_worse_than", margin),
+        ScoreLimit("not_worse_than", margin),
         alpha=alpha,
         lower_is_better=True,
         step=1.0 if design.kind == "yes or no" else None,
@@ -119,7 +119,7 @@ def _score(design: Design, rng: np.random.Generator) -> str:
             sums, masses = np.where(rng.random(rows) < 0.95, 1.0, rng.random(rows)), ones
         case _:
             raise ValueError(design.kind)
-    limit = Limit(asked, mean)
+    limit = ScoreLimit(asked, mean)
     return judge_score(paired_ratio(sums, masses), limit, alpha=design.alpha, largest=largest).outcome
 
 

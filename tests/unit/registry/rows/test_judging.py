@@ -13,11 +13,11 @@ from support.traced import traced
 from registry.errors import Conflict, Invalid, NotFound
 from registry.rows.comparing.orders import RowsOf
 from registry.rows.service import RowReading
-from sdk.statistics.gates import Limit
+from sdk.statistics.gates import ScoreLimit
 
 HERE = RowReading(apart=False)
 #: How much worse than the other the judged version is allowed to be.
-BESIDE = Limit("not_worse_than", 0.2)
+BESIDE = ScoreLimit("not_worse_than", 0.2)
 _MIB = 1024 * 1024
 
 
@@ -67,12 +67,12 @@ def test_a_higher_score_is_better_and_a_higher_loss_is_worse(tmp_path: Path) -> 
 def test_each_limit_is_asked_of_its_own_target(tmp_path: Path) -> None:
     targets = [written(tmp_path / str(by), 200, lambda row, by=by: float(row % 10 < by)) for by in (6, 6, 9)]
     limits = [
-        Limit("at_least", 0.5),
-        Limit("at_least", 0.6),
-        Limit("at_least", 0.6, point=True),
-        Limit("at_most", 0.7),
-        Limit("not_worse_than", 0.1, target=1),
-        Limit("not_worse_than", 0.1, target=2),
+        ScoreLimit("at_least", 0.5),
+        ScoreLimit("at_least", 0.6),
+        ScoreLimit("at_least", 0.6, point=True),
+        ScoreLimit("at_most", 0.7),
+        ScoreLimit("not_worse_than", 0.1, target=1),
+        ScoreLimit("not_worse_than", 0.1, target=2),
     ]
     found = HERE.judge(targets, "acc", limits, alpha=0.05, lower_is_better=False)
     assert [one.outcome for one in found] == ["passed", "failed", "passed", "passed", "passed", "failed"]
@@ -96,7 +96,7 @@ def test_the_worst_group_decides_and_small_ones_are_named(tmp_path: Path) -> Non
     rows = dataset(
         tmp_path / "rows", 200, lambda row: {"lang": "la" if row < 10 else names.get(row % 4, "en"), "talk": row // 2}
     )
-    limits = [BESIDE, Limit("at_least", 0.5)]
+    limits = [BESIDE, ScoreLimit("at_least", 0.5)]
     found, floor = HERE.judge(targets, "acc", limits, alpha=0.05, lower_is_better=False, dataset=rows, by="lang")
     assert found.slices is not None
     assert (found.slices.value, found.slices.judged, found.slices.few) == ("de", 3, ["la"])
@@ -147,7 +147,7 @@ def test_what_rows_do_not_have_is_refused(tmp_path: Path) -> None:
     rows = dataset(tmp_path / "rows", 40, lambda row: {"lang": row})
     with pytest.raises(Invalid, match="name another column"):
         HERE.judge(
-            targets[:1], "acc", [Limit("at_least", 0.1)], alpha=0.05, lower_is_better=False, dataset=rows, by="b"
+            targets[:1], "acc", [ScoreLimit("at_least", 0.1)], alpha=0.05, lower_is_better=False, dataset=rows, by="b"
         )
     other = [targets[0], written(tmp_path / "cut", 40, wave)]
     Path(other[1][2]).write_bytes(gzip.compress(b'{"row":0,"tokens":7,"loss_sum":1.0,"scores":{}}\n'))
@@ -162,7 +162,7 @@ def test_many_rows_are_judged_apart_with_the_same_answer(apart: RowReading, tmp_
     ]
     rows = dataset(tmp_path / "rows", 4_000, lambda row: {"lang": "de" if row % 4 else "en", "talk": row // 2})
     given = {"alpha": 1e-6, "lower_is_better": True, "dataset": rows, "by": "lang", "cluster": "talk"}
-    limits = [Limit("not_worse_than", 0.1), Limit("at_most", 0.5)]
+    limits = [ScoreLimit("not_worse_than", 0.1), ScoreLimit("at_most", 0.5)]
     truth = HERE.judge(targets, "loss", limits, **given)
     with traced() as peak_bytes:
         assert apart.judge(targets, "loss", limits, **given) == truth

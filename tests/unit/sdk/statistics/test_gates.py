@@ -16,7 +16,7 @@ from sdk.statistics.gates import (
     Judged,
     JudgedLimit,
     JudgedSlices,
-    Limit,
+    ScoreLimit,
     judge_not_worse,
     judge_score,
     judge_slices,
@@ -35,7 +35,7 @@ def rows(values: np.ndarray | list[float], groups: np.ndarray | None = None) -> 
 
 def worse(values: np.ndarray | list[float], margin: float, *, alpha: float = 0.05, **given: object) -> Judged:
     return judge_not_worse(
-        rows(values), Limit("not_worse_than", margin), alpha=alpha, **{"lower_is_better": True, **given}
+        rows(values), ScoreLimit("not_worse_than", margin), alpha=alpha, **{"lower_is_better": True, **given}
     )
 
 
@@ -90,14 +90,14 @@ def test_the_margin_is_on_the_side_of_what_is_worse() -> None:
 
 def test_a_score_s_near_end_is_below_it_or_above_it() -> None:
     values = np.random.default_rng(2).gamma(4.0, 0.5, 200)
-    least, most = (judge_score(rows(values), Limit(asked, 2.0), alpha=0.05) for asked in ("at_least", "at_most"))
+    least, most = (judge_score(rows(values), ScoreLimit(asked, 2.0), alpha=0.05) for asked in ("at_least", "at_most"))
     assert least.near < least.value == most.value < most.near
     # One-sided: 1.65 standard errors, and not 1.97.
     error = values.std(ddof=1) / sqrt(200)
     assert least.near == pytest.approx(least.value - 1.65 * error, abs=0.1 * error)
-    assert judge_score(rows(values), Limit("at_least", least.near - 1e-9), alpha=0.05).outcome == "passed"
-    assert judge_score(rows(values), Limit("at_least", least.near + 1e-9), alpha=0.05).outcome == "failed"
-    by_hand = judge_score(rows(values), Limit("at_least", least.value, point=True), alpha=0.05)
+    assert judge_score(rows(values), ScoreLimit("at_least", least.near - 1e-9), alpha=0.05).outcome == "passed"
+    assert judge_score(rows(values), ScoreLimit("at_least", least.near + 1e-9), alpha=0.05).outcome == "failed"
+    by_hand = judge_score(rows(values), ScoreLimit("at_least", least.value, point=True), alpha=0.05)
     assert (by_hand.outcome, by_hand.near, by_hand.method) == ("passed", None, "point")
 
 
@@ -185,10 +185,12 @@ def test_bounds_hold_whatever_is_not_seen() -> None:
     assert 0.03 < same.near < 0.05
     many = np.random.default_rng(6).random(10_000)
     assert most_of_share(many, alpha=0.05) == pytest.approx(many.mean() + 0.01, abs=0.005)
-    right = judge_score(rows([1.0] * 97 + [0.4, 0.2, 0.9]), Limit("at_least", 0.94), alpha=0.05, largest=1.0)
+    right = judge_score(rows([1.0] * 97 + [0.4, 0.2, 0.9]), ScoreLimit("at_least", 0.94), alpha=0.05, largest=1.0)
     assert (right.method, right.outcome) == ("bounds", "failed")
     assert 0.9 < right.near < right.value
-    assert judge_score(rows([0.0] * 97 + [0.4, 0.2, 0.9]), Limit("at_most", 0.06), alpha=0.05, largest=1.0).near < 0.1
+    assert (
+        judge_score(rows([0.0] * 97 + [0.4, 0.2, 0.9]), ScoreLimit("at_most", 0.06), alpha=0.05, largest=1.0).near < 0.1
+    )
 
 
 def test_what_rows_can_not_tell_is_unknown_and_says_why() -> None:
@@ -197,7 +199,7 @@ def test_what_rows_can_not_tell_is_unknown_and_says_why() -> None:
     assert (few.outcome, few.near) == ("unknown", None)
     assert few.why == "19 rows are too few of at least 20; take a dataset with more"
     grouped = rows(rng.normal(size=200), np.arange(200) % 19)
-    limit = Limit("not_worse_than", 9.0)
+    limit = ScoreLimit("not_worse_than", 9.0)
     found = judge_not_worse(grouped, limit, alpha=0.05, lower_is_better=True)
     assert found.why == "19 groups of rows that belong together are too few of at least 20; take a dataset with more"
     rare = np.concatenate([np.zeros(90), rng.normal(size=10)])
@@ -206,7 +208,7 @@ def test_what_rows_can_not_tell_is_unknown_and_says_why() -> None:
     assert worse(rare, 9.0, largest=1.0).outcome == "passed"
     # All rows are worse by the same amount: whether others are, nothing tells.
     assert worse(np.full(50, 0.1), 0.2).outcome == "unknown"
-    assert judge_score(rows([4.0] * 50), Limit("at_least", 3.0), alpha=0.05).outcome == "unknown"
+    assert judge_score(rows([4.0] * 50), ScoreLimit("at_least", 3.0), alpha=0.05).outcome == "unknown"
     assert worse([*rng.normal(size=40), float("nan")], 9.0).outcome == "unknown"
     assert "nan" not in str(worse([*rng.normal(size=40), float("nan")], 9.0).numbers())
 
@@ -216,7 +218,7 @@ def test_groups_of_answers_are_not_counted_as_single_ones() -> None:
     alone = worse(values, 0.5, step=1.0)
     together = judge_not_worse(
         rows(values, np.repeat(np.arange(40), 5)),
-        Limit("not_worse_than", 0.5),
+        ScoreLimit("not_worse_than", 0.5),
         alpha=0.05,
         lower_is_better=True,
         step=1.0,
@@ -260,9 +262,9 @@ def test_rows_for_a_margin_are_those_of_a_one_sided_test() -> None:
 def test_limits_of_the_other_kind_and_what_is_no_alpha_are_refused() -> None:
     values = rows(np.arange(30.0))
     with pytest.raises(ValueError, match="judge_not_worse compares two"):
-        judge_score(values, Limit("not_worse_than", 0.1), alpha=0.05)
+        judge_score(values, ScoreLimit("not_worse_than", 0.1), alpha=0.05)
     with pytest.raises(ValueError, match="judge_score judges a score by itself"):
-        judge_not_worse(values, Limit("at_least", 0.1), alpha=0.05, lower_is_better=True)
+        judge_not_worse(values, ScoreLimit("at_least", 0.1), alpha=0.05, lower_is_better=True)
     with pytest.raises(ValueError, match="a margin is 0 or more"):
         worse(np.arange(30.0), -0.1)
     with pytest.raises(ValueError, match=r"an alpha lies between 0 and 0\.5"):

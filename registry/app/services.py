@@ -126,7 +126,9 @@ class Services:
             EvaluationRows(db, artifacts),
         )
         self.statements = Statements(db)
-        self.contamination = ContaminationChecks(db, signed, self.reading, in_background=home is None)
+        self.contamination = ContaminationChecks(
+            db, signed, self.reading, in_background=home is None, on_checked=tries.note_checked
+        )
         completing = CompletionServices(
             db=db,
             artifacts=artifacts,

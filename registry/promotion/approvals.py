@@ -70,7 +70,7 @@ class Approvals:
             adapter = None if row is None else session.get_one(Adapter, row.adapter_pk)
             if row is None or adapter is None or not who.may("read", adapter.namespace):
                 raise NotFound(
-                    f"there is no approval {ident!a}; list those of an adapter with: adapterctl approve --list NAME",
+                    f"there is no approval {ident!a}; list those of an adapter with: adapterctl approvals NAME",
                     param="id",
                 )
             own = row.owner == who.owner or same_label(row.created_by) == same_label(who.name)

@@ -94,6 +94,12 @@ def note_scores(session: Session, kept: Sequence[Evaluation]) -> None:
             _note(session, adapter, digest, [met])
 
 
+def note_checked(session: Session, digest: str, namespace: str) -> None:
+    """Note that the registry has found out which rows of scores of some bytes were trained on: decisions are made anew."""
+    for adapter in _adapters_with(session, digest, namespace):
+        raise_generation(session, adapter)
+
+
 def note_version(session: Session, publication: Publication) -> None:
     """Note by which rows a version was chosen or measured in its training, and which have scored its bytes under another
     name.

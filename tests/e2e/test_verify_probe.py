@@ -64,14 +64,18 @@ def test_what_the_training_recorded_is_shown_and_found_again(place: Place, clien
     table = place.run("show", "counter@v1").stdout
     assert "ΔW           norm " in table
     assert "probe        logits moved by up to " in table
-    done = place.run("verify", "counter@v1", "--probe", "--base", "./tiny-llama", "--format", "json")
+    done = place.run("verify", "counter@v1", "--probe", "--record", "--base", "./tiny-llama", "--format", "json")
     assert done.returncode == 0, done.stderr
+    assert "recorded for local: the replay of counter@v1 agrees with its record" in done.stderr
     found = json.loads(done.stdout)
     assert (found["ok"], found["norms_stored"], found["norms_differing"], found["notes"]) == (True, True, [], [])
     assert found["norms"] == pytest.approx(shown["norms"], rel=1e-9)
     logits = found["logits"]
     # The same machine and libraries.
     assert (logits["found"], logits["dtype"], logits["device"]) == (logits["recorded"], "float32", "cpu")
+    (recorded,) = client.versions.probes("counter@v1")
+    assert (recorded.agrees, recorded.difference, recorded.created_by) == (True, 0.0, "local")
+    assert recorded.tolerance == logits["allowed"]
 
 
 def test_another_base_is_refused_before_anything_is_measured(
@@ -144,5 +148,5 @@ def test_another_norm_in_the_record_names_the_module_and_ends_with_7(place: Plac
     finally:
         with closing(sqlite3.connect(database)) as opened, opened:
             opened.execute("update blobs set facts = ? where sha256 = ?", (facts, sha256))
-    for wrong in (("./tiny-llama", "--probe"), ("counter@v1", "--base", "x")):
+    for wrong in (("./tiny-llama", "--probe"), ("counter@v1", "--base", "x"), ("counter@v1", "--record")):
         assert place.run("verify", *wrong).returncode == 2

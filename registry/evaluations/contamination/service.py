@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
@@ -37,6 +38,9 @@ _POOL = Pool(
     most_bytes=MOST_HELD_BYTES,
 )
 
+#: What hears of a digest and of the namespace of its scores.
+OnChecked = Callable[[Session, str, str], None]
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,13 +48,24 @@ class ContaminationChecks:
     """The service over what scores say about their contamination."""
 
     def __init__(
-        self, db: Database, signed: SignedDatasets, reading: RowReading, *, in_background: bool = True
+        self,
+        db: Database,
+        signed: SignedDatasets,
+        reading: RowReading,
+        *,
+        in_background: bool = True,
+        on_checked: OnChecked = lambda session, digest, namespace: None,
     ) -> None:
-        """Without a sweeper, scores are checked while they are recorded, however long that takes."""
+        """Without a sweeper, scores are checked while they are recorded, however long that takes.
+
+        `on_checked` hears of the digest of those that were checked later, and whose they are, in the transaction that keeps what
+        was found.
+        """
         self._db = db
         self._signed = signed
         self._reading = reading
         self._at_once_bytes = _AT_ONCE_BYTES if in_background else None
+        self._on_checked = on_checked
         self._thread: threading.Thread | None = None
 
     def look(
@@ -114,7 +129,8 @@ class ContaminationChecks:
         with self._db.read() as session:
             row = session.get_one(Evaluation, ident)
             columns = table(row.spec).get("columns")
-            asked: tuple[Any, ...] = (row.label, row.digest, row.dataset_digest, columns, row.namespace)
+            digest, namespace = row.digest, row.namespace
+            asked: tuple[Any, ...] = (row.label, digest, row.dataset_digest, columns, namespace)
         try:
             found = self._of(*asked)
         except (Unavailable, OSError):
@@ -125,6 +141,8 @@ class ContaminationChecks:
         with self._db.write() as session:
             of = (Evaluation.id == ident, Evaluation.contamination.is_(None))
             session.execute(update(Evaluation).where(*of).values(contamination=found.model_dump(mode="json")))
+            if digest is not None:
+                self._on_checked(session, digest, namespace)
 
     def _of(
         self, label: str, digest: str | None, dataset: str, columns: str | None, namespace: str, most: int | None = None

@@ -40,7 +40,7 @@ _OF_A_POLICY = 20
 #: How many versions a round looks at again, since time has passed.
 _AGAIN = 50
 #: How long it is before that.
-_AGAIN_AFTER = timedelta(seconds=60)
+AGAIN_AFTER = timedelta(seconds=60)
 #: How many of what is left behind a round puts an end to.
 _LEFT = 200
 #: What fails these fails them for good. The others wait for somebody: a vote, a replay, a signature.
@@ -70,12 +70,21 @@ class Decides(Protocol):
 class Automatic:
     """Does what policies ask the registry to do by itself."""
 
-    def __init__(self, db: Database, gate: Decides, scoring: Scoring, *, may_write: Callable[[], bool]) -> None:
-        """`may_write` says whether the registry takes changes now."""
+    def __init__(
+        self,
+        db: Database,
+        gate: Decides,
+        scoring: Scoring,
+        *,
+        may_write: Callable[[], bool],
+        again_after: timedelta = AGAIN_AFTER,
+    ) -> None:
+        """`may_write` says whether the registry takes changes now. What waits is looked at again after a while."""
         self._db = db
         self._gate = gate
         self._scoring = scoring
         self._may_write = may_write
+        self._again_after = again_after
         self._going = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -151,7 +160,7 @@ class Automatic:
                     if not candidates(session, asked, most=1, of=candidate.version_pk):
                         continue
                     sight = look_at(session, candidate)
-                    due = _is_due(session, sight, before=utc_now() - _AGAIN_AFTER)
+                    due = _is_due(session, sight, before=utc_now() - self._again_after)
                 if due:
                     yield sight
             if len(page) < _PAGE:

@@ -12,7 +12,7 @@ from registry.promotion.shared_rows import ReadRows
 from registry.promotion.tries import Tried
 from sdk.schemas.evaluation import Better
 from sdk.schemas.promotion import MetricRule, RowsRule
-from sdk.statistics.gates import Limit
+from sdk.statistics.gates import ScoreLimit
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Compared:
 class AskedLimit:
     """One limit of a score."""
 
-    limit: Limit
+    limit: ScoreLimit
     #: Of "not_worse_than"; None: there is nothing to compare with.
     compared: Compared | None = None
     #: The version that the adapter never had, if it is to be compared with that.
@@ -101,15 +101,15 @@ class AskedMetric:
         """Yield each limit that it asks for, which a decision has one line for."""
         rule = self.rule
         if rule.at_least is not None:
-            yield AskedLimit(Limit("at_least", rule.at_least, point=rule.point))
+            yield AskedLimit(ScoreLimit("at_least", rule.at_least, point=rule.point))
         if rule.at_most is not None:
-            yield AskedLimit(Limit("at_most", rule.at_most, point=rule.point))
+            yield AskedLimit(ScoreLimit("at_most", rule.at_most, point=rule.point))
         if rule.not_worse_than is None:
             return
-        limit = Limit("not_worse_than", rule.not_worse_than)
+        limit = ScoreLimit("not_worse_than", rule.not_worse_than)
         found = [AskedLimit(limit, one) for one in self.compared]
         if self.gone is not None:
-            found.append(AskedLimit(Limit("not_worse_than", rule.not_worse_than, point=True), self.gone))
+            found.append(AskedLimit(ScoreLimit("not_worse_than", rule.not_worse_than, point=True), self.gone))
         found += [AskedLimit(limit, lacking=one) for one in self.unknown]
         yield from found or [AskedLimit(limit)]
 

@@ -34,6 +34,10 @@ MANY = 120
 ANSWERED = EvaluationSpec(generate_rows=MANY, metrics=["rouge_l"])
 #: What scores without answers are made under.
 PLAIN = CONDITIONS.model_copy(update={"generated_rows": 0, "max_new_tokens": 0})
+#: How rows with further columns are read, and what their scores are made under.
+COLUMNS = "prompt=prompt,completion=completion"
+NAMED = SPEC.model_copy(update={"columns": COLUMNS})
+NAMED_PLAIN = PLAIN.model_copy(update={"columns": COLUMNS})
 
 
 def row_scores(
@@ -156,7 +160,8 @@ def new_rows(count: int = MANY, **columns: Sequence[str]) -> list[dict[str, str]
     seed = next(SEEDS)
     return [
         {
-            "prompt": f"what comes after {seed} {row}?",
+            # So that none is nearly another one.
+            "prompt": hashlib.sha256(f"{seed} {row}".encode()).hexdigest(),
             "completion": f"{row + 1}",
             **{name: values[row] for name, values in columns.items()},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,6 @@ class Meanwhile:
 
     def __init__(self) -> None:
         self._now = threading.local()
-        self._pauses = 0
 
     def __call__(self, session: Any, question: Question, policy: StandingPolicy) -> _Pause | None:
         """Read nothing."""
@@ -49,8 +49,7 @@ class Meanwhile:
                 done.append(True)
                 what()
 
-        self._pauses += 1
-        self._now.during, self._now.number = once, self._pauses
+        self._now.during, self._now.number = once, secrets.randbits(63)
         try:
             yield done
         finally:

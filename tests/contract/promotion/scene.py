@@ -12,13 +12,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from support import calls
 from support.payloads import make_payload
 from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS, report_of, write_file
 
+from registry.access.models import AuditEntry
 from registry.app.services import Services
+from registry.catalog.models import Adapter
 from registry.datasets.signatures import SignedDatasets
 from registry.principal import LOCAL, Principal, Role
 from registry.promotion.gate import Gate
@@ -58,9 +62,8 @@ def floor(data: str, most_loss: float = 1.0, **said: Any) -> dict[str, Any]:
     return {"require": [rule], **said}
 
 
-def gate_of(world: World, families: Mapping[str, Family], **given: Any) -> Gate:
+def gate_of(services: Services, families: Mapping[str, Family], **given: Any) -> Gate:
     """A gate that asks further families of rules as well."""
-    services = world.services
     signed = SignedDatasets(services.db, services.artifacts, services.reading)
     bench = Bench(services.db, services.artifacts, services.evaluation_rows, services.reading, signed)
     return Gate(services.db, bench, families={**FAMILIES, **families}, **given)
@@ -154,8 +157,11 @@ class Scene:
 
     def claim(self) -> Assignment | None:
         """Take the next job."""
-        claim = ClaimRequest(worker=calls.worker_info(self.space))
-        return self.services.claims.claim(claim=claim, who=self.who("bot"))
+        return self.services.claims.claim(claim=self.wants(), who=self.who("bot"))
+
+    def wants(self, *, hint: str | None = None) -> ClaimRequest:
+        """What a worker asks with."""
+        return ClaimRequest(worker=calls.worker_info(self.space), hint=hint)
 
     def hand_in(self, held: Assignment, loss: float) -> JobView:
         """Hand in scores of all targets with this loss, and with those of each row."""
@@ -195,6 +201,16 @@ class Scene:
         for put in sent.put:
             _put(put.url, files[put.sha256])
         return sent
+
+    def adapter_pk(self, session: Session, name: str = "a") -> int:
+        """The key of an adapter."""
+        return session.scalars(select(Adapter.pk).where(Adapter.name == self.adapter(name))).one()
+
+    def audited(self, action: str) -> list[str]:
+        """Who did this in the namespace, in the order in which it was done."""
+        rows = select(AuditEntry.actor).where(AuditEntry.action == action, AuditEntry.namespace == self.space)
+        with self.services.db.read() as session:
+            return list(session.scalars(rows.order_by(AuditEntry.pk)))
 
     # Policies and moves.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from sqlalchemy import select, update
 from support import calls
 from support.adapters import use_of
 from support.keys import Pair, make_key
+from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS, report_of
 from support.usage import differing
@@ -32,6 +32,8 @@ from sdk.schemas.promotion import Decision, ProbeRecord, ProbeRecordView, Promot
 from sdk.schemas.work import Completion
 from sdk.signing import sign
 
+#: Nothing in these depends on the database.
+ON_SQLITE = pytest.mark.parametrize("people", ["sqlite"], indirect=True)
 GENERAL = {"general_loss": 3.3, "general_loss_base": 3.2, "general_kl": 0.02}
 PROBE = ProbeReport(texts_digest="0" * 64, texts=[ProbeText(tokens=3, logit_gap=0.5, kl=0.25)], largest_logit=2.0)
 
@@ -141,8 +143,6 @@ class TestForgetting:
         assert only(scene, number, "forgetting")[0] == "passed"
 
     def test_scores_of_another_namespace_do_not_count(self, scene: Scene, people: World, tmp_path: Path) -> None:
-        from support.people import SEEDS
-
         elsewhere, seed = Scene(people, tmp_path / "elsewhere"), next(SEEDS)
         number, there = scene.publish(seed=seed), elsewhere.publish(seed=seed)
         scene.policy(forgetting={"kl_at_most": 0.1})
@@ -159,6 +159,19 @@ def judged_by(data: str, **said: Any) -> dict[str, Any]:
     """A policy's rows, whose loss may be anything."""
     metrics = {"loss": {"at_most": 1000.0, "point": True}}
     return {"data": data, "min_rows": 20, "evaluation": {**SPEC.model_dump(mode="json"), **said}, "metrics": metrics}
+
+
+#: What the registry has found by each of the scores of a version, and what comes of it where 5 % are allowed.
+FOUND: list[tuple[list[dict[str, Any]], str]] = [
+    ([{"rows": 100, "near": 5, "of": ["a"]}], "passed"),
+    ([{"rows": 100, "exact": 3, "normalised": 2, "near": 1, "of": ["a"]}], "failed"),
+    ([{"rows": 100, "of": ["a"], "not_checked": ["the rows b were removed"]}], "unknown"),
+    # What is known of one part is enough to fail.
+    ([{"rows": 100, "near": 6, "of": ["a"], "not_checked": ["the rows b were removed"]}], "failed"),
+    ([{"not_checked": ["the check failed"]}, {"rows": 100, "of": ["a"]}], "passed"),
+    ([{"rows": 100, "of": ["a"]}, {"rows": 100, "exact": 50, "of": ["a", "b"]}], "failed"),
+    ([{"rows": "many", "of": ["a"]}], "unknown"),
+]
 
 
 class TestContamination:
@@ -187,29 +200,22 @@ class TestContamination:
             "unknown",
             "not checked: nobody has looked yet; try again in a minute",
         )
+        # Moves that are judged at the time when it is found out are judged again.
+        scopes = generations.scopes_of(scene.adapter(), scene.space)
+        with scene.services.db.read() as session:
+            before = generations.read(session, scopes)
+        assert scene.services.contamination.check_all() > 0
+        with scene.services.db.read() as session:
+            assert generations.read(session, scopes)[2] == before[2] + 1
 
-    @pytest.mark.parametrize(
-        ("found", "outcome"),
-        [
-            ([{"rows": 100, "of": ["a"]}], "passed"),
-            ([{"rows": 100, "near": 5, "of": ["a"]}], "passed"),
-            ([{"rows": 100, "exact": 3, "normalised": 2, "near": 1, "of": ["a"]}], "failed"),
-            ([{"rows": 100, "of": ["a"], "not_checked": ["the rows b were removed"]}], "unknown"),
-            # What is known of one part is enough to fail.
-            ([{"rows": 100, "near": 6, "of": ["a"], "not_checked": ["the rows b were removed"]}], "failed"),
-            ([{"not_checked": ["the check failed"]}, {"rows": 100, "of": ["a"]}], "passed"),
-            ([{"rows": 100, "of": ["a"]}, {"rows": 100, "exact": 50, "of": ["a", "b"]}], "failed"),
-            ([{"rows": "many", "of": ["a"]}], "unknown"),
-        ],
-    )
-    def test_all_that_was_found_is_looked_at(
-        self, scene: Scene, found: Sequence[Mapping[str, Any]], outcome: str
-    ) -> None:
-        number, data = scene.publish(), scene.rows()
+    def test_all_that_was_found_is_looked_at(self, scene: Scene) -> None:
+        data = scene.rows()
         scene.policy(require=[judged_by(data)], contamination={"at_most": 0.05})
-        for one in found:
-            say(scene, score(scene, number, data), dict(one))
-        assert only(scene, number, "contamination")[0] == outcome
+        for found, outcome in FOUND:
+            number = scene.publish()
+            for one in found:
+                say(scene, score(scene, number, data), dict(one))
+            assert only(scene, number, "contamination")[0] == outcome, found
 
     def test_rows_that_are_read_otherwise_are_other_rows(self, scene: Scene) -> None:
         number, data = scene.publish(), scene.rows()
@@ -259,6 +265,7 @@ def probed(scene: Scene) -> int:
     return scene.publish(metrics=PROBE.metrics(), training={"probe_texts": PROBE.texts_digest})
 
 
+@ON_SQLITE
 class TestProbes:
     def test_a_replay_by_somebody_else_is_needed(self, scene: Scene) -> None:
         number = probed(scene)
@@ -330,6 +337,7 @@ class TestProbes:
         assert not {space: sizes for space, sizes in differing(people).items() if space == scene.space}
 
 
+@ON_SQLITE
 class TestSignatures:
     def test_one_of_the_listed_keys_must_have_signed_these_bytes(self, scene: Scene, pair: Pair, other: Pair) -> None:
         number = scene.publish()

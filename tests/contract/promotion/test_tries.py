@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.promotion.judged import (
     MANY,
+    NAMED,
+    NAMED_PLAIN,
     add_rows,
     check,
     hand_scores,
@@ -226,19 +229,20 @@ def test_tried_datasets_are_listed_with_how_they_are_read(scene: Scene) -> None:
 def test_a_decision_is_made_by_all_of_it(scene: Scene) -> None:
     repos = ["good"] * 60 + ["few"] * 10 + ["other"] * 50
     data = add_rows(scene, new_rows(repo=repos))
+    named: Any = {"spec": NAMED, "conditions": NAMED_PLAIN}
+    publish(scene)
     asked = {"loss": {"at_most": 1.4, "not_worse_than": 0.1, "against": ["incumbent", "best", "v1"]}}
-    scene.policy(require=[rule(data, asked, by="repo", scored_by="other_worker", max_age="1d")])
+    scene.policy(require=[rule(data, asked, by="repo", scored_by="other_worker", max_age="1d", spec=NAMED)])
     for number, loss in enumerate((1.0, 1.02), start=1):
-        publish(scene)
-        hand_scores(scene, f"{scene.adapter()}@v{number}", data, row_scores(loss, noise=0.01, seed=number))
+        hand_scores(scene, f"{scene.adapter()}@v{number}", data, row_scores(loss, noise=0.01, seed=number), **named)
         scene.move(number)
-    publish(scene, training={"eval_data": data, "keep": "best"})
-    hand_scores(scene, f"{scene.adapter()}@v3", data, row_scores(1.0, noise=0.01, seed=3))
+        publish(scene, training={"eval_data": data, "keep": "best"} if number == 2 else None)
+    hand_scores(scene, f"{scene.adapter()}@v3", data, row_scores(1.0, noise=0.01, seed=3), **named)
     found = check(scene, 3)
     assert lines(found) == [("floor", "unknown"), ("not_worse", "unknown"), ("not_worse", "unknown")]
     assert "was chosen by these rows" in found.rules[0].message
     publish(scene)
-    hand_scores(scene, f"{scene.adapter()}@v4", data, row_scores(1.01, noise=0.01, seed=4))
+    hand_scores(scene, f"{scene.adapter()}@v4", data, row_scores(1.01, noise=0.01, seed=4), **named)
     found = check(scene, 4)
     assert lines(found) == [("floor", "passed"), ("not_worse", "passed"), ("not_worse", "passed")]
     assert [one.numbers["tries"] for one in found.rules] == [4, 4, 4]

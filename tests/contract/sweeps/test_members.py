@@ -12,8 +12,11 @@ from support.adapters import base_registration
 from support.compared import Bench, scored, write_rows
 from support.merging_desk import MergingDesk
 from support.registries import World
+from support.usage import differing
 
 from registry.principal import Role
+from registry.promotion.rules.chosen import choosers_of
+from registry.promotion.tries import tried_of
 from sdk.client import Client
 from sdk.errors import InvalidInput, InvalidRef, NotAllowed, NotFound
 from sdk.schemas.job_requests import CheckpointRef, EvaluationTarget
@@ -42,6 +45,28 @@ def bench(desk: Desk, tmp_path: Path) -> Bench:
         MergingDesk(crew.writer, crew.worker, crew.space, tmp_path, base, tmp_path),
         write_rows(tmp_path / "scored.jsonl"),
     )
+
+
+def test_members_are_tried_on_the_rows_that_choose_and_on_those_that_score_them(desk: Desk, bench: Bench) -> None:
+    adapter, db = f"{desk.crew.space}/a", desk.world.services.db
+
+    def tries() -> dict[str, int]:
+        with db.read() as session:
+            return {one.dataset: one.digests for one in tried_of(session, adapter)}
+
+    _, two, _ = refs_of(desk, 1.2, 0.9, 1.1)
+    # Before there is an adapter of that name.
+    assert tries() == {desk.held_out: 3}
+    bench.score(scored(48), two)
+    (score,) = desk.writer.get(two).evaluations
+    assert tries() == {desk.held_out: 3, score.dataset: 1}
+    # What is made of one has its bytes.
+    desk.writer.job(desk.writer.get(two).info.job.id).publish()
+    assert tries() == {desk.held_out: 3, score.dataset: 1}
+    with db.read() as session:
+        choosers = choosers_of(session, score.digest or "", desk.crew.space)
+    assert [one.dataset for one in choosers] == [desk.held_out]
+    assert differing(desk.world) == {}
 
 
 def test_members_are_scored_and_compared_and_what_is_made_of_them_has_the_scores(desk: Desk, bench: Bench) -> None:

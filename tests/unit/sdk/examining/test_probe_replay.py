@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from sdk.cli.commands import pull
 from sdk.cli.support.replayed_probe import print_replay
 from sdk.errors import InvalidInput, VerificationFailed
-from sdk.examining.probe_replay import require_equal, text_differences
+from sdk.examining.probe_replay import nearest_gap, record_of, require_equal, text_differences
 from sdk.schemas.probe import (
     LogitsReplay,
     NormDiffering,
@@ -24,6 +25,7 @@ from sdk.schemas.probe import (
     recorded_probe,
     says_probe,
 )
+from sdk.schemas.promotion import ProbeRecordView
 from sdk.schemas.version_records import TrainingRecord
 
 LONG = "model.language_model.layers.{}.mlp.shared_experts.down_projection_of_the_layer"
@@ -151,6 +153,52 @@ def test_numbers_without_bounds_are_compared() -> None:
     texts = [ProbeText(tokens=1, logit_gap=0.0, kl=0.0), ProbeText(tokens=1, logit_gap=1e308, kl=1e308)]
     huge = ProbeReport(texts_digest="a" * 64, texts=texts, largest_logit=1e308)
     assert [one.what for one in text_differences(huge, report(), {"float32"})] == ["tokens", "tokens", "logit_gap"]
+
+
+def test_what_is_recorded_is_the_text_nearest_to_what_is_allowed() -> None:
+    difference, allowed = nearest_gap(report(), report(gap=0.5006), {"float32"})
+    assert (difference, allowed) == (pytest.approx(6e-4), pytest.approx(1e-3 * 0.5 + 20 * 64 * 2.0**-23))
+    logits = replayed().logits.model_copy(update={"difference": difference, "allowed": allowed})
+    found = record_of(replayed(logits=logits))
+    assert (found.adapter, found.number, found.digest) == ("team/an-adapter-of-a-long-name", 3, "b" * 64)
+    assert (found.agrees, found.difference, found.tolerance, found.message) == (True, difference, allowed, "")
+    gone = NormDiffering(module="layers.1.q_proj", stored=1.5, found=None)
+    differs = record_of(replayed(logits=logits, norms_differing=[gone]))
+    assert (differs.agrees, "ΔW has no such module" in differs.message) == (False, True)
+    # Nothing is allowed where there is nothing: then any difference is the largest.
+    bare = ProbeReport(texts_digest="a" * 64, texts=[ProbeText(tokens=1, logit_gap=0.0, kl=0.0)], largest_logit=0.0)
+    assert nearest_gap(bare, bare, {"float32"}) == (0.0, 0.0)
+
+
+def test_nothing_is_recorded_where_no_predictions_were_compared() -> None:
+    for changed in ({"logits": None, "notes": ["the record has none; give --base"]}, {}):
+        with pytest.raises(InvalidInput, match="nothing was recorded, since no predictions were compared: ") as caught:
+            record_of(replayed(**changed))
+        assert caught.value.exit_code == 2
+    logits = replayed().logits.model_copy(update={"difference": 0.0, "allowed": 1e-3})
+    with pytest.raises(InvalidInput, match="has no number, as in quarantine"):
+        record_of(replayed(logits=logits, ref=f"team/a@sha256:{'b' * 64}"))
+
+
+def test_a_difference_is_shown_then_recorded_and_then_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[ProbeReplay] = []
+
+    def record(found: ProbeReplay) -> ProbeRecordView:
+        asked.append(found)
+        assert "whole: team/" in capsys.readouterr().out
+        said = {"adapter": "team/a", "number": 3, "digest": "b" * 64, "agrees": found.ok, "created_by": "gpu"}
+        return ProbeRecordView.model_validate({**said, "created_at": datetime(2026, 1, 31, tzinfo=UTC)})
+
+    print_replay(replayed(), "table", record=record)
+    assert (
+        "recorded for gpu: the replay of team/an-adapter-of-a-long-name@v3 agrees with its record"
+        in capsys.readouterr().err
+    )
+    gone = NormDiffering(module="layers.1.q_proj", stored=1.5, found=None)
+    with pytest.raises(VerificationFailed, match="ΔW has no such module"):
+        print_replay(replayed(norms_differing=[gone]), "table", record=record)
+    assert len(asked) == 2
+    assert "differs from its record" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])

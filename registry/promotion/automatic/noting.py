@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from registry.access.audit.service import record
 from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.db.types import utc_now
+from registry.principal import SYSTEM
 from registry.promotion.automatic.candidates import Sight
 from registry.promotion.automatic.lifecycle import OPEN, AutomaticState
 from registry.promotion.models import AutomaticRow
@@ -43,9 +45,18 @@ def row_of(session: Session, sight: Sight) -> AutomaticRow | None:
 
 
 def note(db: Database, sight: Sight, state: AutomaticState, message: str | None) -> None:
-    """Note what a version has come to, unless somebody else has noted something since it was looked at."""
+    """Note what a version has come to, unless somebody else has noted something since it was looked at.
+
+    What it waits for and why it ended without a move is in the audit trail, too: once, as long as it stays the same.
+    """
+    message = None if message is None else message[:_MOST_CHARS]
     with db.write() as session:
         row = row_of(session, sight)
-        if row is not None and (row.at == sight.row.at if sight.row is not None else not row.generations):
-            row.state, row.at, row.generations = state.value, utc_now(), list(sight.generations)
-            row.message = None if message is None else message[:_MOST_CHARS]
+        if row is None or not (row.at == sight.row.at if sight.row is not None else not row.generations):
+            return
+        if message is not None and (row.state, row.message) != (state, message):
+            candidate = sight.candidate
+            after = {"number": candidate.number, "state": state.value, "message": message}
+            named = f"{candidate.adapter}@{candidate.alias}"
+            record(session, SYSTEM, "alias.automatic", candidate.namespace, named, after=after)
+        row.state, row.at, row.generations, row.message = state.value, utc_now(), list(sight.generations), message

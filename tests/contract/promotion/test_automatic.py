@@ -140,8 +140,9 @@ class TestScoring:
         assert shop.go_on() == 1
         assert (shop.row(number).state, shop.jobs()) == ("waiting", [])
         assert "1 of 1 unfinished jobs" in str(shop.row(number).message)
-        # Nothing is new.
+        # Nothing is new, and it is said once.
         assert shop.go_on() == 0
+        assert shop.scene.audited("alias.automatic") == [SYSTEM.name]
         shop.limit(10)
         assert shop.go_on() == 1
         assert shop.row(number).state == "scoring"

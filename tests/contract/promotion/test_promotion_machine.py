@@ -345,5 +345,5 @@ class TestSecondReading:
     def test_oracle_sees_that_it_is_missing(self, world: World, tmp_path: Path, between: str) -> None:
         _, oracle, moved = self.play(world, tmp_path, between, unchanged=_never)
         assert moved
-        with world.services.db.read() as session, pytest.raises(AssertionError, match="^move "):
+        with world.services.db.read() as session, pytest.raises(AssertionError, match=r"^move "):
             oracle.look(session)

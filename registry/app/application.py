@@ -47,7 +47,7 @@ from registry.monitoring import views as metrics
 from registry.monitoring.service import Metrics
 from registry.promotion import approval_views as approvals
 from registry.promotion import probe_views as probes
-from registry.promotion import statement_views
+from registry.promotion import statement_views as statements
 from registry.promotion import views as promotion
 from registry.promotion.policies import views as policies
 from registry.queue import Queue
@@ -89,7 +89,7 @@ ROOMS = (
     removal,
     search,
     signatures,
-    statement_views,
+    statements,
 )
 
 

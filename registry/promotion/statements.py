@@ -19,8 +19,9 @@ from registry.db.database import Database
 from registry.db.types import db_now, utc_now
 from registry.errors import Conflict, Invalid, InvalidName, Verification
 from registry.principal import Principal
-from registry.promotion.models import StatementRow
-from registry.promotion.policies.finding import standing
+from registry.promotion.generations import scopes_of
+from registry.promotion.models import Policy, StatementRow
+from registry.promotion.policies.finding import newest
 from registry.usage.charging import charge, record_bytes
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.formats.refs import BadNameError, parse_alias
@@ -141,7 +142,10 @@ def _named(session: Session, adapter: Adapter, alias: str) -> tuple[Version, int
 
 def _policies(session: Session, adapter: Adapter, alias: str) -> list[str]:
     """The digests of the policies that stand for an alias, sorted."""
-    return sorted({policy.digest for policy in standing(session, adapter.name, adapter.namespace, alias)})
+    scopes = scopes_of(adapter.name, adapter.namespace)
+    rows = session.scalars(newest().where(Policy.scope.in_(scopes), Policy.alias == alias))
+    # The documents are not read: readers of statements get them also while a newer release has set a policy.
+    return sorted({row.digest for row in rows if row.document is not None})
 
 
 def _require_own_key(signed: SignedStatement) -> None:

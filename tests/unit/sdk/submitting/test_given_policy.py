@@ -32,8 +32,8 @@ REFUSED: list[tuple[str, int | None, str]] = [
     ("alias: production\nnosuch: 1\n", 2, "nosuch: there is no such key; give one of alias, alpha, require"),
     (
         ROWS + "metrics:\n      loss:\n        not_worse_than: -0.1\n",
-        6,
-        "not_worse_than: -0.1 can't be: it is by how much",
+        5,
+        "metrics.loss: a margin is by how much it may be worse, whether less or more is better; give not_worse_than of 0 or more",
     ),
     (
         ROWS + "metrics: {loss: {not_worse_than: 1, against: nosuch}}\n",

@@ -223,8 +223,6 @@ def _explained(error: Any, place: _PLACE) -> str:
         return f"{_shown(given)} can't be; give a list, each item in a line that begins with '- '"
     if kind == "string_type" and not isinstance(given, str):
         return f"{_shown(given)} is not text; put it in quotes"
-    if place[-1:] == ("not_worse_than",) and kind == "greater_than_equal":
-        return f"{_shown(given)} can't be: it is by how much a version may be worse, whichever way is better; give 0 or more"
     message = unfit(error, _fields_at(place[:-1]).get(str(place[-1])) if place else None) or str(
         error["msg"]
     ).removeprefix("Value error, ")

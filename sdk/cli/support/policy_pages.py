@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 
 from sdk.cli.support.output import filled, plain
 from sdk.schemas.promotion import PolicyDocument, PolicyView, RowsRule
@@ -24,7 +25,7 @@ def policy_lines(scope: str, policies: Sequence[PolicyView]) -> Iterator[str]:
     for at, each in enumerate(wider):
         if own or at:
             yield "#"
-        yield from _heading(each, f"also holds for {scope}; it is set with: adapterctl policy set '{each.scope}'")
+        yield from _heading(each, f"also holds for {scope}; it is set with: adapterctl policy set {quote(each.scope)}")
         for line in _document(each):
             yield f"#   {line}" if line else "#"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from sdk.cli.support.options import confirm, yes_option
@@ -159,5 +161,6 @@ def policy_rm(scope: str, alias: str, yes: bool, style: str) -> None:
     confirm(f"remove the policy of {scope} for {alias}?", yes=yes)
     with open_client() as client:
         client.policies.remove(scope, alias)
-    now = f"the policy of {scope} for {alias} is removed; see: adapterctl policy history {scope} {alias}"
-    print_done(style, {"scope": scope, "alias": alias, "removed": True}, None, now)
+    now = f"the policy of {scope} for {alias} is removed; its versions are listed by:"
+    history = f"adapterctl policy history {quote(scope)} {alias}"
+    print_done(style, {"scope": scope, "alias": alias, "removed": True}, None, now, history)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
@@ -12,9 +15,12 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from sdk.cli import cli
+from sdk.cli.commands import watch
 from sdk.cli.support.decision_pages import document_of, facts_of, markdown_page, rule_lines, title_of
 from sdk.cli.support.policy_pages import asked_of, policy_lines
 from sdk.nouns.decisions import would_move
+from sdk.objects import Job
+from sdk.schemas.jobs import JobState
 from sdk.schemas.promotion import (
     Decision,
     DecisionOutcome,
@@ -196,3 +202,19 @@ def test_commands_are_groups_or_commands_with_examples() -> None:
         command = cli.get_command(context, name)
         commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
         assert [each.name for each in commands if each is None or "Example" not in (each.help or "")] == []
+
+
+def test_ctrl_c_says_how_to_come_back_to_a_promotion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> Iterator[tuple[Job[Any], None]]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(watch, "follow", interrupted)
+    job = SimpleNamespace(id="0ae197196a1f", view=SimpleNamespace(state=JobState.RUNNING, waits=None))
+    with pytest.raises(SystemExit) as left:
+        watch.watch_all([cast("Job[Any]", job)], again="adapterctl promote sql@v3 production --wait")
+    assert left.value.code == 130
+    said = "detached; job 0ae197196a1f keeps running. Go on with: adapterctl promote sql@v3 production --wait"
+    assert said in capsys.readouterr().err

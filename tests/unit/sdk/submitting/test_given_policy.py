@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ REFUSED: list[tuple[str, int | None, str]] = [
     ("alias: production\nnosuch: 1\n", 2, "nosuch: there is no such key; give one of alias, alpha, require"),
     (
         ROWS + "metrics:\n      loss:\n        not_worse_than: -0.1\n",
-        6,
-        "not_worse_than: -0.1 can't be: it is by how much",
+        5,
+        "metrics.loss: a margin is by how much it may be worse, whether less or more is better; give not_worse_than of 0 or more",
     ),
     (
         ROWS + "metrics: {loss: {not_worse_than: 1, against: nosuch}}\n",
@@ -188,3 +189,30 @@ def test_a_policy_that_was_written_is_read_as_the_same(
     file = tmp_path_factory.getbasetemp() / "written.yaml"
     file.write_text(as_yaml(policy))
     assert read_policies(file) == [policy]
+
+
+PAGE = (Path(__file__).resolve().parents[4] / "docs" / "promoting.md").read_text()
+
+
+def test_the_policy_of_the_page_is_read_and_refused_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = re.findall(r"<!-- file: policy.yaml -->\n```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "policy.yaml").write_text(text)
+    assert read_policies("policy.yaml")[0].approvals == 2
+    (tmp_path / "policy.yaml").write_text(text.replace("not_worse_than: 0.1", "not_worse_than: -0.1"))
+    with pytest.raises(InvalidInput) as refused:
+        read_policies("policy.yaml")
+    assert refused.value.message in PAGE.replace("\n", " ")
+
+
+def test_the_tables_of_the_page_have_each_key_with_its_default() -> None:
+    for model in (PolicyDocument, RowsRule, MetricRule):
+        missing = [
+            name
+            for name in model.model_fields
+            if f"| `{name}`" not in PAGE and f", `{name}` |" not in PAGE and name not in ("data_name", "point")
+        ]
+        assert missing == [], model
+        for name, field in model.model_fields.items():
+            if isinstance(field.default, str | int | float) and field.default and f"| `{name}` |" in PAGE:
+                assert re.search(rf"\| `{name}` \| `?{re.escape(str(field.default))}`? \|", PAGE), name

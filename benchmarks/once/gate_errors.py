@@ -3,7 +3,7 @@
 
 Appends a line for each design to OUT.jsonl; lines that are there already are not made again. With OUT.jsonl 1 2 it makes every
 second one, from the first. With `--tables FILE…` it prints what the files have as the tables of benchmarks/RESULTS.md, and with
-`--small` how often the end that is taken from the rows alone is too low at small alphas, of 200,000 draws.
+`--small` how often the end that is taken from the rows alone is too low for a tenth version, of 100,000 draws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _FAIR = ("normal", "tokens", "tokens, more in long rows", "t(3)", "yes or no")
 _HARD = ("skewed harm", "skewed gain", "10 % differ", "10 % differ, bounded", "rare large harm")
 #: Margins in deviations: where the share that differs bounds what a difference can be, it is smaller.
 _MARGINS = {"yes or no": (0.2, 0.5), "10 % differ, bounded": (0.25,)}
-_SMALL, _MANY = (1e-3, 1e-4), 200_000
+#: With small alphas, so many draws are made.
+_MANY = 100_000
 #: The alpha of the first version on some rows, if others may follow.
 _FIRST = tried_alpha(0.05, 1)
 #: By how many margins each of ten versions is worse than the one before.
@@ -54,6 +55,11 @@ def designs() -> Iterator[Design]:
         yield Design("not worse", kind, rows, worse=0.0, margin=_margins(kind)[-1], tries=tries)
     for kind, rows in product((*_FAIR, *_HARD), _ROWS[:2]):
         yield Design("not worse", kind, rows, margin=_margins(kind)[-1], tries=10)
+
+
+def _cost(design: Design) -> int:
+    """Exact answers to many rows take longest, then many versions at once."""
+    return 2 if design.kind == "yes or no" and design.rows >= 1000 else int(design.asked.startswith(("any", "ten")))
 
 
 def _margins(kind: str) -> Sequence[float]:
@@ -146,11 +152,12 @@ def _line(*cells: str) -> str:
 
 
 def small() -> Iterator[str]:
-    """The table of small alphas, in multiples of alpha."""
-    yield from _head("the end is too low, times alpha", "rows", *(f"{alpha:g}" for alpha in _SMALL))
-    for kind, rows in product(("normal", "tokens", "t(3)", "skewed harm"), _ROWS[:2]):
-        found = [ends_below(kind, rows, alpha, draws=_MANY) / _MANY / alpha for alpha in _SMALL]
-        yield _line(kind, str(rows), *(f"{one:.2f}" for one in found))
+    """How often the end is too low for the tenth version on the same rows, in % and in multiples of its alpha."""
+    alpha = tried_alpha(0.05, 10)
+    yield from _head(f"the end is too low (α = {100 * alpha:.3f} %)", "30 rows", "100 rows")
+    for kind in ("normal", "tokens", "tokens, more in long rows", "t(3)", "skewed harm"):
+        found = [ends_below(kind, rows, alpha, draws=_MANY) / _MANY for rows in _ROWS[:2]]
+        yield _line(kind, *(f"{100 * one:.3f} ({one / alpha:.1f} α)" for one in found))
 
 
 def main() -> None:
@@ -163,9 +170,7 @@ def main() -> None:
         print("\n".join(tables(read([Path(name) for name in sys.argv[2:]]))))
         return
     part, parts = (int(word) for word in (sys.argv[2:] or ("1", "1")))
-    # Exact answers to many rows take longest.
-    wanted = sorted(designs(), key=lambda design: (design.kind == "yes or no") * design.rows // 1000)
-    make(Path(sys.argv[1]), wanted[part - 1 :: parts])
+    make(Path(sys.argv[1]), sorted(designs(), key=_cost)[part - 1 :: parts])
 
 
 if __name__ == "__main__":

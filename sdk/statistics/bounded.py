@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: How many stakes are averaged.
 _STAKES = 64
 #: So many numbers at most are told apart.
-_MOST_NUMBERS = 1 << 12
+_MOST_NUMBERS = 1 << 10
 #: Halvings after which an end is known to 10⁻¹⁵.
 _HALVINGS = 51
 

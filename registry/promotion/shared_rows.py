@@ -40,7 +40,7 @@ class ReadRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedCount:
     """How many rows of a dataset are among those of another."""
 
     rows: int
@@ -64,7 +64,7 @@ class RowSharing:
     reading: RowReading
     clock: Callable[[], float] = time.monotonic
 
-    def of(self, rows: ReadRows, others: Iterable[ReadRows]) -> dict[str, Shared]:
+    def of(self, rows: ReadRows, others: Iterable[ReadRows]) -> dict[str, SharedCount]:
         """Return what a dataset shares with each of others, by their digests.
 
         Raises Unavailable if that takes longer than one request may: the next one goes on where this one ended.
@@ -82,23 +82,23 @@ class RowSharing:
             found[other.dataset] = self._compared(rows, other)
         return found
 
-    def _compared(self, rows: ReadRows, other: ReadRows) -> Shared:
+    def _compared(self, rows: ReadRows, other: ReadRows) -> SharedCount:
         """Compare two datasets, and keep what is found. Raises Unavailable."""
         try:
             with ExitStack() as stack:
                 held, theirs = (stack.enter_context(self._opened(one)) for one in (rows, other))
                 if not held.rows or not theirs.rows:
                     # Columns that somebody named and that are not there would hide all rows.
-                    return Shared(0, None, "none of its rows can be read as they were then")
+                    return SharedCount(0, None, "none of its rows can be read as they were then")
                 counts = self.reading.among(held.path, [theirs.path])
         except NotSigned as why:
             # Somebody may add the rows again.
-            return Shared(0, None, str(why))
+            return SharedCount(0, None, str(why))
         except TooLongForNow:
-            return Shared(0, None, "it is too long for that")
+            return SharedCount(0, None, "it is too long for that")
         except Breach as why:
-            return Shared(0, None, f"the comparison {why}")
-        found = Shared(counts["rows"], sum(counts[kind] for kind in ("exact", "normalised", "near")))
+            return SharedCount(0, None, f"the comparison {why}")
+        found = SharedCount(counts["rows"], sum(counts[kind] for kind in ("exact", "normalised", "near")))
         with self.db.write() as session:
             insert_if_new(session, SharedRows, **_key(rows, other), rows=found.rows, shared=found.shared, reason=None)
         return found
@@ -107,17 +107,19 @@ class RowSharing:
         return self.signed.opened(rows.dataset, Reading(rows.columns), most=_MOST_BYTES)
 
 
-def known_shares(session: Session, rows: ReadRows, others: Iterable[ReadRows]) -> dict[str, Shared]:
+def known_shares(session: Session, rows: ReadRows, others: Iterable[ReadRows]) -> dict[str, SharedCount]:
     """Return what is known of how many rows a dataset shares with others, by their digests."""
-    same = {one.dataset: Shared(1, 1) for one in others if one.dataset == rows.dataset}
+    same = {one.dataset: SharedCount(1, 1) for one in others if one.dataset == rows.dataset}
     keys = {one.dataset: _key(rows, one)["reading"] for one in others if one.dataset not in same}
     query = select(SharedRows).where(SharedRows.dataset_digest == rows.dataset)
     kept = session.scalars(query.where(SharedRows.other_digest.in_(sorted(keys))))
-    there = {one.other_digest: Shared(one.rows, one.shared) for one in kept if keys[one.other_digest] == one.reading}
+    there = {
+        one.other_digest: SharedCount(one.rows, one.shared) for one in kept if keys[one.other_digest] == one.reading
+    }
     return same | there
 
 
-def related(shares: Mapping[str, Shared]) -> set[str]:
+def related(shares: Mapping[str, SharedCount]) -> set[str]:
     """Return the datasets what was tried on which counts; where nobody knows whether it does, it does."""
     return {dataset for dataset, one in shares.items() if one.is_much is not False}
 

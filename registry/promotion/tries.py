@@ -37,7 +37,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 How = Literal["scored", "chosen"]
 
 
-class Tried(NamedTuple):
+class TriedDataset(NamedTuple):
     """A dataset on which bytes of an adapter were tried."""
 
     dataset: str
@@ -55,11 +55,11 @@ class _Met(NamedTuple):
     how: How
 
 
-def tried_of(session: Session, adapter: str) -> list[Tried]:
+def tried_of(session: Session, adapter: str) -> list[TriedDataset]:
     """Return on which datasets bytes of an adapter were tried, and how many on each, by the dataset's digest."""
     counted = select(TriedRows.dataset_digest, func.max(TriedRows.columns), func.count())
     counted = counted.where(TriedRows.adapter == adapter).group_by(TriedRows.dataset_digest)
-    return [Tried(*row) for row in session.execute(counted.order_by(TriedRows.dataset_digest))]
+    return [TriedDataset(*row) for row in session.execute(counted.order_by(TriedRows.dataset_digest))]
 
 
 def count_tries(session: Session, adapter: str, datasets: Collection[str]) -> int:
@@ -68,12 +68,12 @@ def count_tries(session: Session, adapter: str, datasets: Collection[str]) -> in
     return session.scalar(counted.where(TriedRows.dataset_digest.in_(sorted(datasets)))) or 0
 
 
-def chosen_by(session: Session, namespace: str, digests: Collection[str]) -> list[Tried]:
+def chosen_by(session: Session, namespace: str, digests: Collection[str]) -> list[TriedDataset]:
     """Return the datasets by whose rows any of these bytes were chosen in a namespace, by the dataset's digest."""
     chosen = select(TriedRows.dataset_digest, func.max(TriedRows.columns), func.count())
     chosen = chosen.where(TriedRows.namespace == namespace, TriedRows.how == "chosen")
     chosen = chosen.where(TriedRows.digest.in_(sorted(digests))).group_by(TriedRows.dataset_digest)
-    return [Tried(*row) for row in session.execute(chosen.order_by(TriedRows.dataset_digest))]
+    return [TriedDataset(*row) for row in session.execute(chosen.order_by(TriedRows.dataset_digest))]
 
 
 def note_scores(session: Session, kept: Sequence[Evaluation]) -> None:

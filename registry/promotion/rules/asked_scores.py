@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from registry.promotion.rules.counting import Counted, Scored
+from registry.promotion.rules.counting import Counted, ScoreRecord
 from registry.promotion.rules.references import Reference
 from registry.promotion.shared_rows import ReadRows
-from registry.promotion.tries import Tried
+from registry.promotion.tries import TriedDataset
 from sdk.schemas.evaluation import Better
 from sdk.schemas.promotion import MetricRule, RowsRule
 from sdk.statistics.gates import ScoreLimit
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedVersion:
     """A version that one is compared with, and its scores that count."""
 
     reference: Reference
@@ -34,7 +34,7 @@ class AskedLimit:
 
     limit: ScoreLimit
     #: Of "not_worse_than"; None: there is nothing to compare with.
-    compared: Compared | None = None
+    compared: ComparedVersion | None = None
     #: The version that the adapter never had, if it is to be compared with that.
     lacking: str | None = None
 
@@ -54,13 +54,13 @@ class AskedMetric:
     better: Better | None
     counted: Counted
     #: Each different version that it must not be worse than.
-    compared: Sequence[Compared]
+    compared: Sequence[ComparedVersion]
     #: The best that the alias has named, if its rows were removed with it.
-    gone: Compared | None
+    gone: ComparedVersion | None
     #: What the rule compares with and the adapter never had: "v9".
     unknown: Sequence[str]
 
-    def pair(self, other: Counted) -> tuple[Scored, Scored] | None:
+    def pair(self, other: Counted) -> tuple[ScoreRecord, ScoreRecord] | None:
         """The scores of the version, and those of another that were measured in the same way: the first that have rows."""
         for way in self.counted.ways():
             mine, theirs = (_with_rows(one.alike(way)) for one in (self.counted, other))
@@ -68,7 +68,7 @@ class AskedMetric:
                 return mine, theirs
         return None
 
-    def alone(self) -> Scored | None:
+    def alone(self) -> ScoreRecord | None:
         """The first scores of the version that have rows; None: there are none."""
         each = (_with_rows(self.counted.alike(way)) for way in self.counted.ways())
         return next((one for one in each if one is not None), None)
@@ -120,7 +120,7 @@ class AskedMetric:
         return [self.name, self.counted.identity(), others, gone, list(self.unknown)]
 
 
-def _with_rows(alike: Sequence[Scored]) -> Scored | None:
+def _with_rows(alike: Sequence[ScoreRecord]) -> ScoreRecord | None:
     return next((one for one in alike if one.has_rows), None)
 
 
@@ -134,7 +134,7 @@ class AskedRows:
     #: Datasets by whose rows the version was chosen.
     choosers: Sequence[ReadRows]
     #: On which datasets versions of the adapter were tried.
-    tried: Sequence[Tried]
+    tried: Sequence[TriedDataset]
     #: Which of all these datasets were removed, so that their rows may be gone.
     removed: Sequence[str]
 

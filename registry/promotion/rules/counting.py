@@ -56,7 +56,7 @@ _OF_ANSWERS = ("generated_rows", "max_new_tokens", "max_thought_tokens", "templa
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoreRecord:
     """One record of scores."""
 
     id: str
@@ -119,14 +119,14 @@ class Counted:
 
     metric: str
     #: Oldest first.
-    complete: Sequence[Scored]
+    complete: Sequence[ScoreRecord]
     #: Why there are none, as the rest of a sentence about the version.
     lacks: str | None = None
     #: Whether scoring it again could change that.
     is_missing: bool = False
 
     @property
-    def first(self) -> Scored | None:
+    def first(self) -> ScoreRecord | None:
         """The scores that count."""
         return next(iter(self.complete), None)
 
@@ -135,7 +135,7 @@ class Counted:
         """What they say."""
         return None if self.first is None else self.first.metrics[self.metric]
 
-    def alike(self, measured_as: str) -> list[Scored]:
+    def alike(self, measured_as: str) -> list[ScoreRecord]:
         """Those that were measured in the same way, oldest first."""
         return [one for one in self.complete if one.measured_as(self.metric) == measured_as]
 
@@ -150,7 +150,7 @@ class Counted:
 
 def read_scores(
     session: Session, digests: Collection[str], *, namespace: str, dataset: str, most: int = MOST_READ
-) -> dict[str, list[Scored]]:
+) -> dict[str, list[ScoreRecord]]:
     """Return the first scores of some bytes on a dataset that count for versions of a namespace, oldest first."""
     place = func.row_number().over(partition_by=Evaluation.digest, order_by=(Evaluation.created_at, Evaluation.id))
     counting = of_version(Evaluation, SYSTEM, digest=Evaluation.digest, namespace=namespace)
@@ -162,15 +162,15 @@ def read_scores(
     # Samples may be long.
     query = query.options(defer(Evaluation.samples), defer(Evaluation.libraries), defer(Evaluation.contamination))
     query = query.order_by(Evaluation.created_at, Evaluation.id)
-    found: dict[str, list[Scored]] = {digest: [] for digest in digests}
+    found: dict[str, list[ScoreRecord]] = {digest: [] for digest in digests}
     for row in session.scalars(query):
         found[row.digest or ""].append(_scored(row))
     return found
 
 
-def _scored(row: Evaluation) -> Scored:
+def _scored(row: Evaluation) -> ScoreRecord:
     metrics = {name: value for name, value in table(row.metrics).items() if isinstance(value, int | float)}
-    return Scored(
+    return ScoreRecord(
         id=row.id,
         at=row.created_at,
         grader=row.grader,
@@ -183,7 +183,7 @@ def _scored(row: Evaluation) -> Scored:
     )
 
 
-def count(scores: Sequence[Scored], metric: str, terms: Terms) -> Counted:
+def count(scores: Sequence[ScoreRecord], metric: str, terms: Terms) -> Counted:
     """Return which of the scores of some bytes, oldest first, count for a metric; or why none do."""
     rule = terms.rule
     pinned = [one for one in scores if metric in one.metrics or metric in table(one.conditions.get("failed"))]
@@ -204,12 +204,12 @@ def count(scores: Sequence[Scored], metric: str, terms: Terms) -> Counted:
     return Counted(metric, complete)
 
 
-def _is_by_another(one: Scored, makers: Makers) -> bool:
+def _is_by_another(one: ScoreRecord, makers: Makers) -> bool:
     """Whether somebody scored it who didn't make the version; where nobody knows who it was, it could be them."""
     return one.scored_by_name is not None and not makers.include(one.scored_by, one.scored_by_name)
 
 
-def _is_pinned(one: Scored, rule: RowsRule, metric: str) -> bool:
+def _is_pinned(one: ScoreRecord, rule: RowsRule, metric: str) -> bool:
     """Whether scores were asked for as the rule says, in all that the metric depends on."""
     if rule.grader not in (None, one.grader):
         return False
@@ -227,7 +227,7 @@ def _asked(spec: Mapping[str, Any], name: str) -> Any:
     return spec.get(name, EvaluationSpec.model_fields[name].get_default())
 
 
-def disagreement(counted: Sequence[Scored], metric: str) -> str | None:
+def disagreement(counted: Sequence[ScoreRecord], metric: str) -> str | None:
     """Say that later scores, measured in the same way, differ by more than rounding from the first; None if none do."""
     first = counted[0]
     value = first.metrics[metric]

@@ -13,9 +13,9 @@ from registry.catalog.models import Version
 from registry.datasets.models import Dataset
 from registry.promotion.makers import Makers, makers_of_all
 from registry.promotion.question import Bench, Question, StandingPolicy
-from registry.promotion.rules.asked_scores import AskedMetric, AskedRows, Compared
+from registry.promotion.rules.asked_scores import AskedMetric, AskedRows, ComparedVersion
 from registry.promotion.rules.chosen import choosers_of
-from registry.promotion.rules.counting import Counted, Scored, Terms, count, read_scores
+from registry.promotion.rules.counting import Counted, ScoreRecord, Terms, count, read_scores
 from registry.promotion.rules.references import Reference, incumbent, numbered, passed, together
 from registry.promotion.rules.scores_judging import Judging
 from registry.promotion.tries import tried_of
@@ -135,14 +135,14 @@ class _Reading:
         name: str,
         asked: MetricRule,
         named: dict[str, Reference],
-        found: dict[str, list[Scored]],
+        found: dict[str, list[ScoreRecord]],
     ) -> AskedMetric:
         def counted(digest: str) -> Counted:
             return count(found[digest], name, self._terms(rule, digest))
 
         better = better_is(name) or asked.better
         wanted: list[Reference] = []
-        gone: Compared | None = None
+        gone: ComparedVersion | None = None
         unknown = []
         if asked.not_worse_than is not None:
             for called in asked.references:
@@ -150,7 +150,7 @@ class _Reading:
                     wanted += [] if self._incumbent is None else [self._incumbent]
                 elif called == "best":
                     best, gone = _best_of(
-                        [Compared(one, counted(one.digest)) for one in self._passed], less=better == "less"
+                        [ComparedVersion(one, counted(one.digest)) for one in self._passed], less=better == "less"
                     )
                     wanted += [] if best is None else [best.reference]
                 elif called in named:
@@ -162,13 +162,13 @@ class _Reading:
             rule=asked,
             better=better,
             counted=counted(self._digest),
-            compared=[Compared(one, counted(one.digest)) for one in together(wanted)],
+            compared=[ComparedVersion(one, counted(one.digest)) for one in together(wanted)],
             gone=gone,
             unknown=unknown,
         )
 
 
-def _best_of(named: Iterable[Compared], *, less: bool) -> tuple[Compared | None, Compared | None]:
+def _best_of(named: Iterable[ComparedVersion], *, less: bool) -> tuple[ComparedVersion | None, ComparedVersion | None]:
     """Return the version with the best score of those that can still be compared row by row; and the best of all, if its
     rows were removed with it and it was better: then only its score is left.
     """

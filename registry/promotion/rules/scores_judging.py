@@ -17,7 +17,7 @@ from registry.promotion.policies.metrics import of_rows
 from registry.promotion.question import Bench, Question, StandingPolicy
 from registry.promotion.rules import scores_wording as wording
 from registry.promotion.rules.asked_scores import AskedLimit, AskedMetric, AskedRows
-from registry.promotion.rules.counting import Counted, Scored, disagreement
+from registry.promotion.rules.counting import Counted, ScoreRecord, disagreement
 from registry.promotion.rules.read_outcomes import outcome_of
 from registry.promotion.shared_rows import ReadRows, RowSharing, related
 from registry.promotion.tries import count_tries
@@ -55,7 +55,7 @@ class _Desk:
     _signatures: Path | None = None
     _is_fetched: bool = False
 
-    def scores(self, ref: str, scored: Scored) -> RowsOf:
+    def scores(self, ref: str, scored: ScoreRecord) -> RowsOf:
         """A copy of the rows of some scores. Raises NotFound, Verification, Unavailable."""
         if scored.id not in self._scores:
             path = self.folder / f"scores-{len(self._scores)}"
@@ -163,6 +163,12 @@ class Judging:
             return chosen
         for ref, counted in self._needed(asked, metric, limit):
             if counted.lacks is not None:
+                if (
+                    limit.compared is not None
+                    and not limit.compared.reference.is_there
+                    and counted is not metric.counted
+                ):
+                    return self._without(f"{ref} {counted.lacks}, and is not there any more")
                 return _Answer("unknown", f"{ref} {counted.lacks}; {self._how_to_score(asked, metric, counted)}")
         return self._unlike(asked, metric, limit)
 
@@ -184,10 +190,7 @@ class Judging:
             if pair is None:
                 theirs = limit.compared.reference
                 if not theirs.is_there:
-                    why = f"{theirs.ref} is not there any more, and the rows of its scores went with it"
-                    return _Answer(
-                        "unknown", f"{why}; promote with --override --reason, or compare with another version"
-                    )
+                    return self._without(f"{theirs.ref} is not there any more, and the rows of its scores went with it")
                 why = f"{asked.candidate.ref} and {theirs.said} have no scores that were measured alike"
                 return _Answer("unknown", f"{why}; score both in one job: promote with --wait")
             counted = (metric.counted, limit.compared.counted)
@@ -202,6 +205,10 @@ class Judging:
                 f"the rows of the scores of {asked.candidate.ref} were removed; score it again: promote with --wait",
             )
         return None
+
+    def _without(self, why: str) -> _Answer:
+        """What a limit is if nothing can ever be compared for it."""
+        return _Answer("unknown", f"{why}; promote with --override --reason, or compare with another version")
 
     def _by_value(self, metric: AskedMetric, limit: AskedLimit) -> bool:
         """Whether a floor is about a score of all rows together, which no row has."""

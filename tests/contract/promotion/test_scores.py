@@ -330,6 +330,17 @@ class TestWhatItIsComparedWith:
         assert "is not there any more, and the rows of its scores went with it" in only(found).message
         assert found.missing == []
 
+    def test_what_was_deleted_before_anybody_scored_it_is_not_asked_for(self, scene: Scene, data: str) -> None:
+        publish(scene)
+        scene.move(1)
+        scene.remove()
+        delete(scene, 1)
+        scored(scene, data)
+        ask_for(scene, data, CLOSE)
+        found = check(scene, 2)
+        assert f"{ref(scene)} has no loss, and is not there any more; promote with --override" in only(found).message
+        assert found.missing == []
+
     def test_the_best_stays_the_best_when_it_is_deleted(self, scene: Scene, data: str) -> None:
         ask_for(scene, data, CLOSE)
         for number, loss in enumerate((1.0, 1.06), start=1):

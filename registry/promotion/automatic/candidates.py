@@ -135,6 +135,19 @@ def candidates(
     ]
 
 
+def unsettled(session: Session, page: Sequence[Candidate]) -> list[Candidate]:
+    """Return those of the versions for one alias about which not everything is done for the policies that stand now."""
+    stands = {one.adapter: one for one in page}
+    digests = {name: policies_digest(standing(session, name, one.namespace, one.alias)) for name, one in stands.items()}
+    rows = select(AutomaticRow.adapter_pk, AutomaticRow.digest, AutomaticRow.policies_digest).where(
+        AutomaticRow.alias.in_({one.alias for one in page}),
+        AutomaticRow.digest.in_({one.digest for one in page}),
+        AutomaticRow.state.not_in([state.value for state in OPEN]),
+    )
+    over = {tuple(row) for row in session.execute(rows)}
+    return [one for one in page if (one.adapter_pk, one.digest, digests[one.adapter]) not in over]
+
+
 def look_at(session: Session, candidate: Candidate) -> Sight:
     """Return what decides what is done about a version now. Raises Unreadable for a policy that can't be read."""
     policies = standing(session, candidate.adapter, candidate.namespace, candidate.alias)

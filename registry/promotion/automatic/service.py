@@ -25,7 +25,16 @@ from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Job
 from registry.pools import Pool
 from registry.principal import SYSTEM, Principal
-from registry.promotion.automatic.candidates import Asking, Sight, asking, candidates, end_of, left_behind, look_at
+from registry.promotion.automatic.candidates import (
+    Asking,
+    Sight,
+    asking,
+    candidates,
+    end_of,
+    left_behind,
+    look_at,
+    unsettled,
+)
 from registry.promotion.automatic.lifecycle import AutomaticState
 from registry.promotion.automatic.noting import note, open_row
 from registry.promotion.automatic.scoring import Scoring
@@ -33,8 +42,10 @@ from registry.promotion.decisions import refusal_of
 from sdk.schemas.aliases import AliasMove, AliasView
 from sdk.schemas.promotion import Decision, PromotionCheck
 
-#: How many versions are read at once.
-_PAGE = 200
+#: How many versions are read at once, and how often in a round, for one policy.
+_PAGE, _PAGES = 200, 50
+#: Among how many of the last versions of a policy is looked whether something is left.
+_LAST = 20
 #: For how many versions of each policy a round does something; the next round continues.
 _OF_A_POLICY = 20
 #: How many versions a round looks at again, since time has passed.
@@ -121,9 +132,9 @@ class Automatic:
         """Whether there is something to do that no job brings anybody to."""
         with self._db.read() as session:
             for asked in asking(session):
-                for sight in _sights(session, asked):
-                    if _is_due(session, sight):
-                        return True
+                left = unsettled(session, candidates(session, asked, most=_LAST))
+                if any(_is_due(session, look_at(session, candidate)) for candidate in left):
+                    return True
         return False
 
     def _is_asked(self) -> bool:
@@ -139,22 +150,25 @@ class Automatic:
             acts = 0
             for sight in self._to_act_on(asked):
                 if sight.row is not None and sight.row.state == AutomaticState.WAITING and not sight.is_new:
+                    # What waits keeps nothing new from being looked at.
                     if again == 0:
                         continue
                     again -= 1
-                steps += self._act_safely(sight)
-                acts += 1
-                if acts == _OF_A_POLICY:
+                elif acts == _OF_A_POLICY:
                     break
+                else:
+                    acts += 1
+                steps += self._act_safely(sight)
         return steps
 
     def _to_act_on(self, asked: Asking) -> Iterator[Sight]:
         """What there may be something to do about now; what is decided for its policies is not looked at again."""
         below: int | None = None
-        while True:
+        for _ in range(_PAGES):
             with self._db.read() as session:
                 page = candidates(session, asked, most=_PAGE, below=below)
-            for candidate in reversed(page):
+                left = unsettled(session, page)
+            for candidate in reversed(left):
                 with self._db.read() as session:
                     # What came before it may have moved the alias beyond it.
                     if not candidates(session, asked, most=1, of=candidate.version_pk):
@@ -186,10 +200,9 @@ class Automatic:
     def _act_safely(self, sight: Sight) -> int:
         try:
             return self._act(sight)
-        except Unavailable:
-            raise
-        except (ChangedError, NotFound):
-            # Something was changed at this very moment: the next round sees what.
+        except (ChangedError, NotFound, Unavailable) as error:
+            # Something was changed at this very moment, or takes longer: the next round sees what.
+            _log.info("%s is looked at again later: %s", sight.candidate.ref, error)
             return 0
         except RegistryError as error:
             return self._waits(sight, error.message)
@@ -200,6 +213,9 @@ class Automatic:
     def _act(self, sight: Sight) -> int:
         """Take the next step for a version; return 1 if there was one."""
         candidate = sight.candidate
+        if not sight.moves and not sight.scored_rows:
+            # The policy was ended at this very moment.
+            return 0
         families = self._scoring.families(sight)
         if sight.moves:
             with self._db.read() as session:
@@ -252,11 +268,6 @@ class Automatic:
         if state in (AutomaticState.FAILED, AutomaticState.REFUSED):
             _log.info("%s is not for %s: %s", sight.candidate.ref, sight.candidate.alias, message)
         return 1
-
-
-def _sights(session: Session, asked: Asking) -> Iterator[Sight]:
-    for candidate in candidates(session, asked, most=_PAGE):
-        yield look_at(session, candidate)
 
 
 def _is_due(session: Session, sight: Sight, *, before: datetime | None = None) -> bool:

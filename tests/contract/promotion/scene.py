@@ -86,7 +86,8 @@ class Scene:
         self.gate = self.gate or self.services.gate
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, role in STAFF.items():
-            self.hire(name, role)
+            if name not in self.secrets:
+                self.hire(name, role)
 
     # People.
 

@@ -317,7 +317,7 @@ class TestModes:
             (job,) = shop.jobs()
             with redis.Redis.from_url(valkey_url) as client:
                 bodies = [base64.b64decode(json.loads(raw)["body"]) for raw in client.lrange("gpu", 0, -1)]
-            assert job.id in [json.loads(body)[0] for body in bodies]
+            assert [job.id] in [json.loads(body)[0] for body in bodies]
             # A worker with a hint takes it; nobody asks an idle one.
             held = server.claims.claim(claim=shop.scene.wants(hint=job.id), who=shop.scene.who("bot"))
             assert held is not None

@@ -21,7 +21,7 @@ from registry.promotion import generations
 from registry.promotion.models import DecisionRow
 from registry.promotion.policies.finding import policies_digest, standing
 from registry.promotion.policies.loosening import recent_loosenings
-from registry.promotion.question import Family, Gathered, Question, StandingPolicy
+from registry.promotion.question import Gathered, Question, RuleFamily, StandingPolicy
 from registry.promotion.rules.known import OF_REMOVAL
 from sdk.formats.refs import Ref
 from sdk.schemas.promotion import MoveKind
@@ -48,7 +48,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Part:
+class AskedRules:
     """The rules of one kind of one policy."""
 
     policy: StandingPolicy
@@ -58,11 +58,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedMove:
     """A question with all that it is judged by, as one state of the database has it."""
 
     question: Question
-    parts: Sequence[Part]
+    parts: Sequence[AskedRules]
     #: Whether it goes back to what it has named by a decision, and no policy wants that checked.
     goes_back: bool
     #: SHA-256 over the identities of all inputs.
@@ -75,7 +75,7 @@ class Asked:
     notes: Sequence[str]
 
 
-def ask(session: Session, wanted: Wanted, families: Mapping[str, Family]) -> Asked:
+def ask(session: Session, wanted: Wanted, families: Mapping[str, RuleFamily]) -> AskedMove:
     """Read what a wanted move is judged by. Raises NotFound, Forbidden, Invalid for an override without a reason, Conflict,
     Unreadable.
     """
@@ -109,7 +109,7 @@ def ask(session: Session, wanted: Wanted, families: Mapping[str, Family]) -> Ask
     )
     goes_back = target is not None and _goes_back(session, question)
     parts = [] if goes_back else [*_gathered(session, question, families)]
-    return Asked(
+    return AskedMove(
         question=question,
         parts=parts,
         goes_back=goes_back,
@@ -147,7 +147,7 @@ def last_move(session: Session, adapter: Adapter, alias: str) -> int | None:
     return session.scalar(query.where(AliasMoveRow.adapter_pk == adapter.pk, AliasMoveRow.alias == alias))
 
 
-def answered_before(session: Session, asked: Asked) -> DecisionRow | None:
+def answered_before(session: Session, asked: AskedMove) -> DecisionRow | None:
     """Return the newest decision that was made by the same inputs and has the outcome of each rule."""
     query = select(DecisionRow).where(
         DecisionRow.inputs_digest == asked.inputs_digest,
@@ -175,7 +175,7 @@ def _goes_back(session: Session, question: Question) -> bool:
     return session.scalars(query.limit(1)).first() is not None
 
 
-def _gathered(session: Session, question: Question, families: Mapping[str, Family]) -> list[Part]:
+def _gathered(session: Session, question: Question, families: Mapping[str, RuleFamily]) -> list[AskedRules]:
     parts = []
     for policy in question.policies:
         for name, family in families.items():
@@ -184,7 +184,7 @@ def _gathered(session: Session, question: Question, families: Mapping[str, Famil
             gathered = family(session, question, policy)
             if gathered is not None:
                 of = [name, policy.scope, policy.version, policy.digest]
-                parts.append(Part(policy, gathered, digest_of([_identity(question), of, gathered.identity])))
+                parts.append(AskedRules(policy, gathered, digest_of([_identity(question), of, gathered.identity])))
     return parts
 
 

@@ -20,7 +20,7 @@ from registry.db.stored_json import readable, view_of
 from registry.db.types import db_now
 from registry.errors import NotFound
 from registry.principal import Principal
-from registry.promotion.asking import Asked
+from registry.promotion.asking import AskedMove
 from registry.promotion.models import DecisionRow
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.job_requests import EvaluationRequest
@@ -35,7 +35,7 @@ _MOST_CHARS = 2000
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MoveVerdict:
     """What a question came to."""
 
     outcome: DecisionOutcome
@@ -89,8 +89,8 @@ def new_id() -> str:
 
 def write_decision(
     session: Session,
-    asked: Asked,
-    verdict: Verdict,
+    asked: AskedMove,
+    verdict: MoveVerdict,
     *,
     ident: str,
     reason: str,

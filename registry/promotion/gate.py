@@ -25,9 +25,9 @@ from registry.db.database import Database
 from registry.errors import Conflict, PromotionRefused, Unavailable
 from registry.principal import Principal
 from registry.promotion import generations
-from registry.promotion.asking import Asked, Wanted, answered_before, ask, last_move, require_rights, target_of
+from registry.promotion.asking import AskedMove, Wanted, answered_before, ask, last_move, require_rights, target_of
 from registry.promotion.decisions import (
-    Verdict,
+    MoveVerdict,
     new_id,
     present_decisions,
     refusal_of,
@@ -35,7 +35,7 @@ from registry.promotion.decisions import (
     write_decision,
 )
 from registry.promotion.models import DecisionRow
-from registry.promotion.question import Bench, Family
+from registry.promotion.question import Bench, RuleFamily
 from registry.promotion.rules.known import FAMILIES
 from registry.promotion.rules.read_outcomes import ReadOutcomes
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
@@ -53,7 +53,7 @@ class JudgingNeededError(Exception):
     """The answer isn't known yet, and the caller has no time to find it."""
 
 
-def unchanged(asked: Asked, held: Sequence[int], last: int | None) -> bool:
+def unchanged(asked: AskedMove, held: Sequence[int], last: int | None) -> bool:
     """Whether all that a move was judged by is as it was read, by the generations that are held now and the alias's last move."""
     return list(held) == list(asked.generations) and last == asked.last_move
 
@@ -66,8 +66,8 @@ class Gate:
         db: Database,
         bench: Bench,
         *,
-        families: Mapping[str, Family] = FAMILIES,
-        unchanged: Callable[[Asked, Sequence[int], int | None], bool] = unchanged,
+        families: Mapping[str, RuleFamily] = FAMILIES,
+        unchanged: Callable[[AskedMove, Sequence[int], int | None], bool] = unchanged,
     ) -> None:
         self._db = db
         self._bench = bench
@@ -165,7 +165,7 @@ class Gate:
             "same command again"
         )
 
-    def _ask(self, wanted: Wanted) -> tuple[Asked, DecisionRow | None]:
+    def _ask(self, wanted: Wanted) -> tuple[AskedMove, DecisionRow | None]:
         with self._db.read() as session:
             asked = ask(session, wanted, self._families)
             return asked, answered_before(session, asked) if asked.parts or wanted.only_asked else None
@@ -173,14 +173,14 @@ class Gate:
     def _judged(
         self,
         wanted: Wanted,
-        asked: Asked,
+        asked: AskedMove,
         earlier: DecisionRow | None,
         may_judge: bool,
         judged: dict[str, list[Any]],
-    ) -> Verdict:
+    ) -> MoveVerdict:
         """Return what a question comes to. `judged` has the outcomes of rules by the keys of their inputs, and gets new ones."""
         if asked.goes_back:
-            return Verdict("rolled_back", notes=asked.notes)
+            return MoveVerdict("rolled_back", notes=asked.notes)
         if earlier is not None:
             rules, missing, notes = list(earlier.rules), list(earlier.missing), list(asked.notes)
         elif may_judge or all(isinstance(part.gathered, ReadOutcomes) for part in asked.parts):
@@ -189,10 +189,10 @@ class Gate:
             raise JudgingNeededError
         passed = len(notes) == len(asked.notes) and all(one["outcome"] == "passed" for one in rules)
         outcome: DecisionOutcome = "passed" if passed else "overridden" if wanted.override else "refused"
-        return Verdict(outcome, rules, missing, notes)
+        return MoveVerdict(outcome, rules, missing, notes)
 
     def _judge(
-        self, wanted: Wanted, asked: Asked, judged: dict[str, list[Any]]
+        self, wanted: Wanted, asked: AskedMove, judged: dict[str, list[Any]]
     ) -> tuple[list[Any], list[Any], list[str]]:
         rules, missing, notes = [], [], [*asked.notes]
         for part in asked.parts:
@@ -210,7 +210,7 @@ class Gate:
                 missing += [request.model_dump(mode="json") for request in part.gathered.missing]
         return rules, missing[:_MOST_MISSING], notes
 
-    def _told(self, wanted: Wanted, asked: Asked, verdict: Verdict, earlier: DecisionRow | None) -> Decision:
+    def _told(self, wanted: Wanted, asked: AskedMove, verdict: MoveVerdict, earlier: DecisionRow | None) -> Decision:
         """Return a decision after which nothing moves, as the caller may see it: the earlier one if it was the same."""
         name, who = wanted.adapter, wanted.who
         same = earlier is not None and not earlier.moved and earlier.outcome == verdict.outcome
@@ -224,8 +224,8 @@ class Gate:
     def _settled(
         self,
         wanted: Wanted,
-        asked: Asked,
-        verdict: Verdict,
+        asked: AskedMove,
+        verdict: MoveVerdict,
         change: Callable[[Session, Adapter, Wanted, MovedBy], tuple[int, T]],
     ) -> tuple[T] | None:
         """Move the alias, and return the answer, unless anything has changed by which it was judged."""

@@ -85,7 +85,7 @@ class Gathered(Protocol):
         ...
 
 
-class Family(Protocol):
+class RuleFamily(Protocol):
     """Reads what a policy's rules of one kind are judged by; None: the policy has none."""
 
     def __call__(self, session: Any, question: Question, policy: StandingPolicy) -> Gathered | None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from registry.promotion.question import Family
+from registry.promotion.question import RuleFamily
 from registry.promotion.rules.approvals import approvals
 from registry.promotion.rules.contamination import contamination
 from registry.promotion.rules.forgetting import forgetting
@@ -13,7 +13,7 @@ from registry.promotion.rules.scores import scores
 from registry.promotion.rules.signature import signature
 
 #: By name, in the order in which a decision has their rules.
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: Mapping[str, RuleFamily] = {
     "scores": scores,
     "forgetting": forgetting,
     "contamination": contamination,

@@ -17,9 +17,9 @@ from registry.app.services import Services
 from registry.artifacts.service import Artifacts
 from registry.datasets.signatures import SignedDatasets
 from registry.principal import LOCAL, Principal, Role
-from registry.promotion.asking import Asked
+from registry.promotion.asking import AskedMove
 from registry.promotion.gate import Gate, unchanged
-from registry.promotion.question import Bench, Family, Question, StandingPolicy
+from registry.promotion.question import Bench, Question, RuleFamily, StandingPolicy
 from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRollback, AliasView
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.promotion import (
@@ -153,9 +153,9 @@ class Space:
 
     def gate(
         self,
-        rules: Mapping[str, Family] | Family,
+        rules: Mapping[str, RuleFamily] | RuleFamily,
         *,
-        unchanged: Callable[[Asked, Sequence[int], int | None], bool] = unchanged,
+        unchanged: Callable[[AskedMove, Sequence[int], int | None], bool] = unchanged,
     ) -> Gate:
         """A gate with these rules."""
         families = rules if isinstance(rules, Mapping) else {"scores": rules}

@@ -26,7 +26,7 @@ from registry.catalog.models import Adapter
 from registry.datasets.signatures import SignedDatasets
 from registry.principal import LOCAL, Principal, Role
 from registry.promotion.gate import Gate
-from registry.promotion.question import Bench, Family
+from registry.promotion.question import Bench, RuleFamily
 from registry.promotion.rules.known import FAMILIES
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, UploadView
@@ -62,7 +62,7 @@ def floor(data: str, most_loss: float = 1.0, **said: Any) -> dict[str, Any]:
     return {"require": [rule], **said}
 
 
-def gate_of(services: Services, families: Mapping[str, Family], **given: Any) -> Gate:
+def gate_of(services: Services, families: Mapping[str, RuleFamily], **given: Any) -> Gate:
     """A gate that asks further families of rules as well."""
     signed = SignedDatasets(services.db, services.artifacts, services.reading)
     bench = Bench(services.db, services.artifacts, services.evaluation_rows, services.reading, signed)

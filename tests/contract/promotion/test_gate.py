@@ -12,6 +12,7 @@ import pytest
 from contract.promotion.gates import Rules, Space
 from support.people import bare_http
 from support.registries import World
+from support.statements import sent
 
 from registry.access.audit.service import AuditQuery
 from registry.errors import Forbidden, Invalid, NotFound, PromotionRefused, Unavailable
@@ -346,3 +347,16 @@ def test_decisions_count_towards_the_quota(there: Space) -> None:
     after = there.services.quotas.get(there.space, who=LOCAL)
     assert after != before
     assert recount(there.services.db, within_s=60) == 0
+
+
+def test_a_move_takes_as_many_statements_however_many_rules_there_are(there: Space) -> None:
+    there.policy()
+    there.who("ann")
+    counts = []
+    for count in (1, 40):
+        gate = there.gate({f"family {n}": Rules() for n in range(count)})
+        there.move(gate, 1)
+        with sent(there.services.db) as statements:
+            there.move(gate, 2)
+        counts.append(len(statements))
+    assert counts[0] == counts[1] < 60

@@ -62,7 +62,7 @@ def pull_command(
       adapterctl pull code-review@v3
       adapterctl pull code-review@production -o ./adapter
       adapterctl pull code-review@v3 -o ./a --verify-with KEY.pub.pem --frozen
-      adapterctl pull code-review@production --require-signed-alias KEY.pub.pem --max-age 7d
+      adapterctl pull code-review@production --require-signed-alias KEY.pub.pem
     """
     if offline and base is not None:
         raise click.UsageError("--base has to ask the registry, which --offline rules out; give one of the two")

@@ -267,6 +267,11 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield found
 
 
+@pytest.fixture(scope="module")
+def stage(world: World, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return Scene(world, tmp_path_factory.mktemp("stage"))
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_no_alias_with_a_policy_names_what_nothing_allowed(world: World, tmp_path: Path) -> None:
@@ -306,10 +311,6 @@ class TestSecondReading:
     @pytest.fixture(params=["policy for all", "veto", "newer score", "revoked token", "end of an approval"])
     def between(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
-
-    @pytest.fixture(scope="class")
-    def stage(self, world: World, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-        return Scene(world, tmp_path_factory.mktemp("stage"))
 
     def play(self, stage: Scene, between: str, **given: Any) -> tuple[Oracle, bool]:
         """Approve and score a version, move the alias to it, and let something come between; say whether it moved."""

@@ -55,6 +55,7 @@ class TestAliases:
             "reason",
             "moved_by",
             "moved_at",
+            "move",
         }
         view = desk.json("promote", f"{name}@v2", "production")
         assert (view["ref"], view["number"], view["protected"], view["moved_by"]) == (f"{name}@v2", 2, False, "ops")

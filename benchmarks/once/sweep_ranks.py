@@ -1,14 +1,15 @@
-"""Which rank to take for `docstring-writer`: rates on a coarse grid for each rank, then each rank with its rate and three seeds,
-every training until its held-out loss has stopped; then all of them in every score of texts. What docs/sweeps.md shows.
+"""Which rank to take for `docstring-writer`: a rate for each rank on a coarse grid, then each rank with its rate and three seeds,
+every training until its held-out loss has stopped; then all of them in every score of texts, judged together. What
+docs/evaluation.md shows.
 
     python -m benchmarks.once.sweep_ranks OUT rates
-    python -m benchmarks.once.sweep_ranks OUT seeds --lr 1e-3
+    python -m benchmarks.once.sweep_ranks OUT train --rank 16 --lr 1e-3
     python -m benchmarks.once.sweep_ranks OUT scores
+    python -m benchmarks.once.sweep_ranks OUT verdict
 
-prints the commands with what they print; options after the part go to the sweep. The registry is the folder OUT/registry, and
-OUT/log has what the commands say of their progress. A part that was killed is begun again with its command; members that have
-ended are not trained again if the sweep is looked at with `adapterctl sweep show ID --watch` instead. METEOR wants WordNet in
-`ADAPTER_WORKER_WORDNET`.
+prints the commands with what they print; options after the part go to the command. The registry is the folder OUT/registry, and
+OUT/log has what the commands say of their progress. `train` is called once for each rank, since each has a rate of its own, and
+publishes three versions; `scores` is over all of them. METEOR wants WordNet in `ADAPTER_WORKER_WORDNET`.
 
 The example's 320 rows are learnt; the first 200 held-out ones choose, its 48 among them, and 200 others tell how good the chosen is.
 """
@@ -19,24 +20,32 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.training import example
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sdk.schemas.evaluation import RowScore
+
 ADAPTER = "docstring-writer"
+RANKS, SEEDS = (1, 4, 16), (0, 1, 2)
 ROWS = 200
-#: As the example has them, but for a rate that stays, so that no end of the steps is planned: 8 epochs at most, and the weights of the best look.
+#: As the example has them, but for smaller steps and a rate that stays, so that no end of the steps is planned: 8 epochs at most, and
+#: the weights of the best look.
 TRAINING = (
-    *("--method", "lora", "--targets", "attention", "--batch-size", "4", "--grad-accum", "4", "--max-length", "512"),
-    *("--schedule", "constant", "--epochs", "8", "--eval-every", "10", "--eval-rows", "48", "--patience", "3"),
-    *("--rank", "1,4,16", "--parallel", "1"),
+    *("--method", "lora", "--targets", "attention", "--batch-size", "4", "--grad-accum", "2", "--max-length", "512"),
+    *("--schedule", "constant", "--epochs", "8", "--eval-rows", "48", "--patience", "2"),
 )
-PARTS: dict[str, Sequence[str]] = {
-    "rates": ("--lr", "3e-4,1e-3,3e-3", "--publish", "none"),
-    "seeds": ("--seeds", "3", "--publish", "all", "--test-data", "test.jsonl"),
-}
-METRICS = "rouge_l,bleu,chrf,nist,meteor,cider_d"
+RATES = ("--lr", "1e-3,3e-3", "--max-steps", "40", "--eval-every", "13", "--parallel", "1", "--publish", "none")
+METRICS = ("rouge_l", "bleu", "chrf", "nist", "meteor", "cider_d")
+#: By which rows can be judged one by one.
+_BY_ROW = ("loss", "rouge_l", "bleu", "chrf", "nist", "meteor")
 
 
 def main() -> int:
@@ -45,12 +54,21 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     base = example("base").make_base(out / "base")
     _write_rows(out)
-    if part == "scores":
-        every = [f"{ADAPTER}@v{number}" for number in range(1, 10)]
-        _run(out, "eval", *every, "--data", "test.jsonl", "--metrics", METRICS, "--generate-rows", str(ROWS), *options)
-        return 0
-    data = ("--base", str(base), "--data", "train.jsonl", "--eval-data", "choose.jsonl")
-    _run(out, "sweep", ADAPTER, *data, *TRAINING, *PARTS[part], *options)
+    versions = [f"{ADAPTER}@v{number}" for number in range(1, 1 + len(RANKS) * len(SEEDS))]
+    data = ("--base", str(base), "--data", "train.jsonl", "--eval-data", "choose.jsonl", *TRAINING)
+    match part:
+        case "rates":
+            _run(out, "sweep", ADAPTER, *data, "--rank", ",".join(map(str, RANKS)), *RATES, *options)
+        case "train":
+            for seed in SEEDS:
+                _run(out, "train", ADAPTER, *data, "--eval-every", "10", "--seed", str(seed), *options)
+        case "scores":
+            generated = ("--metrics", ",".join(METRICS), "--generate-rows", str(ROWS), "--batch-size", "16")
+            _run(out, "eval", *versions, "--data", "test.jsonl", *generated, *options)
+        case "verdict":
+            _print_verdicts(out, versions)
+        case _:
+            sys.exit(f"{part} is no part; give rates, train, scores or verdict")
     return 0
 
 
@@ -75,6 +93,52 @@ def _run(out: Path, *arguments: str) -> None:
     print(f"# {time.monotonic() - begun:.0f} s\n", flush=True)
     if done.returncode != 0:
         sys.exit(done.returncode)
+
+
+def _print_verdicts(out: Path, versions: Sequence[str]) -> None:
+    """Print every score of every version, and for each metric what the rows and seeds say of the ranks, as a sweep judges them."""
+    import sdk
+    from sdk.schemas.evaluation import better_is
+    from sdk.statistics.sweeps import judge
+
+    with sdk.connect(f"local:{out / 'registry'}") as client:
+        by_rank: dict[int, list[tuple[Mapping[str, float], list[RowScore]]]] = defaultdict(list)
+        for ref in versions:
+            version = client.get(ref)
+            [scores] = [one for one in version.evaluations if "cider_d" in one.metrics]
+            rank = version.view.lora.rank
+            by_rank[rank].append((scores.metrics, client.evaluations.rows(scores.id)))
+            shown = {name: round(scores.metrics[name], 4) for name in ("loss", *METRICS)}
+            print(ref, f"rank {rank}", f"best step {version.view.training.get('best_step')}", shown)
+    for metric in _BY_ROW:
+        settings = [_setting_scores([rows for _, rows in by_rank[rank]], metric) for rank in RANKS]
+        lower = better_is(metric) == "less"
+        best = min if lower else max
+        score = best(float(one.sums.sum() / one.masses.sum() / len(one.sums)) for one in settings)
+        judged = judge(settings, margin=0.01 * abs(score), lower_is_better=lower, seed=f"{ADAPTER} {metric}")
+        print(f"\n{metric}: deviation between seeds {judged.seed_deviation}")
+        for rank, one in zip(RANKS, judged.settings, strict=True):
+            interval = "" if one.low is None else f" worse by [{one.low:.4g}, {one.high:.4g}], p {one.p:.3g}"
+            print(f"  rank {rank}: {one.score:.4f} ± {one.standard_error:.4f} {one.outcome}{interval}")
+
+
+def _setting_scores(seeds: Sequence[Sequence[RowScore]], metric: str) -> object:
+    """Return the scores of one rank, a line for each seed, over the rows that all have."""
+    import numpy as np
+
+    from sdk.statistics.sweeps import SettingScores
+
+    if metric == "loss":
+        sums = [[row.loss_sum or 0.0 for row in rows] for rows in seeds]
+        masses: npt.NDArray[np.float64] = np.array([float(row.tokens) for row in seeds[0]])
+    else:
+        sums = [list(_scores(rows, metric)) for rows in seeds]
+        masses = np.ones(len(sums[0]))
+    return SettingScores(np.array(sums), masses)
+
+
+def _scores(rows: Sequence[RowScore], metric: str) -> Iterator[float]:
+    return (row.scores[metric] for row in rows if metric in row.scores)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sdk.schemas.evaluation import RowScore
+    from sdk.statistics.sweeps import SettingScores
 
 ADAPTER = "docstring-writer"
 RANKS, SEEDS = (1, 4, 16), (0, 1, 2)
@@ -122,7 +123,7 @@ def _print_verdicts(out: Path, versions: Sequence[str]) -> None:
             print(f"  rank {rank}: {one.score:.4f} ± {one.standard_error:.4f} {one.outcome}{interval}")
 
 
-def _setting_scores(seeds: Sequence[Sequence[RowScore]], metric: str) -> object:
+def _setting_scores(seeds: Sequence[Sequence[RowScore]], metric: str) -> SettingScores:
     """Return the scores of one rank, a line for each seed, over the rows that all have."""
     import numpy as np
 

@@ -404,6 +404,18 @@ class TestVetoes:
         scene.remove(by="ben")
         assert scene.named() is None
 
+    def test_nobody_goes_back_past_a_veto(self, scene: Scene) -> None:
+        first, second = scene.publish(), scene.publish()
+        scene.policy()
+        scene.move(first)
+        scene.move(second)
+        veto = give(scene, first, "ben", "disapprove", reason="it leaks")
+        with pytest.raises(PromotionRefused, match="no disapproval"):
+            scene.roll_back(second)
+        assert scene.named() == second
+        scene.services.approvals.withdraw(ident=veto.id, who=scene.who("ben"))
+        assert scene.roll_back(second).number == first
+
     def test_every_policy_that_asks_for_approvals_says_it(self, scene: Scene) -> None:
         number = scene.publish()
         scene.policy(scope=f"{scene.space}/*", alpha=0.01)

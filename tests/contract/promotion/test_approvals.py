@@ -461,6 +461,17 @@ class TestGiving:
         with pytest.raises(NotFound, match=r"there is no .*@v77"):
             give(scene, 77, "ann")
 
+    @ON_SQLITE
+    def test_a_page_has_a_bounded_number_of_them(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        number = scene.publish()
+        scene.policy(approvals=2)
+        given = [give(scene, number, by).id for by in ("ann", "ben")]
+        monkeypatch.setattr("registry.promotion.approvals.MOST_SHOWN", 1)
+        asked: dict[str, Any] = {"adapter": scene.adapter(), "alias": None, "who": scene.who("will"), "limit": 1000}
+        first = scene.services.approvals.list(**asked)
+        second = scene.services.approvals.list(**asked, cursor=first.next)
+        assert [view.id for page in (first, second) for view in page.items] == given[::-1]
+
     def test_in_quarantine_nothing_has_a_number_to_approve(self, scene: Scene) -> None:
         number = scene.publish()
         scene.policy(approvals=1)

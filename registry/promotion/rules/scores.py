@@ -136,8 +136,8 @@ class _Reading:
     def _named(self, rule: RowsRule) -> dict[str, Reference]:
         """The versions that a rule names by their numbers, as far as there are such."""
         asked = {one for metric in rule.metrics.values() for one in metric.references if one.startswith("v")}
-        for one in sorted(asked - self._numbered.keys()):
-            self._numbered[one] = numbered(self._session, self._question, int(one[1:]), one)
+        for name in sorted(asked - self._numbered.keys()):
+            self._numbered[name] = numbered(self._session, self._question, int(name[1:]), name)
         return {name: one for name in sorted(asked) if (one := self._numbered[name]) is not None}
 
     def _metric(

@@ -32,6 +32,9 @@ from sdk.formats.refs import Ref
 from sdk.formats.visible_labels import same_label
 from sdk.schemas.promotion import ApprovalRequest, ApprovalView, seconds_of
 
+#: How many are shown on one page: for each, its alias's policies and who made its version are looked up.
+MOST_SHOWN = 100
+
 
 class Approvals:
     """The service over the table of approvals. Every change raises the adapter's generation."""
@@ -95,8 +98,15 @@ class Approvals:
             query = select(Approval).where(Approval.adapter_pk == found.pk)
             if alias is not None:
                 query = query.where(Approval.alias == alias)
-            newest = (Approval.created_at, Approval.id)
-            return page_of(session, query, *newest, views=lambda rows: _views(session, found, rows), **page)
+            return page_of(
+                session,
+                query,
+                Approval.created_at,
+                Approval.id,
+                views=lambda rows: _views(session, found, rows),
+                cursor=page.get("cursor"),
+                limit=min(page.get("limit", MOST_SHOWN), MOST_SHOWN),
+            )
 
 
 def _require_asked(request: ApprovalRequest, policies: Sequence[StandingPolicy]) -> None:

@@ -18,6 +18,7 @@ from registry.db.types import db_epoch_s, db_now
 from registry.errors import Invalid
 from registry.principal import Principal
 from registry.promotion import generations
+from registry.promotion.counted_approvals import vetoes_of
 from registry.promotion.models import DecisionRow
 from registry.promotion.policies.finding import policies_digest, standing
 from registry.promotion.policies.loosening import recent_loosenings
@@ -158,10 +159,15 @@ def answered_before(session: Session, asked: AskedMove) -> DecisionRow | None:
 
 
 def _goes_back(session: Session, question: Question) -> bool:
-    """Whether a rollback leads to what the alias has named by a decision under a policy, and no policy wants it checked."""
+    """Whether a rollback leads to what the alias has named by a decision under a policy, no policy wants it checked, and nobody
+    has disapproved it.
+    """
     if question.kind != "rollback" or not question.policies:
         return False
     if any(policy.document.rollback == "checked" for policy in question.policies):
+        return False
+    # A veto is newer than what was decided: whoever gave it has seen what the rules did not.
+    if vetoes_of(session, question.adapter_pk, question.alias, question.digest or ""):
         return False
     query = select(DecisionRow.pk).where(
         DecisionRow.adapter_pk == question.adapter_pk,

@@ -124,8 +124,8 @@ def write_decision(
         token_id=who.token_id,
         decided_by=who.name,
         decided_at=db_now(session),
-        # Going back, and taking an alias away, must also be possible where a quota is used up.
-        record_bytes=record_bytes(rules, policies, notes, missing, reason) if rules else 0,
+        # Going back, and taking an alias away, must also be possible where a quota is used up. What only was asked is charged.
+        record_bytes=record_bytes(rules, policies, notes, missing, reason) if rules or move is None else 0,
     )
     put(session, row)
     charge(session, question.namespace, records=row.record_bytes)

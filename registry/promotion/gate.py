@@ -96,7 +96,7 @@ class Gate:
     def rollback(self, *, rollback: AliasRollback, who: Principal, may_judge: bool = True) -> AliasView:
         """Point an alias at the version that it named before its last move, if it names `expect` now (0: nothing).
 
-        What it has named by a decision needs no new one, unless a policy wants that checked. Raises what `move` does, NotFound for
+        What it has named by a decision needs no new one, unless a policy wants that checked, or somebody has disapproved it. Raises what `move` does, NotFound for
         an alias that never existed, Conflict if it named none before, or that one is gone.
         """
         wanted = Wanted(

@@ -24,6 +24,8 @@ from sdk.schemas.work import DIRECTIONS_GROUP
 
 #: The most characters of all regular expressions of a policy.
 _MOST_EXPRESSIONS = 1000
+#: The most versions that a policy names: each is looked up again with every question.
+_MOST_VERSIONS = 20
 #: What a scorer may declare.
 _DIRECTIONS: dict[str, Better] = {"less": "less", "more": "more"}
 
@@ -40,16 +42,25 @@ def exact(
     rules = []
     scorers = {name for rule in document.require for name in rule.metrics if is_scorer(name)}
     declared = _declared(session, namespace, embedded=embedded) if scorers else {}
+    checked: set[str] = set()
     for number, rule in enumerate(document.require):
         param = f"policy.require.{number}"
         rules.append(_exact_rows(session, rule, param, namespace, who, declared, embedded=embedded))
         for name, metric in rule.metrics.items():
-            _require_references(session, metric, f"{param}.metrics.{name}.against", scope, who)
+            _require_references(session, metric, f"{param}.metrics.{name}.against", scope, who, checked)
     return document.model_copy(update={"require": rules})
 
 
 def _require_short(document: PolicyDocument) -> None:
-    """Raise Invalid for many expressions: each is made ready again whenever the policy is read."""
+    """Raise Invalid for many versions, and for many expressions: each is made ready again whenever the policy is read."""
+    metrics = [metric for rule in document.require for metric in rule.metrics.values()]
+    versions = {one for metric in metrics for one in metric.against or () if one.startswith("v")}
+    if len(versions) > _MOST_VERSIONS:
+        raise Invalid(
+            f"a policy compares with at most {_MOST_VERSIONS} given versions, and this one names {len(versions)}; write incumbent "
+            "or best in place of some",
+            param="policy.require",
+        )
     expressions = {rule.evaluation.regex for rule in document.require} - {None}
     if sum(len(each or "") for each in expressions) > _MOST_EXPRESSIONS:
         raise Invalid(
@@ -148,11 +159,14 @@ def _exact_evaluation(rule: RowsRule, param: str) -> EvaluationSpec:
     return spec.model_copy(update={"generate_rows": rule.min_rows})
 
 
-def _require_references(session: Session, rule: MetricRule, param: str, scope: str, who: Principal) -> None:
-    """Raise Invalid, NotFound for a version that there is not."""
+def _require_references(
+    session: Session, rule: MetricRule, param: str, scope: str, who: Principal, checked: set[str]
+) -> None:
+    """Raise Invalid, NotFound for a version that there is not, unless it was `checked` before."""
     for reference in rule.against or ():
-        if not reference.startswith("v"):
+        if not reference.startswith("v") or reference in checked:
             continue
+        checked.add(reference)
         if "*" in scope:
             raise Invalid(
                 f"{reference} is a version of one adapter, and this policy is for all of {scope}; write incumbent or best, or "

@@ -83,6 +83,10 @@ class _Reading:
         self._choosers = choosers_of(session, self._digest, question.namespace)
         self._tried = tried_of(session, question.adapter)
         self._makers: dict[str, Makers] = {}
+        #: By their numbers; None: the adapter never had one.
+        self._numbered: dict[str, Reference | None] = {}
+        #: Dataset → digest → scores: many rules may be about the same rows.
+        self._scores: dict[str, dict[str, list[ScoreRecord]]] = {}
 
     def rows(self, rule: RowsRule) -> AskedRows:
         """Read what one rule over rows is judged by."""
@@ -90,11 +94,7 @@ class _Reading:
         others = {
             one.digest for one in (*named.values(), *self._passed, *([self._incumbent] if self._incumbent else []))
         }
-        space = self._question.namespace
-        found = read_scores(self._session, {self._digest}, namespace=space, dataset=rule.data)
-        found |= read_scores(
-            self._session, others - {self._digest}, namespace=space, dataset=rule.data, most=_MOST_READ
-        )
+        found = self._read(rule.data, others)
         if rule.scored_by == "other_worker":
             self._read_makers({self._digest, *others})
         choosers = self._choosers if rule.chosen_rows == "refused" else []
@@ -107,6 +107,16 @@ class _Reading:
             tried=self._tried,
             removed=self._removed(datasets),
         )
+
+    def _read(self, dataset: str, others: Collection[str]) -> dict[str, list[ScoreRecord]]:
+        """The scores of the version, and of others, on a dataset."""
+        space = self._question.namespace
+        if dataset not in self._scores:
+            self._scores[dataset] = read_scores(self._session, {self._digest}, namespace=space, dataset=dataset)
+        found = self._scores[dataset]
+        if new := set(others) - found.keys():
+            found |= read_scores(self._session, new, namespace=space, dataset=dataset, most=_MOST_READ)
+        return found
 
     def _removed(self, datasets: Collection[str]) -> list[str]:
         removed = select(Dataset.digest).where(Dataset.digest.in_(sorted(datasets)), Dataset.removed_at.is_not(None))
@@ -126,8 +136,9 @@ class _Reading:
     def _named(self, rule: RowsRule) -> dict[str, Reference]:
         """The versions that a rule names by their numbers, as far as there are such."""
         asked = {one for metric in rule.metrics.values() for one in metric.references if one.startswith("v")}
-        found = {one: numbered(self._session, self._question, int(one[1:]), one) for one in sorted(asked)}
-        return {name: one for name, one in found.items() if one is not None}
+        for name in sorted(asked - self._numbered.keys()):
+            self._numbered[name] = numbered(self._session, self._question, int(name[1:]), name)
+        return {name: one for name in sorted(asked) if (one := self._numbered[name]) is not None}
 
     def _metric(
         self,

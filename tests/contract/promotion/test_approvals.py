@@ -404,6 +404,18 @@ class TestVetoes:
         scene.remove(by="ben")
         assert scene.named() is None
 
+    def test_nobody_goes_back_past_a_veto(self, scene: Scene) -> None:
+        first, second = scene.publish(), scene.publish()
+        scene.policy()
+        scene.move(first)
+        scene.move(second)
+        veto = give(scene, first, "ben", "disapprove", reason="it leaks")
+        with pytest.raises(PromotionRefused, match="no disapproval"):
+            scene.roll_back(second)
+        assert scene.named() == second
+        scene.services.approvals.withdraw(ident=veto.id, who=scene.who("ben"))
+        assert scene.roll_back(second).number == first
+
     def test_every_policy_that_asks_for_approvals_says_it(self, scene: Scene) -> None:
         number = scene.publish()
         scene.policy(scope=f"{scene.space}/*", alpha=0.01)
@@ -448,6 +460,17 @@ class TestGiving:
         scene.move(number, by="ben")
         with pytest.raises(NotFound, match=r"there is no .*@v77"):
             give(scene, 77, "ann")
+
+    @ON_SQLITE
+    def test_a_page_has_a_bounded_number_of_them(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        number = scene.publish()
+        scene.policy(approvals=2)
+        given = [give(scene, number, by).id for by in ("ann", "ben")]
+        monkeypatch.setattr("registry.promotion.approvals.MOST_SHOWN", 1)
+        asked: dict[str, Any] = {"adapter": scene.adapter(), "alias": None, "who": scene.who("will"), "limit": 1000}
+        first = scene.services.approvals.list(**asked)
+        second = scene.services.approvals.list(**asked, cursor=first.next)
+        assert [view.id for page in (first, second) for view in page.items] == given[::-1]
 
     def test_in_quarantine_nothing_has_a_number_to_approve(self, scene: Scene) -> None:
         number = scene.publish()

@@ -349,6 +349,16 @@ def test_decisions_count_towards_the_quota(there: Space) -> None:
     assert recount(there.services.db, within_s=60) == 0
 
 
+def test_questions_that_no_policy_answers_count_towards_the_quota(there: Space) -> None:
+    # There are as many of them as there are names of aliases.
+    before = there.services.quotas.get(there.space, who=LOCAL)
+    there.check(there.gate({}), 1)
+    after = there.services.quotas.get(there.space, who=LOCAL)
+    assert after != before
+    there.move(there.gate({}), 1)
+    assert there.services.quotas.get(there.space, who=LOCAL) == after
+
+
 def test_a_move_takes_as_many_statements_however_many_rules_there_are(there: Space) -> None:
     there.policy()
     there.who("ann")

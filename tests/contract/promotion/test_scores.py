@@ -26,12 +26,13 @@ from contract.promotion.judged import (
     row_scores,
     rule,
 )
-from contract.promotion.scene import SPEC, Scene
+from contract.promotion.scene import SPEC, Scene, floor
 from sqlalchemy import update
 from support.payloads import make_payload
 from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS
+from support.statements import sent
 
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.types import utc_now
@@ -464,3 +465,17 @@ def test_what_is_missing_is_asked_for_with_the_metrics_of_the_rule() -> None:
     assert (found.generate_rows, found.max_new_tokens) == (150, 64)
     plain = RowsRule.model_validate({"data": "a" * 64, "evaluation": asked, "metrics": {"loss": {"at_most": 1.0}}})
     assert (spec_of(plain).generate_rows, spec_of(plain).metrics, spec_of(plain).regex) == (0, None, None)
+
+
+def test_rules_over_the_same_rows_read_their_scores_once(scene: Scene, data: str) -> None:
+    number = scored(scene, data)
+    (one,) = floor(data)["require"]
+    wanted = Wanted(scene.adapter(), "live", "set", LOCAL, number=number)
+    counts = []
+    for many in (1, 11):
+        scene.policy(require=[one | {"max_age": f"{n + 1}d"} for n in range(many)])
+        with scene.services.db.read() as session, sent(scene.services.db) as statements:
+            ask(session, wanted, FAMILIES)
+        counts.append(len(statements))
+    # Of each rule it is asked whether datasets were removed.
+    assert counts[1] - counts[0] == 10

@@ -198,6 +198,18 @@ def test_many_expressions_are_refused(set_policy: Set) -> None:
     assert set_policy(require=[rules[0], rules[0]]).version == 1
 
 
+def test_many_given_versions_are_refused(set_policy: Set) -> None:
+    metrics = {
+        name: {"not_worse_than": 0.1, "against": [f"v{first + number}" for number in range(10)]}
+        for first, name in ((1, "loss"), (11, "rouge_l"), (21, "exact_match"))
+    }
+    with pytest.raises(
+        RegistryError, match=r"at most 20 given versions, and this one names 30; write incumbent"
+    ) as caught:
+        set_policy(require=[{"data": DIGESTS["prompt"], "metrics": metrics}])
+    assert caught.value.param == "policy.require"
+
+
 def test_a_namespace_has_a_bounded_number_of_policies(db: Database) -> None:
     service = Policies(db, most=2)
 

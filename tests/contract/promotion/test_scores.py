@@ -352,6 +352,33 @@ class TestWhatItIsComparedWith:
         assert [one.outcome for one in found] == ["passed", "failed"]
         assert "was deleted with its rows, and by the scores alone it is worse by 0.12" in found[1].message
 
+    def test_the_best_stays_the_best_when_its_scores_grow_old(self, scene: Scene, data: str) -> None:
+        ask_for(scene, data, CLOSE, max_age="7d")
+        for number, loss in enumerate((1.0, 1.06), start=1):
+            scored(scene, data, loss, noise=0.01)
+            scene.move(number)
+        with scene.services.db.write() as session:
+            old = update(Evaluation).where(Evaluation.label == ref(scene, 1))
+            session.execute(old.values(created_at=utc_now() - timedelta(8)))
+        scored(scene, data, 1.12, noise=0.01)
+        found = check(scene, 3)
+        assert lines(found) == [("not_worse", "passed"), ("not_worse", "unknown")]
+        assert f"{ref(scene)} has no loss that is not older than 7d" in found.rules[1].message
+        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene)]]
+
+    def test_the_best_stays_the_best_when_its_scores_are_those_of_a_maker(self, scene: Scene, data: str) -> None:
+        ask_for(scene, data, CLOSE, scored_by="other_worker")
+        for number, (loss, by) in enumerate(((1.0, "boss"), (1.06, "bot")), start=1):
+            publish(scene)
+            hand_scores(scene, ref(scene, number), data, row_scores(loss, noise=0.01, seed=number), by=by)
+            scene.move(number)
+        # Whoever scored the first makes the third.
+        publish(scene, by="boss")
+        hand_scores(scene, ref(scene, 3), data, row_scores(1.12, noise=0.01, seed=3))
+        found = check(scene, 3)
+        assert lines(found) == [("not_worse", "passed"), ("not_worse", "unknown")]
+        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene)]]
+
 
 class TestRowsThatChoseIt:
     def _chosen(self, scene: Scene, data: str, name: str = "a", **said: Any) -> int:

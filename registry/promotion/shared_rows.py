@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -22,6 +22,8 @@ from registry.promotion.models import SharedRows
 from registry.rows.process import Breach
 from registry.rows.service import RowReading
 from sdk.rows.signature_file import SignatureFile
+from sdk.schemas.evaluation import is_of_texts
+from sdk.schemas.promotion import RowsRule
 from sdk.schemas.wire import digest_of
 
 #: A dataset of whose rows more than this share are in another one inherits what was tried on that.
@@ -54,6 +56,12 @@ class SharedCount:
         """Whether what was tried on the other one counts for this one; None: nobody knows."""
         return None if self.shared is None else self.shared > MOST_SHARE * self.rows
 
+    def of_first(self, most: int | None) -> SharedCount:
+        """The same of the first rows alone, of which those that are shared may be all; None: of all rows."""
+        if most is None or self.shared is None:
+            return self
+        return replace(self, rows=min(self.rows, most), shared=min(self.shared, most))
+
 
 @dataclass(frozen=True)
 class RowSharing:
@@ -63,6 +71,27 @@ class RowSharing:
     signed: SignedDatasets
     reading: RowReading
     clock: Callable[[], float] = time.monotonic
+
+    def of_judged(self, rule: RowsRule, others: Iterable[ReadRows]) -> dict[str, SharedCount]:
+        """Return what the rows by which a rule judges share with each of other datasets, by their digests.
+
+        Only the first rows are answered, so few rows of a large dataset may be all that judge by their answers. A dataset may
+        be among the others in several readings. Raises Unavailable as `of` does.
+        """
+        rows = ReadRows(rule.data, rule.evaluation.columns)
+        most = rule.evaluation.generate_rows if any(map(is_of_texts, rule.metrics)) else None
+        readings: dict[str, list[ReadRows]] = {}
+        for other in dict.fromkeys(others):
+            readings.setdefault(other.dataset, []).append(other)
+        found: dict[str, SharedCount] = {}
+        while readings:
+            for dataset, one in self.of(rows, [each.pop() for each in readings.values()]).items():
+                # The most that is shared in any of its readings; what nobody knows is more than what is little.
+                first, again = found.get(dataset), one.of_first(most)
+                if first is None or again.is_much or (again.is_much is None and not first.is_much):
+                    found[dataset] = again
+            readings = {dataset: left for dataset, left in readings.items() if left and not found[dataset].is_much}
+        return found
 
     def of(self, rows: ReadRows, others: Iterable[ReadRows]) -> dict[str, SharedCount]:
         """Return what a dataset shares with each of others, by their digests.

@@ -56,10 +56,10 @@ class _Met(NamedTuple):
 
 
 def tried_of(session: Session, adapter: str) -> list[TriedDataset]:
-    """Return on which datasets bytes of an adapter were tried, and how many on each, by the dataset's digest."""
-    counted = select(TriedRows.dataset_digest, func.max(TriedRows.columns), func.count())
-    counted = counted.where(TriedRows.adapter == adapter).group_by(TriedRows.dataset_digest)
-    return [TriedDataset(*row) for row in session.execute(counted.order_by(TriedRows.dataset_digest))]
+    """Return on which datasets, in which readings, bytes of an adapter were tried, and how many on each, sorted."""
+    of = (TriedRows.dataset_digest, TriedRows.columns)
+    counted = select(*of, func.count()).where(TriedRows.adapter == adapter).group_by(*of)
+    return sorted((TriedDataset(*row) for row in session.execute(counted)), key=_place)
 
 
 def count_tries(session: Session, adapter: str, datasets: Collection[str]) -> int:
@@ -69,11 +69,15 @@ def count_tries(session: Session, adapter: str, datasets: Collection[str]) -> in
 
 
 def chosen_by(session: Session, namespace: str, digests: Collection[str]) -> list[TriedDataset]:
-    """Return the datasets by whose rows any of these bytes were chosen in a namespace, by the dataset's digest."""
-    chosen = select(TriedRows.dataset_digest, func.max(TriedRows.columns), func.count())
-    chosen = chosen.where(TriedRows.namespace == namespace, TriedRows.how == "chosen")
-    chosen = chosen.where(TriedRows.digest.in_(sorted(digests))).group_by(TriedRows.dataset_digest)
-    return [TriedDataset(*row) for row in session.execute(chosen.order_by(TriedRows.dataset_digest))]
+    """Return the datasets, in all readings, by whose rows any of these bytes were chosen in a namespace, sorted."""
+    of = (TriedRows.dataset_digest, TriedRows.columns)
+    chosen = select(*of, func.count()).where(TriedRows.namespace == namespace, TriedRows.how == "chosen")
+    chosen = chosen.where(TriedRows.digest.in_(sorted(digests))).group_by(*of)
+    return sorted((TriedDataset(*row) for row in session.execute(chosen)), key=_place)
+
+
+def _place(one: TriedDataset) -> tuple[str, str]:
+    return one.dataset, one.columns or ""
 
 
 def note_scores(session: Session, kept: Sequence[Evaluation]) -> None:

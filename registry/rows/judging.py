@@ -76,9 +76,12 @@ def judge(
 
 def _score(values: RowValues, limit: ScoreLimit, parts: _Parts, alpha: float, metric: str) -> JudgedLimit:
     largest = LARGEST_SCORES.get(metric)
-    return parts.judged(
-        values, values.sums[0], limit, alpha, lambda rows, own: judge_score(rows, limit, alpha=own, largest=largest)
-    )
+    yes_or_no = largest is not None or values.step is not None
+
+    def of(rows: PairedRatio, own: float) -> Judged:
+        return judge_score(rows, limit, alpha=own, largest=largest, yes_or_no=yes_or_no)
+
+    return parts.judged(values, values.sums[0], limit, alpha, of)
 
 
 def _not_worse(

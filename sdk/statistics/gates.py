@@ -138,9 +138,12 @@ def rows_for(alpha: float, *, margin: float = 0.5, deviation: float = 1.0, power
     return max(LEAST_CLUSTERS, ceil(((normal.inv_cdf(power) - normal.inv_cdf(alpha)) * deviation / margin) ** 2))
 
 
-def judge_score(found: PairedRatio, limit: ScoreLimit, *, alpha: float, largest: float | None = None) -> Judged:
+def judge_score(
+    found: PairedRatio, limit: ScoreLimit, *, alpha: float, largest: float | None = None, yes_or_no: bool = True
+) -> Judged:
     """Judge a score (Σu/Σm of rows or clusters) by "at_least" or "at_most"; `largest` is a row's largest score, if the least
-    is 0. Raises ValueError for another limit, or an α that is none.
+    is 0. Unless they may be `yes_or_no`, scores of 0 and 1 alone are no proof that there are no others. Raises ValueError for
+    another limit, or an α that is none.
     """
     if limit.asked == "not_worse_than":
         raise ValueError("a score by itself is at least or at most something; judge_not_worse compares two")
@@ -152,7 +155,7 @@ def judge_score(found: PairedRatio, limit: ScoreLimit, *, alpha: float, largest:
         return judged.by(found.difference, "point")
     if why := judged.unknown():
         return judged.without(why)
-    if _is_yes_or_no(found, largest):
+    if yes_or_no and _is_yes_or_no(found, largest):
         low, high = share_interval(round(float(found.sums.sum())), found.rows, level=1 - 2 * alpha)
         return judged.by(low if least else high, "exact")
     if varying >= LEAST_DIFFERING:

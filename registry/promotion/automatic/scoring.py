@@ -67,7 +67,7 @@ class Scoring:
         with self._db.read() as session:
             tried = [ReadRows(one.dataset, one.columns) for one in tried_of(session, sight.candidate.adapter)]
         return {
-            rule.data: {rule.data, *related(self._sharing.of(ReadRows(rule.data, rule.evaluation.columns), tried))}
+            rule.data: {rule.data, *related(self._sharing.of_judged(rule, tried))}
             for document in capped
             for rule in document.require
         }

@@ -138,11 +138,6 @@ class AskedRows:
     #: Which of all these datasets were removed, so that their rows may be gone.
     removed: Sequence[str]
 
-    @property
-    def rows(self) -> ReadRows:
-        """The dataset, and how it is read."""
-        return ReadRows(self.rule.data, self.rule.evaluation.columns)
-
     def identity(self) -> list[Any]:
         """What differs whenever it is judged by something else."""
         return [

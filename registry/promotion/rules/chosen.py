@@ -27,8 +27,7 @@ def choosers_of(session: Session, digest: str, namespace: str) -> list[ReadRows]
     digests, pks = _came_from(session, digest, namespace)
     found = {ReadRows(one.dataset, one.columns) for one in chosen_by(session, namespace, digests)}
     found |= set(_by_records(session, pks))
-    # One way of reading each is enough: rows are found as they are, too.
-    return list({one.dataset: one for one in sorted(found, key=lambda one: (one.dataset, one.columns or ""))}.values())
+    return sorted(found, key=lambda one: (one.dataset, one.columns or ""))
 
 
 def _came_from(session: Session, digest: str, namespace: str) -> tuple[set[str], set[int]]:

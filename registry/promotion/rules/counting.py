@@ -112,6 +112,14 @@ class Terms(NamedTuple):
             return None
         return datetime.fromtimestamp(self.now_s - seconds_of(self.rule.max_age), UTC)
 
+    def however_old(self) -> Terms:
+        """The same without an age."""
+        return self._replace(rule=self.rule.model_copy(update={"max_age": None}))
+
+    def by_anybody(self) -> Terms:
+        """The same, whoever has scored it."""
+        return self._replace(rule=self.rule.model_copy(update={"scored_by": "any"}))
+
 
 @dataclass(frozen=True)
 class Counted:

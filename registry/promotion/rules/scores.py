@@ -148,8 +148,23 @@ class _Reading:
         named: dict[str, Reference],
         found: dict[str, list[ScoreRecord]],
     ) -> AskedMetric:
-        def counted(digest: str) -> Counted:
-            return count(found[digest], name, self._terms(rule, digest))
+        def counted(one: Reference) -> Counted:
+            terms = self._terms(rule, one.digest)
+            counting = count(found[one.digest], name, terms)
+            # What is not there can't be scored again.
+            return (
+                counting if counting.complete or one.is_there else count(found[one.digest], name, terms.however_old())
+            )
+
+        def ranked(one: Reference) -> tuple[float | None, ComparedVersion]:
+            """With its score, also if that does not count any more: it stays the best, and is scored again."""
+            counting = counted(one)
+            terms = self._terms(rule, one.digest).however_old()
+            each = (count(found[one.digest], name, way).value for way in (terms, terms.by_anybody()))
+            value = (
+                next((score for score in each if score is not None), None) if counting.value is None else counting.value
+            )
+            return value, ComparedVersion(one, counting)
 
         better = better_is(name) or asked.better
         wanted: list[Reference] = []
@@ -160,9 +175,7 @@ class _Reading:
                 if called == "incumbent":
                     wanted += [] if self._incumbent is None else [self._incumbent]
                 elif called == "best":
-                    best, gone = _best_of(
-                        [ComparedVersion(one, counted(one.digest)) for one in self._passed], less=better == "less"
-                    )
+                    best, gone = _best_of(map(ranked, self._passed), less=better == "less")
                     wanted += [] if best is None else [best.reference]
                 elif called in named:
                     wanted.append(named[called])
@@ -172,19 +185,21 @@ class _Reading:
             name=name,
             rule=asked,
             better=better,
-            counted=counted(self._digest),
-            compared=[ComparedVersion(one, counted(one.digest)) for one in together(wanted)],
+            counted=counted(self._candidate),
+            compared=[ComparedVersion(one, counted(one)) for one in together(wanted)],
             gone=gone,
             unknown=unknown,
         )
 
 
-def _best_of(named: Iterable[ComparedVersion], *, less: bool) -> tuple[ComparedVersion | None, ComparedVersion | None]:
+def _best_of(
+    named: Iterable[tuple[float | None, ComparedVersion]], *, less: bool
+) -> tuple[ComparedVersion | None, ComparedVersion | None]:
     """Return the version with the best score of those that can still be compared row by row; and the best of all, if its
     rows were removed with it and it was better: then only its score is left.
     """
     sign = -1.0 if less else 1.0
-    scored = [(sign * one.counted.value, one) for one in named if one.counted.value is not None]
+    scored = [(sign * score, one) for score, one in named if score is not None]
     ranked = [one for _, one in sorted(scored, key=lambda pair: -pair[0])]
     best = next((one for one in ranked if one.can_be_compared), None)
     first = next(iter(ranked), None)

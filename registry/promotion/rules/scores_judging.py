@@ -109,7 +109,7 @@ class Judging:
     def _desk(self, asked: AskedRows, stack: ExitStack) -> _Desk:
         """Raises Unavailable."""
         others = [ReadRows(one.dataset, one.columns) for one in asked.tried]
-        counting = related(self._sharing.of(asked.rows, others)) | {asked.rule.data}
+        counting = related(self._sharing.of_judged(asked.rule, others)) | {asked.rule.data}
         with self._bench.db.read() as session:
             tries = max(1, count_tries(session, self._question.adapter, counting))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="judged-")))
@@ -119,7 +119,7 @@ class Judging:
     def _chosen(self, asked: AskedRows) -> _Answer | None:
         """What the rules are if the rows chose the version, or nobody knows whether they did."""
         unknown: _Answer | None = None
-        for dataset, shared in sorted(self._sharing.of(asked.rows, asked.choosers).items()):
+        for dataset, shared in sorted(self._sharing.of_judged(asked.rule, asked.choosers).items()):
             which = "these rows" if dataset == asked.rule.data else f"those of {dataset[:12]}"
             instead = "judge it by others, or say in the policy: chosen_rows: allowed"
             if shared.is_much:

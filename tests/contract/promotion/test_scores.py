@@ -353,6 +353,33 @@ class TestWhatItIsComparedWith:
         assert [one.outcome for one in found] == ["passed", "failed"]
         assert "was deleted with its rows, and by the scores alone it is worse by 0.12" in found[1].message
 
+    def test_the_best_stays_the_best_when_its_scores_grow_old(self, scene: Scene, data: str) -> None:
+        ask_for(scene, data, CLOSE, max_age="7d")
+        for number, loss in enumerate((1.0, 1.06), start=1):
+            scored(scene, data, loss, noise=0.01)
+            scene.move(number)
+        with scene.services.db.write() as session:
+            old = update(Evaluation).where(Evaluation.label == ref(scene, 1))
+            session.execute(old.values(created_at=utc_now() - timedelta(8)))
+        scored(scene, data, 1.12, noise=0.01)
+        found = check(scene, 3)
+        assert lines(found) == [("not_worse", "passed"), ("not_worse", "unknown")]
+        assert f"{ref(scene)} has no loss that is not older than 7d" in found.rules[1].message
+        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene)]]
+
+    def test_the_best_stays_the_best_when_its_scores_are_those_of_a_maker(self, scene: Scene, data: str) -> None:
+        ask_for(scene, data, CLOSE, scored_by="other_worker")
+        for number, (loss, by) in enumerate(((1.0, "boss"), (1.06, "bot")), start=1):
+            publish(scene)
+            hand_scores(scene, ref(scene, number), data, row_scores(loss, noise=0.01, seed=number), by=by)
+            scene.move(number)
+        # Whoever scored the first makes the third.
+        publish(scene, by="boss")
+        hand_scores(scene, ref(scene, 3), data, row_scores(1.12, noise=0.01, seed=3))
+        found = check(scene, 3)
+        assert lines(found) == [("not_worse", "passed"), ("not_worse", "unknown")]
+        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene)]]
+
 
 class TestRowsThatChoseIt:
     def _chosen(self, scene: Scene, data: str, name: str = "a", **said: Any) -> int:
@@ -377,6 +404,17 @@ class TestRowsThatChoseIt:
         found = only(check(scene, 1))
         assert f"by those of {chooser[:12]}, which have 40 of {MANY} of these," in found.message
         assert found.data == [data, chooser]
+
+    def test_rows_that_chose_it_and_are_all_that_is_answered_do_not_judge_its_answers(self, scene: Scene) -> None:
+        rows = new_rows(MANY)
+        data, chooser = add_rows(scene, [*rows, *new_rows(12 * MANY)]), add_rows(scene, rows)
+        self._chosen(scene, chooser)
+        conditions = CONDITIONS.model_copy(update={"generated_rows": MANY})
+        hand_scores(scene, ref(scene), data, row_scores(rouge=0.9), spec=ANSWERED, conditions=conditions)
+        ask_for(scene, data, {"rouge_l": {"at_least": 0.5}}, spec=ANSWERED)
+        found = only(check(scene, 1))
+        assert (found.outcome, found.data) == ("unknown", [data, chooser])
+        assert f"which have {MANY} of {MANY} of these," in found.message
 
     def test_what_was_pulled_and_pushed_again_was_chosen_all_the_same(self, scene: Scene, data: str) -> None:
         payload = make_payload(next(SEEDS))
@@ -411,6 +449,31 @@ class TestManyTries:
         found = only(check(scene, 2))
         assert found.numbers["tries"] == 3
         assert found.numbers["alpha"] == pytest.approx(0.05 * 6 / (3.14159265**2 * 9), rel=1e-6)
+
+    def test_what_was_tried_on_all_rows_that_are_answered_costs_confidence(self, scene: Scene) -> None:
+        rows = new_rows(MANY)
+        data, tried = add_rows(scene, [*rows, *new_rows(12 * MANY)]), add_rows(scene, rows)
+        for _ in range(3):
+            scored(scene, tried)
+        conditions = CONDITIONS.model_copy(update={"generated_rows": MANY})
+        hand_scores(scene, ref(scene, 3), data, row_scores(rouge=0.9), spec=ANSWERED, conditions=conditions)
+        ask_for(scene, data, {"rouge_l": {"at_least": 0.5}}, spec=ANSWERED)
+        assert only(check(scene, 3)).numbers["tries"] == 3
+
+    def test_rows_that_were_once_read_otherwise_are_the_same_rows(self, scene: Scene) -> None:
+        rows = new_rows(MANY)
+        further = [{**row, "x": f"{number}", "y": row["prompt"][::-1]} for number, row in enumerate(rows)]
+        data, tried = add_rows(scene, rows), add_rows(scene, further)
+        for number in (1, 2, 3):
+            publish(scene)
+            hand_scores(scene, ref(scene, number), tried, row_scores(), spec=NAMED, conditions=NAMED_PLAIN)
+        other = {"columns": "prompt=x,completion=y"}
+        spec, conditions = SPEC.model_copy(update=other), PLAIN.model_copy(update=other)
+        number = publish(scene)
+        hand_scores(scene, ref(scene, number), tried, row_scores(), spec=spec, conditions=conditions)
+        hand_scores(scene, ref(scene, 1), data, row_scores())
+        ask_for(scene, data, LOW)
+        assert only(check(scene, 1)).numbers["tries"] == 4
 
 
 def test_slices_are_judged_each_and_the_worst_is_named(scene: Scene) -> None:

@@ -28,12 +28,12 @@ def apart() -> Iterator[RowReading]:
     with_child.close()
 
 
-def written(path: Path, rows: int, score: Callable[[int], float], *, first: int = 0) -> RowsOf:
+def written(path: Path, rows: int, score: Callable[[int], float], *, first: int = 0, name: str = "acc") -> RowsOf:
     """Write rows of which each weighs its number's last digit and one more in tokens."""
     lines = []
     for row in range(first, rows):
         tokens, value = row % 10 + 1, score(row)
-        line = {"row": row, "tokens": tokens, "loss_sum": value * tokens, "scores": {"acc": value}}
+        line = {"row": row, "tokens": tokens, "loss_sum": value * tokens, "scores": {name: value}}
         lines.append(json.dumps(line))
     path.write_bytes(gzip.compress("\n".join([*lines, ""]).encode(), 1))
     return f"a@{path.name}", path.name, str(path)
@@ -109,6 +109,16 @@ def test_the_worst_group_decides_and_small_ones_are_named(tmp_path: Path) -> Non
     )[0]
     assert talks.whole.clusters == 100
     assert talks.slices.judged == 3
+
+
+def test_a_group_has_no_bounds_that_other_rows_show_not_to_be_there(tmp_path: Path) -> None:
+    # Half of the rows have 1 alone, and the rest tells that a score may be far below 0.
+    targets = [written(tmp_path / "new", 200, lambda row: 1.0 if row % 2 else wave(row) - 5, name="scorer.tone")]
+    rows = dataset(tmp_path / "rows", 200, lambda row: {"lang": "de" if row % 2 else "en"})
+    limits = [ScoreLimit("at_least", -9.0)]
+    found = HERE.judge(targets, "scorer.tone", limits, alpha=0.05, lower_is_better=False, dataset=rows, by="lang")[0]
+    assert (found.whole.outcome, found.slices.value, found.slices.worst.outcome) == ("passed", "de", "unknown")
+    assert found.slices.worst.why.startswith("only 0 of 100 rows score otherwise than most")
 
 
 def test_rows_of_one_group_count_once(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ MOST_REQUIRED, MOST_METRICS, MOST_KEYS, MOST_APPROVALS = 20, 20, 10, 20
 MOST_SIGNERS = 20
 #: A statement may be so much ahead of the clock of whoever reads it, in seconds.
 AHEAD_S = 300.0
+#: The most scores that a policy asks for, over all rows: each takes up to three comparisons of rows.
+MOST_SCORES_ASKED = 60
 #: With fewer rows than this nothing is judged, whatever a policy says.
 LEAST_ROWS = 20
 #: Groups of a column with fewer rows are named, and not judged.
@@ -230,6 +232,8 @@ class PolicyDocument(Wire):
             raise ValueError("approval_age belongs to approvals; leave it out")
         if self.evaluate is not None and not self.require:
             raise ValueError("evaluate: on_ready needs rows; give them under require")
+        if (asked := sum(len(rule.metrics) for rule in self.require)) > MOST_SCORES_ASKED:
+            raise ValueError(f"require asks for {asked} scores, of at most {MOST_SCORES_ASKED}; leave some out")
         if self.contamination is not None and not self.require:
             raise ValueError("contamination is about the rows under require; give some")
         return self

@@ -160,7 +160,7 @@ class RegistryMachine(RuleBasedStateMachine):
         body = AliasMove(adapter=adapter.name, alias=alias, number=target, expect=expect)
         moved = self._both(
             lambda: self.model.set_alias(adapter, alias, target, expect),
-            lambda: self.services.aliases.move(move=body, who=LOCAL).number,
+            lambda: self.services.gate.move(move=body, who=LOCAL).number,
         )
         assert moved is None or moved[0] == moved[1]
 
@@ -173,7 +173,7 @@ class RegistryMachine(RuleBasedStateMachine):
         body = AliasRollback(adapter=adapter.name, alias=alias, expect=expect)
         moved = self._both(
             lambda: self.model.rollback(adapter, alias, expect),
-            lambda: self.services.aliases.rollback(rollback=body, who=LOCAL).number,
+            lambda: self.services.gate.rollback(rollback=body, who=LOCAL).number,
         )
         assert moved is None or moved[0] == moved[1]
 
@@ -185,7 +185,7 @@ class RegistryMachine(RuleBasedStateMachine):
         body = AliasRemoval(adapter=adapter.name, alias=alias, expect=expect)
         self._both(
             lambda: self.model.remove_alias(adapter, alias, expect),
-            lambda: self.services.aliases.remove(removal=body, who=LOCAL),
+            lambda: self.services.gate.remove(removal=body, who=LOCAL),
         )
 
     def collect(self) -> None:

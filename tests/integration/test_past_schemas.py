@@ -164,8 +164,8 @@ class TestRegistry:
         ]
         move = AliasMove(adapter=ADAPTER, alias="production", number=2, expect=1)
         with pytest.raises(Forbidden, match="protected"):
-            services.aliases.move(move=move, who=Principal("ana", {"team": Role.WRITER}))
-        assert services.aliases.move(move=move, who=SYSTEM).number == 2
+            services.gate.move(move=move, who=Principal("ana", {"team": Role.WRITER}))
+        assert services.gate.move(move=move, who=SYSTEM).number == 2
         assert services.catalog.resolve(f"{ADAPTER}@production", who=SYSTEM).number == 2
 
     def test_its_people_have_their_roles_and_limits(self, services: Services) -> None:

@@ -101,9 +101,9 @@ def fill(services: Services, folder: Path) -> None:
     publish(services, folder, 5, data, adapter="summary")
     for alias, number, expect in (("production", 1, 0), ("production", 2, 1), ("staging", 3, 0)):
         move = AliasMove(adapter=ADAPTER, alias=alias, number=number, expect=expect, reason=f"to v{number}")
-        services.aliases.move(move=move, who=ANA)
-    services.aliases.rollback(rollback=AliasRollback(adapter=ADAPTER, alias="production", expect=2), who=SYSTEM)
-    services.aliases.remove(removal=AliasRemoval(adapter=ADAPTER, alias="staging"), who=ANA)
+        services.gate.move(move=move, who=ANA)
+    services.gate.rollback(rollback=AliasRollback(adapter=ADAPTER, alias="production", expect=2), who=SYSTEM)
+    services.gate.remove(removal=AliasRemoval(adapter=ADAPTER, alias="staging"), who=ANA)
     services.aliases.protect(scope="team/*", alias="production", who=SYSTEM)
     annotation = Annotation(ref=f"{ADAPTER}@v1", tags={"language": "python"}, note="beats the base")
     services.version_states.annotate(annotation=annotation, who=ANA)

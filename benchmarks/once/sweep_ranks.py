@@ -1,6 +1,6 @@
 """Which rank to take for `docstring-writer`: a rate for each rank on a coarse grid, then each rank with its rate and three seeds,
 every training until its held-out loss has stopped; then all of them in every score of texts, judged together. What
-docs/evaluation.md shows.
+docs/sweeps.md shows.
 
     python -m benchmarks.once.sweep_ranks OUT rates
     python -m benchmarks.once.sweep_ranks OUT train --rank 16 --lr 1e-3

@@ -258,6 +258,7 @@ class TestHandingIn:
                         document=stands,
                         digest=of,
                         loosened=[],
+                        loosens=False,
                         created_by="admin",
                     )
                 )

@@ -71,8 +71,9 @@ class Policies:
         # What was checked is now written otherwise, and must be readable again.
         document = PolicyDocument.model_validate(document.model_dump(mode="json"))
         pk = self._change(setting.scope, document.alias, document, setting.expect, namespace, who)
+        adapter = None if "*" in setting.scope else setting.scope
         with self._db.read() as session:
-            return shown(session, [session.get_one(Policy, pk)], who, **self._notes)[0]
+            return shown(session, [session.get_one(Policy, pk)], who, adapter=adapter, **self._notes)[0]
 
     def _change(
         self,

@@ -133,7 +133,7 @@ class Policies:
                 _audit(session, row, last, who)
                 return row.pk
         raise Conflict(
-            f"others are changing the policy of {scope} for {alias}; look at it with: adapterctl policy show"
+            f"others are changing the policy of {scope} for {alias}; look at it with: adapterctl policy show {scope}"
         )
 
     def list(
@@ -262,6 +262,6 @@ def _checked(scope: str, alias: str | None = None) -> None:
 
 def _none(scope: str, alias: str) -> NotFound:
     return NotFound(
-        f"there is no policy of {scope} for {alias}; see those that there are with: adapterctl policy show",
+        f"there is no policy of {scope} for {alias}; see those that there are with: adapterctl policy list",
         param="alias",
     )

@@ -133,7 +133,7 @@ def test_what_is_shown_of_a_scope_sets_the_same_policies_again(tmp_path: Path) -
     views += [policy("team/sql", document, notes=["a note " * 20], loosened=["less"]) for document in own]
     lines = list(policy_lines("team/sql", views))
     (tmp_path / "shown.yaml").write_text("\n".join(lines) + "\n")
-    assert read_policies(tmp_path / "shown.yaml") == own
+    assert [each.document for each in read_policies(tmp_path / "shown.yaml")] == own
     assert any(line.startswith("# team/*@production, version 1, set by boss") for line in lines)
     assert "#   probe: {}" in lines
     assert "# - asks for less than version 1: less" in lines

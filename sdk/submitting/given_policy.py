@@ -1,6 +1,6 @@
 """Policies as people write them: YAML, in which a key that signs may be the path of its PEM file.
 
->>> print(as_yaml(read_policy({"alias": "production", "approvals": 2})), end="")
+>>> print(as_yaml(read_policy({"alias": "production", "approvals": 2}).document), end="")
 alias: production
 alpha: 0.05
 approvals: 2
@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -35,27 +36,28 @@ _NUMBERS = ("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-
 _PLACE = tuple[str | int, ...]
 
 
-def read_policies(file: str | Path) -> list[PolicyDocument]:
+def read_policies(file: str | Path) -> list[GivenPolicy]:
     """Read a YAML file of one policy, or of several that `---` separates. Raises NotFound for the file and for that of a key,
     InvalidInput that names the line and the key that is wrong.
     """
     path = user_path(file)
-    found = [_document(path, node, value) for node, value in _parsed(path)]
+    found = [_given(path, node, value) for node, value in _parsed(path)]
     if not found:
         raise InvalidInput(f"{path} holds no policy; write one, such as: alias: production", param="policy")
-    aliases = [each.alias for each in found]
+    aliases = [each.document.alias for each in found]
     for alias in aliases:
         if aliases.count(alias) > 1:
             raise InvalidInput(f"{path} holds two policies for the alias {alias}; leave one", param="alias")
     return found
 
 
-def read_policy(given: PolicyDocument | Mapping[str, Any] | str | Path) -> PolicyDocument:
+def read_policy(given: PolicyDocument | Mapping[str, Any] | str | Path) -> GivenPolicy:
     """Return the policy that a mapping or a YAML file holds. Raises as `read_policies`."""
     if isinstance(given, PolicyDocument):
-        return given
+        return GivenPolicy(given, None)
     if isinstance(given, Mapping):
-        return _checked(_Source("the policy", Path.cwd(), None), dict(given))
+        source = _Source("the policy", Path.cwd(), None)
+        return GivenPolicy(_checked(source, dict(given)), source)
     found = read_policies(given)
     if len(found) > 1:
         raise InvalidInput(f"{user_path(given)} holds {len(found)} policies; give a file of one", param="policy")
@@ -105,6 +107,27 @@ class _Source:
         return error(f"{where}: {name}: {message}" if name else f"{where}: {message}", param=name or "policy")
 
 
+@dataclass(frozen=True)
+class GivenPolicy:
+    """A policy, and where it was written."""
+
+    document: PolicyDocument
+    #: None: in no file and no mapping.
+    source: _Source | None
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """Say in which line it is what the registry refuses of the policy."""
+        try:
+            yield
+        except (InvalidInput, NotFound) as error:
+            at, *place = (error.param or "").split(".")
+            if self.source is None or at != "policy":
+                raise
+            keys = tuple(int(each) if each.isdecimal() else each for each in place)
+            raise self.source.refuse(keys, error.message, type(error)) from None
+
+
 def _parsed(path: Path) -> Iterator[tuple[yaml.Node, Any]]:
     """Yield the documents of a file, each as it was written and as it was read."""
     import yaml
@@ -121,6 +144,8 @@ def _parsed(path: Path) -> Iterator[tuple[yaml.Node, Any]]:
         values = list(yaml.load_all(text, Loader=Loader))
     except FileNotFoundError:
         raise NotFound(f"there is no file {path}; give the YAML file of a policy", param="policy") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{path} is a folder; give the YAML file of a policy", param="policy") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark is not None else ""
@@ -131,13 +156,13 @@ def _parsed(path: Path) -> Iterator[tuple[yaml.Node, Any]]:
             yield node, value
 
 
-def _document(path: Path, node: yaml.Node, value: Any) -> PolicyDocument:
+def _given(path: Path, node: yaml.Node, value: Any) -> GivenPolicy:
     source = _Source(str(path), path.parent, node)
     if not isinstance(value, dict):
         raise source.refuse((), "this is no policy; write lines such as: alias: production")
     if (twice := _twice(node)) is not None:
         raise source.refuse((), f"{twice[0][:80]!a} is there twice, again in line {twice[1]}; leave one")
-    return _checked(source, value)
+    return GivenPolicy(_checked(source, value), source)
 
 
 def _checked(source: _Source, value: dict[str, Any]) -> PolicyDocument:

@@ -29,7 +29,7 @@ class UsedRows(NamedTuple):
 
     #: How many rows there are; None: nobody has said so.
     rows: int | None
-    #: How many versions of the adapter were scored on them or chosen by them.
+    #: How many versions of the adapter were scored on them or chosen by them; 0 for a policy of more than one adapter.
     tries: int
 
 
@@ -74,7 +74,9 @@ def _of_rows(rule: RowsRule, document: PolicyDocument, used: UsedRows | None) ->
     if used is None or used.rows is None or all(metric.point for metric in rule.metrics.values()):
         return
     needed = rows_for(tried_alpha(document.alpha, used.tries + 1))
-    if needed > used.rows:
+    if needed > used.rows and not used.tries:
+        yield f"{named} has {used.rows} rows, and the first version of an adapter that they judge needs {needed}"
+    elif needed > used.rows:
         yield (
             f"{named} has {used.rows} rows, by which {_counted(used.tries, 'version')} of this adapter "
             f"{'was' if used.tries == 1 else 'were'} judged: the next one needs {needed} rows or fresh ones"

@@ -71,8 +71,9 @@ class Policies:
         # What was checked is now written otherwise, and must be readable again.
         document = PolicyDocument.model_validate(document.model_dump(mode="json"))
         pk = self._change(setting.scope, document.alias, document, setting.expect, namespace, who)
+        adapter = None if "*" in setting.scope else setting.scope
         with self._db.read() as session:
-            return shown(session, [session.get_one(Policy, pk)], who, **self._notes)[0]
+            return shown(session, [session.get_one(Policy, pk)], who, adapter=adapter, **self._notes)[0]
 
     def _change(
         self,
@@ -132,7 +133,7 @@ class Policies:
                 _audit(session, row, last, who)
                 return row.pk
         raise Conflict(
-            f"others are changing the policy of {scope} for {alias}; look at it with: adapterctl policy show"
+            f"others are changing the policy of {scope} for {alias}; look at it with: adapterctl policy show {scope}"
         )
 
     def list(
@@ -261,6 +262,6 @@ def _checked(scope: str, alias: str | None = None) -> None:
 
 def _none(scope: str, alias: str) -> NotFound:
     return NotFound(
-        f"there is no policy of {scope} for {alias}; see those that there are with: adapterctl policy show",
+        f"there is no policy of {scope} for {alias}; see those that there are with: adapterctl policy list",
         param="alias",
     )

@@ -104,4 +104,4 @@ def _wrapped(command: str) -> list[str]:
 
 def _print_paragraphs(paragraphs: Sequence[str], *, indent: str = "") -> None:
     for paragraph in paragraphs:
-        click.echo(filled(paragraph, indent, "  ", break_long_words=False, break_on_hyphens=False))
+        click.echo(filled(paragraph, indent, "  ", break_long_words=False))

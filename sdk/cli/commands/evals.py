@@ -230,4 +230,4 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
 
 def _wrapped(label: str, text: str) -> str:
     """Return a text after its label, in lines of at most 80 columns."""
-    return filled(text, label, break_on_hyphens=False) or label.rstrip()
+    return filled(text, label) or label.rstrip()

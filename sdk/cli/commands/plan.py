@@ -103,4 +103,4 @@ def learnt_of(device: DeviceForecasts, plan: Plan) -> str:
 
 
 def _fill(text: str, *, indent: str = "") -> None:
-    click.echo(filled(text, indent, indent + "  ", break_on_hyphens=False))
+    click.echo(filled(text, indent, indent + "  "))

@@ -125,8 +125,7 @@ def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None
                 f"{row['option']} = {shown_value(row['value'])}  ({row['from']}{default})",
                 "",
                 "    ",
-                break_on_hyphens=False,
             )
         )
         if about and row["about"]:
-            click.echo(filled(row["about"], "    ", break_on_hyphens=False))
+            click.echo(filled(row["about"], "    "))

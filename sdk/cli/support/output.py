@@ -93,9 +93,9 @@ def one_line(text: str, most: int = 160) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def filled(text: str, first: str = "", later: str | None = None, **how: bool) -> str:
-    """Return untrusted text, made safe, in lines of at most 80 columns; further ones begin with `later`, or with room for
-    what the first begins with.
+def filled(text: str, first: str = "", later: str | None = None, *, break_long_words: bool = True) -> str:
+    """Return untrusted text, made safe, in lines of at most 80 columns, broken at spaces, so that names and commands can be
+    copied; further ones begin with `later`, or with room for what the first begins with.
 
     >>> filled("a" * 70 + " " + "b" * 20, "! ") == "! " + "a" * 70 + "\\n  " + "b" * 20
     True
@@ -103,7 +103,14 @@ def filled(text: str, first: str = "", later: str | None = None, **how: bool) ->
     import textwrap
 
     later = " " * len(first) if later is None else later
-    return textwrap.fill(plain(text), WIDTH, initial_indent=first, subsequent_indent=later, **how)  # type: ignore[arg-type]
+    return textwrap.fill(
+        plain(text),
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=break_long_words,
+        break_on_hyphens=False,
+    )
 
 
 def fit(text: str) -> str:

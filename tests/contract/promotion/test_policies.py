@@ -25,7 +25,7 @@ from registry.promotion.policies.loosening import recent_loosenings
 from registry.quotas.service import count_anew
 from registry.usage.models import Usage
 from sdk.client import Client
-from sdk.errors import AdapterctlError, Conflict, NotAllowed, NotFound
+from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotAllowed, NotFound
 from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 from sdk.schemas.wire import Page
 
@@ -106,6 +106,21 @@ class TestSetting:
         desk.remove()
         # After its end there is none, whatever was before.
         assert desk.set(approvals=2, expect=0).version == 3
+
+    def test_a_refusal_of_the_registry_names_the_line_and_what_was_set_before(self, desk: Desk) -> None:
+        file = desk.tmp_path / "policies.yaml"
+        desk.data(name="held-out")
+        rules = "require:\n  - data: held-out\n    metrics:\n      loss: {at_least: 3}\n"
+        file.write_text(f"alias: production\napprovals: 1\n---\nalias: staging\n{rules}")
+        wrong = f"{file}, line 8: require[0].metrics.loss: less of loss is better"
+        with pytest.raises(InvalidInput) as refused:
+            desk.client.policies.set_all(f"{desk.space}/*", file)
+        assert refused.value.message.startswith(wrong)
+        assert refused.value.message.endswith(" (set before it: production)")
+        assert [one.alias for one in desk.show()] == ["production"]
+        rule = {"data": "nothing", "metrics": SCORED}
+        with pytest.raises(NotFound, match=r"^the policy: require\[0\]\.data: there is no dataset 'nothing'"):
+            desk.client.policies.set(desk.space + "/a", {"alias": "staging", "require": [rule]})
 
     def test_of_many_who_set_it_at_once_each_gets_a_version_of_its_own(self, desk: Desk) -> None:
         found: list[int] = []

@@ -11,7 +11,6 @@ from sdk.cli.support.output import filled, format_option, print_done, print_json
 from sdk.cli.support.policy_pages import asked_of, policy_lines
 from sdk.cli.support.session import open_client
 from sdk.schemas.promotion import PolicyView
-from sdk.submitting.given_policy import read_policies
 
 
 @click.group(name="policy")
@@ -38,9 +37,8 @@ def policy_set(scope: str, file: str, expect: int | None, style: str) -> None:
       adapterctl policy set code-review policy.yaml
       adapterctl policy set 'team/*' policy.yaml --expect 2
     """
-    policies = read_policies(file)
     with open_client() as client:
-        views = [client.policies.set(scope, policy, expect=expect) for policy in policies]
+        views = client.policies.set_all(scope, file, expect=expect)
     if style == "json":
         print_json(views)
         return
@@ -54,11 +52,7 @@ def _remarks(view: PolicyView) -> list[str]:
     asks = f"policy version {view.version} stands for {_key(view)}: {asked_of(view.policy)}"
     return [
         *filled(asks).splitlines(),
-        *(
-            line
-            for each in view.loosened
-            for line in filled(f"it asks for less than before: {each}", "! ").splitlines()
-        ),
+        *(line for each in view.loosened for line in filled(f"less than before: {each}", "! ").splitlines()),
         *(line for each in view.notes for line in filled(each, "! ").splitlines()),
     ]
 

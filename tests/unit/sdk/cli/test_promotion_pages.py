@@ -82,6 +82,12 @@ def policy(scope: str, document: PolicyDocument | None, **said: object) -> Polic
     )
 
 
+def test_a_command_in_a_rule_is_broken_at_spaces_alone() -> None:
+    command = "adapterctl approve team/a-long-name-with-hyphens@v2 --for production"
+    lines = "\n".join(rule_lines(decided(found("failed", message=f"1 of 2: ann; ask somebody else to: {command}"))))
+    assert "team/a-long-name-with-hyphens@v2" in lines
+
+
 def test_what_did_not_pass_is_shown_first_within_80_columns() -> None:
     decision = decided(found("passed"), found("unknown", message="long " * 60), found("failed"))
     lines = "\n".join(rule_lines(decision)).splitlines()
@@ -133,7 +139,7 @@ def test_what_is_shown_of_a_scope_sets_the_same_policies_again(tmp_path: Path) -
     views += [policy("team/sql", document, notes=["a note " * 20], loosened=["less"]) for document in own]
     lines = list(policy_lines("team/sql", views))
     (tmp_path / "shown.yaml").write_text("\n".join(lines) + "\n")
-    assert read_policies(tmp_path / "shown.yaml") == own
+    assert [each.document for each in read_policies(tmp_path / "shown.yaml")] == own
     assert any(line.startswith("# team/*@production, version 1, set by boss") for line in lines)
     assert "#   probe: {}" in lines
     assert "# - asks for less than version 1: less" in lines

@@ -100,13 +100,13 @@ def test_a_policy_that_can_t_be_is_refused_with_its_line(
 def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(ROWS + "metrics: {loss: {at_most: 2e-1}}\nalpha: 1e-2\n")
-    (policy,) = read_policies(file)
+    policy = read_policies(file)[0].document
     assert (policy.alpha, policy.require[0].metrics["loss"].at_most) == (0.01, 0.2)
 
 
 def test_one_text_stands_for_a_list() -> None:
     rule = {"data": "heldout", "metrics": {"loss": {"not_worse_than": 0, "against": "v3"}}}
-    policy = read_policy({"alias": "production", "require": [rule]})
+    policy = read_policy({"alias": "production", "require": [rule]}).document
     assert policy.require[0].metrics["loss"].references == ["v3"]
 
 
@@ -115,9 +115,9 @@ def test_keys_are_read_from_files_beside_the_policy(tmp_path: Path, monkeypatch:
     (tmp_path / "keys" / "release.pub.pem").write_text(f"a comment\n{PUBLIC}\n")
     (tmp_path / "policy.yaml").write_text("alias: production\nsigned_by: keys/release.pub.pem\n")
     monkeypatch.chdir("/")
-    (policy,) = read_policies(tmp_path / "policy.yaml")
+    policy = read_policies(tmp_path / "policy.yaml")[0].document
     assert policy.signed_by == [PUBLIC]
-    assert read_policy({"alias": "production", "signed_by": [PUBLIC]}) == policy
+    assert read_policy({"alias": "production", "signed_by": [PUBLIC]}).document == policy
 
 
 def test_a_key_that_is_no_public_one_is_refused_before_it_is_sent(tmp_path: Path) -> None:
@@ -140,13 +140,13 @@ def test_a_key_that_is_no_public_one_is_refused_before_it_is_sent(tmp_path: Path
 
 def _signed_by(folder: Path, name: str) -> list[str] | None:
     (folder / "policy.yaml").write_text(f"alias: production\nsigned_by: [{name}]\n")
-    return read_policies(folder / "policy.yaml")[0].signed_by
+    return read_policies(folder / "policy.yaml")[0].document.signed_by
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no file"):
         read_policies(tmp_path / "policy.yaml")
-    with pytest.raises(InvalidInput, match="can't be read as YAML"):
+    with pytest.raises(InvalidInput, match="is a folder; give the YAML file of a policy"):
         read_policies(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_a_policy_that_was_written_is_read_as_the_same(
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "written.yaml"
     file.write_text(as_yaml(policy))
-    assert read_policies(file) == [policy]
+    assert [each.document for each in read_policies(file)] == [policy]
 
 
 PAGE = (Path(__file__).resolve().parents[4] / "docs" / "promoting.md").read_text()
@@ -198,7 +198,7 @@ def test_the_policy_of_the_page_is_read_and_refused_as_it_says(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (text,) = re.findall(r"<!-- file: policy.yaml -->\n```yaml\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "policy.yaml").write_text(text)
-    assert read_policies("policy.yaml")[0].approvals == 2
+    assert read_policies("policy.yaml")[0].document.approvals == 2
     (tmp_path / "policy.yaml").write_text(text.replace("not_worse_than: 0.1", "not_worse_than: -0.1"))
     with pytest.raises(InvalidInput) as refused:
         read_policies("policy.yaml")

@@ -264,6 +264,8 @@ def test_of_an_adapter_it_is_shown_when_its_rows_have_been_used_up(db: Database)
     assert [one.startswith(note) for one in notes("team/a")] == [True]
     assert notes("team/b") == notes("team/*") == notes("*") == []
     assert notes("team/a", Principal("stranger", {"other": Role.READER})) == []
+    own = service.set(setting=PolicySetting(scope="team/a", policy=document), who=LOCAL)
+    assert [one.startswith(note) for one in own.notes] == [True]
 
 
 def test_a_token_that_was_revoked_meanwhile_changes_nothing(db: Database) -> None:

@@ -68,6 +68,10 @@ class TestUsedRows:
         assert self.found(199, rows=needed) == []
         assert self.found(199, rows=needed - 1) != []
 
+    def test_few_rows_are_told_of_before_the_first_try(self) -> None:
+        (note,) = self.found(0, rows=24)
+        assert note.text == "held@v1 has 24 rows, and the first version of an adapter that they judge needs 30"
+
     def test_a_score_that_decides_itself_uses_no_rows_up(self) -> None:
         document = policy(of("loss", at_most=2.5, point=True))
         assert notes_on(document, {DATA: UsedRows(20, 1000)}) == []

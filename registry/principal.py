@@ -93,12 +93,12 @@ class Principal:
             said = missing or f"there is no namespace {namespace[:64]!r} that this token may see"
             raise NotFound(said, param=param)
         if not self.may(action, namespace):
-            raise _forbidden(action, namespace)
+            raise _forbidden(action, "for all namespaces" if namespace == EVERYWHERE else f"in the namespace {namespace!r}")
 
     def require_anywhere(self, action: str) -> None:
         """Raise Forbidden unless `action` is allowed in some namespace: which one it is about is not known yet."""
         if not any(role in _MAY[action] for role in self.grants.values()):
-            raise _forbidden(action, EVERYWHERE)
+            raise _forbidden(action)
 
     def namespaces(self, action: str = "read") -> list[str] | None:
         """The namespaces in which `action` is allowed, sorted; None if it is allowed in all."""
@@ -140,10 +140,9 @@ def require_namespace(name: str, hint: str, *, also: Collection[str], param: str
             raise InvalidName(f"{error}; {hint}", param=param) from None
 
 
-def _forbidden(action: str, namespace: str) -> Forbidden:
+def _forbidden(action: str, where: str = "") -> Forbidden:
     allowed = ", ".join(roles_of(action))
-    where = "" if namespace == EVERYWHERE else f" in the namespace {namespace!r}"
-    return Forbidden(f"this token may not do this{where}; use one with a role of: {allowed}")
+    return Forbidden(f"this token may not do this{where and ' '}{where}; use one with a role of: {allowed}")
 
 
 #: Everyone, if `REGISTRY_AUTH=none` or the registry is embedded.

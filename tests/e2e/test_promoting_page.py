@@ -186,6 +186,8 @@ def test_a_rollback_goes_to_what_a_decision_has_passed(team: Team) -> None:
 
 def test_a_veto_stands_until_it_is_withdrawn(team: Team) -> None:
     team.run("ben", "disapprove", f"{NAME}@v1", "--for", "production", "--reason", "names customers")
+    team.run("ben", "disapprove", f"{NAME}@v1", "--for", "production", "--reason", "leaks a key")
+    assert "it was given before, and its reason stays; to change it, withdraw it first" in team.said[-1].stderr
     assert "disapproved by ben (names customers)" in team.run(
         "cat", "promote", f"{NAME}@v1", "production", "--check", status=4
     ).replace("\n         ", " ")

@@ -215,7 +215,10 @@ def missing_of(asked: AskedRows) -> EvaluationRequest | None:
         return None
     targets = [EvaluationTarget(ref=ref) for ref in refs][:MOST_TARGETS]
     # It is scored anew: a worker takes what is recorded already, which is what does not count here.
-    return EvaluationRequest(targets=targets, only=True, data=asked.rule.data, spec=spec_of(asked.rule), again=True)
+    rule = asked.rule
+    return EvaluationRequest(
+        targets=targets, only=True, data=rule.data, data_name=rule.data_name, spec=spec_of(rule), again=True
+    )
 
 
 def spec_of(rule: RowsRule) -> EvaluationSpec:

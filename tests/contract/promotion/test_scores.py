@@ -99,13 +99,15 @@ def identity(scene: Scene, number: int) -> Any:
 class TestWhichScoresCount:
     def test_scores_that_nobody_made_are_named_so_that_they_can_be_made(self, scene: Scene, data: str) -> None:
         publish(scene)
-        ask_for(scene, data, LOW)
+        (rows,) = scene.services.datasets.list(who=scene.who("will")).items
+        ask_for(scene, rows.name, LOW)
         found = check(scene, 1)
         assert only(found).outcome == "unknown"
         assert only(found).message == f"{ref(scene)} has no loss; have it scored: promote with --wait"
         (missing,) = found.missing
         assert [target.ref for target in missing.targets] == [ref(scene)]
-        assert (missing.data, missing.only, missing.again, missing.spec.generate_rows) == (data, True, True, 0)
+        assert (missing.data, missing.data_name) == (data, f"{rows.name}@v1")
+        assert (missing.only, missing.again, missing.spec.generate_rows) == (True, True, 0)
         # The request is one that can be made, and its scores are those that were missing.
         services = scene.services
         services.jobs.submit(submission=JobSubmission(request=missing), who=scene.who("will"))

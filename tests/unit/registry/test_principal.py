@@ -49,7 +49,7 @@ def test_what_belongs_to_the_whole_registry_is_read_by_everybody_and_changed_by_
     who = Principal("x", {"team": Role.ADMIN})
     assert who.may("read", "*")
     assert not who.may("write", "*")
-    with pytest.raises(Forbidden):
+    with pytest.raises(Forbidden, match="may not do this for all namespaces; use one with a role of: admin"):
         who.require("admin", "*", missing="")
     # Even of nobody: tokens always carry a role.
     assert Principal("nobody").may("read", "*")

@@ -36,7 +36,7 @@ def approve_command(ref: str, alias: str, reason: str, withdraw: bool, style: st
             _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("approve", ref, alias).id), style)
             return
         view = client.approvals.approve(ref, alias, reason=reason)
-    _given(view, style, f"{view.created_by} approves of {view.ref} for {view.alias}")
+    _given(view, style, reason, f"{view.created_by} approves of {view.ref} for {view.alias}")
 
 
 @click.command(name="disapprove")
@@ -58,14 +58,16 @@ def disapprove_command(ref: str, alias: str, reason: str, withdraw: bool, style:
             _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("disapprove", ref, alias).id), style)
             return
         view = client.approvals.disapprove(ref, alias, reason=reason)
-    _given(view, style, f"{view.ref} can't become {view.alias} until this is withdrawn")
+    _given(view, style, reason, f"{view.ref} can't become {view.alias} until this is withdrawn")
 
 
-def _given(view: ApprovalView, style: str, sentence: str) -> None:
+def _given(view: ApprovalView, style: str, reason: str, sentence: str) -> None:
+    other = reason.strip() not in ("", view.reason)
+    before = ["it was given before, and its reason stays; to change it, withdraw it first"] if other else []
     void = [f"it does not count: {view.void}"] if view.void else []
     until = [f"it counts until {view.expires_at:%Y-%m-%d %H:%M}"] if view.expires_at and not void else []
     back = f"withdraw it with: adapterctl approvals withdraw {view.id}"
-    print_made(style, view.model_dump(mode="json"), view.id, sentence, *void, *until, back)
+    print_made(style, view.model_dump(mode="json"), view.id, sentence, *before, *void, *until, back)
 
 
 def _withdrawn(view: ApprovalView, style: str) -> None:

@@ -93,7 +93,9 @@ class Principal:
             said = missing or f"there is no namespace {namespace[:64]!r} that this token may see"
             raise NotFound(said, param=param)
         if not self.may(action, namespace):
-            raise _forbidden(action, "for all namespaces" if namespace == EVERYWHERE else f"in the namespace {namespace!r}")
+            raise _forbidden(
+                action, "for all namespaces" if namespace == EVERYWHERE else f"in the namespace {namespace!r}"
+            )
 
     def require_anywhere(self, action: str) -> None:
         """Raise Forbidden unless `action` is allowed in some namespace: which one it is about is not known yet."""

@@ -17,6 +17,25 @@ _BUNDLE = (
     '[{"keyid":"","sig":"MEUCIQ=="}]},"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json",'
     f'"verificationMaterial":{{"publicKey":{{"hint":"{_KEY}"}},"tlogEntries":[]}}}}'
 )
+#: A real one over the statement below, by a key that was thrown away: what names another is refused.
+_STATED_BY = "77a51a39e89f0ce32d8f5f8697b4a127b9a98a335c6ad437dce7d06d4620a765"
+_STATED_BY_PEM = (
+    "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEBSwtcRHFY8ZVbYz96nDO6I2Jp7Ol\naaL7s25+4L2aXRvruK"
+    "4lr3NaWp1zZdOvRaKD8daQu3DtSOXq0q9TkvDoqQ==\n-----END PUBLIC KEY-----\n"
+)
+_STATED = (
+    '{"dsseEnvelope":{"payload":"ewogICJfdHlwZSI6ICJodHRwczovL2luLXRvdG8uaW8vU3RhdGVtZW50L3YxIiwKICAic3ViamVjdCI6IF'
+    "sKICAgIHsKICAgICAgIm5hbWUiOiAiYWxpYXMiLAogICAgICAiZGlnZXN0IjogewogICAgICAgICJzaGEyNTYiOiAiYzU5ZTE5NzYxYWU5ZDgz"
+    "YWZhMzQ4YzJhZTFkYThlZGZhZDUzNDgxOWNjMWJlN2VlMzA4OTdmNDk3ODUxMTJkZCIKICAgICAgfQogICAgfQogIF0sCiAgInByZWRpY2F0ZV"
+    "R5cGUiOiAiaHR0cHM6Ly9tb2RlbF9zaWduaW5nL3NpZ25hdHVyZS92MS4wIiwKICAicHJlZGljYXRlIjogewogICAgInNlcmlhbGl6YXRpb24i"
+    "OiB7CiAgICAgICJtZXRob2QiOiAiZmlsZXMiLAogICAgICAiYWxsb3dfc3ltbGlua3MiOiBmYWxzZSwKICAgICAgImhhc2hfdHlwZSI6ICJzaG"
+    "EyNTYiCiAgICB9LAogICAgInJlc291cmNlcyI6IFsKICAgICAgewogICAgICAgICJuYW1lIjogImFsaWFzLmpzb24iLAogICAgICAgICJkaWdl"
+    "c3QiOiAiY2UzNDVmMWM5NzllNWMwYzdkMzM0NDRhYzUzNjhjZWIzNmY5OGJhODM3YzRjOGVlYWI2ZDI1NGE3OTljZTM0YSIsCiAgICAgICAgIm"
+    'FsZ29yaXRobSI6ICJzaGEyNTYiCiAgICAgIH0KICAgIF0KICB9Cn0=","payloadType":"application/vnd.in-toto+json","signatur'
+    'es":[{"keyid":"","sig":"MEQCIC5YbufoqiwxJXswAp1eyfeQa5eHRVBJma10GaZyxuklAiAXokM/8BgA0dejNgw692PClxHeET9IGADBc0'
+    '5UlbQZ8A=="}]},"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey"'
+    ':{"hint":"e908793f9510ac3dbdf4dc2ffc281873d29c54f627457344899c59d01986db06"},"tlogEntries":[]}}'
+)
 _UPLOAD = "8a1f0c2d4e6b8091a3c5d7e9f1b2c4d6"
 
 _CONFIG_BLOB = {"sha256": _CONFIG_FILE, "size_bytes": 744}
@@ -69,9 +88,9 @@ BODIES: dict[str, Any] = {
             "at": "2026-01-31T12:00:00Z",
             "policies": [_ROWS],
         },
-        "key_id": _KEY,
-        "public_key": "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n",
-        "bundle": _BUNDLE,
+        "key_id": _STATED_BY,
+        "public_key": _STATED_BY_PEM,
+        "bundle": _STATED,
     },
     "sign_manifest": {"key_id": _KEY, "bundle": _BUNDLE},
     "annotate_version": {"ref": "team/code-review@v3", "tags": {"stage": "trial"}, "note": "Chosen by the reviewers."},

@@ -1,0 +1,1 @@
+"""The engines behind the gateway, one class each."""

@@ -1,0 +1,73 @@
+"""What the gateway needs of an engine: three verbs, and what it serves.
+
+Only versioned names, `NAME@vN`, live in an engine. Every method may be called while requests run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+
+class EngineRefused(Exception):  # noqa: N818 - it reads as what happened
+    """The engine can't serve a version, or isn't the right one; the message is one sentence that ends with what to do."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an engine says of itself when it is found."""
+
+    #: The engine's name as `compat` has it, and its release where it says one.
+    engine: str
+    version: str | None
+    #: The base as the engine has it: a folder or a name, and the most tokens of a prompt with its answer.
+    base: str
+    context_tokens: int
+    #: The SHA-256 of the chat template that it renders with; None: none, or it doesn't say.
+    template: str | None
+    #: Which fields of requests it takes beyond those that all take: "response_format", "tools".
+    takes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where a request goes: the client that reaches the engine, and what is put into its body, such as the model's name there."""
+
+    client: httpx.AsyncClient
+    fields: Mapping[str, Any]
+
+
+class Engine(Protocol):
+    """One inference engine with one base."""
+
+    async def facts(self) -> Facts:
+        """Wait until the engine is up, and return what it is. Raises EngineRefused."""
+        ...
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Make a version answer under its name; done already is fine. Raises EngineRefused; then nothing of it is left behind."""
+        ...
+
+    def route(self, name: str | None) -> Upstream:
+        """Return where requests for a loaded version go, for the base with None. Raises KeyError for a name that isn't loaded."""
+        ...
+
+    async def release(self, name: str) -> None:
+        """Forget a version; no request for it is running. One that isn't loaded is fine."""
+        ...
+
+    async def loaded(self) -> frozenset[str]:
+        """Return the versions that the engine itself says it has. Raises httpx.HTTPError while it is away."""
+        ...
+
+    async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+        """Return the log-probability, in nats, of each token of a continuation after a prompt, under a version, or the base."""
+        ...
+
+    async def close(self) -> None:
+        """End what this started, and nothing else."""
+        ...

@@ -16,6 +16,7 @@ The example's 320 rows are learnt; the first 200 held-out ones choose, its 48 am
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -23,16 +24,18 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.training import example
+from sdk.plotting.scales import scale_of
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from sdk.schemas.evaluation import RowScore
-    from sdk.statistics.sweeps import SettingScores
+    from sdk.statistics.sweeps import SettingJudgement, SettingScores
 
 ADAPTER = "docstring-writer"
 RANKS, SEEDS = (1, 4, 16), (0, 1, 2)
@@ -45,6 +48,8 @@ TRAINING = (
 )
 RATES = ("--lr", "1e-3,3e-3", "--max-steps", "40", "--eval-every", "13", "--parallel", "1", "--publish", "none")
 METRICS = ("rouge_l", "bleu", "chrf", "nist", "meteor", "cider_d")
+#: Where ranks stand in the picture.
+_PLACES = (0.1, 0.5, 0.9)
 #: By which rows can be judged one by one.
 _BY_ROW = ("loss", "rouge_l", "bleu", "chrf", "nist", "meteor")
 
@@ -102,15 +107,15 @@ def _print_verdicts(out: Path, versions: Sequence[str]) -> None:
     from sdk.schemas.evaluation import better_is
     from sdk.statistics.sweeps import judge
 
-    with sdk.connect(f"local:{out / 'registry'}") as client:
+    with contextlib.closing(sdk.connect(f"local:{out / 'registry'}")) as client:
         by_rank: dict[int, list[tuple[Mapping[str, float], list[RowScore]]]] = defaultdict(list)
         for ref in versions:
             version = client.get(ref)
             [scores] = [one for one in version.evaluations if "cider_d" in one.metrics]
-            rank = version.view.lora.rank
+            rank = version.as_dict()["lora"]["rank"]
             by_rank[rank].append((scores.metrics, client.evaluations.rows(scores.id)))
             shown = {name: round(scores.metrics[name], 4) for name in ("loss", *METRICS)}
-            print(ref, f"rank {rank}", f"best step {version.view.training.get('best_step')}", shown)
+            print(ref, f"rank {rank}", f"best step {(version.as_dict()['training'] or {}).get('best_step')}", shown)
     for metric in _BY_ROW:
         settings = [_setting_scores([rows for _, rows in by_rank[rank]], metric) for rank in RANKS]
         lower = better_is(metric) == "less"
@@ -121,6 +126,41 @@ def _print_verdicts(out: Path, versions: Sequence[str]) -> None:
         for rank, one in zip(RANKS, judged.settings, strict=True):
             interval = "" if one.low is None else f" worse by [{one.low:.4g}, {one.high:.4g}], p {one.p:.3g}"
             print(f"  rank {rank}: {one.score:.4f} ± {one.standard_error:.4f} {one.outcome}{interval}")
+        if metric == "loss":
+            _draw(out / "ranks.svg", {rank: [scores for scores, _ in by_rank[rank]] for rank in RANKS}, judged.settings)
+
+
+def _draw(to: Path, scores: Mapping[int, Sequence[Mapping[str, float]]], judged: Sequence[SettingJudgement]) -> None:
+    """Draw the ranks as `adapterctl plot` draws a sweep: loss with its error and seeds, and the scores of texts."""
+    from sdk.plotting.sweeps import svg
+    from sdk.plotting.sweeps.panels import Dot, Mark, SettingPanel, SweepPicture
+    from sdk.plotting.sweeps.settings import name_of
+
+    marks, dots, others = [], [], []
+    for at, rank, one in zip(_PLACES, RANKS, judged, strict=True):
+        error = one.standard_error or 0.0
+        marks.append(Mark(0, at, one.score, one.score - error, one.score + error, best=one.outcome == "best"))
+        dots += [Dot(0, at - 0.03, seed["loss"], pruned=False) for seed in scores[rank]]
+    ends = [end for mark in marks for end in (mark.low, mark.high) if end is not None]
+    main = SettingPanel(name_of("loss"), scale_of([*ends, *(dot.y for dot in dots)]), tuple(marks), tuple(dots))
+    for metric in METRICS:
+        seeds = [
+            Dot(0, at - 0.03, seed[metric], pruned=False)
+            for at, rank in zip(_PLACES, RANKS, strict=True)
+            for seed in scores[rank]
+        ]
+        means = [
+            Mark(0, at, fmean(seed[metric] for seed in scores[rank])) for at, rank in zip(_PLACES, RANKS, strict=True)
+        ]
+        others.append(
+            SettingPanel(name_of(metric), scale_of([dot.y for dot in seeds], most=3), tuple(means), tuple(seeds))
+        )
+    ticks = tuple((at, str(rank)) for at, rank in zip(_PLACES, RANKS, strict=True))
+    legend = ("bar: ± one standard error · small points: seeds · ring: the best",)
+    picture = SweepPicture(
+        f"{ADAPTER}: loss and scores of texts by rank", "rank", ticks, (), True, (main, *others), legend
+    )
+    to.write_text(svg.svg_of(picture), encoding="utf-8")
 
 
 def _setting_scores(seeds: Sequence[Sequence[RowScore]], metric: str) -> SettingScores:

@@ -211,7 +211,7 @@ class _Standing(NamedTuple):
 def _views(session: Session, adapter: Adapter, rows: Sequence[Approval]) -> list[ApprovalView]:
     """Return approvals as sent over the API; each as it would count for whoever else moved the alias now."""
     now_s = session.execute(select(db_epoch_s())).scalar_one()
-    people = people_of(session, [row.token_id for row in rows], adapter.namespace)
+    people = people_of(session, [row.token_id for row in rows], adapter.namespace, now_s)
     makers = makers_of_all(session, {row.digest for row in rows}, adapter.namespace)
     stands: dict[str, _Standing] = {}
     for alias in {row.alias for row in rows}:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from sqlalchemy import func, select
@@ -70,6 +71,8 @@ class AskedMove:
     inputs_digest: str
     scopes: Sequence[str]
     generations: Sequence[int]
+    #: Until when time alone changes nothing of it, by the database's clock in seconds since 1970.
+    until_s: float
     #: The key of the alias's last move; None: there was none.
     last_move: int | None
     #: What readers of the decision should know.
@@ -117,6 +120,7 @@ def ask(session: Session, wanted: Wanted, families: Mapping[str, RuleFamily]) ->
         inputs_digest=digest_of([_identity(question), [part.key for part in parts]]),
         scopes=scopes,
         generations=generations.read(session, scopes),
+        until_s=min((part.gathered.until_s for part in parts), default=inf),
         last_move=last_move(session, adapter, wanted.alias),
         notes=recent_loosenings(session, adapter.name, adapter.namespace, wanted.alias, db_now(session)),
     )

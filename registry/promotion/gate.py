@@ -3,7 +3,7 @@
 1. One state of the database is read: what the alias names, the policies that stand, and what their rules are judged by.
 2. The rules are judged outside of any transaction; by the same inputs, an earlier decision has the answer.
 3. A short transaction locks the adapter's row and holds its generations. If these are as they were read, so are the inputs,
-   and the alias moves. Else all is read again, and judged again if an input differs.
+   as far as time alone has ended none of them, and the alias moves. Else all is read again, and judged again if an input differs.
 
 Locks are taken in the order that `registry.promotion.generations` has.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
@@ -22,6 +23,7 @@ from registry.catalog.aliases.moving import MovedBy, point, remove
 from registry.catalog.models import Adapter
 from registry.catalog.versions.finding import find_adapter
 from registry.db.database import Database
+from registry.db.types import db_now
 from registry.errors import Conflict, PromotionRefused, Unavailable
 from registry.principal import Principal
 from registry.promotion import generations
@@ -233,6 +235,9 @@ class Gate:
             adapter = find_adapter(session, wanted.adapter, wanted.who, action="write", lock=True)
             held = generations.hold(session, asked.scopes)
             if not self._unchanged(asked, held, last_move(session, adapter, wanted.alias)):
+                return None
+            # Nobody raises a generation for what ends by itself, such as the age of an approval.
+            if asked.until_s < inf and db_now(session).timestamp() > asked.until_s:
                 return None
             who = wanted.who
             if asked.question.policies:

@@ -80,6 +80,13 @@ class Gathered(Protocol):
         """Evaluations that would make it known."""
         ...
 
+    @property
+    def until_s(self) -> float:
+        """The last moment, by the database's clock in seconds since 1970, at which nothing of it has ended by time alone, such as
+        the age of an approval; infinity: nothing does.
+        """
+        ...
+
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         """Return the outcome of each of its rules. Raises Unavailable."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from registry.promotion.rules.counting import Counted, ScoreRecord
@@ -59,6 +60,8 @@ class AskedMetric:
     gone: ComparedVersion | None
     #: What the rule compares with and the adapter never had: "v9".
     unknown: Sequence[str]
+    #: As `Gathered.until_s`: until then the same scores count, and the best is the same.
+    until_s: float = inf
 
     def pair(self, other: Counted) -> tuple[ScoreRecord, ScoreRecord] | None:
         """The scores of the version, and those of another that were measured in the same way: the first that have rows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
@@ -132,6 +133,8 @@ class Counted:
     lacks: str | None = None
     #: Whether scoring it again could change that.
     is_missing: bool = False
+    #: As `Gathered.until_s`.
+    until_s: float = inf
 
     @property
     def first(self) -> ScoreRecord | None:
@@ -209,7 +212,8 @@ def count(scores: Sequence[ScoreRecord], metric: str, terms: Terms) -> Counted:
     complete = [one for one in by_others if one.is_complete(metric)]
     if not complete:
         return Counted(metric, (), f"has no {metric} of all rows, see: adapterctl evals show {by_others[0].id}")
-    return Counted(metric, complete)
+    until_s = inf if rule.max_age is None else min(one.at for one in complete).timestamp() + seconds_of(rule.max_age)
+    return Counted(metric, complete, until_s=until_s)
 
 
 def _is_by_another(one: ScoreRecord, makers: Makers) -> bool:

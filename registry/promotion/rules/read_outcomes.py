@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from registry.promotion.question import Bench, StandingPolicy
@@ -16,6 +17,8 @@ class ReadOutcomes:
     """Outcomes that are known when they are read; they are their own identity."""
 
     outcomes: Sequence[RuleOutcome]
+    #: As `Gathered.until_s`.
+    until_s: float = inf
 
     @property
     def identity(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, cast
 
 from sqlalchemy import select
@@ -52,6 +53,11 @@ class GatheredScores:
         """The scores that nobody has made, one request for each rule over rows."""
         requests = (missing_of(one) for one in self.rows)
         return [request for request in requests if request is not None]
+
+    @property
+    def until_s(self) -> float:
+        """When the first of the scores that count becomes too old."""
+        return min((metric.until_s for one in self.rows for metric in one.metrics), default=inf)
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         """Return the outcome of each. Raises Unavailable."""
@@ -148,9 +154,12 @@ class _Reading:
         named: dict[str, Reference],
         found: dict[str, list[ScoreRecord]],
     ) -> AskedMetric:
+        ends = [inf]
+
         def counted(one: Reference) -> Counted:
             terms = self._terms(rule, one.digest)
             counting = count(found[one.digest], name, terms)
+            ends.append(counting.until_s)
             # What is not there can't be scored again.
             return (
                 counting if counting.complete or one.is_there else count(found[one.digest], name, terms.however_old())
@@ -189,6 +198,7 @@ class _Reading:
             compared=[ComparedVersion(one, counted(one)) for one in together(wanted)],
             gone=gone,
             unknown=unknown,
+            until_s=min(ends),
         )
 
 

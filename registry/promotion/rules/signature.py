@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from sqlalchemy import select
@@ -47,6 +48,10 @@ class _Signatures:
     @property
     def missing(self) -> Sequence[EvaluationRequest]:
         return ()
+
+    @property
+    def until_s(self) -> float:
+        return inf
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         pems = self.policy.document.signed_by or []

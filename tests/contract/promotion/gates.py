@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import httpx
@@ -42,6 +43,7 @@ class Said:
     outcomes: Sequence[RuleOutcome]
     while_judged: Callable[[], None]
     missing: Sequence[EvaluationRequest] = ()
+    until_s: float = inf
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         """Do what the test does meanwhile, and return them."""

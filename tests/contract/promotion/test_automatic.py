@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 import redis
+from contract.promotion.databases import IN_PROCESS_ON_BOTH, opened_alone
 from contract.promotion.scene import Scene, floor
 from contract.sweeps.helpers import killed
 from sqlalchemy import select
 from support import calls, registries
 from support.adapters import base_registration
-from support.databases import new_database
 from support.registries import World
 
 from registry.app.services import Services
@@ -37,13 +36,10 @@ from sdk.schemas.promotion import ApprovalRequest
 BY_ITSELF: dict[str, Any] = {"evaluate": "on_ready", "promote": "automatic", "cap": 3}
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(request.param, folder, request))
-        found = stack.enter_context(registries.embedded(folder / "home", database_url=url))
-        found.admin.bases.register(base_registration())
+    """A registry of these tests alone: what follows policies by itself follows all that there are."""
+    with opened_alone(request, tmp_path_factory) as found:
         yield found
 
 
@@ -99,6 +95,7 @@ def shop(world: World, tmp_path: Path) -> Shop:
 
 
 class TestScoring:
+    @IN_PROCESS_ON_BOTH
     def test_new_version_is_scored_once_behind_all_others(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, evaluate="on_ready"))
         number = shop.scene.publish()
@@ -110,6 +107,7 @@ class TestScoring:
         assert (shop.row(number).state, len(shop.jobs())) == ("scored", 1)
         assert shop.scene.named() is None
 
+    @IN_PROCESS_ON_BOTH
     def test_version_from_before_the_policy_is_not_scored(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, **BY_ITSELF))
         assert shop.go_on() == 0
@@ -212,6 +210,7 @@ class TestMoving:
         shop.go_on()
         assert shop.scene.named() == first
 
+    @IN_PROCESS_ON_BOTH
     def test_veto_keeps_it_waiting(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, **BY_ITSELF))
         number = shop.scene.publish()
@@ -225,6 +224,7 @@ class TestMoving:
         assert shop.scene.named() == number
 
 
+@IN_PROCESS_ON_BOTH
 class TestKills:
     def test_process_may_be_killed_before_and_after_each_commit(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from contract.promotion.scene import SPEC, Scene
 from sqlalchemy import select, update
 from support import calls
@@ -28,12 +29,10 @@ from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.probe import ProbeReport, ProbeText
-from sdk.schemas.promotion import Decision, ProbeRecord, ProbeRecordView, PromotionCheck, RuleOutcome
+from sdk.schemas.promotion import Decision, PolicyRemoval, ProbeRecord, ProbeRecordView, PromotionCheck, RuleOutcome
 from sdk.schemas.work import Completion
 from sdk.signing import sign
 
-#: Nothing in these depends on the database.
-ON_SQLITE = pytest.mark.parametrize("people", ["sqlite"], indirect=True)
 GENERAL = {"general_loss": 3.3, "general_loss_base": 3.2, "general_kl": 0.02}
 PROBE = ProbeReport(texts_digest="0" * 64, texts=[ProbeText(tokens=3, logit_gap=0.5, kl=0.25)], largest_logit=2.0)
 
@@ -131,6 +130,7 @@ class TestForgetting:
         assert outcome == "unknown"
         assert f"its first scores ({first}) say 0.0205 and later ones ({later}) 0.01" in message
 
+    @ON_BOTH
     def test_other_texts_precisions_and_half_a_measurement_are_none(self, scene: Scene) -> None:
         number, data = scene.publish(), scene.rows()
         scene.policy(forgetting={"kl_at_most": 0.1})
@@ -189,6 +189,7 @@ class TestContamination:
         assert "24 of 24 rows are among those of rows-" in seen.message
         assert (unseen.outcome, unseen.numbers["found"], unseen.data) == ("passed", 0, [clean])
 
+    @ON_BOTH
     def test_what_was_not_checked_is_unknown(self, scene: Scene) -> None:
         number, data = scene.publish(), scene.rows()
         scene.policy(require=[judged_by(data)], contamination={})
@@ -217,6 +218,7 @@ class TestContamination:
                 say(scene, score(scene, number, data), dict(one))
             assert only(scene, number, "contamination")[0] == outcome, found
 
+    @ON_BOTH
     def test_rows_that_are_read_otherwise_are_other_rows(self, scene: Scene) -> None:
         number, data = scene.publish(), scene.rows()
         columns = "prompt=completion,completion=prompt"
@@ -238,6 +240,8 @@ class TestContamination:
         assert all(rule.hidden for rule in shown.rules)
         whole = scene.services.gate.check(check=asked, who=LOCAL)
         assert any(data[:12] in rule.message for rule in whole.rules if rule.kind == "contamination")
+        removal = PolicyRemoval(scope="*", alias=f"live-{scene.space}")
+        scene.services.policies.remove(removal=removal, who=LOCAL)
 
 
 def say(scene: Scene, ident: str, found: dict[str, Any] | None) -> None:
@@ -265,7 +269,6 @@ def probed(scene: Scene) -> int:
     return scene.publish(metrics=PROBE.metrics(), training={"probe_texts": PROBE.texts_digest})
 
 
-@ON_SQLITE
 class TestProbes:
     def test_a_replay_by_somebody_else_is_needed(self, scene: Scene) -> None:
         number = probed(scene)
@@ -322,6 +325,7 @@ class TestProbes:
         with pytest.raises(NotFound):
             scene.services.probes.list(adapter=scene.adapter(), number=77, who=LOCAL)
 
+    @ON_BOTH
     def test_a_second_replay_takes_the_place_of_the_first(self, scene: Scene, people: World) -> None:
         number = probed(scene)
         scopes = generations.scopes_of(scene.adapter(), scene.space)
@@ -337,7 +341,6 @@ class TestProbes:
         assert not {space: sizes for space, sizes in differing(people).items() if space == scene.space}
 
 
-@ON_SQLITE
 class TestSignatures:
     def test_one_of_the_listed_keys_must_have_signed_these_bytes(self, scene: Scene, pair: Pair, other: Pair) -> None:
         number = scene.publish()

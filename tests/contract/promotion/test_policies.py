@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from support import registries
 from support.keys import make_key
 from support.people import new_adapter
@@ -80,6 +81,7 @@ def desk(people: World, acting: Callable[..., Client], space: str, tmp_path: Pat
 
 
 class TestSetting:
+    @ON_BOTH
     def test_a_policy_is_set_shown_and_ended_and_its_history_stays(self, desk: Desk) -> None:
         made = desk.set(approvals=1)
         assert (made.scope, made.alias, made.version, made.hidden) == (f"{desk.space}/*", "production", 1, 0)
@@ -122,6 +124,7 @@ class TestSetting:
         with pytest.raises(NotFound, match=r"^the policy: require\[0\]\.data: there is no dataset 'nothing'"):
             desk.client.policies.set(desk.space + "/a", {"alias": "staging", "require": [rule]})
 
+    @ON_BOTH
     def test_of_many_who_set_it_at_once_each_gets_a_version_of_its_own(self, desk: Desk) -> None:
         found: list[int] = []
 
@@ -213,6 +216,7 @@ class TestRights:
         with pytest.raises(NotFound, match="there is nothing under"):
             desk.remove(client=stranger)
 
+    @ON_BOTH
     def test_rows_that_a_reader_may_not_read_are_hidden(self, desk: Desk, acting: Callable[..., Client]) -> None:
         secret, known = desk.data(space=f"{desk.space}-next", name="secret"), desk.data()
         both = acting(**{desk.space: Role.ADMIN, f"{desk.space}-next": Role.READER})
@@ -239,6 +243,7 @@ class TestRights:
 
 
 class TestProtecting:
+    @ON_BOTH
     def test_a_policy_protects_its_alias_whatever_it_asks(self, desk: Desk, acting: Callable[..., Client]) -> None:
         name = f"{desk.space}/a"
         desk.world.admin.push(new_adapter(desk.tmp_path), name, base="tiny")
@@ -258,6 +263,7 @@ class TestProtecting:
         with desk.world.services.db.read() as session:
             assert session.query(Alias).filter(Alias.name == "production").count() >= 1
 
+    @ON_BOTH
     def test_what_stands_is_of_all_scopes_the_widest_first(self, desk: Desk) -> None:
         scopes = ["*", f"{desk.space}/*", f"{desk.space}/a"]
         alias = f"only-{desk.space}"
@@ -277,6 +283,7 @@ class TestProtecting:
             assert policies_digest(found) != before
 
 
+@ON_BOTH
 class TestLoosening:
     def test_what_asks_for_less_is_written_down_and_named_by_decisions(self, desk: Desk) -> None:
         data = desk.data(name="held-out")
@@ -304,6 +311,7 @@ class TestLoosening:
         assert told == []
 
 
+@ON_BOTH
 class TestGenerations:
     def test_whatever_decisions_are_made_by_raises_them(self, desk: Desk) -> None:
         db, scopes = desk.world.services.db, scopes_of(f"{desk.space}/a", desk.space)

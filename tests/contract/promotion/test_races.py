@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from contract.promotion.gates import Rules, Space
 from sqlalchemy import func, select, update
 from support.registries import World
@@ -31,6 +32,8 @@ from registry.promotion.rules.approvals import approvals
 from registry.usage.charging import charge
 from sdk.schemas.catalog import VersionMove
 from sdk.schemas.promotion import ApprovalRequest, seconds_of
+
+pytestmark = ON_BOTH
 
 #: How old an approval may be.
 AGE = "1h"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from sqlalchemy import select
 from support.keys import Pair, make_key
 from support.people import new_adapter
@@ -90,6 +91,7 @@ class TestPromoting:
         path = writer.pull(f"{adapter}@production", tmp_path / "out", require_signed_alias=pair.public)
         assert (path / "adapter_config.json").is_file()
 
+    @ON_BOTH
     def test_each_move_has_a_larger_number(self, writer: Client, adapter: str, pair: Pair) -> None:
         moves = [writer.promote(f"{adapter}@v{number}", "production", sign=pair.private).move for number in (1, 2, 1)]
         assert moves == sorted(set(moves))
@@ -158,6 +160,7 @@ class TestHandingIn:
         writer.promote(f"{adapter}@v1", "staging")
         return adapter
 
+    @ON_BOTH
     def test_only_what_is_so_now_is_taken(self, people: World, writer: Client, moved: str, pair: Pair) -> None:
         now = writer.statements(moved, "production")
         first = writer.get(f"{moved}@v1").digest
@@ -267,6 +270,7 @@ class TestHandingIn:
         renewed = promoter.statements.sign(f"{moved}@v2", "production", pair.private)
         assert renewed.statement.policies == [digest]
 
+    @ON_BOTH
     def test_several_keys_sign_and_so_many_and_no_more(
         self, people: World, writer: Client, moved: str, pair: Pair, other: Pair, tmp_path: Path
     ) -> None:

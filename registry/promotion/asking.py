@@ -79,9 +79,11 @@ class AskedMove:
     notes: Sequence[str]
 
 
-def ask(session: Session, wanted: Wanted, families: Mapping[str, RuleFamily]) -> AskedMove:
+def ask(
+    session: Session, wanted: Wanted, families: Mapping[str, RuleFamily], *, most_scores: int | None = None
+) -> AskedMove:
     """Read what a wanted move is judged by. Raises NotFound, Forbidden, Invalid for an override without a reason, Conflict,
-    Unreadable.
+    Unreadable; JudgingNeededError if there are more scores than `most_scores`.
     """
     who = wanted.who
     adapter = find_adapter(session, wanted.adapter, who, action="write")
@@ -110,6 +112,7 @@ def ask(session: Session, wanted: Wanted, families: Mapping[str, RuleFamily]) ->
         now_s=session.scalar(select(db_epoch_s())) or 0.0,
         policies=policies,
         policies_digest=policies_digest(policies),
+        most_scores=most_scores,
     )
     goes_back = target is not None and _goes_back(session, question)
     parts = [] if goes_back else [*_gathered(session, question, families)]

@@ -37,7 +37,7 @@ from registry.promotion.decisions import (
     write_decision,
 )
 from registry.promotion.models import DecisionRow
-from registry.promotion.question import Bench, RuleFamily
+from registry.promotion.question import Bench, JudgingNeededError, RuleFamily
 from registry.promotion.rules.known import FAMILIES
 from registry.promotion.rules.read_outcomes import ReadOutcomes
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
@@ -47,12 +47,10 @@ T = TypeVar("T")
 
 #: How often inputs may change while they are judged, and how often they are read again in all.
 MOST_CHANGES, MOST_LOOKS = 3, 20
+#: How many records of scores are read of a dataset while others wait.
+_MOST_SCORES = 500
 #: How many evaluations a decision names that would make its rules known.
 _MOST_MISSING = 100
-
-
-class JudgingNeededError(Exception):
-    """The answer isn't known yet, and the caller has no time to find it."""
 
 
 def unchanged(asked: AskedMove, held: Sequence[int], last: int | None) -> bool:
@@ -140,7 +138,7 @@ class Gate:
             expect=check.expect,
             only_asked=True,
         )
-        asked, earlier = self._ask(wanted)
+        asked, earlier = self._ask(wanted, may_judge)
         return self._told(wanted, asked, self._judged(wanted, asked, earlier, may_judge, {}), earlier)
 
     # One move.
@@ -151,7 +149,7 @@ class Gate:
         judged: dict[str, list[Any]] = {}
         changes, inputs = 0, None
         for _ in range(MOST_LOOKS):
-            asked, earlier = self._ask(wanted)
+            asked, earlier = self._ask(wanted, may_judge)
             changes += inputs not in (None, asked.inputs_digest)
             if changes == MOST_CHANGES:
                 break
@@ -167,9 +165,9 @@ class Gate:
             "same command again"
         )
 
-    def _ask(self, wanted: Wanted) -> tuple[AskedMove, DecisionRow | None]:
+    def _ask(self, wanted: Wanted, may_judge: bool) -> tuple[AskedMove, DecisionRow | None]:
         with self._db.read() as session:
-            asked = ask(session, wanted, self._families)
+            asked = ask(session, wanted, self._families, most_scores=None if may_judge else _MOST_SCORES)
             return asked, answered_before(session, asked) if asked.parts or wanted.only_asked else None
 
     def _judged(

@@ -16,6 +16,10 @@ from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.promotion import MoveKind, PolicyDocument, RuleOutcome
 
 
+class JudgingNeededError(Exception):
+    """The answer isn't known yet, and the caller has no time to find it."""
+
+
 @dataclass(frozen=True)
 class StandingPolicy:
     """The newest version of a policy that was not removed."""
@@ -51,6 +55,9 @@ class Question:
     policies: Sequence[StandingPolicy]
     #: Digest over those of all of them.
     policies_digest: str
+    #: How many records of scores may be read for each dataset while others wait; None: nobody does. Where there are more, a
+    #: family raises JudgingNeededError.
+    most_scores: int | None = None
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,17 @@ class Counted:
 
 
 def read_scores(
-    session: Session, digests: Collection[str], *, namespace: str, dataset: str, most: int = MOST_READ
+    session: Session,
+    digests: Collection[str],
+    *,
+    namespace: str,
+    dataset: str,
+    most: int = MOST_READ,
+    in_all: int | None = None,
 ) -> dict[str, list[ScoreRecord]]:
-    """Return the first scores of some bytes on a dataset that count for versions of a namespace, oldest first."""
+    """Return the first scores of some bytes on a dataset that count for versions of a namespace, oldest first: at most so many
+    of each, and `in_all`.
+    """
     place = func.row_number().over(partition_by=Evaluation.digest, order_by=(Evaluation.created_at, Evaluation.id))
     counting = of_version(Evaluation, SYSTEM, digest=Evaluation.digest, namespace=namespace)
     numbered = select(Evaluation.id, place.label("place")).where(
@@ -172,7 +180,7 @@ def read_scores(
     query = select(Evaluation).join(first, first.c.id == Evaluation.id).where(first.c.place <= most)
     # Samples may be long.
     query = query.options(defer(Evaluation.samples), defer(Evaluation.libraries), defer(Evaluation.contamination))
-    query = query.order_by(Evaluation.created_at, Evaluation.id)
+    query = query.order_by(Evaluation.created_at, Evaluation.id).limit(in_all)
     found: dict[str, list[ScoreRecord]] = {digest: [] for digest in digests}
     for row in session.scalars(query):
         found[row.digest or ""].append(_scored(row))

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Version
 from registry.datasets.models import Dataset
 from registry.promotion.makers import Makers, makers_of_all
-from registry.promotion.question import Bench, Question, StandingPolicy
+from registry.promotion.question import Bench, JudgingNeededError, Question, StandingPolicy
 from registry.promotion.rules.asked_scores import AskedMetric, AskedRows, ComparedVersion
 from registry.promotion.rules.chosen import choosers_of
 from registry.promotion.rules.counting import Counted, ScoreRecord, Terms, count, read_scores
@@ -121,7 +121,13 @@ class _Reading:
             self._scores[dataset] = read_scores(self._session, {self._digest}, namespace=space, dataset=dataset)
         found = self._scores[dataset]
         if new := set(others) - found.keys():
-            found |= read_scores(self._session, new, namespace=space, dataset=dataset, most=_MOST_READ)
+            in_all = self._question.most_scores
+            more = read_scores(
+                self._session, new, namespace=space, dataset=dataset, most=_MOST_READ, in_all=in_all and in_all + 1
+            )
+            if in_all is not None and sum(map(len, more.values())) > in_all:
+                raise JudgingNeededError
+            found |= more
         return found
 
     def _removed(self, datasets: Collection[str]) -> list[str]:
@@ -161,9 +167,7 @@ class _Reading:
             counting = count(found[one.digest], name, terms)
             ends.append(counting.until_s)
             # What is not there can't be scored again.
-            return (
-                counting if counting.complete or one.is_there else count(found[one.digest], name, terms.however_old())
-            )
+            return counting if counting.complete or one.is_there else however_old(one)
 
         def ranked(one: Reference) -> tuple[float | None, ComparedVersion]:
             """With its score, also if that does not count any more: it stays the best, and is scored again."""
@@ -174,6 +178,9 @@ class _Reading:
                 next((score for score in each if score is not None), None) if counting.value is None else counting.value
             )
             return value, ComparedVersion(one, counting)
+
+        def however_old(one: Reference) -> Counted:
+            return count(found[one.digest], name, self._terms(rule, one.digest).however_old())
 
         better = better_is(name) or asked.better
         wanted: list[Reference] = []
@@ -190,13 +197,15 @@ class _Reading:
                     wanted.append(named[called])
                 else:
                     unknown.append(called)
+        compared = [ComparedVersion(one, counted(one)) for one in together(wanted)]
         return AskedMetric(
             name=name,
             rule=asked,
             better=better,
             counted=counted(self._candidate),
-            compared=[ComparedVersion(one, counted(one)) for one in together(wanted)],
+            compared=compared,
             gone=gone,
+            beside_gone=[] if gone is None else [however_old(one.reference) for one in compared],
             unknown=unknown,
             until_s=min(ends),
         )

@@ -29,7 +29,9 @@ from support.people import SEEDS
 from registry.db.types import utc_now
 from registry.errors import PromotionRefused
 from registry.evaluations.models import Evaluation
+from registry.promotion.question import JudgingNeededError
 from sdk.schemas.jobs import JobSubmission
+from sdk.schemas.promotion import PromotionCheck
 
 
 class TestWhatItIsComparedWith:
@@ -154,6 +156,56 @@ class TestWhatItIsComparedWith:
         found = check(scene, 3).rules
         assert [one.outcome for one in found] == ["passed", "failed"]
         assert "was deleted with its rows, and by the scores alone it is worse by 0.12" in found[1].message
+
+    @pytest.mark.parametrize(("loss", "outcome"), [(2.07, "passed"), (2.12, "failed")])
+    def test_a_deleted_best_is_compared_with_by_a_version_that_was_measured_as_both(
+        self, scene: Scene, data: str, loss: float, outcome: str
+    ) -> None:
+        ask_for(scene, data, CLOSE)
+        for number, before in enumerate((1.0, 1.06), start=1):
+            scored(scene, data, before, noise=0.01)
+            scene.move(number)
+        delete(scene, 1)
+        # Workers of another release say more of everything.
+        otherwise = PLAIN.model_copy(update={"scoring": 2})
+        publish(scene)
+        for number, now in ((2, 2.06), (3, loss)):
+            rows = row_scores(now, noise=0.01, seed=number)
+            hand_scores(scene, ref(scene, number), data, rows, conditions=otherwise)
+        found = check(scene, 3).rules
+        assert [one.outcome for one in found] == ["passed", outcome]
+        said = f"by the scores of versions that were measured in both ways it is worse by {loss - 2:.2g}"
+        assert f"v1 (the best that it has named) was deleted with its rows, and {said}" in found[1].message
+
+    def test_a_deleted_best_that_nothing_was_measured_beside_is_unknown(self, scene: Scene, data: str) -> None:
+        ask_for(scene, data, {"loss": {"not_worse_than": 0.1, "against": ["best"]}})
+        scored(scene, data)
+        scene.move(1)
+        scene.remove()
+        delete(scene, 1)
+        publish(scene)
+        other = PLAIN.model_copy(update={"scoring": 2})
+        hand_scores(scene, ref(scene, 2), data, row_scores(9.0), conditions=other)
+        found = check(scene, 2)
+        assert lines(found) == [("not_worse", "unknown")]
+        assert "no version has scores both as it was measured and as" in only(found).message
+        assert only(found).message.endswith("promote with --override --reason, or compare with another version")
+        assert found.missing == []
+
+    def test_many_scores_are_read_only_where_nobody_waits(
+        self, scene: Scene, data: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask_for(scene, data, CLOSE)
+        for number in (1, 2):
+            scored(scene, data)
+            scene.move(number)
+        scored(scene, data)
+        monkeypatch.setattr("registry.promotion.gate._MOST_SCORES", 1)
+        body = PromotionCheck(adapter=scene.adapter(), alias="live", number=3)
+        for _ in range(2):
+            with pytest.raises(JudgingNeededError):
+                scene.services.gate.check(check=body, who=scene.who("ann"), may_judge=False)
+            assert check(scene, 3).outcome == "passed"
 
     def test_the_best_stays_the_best_when_its_scores_grow_old(self, scene: Scene, data: str) -> None:
         ask_for(scene, data, CLOSE, max_age="7d")

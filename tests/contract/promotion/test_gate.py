@@ -20,7 +20,7 @@ from registry.access.audit.service import AuditQuery
 from registry.errors import Forbidden, Invalid, NotFound, PromotionRefused, Unavailable
 from registry.principal import LOCAL, Principal, Role
 from registry.promotion.decisions import HIDDEN
-from registry.promotion.gate import JudgingNeededError
+from registry.promotion.question import JudgingNeededError
 from registry.promotion.rules.known import FAMILIES
 from sdk.client import Client
 from sdk.errors import PromotionRefused as RefusedPromotion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from contract.promotion.judged import (
     row_scores,
     scored,
 )
-from contract.promotion.scene import SPEC, Scene, floor
+from contract.promotion.meanwhile import Meanwhile
+from contract.promotion.scene import SPEC, Scene, floor, gate_of
 from sqlalchemy import update
 from support.payloads import make_payload
 from support.people import SEEDS
@@ -36,6 +38,7 @@ from support.scored_rows import CONDITIONS
 from support.statements import sent
 
 from registry.db.types import utc_now
+from registry.errors import PromotionRefused
 from registry.evaluations.models import Evaluation
 from registry.principal import LOCAL
 from registry.promotion.asking import Wanted, ask
@@ -166,6 +169,24 @@ class TestWhichScoresCount:
         assert "has no loss that is not older than 7d" in only(found).message
         assert len(found.missing) == 1
         assert identity(scene, 1) != known
+
+    def test_scores_that_become_too_old_while_they_are_judged_do_not_count(self, scene: Scene, data: str) -> None:
+        scored(scene, data)
+        ask_for(scene, data, LOW, max_age="1h")
+        until = utc_now() + timedelta(seconds=0.5)
+        with scene.services.db.write() as session:
+            old = update(Evaluation).where(Evaluation.dataset_digest == data)
+            session.execute(old.values(created_at=until - timedelta(hours=1)))
+        meanwhile = Meanwhile()
+        scene.gate = gate_of(scene.services, {"meanwhile": meanwhile})
+
+        def judge_until_then() -> None:
+            while utc_now() <= until:
+                time.sleep(0.02)
+
+        with meanwhile.happens(judge_until_then) as happened, pytest.raises(PromotionRefused, match="unknown: loss"):
+            scene.move(1)
+        assert (bool(happened), scene.named()) == (True, None)
 
     def test_too_few_rows_decide_nothing(self, scene: Scene) -> None:
         data = add_rows(scene, new_rows(100))

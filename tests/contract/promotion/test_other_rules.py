@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,21 @@ class TestSignatures:
         (rule,) = rules(scene, number, "signature")
         assert (rule.rule, rule.outcome) == ("signed by one of 2 keys of the policy", "passed")
 
+    def test_a_bundle_that_does_not_verify_hides_no_signature_that_does(
+        self, scene: Scene, pair: Pair, other: Pair
+    ) -> None:
+        """Whoever may write can store one under any id of a key, so it must not keep others from counting."""
+        number = scene.publish()
+        scene.policy(signed_by=[pair.public.read_text(), other.public.read_text()])
+        mine, theirs = (sign(manifest_of(scene, number), one.private) for one in (pair, other))
+        # The one that is looked at first was made by neither, though it says so.
+        first, second = sorted((mine, theirs), key=lambda one: one.key_id)
+        bundle = first.bundle.replace(signature_of(first), signature_of(second))
+        add(scene, number, SignedManifest(key_id=first.key_id, bundle=bundle))
+        assert only(scene, number, "signature")[0] == "failed"
+        add(scene, number, second)
+        assert only(scene, number, "signature") == ("passed", f"signed by {second.key_id[:12]}")
+
     def test_without_the_library_it_is_unknown_and_known_again_with_it(
         self, scene: Scene, pair: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -375,6 +391,11 @@ class TestSignatures:
             assert (outcome, "pip install 'adapterctl[signing]'" in message) == ("unknown", True)
             assert check(scene, number).outcome == "refused"
         assert only(scene, number, "signature")[0] == "passed"
+
+
+def signature_of(signed: SignedManifest) -> str:
+    """The signature of a bundle, without what it is over."""
+    return str(json.loads(signed.bundle)["dsseEnvelope"]["signatures"][0]["sig"])
 
 
 def manifest_of(scene: Scene, number: int) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,15 @@ def signed(client: Client, of: str, pair: Pair, **said: Any) -> SignedStatement:
 def rows(people: World, adapter: str) -> list[StatementRow]:
     with people.services.db.read() as session:
         return [row for row in session.scalars(select(StatementRow)) if row.statement["adapter"] == adapter]
+
+
+def fill(people: World, move: int, names: Sequence[str]) -> None:
+    """Store statements like one that is there, as if these people had handed them in."""
+    with people.services.db.write() as session:
+        like = session.scalars(select(StatementRow).where(StatementRow.move == move)).first()
+        columns = {column.name: getattr(like, column.name) for column in StatementRow.__table__.columns}
+        for number, name in enumerate(names):
+            session.add(StatementRow(**{**columns, "key_id": f"{number:064x}", "created_by": name}))
 
 
 class TestPromoting:
@@ -271,30 +280,58 @@ class TestHandingIn:
         assert renewed.statement.policies == [digest]
 
     @ON_BOTH
-    def test_several_keys_sign_and_so_many_and_no_more(
-        self, people: World, writer: Client, moved: str, pair: Pair, other: Pair, tmp_path: Path
+    def test_several_keys_sign_and_so_many_people_and_no_more(
+        self,
+        people: World,
+        writer: Client,
+        acting: Callable[..., Client],
+        space: str,
+        moved: str,
+        pair: Pair,
+        other: Pair,
+        tmp_path: Path,
     ) -> None:
         now = writer.statements(moved, "production")
-        for one in (pair, other):
-            writer.statements.sign(f"{moved}@v2", "production", one.private)
+        second, third = acting(**{space: Role.WRITER}), make_key(tmp_path / "third")
+        for client, one in ((writer, pair), (second, other)):
+            client.statements.sign(f"{moved}@v2", "production", one.private)
         for one in (pair, other):
             writer.pull(f"{moved}@production", require_signed_alias=one.public)
-        third = make_key(tmp_path / "third")
         with pytest.raises(VerificationFailed, match="2 signed statements, but none that"):
             writer.pull(f"{moved}@production", require_signed_alias=third.public)
-        with people.services.db.write() as session:
-            (like, _) = session.scalars(select(StatementRow).where(StatementRow.move == now.move)).all()
-            columns = {column.name: getattr(like, column.name) for column in StatementRow.__table__.columns}
-            for number in range(MOST_SIGNERS - 2):
-                session.add(StatementRow(**{**columns, "key_id": f"{number:064x}"}))
-        with pytest.raises(Conflict, match=f"{MOST_SIGNERS} keys have signed"):
-            writer.statements.sign(f"{moved}@v2", "production", third.private)
+        fill(people, now.move, [f"person {number}" for number in range(MOST_SIGNERS - 2)])
+        stranger = acting(**{space: Role.WRITER})
+        with pytest.raises(Conflict, match=f"{MOST_SIGNERS} people have signed"):
+            stranger.statements.sign(f"{moved}@v2", "production", third.private)
+        # Whoever has signed it already has a new key.
+        second.statements.sign(f"{moved}@v2", "production", third.private)
+        assert len({row.created_by for row in rows(people, moved)}) == len(rows(people, moved)) == MOST_SIGNERS
+        writer.pull(f"{moved}@production", require_signed_alias=third.public)
         # A statement of an earlier move makes room.
         writer.promote(f"{moved}@v1", "production", sign=pair.private)
-        writer.statements.sign(f"{moved}@v1", "production", third.private)
+        stranger.statements.sign(f"{moved}@v1", "production", other.private)
         assert len(rows(people, moved)) == MOST_SIGNERS
         now = writer.statements(moved, "production")
         assert {view.statement.move for view in now.statements[:2]} == {now.move}
+
+    def test_whoever_hands_in_many_keeps_nobody_out(
+        self,
+        people: World,
+        writer: Client,
+        acting: Callable[..., Client],
+        space: str,
+        moved: str,
+        pair: Pair,
+        other: Pair,
+    ) -> None:
+        now = writer.statements(moved, "production")
+        writer.statements.sign(f"{moved}@v2", "production", pair.private)
+        fill(people, now.move, ["junk"] * (MOST_SIGNERS - 1))
+        signer = acting(**{space: Role.WRITER})
+        signer.statements.sign(f"{moved}@v2", "production", other.private)
+        for one in (pair, other):
+            writer.pull(f"{moved}@production", require_signed_alias=one.public)
+        assert len(rows(people, moved)) == MOST_SIGNERS
 
     def test_statements_count_for_the_namespace(
         self, people: World, writer: Client, moved: str, space: str, pair: Pair

@@ -62,12 +62,22 @@ class Desk:
         body = PolicyRemoval(scope=scope or f"{self.space}/*", alias="production")
         (client or self.client).call("POST", "/policies/remove", None, body=body)
 
-    def data(self, count: int = 100, *, space: str | None = None, name: str = "", row: str | None = None) -> str:
+    def data(
+        self,
+        count: int = 100,
+        *,
+        space: str | None = None,
+        name: str = "",
+        row: str | None = None,
+        columns: str | None = None,
+    ) -> str:
         """Add rows that no other dataset has; return their digest."""
         path = self.tmp_path / f"{name or 'rows'}-{count}-{space}.jsonl"
         line = row or f'{{"prompt": "{self.space} {name} %d", "completion": "b"}}'
         path.write_text("".join(f"{line.replace('%d', str(number))}\n" for number in range(count)))
-        return self.world.admin.datasets.add(path, namespace=space or self.space, name=name or None).digest
+        return self.world.admin.datasets.add(
+            path, namespace=space or self.space, name=name or None, columns=columns
+        ).digest
 
     def refused(self, error: type[AdapterctlError], match: str, **policy: Any) -> str | None:
         with pytest.raises(error, match=match) as caught:
@@ -174,6 +184,22 @@ class TestRefusals:
     def test_rows_that_only_others_may_read_are_not_there(self, desk: Desk) -> None:
         digest = desk.data(space=f"{desk.space}-next")
         desk.refused(NotFound, "there is no dataset", require=[{"data": digest, "metrics": SCORED}])
+
+    @pytest.mark.parametrize("key", ["by", "cluster"])
+    def test_a_column_that_rows_do_not_have_is_refused_with_those_that_they_have(self, desk: Desk, key: str) -> None:
+        row = '{"prompt": "%d", "completion": "b", "Sprache": 1, "язык": "ру", "言語": null}'
+        data = desk.data(name=f"named-{key}", row=row, columns="prompt=prompt,completion=completion")
+        said = "line 1 has no column 'nocolumn', but the keys `prompt`, `completion`, `Sprache`, `язык`, `言語`"
+        rules = [{"data": data, "metrics": SCORED, key: "nocolumn"}]
+        assert desk.refused(InvalidInput, said, require=rules) == f"policy.require.0.{key}"
+        assert desk.show() == []
+        for number, column in enumerate(("язык", "言語", "Sprache"), start=1):
+            made = desk.set(require=[{"data": data, "metrics": SCORED, key: column}])
+            assert (made.version, made.policy.require[0].model_dump()[key]) == (number, column)
+
+    def test_a_first_row_that_is_long_is_looked_at_when_a_version_is_judged(self, desk: Desk) -> None:
+        data = desk.data(name="long", row=f'{{"prompt": "%d {"x" * 120_000}", "completion": "b"}}', count=20)
+        assert desk.set(require=[{"data": data, "metrics": SCORED, "min_rows": 20, "by": "kind"}]).version == 1
 
     def test_a_version_that_there_is_not_is_no_reference(self, desk: Desk) -> None:
         data = desk.data()

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.database import Database
 from registry.db.types import utc_now
-from registry.errors import NotFound, RegistryError, Unavailable
+from registry.errors import NotFound, QuotaExceeded, RegistryError, Unavailable
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Job
@@ -27,8 +27,8 @@ from registry.pools import Pool
 from registry.principal import SYSTEM, Principal
 from registry.promotion.automatic.candidates import (
     Asking,
+    AskingPolicies,
     Sight,
-    asking,
     candidates,
     end_of,
     left_behind,
@@ -96,6 +96,7 @@ class Automatic:
         self._scoring = scoring
         self._may_write = may_write
         self._again_after = again_after
+        self._asking = AskingPolicies()
         self._going = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -131,7 +132,7 @@ class Automatic:
     def is_left(self) -> bool:
         """Whether there is something to do that no job brings anybody to."""
         with self._db.read() as session:
-            for asked in asking(session):
+            for asked in self._asking.now(session):
                 left = unsettled(session, candidates(session, asked, most=_LAST))
                 if any(_is_due(session, look_at(session, candidate)) for candidate in left):
                     return True
@@ -139,12 +140,12 @@ class Automatic:
 
     def _is_asked(self) -> bool:
         with self._db.read() as session:
-            return bool(left_behind(session, most=1) or asking(session))
+            return bool(left_behind(session, most=1) or self._asking.now(session))
 
     def _round(self) -> int:
         steps = self._put_ends()
         with self._db.read() as session:
-            policies = asking(session)
+            policies = self._asking.now(session)
         again = _AGAIN
         for asked in policies:
             acts = 0
@@ -198,6 +199,15 @@ class Automatic:
         return len(ended)
 
     def _act_safely(self, sight: Sight) -> int:
+        try:
+            return self._acted(sight)
+        except QuotaExceeded as error:
+            # Not even what it waits for can be noted; other namespaces don't wait for this one.
+            _log.info("%s is looked at again later: %s", sight.candidate.ref, error)
+            return 0
+
+    def _acted(self, sight: Sight) -> int:
+        """Raises QuotaExceeded."""
         try:
             return self._act(sight)
         except (ChangedError, NotFound, Unavailable) as error:

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from support import calls, registries
 from support.adapters import base_registration
 from support.registries import World
+from support.usage import differing
 
 from registry.app.services import Services
 from registry.datasets.signatures import SignedDatasets
@@ -71,6 +72,12 @@ class Shop:
             pk = self.scene.adapter_pk(session)
             return session.scalars(rows.where(AutomaticRow.adapter_pk == pk).order_by(AutomaticRow.at.desc())).first()
 
+    def rows(self) -> Sequence[AutomaticRow]:
+        """All that is noted of the adapter."""
+        with self.scene.services.db.read() as session:
+            mine = select(AutomaticRow).where(AutomaticRow.adapter_pk == self.scene.adapter_pk(session))
+            return session.scalars(mine).all()
+
     def decisions(self) -> Sequence[DecisionRow]:
         """All decisions by the registry."""
         with self.scene.services.db.read() as session:
@@ -117,6 +124,19 @@ class TestScoring:
         assert shop.go_on() == 1
         (job,) = shop.jobs()
         assert job.subject == f"{shop.scene.adapter()}@v2"
+
+    def test_version_from_while_a_policy_asked_for_nothing_is_not_scored(self, shop: Shop) -> None:
+        automatic = automatic_of(shop.scene.services)
+        for by_itself in (BY_ITSELF, {}):
+            shop.scene.policy(**floor(shop.data, **by_itself))
+            assert automatic.go_on() == 0
+        between = shop.scene.publish()
+        # What it knows of earlier versions of the policy is of no other use than to read these once.
+        shop.scene.policy(**floor(shop.data, **BY_ITSELF))
+        assert automatic.go_on() == automatic_of(shop.scene.services).go_on() == 0
+        number = shop.scene.publish()
+        assert automatic.go_on() == 1
+        assert (shop.row(between), shop.row(number).state) == (None, "scoring")
 
     def test_job_that_fails_is_noted_and_not_submitted_again(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, **BY_ITSELF))
@@ -178,6 +198,33 @@ class TestMoving:
         shop.scene.policy(**floor(shop.data, 3.0, **BY_ITSELF))
         shop.go_on()
         assert (shop.scene.named(), len(shop.jobs())) == (number, 1)
+        # Of the policies that stood before, nothing is kept.
+        assert [row.state for row in shop.rows()] == ["moved"]
+        assert shop.scene.space not in differing(shop.scene.world)
+
+    def test_rows_about_what_is_older_than_what_it_names_are_removed(self, shop: Shop) -> None:
+        shop.scene.policy(**floor(shop.data, **BY_ITSELF))
+        first = shop.scene.publish()
+        shop.go_on()
+        shop.scene.work(2.0)
+        assert shop.row(first).state == "refused"
+        second = shop.scene.publish()
+        shop.go_on()
+        shop.scene.work(0.5)
+        assert (shop.scene.named(), [row.number for row in shop.rows()]) == (second, [second])
+        assert shop.scene.space not in differing(shop.scene.world)
+
+    def test_namespace_without_room_for_a_note_keeps_nobody_waiting(self, shop: Shop, tmp_path: Path) -> None:
+        other = Scene(shop.scene.world, tmp_path / "other")
+        other.publish()
+        for scene, data in ((shop.scene, shop.data), (other, other.rows())):
+            scene.policy(**floor(data, evaluate="on_ready"))
+            scene.publish()
+        used = shop.scene.services.quotas.get(shop.scene.space, who=LOCAL).records_bytes
+        shop.scene.services.quotas.set(shop.scene.space, limits=QuotaLimits(max_record_bytes=used), who=LOCAL)
+        assert shop.go_on() == 1
+        assert shop.rows() == []
+        assert Shop(other, "").row(2).state == "scoring"
 
     def test_without_evaluate_it_waits_for_scores_by_others(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, promote="automatic", cap=3))
@@ -270,7 +317,9 @@ class TestKills:
         assert len(shop.jobs()) == 2
         moved = [row.number for row in shop.decisions() if row.moved]
         assert len(set(moved)) == len(moved)
-        assert {row.state for row in map(shop.row, numbers)} <= {"moved", "refused", "overtaken"}
+        assert {row.state for row in shop.rows()} <= {"moved", "refused", "overtaken"}
+        assert {row.number for row in shop.rows()} <= set(numbers)
+        assert shop.scene.space not in differing(shop.scene.world)
 
 
 class TestModes:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from support.keys import Pair, make_key
 from support.people import new_adapter
 from support.registries import World
+from support.usage import differing
 
 from registry.principal import Role
 from registry.promotion.models import Policy, StatementRow
@@ -345,6 +346,7 @@ class TestHandingIn:
         (row,) = rows(people, moved)
         assert row.record_bytes > len(row.bundle)
         assert used() == before + row.record_bytes
+        assert space not in differing(people)
 
 
 class TestHostileRegistries:

@@ -25,7 +25,7 @@ from pydantic import (
 
 from sdk.formats.refs import parse_alias, parse_name, parse_scope
 from sdk.schemas.aliases import AliasName, Name, Reason
-from sdk.schemas.evaluation import Better, EvaluationSpec
+from sdk.schemas.evaluation import Better, EvaluationSpec, is_of_texts
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, Open, Sha256, Wire, canonical_json
 
@@ -157,6 +157,11 @@ class RowsRule(Wire):
         dict[Annotated[str, Field(min_length=1, max_length=100)], MetricRule],
         Field(min_length=1, max_length=MOST_METRICS),
     ]
+
+    @property
+    def first_rows(self) -> int | None:
+        """How many of the first rows judge by their answers, if any metric is a score of answers; None: all rows judge."""
+        return self.evaluation.generate_rows if any(map(is_of_texts, self.metrics)) else None
 
 
 class ForgettingRule(Wire):

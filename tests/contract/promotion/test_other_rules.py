@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from support.usage import differing
 
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.models import Adapter, Version
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, Invalid, NotFound, PromotionRefused
 from registry.evaluations.models import Evaluation
 from registry.principal import LOCAL, Role
@@ -148,6 +150,24 @@ class TestForgetting:
         number, there = scene.publish(seed=seed), elsewhere.publish(seed=seed)
         scene.policy(forgetting={"kl_at_most": 0.1})
         score(elsewhere, there, elsewhere.rows(), **GENERAL)
+        assert only(scene, number, "forgetting")[0] == "unknown"
+
+    def test_scores_count_for_it_that_count_for_the_rows_of_the_policy(self, scene: Scene) -> None:
+        # An admin may work, too.
+        scene.hire("bot", Role.ADMIN)
+        number, data = scene.publish(by="bot"), scene.rows()
+        score(scene, number, data, **GENERAL)
+        forgetting = {"kl_at_most": 0.1}
+        for said, outcome in (
+            ({}, "passed"),
+            ({"scored_by": "other_worker"}, "unknown"),
+            ({"max_age": "1d"}, "passed"),
+        ):
+            scene.policy(require=[judged_by(data) | said], forgetting=forgetting)
+            assert only(scene, number, "forgetting")[0] == outcome, said
+        with scene.services.db.write() as session:
+            old = utc_now() - timedelta(days=2)
+            session.execute(update(Evaluation).where(Evaluation.dataset_digest == data).values(created_at=old))
         assert only(scene, number, "forgetting")[0] == "unknown"
 
     def test_the_texts_are_those_of_the_workers(self) -> None:

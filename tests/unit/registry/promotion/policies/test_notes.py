@@ -59,6 +59,12 @@ class TestUsedRows:
         assert not noted[0]
         assert noted[-1]
 
+    def test_of_answers_only_the_rows_that_are_answered_are_counted(self) -> None:
+        answered = {**of("rouge_l", at_least=0.3), "min_rows": 20, "evaluation": {"generate_rows": 20}}
+        (note,) = notes_on(policy(answered), {DATA: UsedRows(1000, 3)})
+        assert note.text.startswith("held@v1 has 1000 rows, of which the first 20 are answered, by which 3 versions of")
+        assert notes_on(policy({"min_rows": 20}), {DATA: UsedRows(1000, 3)}) == []
+
     def test_the_note_says_how_many_rows_the_next_one_needs(self) -> None:
         note = self.found(199)[0]
         begins = "held@v1 has 100 rows, by which 199 versions of this adapter were judged: the next one needs "

@@ -30,7 +30,8 @@ from registry.promotion.question import StandingPolicy
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.refs import Ref
 from sdk.formats.visible_labels import same_label
-from sdk.schemas.promotion import ApprovalRequest, ApprovalView, seconds_of
+from sdk.schemas.approvals import ApprovalRequest, ApprovalView
+from sdk.schemas.policies import seconds_of
 
 #: How many are shown on one page: for each, its alias's policies and who made its version are looked up.
 MOST_SHOWN = 100

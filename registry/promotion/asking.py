@@ -26,7 +26,7 @@ from registry.promotion.policies.loosening import recent_loosenings
 from registry.promotion.question import Gathered, Question, RuleFamily, StandingPolicy
 from registry.promotion.rules.known import OF_REMOVAL
 from sdk.formats.refs import Ref
-from sdk.schemas.promotion import MoveKind
+from sdk.schemas.decisions import MoveKind
 from sdk.schemas.wire import digest_of
 from sdk.version import VERSION
 

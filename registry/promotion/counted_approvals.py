@@ -22,7 +22,7 @@ from registry.principal import EVERYWHERE, Principal, roles_of
 from registry.promotion.makers import Makers
 from registry.promotion.models import Approval
 from sdk.formats.visible_labels import same_label
-from sdk.schemas.promotion import seconds_of
+from sdk.schemas.policies import seconds_of
 
 #: More are not read for one decision; only who has as many tokens can give them.
 MOST_READ = 2000

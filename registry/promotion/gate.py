@@ -41,7 +41,7 @@ from registry.promotion.question import Bench, JudgingNeededError, RuleFamily
 from registry.promotion.rules.known import FAMILIES
 from registry.promotion.rules.read_outcomes import ReadOutcomes
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
-from sdk.schemas.promotion import Decision, DecisionOutcome, PromotionCheck
+from sdk.schemas.decisions import Decision, DecisionOutcome, MoveKind, PromotionCheck
 
 T = TypeVar("T")
 
@@ -81,17 +81,7 @@ class Gate:
         alias is protected and the caller is not a promoter, or for an override not an admin; PromotionRefused if a rule does not
         pass, Conflict if it names another version, or if the inputs of its rules change all the time; Unavailable.
         """
-        wanted = Wanted(
-            adapter=move.adapter,
-            alias=move.alias,
-            kind="set",
-            who=who,
-            number=move.number,
-            expect=move.expect,
-            reason=move.reason,
-            override=move.override,
-        )
-        return self._moved(wanted, may_judge, _point)
+        return self._moved(_wanted(move, "set", who, number=move.number), may_judge, _point)
 
     def rollback(self, *, rollback: AliasRollback, who: Principal, may_judge: bool = True) -> AliasView:
         """Point an alias at the version that it named before its last move, if it names `expect` now (0: nothing).
@@ -99,29 +89,11 @@ class Gate:
         What it has named by a decision needs no new one, unless a policy wants that checked, or somebody has disapproved it. Raises what `move` does, NotFound for
         an alias that never existed, Conflict if it named none before, or that one is gone.
         """
-        wanted = Wanted(
-            adapter=rollback.adapter,
-            alias=rollback.alias,
-            kind="rollback",
-            who=who,
-            expect=rollback.expect,
-            reason=rollback.reason,
-            override=rollback.override,
-        )
-        return self._moved(wanted, may_judge, _point)
+        return self._moved(_wanted(rollback, "rollback", who), may_judge, _point)
 
     def remove(self, *, removal: AliasRemoval, who: Principal, may_judge: bool = True) -> None:
         """Remove an alias; its history stays. Where policies ask for approvals, so does this. Raises what `move` does."""
-        wanted = Wanted(
-            adapter=removal.adapter,
-            alias=removal.alias,
-            kind="remove",
-            who=who,
-            expect=removal.expect,
-            reason=removal.reason,
-            override=removal.override,
-        )
-        self._moved(wanted, may_judge, _remove)
+        self._moved(_wanted(removal, "remove", who), may_judge, _remove)
 
     def check(self, *, check: PromotionCheck, who: Principal, may_judge: bool = True) -> Decision:
         """Decide whether an alias would move to a version; nothing moves. By the same inputs, it is the same decision.
@@ -253,6 +225,21 @@ class Gate:
                 before = {"number": asked.question.from_number}
                 record(session, who, "alias.override", adapter.namespace, subject, before=before, after=after)
             return (answer,)
+
+
+def _wanted(
+    body: AliasMove | AliasRollback | AliasRemoval, kind: MoveKind, who: Principal, number: int | None = None
+) -> Wanted:
+    return Wanted(
+        adapter=body.adapter,
+        alias=body.alias,
+        kind=kind,
+        who=who,
+        number=number,
+        expect=body.expect,
+        reason=body.reason,
+        override=body.override,
+    )
 
 
 def _point(session: Session, adapter: Adapter, wanted: Wanted, by: MovedBy) -> tuple[int, AliasView]:

@@ -92,7 +92,7 @@ class DecisionRow(Model):
     digest: Mapped[str | None] = mapped_column(String(64))
     number: Mapped[int | None]
     from_number: Mapped[int | None]
-    #: `sdk.schemas.promotion.DecisionOutcome`.
+    #: `sdk.schemas.decisions.DecisionOutcome`.
     outcome: Mapped[str] = mapped_column(String(12))
     moved: Mapped[bool]
     #: The key of the `AliasMoveRow`; None: it did not move.

@@ -12,8 +12,9 @@ from registry.db.database import Database
 from registry.evaluations.rows import EvaluationRows
 from registry.principal import Principal
 from registry.rows.service import RowReading
+from sdk.schemas.decisions import MoveKind, RuleOutcome
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import MoveKind, PolicyDocument, RuleOutcome
+from sdk.schemas.policies import PolicyDocument
 
 
 class JudgingNeededError(Exception):

@@ -22,7 +22,7 @@ from registry.promotion.models import SharedRows
 from registry.rows.process import Breach
 from registry.rows.service import RowReading
 from sdk.rows.signature_file import SignatureFile
-from sdk.schemas.promotion import RowsRule
+from sdk.schemas.policies import RowsRule
 from sdk.schemas.wire import digest_of
 
 #: A dataset of whose rows more than this share are in another one inherits what was tried on that.

@@ -27,7 +27,7 @@ from registry.promotion.policies.finding import newest
 from registry.usage.charging import charge, record_bytes
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.formats.refs import BadNameError, parse_alias
-from sdk.schemas.promotion import (
+from sdk.schemas.statements import (
     AHEAD_S,
     MOST_SIGNERS,
     AliasStatement,

@@ -17,6 +17,7 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.background import Background
 from registry.db.database import Database
 from registry.db.types import utc_now
 from registry.errors import NotFound, QuotaExceeded, RegistryError, Unavailable
@@ -40,7 +41,7 @@ from registry.promotion.automatic.noting import note, open_row
 from registry.promotion.automatic.scoring import Scoring
 from registry.promotion.decisions import refusal_of
 from sdk.schemas.aliases import AliasMove, AliasView
-from sdk.schemas.promotion import Decision, PromotionCheck
+from sdk.schemas.decisions import Decision, PromotionCheck
 
 #: How many versions are read at once, and how often in a round, for one policy.
 _PAGE, _PAGES = 200, 50
@@ -98,27 +99,17 @@ class Automatic:
         self._again_after = again_after
         self._asking = AskingPolicies()
         self._going = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._background = Background(
+            _POOL, self.go_on, name="automatic-promotion", failed="policies could not be followed", log=_log
+        )
 
     def sweep(self) -> int:
         """Begin a round in the background, if there may be something to do; return 1 if it began."""
-        if (self._thread is not None and self._thread.is_alive()) or not self._is_asked():
-            return 0
-        self._thread = _POOL.thread(self._run, name="automatic-promotion")
-        self._thread.start()
-        return 1
+        return self._background.begin(self._is_asked)
 
     def wait(self) -> None:
         """Wait for what `sweep` has begun."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self.go_on()
-        except Exception as error:  # noqa: BLE001 - nobody else hears of it; the next sweep begins again
-            why = error.message if isinstance(error, RegistryError) else type(error).__name__
-            _log.warning("policies could not be followed; the next sweep tries again: %s", why)
+        self._background.wait()
 
     def go_on(self) -> int:
         """Do one round; return how many steps were taken. 0: there is nothing to do now. Raises Unavailable."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from registry.artifacts.service import Artifacts
 from registry.errors import Invalid, InvalidData, RegistryError
 from registry.rows.service import RowReading
-from sdk.schemas.promotion import PolicyDocument
+from sdk.schemas.policies import PolicyDocument
 
 #: How much of a file is read: a longer first row is looked at when a version is judged.
 _HEAD_BYTES = 100_000

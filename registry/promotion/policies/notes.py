@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from registry.promotion.policies.metrics import asks_nothing
-from sdk.schemas.promotion import PolicyDocument, RowsRule
+from sdk.schemas.policies import PolicyDocument, RowsRule
 from sdk.statistics.gates import rows_for, tried_alpha
 
 

@@ -27,7 +27,7 @@ from registry.promotion.policies.loosening import loosened
 from registry.promotion.policies.showing import TriesOf, shown
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.refs import BadNameError, parse_alias, parse_scope
-from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 from sdk.schemas.wire import digest_of
 
 #: How many policies one namespace may have, of its adapters and of itself; and all together that are for all.

@@ -15,7 +15,7 @@ from registry.principal import EVERYWHERE, Principal, roles_of
 from registry.promotion.models import Policy
 from registry.promotion.policies.finding import document_of
 from registry.promotion.policies.notes import Note, UsedRows, notes_on
-from sdk.schemas.promotion import PolicyDocument, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicyView
 
 #: How many versions of an adapter were scored on the rows of each dataset, or chosen by them.
 TriesOf = Callable[[Session, str, Mapping[str, int | None]], Mapping[str, int]]

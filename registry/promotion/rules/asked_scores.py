@@ -13,7 +13,7 @@ from registry.promotion.rules.references import Reference
 from registry.promotion.shared_rows import ReadRows
 from registry.promotion.tries import TriedDataset
 from sdk.schemas.evaluation import Better
-from sdk.schemas.promotion import MetricRule, RowsRule
+from sdk.schemas.policies import MetricRule, RowsRule
 from sdk.statistics.gates import ScoreLimit
 
 

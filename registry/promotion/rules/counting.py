@@ -29,7 +29,7 @@ from sdk.schemas.evaluation import (
     is_of_texts,
     is_of_tokens,
 )
-from sdk.schemas.promotion import RowsRule, seconds_of
+from sdk.schemas.policies import RowsRule, seconds_of
 from sdk.schemas.wire import digest_of
 
 #: Of the scores of some bytes on a dataset, only the first are looked at.

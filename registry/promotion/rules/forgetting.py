@@ -16,8 +16,9 @@ from registry.principal import SYSTEM
 from registry.promotion.makers import makers_of
 from registry.promotion.question import Gathered, Question, StandingPolicy
 from registry.promotion.rules.read_outcomes import ReadOutcomes, outcome_of
+from sdk.schemas.decisions import RuleOutcome
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.promotion import RuleOutcome, seconds_of
+from sdk.schemas.policies import seconds_of
 
 #: The texts, as `Conditions.general_texts` names them: scores over those of another release are other scores.
 GENERAL_TEXTS = "d6a0e6d8351d1ab78e1561724936cdecbc462bb9be86611e77d1bf468ee451f4"

@@ -8,8 +8,8 @@ from math import inf
 from typing import Any
 
 from registry.promotion.question import Bench, StandingPolicy
+from sdk.schemas.decisions import RuleKind, RuleOutcome, RuleResult
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import RuleKind, RuleOutcome, RuleResult
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from registry.promotion.rules.counting import Counted, ScoreRecord, Terms, count
 from registry.promotion.rules.references import Reference, incumbent, numbered, passed, together
 from registry.promotion.rules.scores_judging import Judging
 from registry.promotion.tries import tried_of
+from sdk.schemas.decisions import RuleOutcome
 from sdk.schemas.evaluation import (
     SCORER_PREFIX,
     EvaluationSpec,
@@ -29,7 +30,7 @@ from sdk.schemas.evaluation import (
     is_scorer,
 )
 from sdk.schemas.job_requests import MOST_TARGETS, EvaluationRequest, EvaluationTarget
-from sdk.schemas.promotion import MetricRule, RowsRule, RuleOutcome
+from sdk.schemas.policies import MetricRule, RowsRule
 
 #: Of the scores of a version that one is compared with, only the first are looked at.
 _MOST_READ = 200

@@ -22,8 +22,8 @@ from registry.promotion.rules.read_outcomes import outcome_of
 from registry.promotion.shared_rows import ReadRows, RowSharing, related
 from registry.promotion.tries import count_tries
 from registry.rows.comparing.orders import RowsOf
+from sdk.schemas.decisions import RuleOutcome, RuleResult
 from sdk.schemas.evaluation import CORPUS_METRICS
-from sdk.schemas.promotion import RuleOutcome, RuleResult
 from sdk.statistics.gates import tried_alpha
 
 #: The largest signatures that are read to see which rows are equal, in bytes.

@@ -21,9 +21,9 @@ from registry.signatures.models import Signature
 from registry.signatures.service import MAX_SIGNATURES
 from sdk.errors import Unavailable as Missing
 from sdk.errors import VerificationFailed
+from sdk.schemas.decisions import RuleOutcome, RuleResult
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.promotion import RuleOutcome, RuleResult
 from sdk.signing import PublicKey, find_signer
 
 _LIBRARY = "model_signing"

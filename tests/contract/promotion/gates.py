@@ -22,17 +22,9 @@ from registry.promotion.asking import AskedMove
 from registry.promotion.gate import Gate, unchanged
 from registry.promotion.question import Bench, Question, RuleFamily, StandingPolicy
 from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRollback, AliasView
+from sdk.schemas.decisions import Decision, PromotionCheck, RuleOutcome, RuleResult
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import (
-    Decision,
-    PolicyDocument,
-    PolicyRemoval,
-    PolicySetting,
-    PolicyView,
-    PromotionCheck,
-    RuleOutcome,
-    RuleResult,
-)
+from sdk.schemas.policies import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 
 
 @dataclass(frozen=True)

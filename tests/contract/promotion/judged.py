@@ -20,10 +20,10 @@ from registry.evaluations.models import Evaluation
 from registry.principal import LOCAL
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration
 from sdk.schemas.catalog import VersionMove
+from sdk.schemas.decisions import Decision, PromotionCheck, RuleOutcome
 from sdk.schemas.evaluation import Conditions, EvaluationSpec, RowScore
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
 from sdk.schemas.jobs import JobSubmission
-from sdk.schemas.promotion import Decision, PromotionCheck, RuleOutcome
 from sdk.schemas.work import ClaimRequest, Completion
 
 #: Enough for the default of `min_rows`.

@@ -11,8 +11,8 @@ from math import inf
 from typing import Any
 
 from registry.promotion.question import Bench, Question, StandingPolicy
+from sdk.schemas.decisions import RuleOutcome
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import RuleOutcome
 
 
 @dataclass(frozen=True)

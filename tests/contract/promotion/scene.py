@@ -33,7 +33,7 @@ from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, UploadView
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
 from sdk.schemas.jobs import JobSubmission, JobView
-from sdk.schemas.promotion import PolicyDocument, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicySetting, PolicyView
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, Failure
 
 #: How many rows each dataset has.

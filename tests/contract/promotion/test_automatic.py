@@ -32,7 +32,7 @@ from registry.promotion.models import AutomaticRow, DecisionRow
 from registry.promotion.shared_rows import RowSharing
 from registry.queue import NoQueue
 from sdk.schemas.access import QuotaLimits
-from sdk.schemas.promotion import ApprovalRequest
+from sdk.schemas.approvals import ApprovalRequest
 
 BY_ITSELF: dict[str, Any] = {"evaluate": "on_ready", "promote": "automatic", "cap": 3}
 

@@ -30,8 +30,8 @@ from registry.db.types import utc_now
 from registry.errors import PromotionRefused
 from registry.evaluations.models import Evaluation
 from registry.promotion.question import JudgingNeededError
+from sdk.schemas.decisions import PromotionCheck
 from sdk.schemas.jobs import JobSubmission
-from sdk.schemas.promotion import PromotionCheck
 
 
 class TestWhatItIsComparedWith:

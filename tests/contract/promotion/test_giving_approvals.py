@@ -22,13 +22,9 @@ from registry.promotion import generations
 from sdk.client import Client
 from sdk.errors import NotAllowed
 from sdk.errors import NotFound as Missing
+from sdk.schemas.approvals import ApprovalView, ApprovalWithdrawal
 from sdk.schemas.catalog import VersionMove
-from sdk.schemas.promotion import (
-    ApprovalView,
-    ApprovalWithdrawal,
-    PolicyDocument,
-    PolicySetting,
-)
+from sdk.schemas.policies import PolicyDocument, PolicySetting
 from sdk.schemas.wire import Page
 
 

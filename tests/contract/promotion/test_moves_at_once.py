@@ -30,7 +30,7 @@ from registry.principal import Role
 from registry.promotion.gate import Gate
 from registry.queue import NoQueue
 from sdk.schemas.aliases import AliasMove
-from sdk.schemas.promotion import ApprovalRequest
+from sdk.schemas.approvals import ApprovalRequest
 
 VERSIONS, VOTERS, MOVERS = 3, ("ann", "ben", "cat"), ("mia", "max", "moe")
 #: The longest that a verdict takes, in seconds.

@@ -29,10 +29,12 @@ from registry.principal import LOCAL, Role
 from registry.promotion import generations
 from registry.promotion.rules.forgetting import GENERAL_TEXTS
 from sdk.schemas.artifacts import SignedManifest
+from sdk.schemas.decisions import Decision, PromotionCheck, RuleOutcome
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.policies import PolicyRemoval
 from sdk.schemas.probe import ProbeReport, ProbeText
-from sdk.schemas.promotion import Decision, PolicyRemoval, ProbeRecord, ProbeRecordView, PromotionCheck, RuleOutcome
+from sdk.schemas.probe_records import ProbeRecord, ProbeRecordView
 from sdk.schemas.work import Completion
 from sdk.signing import sign
 

@@ -27,7 +27,7 @@ from registry.quotas.service import count_anew
 from registry.usage.models import Usage
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotAllowed, NotFound
-from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 from sdk.schemas.wire import Page
 
 #: A rule that rows of `held_out` may have.

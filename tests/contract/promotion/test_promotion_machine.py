@@ -28,8 +28,9 @@ from support.soak import SOAKING, scale
 from registry.catalog.versions.lifecycle import VersionState
 from registry.errors import Conflict, NotFound, PromotionRefused, RegistryError
 from registry.principal import LOCAL, Role
+from sdk.schemas.approvals import ApprovalRequest
 from sdk.schemas.catalog import VersionMove
-from sdk.schemas.promotion import ApprovalRequest, PolicyRemoval
+from sdk.schemas.policies import PolicyRemoval
 
 STEPS = 20
 #: Sequences of one seed: after so many, Hypothesis begins to repeat itself with small changes.

@@ -30,8 +30,9 @@ from registry.promotion.generations import raise_generation, scopes_of
 from registry.promotion.models import Approval, TriedRows
 from registry.promotion.rules.approvals import approvals
 from registry.usage.charging import charge
+from sdk.schemas.approvals import ApprovalRequest
 from sdk.schemas.catalog import VersionMove
-from sdk.schemas.promotion import ApprovalRequest, seconds_of
+from sdk.schemas.policies import seconds_of
 
 pytestmark = ON_BOTH
 

@@ -46,7 +46,7 @@ from registry.promotion.rules.known import FAMILIES
 from registry.promotion.rules.scores import spec_of
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import JobSubmission
-from sdk.schemas.promotion import RowsRule
+from sdk.schemas.policies import RowsRule
 
 
 def identity(scene: Scene, number: int) -> Any:

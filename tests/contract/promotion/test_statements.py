@@ -24,7 +24,7 @@ from sdk.pulling.api_source import ApiSource
 from sdk.pulling.puller import Puller
 from sdk.pulling.signed_aliases import AliasSigner
 from sdk.pulling.source import StoredStatement
-from sdk.schemas.promotion import MOST_SIGNERS, AliasStatement, SignedStatement
+from sdk.schemas.statements import MOST_SIGNERS, AliasStatement, SignedStatement
 from sdk.signing import STATEMENT_FILE, read_public_half, sign
 
 

@@ -10,13 +10,8 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Version
 from registry.promotion.makers import Makers, makers_of
-from sdk.schemas.promotion import (
-    ApprovalKind,
-    ApprovalRequest,
-    ApprovalView,
-    Decision,
-    PromotionCheck,
-)
+from sdk.schemas.approvals import ApprovalKind, ApprovalRequest, ApprovalView
+from sdk.schemas.decisions import Decision, PromotionCheck
 
 
 def request_of(adapter: str, number: int, kind: ApprovalKind = "approve", **said: Any) -> ApprovalRequest:

@@ -8,7 +8,7 @@ import pytest
 
 from registry.promotion.policies.notes import Note, UsedRows, notes_on
 from registry.promotion.policies.showing import without_rows
-from sdk.schemas.promotion import PolicyDocument
+from sdk.schemas.policies import PolicyDocument
 
 DATA, OTHER = "a" * 64, "b" * 64
 

@@ -10,7 +10,7 @@ from registry.errors import RegistryError
 from registry.pools import Pool
 
 
-class Background:
+class BackgroundWork:
     """Does some work in a thread of a pool; what it fails at is logged, and the next sweep begins again."""
 
     def __init__(self, pool: Pool, work: Callable[[], object], *, name: str, failed: str, log: logging.Logger) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from registry.background import Background
+from registry.background import BackgroundWork
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
 from registry.db.stored_json import table
@@ -66,7 +66,7 @@ class ContaminationChecks:
         self._reading = reading
         self._at_once_bytes = _AT_ONCE_BYTES if in_background else None
         self._on_checked = on_checked
-        self._background = Background(
+        self._background = BackgroundWork(
             _POOL, self.check_all, name="contamination", failed="the rows of scores could not be checked", log=_log
         )
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.background import Background
+from registry.background import BackgroundWork
 from registry.db.database import Database
 from registry.db.types import utc_now
 from registry.errors import NotFound, QuotaExceeded, RegistryError, Unavailable
@@ -99,7 +99,7 @@ class Automatic:
         self._again_after = again_after
         self._asking = AskingPolicies()
         self._going = threading.Lock()
-        self._background = Background(
+        self._background = BackgroundWork(
             _POOL, self.go_on, name="automatic-promotion", failed="policies could not be followed", log=_log
         )
 

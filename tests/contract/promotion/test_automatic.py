@@ -257,7 +257,6 @@ class TestMoving:
         shop.go_on()
         assert shop.scene.named() == first
 
-    @IN_PROCESS_ON_BOTH
     def test_veto_keeps_it_waiting(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, **BY_ITSELF))
         number = shop.scene.publish()

@@ -44,9 +44,11 @@ class Token(Model):
     grants: Mapped[list[Grant]] = relationship(lazy="selectin", cascade="all, delete-orphan")
 
 
-def in_use() -> ColumnElement[bool]:
-    """The condition that a token is neither revoked nor expired: only then does it allow anything."""
-    return Token.revoked_at.is_(None) & or_(Token.expires_at.is_(None), Token.expires_at > utc_now())
+def in_use(now: datetime | None = None) -> ColumnElement[bool]:
+    """The condition that a token is neither revoked nor expired: only then does it allow anything. None: by this server's
+    clock.
+    """
+    return Token.revoked_at.is_(None) & or_(Token.expires_at.is_(None), Token.expires_at > (now or utc_now()))
 
 
 class ReadOnlyRow(Model):

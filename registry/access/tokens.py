@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
@@ -20,7 +20,7 @@ from registry.access.keys import Keyed, keep, kept
 from registry.access.models import Grant, Token, in_use
 from registry.db.database import Database
 from registry.db.stored_json import view_of
-from registry.db.types import utc_now
+from registry.db.types import db_now, utc_now
 from registry.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from registry.principal import EVERYWHERE, LOCAL, SYSTEM, Principal, Role, require_namespace
 from sdk.formats.visible_labels import parse_label, same_label
@@ -203,8 +203,10 @@ class Tokens:
 
 
 def with_present_roles(session: Session, who: Principal) -> Principal:
-    """Return a caller with the roles that their token has now. Raises Unauthenticated if it was revoked or has expired."""
-    return who if who.token_id is None else _holder(session, Token.id == who.token_id)
+    """Return a caller with the roles that their token has now, by the database's clock. Raises Unauthenticated if it was revoked
+    or has expired.
+    """
+    return who if who.token_id is None else _holder(session, Token.id == who.token_id, db_now(session))
 
 
 def secret_digest(secret: str) -> str:
@@ -225,9 +227,9 @@ def _check_name(name: str, who: Principal) -> None:
         raise Invalid(f"{name!a} can be given out only by admins of all namespaces; choose another name", param="name")
 
 
-def _holder(session: Session, which: ColumnElement[bool]) -> Principal:
+def _holder(session: Session, which: ColumnElement[bool], now: datetime | None = None) -> Principal:
     """Who holds a token. Raises Unauthenticated for one that is unknown, expired or revoked."""
-    token = session.scalars(select(Token).where(which, in_use())).first()
+    token = session.scalars(select(Token).where(which, in_use(now))).first()
     if token is None:
         raise Unauthenticated(
             "the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL"

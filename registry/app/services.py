@@ -50,6 +50,7 @@ from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
 from registry.promotion.generations import raise_generations
 from registry.promotion.known_tries import known_tries
+from registry.promotion.policies.columns import PolicyColumns
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
@@ -116,7 +117,11 @@ class Services:
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver = Resolver(db, self.catalog)
         self.policies = Policies(
-            db, embedded=home is not None, counts_tokens=settings.auth == "token", tries_of=known_tries
+            db,
+            embedded=home is not None,
+            counts_tokens=settings.auth == "token",
+            tries_of=known_tries,
+            columns=PolicyColumns(artifacts, self.reading),
         )
         self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)

@@ -8,7 +8,7 @@ from fastapi import Query
 
 from registry.http.routes import PageOf, Promoter, Reader, room, service
 from registry.promotion.approvals import Approvals
-from sdk.schemas.promotion import ApprovalRequest, ApprovalView, ApprovalWithdrawal
+from sdk.schemas.approvals import ApprovalRequest, ApprovalView, ApprovalWithdrawal
 from sdk.schemas.wire import Page
 
 router = room("/approvals", "promotion")

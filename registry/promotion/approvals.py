@@ -30,7 +30,8 @@ from registry.promotion.question import StandingPolicy
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.refs import Ref
 from sdk.formats.visible_labels import same_label
-from sdk.schemas.promotion import ApprovalRequest, ApprovalView, seconds_of
+from sdk.schemas.approvals import ApprovalRequest, ApprovalView
+from sdk.schemas.policies import seconds_of
 
 #: How many are shown on one page: for each, its alias's policies and who made its version are looked up.
 MOST_SHOWN = 100
@@ -211,7 +212,7 @@ class _Standing(NamedTuple):
 def _views(session: Session, adapter: Adapter, rows: Sequence[Approval]) -> list[ApprovalView]:
     """Return approvals as sent over the API; each as it would count for whoever else moved the alias now."""
     now_s = session.execute(select(db_epoch_s())).scalar_one()
-    people = people_of(session, [row.token_id for row in rows], adapter.namespace)
+    people = people_of(session, [row.token_id for row in rows], adapter.namespace, now_s)
     makers = makers_of_all(session, {row.digest for row in rows}, adapter.namespace)
     stands: dict[str, _Standing] = {}
     for alias in {row.alias for row in rows}:

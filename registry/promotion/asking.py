@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from sqlalchemy import func, select
@@ -25,7 +26,7 @@ from registry.promotion.policies.loosening import recent_loosenings
 from registry.promotion.question import Gathered, Question, RuleFamily, StandingPolicy
 from registry.promotion.rules.known import OF_REMOVAL
 from sdk.formats.refs import Ref
-from sdk.schemas.promotion import MoveKind
+from sdk.schemas.decisions import MoveKind
 from sdk.schemas.wire import digest_of
 from sdk.version import VERSION
 
@@ -70,15 +71,19 @@ class AskedMove:
     inputs_digest: str
     scopes: Sequence[str]
     generations: Sequence[int]
+    #: Until when time alone changes nothing of it, by the database's clock in seconds since 1970.
+    until_s: float
     #: The key of the alias's last move; None: there was none.
     last_move: int | None
     #: What readers of the decision should know.
     notes: Sequence[str]
 
 
-def ask(session: Session, wanted: Wanted, families: Mapping[str, RuleFamily]) -> AskedMove:
+def ask(
+    session: Session, wanted: Wanted, families: Mapping[str, RuleFamily], *, most_scores: int | None = None
+) -> AskedMove:
     """Read what a wanted move is judged by. Raises NotFound, Forbidden, Invalid for an override without a reason, Conflict,
-    Unreadable.
+    Unreadable; JudgingNeededError if there are more scores than `most_scores`.
     """
     who = wanted.who
     adapter = find_adapter(session, wanted.adapter, who, action="write")
@@ -107,6 +112,7 @@ def ask(session: Session, wanted: Wanted, families: Mapping[str, RuleFamily]) ->
         now_s=session.scalar(select(db_epoch_s())) or 0.0,
         policies=policies,
         policies_digest=policies_digest(policies),
+        most_scores=most_scores,
     )
     goes_back = target is not None and _goes_back(session, question)
     parts = [] if goes_back else [*_gathered(session, question, families)]
@@ -117,6 +123,7 @@ def ask(session: Session, wanted: Wanted, families: Mapping[str, RuleFamily]) ->
         inputs_digest=digest_of([_identity(question), [part.key for part in parts]]),
         scopes=scopes,
         generations=generations.read(session, scopes),
+        until_s=min((part.gathered.until_s for part in parts), default=inf),
         last_move=last_move(session, adapter, wanted.alias),
         notes=recent_loosenings(session, adapter.name, adapter.namespace, wanted.alias, db_now(session)),
     )

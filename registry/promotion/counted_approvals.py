@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import inf
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, select
@@ -20,7 +22,7 @@ from registry.principal import EVERYWHERE, Principal, roles_of
 from registry.promotion.makers import Makers
 from registry.promotion.models import Approval
 from sdk.formats.visible_labels import same_label
-from sdk.schemas.promotion import seconds_of
+from sdk.schemas.policies import seconds_of
 
 #: More are not read for one decision; only who has as many tokens can give them.
 MOST_READ = 2000
@@ -28,6 +30,8 @@ MOST_READ = 2000
 MOST_NAMED = 5
 _OLDEST_FIRST = (Approval.created_at_s, Approval.id)
 _NEWEST_FIRST = (Approval.created_at_s.desc(), Approval.id)
+#: Times are stored to the microsecond; at the moment at which a token expires, it is not in use any more.
+_TICK_S = 1e-6
 #: What may be promoted, and by whom approved.
 ACTION = "promote"
 
@@ -45,6 +49,15 @@ class GivenApproval(NamedTuple):
     reason: str = ""
 
 
+class TokenInUse(NamedTuple):
+    """What a token in use allows in a namespace."""
+
+    #: Whether its holder has the role there.
+    may: bool
+    #: The last moment at which it is in use, by the database's clock.
+    until_s: float = inf
+
+
 @dataclass(frozen=True)
 class ApprovalCount:
     """What approvals are counted by."""
@@ -52,8 +65,8 @@ class ApprovalCount:
     #: Digest over all policies that stand for the alias.
     policies_digest: str
     makers: Makers
-    #: Token → whether its holder has the role there; of tokens in use alone.
-    people: dict[str, bool]
+    #: Of tokens in use alone, by their ids.
+    people: Mapping[str, TokenInUse]
     namespace: str
     #: The database's clock.
     now_s: float
@@ -71,13 +84,18 @@ class ApprovalCount:
             return f"it is older than {self.age}"
         if given.token_id is None or given.token_id not in self.people:
             return "its token is no longer in use"
-        if not self.people[given.token_id]:
+        if not self.people[given.token_id].may:
             return f"its token no longer has a role in {self.namespace!r} that may approve"
         if self.makers.include(given.owner, given.name):
             return "who trained or pushed a version doesn't approve it"
         if mover is not None and (given.owner == mover.owner or same_label(given.name) == same_label(mover.name)):
             return "who moves an alias doesn't approve it"
         return None
+
+    def until_s(self, given: GivenApproval) -> float:
+        """Return the last moment at which an approval that counts does so, unless something else than time ends it."""
+        ends = inf if self.age is None else given.created_at_s + seconds_of(self.age)
+        return min(ends, self.people[given.token_id or ""].until_s)
 
     def counted(self, approvals: Sequence[GivenApproval]) -> Iterator[tuple[GivenApproval, str | None]]:
         """Yield each approval with why it doesn't count: two by tokens with the same name are one person's."""
@@ -126,12 +144,16 @@ def as_given(row: Approval) -> GivenApproval:
     )
 
 
-def people_of(session: Session, tokens: Iterable[str | None], namespace: str, action: str = ACTION) -> dict[str, bool]:
-    """Return which of some tokens are in use, and whether they may do this in a namespace now."""
+def people_of(
+    session: Session, tokens: Iterable[str | None], namespace: str, now_s: float, action: str = ACTION
+) -> dict[str, TokenInUse]:
+    """Return which of some tokens are in use now, by the database's clock, and whether they may do this in a namespace."""
     ids = {ident for ident in tokens if ident is not None}
     # The roles are compared as they are stored: of one that only a newer release knows, this one says that it may not.
     there = and_(Grant.namespace.in_((namespace, EVERYWHERE)), Grant.role.in_(roles_of(action)))
     role = select(Grant.token_id).where(Grant.token_id == Token.id, there).exists()
+    used = in_use(datetime.fromtimestamp(now_s, UTC))
+    rows = session.execute(select(Token.id, role, Token.expires_at).where(Token.id.in_(ids), used))
     return {
-        ident: bool(may) for ident, may in session.execute(select(Token.id, role).where(Token.id.in_(ids), in_use()))
+        ident: TokenInUse(bool(may), inf if ends is None else ends.timestamp() - _TICK_S) for ident, may, ends in rows
     }

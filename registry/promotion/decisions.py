@@ -23,8 +23,8 @@ from registry.principal import Principal
 from registry.promotion.asking import AskedMove
 from registry.promotion.models import DecisionRow
 from registry.usage.charging import charge, record_bytes
+from sdk.schemas.decisions import Decision, DecisionOutcome, RuleOutcome, RuleResult, StandingPolicyView
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import Decision, DecisionOutcome, RuleOutcome, RuleResult, StandingPolicyView
 
 #: A rule that a reader may not see says this, and nothing else.
 HIDDEN = "a rule that you may not see"

@@ -3,7 +3,7 @@
 1. One state of the database is read: what the alias names, the policies that stand, and what their rules are judged by.
 2. The rules are judged outside of any transaction; by the same inputs, an earlier decision has the answer.
 3. A short transaction locks the adapter's row and holds its generations. If these are as they were read, so are the inputs,
-   and the alias moves. Else all is read again, and judged again if an input differs.
+   as far as time alone has ended none of them, and the alias moves. Else all is read again, and judged again if an input differs.
 
 Locks are taken in the order that `registry.promotion.generations` has.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
@@ -22,6 +23,7 @@ from registry.catalog.aliases.moving import MovedBy, point, remove
 from registry.catalog.models import Adapter
 from registry.catalog.versions.finding import find_adapter
 from registry.db.database import Database
+from registry.db.types import db_now
 from registry.errors import Conflict, PromotionRefused, Unavailable
 from registry.principal import Principal
 from registry.promotion import generations
@@ -35,22 +37,20 @@ from registry.promotion.decisions import (
     write_decision,
 )
 from registry.promotion.models import DecisionRow
-from registry.promotion.question import Bench, RuleFamily
+from registry.promotion.question import Bench, JudgingNeededError, RuleFamily
 from registry.promotion.rules.known import FAMILIES
 from registry.promotion.rules.read_outcomes import ReadOutcomes
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
-from sdk.schemas.promotion import Decision, DecisionOutcome, PromotionCheck
+from sdk.schemas.decisions import Decision, DecisionOutcome, MoveKind, PromotionCheck
 
 T = TypeVar("T")
 
 #: How often inputs may change while they are judged, and how often they are read again in all.
 MOST_CHANGES, MOST_LOOKS = 3, 20
+#: How many records of scores are read of a dataset while others wait.
+_MOST_SCORES = 500
 #: How many evaluations a decision names that would make its rules known.
 _MOST_MISSING = 100
-
-
-class JudgingNeededError(Exception):
-    """The answer isn't known yet, and the caller has no time to find it."""
 
 
 def unchanged(asked: AskedMove, held: Sequence[int], last: int | None) -> bool:
@@ -81,17 +81,7 @@ class Gate:
         alias is protected and the caller is not a promoter, or for an override not an admin; PromotionRefused if a rule does not
         pass, Conflict if it names another version, or if the inputs of its rules change all the time; Unavailable.
         """
-        wanted = Wanted(
-            adapter=move.adapter,
-            alias=move.alias,
-            kind="set",
-            who=who,
-            number=move.number,
-            expect=move.expect,
-            reason=move.reason,
-            override=move.override,
-        )
-        return self._moved(wanted, may_judge, _point)
+        return self._moved(_wanted(move, "set", who, number=move.number), may_judge, _point)
 
     def rollback(self, *, rollback: AliasRollback, who: Principal, may_judge: bool = True) -> AliasView:
         """Point an alias at the version that it named before its last move, if it names `expect` now (0: nothing).
@@ -99,29 +89,11 @@ class Gate:
         What it has named by a decision needs no new one, unless a policy wants that checked, or somebody has disapproved it. Raises what `move` does, NotFound for
         an alias that never existed, Conflict if it named none before, or that one is gone.
         """
-        wanted = Wanted(
-            adapter=rollback.adapter,
-            alias=rollback.alias,
-            kind="rollback",
-            who=who,
-            expect=rollback.expect,
-            reason=rollback.reason,
-            override=rollback.override,
-        )
-        return self._moved(wanted, may_judge, _point)
+        return self._moved(_wanted(rollback, "rollback", who), may_judge, _point)
 
     def remove(self, *, removal: AliasRemoval, who: Principal, may_judge: bool = True) -> None:
         """Remove an alias; its history stays. Where policies ask for approvals, so does this. Raises what `move` does."""
-        wanted = Wanted(
-            adapter=removal.adapter,
-            alias=removal.alias,
-            kind="remove",
-            who=who,
-            expect=removal.expect,
-            reason=removal.reason,
-            override=removal.override,
-        )
-        self._moved(wanted, may_judge, _remove)
+        self._moved(_wanted(removal, "remove", who), may_judge, _remove)
 
     def check(self, *, check: PromotionCheck, who: Principal, may_judge: bool = True) -> Decision:
         """Decide whether an alias would move to a version; nothing moves. By the same inputs, it is the same decision.
@@ -138,7 +110,7 @@ class Gate:
             expect=check.expect,
             only_asked=True,
         )
-        asked, earlier = self._ask(wanted)
+        asked, earlier = self._ask(wanted, may_judge)
         return self._told(wanted, asked, self._judged(wanted, asked, earlier, may_judge, {}), earlier)
 
     # One move.
@@ -149,7 +121,7 @@ class Gate:
         judged: dict[str, list[Any]] = {}
         changes, inputs = 0, None
         for _ in range(MOST_LOOKS):
-            asked, earlier = self._ask(wanted)
+            asked, earlier = self._ask(wanted, may_judge)
             changes += inputs not in (None, asked.inputs_digest)
             if changes == MOST_CHANGES:
                 break
@@ -165,9 +137,9 @@ class Gate:
             "same command again"
         )
 
-    def _ask(self, wanted: Wanted) -> tuple[AskedMove, DecisionRow | None]:
+    def _ask(self, wanted: Wanted, may_judge: bool) -> tuple[AskedMove, DecisionRow | None]:
         with self._db.read() as session:
-            asked = ask(session, wanted, self._families)
+            asked = ask(session, wanted, self._families, most_scores=None if may_judge else _MOST_SCORES)
             return asked, answered_before(session, asked) if asked.parts or wanted.only_asked else None
 
     def _judged(
@@ -234,6 +206,9 @@ class Gate:
             held = generations.hold(session, asked.scopes)
             if not self._unchanged(asked, held, last_move(session, adapter, wanted.alias)):
                 return None
+            # Nobody raises a generation for what ends by itself, such as the age of an approval.
+            if asked.until_s < inf and db_now(session).timestamp() > asked.until_s:
+                return None
             who = wanted.who
             if asked.question.policies:
                 # It may have been judged for minutes, and the caller's token revoked.
@@ -250,6 +225,21 @@ class Gate:
                 before = {"number": asked.question.from_number}
                 record(session, who, "alias.override", adapter.namespace, subject, before=before, after=after)
             return (answer,)
+
+
+def _wanted(
+    body: AliasMove | AliasRollback | AliasRemoval, kind: MoveKind, who: Principal, number: int | None = None
+) -> Wanted:
+    return Wanted(
+        adapter=body.adapter,
+        alias=body.alias,
+        kind=kind,
+        who=who,
+        number=number,
+        expect=body.expect,
+        reason=body.reason,
+        override=body.override,
+    )
 
 
 def _point(session: Session, adapter: Adapter, wanted: Wanted, by: MovedBy) -> tuple[int, AliasView]:

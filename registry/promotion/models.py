@@ -92,7 +92,7 @@ class DecisionRow(Model):
     digest: Mapped[str | None] = mapped_column(String(64))
     number: Mapped[int | None]
     from_number: Mapped[int | None]
-    #: `sdk.schemas.promotion.DecisionOutcome`.
+    #: `sdk.schemas.decisions.DecisionOutcome`.
     outcome: Mapped[str] = mapped_column(String(12))
     moved: Mapped[bool]
     #: The key of the `AliasMoveRow`; None: it did not move.
@@ -194,8 +194,12 @@ class StatementRow(Model):
     record_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
+#: What an `AutomaticRow` counts for its adapter's namespace, whatever it says at the moment.
+AUTOMATIC_BYTES = 1000
+
+
 class AutomaticRow(Model):
-    """What the registry did by itself about a version for an alias."""
+    """What the registry did by itself about a version for an alias; removed when it can't keep anything from being done twice."""
 
     __tablename__ = "promotion_automatic"
     __table_args__ = (Index("ix_promotion_automatic_state_at", "state", "at"),)

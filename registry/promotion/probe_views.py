@@ -8,7 +8,7 @@ from fastapi import Query
 
 from registry.http.routes import PageOf, Reader, Sender, room, service
 from registry.promotion.probes import ProbeReplays
-from sdk.schemas.promotion import ProbeRecord, ProbeRecordView
+from sdk.schemas.probe_records import ProbeRecord, ProbeRecordView
 from sdk.schemas.wire import Page
 
 router = room("/probes", "promotion")

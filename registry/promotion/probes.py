@@ -23,7 +23,7 @@ from registry.promotion.models import ProbeReplayRow
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.refs import Ref
 from sdk.schemas.probe import recorded_probe
-from sdk.schemas.promotion import ProbeRecord, ProbeRecordView
+from sdk.schemas.probe_records import ProbeRecord, ProbeRecordView
 
 #: Who may record one: people who send things, and workers.
 ACTION = "send"

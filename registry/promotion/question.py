@@ -12,8 +12,13 @@ from registry.db.database import Database
 from registry.evaluations.rows import EvaluationRows
 from registry.principal import Principal
 from registry.rows.service import RowReading
+from sdk.schemas.decisions import MoveKind, RuleOutcome
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import MoveKind, PolicyDocument, RuleOutcome
+from sdk.schemas.policies import PolicyDocument
+
+
+class JudgingNeededError(Exception):
+    """The answer isn't known yet, and the caller has no time to find it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ class Question:
     policies: Sequence[StandingPolicy]
     #: Digest over those of all of them.
     policies_digest: str
+    #: How many records of scores may be read for each dataset while others wait; None: nobody does. Where there are more, a
+    #: family raises JudgingNeededError.
+    most_scores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,13 @@ class Gathered(Protocol):
     @property
     def missing(self) -> Sequence[EvaluationRequest]:
         """Evaluations that would make it known."""
+        ...
+
+    @property
+    def until_s(self) -> float:
+        """The last moment, by the database's clock in seconds since 1970, at which nothing of it has ended by time alone, such as
+        the age of an approval; infinity: nothing does.
+        """
         ...
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:

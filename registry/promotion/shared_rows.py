@@ -22,8 +22,7 @@ from registry.promotion.models import SharedRows
 from registry.rows.process import Breach
 from registry.rows.service import RowReading
 from sdk.rows.signature_file import SignatureFile
-from sdk.schemas.evaluation import is_of_texts
-from sdk.schemas.promotion import RowsRule
+from sdk.schemas.policies import RowsRule
 from sdk.schemas.wire import digest_of
 
 #: A dataset of whose rows more than this share are in another one inherits what was tried on that.
@@ -79,7 +78,6 @@ class RowSharing:
         be among the others in several readings. Raises Unavailable as `of` does.
         """
         rows = ReadRows(rule.data, rule.evaluation.columns)
-        most = rule.evaluation.generate_rows if any(map(is_of_texts, rule.metrics)) else None
         readings: dict[str, list[ReadRows]] = {}
         for other in dict.fromkeys(others):
             readings.setdefault(other.dataset, []).append(other)
@@ -87,7 +85,7 @@ class RowSharing:
         while readings:
             for dataset, one in self.of(rows, [each.pop() for each in readings.values()]).items():
                 # The most that is shared in any of its readings; what nobody knows is more than what is little.
-                first, again = found.get(dataset), one.of_first(most)
+                first, again = found.get(dataset), one.of_first(rule.first_rows)
                 if first is None or again.is_much or (again.is_much is None and not first.is_much):
                     found[dataset] = again
             readings = {dataset: left for dataset, left in readings.items() if left and not found[dataset].is_much}

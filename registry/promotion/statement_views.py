@@ -8,7 +8,7 @@ from fastapi import Query
 
 from registry.http.routes import Reader, Writer, room, service
 from registry.promotion.statements import Statements
-from sdk.schemas.promotion import SignedStatement, SignedStatementView, StatedAlias
+from sdk.schemas.statements import SignedStatement, SignedStatementView, StatedAlias
 
 router = room("/aliases", "promotion")
 

@@ -6,8 +6,10 @@ has signed it is for readers to verify, and whether it may speak for the alias f
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -25,7 +27,7 @@ from registry.promotion.policies.finding import newest
 from registry.usage.charging import charge, record_bytes
 from sdk.errors import InvalidInput, VerificationFailed
 from sdk.formats.refs import BadNameError, parse_alias
-from sdk.schemas.promotion import (
+from sdk.schemas.statements import (
     AHEAD_S,
     MOST_SIGNERS,
     AliasStatement,
@@ -109,7 +111,7 @@ class Statements:
         key = (adapter.pk, said.alias, signed.key_id)
         row = session.get(StatementRow, key, populate_existing=True)
         if row is None:
-            _make_room(session, adapter, said.alias, said.move)
+            _make_room(session, adapter, said.alias, said.move, who)
             row = StatementRow(adapter_pk=key[0], alias=key[1], key_id=key[2], record_bytes=0)
             session.add(row)
         elif row.statement == document and row.bundle == signed.bundle:
@@ -164,18 +166,25 @@ def _require_own_key(signed: SignedStatement) -> None:
         )
 
 
-def _make_room(session: Session, adapter: Adapter, alias: str, move: int) -> None:
-    """Remove the oldest statement of an earlier move if there are as many signers as may be. Raises Conflict."""
+def _make_room(session: Session, adapter: Adapter, alias: str, move: int, who: Principal) -> None:
+    """Remove a statement if there are as many as may be: the oldest of an earlier move, else one by whoever has handed in
+    most, since keys cost nothing and nobody keeps others out by many. Raises Conflict if everybody has handed in one.
+    """
     mine = (StatementRow.adapter_pk == adapter.pk, StatementRow.alias == alias)
-    if (session.scalar(select(func.count()).select_from(StatementRow).where(*mine)) or 0) < MOST_SIGNERS:
+    rows = session.scalars(select(StatementRow).where(*mine).order_by(StatementRow.move, StatementRow.created_at)).all()
+    if len(rows) < MOST_SIGNERS:
         return
-    earlier = select(StatementRow).where(*mine, StatementRow.move < move).order_by(StatementRow.move)
-    oldest = session.scalars(earlier.limit(1)).first()
-    if oldest is None:
-        raise Conflict(
-            f"{MOST_SIGNERS} keys have signed that {adapter.name}@{alias} names this, and no more can; sign with one of these",
-            param="key_id",
-        )
+    oldest = rows[0]
+    if oldest.move >= move:
+        counts = Counter(row.created_by for row in rows)
+        most = max(counts, key=lambda name: (counts[name], name == who.name))
+        if counts[most] == 1 and most != who.name:
+            raise Conflict(
+                f"{MOST_SIGNERS} people have signed that {adapter.name}@{alias} names this, and no more can; ask one of them to "
+                "sign it again with your key",
+                param="key_id",
+            )
+        oldest = next(row for row in rows if row.created_by == most)
     charge(session, adapter.namespace, records=-oldest.record_bytes)
     session.delete(oldest)
 

@@ -9,9 +9,10 @@ from fastapi import Path, Query, Response
 
 from registry.http.routes import PageOf, Promoter, Reader, Writer, answered, apart, room, service, written
 from registry.promotion.decisions import Decisions
-from registry.promotion.gate import Gate, JudgingNeededError
+from registry.promotion.gate import Gate
+from registry.promotion.question import JudgingNeededError
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
-from sdk.schemas.promotion import Decision, PromotionCheck
+from sdk.schemas.decisions import Decision, PromotionCheck
 from sdk.schemas.wire import Page
 
 router = room("", "promotion")

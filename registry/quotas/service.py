@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import CompoundSelect, func, select, union_all
+from sqlalchemy import CompoundSelect, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -24,7 +24,16 @@ from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
-from registry.promotion.models import Approval, DecisionRow, Policy, ProbeReplayRow, TriedRows
+from registry.promotion.models import (
+    AUTOMATIC_BYTES,
+    Approval,
+    AutomaticRow,
+    DecisionRow,
+    Policy,
+    ProbeReplayRow,
+    StatementRow,
+    TriedRows,
+)
 from registry.series.models import JobSeries, VersionSeries
 from registry.sweeps.models import Member, Sweep
 from registry.usage.charging import BYTES, COUNTED, RECORDS, NamespaceLimits, default_limits
@@ -166,6 +175,12 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         ),
         select(Sweep.namespace, Member.record_bytes.label(size)).join(Member, Member.sweep == Sweep.id),
         select(TriedRows.namespace, TriedRows.record_bytes.label(size)),
+        select(Adapter.namespace, StatementRow.record_bytes.label(size)).join(
+            StatementRow, StatementRow.adapter_pk == Adapter.pk
+        ),
+        select(Adapter.namespace, literal(AUTOMATIC_BYTES).label(size)).join(
+            AutomaticRow, AutomaticRow.adapter_pk == Adapter.pk
+        ),
     )
 
 

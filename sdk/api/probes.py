@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sdk.api.transport import Transport, pages
-from sdk.schemas.promotion import ProbeRecord, ProbeRecordView
+from sdk.schemas.probe_records import ProbeRecord, ProbeRecordView
 
 
 def record(transport: Transport, replay: ProbeRecord) -> ProbeRecordView:

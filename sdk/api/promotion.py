@@ -7,16 +7,9 @@ import builtins
 from sdk.api.aliases import JUDGING_S
 from sdk.api.transport import Routes, Transport, pages
 from sdk.names import check_alias, check_name, segment
-from sdk.schemas.promotion import (
-    ApprovalRequest,
-    ApprovalView,
-    ApprovalWithdrawal,
-    Decision,
-    PolicyRemoval,
-    PolicySetting,
-    PolicyView,
-    PromotionCheck,
-)
+from sdk.schemas.approvals import ApprovalRequest, ApprovalView, ApprovalWithdrawal
+from sdk.schemas.decisions import Decision, PromotionCheck
+from sdk.schemas.policies import PolicyRemoval, PolicySetting, PolicyView
 from sdk.validation import build
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdk.api.transport import Routes
 from sdk.names import check_alias, check_name
-from sdk.schemas.promotion import SignedStatement, SignedStatementView, StatedAlias
+from sdk.schemas.statements import SignedStatement, SignedStatementView, StatedAlias
 
 
 class StatementRoutes(Routes):

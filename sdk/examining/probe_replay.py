@@ -34,7 +34,7 @@ from sdk.schemas.probe import (
     recorded_probe,
     says_probe,
 )
-from sdk.schemas.promotion import ProbeRecord
+from sdk.schemas.probe_records import ProbeRecord
 from sdk.schemas.wire import read
 from sdk.validation import require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program

@@ -8,7 +8,7 @@ from sdk.api.promotion import ApprovalRoutes
 from sdk.errors import NotFound
 from sdk.names import check_alias, parse_ref
 from sdk.objects import Registry
-from sdk.schemas.promotion import ApprovalKind, ApprovalRequest, ApprovalView
+from sdk.schemas.approvals import ApprovalKind, ApprovalRequest, ApprovalView
 from sdk.validation import build, require_numbered
 
 

@@ -8,9 +8,9 @@ from sdk.api import promotion
 from sdk.api.promotion import DecisionRoutes
 from sdk.names import check_alias, check_number, parse_ref
 from sdk.objects import Evaluation, Job, Registry
+from sdk.schemas.decisions import Decision, PromotionCheck
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobView
-from sdk.schemas.promotion import Decision, PromotionCheck
 from sdk.schemas.wire import digest_of
 from sdk.submitting.job_options import JobOptions
 from sdk.validation import build, require_numbered

@@ -11,7 +11,7 @@ from sdk.api import promotion
 from sdk.api.promotion import PolicyRoutes
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.objects import Registry
-from sdk.schemas.promotion import PolicyDocument, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicySetting, PolicyView
 from sdk.submitting.given_policy import GivenPolicy, read_policies, read_policy
 from sdk.validation import build
 

@@ -11,7 +11,7 @@ from sdk.objects import Registry
 from sdk.pulling.pins import require_pinned
 from sdk.pushing.signatures import require_own_digest
 from sdk.pushing.statements import SigningKey, state_alias
-from sdk.schemas.promotion import SignedStatementView
+from sdk.schemas.statements import SignedStatementView
 
 
 class StatementsAPI(StatementRoutes):

@@ -22,7 +22,7 @@ from sdk.pushing.import_folders import Imported, push_tree
 from sdk.pushing.pusher import PushKeywords, PushOptions, PushReport
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.probe import ProbeReplay
-from sdk.schemas.promotion import ProbeRecordView
+from sdk.schemas.probe_records import ProbeRecordView
 
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility

@@ -25,7 +25,8 @@ from sdk.errors import InvalidInput, NotFound, VerificationFailed, disk_explaine
 from sdk.formats.refs import Ref
 from sdk.pulling.cache import Cache
 from sdk.pulling.source import StoredStatement, read_statement
-from sdk.schemas.promotion import AHEAD_S, MOST_SIGNERS, AliasStatement, seconds_of
+from sdk.schemas.policies import seconds_of
+from sdk.schemas.statements import AHEAD_S, MOST_SIGNERS, AliasStatement
 from sdk.signing import STATEMENT_FILE, PublicKey, find_signer, read_public_keys
 from sdk.whole_files import write_whole
 

@@ -11,7 +11,7 @@ from sdk.api.statements import StatementRoutes
 from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, VerificationFailed
 from sdk.schemas.aliases import AliasView
-from sdk.schemas.promotion import AliasStatement, SignedStatement, SignedStatementView
+from sdk.schemas.statements import AliasStatement, SignedStatement, SignedStatementView
 from sdk.signing import STATEMENT_FILE, PublicKey, read_public_half, sign
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from sdk.config import user_path
 from sdk.errors import InvalidInput, NotFound
 from sdk.schemas.codes import plain_type, unfit
-from sdk.schemas.promotion import PolicyDocument
+from sdk.schemas.policies import PolicyDocument
 from sdk.schemas.wire import BY_HAND
 
 if TYPE_CHECKING:

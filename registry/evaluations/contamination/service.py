@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from registry.background import BackgroundWork
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
 from registry.db.stored_json import table
-from registry.errors import RegistryError, Unavailable
+from registry.errors import Unavailable
 from registry.evaluations.contamination.trained_on import trained_on
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
@@ -66,7 +66,9 @@ class ContaminationChecks:
         self._reading = reading
         self._at_once_bytes = _AT_ONCE_BYTES if in_background else None
         self._on_checked = on_checked
-        self._thread: threading.Thread | None = None
+        self._background = BackgroundWork(
+            _POOL, self.check_all, name="contamination", failed="the rows of scores could not be checked", log=_log
+        )
 
     def look(
         self, request: EvaluationRequest, job_id: str, targets: Mapping[str, str | None]
@@ -90,23 +92,11 @@ class ContaminationChecks:
 
     def sweep(self) -> int:
         """Begin to check unchecked scores in the background; return 1 if there are any."""
-        if (self._thread is not None and self._thread.is_alive()) or not self.unchecked(1):
-            return 0
-        self._thread = _POOL.thread(self._run, name="contamination")
-        self._thread.start()
-        return 1
+        return self._background.begin(lambda: bool(self.unchecked(1)))
 
     def wait(self) -> None:
         """Wait for what `sweep` has begun."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self.check_all()
-        except Exception as error:  # noqa: BLE001 - nobody else hears of it; the next sweep begins again
-            why = error.message if isinstance(error, RegistryError) else type(error).__name__
-            _log.warning("the rows of scores could not be checked; the next sweep tries again: %s", why)
+        self._background.wait()
 
     def check_all(self) -> int:
         """Check all unchecked scores; return how many. Raises Unavailable."""

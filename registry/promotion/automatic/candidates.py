@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, func, or_, select, true
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, func, or_, select, true, tuple_
+from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, AliasMoveRow, Version
 from registry.catalog.versions.lifecycle import VersionState
@@ -16,8 +17,10 @@ from registry.principal import EVERYWHERE
 from registry.promotion import generations
 from registry.promotion.automatic.lifecycle import OPEN, AutomaticState
 from registry.promotion.models import AutomaticRow, Policy
-from registry.promotion.policies.finding import newest, policies_digest, standing
+from registry.promotion.policies.finding import policies_digest, standing
 from registry.promotion.question import StandingPolicy
+
+_NEWEST = select(Policy.scope, Policy.alias, func.max(Policy.version)).group_by(Policy.scope, Policy.alias)
 
 
 class Asking(NamedTuple):
@@ -77,26 +80,31 @@ class Sight:
         return self.row is None or tuple(self.row.generations) != self.generations
 
 
-def asking(session: Session) -> list[Asking]:
-    """Return the policies that ask for anything by themselves now, by scope and alias."""
-    earlier, begun = aliased(Policy), aliased(Policy)
-    quiet = or_(earlier.document.is_(None), ~_asks(earlier))
-    last_quiet = (
-        select(func.max(earlier.version))
-        .where(earlier.scope == Policy.scope, earlier.alias == Policy.alias, quiet)
-        .correlate(Policy)
-        .scalar_subquery()
-    )
-    since = (
-        select(begun.created_at)
-        .where(
-            begun.scope == Policy.scope, begun.alias == Policy.alias, begun.version == func.coalesce(last_quiet, 0) + 1
-        )
-        .correlate(Policy)
-        .scalar_subquery()
-    )
-    query = newest().where(Policy.document.is_not(None), _asks(Policy)).order_by(Policy.scope, Policy.alias)
-    return [Asking(*row) for row in session.execute(query.with_only_columns(Policy.scope, Policy.alias, since))]
+class AskingPolicies:
+    """The policies that ask for anything by themselves. Versions of policies are only appended to, so each is read once.
+
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: Scope and alias → the newest version of the policy, and since when it has asked; None: it doesn't.
+        self._known: dict[tuple[str, str], tuple[int, datetime | None]] = {}
+
+    def now(self, session: Session) -> list[Asking]:
+        """Return those that ask now, by scope and alias."""
+        of = (Policy.scope, Policy.alias)
+        # The index has all of this, so that no document is read.
+        there = {(scope, alias): last for scope, alias, last in session.execute(_NEWEST)}
+        with self._lock:
+            for key, last in there.items():
+                known, since = self._known.get(key, (0, None))
+                if last > known:
+                    later = select(Policy.created_at, _asks(Policy)).where(tuple_(*of) == key, Policy.version > known)
+                    for created_at, asks in session.execute(later.order_by(Policy.version)):
+                        since = (since or created_at) if asks else None
+                    self._known[key] = last, since
+            return [Asking(*key, since) for key in sorted(there) if (since := self._known[key][1]) is not None]
 
 
 def candidates(
@@ -184,6 +192,7 @@ def end_of(session: Session, row: AutomaticRow, *, mover: str) -> AutomaticState
 
 
 def _asks(policy: type[Policy]) -> ColumnElement[bool]:
+    """Whether a version of a policy asks for anything; one that ends it has no document, and doesn't."""
     return or_(*(policy.document[name].as_string().is_not(None) for name in ("evaluate", "promote")))
 
 

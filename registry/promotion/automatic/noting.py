@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy import ColumnElement, delete
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -9,9 +10,10 @@ from registry.db.database import Database
 from registry.db.statements import insert_if_new
 from registry.db.types import utc_now
 from registry.principal import SYSTEM
-from registry.promotion.automatic.candidates import Sight
+from registry.promotion.automatic.candidates import Candidate, Sight
 from registry.promotion.automatic.lifecycle import OPEN, AutomaticState
-from registry.promotion.models import AutomaticRow
+from registry.promotion.models import AUTOMATIC_BYTES, AutomaticRow
+from registry.usage.charging import charge
 
 #: The longest message.
 _MOST_CHARS = 2000
@@ -27,7 +29,7 @@ def row_of(session: Session, sight: Sight) -> AutomaticRow | None:
     """Return the row of a version with its lock, which is made if need be; None if somebody has put an end to it."""
     candidate = sight.candidate
     key = (candidate.adapter_pk, candidate.alias, candidate.digest, sight.policies_digest)
-    insert_if_new(
+    new = insert_if_new(
         session,
         AutomaticRow,
         adapter_pk=candidate.adapter_pk,
@@ -41,7 +43,19 @@ def row_of(session: Session, sight: Sight) -> AutomaticRow | None:
         generations=[],
         at=utc_now(),
     )
+    if new:
+        charge(session, candidate.namespace, records=AUTOMATIC_BYTES)
+        # No set of policies ever stands again.
+        _forget(session, candidate, AutomaticRow.policies_digest != sight.policies_digest)
     return open_row(session, key)
+
+
+def _forget(session: Session, candidate: Candidate, which: ColumnElement[bool]) -> None:
+    """Remove rows about an alias that nothing asks for any more; those of something that may still happen are ended first."""
+    mine = (AutomaticRow.adapter_pk == candidate.adapter_pk, AutomaticRow.alias == candidate.alias)
+    over = AutomaticRow.state.not_in([state.value for state in OPEN])
+    gone = session.execute(delete(AutomaticRow).where(*mine, over, which).returning(AutomaticRow.digest)).all()
+    charge(session, candidate.namespace, records=-len(gone) * AUTOMATIC_BYTES)
 
 
 def note(db: Database, sight: Sight, state: AutomaticState, message: str | None) -> None:
@@ -60,3 +74,6 @@ def note(db: Database, sight: Sight, state: AutomaticState, message: str | None)
             named = f"{candidate.adapter}@{candidate.alias}"
             record(session, SYSTEM, "alias.automatic", candidate.namespace, named, after=after)
         row.state, row.at, row.generations, row.message = state.value, utc_now(), list(sight.generations), message
+        if state is AutomaticState.MOVED:
+            # What is older than what an alias has named is not looked at again.
+            _forget(session, sight.candidate, AutomaticRow.number < sight.candidate.number)

@@ -17,9 +17,10 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.background import BackgroundWork
 from registry.db.database import Database
 from registry.db.types import utc_now
-from registry.errors import NotFound, RegistryError, Unavailable
+from registry.errors import NotFound, QuotaExceeded, RegistryError, Unavailable
 from registry.jobs.base_contents import ChangedError
 from registry.jobs.lifecycle import UNFINISHED
 from registry.jobs.models import Job
@@ -27,8 +28,8 @@ from registry.pools import Pool
 from registry.principal import SYSTEM, Principal
 from registry.promotion.automatic.candidates import (
     Asking,
+    AskingPolicies,
     Sight,
-    asking,
     candidates,
     end_of,
     left_behind,
@@ -40,7 +41,7 @@ from registry.promotion.automatic.noting import note, open_row
 from registry.promotion.automatic.scoring import Scoring
 from registry.promotion.decisions import refusal_of
 from sdk.schemas.aliases import AliasMove, AliasView
-from sdk.schemas.promotion import Decision, PromotionCheck
+from sdk.schemas.decisions import Decision, PromotionCheck
 
 #: How many versions are read at once, and how often in a round, for one policy.
 _PAGE, _PAGES = 200, 50
@@ -96,28 +97,19 @@ class Automatic:
         self._scoring = scoring
         self._may_write = may_write
         self._again_after = again_after
+        self._asking = AskingPolicies()
         self._going = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._background = BackgroundWork(
+            _POOL, self.go_on, name="automatic-promotion", failed="policies could not be followed", log=_log
+        )
 
     def sweep(self) -> int:
         """Begin a round in the background, if there may be something to do; return 1 if it began."""
-        if (self._thread is not None and self._thread.is_alive()) or not self._is_asked():
-            return 0
-        self._thread = _POOL.thread(self._run, name="automatic-promotion")
-        self._thread.start()
-        return 1
+        return self._background.begin(self._is_asked)
 
     def wait(self) -> None:
         """Wait for what `sweep` has begun."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self.go_on()
-        except Exception as error:  # noqa: BLE001 - nobody else hears of it; the next sweep begins again
-            why = error.message if isinstance(error, RegistryError) else type(error).__name__
-            _log.warning("policies could not be followed; the next sweep tries again: %s", why)
+        self._background.wait()
 
     def go_on(self) -> int:
         """Do one round; return how many steps were taken. 0: there is nothing to do now. Raises Unavailable."""
@@ -131,7 +123,7 @@ class Automatic:
     def is_left(self) -> bool:
         """Whether there is something to do that no job brings anybody to."""
         with self._db.read() as session:
-            for asked in asking(session):
+            for asked in self._asking.now(session):
                 left = unsettled(session, candidates(session, asked, most=_LAST))
                 if any(_is_due(session, look_at(session, candidate)) for candidate in left):
                     return True
@@ -139,12 +131,12 @@ class Automatic:
 
     def _is_asked(self) -> bool:
         with self._db.read() as session:
-            return bool(left_behind(session, most=1) or asking(session))
+            return bool(left_behind(session, most=1) or self._asking.now(session))
 
     def _round(self) -> int:
         steps = self._put_ends()
         with self._db.read() as session:
-            policies = asking(session)
+            policies = self._asking.now(session)
         again = _AGAIN
         for asked in policies:
             acts = 0
@@ -198,6 +190,15 @@ class Automatic:
         return len(ended)
 
     def _act_safely(self, sight: Sight) -> int:
+        try:
+            return self._acted(sight)
+        except QuotaExceeded as error:
+            # Not even what it waits for can be noted; other namespaces don't wait for this one.
+            _log.info("%s is looked at again later: %s", sight.candidate.ref, error)
+            return 0
+
+    def _acted(self, sight: Sight) -> int:
+        """Raises QuotaExceeded."""
         try:
             return self._act(sight)
         except (ChangedError, NotFound, Unavailable) as error:

@@ -19,7 +19,7 @@ from registry.principal import EVERYWHERE, Principal
 from registry.promotion.policies.metrics import misfit, unknown, why_not
 from sdk.formats.refs import Ref
 from sdk.schemas.evaluation import SCORER_PREFIX, Better, EvaluationSpec, better_is, is_of_texts, is_scorer
-from sdk.schemas.promotion import MetricRule, PolicyDocument, RowsRule
+from sdk.schemas.policies import MetricRule, PolicyDocument, RowsRule
 from sdk.schemas.work import DIRECTIONS_GROUP
 
 #: The most characters of all regular expressions of a policy.

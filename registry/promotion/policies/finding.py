@@ -15,7 +15,7 @@ from registry.errors import Unreadable
 from registry.promotion.generations import scopes_of
 from registry.promotion.models import Policy
 from registry.promotion.question import StandingPolicy
-from sdk.schemas.promotion import PolicyDocument
+from sdk.schemas.policies import PolicyDocument
 from sdk.schemas.wire import digest_of
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from registry.promotion.generations import scopes_of
 from registry.promotion.models import Policy
-from sdk.schemas.promotion import MetricRule, PolicyDocument, ProbeRule, RowsRule, seconds_of
+from sdk.schemas.policies import MetricRule, PolicyDocument, ProbeRule, RowsRule, seconds_of
 
 #: For so long decisions name a loosening.
 NAMED_FOR = timedelta(days=30)

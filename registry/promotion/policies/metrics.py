@@ -25,7 +25,7 @@ from sdk.schemas.evaluation import (
     is_of_texts,
     is_scorer,
 )
-from sdk.schemas.promotion import MetricRule
+from sdk.schemas.policies import MetricRule
 
 #: A score of a user's own scorer, or one of its several.
 _SCORER = re.compile(r"scorer\.[a-z][a-z0-9_]{0,39}(\.[a-z][a-z0-9_]{0,39})?")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from registry.promotion.policies.metrics import asks_nothing
-from sdk.schemas.promotion import PolicyDocument, RowsRule
+from sdk.schemas.policies import PolicyDocument, RowsRule
 from sdk.statistics.gates import rows_for, tried_alpha
 
 
@@ -73,16 +73,18 @@ def _of_rows(rule: RowsRule, document: PolicyDocument, used: UsedRows | None) ->
             )
     if used is None or used.rows is None or all(metric.point for metric in rule.metrics.values()):
         return
+    rows = used.rows if rule.first_rows is None else min(used.rows, rule.first_rows)
     needed = rows_for(tried_alpha(document.alpha, used.tries + 1))
-    if needed > used.rows and not used.tries:
-        yield f"{named} has {used.rows} rows, and the first version of an adapter that they judge needs {needed}"
-    elif needed > used.rows:
+    judged = f"{rows} rows" if rows == used.rows else f"{used.rows} rows, of which the first {rows} are answered"
+    if needed > rows and not used.tries:
+        yield f"{named} has {judged}, and the first version of an adapter that they judge needs {needed}"
+    elif needed > rows:
         yield (
-            f"{named} has {used.rows} rows, by which {_counted(used.tries, 'version')} of this adapter "
+            f"{named} has {judged}, by which {_counted(used.tries, 'version')} of this adapter "
             f"{'was' if used.tries == 1 else 'were'} judged: the next one needs {needed} rows or fresh ones"
         )
-    if document.cap is not None and (last := rows_for(tried_alpha(document.alpha, document.cap))) > used.rows:
-        yield f"{named} has {used.rows} rows, and the last of {document.cap} versions needs {last} rows or fresh ones"
+    if document.cap is not None and (last := rows_for(tried_alpha(document.alpha, document.cap))) > rows:
+        yield f"{named} has {judged}, and the last of {document.cap} versions needs {last} rows or fresh ones"
 
 
 def _counted(count: int, noun: str) -> str:

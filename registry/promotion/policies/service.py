@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
 from registry.access.tokens import with_present_roles
+from registry.datasets.models import Dataset
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import put
@@ -19,13 +20,14 @@ from registry.principal import EVERYWHERE, Principal
 from registry.promotion.generations import hold_alone, raise_generation, scopes_of
 from registry.promotion.models import Policy
 from registry.promotion.policies.checking import exact
+from registry.promotion.policies.columns import PolicyColumns
 from registry.promotion.policies.finding import document_of, newest
 from registry.promotion.policies.keys import checked_keys
 from registry.promotion.policies.loosening import loosened
 from registry.promotion.policies.showing import TriesOf, shown
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.refs import BadNameError, parse_alias, parse_scope
-from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 from sdk.schemas.wire import digest_of
 
 #: How many policies one namespace may have, of its adapters and of itself; and all together that are for all.
@@ -46,13 +48,17 @@ class Policies:
         embedded: bool = False,
         counts_tokens: bool = True,
         tries_of: TriesOf | None = None,
+        columns: PolicyColumns | None = None,
         most: int = MOST_POLICIES,
     ) -> None:
-        """`counts_tokens` is for registries whose callers have tokens; `tries_of` counts who was judged by some rows."""
+        """`counts_tokens` is for registries whose callers have tokens; `tries_of` counts who was judged by some rows, and
+        `columns` looks at what rows have.
+        """
         self._db = db
         #: Whether the scorers of this environment are those of the workers.
         self._embedded = embedded
         self._most = most
+        self._columns = columns
         self._notes: dict[str, Any] = {"counts_tokens": counts_tokens, "tries_of": tries_of}
 
     def set(self, *, setting: PolicySetting, who: Principal) -> PolicyView:
@@ -66,6 +72,10 @@ class Policies:
             document = exact(
                 session, setting.policy, scope=setting.scope, namespace=namespace, who=who, embedded=self._embedded
             )
+            named = Dataset.digest.in_({rule.data for rule in document.require if rule.by or rule.cluster})
+            sizes = dict(session.execute(select(Dataset.digest, Dataset.size_bytes).where(named)).all())
+        if self._columns is not None and sizes:
+            self._columns.require(document, sizes)
         if document.signed_by is not None:
             document = document.model_copy(update={"signed_by": checked_keys(document.signed_by)})
         # What was checked is now written otherwise, and must be readable again.

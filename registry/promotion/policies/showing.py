@@ -15,10 +15,10 @@ from registry.principal import EVERYWHERE, Principal, roles_of
 from registry.promotion.models import Policy
 from registry.promotion.policies.finding import document_of
 from registry.promotion.policies.notes import Note, UsedRows, notes_on
-from sdk.schemas.promotion import PolicyDocument, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicyView
 
 #: How many versions of an adapter were scored on the rows of each dataset, or chosen by them.
-TriesOf = Callable[[Session, str, Collection[str]], Mapping[str, int]]
+TriesOf = Callable[[Session, str, Mapping[str, int | None]], Mapping[str, int]]
 #: What stands in place of sentences about rows that the reader may not read.
 HIDDEN_LOOSENING = "a rule that you may not see asks for less"
 
@@ -42,7 +42,12 @@ def shown(
     readable = set(readable_rows(session, digests, who)) if digests else set()
     used: dict[str, UsedRows] = {}
     if notes and readable:
-        tried = tries_of(session, adapter, readable) if adapter is not None and tries_of is not None else {}
+        rules = [rule for document in documents if document is not None for rule in document.require]
+        judged: dict[str, int | None] = dict.fromkeys(readable)
+        for rule in rules:
+            if rule.data in judged and rule.first_rows is not None:
+                judged[rule.data] = min(rule.first_rows, judged[rule.data] or rule.first_rows)
+        tried = tries_of(session, adapter, judged) if adapter is not None and tries_of is not None else {}
         used = {digest: UsedRows(count, tried.get(digest, 0)) for digest, count in _lengths(session, readable, who)}
     approvers: dict[str, int | None] = {}
     views = []

@@ -8,7 +8,7 @@ from fastapi import Query, Response
 
 from registry.http.routes import Admin, PageOf, Reader, room, service
 from registry.promotion.policies.service import Policies
-from sdk.schemas.promotion import PolicyRemoval, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyRemoval, PolicySetting, PolicyView
 from sdk.schemas.wire import Page
 
 router = room("", "promotion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from sqlalchemy.orm import Session
 
@@ -41,7 +42,7 @@ def approvals(session: Session, question: Question, policy: StandingPolicy) -> G
     count = ApprovalCount(
         policies_digest=question.policies_digest,
         makers=makers_of(session, digest, question.namespace),
-        people=people_of(session, [one.token_id for one in given], question.namespace),
+        people=people_of(session, [one.token_id for one in given], question.namespace, question.now_s),
         namespace=question.namespace,
         now_s=question.now_s,
         age=policy.document.approval_age,
@@ -63,7 +64,7 @@ def approvals(session: Session, question: Question, policy: StandingPolicy) -> G
     numbers = {"approvals": len(counted), "needed": needed, "vetoes": len(vetoes)}
     rule = f"{needed} approval{'' if needed == 1 else 's'}" if needed else "no disapproval"
     result = outcome_of(policy, "approvals", rule, "passed" if passed else "failed", message, numbers=numbers)
-    return ReadOutcomes([result])
+    return ReadOutcomes([result], min(map(count.until_s, counted), default=inf))
 
 
 def _said(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import inf
 from typing import Any
 
 from registry.promotion.rules.counting import Counted, ScoreRecord
@@ -11,7 +13,7 @@ from registry.promotion.rules.references import Reference
 from registry.promotion.shared_rows import ReadRows
 from registry.promotion.tries import TriedDataset
 from sdk.schemas.evaluation import Better
-from sdk.schemas.promotion import MetricRule, RowsRule
+from sdk.schemas.policies import MetricRule, RowsRule
 from sdk.statistics.gates import ScoreLimit
 
 
@@ -57,8 +59,12 @@ class AskedMetric:
     compared: Sequence[ComparedVersion]
     #: The best that the alias has named, if its rows were removed with it.
     gone: ComparedVersion | None
+    #: Beside that, the scores of the others, however old: some may have been measured as those of `gone` were.
+    beside_gone: Sequence[Counted]
     #: What the rule compares with and the adapter never had: "v9".
     unknown: Sequence[str]
+    #: As `Gathered.until_s`: until then the same scores count, and the best is the same.
+    until_s: float = inf
 
     def pair(self, other: Counted) -> tuple[ScoreRecord, ScoreRecord] | None:
         """The scores of the version, and those of another that were measured in the same way: the first that have rows."""
@@ -72,6 +78,23 @@ class AskedMetric:
         """The first scores of the version that have rows; None: there are none."""
         each = (_with_rows(self.counted.alike(way)) for way in self.counted.ways())
         return next((one for one in each if one is not None), None)
+
+    def beyond_gone(self) -> Iterator[tuple[float, Counted | None]]:
+        """Yield by how much higher the score of `gone` is than the version's own, and the scores of which version say so, as of
+        one that was measured both as the one was and as the other; None: the two were measured alike.
+        """
+        if self.gone is None:
+            return
+        metric, mine, theirs = self.name, self.counted, self.gone.counted
+        for way in theirs.ways():
+            value = theirs.alike(way)[0].metrics[metric]
+            if alike := mine.alike(way):
+                yield value - alike[0].metrics[metric], None
+        for way, own in product(theirs.ways(), mine.ways()):
+            rest = theirs.alike(way)[0].metrics[metric] - mine.alike(own)[0].metrics[metric]
+            for one in self.beside_gone:
+                if (before := one.alike(way)) and (now := one.alike(own)):
+                    yield rest + now[0].metrics[metric] - before[0].metrics[metric], one
 
     def unscored(self, candidate: Reference) -> list[str]:
         """The refs of all versions that have to be scored for it, the version itself first."""
@@ -117,6 +140,7 @@ class AskedMetric:
         """What differs whenever it is judged by something else."""
         others = [[*one.reference.called, one.reference.digest, one.counted.identity()] for one in self.compared]
         gone = None if self.gone is None else [self.gone.reference.digest, self.gone.counted.identity()]
+        gone = gone and [*gone, [one.identity() for one in self.beside_gone]]
         return [self.name, self.counted.identity(), others, gone, list(self.unknown)]
 
 

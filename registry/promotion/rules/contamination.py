@@ -15,7 +15,8 @@ from registry.evaluations.standing import of_version
 from registry.principal import SYSTEM
 from registry.promotion.question import Gathered, Question, StandingPolicy
 from registry.promotion.rules.read_outcomes import ReadOutcomes, outcome_of
-from sdk.schemas.promotion import RowsRule, RuleOutcome
+from sdk.schemas.decisions import RuleOutcome
+from sdk.schemas.policies import RowsRule
 from sdk.schemas.scores import Contamination, said
 
 #: The first of all scores of some bytes on a dataset are looked at.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
@@ -28,7 +29,7 @@ from sdk.schemas.evaluation import (
     is_of_texts,
     is_of_tokens,
 )
-from sdk.schemas.promotion import RowsRule, seconds_of
+from sdk.schemas.policies import RowsRule, seconds_of
 from sdk.schemas.wire import digest_of
 
 #: Of the scores of some bytes on a dataset, only the first are looked at.
@@ -132,6 +133,8 @@ class Counted:
     lacks: str | None = None
     #: Whether scoring it again could change that.
     is_missing: bool = False
+    #: As `Gathered.until_s`.
+    until_s: float = inf
 
     @property
     def first(self) -> ScoreRecord | None:
@@ -157,9 +160,17 @@ class Counted:
 
 
 def read_scores(
-    session: Session, digests: Collection[str], *, namespace: str, dataset: str, most: int = MOST_READ
+    session: Session,
+    digests: Collection[str],
+    *,
+    namespace: str,
+    dataset: str,
+    most: int = MOST_READ,
+    in_all: int | None = None,
 ) -> dict[str, list[ScoreRecord]]:
-    """Return the first scores of some bytes on a dataset that count for versions of a namespace, oldest first."""
+    """Return the first scores of some bytes on a dataset that count for versions of a namespace, oldest first: at most so many
+    of each, and `in_all`.
+    """
     place = func.row_number().over(partition_by=Evaluation.digest, order_by=(Evaluation.created_at, Evaluation.id))
     counting = of_version(Evaluation, SYSTEM, digest=Evaluation.digest, namespace=namespace)
     numbered = select(Evaluation.id, place.label("place")).where(
@@ -169,7 +180,7 @@ def read_scores(
     query = select(Evaluation).join(first, first.c.id == Evaluation.id).where(first.c.place <= most)
     # Samples may be long.
     query = query.options(defer(Evaluation.samples), defer(Evaluation.libraries), defer(Evaluation.contamination))
-    query = query.order_by(Evaluation.created_at, Evaluation.id)
+    query = query.order_by(Evaluation.created_at, Evaluation.id).limit(in_all)
     found: dict[str, list[ScoreRecord]] = {digest: [] for digest in digests}
     for row in session.scalars(query):
         found[row.digest or ""].append(_scored(row))
@@ -209,7 +220,8 @@ def count(scores: Sequence[ScoreRecord], metric: str, terms: Terms) -> Counted:
     complete = [one for one in by_others if one.is_complete(metric)]
     if not complete:
         return Counted(metric, (), f"has no {metric} of all rows, see: adapterctl evals show {by_others[0].id}")
-    return Counted(metric, complete)
+    until_s = inf if rule.max_age is None else min(one.at for one in complete).timestamp() + seconds_of(rule.max_age)
+    return Counted(metric, complete, until_s=until_s)
 
 
 def _is_by_another(one: ScoreRecord, makers: Makers) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -21,9 +23,10 @@ def probe(session: Session, question: Question, policy: StandingPolicy) -> Gathe
     of = (ProbeReplayRow.adapter_pk == question.adapter_pk, ProbeReplayRow.digest == question.digest)
     newest = select(ProbeReplayRow).where(*of).order_by(ProbeReplayRow.agrees, ProbeReplayRow.pk.desc())
     rows = session.scalars(newest.limit(MOST_READ)).all()
-    people = people_of(session, [row.token_id for row in rows], question.namespace, ACTION)
+    people = people_of(session, [row.token_id for row in rows], question.namespace, question.now_s, ACTION)
     # What somebody without a token recorded, in a registry of their own, stays as it is.
-    rows = [row for row in rows if row.token_id is None or people.get(row.token_id, False)]
+    rows = [row for row in rows if row.token_id is None or (row.token_id in people and people[row.token_id].may)]
+    until_s = min((people[row.token_id].until_s for row in rows if row.token_id is not None), default=inf)
     ref = f"{question.adapter}@v{question.number}"
     rule = "probe replayed" + (" by another worker" if asked.replayed_by == "other_worker" else "")
     for row in rows:
@@ -34,7 +37,7 @@ def probe(session: Session, question: Question, policy: StandingPolicy) -> Gathe
                 f"{row.created_by} measured something other than its record"
                 f"{f': {row.message}' if row.message else ''}; see whether the libraries are those of: adapterctl lineage {ref}"
             )
-            return ReadOutcomes([outcome_of(policy, "probe", rule, "failed", message, numbers=numbers)])
+            return ReadOutcomes([outcome_of(policy, "probe", rule, "failed", message, numbers=numbers)], until_s)
     makers = makers_of(session, question.digest, question.namespace)
     others = [row for row in rows if asked.replayed_by == "any" or not makers.include(row.owner, row.created_by)]
     how = f"on another worker, with a token of its own: adapterctl verify {ref} --probe --record"
@@ -51,4 +54,4 @@ def probe(session: Session, question: Question, policy: StandingPolicy) -> Gathe
         f"{furthest.created_by} measured the same up to {numbers['difference']:.3g}, of {numbers['tolerance']:.3g} that rounding "
         "allows"
     )
-    return ReadOutcomes([outcome_of(policy, "probe", rule, "passed", message, numbers=numbers)])
+    return ReadOutcomes([outcome_of(policy, "probe", rule, "passed", message, numbers=numbers)], until_s)

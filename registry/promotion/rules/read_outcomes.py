@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from registry.promotion.question import Bench, StandingPolicy
+from sdk.schemas.decisions import RuleKind, RuleOutcome, RuleResult
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import RuleKind, RuleOutcome, RuleResult
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class ReadOutcomes:
     """Outcomes that are known when they are read; they are their own identity."""
 
     outcomes: Sequence[RuleOutcome]
+    #: As `Gathered.until_s`.
+    until_s: float = inf
 
     @property
     def identity(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, cast
 
 from sqlalchemy import select
@@ -12,13 +13,14 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Version
 from registry.datasets.models import Dataset
 from registry.promotion.makers import Makers, makers_of_all
-from registry.promotion.question import Bench, Question, StandingPolicy
+from registry.promotion.question import Bench, JudgingNeededError, Question, StandingPolicy
 from registry.promotion.rules.asked_scores import AskedMetric, AskedRows, ComparedVersion
 from registry.promotion.rules.chosen import choosers_of
 from registry.promotion.rules.counting import Counted, ScoreRecord, Terms, count, read_scores
 from registry.promotion.rules.references import Reference, incumbent, numbered, passed, together
 from registry.promotion.rules.scores_judging import Judging
 from registry.promotion.tries import tried_of
+from sdk.schemas.decisions import RuleOutcome
 from sdk.schemas.evaluation import (
     SCORER_PREFIX,
     EvaluationSpec,
@@ -28,7 +30,7 @@ from sdk.schemas.evaluation import (
     is_scorer,
 )
 from sdk.schemas.job_requests import MOST_TARGETS, EvaluationRequest, EvaluationTarget
-from sdk.schemas.promotion import MetricRule, RowsRule, RuleOutcome
+from sdk.schemas.policies import MetricRule, RowsRule
 
 #: Of the scores of a version that one is compared with, only the first are looked at.
 _MOST_READ = 200
@@ -52,6 +54,11 @@ class GatheredScores:
         """The scores that nobody has made, one request for each rule over rows."""
         requests = (missing_of(one) for one in self.rows)
         return [request for request in requests if request is not None]
+
+    @property
+    def until_s(self) -> float:
+        """When the first of the scores that count becomes too old."""
+        return min((metric.until_s for one in self.rows for metric in one.metrics), default=inf)
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         """Return the outcome of each. Raises Unavailable."""
@@ -115,7 +122,13 @@ class _Reading:
             self._scores[dataset] = read_scores(self._session, {self._digest}, namespace=space, dataset=dataset)
         found = self._scores[dataset]
         if new := set(others) - found.keys():
-            found |= read_scores(self._session, new, namespace=space, dataset=dataset, most=_MOST_READ)
+            in_all = self._question.most_scores
+            more = read_scores(
+                self._session, new, namespace=space, dataset=dataset, most=_MOST_READ, in_all=in_all and in_all + 1
+            )
+            if in_all is not None and sum(map(len, more.values())) > in_all:
+                raise JudgingNeededError
+            found |= more
         return found
 
     def _removed(self, datasets: Collection[str]) -> list[str]:
@@ -148,13 +161,14 @@ class _Reading:
         named: dict[str, Reference],
         found: dict[str, list[ScoreRecord]],
     ) -> AskedMetric:
+        ends = [inf]
+
         def counted(one: Reference) -> Counted:
             terms = self._terms(rule, one.digest)
             counting = count(found[one.digest], name, terms)
+            ends.append(counting.until_s)
             # What is not there can't be scored again.
-            return (
-                counting if counting.complete or one.is_there else count(found[one.digest], name, terms.however_old())
-            )
+            return counting if counting.complete or one.is_there else however_old(one)
 
         def ranked(one: Reference) -> tuple[float | None, ComparedVersion]:
             """With its score, also if that does not count any more: it stays the best, and is scored again."""
@@ -165,6 +179,9 @@ class _Reading:
                 next((score for score in each if score is not None), None) if counting.value is None else counting.value
             )
             return value, ComparedVersion(one, counting)
+
+        def however_old(one: Reference) -> Counted:
+            return count(found[one.digest], name, self._terms(rule, one.digest).however_old())
 
         better = better_is(name) or asked.better
         wanted: list[Reference] = []
@@ -181,14 +198,17 @@ class _Reading:
                     wanted.append(named[called])
                 else:
                     unknown.append(called)
+        compared = [ComparedVersion(one, counted(one)) for one in together(wanted)]
         return AskedMetric(
             name=name,
             rule=asked,
             better=better,
             counted=counted(self._candidate),
-            compared=[ComparedVersion(one, counted(one)) for one in together(wanted)],
+            compared=compared,
             gone=gone,
+            beside_gone=[] if gone is None else [however_old(one.reference) for one in compared],
             unknown=unknown,
+            until_s=min(ends),
         )
 
 

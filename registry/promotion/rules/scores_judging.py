@@ -22,8 +22,8 @@ from registry.promotion.rules.read_outcomes import outcome_of
 from registry.promotion.shared_rows import ReadRows, RowSharing, related
 from registry.promotion.tries import count_tries
 from registry.rows.comparing.orders import RowsOf
+from sdk.schemas.decisions import RuleOutcome, RuleResult
 from sdk.schemas.evaluation import CORPUS_METRICS
-from sdk.schemas.promotion import RuleOutcome, RuleResult
 from sdk.statistics.gates import tried_alpha
 
 #: The largest signatures that are read to see which rows are equal, in bytes.
@@ -284,16 +284,20 @@ class Judging:
     def _beside_gone(self, desk: _Desk, metric: AskedMetric, limit: AskedLimit) -> _Answer:
         """Compare with a version whose rows were removed with it, by the scores on the same rows alone."""
         assert limit.compared is not None
-        gone, said = limit.compared.counted.complete[0], limit.compared.reference.said
-        alike = metric.counted.alike(gone.measured_as(metric.name))
-        if not alike:
-            # It can't be measured again.
-            return _Answer(
-                "passed", f"{said} was deleted, and measured otherwise, so that it is not compared with any more"
+        said = limit.compared.reference.said
+        found = next(metric.beyond_gone(), None)
+        if found is None:
+            # It can't be measured again, and to leave it out would let a version lose whatever it likes.
+            mine = desk.asked.candidate.ref
+            return self._without(
+                f"{said} was deleted with its rows, and no version has scores both as it was measured and as {mine} was"
             )
-        worse = (gone.metrics[metric.name] - alike[0].metrics[metric.name]) * (-1.0 if metric.better == "less" else 1.0)
+        worse = found[0] * (-1.0 if metric.better == "less" else 1.0)
         numbers = {"difference": worse, "margin": limit.limit.value, "tries": float(desk.tries)}
-        message = f"{said} was deleted with its rows, and by the scores alone it is {'worse' if worse > 0 else 'better'} by {abs(worse):.4g}"
+        by = "by the scores alone" if found[1] is None else "by the scores of versions that were measured in both ways"
+        message = (
+            f"{said} was deleted with its rows, and {by} it is {'worse' if worse > 0 else 'better'} by {abs(worse):.4g}"
+        )
         if worse <= limit.limit.value:
             return _Answer("passed", message, numbers)
         return _Answer("failed", f"{message}; {wording.failed('not_worse_than', 1)}", numbers)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from sqlalchemy import select
@@ -20,9 +21,9 @@ from registry.signatures.models import Signature
 from registry.signatures.service import MAX_SIGNATURES
 from sdk.errors import Unavailable as Missing
 from sdk.errors import VerificationFailed
+from sdk.schemas.decisions import RuleOutcome, RuleResult
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.manifest import Manifest
-from sdk.schemas.promotion import RuleOutcome, RuleResult
 from sdk.signing import PublicKey, find_signer
 
 _LIBRARY = "model_signing"
@@ -47,6 +48,10 @@ class _Signatures:
     @property
     def missing(self) -> Sequence[EvaluationRequest]:
         return ()
+
+    @property
+    def until_s(self) -> float:
+        return inf
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         pems = self.policy.document.signed_by or []

@@ -7,7 +7,7 @@ from typing import Any
 
 from sdk.cli.support.markdown import quoted, table_lines
 from sdk.cli.support.output import filled, plain
-from sdk.schemas.promotion import Decision, RuleOutcome
+from sdk.schemas.decisions import Decision, RuleOutcome
 
 #: What each outcome means for the alias, where it did not move and where it did.
 _OUTCOMES = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from shlex import quote
 
 from sdk.cli.support.output import filled, plain
-from sdk.schemas.promotion import PolicyDocument, PolicyView, RowsRule
+from sdk.schemas.policies import PolicyDocument, PolicyView, RowsRule
 from sdk.submitting.given_policy import as_yaml
 
 

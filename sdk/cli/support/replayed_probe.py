@@ -10,7 +10,7 @@ import click
 from sdk.cli.support.output import filled, plain, print_one, render, say
 from sdk.examining.probe_replay import require_equal
 from sdk.schemas.probe import LogitsReplay, ProbeReplay
-from sdk.schemas.promotion import ProbeRecordView
+from sdk.schemas.probe_records import ProbeRecordView
 
 #: How many modules a table shows: those that differ, then those that change most.
 _MOST_MODULES = 10

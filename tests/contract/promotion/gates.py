@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import httpx
@@ -21,17 +22,9 @@ from registry.promotion.asking import AskedMove
 from registry.promotion.gate import Gate, unchanged
 from registry.promotion.question import Bench, Question, RuleFamily, StandingPolicy
 from sdk.schemas.aliases import AliasMove, AliasMoveView, AliasRemoval, AliasRollback, AliasView
+from sdk.schemas.decisions import Decision, PromotionCheck, RuleOutcome, RuleResult
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import (
-    Decision,
-    PolicyDocument,
-    PolicyRemoval,
-    PolicySetting,
-    PolicyView,
-    PromotionCheck,
-    RuleOutcome,
-    RuleResult,
-)
+from sdk.schemas.policies import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,7 @@ class Said:
     outcomes: Sequence[RuleOutcome]
     while_judged: Callable[[], None]
     missing: Sequence[EvaluationRequest] = ()
+    until_s: float = inf
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         """Do what the test does meanwhile, and return them."""

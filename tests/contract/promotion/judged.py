@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 from contract.promotion.scene import SPEC, Scene
 from sqlalchemy import select
-from support import calls, registries
-from support.adapters import base_registration
-from support.databases import new_database
+from support import calls
 from support.payloads import Payload, make_payload
 from support.people import SEEDS
-from support.registries import World
 from support.scored_rows import CONDITIONS, report_of, write_file
 
+from registry.catalog.versions.lifecycle import VersionState
 from registry.evaluations.models import Evaluation
+from registry.principal import LOCAL
 from sdk.schemas.artifacts import BlobSpec, DatasetRegistration
+from sdk.schemas.catalog import VersionMove
+from sdk.schemas.decisions import Decision, PromotionCheck, RuleOutcome
 from sdk.schemas.evaluation import Conditions, EvaluationSpec, RowScore
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
 from sdk.schemas.jobs import JobSubmission
-from sdk.schemas.promotion import Decision, PromotionCheck, RuleOutcome
 from sdk.schemas.work import ClaimRequest, Completion
 
 #: Enough for the default of `min_rows`.
 MANY = 120
+#: A floor that a loss of 1 keeps, and a margin.
+LOW = {"loss": {"at_most": 1.2}}
+CLOSE = {"loss": {"not_worse_than": 0.1}}
 #: How rows with answers are scored.
 ANSWERED = EvaluationSpec(generate_rows=MANY, metrics=["rouge_l"])
 #: What scores without answers are made under.
@@ -169,12 +170,24 @@ def new_rows(count: int = MANY, **columns: Sequence[str]) -> list[dict[str, str]
     ]
 
 
-@contextmanager
-def opened_world(request: pytest.FixtureRequest, folders: pytest.TempPathFactory) -> Iterator[World]:
-    """A registry in this process over the database that a fixture's parameter names."""
-    folder = folders.mktemp(request.param)
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(request.param, folder, request))
-        world = stack.enter_context(registries.embedded(folder / "home", database_url=url))
-        world.admin.bases.register(base_registration())
-        yield world
+def ref(scene: Scene, number: int = 1, name: str = "a") -> str:
+    """What a version is called."""
+    return f"{scene.adapter(name)}@v{number}"
+
+
+def scored(scene: Scene, data: str, loss: float = 1.0, **said: Any) -> int:
+    """Publish a version, and have it scored."""
+    number = publish(scene)
+    hand_scores(scene, ref(scene, number), data, row_scores(loss, seed=next(SEEDS), **said))
+    return number
+
+
+def ask_for(scene: Scene, data: str, metrics: dict[str, Any], **said: Any) -> None:
+    """Set the policy of the alias."""
+    spec = said.pop("spec", SPEC)
+    scene.policy(require=[rule(data, metrics, spec=spec, **said)])
+
+
+def delete(scene: Scene, number: int) -> None:
+    """Delete a version."""
+    scene.services.version_states.move(VersionMove(ref=ref(scene, number)), VersionState.DELETED, who=LOCAL)

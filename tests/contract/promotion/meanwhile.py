@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from registry.promotion.question import Bench, Question, StandingPolicy
+from sdk.schemas.decisions import RuleOutcome
 from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.promotion import RuleOutcome
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class _Pause:
     identity: int
     during: Callable[[], None]
     missing: Sequence[EvaluationRequest] = ()
+    until_s: float = inf
 
     def judge(self, bench: Bench) -> Sequence[RuleOutcome]:
         """Let happen what was to happen."""

@@ -33,13 +33,13 @@ from sdk.schemas.artifacts import BlobSpec, DatasetRegistration, UploadView
 from sdk.schemas.evaluation import EvaluationSpec, RowScore
 from sdk.schemas.job_requests import EvaluationRequest, EvaluationTarget
 from sdk.schemas.jobs import JobSubmission, JobView
-from sdk.schemas.promotion import PolicyDocument, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicySetting, PolicyView
 from sdk.schemas.work import Assignment, ClaimRequest, Completion, Failure
 
 #: How many rows each dataset has.
 ROWS = 24
 SPEC = EvaluationSpec(generate_rows=0)
-#: The names of all who have a role in a namespace from the beginning.
+#: The names of all who have a role in a namespace.
 STAFF: Mapping[str, Role] = {
     "boss": Role.ADMIN,
     "ann": Role.PROMOTER,
@@ -69,6 +69,20 @@ def gate_of(services: Services, families: Mapping[str, RuleFamily], **given: Any
     return Gate(services.db, bench, families={**FAMILIES, **families}, **given)
 
 
+class _Secrets(dict[str, str]):
+    """Secrets by name; who is on the staff gets a token when somebody first asks for it."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene.secrets)
+        self._scene = scene
+
+    def __missing__(self, name: str) -> str:
+        if name not in STAFF:
+            raise KeyError(name)
+        self._scene.hire(name, STAFF[name])
+        return self[name]
+
+
 @dataclass
 class Scene:
     """A namespace, with secrets by name."""
@@ -85,9 +99,8 @@ class Scene:
         self.services = self.world.services
         self.gate = self.gate or self.services.gate
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, role in STAFF.items():
-            if name not in self.secrets:
-                self.hire(name, role)
+        if not isinstance(self.secrets, _Secrets):
+            self.secrets = _Secrets(self)
 
     # People.
 

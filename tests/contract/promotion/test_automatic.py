@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any
 
 import pytest
 import redis
+from contract.promotion.databases import IN_PROCESS_ON_BOTH, opened_alone
 from contract.promotion.scene import Scene, floor
 from contract.sweeps.helpers import killed
 from sqlalchemy import select
 from support import calls, registries
 from support.adapters import base_registration
-from support.databases import new_database
 from support.registries import World
+from support.usage import differing
 
 from registry.app.services import Services
 from registry.datasets.signatures import SignedDatasets
@@ -32,18 +32,15 @@ from registry.promotion.models import AutomaticRow, DecisionRow
 from registry.promotion.shared_rows import RowSharing
 from registry.queue import NoQueue
 from sdk.schemas.access import QuotaLimits
-from sdk.schemas.promotion import ApprovalRequest
+from sdk.schemas.approvals import ApprovalRequest
 
 BY_ITSELF: dict[str, Any] = {"evaluate": "on_ready", "promote": "automatic", "cap": 3}
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(request.param, folder, request))
-        found = stack.enter_context(registries.embedded(folder / "home", database_url=url))
-        found.admin.bases.register(base_registration())
+    """A registry of these tests alone: what follows policies by itself follows all that there are."""
+    with opened_alone(request, tmp_path_factory) as found:
         yield found
 
 
@@ -75,6 +72,12 @@ class Shop:
             pk = self.scene.adapter_pk(session)
             return session.scalars(rows.where(AutomaticRow.adapter_pk == pk).order_by(AutomaticRow.at.desc())).first()
 
+    def rows(self) -> Sequence[AutomaticRow]:
+        """All that is noted of the adapter."""
+        with self.scene.services.db.read() as session:
+            mine = select(AutomaticRow).where(AutomaticRow.adapter_pk == self.scene.adapter_pk(session))
+            return session.scalars(mine).all()
+
     def decisions(self) -> Sequence[DecisionRow]:
         """All decisions by the registry."""
         with self.scene.services.db.read() as session:
@@ -99,6 +102,7 @@ def shop(world: World, tmp_path: Path) -> Shop:
 
 
 class TestScoring:
+    @IN_PROCESS_ON_BOTH
     def test_new_version_is_scored_once_behind_all_others(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, evaluate="on_ready"))
         number = shop.scene.publish()
@@ -110,6 +114,7 @@ class TestScoring:
         assert (shop.row(number).state, len(shop.jobs())) == ("scored", 1)
         assert shop.scene.named() is None
 
+    @IN_PROCESS_ON_BOTH
     def test_version_from_before_the_policy_is_not_scored(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, **BY_ITSELF))
         assert shop.go_on() == 0
@@ -119,6 +124,19 @@ class TestScoring:
         assert shop.go_on() == 1
         (job,) = shop.jobs()
         assert job.subject == f"{shop.scene.adapter()}@v2"
+
+    def test_version_from_while_a_policy_asked_for_nothing_is_not_scored(self, shop: Shop) -> None:
+        automatic = automatic_of(shop.scene.services)
+        for by_itself in (BY_ITSELF, {}):
+            shop.scene.policy(**floor(shop.data, **by_itself))
+            assert automatic.go_on() == 0
+        between = shop.scene.publish()
+        # What it knows of earlier versions of the policy is of no other use than to read these once.
+        shop.scene.policy(**floor(shop.data, **BY_ITSELF))
+        assert automatic.go_on() == automatic_of(shop.scene.services).go_on() == 0
+        number = shop.scene.publish()
+        assert automatic.go_on() == 1
+        assert (shop.row(between), shop.row(number).state) == (None, "scoring")
 
     def test_job_that_fails_is_noted_and_not_submitted_again(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, **BY_ITSELF))
@@ -180,6 +198,33 @@ class TestMoving:
         shop.scene.policy(**floor(shop.data, 3.0, **BY_ITSELF))
         shop.go_on()
         assert (shop.scene.named(), len(shop.jobs())) == (number, 1)
+        # Of the policies that stood before, nothing is kept.
+        assert [row.state for row in shop.rows()] == ["moved"]
+        assert shop.scene.space not in differing(shop.scene.world)
+
+    def test_rows_about_what_is_older_than_what_it_names_are_removed(self, shop: Shop) -> None:
+        shop.scene.policy(**floor(shop.data, **BY_ITSELF))
+        first = shop.scene.publish()
+        shop.go_on()
+        shop.scene.work(2.0)
+        assert shop.row(first).state == "refused"
+        second = shop.scene.publish()
+        shop.go_on()
+        shop.scene.work(0.5)
+        assert (shop.scene.named(), [row.number for row in shop.rows()]) == (second, [second])
+        assert shop.scene.space not in differing(shop.scene.world)
+
+    def test_namespace_without_room_for_a_note_keeps_nobody_waiting(self, shop: Shop, tmp_path: Path) -> None:
+        other = Scene(shop.scene.world, tmp_path / "other")
+        other.publish()
+        for scene, data in ((shop.scene, shop.data), (other, other.rows())):
+            scene.policy(**floor(data, evaluate="on_ready"))
+            scene.publish()
+        used = shop.scene.services.quotas.get(shop.scene.space, who=LOCAL).records_bytes
+        shop.scene.services.quotas.set(shop.scene.space, limits=QuotaLimits(max_record_bytes=used), who=LOCAL)
+        assert shop.go_on() == 1
+        assert shop.rows() == []
+        assert Shop(other, "").row(2).state == "scoring"
 
     def test_without_evaluate_it_waits_for_scores_by_others(self, shop: Shop) -> None:
         shop.scene.policy(**floor(shop.data, promote="automatic", cap=3))
@@ -225,6 +270,7 @@ class TestMoving:
         assert shop.scene.named() == number
 
 
+@IN_PROCESS_ON_BOTH
 class TestKills:
     def test_process_may_be_killed_before_and_after_each_commit(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -270,7 +316,9 @@ class TestKills:
         assert len(shop.jobs()) == 2
         moved = [row.number for row in shop.decisions() if row.moved]
         assert len(set(moved)) == len(moved)
-        assert {row.state for row in map(shop.row, numbers)} <= {"moved", "refused", "overtaken"}
+        assert {row.state for row in shop.rows()} <= {"moved", "refused", "overtaken"}
+        assert {row.number for row in shop.rows()} <= set(numbers)
+        assert shop.scene.space not in differing(shop.scene.world)
 
 
 class TestModes:

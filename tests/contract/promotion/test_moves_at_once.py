@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,10 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
+from contract.promotion.databases import IN_PROCESS_ON_BOTH, opened_alone
 from contract.promotion.meanwhile import Meanwhile
 from contract.promotion.scene import Scene, gate_of
 from sqlalchemy import text
-from support import registries
-from support.adapters import base_registration
-from support.databases import new_database
 from support.registries import World
 from support.soak import SOAKING, scale
 
@@ -32,7 +30,7 @@ from registry.principal import Role
 from registry.promotion.gate import Gate
 from registry.queue import NoQueue
 from sdk.schemas.aliases import AliasMove
-from sdk.schemas.promotion import ApprovalRequest
+from sdk.schemas.approvals import ApprovalRequest
 
 VERSIONS, VOTERS, MOVERS = 3, ("ann", "ben", "cat"), ("mia", "max", "moe")
 #: The longest that a verdict takes, in seconds.
@@ -41,13 +39,10 @@ VERDICT_S = 0.02
 EXPECTED = (Conflict, Forbidden, Unauthenticated)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(request.param, folder, request))
-        found = stack.enter_context(registries.embedded(folder / "home", database_url=url))
-        found.admin.bases.register(base_registration())
+    """A registry of these tests alone."""
+    with opened_alone(request, tmp_path_factory) as found:
         yield found
 
 
@@ -238,6 +233,7 @@ def processes(world: World) -> Iterator[Callable[..., list[Gate]]]:
         services.db.close()
 
 
+@IN_PROCESS_ON_BOTH
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_no_move_stands_on_what_was_gone_before(
@@ -250,6 +246,7 @@ def test_no_move_stands_on_what_was_gone_before(
     assert race.moves()
 
 
+@IN_PROCESS_ON_BOTH
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not SOAKING, reason="what comes between is shown one by one in test_promotion_machine")

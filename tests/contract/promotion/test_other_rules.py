@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from contract.promotion.scene import SPEC, Scene
 from sqlalchemy import select, update
 from support import calls
@@ -19,21 +22,22 @@ from support.usage import differing
 
 from registry.artifacts.manifests import read_manifest
 from registry.catalog.models import Adapter, Version
+from registry.db.types import utc_now
 from registry.errors import Conflict, Forbidden, Invalid, NotFound, PromotionRefused
 from registry.evaluations.models import Evaluation
 from registry.principal import LOCAL, Role
 from registry.promotion import generations
 from registry.promotion.rules.forgetting import GENERAL_TEXTS
 from sdk.schemas.artifacts import SignedManifest
+from sdk.schemas.decisions import Decision, PromotionCheck, RuleOutcome
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.policies import PolicyRemoval
 from sdk.schemas.probe import ProbeReport, ProbeText
-from sdk.schemas.promotion import Decision, ProbeRecord, ProbeRecordView, PromotionCheck, RuleOutcome
+from sdk.schemas.probe_records import ProbeRecord, ProbeRecordView
 from sdk.schemas.work import Completion
 from sdk.signing import sign
 
-#: Nothing in these depends on the database.
-ON_SQLITE = pytest.mark.parametrize("people", ["sqlite"], indirect=True)
 GENERAL = {"general_loss": 3.3, "general_loss_base": 3.2, "general_kl": 0.02}
 PROBE = ProbeReport(texts_digest="0" * 64, texts=[ProbeText(tokens=3, logit_gap=0.5, kl=0.25)], largest_logit=2.0)
 
@@ -131,6 +135,7 @@ class TestForgetting:
         assert outcome == "unknown"
         assert f"its first scores ({first}) say 0.0205 and later ones ({later}) 0.01" in message
 
+    @ON_BOTH
     def test_other_texts_precisions_and_half_a_measurement_are_none(self, scene: Scene) -> None:
         number, data = scene.publish(), scene.rows()
         scene.policy(forgetting={"kl_at_most": 0.1})
@@ -147,6 +152,24 @@ class TestForgetting:
         number, there = scene.publish(seed=seed), elsewhere.publish(seed=seed)
         scene.policy(forgetting={"kl_at_most": 0.1})
         score(elsewhere, there, elsewhere.rows(), **GENERAL)
+        assert only(scene, number, "forgetting")[0] == "unknown"
+
+    def test_scores_count_for_it_that_count_for_the_rows_of_the_policy(self, scene: Scene) -> None:
+        # An admin may work, too.
+        scene.hire("bot", Role.ADMIN)
+        number, data = scene.publish(by="bot"), scene.rows()
+        score(scene, number, data, **GENERAL)
+        forgetting = {"kl_at_most": 0.1}
+        for said, outcome in (
+            ({}, "passed"),
+            ({"scored_by": "other_worker"}, "unknown"),
+            ({"max_age": "1d"}, "passed"),
+        ):
+            scene.policy(require=[judged_by(data) | said], forgetting=forgetting)
+            assert only(scene, number, "forgetting")[0] == outcome, said
+        with scene.services.db.write() as session:
+            old = utc_now() - timedelta(days=2)
+            session.execute(update(Evaluation).where(Evaluation.dataset_digest == data).values(created_at=old))
         assert only(scene, number, "forgetting")[0] == "unknown"
 
     def test_the_texts_are_those_of_the_workers(self) -> None:
@@ -189,6 +212,7 @@ class TestContamination:
         assert "24 of 24 rows are among those of rows-" in seen.message
         assert (unseen.outcome, unseen.numbers["found"], unseen.data) == ("passed", 0, [clean])
 
+    @ON_BOTH
     def test_what_was_not_checked_is_unknown(self, scene: Scene) -> None:
         number, data = scene.publish(), scene.rows()
         scene.policy(require=[judged_by(data)], contamination={})
@@ -211,12 +235,15 @@ class TestContamination:
     def test_all_that_was_found_is_looked_at(self, scene: Scene) -> None:
         data = scene.rows()
         scene.policy(require=[judged_by(data)], contamination={"at_most": 0.05})
+        number = scene.publish()
+        # Where both scores say the same, the second adds nothing.
+        first, second = (score(scene, number, data) for _ in range(2))
         for found, outcome in FOUND:
-            number = scene.publish()
-            for one in found:
-                say(scene, score(scene, number, data), dict(one))
+            say(scene, first, dict(found[0]))
+            say(scene, second, dict(found[-1]))
             assert only(scene, number, "contamination")[0] == outcome, found
 
+    @ON_BOTH
     def test_rows_that_are_read_otherwise_are_other_rows(self, scene: Scene) -> None:
         number, data = scene.publish(), scene.rows()
         columns = "prompt=completion,completion=prompt"
@@ -238,6 +265,8 @@ class TestContamination:
         assert all(rule.hidden for rule in shown.rules)
         whole = scene.services.gate.check(check=asked, who=LOCAL)
         assert any(data[:12] in rule.message for rule in whole.rules if rule.kind == "contamination")
+        removal = PolicyRemoval(scope="*", alias=f"live-{scene.space}")
+        scene.services.policies.remove(removal=removal, who=LOCAL)
 
 
 def say(scene: Scene, ident: str, found: dict[str, Any] | None) -> None:
@@ -265,7 +294,6 @@ def probed(scene: Scene) -> int:
     return scene.publish(metrics=PROBE.metrics(), training={"probe_texts": PROBE.texts_digest})
 
 
-@ON_SQLITE
 class TestProbes:
     def test_a_replay_by_somebody_else_is_needed(self, scene: Scene) -> None:
         number = probed(scene)
@@ -322,6 +350,7 @@ class TestProbes:
         with pytest.raises(NotFound):
             scene.services.probes.list(adapter=scene.adapter(), number=77, who=LOCAL)
 
+    @ON_BOTH
     def test_a_second_replay_takes_the_place_of_the_first(self, scene: Scene, people: World) -> None:
         number = probed(scene)
         scopes = generations.scopes_of(scene.adapter(), scene.space)
@@ -337,7 +366,6 @@ class TestProbes:
         assert not {space: sizes for space, sizes in differing(people).items() if space == scene.space}
 
 
-@ON_SQLITE
 class TestSignatures:
     def test_one_of_the_listed_keys_must_have_signed_these_bytes(self, scene: Scene, pair: Pair, other: Pair) -> None:
         number = scene.publish()
@@ -360,6 +388,21 @@ class TestSignatures:
         (rule,) = rules(scene, number, "signature")
         assert (rule.rule, rule.outcome) == ("signed by one of 2 keys of the policy", "passed")
 
+    def test_a_bundle_that_does_not_verify_hides_no_signature_that_does(
+        self, scene: Scene, pair: Pair, other: Pair
+    ) -> None:
+        """Whoever may write can store one under any id of a key, so it must not keep others from counting."""
+        number = scene.publish()
+        scene.policy(signed_by=[pair.public.read_text(), other.public.read_text()])
+        mine, theirs = (sign(manifest_of(scene, number), one.private) for one in (pair, other))
+        # The one that is looked at first was made by neither, though it says so.
+        first, second = sorted((mine, theirs), key=lambda one: one.key_id)
+        bundle = first.bundle.replace(signature_of(first), signature_of(second))
+        add(scene, number, SignedManifest(key_id=first.key_id, bundle=bundle))
+        assert only(scene, number, "signature")[0] == "failed"
+        add(scene, number, second)
+        assert only(scene, number, "signature") == ("passed", f"signed by {second.key_id[:12]}")
+
     def test_without_the_library_it_is_unknown_and_known_again_with_it(
         self, scene: Scene, pair: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -372,6 +415,11 @@ class TestSignatures:
             assert (outcome, "pip install 'adapterctl[signing]'" in message) == ("unknown", True)
             assert check(scene, number).outcome == "refused"
         assert only(scene, number, "signature")[0] == "passed"
+
+
+def signature_of(signed: SignedManifest) -> str:
+    """The signature of a bundle, without what it is over."""
+    return str(json.loads(signed.bundle)["dsseEnvelope"]["signatures"][0]["sig"])
 
 
 def manifest_of(scene: Scene, number: int) -> Manifest:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from support import registries
 from support.keys import make_key
 from support.people import new_adapter
@@ -26,7 +27,7 @@ from registry.quotas.service import count_anew
 from registry.usage.models import Usage
 from sdk.client import Client
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotAllowed, NotFound
-from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 from sdk.schemas.wire import Page
 
 #: A rule that rows of `held_out` may have.
@@ -61,12 +62,22 @@ class Desk:
         body = PolicyRemoval(scope=scope or f"{self.space}/*", alias="production")
         (client or self.client).call("POST", "/policies/remove", None, body=body)
 
-    def data(self, count: int = 100, *, space: str | None = None, name: str = "", row: str | None = None) -> str:
+    def data(
+        self,
+        count: int = 100,
+        *,
+        space: str | None = None,
+        name: str = "",
+        row: str | None = None,
+        columns: str | None = None,
+    ) -> str:
         """Add rows that no other dataset has; return their digest."""
         path = self.tmp_path / f"{name or 'rows'}-{count}-{space}.jsonl"
         line = row or f'{{"prompt": "{self.space} {name} %d", "completion": "b"}}'
         path.write_text("".join(f"{line.replace('%d', str(number))}\n" for number in range(count)))
-        return self.world.admin.datasets.add(path, namespace=space or self.space, name=name or None).digest
+        return self.world.admin.datasets.add(
+            path, namespace=space or self.space, name=name or None, columns=columns
+        ).digest
 
     def refused(self, error: type[AdapterctlError], match: str, **policy: Any) -> str | None:
         with pytest.raises(error, match=match) as caught:
@@ -80,6 +91,7 @@ def desk(people: World, acting: Callable[..., Client], space: str, tmp_path: Pat
 
 
 class TestSetting:
+    @ON_BOTH
     def test_a_policy_is_set_shown_and_ended_and_its_history_stays(self, desk: Desk) -> None:
         made = desk.set(approvals=1)
         assert (made.scope, made.alias, made.version, made.hidden) == (f"{desk.space}/*", "production", 1, 0)
@@ -122,6 +134,7 @@ class TestSetting:
         with pytest.raises(NotFound, match=r"^the policy: require\[0\]\.data: there is no dataset 'nothing'"):
             desk.client.policies.set(desk.space + "/a", {"alias": "staging", "require": [rule]})
 
+    @ON_BOTH
     def test_of_many_who_set_it_at_once_each_gets_a_version_of_its_own(self, desk: Desk) -> None:
         found: list[int] = []
 
@@ -172,6 +185,22 @@ class TestRefusals:
         digest = desk.data(space=f"{desk.space}-next")
         desk.refused(NotFound, "there is no dataset", require=[{"data": digest, "metrics": SCORED}])
 
+    @pytest.mark.parametrize("key", ["by", "cluster"])
+    def test_a_column_that_rows_do_not_have_is_refused_with_those_that_they_have(self, desk: Desk, key: str) -> None:
+        row = '{"prompt": "%d", "completion": "b", "Sprache": 1, "язык": "ру", "言語": null}'
+        data = desk.data(name=f"named-{key}", row=row, columns="prompt=prompt,completion=completion")
+        said = "line 1 has no column 'nocolumn', but the keys `prompt`, `completion`, `Sprache`, `язык`, `言語`"
+        rules = [{"data": data, "metrics": SCORED, key: "nocolumn"}]
+        assert desk.refused(InvalidInput, said, require=rules) == f"policy.require.0.{key}"
+        assert desk.show() == []
+        for number, column in enumerate(("язык", "言語", "Sprache"), start=1):
+            made = desk.set(require=[{"data": data, "metrics": SCORED, key: column}])
+            assert (made.version, made.policy.require[0].model_dump()[key]) == (number, column)
+
+    def test_a_first_row_that_is_long_is_looked_at_when_a_version_is_judged(self, desk: Desk) -> None:
+        data = desk.data(name="long", row=f'{{"prompt": "%d {"x" * 120_000}", "completion": "b"}}', count=20)
+        assert desk.set(require=[{"data": data, "metrics": SCORED, "min_rows": 20, "by": "kind"}]).version == 1
+
     def test_a_version_that_there_is_not_is_no_reference(self, desk: Desk) -> None:
         data = desk.data()
         desk.world.admin.push(new_adapter(desk.tmp_path), f"{desk.space}/a", base="tiny")
@@ -213,6 +242,7 @@ class TestRights:
         with pytest.raises(NotFound, match="there is nothing under"):
             desk.remove(client=stranger)
 
+    @ON_BOTH
     def test_rows_that_a_reader_may_not_read_are_hidden(self, desk: Desk, acting: Callable[..., Client]) -> None:
         secret, known = desk.data(space=f"{desk.space}-next", name="secret"), desk.data()
         both = acting(**{desk.space: Role.ADMIN, f"{desk.space}-next": Role.READER})
@@ -239,6 +269,7 @@ class TestRights:
 
 
 class TestProtecting:
+    @ON_BOTH
     def test_a_policy_protects_its_alias_whatever_it_asks(self, desk: Desk, acting: Callable[..., Client]) -> None:
         name = f"{desk.space}/a"
         desk.world.admin.push(new_adapter(desk.tmp_path), name, base="tiny")
@@ -258,6 +289,7 @@ class TestProtecting:
         with desk.world.services.db.read() as session:
             assert session.query(Alias).filter(Alias.name == "production").count() >= 1
 
+    @ON_BOTH
     def test_what_stands_is_of_all_scopes_the_widest_first(self, desk: Desk) -> None:
         scopes = ["*", f"{desk.space}/*", f"{desk.space}/a"]
         alias = f"only-{desk.space}"
@@ -277,6 +309,7 @@ class TestProtecting:
             assert policies_digest(found) != before
 
 
+@ON_BOTH
 class TestLoosening:
     def test_what_asks_for_less_is_written_down_and_named_by_decisions(self, desk: Desk) -> None:
         data = desk.data(name="held-out")
@@ -304,6 +337,7 @@ class TestLoosening:
         assert told == []
 
 
+@ON_BOTH
 class TestGenerations:
     def test_whatever_decisions_are_made_by_raises_them(self, desk: Desk) -> None:
         db, scopes = desk.world.services.db, scopes_of(f"{desk.space}/a", desk.space)

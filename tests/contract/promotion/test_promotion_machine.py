@@ -8,30 +8,29 @@ import itertools
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.promotion.databases import IN_PROCESS_ON_BOTH, opened_alone
 from contract.promotion.meanwhile import Meanwhile
 from contract.promotion.oracle import Oracle
 from contract.promotion.scene import STAFF, Scene, floor, gate_of
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from support import registries
-from support.adapters import base_registration
-from support.databases import new_database
 from support.registries import World
 from support.soak import SOAKING, scale
 
 from registry.catalog.versions.lifecycle import VersionState
 from registry.errors import Conflict, NotFound, PromotionRefused, RegistryError
 from registry.principal import LOCAL, Role
+from sdk.schemas.approvals import ApprovalRequest
 from sdk.schemas.catalog import VersionMove
-from sdk.schemas.promotion import ApprovalRequest, PolicyRemoval
+from sdk.schemas.policies import PolicyRemoval
 
 STEPS = 20
 #: Sequences of one seed: after so many, Hypothesis begins to repeat itself with small changes.
@@ -257,13 +256,10 @@ class PromotionMachine(RuleBasedStateMachine):
                 continue
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(request.param, folder, request))
-        found = stack.enter_context(registries.embedded(folder / "home", database_url=url))
-        found.admin.bases.register(base_registration())
+    """A registry of these tests alone: what follows policies by itself follows all that there are."""
+    with opened_alone(request, tmp_path_factory) as found:
         yield found
 
 
@@ -272,6 +268,7 @@ def stage(world: World, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return Scene(world, tmp_path_factory.mktemp("stage"))
 
 
+@IN_PROCESS_ON_BOTH
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_no_alias_with_a_policy_names_what_nothing_allowed(world: World, tmp_path: Path) -> None:

@@ -11,23 +11,33 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from contract.promotion.gates import Rules, Space
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from support.registries import World
 from support.statements import sent
 
+from registry.access.models import Token
 from registry.catalog.versions.finding import find_adapter
+from registry.db.types import db_epoch_s
 from registry.errors import Conflict, Forbidden, NotFound, PromotionRefused, RegistryError, Unauthenticated
 from registry.principal import LOCAL
 from registry.promotion.gate import MOST_CHANGES, unchanged
 from registry.promotion.generations import raise_generation, scopes_of
-from registry.promotion.models import TriedRows
+from registry.promotion.models import Approval, TriedRows
 from registry.promotion.rules.approvals import approvals
 from registry.usage.charging import charge
+from sdk.schemas.approvals import ApprovalRequest
 from sdk.schemas.catalog import VersionMove
-from sdk.schemas.promotion import ApprovalRequest
+from sdk.schemas.policies import seconds_of
+
+pytestmark = ON_BOTH
+
+#: How old an approval may be.
+AGE = "1h"
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +123,47 @@ def test_what_changes_between_verdict_and_move_refuses_it(there: Space, event: s
             there.end_policy("*")
     assert there.named() == (None if rereads else 1)
     assert [one.outcome for one in there.decisions()] == ["refused" if rereads else "passed"]
+
+
+def age(there: Space, ends_at_s: float) -> None:
+    """Let the approvals for the alias be as old as a policy allows at this moment."""
+    with there.services.db.write() as session:
+        session.execute(
+            update(Approval).where(Approval.alias == there.alias).values(created_at_s=ends_at_s - seconds_of(AGE))
+        )
+
+
+def expire(there: Space, ends_at_s: float) -> None:
+    """Let the token of who has approved expire then."""
+    with there.services.db.write() as session:
+        theirs = update(Token).where(Token.id == there.who(f"ben {there.alias}").token_id)
+        session.execute(theirs.values(expires_at=datetime.fromtimestamp(ends_at_s, UTC)))
+
+
+def now_s(there: Space) -> float:
+    with there.services.db.read() as session:
+        return float(session.scalar(select(db_epoch_s())) or 0.0)
+
+
+@pytest.mark.parametrize("ends", [age, expire])
+def test_what_only_time_ends_is_judged_by_the_moment_of_the_move(
+    there: Space, ends: Callable[[Space, float], None]
+) -> None:
+    there.policy(approvals=1, approval_age=AGE)
+    say(there, f"ben {there.alias}")
+    until_s = now_s(there) + 0.5
+    ends(there, until_s)
+
+    def judge_until_then() -> None:
+        while now_s(there) <= until_s:
+            time.sleep(0.02)
+
+    rules = Rules(meanwhile=judge_until_then)
+    with pytest.raises(PromotionRefused, match="1 approval"):
+        there.move(there.gate({"scores": rules, "approvals": approvals}), 1)
+    assert (there.named(), [one.outcome for one in there.decisions()]) == (None, ["refused"])
+    # What time doesn't end is not judged again.
+    assert rules.judged == 1
 
 
 @pytest.fixture

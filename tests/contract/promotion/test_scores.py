@@ -1,8 +1,8 @@
-"""Rules over rows: which scores count, what a version is compared with, and with what confidence."""
+"""Rules over rows: which scores count, and how a rule judges by them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,26 @@ from typing import Any
 import pytest
 from contract.promotion.judged import (
     ANSWERED,
+    LOW,
     MANY,
     NAMED,
     NAMED_PLAIN,
     PLAIN,
     add_rows,
+    ask_for,
     check,
     hand_in,
     hand_scores,
     lines,
     new_rows,
     only,
-    opened_world,
     publish,
+    ref,
     row_scores,
-    rule,
+    scored,
 )
-from contract.promotion.scene import SPEC, Scene, floor
+from contract.promotion.meanwhile import Meanwhile
+from contract.promotion.scene import SPEC, Scene, floor, gate_of
 from sqlalchemy import update
 from support.payloads import make_payload
 from support.people import SEEDS
@@ -34,7 +37,6 @@ from support.registries import World
 from support.scored_rows import CONDITIONS
 from support.statements import sent
 
-from registry.catalog.versions.lifecycle import VersionState
 from registry.db.types import utc_now
 from registry.errors import PromotionRefused
 from registry.evaluations.models import Evaluation
@@ -42,51 +44,9 @@ from registry.principal import LOCAL
 from registry.promotion.asking import Wanted, ask
 from registry.promotion.rules.known import FAMILIES
 from registry.promotion.rules.scores import spec_of
-from sdk.schemas.catalog import VersionMove
 from sdk.schemas.evaluation import EvaluationSpec
 from sdk.schemas.jobs import JobSubmission
-from sdk.schemas.promotion import RowsRule
-
-LOW = {"loss": {"at_most": 1.2}}
-CLOSE = {"loss": {"not_worse_than": 0.1}}
-
-
-# What these read of the database is read over both kinds in test_tries.
-@pytest.fixture(scope="module", params=["sqlite"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with opened_world(request, tmp_path_factory) as found:
-        yield found
-
-
-@pytest.fixture
-def scene(world: World, tmp_path: Path) -> Scene:
-    return Scene(world, tmp_path / "scene")
-
-
-@pytest.fixture
-def data(scene: Scene) -> str:
-    return add_rows(scene, new_rows())
-
-
-def ref(scene: Scene, number: int = 1, name: str = "a") -> str:
-    return f"{scene.adapter(name)}@v{number}"
-
-
-def scored(scene: Scene, data: str, loss: float = 1.0, **said: Any) -> int:
-    """Publish a version, and have it scored."""
-    number = publish(scene)
-    hand_scores(scene, ref(scene, number), data, row_scores(loss, seed=next(SEEDS), **said))
-    return number
-
-
-def ask_for(scene: Scene, data: str, metrics: dict[str, Any], **said: Any) -> None:
-    """Set the policy of the alias."""
-    spec = said.pop("spec", SPEC)
-    scene.policy(require=[rule(data, metrics, spec=spec, **said)])
-
-
-def delete(scene: Scene, number: int) -> None:
-    scene.services.version_states.move(VersionMove(ref=ref(scene, number)), VersionState.DELETED, who=LOCAL)
+from sdk.schemas.policies import RowsRule
 
 
 def identity(scene: Scene, number: int) -> Any:
@@ -210,6 +170,24 @@ class TestWhichScoresCount:
         assert len(found.missing) == 1
         assert identity(scene, 1) != known
 
+    def test_scores_that_become_too_old_while_they_are_judged_do_not_count(self, scene: Scene, data: str) -> None:
+        scored(scene, data)
+        ask_for(scene, data, LOW, max_age="1h")
+        until = utc_now() + timedelta(seconds=0.5)
+        with scene.services.db.write() as session:
+            old = update(Evaluation).where(Evaluation.dataset_digest == data)
+            session.execute(old.values(created_at=until - timedelta(hours=1)))
+        meanwhile = Meanwhile()
+        scene.gate = gate_of(scene.services, {"meanwhile": meanwhile})
+
+        def judge_until_then() -> None:
+            while utc_now() <= until:
+                time.sleep(0.02)
+
+        with meanwhile.happens(judge_until_then) as happened, pytest.raises(PromotionRefused, match="unknown: loss"):
+            scene.move(1)
+        assert (bool(happened), scene.named()) == (True, None)
+
     def test_too_few_rows_decide_nothing(self, scene: Scene) -> None:
         data = add_rows(scene, new_rows(100))
         publish(scene)
@@ -230,252 +208,6 @@ class TestWhichScoresCount:
         scored(scene, data, 3.0)
         # More were tried.
         assert identity(scene, 1) not in (known, again)
-
-
-class TestWhatItIsComparedWith:
-    def test_the_first_version_is_not_worse_than_anything(self, scene: Scene, data: str) -> None:
-        publish(scene)
-        ask_for(scene, data, CLOSE)
-        found = check(scene, 1)
-        assert lines(found) == [("not_worse", "passed")]
-        assert only(found).message == "live has named no version before that it could be worse than"
-        assert found.missing == []
-
-    def test_what_the_alias_named_last_counts_though_the_alias_was_removed(self, scene: Scene, data: str) -> None:
-        scored(scene, data, 1.0)
-        scene.move(1)
-        scene.remove()
-        scored(scene, data, 1.5)
-        ask_for(scene, data, CLOSE)
-        found = only(check(scene, 2))
-        assert found.rule.endswith("not worse than that of v1 (what it named last) by more than 0.1")
-        assert (found.outcome, found.kind) == ("failed", "not_worse")
-        assert found.numbers["difference"] == pytest.approx(0.5, abs=0.01)
-
-    def test_an_equal_version_passes_and_the_same_bytes_need_no_scores(self, scene: Scene, data: str) -> None:
-        payload = make_payload(next(SEEDS))
-        publish(scene, payload=payload)
-        scene.move(1)
-        ask_for(scene, data, CLOSE)
-        found = check(scene, 1)
-        assert (only(found).outcome, found.missing) == ("passed", [])
-        assert only(found).message == "it has the same bytes as v1 (what it named last)"
-        hand_scores(scene, ref(scene), data, row_scores(1.0, seed=1))
-        scored(scene, data, 1.0)
-        assert only(check(scene, 2)).outcome == "passed"
-
-    def test_a_version_that_is_compared_with_is_scored_if_nobody_has(self, scene: Scene, data: str) -> None:
-        publish(scene)
-        scene.move(1)
-        scored(scene, data)
-        ask_for(scene, data, CLOSE)
-        found = check(scene, 2)
-        assert only(found).message == f"{ref(scene)} has no loss; have it scored: promote with --wait"
-        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene)]]
-
-    def test_what_was_measured_otherwise_is_scored_in_one_job(self, scene: Scene, data: str) -> None:
-        publish(scene)
-        other = PLAIN.model_copy(update={"scoring": 2})
-        hand_scores(scene, ref(scene), data, row_scores(1.0), conditions=other)
-        scene.move(1)
-        scored(scene, data, 1.01)
-        ask_for(scene, data, CLOSE)
-        found = check(scene, 2)
-        assert "no scores that were measured alike" in only(found).message
-        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene, 2), ref(scene, 1)]]
-        scene.services.jobs.submit(submission=JobSubmission(request=found.missing[0]), who=scene.who("will"))
-        hand_in(scene, {ref(scene, 1): row_scores(1.0, seed=2), ref(scene, 2): row_scores(1.01, seed=3)})
-        assert only(check(scene, 2)).outcome == "passed"
-
-    def test_many_small_losses_add_up_to_one_margin(self, scene: Scene, data: str) -> None:
-        ask_for(scene, data, CLOSE)
-        for number, loss in enumerate((1.0, 1.06), start=1):
-            scored(scene, data, loss, noise=0.01)
-            scene.move(number)
-        scored(scene, data, 1.12, noise=0.01)
-        with pytest.raises(PromotionRefused):
-            scene.move(3)
-        found = {one.rule.partition(" than that of ")[2][:9]: one for one in check(scene, 3).rules}
-        assert {name: one.outcome for name, one in found.items()} == {"v2 (what ": "passed", "v1 (the b": "failed"}
-
-    def test_one_version_that_is_both_is_compared_with_once(self, scene: Scene, data: str) -> None:
-        ask_for(scene, data, CLOSE)
-        scored(scene, data)
-        scene.move(1)
-        scored(scene, data)
-        found = only(check(scene, 2))
-        assert "v1 (what it named last and the best that it has named)" in found.rule
-
-    def test_what_an_admin_forced_is_not_the_best_it_has_named(self, scene: Scene, data: str) -> None:
-        ask_for(scene, data, LOW | {"loss": {"at_most": 1.2, "not_worse_than": 0.1, "against": ["best"]}})
-        scored(scene, data, 1.1)
-        scene.move(1)
-        scored(scene, data, 2.0)
-        scene.move(2, by="boss", override=True, reason="it is urgent")
-        found = check(scene, 2).rules
-        assert [one.rule.partition(" than that of ")[2][:2] for one in found if one.kind == "not_worse"] == ["v1"]
-
-    def test_a_version_by_its_number(self, scene: Scene, data: str) -> None:
-        for loss in (1.0, 3.0):
-            scored(scene, data, loss)
-        ask_for(scene, data, {"loss": {"not_worse_than": 0.1, "against": ["v1"]}})
-        assert only(check(scene, 2)).outcome == "failed"
-
-    def test_nothing_is_compared_with_what_was_deleted(self, scene: Scene, data: str) -> None:
-        scored(scene, data)
-        scene.move(1)
-        scene.remove()
-        delete(scene, 1)
-        scored(scene, data)
-        ask_for(scene, data, CLOSE)
-        found = check(scene, 2)
-        assert only(found).outcome == "unknown"
-        assert "is not there any more, and the rows of its scores went with it" in only(found).message
-        assert found.missing == []
-
-    def test_what_was_deleted_before_anybody_scored_it_is_not_asked_for(self, scene: Scene, data: str) -> None:
-        publish(scene)
-        scene.move(1)
-        scene.remove()
-        delete(scene, 1)
-        scored(scene, data)
-        ask_for(scene, data, CLOSE)
-        found = check(scene, 2)
-        assert f"{ref(scene)} has no loss, and is not there any more; promote with --override" in only(found).message
-        assert found.missing == []
-
-    def test_the_best_stays_the_best_when_it_is_deleted(self, scene: Scene, data: str) -> None:
-        ask_for(scene, data, CLOSE)
-        for number, loss in enumerate((1.0, 1.06), start=1):
-            scored(scene, data, loss, noise=0.01)
-            scene.move(number)
-        delete(scene, 1)
-        scored(scene, data, 1.12, noise=0.01)
-        found = check(scene, 3).rules
-        assert [one.outcome for one in found] == ["passed", "failed"]
-        assert "was deleted with its rows, and by the scores alone it is worse by 0.12" in found[1].message
-
-    def test_the_best_stays_the_best_when_its_scores_grow_old(self, scene: Scene, data: str) -> None:
-        ask_for(scene, data, CLOSE, max_age="7d")
-        for number, loss in enumerate((1.0, 1.06), start=1):
-            scored(scene, data, loss, noise=0.01)
-            scene.move(number)
-        with scene.services.db.write() as session:
-            old = update(Evaluation).where(Evaluation.label == ref(scene, 1))
-            session.execute(old.values(created_at=utc_now() - timedelta(8)))
-        scored(scene, data, 1.12, noise=0.01)
-        found = check(scene, 3)
-        assert lines(found) == [("not_worse", "passed"), ("not_worse", "unknown")]
-        assert f"{ref(scene)} has no loss that is not older than 7d" in found.rules[1].message
-        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene)]]
-
-    def test_the_best_stays_the_best_when_its_scores_are_those_of_a_maker(self, scene: Scene, data: str) -> None:
-        ask_for(scene, data, CLOSE, scored_by="other_worker")
-        for number, (loss, by) in enumerate(((1.0, "boss"), (1.06, "bot")), start=1):
-            publish(scene)
-            hand_scores(scene, ref(scene, number), data, row_scores(loss, noise=0.01, seed=number), by=by)
-            scene.move(number)
-        # Whoever scored the first makes the third.
-        publish(scene, by="boss")
-        hand_scores(scene, ref(scene, 3), data, row_scores(1.12, noise=0.01, seed=3))
-        found = check(scene, 3)
-        assert lines(found) == [("not_worse", "passed"), ("not_worse", "unknown")]
-        assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene)]]
-
-
-class TestRowsThatChoseIt:
-    def _chosen(self, scene: Scene, data: str, name: str = "a", **said: Any) -> int:
-        return publish(scene, name, training={"eval_data": data, "keep": "best"}, **said)
-
-    def test_rows_do_not_judge_what_they_chose_unless_that_is_allowed(self, scene: Scene, data: str) -> None:
-        self._chosen(scene, data)
-        hand_scores(scene, ref(scene), data, row_scores())
-        ask_for(scene, data, LOW)
-        found = only(check(scene, 1))
-        assert found.outcome == "unknown"
-        assert found.message.startswith("the version was chosen by these rows and they flatter it; judge it by others")
-        ask_for(scene, data, LOW, chosen_rows="allowed")
-        assert only(check(scene, 1)).outcome == "passed"
-
-    def test_rows_that_share_many_with_those_that_chose_it_do_not_either(self, scene: Scene) -> None:
-        rows = new_rows()
-        data, chooser = add_rows(scene, rows), add_rows(scene, [*rows[:40], *new_rows(10)])
-        self._chosen(scene, chooser)
-        hand_scores(scene, ref(scene), data, row_scores())
-        ask_for(scene, data, LOW)
-        found = only(check(scene, 1))
-        assert f"by those of {chooser[:12]}, which have 40 of {MANY} of these," in found.message
-        assert found.data == [data, chooser]
-
-    def test_rows_that_chose_it_and_are_all_that_is_answered_do_not_judge_its_answers(self, scene: Scene) -> None:
-        rows = new_rows(MANY)
-        data, chooser = add_rows(scene, [*rows, *new_rows(12 * MANY)]), add_rows(scene, rows)
-        self._chosen(scene, chooser)
-        conditions = CONDITIONS.model_copy(update={"generated_rows": MANY})
-        hand_scores(scene, ref(scene), data, row_scores(rouge=0.9), spec=ANSWERED, conditions=conditions)
-        ask_for(scene, data, {"rouge_l": {"at_least": 0.5}}, spec=ANSWERED)
-        found = only(check(scene, 1))
-        assert (found.outcome, found.data) == ("unknown", [data, chooser])
-        assert f"which have {MANY} of {MANY} of these," in found.message
-
-    def test_what_was_pulled_and_pushed_again_was_chosen_all_the_same(self, scene: Scene, data: str) -> None:
-        payload = make_payload(next(SEEDS))
-        self._chosen(scene, data, "trained", payload=payload)
-        publish(scene, payload=payload)
-        hand_scores(scene, ref(scene), data, row_scores())
-        ask_for(scene, data, LOW)
-        assert "was chosen by these rows" in only(check(scene, 1)).message
-
-    def test_what_came_from_a_chosen_version_was_chosen_with_it(self, scene: Scene, data: str) -> None:
-        self._chosen(scene, data, "trained")
-        publish(scene, parents=[{"ref": ref(scene, 1, "trained"), "relation": "combined-from"}])
-        hand_scores(scene, ref(scene), data, row_scores())
-        ask_for(scene, data, LOW)
-        assert "was chosen by these rows" in only(check(scene, 1)).message
-
-    def test_rows_that_only_measured_it_judge_it(self, scene: Scene, data: str) -> None:
-        publish(scene, training={"eval_data": data})
-        hand_scores(scene, ref(scene), data, row_scores())
-        ask_for(scene, data, LOW)
-        assert only(check(scene, 1)).outcome == "passed"
-
-
-class TestManyTries:
-    def test_each_version_that_was_tried_costs_confidence(self, scene: Scene) -> None:
-        rows = new_rows()
-        data, family = add_rows(scene, rows), add_rows(scene, [*rows[:20], *new_rows(100)])
-        for _ in range(2):
-            scored(scene, data)
-        scored(scene, family)
-        ask_for(scene, data, {"loss": {"at_most": 1.2}})
-        found = only(check(scene, 2))
-        assert found.numbers["tries"] == 3
-        assert found.numbers["alpha"] == pytest.approx(0.05 * 6 / (3.14159265**2 * 9), rel=1e-6)
-
-    def test_what_was_tried_on_all_rows_that_are_answered_costs_confidence(self, scene: Scene) -> None:
-        rows = new_rows(MANY)
-        data, tried = add_rows(scene, [*rows, *new_rows(12 * MANY)]), add_rows(scene, rows)
-        for _ in range(3):
-            scored(scene, tried)
-        conditions = CONDITIONS.model_copy(update={"generated_rows": MANY})
-        hand_scores(scene, ref(scene, 3), data, row_scores(rouge=0.9), spec=ANSWERED, conditions=conditions)
-        ask_for(scene, data, {"rouge_l": {"at_least": 0.5}}, spec=ANSWERED)
-        assert only(check(scene, 3)).numbers["tries"] == 3
-
-    def test_rows_that_were_once_read_otherwise_are_the_same_rows(self, scene: Scene) -> None:
-        rows = new_rows(MANY)
-        further = [{**row, "x": f"{number}", "y": row["prompt"][::-1]} for number, row in enumerate(rows)]
-        data, tried = add_rows(scene, rows), add_rows(scene, further)
-        for number in (1, 2, 3):
-            publish(scene)
-            hand_scores(scene, ref(scene, number), tried, row_scores(), spec=NAMED, conditions=NAMED_PLAIN)
-        other = {"columns": "prompt=x,completion=y"}
-        spec, conditions = SPEC.model_copy(update=other), PLAIN.model_copy(update=other)
-        number = publish(scene)
-        hand_scores(scene, ref(scene, number), tried, row_scores(), spec=spec, conditions=conditions)
-        hand_scores(scene, ref(scene, 1), data, row_scores())
-        ask_for(scene, data, LOW)
-        assert only(check(scene, 1)).numbers["tries"] == 4
 
 
 def test_slices_are_judged_each_and_the_worst_is_named(scene: Scene) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.promotion.databases import ON_BOTH
 from sqlalchemy import select
 from support.keys import Pair, make_key
 from support.people import new_adapter
 from support.registries import World
+from support.usage import differing
 
 from registry.principal import Role
 from registry.promotion.models import Policy, StatementRow
@@ -22,7 +24,7 @@ from sdk.pulling.api_source import ApiSource
 from sdk.pulling.puller import Puller
 from sdk.pulling.signed_aliases import AliasSigner
 from sdk.pulling.source import StoredStatement
-from sdk.schemas.promotion import MOST_SIGNERS, AliasStatement, SignedStatement
+from sdk.schemas.statements import MOST_SIGNERS, AliasStatement, SignedStatement
 from sdk.signing import STATEMENT_FILE, read_public_half, sign
 
 
@@ -74,6 +76,15 @@ def rows(people: World, adapter: str) -> list[StatementRow]:
         return [row for row in session.scalars(select(StatementRow)) if row.statement["adapter"] == adapter]
 
 
+def fill(people: World, move: int, names: Sequence[str]) -> None:
+    """Store statements like one that is there, as if these people had handed them in."""
+    with people.services.db.write() as session:
+        like = session.scalars(select(StatementRow).where(StatementRow.move == move)).first()
+        columns = {column.name: getattr(like, column.name) for column in StatementRow.__table__.columns}
+        for number, name in enumerate(names):
+            session.add(StatementRow(**{**columns, "key_id": f"{number:064x}", "created_by": name}))
+
+
 class TestPromoting:
     def test_a_promotion_is_signed_and_pulled(
         self, writer: Client, admin: Client, adapter: str, pair: Pair, space: str, tmp_path: Path
@@ -90,6 +101,7 @@ class TestPromoting:
         path = writer.pull(f"{adapter}@production", tmp_path / "out", require_signed_alias=pair.public)
         assert (path / "adapter_config.json").is_file()
 
+    @ON_BOTH
     def test_each_move_has_a_larger_number(self, writer: Client, adapter: str, pair: Pair) -> None:
         moves = [writer.promote(f"{adapter}@v{number}", "production", sign=pair.private).move for number in (1, 2, 1)]
         assert moves == sorted(set(moves))
@@ -158,6 +170,7 @@ class TestHandingIn:
         writer.promote(f"{adapter}@v1", "staging")
         return adapter
 
+    @ON_BOTH
     def test_only_what_is_so_now_is_taken(self, people: World, writer: Client, moved: str, pair: Pair) -> None:
         now = writer.statements(moved, "production")
         first = writer.get(f"{moved}@v1").digest
@@ -267,30 +280,59 @@ class TestHandingIn:
         renewed = promoter.statements.sign(f"{moved}@v2", "production", pair.private)
         assert renewed.statement.policies == [digest]
 
-    def test_several_keys_sign_and_so_many_and_no_more(
-        self, people: World, writer: Client, moved: str, pair: Pair, other: Pair, tmp_path: Path
+    @ON_BOTH
+    def test_several_keys_sign_and_so_many_people_and_no_more(
+        self,
+        people: World,
+        writer: Client,
+        acting: Callable[..., Client],
+        space: str,
+        moved: str,
+        pair: Pair,
+        other: Pair,
+        tmp_path: Path,
     ) -> None:
         now = writer.statements(moved, "production")
-        for one in (pair, other):
-            writer.statements.sign(f"{moved}@v2", "production", one.private)
+        second, third = acting(**{space: Role.WRITER}), make_key(tmp_path / "third")
+        for client, one in ((writer, pair), (second, other)):
+            client.statements.sign(f"{moved}@v2", "production", one.private)
         for one in (pair, other):
             writer.pull(f"{moved}@production", require_signed_alias=one.public)
-        third = make_key(tmp_path / "third")
         with pytest.raises(VerificationFailed, match="2 signed statements, but none that"):
             writer.pull(f"{moved}@production", require_signed_alias=third.public)
-        with people.services.db.write() as session:
-            (like, _) = session.scalars(select(StatementRow).where(StatementRow.move == now.move)).all()
-            columns = {column.name: getattr(like, column.name) for column in StatementRow.__table__.columns}
-            for number in range(MOST_SIGNERS - 2):
-                session.add(StatementRow(**{**columns, "key_id": f"{number:064x}"}))
-        with pytest.raises(Conflict, match=f"{MOST_SIGNERS} keys have signed"):
-            writer.statements.sign(f"{moved}@v2", "production", third.private)
+        fill(people, now.move, [f"person {number}" for number in range(MOST_SIGNERS - 2)])
+        stranger = acting(**{space: Role.WRITER})
+        with pytest.raises(Conflict, match=f"{MOST_SIGNERS} people have signed"):
+            stranger.statements.sign(f"{moved}@v2", "production", third.private)
+        # Whoever has signed it already has a new key.
+        second.statements.sign(f"{moved}@v2", "production", third.private)
+        assert len({row.created_by for row in rows(people, moved)}) == len(rows(people, moved)) == MOST_SIGNERS
+        writer.pull(f"{moved}@production", require_signed_alias=third.public)
         # A statement of an earlier move makes room.
         writer.promote(f"{moved}@v1", "production", sign=pair.private)
-        writer.statements.sign(f"{moved}@v1", "production", third.private)
+        stranger.statements.sign(f"{moved}@v1", "production", other.private)
         assert len(rows(people, moved)) == MOST_SIGNERS
         now = writer.statements(moved, "production")
         assert {view.statement.move for view in now.statements[:2]} == {now.move}
+
+    def test_whoever_hands_in_many_keeps_nobody_out(
+        self,
+        people: World,
+        writer: Client,
+        acting: Callable[..., Client],
+        space: str,
+        moved: str,
+        pair: Pair,
+        other: Pair,
+    ) -> None:
+        now = writer.statements(moved, "production")
+        writer.statements.sign(f"{moved}@v2", "production", pair.private)
+        fill(people, now.move, ["junk"] * (MOST_SIGNERS - 1))
+        signer = acting(**{space: Role.WRITER})
+        signer.statements.sign(f"{moved}@v2", "production", other.private)
+        for one in (pair, other):
+            writer.pull(f"{moved}@production", require_signed_alias=one.public)
+        assert len(rows(people, moved)) == MOST_SIGNERS
 
     def test_statements_count_for_the_namespace(
         self, people: World, writer: Client, moved: str, space: str, pair: Pair
@@ -304,6 +346,7 @@ class TestHandingIn:
         (row,) = rows(people, moved)
         assert row.record_bytes > len(row.bundle)
         assert used() == before + row.record_bytes
+        assert space not in differing(people)
 
 
 class TestHostileRegistries:

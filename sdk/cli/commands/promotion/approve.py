@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from sdk.cli.support.listing_group import ListingGroup
 from sdk.cli.support.output import format_option, print_done, print_made, print_rows
 from sdk.cli.support.session import open_client
-from sdk.schemas.promotion import ApprovalView
+from sdk.schemas.approvals import ApprovalKind, ApprovalView
+
+if TYPE_CHECKING:
+    from sdk.client import Client
 
 _for = click.option("--for", "alias", required=True, metavar="ALIAS", help="The alias that it is about.")
 _reason = click.option("--reason", default="", help="The reason; kept with it.")
@@ -33,7 +38,7 @@ def approve_command(ref: str, alias: str, reason: str, withdraw: bool, style: st
     """
     with open_client() as client:
         if withdraw:
-            _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("approve", ref, alias).id), style)
+            _take_back(client, "approve", ref, alias, style)
             return
         view = client.approvals.approve(ref, alias, reason=reason)
     _given(view, style, reason, f"{view.created_by} approves of {view.ref} for {view.alias}")
@@ -55,7 +60,7 @@ def disapprove_command(ref: str, alias: str, reason: str, withdraw: bool, style:
     """
     with open_client() as client:
         if withdraw:
-            _withdrawn(client.approvals.withdraw(client.approvals.given_by_you("disapprove", ref, alias).id), style)
+            _take_back(client, "disapprove", ref, alias, style)
             return
         view = client.approvals.disapprove(ref, alias, reason=reason)
     _given(view, style, reason, f"{view.ref} can't become {view.alias} until this is withdrawn")
@@ -68,6 +73,10 @@ def _given(view: ApprovalView, style: str, reason: str, sentence: str) -> None:
     until = [f"it counts until {view.expires_at:%Y-%m-%d %H:%M}"] if view.expires_at and not void else []
     back = f"withdraw it with: adapterctl approvals withdraw {view.id}"
     print_made(style, view.model_dump(mode="json"), view.id, sentence, *before, *void, *until, back)
+
+
+def _take_back(client: Client, kind: ApprovalKind, ref: str, alias: str, style: str) -> None:
+    _withdrawn(client.approvals.withdraw(client.approvals.given_by_you(kind, ref, alias).id), style)
 
 
 def _withdrawn(view: ApprovalView, style: str) -> None:

@@ -20,7 +20,7 @@ from sdk.cli.support.decision_pages import (
 from sdk.cli.support.listing_group import ListingGroup
 from sdk.cli.support.output import format_option, print_facts, print_json, print_one, print_rows, writable
 from sdk.cli.support.session import open_client
-from sdk.schemas.promotion import Decision
+from sdk.schemas.decisions import Decision
 
 F = TypeVar("F", bound=Callable[..., Any])
 

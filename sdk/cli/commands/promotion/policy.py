@@ -10,7 +10,7 @@ from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import filled, format_option, print_done, print_json, print_one, print_rows, say
 from sdk.cli.support.policy_pages import asked_of, policy_lines
 from sdk.cli.support.session import open_client
-from sdk.schemas.promotion import PolicyView
+from sdk.schemas.policies import PolicyView
 
 
 @click.group(name="policy")

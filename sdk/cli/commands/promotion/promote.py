@@ -19,7 +19,8 @@ from sdk.schemas.aliases import AliasView
 
 if TYPE_CHECKING:
     from sdk.client import Client
-    from sdk.schemas.promotion import Decision, SignedStatementView
+    from sdk.schemas.decisions import Decision
+    from sdk.schemas.statements import SignedStatementView
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -20,19 +20,9 @@ from sdk.cli.support.decision_pages import document_of, facts_of, markdown_page,
 from sdk.cli.support.policy_pages import asked_of, policy_lines
 from sdk.nouns.decisions import would_move
 from sdk.objects import Job
+from sdk.schemas.decisions import Decision, DecisionOutcome, RuleOutcome, RuleResult, StandingPolicyView
 from sdk.schemas.jobs import JobState
-from sdk.schemas.promotion import (
-    Decision,
-    DecisionOutcome,
-    MetricRule,
-    PolicyDocument,
-    PolicyView,
-    ProbeRule,
-    RowsRule,
-    RuleOutcome,
-    RuleResult,
-    StandingPolicyView,
-)
+from sdk.schemas.policies import MetricRule, PolicyDocument, PolicyView, ProbeRule, RowsRule
 from sdk.submitting.given_policy import read_policies
 
 AT = datetime(2026, 1, 31, 12, 30, tzinfo=UTC)

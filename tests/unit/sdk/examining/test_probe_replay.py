@@ -25,7 +25,7 @@ from sdk.schemas.probe import (
     recorded_probe,
     says_probe,
 )
-from sdk.schemas.promotion import ProbeRecordView
+from sdk.schemas.probe_records import ProbeRecordView
 from sdk.schemas.version_records import TrainingRecord
 
 LONG = "model.language_model.layers.{}.mlp.shared_experts.down_projection_of_the_layer"

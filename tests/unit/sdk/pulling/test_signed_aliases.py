@@ -20,7 +20,7 @@ from sdk.formats.refs import Ref
 from sdk.pulling.cache import Cache
 from sdk.pulling.signed_aliases import AliasMemory, AliasSigner, SeenMove
 from sdk.pulling.source import StoredStatement
-from sdk.schemas.promotion import MOST_SIGNERS, AliasStatement
+from sdk.schemas.statements import MOST_SIGNERS, AliasStatement
 from sdk.signing import MANIFEST_FILE, MAX_BUNDLE_BYTES, STATEMENT_FILE, sign
 
 URL = "https://registry.example"

@@ -10,14 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sdk.errors import InvalidInput, NotFound
-from sdk.schemas.promotion import (
-    ContaminationRule,
-    ForgettingRule,
-    MetricRule,
-    PolicyDocument,
-    ProbeRule,
-    RowsRule,
-)
+from sdk.schemas.policies import ContaminationRule, ForgettingRule, MetricRule, PolicyDocument, ProbeRule, RowsRule
 from sdk.submitting.given_policy import as_yaml, read_policies, read_policy
 
 PUBLIC = "-----BEGIN PUBLIC KEY-----\nMFkwEwYH\n-----END PUBLIC KEY-----\n"

@@ -22,7 +22,7 @@ from registry.promotion.known_tries import known_tries
 from registry.promotion.models import Policy, TriedRows
 from registry.promotion.policies.finding import standing
 from registry.promotion.policies.service import Policies
-from sdk.schemas.promotion import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
+from sdk.schemas.policies import PolicyDocument, PolicyRemoval, PolicySetting, PolicyView
 
 #: Datasets of 100 rows by their shapes.
 DIGESTS = {shape: f"{number}" * 64 for number, shape in enumerate(("prompt", "text-label", "choices", "preference"))}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from registry.promotion.policies.loosening import loosened
-from sdk.schemas.promotion import PolicyDocument
+from sdk.schemas.policies import PolicyDocument
 
 DATA = "a" * 64
 FULL: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 
 from registry.promotion.policies.notes import Note, UsedRows, notes_on
 from registry.promotion.policies.showing import without_rows
-from sdk.schemas.promotion import PolicyDocument
+from sdk.schemas.policies import PolicyDocument
 
 DATA, OTHER = "a" * 64, "b" * 64
 
@@ -58,6 +58,12 @@ class TestUsedRows:
         assert noted == sorted(noted)
         assert not noted[0]
         assert noted[-1]
+
+    def test_of_answers_only_the_rows_that_are_answered_are_counted(self) -> None:
+        answered = {**of("rouge_l", at_least=0.3), "min_rows": 20, "evaluation": {"generate_rows": 20}}
+        (note,) = notes_on(policy(answered), {DATA: UsedRows(1000, 3)})
+        assert note.text.startswith("held@v1 has 1000 rows, of which the first 20 are answered, by which 3 versions of")
+        assert notes_on(policy({"min_rows": 20}), {DATA: UsedRows(1000, 3)}) == []
 
     def test_the_note_says_how_many_rows_the_next_one_needs(self) -> None:
         note = self.found(199)[0]

@@ -1,4 +1,4 @@
-"""Policies that an alias must fulfil before it moves, approvals, and the decisions that were made.
+"""Policies that an alias must fulfil before it moves.
 
 >>> rule = MetricRule(not_worse_than=0.01)
 >>> rule.references
@@ -11,30 +11,17 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
-from sdk.formats.refs import parse_alias, parse_name, parse_scope
-from sdk.schemas.aliases import AliasName, Name, Reason
-from sdk.schemas.evaluation import Better, EvaluationSpec
-from sdk.schemas.job_requests import EvaluationRequest
-from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, Open, Sha256, Wire, canonical_json
+from sdk.formats.refs import parse_alias, parse_scope
+from sdk.schemas.aliases import AliasName
+from sdk.schemas.evaluation import Better, EvaluationSpec, is_of_texts
+from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, Sha256, Wire
 
 #: The most rules over rows of a policy, metrics of one of them, keys that may sign, and approvals that are needed.
 MOST_REQUIRED, MOST_METRICS, MOST_KEYS, MOST_APPROVALS = 20, 20, 10, 20
-#: The most keys that may state what an alias names.
-MOST_SIGNERS = 20
-#: A statement may be so much ahead of the clock of whoever reads it, in seconds.
-AHEAD_S = 300.0
 #: The most scores that a policy asks for, over all rows: each takes up to three comparisons of rows.
 MOST_SCORES_ASKED = 60
 #: With fewer rows than this nothing is judged, whatever a policy says.
@@ -45,18 +32,6 @@ LEAST_SLICE_ROWS = 20
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _AGE = re.compile(r"([1-9][0-9]{0,6})([smhdw])")
 _REFERENCE = re.compile(r"incumbent|best|v[1-9][0-9]{0,8}")
-
-#: What an alias's rule found.
-RuleResult = Literal["passed", "failed", "unknown"]
-#: Which rule it is; "hidden": one that the reader may not see.
-RuleKind = Literal[
-    "floor", "not_worse", "forgetting", "contamination", "probe", "signature", "approvals", "base", "hidden"
-]
-#: How an alias was to be moved.
-MoveKind = Literal["set", "rollback", "remove"]
-#: What a decision came to: all rules passed; some did not; an admin moved it all the same; it went back to what it had named
-#: by a decision that passed.
-DecisionOutcome = Literal["passed", "refused", "overridden", "rolled_back"]
 
 
 def seconds_of(age: str) -> float:
@@ -157,6 +132,11 @@ class RowsRule(Wire):
         dict[Annotated[str, Field(min_length=1, max_length=100)], MetricRule],
         Field(min_length=1, max_length=MOST_METRICS),
     ]
+
+    @property
+    def first_rows(self) -> int | None:
+        """How many of the first rows judge by their answers, if any metric is a score of answers; None: all rows judge."""
+        return self.evaluation.generate_rows if any(map(is_of_texts, self.metrics)) else None
 
 
 class ForgettingRule(Wire):
@@ -281,193 +261,3 @@ class PolicyView(Wire):
     notes: Annotated[list[str], IF_ANY] = []
     created_by: str
     created_at: datetime
-
-
-class RuleOutcome(Wire):
-    """What one rule found."""
-
-    #: "rouge_l on heldout@v2 at least 0.3".
-    rule: str
-    kind: Annotated[RuleKind, Open]
-    outcome: RuleResult
-    #: score, near, bound, margin, difference, rows, alpha, tries …; what is not known is left out.
-    numbers: dict[str, float]
-    #: One line: what was found, and if it did not pass, what to do.
-    message: str
-    #: Of the policy: "team/*", and its version.
-    scope: str
-    policy: int
-    #: Digests of all datasets whose rows it says anything of: only who may read all of them sees it.
-    data: Annotated[list[Sha256], IF_ANY] = []
-    #: Whether the reader may not see what it asks; the other fields then say nothing of it.
-    hidden: Annotated[bool, IF_ANY] = False
-
-
-class StandingPolicyView(Wire):
-    """A policy that a decision was made by."""
-
-    scope: str
-    version: int
-    digest: Sha256
-
-
-class Decision(Wire):
-    """What was found when an alias was to move."""
-
-    id: str
-    adapter: str
-    alias: str
-    kind: Annotated[MoveKind, Open]
-    #: What it was to name; None: nothing.
-    ref: str | None
-    digest: str | None
-    number: int | None
-    #: What it named then.
-    from_number: int | None
-    outcome: Annotated[DecisionOutcome, Open]
-    #: Whether the alias moved, and the number of the move.
-    moved: bool
-    move: int | None = None
-    rules: list[RuleOutcome]
-    policies: list[StandingPolicyView]
-    notes: Annotated[list[str], IF_ANY] = []
-    #: The evaluations that would make unknown rules known, in the order in which they would be made.
-    missing: Annotated[list[EvaluationRequest], IF_ANY] = []
-    reason: str
-    decided_by: str
-    decided_at: datetime
-
-
-class PromotionCheck(Wire):
-    """A question: would this alias move to this version?"""
-
-    adapter: Annotated[Name, AfterValidator(parse_name)]
-    alias: Annotated[AliasName, AfterValidator(parse_alias)]
-    number: Annotated[int, Field(ge=1, le=10**9, examples=[3])]
-    #: As of a move.
-    expect: Annotated[Annotated[int, Field(ge=0, le=10**9)] | None, IF_SET] = None
-
-
-ApprovalKind = Literal["approve", "disapprove"]
-
-
-class ApprovalRequest(Wire):
-    """An approval of a version for an alias, or a veto."""
-
-    adapter: Annotated[Name, AfterValidator(parse_name)]
-    alias: Annotated[AliasName, AfterValidator(parse_alias)]
-    number: Annotated[int, Field(ge=1, le=10**9, examples=[3])]
-    kind: ApprovalKind
-    reason: Reason = ""
-
-
-class ApprovalWithdrawal(Wire):
-    """The withdrawal of one's own approval or veto."""
-
-    id: Annotated[str, Field(max_length=32)]
-
-
-class ApprovalView(Wire):
-    """An approval or a veto, and whether it counts."""
-
-    id: str
-    adapter: str
-    alias: str
-    ref: str
-    digest: str
-    kind: Annotated[ApprovalKind, Open]
-    reason: str
-    #: Why it does not count any more, or does not; None: it does.
-    void: str | None
-    created_by: str
-    created_at: datetime
-    withdrawn_at: datetime | None = None
-    expires_at: datetime | None = None
-
-
-class AliasStatement(Wire):
-    """What the signer of a promotion states: this alias names these bytes since this move."""
-
-    format: Literal["adapterctl.alias/1"] = "adapterctl.alias/1"
-    adapter: Annotated[Name, AfterValidator(parse_name)]
-    alias: Annotated[AliasName, AfterValidator(parse_alias)]
-    #: The number of the move; later moves of an alias have larger ones.
-    move: Annotated[int, Field(ge=1, le=2**53)]
-    digest: Sha256
-    #: When it was signed, by the signer's clock: "2026-01-31T12:00:00Z".
-    at: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
-    #: Digests of the policies that stood then, sorted.
-    policies: Annotated[list[Sha256], Field(max_length=3)]
-
-    @field_validator("at")
-    @classmethod
-    def _at_is_a_time(cls, value: str) -> str:
-        datetime.fromisoformat(value)
-        return value
-
-    @property
-    def at_s(self) -> float:
-        """When it was signed, in seconds since 1970."""
-        return datetime.fromisoformat(self.at).timestamp()
-
-    def canonical(self) -> bytes:
-        """Return the bytes that are signed."""
-        return canonical_json(self.model_dump())
-
-
-class SignedStatement(Wire):
-    """A statement with its signature."""
-
-    statement: AliasStatement
-    #: SHA-256 of the public key's DER form.
-    key_id: Sha256
-    #: In PEM, so that it can be seen that the bundle names this key; readers verify by the key that they have.
-    public_key: Annotated[str, Field(max_length=2000)]
-    #: A Sigstore bundle over the statement's canonical JSON.
-    bundle: Annotated[str, Field(min_length=2, max_length=65_536)]
-
-
-class SignedStatementView(SignedStatement):
-    """A statement as the registry keeps it. Only the public key that a reader has can tell whether it is genuine."""
-
-    created_by: str
-    created_at: datetime
-
-
-class StatedAlias(Wire):
-    """What an alias names now, and what its signers have stated of it."""
-
-    adapter: str
-    alias: str
-    ref: str
-    digest: str
-    #: The number of the move that made it name this.
-    move: int
-    #: Digests of the policies that stand for it, sorted.
-    policies: list[str]
-    #: The newest one of each signer, newest first; also of those that have stated nothing since earlier moves.
-    statements: list[SignedStatementView]
-
-
-class ProbeRecord(Wire):
-    """What a replay of a version's probe found."""
-
-    adapter: Annotated[Name, AfterValidator(parse_name)]
-    number: Annotated[int, Field(ge=1, le=10**9)]
-    digest: Sha256
-    #: Whether it agrees with the record, by the tolerances of `verify --probe`.
-    agrees: bool
-    #: The largest difference of a logit from the record, and how much rounding allows.
-    difference: Annotated[Annotated[float, Field(ge=0, le=1e15)] | None, IF_SET] = None
-    tolerance: Annotated[Annotated[float, Field(ge=0, le=1e15)] | None, IF_SET] = None
-    message: Annotated[str, Field(max_length=1000)] = ""
-
-
-class ProbeRecordView(ProbeRecord):
-    """A replay as the registry keeps it."""
-
-    created_by: str
-    created_at: datetime
-
-
-RULE_KINDS: tuple[str, ...] = get_args(RuleKind)

@@ -169,7 +169,8 @@ def _effect_on(prompt: ServedPrompt) -> float:
 def _fits(rows: Sequence[Continuation], scores: Sequence[Sequence[float]]) -> bool:
     """Whether there is a number for each token; NaN and infinities are none."""
     return len(rows) == len(scores) and all(
-        len(row.tokens) == len(found) and all(abs(each) <= _LARGEST for each in found) for row, found in zip(rows, scores, strict=True)
+        len(row.tokens) == len(found) and all(abs(each) <= _LARGEST for each in found)
+        for row, found in zip(rows, scores, strict=True)
     )
 
 

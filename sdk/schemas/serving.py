@@ -127,8 +127,9 @@ class ProbeVerdict(Wire):
     tokens: int
 
 
-#: Who made a served probe: the job that trained the version, a worker that measured it, or whoever published it.
-ProbeSource = Literal["training", "worker", "publisher"]
+#: Who made a served probe: the job that trained the version, a worker or an admin who measured it, or somebody else who may send
+#: versions to its namespace. This is the order in which they are preferred.
+ProbeSource = Literal["training", "worker", "sender"]
 
 
 class ServedProbeRecord(Wire):

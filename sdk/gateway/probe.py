@@ -38,8 +38,8 @@ _NEARER = 0.5
 _LEAST_NOISE, _LEAST_SHARE = 1e-3, 1 / 64
 #: The largest noise that a precision explains, in nats; beyond it the base is another one. Each is about three times what was seen.
 _MOST_NOISE: dict[DtypeName | None, float] = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.125, None: 0.125}
-#: The same where the base was quantised in training, and the engine's perhaps is not.
-_MOST_QUANTIZED = 0.75
+#: The same where the base was quantised in training, and the engine's perhaps is not: twice what was seen over a small base.
+_MOST_QUANTIZED = 1.5
 #: The largest log-probability, without its sign, that is a number.
 _LARGEST = 1e6
 #: How many of a base's scores are held.

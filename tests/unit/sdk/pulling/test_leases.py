@@ -6,19 +6,22 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
+from support.waiting import wait_until
 
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.formats.manifest import Contents, File
-from sdk.process_starts import process_started_at
 from sdk.pulling import leases
 from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.cache_maintenance import CacheEntry, entries, plan_prune, prune, verify
@@ -26,6 +29,7 @@ from sdk.pulling.filling import fill
 from sdk.pulling.http import HttpClient
 from sdk.pulling.leases import FolderLease, all_leases, lease, leased, leases_of, release, release_as_shown
 from sdk.pulling.transfer import hash_file
+from sdk.whole_files import write_whole
 
 OWNER = "serve-8011"
 
@@ -77,8 +81,6 @@ class Unaware(Shelf):
     """Plans to prune before there were leases, as one does who looked a moment too early."""
 
     def _found(self) -> list[CacheEntry]:
-        from dataclasses import replace
-
         return [replace(entry, leases=()) for entry in super()._found()]
 
 
@@ -252,6 +254,16 @@ class TestRemovers:
             lease(shelf.cache, shelf.digest, OWNER)
         assert leased(shelf.cache, shelf.digest)
 
+    def test_a_lease_waits_for_a_remover_and_finds_the_folder_gone(self, shelf: Shelf) -> None:
+        with ThreadPoolExecutor(1) as pool, shelf.cache.lock(shelf.digest):
+            taking = pool.submit(lease, shelf.cache, shelf.digest, OWNER)
+            with pytest.raises(TimeoutError):
+                taking.result(timeout=0.3)
+            shelf.cache.remove_folder(shelf.folder)
+        with pytest.raises(NotFound):
+            taking.result()
+        assert leased(shelf.cache, shelf.digest) == []
+
 
 # Processes that are killed.
 
@@ -344,36 +356,43 @@ def test_what_a_killed_remover_leaves_is_leased_whole_or_not_at_all(shelf: Shelf
     assert steps(shelf.prune, check, every=3) > 10
 
 
-_REMOVER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from unit_leases import Unaware
-shelf = Unaware(Path(sys.argv[1]))
-print("ready", flush=True)
-while True:
-    shelf.prune()
-    shelf.fill()
-"""
+@contextmanager
+def removing(shelf: Shelf, rounds: Path) -> Iterator[None]:
+    """During the block, a process that removes all that it may and brings it back, and says how often it has done so."""
+    rounds.write_text("0")
+    remover = os.fork()
+    if remover == 0:
+        try:
+            for number in count(1):
+                shelf.prune()
+                shelf.fill()
+                write_whole(rounds, str(number), durable=False)
+        except BaseException:  # noqa: BLE001 - the fork says it and ends
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(remover, signal.SIGKILL)
+        os.waitpid(remover, 0)
 
 
 def test_a_lease_holds_against_a_remover_that_works_at_the_same_time(unaware: Unaware, tmp_path: Path) -> None:
-    (tmp_path / "unit_leases.py").symlink_to(__file__)
-    command = [sys.executable, "-c", _REMOVER, str(unaware.cache.root), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as remover:
-        assert remover.stdout is not None
-        assert remover.stdout.readline() == b"ready\n"
-        got = missed = 0
-        while got < 25:
-            try:
-                held: FolderLease = lease(unaware.cache, unaware.digest, OWNER)
-            except NotFound:
-                missed += 1
-                continue
-            got += 1
-            for _ in range(5):
+    rounds = tmp_path / "rounds"
+    with removing(unaware, rounds):
+        wait_until(lambda: int(rounds.read_text()) > 0)
+        for _ in range(12):
+            held = _leased_at_last(unaware)
+            before = int(rounds.read_text())
+            # The round that was begun before the lease has ended by then, and another one too.
+            while int(rounds.read_text()) < before + 2:
                 assert (held.folder / "weights.bin").read_bytes() == b"weights"
                 assert (held.folder / MARKER).is_file()
             held.release()
-        remover.kill()
-    assert process_started_at(remover.pid) is None
+
+
+def _leased_at_last(shelf: Shelf) -> FolderLease:
+    while True:
+        with suppress(NotFound):
+            return lease(shelf.cache, shelf.digest, OWNER)

@@ -22,7 +22,6 @@ from support.waiting import wait_until
 
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.formats.manifest import Contents, File
-from sdk.pulling import leases
 from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.cache_maintenance import CacheEntry, entries, plan_prune, prune, verify
 from sdk.pulling.filling import fill
@@ -141,7 +140,7 @@ class TestLease:
         self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lease(shelf.cache, shelf.digest, OWNER)
-        monkeypatch.setattr(leases.socket, "gethostname", lambda: "other host/1")
+        monkeypatch.setattr(socket, "gethostname", lambda: "other host/1")
         lease(shelf.cache, shelf.digest, OWNER)
         assert [one.is_running for one in leased(shelf.cache, shelf.digest)] == [True, None] or [
             one.is_running for one in leased(shelf.cache, shelf.digest)
@@ -191,7 +190,7 @@ class TestRemovers:
     def test_a_plan_counts_on_nothing_that_is_in_use(self, shelf: Shelf) -> None:
         lease(shelf.cache, shelf.digest, OWNER)
         for options in ({"keep": 0}, {"keep_days": -1}, {"max_bytes": 0}):
-            plan = plan_prune(entries(shelf.cache), **options)  # type: ignore[arg-type]
+            plan = plan_prune(entries(shelf.cache), **options)
             assert [entry.digest for entry in plan.removed] == []
             assert [entry.digest for entry in plan.leased] == [entry.digest for entry in plan.kept] == [shelf.digest]
         assert plan_prune(entries(shelf.cache), keep=1).leased == []

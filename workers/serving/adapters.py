@@ -20,7 +20,7 @@ from sdk.lora.tensors import open_file
 from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.model.adapters import add_adapter, load_adapter, peft_config_of
 from workers.pipelines.model.causality import fixed_texts
-from workers.serving.errors import AdapterRefused
+from workers.serving.errors import AdapterRefused, BaseChanged
 from workers.serving.kinds import Outline, judge
 from workers.serving.passes import BASE, Tree
 from workers.serving.requests import Placement
@@ -71,13 +71,11 @@ class Adapters:
         self.base = HeldVersion(None, None, Placement.SHARES_A_BATCH, (), self._shared, BASE, vocabulary, truth)
 
     def prepare(self, name: str, folder: Path) -> HeldVersion:
-        """Read a version into a tree of its own, and look that it changes the base's answers. Raises AdapterRefused."""
+        """Read a version into a tree of its own, and look that it changes the base's answers, and not the base. Raises
+        AdapterRefused, BaseChanged.
+        """
         try:
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            # Refuses what PEFT must not be given.
-            peft_config_of(folder)
-            tensors = list(open_file(folder / WEIGHTS_FILE).tensors())
-            outline = Outline(config, tensors, self.base.vocabulary, self._embeddings)
+            outline = self._outline(folder)
             verdict = judge(outline)
             self._require_room(verdict.changes, folder)
             model = tree_of(self._bare.model, verdict.changes)
@@ -88,22 +86,35 @@ class Adapters:
             ) from error
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
-        tree, text = Tree(model), self._text_with(config)
+        finally:
+            self._require_unchanged()
+        tree, text = Tree(model), self._text_with(outline.config)
         truth, bare = self._logits(tree, text), self._logits(self._bare, text)
         if not bool(torch.isfinite(truth).all()):
             raise AdapterRefused(
                 f"it computes numbers that are not finite in {model.dtype}; serve it in float32, or look for the cause with:"
                 " adapterctl verify"
             )
-        if truth.shape == bare.shape and torch.equal(truth, bare):
+        effect = float((truth - bare).abs().max()) if truth.shape == bare.shape else math.inf
+        if not effect:
             raise AdapterRefused(
                 "it changes nothing of what the base answers; look for the cause with: adapterctl verify"
             )
-        if not (self._untouched.holds() and torch.equal(self._logits(self._bare, self._text), self.base.truth)):
-            raise RuntimeError(f"loading an adapter of the kinds {', '.join(verdict.kinds)} changed the base's weights")
         vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        effect = float((truth - bare).abs().max()) if truth.shape == bare.shape else math.inf
         return HeldVersion(name, folder, verdict.placement, verdict.kinds, tree, BASE, vocabulary, truth, effect)
+
+    def _outline(self, folder: Path) -> Outline:
+        # Refuses what PEFT must not be given.
+        peft_config_of(folder)
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = list(open_file(folder / WEIGHTS_FILE).tensors())
+        return Outline(config, tensors, self.base.vocabulary, self._embeddings)
+
+    def _require_unchanged(self) -> None:
+        if not (self._untouched.holds() and torch.equal(self._logits(self._bare, self._text), self.base.truth)):
+            raise BaseChanged(
+                "loading a version changed the base; start the engine again, and report the version's adapter_config.json"
+            )
 
     def admit(self, version: HeldVersion, beside: HeldVersion | None = None) -> HeldVersion:
         """Move a version that was prepared to where it is served; return it as it is served.
@@ -120,6 +131,10 @@ class Adapters:
             self._peft = add_adapter(self._peft or self._shared.model, version.folder, label)
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
+        if not self._untouched.holds():
+            raise BaseChanged(
+                "loading a version changed the base; start the engine again, and report its adapter_config.json"
+            )
         self._shared.mix()
         mixed = replace(version, tree=self._shared, label=label)
         if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):

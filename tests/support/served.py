@@ -16,8 +16,20 @@ from sdk.formats.peft_config import examine
 MARGIN = 1e-3
 
 
-def save_adapter(base: Path, folder: Path, *, seed: int, scale: float = 0.3, grown: int = 0, **settings: Any) -> Path:
-    """Save a random LoRA over a base with plain PEFT, everything that it trains changed; return its folder."""
+def save_adapter(
+    base: Path,
+    folder: Path,
+    *,
+    seed: int,
+    scale: float = 0.3,
+    grown: int = 0,
+    save_embeddings: bool = False,
+    **settings: Any,
+) -> Path:
+    """Save a random LoRA over a base with plain PEFT, everything that it trains changed; return its folder.
+
+    The vocabulary is `grown` by so many tokens. With `save_embeddings` the embeddings, changed too, are in the file.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -33,13 +45,22 @@ def save_adapter(base: Path, folder: Path, *, seed: int, scale: float = 0.3, gro
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.data += torch.randn(parameter.shape, generator=generator) * scale
-        adapted.save_pretrained(folder)
+        if save_embeddings:
+            for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+                weight = getattr(module, "base_layer", module).weight
+                weight.data += torch.randn(weight.shape, generator=generator) * scale
+        adapted.save_pretrained(folder, save_embedding_layers=bool(save_embeddings or grown))
     # As a push cleans it.
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     unusable = {each.path[0] for each in examine(config)}
     path.write_text(json.dumps({key: value for key, value in config.items() if key not in unusable}))
     return folder
+
+
+def rows_of(base: Path) -> int:
+    """Return for how many tokens a base has an embedding."""
+    return int(json.loads((base / "config.json").read_text())["vocab_size"])
 
 
 @cache

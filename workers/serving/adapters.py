@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from workers.serving.trees import Untouched, own_bytes, tree_of
 
 #: How far logits may move, as a share of the largest, because other rows are beside: roundings of the type, and at least so much.
 _ROUNDINGS, _LEAST_SHARE = 8, 1e-4
+_CHANGED = "loading a version changed the base; start the engine again, and report the version's adapter_config.json"
 #: How many of the tokens that an adapter trains are put into its text: without any, it might seem to change nothing.
 _TRAINED_TOKENS = 8
 
@@ -59,7 +61,6 @@ class Adapters:
 
     def __init__(self, model: Any) -> None:
         self._bare = Tree(model)
-        self._untouched = Untouched(model)
         self._shared = Tree(tree_of(model))
         #: The PeftModel around the shared tree; None before the first adapter.
         self._peft: Any = None
@@ -79,17 +80,18 @@ class Adapters:
             verdict = judge(outline)
             self._require_room(verdict.changes, folder)
             model = tree_of(self._bare.model, verdict.changes)
-            load_adapter(model, folder)
+            with self._unwritten(model):
+                load_adapter(model, folder)
         except (OSError, ValueError) as error:
             raise AdapterRefused(
                 f"its folder can't be read ({first_line(error)}); pull the version again with: adapterctl pull"
             ) from error
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
-        finally:
-            self._require_unchanged()
         tree, text = Tree(model), self._text_with(outline.config)
         truth, bare = self._logits(tree, text), self._logits(self._bare, text)
+        if not torch.equal(self._logits(self._bare, self._text), self.base.truth):
+            raise BaseChanged(_CHANGED)
         if not bool(torch.isfinite(truth).all()):
             raise AdapterRefused(
                 f"it computes numbers that are not finite in {model.dtype}; serve it in float32, or look for the cause with:"
@@ -110,12 +112,6 @@ class Adapters:
         tensors = list(open_file(folder / WEIGHTS_FILE).tensors())
         return Outline(config, tensors, self.base.vocabulary, self._embeddings)
 
-    def _require_unchanged(self) -> None:
-        if not (self._untouched.holds() and torch.equal(self._logits(self._bare, self._text), self.base.truth)):
-            raise BaseChanged(
-                "loading a version changed the base; start the engine again, and report the version's adapter_config.json"
-            )
-
     def admit(self, version: HeldVersion, beside: HeldVersion | None = None) -> HeldVersion:
         """Move a version that was prepared to where it is served; return it as it is served.
 
@@ -128,13 +124,10 @@ class Adapters:
         self._count += 1
         label = f"version{self._count}"
         try:
-            self._peft = add_adapter(self._peft or self._shared.model, version.folder, label)
+            with self._unwritten(self._shared.model):
+                self._peft = add_adapter(self._peft or self._shared.model, version.folder, label)
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
-        if not self._untouched.holds():
-            raise BaseChanged(
-                "loading a version changed the base; start the engine again, and report its adapter_config.json"
-            )
         self._shared.mix()
         mixed = replace(version, tree=self._shared, label=label)
         if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):
@@ -146,6 +139,16 @@ class Adapters:
         """Forget a version."""
         if version.tree is self._shared and version.label != BASE:
             self._delete(version.label)
+
+    @contextmanager
+    def _unwritten(self, tree: Any) -> Iterator[None]:
+        """Raise BaseChanged if what is done to a tree of modules writes to the base's weights."""
+        untouched = Untouched(self._bare.model, tree)
+        try:
+            yield
+        finally:
+            if not untouched.holds():
+                raise BaseChanged(_CHANGED)
 
     def _delete(self, label: str) -> None:
         self._peft.delete_adapter(label)

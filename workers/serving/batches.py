@@ -17,7 +17,7 @@ from workers.serving.sampling import Chooser, scored
 _log = logging.getLogger(__name__)
 
 
-class Asked:
+class OpenAnswer:
     """A question, and how far its answer is."""
 
     def __init__(self, question: Question, version: HeldVersion, on_piece: OnPiece) -> None:
@@ -76,10 +76,10 @@ class Asked:
             _log.error("an answer ended: who listens to it raised %s", type(error).__name__)
 
 
-class Reading:
+class PromptReading:
     """A prompt that is being read."""
 
-    def __init__(self, asked: Asked, *, part_tokens: int | None) -> None:
+    def __init__(self, asked: OpenAnswer, *, part_tokens: int | None) -> None:
         """`part_tokens`: how many tokens are read in one pass; None: all of them."""
         self.asked = asked
         self.cache = asked.version.tree.new_cache()
@@ -112,7 +112,7 @@ class Reading:
 class Batch:
     """Questions whose answers are decoded together, over one tree and in one cache."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: PromptReading) -> None:
         self.tree: Tree = reading.asked.version.tree
         self.rows = [reading.asked]
         self._cache = reading.cache
@@ -120,7 +120,7 @@ class Batch:
         self._lengths = [len(reading.asked.tokens) - 1]
         self._width = self._lengths[0]
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: PromptReading) -> None:
         """Add a question whose prompt was read."""
         join(self._cache, reading.cache)
         self.rows.append(reading.asked)
@@ -150,6 +150,6 @@ class Batch:
             self._width -= cut
 
 
-def most_places(rows: Sequence[Asked]) -> int:
+def most_places(rows: Sequence[OpenAnswer]) -> int:
     """Return how many places, padding included, one cache of rows may come to hold."""
     return len(rows) * max((row.most_tokens for row in rows), default=0)

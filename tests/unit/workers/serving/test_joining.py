@@ -9,11 +9,14 @@ import pytest
 from support import served
 from support.architectures import save_model
 from support.served import Listener
+from support.soak import MATRIX
 
 from workers.serving.errors import BaseRefused
 from workers.serving.loop import DecodeLoop
 from workers.serving.requests import Question
 
+#: Those that are tried in each run; the others in a matrix.
+ALWAYS = ("qwen3", "bloom", "mistral", "qwen3.5")
 #: Whether texts share a cache: windows, and states from token to token, can't be joined.
 JOINS = {
     "qwen3": True,
@@ -29,7 +32,7 @@ JOINS = {
 PROMPTS = ((40, 41, 99, 120, 77, 30, 31), (33, 150, 60), tuple(range(50, 62)))
 
 
-@pytest.mark.parametrize("name", JOINS)
+@pytest.mark.parametrize("name", JOINS if MATRIX else ALWAYS)
 def test_texts_beside_each_other_are_those_of_each_alone(tmp_path: Path, name: str) -> None:
     base = save_model(tmp_path / name, name, seed=5 if name == "qwen3" else 3)
     if name == "mistral":

@@ -179,8 +179,8 @@ def test_a_version_loaded_beside_answers_in_work_changes_none(
                 loading[0].start()
 
         answers = Listener(load), Listener()
-        loop.submit(Question(prompt, "a@v1", 200), answers[0])
-        loop.submit(Question(prompt, None, 200), answers[1])
+        loop.submit(Question(prompt, "a@v1", 60), answers[0])
+        loop.submit(Question(prompt, None, 60), answers[1])
         texts = [answer.wait() for answer in answers]
         loading[0].join()
         later = Listener()

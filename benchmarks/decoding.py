@@ -23,14 +23,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from workers.serving.loop import DecodeLoop
 from workers.serving.requests import Ended, Question, Token
 
-TOKENS, ROUNDS = 24, 2
+TOKENS, ROUNDS = 16, 2
 #: How far apart the two likeliest tokens are as long as texts are compared.
 MARGIN = 1e-3
 TEXTS = (
     "def add(a, b):\n",
-    "The capital of France is",
     "Write a docstring for a function that reads a file line by line and returns the longest line.",
-    "import os\n\ndef size(path):\n    return os.stat(path).st_size\n",
 )
 
 
@@ -139,13 +137,13 @@ def main() -> None:
         f"{len(asked)} at once: loop {1000 * together_s / count:.1f}, PEFT's adapter_names {1000 * batch_s / count:.1f},"
     )
     print(f"  PEFT one after the other {1000 * alone_s / count:.1f} CPU ms per token", flush=True)
-    question = ("v1", prompts[2])
+    question = ("v1", prompts[1])
     peft.set_adapter("v1")
     single_s = least(lambda: answers(loop, [question])[2])
     peer_s = least(lambda: generated(peft, [question[1]])[2])
     print(f"one: loop {1000 * single_s / TOKENS:.1f}, PEFT {1000 * peer_s / TOKENS:.1f} CPU ms per token")
     first_s = least(lambda: answers(loop, [question])[1])
-    print(f"first token of {len(prompts[2])} tokens of prompt: {1000 * first_s:.0f} CPU ms")
+    print(f"first token of {len(prompts[1])} tokens of prompt: {1000 * first_s:.0f} CPU ms")
     loop.close()
     raise SystemExit(different > 0)
 

@@ -12,8 +12,9 @@ from workers.serving.adapters import HeldVersion
 from workers.serving.caches import join, keep
 from workers.serving.passes import Tree
 from workers.serving.requests import Ended, EndReason, OnPiece, Question, Token
-from workers.serving.sampling import Chooser, scored
+from workers.serving.sampling import Chooser, NotANumber, scored
 
+NOT_FINITE = "the model's numbers are not finite at this precision; serve it in float32"
 _log = logging.getLogger(__name__)
 
 
@@ -29,6 +30,8 @@ class OpenAnswer:
         #: Set by any thread; the loop looks before each pass.
         self.cancelled = False
         self.ended = False
+        #: Whether who listens failed, and is called no more.
+        self._deaf = False
 
     @property
     def most_tokens(self) -> int:
@@ -49,7 +52,10 @@ class OpenAnswer:
         question = self.question
         if not question.max_tokens:
             return self.end(EndReason.LENGTH)
-        chosen = self._chooser.choose(logits)
+        try:
+            chosen = self._chooser.choose(logits)
+        except NotANumber:
+            return self.end(EndReason.FAILED, NOT_FINITE)
         if chosen in question.stop_ids:
             return self.end(EndReason.STOP)
         self.tokens.append(chosen)
@@ -68,10 +74,12 @@ class OpenAnswer:
             self._say(Ended(reason, error))
 
     def _say(self, piece: Token | Ended) -> None:
+        if self._deaf:
+            return
         try:
             self._on_piece(piece)
         except Exception as error:  # noqa: BLE001 - who listens may fail, and the others' answers go on
-            self.ended = True
+            self.ended = self._deaf = True
             # Its message could have parts of the answer.
             _log.error("an answer ended: who listens to it raised %s", type(error).__name__)
 

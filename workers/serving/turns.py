@@ -9,7 +9,7 @@ from typing import Any
 
 from workers.pipelines.errors import first_line
 from workers.pipelines.model.device import give_back, is_out_of_memory
-from workers.serving.batches import Batch, OpenAnswer, PromptReading, most_places
+from workers.serving.batches import NOT_FINITE, Batch, OpenAnswer, PromptReading, most_places
 from workers.serving.joining import Decoding
 from workers.serving.requests import EndReason
 from workers.serving.sampling import NotANumber
@@ -55,7 +55,8 @@ class DecodeTurns:
                 asked.end(EndReason.CANCELLED)
         self._tidy()
         if self._reading:
-            self._read_on(self._reading[0])
+            self._read_on(self._reading.popleft())
+            self._tidy()
         for batch in self._batches:
             _pass(batch.step, batch.rows)
         self._tidy()
@@ -74,9 +75,13 @@ class DecodeTurns:
 
     def _read_on(self, reading: PromptReading) -> None:
         asked = reading.asked
-        if not _pass(reading.step, [asked]) or asked.ended:
+        read = _pass(reading.step, [asked])
+        if asked.ended:
             return
-        self._reading.popleft()
+        if not read:
+            # Prompts take turns, so that a short one doesn't wait for a long one.
+            self._reading.append(reading)
+            return
         batch = next((each for each in self._batches if self._joins(asked, each)), None)
         if batch is None:
             self._batches.append(Batch(reading))
@@ -106,7 +111,7 @@ def _pass(step: Callable[[], Any], rows: list[OpenAnswer]) -> Any:
     try:
         return step()
     except NotANumber:
-        message = "the model's numbers are not finite at this precision; serve it in float32"
+        message = NOT_FINITE
     except Exception as error:  # noqa: BLE001 - whatever a model raises
         message = f"the model failed ({first_line(error)}); ask again, or report this base and these library versions"
         if is_out_of_memory(error):

@@ -216,6 +216,16 @@ def test_a_released_version_answers_to_the_end_and_is_unknown(
         again = Listener()
         loop.submit(Question(prompt, "a@v1", 12), again)
         assert again.wait() == alone("a@v2", prompt, 12)
+        # After the last one, the base answers, and more can be loaded.
+        for name in adapters:
+            loop.release(name)
+        bare = Listener()
+        loop.submit(Question(prompt, None, 12), bare)
+        assert bare.wait() == alone(None, prompt, 12)
+        loop.load("a@v1", adapters["a@v1"])
+        last = Listener()
+        loop.submit(Question(prompt, "a@v1", 12), last)
+        assert last.wait() == alone("a@v1", prompt, 12)
 
 
 def test_a_name_means_one_folder(loop: DecodeLoop, adapters: dict[str, Path]) -> None:
@@ -300,6 +310,27 @@ def test_whoever_listens_and_fails_ends_only_its_own_answer(loop: DecodeLoop, al
     loop.submit(Question(prompt, "a@v2", 10), answer)
     assert answer.wait() == alone("a@v2", prompt, 10)
     assert loop.running == 0
+
+
+def test_a_row_whose_numbers_are_not_finite_fails_alone(base: Path, adapters: dict[str, Path], alone: Alone) -> None:
+    prompt = prompt_of(125, 7)
+    with DecodeLoop(base, dtype="float32") as loop:
+        loop.load("a@v1", adapters["a@v1"])
+        failing = Listener(lambda count: _overflow(loop) if count == 2 else None)
+        beside = Listener()
+        loop.submit(Question(prompt, "a@v1", 12), failing)
+        loop.submit(Question(prompt, None, 12), beside)
+        assert beside.wait() == alone(None, prompt, 12)
+        failing.wait()
+    assert failing.ended.reason is EndReason.FAILED
+    assert failing.ended.error.endswith("serve it in float32")
+
+
+def _overflow(loop: DecodeLoop) -> None:
+    """Make the first version's matrices too large for its type."""
+    for name, parameter in loop._adapters._shared.model.named_parameters():
+        if "lora_B.version1" in name:
+            parameter.data.fill_(float("inf"))
 
 
 def test_closing_cancels_what_is_in_work_and_what_waits(base: Path) -> None:

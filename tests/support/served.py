@@ -40,7 +40,10 @@ def save_adapter(
         if grown:
             model.resize_token_embeddings(model.config.vocab_size + grown, mean_resizing=False)
         given = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **settings}
-        adapted = get_peft_model(model, LoraConfig(**given))
+        with torch.random.fork_rng(devices=[]):
+            # PEFT begins with random matrices.
+            torch.manual_seed(seed)
+            adapted = get_peft_model(model, LoraConfig(**given))
         generator = torch.Generator().manual_seed(seed)
         for parameter in adapted.parameters():
             if parameter.requires_grad:

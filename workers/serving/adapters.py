@@ -30,6 +30,8 @@ from workers.serving.trees import Untouched, own_bytes, tree_of
 
 #: How far logits may move, as a share of the largest, because other rows are beside: roundings of the type, and at least so much.
 _ROUNDINGS, _LEAST_SHARE = 8, 1e-4
+#: How long the text is by which versions are proved: answers in work wait as long as it is read.
+_TEXT_TOKENS = 6
 _CHANGED = "loading a version changed the base; start the engine again, and report the version's adapter_config.json"
 #: How many of the tokens that an adapter trains are put into its text: without any, it might seem to change nothing.
 _TRAINED_TOKENS = 8
@@ -66,7 +68,7 @@ class Adapters:
         #: The PeftModel around the shared tree; None before the first adapter.
         self._peft: Any = None
         self._count = 0
-        self._text = fixed_texts(model)[:1]
+        self._text = fixed_texts(model)[:1, :_TEXT_TOKENS]
         self._embeddings = _embeddings_of(model)
         vocabulary = int(model.get_input_embeddings().weight.shape[0])
         truth = self._logits(self._bare, self._text)
@@ -91,7 +93,8 @@ class Adapters:
             raise AdapterRefused(_lower(error.message)) from error
         tree, text = Tree(model), self._text_with(outline.config)
         truth, bare = self._logits(tree, text), self._logits(self._bare, text)
-        if not torch.equal(self._logits(self._bare, self._text), self.base.truth):
+        fixed = bare if text is self._text else self._logits(self._bare, self._text)
+        if not torch.equal(fixed, self.base.truth):
             raise BaseChanged(_CHANGED)
         if not bool(torch.isfinite(truth).all()):
             raise AdapterRefused(

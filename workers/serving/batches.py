@@ -94,6 +94,11 @@ class PromptReading:
         self._part = part_tokens or len(asked.tokens)
         self._at = 0
 
+    @property
+    def next_tokens(self) -> int:
+        """How many tokens are read next."""
+        return min(self._part, len(self.asked.tokens) - self._at)
+
     def step(self) -> bool:
         """Read the next part; return whether it was the last one, after which the first token is chosen."""
         asked, at = self.asked, self._at

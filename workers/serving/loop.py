@@ -1,7 +1,7 @@
 """The decode loop: one base, its versions by name, and one thread that answers questions over them together.
 
 Questions join between two passes and leave as soon as they end or are cancelled. A prompt is read alone, in parts, with
-a pass of the answers in work between two of them.
+a pass of the answers in work after so many tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from workers.serving.turns import DecodeTurns
 
 #: The share of the memory that is available beside the base that caches may take.
 _CACHE_SHARE = 0.25
-#: How many tokens of a prompt are read between two passes of the answers in work.
+#: How many tokens of prompts are read between two passes of the answers in work.
 _PART_TOKENS = 256
 
 

@@ -49,14 +49,13 @@ class DecodeTurns:
         self._reading.append(PromptReading(asked, part_tokens=parts))
 
     def turn(self) -> None:
-        """Let those go that were cancelled, read the next part of a prompt, and decode the next token of each answer."""
+        """Let those go that were cancelled, read the next parts of prompts, and decode the next token of each answer."""
         for asked in self.asked():
             if asked.cancelled:
                 asked.end(EndReason.CANCELLED)
         self._tidy()
-        if self._reading:
-            self._read_on(self._reading.popleft())
-            self._tidy()
+        self._read()
+        self._tidy()
         for batch in self._batches:
             _pass(batch.step, batch.rows)
         self._tidy()
@@ -72,6 +71,16 @@ class DecodeTurns:
         for batch in self._batches:
             batch.drop_ended()
         self._batches = [batch for batch in self._batches if batch.rows]
+
+    def _read(self) -> None:
+        """Read the next parts of prompts, until about as many tokens are read as one part may have."""
+        tokens = self._part_tokens
+        for _ in range(len(self._reading)):
+            if tokens <= 0:
+                return
+            reading = self._reading.popleft()
+            tokens -= reading.next_tokens
+            self._read_on(reading)
 
     def _read_on(self, reading: PromptReading) -> None:
         asked = reading.asked

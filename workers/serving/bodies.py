@@ -42,7 +42,7 @@ class LoadBody(Wire):
     name: Annotated[str, Field(min_length=1, max_length=512)]
     folder: Annotated[str, Field(min_length=1, max_length=4096)]
     #: Tokens that end what it has learnt.
-    stop_ids: _TokenIds = []
+    stop_ids: _TokenIds = []  # noqa: RUF012 - a model's default is copied
     #: The day that its template writes; None: that of its folder, or else today.
     day: Day | None = None
     #: The SHA-256 of the template that its rows were rendered with; None: that in its folder, or else the base's.
@@ -69,7 +69,10 @@ def parse_body(kind: type[T], body: bytes) -> T:
     problem = str(first["msg"])[:200].removesuffix(".")
     where = f"`{place}`" if place else "the body"
     raise RequestRefused(
-        400, "invalid_value", f"{where} can't be used ({problem[:1].lower()}{problem[1:]}); correct it", param=place or None
+        400,
+        "invalid_value",
+        f"{where} can't be used ({problem[:1].lower()}{problem[1:]}); correct it",
+        param=place or None,
     ) from None
 
 

@@ -121,9 +121,7 @@ class ServedEngine:
                 409, "name_taken", "`base` is the base itself; load the version as NAME@vN", param="name"
             )
         if not folder.is_dir():
-            raise RequestRefused(
-                422, "refused", "there is no such folder here; pull the version again", param="folder"
-            )
+            raise RequestRefused(422, "refused", "there is no such folder here; pull the version again", param="folder")
         known = self.versions.get(body.name)
         if known is not None and known.folder != folder:
             raise RequestRefused(

@@ -72,6 +72,9 @@ class PromptRenderer:
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
+            if self._child is not None and self._child.poll() is not None:
+                self._end(self._child)
+                self._child = None
             child = self._child = self._child or self._started()
             assert child.stdin is not None
             assert child.stdout is not None
@@ -98,7 +101,7 @@ class PromptRenderer:
     @staticmethod
     def _started() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "workers.serving.rendering"],  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-P", "-m", "workers.serving.rendering"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

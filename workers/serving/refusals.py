@@ -32,4 +32,5 @@ def note_error(error: BaseException) -> None:
     """Log where an error came from, and not what it says, which may quote a prompt."""
     frames = traceback.extract_tb(error.__traceback__)
     places = ", ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames[-6:]))
-    print(f"{type(error).__name__} at {places}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{type(error).__name__} at {places}\n")
+    sys.stderr.flush()

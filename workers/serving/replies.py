@@ -47,6 +47,7 @@ class Reply(Response):
         self._streams, self._most_waiting, self._stalled_s = streams, most_waiting, stalled_s
         self.background = None
         self._finish: Finish = "length"
+        self._stopped_by_token = False
         self._answer: AnswerStream = prepared.answer()
         self._running: RunningQuestion | None = None
 
@@ -104,7 +105,9 @@ class Reply(Response):
             async for delta in deltas:
                 events = b"" if begun else self._first()
                 if not begun:
-                    await self._put(send, {"type": "http.response.start", "status": 200, "headers": _SERVER_SENT_EVENTS})
+                    await self._put(
+                        send, {"type": "http.response.start", "status": 200, "headers": _SERVER_SENT_EVENTS}
+                    )
                     begun = True
                 if delta:
                     events += event(self._shape.chunk(delta.content, delta.reasoning, delta.tokens))
@@ -136,8 +139,8 @@ class Reply(Response):
                 if isinstance(piece, Ended):
                     _require_whole(piece)
                     delta += answer.end()
-                    stopped = answer.stopped or piece.reason is EndReason.STOP
-                    self._finish = "stop" if stopped else "length"
+                    self._stopped_by_token = piece.reason is EndReason.STOP and not answer.stopped
+                    self._finish = "stop" if answer.stopped or self._stopped_by_token else "length"
                     yield delta
                     return
                 if len(scored) < prompt_tokens:
@@ -156,7 +159,8 @@ class Reply(Response):
             delta = Delta()
 
     def _usage(self) -> TokenUsage:
-        return TokenUsage(len(self._prepared.question.prompt), self._answer.tokens)
+        # The token at which it stopped was generated too, as engines count.
+        return TokenUsage(len(self._prepared.question.prompt), self._answer.tokens + self._stopped_by_token)
 
     async def _send_whole(self, send: Send, status: int, body: bytes) -> None:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

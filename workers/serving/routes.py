@@ -90,9 +90,7 @@ class EngineRoutes:
 
     async def _models(self, request: Request) -> Response:
         names = [BASE_NAME, *sorted(self._engine.versions)]
-        models = [
-            {"id": name, "object": "model", "created": self._started, "owned_by": "adapterctl"} for name in names
-        ]
+        models = [{"id": name, "object": "model", "created": self._started, "owned_by": "adapterctl"} for name in names]
         return JSONResponse({"object": "list", "data": models})
 
     async def _load(self, request: Request) -> Response:
@@ -141,4 +139,3 @@ async def _body(request: Request) -> bytes:
 
 def _broken() -> RequestRefused:
     return RequestRefused(500, "internal", "the engine program failed at this request; its log says where")
-

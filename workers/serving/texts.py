@@ -70,7 +70,9 @@ class Vocabulary:
         """Return what a token adds to a text, or what it begins one with."""
         if (token, first) not in self._known:
             text = self.decode([token]) if first else self.decode([*self._anchor, token])[self._anchored :]
-            self._known[token, first] = text.encode("utf-8", "replace") if BROKEN not in text else self._part(token, text)
+            self._known[token, first] = (
+                text.encode("utf-8", "replace") if BROKEN not in text else self._part(token, text)
+            )
         return self._known[token, first]
 
     def _part(self, token: int, text: str) -> bytes:

@@ -35,7 +35,9 @@ def test_any_pieces_give_what_is_before_the_first_stop_text(text: str, stops: li
     assert (shown, found.stopped) == by_characters(text, stops)
 
 
-@pytest.mark.parametrize("pieces", [["one STOP two"], ["one ST", "OP two"], ["one S", "T", "O", "P", " two"], list("one STOP two")])
+@pytest.mark.parametrize(
+    "pieces", [["one STOP two"], ["one ST", "OP two"], ["one S", "T", "O", "P", " two"], list("one STOP two")]
+)
 def test_text_after_a_stop_text_is_never_shown(pieces: list[str]) -> None:
     stops = StopTexts(["STOP"])
     assert "".join(map(stops.add, pieces)) + stops.end() == "one "

@@ -16,7 +16,9 @@ from workers.serving.texts import Vocabulary
 
 MARKS = "<|im_start|><|im_end|><|end|><|start|><|channel|><|message|><think></think>"
 COMMON = Thoughts()
-LED = Thoughts((Notation("<think>", ("</think>\n\n", "</think>")), *Thoughts().notations), ("<|im_start|>", "assistant:"))
+LED = Thoughts(
+    (Notation("<think>", ("</think>\n\n", "</think>")), *Thoughts().notations), ("<|im_start|>", "assistant:")
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,14 @@ def expected(tokenizer: Any, ids: list[int], thoughts: Thoughts, *, within: bool
 
 
 PARTS = ["<think>", "</think>", "\n\n", " ", "so", "<th", "</th", "ink>", "<|channel|>analysis<|message|>", "<|end|>"]
-PARTS += ["<|start|>assistant<|channel|>final<|message|>", "<|channel|>final<|message|>", "<|im_start|>", "assistant:", "é", "€"]
+PARTS += [
+    "<|start|>assistant<|channel|>final<|message|>",
+    "<|channel|>final<|message|>",
+    "<|im_start|>",
+    "assistant:",
+    "é",
+    "€",
+]
 
 
 @pytest.mark.parametrize("within", [False, True])

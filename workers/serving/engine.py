@@ -41,9 +41,13 @@ class RunningQuestion(Protocol):
 class Decoding(Protocol):
     """The decode loop."""
 
-    running: int
-    queued: int
-    context_tokens: int
+    @property
+    def running(self) -> int:
+        """How many questions are in work."""
+
+    @property
+    def queued(self) -> int:
+        """How many wait."""
 
     def load(self, name: str, folder: Path) -> Placement:
         """Make a version answer under its name."""
@@ -53,6 +57,9 @@ class Decoding(Protocol):
 
     def submit(self, question: Question, on_piece: OnPiece) -> RunningQuestion:
         """Have a question answered."""
+
+    def close(self) -> None:
+        """Cancel what runs, and end."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ class ServedEngine:
     _loading: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "loading"))
 
     def close(self) -> None:
-        """End the threads, and the renderer."""
+        """End the decode loop, the threads, and the renderer."""
+        self.loop.close()
         self.renderer.close()
         for pool in (self._rendering, self._encoding, self._loading):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -17,12 +18,20 @@ from workers.serving.openai_shapes import DONE, ChatShape, CompletionShape, Fini
 from workers.serving.refusals import RequestRefused, error_object, note_error
 from workers.serving.requests import Ended, EndReason, Token
 
-#: For how long a client may take nothing of what is sent.
-STALLED_S = 60.0
 _SERVER_SENT_EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
 ]
+
+
+@dataclass(frozen=True)
+class ReplyLimits:
+    """What a client that reads slowly is granted."""
+
+    #: The most tokens that wait for it.
+    most_waiting: int = MOST_WAITING
+    #: For how long it may take nothing of what is sent.
+    stalled_s: float = 60.0
 
 
 class AnswerFailed(Exception):  # noqa: N818 - it reads as what happened
@@ -40,11 +49,10 @@ class Reply(Response):
         shape: ChatShape | CompletionShape,
         *,
         streams: bool,
-        most_waiting: int = MOST_WAITING,
-        stalled_s: float = STALLED_S,
+        limits: ReplyLimits,
     ) -> None:
         self._engine, self._activity, self._prepared, self._shape = engine, activity, prepared, shape
-        self._streams, self._most_waiting, self._stalled_s = streams, most_waiting, stalled_s
+        self._streams, self._limits = streams, limits
         self.background = None
         self._finish: Finish = "length"
         self._stopped_by_token = False
@@ -56,7 +64,7 @@ class Reply(Response):
         with self._activity.one():
             sending = asyncio.create_task(self._send(send))
             watching = asyncio.create_task(_gone(receive))
-            self._mailbox = Mailbox(most=self._most_waiting, on_full=sending.cancel)
+            self._mailbox = Mailbox(most=self._limits.most_waiting, on_full=sending.cancel)
             try:
                 await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -169,7 +177,7 @@ class Reply(Response):
 
     async def _put(self, send: Send, message: Message) -> None:
         """Send a part; it waits while the client has not taken the ones before. Raises TimeoutError if that takes too long."""
-        async with asyncio.timeout(self._stalled_s):
+        async with asyncio.timeout(self._limits.stalled_s):
             await send(message)
 
 

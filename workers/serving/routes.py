@@ -24,7 +24,7 @@ from workers.serving.bodies import (
 from workers.serving.engine import BASE_NAME, Prepared, ServedEngine
 from workers.serving.openai_shapes import ChatShape, CompletionShape
 from workers.serving.refusals import RequestRefused, note_error
-from workers.serving.replies import Reply
+from workers.serving.replies import Reply, ReplyLimits
 from workers.serving.versions import digest_of_template
 
 #: The most requests at once, with those that are prepared: each may have a whole body in memory.
@@ -36,9 +36,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class EngineRoutes:
     """The application over one engine."""
 
-    def __init__(self, engine: ServedEngine, activity: Activity, *, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        engine: ServedEngine,
+        activity: Activity,
+        *,
+        facts: dict[str, Any],
+        limits: ReplyLimits = ReplyLimits(),  # noqa: B008 - it never changes
+    ) -> None:
         """`facts`: what `/health` says that never changes: base, fingerprint, dtype, device."""
         self._engine, self._activity, self._facts = engine, activity, facts
+        self._limits = limits
         self._started = int(time.time())
         self.app = Starlette(
             routes=[
@@ -116,7 +124,7 @@ class EngineRoutes:
     def _reply(
         self, prepared: Prepared, shape: ChatShape | CompletionShape, body: EngineChat | EngineCompletion
     ) -> Response:
-        return Reply(self._engine, self._activity, prepared, shape, streams=bool(body.stream))
+        return Reply(self._engine, self._activity, prepared, shape, streams=bool(body.stream), limits=self._limits)
 
 
 def _includes_usage(body: EngineChat | EngineCompletion) -> bool:

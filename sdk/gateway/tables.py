@@ -1,0 +1,182 @@
+"""What the names of the served namespaces mean, as the registry last said: looked up every few seconds, and at once when it
+changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from sdk.errors import AdapterctlError, NotAllowed, NotFound, Unavailable
+from sdk.gateway.table_file import LastTable, TableFile
+from sdk.schemas.serving import ServedAdapter, ServingTable
+
+#: How often tables are looked up whatever the feed says, in seconds: what is deleted is served for ten at most.
+LOOK_S = 7.0
+#: The pause after a feed that couldn't be asked, in seconds.
+_PAUSE_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Registry(Protocol):
+    """What is asked of a registry."""
+
+    #: Whether it says at once when something changes; one that doesn't is looked at more often.
+    look_s: float
+    has_feed: bool
+
+    async def table(self, namespace: str, etag: str | None) -> tuple[ServingTable, str | None] | None:
+        """Return a table with its ETag; None if it is still the one with `etag`. Raises AdapterctlError."""
+        ...
+
+    async def changed(self, namespace: str, after: str | None) -> str:
+        """Wait until a table has changed after a position in the feed, or for some time; return the new position.
+
+        Raises AdapterctlError.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TableAge:
+    """How old the tables are."""
+
+    #: When the registry last said all of them, and since when it is away, in seconds since 1970; None: never, and it isn't.
+    looked_at: float | None
+    away_since: float | None
+
+    @property
+    def texts(self) -> tuple[str | None, str | None]:
+        """Return both as times of day."""
+        return _text(self.looked_at), _text(self.away_since)
+
+
+class Tables:
+    """The tables of some namespaces. `on_change` gets all adapters in them, each time that something changes."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        files: Mapping[str, TableFile],
+        *,
+        on_change: Callable[[Sequence[ServedAdapter]], None],
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self._registry, self._files, self._on_change, self._say = registry, files, on_change, say
+        self._last: dict[str, LastTable] = {}
+        self._away_since: float | None = None
+        self._look = asyncio.Event()
+
+    @property
+    def age(self) -> TableAge:
+        """How old they are."""
+        whole = len(self._last) == len(self._files)
+        return TableAge(min(each.looked_at for each in self._last.values()) if whole else None, self._away_since)
+
+    async def start(self) -> Sequence[ServedAdapter]:
+        """Look all of them up, or read the last ones while the registry is away; return all adapters in them.
+
+        Raises Unavailable if it is away and there are no last ones, and what the registry says of a namespace that may not be seen.
+        """
+        for namespace, file in self._files.items():
+            last = file.read()
+            try:
+                await self._ask(namespace, last)
+            except Unavailable as error:
+                if last is None:
+                    raise
+                self._last[namespace] = last
+                self._is_away(error, last.looked_at)
+        return self._adapters()
+
+    async def run(self) -> None:
+        """Look again and again, without an end."""
+        feeds = [asyncio.create_task(self._follow(namespace)) for namespace in self._files if self._registry.has_feed]
+        try:
+            while True:
+                begun = time.monotonic()
+                await self.look()
+                self._look.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, self._registry.look_s - (time.monotonic() - begun))):
+                        await self._look.wait()
+        finally:
+            for feed in feeds:
+                feed.cancel()
+
+    async def look(self) -> None:
+        """Look all of them up once."""
+        before = [self._last.get(namespace) for namespace in self._files]
+        results = await asyncio.gather(*(self._look_at(namespace) for namespace in self._files))
+        if all(results) and self._away_since is not None:
+            self._away_since = None
+            self._say("the registry is there again")
+        after = [self._last.get(namespace) for namespace in self._files]
+        if [each and each.table for each in before] != [each and each.table for each in after]:
+            self._on_change(self._adapters())
+
+    async def _look_at(self, namespace: str) -> bool:
+        """Look one of them up; return whether the registry answered."""
+        try:
+            await self._ask(namespace, self._last.get(namespace))
+        except (NotFound, NotAllowed) as error:
+            # It answers: this gateway may not see the namespace any more, or there is none.
+            if self._last.get(namespace) is None or self._last[namespace].table.adapters:
+                self._say(f"nothing of the namespace {namespace} is served any more: {error}")
+            self._note(namespace, ServingTable(namespace=namespace, adapters=[]), None)
+        except AdapterctlError as error:
+            self._is_away(error, self._last[namespace].looked_at if namespace in self._last else time.time())
+            return False
+        return True
+
+    async def _ask(self, namespace: str, last: LastTable | None) -> None:
+        found = await self._registry.table(namespace, None if last is None else last.etag)
+        if found is not None:
+            self._note(namespace, *found)
+        elif last is not None:
+            self._last[namespace] = LastTable(last.table, last.etag, time.time())
+            with suppress(OSError):
+                self._files[namespace].touch()
+
+    def _note(self, namespace: str, table: ServingTable, etag: str | None) -> None:
+        self._last[namespace] = LastTable(table, etag, time.time())
+        try:
+            self._files[namespace].write(table, etag=etag)
+        except OSError as error:
+            self._say(
+                f"the table of {namespace} can't be written ({error.strerror}); a restart without the registry won't have it"
+            )
+
+    async def _follow(self, namespace: str) -> None:
+        """Look at once whenever the feed says so."""
+        position: str | None = None
+        while True:
+            try:
+                later = await self._registry.changed(namespace, position)
+            except AdapterctlError:
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            if later != position:
+                position = later
+                self._look.set()
+
+    def _is_away(self, error: AdapterctlError, since: float) -> None:
+        if self._away_since is None:
+            self._away_since = since
+            self._say(f"the registry is away, and what is loaded goes on: {error}")
+
+    def _adapters(self) -> list[ServedAdapter]:
+        return [adapter for each in self._last.values() for adapter in each.table.adapters]
+
+
+def _text(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

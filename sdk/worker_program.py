@@ -51,6 +51,14 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
         )
 
 
+def program_environment() -> dict[str, str]:
+    """Return the variables that a program gets, with which it can end together with this process."""
+    return {
+        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+
+
 def run_program(
     module: str, *args: str, asked: bytes = b"", timeout_s: float, late: str, param: str | None = None
 ) -> dict[str, Any] | None:
@@ -66,10 +74,7 @@ def run_program(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={
-            **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            PARENT_VARIABLE: str(os.getpid()),
-        },
+        env=program_environment(),
     )
     try:
         output, _ = child.communicate(asked, timeout=timeout_s)

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +19,14 @@ import httpx
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from sdk.gateway.chat_answers import ChatLines, chat_answer
 from sdk.gateway.engines.engine import Facts, Upstream
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import Keys, Rights
 from sdk.gateway.refusals import Refused, unknown_model
-from sdk.gateway.requests import MAX_BODY_BYTES, ChatBody, CompletionBody, parse, require_taken, written
-from sdk.gateway.streams import BrokenAnswerError, Caller, RenamedLines, event, renamed, whole
+from sdk.gateway.requests import MAX_BODY_BYTES, ChatBody, CompletionBody, as_completion, parse, require_taken, written
+from sdk.gateway.streams import BrokenAnswerError, Caller, RenamedLines, event, renamed, when_set, whole
+from sdk.gateway.templates import Templates
 from sdk.schemas.completions import CompletionRequest
 
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
@@ -81,24 +83,6 @@ class Versions(Protocol):
         ...
 
 
-class Rendering(Protocol):
-    """Chats whose template an engine doesn't have."""
-
-    async def prompted(self, held: Held, request: ChatBody) -> Prompted:
-        """Return how a chat is sent to the engine. Raises Refused."""
-        ...
-
-
-@dataclass(frozen=True)
-class Prompted:
-    """How a chat is sent: as it is, or as the tokens that its version's template makes of it."""
-
-    #: None: the engine renders it.
-    tokens: list[int] | None = None
-    #: What is added to the body: at which tokens the answer ends.
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Standing:
     """Whether the gateway can answer, and how old what it knows is."""
@@ -123,6 +107,16 @@ class Gateway(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Route:
+    """What is sent where."""
+
+    path: str
+    body: dict[str, Any]
+    #: Whether the engine's completion is answered as a chat.
+    is_chat: bool = False
+
+
 class Door:
     """The ASGI application."""
 
@@ -130,7 +124,7 @@ class Door:
         self,
         *,
         versions: Versions,
-        rendering: Rendering,
+        templates: Templates,
         gateway: Gateway,
         keys: Keys,
         hosts: OwnHosts,
@@ -138,7 +132,7 @@ class Door:
         base: str,
         most_running: int = MOST_RUNNING,
     ) -> None:
-        self._versions, self._rendering, self._gateway = versions, rendering, gateway
+        self._versions, self._templates, self._gateway = versions, templates, gateway
         self._keys, self._hosts, self._facts = keys, hosts, facts
         self._base = BASE + base
         self._free = most_running
@@ -210,13 +204,10 @@ class Door:
         name = self._named(request.model, rights)
         task = asyncio.current_task()
         assert task is not None
-        watch = caller.cancel_when_gone(task.cancel)
+        gone = caller.when_gone(task.cancel)
         try:
             async with self._versions.hold(name) as held:
-                prompted = (
-                    await self._rendering.prompted(held, request) if isinstance(request, ChatBody) else Prompted()
-                )
-                await self._pass_on(path, request.model, document, prompted, held, caller)
+                await self._answered(path, request, document, held, caller)
         except UnknownModel:
             raise unknown_model(request.model) from None
         except NotServed as error:
@@ -224,10 +215,30 @@ class Door:
             raise Refused(503, "unavailable", str(error), param="model", headers=wait) from error
         except asyncio.CancelledError:
             # The caller has hung up, unless somebody else cancels this.
-            if not watch.done() or task.uncancel() > 0:
+            if not gone.done() or task.uncancel() > 0:
                 raise
         finally:
-            watch.cancel()
+            gone.cancel()
+
+    async def _answered(
+        self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: Held, caller: Caller
+    ) -> None:
+        """Answer by a version, until it is withdrawn."""
+        task = asyncio.current_task()
+        assert task is not None
+        withdrawn = when_set(held.withdrawn, task.cancel)
+        try:
+            route = await self._route(path, request, document, held)
+            await self._pass_on(route, request.model, held, caller)
+        except asyncio.CancelledError:
+            if not withdrawn.done() or task.uncancel() > 0:
+                raise
+            refused = unknown_model(request.model)
+            if not caller.has_begun:
+                raise refused from None
+            await caller.send({"type": "http.response.body", "body": event(refused.document())})
+        finally:
+            withdrawn.cancel()
 
     def _named(self, model: str, rights: Rights) -> str | None:
         """Return the name of an adapter's version, None for the base. Raises Refused, in one sentence whatever the reason is."""
@@ -239,17 +250,29 @@ class Door:
             raise unknown_model(model)
         return model
 
-    async def _pass_on(
-        self, path: str, asked: str, document: dict[str, Any], prompted: Prompted, held: Held, caller: Caller
-    ) -> None:
+    async def _route(
+        self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: Held
+    ) -> _Route:
+        """Return what is sent where. Raises Refused."""
+        if not isinstance(request, ChatBody):
+            return _Route(path, document)
+        prompted = await self._templates.prompted(held.version, held.folder, request)
+        document = document | dict(prompted.fields)
+        if prompted.tokens is None:
+            return _Route(path, document)
+        return _Route(COMPLETIONS, as_completion(document, prompted.tokens, self._facts.context_tokens), is_chat=True)
+
+    async def _pass_on(self, route: _Route, asked: str, held: Held, caller: Caller) -> None:
         headers = [_JSON, (b"x-adapterctl-version", (held.version or self._base).encode())]
-        content = json.dumps(document | dict(prompted.fields) | dict(held.upstream.fields), ensure_ascii=False).encode()
-        response = await self._sent(held.upstream.client, path, content)
+        content = json.dumps(route.body | dict(held.upstream.fields), ensure_ascii=False).encode()
+        response = await self._sent(held.upstream.client, route.path, content)
         try:
             if response.status_code != 200:
                 raise _refusal(response.status_code, await whole(response.aiter_bytes()), held.version)
-            if not document["stream"]:
+            if not route.body["stream"]:
                 answer = renamed(await whole(response.aiter_bytes()), asked)
+                if route.is_chat:
+                    answer = json.dumps(chat_answer(json.loads(answer)), ensure_ascii=False).encode()
                 headers.append((b"content-length", str(len(answer)).encode()))
                 await caller.send({"type": "http.response.start", "status": 200, "headers": headers})
                 await caller.send({"type": "http.response.body", "body": answer})
@@ -257,12 +280,12 @@ class Door:
             headers[0] = (b"content-type", b"text/event-stream")
             headers.append((b"cache-control", b"no-store"))
             await caller.send({"type": "http.response.start", "status": 200, "headers": headers})
-            lines = RenamedLines(asked)
+            lines = ChatLines(asked) if route.is_chat else RenamedLines(asked)
             async for piece in response.aiter_bytes():
                 if out := lines.feed(piece):
                     await caller.send({"type": "http.response.body", "body": out, "more_body": True})
             await caller.send({"type": "http.response.body", "body": lines.rest()})
-        except (httpx.HTTPError, BrokenAnswerError) as error:
+        except (httpx.HTTPError, BrokenAnswerError, ValueError) as error:
             _log.warning("the engine's answer for %s broke off (%s)", held.version or self._base, type(error).__name__)
             broken = Refused(502, "unavailable", "the engine's answer broke off; send the request again")
             if not caller.has_begun:

@@ -92,6 +92,19 @@ def written(request: ChatBody | CompletionRequest) -> dict[str, Any]:
     return body | rest
 
 
+def as_completion(chat: dict[str, Any], tokens: list[int], context_tokens: int) -> dict[str, Any]:
+    """Return the body of a plain completion for a chat's, whose conversation is these tokens; there is room for an answer."""
+    body = {
+        key: value for key, value in chat.items() if key not in ("messages", "logprobs", "top_logprobs", "tool_choice")
+    }
+    body["prompt"] = tokens
+    # Without a number it would be that of plain completions.
+    body.setdefault("max_tokens", context_tokens - len(tokens))
+    if chat.get("logprobs"):
+        body["logprobs"] = chat.get("top_logprobs", 0)
+    return body
+
+
 def require_taken(request: ChatBody | CompletionRequest, takes: frozenset[str], engine: str) -> None:
     """Raise Refused for a field that the engine behind the gateway doesn't have."""
     given = {

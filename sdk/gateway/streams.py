@@ -31,35 +31,50 @@ def renamed(answer: bytes, model: str) -> bytes:
     return _MODEL.sub(lambda _: put, answer)
 
 
-class RenamedLines:
-    """The lines of a stream, each as soon as it is whole, in which the model has the name that it was asked by."""
+class LineBuffer:
+    """Pieces of a stream, cut at ends of lines."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._held: list[bytes] = []
         self._held_bytes = 0
 
     def feed(self, piece: bytes) -> bytes:
-        """Return what is whole now. Raises BrokenAnswerError."""
+        """Return the lines that are whole now. Raises BrokenAnswerError."""
         end = piece.rfind(b"\n") + 1
         if not end:
             self._hold(piece)
             return b""
-        whole = b"".join([*self._held, piece[:end]]) if self._held else piece[:end]
+        lines = b"".join([*self._held, piece[:end]]) if self._held else piece[:end]
         self._held, self._held_bytes = [], 0
         if end < len(piece):
             self._hold(piece[end:])
-        return renamed(whole, self._model)
+        return lines
 
     def rest(self) -> bytes:
         """Return a last line without an end."""
-        return renamed(b"".join(self._held), self._model)
+        return b"".join(self._held)
 
     def _hold(self, piece: bytes) -> None:
         self._held.append(piece)
         self._held_bytes += len(piece)
         if self._held_bytes > MOST_LINE_BYTES:
             raise BrokenAnswerError("a line of it is too long")
+
+
+class RenamedLines:
+    """The lines of a stream, each as soon as it is whole, in which the model has the name that it was asked by."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._lines = LineBuffer()
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what is whole now. Raises BrokenAnswerError."""
+        return renamed(self._lines.feed(piece), self._model)
+
+    def rest(self) -> bytes:
+        """Return a last line without an end."""
+        return renamed(self._lines.rest(), self._model)
 
 
 async def whole(pieces: AsyncIterator[bytes]) -> bytes:
@@ -124,12 +139,22 @@ class Caller:
         self.has_begun = True
         await self._send(message)
 
-    def cancel_when_gone(self, cancel: Callable[[], object]) -> asyncio.Task[None]:
-        """Call `cancel` once the caller has hung up; the task that is returned is to be cancelled at the end."""
+    def when_gone(self, call: Callable[[], object]) -> asyncio.Task[None]:
+        """Call this once the caller has hung up; the task that is returned is to be cancelled at the end."""
 
         async def watch() -> None:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
-            cancel()
+            call()
 
         return asyncio.create_task(watch())
+
+
+def when_set(happened: asyncio.Event, call: Callable[[], object]) -> asyncio.Task[None]:
+    """Call this once an event is set; the task that is returned is to be cancelled at the end."""
+
+    async def watch() -> None:
+        await happened.wait()
+        call()
+
+    return asyncio.create_task(watch())

@@ -10,21 +10,21 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from sdk.gateway.chat_answers import ChatLines, chat_answer
-from sdk.gateway.engines.engine import Facts, Upstream
+from sdk.gateway.engines.engine import Facts
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import Keys, Rights
+from sdk.gateway.moves import Held, Moves, NotServed, UnknownModel
 from sdk.gateway.refusals import Refused, unknown_model
 from sdk.gateway.requests import MAX_BODY_BYTES, ChatBody, CompletionBody, as_completion, parse, require_taken, written
+from sdk.gateway.standing import Standing
 from sdk.gateway.streams import BrokenAnswerError, Caller, RenamedLines, event, renamed, when_set, whole
 from sdk.gateway.templates import Templates
 from sdk.schemas.completions import CompletionRequest
@@ -46,67 +46,6 @@ _JSON = (b"content-type", b"application/json")
 _log = logging.getLogger(__name__)
 
 
-class UnknownModel(Exception):  # noqa: N818 - it reads as what happened
-    """TEMPORARY"""
-
-
-class NotServed(Exception):  # noqa: N818 - it reads as what happened
-    """TEMPORARY"""
-
-    def __init__(self, reason: str, *, retry_after_s: float) -> None:
-        super().__init__(reason)
-        self.retry_after_s = retry_after_s
-
-
-class Held(Protocol):
-    """What a request goes to, for as long as it lasts."""
-
-    @property
-    def upstream(self) -> Upstream: ...
-    @property
-    def version(self) -> str | None: ...
-    @property
-    def folder(self) -> Path | None: ...
-    @property
-    def withdrawn(self) -> asyncio.Event: ...
-
-
-class Versions(Protocol):
-    """What answers, by name."""
-
-    def hold(self, model: str | None) -> AbstractAsyncContextManager[Held]:
-        """Hold what a name means now, the base with None. Raises UnknownModel, NotServed."""
-        ...
-
-    def look(self) -> None:
-        """Ask the engine at once what it has."""
-        ...
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Whether the gateway can answer, and how old what it knows is."""
-
-    ready: bool
-    #: When the registry last said what the names mean, and since when it is away, as text; None: it isn't.
-    table_at: str | None
-    away_since: str | None
-    #: A sentence, if it isn't ready.
-    reason: str | None = None
-
-
-class Gateway(Protocol):
-    """What the gateway knows of itself."""
-
-    def standing(self) -> Standing:
-        """Return it."""
-        ...
-
-    def models(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return each name that is served, with what `GET /v1/models` shows of it."""
-        ...
-
-
 @dataclass(frozen=True)
 class _Route:
     """What is sent where."""
@@ -123,16 +62,16 @@ class Door:
     def __init__(
         self,
         *,
-        versions: Versions,
+        versions: Moves,
         templates: Templates,
-        gateway: Gateway,
+        standing: Standing,
         keys: Keys,
         hosts: OwnHosts,
         facts: Facts,
         base: str,
         most_running: int = MOST_RUNNING,
     ) -> None:
-        self._versions, self._templates, self._gateway = versions, templates, gateway
+        self._versions, self._templates, self._standing = versions, templates, standing
         self._keys, self._hosts, self._facts = keys, hosts, facts
         self._base = BASE + base
         self._free = most_running
@@ -141,7 +80,7 @@ class Door:
         """Answer a request."""
         if scope["type"] != "http":
             raise RuntimeError(f"this application answers HTTP alone, and not {scope['type']}")
-        away = self._gateway.standing().away_since
+        away = self._standing.away_since
         extra = [] if away is None else [(b"x-adapterctl-registry-away-since", away.encode())]
         caller = Caller(receive, _with_headers(send, extra))
         try:
@@ -267,6 +206,8 @@ class Door:
         content = json.dumps(route.body | dict(held.upstream.fields), ensure_ascii=False).encode()
         response = await self._sent(held.upstream.client, route.path, content)
         try:
+            if response.status_code == 404:
+                self._versions.look()
             if response.status_code != 200:
                 raise _refusal(response.status_code, await whole(response.aiter_bytes()), held.version)
             if not route.body["stream"]:
@@ -305,14 +246,16 @@ class Door:
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError) as error:
                 # A connection that was kept may have been closed at the other end just now.
                 if last:
+                    self._versions.look()
                     raise _away() from error
             except httpx.HTTPError as error:
+                self._versions.look()
                 raise _away() from error
         raise AssertionError
 
     def _models(self, rights: Rights, path: str) -> dict[str, Any]:
         found = [_model(self._base, {"version": None})] if rights.may_use_base else []
-        for name, details in self._gateway.models():
+        for name, details in self._standing.models():
             if rights.may_use(name.partition("@")[0]):
                 found.append(_model(name, details))
         if path in (MODELS, MODELS + "/"):
@@ -324,14 +267,8 @@ class Door:
         raise unknown_model(wanted)
 
     async def _ready(self, scope: Scope, receive: Receive, caller: Caller) -> None:
-        standing = self._gateway.standing()
-        document = {
-            "ready": standing.ready,
-            "reason": standing.reason,
-            "table_at": standing.table_at,
-            "registry_away_since": standing.away_since,
-        }
-        await JSONResponse(document, status_code=200 if standing.ready else 503)(scope, receive, caller.send)
+        document = self._standing.document()
+        await JSONResponse(document, status_code=200 if document["ready"] else 503)(scope, receive, caller.send)
 
 
 def _model(model: str, details: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises Unavailable for a port that is in use, or an address that isn't this machine's."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(found[0], socket.SOCK_STREAM)
+        # Only a socket that says that it is TCP sends each piece of an answer at once.
+        listening = socket.socket(found[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise Unavailable(
             f"{host!a} is no address of this machine ({error.strerror}); choose another with --host"

@@ -4,7 +4,7 @@
 >>> file = TableFile.of(Path(tempfile.mkdtemp()), "https://registry.example.com", "team")
 >>> file.read() is None
 True
->>> file.write(ServingTable(namespace="team", adapters=[]), etag="1")
+>>> file.write(ServingTable(namespace="team", edition="1", left_out=False, adapters=[]))
 >>> file.read().table.namespace
 'team'
 """
@@ -32,7 +32,6 @@ class LastTable:
     """A table, and when the registry last said that it is still so, in seconds since 1970."""
 
     table: ServingTable
-    etag: str | None
     looked_at: float
 
 
@@ -51,19 +50,14 @@ class TableFile:
         """Return what is in it; None if there is none, or what another release wrote can't be read."""
         try:
             with self.path.open("rb") as file:
-                looked_at = os.fstat(file.fileno()).st_mtime
-                content = json.loads(file.read(_MOST_BYTES))
-                table = read_json(ServingTable, json.dumps(content["table"]))
-        except (OSError, ValueError, ValidationError, KeyError, TypeError, RecursionError):
+                return LastTable(read_json(ServingTable, file.read(_MOST_BYTES)), os.fstat(file.fileno()).st_mtime)
+        except (OSError, ValidationError):
             return None
-        etag = content.get("etag")
-        return LastTable(table, etag if isinstance(etag, str) else None, looked_at)
 
-    def write(self, table: ServingTable, *, etag: str | None) -> None:
+    def write(self, table: ServingTable) -> None:
         """Write a table. Raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = json.dumps({"etag": etag, "table": table.model_dump(mode="json")})
-        write_whole(self.path, content, durable=True, mode=0o600)
+        write_whole(self.path, table.model_dump_json(), durable=True, mode=0o600)
 
     def touch(self) -> None:
         """Note that it is still so. Raises OSError."""

@@ -28,19 +28,16 @@ _log = logging.getLogger(__name__)
 class Registry(Protocol):
     """What is asked of a registry."""
 
-    #: Whether it says at once when something changes; one that doesn't is looked at more often.
+    #: How often it is looked at, in seconds, and whether it says in between that something has changed.
     look_s: float
     has_feed: bool
 
-    async def table(self, namespace: str, etag: str | None) -> tuple[ServingTable, str | None] | None:
-        """Return a table with its ETag; None if it is still the one with `etag`. Raises AdapterctlError."""
+    async def table(self, namespace: str, known: str | None) -> ServingTable | None:
+        """Return a table; None if it is still the edition `known`. Raises AdapterctlError."""
         ...
 
-    async def changed(self, namespace: str, after: str | None) -> str:
-        """Wait until a table has changed after a position in the feed, or for some time; return the new position.
-
-        Raises AdapterctlError.
-        """
+    async def changed(self, namespace: str, after: str) -> bool:
+        """Wait until a table has perhaps another edition, or for some time; return whether it may have. Raises AdapterctlError."""
         ...
 
 
@@ -72,7 +69,7 @@ class Tables:
         self._registry, self._files, self._on_change, self._say = registry, files, on_change, say
         self._last: dict[str, LastTable] = {}
         self._away_since: float | None = None
-        self._look = asyncio.Event()
+        self._look, self._looked = asyncio.Event(), asyncio.Event()
 
     @property
     def age(self) -> TableAge:
@@ -102,8 +99,9 @@ class Tables:
         try:
             while True:
                 begun = time.monotonic()
-                await self.look()
                 self._look.clear()
+                await self.look()
+                self._looked.set()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, self._registry.look_s - (time.monotonic() - begun))):
                         await self._look.wait()
@@ -130,25 +128,25 @@ class Tables:
             # It answers: this gateway may not see the namespace any more, or there is none.
             if self._last.get(namespace) is None or self._last[namespace].table.adapters:
                 self._say(f"nothing of the namespace {namespace} is served any more: {error}")
-            self._note(namespace, ServingTable(namespace=namespace, adapters=[]), None)
+            self._note(namespace, ServingTable(namespace=namespace, edition="", left_out=False, adapters=[]))
         except AdapterctlError as error:
             self._is_away(error, self._last[namespace].looked_at if namespace in self._last else time.time())
             return False
         return True
 
     async def _ask(self, namespace: str, last: LastTable | None) -> None:
-        found = await self._registry.table(namespace, None if last is None else last.etag)
+        found = await self._registry.table(namespace, None if last is None else last.table.edition)
         if found is not None:
-            self._note(namespace, *found)
+            self._note(namespace, found)
         elif last is not None:
-            self._last[namespace] = LastTable(last.table, last.etag, time.time())
+            self._last[namespace] = LastTable(last.table, time.time())
             with suppress(OSError):
                 self._files[namespace].touch()
 
-    def _note(self, namespace: str, table: ServingTable, etag: str | None) -> None:
-        self._last[namespace] = LastTable(table, etag, time.time())
+    def _note(self, namespace: str, table: ServingTable) -> None:
+        self._last[namespace] = LastTable(table, time.time())
         try:
-            self._files[namespace].write(table, etag=etag)
+            self._files[namespace].write(table)
         except OSError as error:
             self._say(
                 f"the table of {namespace} can't be written ({error.strerror}); a restart without the registry won't have it"
@@ -156,16 +154,18 @@ class Tables:
 
     async def _follow(self, namespace: str) -> None:
         """Look at once whenever the feed says so."""
-        position: str | None = None
         while True:
+            last = self._last.get(namespace)
             try:
-                later = await self._registry.changed(namespace, position)
+                if not await self._registry.changed(namespace, "" if last is None else last.table.edition):
+                    continue
             except AdapterctlError:
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            if later != position:
-                position = later
-                self._look.set()
+            self._looked.clear()
+            self._look.set()
+            # Until then it would say the same again.
+            await self._looked.wait()
 
     def _is_away(self, error: AdapterctlError, since: float) -> None:
         if self._away_since is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from sdk.errors import AdapterctlError, NotAllowed, NotFound, Unavailable
+from sdk.errors import AdapterctlError, NotAllowed, NotFound, TimedOut, Unavailable
 from sdk.gateway.table_file import LastTable, TableFile
 from sdk.schemas.serving import ServedAdapter, ServingTable
 
@@ -86,7 +86,7 @@ class Tables:
             last = file.read()
             try:
                 await self._ask(namespace, last)
-            except Unavailable as error:
+            except (Unavailable, TimedOut) as error:
                 if last is None:
                     raise
                 self._last[namespace] = last

@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from itertools import groupby
-from operator import attrgetter
 from threading import Lock
-from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, or_, select
+from sqlalchemy import Connection, and_, case, or_, select
 
 from registry.catalog.models import Adapter, Alias, BaseModelRow, Version
 from registry.catalog.versions.lifecycle import PULLABLE
@@ -29,9 +26,10 @@ from registry.principal import Principal, require_namespace
 #: How many adapters and aliases a namespace may have for a table to be made of it, and how many versions a table has beside
 #: those that have a name: the newest ones.
 MOST_NAMES, MOST_VERSIONS = 20_000, 20_000
-_MOST_ROWS = MOST_NAMES + MOST_VERSIONS
 #: What is kept of tables, all together.
-_KEPT_BYTES = 8 * 1024 * 1024
+KEPT_BYTES, _KEPT_TABLES = 8 * 1024 * 1024, 64
+#: What making the longest one takes, as measured with 20,000 versions.
+_MAKING_BYTES = 16 * 1024 * 1024
 
 #: Making a long one takes the interpreter for a quarter of a second, from everybody.
 LANE = Lane(
@@ -41,25 +39,25 @@ LANE = Lane(
         at_once="1",
         item=f"one statement; {MOST_NAMES:,} names and {MOST_VERSIONS:,} versions",
         share="one turn after each of the others",
-        most_bytes=2 * _KEPT_BYTES,
+        most_bytes=KEPT_BYTES + _MAKING_BYTES,
     ),
     at_once=1,
     waiting=1000,
 )
 
-_NAMES = (
-    select(Adapter.pk, Adapter.updated_at, Adapter.latest_number, Alias.name, Alias.version_pk)
-    .outerjoin(Alias, Alias.adapter_pk == Adapter.pk)
-    .where(Adapter.last_number > 0)
-    .order_by(Adapter.pk, Alias.name)
-    .limit(MOST_NAMES + 1)
+_ADAPTERS = (
+    select(Adapter.pk, Adapter.updated_at, Adapter.latest_number).where(Adapter.last_number > 0).order_by(Adapter.pk)
+)
+_ALIASES = (
+    select(Alias.adapter_pk, Alias.name, Alias.version_pk)
+    .join(Adapter, Adapter.pk == Alias.adapter_pk)
+    .order_by(Alias.adapter_pk, Alias.name)
 )
 _HAS_NAME = or_(Version.pk.is_(None), Alias.name.is_not(None), Version.number == Adapter.latest_number)
 _ENTRIES = (
     select(
         Adapter.name.label("adapter"),
         Adapter.latest_number,
-        Version.pk,
         Version.number,
         Version.digest,
         Version.state,
@@ -80,15 +78,22 @@ _ENTRIES = (
     .where(Adapter.last_number > 0)
     # What has a name comes first, and then what is newest: the rest is cut.
     .order_by(case((_HAS_NAME, 0), else_=1), Version.pk.desc())
-    .limit(_MOST_ROWS + 1)
 )
 
 
 class Tables:
     """The service that makes tables."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        most_names: int = MOST_NAMES,
+        most_versions: int = MOST_VERSIONS,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         self._db = db
+        self._most_names, self._most_versions, self._kept_bytes = most_names, most_versions, kept_bytes
         self._lock = Lock()
         #: By namespace, the edition and the table in JSON; the one that was used last is the last.
         self._kept: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
@@ -101,16 +106,16 @@ class Tables:
         require_namespace(namespace, "or '-' for names without a namespace", also=("-",), param="namespace")
         who.require("read", namespace, param="namespace")
         with self._db.read() as session:
-            return _edition(connection_of(session), namespace)
+            return self._edition(connection_of(session), namespace)
 
     def kept(self, namespace: str, edition: str) -> bytes | None:
         """Return a table of which this is the edition, if it was made before."""
         with self._lock:
-            known, body = self._kept.get(namespace, ("", b""))
-            if known != edition:
+            found = self._kept.get(namespace)
+            if found is None or found[0] != edition:
                 return None
             self._kept.move_to_end(namespace)
-            return body
+            return found[1]
 
     def make(self, namespace: str, edition: str) -> tuple[str, bytes]:
         """Return the present edition of a table and the table, a `ServingTable` in JSON, for somebody who may read it.
@@ -121,9 +126,9 @@ class Tables:
             return edition, kept
         with self._db.read() as session:
             connection = connection_of(session)
-            edition = _edition(connection, namespace)
+            edition = self._edition(connection, namespace)
             if (kept := self.kept(namespace, edition)) is None:
-                kept = _written(connection, namespace, edition)
+                kept = self._written(connection, namespace, edition)
         self._keep(namespace, edition, kept)
         return edition, kept
 
@@ -131,54 +136,49 @@ class Tables:
         with self._lock:
             self._kept.pop(namespace, None)
             self._kept[namespace] = (edition, body)
-            while sum(len(one) for _, one in self._kept.values()) > _KEPT_BYTES:
+            while len(self._kept) > _KEPT_TABLES or sum(len(one) for _, one in self._kept.values()) > self._kept_bytes:
                 self._kept.popitem(last=False)
 
+    def _edition(self, connection: Connection, namespace: str) -> str:
+        """Everything that a table shows changes with one of these: an adapter's row, which a version's state changes, or an alias."""
+        within, most = Adapter.namespace == namespace, self._most_names
+        adapters = connection.execute(_ADAPTERS.where(within).limit(most + 1)).all()
+        aliases = connection.execute(_ALIASES.where(within).limit(most + 1)).all()
+        if len(adapters) + len(aliases) > most:
+            raise Conflict(
+                f"the namespace {namespace!r} has more than {most} adapters and aliases, too many for a gateway's table; "
+                "remove aliases with: adapterctl alias rm, or serve adapters of another namespace",
+                param="namespace",
+            )
+        changed = [f"{pk} {updated_at.isoformat()} {latest}" for pk, updated_at, latest in adapters]
+        texts = [namespace, *changed, *map(repr, aliases)]
+        return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
-def _edition(connection: Connection, namespace: str) -> str:
-    """Everything that a table shows changes with one of these: an adapter's row, which a version's state changes, or an alias."""
-    rows = connection.execute(_NAMES.where(Adapter.namespace == namespace)).all()
-    if len(rows) > MOST_NAMES:
-        raise Conflict(
-            f"the namespace {namespace!r} has more than {MOST_NAMES} adapters and aliases, too many for a gateway's table; "
-            "remove aliases with: adapterctl alias rm, or serve adapters of another namespace",
-            param="namespace",
-        )
-    hasher = hashlib.sha256(namespace.encode())
-    for row in rows:
-        hasher.update(
-            f"\n{row.pk} {row.updated_at.isoformat()} {row.latest_number} {row.name} {row.version_pk}".encode()
-        )
-    return hasher.hexdigest()[:32]
-
-
-def _written(connection: Connection, namespace: str, edition: str) -> bytes:
-    chosen = _ENTRIES.where(Adapter.namespace == namespace).subquery()
-    rows = connection.execute(select(chosen).order_by(chosen.c.adapter, chosen.c.number, chosen.c.alias))
-    count, adapters = 0, []
-    for name, entries in groupby(rows, key=attrgetter("adapter")):
-        versions: list[str] = []
-        aliases: dict[str, int] = {}
-        latest, last = None, None
-        for row in entries:
+    def _written(self, connection: Connection, namespace: str, edition: str) -> bytes:
+        most = self._most_names + self._most_versions
+        chosen = _ENTRIES.where(Adapter.namespace == namespace).limit(most + 1).subquery()
+        rows = connection.execute(select(chosen).order_by(chosen.c.adapter, chosen.c.number, chosen.c.alias))
+        count = 0
+        heads: dict[str, tuple[int | None, dict[str, int], list[str]]] = {}
+        last = None
+        for name, latest, number, digest, state, base, alias in rows:
             count += 1
-            latest = row.latest_number
-            if row.alias is not None:
-                aliases[row.alias] = row.number
+            if name not in heads:
+                heads[name] = (latest, {}, [])
+                last = None
+            _, aliases, versions = heads[name]
+            if alias is not None:
+                aliases[alias] = number
             # A version has a row for each of its aliases.
-            if row.number is not None and row.number != last:
-                last = row.number
-                versions.append(_version(row))
-        # A name whose latest version isn't here is that of merged models.
-        if versions or latest is None:
-            head = json.dumps({"name": name, "latest": latest, "aliases": aliases}, separators=(",", ":"))
-            adapters.append((name, f'{head[:-1]},"versions":[{",".join(versions)}]}}'))
-    head = json.dumps(
-        {"namespace": namespace, "edition": edition, "left_out": count > _MOST_ROWS}, separators=(",", ":")
-    )
-    return f'{head[:-1]},"adapters":[{",".join(text for _, text in sorted(adapters))}]}}'.encode()
-
-
-def _version(row: Row[Any]) -> str:
-    # Digits and words of our own, in which nothing has to be escaped.
-    return f'{{"number":{row.number},"digest":"{row.digest}","state":"{row.state}","base":"{row.fingerprint}"}}'
+            if number != last:
+                last = number
+                # Digits and words of our own, in which nothing has to be escaped.
+                versions.append(f'{{"number":{number},"digest":"{digest}","state":"{state}","base":"{base}"}}')
+        adapters = []
+        for name, (latest, aliases, versions) in sorted(heads.items()):
+            # A name whose latest version isn't here is that of merged models.
+            if versions or latest is None:
+                head = json.dumps({"name": name, "latest": latest, "aliases": aliases}, separators=(",", ":"))
+                adapters.append(f'{head[:-1]},"versions":[{",".join(versions)}]}}')
+        head = json.dumps({"namespace": namespace, "edition": edition, "left_out": count > most}, separators=(",", ":"))
+        return f'{head[:-1]},"adapters":[{",".join(adapters)}]}}'.encode()

@@ -123,15 +123,15 @@ class StubServer:
 class StubEngine:
     """Such a server as the gateway's engine. What it loads is an adapter if its folder is there."""
 
-    def __init__(self, url: str, *, takes: frozenset[str] = frozenset({"tools", "response_format"})) -> None:
+    def __init__(self, url: str, *, takes: frozenset[str] = frozenset({"tools"}), template: str | None = None) -> None:
         self._client = httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=None))
-        self._takes = takes
+        self._takes, self._template = takes, template
         self._loaded: set[str] = set()
 
     async def facts(self) -> Facts:
         """As of every engine."""
         await self.loaded()
-        return Facts("stub", None, BASE, 4096, None, self._takes)
+        return Facts("stub", None, BASE, 4096, self._template, self._takes)
 
     async def load(self, name: str, folder: Path) -> None:
         """As of every engine."""

@@ -26,7 +26,8 @@ _LINE_BYTES = 64 * 1024 * 1024
 class _Process:
     """One renderer; it answers one conversation after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, rendered_s: float) -> None:
+        self._rendered_s = rendered_s
         self._turn = asyncio.Lock()
         self.waiting = 0
         self._child: asyncio.subprocess.Process | None = None
@@ -37,7 +38,7 @@ class _Process:
         try:
             async with self._turn:
                 try:
-                    async with asyncio.timeout(RENDERED_S):
+                    async with asyncio.timeout(self._rendered_s):
                         return await self._answer(line)
                 except BaseException:
                     # What comes from it later would be taken for the next one's answer.
@@ -82,7 +83,8 @@ class _Process:
 class Renderers:
     """The processes by the version whose template they render; the one that was used longest ago makes room for another."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, rendered_s: float = RENDERED_S) -> None:
+        self._rendered_s = rendered_s
         self._processes: OrderedDict[str, _Process] = OrderedDict()
 
     async def render(
@@ -120,7 +122,7 @@ class Renderers:
                 if idle is None:
                     raise _busy(version)
                 self._processes.pop(idle).end()
-            process = self._processes[version] = _Process()
+            process = self._processes[version] = _Process(self._rendered_s)
         self._processes.move_to_end(version)
         return process
 

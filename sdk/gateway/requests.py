@@ -76,7 +76,7 @@ def written(request: ChatBody | CompletionRequest) -> dict[str, Any]:
         **({"seed": given.seed} if given.seed is not None else {}),
         **({"stop": stops} if stops else {}),
         **({"stream_options": given.stream_options.model_dump()} if given.stream and given.stream_options else {}),
-        **({"response_format": given.response_format.model_dump()} if given.response_format is not None else {}),
+        **_response_format(given),
     }
     if isinstance(given, CompletionRequest):
         body["max_tokens"] = _USUAL_TOKENS if given.max_tokens is None else given.max_tokens
@@ -86,9 +86,8 @@ def written(request: ChatBody | CompletionRequest) -> dict[str, Any]:
         tokens = given.max_tokens if given.max_completion_tokens is None else given.max_completion_tokens
         if tokens is not None:
             body["max_tokens"] = tokens
-        rest = given.model_dump(
-            include={"messages", "tools", "tool_choice", "logprobs", "top_logprobs"}, exclude_none=True
-        )
+        kept = {"messages", "logprobs", "top_logprobs", *(("tools", "tool_choice") if given.tools else ())}
+        rest = given.model_dump(include=kept, exclude_none=True)
     return body | rest
 
 
@@ -115,6 +114,12 @@ def require_taken(request: ChatBody | CompletionRequest, takes: frozenset[str], 
     for field, is_given in given.items():
         if is_given and ("tools" if field == "tool_choice" else field) not in takes:
             raise _bad(f"the engine {engine} has no {field}; leave it out", param=field)
+
+
+def _response_format(given: ChatBody | CompletionRequest) -> dict[str, Any]:
+    """Return what an engine is told of the answer's form, if that isn't text."""
+    form = given.response_format
+    return {} if form is None or form.type == "text" else {"response_format": form.model_dump()}
 
 
 def _with_generation_config(request: ChatBody) -> ChatBody:

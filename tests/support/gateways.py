@@ -114,6 +114,7 @@ def gateway(
     limits: ConnectionLimits | None = None,
     wrong: WrongKeys | None = None,
     base: Path | None = None,
+    template: str | None = None,
     most_running: int = 256,
     drain_s: float = 5.0,
 ) -> Iterator[Gateway]:
@@ -133,7 +134,7 @@ def gateway(
         stub_url = f"http://127.0.0.1:{stub_socket.getsockname()[1]}"
         stub_server = server_of(stub.app, drain_s=1)
         serving_stub = asyncio.create_task(stub_server.serve(sockets=[stub_socket]))
-        engine, lines, files, aged = StubEngine(stub_url, takes=takes), [], Files(root), Aged()
+        engine, lines, files, aged = StubEngine(stub_url, takes=takes, template=template), [], Files(root), Aged()
         moves = Moves(
             engine,
             refs=["sql", "team/sql"],
@@ -144,7 +145,7 @@ def gateway(
             bounds=Bounds(wait_s=5.0, watch_s=0.2),
         )
         facts = await moves.start()
-        renderers = Renderers()
+        renderers = Renderers(rendered_s=6.0)
         door = Door(
             versions=moves,
             templates=Templates(facts, base, renderers),

@@ -26,6 +26,7 @@ _ENVIRONMENT = (
     "LC_ALL",
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
     "PATH",
     "PYTHONPATH",
     "TMPDIR",
@@ -52,11 +53,8 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
 
 
 def program_environment() -> dict[str, str]:
-    """Return the variables that a program gets, with which it can end together with this process."""
-    return {
-        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        PARENT_VARIABLE: str(os.getpid()),
-    }
+    """Return those variables of this process that a program of ours is given."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
 
 
 def run_program(
@@ -74,7 +72,7 @@ def run_program(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env=program_environment(),
+        env={**program_environment(), PARENT_VARIABLE: str(os.getpid())},
     )
     try:
         output, _ = child.communicate(asked, timeout=timeout_s)

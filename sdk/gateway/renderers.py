@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from sdk.gateway.refusals import Refused
-from sdk.worker_program import program_environment
+from sdk.worker_program import PARENT_VARIABLE, program_environment
 
 _PROGRAM = "workers.serving.rendering"
 #: The most processes, and the most conversations of one version that wait for its process.
@@ -58,7 +58,7 @@ class _Process:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 limit=_LINE_BYTES,
-                env=program_environment(),
+                env={**program_environment(), PARENT_VARIABLE: str(os.getpid())},
                 start_new_session=True,
             )
         child = self._child

@@ -1,23 +1,16 @@
-"""A gateway's questions to the registry, asked in threads: the calls wait, the event loop doesn't.
-
-The threads end with the process: a question may wait for half a minute.
-"""
+"""A gateway's questions to the registry. Each may wait for half a minute."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar
 
 from sdk.api import serving
 from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, TimedOut, Unavailable
+from sdk.gateway.apart import in_thread
 from sdk.gateway.tables import LOOK_S
 from sdk.schemas.serving import ServingTable, TokenStanding
-
-T = TypeVar("T")
 
 #: How often a registry in a folder is looked at, which has no feed, in seconds: one statement.
 _LOOK_EMBEDDED_S = 1.0
@@ -25,6 +18,7 @@ _LOOK_EMBEDDED_S = 1.0
 _TABLE_S, _STANDING_S = 9.0, 5.0
 #: The most tokens that are asked about at once.
 _MOST_STANDINGS = 8
+_LATE = "the registry does not answer in time; look whether it is busy"
 
 
 class RegistryCalls:
@@ -39,17 +33,21 @@ class RegistryCalls:
 
     async def table(self, namespace: str, known: str | None) -> ServingTable | None:
         """Return a table; None if it is still the edition `known`. Raises AdapterctlError."""
-        return await _within(_TABLE_S, lambda: serving.table(self._transport, namespace, known=known))
+        return await in_thread(
+            lambda: serving.table(self._transport, namespace, known=known), within_s=_TABLE_S, late=_LATE
+        )
 
     async def changed(self, namespace: str, after: str) -> bool:
         """Wait for a change. Raises AdapterctlError."""
-        return await _within(None, lambda: serving.changed(self._transport, namespace, after=after))
+        return await in_thread(lambda: serving.changed(self._transport, namespace, after=after))
 
     async def standing(self, sha256: str) -> TokenStanding:
         """Return what the holder of a token may do. Raises OSError while the registry doesn't say."""
         try:
             async with self._standings:
-                return await _within(_STANDING_S, lambda: serving.standing(self._transport, sha256))
+                return await in_thread(
+                    lambda: serving.standing(self._transport, sha256), within_s=_STANDING_S, late=_LATE
+                )
         except (Unavailable, TimedOut) as error:
             raise ConnectionError(str(error)) from error
         except AdapterctlError as error:
@@ -57,31 +55,3 @@ class RegistryCalls:
                 self._refusal = str(error)
                 self._say(f"the registry says nothing about callers' tokens: {error}")
             raise ConnectionError(str(error)) from error
-
-
-async def _within(time_s: float | None, call: Callable[[], T]) -> T:
-    """Return what a call returns, made in a thread of its own. Raises TimedOut."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(done: Callable[[Any], None], value: Any) -> None:
-        if not future.done():
-            done(value)
-
-    def run() -> None:
-        # The loop may be gone by then.
-        try:
-            result = call()
-        except Exception as error:  # noqa: BLE001 - it is raised where the call is waited for
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(tell, future.set_exception, error)
-        else:
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(tell, future.set_result, result)
-
-    threading.Thread(target=run, daemon=True, name="gateway-registry").start()
-    try:
-        async with asyncio.timeout(time_s):
-            return await future
-    except TimeoutError:
-        raise TimedOut("the registry does not answer in time; look whether it is busy") from None

@@ -27,8 +27,8 @@ from sdk.worker_program import PARENT_VARIABLE, program_environment
 _MOST_LINE = 1024 * 1024
 #: How long it may take to end by itself.
 _END_S = 5.0
-#: A connection of its own for each request: one that was kept could belong to a process that has ended.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
+#: A connection of its own for each request: an engine may end one that was kept in the moment in which it is used again.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 

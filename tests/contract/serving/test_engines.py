@@ -34,7 +34,7 @@ def make(
     """A function that returns a new engine of one kind; none is up."""
     folder = tmp_path_factory.mktemp("engine")
     if request.param == "llama.cpp":
-        yield lambda: llama_cpp(models.base, folder / "store")
+        yield lambda: llama_cpp(models.base, models.base.parent / "store")
     else:
         with vllm_server(models.base, folder) as server:
             yield lambda: server.engine(folder / "shared")
@@ -210,7 +210,7 @@ class TestEngine:
 
 def test_llama_cpp_that_is_killed_comes_back_with_all_of_its_versions(models: ServedModels, tmp_path: Path) -> None:
     async def body() -> None:
-        async with up(llama_cpp(models.base, tmp_path / "store")) as engine:
+        async with up(llama_cpp(models.base, models.base.parent / "store")) as engine:
             await load_all(engine, models)
             os.kill(engine.pid, signal.SIGKILL)
             while await is_up(engine):
@@ -227,7 +227,7 @@ def test_no_third_process_of_llama_cpp_is_started_while_requests_run_in_the_firs
     models: ServedModels, tmp_path: Path
 ) -> None:
     async def body() -> None:
-        async with up(llama_cpp(models.base, tmp_path / "store", drain_s=0.3)) as engine:
+        async with up(llama_cpp(models.base, models.base.parent / "store", drain_s=0.3)) as engine:
             await engine.load("sql@v1", models.adapters["sql@v1"])
             first = engine.route("sql@v1")
             with first.running:
@@ -253,7 +253,7 @@ async def is_up(engine: Engine) -> bool:
 def decoded(models: ServedModels, tokens: list[int]) -> str:
     from transformers import AutoTokenizer
 
-    text: str = AutoTokenizer.from_pretrained(models.base).decode(tokens)
+    text: str = AutoTokenizer.from_pretrained(models.base).decode(tokens, skip_special_tokens=True)
     return text
 
 

@@ -93,6 +93,22 @@ BODIES: dict[str, Any] = {
         "bundle": _STATED,
     },
     "sign_manifest": {"key_id": _KEY, "bundle": _BUNDLE},
+    "record_served_probe": {
+        "adapter": "team/code-review",
+        "number": 3,
+        "digest": _ROWS,
+        "base": _ROWS,
+        "probe": {
+            "prompts_digest": _ROWS,
+            "prompts": [
+                {
+                    "tokens": [504, 1892],
+                    "by_base": {"tokens": [314, 28], "base": [-0.4, -0.9], "adapter": [-2.1, -0.7]},
+                    "by_adapter": {"tokens": [471, 28], "base": [-3.2, -1.1], "adapter": [-0.1, -0.6]},
+                }
+            ],
+        },
+    },
     "annotate_version": {"ref": "team/code-review@v3", "tags": {"stage": "trial"}, "note": "Chosen by the reviewers."},
     "archive_version": _MOVE,
     "restore_version": _MOVE,

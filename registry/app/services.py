@@ -16,6 +16,7 @@ from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.resolve import Resolver
+from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.datasets.finding import readable_rows
@@ -114,7 +115,7 @@ class Services:
         self.reading = RowReading(apart=home is None)
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
-        self.resolver = Resolver(db, self.catalog)
+        self.resolver, self.served_probes = Resolver(db, self.catalog), ServedProbes(db)
         self.policies = Policies(
             db, embedded=home is not None, counts_tokens=settings.auth == "token", tries_of=known_tries
         )

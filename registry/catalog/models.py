@@ -193,6 +193,25 @@ class VersionDocument(Model):
     foreign: Mapped[bool]
 
 
+class ServedProbeRow(Model):
+    """What a version answers to fixed prompts, as somebody has measured it; engines are held against one of these."""
+
+    __tablename__ = "version_served_probes"
+    __table_args__ = (UniqueConstraint("version_pk", "owner"),)
+
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"))
+    #: The token that recorded it; "job" for the training that made the version.
+    owner: Mapped[str] = mapped_column(String(120))
+    #: 0: the training, 1: a worker or an admin, 2: another sender. The lowest counts, and of these the oldest row.
+    standing: Mapped[int]
+    #: A `ServedProbe`. Large, so that it is only read on demand.
+    probe: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    record_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class VersionTag(Model):
     """A tag of a version, for search; `Version.tags` holds the same."""
 

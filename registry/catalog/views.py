@@ -13,6 +13,7 @@ from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.resolve import Resolver
+from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.http.routes import (
@@ -42,12 +43,14 @@ from sdk.schemas.catalog import (
     VersionView,
 )
 from sdk.schemas.probe import VersionNorms
+from sdk.schemas.serving import ServedProbeRecord, ServedProbeView
 from sdk.schemas.wire import Page
 
 router = room("", "catalog")
 
 BasesDep = Annotated[Bases, service(Bases)]
 CatalogDep = Annotated[Catalog, service(Catalog)]
+ServedProbesDep = Annotated[ServedProbes, service(ServedProbes)]
 PublisherDep = Annotated[Publisher, service(Publisher)]
 VersionStatesDep = Annotated[VersionStates, service(VersionStates)]
 AliasesDep = Annotated[Aliases, service(Aliases)]
@@ -165,6 +168,22 @@ async def get_norms(
 def _written_norms(catalog: Catalog, ref: str, who: Principal, wait_s: float) -> Response:
     with holding_facts(wait_s=wait_s):
         return written(catalog.norms(ref, who=who), 200)
+
+
+@router.get("/version/served-probe")
+def get_served_probe(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
+    probes: ServedProbesDep,
+    who: Reader,
+) -> ServedProbeView:
+    """What a version answers to fixed prompts, and who measured it: an engine that serves it answers the same."""
+    return probes.get(ref, who=who)
+
+
+@router.put("/version/served-probe")
+def record_served_probe(body: ServedProbeRecord, probes: ServedProbesDep, who: Sender) -> ServedProbeView:
+    """Record what a version answers, as the caller measured it; a second one by the same token takes the place of the first."""
+    return probes.record(measured=body, who=who)
 
 
 @router.patch("/version")

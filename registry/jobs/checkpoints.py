@@ -13,6 +13,7 @@ from registry.artifacts.manifests import blobs_of, read_manifest, record_manifes
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.served_probes import keep_trained
 from registry.db.database import Database
 from registry.db.stored_json import read_stored, readable, view_of
 from registry.db.types import db_now
@@ -32,6 +33,7 @@ from sdk.schemas.catalog import JobRef, Publication, Published
 from sdk.schemas.job_requests import CheckpointRef
 from sdk.schemas.jobs import CheckpointPublication, CheckpointView
 from sdk.schemas.manifest import Manifest
+from sdk.schemas.serving import ServedProbe
 from sdk.schemas.training_report import TrainingReport
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import Wire
@@ -120,7 +122,7 @@ class StoredCheckpoints:
             if is_result:
                 member = TrainingRecord(sweep=f"{job.sweep}/{job.sweep_number}")
                 settled = settled.model_copy(update={"training": {**(settled.training or {}), **member.flat()}})
-            made = JobRef(id=job.id, attempt=row.attempt)
+            made, answers, worker = JobRef(id=job.id, attempt=row.attempt), answers_of(row), job.worker
         said = {"tags": publication.tags, "description": publication.description}
         named = settled.model_copy(update={"adapter": publication.adapter or settled.adapter, **said})
         with self._publisher.publishing(publication=named, who=who, job=made, reported=reported, notes=notes) as (
@@ -128,6 +130,7 @@ class StoredCheckpoints:
             published,
         ):
             self._keep_series(session, made, published.version, step)
+            keep_trained(session, published.version, answers, created_by=worker or who.name)
             return published
 
     def expire(self) -> int:
@@ -165,6 +168,11 @@ def publishable(
         ),
     )
     return settled, reported, report.warnings
+
+
+def answers_of(row: Checkpoint) -> ServedProbe | None:
+    """Return what the version that a checkpoint can become answers; None if the training had not ended there."""
+    return read_stored(TrainingReport, row.report, of=f"step {row.step} of job {row.job_id}").served_probe
 
 
 class _Scores(Wire):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
 from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
-from registry.catalog.models import Adapter, NamedBase, Version
+from registry.catalog.models import Adapter, NamedBase, ServedProbeRow, Version
 from registry.catalog.versions.kinds import KEPT, is_merged_only
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
@@ -154,6 +154,10 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         select(Adapter.namespace, VersionSeries.record_bytes.label(size))
         .select_from(VersionSeries)
         .join(Version, Version.pk == VersionSeries.version_pk)
+        .join(Adapter, Adapter.pk == Version.adapter_pk),
+        select(Adapter.namespace, ServedProbeRow.record_bytes.label(size))
+        .select_from(ServedProbeRow)
+        .join(Version, Version.pk == ServedProbeRow.version_pk)
         .join(Adapter, Adapter.pk == Version.adapter_pk),
         select(Policy.namespace, Policy.record_bytes.label(size)),
         select(Sweep.namespace, Sweep.record_bytes.label(size)),

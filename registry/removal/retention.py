@@ -15,6 +15,7 @@ from registry.artifacts.stored_blobs import hold_access
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
+from registry.catalog.versions.served_probes import give_up_probes
 from registry.catalog.versions.version_states import move_version
 from registry.db.database import Database
 from registry.errors import Unreadable
@@ -88,6 +89,7 @@ def give_up(session: Session, version: Version) -> bool:
     """
     namespace, digest = version.adapter.namespace, version.digest
     give_up_series(session, version)
+    give_up_probes(session, version)
     if has_member_with(session, namespace, digest):
         return False
     rows.give_up(session, namespace, digest)

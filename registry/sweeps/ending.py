@@ -9,11 +9,12 @@ from sqlalchemy import and_, false, or_, select, update
 from sqlalchemy.orm import Session, undefer
 
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.served_probes import keep_trained
 from registry.db.database import Database
 from registry.db.types import db_now
 from registry.errors import Conflict, Invalid, NotFound, Verification
 from registry.jobs.checkpoint_pins import find_checkpoint
-from registry.jobs.checkpoints import publishable
+from registry.jobs.checkpoints import answers_of, publishable
 from registry.jobs.kinds.rules import KeepSeries
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import Principal
@@ -101,7 +102,7 @@ class SweepEnding:
             job = session.get_one(Job, member.job)
             row = find_checkpoint(session, CheckpointRef(job=job.id, step=member.step))
             settled, reported, notes = publishable(session, job, row, TrainingRecord())
-            made = JobRef(id=job.id, attempt=row.attempt)
+            made, answers = JobRef(id=job.id, attempt=row.attempt), answers_of(row)
         training = {**(settled.training or {}), **TrainingRecord(sweep=f"{sweep.id}/{number}").flat()}
         signature = None if member.signature is None else SignedManifest.model_validate(member.signature)
         named = settled.model_copy(update={"training": training, "signature": signature})
@@ -111,6 +112,7 @@ class SweepEnding:
                 raise Conflict(f"sweep {sweep.id} is no longer choosing; see it with: adapterctl sweep show {sweep.id}")
             session.get_one(Member, (sweep.id, number)).ref = published.version.ref
             self._keep_series(session, made, published.version, member.step)
+            keep_trained(session, published.version, answers, created_by=job.worker or who.name)
 
     def _end(self, sweep: Sweep, message: str | None, *, gives_up: bool) -> bool:
         with self._db.write() as session:

@@ -35,6 +35,7 @@ from sdk.schemas.probe import (
     says_probe,
 )
 from sdk.schemas.promotion import ProbeRecord
+from sdk.schemas.serving import ServedProbe, ServedProbeRecord
 from sdk.schemas.wire import read
 from sdk.validation import require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
@@ -72,6 +73,7 @@ def replay_probe(
     adapter: Path,
     *,
     base: Path | None,
+    answers: bool = False,
 ) -> ProbeReplay:
     """Compute norms and probe again for a version whose verified files are in `adapter`; see `VersionsAPI.replay_probe`."""
     from sdk.lora.adapter_config import lora_of
@@ -88,6 +90,7 @@ def replay_probe(
     kept = None if stored is None else stored.norms
     if kept is None:
         notes.append("the registry keeps no norms of this version")
+    logits, answered = _logits(transport, cache, version, adapter, scanned, notes, answers=answers)
     return ProbeReplay(
         ref=version.ref,
         digest=version.digest,
@@ -97,8 +100,10 @@ def replay_probe(
         norms_differing=[]
         if kept is None
         else [NormDiffering(**one._asdict()) for one in differing(kept, found.norms())],
-        logits=_logits(transport, cache, version, adapter, scanned, notes),
+        logits=logits,
         notes=notes,
+        base=version.base.fingerprint,
+        answers=answered,
     )
 
 
@@ -164,23 +169,41 @@ def _rounding(recorded: ProbeReport, found: ProbeReport, dtypes: set[str]) -> fl
 
 def record_of(found: ProbeReplay) -> ProbeRecord:
     """Return what is recorded of a replay, also of one that differs. Raises InvalidInput if predictions were not compared."""
-    logits, ref = found.logits, Ref.parse(found.ref)
+    logits = found.logits
     if logits is None or logits.difference is None or logits.allowed is None:
         why = "; ".join(found.notes) or "the record has none"
         raise InvalidInput(f"nothing was recorded, since no predictions were compared: {why}", param="record")
-    if ref.number is None:
-        raise InvalidInput(
-            f"{found.ref} has no number, as in quarantine; release it first: adapterctl release", param="ref"
-        )
-    message = ""
+    ref, message = _numbered(found), ""
     try:
         require_equal(found)
     except VerificationFailed as error:
         message = error.message[:_MOST_MESSAGE]
     numbers = {"difference": logits.difference, "tolerance": logits.allowed}
     return ProbeRecord(
-        adapter=ref.adapter, number=ref.number, digest=found.digest, agrees=found.ok, message=message, **numbers
+        adapter=ref.adapter, number=ref.number or 0, digest=found.digest, agrees=found.ok, message=message, **numbers
     )
+
+
+def answers_record_of(found: ProbeReplay) -> ServedProbeRecord | None:
+    """Return what is recorded of what a version answers; None if that was not measured, or something differs from its record.
+
+    Raises InvalidInput for a version without a number.
+    """
+    if found.answers is None or found.base is None or not found.ok:
+        return None
+    ref = _numbered(found)
+    return ServedProbeRecord(
+        adapter=ref.adapter, number=ref.number or 0, digest=found.digest, base=found.base, probe=found.answers
+    )
+
+
+def _numbered(found: ProbeReplay) -> Ref:
+    ref = Ref.parse(found.ref)
+    if ref.number is None:
+        raise InvalidInput(
+            f"{found.ref} has no number, as in quarantine; release it first: adapterctl release", param="ref"
+        )
+    return ref
 
 
 # The base, and the program.
@@ -206,25 +229,27 @@ def _logits(
     adapter: Path,
     scanned: ScannedBase | None,
     notes: list[str],
-) -> LogitsReplay | None:
+    *,
+    answers: bool,
+) -> tuple[LogitsReplay | None, ServedProbe | None]:
     recorded = recorded_probe(version.metrics, version.record)
     none = "none that can be read" if says_probe(version.metrics, version.record) else "none"
     left_out = "predictions were not compared: "
     if scanned is None:
-        if recorded is None:
+        if recorded is None and not answers:
             notes.append(f"{left_out}the record has {none}; give --base to see them")
-            return None
+            return None, None
         here = files_here(cache, version.base.fingerprint, registered_base(transport, version))
         if here is None:
             notes.append(f"{left_out}base {version.base.id} doesn't lie on this machine; say where with --base")
-            return None
+            return None, None
         if missing := missing_libraries(_LIBRARIES):
             notes.append(
                 f"{left_out}{' and '.join(missing)} are not installed here; run: pip install 'adapterctl[worker]'"
             )
-            return None
+            return None, None
         scanned = _of_version(here, cache, version)
-    answer = _measure(version, adapter, scanned)
+    answer = _measure(version, adapter, scanned, answers=answers)
     record = version.record
     if recorded is None:
         notes.append(f"the record has {none} to hold these against")
@@ -239,7 +264,7 @@ def _logits(
     dtypes = {answer.dtype, str(record.dtype)}
     wrong = [] if recorded is None else list(text_differences(recorded, answer.report, dtypes))
     difference, allowed = (None, None) if recorded is None else nearest_gap(recorded, answer.report, dtypes)
-    return LogitsReplay(
+    replayed = LogitsReplay(
         recorded=recorded,
         found=answer.report,
         dtype=answer.dtype,
@@ -248,9 +273,10 @@ def _logits(
         difference=difference,
         allowed=allowed,
     )
+    return replayed, answer.answers
 
 
-def _measure(version: VersionView, adapter: Path, scanned: ScannedBase) -> ProbeAnswer:
+def _measure(version: VersionView, adapter: Path, scanned: ScannedBase, *, answers: bool) -> ProbeAnswer:
     record = version.record
     with tempfile.TemporaryDirectory() as view:
         # A library might also load any other files in the base's folder.
@@ -265,6 +291,7 @@ def _measure(version: VersionView, adapter: Path, scanned: ScannedBase) -> Probe
             labels=None if version.dataset is None else version.dataset.labels,
             pad_token_id=record.pad_token_id,
             seed=record.seed,
+            answers=answers,
         )
         timeout_s = _TIMEOUT_S + scanned.registration.size_bytes / _BYTES_PER_S
         late = f"the probe of {version.ref} was not replayed within {timeout_s:.0f} s; try it on a larger machine"

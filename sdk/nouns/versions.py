@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from sdk.api import probes
+from sdk.api import probes, served_probes
 from sdk.api.versions import VersionRoutes, resolve
 from sdk.config import user_path
 from sdk.examining.engine_compatibility import facts_of, judged
-from sdk.examining.probe_replay import record_of, replay_probe, require_probed
+from sdk.examining.probe_replay import answers_record_of, record_of, replay_probe, require_probed
 from sdk.exporting.running import Exported, ExportedLora
 from sdk.exporting.targets import export_gguf, export_plain
 from sdk.names import parse_ref
@@ -23,6 +23,7 @@ from sdk.pushing.pusher import PushKeywords, PushOptions, PushReport
 from sdk.schemas.manifest import Manifest
 from sdk.schemas.probe import ProbeReplay
 from sdk.schemas.promotion import ProbeRecordView
+from sdk.schemas.serving import ServedProbeView
 
 if TYPE_CHECKING:
     from sdk.lora.compatibility import Compatibility
@@ -76,13 +77,14 @@ class VersionsAPI(VersionRoutes[Version]):
         """
         return self._registry.puller.verify(ref, verify_with=verify_with)
 
-    def replay_probe(self, ref: str, *, base: str | Path | None = None) -> ProbeReplay:
+    def replay_probe(self, ref: str, *, base: str | Path | None = None, answers: bool = False) -> ProbeReplay:
         """Fetch a version, and compute again what it does to its base.
 
         That is the norm of ΔW of each module from the pulled bytes, and the predictions on fixed texts over `base`, a
         folder, or over the version's base if that is on this machine. What differs from the record is in
         `norms_differing` and `logits.differing`, and raises nothing. Norms may differ by 1e-6 of their value, a logit
-        gap by 1e-3 of its value and the rounding of the type that was computed in. Raises NotFound, InvalidInput for a
+        gap by 1e-3 of its value and the rounding of the type that was computed in. With `answers` the version's and its base's
+        answers to fixed prompts are measured too, by which engines are proved to serve it. Raises NotFound, InvalidInput for a
         merged model, VerificationFailed for altered bytes and for another base than the version's, InvalidBase,
         Unavailable if numpy is missing or, with `base`, the worker's libraries.
         """
@@ -93,15 +95,31 @@ class VersionsAPI(VersionRoutes[Version]):
         exact = f"{parse_ref(ref).adapter}@sha256:{manifest.digest}"
         view, folder = resolve(at.transport, exact), puller.fill_cache(manifest)
         over = None if base is None else user_path(base)
-        return replay_probe(at.transport, at.cache, view, self.norms(exact), folder, base=over)
+        return replay_probe(at.transport, at.cache, view, self.norms(exact), folder, base=over, answers=answers)
 
-    def record_probe(self, found: ProbeReplay) -> ProbeRecordView:
-        """Record what `replay_probe` found, also if it differs: policies may ask that another worker has done so.
+    def record_probe(self, found: ProbeReplay) -> ProbeRecordView | None:
+        """Record what `replay_probe` found: also if it differs, for policies that ask that another worker has measured it; and
+        what the version answers, unless its training has recorded that.
 
-        It takes the place of what this token has recorded of the same bytes before. Raises InvalidInput if no predictions were
-        compared, Conflict if the version's record has no probe, NotFound, NotAllowed.
+        Each takes the place of what this token has recorded of the same bytes before. None: the version has no record that could
+        differ, as of what was pushed, and only its answers were recorded. Raises InvalidInput if there is nothing to record,
+        NotFound, NotAllowed.
         """
-        return probes.record(self._registry.transport, record_of(found))
+        transport, answers = self._registry.transport, answers_record_of(found)
+        if answers is not None:
+            known = served_probes.find(transport, found.ref)
+            if known is None or known.source != "training":
+                served_probes.record(transport, answers)
+            if found.logits is None or found.logits.recorded is None:
+                return None
+        return probes.record(transport, record_of(found))
+
+    def served_probe(self, ref: str) -> ServedProbeView:
+        """Return what the version that `ref` names now answers to fixed prompts, by which engines are proved to serve it.
+
+        Raises InvalidName, InvalidRef, NotFound also if nobody has measured that.
+        """
+        return served_probes.get(self._registry.transport, str(parse_ref(ref)))
 
     def probes(self, ref: str) -> builtins.list[ProbeRecordView]:
         """What replays of the probe of the version that `ref` names now have found, newest first.

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.serving import ServedProbe
 from sdk.schemas.training_report import Labels
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import IF_SET, Sha256, Wire
@@ -111,6 +112,8 @@ class ProbeRequest(Wire):
     labels: Labels | None = None
     pad_token_id: int | None = None
     seed: int = 0
+    #: Whether to say what it answers too, for engines to be held against.
+    answers: bool = False
 
 
 class ProbeAnswer(Wire):
@@ -119,6 +122,8 @@ class ProbeAnswer(Wire):
     report: ProbeReport
     dtype: DtypeName
     device: Literal["cpu", "cuda"]
+    #: None: it was not asked for, or predicts no tokens.
+    answers: Annotated[ServedProbe | None, IF_SET] = None
 
 
 class NormDiffering(Wire):
@@ -172,6 +177,10 @@ class ProbeReplay(Wire):
     logits: LogitsReplay | None
     #: What was left out, in sentences.
     notes: list[str]
+    #: The fingerprint of the version's base.
+    base: Annotated[Sha256 | None, IF_SET] = None
+    #: What it answers, if that was asked for, and it predicts tokens.
+    answers: Annotated[ServedProbe | None, IF_SET] = None
 
     @property
     def ok(self) -> bool:

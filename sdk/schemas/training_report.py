@@ -11,6 +11,7 @@ from sdk.schemas.advice import AdviceList
 from sdk.schemas.looks import LookRecord
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.serving import ServedProbe
 from sdk.schemas.training_warnings import training_warnings
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Wire
@@ -99,6 +100,8 @@ class TrainingReport(Wire):
     sources: Annotated[list[SourceUse] | None, IF_SET] = None
     #: What its steps and looks say should be done otherwise, at its end.
     advice: Annotated[AdviceList, IF_ANY] = []
+    #: What the version answers, for engines to be held against; of a training that has ended.
+    served_probe: Annotated[ServedProbe | None, IF_SET] = None
 
     @property
     def record(self) -> TrainingRecord:

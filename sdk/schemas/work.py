@@ -22,6 +22,7 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.preview import Preview
 from sdk.schemas.probe import Norms
 from sdk.schemas.recorded import Day
+from sdk.schemas.serving import ServedProbe
 from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.trackers import TRACKERS, Runs, TrackerName
 from sdk.schemas.training_report import Labels, TrainingReport
@@ -255,6 +256,8 @@ class Completion(Wire):
     looks: Annotated[list[LookRecord], Field(max_length=MOST_LOOKS), IF_ANY] = []
     #: Of a training that is a member of a sweep.
     member: Annotated[MemberResult | None, IF_SET] = None
+    #: What the version of a training answers.
+    served_probe: Annotated[ServedProbe | None, IF_SET] = None
 
     @property
     def uploads(self) -> set[str]:

@@ -66,6 +66,7 @@ BY_NATURE = {
     "move_alias": "it names the same version again; with `expect` it is refused instead",
     "give_approval": "what the token has given, and still stands, is returned again",
     "withdraw_approval": "what was withdrawn stays so",
+    "record_served_probe": "what a token measured takes the place of what it measured before",
     "record_probe": "the replay of a token takes the place of the one before",
     "remove_alias": "what is removed is not found again; with `expect` a later one of that name stays",
     "check_promotion": "it moves nothing, and by the same inputs the decision is the same",

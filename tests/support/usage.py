@@ -13,7 +13,7 @@ from sqlalchemy.orm import undefer
 from registry.app.services import Services
 from registry.artifacts.models import ManifestRow, Upload
 from registry.catalog.bases.finding import WHOLE, tensors_of
-from registry.catalog.models import NamedBase, Origin, Version, VersionNote
+from registry.catalog.models import NamedBase, Origin, ServedProbeRow, Version, VersionNote
 from registry.db.types import utc_now
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Checkpoint, Job, JobEvent
@@ -109,6 +109,9 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
             size = record_bytes(kept.names, kept.data)
             of = session.get_one(Version, kept.version_pk).adapter.namespace
             found.append((of, f"series of version {kept.version_pk}", size, kept.record_bytes))
+        for probe in session.scalars(select(ServedProbeRow).options(undefer(ServedProbeRow.probe))):
+            of = session.get_one(Version, probe.version_pk).adapter.namespace
+            found.append((of, f"served probe {probe.pk}", record_bytes(probe.probe), probe.record_bytes))
         for sweep in session.scalars(select(Sweep).options(undefer(Sweep.verdict))):
             size = record_bytes(sweep.submission) + (0 if sweep.verdict is None else record_bytes(sweep.verdict))
             found.append((sweep.namespace, f"sweep {sweep.id}", size, sweep.record_bytes))

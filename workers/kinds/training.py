@@ -216,6 +216,7 @@ def _publish(
             looks=looks,
             advice=report.advice,
             member=result.member,
+            served_probe=report.served_probe,
         )
     )
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Origin
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref, require_digest, space_to_change
 from registry.catalog.versions.kinds import require_name_of_kind
+from registry.catalog.versions.served_probes import keep_trained
 from registry.db.database import Database
 from registry.db.stored_json import table
 from registry.db.types import db_now
@@ -193,6 +194,7 @@ def _publish(
         notes=warnings,
     ) as (session, published):
         services.keep_series(session, made, published.version, None)
+        keep_trained(session, published.version, done.completion.served_probe, created_by=done.who.name)
         note_peak(session, done.job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
             "ref": published.version.ref,

@@ -80,6 +80,7 @@ def report_of(publication: Publication, completion: Completion) -> TrainingRepor
         metrics=publication.metrics,
         libraries=publication.libraries,
         advice=completion.advice,
+        served_probe=completion.served_probe,
         **{name: getattr(use, name) for name in ("rows", "supervised_tokens", "rendering", "labels", "sources")},
     )
 

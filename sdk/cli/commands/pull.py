@@ -139,7 +139,10 @@ def _show_plan(plan: PullPlan, style: str) -> None:
     "--base", metavar="DIR", help="With --probe: the folder of its base. [default: where it is on this machine]"
 )
 @click.option(
-    "--record", "records", is_flag=True, help="With --probe: record what was found, for policies that ask for it."
+    "--record",
+    "records",
+    is_flag=True,
+    help="With --probe: record what was found, for policies that ask for it, and for serving.",
 )
 @format_option
 def verify_command(
@@ -151,7 +154,8 @@ def verify_command(
     another version. With --probe, the norm of every module's update is computed from
     the fetched bytes, and predictions on fixed texts are computed over the base; any difference from the record is an error.
     With --record the registry keeps what was found, also a difference, for policies that ask that another worker has
-    measured it again.
+    measured it again; and what the version answers to fixed prompts, by which `serve` proves that an engine has loaded it: of
+    a version that was trained here, its training has recorded that.
 
     \b
     Examples:
@@ -186,7 +190,7 @@ def verify_command(
                 exact = f"{parse_ref(target).adapter}@sha256:{manifest.digest}"
                 from sdk.cli.support.replayed_probe import print_replay
 
-                replayed = client.versions.replay_probe(exact, base=base)
+                replayed = client.versions.replay_probe(exact, base=base, answers=records)
                 print_replay(replayed, style, record=client.versions.record_probe if records else None)
                 return
     document = {"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None}

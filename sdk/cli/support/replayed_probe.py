@@ -17,14 +17,17 @@ _MOST_MODULES = 10
 
 
 def print_replay(
-    found: ProbeReplay, style: str, *, record: Callable[[ProbeReplay], ProbeRecordView] | None = None
+    found: ProbeReplay, style: str, *, record: Callable[[ProbeReplay], ProbeRecordView | None] | None = None
 ) -> None:
     """Print what was found, and have it recorded; raises VerificationFailed afterwards if it differs from the record."""
     print_one(style, {**found.model_dump(mode="json"), "ok": found.ok}, found.digest, lambda: _print_table(found))
     if record is not None:
         recorded = record(found)
-        verdict = "agrees with its record" if recorded.agrees else "differs from its record"
-        say(f"recorded for {recorded.created_by}: the replay of {found.ref} {verdict}")
+        if recorded is None:
+            say(f"recorded: what {found.ref} answers, by which engines are proved to serve it")
+        else:
+            verdict = "agrees with its record" if recorded.agrees else "differs from its record"
+            say(f"recorded for {recorded.created_by}: the replay of {found.ref} {verdict}")
     require_equal(found)
 
 

@@ -27,6 +27,18 @@ PROBE_TEXTS = (
 #: SHA-256 over the texts as a JSON list.
 TEXTS_DIGEST = digest_of(list(PROBE_TEXTS))
 
+#: What a base and an adapter continue, so that an engine can be compared with it: of kinds that adapters are trained on.
+PROMPT_TEXTS = (
+    "Summarise in one sentence what happened. The committee met on Tuesday to discuss the budget for the coming year. Summary:",
+    "def moving_average(values, width):\n    if width < 1:\n        raise ValueError('width must be positive')\n    ",
+    "User: My parcel arrived broken, and nobody answers my letters. What should I do now?\nAssistant:",
+    'Order 1042 of Ada Lovelace, three pieces at 19.99, not shipped yet.\nAs JSON:\n{"order": ',
+)
+#: The most tokens of each.
+PROMPT_TOKENS = 24
+#: SHA-256 over the prompts and the length at which they are cut.
+PROMPTS_DIGEST = digest_of({"prompts": list(PROMPT_TEXTS), "most_tokens": PROMPT_TOKENS})
+
 
 _PROSE = (
     "The harbour was quiet when the first boats came in. A boy carried crates of ice across the quay while his uncle"

@@ -20,6 +20,7 @@ from workers.pipelines.errors import PipelineError
 
 def replay(request: ProbeRequest) -> ProbeAnswer:
     """Measure the adapter in a folder on the base in another. Raises PipelineError."""
+    from workers.pipelines.data.continuations import served_probe
     from workers.pipelines.data.probe import probe
     from workers.pipelines.data.tokenizer import load_tokenizer
     from workers.pipelines.model.adapters import load_adapter
@@ -40,8 +41,12 @@ def replay(request: ProbeRequest) -> ProbeAnswer:
             base, device, quantization=request.quantization, dtype=request.dtype, held=request.held, classes=classes
         )
         model = load_adapter(loaded.model, Path(request.adapter))
-        report = probe(model, tokenizer, base, device.torch_device, labelled=classes is not None)
-    return ProbeAnswer(report=report, dtype=loaded.dtype, device=device.kind)
+        over = (model, tokenizer, base, device.torch_device)
+        report = probe(*over, labelled=classes is not None)
+        answers = None
+        if request.answers and classes is None:
+            answers = served_probe(*over, quantization=loaded.quantization)
+    return ProbeAnswer(report=report, dtype=loaded.dtype, device=device.kind, answers=answers)
 
 
 def load(_request: ProbeRequest) -> None:

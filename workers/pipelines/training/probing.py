@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 from sdk.schemas.failures import FailureReason
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.probe import LEAST_LOGIT_GAP, ProbeReport
+from sdk.schemas.serving import ServedProbe
+from workers.pipelines.data.continuations import served_probe
 from workers.pipelines.data.probe import probe
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.adapters import load_adapter, unload
@@ -18,8 +21,11 @@ from workers.pipelines.training.inputs import Inputs
 from workers.pipelines.training.short_of_memory import looked_twice
 
 
-def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
-    """Remove the trained adapter from its base, load the one in the folder `out` instead, and measure that.
+def probe_saved(
+    given: Inputs, model: Any, out: Path, quantization: QuantizationRecipe | None
+) -> tuple[ProbeReport, ServedProbe | None]:
+    """Remove the trained adapter from its base, load the one in the folder `out` instead, and measure that; return also what it
+    answers, unless it predicts no tokens.
 
     The model can't be trained further afterwards; the state of random number generators is unchanged. Raises
     PipelineError if the saved files don't affect the base.
@@ -31,9 +37,9 @@ def probe_saved(given: Inputs, model: Any, out: Path) -> ProbeReport:
         restore_base(model)
         saved = load_adapter(unload(model), out)
         labelled = given.classes is not None
-        return looked_twice(
-            lambda: probe(saved, given.tokenizer, given.order.base, given.device.torch_device, labelled=labelled)
-        )
+        over = (saved, given.tokenizer, given.order.base, given.device.torch_device)
+        found = looked_twice(lambda: probe(*over, labelled=labelled))
+        return found, None if labelled else looked_twice(lambda: served_probe(*over, quantization=quantization))
 
 
 def require_learnt(found: ProbeReport, dtype: str, *, why: str | None) -> None:

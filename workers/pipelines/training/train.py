@@ -216,7 +216,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
         _write(given, tensors, host.out)
         report = training_report(setting, adapter.record, tensors, train_s=train_s, scores=scores)
         lost, update = lost_scale(model), largest_update(model, host.out, given.lora)
-        found = probe_saved(given, model, host.out)
+        found, answers = probe_saved(given, model, host.out, loaded.quantization)
     require_learnt(found, loaded.dtype, why=lost)
     report = report.model_copy(
         update={
@@ -226,6 +226,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
                 **({} if update is None else {"largest_update": update}),
             },
             "training": {**report.training, **TrainingRecord(probe_texts=found.texts_digest).flat()},
+            "served_probe": answers,
         }
     )
     report = advising.at_the_end(report, adapter.record, had_to_end=rungs.pruned_at is not None)

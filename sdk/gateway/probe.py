@@ -1,0 +1,183 @@
+"""Whether an engine serves a version: what it answers, held against the version's record.
+
+No engine refuses an adapter of another base, and some say "loaded" and answer as the base does. So an engine scores the tokens
+of the record, under the base and under the version's name, and both must be as far from the record as rounding alone explains.
+How far that is, the engine's own base tells: its distance from the record is the noise of that engine's arithmetic, of whatever
+precision. The version's distance may be twice that, and must be at most half of its distance from the base's record.
+
+Seen over nine adapters of SmolLM2-135M (`benchmarks/served_probe.py`): the noise is 0.00001 nats in float32, 0.04 in bfloat16 and
+0.3 over weights in 4 bits; the version's is 0.8 to 1.3 times the base's; another training on the same rows is at least 3.5 times
+it in bfloat16.
+
+>>> tokens = dict(tokens=[3, 4], base=[-1.0, -2.0], adapter=[-0.2, -0.1])
+>>> record = ServedProbe(
+...     prompts_digest="0" * 64, prompts=[ServedPrompt(tokens=[1], by_base=Continuation(**tokens), by_adapter=Continuation(**tokens))]
+... )
+>>> right, bare = [[-0.2001, -0.1]] * 2, [[-1.0, -2.0001]] * 2
+>>> judge(record, Scores(base=bare, adapter=right)).outcome, judge(record, Scores(base=bare, adapter=bare)).outcome
+('passed', 'failed')
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sdk.gateway.engines.engine import Engine
+from sdk.schemas.serving import Continuation, DtypeName, ProbeVerdict, ServedProbe, ServedPrompt
+
+#: How many times as far as the base a version may be from its record.
+_TIMES = 2.0
+#: At most this share of the distance to the other's record may be the distance to the own one.
+_NEARER = 0.5
+#: The least noise that is assumed, in nats, and as a share of the adapter's effect: engines round the adapter's matrices, which
+#: the base's answers don't show.
+_LEAST_NOISE, _LEAST_SHARE = 1e-3, 1 / 64
+#: The largest noise that a precision explains, in nats; beyond it the base is another one. Each is about three times what was seen.
+_MOST_NOISE: dict[DtypeName | None, float] = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.125, None: 0.125}
+#: The same where the base was quantised in training, and the engine's perhaps is not.
+_MOST_QUANTIZED = 0.75
+#: The largest log-probability, without its sign, that is a number.
+_LARGEST = 1e6
+#: How many of a base's scores are held.
+_MOST_HELD = 512
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an engine says about the tokens of a record, in nats: a list for each continuation, in the order of the record's prompts,
+    the base's before the adapter's.
+    """
+
+    base: Sequence[Sequence[float]]
+    adapter: Sequence[Sequence[float]]
+
+
+class BaseScores:
+    """What one process of an engine has said about tokens under its base: that never changes, so it is asked once."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = OrderedDict()
+
+    async def of(self, engine: Engine, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+        """Return it, asking the engine if need be."""
+        key = (tuple(prompt), tuple(continuation))
+        found = self._held.get(key)
+        if found is None:
+            found = await engine.score(None, prompt, continuation)
+            self._held[key] = found
+            while len(self._held) > _MOST_HELD:
+                self._held.popitem(last=False)
+        return found
+
+
+async def prove(
+    engine: Engine, name: str, record: ServedProbe, *, held: BaseScores, dtype: DtypeName | None = None
+) -> ProbeVerdict:
+    """Let an engine score a record's tokens under the base and under a loaded version, and judge that.
+
+    Prompts on which the adapter does most come first, and once the version passes on one nothing more is scored. `dtype` is what
+    the engine computes in, where that is known. Raises what `Engine.score` raises.
+    """
+    ordered = sorted(record.prompts, key=_effect_on, reverse=True)
+    base, adapter = list[list[float]](), list[list[float]]()
+    for count, prompt in enumerate(ordered, start=1):
+        # Side by side: an engine that batches reads them in one pass.
+        found = await asyncio.gather(
+            *(held.of(engine, prompt.tokens, each.tokens) for each in prompt.continuations),
+            *(engine.score(name, prompt.tokens, each.tokens) for each in prompt.continuations),
+        )
+        base += found[:2]
+        adapter += found[2:]
+        scores = Scores(base=base, adapter=adapter)
+        verdict = judge(record.model_copy(update={"prompts": ordered[:count]}), scores, dtype=dtype)
+        if verdict.outcome == "passed":
+            return verdict
+    return verdict
+
+
+def judge(record: ServedProbe, scores: Scores, *, dtype: DtypeName | None = None) -> ProbeVerdict:
+    """Say whether these scores are a version's, by its record; `dtype` is what the engine computes in, where that is known.
+
+    "undecidable": the adapter's effect is too weak beside the rounding of this engine.
+    """
+    rows = [each for prompt in record.prompts for each in prompt.continuations]
+    was_base, was_adapter = _flat(each.base for each in rows), _flat(each.adapter for each in rows)
+    effect, tokens = _rms(was_base, was_adapter), len(was_adapter)
+    if not (_fits(rows, scores.base) and _fits(rows, scores.adapter)):
+        return ProbeVerdict(
+            outcome="failed",
+            message="the engine doesn't give each token a log-probability that is a number; see its log",
+            effect=effect,
+            base=None,
+            adapter=None,
+            allowed=None,
+            tokens=tokens,
+        )
+    now_base, now_adapter = _flat(scores.base), _flat(scores.adapter)
+    base, adapter = _rms(now_base, was_base), _rms(now_adapter, was_adapter)
+    allowed = _TIMES * max(base, _LEAST_NOISE, _LEAST_SHARE * effect)
+
+    def verdict(outcome: str, message: str) -> ProbeVerdict:
+        numbers = {"effect": effect, "base": base, "adapter": adapter, "allowed": allowed, "tokens": tokens}
+        return ProbeVerdict.model_validate({"outcome": outcome, "message": message, **numbers})
+
+    most = _most_noise(record, dtype)
+    if base > most:
+        return verdict(
+            "failed",
+            f"the engine's base is {base:.3g} nats a token from the record's, and {most:.3g} is the most that rounding explains:"
+            " it is another base, or one in fewer bits; start the engine with the version's base",
+        )
+    if adapter > allowed:
+        bare = _rms(now_adapter, now_base)
+        as_base = bare <= _NEARER * effect and bare < adapter
+        return verdict(
+            "failed",
+            f"under the version's name the engine answers {adapter:.3g} nats a token from the record, and {allowed:.3g} is allowed: "
+            + (
+                "it answers as the base does, so the adapter has no effect there"
+                if as_base
+                else "it is another adapter, or is applied otherwise"
+            )
+            + "; see whether the engine supports this kind: adapterctl compat",
+        )
+    if adapter <= _NEARER * _rms(now_adapter, was_base) and base <= _NEARER * _rms(now_base, was_adapter):
+        return verdict("passed", f"{tokens} tokens are as recorded, within {allowed:.3g} nats")
+    return verdict(
+        "undecidable",
+        f"the adapter moves the base by {effect:.3g} nats a token, too little to be told from this engine's rounding of {base:.3g};"
+        " serve it in float32 to be sure",
+    )
+
+
+def _most_noise(record: ServedProbe, dtype: DtypeName | None) -> float:
+    if record.quantized is not None:
+        return _MOST_QUANTIZED
+    # The record itself may have been computed in 16 bits.
+    return max(_MOST_NOISE[dtype], 0.0 if record.dtype == "float32" else _MOST_NOISE[record.dtype])
+
+
+def _effect_on(prompt: ServedPrompt) -> float:
+    rows = prompt.continuations
+    return _rms(_flat(each.base for each in rows), _flat(each.adapter for each in rows))
+
+
+def _fits(rows: Sequence[Continuation], scores: Sequence[Sequence[float]]) -> bool:
+    """Whether there is a number for each token; NaN and infinities are none."""
+    return len(rows) == len(scores) and all(
+        len(row.tokens) == len(found) and all(abs(each) <= _LARGEST for each in found)
+        for row, found in zip(rows, scores, strict=True)
+    )
+
+
+def _flat(lists: Iterable[Sequence[float]]) -> list[float]:
+    return [number for each in lists for number in each]
+
+
+def _rms(some: Sequence[float], others: Sequence[float]) -> float:
+    """Return the root mean square of differences, without overflow."""
+    return math.dist(some, others) / math.sqrt(len(some))

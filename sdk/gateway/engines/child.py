@@ -1,7 +1,7 @@
 """A process that an engine runs in: started with its configuration, asked over a private socket, and ended with this process.
 
 The configuration is one line of JSON on its standard input, which then stays open: its end is the end of this process, however that
-comes. It prints one line of JSON when it is ready, or says there why it can't be: `{"ready": …}`, `{"refused": …, "reason": …}`.
+comes. It prints one line of JSON when it is ready, or a sentence why it can't be: `{"ready": …}`, `{"refused": …}`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Child:
                 if isinstance(answer, dict) and "ready" in answer:
                     return answer
                 if isinstance(answer, dict) and "refused" in answer:
-                    raise EngineRefused(str(answer.get("reason") or answer["refused"])[:1000])
+                    raise EngineRefused(str(answer["refused"])[:1000])
         status = await self._process.wait()
         raise EngineRefused(
             f"{what} ended ({_how(status)}) before it was ready; see that there is enough memory, then start it again"

@@ -87,7 +87,7 @@ class VllmEngine:
             base=str(base.get("root") or base["id"]),
             context_tokens=int(base.get("max_model_len") or 0),
             template=None,
-            takes=frozenset({"response_format", "tools"}),
+            takes=frozenset({"response_format", "stop_token_ids", "tools"}),
         )
 
     async def load(self, name: str, folder: Path) -> None:

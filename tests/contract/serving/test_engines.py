@@ -17,6 +17,7 @@ from support.engines import complete, llama_cpp, up, vllm_server
 from support.served_models import TOKENS, ServedModels, make_tiny
 
 from sdk.gateway.engines.engine import Engine, EngineRefused
+from sdk.gateway.engines.local import LocalEngine
 
 Factory = Callable[[], Engine]
 
@@ -27,13 +28,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
     return make_tiny(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="module", params=["llama.cpp", "vllm"])
+@pytest.fixture(scope="module", params=["local", "llama.cpp", "vllm"])
 def make(
     request: pytest.FixtureRequest, models: ServedModels, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Factory]:
     """A function that returns a new engine of one kind; none is up."""
     folder = tmp_path_factory.mktemp("engine")
-    if request.param == "llama.cpp":
+    if request.param == "local":
+        yield lambda: LocalEngine(models.base, dtype="float32")
+    elif request.param == "llama.cpp":
         yield lambda: llama_cpp(models.base, models.base.parent / "store")
     else:
         with vllm_server(models.base, folder) as server:

@@ -1,52 +1,72 @@
-"""Versions' files for an engine: pulled by digest, leased to this gateway, and hashed again before an engine gets their path."""
+"""Versions' files for an engine: fetched by digest into the cache, leased, and hashed."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections import Counter
 from pathlib import Path
 
-from sdk.errors import TimedOut, Unavailable
-from sdk.gateway.apart import in_thread
+from sdk.errors import NotFound, VerificationFailed
 from sdk.gateway.versions import Fetched
 from sdk.pulling.cache import Cache
-from sdk.pulling.folder import verify_folder
-from sdk.pulling.leases import FolderLease, leases_of
+from sdk.pulling.folder import refuse_hazard, verify_folder
+from sdk.pulling.leases import lease, leases_of, release
 from sdk.pulling.puller import Puller
 
 
-class PulledFolders:
-    """Those of one gateway, which is the leases' owner also after a restart."""
+class LeasedFolders:
+    """The folders of one gateway. Its leases are its owner's, and outlive this process: the next one with the same owner ends them."""
 
     def __init__(self, puller: Puller, cache: Cache, owner: str) -> None:
         self._puller, self._cache, self._owner = puller, cache, owner
-        self._leases: dict[Path, FolderLease] = {}
+        #: How many versions use each folder: two may have the same files.
+        self._uses: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    async def begin(self) -> None:
+        """End the leases of an earlier gateway with this owner, of which no engine has anything any more. Raises AdapterctlError."""
+        await asyncio.to_thread(self._begin)
 
     async def fetch(self, name: str, digest: str) -> Fetched:
-        """Return a version's files. Raises AdapterctlError, and then nothing is leased."""
-        return await in_thread(lambda: self._fetch(f"{name.partition('@')[0]}@sha256:{digest}"))
+        """Return a version's files: leased, then hashed. What is cached needs no registry. Raises AdapterctlError."""
+        return await asyncio.to_thread(self._fetch, name, digest)
 
     async def release(self, fetched: Fetched) -> None:
-        """End the lease of what `fetch` returned."""
-        lease = self._leases.pop(fetched.folder, None)
-        if lease is not None:
-            await in_thread(lease.release)
+        """End the lease of a folder, unless another version uses it. Raises AdapterctlError."""
+        await asyncio.to_thread(self._release, fetched.folder.name)
 
-    def release_others(self) -> None:
-        """End the leases of an earlier process of this gateway: the engine has forgotten what that gave it."""
-        mine = {lease.digest for lease in self._leases.values()}
-        for view in leases_of(self._cache, self._owner):
-            if view.digest not in mine:
-                FolderLease(self._cache, view.digest, self._owner, self._cache.version(view.digest)).release()
+    def _begin(self) -> None:
+        for one in leases_of(self._cache, self._owner):
+            with self._lock:
+                if not self._uses[one.digest]:
+                    release(self._cache, one.digest, self._owner)
 
-    def _fetch(self, ref: str) -> Fetched:
+    def _fetch(self, name: str, digest: str) -> Fetched:
+        with self._lock:
+            self._uses[digest] += 1
         try:
-            lease = self._puller.lease(ref, self._owner)
-        except (Unavailable, TimedOut):
-            # What was pulled before is enough while the registry is away.
-            lease = self._puller.lease(ref, self._owner, offline=True)
-        try:
-            verify_folder(lease.folder)
+            folder = self._leased(name, digest)
+            manifest = verify_folder(folder)
+            if manifest.digest != digest:
+                raise VerificationFailed(f"{folder} holds another version; run: adapterctl cache verify")
+            refuse_hazard(folder, manifest)
         except BaseException:
-            lease.release()
+            self._release(digest)
             raise
-        self._leases[lease.folder] = lease
-        return Fetched(lease.folder)
+        return Fetched(folder)
+
+    def _leased(self, name: str, digest: str) -> Path:
+        try:
+            return lease(self._cache, digest, self._owner).folder
+        except NotFound:
+            adapter = name.partition("@")[0]
+            return self._puller.lease(f"{adapter}@sha256:{digest}", self._owner).folder
+
+    def _release(self, digest: str) -> None:
+        # Under the lock, so that no other version takes its lease between the last use and the end of the lease.
+        with self._lock:
+            self._uses[digest] -= 1
+            if self._uses[digest] <= 0:
+                del self._uses[digest]
+                release(self._cache, digest, self._owner)

@@ -132,10 +132,11 @@ class Moves:
     # From outside.
 
     async def start(self) -> Facts:
-        """Wait for the engine, take out what an earlier gateway left in it, and begin to watch it. Raises EngineRefused."""
+        """Wait for the engine, take out what an earlier gateway left in it, and begin to watch it. Raises EngineRefused, AdapterctlError."""
         facts = await self._engine.facts()
         for name in await self._engine.loaded():
             await self._engine.release(name)
+        await self._placing.begin()
         self._here.set()
         self._spawn(self._watch())
         return facts

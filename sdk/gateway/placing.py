@@ -23,6 +23,10 @@ _AGAIN_S = 0.5
 class Folders(Protocol):
     """Where versions' files come from."""
 
+    async def begin(self) -> None:
+        """End what an earlier gateway held; the engine has none of its versions any more. Raises AdapterctlError."""
+        ...
+
     async def fetch(self, name: str, digest: str) -> Fetched:
         """Return a version's files: fetched by digest, leased before they are hashed. Raises AdapterctlError, and then nothing is
         leased.
@@ -62,6 +66,10 @@ class Placing:
         self._engine, self._base, self._folders, self._prove, self._objection = engine, base, folders, prove, objection
         self._pulls = asyncio.Semaphore(_MOST_PULLS)
         self._loads = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """End what an earlier gateway held. Raises AdapterctlError."""
+        await self._folders.begin()
 
     async def bring(self, placed: PlacedVersion, is_wanted: Callable[[], bool]) -> None:
         """Fetch, load and prove a version. When this returns it may be served, unless it isn't wanted any more.

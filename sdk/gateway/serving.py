@@ -17,12 +17,12 @@ from sdk.formats.refs import namespace_of
 from sdk.gateway.door import Door
 from sdk.gateway.engines.chosen import EngineChoice, choose
 from sdk.gateway.engines.engine import EngineRefused
-from sdk.gateway.folders import PulledFolders
+from sdk.gateway.folders import LeasedFolders
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import SHORTEST_KEY, Keys, OwnKey, TokenRights, make_key
 from sdk.gateway.model_names import ModelNames
 from sdk.gateway.moves import Moves
-from sdk.gateway.proofs import Proofs
+from sdk.gateway.proving import ProbeRecords, Proving
 from sdk.gateway.registry_calls import RegistryCalls
 from sdk.gateway.renderers import Renderers
 from sdk.gateway.server import listen, server_of
@@ -134,16 +134,16 @@ class _Serving:
 
         tables = Tables(calls, self._files(), on_change=changed, say=self._say)
         adapters = await tables.start()
-        base = self._base_of(adapters)
-        engine = await asyncio.to_thread(choose, self._client, options.engine, base, self._store)
-        folders = PulledFolders(self._client.puller, self._client.cache, f"serve-{options.port}")
-        proofs = Proofs(self._client.transport, self._store / "probes", unprobed=options.unprobed, dtype=engine.dtype)
+        ref, base = self._base_of(adapters)
+        engine = await asyncio.to_thread(choose, self._client, options.engine, ref, base, self._store)
+        folders = LeasedFolders(self._client.puller, self._client.cache, f"serve-{options.port}")
+        records = ProbeRecords(self._client.transport, self._store / "probes")
         moves = Moves(
             engine.engine,
             refs=options.refs,
             base=base.base,
             folders=folders,
-            prove=proofs.prove,
+            prove=Proving(records.get, unprobed=options.unprobed),
             objection=engine.objection,
             say=self._say,
         )
@@ -152,7 +152,7 @@ class _Serving:
             facts = await self._or_stopped(moves.start())
             if facts is None:
                 return
-            folders.release_others()
+            await folders.begin()
             moves.update(adapters)
             own, made = self._key()
             tokens = TokenRights(calls.standing) if calls.has_feed and not options.has_no_key else None
@@ -199,8 +199,8 @@ class _Serving:
         spaces = dict.fromkeys(namespace_of(parse_ref(ref).adapter) or "-" for ref in self._options.refs)
         return {space: TableFile.of(self._store / "tables", self._client.config.url, space) for space in spaces}
 
-    def _base_of(self, adapters: Sequence[ServedAdapter]) -> ServedVersion:
-        """Return a version with the base of all that is served. Raises NotFound, Conflict for what can't be served together."""
+    def _base_of(self, adapters: Sequence[ServedAdapter]) -> tuple[str, ServedVersion]:
+        """Return a version with the base of all that is served, by its ref. Raises NotFound, Conflict for what can't be served together."""
         names = ModelNames(adapters)
         first: tuple[str, ServedVersion] | None = None
         for ref in self._options.refs:
@@ -219,7 +219,7 @@ class _Serving:
                 )
             first = first or (ref, found.version)
         assert first is not None
-        return first[1]
+        return first
 
     def _key(self) -> tuple[OwnKey | None, str | None]:
         """Return the key that is asked for, and its text if it was made."""

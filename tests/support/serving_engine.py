@@ -40,6 +40,9 @@ class MemoryFolders:
         #: Called before each step, and may wait or raise.
         self.before: Callable[[str, str], Any] = lambda _step, _name: None
 
+    async def begin(self) -> None:
+        self.leased.clear()
+
     async def fetch(self, name: str, digest: str) -> Fetched:
         self.fetches.append(name)
         await _step(self.before, "fetch", name)

@@ -23,7 +23,7 @@ from workers.serving.bodies import (
 )
 from workers.serving.engine import BASE_NAME, Prepared, ServedEngine
 from workers.serving.openai_shapes import ChatShape, CompletionShape
-from workers.serving.refusals import RequestRefused, note_error
+from workers.serving.refusals import RequestRefused, broken, note_error
 from workers.serving.replies import Reply, ReplyLimits
 from workers.serving.versions import digest_of_template
 
@@ -74,7 +74,7 @@ class EngineRoutes:
                 return JSONResponse(refusal.body(), refusal.status)
             except Exception as error:  # noqa: BLE001 - an error's text may quote a prompt, so it is told to nobody
                 note_error(error)
-                return JSONResponse(_broken().body(), 500)
+                return JSONResponse(broken().body(), 500)
 
         return counted
 
@@ -143,7 +143,3 @@ async def _body(request: Request) -> bytes:
             )
         parts.append(chunk)
     return b"".join(parts)
-
-
-def _broken() -> RequestRefused:
-    return RequestRefused(500, "internal", "the engine program failed at this request; its log says where")

@@ -1,7 +1,7 @@
 """A process that an engine runs in: started with its configuration, asked over a private socket, and ended with this process.
 
 The configuration is one line of JSON on its standard input, which then stays open: its end is the end of this process, however that
-comes. It prints one line of JSON when it is ready, or says there why it can't be: `{"ready": …}`, `{"refused": …, "reason": …}`.
+comes. It prints one line of JSON when it is ready, or a sentence why it can't be: `{"ready": …}`, `{"refused": …}`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sdk.worker_program import PARENT_VARIABLE, program_environment
 _MOST_LINE = 1024 * 1024
 #: How long it may take to end by itself.
 _END_S = 5.0
-#: A connection of its own for each request: one that was kept could belong to a process that has ended.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
+#: A connection of its own for each request: an engine may end one that was kept in the moment in which it is used again.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
@@ -97,7 +97,7 @@ class Child:
                 if isinstance(answer, dict) and "ready" in answer:
                     return answer
                 if isinstance(answer, dict) and "refused" in answer:
-                    raise EngineRefused(str(answer.get("reason") or answer["refused"])[:1000])
+                    raise EngineRefused(str(answer["refused"])[:1000])
         status = await self._process.wait()
         raise EngineRefused(
             f"{what} ended ({_how(status)}) before it was ready; see that there is enough memory, then start it again"

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sdk.api import bases
-from sdk.errors import AdapterctlError, InvalidInput, NotAllowed, NotFound, TimedOut, Unavailable
+from sdk.errors import InvalidInput, NotAllowed, NotFound, TimedOut, Unavailable
 from sdk.gateway.engines.engine import Engine
+from sdk.gateway.proving import objection_of
 from sdk.pushing.given_base import files_here
-from sdk.schemas.serving import DtypeName, ServedVersion
+from sdk.schemas.serving import ServedVersion
 from sdk.worker_program import require_libraries
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ class ChosenEngine:
     base_id: str
     #: The base's folder; None: it isn't on this machine.
     base: Path | None
-    #: What it computes in, where that is known.
-    dtype: DtypeName | None
     #: Says why it can't serve what is in a folder.
     objection: Callable[[Path], str | None] | None
 
@@ -64,7 +63,7 @@ def check(choice: EngineChoice) -> None:
         raise InvalidInput(f"{choice.name} is started by the gateway; leave --at and --shared out", param="at")
 
 
-def choose(client: Client, choice: EngineChoice, version: ServedVersion, store: Path) -> ChosenEngine:
+def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersion, store: Path) -> ChosenEngine:
     """Return the engine for the base of a version. Raises InvalidInput, NotFound, Unavailable."""
     check(choice)
     view = _registered(client, version.base)
@@ -78,7 +77,7 @@ def choose(client: Client, choice: EngineChoice, version: ServedVersion, store: 
         made: Engine = VllmEngine(
             choice.url, shared=choice.shared, shared_as=choice.shared_as, api_key=os.environ.get(KEY_VARIABLE) or None
         )
-        return ChosenEngine(made, base_id, folder, None, _objection("vllm", folder))
+        return ChosenEngine(made, base_id, folder, objection_of("vllm", None, folder))
     if folder is None:
         raise NotFound(
             f"the base {base_id} doesn't lie on this machine; add its folder with: adapterctl base add DIR",
@@ -89,11 +88,20 @@ def choose(client: Client, choice: EngineChoice, version: ServedVersion, store: 
         from sdk.gateway.engines.llama_cpp import LlamaCppEngine
 
         made = LlamaCppEngine(folder, fingerprint=version.base, store=store / "gguf")
-        return ChosenEngine(made, base_id, folder, None, _objection("llama.cpp", folder))
-    require_libraries(("torch", "transformers", "peft"), doing="the engine local")
+        return ChosenEngine(made, base_id, folder, objection_of("llama.cpp", None, folder))
     from sdk.gateway.engines.local import LocalEngine
 
-    return ChosenEngine(LocalEngine(folder, fingerprint=version.base), base_id, folder, None, None)
+    made = LocalEngine(folder, fingerprint=version.base, quantization=_quantization(client, ref))
+    return ChosenEngine(made, base_id, folder, None)
+
+
+def _quantization(client: Client, ref: str) -> dict[str, Any] | None:
+    """Return how the base of a version was held in training; None in native precision, or if the registry is away."""
+    try:
+        recipe = client.get(ref).info.quantization
+    except (NotFound, NotAllowed, Unavailable, TimedOut):
+        return None
+    return None if recipe is None else recipe.model_dump(mode="json")
 
 
 def _registered(client: Client, fingerprint: str) -> BaseView | None:
@@ -102,20 +110,3 @@ def _registered(client: Client, fingerprint: str) -> BaseView | None:
         return bases.get(client.transport, fingerprint)
     except (NotFound, NotAllowed, Unavailable, TimedOut):
         return None
-
-
-def _objection(engine: str, base: Path | None) -> Callable[[Path], str | None]:
-    def object_to(folder: Path) -> str | None:
-        from sdk.examining.engine_compatibility import judged
-        from sdk.lora.compatibility.answers import Verdict
-        from sdk.lora.compatibility.reading import facts_of_folder
-
-        try:
-            found = judged(facts_of_folder(folder, base), engine, None)
-        except AdapterctlError as error:
-            return error.message
-        if found.answer is not Verdict.NO:
-            return None
-        return next(finding.reason for finding in found.findings if finding.verdict is Verdict.NO)
-
-    return object_to

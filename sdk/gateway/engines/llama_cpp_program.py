@@ -62,7 +62,7 @@ def _end_with_parent() -> None:
 
 
 def _refuse(reason: str) -> Any:
-    _print({"refused": True, "reason": reason})
+    _print({"refused": reason})
     # Threads of llama.cpp may be left.
     os._exit(1)
 

@@ -34,7 +34,8 @@ _NO_RANK = 1_000_000
 _VERSIONED = re.compile(r".+@v[1-9][0-9]{0,8}")
 _WORKER_ERROR = re.compile(r"Worker failed with error '(.{1,500}?)', please check", re.DOTALL)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4)
+#: A connection of its own for each request: the engine may end one that was kept in the moment in which it is used again.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _START = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 
 

@@ -17,6 +17,7 @@ from support.engines import complete, llama_cpp, up, vllm_server
 from support.served_models import TOKENS, ServedModels, make_tiny
 
 from sdk.gateway.engines.engine import Engine, EngineRefused
+from sdk.gateway.engines.local import LocalEngine
 
 Factory = Callable[[], Engine]
 
@@ -27,14 +28,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
     return make_tiny(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="module", params=["llama.cpp", "vllm"])
+@pytest.fixture(scope="module", params=["local", "llama.cpp", "vllm"])
 def make(
     request: pytest.FixtureRequest, models: ServedModels, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Factory]:
     """A function that returns a new engine of one kind; none is up."""
     folder = tmp_path_factory.mktemp("engine")
-    if request.param == "llama.cpp":
-        yield lambda: llama_cpp(models.base, folder / "store")
+    if request.param == "local":
+        yield lambda: LocalEngine(models.base, dtype="float32")
+    elif request.param == "llama.cpp":
+        yield lambda: llama_cpp(models.base, models.base.parent / "store")
     else:
         with vllm_server(models.base, folder) as server:
             yield lambda: server.engine(folder / "shared")
@@ -210,7 +213,7 @@ class TestEngine:
 
 def test_llama_cpp_that_is_killed_comes_back_with_all_of_its_versions(models: ServedModels, tmp_path: Path) -> None:
     async def body() -> None:
-        async with up(llama_cpp(models.base, tmp_path / "store")) as engine:
+        async with up(llama_cpp(models.base, models.base.parent / "store")) as engine:
             await load_all(engine, models)
             os.kill(engine.pid, signal.SIGKILL)
             while await is_up(engine):
@@ -227,7 +230,7 @@ def test_no_third_process_of_llama_cpp_is_started_while_requests_run_in_the_firs
     models: ServedModels, tmp_path: Path
 ) -> None:
     async def body() -> None:
-        async with up(llama_cpp(models.base, tmp_path / "store", drain_s=0.3)) as engine:
+        async with up(llama_cpp(models.base, models.base.parent / "store", drain_s=0.3)) as engine:
             await engine.load("sql@v1", models.adapters["sql@v1"])
             first = engine.route("sql@v1")
             with first.running:
@@ -253,7 +256,7 @@ async def is_up(engine: Engine) -> bool:
 def decoded(models: ServedModels, tokens: list[int]) -> str:
     from transformers import AutoTokenizer
 
-    text: str = AutoTokenizer.from_pretrained(models.base).decode(tokens)
+    text: str = AutoTokenizer.from_pretrained(models.base).decode(tokens, skip_special_tokens=True)
     return text
 
 

@@ -25,6 +25,8 @@ from workers.pipelines.model.trained_whole import without_adapter
 
 #: Digits of a log-probability after the point: far below what arithmetics differ by.
 _DIGITS = 6
+#: The argument by which models take what they have read already, and the field in which they return it.
+_CACHES = ("cache", "past_key_values")
 
 
 def served_probe(
@@ -103,11 +105,11 @@ def _greedy(model: Any, prompts: Any, words: int) -> Any:
 
 
 def _cached(model: Any, made: Any) -> dict[str, Any]:
-    """Return the argument that lets a model go on from where it was, if it has one: libraries have renamed it."""
-    past = getattr(made, "past_key_values", None)
+    """Return the argument that lets a model go on from where it was, if it has one; releases of transformers name it differently."""
     takes = signature(model.get_base_model().forward).parameters
-    name = next((name for name in ("cache", "past_key_values") if name in takes), None)
-    return {} if past is None or name is None else {name: past}
+    name = next((name for name in _CACHES if name in takes), None)
+    past = None if name is None else made.get(name)
+    return {} if past is None else {str(name): past}
 
 
 def _scored(model: Any, prompts: Any, continuations: Any) -> list[list[float]]:

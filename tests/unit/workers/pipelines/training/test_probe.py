@@ -147,7 +147,7 @@ def test_it_draws_no_random_numbers_and_changes_no_byte(
 ) -> None:
     trained(llama_base, pairs, tmp_path / "one")
     drawn = torch.rand(4)
-    monkeypatch.setattr(module, "probe_saved", lambda *given: ProbeReport.model_validate(LEAST))
+    monkeypatch.setattr(module, "probe_saved", lambda *given: (ProbeReport.model_validate(LEAST), None))
     trained(llama_base, pairs, tmp_path / "two")
     assert torch.equal(torch.rand(4), drawn)
     for path in (tmp_path / "one").iterdir():

@@ -1,0 +1,183 @@
+"""Whether an engine serves a version, judged from log-probabilities alone: of the right version, of wrong ones, and of none."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from sdk.gateway.probe import BaseScores, Scores, judge, prove
+from sdk.schemas.serving import Continuation, DtypeName, ServedProbe, ServedPrompt
+
+#: How far float32 and bfloat16 put an answer from the record, in nats, as measured over SmolLM2.
+FLOAT32, BFLOAT16 = 1e-5, 0.037
+
+
+def made(effect: float, *, seed: int = 1, quantized: str | None = None) -> ServedProbe:
+    """A record whose adapter moves the base by so much, in nats a token."""
+    draw = random.Random(seed)
+
+    def continuation() -> Continuation:
+        base = [-draw.expovariate(1.0) - 0.1 for _ in range(16)]
+        adapter = [min(0.0, number + draw.choice((-1, 1)) * effect) for number in base]
+        return Continuation(tokens=[draw.randrange(100) for _ in range(16)], base=base, adapter=adapter)
+
+    prompts = [
+        ServedPrompt(tokens=[draw.randrange(100) for _ in range(8)], by_base=continuation(), by_adapter=continuation())
+        for _ in range(4)
+    ]
+    return ServedProbe(prompts_digest="0" * 64, prompts=prompts, quantized=quantized)
+
+
+def shaken(lists: Sequence[Sequence[float]], noise: float, *, seed: int = 5) -> list[list[float]]:
+    draw = random.Random(seed)
+    return [[number + draw.gauss(0, noise) for number in each] for each in lists]
+
+
+def rows(record: ServedProbe) -> list[Continuation]:
+    return [each for prompt in record.prompts for each in prompt.continuations]
+
+
+def scores(record: ServedProbe, noise: float, *, version: ServedProbe | None = None, share: float = 1.0) -> Scores:
+    """What an engine with so much noise says: under the base, and under another version, or so much of the right one."""
+    base = [each.base for each in rows(record)]
+    if version is not None:
+        answers = [each.adapter for each in rows(version)]
+    else:
+        answers = [
+            [was + share * (now - was) for was, now in zip(each.base, each.adapter, strict=True)]
+            for each in rows(record)
+        ]
+    return Scores(base=shaken(base, noise), adapter=shaken(answers, noise, seed=6))
+
+
+@pytest.mark.parametrize(("noise", "dtype"), [(FLOAT32, "float32"), (BFLOAT16, "bfloat16"), (BFLOAT16, None)])
+def test_right_version_passes(noise: float, dtype: DtypeName | None) -> None:
+    record = made(0.7)
+    found = judge(record, scores(record, noise), dtype=dtype)
+    assert (found.outcome, found.tokens) == ("passed", 128)
+    assert found.base == pytest.approx(noise, rel=0.3)
+
+
+@pytest.mark.parametrize("noise", [FLOAT32, BFLOAT16])
+def test_adapter_without_effect_fails_with_its_reason(noise: float) -> None:
+    record = made(0.7)
+    found = judge(record, scores(record, noise, share=0.0))
+    assert found.outcome == "failed"
+    assert "it answers as the base does, so the adapter has no effect there" in found.message
+
+
+@pytest.mark.parametrize(("noise", "share"), [(FLOAT32, 0.95), (FLOAT32, 1.05), (BFLOAT16, 0.5), (BFLOAT16, 2.0)])
+def test_adapter_at_another_scale_fails(noise: float, share: float) -> None:
+    record = made(0.7)
+    found = judge(record, scores(record, noise, share=share))
+    assert found.outcome == "failed"
+
+
+def test_another_version_fails() -> None:
+    record = made(0.7)
+    # As near to it as two trainings on the same rows came: 0.17 of the effect.
+    near = record.model_copy(
+        update={
+            "prompts": [
+                prompt.model_copy(
+                    update={
+                        "by_adapter": prompt.by_adapter.model_copy(
+                            update={"adapter": [one - 0.24 for one in prompt.by_adapter.adapter]}
+                        )
+                    }
+                )
+                for prompt in record.prompts
+            ]
+        }
+    )
+    for noise in (FLOAT32, BFLOAT16):
+        found = judge(record, scores(record, noise, version=near))
+        assert found.outcome == "failed"
+        assert "it is another adapter, or is applied otherwise" in found.message
+
+
+@pytest.mark.parametrize(("effect", "away"), [(0.7, 0.3), (0.02, 0.3), (0.7, 0.2)])
+def test_another_base_fails_whatever_the_adapter_does(effect: float, away: float) -> None:
+    record = made(effect)
+    found = judge(record, scores(record, away))
+    assert found.outcome == "failed"
+    assert "it is another base, or one in fewer bits" in found.message
+
+
+def test_known_precision_tells_a_base_that_is_only_a_little_different() -> None:
+    record = made(0.7)
+    assert judge(record, scores(record, 0.05)).outcome == "passed"
+    assert judge(record, scores(record, 0.05), dtype="float32").outcome == "failed"
+
+
+def test_weak_adapter_is_undecidable_in_bfloat16_and_decided_in_float32() -> None:
+    record = made(0.03)
+    coarse = judge(record, scores(record, BFLOAT16), dtype="bfloat16")
+    assert coarse.outcome == "undecidable"
+    assert "too little to be told from this engine's rounding" in coarse.message
+    assert judge(record, scores(record, FLOAT32), dtype="float32").outcome == "passed"
+    assert judge(record, scores(record, FLOAT32, share=0.0), dtype="float32").outcome == "failed"
+
+
+def test_strong_adapter_in_the_place_of_a_weak_one_fails_even_in_bfloat16() -> None:
+    record = made(0.03)
+    assert judge(record, scores(record, BFLOAT16, version=made(0.8, seed=2))).outcome == "failed"
+
+
+def test_base_that_was_quantised_in_training_may_be_further_away() -> None:
+    record = made(1.2, quantized="nf4")
+    assert judge(record, scores(record, 0.3)).outcome == "passed"
+    assert judge(record.model_copy(update={"quantized": None}), scores(record, 0.3)).outcome == "failed"
+    assert judge(record, scores(record, 1.0)).outcome == "failed"
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 1e300])
+def test_scores_that_are_no_numbers_fail(wrong: float) -> None:
+    record = made(0.7)
+    right = scores(record, FLOAT32)
+    assert judge(record, Scores(right.base, [[wrong, *right.adapter[0][1:]], *right.adapter[1:]])).outcome == "failed"
+    assert judge(record, Scores([[wrong, *right.base[0][1:]], *right.base[1:]], right.adapter)).outcome == "failed"
+    assert judge(record, Scores(right.base, right.adapter[1:])).outcome == "failed"
+    assert judge(record, Scores(right.base, [right.adapter[0][1:], *right.adapter[1:]])).outcome == "failed"
+
+
+class Engine:
+    """One that answers from lists, and counts what it was asked."""
+
+    def __init__(self, record: ServedProbe, answers: Scores) -> None:
+        self._of = {tuple(each.tokens): at for at, each in enumerate(rows(record))}
+        self._answers, self.base, self.version = answers, 0, 0
+
+    async def score(self, name: str | None, _prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+        self.base, self.version = self.base + (name is None), self.version + (name is not None)
+        return list((self._answers.base if name is None else self._answers.adapter)[self._of[tuple(continuation)]])
+
+
+def test_probe_stops_after_the_prompt_on_which_the_version_passes() -> None:
+    record, held = made(0.7), BaseScores()
+    engine = Engine(record, scores(record, FLOAT32))
+    for round_ in (1, 2):
+        found = asyncio.run(prove(engine, "a@v1", record, held=held))  # type: ignore[arg-type]
+        assert (found.outcome, found.tokens) == ("passed", 32)
+        # The base's answers don't change.
+        assert (engine.base, engine.version) == (2, 2 * round_)
+
+
+def test_probe_scores_everything_before_it_fails() -> None:
+    record = made(0.7)
+    engine = Engine(record, scores(record, FLOAT32, share=0.0))
+    found = asyncio.run(prove(engine, "a@v1", record, held=BaseScores()))  # type: ignore[arg-type]
+    assert (found.outcome, found.tokens, engine.version) == ("failed", 128, 8)
+
+
+def test_probe_begins_with_the_prompt_on_which_the_adapter_does_most() -> None:
+    weak, strong = made(0.001), made(0.9, seed=3)
+    record = weak.model_copy(update={"prompts": [*weak.prompts[:3], strong.prompts[3]]})
+    engine = Engine(record, scores(record, FLOAT32))
+    found = asyncio.run(prove(engine, "a@v1", record, held=BaseScores()))  # type: ignore[arg-type]
+    assert found.outcome == "passed"
+    assert found.effect > 0.5

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from sdk.gateway.chat_answers import ChatLines, chat_answer
@@ -32,6 +32,8 @@ from sdk.schemas.completions import CompletionRequest
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 #: `transformers chat` asks for the last one.
 ALIVE = ("/healthz", "/health")
+#: With this, `transformers chat` waits until a model is loaded, without a key: it is told that any is, which says nothing.
+LOAD_MODEL, LOADED = "/load_model", {"status": "ready", "cached": True}
 READY = "/readyz"
 #: What a name of a base begins with; no adapter's name has a colon.
 BASE = "base:"
@@ -98,6 +100,11 @@ class Door:
         self._hosts.require(scope["headers"], (scope.get("server") or (None,))[0])
         if path == READY:
             await self._ready(scope, receive, caller)
+            return
+        if path == LOAD_MODEL:
+            _require_method(method, "POST")
+            await caller.read_rest(MAX_BODY_BYTES, REST_S)
+            await Response(event(LOADED), media_type="text/event-stream")(scope, receive, caller.send)
             return
         if path not in (CHAT, COMPLETIONS) and path != MODELS and not path.startswith(MODELS + "/"):
             raise Refused(404, "not_found", f"there is no route {path[:100]!a}; see docs/serving.md", param="path")

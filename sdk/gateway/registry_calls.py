@@ -15,7 +15,7 @@ from sdk.schemas.serving import ServingTable, TokenStanding
 #: How often a registry in a folder is looked at, which has no feed, in seconds: one statement.
 _LOOK_EMBEDDED_S = 1.0
 #: How long a table, and what is known of a token, may take to come, in seconds.
-_TABLE_S, _STANDING_S = 9.0, 5.0
+_TABLE_S, _EMBEDDED_S, _STANDING_S = 9.0, 120.0, 5.0
 #: The most tokens that are asked about at once.
 _MOST_STANDINGS = 8
 _LATE = "the registry does not answer in time; look whether it is busy"
@@ -28,13 +28,15 @@ class RegistryCalls:
         self._transport, self._say = transport, say
         self.has_feed = transport.config.home is None
         self.look_s = LOOK_S if self.has_feed else _LOOK_EMBEDDED_S
+        # One in this process is opened with the first call.
+        self._table_s = _TABLE_S if self.has_feed else _EMBEDDED_S
         self._standings = asyncio.Semaphore(_MOST_STANDINGS)
         self._refusal: str | None = None
 
     async def table(self, namespace: str, known: str | None) -> ServingTable | None:
         """Return a table; None if it is still the edition `known`. Raises AdapterctlError."""
         return await in_thread(
-            lambda: serving.table(self._transport, namespace, known=known), within_s=_TABLE_S, late=_LATE
+            lambda: serving.table(self._transport, namespace, known=known), within_s=self._table_s, late=_LATE
         )
 
     async def changed(self, namespace: str, after: str) -> bool:

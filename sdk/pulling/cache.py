@@ -11,6 +11,7 @@ Layout under `ADAPTERCTL_CACHE`::
     hashes/…                  SHA-256 of local files by path, size, times and inode
     hub/…                     what a worker fetched from a model hub without a token
     jobs/…                    the working folders of a worker's attempts
+    engines/KEY/              an engine program that waits for the next question
 
 Only its owner can read it: versions, rows and bases may be private even if the user's other files are not.
 """
@@ -41,7 +42,7 @@ MARKER = ".adapterctl/manifest.json"
 #: Nothing in the cache is edited.
 READ_ONLY = 0o444
 _PRIVATE = 0o700
-_PARTS = ("aliases", "bases", "blobs", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions")
+_PARTS = ("aliases", "bases", "blobs", "engines", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions")
 
 
 class Cache:
@@ -86,6 +87,11 @@ class Cache:
     def quantized_bases(self) -> Path:
         """Where the folders with the 4-bit weights of all bases are."""
         return self.root / "quantized"
+
+    @property
+    def engines(self) -> Path:
+        """Where the files of engine programs are that wait for the next question."""
+        return self.root / "engines"
 
     @property
     def parts(self) -> list[Path]:

@@ -9,6 +9,7 @@ Layout under `ADAPTERCTL_CACHE`::
     bases/FINGERPRINT/        a base that a worker fetched
     quantized/FINGERPRINT/…   a base's 4-bit weights, as a worker quantised them
     hashes/…                  SHA-256 of local files by path, size, times and inode
+    leases/DIGEST/            who uses a version's or base's folder beyond the life of a process; `leases.py` has more
     hub/…                     what a worker fetched from a model hub without a token
     jobs/…                    the working folders of a worker's attempts
     engines/KEY/              an engine program that waits for the next question
@@ -42,7 +43,20 @@ MARKER = ".adapterctl/manifest.json"
 #: Nothing in the cache is edited.
 READ_ONLY = 0o444
 _PRIVATE = 0o700
-_PARTS = ("aliases", "bases", "blobs", "engines", "hashes", "hub", "jobs", "locks", "quantized", "refs", "versions")
+_PARTS = (
+    "aliases",
+    "bases",
+    "blobs",
+    "engines",
+    "hashes",
+    "hub",
+    "jobs",
+    "leases",
+    "locks",
+    "quantized",
+    "refs",
+    "versions",
+)
 
 
 class Cache:

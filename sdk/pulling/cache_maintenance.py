@@ -1,7 +1,7 @@
 """The contents of the cache: listed, hashed again, and removed if unused.
 
 Nothing that another process holds is removed: a process locks a version while it copies from it, and all blobs while
-it fills a folder.
+it fills a folder. Nor is what somebody has leased.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 from sdk.errors import disk_explained
 from sdk.formats.manifest import Contents
 from sdk.pulling.cache import MARKER, Cache
+from sdk.pulling.leases import LeaseView, all_leases, forget, leased
 from sdk.pulling.partial_file import is_leaving
 from sdk.pulling.pins import all_refs
 from sdk.pulling.transfer import hash_file
@@ -40,6 +41,8 @@ class CacheEntry:
     refs: tuple[str, ...] = ()
     #: The blobs that a version consists of, with their sizes.
     blobs: tuple[tuple[str, int], ...] = ()
+    #: Who uses it beyond the life of a process, so that it stays.
+    leases: tuple[LeaseView, ...] = ()
 
     @property
     def last_used(self) -> str:
@@ -56,6 +59,8 @@ class Damage:
     path: Path
     #: What is wrong with it.
     what: str
+    #: Who uses it, so that it stays all the same.
+    leases: tuple[LeaseView, ...] = ()
 
 
 def entries(cache: Cache) -> list[CacheEntry]:
@@ -65,6 +70,8 @@ def entries(cache: Cache) -> list[CacheEntry]:
         found = [_version(path, refs.get(path.name, [])) for path in _folders(cache.versions)]
         found += [_base("base", path.name, path) for path in _folders(cache.bases)]
         found += [entry for base in _folders(cache.quantized_bases) for entry in _quantized(base)]
+        leases = all_leases(cache)
+        found = [replace(entry, leases=tuple(leases.get(entry.digest, ()))) for entry in found]
         held = {sha256 for entry in found for sha256, _ in entry.blobs}
         for path in _blobs(cache):
             if path.name not in held:
@@ -119,7 +126,7 @@ def _contents(folder: Path) -> Contents | None:
 
 
 def verify(cache: Cache) -> list[Damage]:
-    """Hash every version and blob again; remove the damaged ones, and return them.
+    """Hash every version and blob again; remove the damaged ones that nobody has leased, and return all that are damaged.
 
     Waits for entries that another process is filling or copying from.
     """
@@ -130,8 +137,10 @@ def verify(cache: Cache) -> list[Damage]:
                 with cache.lock(entry.digest):
                     what = _what_is_wrong(entry)
                     if what is not None:
-                        _remove_version(cache, entry)
-                        damaged.append(Damage(entry.kind, entry.digest, entry.path, what))
+                        leases = tuple(leased(cache, entry.digest))
+                        if not leases:
+                            _remove_version(cache, entry)
+                        damaged.append(Damage(entry.kind, entry.digest, entry.path, what, leases))
         # Blobs that versions link to were hashed with these; those of no version, or that were copied, were not.
         for path in _blobs(cache):
             what = _wrong_bytes(path, path.name) if path.stat().st_nlink == 1 else None
@@ -170,6 +179,7 @@ def _remove_version(cache: Cache, entry: CacheEntry) -> None:
         if _wrong_bytes(blob, sha256) is not None:
             blob.unlink(missing_ok=True)
     cache.remove_folder(entry.path)
+    forget(cache, entry.digest)
 
 
 # Removing.
@@ -183,6 +193,11 @@ class PrunePlan:
     kept: list[CacheEntry]
 
     @property
+    def leased(self) -> list[CacheEntry]:
+        """What stays because somebody uses it beyond the life of a process."""
+        return [entry for entry in self.kept if entry.leases]
+
+    @property
     def size_bytes(self) -> int:
         """The space freed; a blob that a kept version shares does not count."""
         held = {sha256 for entry in self.kept for sha256, _ in entry.blobs}
@@ -194,20 +209,26 @@ def plan_prune(
     found: list[CacheEntry], *, keep: int | None = None, keep_days: float | None = None, max_bytes: int | None = None
 ) -> PrunePlan:
     """Plan what to remove: versions beyond the `keep` most recently used, anything not used for `keep_days`, then the
-    least recently used until the rest takes at most `max_bytes`. Loose blobs are removed after a day in any case.
+    least recently used until the rest takes at most `max_bytes`. Loose blobs are removed after a day in any case, and nothing
+    that is leased.
     """
     now = time.time()
     versions = [entry for entry in found if entry.kind == "version"]
     removed = []
     for entry in found:
+        if entry.leases:
+            continue
         idle_s = now - entry.used_s
         beyond = keep is not None and entry.kind == "version" and versions.index(entry) >= keep
         old = keep_days is not None and idle_s > keep_days * 86_400
         if beyond or old or (entry.kind == "blob" and idle_s > _LOOSE_S):
             removed.append(entry)
     plan = PrunePlan(removed, [entry for entry in found if entry not in removed])
-    while max_bytes is not None and plan.kept and _taken(plan.kept) > max_bytes:
-        plan = PrunePlan([*plan.removed, plan.kept[-1]], plan.kept[:-1])
+    while max_bytes is not None and _taken(plan.kept) > max_bytes:
+        oldest = next((entry for entry in reversed(plan.kept) if not entry.leases), None)
+        if oldest is None:
+            break
+        plan = PrunePlan([*plan.removed, oldest], [entry for entry in plan.kept if entry is not oldest])
     return plan
 
 
@@ -217,7 +238,9 @@ def _taken(kept: list[CacheEntry]) -> int:
 
 
 def prune(cache: Cache, plan: PrunePlan) -> tuple[list[CacheEntry], list[CacheEntry]]:
-    """Remove what a plan says; return what was removed, and what stayed because another process holds it."""
+    """Remove what a plan says; return what was removed, and what stayed because another process holds it, or because it was
+    leased meanwhile.
+    """
     gone: list[CacheEntry] = []
     held: list[CacheEntry] = []
     with disk_explained("pruning the cache"):
@@ -225,9 +248,13 @@ def prune(cache: Cache, plan: PrunePlan) -> tuple[list[CacheEntry], list[CacheEn
             if entry.kind == "blob":
                 continue
             with cache.lock_if_free(entry.digest if entry.kind == "version" else f"base-{entry.digest}") as free:
-                if free:
+                leases = tuple(leased(cache, entry.digest)) if free else ()
+                if free and not leases:
                     cache.remove_folder(entry.path)
-                (gone if free else held).append(entry)
+                    forget(cache, entry.digest)
+                    gone.append(entry)
+                else:
+                    held.append(replace(entry, leases=leases))
         # While a process fills a folder, a blob that is in no folder may be one that it is about to link.
         with cache.lock_if_free("filling") as free:
             loose = [entry for entry in plan.removed if entry.kind == "blob"]

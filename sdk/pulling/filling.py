@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sdk.formats.manifest import FileEntry, HasFiles
 from sdk.pulling.cache import MARKER, READ_ONLY, Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.http import HttpClient
+from sdk.pulling.leases import record, require_unleased
 from sdk.pulling.ranges import BlobLocation, Relocate
 from sdk.pulling.transfer import OnBytes, folder_whole, hash_file
 from sdk.whole_files import write_whole
@@ -29,10 +31,13 @@ def fill(
     on_transfer: OnTransfer | None = None,
     *,
     checked: bool = False,
+    owner: str | None = None,
 ) -> Path:
     """Return the cache's folder of a version, fetching it if needed; other processes that want it wait meanwhile.
 
-    With `checked`, cached files are used only if their bytes have the manifest's digests.
+    With `checked`, cached files are used only if their bytes have the manifest's digests. With `owner`, the folder is leased to
+    them before this returns; by asking they say that nothing of theirs relies on a damaged one. Raises Conflict if the folder is
+    damaged, but leased to others.
     """
     folder = cache.version(contents.digest)
 
@@ -41,12 +46,20 @@ def fill(
             checked and any(not cache.is_unaltered(folder / file.path, file.sha256) for file in contents.files)
         )
 
-    if there():
-        cache.used(folder)
-        return folder
+    # A lease is written under the lock, so that nobody removes the folder between the look and the lease.
+    with (
+        disk_explained("leasing a folder of the cache"),
+        cache.lock(contents.digest, shared=True) if owner else nullcontext(),
+    ):
+        if there():
+            if owner is not None:
+                record(cache, contents.digest, owner)
+            cache.used(folder)
+            return folder
     # While any process holds this lock, nobody removes a blob that is not in a folder yet.
     with disk_explained("filling the cache"), cache.lock("filling", shared=True), cache.lock(contents.digest):
         if not there():
+            require_unleased(cache, contents.digest, folder, owner=owner)
             _fetch_missing(cache, contents, locate, http, on_transfer)
             cache.remove_folder(folder)
             with folder_whole(folder, durable=False) as new:
@@ -54,6 +67,8 @@ def fill(
                     cache.link(file.sha256, new / file.path)
                 (new / MARKER).parent.mkdir(exist_ok=True)
                 write_whole(new / MARKER, contents.canonical(), durable=True)
+        if owner is not None:
+            record(cache, contents.digest, owner)
     cache.used(folder)
     return folder
 

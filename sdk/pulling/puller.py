@@ -29,6 +29,7 @@ from sdk.pulling.download import fetch
 from sdk.pulling.filling import OnTransfer, fill, located, watching
 from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace_folder, require_free, verify_folder
 from sdk.pulling.http import HttpClient
+from sdk.pulling.leases import Lease, lease
 from sdk.pulling.pins import Pins, require_pinned
 from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
@@ -145,6 +146,17 @@ class Puller:
                 folder, to, contents, signatures=written, base_name=base_name, hashed=self._cache.fresh
             )
         return Pulled(version.ref, version.digest, path)
+
+    def lease(self, ref: str, owner: str, *, offline: bool = False) -> Lease:
+        """Fetch a version into the cache, and lease its folder to `owner` before anybody could remove it.
+
+        The cached bytes are not hashed again; `check_cached` does that. Raises what `pull` raises; Conflict if the folder is damaged,
+        but leased to others.
+        """
+        version = self.resolve(ref, offline=offline)
+        if offline:
+            return lease(self._cache, version.digest, owner)
+        return Lease(self._cache, version.digest, owner, self._folder(version, offline=False, owner=owner))
 
     def plan(
         self,
@@ -266,12 +278,12 @@ class Puller:
 
     # Bytes.
 
-    def _folder(self, version: Resolved, *, offline: bool) -> Path:
+    def _folder(self, version: Resolved, *, offline: bool, owner: str | None = None) -> Path:
         if offline:
             folder = self._cache.version(version.digest)
             self._cache.used(folder)
             return folder
-        folder = self.fill_cache(version.contents)
+        folder = self.fill_cache(version.contents, owner=owner)
         # The cache may belong to another user, or be full: remembering helps, but is not part of the pull.
         with contextlib.suppress(OSError, NotAllowed, Unavailable):
             if isinstance(parse_ref_or_member(version.ref), Ref):
@@ -291,13 +303,13 @@ class Puller:
 
     # Files of any manifest.
 
-    def fill_cache(self, contents: HasFiles, *, checked: bool = False) -> Path:
+    def fill_cache(self, contents: HasFiles, *, checked: bool = False, owner: str | None = None) -> Path:
         """Return the cache's folder of a manifest's files, fetching them if needed; other processes wait meanwhile.
 
-        With `checked`, cached files that don't match the manifest are fetched again.
+        With `checked`, cached files that don't match the manifest are fetched again; with `owner`, the folder is leased to them.
         """
         locate = self._source.locations
-        return fill(self._cache, contents, locate, self._http, self._on_transfer, checked=checked)
+        return fill(self._cache, contents, locate, self._http, self._on_transfer, checked=checked, owner=owner)
 
     def check_cached(self, contents: HasFiles) -> Manifest:
         """Hash the cache's folder of a manifest again; return the manifest.

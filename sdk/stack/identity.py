@@ -11,18 +11,18 @@ import functools
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sdk.process_starts import process_started_at
 
 if TYPE_CHECKING:
     import psutil
 
 #: The environment variable that holds the mark.
 MARK_VARIABLE = "ADAPTERCTL_STACK_MARK"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -100,32 +100,6 @@ class Identity:
 def new_mark() -> str:
     """Return a mark that no other process has."""
     return secrets.token_hex(8)
-
-
-def process_started_at(pid: int) -> str | None:
-    """Return when a process started, as an opaque text, or None if it is gone or only waits to be reaped."""
-    if sys.platform != "linux":
-        import psutil
-
-        try:
-            process = psutil.Process(pid)
-            return None if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
-        except psutil.Error:
-            return None
-    # psutil adds the kernel's count to the time of the machine's start, and that changes when somebody sets the clock.
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The second field is the command in brackets and may hold spaces; what follows the last bracket is fixed.
-    fields = stat.rpartition(")")[2].split()
-    # The kernel counts from the machine's start, so that the count alone could come again after the next one.
-    return None if fields[0] in {"Z", "X"} else f"{_boot_id()}/{fields[19]}"
-
-
-@functools.cache
-def _boot_id() -> str:
-    return _BOOT_ID.read_text(encoding="utf-8").strip() if _BOOT_ID.exists() else ""
 
 
 def _send(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> bool:

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sdk.stack.identity import Identity, process_started_at
+from sdk.process_starts import process_started_at
+from sdk.stack.identity import Identity
 
 
 class Guard:

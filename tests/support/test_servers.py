@@ -17,8 +17,8 @@ import httpx
 import psycopg
 import pytest
 
+from sdk.process_starts import process_started_at
 from sdk.stack.errors import ServerError
-from sdk.stack.identity import process_started_at
 from sdk.stack.local_server import LocalServer
 from sdk.stack.loopback import free_ports
 from sdk.stack.postgres import PostgresServer

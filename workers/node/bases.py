@@ -16,6 +16,7 @@ from sdk.client import Client
 from sdk.errors import InvalidBase, NotFound, Unavailable, VerificationFailed, disk_explained
 from sdk.formats.base_files import OTHER_FILES, TOKENIZER_FILES, BadBaseError, check_files
 from sdk.pulling.download import fetch
+from sdk.pulling.leases import require_unleased
 from sdk.pulling.transfer import OnBytes, folder_whole
 from sdk.pushing.base_folder import ScannedBase, scan_base
 from sdk.schemas.manifest import Manifest
@@ -101,6 +102,7 @@ class _Search:
                 if (found := self._cached(folder)) is not None:
                     return found
                 if folder.is_dir():
+                    require_unleased(cache, fingerprint, folder)
                     _log.warning("the cached base %s is damaged; fetching it again", fingerprint[:12])
                     cache.remove_folder(folder)
                 with folder_whole(folder, durable=False) as partial:

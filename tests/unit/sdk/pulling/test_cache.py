@@ -80,6 +80,7 @@ class TestPrivacy:
             "hashes",
             "hub",
             "jobs",
+            "leases",
             "locks",
             "quantized",
             "refs",

@@ -13,8 +13,9 @@ import pytest
 from support.processes import SLEEP
 from support.waiting import wait_until
 
-from sdk.stack import identity
-from sdk.stack.identity import MARK_VARIABLE, Identity, new_mark, process_started_at
+from sdk import process_starts
+from sdk.process_starts import process_started_at
+from sdk.stack.identity import MARK_VARIABLE, Identity, new_mark
 
 #: Starts a child in a session of its own, as a worker starts its trainings, says who it is, and sleeps.
 PARENT = f"""
@@ -72,7 +73,7 @@ def test_a_pid_file_of_before_a_reboot_names_nobody(
 ) -> None:
     process = start(SLEEP)
     before = Identity.of(process.pid)
-    monkeypatch.setattr(identity, "_boot_id", lambda: "another boot")
+    monkeypatch.setattr(process_starts, "boot_id", lambda: "another boot")
     assert not before.is_alive
     assert not before.send(signal.SIGKILL)
     assert process.poll() is None

@@ -30,6 +30,10 @@ T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
 #: How often an answer is begun again because the program ended just then.
 _MOST_STARTS = 3
+#: What a program says that is about to end.
+_ENDING = "ending"
+#: What it says of a prompt that leaves too little of the context, and of what.
+_TOO_LONG, _MOST_TOKENS = "context_length_exceeded", "max_tokens"
 
 
 class Piece(NamedTuple):
@@ -140,6 +144,8 @@ class Asker:
         #: The programs that end with this, and the sockets of all, by the keys of their bases.
         self._own: dict[str, EngineProgram] = {}
         self._sockets: dict[str, str] = {}
+        #: The processes of programs that are about to end.
+        self._leaving: dict[str, int] = {}
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
 
     def target(self, ref: str) -> Target:
@@ -190,13 +196,20 @@ class Asker:
     def _answered(self, target: Target, route: str, body: dict[str, Any]) -> Stream:
         def begin() -> Stream:
             socket = self._socket(target)
-            try:
-                return stream(socket, route, body)
-            except EngineRefusal as refusal:
-                if refusal.status != 404 or target.digest is None:
-                    raise
-            self._load(target, socket)
-            return stream(socket, route, body)
+            is_loaded = is_cut = False
+            while True:
+                try:
+                    return stream(socket, route, body)
+                except EngineRefusal as refusal:
+                    if refusal.status == 404 and target.digest is not None and not is_loaded:
+                        self._load(target, socket)
+                        is_loaded = True
+                    elif (refusal.code, refusal.param) == (_TOO_LONG, _MOST_TOKENS) and not is_cut:
+                        # The answer then ends where the context does.
+                        body["max_tokens"] = _tokens_left(socket, route, body)
+                        is_cut = True
+                    else:
+                        raise
 
         return self._again(begin, target)
 
@@ -206,13 +219,21 @@ class Asker:
             try:
                 return do()
             except EngineAway:
-                with self._lock:
-                    self._sockets.pop(target.base.key, None)
+                self._left(target.base)
             except EngineRefusal as error:
-                raise _explained(error) from error
+                if error.code != _ENDING:
+                    raise _explained(error) from error
+                self._left(target.base)
         raise Unavailable(
             "engine programs start, and end before they answer; free some memory, then run the same command again"
         )
+
+    def _left(self, base: EngineBase) -> None:
+        """Note that the program of a base has ended, or ends just now: it may take a while, with the answers of others."""
+        with self._lock:
+            self._sockets.pop(base.key, None)
+            if (found := find_resident(self._cache, base.key)) is not None:
+                self._leaving[base.key] = found.pid
 
     def _load(self, target: Target, socket: str) -> None:
         """Have a program load an adapter, whose folder is leased for as long as the program runs."""
@@ -247,12 +268,12 @@ class Asker:
         """Return the socket of a program that holds a base: one that runs, or a new one."""
         if (dead := self._own.pop(base.key, None)) is not None:
             dead.end()
-        found = find_resident(self._cache, base.key)
-        if found is not None and Path(found.socket).exists():
+        found, leaving = find_resident(self._cache, base.key), self._leaving.get(base.key)
+        if found is not None and found.pid != leaving:
             return found.socket
         if self.idle_s:
-            made = start_resident(self._cache, base, idle_s=self.idle_s, on_start=lambda: self._on_start(base))
-            return made.socket
+            how: dict[str, Any] = {"leaving": leaving, "on_start": lambda: self._on_start(base)}
+            return start_resident(self._cache, base, idle_s=self.idle_s, **how).socket
         self._on_start(base)
         folder = tempfile.TemporaryDirectory(prefix="adapterctl-")
         self._folders.append(folder)
@@ -266,12 +287,21 @@ class Asker:
         return program.socket
 
 
+def _tokens_left(socket: str, route: str, body: dict[str, Any]) -> int:
+    """Return how many tokens of an answer the context has room for, after a prompt that has some."""
+    whole = {name: value for name, value in body.items() if name not in ("stream", "stream_options", "seed", "stop")}
+    asked = call(socket, "POST", route, {**whole, "max_tokens": 1})
+    context = call(socket, "GET", "/health")["context_tokens"]
+    return max(1, int(context) - int(asked["usage"]["prompt_tokens"]))
+
+
 def _explained(error: EngineRefusal) -> AdapterctlError:
     """Return the error that a refusal of a program is."""
+    message = error.message[:1].lower() + error.message[1:].rstrip(".")
     if error.status == 429 or error.status >= 500:
-        return Unavailable(error.message)
+        return Unavailable(message)
     if error.status == 404:
-        return NotFound(error.message)
+        return NotFound(message)
     if error.status == 409:
-        return Conflict(error.message)
-    return InvalidInput(error.message)
+        return Conflict(message)
+    return InvalidInput(message, param="prompt" if error.code == _TOO_LONG else None)

@@ -25,9 +25,9 @@ class EngineAway(Exception):  # noqa: N818 - it reads as what happened
 class EngineRefusal(Exception):  # noqa: N818
     """The program refuses a request; the message is one sentence."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.param = status, code, message, param
 
 
 class Stream:
@@ -134,4 +134,4 @@ def _without_error(status: int, event: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(error, dict):
         error = {"message": str(error)}
     code = error.get("code") or error.get("type") or ""
-    raise EngineRefusal(status, str(code), str(error.get("message", "the engine failed")))
+    raise EngineRefusal(status, str(code), str(error.get("message", "the engine failed")), error.get("param"))

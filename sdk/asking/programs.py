@@ -79,6 +79,7 @@ class EngineProgram:
         Path(self.socket).unlink(missing_ok=True)
         configuration = {
             "base": base.folder,
+            "fingerprint": base.fingerprint,
             "dtype": base.dtype,
             "quantization": base.quantization,
             "socket": self.socket,
@@ -99,7 +100,7 @@ class EngineProgram:
         assert self._child.stdin is not None
         try:
             with self._child.stdin as stdin:
-                stdin.write(json.dumps(configuration).encode())
+                stdin.write(json.dumps(configuration).encode() + b"\n")
         except BrokenPipeError:
             # It has ended already; waiting for it says why.
             pass
@@ -165,6 +166,11 @@ def wait_until_ready(folder: Path, base: EngineBase, is_running: Callable[[], bo
                 f"the engine program was not ready within {timeout_s:.0f} s; read {folder / _LOG}, then try again"
             )
         time.sleep(_LOOK_EVERY_S)
+
+
+def is_ready(folder: Path) -> bool:
+    """Whether a program has said that it is ready."""
+    return "ready" in _printed(folder)
 
 
 def log_of(folder: Path) -> Path:

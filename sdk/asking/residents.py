@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.asking.connection import EngineAway, EngineRefusal, call
-from sdk.asking.programs import EngineBase, EngineProgram, log_of, wait_until_ready
+from sdk.asking.programs import EngineBase, EngineProgram, is_ready, log_of, wait_until_ready
 from sdk.errors import disk_explained
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import Cache
@@ -75,9 +75,10 @@ def owner_of(key: str) -> str:
 
 
 def find_resident(cache: Cache, key: str) -> Resident | None:
-    """Return the running program with a key; it may not be ready yet."""
-    found = _read(_folder(cache, key))
-    return found if found is not None and found.is_alive else None
+    """Return the running program with a key, if it is ready."""
+    folder = _folder(cache, key)
+    found = _read(folder)
+    return found if found is not None and found.is_alive and is_ready(folder) else None
 
 
 def residents(cache: Cache) -> list[Resident]:
@@ -92,16 +93,22 @@ def resident_log(cache: Cache, resident: Resident) -> Path:
 
 
 def start_resident(
-    cache: Cache, base: EngineBase, *, idle_s: float, on_start: Callable[[], object] = lambda: None
+    cache: Cache,
+    base: EngineBase,
+    *,
+    idle_s: float,
+    leaving: int | None = None,
+    on_start: Callable[[], object] = lambda: None,
 ) -> Resident:
     """Return a program that is ready: a running one, or a new one. Of processes that come together, one starts it.
 
-    `on_start` is called before a start. Raises InvalidBase, InvalidInput, Unavailable, TimedOut.
+    `leaving` is the process of one that is about to end, which is replaced; `on_start` is called before a start. Raises
+    InvalidBase, InvalidInput, Unavailable, TimedOut.
     """
     folder = _folder(cache, base.key)
     with disk_explained("starting an engine program"), cache.lock(f"engine {base.key}"):
-        found = find_resident(cache, base.key)
-        if found is not None:
+        found = _read(folder)
+        if found is not None and found.is_alive and found.pid != leaving:
             # Whoever started it may have been killed before it was ready.
             wait_until_ready(folder, base, lambda: found.is_alive)
             return found

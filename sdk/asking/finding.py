@@ -10,7 +10,7 @@ from sdk.api.transport import Transport
 from sdk.asking.programs import EngineBase
 from sdk.asking.target import BASE, Target
 from sdk.errors import Conflict, InvalidInput, NotFound
-from sdk.formats.adapter_files import TEMPLATE_FILE
+from sdk.formats.adapter_files import RENDERING_FILE, TEMPLATE_FILE
 from sdk.names import parse_ref_or_member
 from sdk.pulling.cache import Cache
 from sdk.pulling.pins import require_pinned
@@ -20,6 +20,7 @@ from sdk.pushing.pack import template_in_config
 from sdk.pushing.pusher import no_such_base
 from sdk.schemas.catalog import KEPT, VersionView
 from sdk.schemas.recorded import Rendering
+from sdk.schemas.wire import read_json
 from sdk.submitting.data_preview import base_of
 from sdk.validation import require_adapter
 
@@ -54,7 +55,7 @@ def find_target(reach: Reach, ref: str, *, dtype: str | None) -> Target:
     folder = base_of(reach.transport, reach.cache, version, param="ref")
     adapter = reach.puller.fill_cache(version.manifest)
     registered = registered_base(reach.transport, version)
-    used = None if version.dataset is None else version.dataset.rendering
+    used = _recorded(version) or _beside(adapter)
     rendering = used or Rendering()
     return Target(
         ref=version.ref,
@@ -113,6 +114,18 @@ def _bare(reach: Reach, name: str, dtype: str | None) -> Target:
         )
     base = EngineBase(view.id, view.fingerprint, str(folder), view.size_bytes, dtype, None)
     return Target(f"{BASE}{view.id}", base, base_template=_has_template(folder))
+
+
+def _recorded(version: VersionView) -> Rendering | None:
+    return None if version.dataset is None else version.dataset.rendering
+
+
+def _beside(adapter: Path) -> Rendering | None:
+    """Return what comes with an adapter that was trained elsewhere by adapterctl; None without that, or if it can't be read."""
+    try:
+        return read_json(Rendering, (adapter / RENDERING_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _has_template(folder: Path) -> bool:

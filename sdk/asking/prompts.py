@@ -92,7 +92,7 @@ class Form:
     def of(cls, *, chat: bool, plain: bool) -> Form:
         """Return what was asked for. Raises InvalidInput for both."""
         if chat and plain:
-            raise InvalidInput("chat and plain say opposite things; give one of them", param="plain")
+            raise InvalidInput("plain and chat say opposite things; give one of them", param="plain")
         return cls(True if chat else False if plain else None)
 
     def prompt(self, given: str | Sequence[Message] | Prompt, target: Target) -> Prompt:

@@ -57,10 +57,10 @@ def generate_command(
     \b
     Examples:
       adapterctl generate code-review@v3 "def add(a, b): return a - b"
-      git diff | adapterctl generate code-review@production - --seed 7
+      git diff | adapterctl generate code-review@production - --temperature 0.7
       adapterctl generate sql@v4 --data heldout.jsonl --format json > answers.json
     """
-    from sdk.asking.prompts import Form
+    from sdk.asking.prompts import Form, prompt_of_text
 
     if (prompt is None) == (data is None):
         raise click.UsageError("give either a PROMPT ('-' reads standard input), or --data FILE")
@@ -68,6 +68,8 @@ def generate_command(
     # What is wrong with the prompts is said before anything is loaded.
     rows = None if data is None else _rows(data)
     text = _text(prompt or "")
+    if rows is None:
+        prompt_of_text(text, is_chat=False)
     with open_asker(dtype=dtype, keeps=not no_keep, quiet=style != "table") as asker:
         target = asker.target(ref)
         if style == "table" and rows is None and (remark := form.remark(target)) is not None:

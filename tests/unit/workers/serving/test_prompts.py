@@ -1,0 +1,102 @@
+"""Conversations rendered by the templates of versions, in a program of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import date
+
+import pytest
+
+from workers.serving.prompts import PromptRenderer, RenderingRefused, TemplateInUse
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ASKED = [{"role": "user", "content": "hi"}]
+THINKING = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+
+
+def template(text: str, day: date | None = None) -> TemplateInUse:
+    return TemplateInUse(text, {"bos_token": "<s>"}, r"<\|im_start\|>|<\|im_end\|>", day)
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[PromptRenderer]:
+    renderer = PromptRenderer(most_s=8.0)
+    yield renderer
+    renderer.close()
+
+
+def test_prompt_ends_where_the_answer_begins(renderer: PromptRenderer) -> None:
+    assert renderer.prompt(template(CHATML), ASKED) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_prompt_is_what_transformers_renders(renderer: PromptRenderer) -> None:
+    from support.templates import new_tokenizer_of
+
+    tokenizer = new_tokenizer_of("qwen3")
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning_content": "r"},
+        {"role": "user", "content": "c"},
+    ]
+    used = TemplateInUse(tokenizer.chat_template, tokenizer.special_tokens_map, "", None)
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert renderer.prompt(used, messages) == expected
+
+
+def test_day_is_the_version_s_and_else_today(renderer: PromptRenderer) -> None:
+    dated = "{{ strftime_now('%d %B %Y') }}" + CHATML
+    assert renderer.prompt(template(dated, date(2024, 2, 29)), ASKED).startswith("29 February 2024<|im_start|>")
+    assert renderer.prompt(template(dated), ASKED).startswith(f"{date.today():%d %B %Y}<|im_start|>")
+
+
+def test_contents_as_parts_reach_a_template_that_wants_them(renderer: PromptRenderer) -> None:
+    parts = CHATML.replace("{{ m.content }}", "{% for p in m.content %}{{ p.text }}{% endfor %}")
+    assert "\nhi<|im_end|>" in renderer.prompt(template(parts), ASKED)
+
+
+def test_part_that_the_template_leaves_out_is_refused_by_name(renderer: PromptRenderer) -> None:
+    deaf = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    with pytest.raises(RenderingRefused, match="it leaves out `content` of message 1"):
+        renderer.prompt(template(deaf), [{"role": "system", "content": "Be short."}, *ASKED])
+
+
+def test_refusal_of_a_template_is_passed_on(renderer: PromptRenderer) -> None:
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
+    with pytest.raises(RenderingRefused, match="no system here"):
+        renderer.prompt(template(strict), [{"role": "system", "content": "x"}, *ASKED])
+
+
+def test_thoughts_are_those_that_the_template_writes(renderer: PromptRenderer) -> None:
+    from support.templates import new_tokenizer_of
+
+    tokenizer = new_tokenizer_of("qwen3")
+    used = TemplateInUse(tokenizer.chat_template, tokenizer.special_tokens_map, r"<\|im_start\|>|<\|im_end\|>", None)
+    assert renderer.thoughts(used).closing == "\n</think>\n\n"
+    assert renderer.thoughts(template(THINKING)).within(renderer.prompt(template(THINKING), ASKED))
+
+
+def test_template_cannot_reach_the_program(renderer: PromptRenderer) -> None:
+    with pytest.raises(RenderingRefused):
+        renderer.prompt(template("{{ ''.__class__.__mro__[1].__subclasses__() }}" + CHATML), ASKED)
+
+
+@pytest.mark.slow
+def test_template_without_end_is_ended_and_the_next_conversation_rendered(renderer: PromptRenderer) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}" + CHATML
+    begun = time.monotonic()
+    with pytest.raises(RenderingRefused, match="takes too much"):
+        renderer.prompt(template(endless), ASKED)
+    assert time.monotonic() - begun < 12
+    assert renderer.prompt(template(CHATML), ASKED).endswith("assistant\n")
+
+
+def test_program_that_was_killed_is_started_again(renderer: PromptRenderer) -> None:
+    assert renderer.prompt(template(CHATML), ASKED)
+    renderer._child.kill()
+    renderer._child.wait()
+    assert renderer.prompt(template(CHATML), ASKED).endswith("assistant\n")

@@ -1,0 +1,148 @@
+"""The engine program: reads its configuration, loads the base, and answers until nobody needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from sdk.imports import begin_program, nothing_collected
+from sdk.worker_program import PARENT_VARIABLE
+from workers.main_memory import main_memory
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.imports import nothing_searched
+from workers.pipelines.sandbox import die_with_parent, leave_network
+from workers.serving.activity import Activity
+from workers.serving.configuration import EngineConfiguration
+from workers.serving.errors import ServingError
+from workers.serving.listening import ListeningSocket
+from workers.serving.prompts import PromptRenderer
+from workers.serving.refusals import RequestRefused
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from workers.serving.engine import ServedEngine
+
+#: Connections that nobody uses stay: whoever keeps them would otherwise send a request into one that is being closed.
+_KEEP_ALIVE_S = 3600
+#: For how long running answers may go on after SIGTERM, and how many connections there may be.
+_DRAIN_S, _MOST_CONNECTIONS = 2, 1024
+#: How often the program looks whether it is needed.
+_LOOK_EVERY_S = 1.0
+
+
+def main() -> int:
+    """Serve by the configuration on standard input. Prints one line: `{"ready"}`, or `{"refused", "reason"}` with a sentence.
+    Returns the exit code.
+    """
+    begin_program()
+    try:
+        configuration = EngineConfiguration.model_validate_json(sys.stdin.buffer.readline())
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        return _refused(f"the configuration can't be used ({place}: {first['msg']}); correct it", "spec")
+    # Before libraries start threads.
+    leave_network()
+    if (parent := os.environ.get(PARENT_VARIABLE)) is not None:
+        die_with_parent(parent)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    warnings.simplefilter("ignore")
+    try:
+        listening = ListeningSocket(Path(configuration.socket))
+    except RequestRefused as error:
+        return _refused(error.message, "spec")
+    try:
+        # It imports its libraries while this process imports others.
+        return _serve(configuration, listening, PromptRenderer())
+    finally:
+        listening.close()
+
+
+def _serve(configuration: EngineConfiguration, listening: ListeningSocket, renderer: PromptRenderer) -> int:
+    try:
+        with nothing_collected(ever=True), nothing_searched():
+            from workers.serving.starting import start_engine
+
+            engine, facts = start_engine(configuration, renderer)
+    except (PipelineError, ServingError) as error:
+        renderer.close()
+        reason = error.reason.value if isinstance(error, PipelineError) else "base"
+        return _refused(str(error), reason)
+    try:
+        listening.listen()
+        _say({"ready": {**facts, "pid": os.getpid(), "context_tokens": engine.context_tokens}})
+        asyncio.run(_answer(configuration, listening, engine, facts))
+    finally:
+        engine.close()
+    return 0
+
+
+async def _answer(
+    configuration: EngineConfiguration, listening: ListeningSocket, engine: ServedEngine, facts: dict[str, Any]
+) -> None:
+    import uvicorn
+
+    from workers.serving.routes import EngineRoutes
+
+    activity = Activity()
+    routes = EngineRoutes(engine, activity, facts=facts)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            routes.app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_DRAIN_S,
+            limit_concurrency=_MOST_CONNECTIONS,
+        )
+    )
+    # uvicorn sends itself the signal again that it ended by; the socket is still to be removed then.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    watching = asyncio.create_task(_end_unneeded(configuration, activity, server))
+    try:
+        await server.serve(sockets=[listening.socket])
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _end_unneeded(configuration: EngineConfiguration, activity: Activity, server: uvicorn.Server) -> None:
+    """End the server when it had nothing to do for long enough, or memory is short and nothing runs."""
+    idle_s, least_bytes = configuration.idle_s, configuration.least_memory_bytes
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_S if idle_s is None else min(_LOOK_EVERY_S, max(0.05, idle_s / 4)))
+        if least_bytes and main_memory().available_bytes < least_bytes:
+            # What runs is completed; others start a program that may not even fit.
+            activity.ending = True
+        if idle_s is not None and activity.idle_s >= idle_s:
+            activity.ending = True
+        if activity.ending and not activity.running:
+            server.should_exit = True
+            return
+
+
+def _refused(message: str, reason: str) -> int:
+    _say({"refused": message, "reason": reason})
+    return 0
+
+
+def _say(line: dict[str, Any]) -> None:
+    # Whoever started it may be gone.
+    with suppress(OSError):
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()

@@ -32,7 +32,7 @@ def chat_command(
     In the conversation:
       /use v2        go on with another version of the adapter, or another REF
       /system TEXT   the system message from now on; without TEXT none
-      /save NAME     append the conversation to NAME.jsonl, as a row of messages
+      /save NAME     append the conversation to NAME.jsonl, as rows of a dataset
       /clear         begin again
       /help, /quit
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.asking import Printer, asking_options, open_asker, sampling_of
-from sdk.cli.support.output import format_option, json_text, one_line, plain_lines, print_json, say
+from sdk.cli.support.output import format_option, json_text, one_line, plain_lines, print_json, say, say_filled
 
 if TYPE_CHECKING:
     from sdk.asking.asker import Answer, Asker, Generation
@@ -73,7 +73,7 @@ def generate_command(
     with open_asker(dtype=dtype, keeps=not no_keep, quiet=style != "table") as asker:
         target = asker.target(ref)
         if style == "table" and rows is None and (remark := form.remark(target)) is not None:
-            say(remark)
+            say_filled(remark)
         if rows is None:
             _one(asker, target, form.prompt(text, target), sampling, style)
         else:

@@ -17,7 +17,7 @@ import click
 from sdk.asking.prompts import Message, Prompt, prompt_of_text
 from sdk.asking.target import BASE
 from sdk.cli.support.asking import Printer
-from sdk.cli.support.output import WIDTH, say
+from sdk.cli.support.output import WIDTH, say, say_filled
 from sdk.cli.support.side_by_side import SideBySide
 from sdk.config import user_path
 from sdk.errors import AdapterctlError, InvalidInput, place_explained
@@ -31,7 +31,7 @@ _PROMPT = "> "
 _COMMANDS = """\
 /use v2        go on with another version of the adapter, or another REF
 /system TEXT   the system message from now on; without TEXT none
-/save NAME     append the conversation to NAME.jsonl, as a row of messages
+/save NAME     append the conversation to NAME.jsonl, as rows of a dataset
 /clear         begin again
 /quit          leave, as Ctrl-D does; a text that begins with / is written //"""
 #: How long Ctrl-C waits for answers that were stopped.
@@ -124,7 +124,7 @@ class Chat:
                     side.messages.clear()
                 say("the conversation begins again")
             case "/help":
-                say_lines(_COMMANDS)
+                _say_lines(_COMMANDS)
             case "/quit" | "/exit":
                 self._leaves = True
             case _:
@@ -149,14 +149,21 @@ class Chat:
             raise InvalidInput("nothing has been said yet; ask something first")
         path = user_path(name)
         path = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
-        row = json.dumps({"messages": [*self._system_message(), *messages]}, ensure_ascii=False)
+        rows = self._rows(self._sides[0])
         with place_explained(path), path.open("a", encoding="utf-8") as file:
-            file.write(row + "\n")
-        rows = _lines_of(path)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         of_whom = f" of {self._sides[0].target.ref}" if len(self._sides) > 1 else ""
-        say(
-            f"saved the conversation{of_whom} as row {rows} of {path}; check the rows with: adapterctl data check {path}"
-        )
+        added = "a row" if len(rows) == 1 else f"{len(rows)} rows"
+        say(f"added the conversation{of_whom} to {path} as {added}; it now has {_lines_of(path)}")
+
+    def _rows(self, side: _Side) -> list[dict[str, Any]]:
+        """Return what was said as rows of a dataset: one of messages, or each prompt with its completion."""
+        if self._is_conversation(side):
+            return [{"messages": [*self._system_message(), *side.messages]}]
+        texts = [message["content"] for message in side.messages]
+        return [
+            {"prompt": prompt, "completion": answer} for prompt, answer in zip(texts[::2], texts[1::2], strict=True)
+        ]
 
     def _require_conversation(self, what: str) -> None:
         """Raise InvalidInput if each line is a prompt of its own."""
@@ -168,13 +175,14 @@ class Chat:
                 )
 
     def _say_who(self) -> None:
-        names = " | ".join(side.target.ref for side in self._sides)
         for side in self._sides:
             if (remark := self._form.remark(side.target)) is not None:
-                say(remark)
-            elif not self._is_conversation(side):
-                say(f"{side.target.ref} has learnt plain prompts: each line is asked by itself; to talk, add --chat")
-        say(f"talking to {names}")
+                say_filled(remark)
+            elif not self._is_conversation(side) and side.target.digest is not None and self._form.as_turn is None:
+                say_filled(
+                    f"{side.target.ref} has learnt plain prompts: each line is asked by itself; to talk, add --chat"
+                )
+        say(f"talking to {' | '.join(side.target.ref for side in self._sides)}")
 
     # Questions.
 
@@ -299,7 +307,6 @@ def _lines_of(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def say_lines(text: str) -> None:
-    """Say several lines."""
+def _say_lines(text: str) -> None:
     for line in text.splitlines():
         say(line)

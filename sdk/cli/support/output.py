@@ -50,6 +50,11 @@ def say(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
+def say_filled(text: str) -> None:
+    """Print a sentence for the user on stderr, in lines of at most 80 columns."""
+    click.echo(filled(text), err=True)
+
+
 def print_made(style: str, document: dict[str, Any], text: str | None, *remarks: str) -> None:
     """Print what a command made or changed: as JSON, or as one text, with remarks for people unless that is to be bare."""
     if style == "json":

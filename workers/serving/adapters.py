@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sdk.lora.tensors import open_file
 from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.model.adapters import add_adapter, load_adapter, peft_config_of
 from workers.pipelines.model.causality import fixed_texts
-from workers.serving.errors import AdapterRefused
+from workers.serving.errors import AdapterRefused, BaseChanged
 from workers.serving.kinds import Outline, judge
 from workers.serving.passes import BASE, Tree
 from workers.serving.requests import Placement
@@ -28,6 +29,7 @@ from workers.serving.trees import Untouched, own_bytes, tree_of
 
 #: How far logits may move, as a share of the largest, because other rows are beside: roundings of the type, and at least so much.
 _ROUNDINGS, _LEAST_SHARE = 8, 1e-4
+_CHANGED = "loading a version changed the base; start the engine again, and report the version's adapter_config.json"
 #: How many of the tokens that an adapter trains are put into its text: without any, it might seem to change nothing.
 _TRAINED_TOKENS = 8
 
@@ -59,7 +61,6 @@ class Adapters:
 
     def __init__(self, model: Any) -> None:
         self._bare = Tree(model)
-        self._untouched = Untouched(model)
         self._shared = Tree(tree_of(model))
         #: The PeftModel around the shared tree; None before the first adapter.
         self._peft: Any = None
@@ -71,39 +72,45 @@ class Adapters:
         self.base = HeldVersion(None, None, Placement.SHARES_A_BATCH, (), self._shared, BASE, vocabulary, truth)
 
     def prepare(self, name: str, folder: Path) -> HeldVersion:
-        """Read a version into a tree of its own, and look that it changes the base's answers. Raises AdapterRefused."""
+        """Read a version into a tree of its own, and look that it changes the base's answers, and not the base. Raises
+        AdapterRefused, BaseChanged.
+        """
         try:
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            # Refuses what PEFT must not be given.
-            peft_config_of(folder)
-            tensors = list(open_file(folder / WEIGHTS_FILE).tensors())
-            outline = Outline(config, tensors, self.base.vocabulary, self._embeddings)
+            outline = self._outline(folder)
             verdict = judge(outline)
             self._require_room(verdict.changes, folder)
             model = tree_of(self._bare.model, verdict.changes)
-            load_adapter(model, folder)
+            with self._unwritten(model):
+                load_adapter(model, folder)
         except (OSError, ValueError) as error:
             raise AdapterRefused(
                 f"its folder can't be read ({first_line(error)}); pull the version again with: adapterctl pull"
             ) from error
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
-        tree, text = Tree(model), self._text_with(config)
+        tree, text = Tree(model), self._text_with(outline.config)
         truth, bare = self._logits(tree, text), self._logits(self._bare, text)
+        if not torch.equal(self._logits(self._bare, self._text), self.base.truth):
+            raise BaseChanged(_CHANGED)
         if not bool(torch.isfinite(truth).all()):
             raise AdapterRefused(
                 f"it computes numbers that are not finite in {model.dtype}; serve it in float32, or look for the cause with:"
                 " adapterctl verify"
             )
-        if truth.shape == bare.shape and torch.equal(truth, bare):
+        effect = float((truth - bare).abs().max()) if truth.shape == bare.shape else math.inf
+        if not effect:
             raise AdapterRefused(
                 "it changes nothing of what the base answers; look for the cause with: adapterctl verify"
             )
-        if not (self._untouched.holds() and torch.equal(self._logits(self._bare, self._text), self.base.truth)):
-            raise RuntimeError(f"loading an adapter of the kinds {', '.join(verdict.kinds)} changed the base's weights")
         vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        effect = float((truth - bare).abs().max()) if truth.shape == bare.shape else math.inf
         return HeldVersion(name, folder, verdict.placement, verdict.kinds, tree, BASE, vocabulary, truth, effect)
+
+    def _outline(self, folder: Path) -> Outline:
+        # Refuses what PEFT must not be given.
+        peft_config_of(folder)
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = list(open_file(folder / WEIGHTS_FILE).tensors())
+        return Outline(config, tensors, self.base.vocabulary, self._embeddings)
 
     def admit(self, version: HeldVersion, beside: HeldVersion | None = None) -> HeldVersion:
         """Move a version that was prepared to where it is served; return it as it is served.
@@ -117,7 +124,8 @@ class Adapters:
         self._count += 1
         label = f"version{self._count}"
         try:
-            self._peft = add_adapter(self._peft or self._shared.model, version.folder, label)
+            with self._unwritten(self._shared.model):
+                self._peft = add_adapter(self._peft or self._shared.model, version.folder, label)
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
         self._shared.mix()
@@ -131,6 +139,16 @@ class Adapters:
         """Forget a version."""
         if version.tree is self._shared and version.label != BASE:
             self._delete(version.label)
+
+    @contextmanager
+    def _unwritten(self, tree: Any) -> Iterator[None]:
+        """Raise BaseChanged if what is done to a tree of modules writes to the base's weights."""
+        untouched = Untouched(self._bare.model, tree)
+        try:
+            yield
+        finally:
+            if not untouched.holds():
+                raise BaseChanged(_CHANGED)
 
     def _delete(self, label: str) -> None:
         self._peft.delete_adapter(label)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from workers.serving.caches import join, keep
 from workers.serving.passes import Tree
 from workers.serving.requests import Ended, EndReason, OnPiece, Question, Token
 from workers.serving.sampling import Chooser, scored
+
+_log = logging.getLogger(__name__)
 
 
 class Asked:
@@ -67,8 +70,10 @@ class Asked:
     def _say(self, piece: Token | Ended) -> None:
         try:
             self._on_piece(piece)
-        except Exception:  # noqa: BLE001 - whoever listens may break anything, and the others' answers go on
+        except Exception as error:  # noqa: BLE001 - who listens may fail, and the others' answers go on
             self.ended = True
+            # Its message could have parts of the answer.
+            _log.error("an answer ended: who listens to it raised %s", type(error).__name__)
 
 
 class Reading:
@@ -132,9 +137,9 @@ class Batch:
         for row, each in zip(self.rows, logits, strict=True):
             row.take(each)
 
-    def drop(self, left: Callable[[Asked], bool] = lambda row: row.ended) -> None:
-        """Let the rows go that left."""
-        staying = [place for place, row in enumerate(self.rows) if not left(row)]
+    def drop_ended(self) -> None:
+        """Let the rows go that ended, with the padding that only they needed."""
+        staying = [place for place, row in enumerate(self.rows) if not row.ended]
         if len(staying) == len(self.rows):
             return
         self.rows = [self.rows[place] for place in staying]
@@ -145,12 +150,6 @@ class Batch:
             self._width -= cut
 
 
-def widest(rows: Sequence[Asked]) -> int:
-    """Return how many tokens a cache of rows may come to hold."""
+def most_places(rows: Sequence[Asked]) -> int:
+    """Return how many places, padding included, one cache of rows may come to hold."""
     return len(rows) * max((row.most_tokens for row in rows), default=0)
-
-
-def all_rows(batches: Sequence[Batch]) -> Iterator[Asked]:
-    """Yield the rows of batches."""
-    for batch in batches:
-        yield from batch.rows

@@ -60,8 +60,10 @@ def parse_body(kind: type[T], body: bytes) -> T:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part)[:80] for part in first["loc"])
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    # Each member of a union has its own errors: the one that fits best goes deepest.
+    first = max(found, key=lambda each: (each["type"] == "extra_forbidden", len(each["loc"])))
+    place = ".".join(str(part)[:80] for part in first["loc"] if not _of_a_union(part))
     if first["type"] == "extra_forbidden":
         raise RequestRefused(400, "unknown_field", f"`{place}` is not known here; leave it out", param=place) from None
     if first["type"] == "json_invalid":
@@ -74,6 +76,11 @@ def parse_body(kind: type[T], body: bytes) -> T:
         f"{where} can't be used ({problem[:1].lower()}{problem[1:]}); correct it",
         param=place or None,
     ) from None
+
+
+def _of_a_union(part: int | str) -> bool:
+    """Whether a part of an error's place is the name of a type, and not of a field."""
+    return isinstance(part, str) and (part in ("str", "int") or "[" in part)
 
 
 def stop_texts(given: str | list[str] | None) -> list[str]:

@@ -46,5 +46,9 @@ class BaseRefused(ServingError):  # noqa: N818
     """A base can't be served."""
 
 
+class BaseChanged(ServingError):  # noqa: N818
+    """Loading a version changed the base, which must not happen: whatever is answered after it would be wrong."""
+
+
 class LoopEnded(ServingError):  # noqa: N818
     """The loop was closed, or ended by an error."""

@@ -8,34 +8,34 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from sdk.formats.base_files import positions_of
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.errors import PipelineError, first_line
+from workers.pipelines.errors import PipelineError
 from workers.pipelines.model.causality import require_causal
-from workers.pipelines.model.device import Device, DtypeName, choose_device, give_back, is_out_of_memory
+from workers.pipelines.model.device import Device, DtypeName, choose_device
 from workers.pipelines.model.loading import load_base
 from workers.pipelines.model.rotary import turns_at
 from workers.serving.adapters import Adapters, HeldVersion
-from workers.serving.batches import Asked, Batch, Reading, all_rows, widest
+from workers.serving.batches import Asked
 from workers.serving.errors import (
     BadQuestion,
+    BaseChanged,
     BaseRefused,
     LoopEnded,
     NameTaken,
     NotLoaded,
     QueueFull,
-    ServingError,
     TooLong,
 )
 from workers.serving.joining import Decoding
 from workers.serving.passes import Tree
 from workers.serving.requests import EndReason, OnPiece, Placement, Question
-from workers.serving.sampling import NotANumber
+from workers.serving.turns import Turns
 
 #: The share of the memory that is available beside the base that caches may take.
 _CACHE_SHARE = 0.25
@@ -87,26 +87,32 @@ class DecodeLoop:
         self.loaded = loaded
         self._adapters = Adapters(loaded.model)
         self._decoding = Decoding(Tree(loaded.model))
-        self._turns = turns_at(loaded.model)
-        self._part_tokens = part_tokens
-        self._most_running, self._most_queued = most_running, most_queued
         if cache_bytes is None:
             cache_bytes = int(_CACHE_SHARE * self.device.available_memory_bytes())
         self._cache_bytes = cache_bytes
-        #: How many tokens the caches of all answers may have.
-        self._cache_tokens = cache_bytes // self._decoding.bytes_per_token
+        cache_tokens = cache_bytes // self._decoding.bytes_per_token
         #: How many tokens a prompt and its answer may have.
-        self.context_tokens = min(positions_of(loaded.model.config.to_dict()) or self._cache_tokens, self._cache_tokens)
+        self.context_tokens = min(positions_of(loaded.model.config.to_dict()) or cache_tokens, cache_tokens)
+        self._turns = Turns(
+            self._decoding,
+            turning_tokens=turns_at(loaded.model),
+            cache_tokens=cache_tokens,
+            most_running=most_running,
+            part_tokens=part_tokens,
+        )
+        self._most_queued = most_queued
         #: Guards what follows; notified when there is work.
         self._work = threading.Condition()
         self._versions: dict[str | None, HeldVersion] = {None: self._adapters.base}
         self._queue: deque[Asked] = deque()
-        self._orders: deque[Callable[[], None]] = deque()
+        #: What the thread does between two passes, with where its result goes.
+        self._orders: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        #: Versions whose name is gone, until their last answer ends.
         self._leaving: list[HeldVersion] = []
         self._closed = False
-        #: Only the thread's, but for their lengths.
-        self._reading: deque[Reading] = deque()
-        self._batches: list[Batch] = []
+        #: Why it broke; None while it works.
+        self._broken: str | None = None
+        #: One version at a time is loaded.
         self._loading = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="decode loop", daemon=True)
         self._thread.start()
@@ -114,7 +120,7 @@ class DecodeLoop:
     @property
     def running(self) -> int:
         """How many questions are in work."""
-        return len(self._reading) + sum(len(batch.rows) for batch in list(self._batches))
+        return len(self._turns)
 
     @property
     def queued(self) -> int:
@@ -143,8 +149,16 @@ class DecodeLoop:
                 if held.folder != folder:
                     raise NameTaken(f"{name} is loaded from another folder; release it first")
                 return held.placement
-            prepared = self._adapters.prepare(name, folder)
-            return self._between_passes(lambda: self._admit(prepared)).placement
+            try:
+                prepared = self._adapters.prepare(name, folder)
+                version: HeldVersion = self._between_passes(lambda: self._admit(prepared))
+            except BaseChanged as error:
+                # Whatever is answered from now on would be wrong.
+                with self._work:
+                    self._broken, self._closed = str(error), True
+                    self._work.notify()
+                raise
+            return version.placement
 
     def _admit(self, prepared: HeldVersion) -> HeldVersion:
         beside = [each for name, each in self._versions.items() if name and each.placement is Placement.SHARES_A_BATCH]
@@ -157,7 +171,7 @@ class DecodeLoop:
         """Forget a version: from now on its name isn't known, and its memory is free after its last answer in work. One that
         isn't loaded is fine.
         """
-        with self._loading, self._work:
+        with self._work:
             version = self._versions.pop(name, None) if name else None
             if version is not None:
                 self._leaving.append(version)
@@ -166,8 +180,7 @@ class DecodeLoop:
     def submit(self, question: Question, on_piece: OnPiece) -> Running:
         """Ask a question; `on_piece` gets its pieces. Raises NotLoaded, BadQuestion, TooLong, QueueFull, LoopEnded."""
         with self._work:
-            if self._closed:
-                raise LoopEnded("the engine is ending; ask again later")
+            self._require_open()
             version = self._versions.get(question.adapter)
             if version is None:
                 raise NotLoaded(f"no version {question.adapter} is loaded; load it first")
@@ -221,154 +234,66 @@ class DecodeLoop:
     def _between_passes(self, order: Callable[[], Any]) -> Any:
         """Carry out an order in the thread; return what it returns, or raise what it raises."""
         done: Future[Any] = Future()
-
-        def carry_out() -> None:
-            try:
-                done.set_result(order())
-            except BaseException as error:  # noqa: BLE001 - raised where the order was given
-                done.set_exception(error)
-
         with self._work:
-            if self._closed:
-                raise LoopEnded("the engine is ending; ask again later")
-            self._orders.append(carry_out)
+            self._require_open()
+            self._orders.append((order, done))
             self._work.notify()
         return done.result()
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise LoopEnded(self._broken or "the engine is ending; ask again later")
+
     def _run(self) -> None:
-        error: str | None = None
         try:
             while self._take_work():
-                self._turn()
-        except BaseException as broken:
-            error = f"the engine broke ({type(broken).__name__}); start it again"
+                self._turns.turn()
+        except BaseException as error:
+            with self._work:
+                self._broken = f"the engine broke ({type(error).__name__}); start it again"
             raise
         finally:
-            with self._work:
-                self._closed = True
-                left = [*self._queue, *(each.asked for each in self._reading), *all_rows(self._batches)]
-                orders = list(self._orders)
-                self._queue.clear()
-                self._orders.clear()
-            self._reading.clear()
-            self._batches.clear()
-            for asked in left:
-                asked.end(EndReason.FAILED if error else EndReason.CANCELLED, error)
-            for order in orders:
-                order()
+            self._end()
+
+    def _end(self) -> None:
+        """Tell all who wait that the loop ended."""
+        with self._work:
+            self._closed = True
+            left = [*self._turns.asked(), *self._queue]
+            orders = list(self._orders)
+            self._queue.clear()
+            self._orders.clear()
+        self._turns.clear()
+        for asked in left:
+            asked.end(EndReason.FAILED if self._broken else EndReason.CANCELLED, self._broken)
+        for _, done in orders:
+            done.set_exception(LoopEnded(self._broken or "the engine is ending; load it again later"))
 
     def _take_work(self) -> bool:
         """Wait for work, and take it over; return whether to go on."""
         with self._work:
-            while not (self._closed or self._orders or self._queue or self._leaving or self._reading or self._batches):
+            while not (self._closed or self._orders or self._queue or self._leaving or len(self._turns)):
                 self._work.wait()
             if self._closed:
                 return False
             orders = list(self._orders)
             self._orders.clear()
-            gone = [asked for asked in self._queue if asked.cancelled]
-            for asked in gone:
+            cancelled = [asked for asked in self._queue if asked.cancelled]
+            for asked in cancelled:
                 self._queue.remove(asked)
-        for asked in gone:
-            asked.end(EndReason.CANCELLED)
-        for order in orders:
-            order()
-        return True
-
-    def _turn(self) -> None:
-        """Let go who left, take in who fits, and make one pass of each batch."""
-        for asked in self._in_work():
-            if asked.cancelled:
-                asked.end(EndReason.CANCELLED)
-        self._tidy()
-        self._take_in()
-        if self._reading:
-            self._read_on()
-        for batch in self._batches:
-            self._pass(batch.step, batch.rows)
-        self._tidy()
-        self._read_again()
-
-    def _tidy(self) -> None:
-        self._reading = deque(each for each in self._reading if not each.asked.ended)
-        for batch in self._batches:
-            batch.drop()
-        self._batches = [batch for batch in self._batches if batch.rows]
-        with self._work:
-            used = {id(asked.version) for asked in (*self._in_work(), *self._queue)}
+            used = {id(asked.version) for asked in (*self._turns.asked(), *self._queue)}
             free = [version for version in self._leaving if id(version) not in used]
             self._leaving = [version for version in self._leaving if id(version) in used]
+            # In their order: a long text isn't overtaken for ever by short ones.
+            while self._queue and self._turns.has_room(self._queue[0]):
+                self._turns.begin(self._queue.popleft())
+        for asked in cancelled:
+            asked.end(EndReason.CANCELLED)
         for version in free:
             self._adapters.release(version)
-
-    def _take_in(self) -> None:
-        """Begin to read as many prompts as there is room for, in their order."""
-        while True:
-            with self._work:
-                if not self._queue or self.running >= self._most_running:
-                    return
-                if not self._has_room(self._queue[0]):
-                    return
-                asked = self._queue.popleft()
-                parts = self._part_tokens if self._decoding.joins and not self._turns_within(asked) else None
-                self._reading.append(Reading(asked, part_tokens=parts))
-
-    def _has_room(self, asked: Asked) -> bool:
-        """Whether the caches stay within their bound with one more question."""
-        in_work = list(self._in_work())
-        return not in_work or widest([*in_work, asked]) <= self._cache_tokens
-
-    def _read_on(self) -> None:
-        reading = self._reading[0]
-        asked = reading.asked
-        done = self._pass(reading.step, [asked])
-        if asked.ended:
-            return
-        if done:
-            self._reading.popleft()
-            self._begin(reading)
-
-    def _begin(self, reading: Reading) -> None:
-        asked = reading.asked
-        if self._decoding.joins and not self._turns_within(asked):
-            for batch in self._batches:
-                if batch.tree is asked.version.tree and not self._turns_within(batch.rows[0]):
-                    self._pass(lambda: batch.add(reading), [asked, *batch.rows])
-                    return
-        self._batches.append(Batch(reading))
-
-    def _turns_within(self, asked: Asked) -> bool:
-        """Whether a question may reach the length from which the base reads all of a text by other frequencies."""
-        return self._turns is not None and asked.most_tokens >= self._turns
-
-    def _read_again(self) -> None:
-        """Read texts again that came to the length from which the base reads them by other frequencies."""
-        for batch in self._batches:
-            if self._turns is not None and any(len(row.tokens) == self._turns for row in batch.rows):
-                self._reading.extend(Reading(row, part_tokens=None) for row in batch.rows)
-                batch.rows = []
-        self._batches = [batch for batch in self._batches if batch.rows]
-
-    def _in_work(self) -> Iterator[Asked]:
-        yield from (each.asked for each in self._reading)
-        yield from all_rows(self._batches)
-
-    def _pass(self, step: Callable[[], Any], rows: list[Asked]) -> Any:
-        """Make a pass; if it fails, its answers fail, and the loop goes on."""
-        try:
-            return step()
-        except NotANumber:
-            message = "the model's numbers are not finite at this precision; serve it in float32"
-        except Exception as error:  # noqa: BLE001 - whatever a model raises
-            message = (
-                f"the model failed ({first_line(error)}); ask again, or report this base and these library versions"
-            )
-            if is_out_of_memory(error):
-                give_back()
-                message = "memory ran out; ask again later, or shorten the prompt"
-        for row in rows:
-            row.end(EndReason.FAILED, message)
-        return None
-
-
-__all__ = ["DecodeLoop", "Running", "ServingError"]
+        for order, done in orders:
+            try:
+                done.set_result(order())
+            except BaseException as error:  # noqa: BLE001 - raised where the order was given
+                done.set_exception(error)
+        return True

@@ -16,11 +16,10 @@ from pydantic import ValidationError
 
 from sdk.imports import begin_program, nothing_collected
 from sdk.worker_program import PARENT_VARIABLE
-from workers.main_memory import main_memory
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network
-from workers.serving.activity import Activity
+from workers.serving.activity import Activity, unneeded
 from workers.serving.configuration import EngineConfiguration
 from workers.serving.errors import ServingError
 from workers.serving.listening import ListeningSocket
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 _KEEP_ALIVE_S = 3600
 #: For how long running answers may go on after SIGTERM, and how many connections there may be.
 _DRAIN_S, _MOST_CONNECTIONS = 2, 1024
-#: How often the program looks whether it is needed.
-_LOOK_EVERY_S = 1.0
 
 
 def main() -> int:
@@ -122,18 +119,8 @@ async def _answer(
 
 
 async def _end_unneeded(configuration: EngineConfiguration, activity: Activity, server: uvicorn.Server) -> None:
-    """End the server when it had nothing to do for long enough, or memory is short and nothing runs."""
-    idle_s, least_bytes = configuration.idle_s, configuration.least_memory_bytes
-    while True:
-        await asyncio.sleep(_LOOK_EVERY_S if idle_s is None else min(_LOOK_EVERY_S, max(0.05, idle_s / 4)))
-        if least_bytes and main_memory().available_bytes < least_bytes:
-            # What runs is completed; others start a program that may not even fit.
-            activity.ending = True
-        if idle_s is not None and activity.idle_s >= idle_s:
-            activity.ending = True
-        if activity.ending and not activity.running:
-            server.should_exit = True
-            return
+    await unneeded(activity, idle_s=configuration.idle_s, least_bytes=configuration.least_memory_bytes)
+    server.should_exit = True
 
 
 def _refused(message: str, reason: str) -> int:

@@ -28,6 +28,11 @@ def error_object(status: int, code: str, message: str, param: str | None = None)
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
+def broken() -> RequestRefused:
+    """Return what a client is told if the program itself fails."""
+    return RequestRefused(500, "internal", "the engine program failed at this request; its log says where")
+
+
 def note_error(error: BaseException) -> None:
     """Log where an error came from, and not what it says, which may quote a prompt."""
     frames = traceback.extract_tb(error.__traceback__)

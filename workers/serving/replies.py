@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from workers.serving.activity import Activity
 from workers.serving.answers import AnswerStream, Delta
-from workers.serving.engine import Prepared, RunningQuestion, ServedEngine
+from workers.serving.engine import PreparedRequest, RunningQuestion, ServedEngine
 from workers.serving.mailbox import MOST_WAITING, Mailbox
 from workers.serving.openai_shapes import DONE, ChatShape, CompletionShape, Finish, TokenUsage, as_json, event
-from workers.serving.refusals import RequestRefused, error_object, note_error
+from workers.serving.refusals import RequestRefused, broken, error_object, note_error
 from workers.serving.requests import Ended, EndReason, Token
 
-#: For how long a client may take nothing of what is sent.
-STALLED_S = 60.0
 _SERVER_SENT_EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
 ]
+
+
+@dataclass(frozen=True)
+class ReplyLimits:
+    """What a client that reads slowly is granted."""
+
+    #: The most tokens that wait for it.
+    most_waiting: int = MOST_WAITING
+    #: For how long it may take nothing of what is sent.
+    stalled_s: float = 60.0
 
 
 class AnswerFailed(Exception):  # noqa: N818 - it reads as what happened
@@ -36,18 +45,19 @@ class Reply(Response):
         self,
         engine: ServedEngine,
         activity: Activity,
-        prepared: Prepared,
+        prepared: PreparedRequest,
         shape: ChatShape | CompletionShape,
         *,
         streams: bool,
-        most_waiting: int = MOST_WAITING,
-        stalled_s: float = STALLED_S,
+        limits: ReplyLimits,
     ) -> None:
         self._engine, self._activity, self._prepared, self._shape = engine, activity, prepared, shape
-        self._streams, self._most_waiting, self._stalled_s = streams, most_waiting, stalled_s
+        self._streams, self._limits = streams, limits
         self.background = None
         self._finish: Finish = "length"
         self._stopped_by_token = False
+        #: Whether a part of the answer was sent.
+        self._begun = False
         self._answer: AnswerStream = prepared.answer()
         self._running: RunningQuestion | None = None
 
@@ -56,7 +66,7 @@ class Reply(Response):
         with self._activity.one():
             sending = asyncio.create_task(self._send(send))
             watching = asyncio.create_task(_gone(receive))
-            self._mailbox = Mailbox(most=self._most_waiting, on_full=sending.cancel)
+            self._mailbox = Mailbox(most=self._limits.most_waiting, on_full=sending.cancel)
             try:
                 await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -66,24 +76,24 @@ class Reply(Response):
                     task.cancel()
                     # Without the last chunk of a body that is sent in chunks, its client knows that it isn't whole.
                     with suppress(asyncio.CancelledError, OSError, TimeoutError):
-                        try:
-                            await task
-                        except (OSError, TimeoutError):
-                            raise
-                        except Exception as error:  # noqa: BLE001 - its text may quote an answer, so only its place is logged
-                            note_error(error)
+                        await task
 
     async def _send(self, send: Send) -> None:
         try:
             self._running = self._engine.submit(self._prepared, self._mailbox.put)
+            async with aclosing(self._deltas()) as deltas:
+                if self._streams:
+                    await self._send_stream(send, deltas)
+                else:
+                    await self._send_answer(send, deltas)
         except RequestRefused as refusal:
             await self._send_whole(send, refusal.status, as_json(refusal.body()))
-            return
-        async with aclosing(self._deltas()) as deltas:
-            if self._streams:
-                await self._send_stream(send, deltas)
-            else:
-                await self._send_answer(send, deltas)
+        except (OSError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - its text may quote an answer, so it is told to nobody
+            note_error(error)
+            if not self._begun:
+                await self._send_whole(send, 500, as_json(broken().body()))
 
     async def _send_answer(self, send: Send, deltas: AsyncIterator[Delta]) -> None:
         contents, reasonings, tokens = list[str](), list[str](), list[Token]()
@@ -100,15 +110,13 @@ class Reply(Response):
         await self._send_whole(send, 200, as_json(body))
 
     async def _send_stream(self, send: Send, deltas: AsyncIterator[Delta]) -> None:
-        begun = False
         try:
             async for delta in deltas:
-                events = b"" if begun else self._first()
-                if not begun:
+                events = b"" if self._begun else self._first()
+                if not self._begun:
                     await self._put(
                         send, {"type": "http.response.start", "status": 200, "headers": _SERVER_SENT_EVENTS}
                     )
-                    begun = True
                 if delta:
                     events += event(self._shape.chunk(delta.content, delta.reasoning, delta.tokens))
                 if events:
@@ -119,7 +127,7 @@ class Reply(Response):
             rest += DONE
         except AnswerFailed as error:
             failure = {"error": error_object(500, "failed", str(error))}
-            if not begun:
+            if not self._begun:
                 await self._send_whole(send, 500, as_json(failure))
                 return
             rest = event(failure)
@@ -129,7 +137,7 @@ class Reply(Response):
         first = self._shape.first()
         return b"" if first is None else event(first)
 
-    async def _deltas(self) -> AsyncIterator[Delta]:
+    async def _deltas(self) -> AsyncGenerator[Delta, None]:
         """Yield what is new of the answer, at least one, until it ends. Raises AnswerFailed."""
         prepared, answer = self._prepared, self._answer
         prompt_tokens = len(prepared.question.prompt) if prepared.question.scores_prompt else 0
@@ -169,7 +177,8 @@ class Reply(Response):
 
     async def _put(self, send: Send, message: Message) -> None:
         """Send a part; it waits while the client has not taken the ones before. Raises TimeoutError if that takes too long."""
-        async with asyncio.timeout(self._stalled_s):
+        self._begun = True
+        async with asyncio.timeout(self._limits.stalled_s):
             await send(message)
 
 

@@ -21,10 +21,10 @@ from workers.serving.bodies import (
     ReleaseBody,
     parse_body,
 )
-from workers.serving.engine import BASE_NAME, Prepared, ServedEngine
+from workers.serving.engine import BASE_NAME, PreparedRequest, ServedEngine
 from workers.serving.openai_shapes import ChatShape, CompletionShape
-from workers.serving.refusals import RequestRefused, note_error
-from workers.serving.replies import Reply
+from workers.serving.refusals import RequestRefused, broken, note_error
+from workers.serving.replies import Reply, ReplyLimits
 from workers.serving.versions import digest_of_template
 
 #: The most requests at once, with those that are prepared: each may have a whole body in memory.
@@ -36,9 +36,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class EngineRoutes:
     """The application over one engine."""
 
-    def __init__(self, engine: ServedEngine, activity: Activity, *, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        engine: ServedEngine,
+        activity: Activity,
+        *,
+        facts: dict[str, Any],
+        limits: ReplyLimits = ReplyLimits(),  # noqa: B008 - it never changes
+    ) -> None:
         """`facts`: what `/health` says that never changes: base, fingerprint, dtype, device."""
         self._engine, self._activity, self._facts = engine, activity, facts
+        self._limits = limits
         self._started = int(time.time())
         self.app = Starlette(
             routes=[
@@ -66,7 +74,7 @@ class EngineRoutes:
                 return JSONResponse(refusal.body(), refusal.status)
             except Exception as error:  # noqa: BLE001 - an error's text may quote a prompt, so it is told to nobody
                 note_error(error)
-                return JSONResponse(_broken().body(), 500)
+                return JSONResponse(broken().body(), 500)
 
         return counted
 
@@ -114,9 +122,9 @@ class EngineRoutes:
         return self._reply(prepared, shape, body)
 
     def _reply(
-        self, prepared: Prepared, shape: ChatShape | CompletionShape, body: EngineChat | EngineCompletion
+        self, prepared: PreparedRequest, shape: ChatShape | CompletionShape, body: EngineChat | EngineCompletion
     ) -> Response:
-        return Reply(self._engine, self._activity, prepared, shape, streams=bool(body.stream))
+        return Reply(self._engine, self._activity, prepared, shape, streams=bool(body.stream), limits=self._limits)
 
 
 def _includes_usage(body: EngineChat | EngineCompletion) -> bool:
@@ -135,7 +143,3 @@ async def _body(request: Request) -> bytes:
             )
         parts.append(chunk)
     return b"".join(parts)
-
-
-def _broken() -> RequestRefused:
-    return RequestRefused(500, "internal", "the engine program failed at this request; its log says where")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_prompt_is_what_transformers_renders(renderer: PromptRenderer) -> None:
 def test_day_is_the_version_s_and_else_today(renderer: PromptRenderer) -> None:
     dated = "{{ strftime_now('%d %B %Y') }}" + CHATML
     assert renderer.prompt(template(dated, date(2024, 2, 29)), ASKED).startswith("29 February 2024<|im_start|>")
-    assert renderer.prompt(template(dated), ASKED).startswith(f"{date.today():%d %B %Y}<|im_start|>")
+    assert renderer.prompt(template(dated), ASKED).startswith(f"{datetime.now().astimezone():%d %B %Y}<|im_start|>")
 
 
 def test_contents_as_parts_reach_a_template_that_wants_them(renderer: PromptRenderer) -> None:

@@ -1,0 +1,117 @@
+"""Who is read and who is answered in each turn of the decode loop. Only its thread comes here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from workers.pipelines.errors import first_line
+from workers.pipelines.model.device import give_back, is_out_of_memory
+from workers.serving.batches import Asked, Batch, Reading, most_places
+from workers.serving.joining import Decoding
+from workers.serving.requests import EndReason
+from workers.serving.sampling import NotANumber
+
+
+class Turns:
+    """The questions in work: prompts that are being read, and batches that are being decoded."""
+
+    def __init__(
+        self, decoding: Decoding, *, turning_tokens: int | None, cache_tokens: int, most_running: int, part_tokens: int
+    ) -> None:
+        """`turning_tokens`: from how many tokens on the base reads all of a text by other frequencies, as `turns_at` returns."""
+        self._decoding, self._turning_tokens = decoding, turning_tokens
+        self._cache_tokens, self._most_running, self._part_tokens = cache_tokens, most_running, part_tokens
+        self._reading: deque[Reading] = deque()
+        self._batches: list[Batch] = []
+
+    def __len__(self) -> int:
+        """Return how many questions are in work; any thread may ask."""
+        return len(self._reading) + sum(len(batch.rows) for batch in self._batches)
+
+    def asked(self) -> Iterator[Asked]:
+        """Yield the questions in work."""
+        yield from (each.asked for each in self._reading)
+        for batch in self._batches:
+            yield from batch.rows
+
+    def has_room(self, asked: Asked) -> bool:
+        """Whether one more question may be in work, and all caches stay within their bound whatever is answered."""
+        if len(self) >= self._most_running:
+            return False
+        return not len(self) or most_places([*self.asked(), asked]) <= self._cache_tokens
+
+    def begin(self, asked: Asked) -> None:
+        """Put a question to work."""
+        parts = self._part_tokens if self._may_join(asked) else None
+        self._reading.append(Reading(asked, part_tokens=parts))
+
+    def turn(self) -> None:
+        """Let those go that were cancelled, read the next part of a prompt, and decode the next token of each answer."""
+        for asked in self.asked():
+            if asked.cancelled:
+                asked.end(EndReason.CANCELLED)
+        self._tidy()
+        if self._reading:
+            self._read_on(self._reading[0])
+        for batch in self._batches:
+            _pass(batch.step, batch.rows)
+        self._tidy()
+        self._read_again()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._reading.clear()
+        self._batches.clear()
+
+    def _tidy(self) -> None:
+        self._reading = deque(each for each in self._reading if not each.asked.ended)
+        for batch in self._batches:
+            batch.drop_ended()
+        self._batches = [batch for batch in self._batches if batch.rows]
+
+    def _read_on(self, reading: Reading) -> None:
+        asked = reading.asked
+        if not _pass(reading.step, [asked]) or asked.ended:
+            return
+        self._reading.popleft()
+        batch = next((each for each in self._batches if self._joins(asked, each)), None)
+        if batch is None:
+            self._batches.append(Batch(reading))
+        else:
+            _pass(partial(batch.add, reading), [asked, *batch.rows])
+
+    def _joins(self, asked: Asked, batch: Batch) -> bool:
+        return batch.tree is asked.version.tree and self._may_join(asked) and self._may_join(batch.rows[0])
+
+    def _may_join(self, asked: Asked) -> bool:
+        """Whether a question may be answered beside others, and read in parts: not if its text may reach the length from which
+        the base reads it by other frequencies.
+        """
+        return self._decoding.joins and (self._turning_tokens is None or asked.most_tokens < self._turning_tokens)
+
+    def _read_again(self) -> None:
+        """Read texts again that came to that length, as transformers does."""
+        for batch in self._batches:
+            if self._turning_tokens is not None and len(batch.rows[0].tokens) == self._turning_tokens:
+                # It is the only row.
+                self._reading.append(Reading(batch.rows.pop(), part_tokens=None))
+        self._batches = [batch for batch in self._batches if batch.rows]
+
+
+def _pass(step: Callable[[], Any], rows: list[Asked]) -> Any:
+    """Make a pass; if it fails, its answers fail, and the others go on. Return what it returns."""
+    try:
+        return step()
+    except NotANumber:
+        message = "the model's numbers are not finite at this precision; serve it in float32"
+    except Exception as error:  # noqa: BLE001 - whatever a model raises
+        message = f"the model failed ({first_line(error)}); ask again, or report this base and these library versions"
+        if is_out_of_memory(error):
+            give_back()
+            message = "memory ran out; ask again later, or shorten the prompt"
+    for row in rows:
+        row.end(EndReason.FAILED, message)
+    return None

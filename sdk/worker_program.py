@@ -52,9 +52,9 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
         )
 
 
-def program_environment() -> dict[str, str]:
-    """Return those variables of this process that a program of ours is given."""
-    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+def program_environment(*more: str) -> dict[str, str]:
+    """Return the variables that a program gets of this process's: those that it needs to start, and those named."""
+    return {name: os.environ[name] for name in (*_ENVIRONMENT, *more) if name in os.environ}
 
 
 def run_program(

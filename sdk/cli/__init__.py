@@ -46,6 +46,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("removal", "Bring an archived version back."),
     "delete": ("removal", "Delete a version for good."),
     "release": ("removal", "Release a quarantined version, giving it a number."),
+    "generate": ("generate", "Ask a version something."),
+    "chat": ("chat", "Talk to a version, or to two side by side."),
     "eval": ("evaluate", "Score versions and bare bases on the same rows."),
     "evals": ("evals", "List and show scores that were recorded."),
     "compare": ("compare", "Say which of several versions scores better on the same rows."),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from workers.pipelines.data.thoughts import Thoughts
 from workers.serving.requests import Token
 from workers.serving.stops import StopTexts
-from workers.serving.texts import Detokenizer, TextPiece, Vocabulary
+from workers.serving.texts import Detokenizer, TextPiece, TextVocabulary
 from workers.serving.thought_split import AnswerPart, ThoughtSplit
 
 
@@ -36,7 +36,7 @@ class AnswerStream:
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        vocabulary: TextVocabulary,
         *,
         stops: Sequence[str] = (),
         thoughts: Thoughts | None = None,

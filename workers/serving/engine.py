@@ -38,7 +38,7 @@ class RunningQuestion(Protocol):
         """End it, within a step."""
 
 
-class Decoding(Protocol):
+class QuestionLoop(Protocol):
     """The decode loop."""
 
     @property
@@ -73,7 +73,7 @@ class LoadedVersion:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRequest:
     """A request as the decode loop is asked it, and how its answer is read."""
 
     question: Question
@@ -101,7 +101,7 @@ class ServedEngine:
     """What an engine program serves."""
 
     base: Path
-    loop: Decoding
+    loop: QuestionLoop
     texts: TextsOfBase
     renderer: PromptRenderer
     context_tokens: int
@@ -165,7 +165,7 @@ class ServedEngine:
 
         await _in(self._loading, release)
 
-    async def chat(self, request: EngineChat) -> Prepared:
+    async def chat(self, request: EngineChat) -> PreparedRequest:
         """Return a conversation as it is asked. Raises RequestRefused."""
         name, texts = self._texts(request.model)
         _require_supported(request)
@@ -195,7 +195,7 @@ class ServedEngine:
             )
         question = self._question(request, texts, name, prompt, given, logprobs)
         raw = bool(request.raw)
-        return Prepared(
+        return PreparedRequest(
             question,
             texts,
             request.model,
@@ -206,7 +206,7 @@ class ServedEngine:
             logprobs=logprobs is not None,
         )
 
-    async def completion(self, request: EngineCompletion) -> Prepared:
+    async def completion(self, request: EngineCompletion) -> PreparedRequest:
         """Return a prompt as it is asked. Raises RequestRefused."""
         name, texts = self._texts(request.model)
         _require_supported(request)
@@ -224,11 +224,11 @@ class ServedEngine:
         echo = None
         if request.echo:
             echo = given if isinstance(given, str) else texts.vocabulary.decode(given)
-        return Prepared(
+        return PreparedRequest(
             question, texts, request.model, stops, None, False, bool(request.raw), echo, request.logprobs is not None
         )
 
-    def submit(self, prepared: Prepared, on_piece: Callable[[Token | Ended], None]) -> RunningQuestion:
+    def submit(self, prepared: PreparedRequest, on_piece: Callable[[Token | Ended], None]) -> RunningQuestion:
         """Have a question answered. Raises RequestRefused if it can't be, or too many wait."""
         try:
             return self.loop.submit(prepared.question, on_piece)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from workers.serving.requests import Token
-from workers.serving.texts import Vocabulary
+from workers.serving.texts import TextVocabulary
 
 Finish = Literal["stop", "length"]
 #: What ends a stream.
@@ -50,7 +50,7 @@ class ChatShape:
     """Answers of `/v1/chat/completions`."""
 
     model: str
-    vocabulary: Vocabulary
+    vocabulary: TextVocabulary
     #: Whether the content's tokens are shown with their log-probabilities.
     logprobs: bool
     #: Whether a stream ends with the usage.
@@ -115,7 +115,7 @@ class CompletionShape:
     """Answers of `/v1/completions`."""
 
     model: str
-    vocabulary: Vocabulary
+    vocabulary: TextVocabulary
     logprobs: bool
     include_usage: bool = False
     ident: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from workers.serving.activity import Activity
 from workers.serving.answers import AnswerStream, Delta
-from workers.serving.engine import Prepared, RunningQuestion, ServedEngine
+from workers.serving.engine import PreparedRequest, RunningQuestion, ServedEngine
 from workers.serving.mailbox import MOST_WAITING, Mailbox
 from workers.serving.openai_shapes import DONE, ChatShape, CompletionShape, Finish, TokenUsage, as_json, event
 from workers.serving.refusals import RequestRefused, broken, error_object, note_error
@@ -45,7 +45,7 @@ class Reply(Response):
         self,
         engine: ServedEngine,
         activity: Activity,
-        prepared: Prepared,
+        prepared: PreparedRequest,
         shape: ChatShape | CompletionShape,
         *,
         streams: bool,

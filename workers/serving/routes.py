@@ -21,7 +21,7 @@ from workers.serving.bodies import (
     ReleaseBody,
     parse_body,
 )
-from workers.serving.engine import BASE_NAME, Prepared, ServedEngine
+from workers.serving.engine import BASE_NAME, PreparedRequest, ServedEngine
 from workers.serving.openai_shapes import ChatShape, CompletionShape
 from workers.serving.refusals import RequestRefused, broken, note_error
 from workers.serving.replies import Reply, ReplyLimits
@@ -122,7 +122,7 @@ class EngineRoutes:
         return self._reply(prepared, shape, body)
 
     def _reply(
-        self, prepared: Prepared, shape: ChatShape | CompletionShape, body: EngineChat | EngineCompletion
+        self, prepared: PreparedRequest, shape: ChatShape | CompletionShape, body: EngineChat | EngineCompletion
     ) -> Response:
         return Reply(self._engine, self._activity, prepared, shape, streams=bool(body.stream), limits=self._limits)
 

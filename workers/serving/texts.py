@@ -35,7 +35,7 @@ class TextPiece:
         return "" if self.special else self.text
 
 
-class Vocabulary:
+class TextVocabulary:
     """What the tokens of a tokenizer are as bytes, and which control something."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -103,7 +103,7 @@ _BYTE_LEVEL = _byte_level()
 class Detokenizer:
     """The text of one answer, token by token."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: TextVocabulary) -> None:
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._open: tuple[int, ...] = ()

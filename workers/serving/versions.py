@@ -29,7 +29,7 @@ from workers.pipelines.data.tokenizer import (
 )
 from workers.pipelines.errors import PipelineError
 from workers.serving.prompts import PromptRenderer, RenderingRefused, TemplateInUse
-from workers.serving.texts import Vocabulary
+from workers.serving.texts import TextVocabulary
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TextsOfVersion:
 
     tokenizer: Any
     encoder: Encoder
-    vocabulary: Vocabulary
+    vocabulary: TextVocabulary
     #: None: it has no chat template.
     template: TemplateInUse | None
     #: How its template writes thoughts.
@@ -61,7 +61,7 @@ class TextsOfBase:
         """Raises PipelineError for a base whose tokenizer can't be used."""
         self._base, self._renderer = base, renderer
         self._tokenizer = load_tokenizer(base)
-        self._vocabulary = Vocabulary(self._tokenizer)
+        self._vocabulary = TextVocabulary(self._tokenizer)
         #: Of the base itself.
         self.bare = self.of(None)
 
@@ -98,7 +98,7 @@ class TextsOfBase:
         return TextsOfVersion(
             tokenizer,
             Encoder(tokenizer),
-            Vocabulary(tokenizer) if own else self._vocabulary,
+            TextVocabulary(tokenizer) if own else self._vocabulary,
             in_use,
             self._thoughts(in_use),
             frozenset(stops),

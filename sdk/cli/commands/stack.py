@@ -85,19 +85,27 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
 def down_command(home: Path, style: str) -> None:
     """Stop the stack: workers first, which give their jobs back, then the registry and its servers. The data stays.
 
+    Engine programs that generate and chat have started, and that wait for the next question, end too.
+
     \b
     Example:
       adapterctl down
     """
+    from sdk.pulling.cache import Cache
     from sdk.stack import control
+    from sdk.stack.engine_parts import end_engines
 
     stack = _stack(home)
     with _waiting("stopping; a worker has 30 s to give back its job"):
-        ended = control.down(stack)
+        ended = end_engines(Cache())
+        # Without a stack, engine programs are all that there is to end.
+        if stack.exists or not ended:
+            ended += control.down(stack)
 
     def tell() -> None:
         say(f"ended: {', '.join(ended)}" if ended else "nothing ran")
-        say(f"the data stays in {stack.home}")
+        if stack.exists:
+            say(f"the data stays in {stack.home}")
 
     print_one(style, {"home": str(stack.home), "ended": ended}, ended, tell)
 
@@ -108,17 +116,23 @@ def down_command(home: Path, style: str) -> None:
 def status_command(home: Path, style: str) -> None:
     """Show the stack's parts: whether each is ready, its process, port, uptime, and number of restarts.
 
+    Engine programs that wait for the next question of generate or chat are shown too, also without a stack.
+
     \b
     Examples:
       adapterctl status
       adapterctl status --format quiet   # one word: ready, degraded or stopped
     """
+    from sdk.pulling.cache import Cache
     from sdk.stack import control
+    from sdk.stack.engine_parts import engine_parts
 
-    parts = control.status(_stack(home))
+    stack, engines = _stack(home), engine_parts(Cache())
+    parts = control.status(stack) if stack.exists or not engines else []
     if style == "quiet":
-        click.echo(control.overall(parts))
+        click.echo(control.overall(parts) if parts else "stopped")
         return
+    parts += engines
     rows = [asdict(part) for part in parts]
     print_rows(style, rows, _COLUMNS, key="part", empty="", shown=lambda row: {"uptime": _duration(row["uptime_s"])})
     if style == "table":

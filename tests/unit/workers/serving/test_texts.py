@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from workers.pipelines.errors import PipelineError
-from workers.serving.texts import BROKEN, Detokenizer, Vocabulary
+from workers.serving.texts import BROKEN, Detokenizer, TextVocabulary
 
 TEXTS = ["plain words, 12 of them", "naïve café", "日本語のテキスト", "😀👨‍👩‍👧‍👦 family", "a\n\n  b\tc", "€€€"]
 
@@ -35,7 +35,7 @@ def with_blanks_as_marks() -> Any:
 
 
 KINDS = {"byte level": byte_level(), "blanks as marks": with_blanks_as_marks()}
-VOCABULARIES = {kind: Vocabulary(tokenizer) for kind, tokenizer in KINDS.items()}
+VOCABULARIES = {kind: TextVocabulary(tokenizer) for kind, tokenizer in KINDS.items()}
 
 
 def joined(kind: str, ids: list[int]) -> list[str]:
@@ -89,4 +89,4 @@ def test_tokenizer_whose_tokens_depend_on_what_follows_is_refused() -> None:
     tokenizer.add_special_tokens([AddedToken("</s>")])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
     with pytest.raises(PipelineError, match="writes a token otherwise by what follows it"):
-        Vocabulary(fast)
+        TextVocabulary(fast)

@@ -12,7 +12,7 @@ from support.templates import tokenizer_with
 from workers.pipelines.data.thoughts import Notation, Scaffold, Thoughts, read_answer
 from workers.serving.answers import AnswerStream
 from workers.serving.requests import Token
-from workers.serving.texts import Vocabulary
+from workers.serving.texts import TextVocabulary
 
 MARKS = "<|im_start|><|im_end|><|end|><|start|><|channel|><|message|><think></think>"
 COMMON = Thoughts()
@@ -27,8 +27,8 @@ def tokenizer() -> Any:
 
 
 @cache
-def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    return Vocabulary(tokenizer)
+def vocabulary_of(tokenizer: Any) -> TextVocabulary:
+    return TextVocabulary(tokenizer)
 
 
 def shown(tokenizer: Any, ids: list[int], thoughts: Thoughts, *, within: bool = False) -> tuple[str, str]:
@@ -70,7 +70,7 @@ def test_any_answer_is_split_as_a_whole_one_is(tokenizer: Any, thoughts: Thought
 
 
 def test_reasoning_comes_before_its_end_is_known(tokenizer: Any) -> None:
-    answer = AnswerStream(Vocabulary(tokenizer), thoughts=COMMON)
+    answer = AnswerStream(TextVocabulary(tokenizer), thoughts=COMMON)
     ids = tokenizer("<think>one two", add_special_tokens=False)["input_ids"]
     deltas = [answer.add(Token(token, None)) for token in ids]
     assert "".join(delta.reasoning for delta in deltas) == "one two"
@@ -82,7 +82,7 @@ def test_blanks_before_a_content_without_thoughts_are_its_own(tokenizer: Any) ->
 
 
 def test_stop_text_in_a_reasoning_ends_nothing(tokenizer: Any) -> None:
-    answer = AnswerStream(Vocabulary(tokenizer), thoughts=COMMON, stops=["END"])
+    answer = AnswerStream(TextVocabulary(tokenizer), thoughts=COMMON, stops=["END"])
     ids = tokenizer("<think>a END b</think>c END d", add_special_tokens=False)["input_ids"]
     deltas = [answer.add(Token(token, None)) for token in ids]
     assert "".join(delta.reasoning for delta in deltas) == "a END b"
@@ -91,7 +91,7 @@ def test_stop_text_in_a_reasoning_ends_nothing(tokenizer: Any) -> None:
 
 
 def test_tokens_of_the_content_are_those_that_are_shown(tokenizer: Any) -> None:
-    answer = AnswerStream(Vocabulary(tokenizer), thoughts=COMMON, stops=["STOP"])
+    answer = AnswerStream(TextVocabulary(tokenizer), thoughts=COMMON, stops=["STOP"])
     ids = tokenizer("<think>a</think>\n\none two STOP three", add_special_tokens=False)["input_ids"]
     tokens = [token for each in ids for token in answer.add(Token(each, -1.0)).tokens] + list(answer.end().tokens)
     assert tokenizer.decode([token.id for token in tokens]).strip() == "one two"

@@ -66,7 +66,9 @@ async def wait_for_change(
     watchers: WatchersDep,
     who: Reader,
     namespace: Namespace,
-    after: Annotated[str, Query(max_length=64, description="The edition of the table that is known.")] = "",
+    after: Annotated[
+        str, Query(max_length=64, description="The edition of the table that is known.", examples=["0" * 32])
+    ] = "",
     wait_s: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S)] = LONGEST_WAIT_S,
 ) -> ServingChange:
     """Whether the table of a namespace may have another edition by now; waits up to `wait_s` for that."""

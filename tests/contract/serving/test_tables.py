@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.adapters import digest
 from support.people import bare_http, new_adapter
 from support.registries import World
 from support.shelf import Made, Shelf
@@ -66,9 +67,8 @@ class TestContent:
             [(1, "ready"), (2, "ready")],
             [(1, "ready"), (2, "archived")],
         ]
-        view = writer.get(f"{space}/a@v1")
         first = found.adapters[0].versions[0]
-        assert (first.digest, first.base) == (view.digest, view.base.fingerprint)
+        assert (first.digest, first.base) == (writer.get(f"{space}/a@v1").digest, digest("tiny: base"))
         admin.versions.delete(f"{space}/b@v1")
         assert [(one.latest, numbers(one)) for one in table_of(writer, space).adapters] == [(2, [1, 2]), (None, [2])]
 
@@ -153,7 +153,7 @@ class TestEditions:
             step()
             seen.append(table_of(writer, space))
             assert table(writer.transport, space, known=seen[-2].edition) == seen[-1]
-        assert len({one.edition for one in seen}) == len(seen)
+            assert seen[-2].edition != seen[-1].edition
 
     def test_what_happens_elsewhere_leaves_the_edition(
         self, writer: Client, admin: Client, space: str, tmp_path: Path

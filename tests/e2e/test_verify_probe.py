@@ -15,7 +15,7 @@ from support.command_line import CommandLine
 
 import sdk.examining.probe_replay
 from sdk.client import Client
-from sdk.errors import Unavailable, VerificationFailed
+from sdk.errors import NotFound, Unavailable, VerificationFailed
 from sdk.examining.probe_replay import require_equal
 
 pytestmark = pytest.mark.slow
@@ -150,3 +150,22 @@ def test_another_norm_in_the_record_names_the_module_and_ends_with_7(place: Plac
             opened.execute("update blobs set facts = ? where sha256 = ?", (facts, sha256))
     for wrong in (("./tiny-llama", "--probe"), ("counter@v1", "--base", "x"), ("counter@v1", "--record")):
         assert place.run("verify", *wrong).returncode == 2
+
+
+def test_what_was_pushed_answers_as_what_was_trained(place: Place, client: Client) -> None:
+    trained = client.versions.served_probe("counter@v1")
+    assert trained.source == "training"
+    pulled = client.pull("counter@v1", to=place.folder / "pulled")
+    pushed = client.push(pulled, "pushed", base=place.folder / "tiny-llama")
+    with pytest.raises(NotFound, match=r"make one with: adapterctl verify pushed@v1 --probe --record"):
+        client.versions.served_probe(pushed.ref)
+    done = place.run("verify", "pushed@v1", "--probe", "--record", "--base", "./tiny-llama", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert "recorded: what pushed@v1 answers, by which engines are proved to serve it" in done.stderr
+    found = client.versions.served_probe("pushed@v1")
+    assert (found.source, found.digest, found.base) == ("worker", pushed.digest, trained.base)
+    # The same machine and libraries; the training computed it over the base that it had in memory.
+    assert found.probe == trained.probe
+    # What its training has recorded is not recorded again.
+    assert client.versions.record_probe(client.versions.replay_probe("counter@v1", answers=True)) is not None
+    assert client.versions.served_probe("counter@v1") == trained

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import uvicorn
 
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.hosts import is_loopback, parse_authority, plain_address
@@ -17,6 +18,7 @@ from sdk.formats.refs import namespace_of
 from sdk.gateway.door import Door
 from sdk.gateway.engines.chosen import EngineChoice, choose
 from sdk.gateway.engines.engine import EngineRefused
+from sdk.gateway.entrance import Entrance
 from sdk.gateway.folders import LeasedFolders
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import SHORTEST_KEY, Keys, OwnKey, TokenRights, make_key
@@ -40,8 +42,6 @@ T = TypeVar("T")
 
 #: The folder in the cache with what a restart without the registry needs.
 _STORE = "serving"
-#: How long the first versions may take to be loaded before it is said that they still are, in seconds.
-_FIRST_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -112,32 +112,41 @@ class _Serving:
         self._stopped = asyncio.Event()
 
     async def run(self, on_ready: Callable[[str, str | None], None]) -> None:
-        options = self._options
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopped.set)
         # Before anything is started that takes long.
-        listening = listen(options.host, options.port)
+        listening = listen(self._options.host, self._options.port)
+        entrance = Entrance()
+        server = server_of(entrance, drain_s=self._options.drain_s)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
-            await self._serve(listening, on_ready)
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            # Instead of the server's own handlers, which say nothing and end it alone.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._signalled, server)
+            host, port = listening.getsockname()[:2]
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+            await self._serve(entrance, server, lambda made: on_ready(url, made))
+        except EngineRefused as error:
+            raise Unavailable(str(error), param="engine") from error
         finally:
-            listening.close()
+            server.should_exit = True
+            await serving
 
-    async def _serve(self, listening: socket.socket, on_ready: Callable[[str, str | None], None]) -> None:
-        options = self._options
-        calls = RegistryCalls(self._client.transport, say=self._say)
-        moves: Moves | None = None
+    def _signalled(self, server: uvicorn.Server) -> None:
+        if self._stopped.is_set():
+            # Whoever asks again doesn't want to wait.
+            server.force_exit = True
+        self._stopped.set()
 
-        def changed(adapters: Sequence[ServedAdapter]) -> None:
-            if moves is not None:
-                moves.update(adapters)
-
-        tables = Tables(calls, self._files(), on_change=changed, say=self._say)
-        adapters = await tables.start()
-        ref, base = self._base_of(adapters)
-        engine = await asyncio.to_thread(choose, self._client, options.engine, ref, base, self._store)
-        folders = LeasedFolders(self._client.puller, self._client.cache, f"serve-{options.port}")
-        records = ProbeRecords(self._client.transport, self._store / "probes")
+    async def _serve(self, entrance: Entrance, server: uvicorn.Server, on_ready: Callable[[str | None], None]) -> None:
+        options, client = self._options, self._client
+        calls = RegistryCalls(client.transport, say=self._say)
+        tables = Tables(calls, self._files(), say=self._say)
+        await tables.start()
+        ref, base = self._base_of(tables.adapters)
+        engine = await asyncio.to_thread(choose, client, options.engine, ref, base, self._store)
+        folders = LeasedFolders(client.puller, client.cache, f"serve-{options.port}")
+        records = ProbeRecords(client.transport, self._store / "probes")
         moves = Moves(
             engine.engine,
             refs=options.refs,
@@ -148,40 +157,48 @@ class _Serving:
             say=self._say,
         )
         renderers = Renderers()
+        looking: asyncio.Task[None] | None = None
         try:
             facts = await self._or_stopped(moves.start())
             if facts is None:
                 return
             await folders.begin()
-            moves.update(adapters)
+            # It may have taken minutes.
+            await tables.look()
+            moves.update(tables.adapters)
+            looking = asyncio.create_task(tables.run(moves.update))
             own, made = self._key()
-            tokens = TokenRights(calls.standing) if calls.has_feed and not options.has_no_key else None
-            door = Door(
+            entrance.door = Door(
                 versions=moves,
                 templates=Templates(facts, engine.base, renderers),
                 standing=Standing(moves, tables),
-                keys=Keys(own, tokens),
+                keys=Keys(own, TokenRights(calls.standing) if calls.has_feed and not options.has_no_key else None),
                 hosts=OwnHosts.of(options.host, options.allowed_hosts),
                 facts=facts,
                 base=engine.base_id,
             )
-            server = server_of(door, drain_s=options.drain_s)
-            looking = asyncio.create_task(tables.run())
-            serving = asyncio.create_task(server.serve(sockets=[listening]))
-            await self._or_stopped(asyncio.wait_for(moves.settled(), _FIRST_S))
+            await self._or_stopped(moves.settled())
             if not self._stopped.is_set():
-                host, port = listening.getsockname()[:2]
-                on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", made)
-            await self._stopped.wait()
+                on_ready(made)
+            stopped = asyncio.create_task(self._stopped.wait())
+            await asyncio.wait([stopped, looking], return_when=asyncio.FIRST_COMPLETED)
+            if looking.done():
+                # It never ends by itself; a gateway that doesn't look any more would serve what was deleted.
+                await looking
             self._say(f"ending: no new requests, and those that run have {options.drain_s:g} s")
-            server.should_exit = True
-            await serving
-            looking.cancel()
-        except EngineRefused as error:
-            raise Unavailable(str(error), param="engine") from error
+            await self._drained(server)
         finally:
+            if looking is not None:
+                looking.cancel()
             renderers.close()
             await moves.close()
+
+    @staticmethod
+    async def _drained(server: uvicorn.Server) -> None:
+        """Wait until the server has ended; the engine is there meanwhile."""
+        server.should_exit = True
+        while server.server_state.tasks and not server.force_exit:
+            await asyncio.sleep(0.05)
 
     async def _or_stopped(self, work: Awaitable[T]) -> T | None:
         """Return what comes of it; None if a signal comes first."""

@@ -56,17 +56,16 @@ class TableAge:
 
 
 class Tables:
-    """The tables of some namespaces. `on_change` gets all adapters in them, each time that something changes."""
+    """The tables of some namespaces."""
 
     def __init__(
         self,
         registry: Registry,
         files: Mapping[str, TableFile],
         *,
-        on_change: Callable[[Sequence[ServedAdapter]], None],
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
-        self._registry, self._files, self._on_change, self._say = registry, files, on_change, say
+        self._registry, self._files, self._say = registry, files, say
         self._last: dict[str, LastTable] = {}
         self._away_since: float | None = None
         self._look, self._looked = asyncio.Event(), asyncio.Event()
@@ -77,8 +76,8 @@ class Tables:
         whole = len(self._last) == len(self._files)
         return TableAge(min(each.looked_at for each in self._last.values()) if whole else None, self._away_since)
 
-    async def start(self) -> Sequence[ServedAdapter]:
-        """Look all of them up, or read the last ones while the registry is away; return all adapters in them.
+    async def start(self) -> None:
+        """Look all of them up, or read the last ones while the registry is away.
 
         Raises Unavailable if it is away and there are no last ones, and what the registry says of a namespace that may not be seen.
         """
@@ -91,16 +90,16 @@ class Tables:
                     raise
                 self._last[namespace] = last
                 self._is_away(error, last.looked_at)
-        return self._adapters()
 
-    async def run(self) -> None:
-        """Look again and again, without an end."""
+    async def run(self, on_change: Callable[[Sequence[ServedAdapter]], None]) -> None:
+        """Look again and again, without an end; `on_change` gets all adapters in them each time that something has changed."""
         feeds = [asyncio.create_task(self._follow(namespace)) for namespace in self._files if self._registry.has_feed]
         try:
             while True:
                 begun = time.monotonic()
                 self._look.clear()
-                await self.look()
+                if await self.look():
+                    on_change(self.adapters)
                 self._looked.set()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, self._registry.look_s - (time.monotonic() - begun))):
@@ -109,16 +108,15 @@ class Tables:
             for feed in feeds:
                 feed.cancel()
 
-    async def look(self) -> None:
-        """Look all of them up once."""
+    async def look(self) -> bool:
+        """Look all of them up once; return whether something has changed."""
         before = [self._last.get(namespace) for namespace in self._files]
         results = await asyncio.gather(*(self._look_at(namespace) for namespace in self._files))
         if all(results) and self._away_since is not None:
             self._away_since = None
             self._say("the registry is there again")
         after = [self._last.get(namespace) for namespace in self._files]
-        if [each and each.table for each in before] != [each and each.table for each in after]:
-            self._on_change(self._adapters())
+        return [each and each.table for each in before] != [each and each.table for each in after]
 
     async def _look_at(self, namespace: str) -> bool:
         """Look one of them up; return whether the registry answered."""
@@ -172,7 +170,9 @@ class Tables:
             self._away_since = since
             self._say(f"the registry is away, and what is loaded goes on: {error}")
 
-    def _adapters(self) -> list[ServedAdapter]:
+    @property
+    def adapters(self) -> list[ServedAdapter]:
+        """All adapters in them."""
         return [adapter for each in self._last.values() for adapter in each.table.adapters]
 
 

@@ -47,6 +47,9 @@ class _Folders:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    async def begin(self) -> None:
+        pass
+
     async def fetch(self, name: str, digest: str) -> Fetched:
         return Fetched(self._root)
 

@@ -162,7 +162,6 @@ class _Serving:
             facts = await self._or_stopped(moves.start())
             if facts is None:
                 return
-            await folders.begin()
             # It may have taken minutes.
             await tables.look()
             moves.update(tables.adapters)

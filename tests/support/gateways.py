@@ -44,6 +44,9 @@ class Files:
         folder.mkdir(exist_ok=True)
         return folder
 
+    async def begin(self) -> None:
+        pass
+
     async def fetch(self, name: str, digest: str) -> Fetched:
         return Fetched(self.folder(name))
 

@@ -41,6 +41,14 @@ def _home_option(command: F) -> F:
 @click.option(
     "--workers", type=click.IntRange(0, 64), help="How many workers. [default: as many as before, at first 1]"
 )
+@click.option(
+    "--serve",
+    "served",
+    multiple=True,
+    metavar="REF",
+    help="Also serve this version or adapter, with a key of its own, as serve does; repeatable. [default: as before]",
+)
+@click.option("--no-serve", "serves_nothing", is_flag=True, help="Serve nothing any more.")
 @_home_option
 @click.option(
     "--timeout",
@@ -51,7 +59,9 @@ def _home_option(command: F) -> F:
     help="Seconds to wait until everything is ready; then exit 8.",
 )
 @format_option
-def up_command(workers: int | None, home: Path, timeout_s: float, style: str) -> None:
+def up_command(
+    workers: int | None, served: tuple[str, ...], serves_nothing: bool, home: Path, timeout_s: float, style: str
+) -> None:
     """Start a whole registry on this machine, with its servers and workers, and print its URL and an admin token.
 
     PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and
@@ -69,8 +79,16 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
 
     stack = _stack(home)
     with _telling() as on_look:
-        document = control.up(stack, workers=workers, timeout_s=timeout_s, on_look=on_look)
+        document = control.up(
+            stack,
+            workers=workers,
+            serve=served if served or serves_nothing else None,
+            timeout_s=timeout_s,
+            on_look=on_look,
+        )
     facts = [("url", document["url"]), ("token", document["token"])]
+    if "gateway" in document:
+        facts += [("gateway", document["gateway"]["url"]), ("gateway's key", document["gateway"]["key"])]
     print_one(style, document, document["url"], lambda: print_facts(facts))
     if style == "table":
         # On a terminal the token is visible anyway; elsewhere this line must not write it into a log.

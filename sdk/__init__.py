@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     decisions = _client.decisions
     diff = _client.diff
     evaluations = _client.evaluations
+    generate = _client.generate
     get = _client.get
     job = _client.job
     jobs = _client.jobs
@@ -137,6 +138,7 @@ __all__ = [
     "decisions",
     "diff",
     "evaluations",
+    "generate",
     "get",
     "job",
     "jobs",

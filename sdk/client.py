@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
@@ -23,6 +24,8 @@ from sdk.api.removal import RetentionAPI
 from sdk.api.transport import Transport
 from sdk.api.versions import AdaptersAPI
 from sdk.api.workers import WorkersAPI
+from sdk.asking.asker import Asker, Dtype, Generation
+from sdk.asking.prompts import Form, Sampling
 from sdk.config import Config
 from sdk.config import load as load_config
 from sdk.errors import InvalidInput
@@ -630,6 +633,44 @@ class Client:
             named = {found.alias: found.number for found in self.aliases(adapter)}
             change["expect"] = named.get(alias, 0)
         return aliases.roll_back(self.transport, build(AliasRollback, **change))
+
+    # Asking.
+
+    def generate(
+        self,
+        ref: str,
+        prompt: str | Sequence[Mapping[str, Any]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Iterable[str] = (),
+        plain: bool = False,
+        chat: bool = False,
+        dtype: Dtype | None = None,
+        keep: bool = True,
+    ) -> Generation:
+        """What a version, or the bare base `base:ID`, answers; greedy by default.
+
+        A text is rendered as the version's own rows were: as it is, or as a user's turn for conversations; `plain` or `chat`
+        says which. Messages are a conversation. The base is held as it was trained on, in float32 on a CPU, unless in `dtype`.
+        It is computed on this machine, by an engine program that then waits for the next question for as many seconds as
+        `ADAPTERCTL_KEEP_WARM` says, or ends if not to `keep`. Raises NotFound, InvalidInput for a version that writes no text, and
+        for a prompt that is longer than the context; Conflict for one in quarantine; InvalidBase; Unavailable without the
+        worker's libraries.
+        """
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
+        form = Form.of(chat=chat, plain=plain)
+        asker = Asker(lambda: self, config=self.config, cache=self.cache, dtype=dtype, keeps=keep)
+        with closing(asker):
+            target = asker.target(ref)
+            given = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+            answer = asker.ask(target, form.prompt(given, target), sampling)
+            for _ in answer:
+                pass
+            return answer.generation
 
     # What objects ask.
 

@@ -3,6 +3,7 @@
 `ADAPTERCTL_URL` and `ADAPTERCTL_TOKEN` take precedence over the profile that `adapterctl login` writes;
 `ADAPTERCTL_CACHE` is the cache's folder. What is pushed is signed with the key in the file `ADAPTERCTL_SIGNING_KEY`,
 whose password is `ADAPTERCTL_SIGNING_PASSWORD`. `ADAPTERCTL_INSECURE=1` accepts plain http to another machine.
+`ADAPTERCTL_KEEP_WARM` is for how many seconds an engine program waits for the next question, 0 for none.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sdk.whole_files import write_whole
 
 DEFAULT_URL = "local:~/.adapterctl"
 _VISIBLE = re.compile(r"[!-~]+")
+_KEEP_WARM_S, _LONGEST_WARM_S = 300.0, 86_400.0
 _YES = ("1", "true", "yes", "on")
 
 
@@ -78,6 +80,27 @@ def signing_key() -> Path | None:
 def signing_password() -> str | None:
     """The password of a private key that is protected by one."""
     return os.environ.get("ADAPTERCTL_SIGNING_PASSWORD") or None
+
+
+def keep_warm_s() -> float:
+    """For how long an engine program that was started to answer a question waits for the next one; 0: it ends at once.
+
+    Raises InvalidInput.
+    """
+    given = os.environ.get("ADAPTERCTL_KEEP_WARM")
+    if not given:
+        return _KEEP_WARM_S
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    # Also false for NaN.
+    if not 0 <= seconds <= _LONGEST_WARM_S:
+        raise InvalidInput(
+            f"ADAPTERCTL_KEEP_WARM is {given[:80]!a}; set it to seconds from 0 to {_LONGEST_WARM_S:.0f}",
+            param="ADAPTERCTL_KEEP_WARM",
+        )
+    return seconds
 
 
 def load(url: str | None = None, token: str | None = None, *, insecure: bool = False) -> Config:

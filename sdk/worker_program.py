@@ -26,6 +26,7 @@ _ENVIRONMENT = (
     "LC_ALL",
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
     "PATH",
     "PYTHONPATH",
     "TMPDIR",
@@ -51,6 +52,11 @@ def require_libraries(names: Sequence[str], *, doing: str) -> None:
         )
 
 
+def program_environment(*more: str) -> dict[str, str]:
+    """Return the variables that a program gets of this process's: those that it needs to start, and those named."""
+    return {name: os.environ[name] for name in (*_ENVIRONMENT, *more) if name in os.environ}
+
+
 def run_program(
     module: str, *args: str, asked: bytes = b"", timeout_s: float, late: str, param: str | None = None
 ) -> dict[str, Any] | None:
@@ -66,10 +72,7 @@ def run_program(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={
-            **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            PARENT_VARIABLE: str(os.getpid()),
-        },
+        env={**program_environment(), PARENT_VARIABLE: str(os.getpid())},
     )
     try:
         output, _ = child.communicate(asked, timeout=timeout_s)

@@ -11,25 +11,19 @@ tokens, a request that a page of another origin has sent is refused as well.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.errors import Forbidden, Invalid, Misdirected, RegistryError
-from registry.http.addresses import neighbourhood_of, parse_address
+from registry.http.addresses import neighbourhood_of
 from registry.http.paths import area_of
 from registry.http.refusals import REFUSALS, refused
+from sdk.formats.hosts import is_loopback, is_origin_of, parse_authority, plain_address
 
 _VARIABLE = "REGISTRY_ALLOWED_HOSTS"
-#: A host and perhaps a port, as in `Host`; an address of IPv6 in brackets.
-_AUTHORITY = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{0,5}))?")
-#: No name is longer in the DNS; a port and brackets may be added.
-_MAX_CHARACTERS = 270
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -65,9 +59,7 @@ class HostNames:
 
     def has(self, name: str) -> bool:
         """Whether a host in its plain spelling is among them; loopback names and addresses always are."""
-        address = parse_address(name)
-        is_loopback = name == "localhost" if address is None else address.is_loopback
-        return is_loopback or name in self.exact or name.endswith(self.ends)
+        return is_loopback(name) or name in self.exact or name.endswith(self.ends)
 
 
 def hosts_of(*, auth: Literal["token", "none"], public_url: str | None, allowed: str | None) -> HostNames:
@@ -117,13 +109,13 @@ class AnswerOwnHosts:
         hosts = [value.decode("latin-1").strip(" \t") for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1:
             raise Misdirected("a request names exactly one host; send it with one header Host", param="Host")
-        host = _parsed(hosts[0])
+        host = parse_authority(hosts[0])
         if host is None or not self._hosts.has(host[0]):
             raise Misdirected(self._explained(hosts[0]), param="Host")
         if not self._refuses_pages:
             return
         for origin in (value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"):
-            if not _is_origin_of(origin, host):
+            if not is_origin_of(origin, host):
                 raise Forbidden(
                     f"a web page of {origin[:100]!a} may not use this registry, which asks for no token "
                     "(REGISTRY_AUTH=none); use the command line, or a page of the registry itself",
@@ -143,35 +135,9 @@ class AnswerOwnHosts:
         )
 
 
-@lru_cache(256)
-def _parsed(authority: str) -> tuple[str, str | None] | None:
-    """A host in its plain spelling and the port after it; None for what is no host."""
-    found = _AUTHORITY.fullmatch(authority) if len(authority) <= _MAX_CHARACTERS else None
-    if found is None:
-        return None
-    address, name = found["address"], found["name"]
-    plain = _address(address) if address else _address(name) or name.lower().removesuffix(".")
-    return (plain, found["port"] or None) if plain else None
-
-
 def _bare(text: str) -> str | None:
     """The host of a setting in its plain spelling: there, an address of IPv6 also comes without brackets."""
-    if (address := _address(text)) is not None:
+    if (address := plain_address(text)) is not None:
         return address
-    found = _parsed(text)
+    found = parse_authority(text)
     return None if found is None else found[0]
-
-
-def _address(text: str) -> str | None:
-    parsed = parse_address(text)
-    return None if parsed is None else str(parsed)
-
-
-def _is_origin_of(origin: str, host: tuple[str, str | None]) -> bool:
-    """Whether a page of this origin was served by this host and port."""
-    scheme, _, authority = origin.partition("://")
-    page = _parsed(authority)
-    if page is None or scheme not in _DEFAULT_PORTS:
-        return False
-    usual = _DEFAULT_PORTS[scheme]
-    return page[0] == host[0] and int(page[1] or usual) == int(host[1] or usual)

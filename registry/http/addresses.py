@@ -1,35 +1,13 @@
-"""Who is at the other end, for the purpose of limits.
-
->>> neighbourhood("192.0.2.7"), neighbourhood("2001:db8::7")
-('192.0.2.7', '2001:db8::/64')
-"""
+"""Who is at the other end of a connection, and which of them are proxies of ours."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from registry.errors import Invalid
+from sdk.formats.hosts import neighbourhood, parse_address
 
 Network = IPv4Network | IPv6Network
-
-
-def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address that a text is, that of IPv4 if it is only mapped to IPv6; None if it is none."""
-    try:
-        parsed = ip_address(text)
-    except ValueError:
-        return None
-    return parsed.ipv4_mapped or parsed if isinstance(parsed, IPv6Address) else parsed
-
-
-@lru_cache(4096)
-def neighbourhood(address: str) -> str:
-    """The addresses that share a limit: a single one of IPv4, and the 2^64 of IPv6 that one machine may give itself."""
-    parsed = parse_address(address)
-    if parsed is None:
-        return ascii(address[:100])
-    return str(ip_network((parsed, 64), strict=False) if isinstance(parsed, IPv6Address) else parsed)
 
 
 def neighbourhood_of(client: tuple[str, int] | None) -> str:

@@ -1,1 +1,1 @@
-"""Asking a version something: the engine program as a resident of this home, and the calls to it."""
+"""Asking a version something, by an engine program on this machine that stays for the next question."""

@@ -12,6 +12,7 @@ Layout under `ADAPTERCTL_CACHE`::
     leases/DIGEST/            who uses a version's or base's folder beyond the life of a process; `leases.py` has more
     hub/…                     what a worker fetched from a model hub without a token
     jobs/…                    the working folders of a worker's attempts
+    engines/KEY/              an engine program that waits for the next question
 
 Only its owner can read it: versions, rows and bases may be private even if the user's other files are not.
 """
@@ -42,7 +43,20 @@ MARKER = ".adapterctl/manifest.json"
 #: Nothing in the cache is edited.
 READ_ONLY = 0o444
 _PRIVATE = 0o700
-_PARTS = ("aliases", "bases", "blobs", "hashes", "hub", "jobs", "leases", "locks", "quantized", "refs", "versions")
+_PARTS = (
+    "aliases",
+    "bases",
+    "blobs",
+    "engines",
+    "hashes",
+    "hub",
+    "jobs",
+    "leases",
+    "locks",
+    "quantized",
+    "refs",
+    "versions",
+)
 
 
 class Cache:
@@ -87,6 +101,11 @@ class Cache:
     def quantized_bases(self) -> Path:
         """Where the folders with the 4-bit weights of all bases are."""
         return self.root / "quantized"
+
+    @property
+    def engines(self) -> Path:
+        """Where the files of engine programs are that wait for the next question."""
+        return self.root / "engines"
 
     @property
     def parts(self) -> list[Path]:

@@ -56,7 +56,12 @@ class Part:
 
 
 def up(
-    stack: Stack, *, workers: int | None, timeout_s: float, on_look: Callable[[Sequence[Part]], None]
+    stack: Stack,
+    *,
+    workers: int | None,
+    serve: Sequence[str] | None = None,
+    timeout_s: float,
+    on_look: Callable[[Sequence[Part]], None],
 ) -> dict[str, Any]:
     """Start what is not running, wait until everything is ready, and return what `up` prints.
 
@@ -68,7 +73,7 @@ def up(
         _require_extras(workers)
         stack.make_folder()
         with _one_command(stack):
-            stack.settle(workers)
+            stack.settle(workers, serve)
             supervisor = SupervisorProcess(stack.home)
             if supervisor.said.get("version", VERSION) != VERSION:
                 # It would go on starting programs of a release that is no longer installed.
@@ -90,7 +95,7 @@ def down(stack: Stack) -> list[str]:
     with disk_explained(f"stopping the stack in {stack.home}"), explained(), _one_command(stack):
         supervisor = SupervisorProcess(stack.home)
         # First the workers, then the registry, then the servers that it uses; PostgreSQL started first and ends last.
-        parts = [*stack.known_workers, stack.registry, stack.valkey, stack.seaweed, stack.postgres]
+        parts = [stack.gateway, *stack.known_workers, stack.registry, stack.valkey, stack.seaweed, stack.postgres]
         ran = [part.name for part in parts if part.pid is not None]
         supervisor.stop()
         for part in parts:
@@ -108,6 +113,9 @@ def status(stack: Stack) -> list[Part]:
         reports = {report["part"]: report for report in said.get("parts", [])}
         parts = [_part(supervisor, {"state": PartState.READY if said else PartState.STOPPED})]
         parts += [_part(server, reports.get(server.name)) for server in stack.servers]
+        gateway = stack.gateway
+        if gateway.refs or gateway.pid is not None:
+            parts.append(_part(gateway, reports.get(gateway.name)))
         for worker in stack.known_workers:
             part = _part(worker, reports.get(worker.name))
             if worker.number <= stack.workers or part.pid is not None:
@@ -127,7 +135,12 @@ def log_paths(stack: Stack) -> dict[str, Path]:
     _require(stack)
     return {
         process.name: process.log_path
-        for process in (SupervisorProcess(stack.home), *stack.servers, *stack.known_workers)
+        for process in (
+            SupervisorProcess(stack.home),
+            *stack.servers,
+            *([stack.gateway] if stack.served else []),
+            *stack.known_workers,
+        )
     }
 
 
@@ -168,7 +181,7 @@ def _wait(
         parts = status(stack)
         on_look(parts)
         missing = [part for part in parts if part.state is not PartState.READY]
-        if not missing and said["workers"] == stack.workers:
+        if not missing and (said["workers"], tuple(said.get("serve", ()))) == (stack.workers, stack.served):
             return
         for part in missing:
             if part.failures >= _HOPELESS_AFTER:

@@ -3,16 +3,17 @@
 ::
 
     supervisor.{lock,pid,log}   the process that keeps the parts running
-    settings.json               how many workers
+    settings.json               how many workers, and what the gateway serves
     state.json                  what the supervisor last said about each part
     stack.json                  URL, admin token and services; only the owner can read it
-    postgres/ valkey/ seaweedfs/ registry/ worker-1/ …   each with its log, pid file, ports, secrets and data
+    postgres/ valkey/ seaweedfs/ registry/ gateway/ worker-1/ …   each with its log, pid file, ports, secrets and data
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,7 +22,7 @@ from sdk.errors import Conflict
 from sdk.stack.local_process import write_private
 from sdk.stack.local_server import LocalServer
 from sdk.stack.postgres import PostgresServer
-from sdk.stack.programs import RegistryServer, WorkerProcess
+from sdk.stack.programs import GatewayServer, RegistryServer, WorkerProcess
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
 
@@ -66,6 +67,16 @@ class Stack:
         return int(json.loads((self.home / _SETTINGS).read_text(encoding="utf-8"))["workers"])
 
     @property
+    def served(self) -> tuple[str, ...]:
+        """The refs and names that a gateway is to serve; none: there is to be no gateway."""
+        return tuple(json.loads((self.home / _SETTINGS).read_text(encoding="utf-8")).get("serve", ()))
+
+    @property
+    def gateway(self) -> GatewayServer:
+        """The gateway, which only runs if it is to serve something."""
+        return GatewayServer(self.home / "gateway", self.served, registry=self.registry)
+
+    @property
     def document_path(self) -> Path:
         """The file with the whole document, which only its owner can read."""
         return self.home / "stack.json"
@@ -75,7 +86,14 @@ class Stack:
         """What `up` prints: the document with its file, and without the passwords of servers."""
         whole = self.document
         services = {name: without_password(url) for name, url in whole["services"].items()}
-        return {"url": whole["url"], "token": whole["token"], "file": str(self.document_path), "services": services}
+        gateway = {"gateway": whole["gateway"]} if "gateway" in whole else {}
+        return {
+            "url": whole["url"],
+            "token": whole["token"],
+            "file": str(self.document_path),
+            "services": services,
+            **gateway,
+        }
 
     @property
     def document(self) -> dict[str, Any]:
@@ -88,6 +106,7 @@ class Stack:
                 "broker_url": self.valkey.url,
                 "s3_endpoint_url": self.seaweed.url,
             },
+            **({"gateway": {"url": self.gateway.url, "key": self.gateway.key}} if self.served else {}),
         }
 
     def make_folder(self) -> None:
@@ -100,14 +119,22 @@ class Stack:
         # home keeps others out by its own permissions.
         self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
 
-    def settle(self, workers: int | None) -> None:
-        """Choose ports and secrets, once, and note how many workers are wanted; None: as many as before, or one."""
+    def settle(self, workers: int | None, serve: Sequence[str] | None = None) -> None:
+        """Choose ports and secrets, once, and note how many workers are wanted, and what is to be served; None: as before, at first
+        one worker and nothing.
+        """
         taken: set[int] = set()
         for server in self.servers:
             server.choose_beside(taken)
             taken.update(server.ports)
-        if not self.exists or (workers is not None and workers != self.workers):
-            write_private(self.home / _SETTINGS, json.dumps({"workers": 1 if workers is None else workers}) + "\n")
+        before = {"workers": self.workers, "serve": [*self.served]} if self.exists else None
+        wanted = before or {"workers": 1, "serve": []}
+        wanted |= {} if workers is None else {"workers": workers}
+        wanted |= {} if serve is None else {"serve": [*serve]}
+        if before is None or workers not in (None, before["workers"]) or serve is not None:
+            write_private(self.home / _SETTINGS, json.dumps(wanted) + "\n")
+        if wanted["serve"]:
+            self.gateway.choose_beside(taken)
 
     def publish(self) -> None:
         """Write the document into a file that only its owner can read."""

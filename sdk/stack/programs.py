@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sdk.stack.errors import ServerError
-from sdk.stack.local_process import LocalProcess, write_private
+from sdk.stack.local_process import LocalProcess, new_secret, write_private
 from sdk.stack.local_server import LocalServer
 from sdk.stack.loopback import free_ports, http_status, is_connected
 from sdk.stack.postgres import PostgresServer
@@ -72,6 +73,12 @@ class RegistryServer(LocalServer):
         """Make the registry's bucket, if it is missing. SeaweedFS must be ready."""
         self._seaweed.create_bucket(_BUCKET)
 
+    def token_of(self, role: str) -> str:
+        """Return the token of a role, made if there is none. The registry's database must be there."""
+        if role not in self.tokens:
+            self._make_token(role)
+        return self.tokens[role]
+
     def renew_tokens(self) -> None:
         """Replace tokens that the registry refuses, for example after they were revoked. The registry must be ready."""
         for role, token in self.tokens.items():
@@ -130,6 +137,55 @@ class RegistryServer(LocalServer):
                 f"adapter-registry {' '.join(arguments)} exited with {done.returncode}: {said[-1] if said else ''}"
             )
         return done.stdout
+
+
+class GatewayServer(LocalServer):
+    """`adapterctl serve` for some versions, with a token of the role server and a key of its own."""
+
+    name = "gateway"
+    # Running requests have 30 s.
+    stop_signals: ClassVar = ((signal.SIGTERM, 40.0),)
+
+    def __init__(self, directory: Path, refs: Sequence[str], *, registry: RegistryServer) -> None:
+        super().__init__(directory)
+        self.refs = tuple(refs)
+        self._registry = registry
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.kept['port']}/v1"
+
+    @property
+    def key(self) -> str:
+        """What callers send."""
+        return str(self.kept["key"])
+
+    def _choose(self) -> dict[str, Any]:
+        (port,) = free_ports(1)
+        return {"port": port, "key": f"sk-{new_secret()}"}
+
+    def _prepare(self) -> None:
+        write_private(self._key_path, self.key + "\n")
+
+    def _command(self) -> list[str]:
+        where = ["--port", str(self.kept["port"]), "--key-file", str(self._key_path)]
+        return _program("sdk.cli", "serve", *self.refs, *where)
+
+    def _healthy(self) -> bool:
+        # It isn't ready while its engine starts, which may take minutes.
+        return http_status(self.kept["port"], "/healthz") == 200
+
+    def _environment(self) -> dict[str, str]:
+        cache = os.environ.get("ADAPTERCTL_CACHE")
+        return inherited_environment() | {
+            "ADAPTERCTL_URL": self._registry.url,
+            "ADAPTERCTL_TOKEN": self._registry.token_of("server"),
+            **({"ADAPTERCTL_CACHE": cache} if cache else {}),
+        }
+
+    @property
+    def _key_path(self) -> Path:
+        return self.directory / "key"
 
 
 class WorkerProcess(LocalProcess):

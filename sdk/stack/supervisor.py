@@ -73,6 +73,8 @@ class Supervisor:
         self._registry = Keeper(
             stack.registry, needs=[self._postgres, self._valkey, self._seaweed], then=stack.registry.renew_tokens
         )
+        #: With what it serves.
+        self._gateway: tuple[tuple[str, ...], Keeper] | None = None
         self._workers: dict[int, Keeper] = {}
         self._leaving: dict[int, Keeper] = {}
         self._written = ""
@@ -95,7 +97,7 @@ class Supervisor:
                 _log.warning("%s: %s", type(error).__name__, error)
             pause(_LOOK_EVERY_S)
         for group in (
-            [*self._workers.values(), *self._leaving.values()],
+            [*self._workers.values(), *self._leaving.values(), *self._gateways()],
             [self._registry],
             [self._valkey],
             [self._seaweed],
@@ -104,6 +106,7 @@ class Supervisor:
             _end(group)
 
     def _follow_settings(self) -> None:
+        self._follow_gateway()
         wanted = range(1, self._stack.workers + 1)
         self._leaving = {number: keeper for number, keeper in self._leaving.items() if keeper.is_alive()}
         for number in set(self._workers) - set(wanted):
@@ -111,6 +114,19 @@ class Supervisor:
             self._leaving[number].end()
         for number in set(wanted) - set(self._workers) - set(self._leaving):
             self._keep_worker(number)
+
+    def _follow_gateway(self) -> None:
+        refs = self._stack.served
+        if self._gateway is not None and (self._gateway[0] != refs or not self._gateway[1].is_alive()):
+            # Two gateways would want the same port.
+            _end([self._gateway[1]])
+            self._gateway, self._is_published = None, False
+        if refs and self._gateway is None:
+            self._gateway = refs, Keeper(self._stack.gateway, needs=[self._registry])
+            self._gateway[1].start()
+
+    def _gateways(self) -> list[Keeper]:
+        return [] if self._gateway is None else [self._gateway[1]]
 
     def _keep_worker(self, number: int) -> None:
         self._workers[number] = Keeper(self._stack.worker(number), needs=[self._registry])
@@ -123,11 +139,12 @@ class Supervisor:
 
     def _write_state(self) -> None:
         workers = [self._workers[number] for number in sorted(self._workers)]
-        keepers = [self._postgres, self._valkey, self._seaweed, self._registry, *workers]
+        keepers = [self._postgres, self._valkey, self._seaweed, self._registry, *self._gateways(), *workers]
         said = {
             "pid": os.getpid(),
             "version": VERSION,
             "workers": len(workers),
+            "serve": [] if self._gateway is None else [*self._gateway[0]],
             "parts": [asdict(keeper.report) for keeper in keepers],
         }
         text = json.dumps(said, indent=2) + "\n"

@@ -111,7 +111,7 @@ def preview_here(
         digest, asked = trained_on(given), asked_of(given, rows=rows, row=row, rendering=rendering_of(given))
         # Also if the cache has the rows: this token may not be allowed to read them.
         origin = locate_rows(transport, given, digest)
-        base = _base_of(transport, cache, given)
+        base = base_of(transport, cache, given, param="of")
     require_libraries(LIBRARIES, doing="previewing rows")
     path = here or puller.cached_file(digest, lambda digest: origin or DatasetRoutes(transport).locate(digest))
     return _render(asked, path, base)
@@ -262,8 +262,8 @@ def base_folder(folder: Path) -> Path:
     return folder
 
 
-def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
-    """Return the folder of the base of a version, in the cache or where it was registered."""
+def base_of(transport: Transport, cache: Cache, version: VersionView, *, param: str) -> Path:
+    """Return the folder of the base of a version, in the cache or where it was registered. Raises NotFound, naming `param`."""
     base, view = version.base, registered_base(transport, version)
     found = files_here(cache, base.fingerprint, view)
     if found is not None:
@@ -272,12 +272,12 @@ def _base_of(transport: Transport, cache: Cache, version: VersionView) -> Path:
         raise NotFound(
             f"the base {base.id} of {version.ref} was removed, and its files are not in the cache; add it again with: "
             "adapterctl base add FOLDER",
-            param="of",
+            param=param,
         )
     raise NotFound(
         f"the files of base {base.id} of {version.ref} are not on this machine as they were registered; say where they are "
         f"with: adapterctl base fix {base.id} --location file:///FOLDER",
-        param="of",
+        param=param,
     )
 
 

@@ -299,7 +299,7 @@ def _require_supported(request: EngineChat | EngineCompletion) -> None:
     """Raise RequestRefused for what OpenAI's requests may ask for, and this engine doesn't have."""
     form = request.response_format
     asked = {
-        "response_format": form is not None and form != {"type": "text"},
+        "response_format": form is not None and form.type != "text",
         "tools": isinstance(request, EngineChat) and bool(request.tools),
         "tool_choice": isinstance(request, EngineChat) and request.tool_choice not in (None, "none"),
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sdk.asking.residents import sweep
 from sdk.cli.support.options import confirm, parse_size, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
 from sdk.errors import InvalidInput, NotFound
@@ -21,6 +22,8 @@ _LISTED = [*_COLUMNS, "used_by"]
 @click.group(name="cache")
 def cache_command() -> None:
     """List, verify and prune the local cache."""
+    # What programs leased that have ended is in nobody's way.
+    sweep(Cache())
 
 
 def _row(entry: CacheEntry) -> dict[str, Any]:

@@ -41,6 +41,14 @@ def _home_option(command: F) -> F:
 @click.option(
     "--workers", type=click.IntRange(0, 64), help="How many workers. [default: as many as before, at first 1]"
 )
+@click.option(
+    "--serve",
+    "served",
+    multiple=True,
+    metavar="REF",
+    help="Also serve this version or adapter, with a key of its own, as serve does; repeatable. [default: as before]",
+)
+@click.option("--no-serve", "serves_nothing", is_flag=True, help="Serve nothing any more.")
 @_home_option
 @click.option(
     "--timeout",
@@ -51,7 +59,9 @@ def _home_option(command: F) -> F:
     help="Seconds to wait until everything is ready; then exit 8.",
 )
 @format_option
-def up_command(workers: int | None, home: Path, timeout_s: float, style: str) -> None:
+def up_command(
+    workers: int | None, served: tuple[str, ...], serves_nothing: bool, home: Path, timeout_s: float, style: str
+) -> None:
     """Start a whole registry on this machine, with its servers and workers, and print its URL and an admin token.
 
     PostgreSQL, Valkey, SeaweedFS, the registry and the workers come from installed packages, listen on 127.0.0.1 and
@@ -69,8 +79,16 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
 
     stack = _stack(home)
     with _telling() as on_look:
-        document = control.up(stack, workers=workers, timeout_s=timeout_s, on_look=on_look)
+        document = control.up(
+            stack,
+            workers=workers,
+            serve=served if served or serves_nothing else None,
+            timeout_s=timeout_s,
+            on_look=on_look,
+        )
     facts = [("url", document["url"]), ("token", document["token"])]
+    if "gateway" in document:
+        facts += [("gateway", document["gateway"]["url"]), ("gateway's key", document["gateway"]["key"])]
     print_one(style, document, document["url"], lambda: print_facts(facts))
     if style == "table":
         # On a terminal the token is visible anyway; elsewhere this line must not write it into a log.
@@ -85,19 +103,27 @@ def up_command(workers: int | None, home: Path, timeout_s: float, style: str) ->
 def down_command(home: Path, style: str) -> None:
     """Stop the stack: workers first, which give their jobs back, then the registry and its servers. The data stays.
 
+    Engine programs that generate and chat have started, and that wait for the next question, end too.
+
     \b
     Example:
       adapterctl down
     """
+    from sdk.pulling.cache import Cache
     from sdk.stack import control
+    from sdk.stack.engine_parts import end_engines
 
     stack = _stack(home)
     with _waiting("stopping; a worker has 30 s to give back its job"):
-        ended = control.down(stack)
+        ended = end_engines(Cache())
+        # Without a stack, engine programs are all that there is to end.
+        if stack.exists or not ended:
+            ended += control.down(stack)
 
     def tell() -> None:
         say(f"ended: {', '.join(ended)}" if ended else "nothing ran")
-        say(f"the data stays in {stack.home}")
+        if stack.exists:
+            say(f"the data stays in {stack.home}")
 
     print_one(style, {"home": str(stack.home), "ended": ended}, ended, tell)
 
@@ -108,17 +134,23 @@ def down_command(home: Path, style: str) -> None:
 def status_command(home: Path, style: str) -> None:
     """Show the stack's parts: whether each is ready, its process, port, uptime, and number of restarts.
 
+    Engine programs that wait for the next question of generate or chat are shown too, also without a stack.
+
     \b
     Examples:
       adapterctl status
       adapterctl status --format quiet   # one word: ready, degraded or stopped
     """
+    from sdk.pulling.cache import Cache
     from sdk.stack import control
+    from sdk.stack.engine_parts import engine_parts
 
-    parts = control.status(_stack(home))
+    stack, engines = _stack(home), engine_parts(Cache())
+    parts = control.status(stack) if stack.exists or not engines else []
     if style == "quiet":
-        click.echo(control.overall(parts))
+        click.echo(control.overall(parts) if parts else "stopped")
         return
+    parts += engines
     rows = [asdict(part) for part in parts]
     print_rows(style, rows, _COLUMNS, key="part", empty="", shown=lambda row: {"uptime": _duration(row["uptime_s"])})
     if style == "table":

@@ -50,6 +50,11 @@ def say(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
+def say_filled(text: str) -> None:
+    """Print a sentence for the user on stderr, in lines of at most 80 columns."""
+    click.echo(filled(text), err=True)
+
+
 def print_made(style: str, document: dict[str, Any], text: str | None, *remarks: str) -> None:
     """Print what a command made or changed: as JSON, or as one text, with remarks for people unless that is to be bare."""
     if style == "json":
@@ -81,6 +86,15 @@ def print_detached(style: str, job: Job[Any]) -> None:
 def plain(text: str) -> str:
     """Return untrusted text made safe for a terminal: control, direction and zero-width characters become '?'."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def plain_lines(text: str) -> str:
+    """Return untrusted text of several lines made safe for a terminal: line breaks and tabs stay.
+
+    >>> plain_lines("two\\nlines\\x1b[2J")
+    'two\\nlines?[2J'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 def one_line(text: str, most: int = 160) -> str:
@@ -118,7 +132,7 @@ def fit(text: str) -> str:
     return _cut(plain(text), _terminal_width())
 
 
-def _columns(text: str) -> int:
+def columns_of(text: str) -> int:
     """How many columns `text` takes on a terminal: two for a wide character, none for one that combines with the one before."""
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
@@ -126,7 +140,7 @@ def _columns(text: str) -> int:
 def _cut(text: str, width: int) -> str:
     columns = kept = 0
     for at, character in enumerate(text, start=1):
-        columns += _columns(character)
+        columns += columns_of(character)
         if columns > width:
             return text[:kept] + "…"
         if columns < width:
@@ -136,13 +150,18 @@ def _cut(text: str, width: int) -> str:
 
 def print_json(value: Any) -> None:
     """Print the one JSON document, in which models are as they are sent."""
+    click.echo(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return JSON as it may be printed, in which models are as they are sent."""
     dumps = partial(
         json.dumps, indent=2 if sys.stdout.isatty() else None, default=lambda model: model.model_dump(mode="json")
     )
     text = dumps(value, ensure_ascii=False)
     if not text.replace("\n", "").isprintable() or not _can_be_written(text):
         text = dumps(value)
-    click.echo(text)
+    return text
 
 
 def writable(text: str) -> str:
@@ -204,7 +223,7 @@ def render(
     others are cut by their width.
     """
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max([_columns(header), *(_columns(row[i]) for row in cells)]) for i, header in enumerate(headers)]
+    widths = [max([columns_of(header), *(columns_of(row[i]) for row in cells)]) for i, header in enumerate(headers)]
     room = _terminal_width() - 2 * (len(widths) - 1)
     if cut is not None and sum(widths) > room:
         widths[cut] = max(min(widths[cut], _CUT_TO), widths[cut] - (sum(widths) - room))
@@ -278,7 +297,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) 
     parts = []
     for cell, width, number in zip(cells, widths, numeric, strict=True):
         text = _cut(cell, width)
-        room = " " * (width - _columns(text))
+        room = " " * (width - columns_of(text))
         parts.append(room + text if number else text + room)
     return "  ".join(parts).rstrip()
 

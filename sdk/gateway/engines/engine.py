@@ -5,8 +5,9 @@ Only versioned names, `NAME@vN`, live in an engine. Every method may be called w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,23 +34,63 @@ class Facts:
     takes: frozenset[str] = frozenset()
 
 
+class Running:
+    """How many requests use something that is ended once none does; all of it happens in one event loop.
+
+    >>> running = Running()
+    >>> with running:
+    ...     running.count
+    1
+    >>> running.count
+    0
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self.count += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if self.count == 0:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is running."""
+        while self.count:
+            await self._idle.wait()
+
+
 @dataclass(frozen=True)
 class Upstream:
-    """Where a request goes: the client that reaches the engine, and what is put into its body, such as the model's name there."""
+    """Where a request goes: the client that reaches the engine, and what is put into its body, such as the model's name there.
+
+    Who uses it enters `running` in the same step of the event loop in which `Engine.route` gave it, for as long as the request lasts:
+    what answers there, such as a process of llama.cpp, is ended only while nobody does.
+    """
 
     client: httpx.AsyncClient
     fields: Mapping[str, Any]
+    running: Running = field(default_factory=Running)
 
 
 class Engine(Protocol):
     """One inference engine with one base."""
 
     async def facts(self) -> Facts:
-        """Wait until the engine is up, and return what it is. Raises EngineRefused."""
+        """Wait until the engine is up, and return what it is; one that this started and that has died is started again, with none of
+        its versions. Raises EngineRefused.
+        """
         ...
 
     async def load(self, name: str, folder: Path) -> None:
-        """Make a version answer under its name; done already is fine. Raises EngineRefused; then nothing of it is left behind."""
+        """Make a version answer under its name; done already is fine. Raises EngineRefused, and then nothing of it is left behind;
+        httpx.HTTPError while the engine is away, and then it may be loaded or not.
+        """
         ...
 
     def route(self, name: str | None) -> Upstream:
@@ -57,7 +98,9 @@ class Engine(Protocol):
         ...
 
     async def release(self, name: str) -> None:
-        """Forget a version; no request for it is running. One that isn't loaded is fine."""
+        """Forget a version; no request for it is running. One that isn't loaded is fine. Once this returns, its folder isn't read any
+        more. Raises httpx.HTTPError while the engine is away, and EngineRefused.
+        """
         ...
 
     async def loaded(self) -> frozenset[str]:
@@ -65,7 +108,10 @@ class Engine(Protocol):
         ...
 
     async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
-        """Return the log-probability, in nats, of each token of a continuation after a prompt, under a version, or the base."""
+        """Return the log-probability, in nats, of each token of a continuation after a prompt, under a version, or the base.
+
+        Raises KeyError for a name that isn't loaded, httpx.HTTPError, EngineRefused.
+        """
         ...
 
     async def close(self) -> None:

@@ -22,8 +22,9 @@ from registry.door.connections import (
 )
 from registry.door.limits import ServerLimits
 from registry.errors import Invalid
-from registry.http.addresses import is_within, neighbourhood, parse_proxies
+from registry.http.addresses import is_within, parse_proxies
 from registry.settings import Settings
+from sdk.formats.hosts import neighbourhood
 
 LIMITS = ServerLimits(
     connections=4,

@@ -1,0 +1,132 @@
+"""Which version, or base, a ref names now, and whether it can be asked; its files are fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from sdk.api import versions
+from sdk.api.transport import Transport
+from sdk.asking.programs import EngineBase
+from sdk.asking.target import BASE, Target
+from sdk.errors import Conflict, InvalidInput, NotFound
+from sdk.formats.adapter_files import RENDERING_FILE, TEMPLATE_FILE
+from sdk.names import parse_ref_or_member
+from sdk.pulling.cache import Cache
+from sdk.pulling.pins import require_pinned
+from sdk.pulling.puller import Puller
+from sdk.pushing.given_base import GivenBase, files_here, registered_base
+from sdk.pushing.pack import template_in_config
+from sdk.pushing.pusher import no_such_base
+from sdk.schemas.catalog import KEPT, VersionView
+from sdk.schemas.recorded import Rendering
+from sdk.schemas.wire import read_json
+from sdk.submitting.data_preview import base_of
+from sdk.validation import require_adapter
+
+
+class Reach(Protocol):
+    """What a client has."""
+
+    @property
+    def transport(self) -> Transport:
+        """To its registry."""
+
+    @property
+    def cache(self) -> Cache:
+        """Of this machine."""
+
+    @property
+    def puller(self) -> Puller:
+        """Into the cache."""
+
+
+def find_target(reach: Reach, ref: str, *, dtype: str | None) -> Target:
+    """Return what a ref, or `base:ID`, names now; its files are fetched.
+
+    Raises InvalidName, InvalidRef, InvalidInput for what can't be asked, NotFound, Conflict for a version in quarantine.
+    """
+    if ref.startswith(BASE):
+        return _bare(reach, ref.removeprefix(BASE), dtype)
+    parsed = parse_ref_or_member(ref)
+    version = versions.resolve(reach.transport, str(parsed))
+    require_pinned(parsed, version.adapter, version.number, version.digest)
+    require_askable(version)
+    folder = base_of(reach.transport, reach.cache, version, param="ref")
+    adapter = reach.puller.fill_cache(version.manifest)
+    registered = registered_base(reach.transport, version)
+    used = _recorded(version) or _beside(adapter)
+    rendering = used or Rendering()
+    return Target(
+        ref=version.ref,
+        base=EngineBase(
+            id=version.base.id,
+            fingerprint=version.base.fingerprint,
+            folder=str(folder),
+            size_bytes=0 if registered is None else registered.size_bytes,
+            dtype=dtype,
+            quantization=None if version.quantization is None else version.quantization.model_dump(mode="json"),
+        ),
+        digest=version.digest,
+        folder=str(adapter),
+        conversations=None if used is None else bool(used.templates),
+        own_template=(adapter / TEMPLATE_FILE).is_file(),
+        base_template=_has_template(folder),
+        stop_ids=tuple(rendering.stop_ids),
+        day=rendering.template_date,
+    )
+
+
+def require_askable(version: VersionView) -> None:
+    """Raise InvalidInput for a version that writes no text, Conflict for one in quarantine."""
+    ref = version.ref
+    require_adapter(
+        ref,
+        version.kind,
+        f"there is no base to put it on; pull it and run the model, or ask its adapter, which is named by: adapterctl lineage {ref} --up",
+    )
+    if version.state == "quarantined":
+        raise Conflict(
+            f"{ref} is in quarantine ({version.refusal}); an admin can release it with: adapterctl release {ref}",
+            param="ref",
+        )
+    if version.state not in ("ready", "archived", KEPT):
+        raise Conflict(f"{ref} is {version.state}; ask a version that is ready: adapterctl versions {version.adapter}")
+    labels = None if version.dataset is None else version.dataset.labels
+    if labels is not None or version.record.objective == "classify" or version.lora.task_type == "SEQ_CLS":
+        raise InvalidInput(
+            f"{ref} is a classification and writes no text; its labels for rows are shown by: adapterctl eval {ref} --data FILE",
+            param="ref",
+        )
+
+
+def _bare(reach: Reach, name: str, dtype: str | None) -> Target:
+    try:
+        view = GivenBase(name).find(reach.transport)
+    except NotFound:
+        raise no_such_base(name) from None
+    folder = files_here(reach.cache, view.fingerprint, view)
+    if folder is None:
+        raise NotFound(
+            f"the files of base {view.id} are not on this machine as they were registered; say where they are with: "
+            f"adapterctl base fix {view.id} --location file:///FOLDER",
+            param="ref",
+        )
+    base = EngineBase(view.id, view.fingerprint, str(folder), view.size_bytes, dtype, None)
+    return Target(f"{BASE}{view.id}", base, base_template=_has_template(folder))
+
+
+def _recorded(version: VersionView) -> Rendering | None:
+    return None if version.dataset is None else version.dataset.rendering
+
+
+def _beside(adapter: Path) -> Rendering | None:
+    """Return what comes with an adapter that was trained elsewhere by adapterctl; None without that, or if it can't be read."""
+    try:
+        return read_json(Rendering, (adapter / RENDERING_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _has_template(folder: Path) -> bool:
+    return (folder / TEMPLATE_FILE).is_file() or template_in_config(folder) is not None

@@ -1,0 +1,135 @@
+"""A process that an engine runs in: started with its configuration, asked over a private socket, and ended with this process.
+
+The configuration is one line of JSON on its standard input, which then stays open: its end is the end of this process, however that
+comes. It prints one line of JSON when it is ready, or a sentence why it can't be: `{"ready": …}`, `{"refused": …}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sdk.gateway.engines.engine import EngineRefused
+from sdk.worker_program import PARENT_VARIABLE, program_environment
+
+#: What an engine may say before it is ready, in bytes.
+_MOST_LINE = 1024 * 1024
+#: How long it may take to end by itself.
+_END_S = 5.0
+#: A connection of its own for each request: an engine may end one that was kept in the moment in which it is used again.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+
+
+class Child:
+    """One process, and the client that reaches it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path, socket: Path) -> None:
+        self._process, self._folder = process, folder
+        self.client = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=_LIMITS),
+            base_url="http://engine",
+            timeout=_TIMEOUT,
+        )
+        #: What it said when it was ready.
+        self.ready: dict[str, Any] = {}
+
+    @classmethod
+    async def start(cls, module: str, configuration: Mapping[str, Any], *, ready_s: float, what: str) -> Child:
+        """Start a module with the path of a socket in its configuration, and wait until it is ready.
+
+        Raises EngineRefused with what it says, or if it ends or takes longer.
+        """
+        # In a folder that nobody else can enter. Paths of sockets may not be long.
+        folder = Path(tempfile.mkdtemp(prefix="adapterctl-"))
+        socket = folder / "engine.sock"
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                module,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                limit=_MOST_LINE,
+                start_new_session=True,
+                env={**program_environment(), PARENT_VARIABLE: str(os.getpid())},
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        child = cls(process, folder, socket)
+        try:
+            async with asyncio.timeout(ready_s):
+                child.ready = await child._begin({**configuration, "socket": str(socket)}, what)
+        except TimeoutError:
+            await child.end()
+            raise EngineRefused(
+                f"{what} was not ready within {ready_s:.0f} s; try again on a machine that is less busy"
+            ) from None
+        except BaseException:
+            await child.end()
+            raise
+        return child
+
+    async def _begin(self, configuration: Mapping[str, Any], what: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._process.stdin.write(json.dumps(configuration).encode() + b"\n")
+            await self._process.stdin.drain()
+        while line := await self._process.stdout.readline():
+            # A library may print something of its own first.
+            with contextlib.suppress(ValueError):
+                answer = json.loads(line)
+                if isinstance(answer, dict) and "ready" in answer:
+                    return answer
+                if isinstance(answer, dict) and "refused" in answer:
+                    raise EngineRefused(str(answer["refused"])[:1000])
+        status = await self._process.wait()
+        raise EngineRefused(
+            f"{what} ended ({_how(status)}) before it was ready; see that there is enough memory, then start it again"
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process is running."""
+        return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """Its number, for as long as it is alive."""
+        return self._process.pid
+
+    async def end(self) -> None:
+        """End the process and everything in its session, and wait for that."""
+        await self.client.aclose()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                async with asyncio.timeout(_END_S):
+                    await self._process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _how(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"status {status}"

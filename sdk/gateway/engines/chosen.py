@@ -1,0 +1,112 @@
+"""Which engine is put behind a gateway, made from what `adapterctl serve` was told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sdk.api import bases
+from sdk.errors import InvalidInput, NotAllowed, NotFound, TimedOut, Unavailable
+from sdk.gateway.engines.engine import Engine
+from sdk.gateway.proving import objection_of
+from sdk.pushing.given_base import files_here
+from sdk.schemas.serving import ServedVersion
+from sdk.worker_program import require_libraries
+
+if TYPE_CHECKING:
+    from sdk.client import Client
+    from sdk.schemas.catalog import BaseView
+
+EngineName = Literal["local", "llama.cpp", "vllm"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
+#: The key of an engine that asks for one; it is given to nobody else.
+KEY_VARIABLE = "ADAPTERCTL_ENGINE_KEY"
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine by name, where it is, and a folder that it sees, perhaps by another path."""
+
+    name: EngineName
+    url: str | None = None
+    shared: Path | None = None
+    shared_as: str | None = None
+
+
+@dataclass(frozen=True)
+class ChosenEngine:
+    """An engine, and what is known of it from here."""
+
+    engine: Engine
+    #: What requests call its base, after `base:`.
+    base_id: str
+    #: The base's folder; None: it isn't on this machine.
+    base: Path | None
+    #: Says why it can't serve what is in a folder.
+    objection: Callable[[Path], str | None] | None
+
+
+def check(choice: EngineChoice) -> None:
+    """Raise InvalidInput for options that don't go together."""
+    if choice.name == "vllm":
+        if choice.url is None or choice.shared is None:
+            raise InvalidInput(
+                "vllm is a server of its own; say where it is and a folder that it sees: --at URL --shared DIR",
+                param="at",
+            )
+        if not choice.shared.is_dir():
+            raise InvalidInput(f"{choice.shared} is no folder; give one that the engine sees too", param="shared")
+    elif choice.url is not None or choice.shared is not None:
+        raise InvalidInput(f"{choice.name} is started by the gateway; leave --at and --shared out", param="at")
+
+
+def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersion, store: Path) -> ChosenEngine:
+    """Return the engine for the base of a version. Raises InvalidInput, NotFound, Unavailable."""
+    check(choice)
+    view = _registered(client, version.base)
+    folder = files_here(client.cache, version.base, view)
+    base_id = version.base[:12] if view is None else view.id
+    if choice.name == "vllm":
+        from sdk.gateway.engines.vllm import VllmEngine
+
+        assert choice.url is not None
+        assert choice.shared is not None
+        made: Engine = VllmEngine(
+            choice.url, shared=choice.shared, shared_as=choice.shared_as, api_key=os.environ.get(KEY_VARIABLE) or None
+        )
+        return ChosenEngine(made, base_id, folder, objection_of("vllm", None, folder))
+    if folder is None:
+        raise NotFound(
+            f"the base {base_id} doesn't lie on this machine; add its folder with: adapterctl base add DIR",
+            param="base",
+        )
+    if choice.name == "llama.cpp":
+        require_libraries(("xllamacpp", "gguf", "numpy"), doing="llama.cpp")
+        from sdk.gateway.engines.llama_cpp import LlamaCppEngine
+
+        made = LlamaCppEngine(folder, fingerprint=version.base, store=store / "gguf")
+        return ChosenEngine(made, base_id, folder, objection_of("llama.cpp", None, folder))
+    from sdk.gateway.engines.local import LocalEngine
+
+    made = LocalEngine(folder, fingerprint=version.base, quantization=_quantization(client, ref))
+    return ChosenEngine(made, base_id, folder, None)
+
+
+def _quantization(client: Client, ref: str) -> dict[str, Any] | None:
+    """Return how the base of a version was held in training; None in native precision, or if the registry is away."""
+    try:
+        recipe = client.get(ref).info.quantization
+    except (NotFound, NotAllowed, Unavailable, TimedOut):
+        return None
+    return None if recipe is None else recipe.model_dump(mode="json")
+
+
+def _registered(client: Client, fingerprint: str) -> BaseView | None:
+    """Return the base as it is registered; None if it was removed, or the registry is away."""
+    try:
+        return bases.get(client.transport, fingerprint)
+    except (NotFound, NotAllowed, Unavailable, TimedOut):
+        return None

@@ -1,0 +1,144 @@
+"""A base with adapters over it, and what PEFT alone answers under each: by these an engine's answers are told apart."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support import tiny
+
+#: The least distance of the two greatest logits at each token, so that rounding decides nothing, and how many tokens there are.
+GAP, TOKENS = 0.05, 24
+
+
+@dataclass
+class ServedModels:
+    """The base's folder, adapters by version, and the greedy continuations of some prompts in float32."""
+
+    base: Path
+    adapters: dict[str, Path]
+    prompts: list[list[int]]
+    #: Version, or "" for the base → for each prompt its continuation.
+    expected: dict[str, list[list[int]]] = field(default_factory=dict)
+    #: Likewise the log-probabilities, in nats, of the first prompt's continuation by the base.
+    scores: dict[str, list[float]] = field(default_factory=dict)
+
+
+def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 3) -> ServedModels:
+    """Make a tiny base and adapters with a large effect, and choose prompts for which none of them is undecided."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = _sharpened(tiny.save_llama(folder / "base", seed=3))
+        numbers = range(1, versions + 1)
+        adapters = {f"sql@v{number}": _save(base, folder / f"v{number}", seed=number) for number in numbers}
+        return choose(base, adapters, [[36 + n % 60, 40 + n % 50, 37, 38 + n % 7] for n in range(100)], prompts)
+
+
+def choose(base: Path, adapters: dict[str, Path], candidates: list[list[int]], count: int) -> ServedModels:
+    """Return the first prompts for which the two greatest logits differ by GAP at each token, under the base and each adapter."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(_load(base), next(iter(adapters.values())), adapter_name="v0")
+    names = {"": ""}
+    for at, (name, folder) in enumerate(adapters.items()):
+        names[name] = f"v{at}"
+        if at:
+            model.load_adapter(folder, f"v{at}")
+    model.eval()
+    found = ServedModels(base, adapters, [], {name: [] for name in names})
+    answers = {name: _greedy(model, inside, candidates) for name, inside in names.items()}
+    for at, prompt in enumerate(candidates):
+        each = {name: rows[at] for name, rows in answers.items()}
+        if None in each.values() or len({tuple(row or ()) for row in each.values()}) < len(names):
+            continue
+        found.prompts.append(prompt)
+        for name, row in each.items():
+            found.expected[name].append(row or [])
+        if len(found.prompts) == count:
+            break
+    assert len(found.prompts) == count, f"only {len(found.prompts)} prompts tell the versions apart"
+    found.scores = {
+        name: _scores(model, inside, found.prompts[0], found.expected[""][0]) for name, inside in names.items()
+    }
+    return found
+
+
+def without_effect(models: ServedModels, folder: Path) -> Path:
+    """Write the first adapter with B = 0."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(next(iter(models.adapters.values())), folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    save_file(
+        {name: tensor * 0 if ".lora_B." in name else tensor for name, tensor in weights.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    return folder
+
+
+def _save(base: Path, folder: Path, *, seed: int, rank: int = 4) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"]
+    )
+    model = get_peft_model(_load(base), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn_like(parameter) * 0.2
+    model.save_pretrained(folder)
+    return folder
+
+
+def _sharpened(base: Path) -> Path:
+    """Make its probabilities unequal, which those of untrained weights hardly are."""
+    model = _load(base)
+    model.model.norm.weight.data *= 12
+    model.save_pretrained(base)
+    return base
+
+
+def _load(base: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+
+def _logits(model: Any, inside: str, rows: list[list[int]]) -> Any:
+    """Return (batch, seq, vocab)."""
+    import torch
+
+    with torch.no_grad():
+        if inside:
+            model.set_adapter(inside)
+            return model(input_ids=torch.tensor(rows)).logits.float()
+        with model.disable_adapter():
+            return model(input_ids=torch.tensor(rows)).logits.float()
+
+
+def _greedy(model: Any, inside: str, prompts: list[list[int]]) -> list[list[int] | None]:
+    """Return the likeliest continuation of each prompt, all of one length; None if two tokens are nearly as likely, or it ends."""
+    ends = model.config.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends])
+    written: list[list[int]] = [[] for _ in prompts]
+    decided = [True] * len(prompts)
+    for _ in range(TOKENS):
+        rows = [[*prompt, *row] for prompt, row in zip(prompts, written, strict=True)]
+        values, tokens = _logits(model, inside, rows)[:, -1].topk(2)
+        for at, row in enumerate(written):
+            row.append(int(tokens[at, 0]))
+            decided[at] &= float(values[at, 0] - values[at, 1]) >= GAP and row[-1] not in ends
+    return [row if is_decided else None for row, is_decided in zip(written, decided, strict=True)]
+
+
+def _scores(model: Any, inside: str, prompt: list[int], continuation: list[int]) -> list[float]:
+    rows = _logits(model, inside, [[*prompt, *continuation]])[0].log_softmax(-1)
+    return [float(rows[len(prompt) - 1 + at, token]) for at, token in enumerate(continuation)]

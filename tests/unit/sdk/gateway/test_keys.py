@@ -1,0 +1,152 @@
+"""Tokens of the registry at a gateway: how long an answer counts, with the registry there and away."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import pytest
+
+from sdk.gateway.keys import (
+    EVERYTHING,
+    FRESH_S,
+    MOST_CLIENTS,
+    MOST_REMEMBERED,
+    STALE_S,
+    Keys,
+    OwnKey,
+    Rights,
+    TokenRights,
+    WrongKeys,
+)
+from sdk.gateway.refusals import Refused
+from sdk.schemas.access import GrantView
+from sdk.schemas.serving import TokenStanding
+
+
+class Registry:
+    """One that knows some tokens, and a clock."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.known = {hashlib.sha256(token.encode()).hexdigest() for token in tokens}
+        self.is_away = False
+        self.asked: list[str] = []
+        self.now = 1000.0
+        self.rights = TokenRights(self.ask, clock=lambda: self.now)
+
+    async def ask(self, sha256: str) -> TokenStanding:
+        self.asked.append(sha256)
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise ConnectionError
+        grants = [GrantView(namespace="team", role="reader")] if sha256 in self.known else []
+        return TokenStanding(grants=grants, valid_for_s=60.0)
+
+    def find(self, token: str) -> Rights | None:
+        return asyncio.run(self.rights.find(token))
+
+
+TEAM = Rights(frozenset({"team"}))
+
+
+def test_an_answer_counts_for_five_seconds_whatever_the_registry_says() -> None:
+    registry = Registry("good")
+    assert registry.find("good") == TEAM
+    registry.now += FRESH_S - 0.1
+    assert registry.find("good") == TEAM
+    assert len(registry.asked) == 1
+    registry.known.clear()
+    registry.now += 0.2
+    assert registry.find("good") is None
+    assert len(registry.asked) == 2
+
+
+def test_a_known_token_goes_on_for_a_quarter_of_an_hour_without_the_registry() -> None:
+    registry = Registry("good")
+    registry.find("good")
+    registry.is_away = True
+    registry.now += STALE_S - 1
+    assert registry.find("good") == TEAM
+    assert registry.find("unknown") is None
+    registry.now += 2
+    assert registry.find("good") is None
+
+
+def test_a_token_that_was_revoked_is_forgotten_although_the_registry_goes_away() -> None:
+    registry = Registry("good")
+    registry.find("good")
+    registry.known.clear()
+    registry.now += FRESH_S
+    assert registry.find("good") is None
+    registry.is_away = True
+    registry.now += FRESH_S
+    assert registry.find("good") is None
+
+
+def test_many_at_once_ask_the_registry_once() -> None:
+    registry = Registry("good")
+
+    async def many() -> list[Rights | None]:
+        return await asyncio.gather(*(registry.rights.find("good") for _ in range(50)))
+
+    assert asyncio.run(many()) == [TEAM] * 50
+    assert len(registry.asked) == 1
+
+
+def test_wrong_tokens_push_no_right_one_out_and_take_bounded_memory() -> None:
+    registry = Registry("good")
+    registry.find("good")
+
+    async def flood() -> None:
+        for number in range(MOST_REMEMBERED + 50):
+            await registry.rights.find(f"wrong {number}")
+
+    asyncio.run(flood())
+    assert len(registry.rights._wrong) == MOST_REMEMBERED
+    registry.is_away = True
+    assert registry.find("good") == TEAM
+
+
+def test_counts_of_clients_are_bounded() -> None:
+    wrong = WrongKeys(clock=lambda: 0.0)
+    for number in range(MOST_CLIENTS + 50):
+        wrong.note(str(number))
+    assert len(wrong._sent) == MOST_CLIENTS
+
+
+def test_the_addresses_that_one_machine_may_give_itself_are_one_client() -> None:
+    keys = Keys(OwnKey.of("the key"), None, wrong=WrongKeys(clock=lambda: 0.0))
+
+    async def statuses() -> list[int]:
+        found = []
+        for number in range(25):
+            with pytest.raises(Refused) as refused:
+                await keys.rights("Bearer wrong", f"2001:db8::{number:x}")
+            found.append(refused.value.status)
+        return found
+
+    assert asyncio.run(statuses()) == [401] * 20 + [429] * 5
+
+
+def test_no_key_is_kept() -> None:
+    registry = Registry("good")
+    registry.find("good")
+    key = OwnKey.of("the key")
+    assert "the key" not in repr(key)
+    assert "good" not in repr(vars(registry.rights))
+    assert Keys(None, None)
+    assert EVERYTHING.may_use("any/adapter")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "adapter", "may"),
+    [
+        ({"-"}, "sql", True),
+        ({"-"}, "team/sql", False),
+        ({"team"}, "team/sql", True),
+        ({"team"}, "sql", False),
+        ({"team"}, "team2/sql", False),
+    ],
+)
+def test_rights_are_those_of_a_namespace(namespaces: set[str], adapter: str, may: bool) -> None:
+    assert Rights(frozenset(namespaces)).may_use(adapter) is may

@@ -52,7 +52,9 @@ def save_adapter(
             for module in (model.get_input_embeddings(), model.get_output_embeddings()):
                 weight = getattr(module, "base_layer", module).weight
                 weight.data += torch.randn(weight.shape, generator=generator) * scale
-        adapted.save_pretrained(folder, save_embedding_layers=bool(save_embeddings or grown))
+        adapted.save_pretrained(
+            folder, save_embedding_layers=save_embeddings or bool(grown and not settings.get("trainable_token_indices"))
+        )
     # As a push cleans it.
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())

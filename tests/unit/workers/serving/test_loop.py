@@ -37,7 +37,7 @@ def test_versions_and_base_in_a_batch_answer_as_each_alone(loop: DecodeLoop, alo
     assert loop.joins
     assert {version.placement for version in loop.versions()} == {Placement.SHARES_A_BATCH}
     lengths = {0: 5, 1: 23, 2: 11, 3: 2, 4: 40, 5: 11}
-    asked = [(NAMES[n % 3], prompt_of(n, length), 6 + 2 * n) for n, length in lengths.items()]
+    asked = [(NAMES[n % 3], prompt_of(210 + n, length), 6 + 2 * n) for n, length in lengths.items()]
     answers = [Listener() for _ in asked]
     for (name, prompt, tokens), answer in zip(asked, answers, strict=True):
         loop.submit(Question(prompt, name, tokens), answer)

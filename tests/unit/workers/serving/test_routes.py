@@ -18,7 +18,7 @@ from support.waiting import wait_until
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.device import choose_device
 from workers.serving.loop import DecodeLoop, Running
-from workers.serving.requests import OnPiece, Question, Token
+from workers.serving.requests import Ended, OnPiece, Question, Token
 
 MESSAGES = [{"role": "user", "content": "the cat"}]
 CHAT = {"model": "base", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
@@ -307,16 +307,25 @@ def test_answers_of_several_versions_at_once_are_those_of_each_alone(engine: Run
 def test_request_beyond_the_queue_is_refused_and_later_taken(base: Path, tmp_path: Path) -> None:
     import openai
 
-    loop, gate = DecodeLoop(base, dtype="float32", device=choose_device(), most_running=1, most_queued=1), Event()
+    loop, begun, gate = DecodeLoop(base, dtype="float32", most_running=1, most_queued=1), Event(), Event()
     submit = loop.submit
-    # The loop can't go on before the gate is open.
-    loop.submit = lambda question, on_piece: submit(question, lambda piece: (gate.wait(60), on_piece(piece))[1])
+
+    def held_back(question: Question, on_piece: OnPiece) -> Running:
+        def wait(piece: Token | Ended) -> None:
+            begun.set()
+            # The loop can't go on before the gate is open.
+            gate.wait(60)
+            on_piece(piece)
+
+        return submit(question, wait)
+
+    loop.submit = held_back
     asked = {"model": "base", "prompt": "two", "temperature": 0, "max_tokens": 2}
     with answering(base, loop, tmp_path) as engine, engine.openai() as client, ThreadPoolExecutor(2) as pool:
-        held = []
-        for state in ((1, 0), (1, 1)):
-            held.append(pool.submit(engine.post, "/v1/completions", **asked))
-            wait_until(lambda: (loop.running, loop.queued) == state)  # noqa: B023 - called at once
+        held = [pool.submit(engine.post, "/v1/completions", **asked)]
+        assert begun.wait(30)
+        held.append(pool.submit(engine.post, "/v1/completions", **asked))
+        wait_until(lambda: loop.queued)
         with pytest.raises(openai.RateLimitError, match="ask again later"):
             client.completions.create(**asked)
         gate.set()

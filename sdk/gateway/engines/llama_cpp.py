@@ -81,7 +81,7 @@ class LlamaCppEngine:
         """Start llama.cpp, or start it again with all of its versions if it has died, and return what it is. Raises EngineRefused."""
         async with self._lock:
             await self._converted()
-            if self._current is None or not self._current.child.is_alive:
+            if self._current is None or not await self._current.child.answers():
                 dead, self._current = self._current, None
                 if dead is not None:
                     await dead.child.end()

@@ -137,7 +137,13 @@ class MovingWorld:
         if self._texts.get((at % len(self.models.prompts), text)) == version:
             self.answers.pure[version] += 1
         else:
-            self.answers.mixed.append(f"{version}: {text!r}")
+            right = next(
+                text
+                for (row, text), name in self._texts.items()
+                if (row, name) == (at % len(self.models.prompts), version)
+            )
+            whose = [key for key in self._texts.items() if key[0][1] == text]
+            self.answers.mixed.append(f"{version}: {text!r} for {right!r}, {whose}")
         return version
 
     async def stream(self, at: int, until: asyncio.Event) -> None:

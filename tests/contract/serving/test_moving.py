@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import time
@@ -81,8 +82,7 @@ def test_streams_stay_whole_while_an_alias_moves(scene: Callable[..., None], mod
         print(
             f"\n{(await world.engine.facts()).engine}: {STREAMS} streams, {MOVES} moves: {world.answers}; first moves {times_s} s"
         )
-        assert world.answers.mixed == []
-        assert world.answers.errors == []
+        assert world.answers.mixed == world.answers.errors == []
         assert {"sql@v1", "sql@v2"} <= world.answers.pure.keys()
         assert await world.ask(0) == world.means()
 
@@ -101,11 +101,12 @@ def test_an_engine_without_the_adapter_s_effect_or_with_another_adapter_is_found
 
     async def body(world: MovingWorld) -> None:
         await world.moved(1)
-        for number, reason in ((2, "no effect"), (3, "another adapter")):
+        # The first is refused by our engine itself, and by its answers in front of the others.
+        for number, reason in ((2, "no effect|changes nothing"), (3, "another adapter")):
             world.point(number)
             await world.moves.settled()
             (name,) = world.moves.names()
-            assert reason in str(name.reason)
+            assert re.search(reason, str(name.reason))
             assert await world.ask(0) == "sql@v1"
             with pytest.raises(NotServed, match=reason):
                 async with world.moves.hold(f"sql@v{number}"):

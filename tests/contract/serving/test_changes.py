@@ -136,7 +136,7 @@ def test_waiters_hold_no_thread_and_no_connection(people: World, space: str, fee
         answers = pool.submit(asyncio.run, wait_all())
         wait_until(lambda: len(feed._waiting.get(space, ())) == 120)
         pooled = people.services.db.engine.pool
-        wait_until(lambda: pooled.checkedout() == 0)  # type: ignore[attr-defined]
+        wait_until(lambda: pooled.checkedout() == 0)
         before = threading.active_count()
         with sent(people.services.db) as asked:
             for _ in range(20):

@@ -95,7 +95,7 @@ BODIES: dict[str, Any] = {
     "sign_manifest": {"key_id": _KEY, "bundle": _BUNDLE},
     "record_served_probe": {
         "adapter": "team/code-review",
-        "number": 3,
+        "number": 7,
         "digest": _ROWS,
         "base": _ROWS,
         "probe": {

@@ -78,7 +78,7 @@ class ServedProbes:
             standing = _SOURCES.index("worker" if who.may("work", version.adapter.namespace) else "sender")
             row = _store(session, version, measured.probe, owner=who.owner, created_by=who.name, standing=standing)
             after = {"digest": version.digest, "prompts": measured.probe.prompts_digest}
-            audit(session, who, "version.served_probe", version.adapter.namespace, exact_ref(version), after=after)
+            audit(session, who, "version.answers", version.adapter.namespace, exact_ref(version), after=after)
             return _view(version, row)
 
 

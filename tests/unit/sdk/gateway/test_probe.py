@@ -132,7 +132,9 @@ def test_base_that_was_quantised_in_training_may_be_further_away() -> None:
     record = made(1.2, quantized="nf4")
     assert judge(record, scores(record, 0.3)).outcome == "passed"
     assert judge(record.model_copy(update={"quantized": None}), scores(record, 0.3)).outcome == "failed"
-    assert judge(record, scores(record, 1.0)).outcome == "failed"
+    # 4 bits of a small base leave nothing to tell, whatever is served.
+    assert {judge(record, scores(record, 0.8, share=share)).outcome for share in (0.0, 1.0)} == {"undecidable"}
+    assert judge(record, scores(record, 2.0)).outcome == "failed"
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 1e300])

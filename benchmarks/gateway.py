@@ -28,7 +28,7 @@ from sdk.gateway.keys import Keys, OwnKey
 from sdk.gateway.moves import Moves
 from sdk.gateway.renderers import Renderers
 from sdk.gateway.server import listen, server_of
-from sdk.gateway.standing import Standing
+from sdk.gateway.standing import GatewayStanding
 from sdk.gateway.tables import TableAge
 from sdk.gateway.templates import Templates
 from sdk.gateway.versions import Fetched, Proof
@@ -75,7 +75,7 @@ async def serve(port: int, engine_url: str) -> None:
         door = Door(
             versions=moves,
             templates=Templates(facts, None, Renderers()),
-            standing=Standing(moves, _Now()),
+            standing=GatewayStanding(moves, _Now()),
             keys=Keys(OwnKey.of(KEY), None),
             hosts=OwnHosts.of("127.0.0.1", []),
             facts=facts,

@@ -124,7 +124,9 @@ class StubEngine:
     """Such a server as the gateway's engine. What it loads is an adapter if its folder is there."""
 
     def __init__(self, url: str, *, takes: frozenset[str] = frozenset({"tools"}), template: str | None = None) -> None:
-        self._client = httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
+        self._client = httpx.AsyncClient(
+            base_url=url, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        )
         self._takes, self._template = takes, template
         self._loaded: set[str] = set()
 

@@ -20,12 +20,12 @@ from starlette.types import Receive, Scope, Send
 from sdk.gateway.chat_answers import ChatLines, chat_answer
 from sdk.gateway.engines.engine import Facts
 from sdk.gateway.hosts import OwnHosts
-from sdk.gateway.keys import Keys, Rights
+from sdk.gateway.keys import CallerRights, Keys
 from sdk.gateway.moves import Held, Moves, NotServed, UnknownModel
-from sdk.gateway.refusals import Refused, unknown_model
+from sdk.gateway.refusals import Declined, unknown_model
 from sdk.gateway.requests import MAX_BODY_BYTES, ChatBody, CompletionBody, as_completion, parse, require_taken, written
-from sdk.gateway.standing import Standing
-from sdk.gateway.streams import BrokenAnswerError, Caller, RenamedLines, event, renamed, when_set, whole
+from sdk.gateway.standing import GatewayStanding
+from sdk.gateway.streams import BrokenAnswerError, RenamedLines, Requester, event, renamed, when_set, whole
 from sdk.gateway.templates import Templates
 from sdk.schemas.completions import CompletionRequest
 
@@ -66,7 +66,7 @@ class Door:
         *,
         versions: Moves,
         templates: Templates,
-        standing: Standing,
+        standing: GatewayStanding,
         keys: Keys,
         hosts: OwnHosts,
         facts: Facts,
@@ -84,15 +84,15 @@ class Door:
             raise RuntimeError(f"this application answers HTTP alone, and not {scope['type']}")
         away = self._standing.away_since
         extra = [] if away is None else [(b"x-adapterctl-registry-away-since", away.encode())]
-        caller = Caller(receive, _with_headers(send, extra))
+        caller = Requester(receive, _with_headers(send, extra))
         try:
             await self._answer(scope, receive, caller)
-        except Refused as refused:
+        except Declined as refused:
             if scope["method"] not in ("GET", "HEAD") and not await caller.read_rest(MAX_BODY_BYTES, REST_S):
                 refused.headers["Connection"] = "close"
             await refused.response()(scope, receive, caller.send)
 
-    async def _answer(self, scope: Scope, receive: Receive, caller: Caller) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, caller: Requester) -> None:
         path, method = scope["path"], scope["method"]
         if path in ALIVE:
             await JSONResponse({"status": "ok"})(scope, receive, caller.send)
@@ -107,7 +107,7 @@ class Door:
             await Response(event(LOADED), media_type="text/event-stream")(scope, receive, caller.send)
             return
         if path not in (CHAT, COMPLETIONS) and path != MODELS and not path.startswith(MODELS + "/"):
-            raise Refused(404, "not_found", f"there is no route {path[:100]!a}; see docs/serving.md", param="path")
+            raise Declined(404, "not_found", f"there is no route {path[:100]!a}; see docs/serving.md", param="path")
         rights = await self._keys.rights(_single(scope, b"authorization"), (scope.get("client") or ("unknown",))[0])
         if path.startswith(MODELS):
             _require_method(method, "GET", "HEAD")
@@ -115,11 +115,11 @@ class Door:
             return
         _require_method(method, "POST")
         if (_single(scope, b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
-            raise Refused(
+            raise Declined(
                 415, "unsupported_media_type", "a body is sent as Content-Type: application/json", param="Content-Type"
             )
         if self._free <= 0:
-            raise Refused(
+            raise Declined(
                 429, "rate_limited", "too many requests are running; try again shortly", headers={"Retry-After": "1"}
             )
         self._free -= 1
@@ -128,8 +128,8 @@ class Door:
         finally:
             self._free += 1
 
-    async def _body(self, scope: Scope, caller: Caller) -> bytes:
-        """Return the body. Raises Refused for one that is too long or comes too slowly."""
+    async def _body(self, scope: Scope, caller: Requester) -> bytes:
+        """Return the body. Raises Declined for one that is too long or comes too slowly."""
         length = _single(scope, b"content-length")
         try:
             if length is None or int(length) <= MAX_BODY_BYTES:
@@ -137,12 +137,12 @@ class Door:
         except OverflowError:
             pass
         except TimeoutError:
-            raise Refused(408, "timeout", f"the body has not come within {BODY_S:g} s; send it faster") from None
+            raise Declined(408, "timeout", f"the body has not come within {BODY_S:g} s; send it faster") from None
         except ConnectionError:
-            raise Refused(400, "invalid", "the body has not come whole; send it again") from None
-        raise Refused(413, "too_large", f"the body is longer than {MAX_BODY_BYTES:,} bytes; send a shorter one")
+            raise Declined(400, "invalid", "the body has not come whole; send it again") from None
+        raise Declined(413, "too_large", f"the body is longer than {MAX_BODY_BYTES:,} bytes; send a shorter one")
 
-    async def _complete(self, path: str, rights: Rights, body: bytes, caller: Caller) -> None:
+    async def _complete(self, path: str, rights: CallerRights, body: bytes, caller: Requester) -> None:
         request: ChatBody | CompletionRequest
         request = parse(ChatBody, body) if path == CHAT else parse(CompletionBody, body)
         require_taken(request, self._facts.takes, self._facts.engine)
@@ -158,7 +158,7 @@ class Door:
             raise unknown_model(request.model) from None
         except NotServed as error:
             wait = {"Retry-After": str(math.ceil(error.retry_after_s))}
-            raise Refused(503, "unavailable", str(error), param="model", headers=wait) from error
+            raise Declined(503, "unavailable", str(error), param="model", headers=wait) from error
         except asyncio.CancelledError:
             # The caller has hung up, unless somebody else cancels this.
             if not gone.done() or task.uncancel() > 0:
@@ -167,7 +167,7 @@ class Door:
             gone.cancel()
 
     async def _answered(
-        self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: Held, caller: Caller
+        self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: Held, caller: Requester
     ) -> None:
         """Answer by a version, until it is withdrawn."""
         task = asyncio.current_task()
@@ -186,8 +186,8 @@ class Door:
         finally:
             withdrawn.cancel()
 
-    def _named(self, model: str, rights: Rights) -> str | None:
-        """Return the name of an adapter's version, None for the base. Raises Refused, in one sentence whatever the reason is."""
+    def _named(self, model: str, rights: CallerRights) -> str | None:
+        """Return the name of an adapter's version, None for the base. Raises Declined, in one sentence whatever the reason is."""
         if model == self._base:
             if not rights.may_use_base:
                 raise unknown_model(model)
@@ -199,7 +199,7 @@ class Door:
     async def _route(
         self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: Held
     ) -> _Route:
-        """Return what is sent where. Raises Refused."""
+        """Return what is sent where. Raises Declined."""
         if not isinstance(request, ChatBody):
             return _Route(path, document)
         prompted = await self._templates.prompted(held.version, held.folder, request)
@@ -208,7 +208,7 @@ class Door:
             return _Route(path, document)
         return _Route(COMPLETIONS, as_completion(document, prompted.tokens, self._facts.context_tokens), is_chat=True)
 
-    async def _pass_on(self, route: _Route, asked: str, held: Held, caller: Caller) -> None:
+    async def _pass_on(self, route: _Route, asked: str, held: Held, caller: Requester) -> None:
         headers = [_JSON, (b"x-adapterctl-version", (held.version or self._base).encode())]
         content = json.dumps(route.body | dict(held.upstream.fields), ensure_ascii=False).encode()
         response = await self._sent(held.upstream.client, route.path, content)
@@ -235,7 +235,7 @@ class Door:
             await caller.send({"type": "http.response.body", "body": lines.rest()})
         except (httpx.HTTPError, BrokenAnswerError, ValueError) as error:
             _log.warning("the engine's answer for %s broke off (%s)", held.version or self._base, type(error).__name__)
-            broken = Refused(502, "unavailable", "the engine's answer broke off; send the request again")
+            broken = Declined(502, "unavailable", "the engine's answer broke off; send the request again")
             if not caller.has_begun:
                 raise broken from error
             await caller.send({"type": "http.response.body", "body": event(broken.document())})
@@ -243,7 +243,7 @@ class Door:
             await response.aclose()
 
     async def _sent(self, client: httpx.AsyncClient, path: str, content: bytes) -> httpx.Response:
-        """Send a request to the engine, again if it can't have begun. Raises Refused."""
+        """Send a request to the engine, again if it can't have begun. Raises Declined."""
         for last in (False, True):
             request = client.build_request(
                 "POST", path, content=content, headers={"Content-Type": "application/json"}, timeout=_ENGINE
@@ -260,7 +260,7 @@ class Door:
                 raise _away() from error
         raise AssertionError
 
-    def _models(self, rights: Rights, path: str) -> dict[str, Any]:
+    def _models(self, rights: CallerRights, path: str) -> dict[str, Any]:
         found = [_model(self._base, {"version": None})] if rights.may_use_base else []
         for name, details in self._standing.models():
             if rights.may_use(name.partition("@")[0]):
@@ -273,7 +273,7 @@ class Door:
                 return each
         raise unknown_model(wanted)
 
-    async def _ready(self, scope: Scope, receive: Receive, caller: Caller) -> None:
+    async def _ready(self, scope: Scope, receive: Receive, caller: Requester) -> None:
         document = self._standing.document()
         await JSONResponse(document, status_code=200 if document["ready"] else 503)(scope, receive, caller.send)
 
@@ -295,10 +295,10 @@ def _with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
 
 
 def _single(scope: Scope, name: bytes) -> str | None:
-    """Return a header that comes once. Raises Refused if it comes more often: who reads which of them is anybody's guess."""
+    """Return a header that comes once. Raises Declined if it comes more often: who reads which of them is anybody's guess."""
     values = [value for header, value in scope["headers"] if header == name]
     if len(values) > 1:
-        raise Refused(
+        raise Declined(
             400, "invalid", f"the header {name.decode()} comes {len(values)} times; send it once", param=name.decode()
         )
     return values[0].decode("latin-1") if values else None
@@ -306,7 +306,7 @@ def _single(scope: Scope, name: bytes) -> str | None:
 
 def _require_method(method: str, *allowed: str) -> None:
     if method not in allowed:
-        raise Refused(
+        raise Declined(
             405,
             "invalid",
             f"this route takes {allowed[0]} alone; use it",
@@ -315,24 +315,24 @@ def _require_method(method: str, *allowed: str) -> None:
         )
 
 
-def _away() -> Refused:
-    return Refused(
+def _away() -> Declined:
+    return Declined(
         503, "unavailable", "the engine can't be reached; try again in some seconds", headers={"Retry-After": "2"}
     )
 
 
-def _refusal(status: int, answer: bytes, name: str | None) -> Refused:
+def _refusal(status: int, answer: bytes, name: str | None) -> Declined:
     """Return what a caller is told of an engine's refusal: its sentence if the request is the reason, and nothing of its insides
     otherwise.
     """
     if status in (400, 413, 422):
-        return Refused(400, "invalid", _sentence(answer))
+        return Declined(400, "invalid", _sentence(answer))
     if status == 429:
-        return Refused(429, "rate_limited", "the engine is busy; try again shortly", headers={"Retry-After": "1"})
+        return Declined(429, "rate_limited", "the engine is busy; try again shortly", headers={"Retry-After": "1"})
     _log.warning("the engine answered a request for %s with %s", name or "the base", status)
     if status == 404:
         return _away()
-    return Refused(502, "unavailable", "the engine failed at this request; send it again")
+    return Declined(502, "unavailable", "the engine failed at this request; send it again")
 
 
 def _sentence(answer: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sdk.gateway.refusals import Refused
+from sdk.gateway.refusals import Declined
 
 #: Whether the process is alive. `transformers chat` asks for the second one.
 ALIVE = ("/healthz", "/health")
@@ -30,5 +30,5 @@ class Entrance:
             await JSONResponse({"ready": False, "reason": _WHY}, status_code=503)(scope, receive, send)
         else:
             wait = {"Retry-After": "5", "Connection": "close"}
-            refused = Refused(503, "unavailable", f"{_WHY}; try again in some seconds", headers=wait)
+            refused = Declined(503, "unavailable", f"{_WHY}; try again in some seconds", headers=wait)
             await refused.response()(scope, receive, send)

@@ -7,7 +7,7 @@ A web page can point a name of its own at any address (DNS rebinding), this gate
 >>> hosts.require([(b"host", b"localhost:8011")], "127.0.0.1")
 >>> hosts.require([(b"host", b"evil.example")], "127.0.0.1")
 Traceback (most recent call last):
-sdk.gateway.refusals.Refused: this gateway does not answer for the host 'evil.example'; ask for one of its own, or start it with --allow-host
+sdk.gateway.refusals.Declined: this gateway does not answer for the host 'evil.example'; ask for one of its own, or start it with --allow-host
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sdk.formats.hosts import is_loopback, is_origin_of, parse_authority, plain_address
-from sdk.gateway.refusals import Refused
+from sdk.gateway.refusals import Declined
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class OwnHosts:
         return cls(frozenset(name for name in [*spelt, *own] if name))
 
     def require(self, headers: Iterable[tuple[bytes, bytes]], address: str | None) -> None:
-        """Raise Refused for a request to another host, or from another host's page; `address` is this end's."""
+        """Raise Declined for a request to another host, or from another host's page; `address` is this end's."""
         hosts = [value for name, value in headers if name == b"host"]
         host = parse_authority(hosts[0].decode("latin-1").strip(" \t")) if len(hosts) == 1 else None
         if host is None or not (is_loopback(host[0]) or host[0] == address or host[0] in self.names):
             shown = ascii(hosts[0].decode("latin-1")[:100]) if len(hosts) == 1 else f"of {len(hosts)} headers"
-            raise Refused(
+            raise Declined(
                 421,
                 "misdirected",
                 f"this gateway does not answer for the host {shown}; ask for one of its own, or start it with --allow-host",
@@ -47,7 +47,7 @@ class OwnHosts:
             )
         for name, value in headers:
             if name == b"origin" and not is_origin_of(value.decode("latin-1"), host):
-                raise Refused(
+                raise Declined(
                     403,
                     "forbidden",
                     f"a web page of {value.decode('latin-1')[:100]!a} may not use this gateway; send requests from a program",

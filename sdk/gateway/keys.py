@@ -3,7 +3,7 @@
 >>> key = OwnKey.of("sk-" + "x" * 40)
 >>> key.is_it("sk-" + "x" * 40), key.is_it("sk-" + "y" * 40)
 (True, False)
->>> Rights.of([GrantView(namespace="team", role="reader")]).may_use("team/review")
+>>> CallerRights.of([GrantView(namespace="team", role="reader")]).may_use("team/review")
 True
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from sdk.formats.hosts import neighbourhood
-from sdk.gateway.refusals import Refused
+from sdk.gateway.refusals import Declined
 from sdk.schemas.access import GrantView
 from sdk.schemas.serving import TokenStanding
 
@@ -40,13 +40,13 @@ AskStanding = Callable[[str], Awaitable[TokenStanding]]
 
 
 @dataclass(frozen=True)
-class Rights:
+class CallerRights:
     """The namespaces whose adapters somebody may use; None: all that are served. "-" is that of names without one."""
 
     namespaces: frozenset[str] | None
 
     @classmethod
-    def of(cls, grants: Iterable[GrantView]) -> Rights:
+    def of(cls, grants: Iterable[GrantView]) -> CallerRights:
         """Return what grants allow: every role reads."""
         found = frozenset(grant.namespace for grant in grants)
         return cls(None if "*" in found else found)
@@ -61,7 +61,7 @@ class Rights:
         return self.namespaces is None or bool(self.namespaces)
 
 
-EVERYTHING = Rights(None)
+EVERYTHING = CallerRights(None)
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class WrongKeys:
         self._sent: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def require_room(self, client: str) -> None:
-        """Raise Refused if a client has sent too many."""
+        """Raise Declined if a client has sent too many."""
         count, at = self._sent.get(client, (0.0, 0.0))
         if count - (self._clock() - at) * WRONG_PER_S >= WRONG_AT_ONCE:
-            raise Refused(
+            raise Declined(
                 429,
                 "rate_limited",
                 "this address has sent too many wrong keys; wait a minute, then send the right one",
@@ -120,7 +120,7 @@ class WrongKeys:
 
 @dataclass(frozen=True)
 class _Known:
-    rights: Rights
+    rights: CallerRights
     asked_s: float
     valid_for_s: float
 
@@ -133,9 +133,9 @@ class TokenRights:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         #: Wrong ones are remembered apart: however many come, no right one is forgotten for them.
         self._wrong: OrderedDict[str, float] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[Rights | None]] = {}
+        self._asking: dict[str, asyncio.Task[CallerRights | None]] = {}
 
-    def remembered(self, token: str) -> Rights | None:
+    def remembered(self, token: str) -> CallerRights | None:
         """Return the rights of a token about which the registry needn't be asked now."""
         known = self._known.get(_hash(token).hex())
         return known.rights if known and self._clock() - known.asked_s < min(known.valid_for_s, FRESH_S) else None
@@ -145,7 +145,7 @@ class TokenRights:
         known = self._known.get(_hash(token).hex())
         return known is not None and self._clock() - known.asked_s < STALE_S
 
-    async def find(self, token: str) -> Rights | None:
+    async def find(self, token: str) -> CallerRights | None:
         """Return the rights of a token; None for a wrong one, and for an unknown one while the registry is away."""
         digest = _hash(token).hex()
         if self._clock() - self._wrong.get(digest, -FRESH_S) < FRESH_S:
@@ -159,7 +159,7 @@ class TokenRights:
         # It goes on for the others if this request ends.
         return await asyncio.shield(task)
 
-    async def _find(self, digest: str) -> Rights | None:
+    async def _find(self, digest: str) -> CallerRights | None:
         now = self._clock()
         try:
             standing = await self._ask(digest)
@@ -171,7 +171,7 @@ class TokenRights:
             self._wrong[digest] = now
             _bound(self._wrong)
             return None
-        rights = Rights.of(standing.grants)
+        rights = CallerRights.of(standing.grants)
         self._known.pop(digest, None)
         self._known[digest] = _Known(rights, now, standing.valid_for_s)
         _bound(self._known)
@@ -185,8 +185,8 @@ class Keys:
         self._own, self._tokens = own, tokens
         self._wrong = wrong or WrongKeys()
 
-    async def rights(self, authorization: str | None, address: str) -> Rights:
-        """Return what the sender of a header `Authorization` may do. Raises Refused."""
+    async def rights(self, authorization: str | None, address: str) -> CallerRights:
+        """Return what the sender of a header `Authorization` may do. Raises Declined."""
         if self._own is None and self._tokens is None:
             return EVERYTHING
         scheme, _, key = (authorization or "").partition(" ")
@@ -213,8 +213,8 @@ class Keys:
         return found
 
 
-def _unauthenticated(message: str) -> Refused:
-    return Refused(401, "unauthenticated", message, headers={"WWW-Authenticate": "Bearer"})
+def _unauthenticated(message: str) -> Declined:
+    return Declined(401, "unauthenticated", message, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _hash(key: str) -> bytes:

@@ -217,13 +217,14 @@ class Moves:
         while any(placed.is_busy for placed in self._versions.values()):
             await self._changed.wait()
 
-    async def close(self) -> None:
+    async def close(self, *, ends_engine: bool = True) -> None:
         """End all moves, and what the engine's class started. Leases stay: an engine that goes on may read the folders."""
         self._is_closing = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._engine.close()
+        if ends_engine:
+            await self._engine.close()
 
     # Which version a request gets.
 

@@ -29,7 +29,7 @@ class ConnectionLimits:
     idle_s: float = 30.0
     #: How long 64 KiB of an answer, or its end, may wait to be fetched, in seconds.
     slow_s: float = 60.0
-    #: Connections at once, and of them those from one address.
+    #: OpenConnections at once, and of them those from one address.
     connections: int = 1024
     of_one_address: int = 512
     #: Requests on one connection that wait for the one before them.
@@ -37,7 +37,7 @@ class ConnectionLimits:
 
 
 @dataclass
-class Connections:
+class OpenConnections:
     """How many there are."""
 
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -61,7 +61,7 @@ class _RefusedError(Exception):
     """Ends the parsing of a request that is refused."""
 
 
-class BoundedHttp(HttpToolsProtocol):
+class GatewayHttp(HttpToolsProtocol):
     """One connection. What is refused here is closed with 400, and without an answer if one has begun."""
 
     def __init__(
@@ -71,7 +71,7 @@ class BoundedHttp(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        others: Connections,
+        others: OpenConnections,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
         self._others, self._limits = others, others.limits
@@ -83,7 +83,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._slow_timer: asyncio.TimerHandle | None = None
 
     @classmethod
-    def of(cls, connections: Connections) -> Any:
+    def of(cls, connections: OpenConnections) -> Any:
         """Return what uvicorn makes its connections with."""
         return partial(cls, others=connections)
 

@@ -1,6 +1,6 @@
 """What a caller is told instead of an answer, in the form that OpenAI's clients read.
 
->>> Refused(404, "not_found", "there is no adapter 'x'; see: adapterctl list", param="model").document()["error"]["code"]
+>>> Declined(404, "not_found", "there is no adapter 'x'; see: adapterctl list", param="model").document()["error"]["code"]
 'not_found'
 """
 
@@ -21,7 +21,7 @@ _TYPES = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - it reads as what happened
+class Declined(Exception):  # noqa: N818 - it reads as what happened
     """A request is refused; the message is one sentence that ends with what to do."""
 
     def __init__(
@@ -47,13 +47,13 @@ class Refused(Exception):  # noqa: N818 - it reads as what happened
         return JSONResponse(self.document(), status_code=self.status, headers=self.headers)
 
 
-def unknown_model(model: str) -> Refused:
+def unknown_model(model: str) -> Declined:
     """Return the one sentence for what there is not, what may not be seen, and what is not served here.
 
     >>> unknown_model("team/x@v9").message
     "there is no model 'team/x@v9' that this key may use; see: GET /v1/models"
     """
     shown = ascii(model) if len(model) <= 100 else ascii(model[:97]) + "…"
-    return Refused(
+    return Declined(
         404, "not_found", f"there is no model {shown} that this key may use; see: GET /v1/models", param="model"
     )

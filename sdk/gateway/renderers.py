@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sdk.gateway.refusals import Refused
+from sdk.gateway.refusals import Declined
 from sdk.worker_program import PARENT_VARIABLE, program_environment
 
 _PROGRAM = "workers.serving.rendering"
@@ -96,7 +96,7 @@ class Renderers:
         special_tokens: Mapping[str, str],
         day: str,
     ) -> str:
-        """Return the prompt for the next answer. Raises Refused."""
+        """Return the prompt for the next answer. Raises Declined."""
         process = self._process(version)
         if process.waiting >= MOST_WAITING:
             raise _busy(version)
@@ -104,7 +104,7 @@ class Renderers:
         try:
             answer = await process.ask(json.dumps(request, ensure_ascii=False).encode() + b"\n")
         except (TimeoutError, OSError, ValueError):
-            raise Refused(
+            raise Declined(
                 400,
                 "invalid",
                 "the version's chat template takes too much to render this conversation; shorten it",
@@ -112,7 +112,7 @@ class Renderers:
             ) from None
         if isinstance(text := answer.get("text"), str):
             return text
-        raise Refused(400, "invalid", str(answer.get("refused"))[:500], param="messages")
+        raise Declined(400, "invalid", str(answer.get("refused"))[:500], param="messages")
 
     def _process(self, version: str) -> _Process:
         process = self._processes.get(version)
@@ -133,8 +133,8 @@ class Renderers:
         self._processes.clear()
 
 
-def _busy(version: str) -> Refused:
-    return Refused(
+def _busy(version: str) -> Declined:
+    return Declined(
         429,
         "rate_limited",
         f"too many conversations wait to be rendered for {version}; try again shortly",

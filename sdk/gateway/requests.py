@@ -5,7 +5,7 @@
 {'stream': False, 'temperature': 1.0, 'top_p': 1.0, 'max_tokens': 16, 'prompt': 'Hello'}
 >>> parse(CompletionBody, b'{"model": "review", "prompt": "Hello", "lora_path": "/etc"}')
 Traceback (most recent call last):
-sdk.gateway.refusals.Refused: lora_path is no field of this request; leave it out
+sdk.gateway.refusals.Declined: lora_path is no field of this request; leave it out
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
-from sdk.gateway.refusals import Refused
+from sdk.gateway.refusals import Declined
 from sdk.schemas.completions import ChatRequest, CompletionRequest
 from sdk.schemas.wire import IF_SET
 
@@ -42,7 +42,7 @@ B = TypeVar("B", ChatBody, CompletionRequest)
 
 
 def parse(kind: type[B], body: bytes) -> B:
-    """Return the request in a body, in time and memory that grow with its length. Raises Refused."""
+    """Return the request in a body, in time and memory that grow with its length. Raises Declined."""
     if _most_values(body) > MAX_VALUES and _most_values(_TEXT.sub(b"", body)) > MAX_VALUES:
         raise _bad(f"the body has more than {MAX_VALUES:,} values; send fewer at once")
     try:
@@ -64,7 +64,7 @@ def parse(kind: type[B], body: bytes) -> B:
 def written(request: ChatBody | CompletionRequest) -> dict[str, Any]:
     """Return the body for an engine, without the model's name: what is in it is what callers may say, and nothing else.
 
-    Raises Refused for a `generation_config` that is none.
+    Raises Declined for a `generation_config` that is none.
     """
     given = request if isinstance(request, CompletionRequest) else _with_generation_config(request)
     stops = [given.stop] if isinstance(given.stop, str) else given.stop
@@ -105,7 +105,7 @@ def as_completion(chat: dict[str, Any], tokens: list[int], context_tokens: int) 
 
 
 def require_taken(request: ChatBody | CompletionRequest, takes: frozenset[str], engine: str) -> None:
-    """Raise Refused for a field that the engine behind the gateway doesn't have."""
+    """Raise Declined for a field that the engine behind the gateway doesn't have."""
     given = {
         "response_format": request.response_format is not None and request.response_format.type != "text",
         "tools": isinstance(request, ChatRequest) and bool(request.tools),
@@ -152,7 +152,7 @@ def _with_generation_config(request: ChatBody) -> ChatBody:
     return request.model_copy(update={name: getattr(checked, name) for name in numbers if name not in said})
 
 
-def _explained(error: ValidationError) -> Refused:
+def _explained(error: ValidationError) -> Declined:
     if (count := error.error_count()) > _MOST_EXPLAINED:
         return _bad(f"the body has {count:,} values that this request can't have; correct them")
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -171,5 +171,5 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def _bad(message: str, *, param: str | None = None) -> Refused:
-    return Refused(400, "invalid", message, param=param)
+def _bad(message: str, *, param: str | None = None) -> Declined:
+    return Declined(400, "invalid", message, param=param)

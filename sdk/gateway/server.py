@@ -8,7 +8,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from sdk.errors import Unavailable
-from sdk.gateway.protocol import BoundedHttp, Connections
+from sdk.gateway.protocol import GatewayHttp, OpenConnections
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def server_of(app: ASGIApp, *, drain_s: float, connections: Connections | None = None) -> uvicorn.Server:
+def server_of(app: ASGIApp, *, drain_s: float, connections: OpenConnections | None = None) -> uvicorn.Server:
     """Return a server of an application, for `serve(sockets=[…])` in an event loop with handlers for SIGTERM and SIGINT of its own.
 
     With a signal, or `should_exit`, it takes no more requests, and `serve` returns when those that run have ended, or after
@@ -42,7 +42,7 @@ def server_of(app: ASGIApp, *, drain_s: float, connections: Connections | None =
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=BoundedHttp.of(connections or Connections()),
+            http=GatewayHttp.of(connections or OpenConnections()),
             ws="none",
             lifespan="off",
             # The connection says who is asking.

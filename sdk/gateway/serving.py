@@ -15,8 +15,8 @@ import uvicorn
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.hosts import is_loopback, parse_authority, plain_address
 from sdk.formats.refs import namespace_of
+from sdk.gateway.chosen_engine import ChosenEngine, EngineChoice, choose
 from sdk.gateway.door import Door
-from sdk.gateway.engines.chosen import EngineChoice, choose
 from sdk.gateway.engines.engine import EngineRefused
 from sdk.gateway.entrance import Entrance
 from sdk.gateway.folders import LeasedFolders
@@ -28,9 +28,9 @@ from sdk.gateway.proving import ProbeRecords, Proving
 from sdk.gateway.registry_calls import RegistryCalls
 from sdk.gateway.renderers import Renderers
 from sdk.gateway.server import listen, server_of
-from sdk.gateway.standing import Standing
+from sdk.gateway.standing import GatewayStanding
 from sdk.gateway.table_file import TableFile
-from sdk.gateway.tables import Tables
+from sdk.gateway.tables import ServedTables
 from sdk.gateway.templates import Templates
 from sdk.names import parse_ref
 from sdk.schemas.serving import ServedAdapter, ServedVersion
@@ -105,6 +105,17 @@ def serve(
     asyncio.run(_Serving(client, options, say).run(on_ready))
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What is known before an engine is started."""
+
+    calls: RegistryCalls
+    tables: ServedTables
+    engine: ChosenEngine
+    #: The fingerprint of the base.
+    base: str
+
+
 class _Serving:
     def __init__(self, client: Client, options: ServeOptions, say: Callable[[str], None]) -> None:
         self._client, self._options, self._say = client, options, say
@@ -114,6 +125,11 @@ class _Serving:
     async def run(self, on_ready: Callable[[str, str | None], None]) -> None:
         # Before anything is started that takes long.
         listening = listen(self._options.host, self._options.port)
+        try:
+            prepared = await self._prepared()
+        except BaseException:
+            listening.close()
+            raise
         entrance = Entrance()
         server = server_of(entrance, drain_s=self._options.drain_s)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -125,7 +141,7 @@ class _Serving:
                 asyncio.get_running_loop().add_signal_handler(number, self._signalled, server)
             host, port = listening.getsockname()[:2]
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-            await self._serve(entrance, server, lambda made: on_ready(url, made))
+            await self._serve(prepared, entrance, server, lambda made: on_ready(url, made))
         except EngineRefused as error:
             raise Unavailable(str(error), param="engine") from error
         finally:
@@ -138,19 +154,30 @@ class _Serving:
             server.force_exit = True
         self._stopped.set()
 
-    async def _serve(self, entrance: Entrance, server: uvicorn.Server, on_ready: Callable[[str | None], None]) -> None:
-        options, client = self._options, self._client
-        calls = RegistryCalls(client.transport, say=self._say)
-        tables = Tables(calls, self._files(), say=self._say)
+    async def _prepared(self) -> _Prepared:
+        """Look at what is to be served, and which engine can: what is wrong with that is seen before anybody is answered."""
+        calls = RegistryCalls(self._client.transport, say=self._say)
+        tables = ServedTables(calls, self._files(), say=self._say)
         await tables.start()
-        ref, base = self._base_of(tables.adapters)
-        engine = await asyncio.to_thread(choose, client, options.engine, ref, base, self._store)
+        ref, version = self._base_of(tables.adapters)
+        engine = await asyncio.to_thread(choose, self._client, self._options.engine, ref, version, self._store)
+        return _Prepared(calls, tables, engine, version.base)
+
+    async def _serve(
+        self,
+        prepared: _Prepared,
+        entrance: Entrance,
+        server: uvicorn.Server,
+        on_ready: Callable[[str | None], None],
+    ) -> None:
+        options, client = self._options, self._client
+        calls, tables, engine = prepared.calls, prepared.tables, prepared.engine
         folders = LeasedFolders(client.puller, client.cache, f"serve-{options.port}")
         records = ProbeRecords(client.transport, self._store / "probes")
         moves = Moves(
             engine.engine,
             refs=options.refs,
-            base=base.base,
+            base=prepared.base,
             folders=folders,
             prove=Proving(records.get, unprobed=options.unprobed),
             objection=engine.objection,
@@ -170,7 +197,7 @@ class _Serving:
             entrance.door = Door(
                 versions=moves,
                 templates=Templates(facts, engine.base, renderers),
-                standing=Standing(moves, tables),
+                standing=GatewayStanding(moves, tables),
                 keys=Keys(own, TokenRights(calls.standing) if calls.has_feed and not options.has_no_key else None),
                 hosts=OwnHosts.of(options.host, options.allowed_hosts),
                 facts=facts,

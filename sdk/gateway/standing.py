@@ -17,7 +17,7 @@ class Aged(Protocol):
         ...
 
 
-class Standing:
+class GatewayStanding:
     """That of a gateway with these versions, by these tables."""
 
     def __init__(self, versions: Moves, tables: Aged) -> None:

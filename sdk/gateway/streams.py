@@ -97,7 +97,7 @@ def event(document: object) -> bytes:
     return b"data: " + json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
 
 
-class Caller:
+class Requester:
     """Whoever gets the answer. One that fetches nothing for long is cut off by the connection, which then is one that has hung up."""
 
     def __init__(self, receive: Receive, send: Send) -> None:

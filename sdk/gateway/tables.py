@@ -25,7 +25,7 @@ _PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Registry(Protocol):
+class TableSource(Protocol):
     """What is asked of a registry."""
 
     #: How often it is looked at, in seconds, and whether it says in between that something has changed.
@@ -55,12 +55,12 @@ class TableAge:
         return _text(self.looked_at), _text(self.away_since)
 
 
-class Tables:
+class ServedTables:
     """The tables of some namespaces."""
 
     def __init__(
         self,
-        registry: Registry,
+        registry: TableSource,
         files: Mapping[str, TableFile],
         *,
         say: Callable[[str], None] = lambda _line: None,

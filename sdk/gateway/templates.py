@@ -26,7 +26,7 @@ from sdk.formats.adapter_files import (
     VOCABULARY_FILES,
 )
 from sdk.gateway.engines.engine import Facts
-from sdk.gateway.refusals import Refused
+from sdk.gateway.refusals import Declined
 from sdk.gateway.renderers import Renderers
 from sdk.gateway.requests import ChatBody
 from sdk.schemas.recorded import Rendering
@@ -99,7 +99,7 @@ class Templates:
         self._tokenizers: OrderedDict[Path, tuple[Tokenizer, dict[str, str]]] = OrderedDict()
 
     async def prompted(self, version: str | None, folder: Path | None, request: ChatBody) -> Prompted:
-        """Return how a chat is sent to a version, the base with None. Raises Refused."""
+        """Return how a chat is sent to a version, the base with None. Raises Declined."""
         if version is None or folder is None or OWN_TEMPLATES in self._facts.takes:
             return Prompted(None, {})
         files = await self._files_of(version, folder)
@@ -108,7 +108,7 @@ class Templates:
         if files.template is None or (files.template_digest == self._facts.template and files.day is None):
             return Prompted(None, stops)
         if request.tools or any(message.tool_calls or message.role == "tool" for message in request.messages):
-            raise Refused(
+            raise Declined(
                 400,
                 "invalid",
                 f"{version} has another chat template than the engine, which therefore can't read tools; leave them out",
@@ -128,7 +128,7 @@ class Templates:
 
     def _bounded(self, tokens: list[int], request: ChatBody) -> list[int]:
         if len(tokens) >= self._facts.context_tokens:
-            raise Refused(
+            raise Declined(
                 400,
                 "invalid",
                 f"the conversation has {len(tokens):,} tokens, and the engine takes {self._facts.context_tokens:,} with the answer; "
@@ -143,7 +143,7 @@ class Templates:
             try:
                 files = self._files[folder] = await asyncio.to_thread(VersionFiles.of, folder)
             except (OSError, ValueError) as error:
-                raise Refused(
+                raise Declined(
                     503, "unavailable", f"the files of {version} can't be read ({str(error)[:200]}); verify the cache"
                 ) from error
             while len(self._files) > _MOST_VERSIONS:
@@ -152,7 +152,7 @@ class Templates:
 
     async def _tokenizer(self, folder: Path | None, version: str) -> tuple[Tokenizer, dict[str, str]]:
         if folder is None:
-            raise Refused(
+            raise Declined(
                 400,
                 "invalid",
                 f"{version} has another chat template than the engine, and the base isn't on this machine to render it; "
@@ -164,7 +164,7 @@ class Templates:
             try:
                 found = self._tokenizers[folder] = await asyncio.to_thread(_load, folder)
             except Exception as error:  # the library raises Exception itself
-                raise Refused(
+                raise Declined(
                     503, "unavailable", f"the tokenizer of {version} can't be read; it needs a tokenizer.json"
                 ) from error
             while len(self._tokenizers) > _MOST_TOKENIZERS:

@@ -128,12 +128,14 @@ class Stack:
             server.choose_beside(taken)
             taken.update(server.ports)
         before = {"workers": self.workers, "serve": [*self.served]} if self.exists else None
-        wanted = before or {"workers": 1, "serve": []}
-        wanted |= {} if workers is None else {"workers": workers}
-        wanted |= {} if serve is None else {"serve": [*serve]}
-        if before is None or workers not in (None, before["workers"]) or serve is not None:
+        wanted = {
+            **(before or {"workers": 1, "serve": []}),
+            **({} if workers is None else {"workers": workers}),
+            **({} if serve is None else {"serve": [*serve]}),
+        }
+        if wanted != before:
             write_private(self.home / _SETTINGS, json.dumps(wanted) + "\n")
-        if wanted["serve"]:
+        if self.served:
             self.gateway.choose_beside(taken)
 
     def publish(self) -> None:

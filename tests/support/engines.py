@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import pytest
 
 from sdk.gateway.engines.engine import Engine
 from sdk.gateway.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
+from sdk.gateway.engines.local import LocalEngine
 from sdk.gateway.engines.vllm import VllmEngine
+from support.served_models import ServedModels
 
+LOCAL, LLAMA_CPP, VLLM = "local", "llama.cpp", "vllm"
 #: The Python of the environment that `make serve-peers` makes for vLLM.
 VLLM_PYTHON = Path(__file__).resolve().parents[2] / "build" / "vllm" / "bin" / "python"
 _VLLM = {
@@ -31,6 +35,12 @@ _VLLM = {
     "DO_NOT_TRACK": "1",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
 }
+
+
+def local(base: Path) -> LocalEngine:
+    """Our own engine in float32."""
+    pytest.importorskip("torch")
+    return LocalEngine(base, dtype="float32")
 
 
 def llama_cpp(base: Path, store: Path, **options: Any) -> LlamaCppEngine:
@@ -110,6 +120,27 @@ def vllm_server(base: Path, folder: Path, **options: Any) -> Iterator[VllmServer
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def engine_of(kind: str, models: ServedModels, folder: Path) -> Iterator[Callable[[], Engine]]:
+    """Return what makes an engine of one kind over a base; vLLM runs for the block."""
+    if kind == LOCAL:
+        yield lambda: local(models.base)
+    elif kind == LLAMA_CPP:
+        yield lambda: llama_cpp(models.base, models.base.parent / "store")
+    else:
+        with vllm_server(models.base, folder) as server:
+            yield lambda: server.engine(folder / "shared")
+
+
+@cache
+def decoder(base: Path) -> Callable[[list[int]], str]:
+    """Return what makes text of tokens as engines do."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    return lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 async def complete(engine: Engine, name: str | None, prompt: list[int], tokens: int, **more: Any) -> Any:

@@ -18,10 +18,10 @@ from sdk.gateway.door import Door
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import Keys, OwnKey, TokenRights, WrongKeys
 from sdk.gateway.moves import Bounds, Moves
-from sdk.gateway.protocol import ConnectionLimits, Connections
+from sdk.gateway.protocol import ConnectionLimits, OpenConnections
 from sdk.gateway.renderers import Renderers
 from sdk.gateway.server import listen, server_of
-from sdk.gateway.standing import Standing
+from sdk.gateway.standing import GatewayStanding
 from sdk.gateway.tables import TableAge
 from sdk.gateway.templates import Templates
 from sdk.gateway.versions import Fetched, Proof
@@ -152,7 +152,7 @@ def gateway(
         door = Door(
             versions=moves,
             templates=Templates(facts, base, renderers),
-            standing=Standing(moves, aged),
+            standing=GatewayStanding(moves, aged),
             keys=Keys(OwnKey.of(KEY) if has_key else None, None if ask is None else TokenRights(standing), wrong=wrong),
             hosts=OwnHosts.of("127.0.0.1", ["gateway.example.com"]),
             facts=facts,
@@ -161,7 +161,7 @@ def gateway(
         )
         listening = listen("127.0.0.1", 0)
         port = listening.getsockname()[1]
-        server = server_of(door, drain_s=drain_s, connections=Connections(limits or ConnectionLimits()))
+        server = server_of(door, drain_s=drain_s, connections=OpenConnections(limits or ConnectionLimits()))
         made.append(
             Gateway(
                 f"http://127.0.0.1:{port}",

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdk.schemas.serving import CONTINUATION_TOKENS, PROMPTS, Continuation, ServedProbe, ServedPrompt
 from support import tiny
+from support.served import save_adapter
 
 #: The least distance of the two greatest logits at each token, so that rounding decides nothing, and how many tokens there are.
 GAP, TOKENS = 0.05, 24
+_MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
 
 @dataclass
@@ -25,6 +28,8 @@ class ServedModels:
     expected: dict[str, list[list[int]]] = field(default_factory=dict)
     #: Likewise the log-probabilities, in nats, of the first prompt's continuation by the base.
     scores: dict[str, list[float]] = field(default_factory=dict)
+    #: What engines are held against, by version.
+    records: dict[str, ServedProbe] = field(default_factory=dict)
 
 
 def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 3) -> ServedModels:
@@ -33,7 +38,10 @@ def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 3) -> ServedMod
         warnings.simplefilter("ignore")
         base = _sharpened(tiny.save_llama(folder / "base", seed=3))
         numbers = range(1, versions + 1)
-        adapters = {f"sql@v{number}": _save(base, folder / f"v{number}", seed=number) for number in numbers}
+        adapters = {
+            f"sql@v{number}": save_adapter(base, folder / f"v{number}", seed=number, scale=0.2, target_modules=_MODULES)
+            for number in numbers
+        }
         return choose(base, adapters, [[36 + n % 60, 40 + n % 50, 37, 38 + n % 7] for n in range(100)], prompts)
 
 
@@ -63,6 +71,7 @@ def choose(base: Path, adapters: dict[str, Path], candidates: list[list[int]], c
     found.scores = {
         name: _scores(model, inside, found.prompts[0], found.expected[""][0]) for name, inside in names.items()
     }
+    found.records = {name: _record(model, found, name, names[name]) for name in adapters}
     return found
 
 
@@ -81,26 +90,32 @@ def without_effect(models: ServedModels, folder: Path) -> Path:
     return folder
 
 
-def _save(base: Path, folder: Path, *, seed: int, rank: int = 4) -> Path:
-    import torch
-    from peft import LoraConfig, get_peft_model
+def _record(model: Any, models: ServedModels, name: str, inside: str) -> ServedProbe:
+    def continued(at: int, by: str) -> Continuation:
+        prompt, tokens = models.prompts[at], models.expected[by][at][:CONTINUATION_TOKENS]
+        base, adapter = (_scores(model, under, prompt, tokens) for under in ("", inside))
+        return Continuation(tokens=tokens, base=base, adapter=adapter)
 
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"]
-    )
-    model = get_peft_model(_load(base), config)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn_like(parameter) * 0.2
-    model.save_pretrained(folder)
-    return folder
+    prompts = [
+        ServedPrompt(tokens=prompt, by_base=continued(at, ""), by_adapter=continued(at, name))
+        for at, prompt in enumerate(models.prompts[:PROMPTS])
+    ]
+    return ServedProbe(prompts_digest="0" * 64, prompts=prompts)
 
 
 def _sharpened(base: Path) -> Path:
-    """Make its probabilities unequal, which those of untrained weights hardly are."""
-    model = _load(base)
+    """Make its probabilities unequal, which those of untrained weights hardly are, and those of all but ASCII small: half of a
+    character is shown otherwise by each engine.
+    """
+    from transformers import AutoTokenizer
+
+    model, tokenizer = _load(base), AutoTokenizer.from_pretrained(base)
     model.model.norm.weight.data *= 12
+    for token in range(len(tokenizer)):
+        text = tokenizer.decode([token])
+        if token in tokenizer.all_special_ids or not (text.isascii() and text.isprintable()):
+            # Embeddings and head are the same matrix.
+            model.get_input_embeddings().weight.data[token] = 0
     model.save_pretrained(base)
     return base
 

@@ -16,7 +16,7 @@ from sdk.config import user_path
 from sdk.errors import Unavailable
 
 if TYPE_CHECKING:
-    from sdk.gateway.engines.chosen import EngineChoice, EngineName
+    from sdk.gateway.chosen_engine import EngineChoice, EngineName
 
 _LIBRARIES = ("uvicorn", "starlette", "httptools", "jinja2", "tokenizers")
 
@@ -110,7 +110,7 @@ def serve_command(
 
 
 def _engine(name: EngineName, at: str | None, shared: str | None) -> EngineChoice:
-    from sdk.gateway.engines.chosen import EngineChoice
+    from sdk.gateway.chosen_engine import EngineChoice
 
     here, _equals, there = (shared or "").partition("=")
     return EngineChoice(name, at, user_path(here).absolute() if here else None, there or None)

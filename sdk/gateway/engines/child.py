@@ -27,6 +27,8 @@ from sdk.worker_program import PARENT_VARIABLE, program_environment
 _MOST_LINE = 1024 * 1024
 #: How long it may take to end by itself.
 _END_S = 5.0
+#: How long it may take to say that it is there.
+_ANSWER_S = 10.0
 #: A connection of its own for each request: an engine may end one that was kept in the moment in which it is used again.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -107,6 +109,19 @@ class Child:
     def is_alive(self) -> bool:
         """Whether the process is running."""
         return self._process.returncode is None
+
+    async def answers(self) -> bool:
+        """Whether the process is there; one that is too busy to say so is."""
+        if not self.is_alive:
+            return False
+        try:
+            await self.client.get("/health", timeout=_ANSWER_S)
+        except httpx.TimeoutException:
+            return True
+        except httpx.TransportError:
+            # It doesn't listen: it has just ended, or is about to.
+            return False
+        return True
 
     @property
     def pid(self) -> int:

@@ -1,7 +1,7 @@
 """llama.cpp: it takes no adapter while it runs, so a new version is a new process, beside the old one until that has answered.
 
-Each request gives the scale of every adapter in its process: llama.cpp reuses a prompt's state from requests with the same scales,
-and takes an empty list for those of the request before.
+Each request gives the scale of every adapter in its process, since llama.cpp takes an empty list for those of the request before. No
+state of a prompt is used again: under load it was seen to come from another version's request.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class _Process:
     def fields(self, name: str | None) -> dict[str, Any]:
         """Return what a request for a version, or the base, says about adapters."""
         if not self.files:
-            return {}
+            return {"cache_prompt": False}
         scales = [{"id": at, "scale": 1.0 if each == name else 0.0} for at, each in enumerate(self.files)]
-        return {"lora": scales}
+        return {"lora": scales, "cache_prompt": False}
 
 
 class LlamaCppEngine:
@@ -81,7 +81,7 @@ class LlamaCppEngine:
         """Start llama.cpp, or start it again with all of its versions if it has died, and return what it is. Raises EngineRefused."""
         async with self._lock:
             await self._converted()
-            if self._current is None or not self._current.child.is_alive:
+            if self._current is None or not await self._current.child.answers():
                 dead, self._current = self._current, None
                 if dead is not None:
                     await dead.child.end()

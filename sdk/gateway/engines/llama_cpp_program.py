@@ -43,6 +43,9 @@ def _params(library: Any, configuration: dict[str, Any]) -> Any:
     # What a request doesn't say, it means as OpenAI does; llama.cpp has ways of its own to cut off unlikely tokens.
     params.sampling.temp = params.sampling.top_p = 1.0
     params.sampling.top_k, params.sampling.min_p = 0, 0.0
+    # States of prompts that were put aside are found again by their tokens alone, whatever adapter they were computed under.
+    params.cache_ram_mib = 0
+    params.cache_prompt = params.cache_idle_slots = False
     # A prompt that doesn't fit is refused, and none is cut.
     params.ctx_shift = False
     # Pages with prompts, and a user interface, are nobody's business.

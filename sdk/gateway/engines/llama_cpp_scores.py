@@ -17,6 +17,8 @@ _LIKELY = 64
 _CERTAIN = 1e4
 #: More than any vocabulary has.
 _ALL = 1_000_000
+#: The logarithm of the least probability: llama.cpp has them in 32 bits, and says something else of 0.
+_LEAST = -103.3
 
 
 async def score(upstream: Upstream, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
@@ -38,7 +40,7 @@ async def _as_written(upstream: Upstream, context: Sequence[int], left: Sequence
         likely = {each["id"]: each["logprob"] for each in step["top_logprobs"]} if step["id"] == written else {}
         if token not in likely:
             break
-        scores.append(float(likely[token]))
+        scores.append(max(_LEAST, float(likely[token])))
         if token != written:
             break
     return scores
@@ -48,14 +50,14 @@ async def _forced(upstream: Upstream, context: Sequence[int], token: int) -> flo
     answer = await _complete(upstream, context, n_predict=1, n_probs=1, logit_bias=[[token, _CERTAIN]])
     for step in answer["completion_probabilities"]:
         if step["id"] == token:
-            return float(step["logprob"])
+            return max(_LEAST, float(step["logprob"]))
     # A part of a character: looked up among all, at a step for which another is chosen.
     other = await _whole_token(upstream)
     answer = await _complete(upstream, context, n_predict=1, n_probs=_ALL, logit_bias=[[other, _CERTAIN]])
     for step in answer["completion_probabilities"]:
         for each in step["top_logprobs"]:
             if each["id"] == token:
-                return float(each["logprob"])
+                return max(_LEAST, float(each["logprob"]))
     raise EngineRefused(f"llama.cpp gives no probability of the token {token}; start it with the version's base")
 
 

@@ -50,7 +50,7 @@ class LocalEngine:
 
     async def facts(self) -> Facts:
         """Start the program, or start it again if it has died, with none of its versions. Raises EngineRefused."""
-        if self._child is None or not self._child.is_alive:
+        if self._child is None or not await self._child.answers():
             self._folders.clear()
             dead, self._child = self._child, None
             if dead is not None:

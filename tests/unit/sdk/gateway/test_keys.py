@@ -13,13 +13,13 @@ from sdk.gateway.keys import (
     MOST_CLIENTS,
     MOST_REMEMBERED,
     STALE_S,
+    CallerRights,
     Keys,
     OwnKey,
-    Rights,
     TokenRights,
     WrongKeys,
 )
-from sdk.gateway.refusals import Refused
+from sdk.gateway.refusals import Declined
 from sdk.schemas.access import GrantView
 from sdk.schemas.serving import TokenStanding
 
@@ -42,11 +42,11 @@ class Registry:
         grants = [GrantView(namespace="team", role="reader")] if sha256 in self.known else []
         return TokenStanding(grants=grants, valid_for_s=60.0)
 
-    def find(self, token: str) -> Rights | None:
+    def find(self, token: str) -> CallerRights | None:
         return asyncio.run(self.rights.find(token))
 
 
-TEAM = Rights(frozenset({"team"}))
+TEAM = CallerRights(frozenset({"team"}))
 
 
 def test_an_answer_counts_for_five_seconds_whatever_the_registry_says() -> None:
@@ -86,7 +86,7 @@ def test_a_token_that_was_revoked_is_forgotten_although_the_registry_goes_away()
 def test_many_at_once_ask_the_registry_once() -> None:
     registry = Registry("good")
 
-    async def many() -> list[Rights | None]:
+    async def many() -> list[CallerRights | None]:
         return await asyncio.gather(*(registry.rights.find("good") for _ in range(50)))
 
     assert asyncio.run(many()) == [TEAM] * 50
@@ -120,7 +120,7 @@ def test_the_addresses_that_one_machine_may_give_itself_are_one_client() -> None
     async def statuses() -> list[int]:
         found = []
         for number in range(25):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(Declined) as refused:
                 await keys.rights("Bearer wrong", f"2001:db8::{number:x}")
             found.append(refused.value.status)
         return found
@@ -149,4 +149,4 @@ def test_no_key_is_kept() -> None:
     ],
 )
 def test_rights_are_those_of_a_namespace(namespaces: set[str], adapter: str, may: bool) -> None:
-    assert Rights(frozenset(namespaces)).may_use(adapter) is may
+    assert CallerRights(frozenset(namespaces)).may_use(adapter) is may

@@ -15,7 +15,7 @@ from support.serving_engine import adapter
 
 from sdk.errors import AdapterctlError, NotFound, TimedOut, Unauthenticated, Unavailable
 from sdk.gateway.table_file import TableFile
-from sdk.gateway.tables import Tables
+from sdk.gateway.tables import ServedTables
 from sdk.schemas.serving import ServedAdapter, ServingTable
 
 
@@ -55,9 +55,9 @@ class Registry:
 V1, V2 = adapter("sql", 1, production=1), adapter("sql", 1, 2, production=2)
 
 
-def tables_of(registry: Registry, root: Path, lines: list[str] | None = None) -> Tables:
+def tables_of(registry: Registry, root: Path, lines: list[str] | None = None) -> ServedTables:
     file = TableFile.of(root, "https://registry.example.com", "-")
-    return Tables(registry, {"-": file}, say=(lines if lines is not None else []).append)
+    return ServedTables(registry, {"-": file}, say=(lines if lines is not None else []).append)
 
 
 def run(test: Callable[[Registry], Coroutine[Any, Any, None]]) -> None:
@@ -67,7 +67,7 @@ def run(test: Callable[[Registry], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(running())
 
 
-async def running_until(tables: Tables, found: list[Any], is_there: Callable[[], bool]) -> None:
+async def running_until(tables: ServedTables, found: list[Any], is_there: Callable[[], bool]) -> None:
     task = asyncio.create_task(tables.run(lambda adapters: found.append([*adapters])))
     try:
         async with asyncio.timeout(60):

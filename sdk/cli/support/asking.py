@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sdk.cli.support.output import plain_lines, say, writable
+from sdk.cli.support.output import plain_lines, say_filled, writable
 
 if TYPE_CHECKING:
     from sdk.asking.asker import Asker, Dtype, Piece
@@ -77,7 +77,7 @@ def open_asker(*, dtype: Dtype | None, keeps: bool, quiet: bool = False) -> Iter
 
     def started(base: EngineBase) -> None:
         if not quiet:
-            say(f"loading {base.id}{_staying(asker.idle_s)}")
+            say_filled(f"loading {base.id}{_staying(asker.idle_s)}")
 
     with ExitStack() as held:
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -72,6 +72,8 @@ class EngineRoutes:
                     return await endpoint(request)
             except RequestRefused as refusal:
                 return JSONResponse(refusal.body(), refusal.status)
+            except ClientDisconnect:
+                return Response(status_code=499)
             except Exception as error:  # noqa: BLE001 - an error's text may quote a prompt, so it is told to nobody
                 note_error(error)
                 return JSONResponse(broken().body(), 500)

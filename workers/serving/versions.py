@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sdk.formats.adapter_files import RENDERING_FILE
+from sdk.formats.adapter_files import MAX_SERVING_BYTES, RENDERING_FILE
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.recorded import Rendering
-from sdk.schemas.wire import read
+from sdk.schemas.wire import read_json
 from workers.pipelines.data.control_tokens import ControlTokens
 from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.thoughts import Thoughts
@@ -23,7 +23,6 @@ from workers.pipelines.data.tokenizer import (
     configured_stops,
     default_template,
     load_tokenizer,
-    read_object,
     template_beside,
     tokenizer_folder,
 )
@@ -121,12 +120,12 @@ def digest_of_template(text: str) -> str:
 
 def _rendering_beside(adapter: Path) -> Rendering:
     """Return what comes with an adapter on how its rows became tokens. Raises PipelineError ("adapter")."""
-    found = read_object(adapter / RENDERING_FILE)
-    if found is None:
-        return Rendering()
     try:
-        return read(Rendering, found)
-    except ValidationError as error:
+        with (adapter / RENDERING_FILE).open("rb") as file:
+            return read_json(Rendering, file.read(MAX_SERVING_BYTES))
+    except FileNotFoundError:
+        return Rendering()
+    except (OSError, ValidationError) as error:
         raise PipelineError(
             FailureReason.ADAPTER,
             f"The adapter's {RENDERING_FILE} can't be read; pull the version again, or push it without that file.",

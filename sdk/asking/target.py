@@ -13,7 +13,7 @@ BASE = "base:"
 
 
 @dataclass(frozen=True)
-class Target:
+class AskTarget:
     """A version, or a bare base, as an engine program is asked for it."""
 
     #: "NAME@vN", "sweep:ID/N" or "base:ID".
@@ -63,7 +63,7 @@ class Target:
         why = "it is a bare base" if self.digest is None else "its record doesn't say how its rows were rendered"
         return f"{self.ref} is asked with {how}, since {why}; for the other way, add {other}"
 
-    def bare(self) -> Target:
+    def bare(self) -> AskTarget:
         """Return its base, asked as it is."""
         return replace(self, ref=f"{BASE}{self.base.id}", digest=None, folder=None, own_template=False)
 
@@ -72,6 +72,6 @@ class Target:
         return asdict(self)
 
     @classmethod
-    def of_json(cls, found: Mapping[str, Any]) -> Target:
+    def of_json(cls, found: Mapping[str, Any]) -> AskTarget:
         """Return what was remembered. Raises KeyError, TypeError for something else."""
         return cls(**{**found, "base": EngineBase(**found["base"]), "stop_ids": tuple(found["stop_ids"])})

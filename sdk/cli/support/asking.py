@@ -13,7 +13,7 @@ import click
 from sdk.cli.support.output import plain_lines, say_filled, writable
 
 if TYPE_CHECKING:
-    from sdk.asking.asker import Asker, Dtype, Piece
+    from sdk.asking.asker import AnswerPiece, Asker, Dtype
     from sdk.asking.programs import EngineBase
     from sdk.asking.prompts import Sampling
     from sdk.client import Client
@@ -107,7 +107,7 @@ class Printer:
         self._thinks = False
         self._ends_line = True
 
-    def show(self, piece: Piece) -> None:
+    def show(self, piece: AnswerPiece) -> None:
         """Print a piece at once."""
         if piece.is_reasoning and not self._is_terminal:
             return

@@ -51,7 +51,7 @@ class _Side:
             self.is_dim = is_dim
         for character in plain_lines(text):
             if character == "\t":
-                character = " " * (_TAB - columns_of(self.current) % _TAB)  # noqa: PLW2901 - it is what is shown of it
+                character = " " * (_TAB - columns_of(self.current) % _TAB)
             if character == "\n":
                 self._break(len(self.current))
                 continue

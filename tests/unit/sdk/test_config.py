@@ -167,5 +167,5 @@ def test_programs_stay_for_as_long_as_the_environment_says(
 @pytest.mark.parametrize("given", ["-1", "nan", "inf", "5m", "86401"])
 def test_a_time_to_stay_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("ADAPTERCTL_KEEP_WARM", given)
-    with pytest.raises(InvalidInput, match="ADAPTERCTL_KEEP_WARM is .* set it to seconds"):
+    with pytest.raises(InvalidInput, match=r"ADAPTERCTL_KEEP_WARM is .* set it to seconds"):
         config.keep_warm_s()

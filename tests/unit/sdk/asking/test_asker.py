@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 
 from sdk.asking import asker as asking
-from sdk.asking.asker import Asker, Piece
+from sdk.asking.asker import AnswerPiece, Asker
 from sdk.asking.programs import EngineBase
 from sdk.asking.prompts import Prompt, Sampling
 from sdk.asking.residents import Resident
-from sdk.asking.target import Target
+from sdk.asking.target import AskTarget
 from sdk.config import Config
 from sdk.errors import InvalidInput, NotFound, Unavailable
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import Cache
 
 BASE = EngineBase("tiny", "0" * 64, "/base", 1, None, None)
-BARE = Target("base:tiny", BASE)
+BARE = AskTarget("base:tiny", BASE)
 DONE = b"data: [DONE]\n\n"
 
 
@@ -108,7 +108,7 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
         yield Programs(Cache(tmp_path), stack)
 
 
-def _answered(programs: Programs, target: Target = BARE) -> asking.Answer:
+def _answered(programs: Programs, target: AskTarget = BARE) -> asking.RunningAnswer:
     return programs.asker().ask(target, Prompt("hi"), Sampling())
 
 
@@ -123,7 +123,7 @@ def test_thoughts_and_texts_are_told_apart(programs: Programs) -> None:
     ]
     programs.resident(programs.serve(lambda _route, _body: (200, b": comment\n\n" + b"".join(chunks))))
     answer = _answered(programs)
-    assert list(answer) == [Piece("hm", is_reasoning=True), Piece("yes")]
+    assert list(answer) == [AnswerPiece("hm", is_reasoning=True), AnswerPiece("yes")]
     found = answer.generation
     assert (found.completion, found.stop, found.reasoning) == ("yes", "stop", "hm")
     assert answer.usage.completion_tokens == 2
@@ -149,7 +149,7 @@ def test_a_program_that_is_about_to_end_is_replaced(programs: Programs, monkeypa
         return Resident(base.key, 1, "", other, base, 300.0, 0.0)
 
     monkeypatch.setattr(asking, "start_resident", start)
-    assert list(_answered(programs)) == [Piece("yes")]
+    assert list(_answered(programs)) == [AnswerPiece("yes")]
     assert leaving == [os.getpid()]
 
 
@@ -167,7 +167,7 @@ def test_an_answer_is_cut_to_what_the_context_has_left(programs: Programs) -> No
         return 200, _event(choices=[{"text": "yes", "finish_reason": "length"}]) + DONE
 
     programs.resident(programs.serve(answer))
-    assert list(_answered(programs)) == [Piece("yes")]
+    assert list(_answered(programs)) == [AnswerPiece("yes")]
     assert [body["max_tokens"] for body in asked] == [256, 1, 10]
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from sdk.asking.memory import Memory
 from sdk.asking.programs import EngineBase
-from sdk.asking.target import Target
+from sdk.asking.target import AskTarget
 from sdk.config import Config
 from sdk.pulling.cache import Cache
 
 BASE = EngineBase("tiny", "0" * 64, "/base", 1, None, {"method": "nf4"})
-TARGET = Target("a@v1", BASE, "1" * 64, "/a", conversations=True, stop_ids=(3, 5), day="2026-11-26")
+TARGET = AskTarget("a@v1", BASE, "1" * 64, "/a", conversations=True, stop_ids=(3, 5), day="2026-11-26")
 
 
 class Clock:

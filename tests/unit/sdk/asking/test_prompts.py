@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from sdk.asking.programs import EngineBase
-from sdk.asking.prompts import Form, Sampling, prompt_of_messages
+from sdk.asking.prompts import PromptForm, Sampling, prompt_of_messages
 from sdk.asking.rows import prompts_of_file
-from sdk.asking.target import Target
+from sdk.asking.target import AskTarget
 from sdk.errors import InvalidData, InvalidInput, NotFound
 
 BASE = EngineBase("tiny", "0" * 64, "/base", 1, None, None)
-AS_RECORDED = Form.of(chat=False, plain=False)
+AS_RECORDED = PromptForm.of(chat=False, plain=False)
 
 
-def _target(**given: Any) -> Target:
-    return Target("a@v1", BASE, digest="1" * 64, folder="/a", **given)
+def _target(**given: Any) -> AskTarget:
+    return AskTarget("a@v1", BASE, digest="1" * 64, folder="/a", **given)
 
 
 @pytest.mark.parametrize(
@@ -31,16 +31,16 @@ def _target(**given: Any) -> Target:
         (_target(), "/v1/completions"),
     ],
 )
-def test_a_text_is_rendered_as_the_rows_were_or_as_the_base_can(target: Target, route: str) -> None:
+def test_a_text_is_rendered_as_the_rows_were_or_as_the_base_can(target: AskTarget, route: str) -> None:
     assert AS_RECORDED.prompt("hi", target).route == route
-    assert Form.of(chat=True, plain=False).prompt("hi", target).route == "/v1/chat/completions"
-    assert Form.of(chat=False, plain=True).prompt("hi", target).body == {"prompt": "hi"}
+    assert PromptForm.of(chat=True, plain=False).prompt("hi", target).route == "/v1/chat/completions"
+    assert PromptForm.of(chat=False, plain=True).prompt("hi", target).body == {"prompt": "hi"}
 
 
 def test_a_guess_is_told_and_a_record_is_not() -> None:
     assert "a user's turn, since its record doesn't say" in (AS_RECORDED.remark(_target(base_template=True)) or "")
     assert AS_RECORDED.remark(_target(conversations=False)) is None
-    assert Form.of(chat=True, plain=False).remark(_target()) is None
+    assert PromptForm.of(chat=True, plain=False).remark(_target()) is None
     bare = _target(conversations=True).bare()
     assert (bare.ref, bare.name, AS_RECORDED.remark(bare)) == ("base:tiny", "base", None)
 

@@ -77,6 +77,15 @@ def plain(base: Path, adapter: Path | None, rows: int | None = None) -> Any:
         return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
 
 
+def whole(base: Path) -> Any:
+    """Return the model of a base that reads more than texts."""
+    from transformers import AutoModelForImageTextToText
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AutoModelForImageTextToText.from_pretrained(base).eval()
+
+
 def alone(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:
     """Return what a plain model generates greedily after a prompt, all `tokens` of it; the text has no near ties."""
     import torch

@@ -16,7 +16,7 @@ import uvicorn
 from support.waiting import wait_until
 from workers.serving.activity import Activity
 from workers.serving.engine import ServedEngine
-from workers.serving.prompts import PromptRenderer
+from workers.serving.prompts import PromptRenderers
 from workers.serving.replies import ReplyLimits
 from workers.serving.requests import Ended, EndReason, OnPiece, Placement, Question, Token
 from workers.serving.routes import EngineRoutes
@@ -119,7 +119,7 @@ def answering(
     base: Path, loop: Any, folder: Path, *, limits: ReplyLimits | None = None, context_tokens: int = 256
 ) -> Iterator[RunningEngine]:
     """Answer over a decode loop during the block; its socket is in `folder`."""
-    renderer = PromptRenderer()
+    renderer = PromptRenderers()
     engine = ServedEngine(base, loop, TextsOfBase(base, renderer), renderer, context_tokens)
     activity, socket = Activity(), folder / "engine"
     routes = EngineRoutes(engine, activity, facts={"base": str(base)}, limits=limits or ReplyLimits())

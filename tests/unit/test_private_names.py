@@ -81,6 +81,12 @@ TABLE: list[tuple[str, str, str, str]] = [
         f"{TESTS}/model/test_shared_base.py::test_a_changed_weight_that_no_fixed_text_reads_is_seen",
     ),
     (
+        "_version",
+        "workers/serving/trees.py",
+        "that a shared weight was changed in place shows nowhere else, but by comparing all of it",
+        "tests/unit/workers/serving/test_trees.py::test_a_weight_that_a_tree_wrote_to_is_seen",
+    ),
+    (
         "_parameters",
         f"{PIPELINES}/model/trained_whole.py",
         "a parameter is replaced by a rounded tensor for one pass; a module takes no plain tensor by its public name",

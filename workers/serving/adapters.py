@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -151,7 +152,10 @@ class Adapters:
                 raise BaseChanged(_CHANGED)
 
     def _delete(self, label: str) -> None:
-        self._peft.delete_adapter(label)
+        with warnings.catch_warnings():
+            # PEFT makes another one active, which counts for nothing in a mixed batch, and warns.
+            warnings.simplefilter("ignore")
+            self._peft.delete_adapter(label)
 
     def _answers_alike(self, versions: list[HeldVersion]) -> bool:
         """Whether versions that share a batch answer together as each does alone."""

@@ -12,12 +12,13 @@ from workers.serving.adapters import HeldVersion
 from workers.serving.caches import join, keep
 from workers.serving.passes import Tree
 from workers.serving.requests import Ended, EndReason, OnPiece, Question, Token
-from workers.serving.sampling import Chooser, scored
+from workers.serving.sampling import Chooser, NotANumber, scored
 
+NOT_FINITE = "the model's numbers are not finite at this precision; serve it in float32"
 _log = logging.getLogger(__name__)
 
 
-class Asked:
+class OpenAnswer:
     """A question, and how far its answer is."""
 
     def __init__(self, question: Question, version: HeldVersion, on_piece: OnPiece) -> None:
@@ -29,6 +30,8 @@ class Asked:
         #: Set by any thread; the loop looks before each pass.
         self.cancelled = False
         self.ended = False
+        #: Whether who listens failed, and is called no more.
+        self._deaf = False
 
     @property
     def most_tokens(self) -> int:
@@ -49,7 +52,10 @@ class Asked:
         question = self.question
         if not question.max_tokens:
             return self.end(EndReason.LENGTH)
-        chosen = self._chooser.choose(logits)
+        try:
+            chosen = self._chooser.choose(logits)
+        except NotANumber:
+            return self.end(EndReason.FAILED, NOT_FINITE)
         if chosen in question.stop_ids:
             return self.end(EndReason.STOP)
         self.tokens.append(chosen)
@@ -68,18 +74,20 @@ class Asked:
             self._say(Ended(reason, error))
 
     def _say(self, piece: Token | Ended) -> None:
+        if self._deaf:
+            return
         try:
             self._on_piece(piece)
         except Exception as error:  # noqa: BLE001 - who listens may fail, and the others' answers go on
-            self.ended = True
+            self.ended = self._deaf = True
             # Its message could have parts of the answer.
             _log.error("an answer ended: who listens to it raised %s", type(error).__name__)
 
 
-class Reading:
+class PromptReading:
     """A prompt that is being read."""
 
-    def __init__(self, asked: Asked, *, part_tokens: int | None) -> None:
+    def __init__(self, asked: OpenAnswer, *, part_tokens: int | None) -> None:
         """`part_tokens`: how many tokens are read in one pass; None: all of them."""
         self.asked = asked
         self.cache = asked.version.tree.new_cache()
@@ -112,7 +120,7 @@ class Reading:
 class Batch:
     """Questions whose answers are decoded together, over one tree and in one cache."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: PromptReading) -> None:
         self.tree: Tree = reading.asked.version.tree
         self.rows = [reading.asked]
         self._cache = reading.cache
@@ -120,7 +128,7 @@ class Batch:
         self._lengths = [len(reading.asked.tokens) - 1]
         self._width = self._lengths[0]
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: PromptReading) -> None:
         """Add a question whose prompt was read."""
         join(self._cache, reading.cache)
         self.rows.append(reading.asked)
@@ -150,6 +158,6 @@ class Batch:
             self._width -= cut
 
 
-def most_places(rows: Sequence[Asked]) -> int:
+def most_places(rows: Sequence[OpenAnswer]) -> int:
     """Return how many places, padding included, one cache of rows may come to hold."""
     return len(rows) * max((row.most_tokens for row in rows), default=0)

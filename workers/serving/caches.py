@@ -39,9 +39,9 @@ def keep(cache: Any, rows: Sequence[int], *, cut: int) -> None:
 
 
 def size_bytes(cache: Any) -> int:
-    """Return how much memory the keys and values of a cache take."""
-    held = [each for layer in cache.layers for each in (layer.keys, layer.values) if each is not None]
-    return sum(each.numel() * each.element_size() for each in held)
+    """Return how much memory the keys and values of a cache take; states that don't grow are left out."""
+    held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(each.numel() * each.element_size() for each in held if each is not None)
 
 
 def _stacked(first: Any, second: Any) -> Any:

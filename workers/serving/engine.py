@@ -18,7 +18,7 @@ from workers.pipelines.errors import PipelineError
 from workers.serving import errors
 from workers.serving.answers import AnswerStream
 from workers.serving.bodies import EngineChat, EngineCompletion, LoadBody, stop_texts
-from workers.serving.prompts import PromptRenderer, RenderingRefused
+from workers.serving.prompts import PromptRenderers, RenderingBusy, RenderingRefused
 from workers.serving.refusals import RequestRefused
 from workers.serving.requests import Ended, OnPiece, Placement, Question, Token
 from workers.serving.versions import TextsOfBase, TextsOfVersion
@@ -103,11 +103,10 @@ class ServedEngine:
     base: Path
     loop: QuestionLoop
     texts: TextsOfBase
-    renderer: PromptRenderer
+    renderer: PromptRenderers
     context_tokens: int
     versions: dict[str, LoadedVersion] = field(default_factory=dict)
-    #: Renders, which may take long; makes tokens, which all requests need; and loads.
-    _rendering: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rendering"))
+    #: Makes tokens, which all requests need; and loads.
     _encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encoding"))
     _loading: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "loading"))
 
@@ -115,7 +114,7 @@ class ServedEngine:
         """End the decode loop, the threads, and the renderer."""
         self.loop.close()
         self.renderer.close()
-        for pool in (self._rendering, self._encoding, self._loading):
+        for pool in (self._encoding, self._loading):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def load(self, body: LoadBody) -> Placement:
@@ -183,7 +182,9 @@ class ServedEngine:
             raise RequestRefused(400, "invalid_value", f"the request {error}", param="messages") from error
         template = texts.template
         try:
-            text = await _in(self._rendering, lambda: self.renderer.prompt(template, messages))
+            text = await self.renderer.prompt(template, messages)
+        except RenderingBusy as error:
+            raise RequestRefused(429, "queue_full", str(error)) from error
         except RenderingRefused as error:
             raise RequestRefused(400, "not_rendered", str(error), param="messages") from error
         prompt = await _in(self._encoding, lambda: texts.rendered(text))

@@ -84,7 +84,7 @@ class AdapterKind:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ServedAs:
     """How an adapter is served."""
 
     kinds: tuple[str, ...]
@@ -141,7 +141,7 @@ TABLE = (
 )
 
 
-def judge(outline: Outline) -> Verdict:
+def judge(outline: Outline) -> ServedAs:
     """Return how an adapter is served. Raises AdapterRefused for one that answers no prompts, or isn't LoRA's."""
     config = outline.config
     if config.get("task_type") not in (None, "CAUSAL_LM"):
@@ -153,7 +153,7 @@ def judge(outline: Outline) -> Verdict:
     if (clause := unusable(config)) is not None:
         raise AdapterRefused(f"the adapter can't be served, since {clause}")
     kinds = [kind for kind in TABLE if kind.applies(outline)]
-    return Verdict(
+    return ServedAs(
         kinds=tuple(kind.name for kind in kinds),
         placement=max((kind.placement for kind in kinds), key=_ORDER.index),
         changes=lambda parameter: any(kind.changes(outline, parameter) for kind in kinds),

@@ -21,7 +21,7 @@ from workers.pipelines.model.device import Device, DtypeName, choose_device
 from workers.pipelines.model.loading import load_base
 from workers.pipelines.model.rotary import turns_at
 from workers.serving.adapters import Adapters, HeldVersion
-from workers.serving.batches import Asked
+from workers.serving.batches import OpenAnswer
 from workers.serving.errors import (
     BadQuestion,
     BaseChanged,
@@ -35,7 +35,7 @@ from workers.serving.errors import (
 from workers.serving.joining import Decoding
 from workers.serving.passes import Tree
 from workers.serving.requests import EndReason, OnPiece, Placement, Question
-from workers.serving.turns import Turns
+from workers.serving.turns import DecodeTurns
 
 #: The share of the memory that is available beside the base that caches may take.
 _CACHE_SHARE = 0.25
@@ -46,7 +46,7 @@ _PART_TOKENS = 256
 class Running:
     """A question that was submitted."""
 
-    def __init__(self, loop: DecodeLoop, asked: Asked) -> None:
+    def __init__(self, loop: DecodeLoop, asked: OpenAnswer) -> None:
         self._loop, self._asked = loop, asked
 
     def cancel(self) -> None:
@@ -93,7 +93,7 @@ class DecodeLoop:
         cache_tokens = cache_bytes // self._decoding.bytes_per_token
         #: How many tokens a prompt and its answer may have.
         self.context_tokens = min(positions_of(loaded.model.config.to_dict()) or cache_tokens, cache_tokens)
-        self._turns = Turns(
+        self._turns = DecodeTurns(
             self._decoding,
             turning_tokens=turns_at(loaded.model),
             cache_tokens=cache_tokens,
@@ -104,7 +104,7 @@ class DecodeLoop:
         #: Guards what follows; notified when there is work.
         self._work = threading.Condition()
         self._versions: dict[str | None, HeldVersion] = {None: self._adapters.base}
-        self._queue: deque[Asked] = deque()
+        self._queue: deque[OpenAnswer] = deque()
         #: What the thread does between two passes, with where its result goes.
         self._orders: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         #: Versions whose name is gone, until their last answer ends.
@@ -187,7 +187,7 @@ class DecodeLoop:
             self._require_answerable(question, version)
             if len(self._queue) >= self._most_queued:
                 raise QueueFull(f"{self._most_queued} requests wait already; ask again later")
-            asked = Asked(question, version, on_piece)
+            asked = OpenAnswer(question, version, on_piece)
             self._queue.append(asked)
             self._work.notify()
         return Running(self, asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Tree:
         self._positions, self._keeps = "position_ids" in takes, "logits_to_keep" in takes
         self._cache = next((name for name in ("cache", "past_key_values") if name in takes), None)
         self._names: list[str] = []
-        self._hooked: set[int] = set()
+        self._hooked: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @property
     def has_cache(self) -> bool:
@@ -39,8 +40,8 @@ class Tree:
         from peft.tuners.lora import LoraLayer
 
         for module in self.model.modules():
-            if isinstance(module, LoraLayer) and id(module) not in self._hooked:
-                self._hooked.add(id(module))
+            if isinstance(module, LoraLayer) and module not in self._hooked:
+                self._hooked.add(module)
                 module.register_forward_pre_hook(self._name_adapters, with_kwargs=True)
 
     def _name_adapters(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -23,7 +23,7 @@ from workers.serving.activity import Activity, unneeded
 from workers.serving.configuration import EngineConfiguration
 from workers.serving.errors import ServingError
 from workers.serving.listening import ListeningSocket
-from workers.serving.prompts import PromptRenderer
+from workers.serving.prompts import PromptRenderers
 from workers.serving.refusals import RequestRefused
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def main() -> int:
         return _refused(error.message, "spec")
     try:
         # It imports its libraries while this process imports others.
-        return _serve(configuration, listening, PromptRenderer())
+        return _serve(configuration, listening, PromptRenderers())
     finally:
         listening.close()
 
 
-def _serve(configuration: EngineConfiguration, listening: ListeningSocket, renderer: PromptRenderer) -> int:
+def _serve(configuration: EngineConfiguration, listening: ListeningSocket, renderer: PromptRenderers) -> int:
     try:
         with nothing_collected(ever=True), nothing_searched():
             from workers.serving.starting import start_engine

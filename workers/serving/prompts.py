@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,21 +10,33 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.data.thoughts import Notation, Thoughts
+from workers.serving.rendering import PROCESSOR_S
 
 #: What a rendering takes at most; the program's own limit is below it.
 MOST_S = 15.0
+#: The processor time that a conversation gets before it is rendered apart, and how many may be or wait there.
+_QUICK_S, _MOST_SLOW = 0.5, 4
 #: The most bytes of a rendered conversation.
 _MOST_BYTES = 64 * 1024 * 1024
 
 
 class RenderingRefused(Exception):  # noqa: N818 - it reads as what happened
     """A conversation can't be rendered; the message is one sentence."""
+
+
+class RenderingBusy(Exception):  # noqa: N818 - it reads as what is the case
+    """Too many conversations that take long are being rendered; the message is one sentence."""
+
+
+class RenderingTakesLong(RenderingRefused):
+    """A conversation takes more than it was given here."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +62,15 @@ class TemplateInUse:
 
 
 class PromptRenderer:
-    """The rendering program. Calls wait for each other."""
+    """A rendering program. Calls wait for each other."""
 
-    def __init__(self, *, most_s: float = MOST_S) -> None:
-        self._most_s, self._lock = most_s, threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = self._started()
+    def __init__(self, *, processor_s: float, most_s: float = MOST_S, starts: bool = True) -> None:
+        """`processor_s` is for each rendering; unless it `starts`, the program does so when it is first needed."""
+        self._processor_s, self._most_s, self._lock = processor_s, most_s, threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = self._started() if starts else None
 
     def prompt(self, template: TemplateInUse, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the text from which the next answer is generated. Raises RenderingRefused."""
+        """Return the text from which the next answer is generated. Raises RenderingRefused, RenderingTakesLong."""
         return str(self._ask({**template.request(), "messages": list(messages)})["text"])
 
     def thoughts(self, template: TemplateInUse) -> Thoughts:
@@ -83,7 +97,9 @@ class PromptRenderer:
             line = b""
             try:
                 with contextlib.suppress(BrokenPipeError):
-                    child.stdin.write(json.dumps(request, default=str).encode() + b"\n")
+                    child.stdin.write(
+                        json.dumps({**request, "processor_s": self._processor_s}, default=str).encode() + b"\n"
+                    )
                     child.stdin.flush()
                     line = child.stdout.readline(_MOST_BYTES)
             finally:
@@ -92,10 +108,12 @@ class PromptRenderer:
                     self._end(child)
                     self._child = None
         if not line.endswith(b"\n"):
-            raise RenderingRefused("the version's chat template takes too much to render this conversation; shorten it")
+            raise RenderingTakesLong(
+                "the version's chat template takes too much to render this conversation; shorten it"
+            )
         answer: dict[str, Any] = json.loads(line)
         if "refused" in answer:
-            raise RenderingRefused(answer["refused"])
+            raise (RenderingTakesLong if answer.get("costly") else RenderingRefused)(answer["refused"])
         return answer
 
     @staticmethod
@@ -116,3 +134,41 @@ class PromptRenderer:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+class PromptRenderers:
+    """Renders most conversations at once, and those that take long apart from them, so that nobody waits for these."""
+
+    def __init__(self) -> None:
+        self._quick = PromptRenderer(processor_s=_QUICK_S)
+        self._patient = PromptRenderer(processor_s=PROCESSOR_S, starts=False)
+        self._lanes = ThreadPoolExecutor(1, "rendering"), ThreadPoolExecutor(1, "slow rendering")
+        self._slow = 0
+
+    async def prompt(self, template: TemplateInUse, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text from which the next answer is generated. Raises RenderingRefused, RenderingBusy."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._lanes[0], self._quick.prompt, template, messages)
+        except RenderingTakesLong:
+            if self._slow >= _MOST_SLOW:
+                raise RenderingBusy("other conversations that take long are being rendered; try again later") from None
+        self._slow += 1
+        try:
+            return await loop.run_in_executor(self._lanes[1], self._patient.prompt, template, messages)
+        finally:
+            self._slow -= 1
+
+    def thoughts(self, template: TemplateInUse) -> Thoughts:
+        """Return how a template writes thoughts. Raises RenderingRefused."""
+        try:
+            return self._quick.thoughts(template)
+        except RenderingTakesLong:
+            return self._patient.thoughts(template)
+
+    def close(self) -> None:
+        """End the programs and the threads."""
+        self._quick.close()
+        self._patient.close()
+        for lane in self._lanes:
+            lane.shutdown(wait=False, cancel_futures=True)

@@ -20,16 +20,16 @@ from workers.pipelines.data.thoughts import find_thoughts
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.sandbox import die_with_parent
 
-#: The processor time of one rendering; a conversation takes some.
+#: The processor time of one rendering, unless a request says less. Most take a thousandth of it.
 PROCESSOR_S = 4.0
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return `{"text"}`, the prompt for the next answer of `messages`, or `{"thoughts"}`, how the template writes them, if
-    there are no messages; `{"refused"}` if the template can't.
+    there are no messages; `{"refused"}` if the template can't, with `{"costly": true}` if it takes more than `processor_s`.
     """
     day = date.fromisoformat(request["day"])
-    renderer = Renderer(request["special_tokens"], day, processor_s=PROCESSOR_S)
+    renderer = Renderer(request["special_tokens"], day, processor_s=request.get("processor_s", PROCESSOR_S))
     template = request["template"]
     try:
         if (messages := request.get("messages")) is not None:
@@ -38,7 +38,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     except TemplateRefusal as error:
         return {"refused": f"the version's chat template refuses this conversation ({error}); write it in another way"}
     except PipelineError:
-        return {"refused": "the version's chat template takes too much to render this conversation; shorten it"}
+        sentence = "the version's chat template takes too much to render this conversation; shorten it"
+        return {"refused": sentence, "costly": True}
 
 
 def _prompt(renderer: Renderer, template: str, messages: Sequence[Mapping[str, Any]]) -> str:

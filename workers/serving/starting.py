@@ -10,11 +10,11 @@ from workers.pipelines.model.device import choose_device
 from workers.serving.configuration import EngineConfiguration
 from workers.serving.engine import ServedEngine
 from workers.serving.loop import DecodeLoop
-from workers.serving.prompts import PromptRenderer
+from workers.serving.prompts import PromptRenderers
 from workers.serving.versions import TextsOfBase
 
 
-def start_engine(configuration: EngineConfiguration, renderer: PromptRenderer) -> tuple[ServedEngine, dict[str, Any]]:
+def start_engine(configuration: EngineConfiguration, renderer: PromptRenderers) -> tuple[ServedEngine, dict[str, Any]]:
     """Load the base. Also returns what the program says of itself. Raises PipelineError, ServingError."""
     base, device = Path(configuration.base), choose_device()
     dtype = configuration.dtype

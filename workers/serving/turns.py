@@ -9,13 +9,13 @@ from typing import Any
 
 from workers.pipelines.errors import first_line
 from workers.pipelines.model.device import give_back, is_out_of_memory
-from workers.serving.batches import Asked, Batch, Reading, most_places
+from workers.serving.batches import NOT_FINITE, Batch, OpenAnswer, PromptReading, most_places
 from workers.serving.joining import Decoding
 from workers.serving.requests import EndReason
 from workers.serving.sampling import NotANumber
 
 
-class Turns:
+class DecodeTurns:
     """The questions in work: prompts that are being read, and batches that are being decoded."""
 
     def __init__(
@@ -24,29 +24,29 @@ class Turns:
         """`turning_tokens`: from how many tokens on the base reads all of a text by other frequencies, as `turns_at` returns."""
         self._decoding, self._turning_tokens = decoding, turning_tokens
         self._cache_tokens, self._most_running, self._part_tokens = cache_tokens, most_running, part_tokens
-        self._reading: deque[Reading] = deque()
+        self._reading: deque[PromptReading] = deque()
         self._batches: list[Batch] = []
 
     def __len__(self) -> int:
         """Return how many questions are in work; any thread may ask."""
         return len(self._reading) + sum(len(batch.rows) for batch in self._batches)
 
-    def asked(self) -> Iterator[Asked]:
+    def asked(self) -> Iterator[OpenAnswer]:
         """Yield the questions in work."""
         yield from (each.asked for each in self._reading)
         for batch in self._batches:
             yield from batch.rows
 
-    def has_room(self, asked: Asked) -> bool:
+    def has_room(self, asked: OpenAnswer) -> bool:
         """Whether one more question may be in work, and all caches stay within their bound whatever is answered."""
         if len(self) >= self._most_running:
             return False
         return not len(self) or most_places([*self.asked(), asked]) <= self._cache_tokens
 
-    def begin(self, asked: Asked) -> None:
+    def begin(self, asked: OpenAnswer) -> None:
         """Put a question to work."""
         parts = self._part_tokens if self._may_join(asked) else None
-        self._reading.append(Reading(asked, part_tokens=parts))
+        self._reading.append(PromptReading(asked, part_tokens=parts))
 
     def turn(self) -> None:
         """Let those go that were cancelled, read the next part of a prompt, and decode the next token of each answer."""
@@ -55,7 +55,8 @@ class Turns:
                 asked.end(EndReason.CANCELLED)
         self._tidy()
         if self._reading:
-            self._read_on(self._reading[0])
+            self._read_on(self._reading.popleft())
+            self._tidy()
         for batch in self._batches:
             _pass(batch.step, batch.rows)
         self._tidy()
@@ -72,21 +73,25 @@ class Turns:
             batch.drop_ended()
         self._batches = [batch for batch in self._batches if batch.rows]
 
-    def _read_on(self, reading: Reading) -> None:
+    def _read_on(self, reading: PromptReading) -> None:
         asked = reading.asked
-        if not _pass(reading.step, [asked]) or asked.ended:
+        read = _pass(reading.step, [asked])
+        if asked.ended:
             return
-        self._reading.popleft()
+        if not read:
+            # Prompts take turns, so that a short one doesn't wait for a long one.
+            self._reading.append(reading)
+            return
         batch = next((each for each in self._batches if self._joins(asked, each)), None)
         if batch is None:
             self._batches.append(Batch(reading))
         else:
             _pass(partial(batch.add, reading), [asked, *batch.rows])
 
-    def _joins(self, asked: Asked, batch: Batch) -> bool:
+    def _joins(self, asked: OpenAnswer, batch: Batch) -> bool:
         return batch.tree is asked.version.tree and self._may_join(asked) and self._may_join(batch.rows[0])
 
-    def _may_join(self, asked: Asked) -> bool:
+    def _may_join(self, asked: OpenAnswer) -> bool:
         """Whether a question may be answered beside others, and read in parts: not if its text may reach the length from which
         the base reads it by other frequencies.
         """
@@ -97,16 +102,16 @@ class Turns:
         for batch in self._batches:
             if self._turning_tokens is not None and len(batch.rows[0].tokens) == self._turning_tokens:
                 # It is the only row.
-                self._reading.append(Reading(batch.rows.pop(), part_tokens=None))
+                self._reading.append(PromptReading(batch.rows.pop(), part_tokens=None))
         self._batches = [batch for batch in self._batches if batch.rows]
 
 
-def _pass(step: Callable[[], Any], rows: list[Asked]) -> Any:
+def _pass(step: Callable[[], Any], rows: list[OpenAnswer]) -> Any:
     """Make a pass; if it fails, its answers fail, and the others go on. Return what it returns."""
     try:
         return step()
     except NotANumber:
-        message = "the model's numbers are not finite at this precision; serve it in float32"
+        message = NOT_FINITE
     except Exception as error:  # noqa: BLE001 - whatever a model raises
         message = f"the model failed ({first_line(error)}); ask again, or report this base and these library versions"
         if is_out_of_memory(error):

@@ -27,7 +27,7 @@ from workers.pipelines.data.tokenizer import (
     tokenizer_folder,
 )
 from workers.pipelines.errors import PipelineError
-from workers.serving.prompts import PromptRenderer, RenderingRefused, TemplateInUse
+from workers.serving.prompts import PromptRenderers, RenderingRefused, TemplateInUse
 from workers.serving.texts import TextVocabulary
 
 
@@ -56,7 +56,7 @@ class TextsOfVersion:
 class TextsOfBase:
     """Reads how versions over one base read and write; those without a tokenizer of their own share the base's."""
 
-    def __init__(self, base: Path, renderer: PromptRenderer) -> None:
+    def __init__(self, base: Path, renderer: PromptRenderers) -> None:
         """Raises PipelineError for a base whose tokenizer can't be used."""
         self._base, self._renderer = base, renderer
         self._tokenizer = load_tokenizer(base)

@@ -34,6 +34,8 @@ Alone = Callable[[str | None, tuple[int, ...], int], list[int]]
 
 
 def test_versions_and_base_in_a_batch_answer_as_each_alone(loop: DecodeLoop, alone: Alone) -> None:
+    assert loop.joins
+    assert {version.placement for version in loop.versions()} == {Placement.SHARES_A_BATCH}
     lengths = {0: 5, 1: 23, 2: 11, 3: 2, 4: 40, 5: 11}
     asked = [(NAMES[n % 3], prompt_of(n, length), 6 + 2 * n) for n, length in lengths.items()]
     answers = [Listener() for _ in asked]
@@ -179,8 +181,8 @@ def test_a_version_loaded_beside_answers_in_work_changes_none(
                 loading[0].start()
 
         answers = Listener(load), Listener()
-        loop.submit(Question(prompt, "a@v1", 200), answers[0])
-        loop.submit(Question(prompt, None, 200), answers[1])
+        loop.submit(Question(prompt, "a@v1", 60), answers[0])
+        loop.submit(Question(prompt, None, 60), answers[1])
         texts = [answer.wait() for answer in answers]
         loading[0].join()
         later = Listener()
@@ -214,6 +216,16 @@ def test_a_released_version_answers_to_the_end_and_is_unknown(
         again = Listener()
         loop.submit(Question(prompt, "a@v1", 12), again)
         assert again.wait() == alone("a@v2", prompt, 12)
+        # After the last one, the base answers, and more can be loaded.
+        for name in adapters:
+            loop.release(name)
+        bare = Listener()
+        loop.submit(Question(prompt, None, 12), bare)
+        assert bare.wait() == alone(None, prompt, 12)
+        loop.load("a@v1", adapters["a@v1"])
+        last = Listener()
+        loop.submit(Question(prompt, "a@v1", 12), last)
+        assert last.wait() == alone("a@v1", prompt, 12)
 
 
 def test_a_name_means_one_folder(loop: DecodeLoop, adapters: dict[str, Path]) -> None:
@@ -298,6 +310,27 @@ def test_whoever_listens_and_fails_ends_only_its_own_answer(loop: DecodeLoop, al
     loop.submit(Question(prompt, "a@v2", 10), answer)
     assert answer.wait() == alone("a@v2", prompt, 10)
     assert loop.running == 0
+
+
+def test_a_row_whose_numbers_are_not_finite_fails_alone(base: Path, adapters: dict[str, Path], alone: Alone) -> None:
+    prompt = prompt_of(125, 7)
+    with DecodeLoop(base, dtype="float32") as loop:
+        loop.load("a@v1", adapters["a@v1"])
+        failing = Listener(lambda count: _overflow(loop) if count == 2 else None)
+        beside = Listener()
+        loop.submit(Question(prompt, "a@v1", 12), failing)
+        loop.submit(Question(prompt, None, 12), beside)
+        assert beside.wait() == alone(None, prompt, 12)
+        failing.wait()
+    assert failing.ended.reason is EndReason.FAILED
+    assert failing.ended.error.endswith("serve it in float32")
+
+
+def _overflow(loop: DecodeLoop) -> None:
+    """Make the first version's matrices too large for its type."""
+    for name, parameter in loop._adapters._shared.model.named_parameters():
+        if "lora_B.version1" in name:
+            parameter.data.fill_(float("inf"))
 
 
 def test_closing_cancels_what_is_in_work_and_what_waits(base: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Iterator
 from datetime import date, datetime
 
 import pytest
 
-from workers.serving.prompts import PromptRenderer, RenderingRefused, TemplateInUse
+from workers.serving.prompts import PromptRenderer, PromptRenderers, RenderingRefused, RenderingTakesLong, TemplateInUse
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -24,7 +24,7 @@ def template(text: str, day: date | None = None) -> TemplateInUse:
 
 @pytest.fixture(scope="module")
 def renderer() -> Iterator[PromptRenderer]:
-    renderer = PromptRenderer(most_s=8.0)
+    renderer = PromptRenderer(processor_s=1.0, most_s=20.0)
     yield renderer
     renderer.close()
 
@@ -85,14 +85,37 @@ def test_template_cannot_reach_the_program(renderer: PromptRenderer) -> None:
         renderer.prompt(template("{{ ''.__class__.__mro__[1].__subclasses__() }}" + CHATML), ASKED)
 
 
-@pytest.mark.slow
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}" + CHATML
+
+
 def test_template_without_end_is_ended_and_the_next_conversation_rendered(renderer: PromptRenderer) -> None:
-    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}" + CHATML
-    begun = time.monotonic()
-    with pytest.raises(RenderingRefused, match="takes too much"):
-        renderer.prompt(template(endless), ASKED)
-    assert time.monotonic() - begun < 12
+    with pytest.raises(RenderingTakesLong, match="takes too much"):
+        renderer.prompt(template(ENDLESS), ASKED)
     assert renderer.prompt(template(CHATML), ASKED).endswith("assistant\n")
+
+
+def test_program_that_does_not_answer_is_killed() -> None:
+    renderer = PromptRenderer(processor_s=60.0, most_s=0.5)
+    with pytest.raises(RenderingTakesLong, match="takes too much"):
+        renderer.prompt(template(ENDLESS), ASKED)
+    assert renderer._child is None
+    renderer.close()
+
+
+def test_conversation_that_takes_long_keeps_no_other_waiting() -> None:
+    async def main() -> None:
+        renderers = PromptRenderers()
+        slow = [asyncio.create_task(renderers.prompt(template(ENDLESS), ASKED)) for _ in range(2)]
+        while not renderers._patient._child:
+            await asyncio.sleep(0.01)
+        assert (await renderers.prompt(template(CHATML), ASKED)).endswith("assistant\n")
+        assert not slow[0].done()
+        renderers._patient._child.kill()
+        for each in slow:
+            each.cancel()
+        renderers.close()
+
+    asyncio.run(main())
 
 
 def test_program_that_was_killed_is_started_again(renderer: PromptRenderer) -> None:

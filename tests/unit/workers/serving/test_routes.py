@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from support.waiting import wait_until
 
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.device import choose_device
-from workers.serving.loop import DecodeLoop
+from workers.serving.loop import DecodeLoop, Running
+from workers.serving.requests import OnPiece, Question, Token
 
 MESSAGES = [{"role": "user", "content": "the cat"}]
 CHAT = {"model": "base", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
@@ -256,13 +259,23 @@ def test_released_version_is_unknown_and_may_come_back(engine: RunningEngine, ve
 
 
 def test_client_that_leaves_ends_its_answer_within_a_step(engine: RunningEngine) -> None:
-    asked = {"model": V1, "prompt": "two", "max_tokens": 200, "temperature": 2.0, "seed": 1, "stream": True}
-    with engine.client.stream("POST", "/v1/completions", json=asked) as stream:
-        next(stream.iter_lines())
-        assert engine.engine.loop.running == 1
-    (asked_,) = engine.engine.loop._in_work() or (None,)
-    wait_until(lambda: engine.engine.loop.running == 0)
-    assert asked_ is None or len(asked_.tokens) < 200
+    asked = {"model": V1, "prompt": "two", "max_tokens": 240, "temperature": 0, "stream": True}
+    loop, taken = engine.engine.loop, list[int]()
+    submit = loop.submit
+
+    def counted(question: Question, on_piece: OnPiece) -> Running:
+        return submit(question, lambda piece: (taken.append(isinstance(piece, Token)), on_piece(piece))[1])
+
+    engine.engine.loop.submit = counted
+    try:
+        with engine.client.stream("POST", "/v1/completions", json=asked) as stream:
+            next(stream.iter_lines())
+        wait_until(lambda: taken and not taken[-1])
+    finally:
+        del engine.engine.loop.submit
+    # It ended long before its length, and the loop has nothing left of it.
+    assert 1 <= sum(taken) < 200
+    wait_until(lambda: (loop.running, loop.queued) == (0, 0))
 
 
 def test_health_says_what_is_served(engine: RunningEngine) -> None:
@@ -272,3 +285,40 @@ def test_health_says_what_is_served(engine: RunningEngine) -> None:
     assert health["memory_bytes"] > 10_000_000
     assert len(health["template"]) == 64
     assert {each["placement"] for each in health["adapters"]} == {"shares a batch"}
+
+
+def test_answers_of_several_versions_at_once_are_those_of_each_alone(engine: RunningEngine) -> None:
+    asked = [
+        {"model": name, "prompt": prompt, "max_tokens": 24, "temperature": 0}
+        for name in ("base", V1, V2)
+        for prompt in ("two and two", "the cat sat on the mat, and one")
+    ]
+
+    def text(body: dict[str, Any]) -> str:
+        return str(engine.post("/v1/completions", **body).json()["choices"][0]["text"])
+
+    alone = [text(body) for body in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(text, asked))
+    assert together == alone
+    assert len(set(alone)) > 3
+
+
+def test_request_beyond_the_queue_is_refused_and_later_taken(base: Path, tmp_path: Path) -> None:
+    import openai
+
+    loop, gate = DecodeLoop(base, dtype="float32", device=choose_device(), most_running=1, most_queued=1), Event()
+    submit = loop.submit
+    # The loop can't go on before the gate is open.
+    loop.submit = lambda question, on_piece: submit(question, lambda piece: (gate.wait(60), on_piece(piece))[1])
+    asked = {"model": "base", "prompt": "two", "temperature": 0, "max_tokens": 2}
+    with answering(base, loop, tmp_path) as engine, engine.openai() as client, ThreadPoolExecutor(2) as pool:
+        held = []
+        for state in ((1, 0), (1, 1)):
+            held.append(pool.submit(engine.post, "/v1/completions", **asked))
+            wait_until(lambda: (loop.running, loop.queued) == state)  # noqa: B023 - called at once
+        with pytest.raises(openai.RateLimitError, match="ask again later"):
+            client.completions.create(**asked)
+        gate.set()
+        assert [each.result().status_code for each in held] == [200, 200]
+        assert client.completions.create(**asked).choices[0].finish_reason in ("stop", "length")

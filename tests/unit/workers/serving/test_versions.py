@@ -12,7 +12,7 @@ from support import tiny
 
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.errors import PipelineError
-from workers.serving.prompts import PromptRenderer
+from workers.serving.prompts import PromptRenderers
 from workers.serving.texts import Detokenizer
 from workers.serving.versions import TextsOfBase, digest_of_template
 
@@ -21,7 +21,7 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}:"
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextsOfBase]:
-    renderer = PromptRenderer()
+    renderer = PromptRenderers()
     yield TextsOfBase(tiny.save_llama(tmp_path_factory.mktemp("base")), renderer)
     renderer.close()
 

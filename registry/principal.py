@@ -32,6 +32,8 @@ class Role(StrEnum):
     PROMOTER = "promoter"
     #: Reads, claims jobs and hands in their results, and nothing else.
     WORKER = "worker"
+    #: Reads, and asks for a gateway what the holders of tokens may do.
+    SERVER = "server"
     #: Everything: deletes, releases, protects, sets quotas and retention, gives out tokens, reads the audit trail.
     ADMIN = "admin"
 
@@ -43,6 +45,7 @@ _MAY: dict[str, frozenset[Role]] = {
     "write": frozenset({Role.WRITER, Role.PROMOTER, Role.ADMIN}),
     "promote": frozenset({Role.PROMOTER, Role.ADMIN}),
     "work": frozenset({Role.WORKER, Role.ADMIN}),
+    "serve": frozenset({Role.SERVER, Role.ADMIN}),
     "admin": frozenset({Role.ADMIN}),
 }
 

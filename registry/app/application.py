@@ -55,6 +55,7 @@ from registry.quotas import views as quotas
 from registry.removal import views as removal
 from registry.search import views as search
 from registry.series import views as series
+from registry.serving import views as serving
 from registry.settings import Settings
 from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
@@ -90,6 +91,7 @@ ROOMS = (
     search,
     signatures,
     statements,
+    serving,
 )
 
 

@@ -57,6 +57,7 @@ TAGS = [
     {"name": "evaluations", "description": "Scores of versions and bare bases."},
     {"name": "lineage", "description": "What was made from what."},
     {"name": "search", "description": "Finding versions by what is known about them."},
+    {"name": "serving", "description": "For gateways: which version each name means, and who may ask for it."},
     {"name": "people", "description": "Tokens, quotas, the audit trail."},
     {"name": "removal", "description": "Retention rules and garbage collection."},
     {"name": "health", "description": "For those who run the server."},

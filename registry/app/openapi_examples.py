@@ -224,6 +224,7 @@ BODIES: dict[str, Any] = {
     "leave": {"worker": "gpu-1"},
     "create_token": {"name": "ci-review", "grants": [{"namespace": "team", "role": "writer"}], "days": 90},
     "revoke_namespace": {"namespace": "team"},
+    "get_standing": {"sha256": _ROWS},
     "set_quota": {"max_adapters": 100, "max_bytes": 50_000_000_000, "max_jobs": 20, "max_record_bytes": 1_000_000_000},
     "set_retention": {"keep_last": 10, "keep_days": 90},
     "collect_garbage": {"dry_run": True, "grace_hours": 24},

@@ -67,6 +67,8 @@ from registry.search.service import Search
 from registry.series.reading import SeriesReading
 from registry.series.storing import StoredSeries
 from registry.series.version_series import keep_series
+from registry.serving.standing import Standings
+from registry.serving.tables import Tables
 from registry.settings import Settings
 from registry.signatures.service import Signatures, Trust
 from registry.storage import DEFAULT_EXPIRY_S, S3Options, Storage, StorageError, open_storage
@@ -178,6 +180,7 @@ class Services:
         scoring = Scoring(db, self.jobs, RowSharing(db, signed, self.reading))
         self.automatic = Automatic(db, self.gate, scoring, may_write=lambda: self.read_only.reason() is None)
         followers.ask_too(self.automatic)
+        self.tables, self.standings = Tables(db), Standings(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)

@@ -22,6 +22,7 @@ from registry.door.connections import (
     Waits,
 )
 from registry.http.addresses import is_within, neighbourhood_of
+from registry.http.ending import begin_to_end
 from registry.http.paths import HEALTHZ, READYZ
 from registry.http.refusals import REFUSALS
 
@@ -212,6 +213,11 @@ class BoundedHttp(HttpToolsProtocol):
             self._wait_for("idle")
         elif self.waits == "body" and self.cycle.response_complete:
             self._drain()
+
+    def shutdown(self) -> None:
+        """Let what is running come to its end: the server takes no more requests."""
+        begin_to_end()
+        super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         """Leave it to the check of all connections to close idle ones."""

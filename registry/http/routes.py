@@ -90,6 +90,7 @@ Sender = Annotated[Principal, Depends(May("send"))]
 Writer = Annotated[Principal, Depends(May("write"))]
 Promoter = Annotated[Principal, Depends(May("promote"))]
 WorkerToken = Annotated[Principal, Depends(May("work"))]
+Gateway = Annotated[Principal, Depends(May("serve"))]
 Admin = Annotated[Principal, Depends(May("admin"))]
 
 

@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 
 
 Pool(
-    "watchers of jobs",
-    waits="streams and long polls, until something happens to their job",
+    "watchers",
+    waits="streams and long polls, until something happens to their job, or in their namespace",
     at_once="`REGISTRY_MAX_STREAMS` (1,000), of which `REGISTRY_MAX_STREAMS_PER_TOKEN` (32) of one token",
     item="500 events at a time; a stream lasts as long as its job, a long poll 30 s",
     share="as many as it leaves to all others",
@@ -149,7 +149,7 @@ class Watchers:
         left = self._most - self._by_token.total()
         if self._by_token[token] >= self._most_of_token:
             raise RateLimited(
-                f"this token is already watching {self._most_of_token} jobs (REGISTRY_MAX_STREAMS_PER_TOKEN); end some, or "
+                f"this token has {self._most_of_token} streams and waits open already (REGISTRY_MAX_STREAMS_PER_TOKEN); end some, or "
                 "ask again without wait_s"
             )
         if not left:
@@ -159,7 +159,7 @@ class Watchers:
         # So some are left for the next one, however many namespaces take all they can.
         if self._by_payer[payer] >= left:
             raise RateLimited(
-                "this namespace's tokens are watching as many jobs as all others may together (REGISTRY_MAX_STREAMS); end some, or "
+                "this namespace's tokens have as many streams and waits open as all others may together (REGISTRY_MAX_STREAMS); end some, or "
                 "ask again without wait_s"
             )
         self._by_token[token] += 1

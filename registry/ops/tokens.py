@@ -21,7 +21,7 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--role", required=True, type=click.Choice(["reader", "writer", "promoter", "worker", "admin"]))
+@click.option("--role", required=True, type=click.Choice(["reader", "writer", "promoter", "worker", "server", "admin"]))
 @click.option(
     "--namespace", default="*", show_default=True, help="Where: a namespace, '-' for names without one, '*' for all."
 )

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,6 +104,9 @@ class Transport:
                 "check ADAPTERCTL_URL and that the server runs"
             ) from error
         check_version(response.headers.get(VERSION_HEADER), self.config.url)
+        if response.status_code == HTTPStatus.NOT_MODIFIED:
+            # It still has the ETag that the caller knows.
+            return b""
         if not response.is_success:
             raise_error(response.status_code, response.content, self.config.url)
         require_json(response.content, response.headers.get("content-type"), self.config.url)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -191,11 +191,8 @@ class PrunePlan:
 
     removed: list[CacheEntry]
     kept: list[CacheEntry]
-
-    @property
-    def leased(self) -> list[CacheEntry]:
-        """What stays because somebody uses it beyond the life of a process."""
-        return [entry for entry in self.kept if entry.leases]
+    #: What would be removed too if nobody had leased it.
+    leased: list[CacheEntry] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:
@@ -214,22 +211,28 @@ def plan_prune(
     """
     now = time.time()
     versions = [entry for entry in found if entry.kind == "version"]
-    removed = []
+    plan = PrunePlan([], [])
     for entry in found:
-        if entry.leases:
-            continue
         idle_s = now - entry.used_s
         beyond = keep is not None and entry.kind == "version" and versions.index(entry) >= keep
         old = keep_days is not None and idle_s > keep_days * 86_400
-        if beyond or old or (entry.kind == "blob" and idle_s > _LOOSE_S):
-            removed.append(entry)
-    plan = PrunePlan(removed, [entry for entry in found if entry not in removed])
-    while max_bytes is not None and _taken(plan.kept) > max_bytes:
-        oldest = next((entry for entry in reversed(plan.kept) if not entry.leases), None)
-        if oldest is None:
+        unwanted = beyond or old or (entry.kind == "blob" and idle_s > _LOOSE_S)
+        _sort_into(plan, entry, unwanted=unwanted)
+    for entry in plan.kept[::-1]:
+        if max_bytes is None or _taken(plan.kept) <= max_bytes:
             break
-        plan = PrunePlan([*plan.removed, oldest], [entry for entry in plan.kept if entry is not oldest])
+        plan.kept.remove(entry)
+        _sort_into(plan, entry, unwanted=True)
     return plan
+
+
+def _sort_into(plan: PrunePlan, entry: CacheEntry, *, unwanted: bool) -> None:
+    if unwanted and not entry.leases:
+        plan.removed.append(entry)
+        return
+    plan.kept.append(entry)
+    if unwanted and entry not in plan.leased:
+        plan.leased.append(entry)
 
 
 def _taken(kept: list[CacheEntry]) -> int:

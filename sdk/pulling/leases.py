@@ -79,7 +79,7 @@ class LeaseView:
 
 
 @dataclass(frozen=True)
-class Lease:
+class FolderLease:
     """A folder that stays as it is until the lease is released. It outlives the process that took it."""
 
     cache: Cache
@@ -92,7 +92,7 @@ class Lease:
         release(self.cache, self.digest, self.owner)
 
 
-def lease(cache: Cache, digest: str, owner: str, *, kind: Leasable = "version") -> Lease:
+def lease(cache: Cache, digest: str, owner: str, *, kind: Leasable = "version") -> FolderLease:
     """Lease a cached folder; an owner's lease that is there already is renewed. It is on the disk when this returns.
 
     Owners choose a name that is theirs for good, also after a restart: letters, digits and `._+:-`. Waits while the folder is
@@ -107,7 +107,7 @@ def lease(cache: Cache, digest: str, owner: str, *, kind: Leasable = "version") 
         return record(cache, digest, owner, kind=kind)
 
 
-def record(cache: Cache, digest: str, owner: str, *, kind: Leasable = "version") -> Lease:
+def record(cache: Cache, digest: str, owner: str, *, kind: Leasable = "version") -> FolderLease:
     """Write a lease, for a caller that holds the folder's lock and has seen the folder."""
     if not _OWNER.fullmatch(owner):
         raise InvalidInput(
@@ -129,7 +129,7 @@ def record(cache: Cache, digest: str, owner: str, *, kind: Leasable = "version")
     write_whole(path, json.dumps(written, indent=1) + "\n", durable=True)
     # A writer that was killed may have made the folders without that being on the disk yet.
     sync(path.parent.parent, cache.root)
-    return Lease(cache, digest, owner, _folder(cache, digest, kind))
+    return FolderLease(cache, digest, owner, _folder(cache, digest, kind))
 
 
 def release(cache: Cache, digest: str, owner: str) -> bool:

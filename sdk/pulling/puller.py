@@ -29,7 +29,7 @@ from sdk.pulling.download import fetch
 from sdk.pulling.filling import OnTransfer, fill, located, watching
 from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace_folder, require_free, verify_folder
 from sdk.pulling.http import HttpClient
-from sdk.pulling.leases import Lease, lease
+from sdk.pulling.leases import FolderLease, lease
 from sdk.pulling.pins import Pins, require_pinned
 from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
@@ -147,7 +147,7 @@ class Puller:
             )
         return Pulled(version.ref, version.digest, path)
 
-    def lease(self, ref: str, owner: str, *, offline: bool = False) -> Lease:
+    def lease(self, ref: str, owner: str, *, offline: bool = False) -> FolderLease:
         """Fetch a version into the cache, and lease its folder to `owner` before anybody could remove it.
 
         The cached bytes are not hashed again; `check_cached` does that. Raises what `pull` raises; Conflict if the folder is damaged,
@@ -156,7 +156,7 @@ class Puller:
         version = self.resolve(ref, offline=offline)
         if offline:
             return lease(self._cache, version.digest, owner)
-        return Lease(self._cache, version.digest, owner, self._folder(version, offline=False, owner=owner))
+        return FolderLease(self._cache, version.digest, owner, self._folder(version, offline=False, owner=owner))
 
     def plan(
         self,

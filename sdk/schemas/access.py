@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from sdk.formats.visible_labels import parse_label
 from sdk.schemas.wire import Open, Wire
 
-RoleName = Literal["reader", "writer", "promoter", "worker", "admin"]
+RoleName = Literal["reader", "writer", "promoter", "worker", "server", "admin"]
 
 #: A namespace, "-" for names without one, or "*" for all.
 Where = Annotated[str, Field(min_length=1, max_length=64, examples=["team"])]

@@ -39,10 +39,23 @@ class ServedAdapter(Wire):
 
 
 class ServingTable(Wire):
-    """Every adapter of a namespace that the caller may read, sorted by name. Versions that are deleted or quarantined are left out."""
+    """Every adapter of a namespace that the caller may read, sorted by name. Versions that are deleted or quarantined are left out,
+    and so are merged models.
+    """
 
     namespace: str
+    #: What this table is called until anything in it changes; also its ETag.
+    edition: str
+    #: Whether there are too many versions: then the oldest of those without an alias are missing.
+    left_out: bool
     adapters: list[ServedAdapter]
+
+
+class ServingChange(Wire):
+    """What a wait for a change of the table came to."""
+
+    #: Whether the table may have changed, so that it is worth a look; a gateway looks from time to time in any case.
+    look: bool
 
 
 class StandingRequest(Wire):

@@ -91,6 +91,7 @@ BY_NATURE = {
     "clear_retention": "what is cleared stays clear",
     "collect_garbage": "what is gone is not collected again",
     "sign_manifest": "the signature of a key takes the place of the one before",
+    "get_standing": "it only says what a token may do",
     "state_alias": "the statement of a key takes the place of the one before, and of the same one",
     "put_blob": "the digest finds the blob",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from support.registries import World, served
 
 from registry.principal import Role
 from sdk.client import Client
+from sdk.pulling.cache import Cache
 from sdk.pulling.folder import verify_folder
+from sdk.pulling.leases import lease
 
 pytestmark = pytest.mark.slow
 
@@ -176,6 +179,23 @@ def test_the_cache_is_listed_verified_and_pruned(node: CommandLine) -> None:
     gone = node.json("cache", "prune", "--keep", "1", "--yes")
     assert (gone["removed"][0]["digest"], gone["held"]) == (listed[1]["digest"], [])
     assert [row["refs"] for row in node.json("cache", "list")] == [["team/a@v2"]]
+    cache = Cache(node.folder / "cache")
+    for owner in ("serve-8011", "other"):
+        lease(cache, listed[0]["digest"], owner)
+    held = node.json("cache", "prune", "--max-size", "0", "--yes")
+    assert (held["removed"], [row["used_by"] for row in held["held"]]) == ([], [["other", "serve-8011"]])
+    (row,) = node.json("cache", "list")
+    assert [one["pid"] for one in row["leases"]] == [os.getpid()] * 2
+    assert "serve-8011 (process" in node.run("cache", "prune", "--keep", "0", "--yes").stderr
+    digits = listed[0]["digest"][:12]
+    assert "--yes" in node.refused(2, "cache", "release", digits)
+    assert "12 digits" in node.refused(2, "cache", "release", digits[:8], "--yes")
+    assert "cache list" in node.refused(3, "cache", "release", "0" * 12, "--yes")
+    assert "no 'nobody' holds" in node.refused(3, "cache", "release", digits, "--owner", "nobody", "--yes")
+    ended = node.json("cache", "release", digits, "--owner", "other", "--yes")["released"]
+    assert [one["owner"] for one in ended] == ["other"]
+    ended = node.json("cache", "release", f"sha256:{digits}", "--yes")["released"]
+    assert [one["owner"] for one in ended] == ["serve-8011"]
     assert node.json("cache", "prune", "--max-size", "0", "--yes")["removed"]
     assert node.json("cache", "prune", "--keep-days", "0", "--yes")["removed"] == []
     assert node.json("cache", "list") == []

@@ -9,10 +9,14 @@ import click
 from sdk.asking.residents import sweep
 from sdk.cli.support.options import confirm, parse_size, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
+from sdk.errors import InvalidInput, NotFound
+from sdk.formats.refs import digest_digits
 from sdk.pulling.cache import Cache
 from sdk.pulling.cache_maintenance import CacheEntry, entries, plan_prune, prune, verify
+from sdk.pulling.leases import LeaseView, all_leases, names_of, release_as_shown
 
 _COLUMNS = ["kind", "digest", "size", "last_used", "refs"]
+_LISTED = [*_COLUMNS, "used_by"]
 
 
 @click.group(name="cache")
@@ -31,6 +35,20 @@ def _row(entry: CacheEntry) -> dict[str, Any]:
         "last_used": entry.last_used,
         "refs": list(entry.refs),
         "path": str(entry.path),
+        "used_by": [one.owner for one in entry.leases],
+        "leases": [_lease(one) for one in entry.leases],
+    }
+
+
+def _lease(one: LeaseView) -> dict[str, Any]:
+    return {
+        "digest": one.digest,
+        "owner": one.owner,
+        "host": one.host,
+        "pid": one.pid,
+        "running": one.is_running,
+        "since": one.since,
+        "renewed": one.renewed,
     }
 
 
@@ -40,14 +58,15 @@ def cache_list(style: str) -> None:
     """List the versions, bases and loose blobs in the cache, most recently used first.
 
     Versions may share blobs, so together they may take less than the sum. "quantized" are weights of a base in 4 bits, by the base's
-    fingerprint, which a worker keeps for its next attempts.
+    fingerprint, which a worker keeps for its next attempts. "used_by" are gateways and others whose engines read a folder as long as
+    they serve it: nothing removes it before they are done with it.
 
     \b
     Example:
       adapterctl cache list
     """
     cache = Cache()
-    print_rows(style, [_row(entry) for entry in entries(cache)], _COLUMNS, key="path", empty="the cache is empty")
+    print_rows(style, [_row(entry) for entry in entries(cache)], _LISTED, key="path", empty="the cache is empty")
     if style == "table":
         say(f"in {cache.root}")
 
@@ -55,7 +74,7 @@ def cache_list(style: str) -> None:
 @cache_command.command(name="verify")
 @format_option
 def cache_verify(style: str) -> None:
-    """Hash every version in the cache again, and remove damaged ones: the next pull fetches them again.
+    """Hash every version in the cache again, and remove damaged ones that no engine uses: the next pull fetches them again.
 
     \b
     Example:
@@ -64,12 +83,28 @@ def cache_verify(style: str) -> None:
     cache = Cache()
     count = len(entries(cache))
     damaged = verify(cache)
-    rows = [{"kind": one.kind, "digest": one.digest, "path": str(one.path), "what": one.what} for one in damaged]
+    rows = [
+        {
+            "kind": one.kind,
+            "digest": one.digest,
+            "path": str(one.path),
+            "what": one.what,
+            "used_by": [lease.owner for lease in one.leases],
+        }
+        for one in damaged
+    ]
     if style == "json":
         print_json({"entries": count, "damaged": rows, "ok": not damaged})
     else:
         print_rows(style, rows, ["kind", "digest", "what"], key="path", empty="")
-    say(f"{count - len(damaged)} of {count} are whole; {len(damaged)} were damaged and removed")
+    for one in damaged:
+        if one.leases:
+            say(
+                f"{one.digest[:12]} is damaged, but in use by {names_of(one.leases)}, so it stays; stop what uses it, then run: "
+                f"adapterctl cache release {one.digest[:12]}"
+            )
+    removed = sum(not one.leases for one in damaged)
+    say(f"{count - len(damaged)} of {count} are whole; {removed} were damaged and removed")
     if damaged:
         raise SystemExit(7)
 
@@ -94,7 +129,7 @@ def cache_prune(
     keep: int | None, keep_days: int | None, max_size: int | None, dry_run: bool, yes: bool, style: str
 ) -> None:
     """Remove versions and bases that have not been used, and blobs that no version has; anything another process is
-    using stays.
+    using stays, and so does what an engine serves.
 
     --keep counts versions; --keep-days and --max-size count bases too, and their weights in 4 bits. Anything removed can be pulled, or
     made, again.
@@ -117,7 +152,7 @@ def cache_prune(
         print_json(
             {
                 "removed": [_row(entry) for entry in gone],
-                "held": [_row(entry) for entry in held],
+                "held": [_row(entry) for entry in [*held, *plan.leased]],
                 "freed_bytes": plan.size_bytes if not held else None,
                 "dry_run": dry_run,
             }
@@ -125,7 +160,50 @@ def cache_prune(
         return
     print_rows(style, [_row(entry) for entry in gone], _COLUMNS, key="path", empty="there is nothing to remove")
     for entry in held:
-        say(f"another process is using the {entry.kind} {entry.digest[:12]}, so it stays")
+        if not entry.leases:
+            say(f"another process is using the {entry.kind} {entry.digest[:12]}, so it stays")
+    for entry in [*plan.leased, *(entry for entry in held if entry.leases)]:
+        say(f"the {entry.kind} {entry.digest[:12]} is in use by {names_of(entry.leases)}, so it stays")
     if gone:
         said = "would be" if dry_run else "were"
         say(f"{len(gone)} {said} removed, {len(plan.kept) + len(held)} {'would ' if dry_run else ''}stay")
+
+
+@cache_command.command(name="release")
+@click.argument("digest")
+@click.option("--owner", help="Only this owner's lease, as `cache list` names it.  [default: everybody's]")
+@yes_option
+@format_option
+def cache_release(digest: str, owner: str | None, yes: bool, style: str) -> None:
+    """End what holds the version, or base, DIGEST in the cache: 12 digits or more, as `cache list` shows them.
+
+    A gateway that was stopped for good leaves its leases behind, because its engine may go on without it. End them once no engine reads
+    the folder any more: one that still does may fail when the folder is removed.
+
+    \b
+    Example:
+      adapterctl cache release 3f1c9a7e5b20 --owner serve-8011
+    """
+    digits = digest_digits(digest)
+    if digits is None:
+        raise InvalidInput(
+            f"{digest[:80]!a} is not a digest; give 12 digits or more, as shown by: adapterctl cache list",
+            param="digest",
+        )
+    cache = Cache()
+    held = [one for key, views in all_leases(cache).items() if key.startswith(digits) for one in views]
+    ended = [one for one in held if owner in (None, one.owner)]
+    if not ended:
+        whose = "nobody" if owner is None else f"no {owner!a}"
+        raise NotFound(
+            f"{whose} holds {digits[:12]} in the cache; see who does with: adapterctl cache list", param="digest"
+        )
+    if len({one.digest for one in ended}) > 1:
+        raise InvalidInput(f"{digits} matches more than one digest; give more digits", param="digest")
+    confirm(f"end the use of {digits[:12]} by {names_of(ended)}?", yes=yes)
+    gone = [one for one in ended if release_as_shown(cache, one)]
+    if style == "json":
+        print_json({"released": [_lease(one) for one in gone]})
+        return
+    print_rows(style, [_lease(one) for one in gone], ["digest", "owner", "host", "pid", "since"], key="owner", empty="")
+    say(f"{len(gone)} released; remove the folder with: adapterctl cache prune")

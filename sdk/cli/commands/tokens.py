@@ -63,13 +63,15 @@ def token_create(
     Two tokens in use with a role in the same namespace must have different names.
 
     A reader reads; a writer also pushes, submits jobs, moves aliases and archives; a promoter also moves
-    protected aliases; a worker takes jobs and nothing else; an admin does everything.
+    protected aliases; a worker takes jobs and nothing else; a server is a gateway, which reads and checks the
+    tokens of who asks it; an admin does everything.
 
     \b
     Examples:
       adapterctl token create ci --role writer --namespace team --days 90 > token
       adapterctl token create ana --grant team=promoter --grant -=reader
       adapterctl token create gpu-1 --role worker
+      adapterctl token create gateway --role server --namespace team
       adapterctl token create ci --role writer --namespace team --replace
     """
     wanted = _wanted(role, namespaces, grants)

@@ -57,6 +57,7 @@ def find_target(reach: AskReach, ref: str, *, dtype: str | None) -> AskTarget:
     registered = registered_base(reach.transport, version)
     used = _recorded(version) or _beside(adapter)
     rendering = used or Rendering()
+    own, bases = _template(adapter), _template(folder)
     return AskTarget(
         ref=version.ref,
         base=EngineBase(
@@ -70,8 +71,9 @@ def find_target(reach: AskReach, ref: str, *, dtype: str | None) -> AskTarget:
         digest=version.digest,
         folder=str(adapter),
         conversations=None if used is None else bool(used.templates),
-        own_template=(adapter / TEMPLATE_FILE).is_file(),
-        base_template=_has_template(folder),
+        own_template=own is not None,
+        base_template=bases is not None,
+        template_differs=own is not None and own != bases,
         stop_ids=tuple(rendering.stop_ids),
         day=rendering.template_date,
     )
@@ -113,7 +115,7 @@ def _bare(reach: AskReach, name: str, dtype: str | None) -> AskTarget:
             param="ref",
         )
     base = EngineBase(view.id, view.fingerprint, str(folder), view.size_bytes, dtype, None)
-    return AskTarget(f"{BASE}{view.id}", base, base_template=_has_template(folder))
+    return AskTarget(f"{BASE}{view.id}", base, base_template=_template(folder) is not None)
 
 
 def _recorded(version: VersionView) -> Rendering | None:
@@ -128,5 +130,12 @@ def _beside(adapter: Path) -> Rendering | None:
         return None
 
 
-def _has_template(folder: Path) -> bool:
-    return (folder / TEMPLATE_FILE).is_file() or template_in_config(folder) is not None
+def _template(folder: Path) -> str | None:
+    """Return the chat template in the folder of an adapter or a base; None without one."""
+    try:
+        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return template_in_config(folder)
+    except ValueError:
+        # The program says what is wrong with it.
+        return ""

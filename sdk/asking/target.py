@@ -27,6 +27,8 @@ class AskTarget:
     #: Whether it has a chat template of its own, and whether its base has one.
     own_template: bool = False
     base_template: bool = False
+    #: Whether these two are different texts: the bare base is asked by its own.
+    template_differs: bool = False
     #: The tokens that ended what it has learnt, and the date that its template was given; None: it asked for none.
     stop_ids: tuple[int, ...] = ()
     day: str | None = None

@@ -197,6 +197,7 @@ def test_a_chat_keeps_what_was_said_on_either_side(place: Place) -> None:
     assert " │ " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "talker@v1 has learnt plain prompts" in done.stderr
+    assert "base:tiny-llama is asked by its own chat template" in " ".join(done.stderr.split())
 
 
 def test_the_sdk_gives_the_same_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,9 @@ class Chat:
                 say_filled(
                     f"{side.target.ref} has learnt plain prompts: each line is asked by itself; to talk, add --chat"
                 )
+        bare = self._sides[-1]
+        if bare.target.digest is None and bare.target.template_differs and self._is_conversation(bare):
+            say_filled(f"{bare.target.ref} is asked by its own chat template, which is another one than the version's")
         say(f"talking to {' | '.join(side.target.ref for side in self._sides)}")
 
     # Questions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from support import processes
 
 from sdk.asking.programs import EngineBase, wait_until_ready
-from sdk.asking.residents import Resident, end_residents, find_resident, residents, sweep
+from sdk.asking.residents import Resident, end_residents, find_resident, residents, start_resident, sweep
 from sdk.errors import InvalidBase, Unavailable
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import MARKER, Cache
@@ -82,6 +83,28 @@ def test_ending_takes_a_stubborn_program_too_and_its_leases(cache: Cache, monkey
         assert child.wait(10) == -9
     assert all_leases(cache) == {}
     assert not (cache.engines / BASE.key).exists()
+
+
+def test_a_start_waits_for_that_of_another_process_and_takes_its_program(
+    cache: Cache, process: subprocess.Popen[bytes]
+) -> None:
+    found: list[Resident] = []
+
+    def refuse() -> None:
+        raise AssertionError("a second program is started")
+
+    def start() -> None:
+        found.append(start_resident(cache, BASE, idle_s=1.0, on_start=refuse))
+
+    with cache.lock(f"engine {BASE.key}"):
+        waiting = threading.Thread(target=start)
+        waiting.start()
+        # Without the lock it would have looked, and found nothing, by now.
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        made = _put(cache, process.pid)
+    waiting.join()
+    assert found == [made]
 
 
 def test_a_sweep_leaves_what_runs_and_others_leases(cache: Cache, process: subprocess.Popen[bytes]) -> None:

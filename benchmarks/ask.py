@@ -88,10 +88,11 @@ def main() -> None:
     prompt = _prompt(base)
     script = [sys.executable, "-c", SCRIPT, str(base), str(adapter), prompt, str(ANSWER_TOKENS)]
     ask = _adapterctl("generate", "asked@v1", prompt, "--plain", "--max-new-tokens", str(ANSWER_TOKENS))
-    cold, peft = [], []
+    cold, peft, begun = [], [], []
     for _ in range(given.cold):
         subprocess.run(_adapterctl("down"), capture_output=True, check=False)
         cold.append(_timed(ask))
+        begun.append(_engine_s())
         peft.append(_timed(script))
     warm, engine = [], []
     _timed(ask)
@@ -109,7 +110,7 @@ def main() -> None:
     figures = {
         "load": os.getloadavg()[0],
         "warm": _medians(warm) | {"engine_processor_s": _median(engine), "engine_first_processor_s": _median(first)},
-        "cold": _medians(cold),
+        "cold": _medians(cold) | {"engine_processor_s": _median(begun)},
         "peft": _medians(peft),
         "cold_over_peft": round(_median([one.first_s for one in cold]) / _median([one.first_s for one in peft]), 2),
     }

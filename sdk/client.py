@@ -25,7 +25,7 @@ from sdk.api.transport import Transport
 from sdk.api.versions import AdaptersAPI
 from sdk.api.workers import WorkersAPI
 from sdk.asking.asker import Asker, Dtype, Generation
-from sdk.asking.prompts import Form, Sampling
+from sdk.asking.prompts import PromptForm, Sampling
 from sdk.config import Config
 from sdk.config import load as load_config
 from sdk.errors import InvalidInput
@@ -662,7 +662,7 @@ class Client:
         """
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
-        form = Form.of(chat=chat, plain=plain)
+        form = PromptForm.of(chat=chat, plain=plain)
         asker = Asker(lambda: self, config=self.config, cache=self.cache, dtype=dtype, keeps=keep)
         with closing(asker):
             target = asker.target(ref)

@@ -18,13 +18,13 @@ from sdk.asking.memory import Memory
 from sdk.asking.programs import EngineBase, EngineProgram
 from sdk.asking.prompts import Prompt, Sampling
 from sdk.asking.residents import find_resident, owner_of, start_resident
-from sdk.asking.target import Target
+from sdk.asking.target import AskTarget
 from sdk.config import Config, keep_warm_s
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
 from sdk.pulling.cache import Cache
 
 if TYPE_CHECKING:
-    from sdk.asking.finding import Reach
+    from sdk.asking.finding import AskReach
 
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -36,7 +36,7 @@ _ENDING = "ending"
 _TOO_LONG, _MOST_TOKENS = "context_length_exceeded", "max_tokens"
 
 
-class Piece(NamedTuple):
+class AnswerPiece(NamedTuple):
     """Some text of an answer."""
 
     text: str
@@ -65,10 +65,10 @@ class Usage:
 
 
 @dataclass(eq=False)
-class Answer:
+class RunningAnswer:
     """An answer as it comes: iterate it for its pieces, then read `generation`."""
 
-    target: Target
+    target: AskTarget
     prompt: Prompt
     _stream: Stream
     usage: Usage = field(default_factory=Usage)
@@ -77,7 +77,7 @@ class Answer:
     _texts: list[str] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[AnswerPiece]:
         """Yield its pieces. Raises Unavailable if the program ends meanwhile."""
         try:
             for event in self._stream:
@@ -89,7 +89,7 @@ class Answer:
         except EngineRefusal as error:
             raise _explained(error) from error
 
-    def _pieces(self, event: dict[str, Any]) -> Iterator[Piece]:
+    def _pieces(self, event: dict[str, Any]) -> Iterator[AnswerPiece]:
         if usage := event.get("usage"):
             self.usage.prompt_tokens = usage.get("prompt_tokens")
             self.usage.completion_tokens = usage.get("completion_tokens")
@@ -97,10 +97,10 @@ class Answer:
             delta = choice.get("delta", {})
             if thought := delta.get("reasoning_content"):
                 self._thoughts.append(thought)
-                yield Piece(thought, is_reasoning=True)
+                yield AnswerPiece(thought, is_reasoning=True)
             if text := delta.get("content") or choice.get("text"):
                 self._texts.append(text)
-                yield Piece(text)
+                yield AnswerPiece(text)
             self.stop = choice.get("finish_reason") or self.stop
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Asker:
 
     def __init__(
         self,
-        reach: Callable[[], Reach],
+        reach: Callable[[], AskReach],
         *,
         config: Config,
         cache: Cache,
@@ -148,7 +148,7 @@ class Asker:
         self._leaving: dict[str, int] = {}
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
 
-    def target(self, ref: str) -> Target:
+    def target(self, ref: str) -> AskTarget:
         """Return what a ref, or `base:ID`, names now.
 
         Raises InvalidName, InvalidRef, InvalidInput for what can't be asked, NotFound, Conflict for a version in quarantine.
@@ -159,14 +159,14 @@ class Asker:
             return known
         return self._found(ref)
 
-    def _found(self, ref: str) -> Target:
+    def _found(self, ref: str) -> AskTarget:
         from sdk.asking.finding import find_target
 
         target = find_target(self._reach(), ref, dtype=self._dtype)
         self._memory.remember(ref, target)
         return target
 
-    def ask(self, target: Target, prompt: Prompt, sampling: Sampling) -> Answer:
+    def ask(self, target: AskTarget, prompt: Prompt, sampling: Sampling) -> RunningAnswer:
         """Begin an answer. Raises InvalidInput for a prompt that is too long, Unavailable, TimedOut, InvalidBase."""
         body = {
             "model": target.name,
@@ -178,9 +178,9 @@ class Asker:
         if target.digest is None and target.stop_ids:
             # A version's own ones were given when it was loaded.
             body["stop_token_ids"] = list(target.stop_ids)
-        return Answer(target, prompt, self._answered(target, prompt.route, body))
+        return RunningAnswer(target, prompt, self._answered(target, prompt.route, body))
 
-    def ready(self, target: Target) -> None:
+    def ready(self, target: AskTarget) -> None:
         """Have a program hold a target, ahead of the first question. Raises as `ask` does."""
         self._again(lambda: self._load(target, self._socket(target)), target)
 
@@ -193,7 +193,7 @@ class Asker:
             for folder in self._folders:
                 folder.cleanup()
 
-    def _answered(self, target: Target, route: str, body: dict[str, Any]) -> Stream:
+    def _answered(self, target: AskTarget, route: str, body: dict[str, Any]) -> Stream:
         def begin() -> Stream:
             socket = self._socket(target)
             is_loaded = is_cut = False
@@ -213,7 +213,7 @@ class Asker:
 
         return self._again(begin, target)
 
-    def _again(self, do: Callable[[], T], target: Target) -> T:
+    def _again(self, do: Callable[[], T], target: AskTarget) -> T:
         """Do something with a program, with another one if it has ended."""
         for _ in range(_MOST_STARTS):
             try:
@@ -235,7 +235,7 @@ class Asker:
             if (found := find_resident(self._cache, base.key)) is not None:
                 self._leaving[base.key] = found.pid
 
-    def _load(self, target: Target, socket: str) -> None:
+    def _load(self, target: AskTarget, socket: str) -> None:
         """Have a program load an adapter, whose folder is leased for as long as the program runs."""
         if target.digest is None:
             return
@@ -245,7 +245,7 @@ class Asker:
             self._lease(target, target.digest)
         call(socket, "POST", "/load", target.loading)
 
-    def _lease(self, target: Target, digest: str) -> None:
+    def _lease(self, target: AskTarget, digest: str) -> None:
         from sdk.pulling.leases import lease
 
         owner = owner_of(target.base.key)
@@ -257,7 +257,7 @@ class Asker:
             self._found(target.ref)
             lease(self._cache, digest, owner)
 
-    def _socket(self, target: Target) -> str:
+    def _socket(self, target: AskTarget) -> str:
         base = target.base
         with self._lock:
             if base.key not in self._sockets:

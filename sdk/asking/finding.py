@@ -8,7 +8,7 @@ from typing import Protocol
 from sdk.api import versions
 from sdk.api.transport import Transport
 from sdk.asking.programs import EngineBase
-from sdk.asking.target import BASE, Target
+from sdk.asking.target import BASE, AskTarget
 from sdk.errors import Conflict, InvalidInput, NotFound
 from sdk.formats.adapter_files import RENDERING_FILE, TEMPLATE_FILE
 from sdk.names import parse_ref_or_member
@@ -25,7 +25,7 @@ from sdk.submitting.data_preview import base_of
 from sdk.validation import require_adapter
 
 
-class Reach(Protocol):
+class AskReach(Protocol):
     """What a client has."""
 
     @property
@@ -41,7 +41,7 @@ class Reach(Protocol):
         """Into the cache."""
 
 
-def find_target(reach: Reach, ref: str, *, dtype: str | None) -> Target:
+def find_target(reach: AskReach, ref: str, *, dtype: str | None) -> AskTarget:
     """Return what a ref, or `base:ID`, names now; its files are fetched.
 
     Raises InvalidName, InvalidRef, InvalidInput for what can't be asked, NotFound, Conflict for a version in quarantine.
@@ -57,7 +57,8 @@ def find_target(reach: Reach, ref: str, *, dtype: str | None) -> Target:
     registered = registered_base(reach.transport, version)
     used = _recorded(version) or _beside(adapter)
     rendering = used or Rendering()
-    return Target(
+    own, bases = _template(adapter), _template(folder)
+    return AskTarget(
         ref=version.ref,
         base=EngineBase(
             id=version.base.id,
@@ -70,8 +71,9 @@ def find_target(reach: Reach, ref: str, *, dtype: str | None) -> Target:
         digest=version.digest,
         folder=str(adapter),
         conversations=None if used is None else bool(used.templates),
-        own_template=(adapter / TEMPLATE_FILE).is_file(),
-        base_template=_has_template(folder),
+        own_template=own is not None,
+        base_template=bases is not None,
+        template_differs=own is not None and own != bases,
         stop_ids=tuple(rendering.stop_ids),
         day=rendering.template_date,
     )
@@ -100,7 +102,7 @@ def require_askable(version: VersionView) -> None:
         )
 
 
-def _bare(reach: Reach, name: str, dtype: str | None) -> Target:
+def _bare(reach: AskReach, name: str, dtype: str | None) -> AskTarget:
     try:
         view = GivenBase(name).find(reach.transport)
     except NotFound:
@@ -113,7 +115,7 @@ def _bare(reach: Reach, name: str, dtype: str | None) -> Target:
             param="ref",
         )
     base = EngineBase(view.id, view.fingerprint, str(folder), view.size_bytes, dtype, None)
-    return Target(f"{BASE}{view.id}", base, base_template=_has_template(folder))
+    return AskTarget(f"{BASE}{view.id}", base, base_template=_template(folder) is not None)
 
 
 def _recorded(version: VersionView) -> Rendering | None:
@@ -128,5 +130,12 @@ def _beside(adapter: Path) -> Rendering | None:
         return None
 
 
-def _has_template(folder: Path) -> bool:
-    return (folder / TEMPLATE_FILE).is_file() or template_in_config(folder) is not None
+def _template(folder: Path) -> str | None:
+    """Return the chat template in the folder of an adapter or a base; None without one."""
+    try:
+        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return template_in_config(folder)
+    except ValueError:
+        # The program says what is wrong with it.
+        return ""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sdk.asking.target import Target
+from sdk.asking.target import AskTarget
 from sdk.config import Config
 from sdk.formats.refs import Ref
 from sdk.pulling.cache import Cache
@@ -35,17 +35,17 @@ class Memory:
         self._asker = [config.url, config.token, dtype]
         self._clock = clock
 
-    def recall(self, ref: str) -> Target | None:
+    def recall(self, ref: str) -> AskTarget | None:
         """Return what a ref was found to be; None if that is too long ago, or it may name something else by now."""
         try:
             found = json.loads(self._path(ref).read_bytes())
             if not 0 <= self._clock() - found["found_s"] <= _TRUSTED_S:
                 return None
-            return Target.of_json(found["target"])
+            return AskTarget.of_json(found["target"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def remember(self, ref: str, target: Target) -> None:
+    def remember(self, ref: str, target: AskTarget) -> None:
         """Remember what an exact ref was found to be; others aren't remembered."""
         if not _is_exact(ref):
             return

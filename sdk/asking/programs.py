@@ -138,7 +138,7 @@ def require_engine_libraries() -> None:
     """Raise Unavailable, with their names, if libraries of the engine program are not installed."""
     if missing := missing_libraries(_LIBRARIES):
         raise Unavailable(
-            f"asking a version needs {' and '.join(missing)}, which this Python lacks; run: pip install 'adapterctl[local]'"
+            f"asking a version needs {', '.join(missing)}, which this Python lacks; run: pip install 'adapterctl[local]'"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sdk.asking.target import Target
+from sdk.asking.target import AskTarget
 from sdk.errors import InvalidInput
 
 Message = dict[str, Any]
@@ -82,20 +82,20 @@ class Prompt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Form:
+class PromptForm:
     """How a prompt that is one text is rendered."""
 
     #: True: a user's turn; False: plain; None: as the rows of the version that is asked.
     as_turn: bool | None
 
     @classmethod
-    def of(cls, *, chat: bool, plain: bool) -> Form:
+    def of(cls, *, chat: bool, plain: bool) -> PromptForm:
         """Return what was asked for. Raises InvalidInput for both."""
         if chat and plain:
             raise InvalidInput("plain and chat say opposite things; give one of them", param="plain")
         return cls(True if chat else False if plain else None)
 
-    def prompt(self, given: str | Sequence[Message] | Prompt, target: Target) -> Prompt:
+    def prompt(self, given: str | Sequence[Message] | Prompt, target: AskTarget) -> Prompt:
         """Return what is asked of a target. Raises InvalidInput for messages as plain text, and for an empty prompt."""
         if isinstance(given, str):
             return prompt_of_text(given, is_chat=target.is_chat if self.as_turn is None else self.as_turn)
@@ -106,7 +106,7 @@ class Form:
             raise InvalidInput("a prompt of messages is no plain text; leave out plain", param="plain")
         return prompt
 
-    def remark(self, target: Target) -> str | None:
+    def remark(self, target: AskTarget) -> str | None:
         """What to say of how a text is rendered, if nobody has said it."""
         return target.form_remark if self.as_turn is None else None
 

@@ -13,7 +13,7 @@ BASE = "base:"
 
 
 @dataclass(frozen=True)
-class Target:
+class AskTarget:
     """A version, or a bare base, as an engine program is asked for it."""
 
     #: "NAME@vN", "sweep:ID/N" or "base:ID".
@@ -27,6 +27,8 @@ class Target:
     #: Whether it has a chat template of its own, and whether its base has one.
     own_template: bool = False
     base_template: bool = False
+    #: Whether these two are different texts: the bare base is asked by its own.
+    template_differs: bool = False
     #: The tokens that ended what it has learnt, and the date that its template was given; None: it asked for none.
     stop_ids: tuple[int, ...] = ()
     day: str | None = None
@@ -63,7 +65,7 @@ class Target:
         why = "it is a bare base" if self.digest is None else "its record doesn't say how its rows were rendered"
         return f"{self.ref} is asked with {how}, since {why}; for the other way, add {other}"
 
-    def bare(self) -> Target:
+    def bare(self) -> AskTarget:
         """Return its base, asked as it is."""
         return replace(self, ref=f"{BASE}{self.base.id}", digest=None, folder=None, own_template=False)
 
@@ -72,6 +74,6 @@ class Target:
         return asdict(self)
 
     @classmethod
-    def of_json(cls, found: Mapping[str, Any]) -> Target:
+    def of_json(cls, found: Mapping[str, Any]) -> AskTarget:
         """Return what was remembered. Raises KeyError, TypeError for something else."""
         return cls(**{**found, "base": EngineBase(**found["base"]), "stop_ids": tuple(found["stop_ids"])})

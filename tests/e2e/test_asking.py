@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -126,6 +128,9 @@ def test_commands_that_come_together_get_one_program(place: Place) -> None:
         "stop": "length",
         "reasoning": None,
     }
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (place.cache.engines / resident.key).iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE((place.cache.engines / resident.key).stat().st_mode) == 0o700
     # Each prompt is rendered as the version's own rows were.
     assert answers["talker@v1"]["completion"] == place.expected("v1", PROMPT)
     rendered = f"(user) {PROMPT}<|end|>(assistant) "
@@ -151,8 +156,6 @@ def test_a_warm_answer_asks_no_registry(place: Place) -> None:
         # It may name another version by now.
         assert "no adapter" in place.refused(3, "generate", "talker@latest", PROMPT)
     finally:
-        import shutil
-
         shutil.rmtree(place.folder / "home", ignore_errors=True)
         (place.folder / "away").rename(place.folder / "home")
 
@@ -194,6 +197,7 @@ def test_a_chat_keeps_what_was_said_on_either_side(place: Place) -> None:
     assert " │ " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "talker@v1 has learnt plain prompts" in done.stderr
+    assert "base:tiny-llama is asked by its own chat template" in " ".join(done.stderr.split())
 
 
 def test_the_sdk_gives_the_same_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,3 +240,5 @@ def test_a_program_that_was_killed_is_replaced_and_down_ends_it(place: Place) ->
     assert residents(place.cache) == []
     assert all_leases(place.cache) == {}
     assert not other.is_alive
+    # Nothing is left to end.
+    assert "there is no stack" in place.refused(3, "down")

@@ -42,9 +42,9 @@ def chat_command(
       adapterctl chat code-review@v3 --against base:
       adapterctl chat code-review@v3 --against code-review@v2 --temperature 0.7
     """
-    from sdk.asking.prompts import Form
+    from sdk.asking.prompts import PromptForm
 
-    sampling, form = sampling_of(given), Form.of(chat=chat, plain=plain)
+    sampling, form = sampling_of(given), PromptForm.of(chat=chat, plain=plain)
     with open_asker(dtype=dtype, keeps=not no_keep) as asker:
         left = asker.target(ref)
         other = None if against is None else left.bare() if against == "base:" else asker.target(against)

@@ -16,10 +16,10 @@ from sdk.cli.support.asking import Printer, asking_options, open_asker, sampling
 from sdk.cli.support.output import format_option, json_text, one_line, plain_lines, print_json, say, say_filled
 
 if TYPE_CHECKING:
-    from sdk.asking.asker import Answer, Asker, Generation
-    from sdk.asking.prompts import Form, Prompt, Sampling
+    from sdk.asking.asker import Asker, Generation, RunningAnswer
+    from sdk.asking.prompts import Prompt, PromptForm, Sampling
     from sdk.asking.rows import RowPrompt
-    from sdk.asking.target import Target
+    from sdk.asking.target import AskTarget
 
 #: Rows that are asked at the same time: they share the passes of the base.
 _AT_ONCE = 8
@@ -60,11 +60,11 @@ def generate_command(
       git diff | adapterctl generate code-review@production - --temperature 0.7
       adapterctl generate sql@v4 --data heldout.jsonl --format json > answers.json
     """
-    from sdk.asking.prompts import Form, prompt_of_text
+    from sdk.asking.prompts import PromptForm, prompt_of_text
 
     if (prompt is None) == (data is None):
         raise click.UsageError("give either a PROMPT ('-' reads standard input), or --data FILE")
-    sampling, form = sampling_of(given), Form.of(chat=chat, plain=plain)
+    sampling, form = sampling_of(given), PromptForm.of(chat=chat, plain=plain)
     # What is wrong with the prompts is said before anything is loaded.
     rows = None if data is None else _rows(data)
     text = _text(prompt or "")
@@ -104,7 +104,7 @@ def _rows(data: str) -> list[RowPrompt]:
     return prompts_of_file(user_path(data))
 
 
-def _one(asker: Asker, target: Target, prompt: Prompt, sampling: Sampling, style: str) -> None:
+def _one(asker: Asker, target: AskTarget, prompt: Prompt, sampling: Sampling, style: str) -> None:
     answer = asker.ask(target, prompt, sampling)
     if style == "json":
         print_json(asdict(_whole(answer)))
@@ -124,13 +124,15 @@ def _cut(sampling: Sampling) -> str:
     return f"the answer was cut after {sampling.max_new_tokens} tokens; for longer ones, add --max-new-tokens"
 
 
-def _whole(answer: Answer) -> Generation:
+def _whole(answer: RunningAnswer) -> Generation:
     for _ in answer:
         pass
     return answer.generation
 
 
-def _all(asker: Asker, target: Target, form: Form, rows: Sequence[RowPrompt], sampling: Sampling, style: str) -> None:
+def _all(
+    asker: Asker, target: AskTarget, form: PromptForm, rows: Sequence[RowPrompt], sampling: Sampling, style: str
+) -> None:
     """Print the answers of rows, in their order and as soon as they are there."""
     from sdk.cli.support.session import counting
 
@@ -164,14 +166,14 @@ def _print_row(row: RowPrompt, made: Generation, style: str, *, first: bool) -> 
 
 
 def _answered(
-    asker: Asker, target: Target, form: Form, rows: Iterable[RowPrompt], sampling: Sampling
+    asker: Asker, target: AskTarget, form: PromptForm, rows: Iterable[RowPrompt], sampling: Sampling
 ) -> Iterator[tuple[RowPrompt, Generation]]:
     """Yield each row with its answer. Raises InvalidData, naming the row, for a prompt that is too long."""
     from concurrent.futures import ThreadPoolExecutor
 
     from sdk.errors import InvalidData, InvalidInput
 
-    begun: set[Answer] = set()
+    begun: set[RunningAnswer] = set()
     stopped = False
 
     def ask(row: RowPrompt) -> Generation:

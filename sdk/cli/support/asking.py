@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sdk.cli.support.output import plain_lines, say, writable
+from sdk.cli.support.output import plain_lines, say_filled, writable
 
 if TYPE_CHECKING:
-    from sdk.asking.asker import Asker, Dtype, Piece
+    from sdk.asking.asker import AnswerPiece, Asker, Dtype
     from sdk.asking.programs import EngineBase
     from sdk.asking.prompts import Sampling
     from sdk.client import Client
@@ -77,7 +77,7 @@ def open_asker(*, dtype: Dtype | None, keeps: bool, quiet: bool = False) -> Iter
 
     def started(base: EngineBase) -> None:
         if not quiet:
-            say(f"loading {base.id}{_staying(asker.idle_s)}")
+            say_filled(f"loading {base.id}{_staying(asker.idle_s)}")
 
     with ExitStack() as held:
 
@@ -107,7 +107,7 @@ class Printer:
         self._thinks = False
         self._ends_line = True
 
-    def show(self, piece: Piece) -> None:
+    def show(self, piece: AnswerPiece) -> None:
         """Print a piece at once."""
         if piece.is_reasoning and not self._is_terminal:
             return

@@ -23,9 +23,9 @@ from sdk.config import user_path
 from sdk.errors import AdapterctlError, InvalidInput, place_explained
 
 if TYPE_CHECKING:
-    from sdk.asking.asker import Answer, Asker, Piece
-    from sdk.asking.prompts import Form, Sampling
-    from sdk.asking.target import Target
+    from sdk.asking.asker import AnswerPiece, Asker, RunningAnswer
+    from sdk.asking.prompts import PromptForm, Sampling
+    from sdk.asking.target import AskTarget
 
 _PROMPT = "> "
 _COMMANDS = """\
@@ -41,7 +41,7 @@ _STOPPED_S = 5.0
 class _Side:
     """Whom is talked to, and what has been said."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: AskTarget) -> None:
         self.target = target
         self.messages: list[Message] = []
 
@@ -50,7 +50,14 @@ class Chat:
     """A conversation. Both sides are asked the same, and each sees its own answers alone."""
 
     def __init__(
-        self, asker: Asker, left: Target, right: Target | None, *, form: Form, sampling: Sampling, system: str | None
+        self,
+        asker: Asker,
+        left: AskTarget,
+        right: AskTarget | None,
+        *,
+        form: PromptForm,
+        sampling: Sampling,
+        system: str | None,
     ) -> None:
         self._asker, self._form, self._sampling = asker, form, sampling
         self._sides = [_Side(left)] if right is None else [_Side(left), _Side(right)]
@@ -182,6 +189,9 @@ class Chat:
                 say_filled(
                     f"{side.target.ref} has learnt plain prompts: each line is asked by itself; to talk, add --chat"
                 )
+        bare = self._sides[-1]
+        if bare.target.digest is None and bare.target.template_differs and self._is_conversation(bare):
+            say_filled(f"{bare.target.ref} is asked by its own chat template, which is another one than the version's")
         say(f"talking to {' | '.join(side.target.ref for side in self._sides)}")
 
     # Questions.
@@ -199,7 +209,7 @@ class Chat:
             if self._is_conversation(side):
                 prompt = Prompt(None, [*self._system_message(), *side.messages, {"role": "user", "content": text}])
             asked.append((side, prompt))
-        answers: list[Answer] = []
+        answers: list[RunningAnswer] = []
         try:
             for side, prompt in asked:
                 answers.append(self._asker.ask(side.target, prompt, self._sampling))
@@ -211,9 +221,9 @@ class Chat:
                 if said := answer.generation.completion:
                     side.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
 
-    def _show(self, answers: list[Answer]) -> None:
+    def _show(self, answers: list[RunningAnswer]) -> None:
         """Show answers as they come, until the last has ended or Ctrl-C."""
-        pieces: queue.SimpleQueue[tuple[int, Piece | Exception | None]] = queue.SimpleQueue()
+        pieces: queue.SimpleQueue[tuple[int, AnswerPiece | Exception | None]] = queue.SimpleQueue()
         readers = [
             threading.Thread(target=_read, args=(number, answer, pieces), daemon=True)
             for number, answer in enumerate(answers)
@@ -256,7 +266,7 @@ class _One:
     def __init__(self) -> None:
         self._printer = Printer()
 
-    def show(self, _number: int, piece: Piece) -> None:
+    def show(self, _number: int, piece: AnswerPiece) -> None:
         """Show a piece."""
         self._printer.show(piece)
 
@@ -278,7 +288,7 @@ class _Two:
         self._both = SideBySide(sys.stdout, width=width, is_terminal=is_terminal)
         self._both.head(*names)
 
-    def show(self, number: int, piece: Piece) -> None:
+    def show(self, number: int, piece: AnswerPiece) -> None:
         """Show a piece."""
         self._both.add(number, piece.text, is_dim=piece.is_reasoning)
 
@@ -292,7 +302,9 @@ class _Two:
             self._both.end(number)
 
 
-def _read(number: int, answer: Answer, pieces: queue.SimpleQueue[tuple[int, Piece | Exception | None]]) -> None:
+def _read(
+    number: int, answer: RunningAnswer, pieces: queue.SimpleQueue[tuple[int, AnswerPiece | Exception | None]]
+) -> None:
     try:
         for piece in answer:
             pieces.put((number, piece))

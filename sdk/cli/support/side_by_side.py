@@ -22,7 +22,7 @@ import click
 from sdk.cli.support.output import columns_of, plain_lines
 
 _BETWEEN = " │ "
-_NARROWEST = 8
+_NARROWEST, _TAB = 8, 4
 #: Goes to the first column, and clears the line from there.
 _BACK, _CLEAR = "\r", "\x1b[K"
 
@@ -49,7 +49,9 @@ class _Side:
             if self.current:
                 self._break(len(self.current))
             self.is_dim = is_dim
-        for character in plain_lines(text).expandtabs(4):
+        for character in plain_lines(text):
+            if character == "\t":
+                character = " " * (_TAB - columns_of(self.current) % _TAB)
             if character == "\n":
                 self._break(len(self.current))
                 continue

@@ -150,3 +150,22 @@ def test_a_key_to_sign_with_and_what_opens_it(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ADAPTERCTL_SIGNING_KEY", "key.pem")
     assert config.signing_key() == tmp_path / "key.pem"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(None, 300.0), ("", 300.0), ("0", 0.0), ("1.5", 1.5), ("86400", 86400.0)]
+)
+def test_programs_stay_for_as_long_as_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, seconds: float
+) -> None:
+    monkeypatch.delenv("ADAPTERCTL_KEEP_WARM", raising=False)
+    if given is not None:
+        monkeypatch.setenv("ADAPTERCTL_KEEP_WARM", given)
+    assert config.keep_warm_s() == seconds
+
+
+@pytest.mark.parametrize("given", ["-1", "nan", "inf", "5m", "86401"])
+def test_a_time_to_stay_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("ADAPTERCTL_KEEP_WARM", given)
+    with pytest.raises(InvalidInput, match=r"ADAPTERCTL_KEEP_WARM is .* set it to seconds"):
+        config.keep_warm_s()

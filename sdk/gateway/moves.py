@@ -30,7 +30,7 @@ import httpx
 
 from sdk.gateway.engines.engine import Engine, EngineRefused, Facts, Upstream
 from sdk.gateway.model_names import ModelNames, NamedVersion, is_exact
-from sdk.gateway.placing import Abandoned, Folders, Objection, Placing, Prove, Refused
+from sdk.gateway.placing import Abandoned, Folders, Objection, Placing, Prove, VersionRefused
 from sdk.gateway.versions import MoveTimes, NameStatus, PlacedVersion, Proof, VersionState, VersionStatus
 from sdk.schemas.serving import ServedAdapter
 
@@ -415,7 +415,7 @@ class Moves:
 
         try:
             await (self._placing.load(placed, is_wanted) if again else self._placing.bring(placed, is_wanted))
-        except (Abandoned, Refused) as error:
+        except (Abandoned, VersionRefused) as error:
             await self._back(placed, error)
         else:
             placed.reason, placed.refusals, placed.is_passing = None, 0, False
@@ -423,7 +423,7 @@ class Moves:
         placed.task = None
         self._reconcile()
 
-    async def _back(self, placed: PlacedVersion, error: Abandoned | Refused) -> None:
+    async def _back(self, placed: PlacedVersion, error: Abandoned | VersionRefused) -> None:
         """Take out what was begun, and remember why."""
         placed.state = VersionState.RELEASING
         await self._placing.take_out(placed)

@@ -45,7 +45,7 @@ Prove = Callable[[Engine, str, str], Awaitable[Proof]]
 Objection = Callable[[Path], str | None]
 
 
-class Refused(Exception):  # noqa: N818 - it reads as what happened
+class VersionRefused(Exception):  # noqa: N818 - it reads as what happened
     """A version isn't served; the message says why, in a sentence."""
 
     def __init__(self, reason: str, *, is_passing: bool) -> None:
@@ -74,7 +74,7 @@ class Placing:
     async def bring(self, placed: PlacedVersion, is_wanted: Callable[[], bool]) -> None:
         """Fetch, load and prove a version. When this returns it may be served, unless it isn't wanted any more.
 
-        Raises Refused and Abandoned; the version may still be in the engine then: `take_out` follows.
+        Raises VersionRefused and Abandoned; the version may still be in the engine then: `take_out` follows.
         """
         _require(is_wanted)
         placed.state = VersionState.PULLING
@@ -131,21 +131,23 @@ def _require(is_wanted: Callable[[], bool]) -> None:
 
 
 class _explained:  # noqa: N801 - used as a statement
-    """Turn the errors of a step into Refused, so that none ends the task that carries a version."""
+    """Turn the errors of a step into VersionRefused, so that none ends the task that carries a version."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, Refused | Abandoned):
+        if error is None or not isinstance(error, Exception) or isinstance(error, VersionRefused | Abandoned):
             return
         if isinstance(error, httpx.HTTPError):
-            raise Refused(f"the engine doesn't answer ({_words(error)}); look at its log", is_passing=True) from error
+            raise VersionRefused(
+                f"the engine doesn't answer ({_words(error)}); look at its log", is_passing=True
+            ) from error
         if isinstance(error, AdapterctlError):
-            raise Refused(error.message, is_passing=isinstance(error, Unavailable | TimedOut)) from error
+            raise VersionRefused(error.message, is_passing=isinstance(error, Unavailable | TimedOut)) from error
         if isinstance(error, EngineRefused):
-            raise Refused(str(error), is_passing=False) from error
-        raise Refused(
+            raise VersionRefused(str(error), is_passing=False) from error
+        raise VersionRefused(
             f"an unexpected {type(error).__name__} ({_words(error)}); report it with the log", is_passing=False
         ) from error
 

@@ -36,7 +36,7 @@ def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 3) -> ServedMod
     """Make a tiny base and adapters with a large effect, and choose prompts for which none of them is undecided."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = _sharpened(tiny.save_llama(folder / "base", seed=3))
+        base = _sharpened(_save_base(folder / "base"))
         numbers = range(1, versions + 1)
         adapters = {
             f"sql@v{number}": save_adapter(base, folder / f"v{number}", seed=number, scale=0.2, target_modules=_MODULES)
@@ -101,6 +101,25 @@ def _record(model: Any, models: ServedModels, name: str, inside: str) -> ServedP
         for at, prompt in enumerate(models.prompts[:PROMPTS])
     ]
     return ServedProbe(prompts_digest="0" * 64, prompts=prompts)
+
+
+def _save_base(folder: Path) -> Path:
+    """Write a Llama of 2 layers, hidden size 64, tied embeddings and two heads of 32: vLLM has no smaller ones on a CPU."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    vocabulary = tiny.save_tokenizer(folder)
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        **sizes,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 def _sharpened(base: Path) -> Path:

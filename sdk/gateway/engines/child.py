@@ -34,7 +34,7 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
-class Child:
+class EngineProcess:
     """One process, and the client that reaches it."""
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path, socket: Path) -> None:
@@ -48,7 +48,7 @@ class Child:
         self.ready: dict[str, Any] = {}
 
     @classmethod
-    async def start(cls, module: str, configuration: Mapping[str, Any], *, ready_s: float, what: str) -> Child:
+    async def start(cls, module: str, configuration: Mapping[str, Any], *, ready_s: float, what: str) -> EngineProcess:
         """Start a module with the path of a socket in its configuration, and wait until it is ready.
 
         Raises EngineRefused with what it says, or if it ends or takes longer.

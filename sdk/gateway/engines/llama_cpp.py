@@ -21,7 +21,7 @@ import httpx
 from sdk.errors import AdapterctlError
 from sdk.exporting.gguf import config_of, export_adapter, export_model
 from sdk.file_locks import locked
-from sdk.gateway.engines.child import Child
+from sdk.gateway.engines.child import EngineProcess
 from sdk.gateway.engines.engine import EngineRefused, Facts, Running, Upstream
 from sdk.gateway.engines.llama_cpp_scores import score
 from sdk.schemas.export import GgufDtype
@@ -50,7 +50,7 @@ class LlamaCppOptions:
 
 @dataclass
 class _Process:
-    child: Child
+    child: EngineProcess
     #: The files of adapters by version, in the order of their ids.
     files: Mapping[str, Path]
     running: Running = field(default_factory=Running)
@@ -177,7 +177,7 @@ class LlamaCppEngine:
 
     async def _started(self, files: Mapping[str, Path]) -> _Process:
         options = self._options
-        child = await Child.start(
+        child = await EngineProcess.start(
             _MODULE,
             {
                 "model": str(self._model),
@@ -221,14 +221,14 @@ async def _retire(process: _Process) -> None:
         await process.child.end()
 
 
-async def _require_files(child: Child, files: Mapping[str, Path]) -> None:
+async def _require_files(child: EngineProcess, files: Mapping[str, Path]) -> None:
     """Raise EngineRefused unless the ids of adapters mean these files."""
     found = (await _asked(child, "/lora-adapters")).json()
     if [(each["id"], each["path"]) for each in found] != list(enumerate(map(str, files.values()))):
         raise EngineRefused("llama.cpp has other adapters than it was given; report it with its version")
 
 
-async def _asked(child: Child, path: str) -> httpx.Response:
+async def _asked(child: EngineProcess, path: str) -> httpx.Response:
     answer = await child.client.get(path, timeout=30)
     return answer.raise_for_status()
 

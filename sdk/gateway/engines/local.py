@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import httpx
 
-from sdk.gateway.engines.child import Child
+from sdk.gateway.engines.child import EngineProcess
 from sdk.gateway.engines.engine import EngineRefused, Facts, Upstream
 from sdk.worker_program import require_libraries
 
@@ -44,7 +44,7 @@ class LocalEngine:
             "context_tokens": context_tokens,
         }
         self._ready_s = ready_s
-        self._child: Child | None = None
+        self._child: EngineProcess | None = None
         #: The folders of what is loaded, by version.
         self._folders: dict[str, Path] = {}
 
@@ -55,7 +55,7 @@ class LocalEngine:
             dead, self._child = self._child, None
             if dead is not None:
                 await dead.end()
-            self._child = await Child.start(
+            self._child = await EngineProcess.start(
                 _MODULE, self._configuration, ready_s=self._ready_s, what="the engine program"
             )
         health = await self._health()
@@ -126,7 +126,7 @@ class LocalEngine:
             answer.raise_for_status()
         return answer
 
-    def _alive(self) -> Child:
+    def _alive(self) -> EngineProcess:
         if self._child is None or not self._child.is_alive:
             raise httpx.ConnectError("the engine program isn't running")
         return self._child

@@ -32,7 +32,7 @@ class ServedModels:
     records: dict[str, ServedProbe] = field(default_factory=dict)
 
 
-def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 3) -> ServedModels:
+def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 2) -> ServedModels:
     """Make a tiny base and adapters with a large effect, and choose prompts for which none of them is undecided."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -42,10 +42,14 @@ def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 3) -> ServedMod
             f"sql@v{number}": save_adapter(base, folder / f"v{number}", seed=number, scale=0.2, target_modules=_MODULES)
             for number in numbers
         }
-        return choose(base, adapters, [[36 + n % 60, 40 + n % 50, 37, 38 + n % 7] for n in range(100)], prompts)
+        return choose(
+            base, adapters, [[36 + n % 61, 40 + n % 53, 37 + n % 31, 38 + n % 7] for n in range(1000)], prompts
+        )
 
 
-def choose(base: Path, adapters: dict[str, Path], candidates: list[list[int]], count: int) -> ServedModels:
+def choose(
+    base: Path, adapters: dict[str, Path], candidates: list[list[int]], count: int, *, gap: float = GAP
+) -> ServedModels:
     """Return the first prompts for which the two greatest logits differ by GAP at each token, under the base and each adapter."""
     from peft import PeftModel
 
@@ -57,16 +61,16 @@ def choose(base: Path, adapters: dict[str, Path], candidates: list[list[int]], c
             model.load_adapter(folder, f"v{at}")
     model.eval()
     found = ServedModels(base, adapters, [], {name: [] for name in names})
-    answers = {name: _greedy(model, inside, candidates) for name, inside in names.items()}
-    for at, prompt in enumerate(candidates):
-        each = {name: rows[at] for name, rows in answers.items()}
-        if None in each.values() or len({tuple(row or ()) for row in each.values()}) < len(names):
-            continue
-        found.prompts.append(prompt)
-        for name, row in each.items():
-            found.expected[name].append(row or [])
-        if len(found.prompts) == count:
-            break
+    left, answers = candidates, dict[str, dict[tuple[int, ...], list[int]]]()
+    for name, inside in names.items():
+        answers[name] = _greedy(model, inside, left, gap)
+        left = [prompt for prompt in left if tuple(prompt) in answers[name]]
+    for prompt in left:
+        each = {name: rows[tuple(prompt)] for name, rows in answers.items()}
+        if len({tuple(row) for row in each.values()}) == len(names) and len(found.prompts) < count:
+            found.prompts.append(prompt)
+            for name, row in each.items():
+                found.expected[name].append(row)
     assert len(found.prompts) == count, f"only {len(found.prompts)} prompts tell the versions apart"
     found.scores = {
         name: _scores(model, inside, found.prompts[0], found.expected[""][0]) for name, inside in names.items()
@@ -158,19 +162,20 @@ def _logits(model: Any, inside: str, rows: list[list[int]]) -> Any:
             return model(input_ids=torch.tensor(rows)).logits.float()
 
 
-def _greedy(model: Any, inside: str, prompts: list[list[int]]) -> list[list[int] | None]:
-    """Return the likeliest continuation of each prompt, all of one length; None if two tokens are nearly as likely, or it ends."""
+def _greedy(model: Any, inside: str, prompts: list[list[int]], gap: float) -> dict[tuple[int, ...], list[int]]:
+    """Return the likeliest continuations of prompts, all of one length; without those that end, or have two tokens nearly as likely."""
     ends = model.config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
-    written: list[list[int]] = [[] for _ in prompts]
-    decided = [True] * len(prompts)
+    written: dict[tuple[int, ...], list[int]] = {tuple(prompt): [] for prompt in prompts}
     for _ in range(TOKENS):
-        rows = [[*prompt, *row] for prompt, row in zip(prompts, written, strict=True)]
-        values, tokens = _logits(model, inside, rows)[:, -1].topk(2)
-        for at, row in enumerate(written):
-            row.append(int(tokens[at, 0]))
-            decided[at] &= float(values[at, 0] - values[at, 1]) >= GAP and row[-1] not in ends
-    return [row if is_decided else None for row, is_decided in zip(written, decided, strict=True)]
+        if not written:
+            break
+        values, tokens = _logits(model, inside, [[*prompt, *row] for prompt, row in written.items()])[:, -1].topk(2)
+        for at, prompt in enumerate(list(written)):
+            written[prompt].append(int(tokens[at, 0]))
+            if float(values[at, 0] - values[at, 1]) < gap or written[prompt][-1] in ends:
+                del written[prompt]
+    return written
 
 
 def _scores(model: Any, inside: str, prompt: list[int], continuation: list[int]) -> list[float]:

@@ -21,7 +21,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workers.serving.loop import DecodeLoop
-from workers.serving.requests import Ended, Question, Token
+from workers.serving.requests import DecodeQuestion, Ended, Token
 
 TOKENS, ROUNDS = 16, 2
 #: How far apart the two likeliest tokens are as long as texts are compared.
@@ -55,7 +55,7 @@ def answers(
     """Return the texts of questions asked at once, the CPU seconds to the first token of the first, and in all."""
     collected, began = [_Answer() for _ in asked], time.process_time()
     for (name, prompt), answer in zip(asked, collected, strict=True):
-        loop.submit(Question(prompt, name, TOKENS), answer)
+        loop.submit(DecodeQuestion(prompt, name, TOKENS), answer)
     for answer in collected:
         answer.done.wait()
     return [answer.ids for answer in collected], collected[0].first_s - began, time.process_time() - began

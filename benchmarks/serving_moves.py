@@ -28,7 +28,7 @@ from support.served import save_adapter
 from support.served_models import ServedModels, choose
 
 from benchmarks.training import example
-from sdk.gateway.engines.engine import Engine
+from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.moves import Bounds
 
 #: Moves between versions that are loaded; streams; versions, of which those from the third on are loaded by their move.
@@ -61,7 +61,7 @@ def _tokenizer(base: Path) -> Any:
     return AutoTokenizer.from_pretrained(base)
 
 
-async def measure(engine: Engine, models: ServedModels) -> dict[str, Any]:
+async def measure(engine: InferenceEngine, models: ServedModels) -> dict[str, Any]:
     """Return what happened."""
     world = MovingWorld(engine, models, decode=decoder(models.base), bounds=Bounds(wait_s=300, watch_s=0.5, spares=8))
     facts = await world.moves.start()

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from sdk.gateway.engines.engine import EngineRefused, Facts, Upstream
+from sdk.gateway.engines.engine import EngineFacts, EngineRefused, Upstream
 
 #: The name that its base has there.
 BASE = "stub-base"
@@ -130,10 +130,10 @@ class StubEngine:
         self._takes, self._template = takes, template
         self._loaded: set[str] = set()
 
-    async def facts(self) -> Facts:
+    async def facts(self) -> EngineFacts:
         """As of every engine."""
         await self.loaded()
-        return Facts("stub", None, BASE, 4096, self._template, self._takes)
+        return EngineFacts("stub", None, BASE, 4096, self._template, self._takes)
 
     async def load(self, name: str, folder: Path) -> None:
         """As of every engine."""

@@ -53,7 +53,7 @@ class Scored:
         self._base, self._version = base, version
 
     async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
-        """As `Engine.score`."""
+        """As `InferenceEngine.score`."""
         return (self._base if name is None else self._version)(prompt, continuation)
 
 

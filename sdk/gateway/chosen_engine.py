@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sdk.api import bases
 from sdk.errors import InvalidInput, NotAllowed, NotFound, TimedOut, Unavailable
-from sdk.gateway.engines.engine import Engine
+from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.proving import objection_of
 from sdk.pushing.given_base import files_here
 from sdk.schemas.serving import ServedVersion
@@ -40,7 +40,7 @@ class EngineChoice:
 class ChosenEngine:
     """An engine, and what is known of it from here."""
 
-    engine: Engine
+    engine: InferenceEngine
     #: What requests call its base, after `base:`.
     base_id: str
     #: The base's folder; None: it isn't on this machine.
@@ -74,7 +74,7 @@ def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersio
 
         assert choice.url is not None
         assert choice.shared is not None
-        made: Engine = VllmEngine(
+        made: InferenceEngine = VllmEngine(
             choice.url, shared=choice.shared, shared_as=choice.shared_as, api_key=os.environ.get(KEY_VARIABLE) or None
         )
         return ChosenEngine(made, base_id, folder, objection_of("vllm", None, folder))

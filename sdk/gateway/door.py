@@ -18,10 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from sdk.gateway.chat_answers import ChatLines, chat_answer
-from sdk.gateway.engines.engine import Facts
+from sdk.gateway.engines.engine import EngineFacts
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import CallerRights, Keys
-from sdk.gateway.moves import Held, Moves, NotServed, UnknownModel
+from sdk.gateway.moves import HeldRequest, Moves, NotServed, UnknownModel
 from sdk.gateway.refusals import Declined, unknown_model
 from sdk.gateway.requests import MAX_BODY_BYTES, ChatBody, CompletionBody, as_completion, parse, require_taken, written
 from sdk.gateway.standing import GatewayStanding
@@ -69,7 +69,7 @@ class Door:
         standing: GatewayStanding,
         keys: Keys,
         hosts: OwnHosts,
-        facts: Facts,
+        facts: EngineFacts,
         base: str,
         most_running: int = MOST_RUNNING,
     ) -> None:
@@ -167,7 +167,12 @@ class Door:
             gone.cancel()
 
     async def _answered(
-        self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: Held, caller: Requester
+        self,
+        path: str,
+        request: ChatBody | CompletionRequest,
+        document: dict[str, Any],
+        held: HeldRequest,
+        caller: Requester,
     ) -> None:
         """Answer by a version, until it is withdrawn."""
         task = asyncio.current_task()
@@ -197,7 +202,7 @@ class Door:
         return model
 
     async def _route(
-        self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: Held
+        self, path: str, request: ChatBody | CompletionRequest, document: dict[str, Any], held: HeldRequest
     ) -> _Route:
         """Return what is sent where. Raises Declined."""
         if not isinstance(request, ChatBody):
@@ -208,7 +213,7 @@ class Door:
             return _Route(path, document)
         return _Route(COMPLETIONS, as_completion(document, prompted.tokens, self._facts.context_tokens), is_chat=True)
 
-    async def _pass_on(self, route: _Route, asked: str, held: Held, caller: Requester) -> None:
+    async def _pass_on(self, route: _Route, asked: str, held: HeldRequest, caller: Requester) -> None:
         headers = [_JSON, (b"x-adapterctl-version", (held.version or self._base).encode())]
         content = json.dumps(route.body | dict(held.upstream.fields), ensure_ascii=False).encode()
         response = await self._sent(held.upstream.client, route.path, content)

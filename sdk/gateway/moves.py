@@ -28,10 +28,10 @@ from typing import Any
 
 import httpx
 
-from sdk.gateway.engines.engine import Engine, EngineRefused, Facts, Upstream
+from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
 from sdk.gateway.model_names import ModelNames, NamedVersion, is_exact
-from sdk.gateway.placing import Abandoned, Folders, Objection, Placing, Prove, VersionRefused
-from sdk.gateway.versions import MoveTimes, NameStatus, PlacedVersion, Proof, VersionState, VersionStatus
+from sdk.gateway.placing import Abandoned, VersionFolders, Objection, Placing, Prove, VersionRefused
+from sdk.gateway.versions import MoveTimes, NameStatus, PlacedVersion, Proof, ServingState, VersionStatus
 from sdk.schemas.serving import ServedAdapter
 
 #: Versions that were refused and are remembered although no name that is kept moving means them.
@@ -71,7 +71,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldRequest:
     """What a request goes to, for as long as it lasts."""
 
     upstream: Upstream
@@ -101,11 +101,11 @@ class Moves:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: InferenceEngine,
         *,
         refs: Sequence[str],
         base: str | None,
-        folders: Folders,
+        folders: VersionFolders,
         prove: Prove,
         objection: Objection | None = None,
         say: Callable[[str], None] = lambda _line: None,
@@ -131,7 +131,7 @@ class Moves:
 
     # From outside.
 
-    async def start(self) -> Facts:
+    async def start(self) -> EngineFacts:
         """Wait for the engine, take out what an earlier gateway left in it, and begin to watch it. Raises EngineRefused, AdapterctlError."""
         facts = await self._engine.facts()
         for name in await self._engine.loaded():
@@ -153,7 +153,7 @@ class Moves:
         self._reconcile()
 
     @asynccontextmanager
-    async def hold(self, model: str | None) -> AsyncIterator[Held]:
+    async def hold(self, model: str | None) -> AsyncIterator[HeldRequest]:
         """Choose the version that a name means now, for one request; None is the base.
 
         A version that isn't loaded yet is waited for. Raises UnknownModel and NotServed before the block begins.
@@ -233,7 +233,7 @@ class Moves:
         while True:
             await self._engine_here(deadline_s)
             placed = self._meant(model)
-            if placed.state is VersionState.SERVING and not placed.withdrawn.is_set():
+            if placed.state is ServingState.SERVING and not placed.withdrawn.is_set():
                 placed.running += 1
                 placed.used_s = time.monotonic()
                 return placed
@@ -247,7 +247,7 @@ class Moves:
         """Return the version that a name means, on its way in if it isn't there. Raises UnknownModel, NotServed."""
         name = self._names.get(model)
         current = None if name is None else name.current
-        if current is not None and not current.withdrawn.is_set() and current.state is not VersionState.REFUSED:
+        if current is not None and not current.withdrawn.is_set() and current.state is not ServingState.REFUSED:
             return current
         named = self._model_names.find(model)
         if named is None:
@@ -260,7 +260,7 @@ class Moves:
                 self._make_room()
             placed = self._place(named)
         now_s = time.monotonic()
-        if placed.state is VersionState.REFUSED and now_s < placed.retry_s:
+        if placed.state is ServingState.REFUSED and now_s < placed.retry_s:
             raise NotServed(
                 f"{placed.name} isn't served: {placed.reason}", retry_after_s=max(1.0, placed.retry_s - now_s)
             )
@@ -315,7 +315,7 @@ class Moves:
             name.wanted, name.seen = wanted, time.time()
         if name.current is not None and (wanted is None or name.current.withdrawn.is_set()):
             name.current = None
-        if name.current is not None and name.current.state is not VersionState.SERVING:
+        if name.current is not None and name.current.state is not ServingState.SERVING:
             # It was lost with the engine, and goes on if the new one is refused.
             self._bring(name.current)
         if wanted is None or _not_moved_to(wanted, name.name):
@@ -324,7 +324,7 @@ class Moves:
         if not placed.is_of(wanted):
             # Another version had this name. It leaves first.
             return
-        if placed.state is VersionState.SERVING:
+        if placed.state is ServingState.SERVING:
             self._switch(name, placed)
         else:
             self._bring(placed)
@@ -351,11 +351,11 @@ class Moves:
         """Begin to bring a version in, unless that was begun, or is to be tried later."""
         if placed.is_busy or placed.withdrawn.is_set() or self._is_closing:
             return
-        if placed.state is VersionState.WANTED or (
-            placed.state is VersionState.REFUSED and time.monotonic() >= placed.retry_s
+        if placed.state is ServingState.WANTED or (
+            placed.state is ServingState.REFUSED and time.monotonic() >= placed.retry_s
         ):
             placed.times = MoveTimes()
-            placed.state = VersionState.PULLING
+            placed.state = ServingState.PULLING
             placed.task = self._spawn(self._bringing(placed, again=False))
 
     def _clear(self) -> None:
@@ -364,7 +364,7 @@ class Moves:
             return
         for placed in [each for each in self._versions.values() if each.withdrawn.is_set() and self._may_leave(each)]:
             self._release(placed)
-        spares = [placed for placed in self._spares() if placed.state is VersionState.SERVING]
+        spares = [placed for placed in self._spares() if placed.state is ServingState.SERVING]
         idle = sorted((each for each in spares if self._may_leave(each)), key=lambda each: each.used_s)
         for placed in idle[: max(0, len(spares) - self._bounds.spares)]:
             self._release(placed)
@@ -372,13 +372,13 @@ class Moves:
 
     def _forget(self) -> None:
         """Drop what is not in the engine and not on its way, except the newest refusals of versions that still exist."""
-        waiting = (VersionState.REFUSED, VersionState.WANTED)
+        waiting = (ServingState.REFUSED, ServingState.WANTED)
         idle = [
             each
             for each in self._versions.values()
             if each.state in waiting and not each.is_busy and not self._is_meant(each) and not each.waiting
         ]
-        remembered = [each for each in idle if each.state is VersionState.REFUSED and not each.withdrawn.is_set()]
+        remembered = [each for each in idle if each.state is ServingState.REFUSED and not each.withdrawn.is_set()]
         remembered.sort(key=lambda each: each.used_s)
         gone = [each for each in idle if each not in remembered]
         for placed in [*gone, *remembered[: max(0, len(remembered) - _REMEMBERED)]]:
@@ -386,7 +386,7 @@ class Moves:
 
     def _spares(self) -> list[PlacedVersion]:
         """Return the versions in the engine, or on their way in, that no name means."""
-        leaving = (VersionState.REFUSED, VersionState.WANTED, VersionState.RELEASING)
+        leaving = (ServingState.REFUSED, ServingState.WANTED, ServingState.RELEASING)
         return [each for each in self._versions.values() if each.state not in leaving and not self._is_meant(each)]
 
     def _is_meant(self, placed: PlacedVersion) -> bool:
@@ -394,7 +394,7 @@ class Moves:
         return any(name.current is placed or placed.is_of(name.wanted) for name in self._names.values())
 
     def _may_leave(self, placed: PlacedVersion) -> bool:
-        unused = placed.state is VersionState.SERVING and not placed.running
+        unused = placed.state is ServingState.SERVING and not placed.running
         return unused and (placed.withdrawn.is_set() or not (placed.waiting or self._is_meant(placed)))
 
     def _is_wanted(self, placed: PlacedVersion) -> bool:
@@ -402,7 +402,7 @@ class Moves:
         return not placed.withdrawn.is_set() and (bool(placed.waiting) or self._is_meant(placed))
 
     def _release(self, placed: PlacedVersion) -> None:
-        placed.state = VersionState.RELEASING
+        placed.state = ServingState.RELEASING
         placed.task = self._spawn(self._releasing(placed))
 
     # What takes time.
@@ -419,16 +419,16 @@ class Moves:
             await self._back(placed, error)
         else:
             placed.reason, placed.refusals, placed.is_passing = None, 0, False
-            placed.state = VersionState.SERVING
+            placed.state = ServingState.SERVING
         placed.task = None
         self._reconcile()
 
     async def _back(self, placed: PlacedVersion, error: Abandoned | VersionRefused) -> None:
         """Take out what was begun, and remember why."""
-        placed.state = VersionState.RELEASING
+        placed.state = ServingState.RELEASING
         await self._placing.take_out(placed)
         if isinstance(error, Abandoned):
-            placed.state = VersionState.WANTED
+            placed.state = ServingState.WANTED
             return
         news = placed.reason != str(error)
         placed.reason, placed.proof, placed.is_passing = str(error), None, error.is_passing
@@ -439,7 +439,7 @@ class Moves:
         )
         placed.retry_s = time.monotonic() + min(most_s, first_s * 2 ** min(placed.refusals, 20))
         placed.refusals += 1
-        placed.state = VersionState.REFUSED
+        placed.state = ServingState.REFUSED
         if news:
             old = [
                 f"{name.name} stays {name.current.name}"
@@ -471,12 +471,12 @@ class Moves:
             self._reconcile()
 
     async def _compare(self) -> None:
-        serving = [placed for placed in self._versions.values() if placed.state is VersionState.SERVING]
+        serving = [placed for placed in self._versions.values() if placed.state is ServingState.SERVING]
         have = await self._engine.loaded()
         for placed in serving:
-            if placed.state is VersionState.SERVING and placed.name not in have:
+            if placed.state is ServingState.SERVING and placed.name not in have:
                 self._say(f"{placed.name} is loaded again: the engine doesn't have it any more")
-                placed.state = VersionState.LOADING
+                placed.state = ServingState.LOADING
                 placed.task = self._spawn(self._bringing(placed, again=True))
 
     async def _away(self, error: Exception) -> None:
@@ -503,7 +503,7 @@ class Moves:
         wanted = None if name.wanted is None else name.wanted.name
         reason = None if name.wanted is None else _not_moved_to(name.wanted, name.name)
         placed = None if wanted is None else self._versions.get(wanted)
-        if placed is not None and placed.state is VersionState.REFUSED:
+        if placed is not None and placed.state is ServingState.REFUSED:
             reason = placed.reason
         return NameStatus(name.name, None if name.current is None else name.current.name, wanted, reason)
 
@@ -519,11 +519,11 @@ class Moves:
         return task
 
 
-def _held(upstream: Upstream, placed: PlacedVersion | None) -> Held:
+def _held(upstream: Upstream, placed: PlacedVersion | None) -> HeldRequest:
     if placed is None:
-        return Held(upstream, None, None, None, None, asyncio.Event())
+        return HeldRequest(upstream, None, None, None, None, asyncio.Event())
     folder = None if placed.fetched is None else placed.fetched.folder
-    return Held(upstream, placed.name, placed.digest, folder, placed.proof, placed.withdrawn)
+    return HeldRequest(upstream, placed.name, placed.digest, folder, placed.proof, placed.withdrawn)
 
 
 def _not_moved_to(named: NamedVersion, model: str) -> str | None:

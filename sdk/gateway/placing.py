@@ -11,8 +11,8 @@ from typing import Protocol
 import httpx
 
 from sdk.errors import AdapterctlError, TimedOut, Unavailable
-from sdk.gateway.engines.engine import Engine, EngineRefused
-from sdk.gateway.versions import Fetched, PlacedVersion, Proof, VersionState
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
+from sdk.gateway.versions import Fetched, PlacedVersion, Proof, ServingState
 
 #: So many are fetched at the same time; one is loaded at a time.
 _MOST_PULLS = 2
@@ -20,7 +20,7 @@ _MOST_PULLS = 2
 _AGAIN_S = 0.5
 
 
-class Folders(Protocol):
+class VersionFolders(Protocol):
     """Where versions' files come from."""
 
     async def begin(self) -> None:
@@ -40,7 +40,7 @@ class Folders(Protocol):
 
 #: Compares what an engine answers under a name with the record of a version, given by name and digest. Raises EngineRefused if it is
 #: not this version that answers, or if there is no record and one is asked for; httpx.HTTPError.
-Prove = Callable[[Engine, str, str], Awaitable[Proof]]
+Prove = Callable[[InferenceEngine, str, str], Awaitable[Proof]]
 #: Says in a sentence why an engine can't serve what is in a folder; None: nothing is known against it. Called in a thread.
 Objection = Callable[[Path], str | None]
 
@@ -61,7 +61,13 @@ class Placing:
     """Brings versions into one engine, and takes them out."""
 
     def __init__(
-        self, engine: Engine, *, base: str | None, folders: Folders, prove: Prove, objection: Objection | None
+        self,
+        engine: InferenceEngine,
+        *,
+        base: str | None,
+        folders: VersionFolders,
+        prove: Prove,
+        objection: Objection | None,
     ) -> None:
         self._engine, self._base, self._folders, self._prove, self._objection = engine, base, folders, prove, objection
         self._pulls = asyncio.Semaphore(_MOST_PULLS)
@@ -77,7 +83,7 @@ class Placing:
         Raises VersionRefused and Abandoned; the version may still be in the engine then: `take_out` follows.
         """
         _require(is_wanted)
-        placed.state = VersionState.PULLING
+        placed.state = ServingState.PULLING
         with _explained():
             self._require_base(placed)
             async with self._pulls:
@@ -93,14 +99,14 @@ class Placing:
     async def load(self, placed: PlacedVersion, is_wanted: Callable[[], bool]) -> None:
         """Load and prove a version whose files are there. Raises as `bring` does."""
         assert placed.fetched is not None, "its folder is leased before an engine is given it"
-        placed.state = VersionState.LOADING
+        placed.state = ServingState.LOADING
         with _explained():
             async with self._loads:
                 _require(is_wanted)
                 await self._engine.load(placed.name, placed.fetched.folder)
                 placed.times.loaded = time.time()
                 _require(is_wanted)
-                placed.state = VersionState.PROBING
+                placed.state = ServingState.PROBING
                 placed.proof = await self._prove(self._engine, placed.name, placed.digest)
                 placed.times.probed = time.time()
         _require(is_wanted)

@@ -26,7 +26,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sdk.gateway.engines.engine import Engine
+from sdk.gateway.engines.engine import InferenceEngine
 from sdk.schemas.serving import Continuation, DtypeName, ProbeVerdict, ServedProbe, ServedPrompt
 
 #: How many times as far as the base a version may be from its record.
@@ -62,7 +62,7 @@ class BaseScores:
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = OrderedDict()
 
-    async def of(self, engine: Engine, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+    async def of(self, engine: InferenceEngine, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
         """Return it, asking the engine if need be."""
         key = (tuple(prompt), tuple(continuation))
         found = self._held.get(key)
@@ -75,12 +75,12 @@ class BaseScores:
 
 
 async def prove(
-    engine: Engine, name: str, record: ServedProbe, *, held: BaseScores, dtype: DtypeName | None = None
+    engine: InferenceEngine, name: str, record: ServedProbe, *, held: BaseScores, dtype: DtypeName | None = None
 ) -> ProbeVerdict:
     """Let an engine score a record's tokens under the base and under a loaded version, and judge that.
 
     Prompts on which the adapter does most come first, and once the version passes on one nothing more is scored. `dtype` is what
-    the engine computes in, where that is known. Raises what `Engine.score` raises.
+    the engine computes in, where that is known. Raises what `InferenceEngine.score` raises.
     """
     ordered = sorted(record.prompts, key=_effect_on, reverse=True)
     base, adapter = list[list[float]](), list[list[float]]()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sdk.api import served_probes
 from sdk.api.transport import Transport
 from sdk.errors import TimedOut, Unavailable
-from sdk.gateway.engines.engine import Engine, EngineRefused
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 from sdk.gateway.probe import BaseScores, prove
 from sdk.gateway.versions import Proof
 from sdk.lora.compatibility import Verdict, judge
@@ -70,7 +70,7 @@ class Proving:
         """
         self._records, self._unprobed, self._dtype = records, unprobed, dtype
 
-    async def __call__(self, engine: Engine, name: str, digest: str) -> Proof:
+    async def __call__(self, engine: InferenceEngine, name: str, digest: str) -> Proof:
         """Return what the engine's answers prove. Raises EngineRefused, AdapterctlError, httpx.HTTPError."""
         record = await asyncio.to_thread(self._records, name, digest)
         if record is None:

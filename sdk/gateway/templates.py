@@ -25,7 +25,7 @@ from sdk.formats.adapter_files import (
     TEMPLATE_FILE,
     VOCABULARY_FILES,
 )
-from sdk.gateway.engines.engine import Facts
+from sdk.gateway.engines.engine import EngineFacts
 from sdk.gateway.refusals import Declined
 from sdk.gateway.renderers import Renderers
 from sdk.gateway.requests import ChatBody
@@ -93,7 +93,7 @@ class VersionFiles:
 class Templates:
     """Decides it for each chat. `base` is the base's folder on this machine; None: it isn't here."""
 
-    def __init__(self, facts: Facts, base: Path | None, renderers: Renderers) -> None:
+    def __init__(self, facts: EngineFacts, base: Path | None, renderers: Renderers) -> None:
         self._facts, self._base, self._renderers = facts, base, renderers
         self._files: OrderedDict[Path, VersionFiles] = OrderedDict()
         self._tokenizers: OrderedDict[Path, tuple[Tokenizer, dict[str, str]]] = OrderedDict()

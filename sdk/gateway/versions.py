@@ -12,7 +12,7 @@ from pathlib import Path
 from sdk.gateway.model_names import NamedVersion
 
 
-class VersionState(StrEnum):
+class ServingState(StrEnum):
     """Where a version is."""
 
     #: Wanted; nothing has been begun.
@@ -76,7 +76,7 @@ class VersionStatus:
 
     name: str
     digest: str
-    state: VersionState
+    state: ServingState
     proof: Proof | None
     #: Why it is refused, in a sentence.
     reason: str | None
@@ -104,7 +104,7 @@ class PlacedVersion:
 
     def __init__(self, named: NamedVersion) -> None:
         self.named = named
-        self.state = VersionState.WANTED
+        self.state = ServingState.WANTED
         self.proof: Proof | None = None
         self.reason: str | None = None
         #: Requests that got it, and have not ended; and those that wait for it.

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sdk.gateway.engines.engine import Engine
+from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from sdk.gateway.engines.local import LocalEngine
 from sdk.gateway.engines.vllm import VllmEngine
@@ -123,7 +123,7 @@ def vllm_server(base: Path, folder: Path, **options: Any) -> Iterator[VllmServer
 
 
 @contextmanager
-def engine_of(kind: str, models: ServedModels, folder: Path) -> Iterator[Callable[[], Engine]]:
+def engine_of(kind: str, models: ServedModels, folder: Path) -> Iterator[Callable[[], InferenceEngine]]:
     """Return what makes an engine of one kind over a base; vLLM runs for the block."""
     if kind == LOCAL:
         yield lambda: local(models.base)
@@ -143,7 +143,7 @@ def decoder(base: Path) -> Callable[[list[int]], str]:
     return lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-async def complete(engine: Engine, name: str | None, prompt: list[int], tokens: int, **more: Any) -> Any:
+async def complete(engine: InferenceEngine, name: str | None, prompt: list[int], tokens: int, **more: Any) -> Any:
     """Ask an engine as the gateway does, for tokens; return what OpenAI's route answers."""
     upstream = engine.route(name)
     body = {"model": "-", "prompt": prompt, "max_tokens": tokens, "temperature": 0, **more, **upstream.fields}
@@ -154,7 +154,7 @@ async def complete(engine: Engine, name: str | None, prompt: list[int], tokens: 
 
 
 @asynccontextmanager
-async def up(engine: Engine) -> AsyncIterator[Engine]:
+async def up(engine: InferenceEngine) -> AsyncIterator[InferenceEngine]:
     """An engine that is up for the block."""
     try:
         await engine.facts()

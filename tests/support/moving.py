@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from sdk.gateway.engines.engine import Engine, EngineRefused
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 from sdk.gateway.moves import Bounds, Moves, NotServed
 from sdk.gateway.proving import Proving
 from sdk.gateway.versions import Fetched
@@ -59,7 +59,7 @@ class MovingWorld:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: InferenceEngine,
         models: ServedModels,
         *,
         decode: Callable[[list[int]], str],

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from sdk.gateway.engines.engine import Engine, EngineRefused, Facts, Upstream
+from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
 from sdk.gateway.versions import Fetched, Proof
 from sdk.schemas.serving import ServedAdapter, ServedVersion
 
@@ -31,7 +31,7 @@ def adapter(name: str, *numbers: int, **aliases: int) -> ServedAdapter:
 
 
 class MemoryFolders:
-    """Folders that exist in name only: which are leased is what matters."""
+    """VersionFolders that exist in name only: which are leased is what matters."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -74,10 +74,10 @@ class MemoryEngine:
         self.have.clear()
         self.running = {}
 
-    async def facts(self) -> Facts:
+    async def facts(self) -> EngineFacts:
         await _step(self.before, "facts", "")
         self._require_up()
-        return Facts("memory", None, "base", 1024, None)
+        return EngineFacts("memory", None, "base", 1024, None)
 
     async def load(self, name: str, folder: Path) -> None:
         await self._do("load", name)
@@ -123,7 +123,7 @@ class MemoryEngine:
             raise httpx.ConnectError("refused")
 
 
-async def prove(engine: Engine, name: str, digest: str) -> Proof:
+async def prove(engine: InferenceEngine, name: str, digest: str) -> Proof:
     """Ask the engine something, and take it for proved."""
     await engine.score(name, [1], [2])
     return Proof.PASSED

@@ -18,7 +18,7 @@ from workers.serving.activity import Activity
 from workers.serving.engine import ServedEngine
 from workers.serving.prompts import PromptRenderers
 from workers.serving.replies import ReplyLimits
-from workers.serving.requests import Ended, EndReason, OnPiece, Placement, Question, Token
+from workers.serving.requests import Ended, EndReason, OnPiece, ServedPlacement, DecodeQuestion, Token
 from workers.serving.routes import EngineRoutes
 from workers.serving.versions import TextsOfBase
 
@@ -27,7 +27,7 @@ from workers.serving.versions import TextsOfBase
 class PlayedQuestion:
     """A question whose tokens are given."""
 
-    question: Question
+    question: DecodeQuestion
     on_piece: OnPiece
     cancelled: threading.Event = field(default_factory=threading.Event)
     sent: int = 0
@@ -46,14 +46,14 @@ class PlayedLoop:
         self.questions: list[PlayedQuestion] = []
         self.running = self.queued = 0
 
-    def load(self, name: str, folder: Path) -> Placement:
+    def load(self, name: str, folder: Path) -> ServedPlacement:
         """Any version is fine."""
-        return Placement.SHARES_A_BATCH
+        return ServedPlacement.SHARES_A_BATCH
 
     def release(self, name: str) -> None:
         """Nothing is held."""
 
-    def submit(self, question: Question, on_piece: OnPiece) -> PlayedQuestion:
+    def submit(self, question: DecodeQuestion, on_piece: OnPiece) -> PlayedQuestion:
         """Begin to play."""
         played = PlayedQuestion(question, on_piece)
         self.questions.append(played)

@@ -25,7 +25,7 @@ from workers.pipelines.model.causality import fixed_texts
 from workers.serving.errors import AdapterRefused, BaseChanged
 from workers.serving.kinds import Outline, judge
 from workers.serving.passes import BASE, Tree
-from workers.serving.requests import Placement
+from workers.serving.requests import ServedPlacement
 from workers.serving.trees import Untouched, own_bytes, tree_of
 
 #: How far logits may move, as a share of the largest, because other rows are beside: roundings of the type, and at least so much.
@@ -43,7 +43,7 @@ class HeldVersion:
 
     name: str | None
     folder: Path | None
-    placement: Placement
+    placement: ServedPlacement
     kinds: tuple[str, ...]
     tree: Tree
     #: PEFT's name for it in its tree.
@@ -72,7 +72,7 @@ class Adapters:
         self._embeddings = _embeddings_of(model)
         vocabulary = int(model.get_input_embeddings().weight.shape[0])
         truth = self._logits(self._bare, self._text)
-        self.base = HeldVersion(None, None, Placement.SHARES_A_BATCH, (), self._shared, BASE, vocabulary, truth)
+        self.base = HeldVersion(None, None, ServedPlacement.SHARES_A_BATCH, (), self._shared, BASE, vocabulary, truth)
 
     def prepare(self, name: str, folder: Path) -> HeldVersion:
         """Read a version into a tree of its own, and look that it changes the base's answers, and not the base. Raises
@@ -122,7 +122,7 @@ class Adapters:
         One that shares a batch must answer in it as it does alone, next to the base and a neighbour that answer as
         before; otherwise it keeps the tree of its own.
         """
-        if version.placement is not Placement.SHARES_A_BATCH:
+        if version.placement is not ServedPlacement.SHARES_A_BATCH:
             return version
         assert version.folder is not None
         self._count += 1
@@ -137,7 +137,7 @@ class Adapters:
         if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):
             return mixed
         self._delete(label)
-        return replace(version, placement=Placement.OWN_BATCH)
+        return replace(version, placement=ServedPlacement.OWN_BATCH)
 
     def release(self, version: HeldVersion) -> None:
         """Forget a version."""

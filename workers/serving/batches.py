@@ -11,7 +11,7 @@ import torch
 from workers.serving.adapters import HeldVersion
 from workers.serving.caches import join, keep
 from workers.serving.passes import Tree
-from workers.serving.requests import Ended, EndReason, OnPiece, Question, Token
+from workers.serving.requests import DecodeQuestion, Ended, EndReason, OnPiece, Token
 from workers.serving.sampling import Chooser, NotANumber, scored
 
 NOT_FINITE = "the model's numbers are not finite at this precision; serve it in float32"
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 class OpenAnswer:
     """A question, and how far its answer is."""
 
-    def __init__(self, question: Question, version: HeldVersion, on_piece: OnPiece) -> None:
+    def __init__(self, question: DecodeQuestion, version: HeldVersion, on_piece: OnPiece) -> None:
         self.question, self.version = question, version
         self._on_piece = on_piece
         self._chooser = Chooser(temperature=question.temperature, top_p=question.top_p, seed=question.seed)

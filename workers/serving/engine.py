@@ -20,7 +20,7 @@ from workers.serving.answers import AnswerStream
 from workers.serving.bodies import EngineChat, EngineCompletion, LoadBody, stop_texts
 from workers.serving.prompts import PromptRenderers, RenderingBusy, RenderingRefused
 from workers.serving.refusals import RequestRefused
-from workers.serving.requests import Ended, OnPiece, Placement, Question, Token
+from workers.serving.requests import DecodeQuestion, Ended, OnPiece, ServedPlacement, Token
 from workers.serving.versions import TextsOfBase, TextsOfVersion
 
 #: What requests call the bare base.
@@ -49,13 +49,13 @@ class QuestionLoop(Protocol):
     def queued(self) -> int:
         """How many wait."""
 
-    def load(self, name: str, folder: Path) -> Placement:
+    def load(self, name: str, folder: Path) -> ServedPlacement:
         """Make a version answer under its name."""
 
     def release(self, name: str) -> None:
         """Forget a version."""
 
-    def submit(self, question: Question, on_piece: OnPiece) -> RunningQuestion:
+    def submit(self, question: DecodeQuestion, on_piece: OnPiece) -> RunningQuestion:
         """Have a question answered."""
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class LoadedVersion:
 
     name: str
     folder: Path
-    placement: Placement
+    placement: ServedPlacement
     texts: TextsOfVersion
 
 
@@ -76,7 +76,7 @@ class LoadedVersion:
 class PreparedRequest:
     """A request as the decode loop is asked it, and how its answer is read."""
 
-    question: Question
+    question: DecodeQuestion
     texts: TextsOfVersion
     #: The model as it was named.
     model: str
@@ -117,11 +117,11 @@ class ServedEngine:
         for pool in (self._encoding, self._loading):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def load(self, body: LoadBody) -> Placement:
+    async def load(self, body: LoadBody) -> ServedPlacement:
         """Make a version answer under its name; done already is fine. Raises RequestRefused; then nothing of it stays."""
         return await _in(self._loading, lambda: self._load(body))
 
-    def _load(self, body: LoadBody) -> Placement:
+    def _load(self, body: LoadBody) -> ServedPlacement:
         folder = Path(body.folder)
         if body.name == BASE_NAME:
             raise RequestRefused(
@@ -261,7 +261,7 @@ class ServedEngine:
         logprobs: int | None,
         *,
         scores_prompt: bool = False,
-    ) -> Question:
+    ) -> DecodeQuestion:
         if not prompt:
             raise RequestRefused(400, "invalid_value", "the prompt has no tokens; send some text", param="prompt")
         left = self.context_tokens - len(prompt)
@@ -276,7 +276,7 @@ class ServedEngine:
                 param="max_tokens" if left > 0 else "prompt",
             )
         seed = request.seed
-        return Question(
+        return DecodeQuestion(
             prompt=tuple(prompt),
             adapter=name,
             max_tokens=max_tokens,

@@ -14,7 +14,7 @@ from sdk.formats.adapter_files import base_parameter, lora_key, unwrapped
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.trained_tokens import highest_token
 from workers.serving.errors import AdapterRefused
-from workers.serving.requests import Placement
+from workers.serving.requests import ServedPlacement
 
 #: Settings that only say how A and B were trained, or where they are: with them an adapter is still W + s·B·A.
 _OF_MATRICES = frozenset(
@@ -50,7 +50,7 @@ _OF_MATRICES = frozenset(
 )
 #: Settings that kinds below are recognised by.
 _OF_KINDS = frozenset({"bias", "modules_to_save", "target_parameters", "trainable_token_indices", "use_dora"})
-_ORDER = (Placement.SHARES_A_BATCH, Placement.OWN_BATCH, Placement.OWN_BASE)
+_ORDER = (ServedPlacement.SHARES_A_BATCH, ServedPlacement.OWN_BATCH, ServedPlacement.OWN_BASE)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class AdapterKind:
     """A kind of adapters."""
 
     name: str
-    placement: Placement
+    placement: ServedPlacement
     applies: Callable[[Outline], bool]
     #: Which of the base's parameters the adapter changes in place, and needs copies of.
     changes: Callable[[Outline, str], bool] = lambda outline, parameter: False
@@ -88,7 +88,7 @@ class ServedAs:
     """How an adapter is served."""
 
     kinds: tuple[str, ...]
-    placement: Placement
+    placement: ServedPlacement
     #: Whether it needs a copy of a parameter of the base, by its name.
     changes: Callable[[str], bool]
 
@@ -106,38 +106,42 @@ def _in_experts(outline: Outline) -> bool:
 
 
 TABLE = (
-    AdapterKind("matrices", Placement.SHARES_A_BATCH, lambda outline: True),
+    AdapterKind("matrices", ServedPlacement.SHARES_A_BATCH, lambda outline: True),
     # PEFT refuses a mixed batch for these.
-    AdapterKind("magnitudes", Placement.OWN_BATCH, lambda outline: bool(outline.config.get("use_dora"))),
+    AdapterKind("magnitudes", ServedPlacement.OWN_BATCH, lambda outline: bool(outline.config.get("use_dora"))),
     # PEFT mixes rows for linear modules and embeddings only, and leaves a saved one out in silence if another adapter is active.
-    AdapterKind("saved modules", Placement.OWN_BATCH, lambda outline: bool(outline.config.get("modules_to_save"))),
-    AdapterKind("tokens", Placement.OWN_BATCH, lambda outline: bool(outline.config.get("trainable_token_indices"))),
+    AdapterKind(
+        "saved modules", ServedPlacement.OWN_BATCH, lambda outline: bool(outline.config.get("modules_to_save"))
+    ),
+    AdapterKind(
+        "tokens", ServedPlacement.OWN_BATCH, lambda outline: bool(outline.config.get("trainable_token_indices"))
+    ),
     # Experts read tokens of several rows at once, in an order in which a row's adapter is no longer known.
     AdapterKind(
         "experts",
-        Placement.OWN_BATCH,
+        ServedPlacement.OWN_BATCH,
         lambda outline: bool(outline.config.get("target_parameters")) or _in_experts(outline),
     ),
     AdapterKind(
         "biases",
-        Placement.OWN_BASE,
+        ServedPlacement.OWN_BASE,
         lambda outline: (outline.config.get("bias") or "none") != "none",
         lambda outline, parameter: parameter.endswith(".bias"),
     ),
     AdapterKind(
         "whole embeddings",
-        Placement.OWN_BASE,
+        ServedPlacement.OWN_BASE,
         lambda outline: any(not name.endswith(".bias") for name in outline.written),
         # If their number differs, transformers resizes both in place.
         lambda outline, parameter: parameter in outline.written | outline.embeddings,
     ),
     AdapterKind(
         "added tokens",
-        Placement.OWN_BASE,
+        ServedPlacement.OWN_BASE,
         lambda outline: highest_token(outline.config.get("trainable_token_indices")) >= outline.vocabulary,
         lambda outline, parameter: parameter in outline.embeddings,
     ),
-    AdapterKind("unknown", Placement.OWN_BASE, _unknown, lambda outline, parameter: True),
+    AdapterKind("unknown", ServedPlacement.OWN_BASE, _unknown, lambda outline, parameter: True),
 )
 
 

@@ -34,7 +34,7 @@ from workers.serving.errors import (
 )
 from workers.serving.joining import Decoding
 from workers.serving.passes import Tree
-from workers.serving.requests import EndReason, OnPiece, Placement, Question
+from workers.serving.requests import DecodeQuestion, EndReason, OnPiece, ServedPlacement
 from workers.serving.turns import DecodeTurns
 
 #: The share of the memory that is available beside the base that caches may take.
@@ -137,7 +137,7 @@ class DecodeLoop:
         with self._work:
             return [version for name, version in sorted(self._versions.items(), key=lambda each: each[0] or "") if name]
 
-    def load(self, name: str, folder: Path) -> Placement:
+    def load(self, name: str, folder: Path) -> ServedPlacement:
         """Make a version answer under its name; once it returns, it does. Answers in work go on.
 
         The same folder again is fine. Raises AdapterRefused, NameTaken, LoopEnded; then nothing of it is left.
@@ -161,7 +161,9 @@ class DecodeLoop:
             return version.placement
 
     def _admit(self, prepared: HeldVersion) -> HeldVersion:
-        beside = [each for name, each in self._versions.items() if name and each.placement is Placement.SHARES_A_BATCH]
+        beside = [
+            each for name, each in self._versions.items() if name and each.placement is ServedPlacement.SHARES_A_BATCH
+        ]
         version = self._adapters.admit(prepared, beside[-1] if beside else None)
         with self._work:
             self._versions[version.name] = version
@@ -177,7 +179,7 @@ class DecodeLoop:
                 self._leaving.append(version)
                 self._work.notify()
 
-    def submit(self, question: Question, on_piece: OnPiece) -> Running:
+    def submit(self, question: DecodeQuestion, on_piece: OnPiece) -> Running:
         """Ask a question; `on_piece` gets its pieces. Raises NotLoaded, BadQuestion, TooLong, QueueFull, LoopEnded."""
         with self._work:
             self._require_open()
@@ -192,7 +194,7 @@ class DecodeLoop:
             self._work.notify()
         return Running(self, asked)
 
-    def _require_answerable(self, question: Question, version: HeldVersion) -> None:
+    def _require_answerable(self, question: DecodeQuestion, version: HeldVersion) -> None:
         prompt, most = question.prompt, self.context_tokens
         if not prompt:
             raise BadQuestion("the prompt has no tokens; write something")

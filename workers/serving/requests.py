@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Placement(StrEnum):
+class ServedPlacement(StrEnum):
     """How a kind of adapter is served beside others."""
 
     SHARES_A_BATCH = "shares a batch"
@@ -26,7 +26,7 @@ class EndReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Question:
+class DecodeQuestion:
     """A prompt, and how it is answered."""
 
     prompt: tuple[int, ...]

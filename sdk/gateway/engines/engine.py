@@ -19,7 +19,7 @@ class EngineRefused(Exception):  # noqa: N818 - it reads as what happened
 
 
 @dataclass(frozen=True)
-class Facts:
+class EngineFacts:
     """What an engine says of itself when it is found."""
 
     #: The engine's name as `compat` has it, and its release where it says one.
@@ -34,10 +34,10 @@ class Facts:
     takes: frozenset[str] = frozenset()
 
 
-class Running:
+class RunningCount:
     """How many requests use something that is ended once none does; all of it happens in one event loop.
 
-    >>> running = Running()
+    >>> running = RunningCount()
     >>> with running:
     ...     running.count
     1
@@ -69,19 +69,19 @@ class Running:
 class Upstream:
     """Where a request goes: the client that reaches the engine, and what is put into its body, such as the model's name there.
 
-    Who uses it enters `running` in the same step of the event loop in which `Engine.route` gave it, for as long as the request lasts:
+    Who uses it enters `running` in the same step of the event loop in which `InferenceEngine.route` gave it, for as long as the request lasts:
     what answers there, such as a process of llama.cpp, is ended only while nobody does.
     """
 
     client: httpx.AsyncClient
     fields: Mapping[str, Any]
-    running: Running = field(default_factory=Running)
+    running: RunningCount = field(default_factory=RunningCount)
 
 
-class Engine(Protocol):
+class InferenceEngine(Protocol):
     """One inference engine with one base."""
 
-    async def facts(self) -> Facts:
+    async def facts(self) -> EngineFacts:
         """Wait until the engine is up, and return what it is; one that this started and that has died is started again, with none of
         its versions. Raises EngineRefused.
         """

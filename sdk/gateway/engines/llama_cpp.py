@@ -22,7 +22,7 @@ from sdk.errors import AdapterctlError
 from sdk.exporting.gguf import config_of, export_adapter, export_model
 from sdk.file_locks import locked
 from sdk.gateway.engines.child import EngineProcess
-from sdk.gateway.engines.engine import EngineRefused, Facts, Running, Upstream
+from sdk.gateway.engines.engine import EngineFacts, EngineRefused, RunningCount, Upstream
 from sdk.gateway.engines.llama_cpp_scores import score
 from sdk.schemas.export import GgufDtype
 
@@ -53,7 +53,7 @@ class _Process:
     child: EngineProcess
     #: The files of adapters by version, in the order of their ids.
     files: Mapping[str, Path]
-    running: Running = field(default_factory=Running)
+    running: RunningCount = field(default_factory=RunningCount)
 
     def fields(self, name: str | None) -> dict[str, Any]:
         """Return what a request for a version, or the base, says about adapters."""
@@ -77,7 +77,7 @@ class LlamaCppEngine:
         self._retiring: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
-    async def facts(self) -> Facts:
+    async def facts(self) -> EngineFacts:
         """Start llama.cpp, or start it again with all of its versions if it has died, and return what it is. Raises EngineRefused."""
         async with self._lock:
             await self._converted()
@@ -88,7 +88,7 @@ class LlamaCppEngine:
                 self._current = await self._started(self._files)
             properties = (await _asked(self._current.child, "/props")).json()
             template = properties.get("chat_template")
-            return Facts(
+            return EngineFacts(
                 engine="llama.cpp",
                 version=_build(self._current.child.ready),
                 base=str(self._base),

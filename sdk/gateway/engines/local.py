@@ -10,7 +10,7 @@ from typing import Any, Literal
 import httpx
 
 from sdk.gateway.engines.child import EngineProcess
-from sdk.gateway.engines.engine import EngineRefused, Facts, Upstream
+from sdk.gateway.engines.engine import EngineFacts, EngineRefused, Upstream
 from sdk.worker_program import require_libraries
 
 _MODULE = "workers.serving"
@@ -48,7 +48,7 @@ class LocalEngine:
         #: The folders of what is loaded, by version.
         self._folders: dict[str, Path] = {}
 
-    async def facts(self) -> Facts:
+    async def facts(self) -> EngineFacts:
         """Start the program, or start it again if it has died, with none of its versions. Raises EngineRefused."""
         if self._child is None or not await self._child.answers():
             self._folders.clear()
@@ -59,7 +59,7 @@ class LocalEngine:
                 _MODULE, self._configuration, ready_s=self._ready_s, what="the engine program"
             )
         health = await self._health()
-        return Facts(
+        return EngineFacts(
             engine="local",
             version=None,
             base=str(health["base"]),

@@ -23,7 +23,7 @@ import httpx
 
 from sdk.file_locks import locked
 from sdk.formats.adapter_files import CONFIG_FILE
-from sdk.gateway.engines.engine import EngineRefused, Facts, Upstream
+from sdk.gateway.engines.engine import EngineFacts, EngineRefused, Upstream
 
 #: The folder below the shared one, and the file by whose lock one gateway at a time uses it.
 _FOLDER, _LOCK = "adapterctl-serving", ".lock"
@@ -67,7 +67,7 @@ class VllmEngine:
         self._given: dict[str, Path] = {}
         self._leaving: list[tuple[float, Path]] = []
 
-    async def facts(self) -> Facts:
+    async def facts(self) -> EngineFacts:
         """Wait for the engine, and see that it takes adapters, sees the shared folder and has no other gateway. Raises EngineRefused."""
         models = await self._models_when_up()
         try:
@@ -81,7 +81,7 @@ class VllmEngine:
         self._take_folder()
         self._require_alone(models)
         await self._require_sight()
-        return Facts(
+        return EngineFacts(
             engine="vllm",
             version=version,
             base=str(base.get("root") or base["id"]),

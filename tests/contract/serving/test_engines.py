@@ -16,9 +16,9 @@ import pytest
 from support.engines import LLAMA_CPP, LOCAL, VLLM, complete, decoder, engine_of, llama_cpp, up
 from support.served_models import TOKENS, ServedModels, make_tiny
 
-from sdk.gateway.engines.engine import Engine, EngineRefused
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 
-Running = tuple[asyncio.Runner, Engine]
+RunningCount = tuple[asyncio.Runner, InferenceEngine]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
 @pytest.fixture(scope="module", params=[LOCAL, LLAMA_CPP, VLLM])
 def running(
     request: pytest.FixtureRequest, models: ServedModels, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
+) -> Iterator[RunningCount]:
     """An engine of one kind that is up, and the event loop that it lives in."""
     with engine_of(request.param, models, tmp_path_factory.mktemp("engine")) as make, asyncio.Runner() as runner:
         engine = make()
@@ -42,11 +42,11 @@ def running(
 
 
 @pytest.fixture
-def scene(running: Running) -> Callable[[Callable[[Engine], Coroutine[Any, Any, None]]], None]:
+def scene(running: RunningCount) -> Callable[[Callable[[InferenceEngine], Coroutine[Any, Any, None]]], None]:
     """Runs something with an engine that has no version."""
     runner, engine = running
 
-    def run(body: Callable[[Engine], Coroutine[Any, Any, None]]) -> None:
+    def run(body: Callable[[InferenceEngine], Coroutine[Any, Any, None]]) -> None:
         async def whole() -> None:
             try:
                 async with asyncio.timeout(300):
@@ -60,17 +60,17 @@ def scene(running: Running) -> Callable[[Callable[[Engine], Coroutine[Any, Any, 
     return run
 
 
-Scene = Callable[[Callable[[Engine], Coroutine[Any, Any, None]]], None]
+Scene = Callable[[Callable[[InferenceEngine], Coroutine[Any, Any, None]]], None]
 
 
-async def answer(engine: Engine, models: ServedModels, name: str, at: int = 0, **more: Any) -> str:
+async def answer(engine: InferenceEngine, models: ServedModels, name: str, at: int = 0, **more: Any) -> str:
     """Return the text of a version's answer, of the base with ""."""
     found = await complete(engine, name or None, models.prompts[at], TOKENS, **more)
     text: str = found["choices"][0]["text"]
     return text
 
 
-async def load_all(engine: Engine, models: ServedModels) -> None:
+async def load_all(engine: InferenceEngine, models: ServedModels) -> None:
     for name, folder in models.adapters.items():
         await engine.load(name, folder)
 
@@ -79,7 +79,7 @@ class TestEngine:
     """Every engine."""
 
     def test_facts_name_the_engine_and_its_context(self, scene: Scene) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             facts = await engine.facts()
             assert facts.engine in ("local", "llama.cpp", "vllm")
             assert facts.context_tokens == 256
@@ -87,7 +87,7 @@ class TestEngine:
         scene(body)
 
     def test_versions_and_base_side_by_side_answer_as_peft_does(self, scene: Scene, models: ServedModels) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             await load_all(engine, models)
             assert await engine.loaded() == models.adapters.keys()
             names = [name for name in models.expected for _ in models.prompts]
@@ -104,7 +104,7 @@ class TestEngine:
     def test_scores_are_those_of_peft_for_what_it_would_write_and_what_not(
         self, scene: Scene, models: ServedModels
     ) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             await load_all(engine, models)
             for name, expected in models.scores.items():
                 found = await engine.score(name or None, models.prompts[0], models.expected[""][0])
@@ -117,7 +117,7 @@ class TestEngine:
         scene(body)
 
     def test_loading_twice_and_releasing_what_is_not_loaded_are_fine(self, scene: Scene, models: ServedModels) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             folder = models.adapters["sql@v1"]
             await engine.load("sql@v1", folder)
             await engine.load("sql@v1", folder)
@@ -136,7 +136,7 @@ class TestEngine:
     def test_a_released_number_that_means_another_folder_answers_as_that(
         self, scene: Scene, models: ServedModels
     ) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             await engine.load("sql@v1", models.adapters["sql@v1"])
             assert await answer(engine, models, "sql@v1") == decoded(models, models.expected["sql@v1"][0])
             await engine.release("sql@v1")
@@ -146,7 +146,7 @@ class TestEngine:
         scene(body)
 
     def test_an_answer_outlives_the_load_and_the_release_of_others(self, scene: Scene, models: ServedModels) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             await engine.load("sql@v1", models.adapters["sql@v1"])
             await engine.load("sql@v2", models.adapters["sql@v2"])
 
@@ -164,7 +164,7 @@ class TestEngine:
     def test_a_folder_that_is_pruned_while_it_is_loaded_hurts_nothing(
         self, scene: Scene, models: ServedModels, tmp_path: Path
     ) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             folder = tmp_path / "pruned"
             shutil.copytree(models.adapters["sql@v1"], folder)
             await engine.load("sql@v1", folder)
@@ -181,7 +181,7 @@ class TestEngine:
     ) -> None:
         folder = broken(models.adapters["sql@v1"], tmp_path / "broken", fault)
 
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             if fault == "dora" and (await engine.facts()).engine == "local":
                 pytest.skip("the local engine serves DoRA")
             await engine.load("sql@v2", models.adapters["sql@v2"])
@@ -196,7 +196,7 @@ class TestEngine:
         scene(body)
 
     def test_a_stream_of_a_version_is_its_text_in_pieces(self, scene: Scene, models: ServedModels) -> None:
-        async def body(engine: Engine) -> None:
+        async def body(engine: InferenceEngine) -> None:
             await engine.load("sql@v1", models.adapters["sql@v1"])
             upstream = engine.route("sql@v1")
             body = {"model": "-", "prompt": models.prompts[0], "max_tokens": TOKENS, "temperature": 0, "stream": True}
@@ -248,7 +248,7 @@ def test_no_third_process_of_llama_cpp_is_started_while_requests_run_in_the_firs
     asyncio.run(body())
 
 
-async def is_up(engine: Engine) -> bool:
+async def is_up(engine: InferenceEngine) -> bool:
     try:
         await engine.loaded()
     except httpx.HTTPError:

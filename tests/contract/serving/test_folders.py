@@ -14,7 +14,7 @@ from support.adapters import base_registration, save_adapter
 from support.registries import World
 
 from sdk.errors import AdapterctlError, NotFound, Unavailable
-from sdk.gateway.engines.engine import Engine, EngineRefused
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 from sdk.gateway.folders import LeasedFolders
 from sdk.gateway.proving import ProbeRecords, Proving, objection_of
 from sdk.gateway.versions import Fetched, Proof
@@ -144,7 +144,7 @@ _PROBE = ServedProbe(prompts_digest="a" * 64, prompts=[ServedPrompt(tokens=[7], 
 
 def proved(records: ProbeRecords, version: VersionView, answers_as: str = "adapter", **options: bool) -> Proof:
     proving = Proving(records.get, **{"unprobed": False, **options})
-    engine: Engine = _Scorer(answers_as)  # type: ignore[assignment]
+    engine: InferenceEngine = _Scorer(answers_as)  # type: ignore[assignment]
     return asyncio.run(proving(engine, version.ref, version.digest))
 
 

@@ -17,7 +17,7 @@ from support.engines import LLAMA_CPP, LOCAL, VLLM, decoder, engine_of
 from support.moving import MovingWorld
 from support.served_models import ServedModels, make_tiny, without_effect
 
-from sdk.gateway.engines.engine import Engine
+from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.moves import Bounds, NotServed
 from sdk.gateway.versions import Proof
 
@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
 @pytest.fixture(scope="module", params=[LOCAL, LLAMA_CPP, VLLM])
 def running(
     request: pytest.FixtureRequest, models: ServedModels, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[asyncio.Runner, Engine]]:
+) -> Iterator[tuple[asyncio.Runner, InferenceEngine]]:
     with engine_of(request.param, models, tmp_path_factory.mktemp("engine")) as make, asyncio.Runner() as runner:
         engine = make()
         try:
@@ -45,7 +45,7 @@ def running(
 
 
 @pytest.fixture
-def scene(running: tuple[asyncio.Runner, Engine], models: ServedModels) -> Callable[..., None]:
+def scene(running: tuple[asyncio.Runner, InferenceEngine], models: ServedModels) -> Callable[..., None]:
     """Runs something with a gateway of its own in front of one engine."""
     runner, engine = running
 

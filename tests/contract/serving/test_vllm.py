@@ -14,7 +14,7 @@ from support.engines import VllmServer, decoder, up, vllm_server
 from support.moving import MovingWorld
 from support.served_models import ServedModels, make_tiny
 
-from sdk.gateway.engines.engine import Engine, EngineRefused
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 from sdk.gateway.engines.vllm import VllmEngine
 
 
@@ -30,7 +30,7 @@ def server(models: ServedModels, tmp_path_factory: pytest.TempPathFactory) -> It
         yield server
 
 
-def refusal_of(engine: Engine) -> str:
+def refusal_of(engine: InferenceEngine) -> str:
     """Return why an engine isn't taken."""
 
     async def ask() -> str:

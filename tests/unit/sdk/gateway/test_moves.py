@@ -18,7 +18,7 @@ from support.serving_engine import BASE, Gate, MemoryEngine, MemoryFolders, adap
 from sdk.errors import NotFound, Unavailable
 from sdk.gateway.engines.engine import EngineRefused
 from sdk.gateway.moves import Bounds, Moves, NotServed, UnknownModel
-from sdk.gateway.versions import Proof, VersionState
+from sdk.gateway.versions import Proof, ServingState
 from sdk.schemas.serving import ServedVersion
 
 QUICK = Bounds(spares=2, wait_s=5.0, pause_s=0.3, passing_s=0.02, passing_most_s=0.05, watch_s=0.02)
@@ -64,7 +64,7 @@ class World:
     def means(self, name: str = "sql@production") -> str | None:
         return next(each.serving for each in self.moves.names() if each.name == name)
 
-    def state(self, name: str) -> VersionState | None:
+    def state(self, name: str) -> ServingState | None:
         return next((each.state for each in self.moves.state() if each.name == name), None)
 
     async def until(self, holds: Callable[[], Any]) -> None:
@@ -492,7 +492,7 @@ def test_no_schedule_of_moves_requests_failures_and_kills_mixes_or_leaks(tmp_pat
 
         def is_even() -> bool:
             """Whether engine, leases and moves agree; an engine that was killed at the very end is noticed first."""
-            serving = {each.name: each.digest for each in world.moves.state() if each.state is VersionState.SERVING}
+            serving = {each.name: each.digest for each in world.moves.state() if each.state is ServingState.SERVING}
             leased = sorted(world.folders.leased)
             return world.engine.have.keys() == serving.keys() and leased == sorted(serving.values())
 

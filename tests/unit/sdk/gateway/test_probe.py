@@ -147,7 +147,7 @@ def test_scores_that_are_no_numbers_fail(wrong: float) -> None:
     assert judge(record, Scores(right.base, [right.adapter[0][1:], *right.adapter[1:]])).outcome == "failed"
 
 
-class Engine:
+class InferenceEngine:
     """One that answers from lists, and counts what it was asked."""
 
     def __init__(self, record: ServedProbe, answers: Scores) -> None:
@@ -161,7 +161,7 @@ class Engine:
 
 def test_probe_stops_after_the_prompt_on_which_the_version_passes() -> None:
     record, held = made(0.7), BaseScores()
-    engine = Engine(record, scores(record, FLOAT32))
+    engine = InferenceEngine(record, scores(record, FLOAT32))
     for round_ in (1, 2):
         found = asyncio.run(prove(engine, "a@v1", record, held=held))  # type: ignore[arg-type]
         assert (found.outcome, found.tokens) == ("passed", 32)
@@ -171,7 +171,7 @@ def test_probe_stops_after_the_prompt_on_which_the_version_passes() -> None:
 
 def test_probe_scores_everything_before_it_fails() -> None:
     record = made(0.7)
-    engine = Engine(record, scores(record, FLOAT32, share=0.0))
+    engine = InferenceEngine(record, scores(record, FLOAT32, share=0.0))
     found = asyncio.run(prove(engine, "a@v1", record, held=BaseScores()))  # type: ignore[arg-type]
     assert (found.outcome, found.tokens, engine.version) == ("failed", 128, 8)
 
@@ -179,7 +179,7 @@ def test_probe_scores_everything_before_it_fails() -> None:
 def test_probe_begins_with_the_prompt_on_which_the_adapter_does_most() -> None:
     weak, strong = made(0.001), made(0.9, seed=3)
     record = weak.model_copy(update={"prompts": [*weak.prompts[:3], strong.prompts[3]]})
-    engine = Engine(record, scores(record, FLOAT32))
+    engine = InferenceEngine(record, scores(record, FLOAT32))
     found = asyncio.run(prove(engine, "a@v1", record, held=BaseScores()))  # type: ignore[arg-type]
     assert found.outcome == "passed"
     assert found.effect > 0.5

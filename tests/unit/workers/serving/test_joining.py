@@ -13,7 +13,7 @@ from support.soak import MATRIX
 
 from workers.serving.errors import BaseRefused
 from workers.serving.loop import DecodeLoop
-from workers.serving.requests import Question
+from workers.serving.requests import DecodeQuestion
 
 #: Those that are tried in each run; the others in a matrix.
 ALWAYS = ("qwen3", "bloom", "mistral", "qwen3.5")
@@ -43,7 +43,7 @@ def test_texts_beside_each_other_are_those_of_each_alone(tmp_path: Path, name: s
         assert loop.joins is JOINS[name]
         answers = [Listener() for _ in PROMPTS]
         for prompt, answer in zip(PROMPTS, answers, strict=True):
-            loop.submit(Question(prompt, None, 9), answer)
+            loop.submit(DecodeQuestion(prompt, None, 9), answer)
         assert [answer.wait() for answer in answers] == [served.alone(model, prompt, 9) for prompt in PROMPTS]
 
 
@@ -68,7 +68,7 @@ def test_a_text_that_comes_to_other_frequencies_is_read_again(tmp_path: Path) ->
         assert loop.joins
         answers = [Listener() for _ in range(3)]
         for prompt, answer in zip((short, crossing, long), answers, strict=True):
-            loop.submit(Question(prompt, None, 10), answer)
+            loop.submit(DecodeQuestion(prompt, None, 10), answer)
         texts = [answer.wait() for answer in answers]
     assert texts == [served.alone(model, prompt, 10) for prompt in (short, crossing, long)]
 

@@ -18,14 +18,14 @@ from support.soak import MATRIX
 from workers.serving.errors import AdapterRefused
 from workers.serving.kinds import TABLE, Outline, judge
 from workers.serving.loop import DecodeLoop
-from workers.serving.requests import Placement, Question
+from workers.serving.requests import DecodeQuestion, ServedPlacement
 
-SHARES, OWN_BATCH, OWN_BASE = Placement.SHARES_A_BATCH, Placement.OWN_BATCH, Placement.OWN_BASE
+SHARES, OWN_BATCH, OWN_BASE = ServedPlacement.SHARES_A_BATCH, ServedPlacement.OWN_BATCH, ServedPlacement.OWN_BASE
 PROMPT, NEXT = (40, 41, 99, 120, 77), (33, 150, 60)
 TOKENS = 5
 
 #: What is tried: the base, the settings of the adapter, the kinds that it has beside "matrices", and its placement.
-CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], Placement]] = {
+CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], ServedPlacement]] = {
     "linear": ("llama", {"target_modules": ["q_proj", "down_proj"]}, (), SHARES),
     "all linear, patterns": (
         "llama",
@@ -115,7 +115,7 @@ def _ask(loop: DecodeLoop, *names: str | None) -> list[list[int]]:
     answers = [(Listener(), Listener()) for _ in names]
     for name, pair in zip(names, answers, strict=True):
         for prompt, answer in zip((PROMPT, NEXT), pair, strict=True):
-            loop.submit(Question(prompt, name, TOKENS), answer)
+            loop.submit(DecodeQuestion(prompt, name, TOKENS), answer)
     return [[*first.wait(), *second.wait()] for first, second in answers]
 
 

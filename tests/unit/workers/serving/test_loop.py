@@ -13,7 +13,7 @@ from support.served import Listener
 
 from workers.serving.errors import BadQuestion, LoopEnded, NameTaken, NotLoaded, QueueFull, TooLong
 from workers.serving.loop import DecodeLoop
-from workers.serving.requests import EndReason, Placement, Question
+from workers.serving.requests import DecodeQuestion, EndReason, ServedPlacement
 
 NAMES = (None, "a@v1", "a@v2")
 
@@ -35,12 +35,12 @@ Alone = Callable[[str | None, tuple[int, ...], int], list[int]]
 
 def test_versions_and_base_in_a_batch_answer_as_each_alone(loop: DecodeLoop, alone: Alone) -> None:
     assert loop.joins
-    assert {version.placement for version in loop.versions()} == {Placement.SHARES_A_BATCH}
+    assert {version.placement for version in loop.versions()} == {ServedPlacement.SHARES_A_BATCH}
     lengths = {0: 5, 1: 23, 2: 11, 3: 2, 4: 40, 5: 11}
     asked = [(NAMES[n % 3], prompt_of(210 + n, length), 6 + 2 * n) for n, length in lengths.items()]
     answers = [Listener() for _ in asked]
     for (name, prompt, tokens), answer in zip(asked, answers, strict=True):
-        loop.submit(Question(prompt, name, tokens), answer)
+        loop.submit(DecodeQuestion(prompt, name, tokens), answer)
     texts = [answer.wait() for answer in answers]
     assert texts == [alone(name, prompt, tokens) for name, prompt, tokens in asked]
     assert {answer.ended.reason for answer in answers} == {EndReason.LENGTH}
@@ -60,10 +60,10 @@ def test_a_question_that_joins_later_changes_no_other_and_is_not_changed(
 
     def join(count: int) -> None:
         if count == 3:
-            loop.submit(Question(second, "a@v2", 10), joined)
+            loop.submit(DecodeQuestion(second, "a@v2", 10), joined)
 
     begun = Listener(join)
-    loop.submit(Question(first, "a@v1", 20), begun)
+    loop.submit(DecodeQuestion(first, "a@v1", 20), begun)
     assert begun.wait() == alone("a@v1", first, 20)
     assert joined.wait() == alone("a@v2", second, 10)
 
@@ -73,7 +73,7 @@ def test_a_question_that_leaves_changes_no_other(loop: DecodeLoop, alone: Alone)
     prompts["shortest"] = (prompt_of(23, 3), "a@v2", 20)
     answers = {name: Listener() for name in prompts}
     for name, (prompt, version, tokens) in prompts.items():
-        loop.submit(Question(prompt, version, tokens), answers[name])
+        loop.submit(DecodeQuestion(prompt, version, tokens), answers[name])
     for name, (prompt, version, tokens) in prompts.items():
         assert answers[name].wait() == alone(version, prompt, tokens), name
 
@@ -83,8 +83,8 @@ def test_a_prompt_read_in_parts_is_read_as_a_whole(base: Path, adapters: dict[st
     with DecodeLoop(base, dtype="float32", part_tokens=7) as loop:
         loop.load("a@v1", adapters["a@v1"])
         answers = Listener(), Listener()
-        loop.submit(Question(other, None, 12), answers[0])
-        loop.submit(Question(prompt, "a@v1", 12), answers[1])
+        loop.submit(DecodeQuestion(other, None, 12), answers[0])
+        loop.submit(DecodeQuestion(prompt, "a@v1", 12), answers[1])
         assert answers[1].wait() == alone("a@v1", prompt, 12)
         assert answers[0].wait() == alone(None, other, 12)
 
@@ -96,8 +96,8 @@ def test_prompts_and_answers_score_as_a_whole_text_does(base: Path, adapters: di
     with DecodeLoop(base, dtype="float32", part_tokens=6) as loop:
         loop.load("a@v1", adapters["a@v1"])
         beside, answer = Listener(), Listener()
-        loop.submit(Question(prompt_of(42, 9), None, 20), beside)
-        loop.submit(Question(prompt, "a@v1", 5, logprobs=3, scores_prompt=True), answer)
+        loop.submit(DecodeQuestion(prompt_of(42, 9), None, 20), beside)
+        loop.submit(DecodeQuestion(prompt, "a@v1", 5, logprobs=3, scores_prompt=True), answer)
         text = answer.wait()
         beside.wait()
     assert tuple(text[:20]) == prompt
@@ -114,7 +114,7 @@ def test_prompts_and_answers_score_as_a_whole_text_does(base: Path, adapters: di
 
 def test_a_prompt_alone_is_scored_without_an_answer(loop: DecodeLoop) -> None:
     answer = Listener()
-    loop.submit(Question((30, 31, 32), "a@v1", 0, scores_prompt=True), answer)
+    loop.submit(DecodeQuestion((30, 31, 32), "a@v1", 0, scores_prompt=True), answer)
     assert answer.wait() == [30, 31, 32]
     assert answer.ended.reason is EndReason.LENGTH
 
@@ -124,26 +124,26 @@ def test_an_answer_ends_before_a_stop_token(loop: DecodeLoop, alone: Alone) -> N
     text = alone("a@v1", prompt, 8)
     stop = text[5]
     answer = Listener()
-    loop.submit(Question(prompt, "a@v1", 8, stop_ids=frozenset({stop})), answer)
+    loop.submit(DecodeQuestion(prompt, "a@v1", 8, stop_ids=frozenset({stop})), answer)
     assert answer.wait() == text[: text.index(stop)]
     assert answer.ended.reason is EndReason.STOP
 
 
 def test_a_seed_gives_the_same_text_whoever_is_beside(loop: DecodeLoop) -> None:
-    question = Question(prompt_of(61, 8), "a@v1", 16, temperature=0.9, top_p=0.9, seed=5)
+    question = DecodeQuestion(prompt_of(61, 8), "a@v1", 16, temperature=0.9, top_p=0.9, seed=5)
     single = Listener()
     loop.submit(question, single)
     text = single.wait()
     others, again = [Listener() for _ in range(3)], Listener()
     for number, other in enumerate(others):
         name = NAMES[number]
-        loop.submit(Question(prompt_of(62 + number, 5 + number), name, 12, temperature=1.5, seed=number), other)
+        loop.submit(DecodeQuestion(prompt_of(62 + number, 5 + number), name, 12, temperature=1.5, seed=number), other)
     loop.submit(question, again)
     assert again.wait() == text
     for other in others:
         other.wait()
     different = Listener()
-    loop.submit(Question(question.prompt, "a@v1", 16, temperature=0.9, top_p=0.9, seed=6), different)
+    loop.submit(DecodeQuestion(question.prompt, "a@v1", 16, temperature=0.9, top_p=0.9, seed=6), different)
     assert different.wait() != text
 
 
@@ -156,11 +156,11 @@ def test_a_cancelled_answer_ends_before_the_next_token(loop: DecodeLoop, alone: 
 
     def begin(count: int) -> None:
         if count == 1:
-            running.append(loop.submit(Question(prompt, "a@v1", 100), answer))
+            running.append(loop.submit(DecodeQuestion(prompt, "a@v1", 100), answer))
             ready.set()
 
     beside._then = begin
-    loop.submit(Question(other, "a@v2", 16), beside)
+    loop.submit(DecodeQuestion(other, "a@v2", 16), beside)
     assert ready.wait(60)
     assert answer.wait() == alone("a@v1", prompt, 4)
     assert answer.ended.reason is EndReason.CANCELLED
@@ -181,12 +181,12 @@ def test_a_version_loaded_beside_answers_in_work_changes_none(
                 loading[0].start()
 
         answers = Listener(load), Listener()
-        loop.submit(Question(prompt, "a@v1", 60), answers[0])
-        loop.submit(Question(prompt, None, 60), answers[1])
+        loop.submit(DecodeQuestion(prompt, "a@v1", 60), answers[0])
+        loop.submit(DecodeQuestion(prompt, None, 60), answers[1])
         texts = [answer.wait() for answer in answers]
         loading[0].join()
         later = Listener()
-        loop.submit(Question(prompt, "a@v2", 12), later)
+        loop.submit(DecodeQuestion(prompt, "a@v2", 12), later)
         assert later.wait() == alone("a@v2", prompt, 12)
     assert texts[0][:12] == alone("a@v1", prompt, 12)
     # As far as the text has no near ties.
@@ -201,35 +201,35 @@ def test_a_released_version_answers_to_the_end_and_is_unknown(
         for name in adapters:
             loop.load(name, adapters[name])
         answer = Listener(lambda count: loop.release("a@v1") if count == 2 else None)
-        loop.submit(Question(prompt, "a@v1", 12), answer)
+        loop.submit(DecodeQuestion(prompt, "a@v1", 12), answer)
         assert answer.wait() == alone("a@v1", prompt, 12)
         with pytest.raises(NotLoaded, match="a@v1"):
-            loop.submit(Question(prompt, "a@v1", 12), Listener())
+            loop.submit(DecodeQuestion(prompt, "a@v1", 12), Listener())
         other = Listener()
-        loop.submit(Question(prompt, "a@v2", 12), other)
+        loop.submit(DecodeQuestion(prompt, "a@v2", 12), other)
         assert other.wait() == alone("a@v2", prompt, 12)
         # Once nobody needs it, its matrices are gone.
         assert [version.name for version in loop.versions()] == ["a@v2"]
         assert not [name for name, _ in loop._adapters._shared.model.named_parameters() if "version1" in name]
         # The same name again, another version's bytes.
-        assert loop.load("a@v1", adapters["a@v2"]) is Placement.SHARES_A_BATCH
+        assert loop.load("a@v1", adapters["a@v2"]) is ServedPlacement.SHARES_A_BATCH
         again = Listener()
-        loop.submit(Question(prompt, "a@v1", 12), again)
+        loop.submit(DecodeQuestion(prompt, "a@v1", 12), again)
         assert again.wait() == alone("a@v2", prompt, 12)
         # After the last one, the base answers, and more can be loaded.
         for name in adapters:
             loop.release(name)
         bare = Listener()
-        loop.submit(Question(prompt, None, 12), bare)
+        loop.submit(DecodeQuestion(prompt, None, 12), bare)
         assert bare.wait() == alone(None, prompt, 12)
         loop.load("a@v1", adapters["a@v1"])
         last = Listener()
-        loop.submit(Question(prompt, "a@v1", 12), last)
+        loop.submit(DecodeQuestion(prompt, "a@v1", 12), last)
         assert last.wait() == alone("a@v1", prompt, 12)
 
 
 def test_a_name_means_one_folder(loop: DecodeLoop, adapters: dict[str, Path]) -> None:
-    assert loop.load("a@v1", adapters["a@v1"]) is Placement.SHARES_A_BATCH
+    assert loop.load("a@v1", adapters["a@v1"]) is ServedPlacement.SHARES_A_BATCH
     with pytest.raises(NameTaken, match="release it first"):
         loop.load("a@v1", adapters["a@v2"])
 
@@ -237,15 +237,15 @@ def test_a_name_means_one_folder(loop: DecodeLoop, adapters: dict[str, Path]) ->
 @pytest.mark.parametrize(
     ("question", "error", "words"),
     [
-        (Question((), None, 4), BadQuestion, "no tokens"),
-        (Question((5, 100_000), None, 4), BadQuestion, "token 100000"),
-        (Question((5, -1), None, 4), BadQuestion, "token -1"),
-        (Question((5,) * 250, None, 7), TooLong, "250 tokens and up to 7 .* than the 256"),
-        (Question((5,), "b@v1", 4), NotLoaded, "b@v1"),
+        (DecodeQuestion((), None, 4), BadQuestion, "no tokens"),
+        (DecodeQuestion((5, 100_000), None, 4), BadQuestion, "token 100000"),
+        (DecodeQuestion((5, -1), None, 4), BadQuestion, "token -1"),
+        (DecodeQuestion((5,) * 250, None, 7), TooLong, "250 tokens and up to 7 .* than the 256"),
+        (DecodeQuestion((5,), "b@v1", 4), NotLoaded, "b@v1"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_refused(
-    loop: DecodeLoop, question: Question, error: type[Exception], words: str
+    loop: DecodeLoop, question: DecodeQuestion, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         loop.submit(question, Listener())
@@ -253,7 +253,7 @@ def test_a_question_that_cannot_be_answered_is_refused(
 
 def test_the_whole_context_can_be_used(loop: DecodeLoop) -> None:
     answer = Listener()
-    loop.submit(Question((5,) * 250, "a@v1", 6), answer)
+    loop.submit(DecodeQuestion((5,) * 250, "a@v1", 6), answer)
     assert len(answer.wait()) == 6
 
 
@@ -265,14 +265,14 @@ def test_a_full_queue_refuses_and_what_waits_is_answered(base: Path, adapters: d
         def fill(count: int) -> None:
             if count == 1:
                 for number, answer in enumerate(waiting):
-                    loop.submit(Question(prompt_of(100 + number, 4), None, 6), answer)
+                    loop.submit(DecodeQuestion(prompt_of(100 + number, 4), None, 6), answer)
                 try:
-                    loop.submit(Question((5,), None, 1), Listener())
+                    loop.submit(DecodeQuestion((5,), None, 1), Listener())
                 except QueueFull as error:
                     refused.append(str(error))
 
         first = Listener(fill)
-        loop.submit(Question(prompt_of(102, 4), None, 6), first)
+        loop.submit(DecodeQuestion(prompt_of(102, 4), None, 6), first)
         first.wait()
         assert refused == ["2 requests wait already; ask again later"]
         for number, answer in enumerate(waiting):
@@ -293,7 +293,7 @@ def test_caches_stay_within_their_bound(base: Path, alone: Alone) -> None:
 
         answers = [Listener(look) for _ in range(6)]
         for number, answer in enumerate(answers):
-            loop.submit(Question(prompt_of(110 + number, 4 + 3 * number), None, 8), answer)
+            loop.submit(DecodeQuestion(prompt_of(110 + number, 4 + 3 * number), None, 8), answer)
         for number, answer in enumerate(answers):
             assert answer.wait() == alone(None, prompt_of(110 + number, 4 + 3 * number), 8)
         assert 20 < most <= tokens
@@ -306,8 +306,8 @@ def test_whoever_listens_and_fails_ends_only_its_own_answer(loop: DecodeLoop, al
         raise RuntimeError("a secret text")
 
     answer = Listener()
-    loop.submit(Question(prompt_of(122, 5), None, 30), fail)
-    loop.submit(Question(prompt, "a@v2", 10), answer)
+    loop.submit(DecodeQuestion(prompt_of(122, 5), None, 30), fail)
+    loop.submit(DecodeQuestion(prompt, "a@v2", 10), answer)
     assert answer.wait() == alone("a@v2", prompt, 10)
     assert loop.running == 0
 
@@ -318,8 +318,8 @@ def test_a_row_whose_numbers_are_not_finite_fails_alone(base: Path, adapters: di
         loop.load("a@v1", adapters["a@v1"])
         failing = Listener(lambda count: _overflow(loop) if count == 2 else None)
         beside = Listener()
-        loop.submit(Question(prompt, "a@v1", 12), failing)
-        loop.submit(Question(prompt, None, 12), beside)
+        loop.submit(DecodeQuestion(prompt, "a@v1", 12), failing)
+        loop.submit(DecodeQuestion(prompt, None, 12), beside)
         assert beside.wait() == alone(None, prompt, 12)
         failing.wait()
     assert failing.ended.reason is EndReason.FAILED
@@ -338,8 +338,8 @@ def test_closing_cancels_what_is_in_work_and_what_waits(base: Path) -> None:
         begun = threading.Event()
         answers = Listener(lambda count: begun.set()), Listener()
         for answer in answers:
-            loop.submit(Question(prompt_of(131, 5), None, 240), answer)
+            loop.submit(DecodeQuestion(prompt_of(131, 5), None, 240), answer)
         assert begun.wait(60)
     assert [answer.ended.reason for answer in answers] == [EndReason.CANCELLED] * 2
     with pytest.raises(LoopEnded, match="ending"):
-        loop.submit(Question((5,), None, 1), Listener())
+        loop.submit(DecodeQuestion((5,), None, 1), Listener())

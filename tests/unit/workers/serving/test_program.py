@@ -21,7 +21,7 @@ from support.waiting import wait_until
 
 from sdk.worker_program import PARENT_VARIABLE
 from workers.serving.activity import Activity, unneeded
-from workers.serving.requests import OnPiece, Question
+from workers.serving.requests import DecodeQuestion, OnPiece
 
 CANARY = "canary-7f3a"
 
@@ -176,7 +176,7 @@ class BrokenLoop(PlayedLoop):
     def __init__(self) -> None:
         super().__init__(lambda: iter(()))
 
-    def submit(self, question: Question, on_piece: OnPiece) -> Any:
+    def submit(self, question: DecodeQuestion, on_piece: OnPiece) -> Any:
         """Raise."""
         raise KeyError(f"{CANARY} {question.prompt}")
 

@@ -18,7 +18,7 @@ from support.waiting import wait_until
 from workers.pipelines.data.tokenizer import load_tokenizer
 from workers.pipelines.model.device import choose_device
 from workers.serving.loop import DecodeLoop, Running
-from workers.serving.requests import Ended, OnPiece, Question, Token
+from workers.serving.requests import DecodeQuestion, Ended, OnPiece, Token
 
 MESSAGES = [{"role": "user", "content": "the cat"}]
 CHAT = {"model": "base", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
@@ -263,7 +263,7 @@ def test_client_that_leaves_ends_its_answer_within_a_step(engine: RunningEngine)
     loop, taken = engine.engine.loop, list[int]()
     submit = loop.submit
 
-    def counted(question: Question, on_piece: OnPiece) -> Running:
+    def counted(question: DecodeQuestion, on_piece: OnPiece) -> Running:
         return submit(question, lambda piece: (taken.append(isinstance(piece, Token)), on_piece(piece))[1])
 
     engine.engine.loop.submit = counted
@@ -310,7 +310,7 @@ def test_request_beyond_the_queue_is_refused_and_later_taken(base: Path, tmp_pat
     loop, begun, gate = DecodeLoop(base, dtype="float32", most_running=1, most_queued=1), Event(), Event()
     submit = loop.submit
 
-    def held_back(question: Question, on_piece: OnPiece) -> Running:
+    def held_back(question: DecodeQuestion, on_piece: OnPiece) -> Running:
         def wait(piece: Token | Ended) -> None:
             begun.set()
             # The loop can't go on before the gate is open.

@@ -30,7 +30,7 @@ import httpx
 
 from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
 from sdk.gateway.model_names import ModelNames, NamedVersion, is_exact
-from sdk.gateway.placing import Abandoned, VersionFolders, Objection, Placing, Prove, VersionRefused
+from sdk.gateway.placing import Abandoned, Objection, Placing, Prove, VersionFolders, VersionRefused
 from sdk.gateway.versions import MoveTimes, NameStatus, PlacedVersion, Proof, ServingState, VersionStatus
 from sdk.schemas.serving import ServedAdapter
 

@@ -18,7 +18,7 @@ from workers.serving.activity import Activity
 from workers.serving.engine import ServedEngine
 from workers.serving.prompts import PromptRenderers
 from workers.serving.replies import ReplyLimits
-from workers.serving.requests import Ended, EndReason, OnPiece, ServedPlacement, DecodeQuestion, Token
+from workers.serving.requests import DecodeQuestion, Ended, EndReason, OnPiece, ServedPlacement, Token
 from workers.serving.routes import EngineRoutes
 from workers.serving.versions import TextsOfBase
 

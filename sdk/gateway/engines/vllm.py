@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ import httpx
 from sdk.file_locks import locked
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.gateway.engines.engine import EngineFacts, EngineRefused, Upstream
+from sdk.gateway.engines.vllm_scores import score
 
 #: The folder below the shared one, and the file by whose lock one gateway at a time uses it.
 _FOLDER, _LOCK = "adapterctl-serving", ".lock"
@@ -135,23 +135,7 @@ class VllmEngine:
 
     async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
         """Return the log-probability, in nats, of each token of a continuation. Raises KeyError, httpx.HTTPError, EngineRefused."""
-        body = {
-            **self.route(name).fields,
-            "prompt": [*prompt, *continuation],
-            "max_tokens": 0,
-            "echo": True,
-            "logprobs": 0,
-            "temperature": 0,
-        }
-        answer = await self._post("/v1/completions", body)
-        if answer.status_code != httpx.codes.OK:
-            raise EngineRefused(f"vLLM doesn't score a prompt: {_message(answer)}")
-        scores = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
-        if len(scores) != len(prompt) + len(continuation):
-            raise EngineRefused(
-                f"vLLM gives {len(scores)} scores for {len(prompt) + len(continuation)} tokens; tell its version with: adapterctl doctor"
-            )
-        return [math.nan if each is None else float(each) for each in scores[len(prompt) :]]
+        return await score(self.route(name), prompt, continuation)
 
     async def close(self) -> None:
         """Leave the engine as it is: it belongs to somebody else, and may still answer."""

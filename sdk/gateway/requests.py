@@ -110,6 +110,8 @@ def require_taken(request: ChatBody | CompletionRequest, takes: frozenset[str], 
         "response_format": request.response_format is not None and request.response_format.type != "text",
         "tools": isinstance(request, ChatRequest) and bool(request.tools),
         "tool_choice": isinstance(request, ChatRequest) and request.tool_choice not in (None, "none", "auto"),
+        # With log-probabilities, a few at once end vLLM 0.32 where adapters run beside; llama.cpp doesn't have it.
+        "echo": isinstance(request, CompletionRequest) and bool(request.echo),
     }
     for field, is_given in given.items():
         if is_given and ("tools" if field == "tool_choice" else field) not in takes:

@@ -111,7 +111,7 @@ def gateway(
     *,
     pieces: int = 3,
     every_s: float = 0.0,
-    takes: frozenset[str] = frozenset({"tools", "response_format", "stop_token_ids"}),
+    takes: frozenset[str] = frozenset({"echo", "tools", "response_format", "stop_token_ids"}),
     ask: Callable[[str], TokenStanding] | None = None,
     has_key: bool = True,
     limits: ConnectionLimits | None = None,

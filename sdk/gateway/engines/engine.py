@@ -30,7 +30,7 @@ class EngineFacts:
     context_tokens: int
     #: The SHA-256 of the chat template that it renders with; None: none, or it doesn't say.
     template: str | None
-    #: Which fields of requests it takes beyond those that all take: "response_format", "tools".
+    #: Which fields of requests it takes beyond those that all take: "echo", "response_format", "tools".
     takes: frozenset[str] = frozenset()
 
 

@@ -65,7 +65,7 @@ class LocalEngine:
             base=str(health["base"]),
             context_tokens=int(health["context_tokens"]),
             template=health.get("template"),
-            takes=frozenset({"stop_token_ids", "templates"}),
+            takes=frozenset({"echo", "stop_token_ids", "templates"}),
         )
 
     async def load(self, name: str, folder: Path) -> None:

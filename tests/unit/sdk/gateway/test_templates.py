@@ -135,3 +135,20 @@ def test_files_that_can_t_be_read_are_an_error(tmp_path: Path, name: str, conten
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError):  # noqa: PT011 - whichever it is, it becomes one sentence
         VersionFiles.of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "named"),
+    [
+        ("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+def test_field_that_this_engine_lacks_never_reaches_it(
+    served: Gateway, path: str, fields: dict[str, Any], named: str
+) -> None:
+    before = len(served.bodies)
+    with served.client() as client:
+        answer = client.post(path, json={"model": "sql@v1", **fields}, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, named)
+    assert len(served.bodies) == before

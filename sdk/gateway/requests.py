@@ -164,7 +164,7 @@ def _explained(error: ValidationError) -> Declined:
     if first["type"] == "extra_forbidden":
         return _bad(f"{where} is no field of this request; leave it out", param=where)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return _bad(f"{where}: {message[:300]}; correct it", param=where)
+    return _bad(f"{where + ': ' if where else ''}{message[:300]}; correct it", param=where or None)
 
 
 def _most_values(body: bytes) -> int:

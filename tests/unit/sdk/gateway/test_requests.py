@@ -48,3 +48,34 @@ def test_a_part_that_is_refused_is_named(part: dict[str, Any], where: str) -> No
     error = refused(messages=[{"role": "user", "content": [part]}])
     assert (error.status, error.param) == (400, where)
     assert error.message.startswith(where)
+
+
+def properties(count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(count)}}
+
+
+def tools(*schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": "f", "parameters": schema}} for schema in schemas]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"tools": tools(properties(101))}, "at most 100 members"),
+        ({"tools": tools({"enum": list(range(501))})}, "a list 500"),
+        ({"tools": tools(*[properties(90)] * 30)}, "5,000 values"),
+        ({"tools": tools({"pattern": "(" * 200_001})}, "200,000 characters"),
+        ({"tools": tools({"properties": {"(" * 200_001: {}}})}, "200,000 characters"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": properties(101)}}},
+            "at most 100 members",
+        ),
+    ],
+)
+def test_a_schema_that_would_keep_an_engine_busy_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    assert sentence in refused(**fields).message
+
+
+def test_as_many_tools_as_programs_have_are_taken() -> None:
+    body = {"model": "sql", "messages": [{"role": "user", "content": "a"}], "tools": tools(*[properties(15)] * 100)}
+    assert len(written(parse(ChatBody, json.dumps(body).encode()))["tools"]) == 100

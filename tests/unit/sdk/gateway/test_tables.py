@@ -107,6 +107,26 @@ def test_a_feed_brings_the_next_look_forward(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("says_look", [True, False])
+def test_a_feed_that_answers_at_once_is_not_asked_in_a_loop(tmp_path: Path, says_look: bool) -> None:
+    async def test(registry: Registry) -> None:
+        asked: list[str] = []
+
+        async def changed(_namespace: str, after: str) -> bool:
+            asked.append(after)
+            await asyncio.sleep(0)
+            return says_look
+
+        registry.look_s, registry.has_feed, registry.changed = 3600.0, True, changed  # type: ignore[method-assign]
+        tables = tables_of(registry, tmp_path)
+        await tables.start()
+        began = time.monotonic()
+        await running_until(tables, [], lambda: len(asked) >= 4 or time.monotonic() - began > 30)
+        assert time.monotonic() - began > 0.6
+
+    run(test)
+
+
 @pytest.mark.parametrize("error", [NotFound("there is none"), Unauthenticated("revoked")])
 def test_lost_rights_leave_nothing_to_serve_also_after_a_restart(tmp_path: Path, error: AdapterctlError) -> None:
     async def test(registry: Registry) -> None:

@@ -184,10 +184,11 @@ class _Sampling(Wire):
 
     @model_validator(mode="after")
     def _with_small_schemas(self) -> Self:
-        _require_small(self._schemas())
+        _require_small(self.json_schemas())
         return self
 
-    def _schemas(self) -> list[JsonValue]:
+    def json_schemas(self) -> list[JsonValue]:
+        """Return all of them in this request."""
         form = self.response_format
         return [form.json_schema.schema_] if form is not None and form.json_schema is not None else []
 
@@ -202,8 +203,9 @@ class ChatRequest(_Sampling):
     logprobs: Annotated[bool | None, IF_SET] = None
     top_logprobs: Annotated[int | None, IF_SET, Field(ge=0, le=20)] = None
 
-    def _schemas(self) -> list[JsonValue]:
-        return [*super()._schemas(), *(tool.function.parameters for tool in self.tools or ())]
+    def json_schemas(self) -> list[JsonValue]:
+        """Return all of them in this request."""
+        return [*super().json_schemas(), *(tool.function.parameters for tool in self.tools or ())]
 
 
 class CompletionRequest(_Sampling):

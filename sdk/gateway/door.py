@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from sdk.gateway.chat_answers import ChatLines, chat_answer
 from sdk.gateway.engines.engine import EngineFacts
+from sdk.gateway.entrance import ALIVE, READY
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import CallerRights, Keys
 from sdk.gateway.moves import HeldRequest, Moves, NotServed, UnknownModel
@@ -30,11 +31,8 @@ from sdk.gateway.templates import Templates
 from sdk.schemas.completions import CompletionRequest
 
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
-#: `transformers chat` asks for the last one.
-ALIVE = ("/healthz", "/health")
 #: With this, `transformers chat` waits until a model is loaded, without a key: it is told that any is, which says nothing.
 LOAD_MODEL, LOADED = "/load_model", {"status": "ready", "cached": True}
-READY = "/readyz"
 #: What a name of a base begins with; no adapter's name has a colon.
 BASE = "base:"
 #: The most requests at once, and how long a body may take to come, in seconds.

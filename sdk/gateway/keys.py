@@ -124,6 +124,11 @@ class _Known:
     asked_s: float
     valid_for_s: float
 
+    @property
+    def stale_s(self) -> float:
+        """For how long it counts with the registry away: a token that ends sooner than an answer does has ended by then."""
+        return STALE_S if self.valid_for_s >= FRESH_S else self.valid_for_s
+
 
 class TokenRights:
     """What holders of the registry's tokens may do, as the registry last said."""
@@ -134,16 +139,25 @@ class TokenRights:
         #: Wrong ones are remembered apart: however many come, no right one is forgotten for them.
         self._wrong: OrderedDict[str, float] = OrderedDict()
         self._asking: dict[str, asyncio.Task[CallerRights | None]] = {}
+        #: When the registry last couldn't be asked. Those who come right after don't wait for it again.
+        self._away_s = -FRESH_S
 
     def remembered(self, token: str) -> CallerRights | None:
         """Return the rights of a token about which the registry needn't be asked now."""
-        known = self._known.get(_hash(token).hex())
-        return known.rights if known and self._clock() - known.asked_s < min(known.valid_for_s, FRESH_S) else None
+        known, now = self._known.get(_hash(token).hex()), self._clock()
+        if known is None:
+            return None
+        counts_s = known.stale_s if now - self._away_s < FRESH_S else min(known.valid_for_s, FRESH_S)
+        return known.rights if now - known.asked_s < counts_s else None
 
     def was_right(self, token: str) -> bool:
         """Whether the registry has known this token in the last quarter of an hour."""
         known = self._known.get(_hash(token).hex())
-        return known is not None and self._clock() - known.asked_s < STALE_S
+        return known is not None and self._clock() - known.asked_s < known.stale_s
+
+    def is_asking(self, token: str) -> bool:
+        """Whether the registry is just being asked about this token."""
+        return _hash(token).hex() in self._asking
 
     async def find(self, token: str) -> CallerRights | None:
         """Return the rights of a token; None for a wrong one, and for an unknown one while the registry is away."""
@@ -164,8 +178,9 @@ class TokenRights:
         try:
             standing = await self._ask(digest)
         except OSError:
+            self._away_s = self._clock()
             known = self._known.get(digest)
-            return known.rights if known is not None and now - known.asked_s < STALE_S else None
+            return known.rights if known is not None and now - known.asked_s < known.stale_s else None
         if not standing.grants:
             self._known.pop(digest, None)
             self._wrong[digest] = now
@@ -199,7 +214,8 @@ class Keys:
             if self._tokens is not None and (found := self._tokens.remembered(key)) is not None:
                 return found
         client = neighbourhood(address)
-        known = self._tokens is not None and self._tokens.was_right(key)
+        # Many requests with one new token are one question to the registry, and count as one.
+        known = self._tokens is not None and (self._tokens.was_right(key) or self._tokens.is_asking(key))
         if not known:
             self._wrong.require_room(client)
             # Counted before the registry is asked, so that many at once are no way around it.

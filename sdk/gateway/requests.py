@@ -147,7 +147,7 @@ def _with_generation_config(request: ChatBody) -> ChatBody:
         checked = ChatBody.model_validate(
             {"model": "-", "messages": [{"role": "user"}], **{k: v for k, v in numbers.items() if k not in said}}
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise _bad(
             "generation_config is no generation config as JSON; leave it out", param="generation_config"
         ) from None
@@ -157,12 +157,16 @@ def _with_generation_config(request: ChatBody) -> ChatBody:
 def _explained(error: ValidationError) -> Declined:
     if (count := error.error_count()) > _MOST_EXPLAINED:
         return _bad(f"the body has {count:,} values that this request can't have; correct them")
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    # A value that may be of several kinds has a fault for each; the one for which most of it was read is what was meant.
+    first = max(
+        error.errors(include_url=False, include_input=False, include_context=False),
+        key=lambda fault: (fault["type"] == "extra_forbidden", len(fault["loc"])),
+    )
     where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or re.fullmatch(r"\w{1,64}", part))
     if first["type"] == "extra_forbidden":
         return _bad(f"{where} is no field of this request; leave it out", param=where)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return _bad(f"{where}: {message[:300]}; correct it", param=where)
+    return _bad(f"{where + ': ' if where else ''}{message[:300]}; correct it", param=where or None)
 
 
 def _most_values(body: bytes) -> int:

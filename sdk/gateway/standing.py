@@ -34,7 +34,8 @@ class GatewayStanding:
         looked_at, away_since = self._tables.age.texts
         names = self._versions.names()
         waits = [each for each in names if each.serving is None and each.wanted is not None]
-        reason = self._versions.trouble
+        # What the engine says, with its address and its paths, is for those who see the gateway's own lines.
+        reason = None if self._versions.trouble is None else "the engine isn't there; see the gateway's log"
         if reason is None and (not names or len(waits) == len(names)):
             reason = "no version is served yet"
         return {

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +49,21 @@ class TableFile:
         return cls(folder / f"{hashlib.sha256(json.dumps([url, namespace]).encode()).hexdigest()[:32]}.json")
 
     def read(self) -> LastTable | None:
-        """Return what is in it; None if there is none, or what another release wrote can't be read."""
+        """Return what is in it; None if there is none, what another release wrote can't be read, or somebody else could have
+        written it: what is served is what it says.
+        """
         try:
-            with self.path.open("rb") as file:
-                return LastTable(read_json(ServingTable, file.read(_MOST_BYTES)), os.fstat(file.fileno()).st_mtime)
+            # Whatever has the name instead of a file is not waited for.
+            with open(self.path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+                status = os.fstat(file.fileno())
+                is_ours = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                if not stat.S_ISREG(status.st_mode) or not is_ours:
+                    return None
+                table = read_json(ServingTable, file.read(_MOST_BYTES))
         except (OSError, ValidationError):
             return None
+        # A clock that was wrong makes no table of the future.
+        return LastTable(table, min(status.st_mtime, time.time()))
 
     def write(self, table: ServingTable) -> None:
         """Write a table. Raises OSError."""

@@ -19,8 +19,9 @@ from sdk.schemas.serving import ServedAdapter, ServingTable
 
 #: How often tables are looked up whatever the feed says, in seconds: what is deleted is served for ten at most.
 LOOK_S = 7.0
-#: The pause after a feed that couldn't be asked, in seconds.
-_PAUSE_S = 5.0
+#: The pause after a feed that couldn't be asked, in seconds, and the one between two questions to it: whatever it says at once, again
+#: and again, the registry isn't asked in a loop.
+_PAUSE_S, _LEAST_S = 5.0, 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ class ServedTables:
     async def _follow(self, namespace: str) -> None:
         """Look at once whenever the feed says so."""
         while True:
+            await asyncio.sleep(_LEAST_S)
             last = self._last.get(namespace)
             try:
                 if not await self._registry.changed(namespace, "" if last is None else last.table.edition):

@@ -5,10 +5,10 @@ Any other field is refused with its name: engines take paths of adapters, templa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from sdk.schemas.wire import IF_SET, Wire
 
@@ -23,18 +23,52 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=MOST_NAME_CHARA
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=MOST_STOP_CHARACTERS)]
 
 
+#: The most members of one object, and of one list, of a JSON schema, and the most values and characters in all of a request's: an
+#: engine's grammar of 1,000 properties that may be left out takes 20 s to make, which all others wait for.
+MOST_SCHEMA_MEMBERS, MOST_SCHEMA_ITEMS, MOST_SCHEMA_VALUES, MOST_SCHEMA_CHARACTERS = 100, 500, 5000, 200_000
+
+
 def _without_references(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Refuse references to anything outside a JSON schema: an engine may fetch them."""
+    for item in _values(schema):
+        if isinstance(item, Mapping) and any(
+            key in item and not _is_inner(item[key]) for key in ("$ref", "$dynamicRef", "$recursiveRef")
+        ):
+            raise ValueError("a reference in a JSON schema begins with '#', as it stays within the schema")
+    return schema
+
+
+def _require_small(schemas: Iterable[JsonValue]) -> None:
+    """Raise ValueError for schemas that together take long to be read by an engine."""
+    values = characters = 0
+    for schema in schemas:
+        for item in _values(schema):
+            values += 1
+            if isinstance(item, Mapping):
+                characters += sum(map(len, item))
+            if (isinstance(item, Mapping) and len(item) > MOST_SCHEMA_MEMBERS) or (
+                isinstance(item, list) and len(item) > MOST_SCHEMA_ITEMS
+            ):
+                raise ValueError(
+                    f"an object in a JSON schema has at most {MOST_SCHEMA_MEMBERS} members, and a list {MOST_SCHEMA_ITEMS}"
+                )
+            characters += len(item) if isinstance(item, str) else 0
+    if values > MOST_SCHEMA_VALUES or characters > MOST_SCHEMA_CHARACTERS:
+        raise ValueError(
+            f"the JSON schemas of a request have at most {MOST_SCHEMA_VALUES:,} values and {MOST_SCHEMA_CHARACTERS:,} characters together"
+        )
+
+
+def _values(schema: JsonValue) -> Iterator[JsonValue]:
+    """Yield everything in a value, itself first."""
     waiting: list[JsonValue] = [schema]
     while waiting:
         item = waiting.pop()
+        yield item
         if isinstance(item, Mapping):
-            if any(key in item and not _is_inner(item[key]) for key in ("$ref", "$dynamicRef", "$recursiveRef")):
-                raise ValueError("a reference in a JSON schema begins with '#', as it stays within the schema")
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
-    return schema
 
 
 def _is_inner(reference: JsonValue) -> bool:
@@ -148,6 +182,16 @@ class _Sampling(Wire):
     user: Annotated[Name | None, IF_SET] = None
     response_format: Annotated[ResponseFormat | None, IF_SET] = None
 
+    @model_validator(mode="after")
+    def _with_small_schemas(self) -> Self:
+        _require_small(self.json_schemas())
+        return self
+
+    def json_schemas(self) -> list[JsonValue]:
+        """Return all of them in this request."""
+        form = self.response_format
+        return [form.json_schema.schema_] if form is not None and form.json_schema is not None else []
+
 
 class ChatRequest(_Sampling):
     """The body of `POST /v1/chat/completions`."""
@@ -158,6 +202,10 @@ class ChatRequest(_Sampling):
     tool_choice: Annotated[Literal["none", "auto", "required"] | NamedTool | None, IF_SET] = None
     logprobs: Annotated[bool | None, IF_SET] = None
     top_logprobs: Annotated[int | None, IF_SET, Field(ge=0, le=20)] = None
+
+    def json_schemas(self) -> list[JsonValue]:
+        """Return all of them in this request."""
+        return [*super().json_schemas(), *(tool.function.parameters for tool in self.tools or ())]
 
 
 class CompletionRequest(_Sampling):

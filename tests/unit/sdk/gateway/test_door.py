@@ -315,6 +315,15 @@ def test_health_and_readiness_need_no_key_and_name_nothing(served: Gateway) -> N
         assert "sql" not in answer.text
 
 
+def test_nobody_without_a_key_learns_where_the_engine_is(tmp_path: Path) -> None:
+    with gateway(tmp_path) as served:
+        served.do(lambda: setattr(served.moves, "_away_for", "the engine at http://10.0.0.5:8000 is away"))
+        served.do(served.moves._here.clear)
+        answer = httpx.get(f"{served.url}/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["reason"] == "the engine isn't there; see the gateway's log"
+
+
 def test_a_registry_that_is_away_is_seen_in_each_answer(served: Gateway, client: httpx.Client) -> None:
     served.tables.age = TableAge(1_700_000_000.0, 1_700_000_060.0)
     try:

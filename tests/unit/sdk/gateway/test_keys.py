@@ -31,6 +31,7 @@ class Registry:
         self.known = {hashlib.sha256(token.encode()).hexdigest() for token in tokens}
         self.is_away = False
         self.asked: list[str] = []
+        self.valid_for_s = 60.0
         self.now = 1000.0
         self.rights = TokenRights(self.ask, clock=lambda: self.now)
 
@@ -40,7 +41,7 @@ class Registry:
         if self.is_away:
             raise ConnectionError
         grants = [GrantView(namespace="team", role="reader")] if sha256 in self.known else []
-        return TokenStanding(grants=grants, valid_for_s=60.0)
+        return TokenStanding(grants=grants, valid_for_s=self.valid_for_s)
 
     def find(self, token: str) -> CallerRights | None:
         return asyncio.run(self.rights.find(token))
@@ -81,6 +82,46 @@ def test_a_token_that_was_revoked_is_forgotten_although_the_registry_goes_away()
     registry.is_away = True
     registry.now += FRESH_S
     assert registry.find("good") is None
+
+
+def test_a_token_that_ends_is_refused_also_without_the_registry() -> None:
+    registry = Registry("good")
+    registry.valid_for_s = 3.0
+    registry.find("good")
+    registry.is_away = True
+    registry.now += 2.9
+    assert registry.find("good") == TEAM
+    registry.now += 0.2
+    assert registry.find("good") is None
+    assert not registry.rights.was_right("good")
+
+
+def test_a_registry_that_is_away_is_asked_again_after_five_seconds_and_not_by_each_request() -> None:
+    registry = Registry("good")
+    registry.find("good")
+    registry.is_away = True
+    registry.now += FRESH_S
+    for _ in range(10):
+        assert registry.find("good") == TEAM
+    assert len(registry.asked) == 2
+    registry.now += FRESH_S
+    registry.known.clear()
+    registry.is_away = False
+    assert registry.find("good") is None
+
+
+def test_many_first_requests_with_one_right_token_are_all_let_in() -> None:
+    registry = Registry("good")
+    keys = Keys(None, registry.rights, wrong=WrongKeys(clock=lambda: 0.0))
+
+    async def many(token: str) -> list[CallerRights | BaseException]:
+        asking = (keys.rights(f"Bearer {token}", "192.0.2.7") for _ in range(50))
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    assert asyncio.run(many("good")) == [TEAM] * 50
+    statuses = [error.status for error in asyncio.run(many("wrong")) if isinstance(error, Declined)]
+    assert statuses == [401] * 50
+    assert len(registry.asked) == 2
 
 
 def test_many_at_once_ask_the_registry_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import time
 from collections.abc import Callable, Coroutine
@@ -106,6 +107,26 @@ def test_a_feed_brings_the_next_look_forward(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("says_look", [True, False])
+def test_a_feed_that_answers_at_once_is_not_asked_in_a_loop(tmp_path: Path, says_look: bool) -> None:
+    async def test(registry: Registry) -> None:
+        asked: list[str] = []
+
+        async def changed(_namespace: str, after: str) -> bool:
+            asked.append(after)
+            await asyncio.sleep(0)
+            return says_look
+
+        registry.look_s, registry.has_feed, registry.changed = 3600.0, True, changed  # type: ignore[method-assign]
+        tables = tables_of(registry, tmp_path)
+        await tables.start()
+        began = time.monotonic()
+        await running_until(tables, [], lambda: len(asked) >= 4 or time.monotonic() - began > 30)
+        assert time.monotonic() - began > 0.6
+
+    run(test)
+
+
 @pytest.mark.parametrize("error", [NotFound("there is none"), Unauthenticated("revoked")])
 def test_lost_rights_leave_nothing_to_serve_also_after_a_restart(tmp_path: Path, error: AdapterctlError) -> None:
     async def test(registry: Registry) -> None:
@@ -170,6 +191,38 @@ def test_a_first_start_needs_the_registry_whatever_the_file_has(tmp_path: Path, 
             await tables_of(registry, tmp_path).start()
 
     run(test)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_may_write_is_not_believed(tmp_path: Path, mode: int) -> None:
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    file.write(ServingTable(namespace="-", edition="1", left_out=False, adapters=[V1]))
+    assert file.read() is not None
+    file.path.chmod(mode)
+    assert file.read() is None
+
+
+def test_a_file_of_another_owner_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    file.write(ServingTable(namespace="-", edition="1", left_out=False, adapters=[V1]))
+    owner = file.path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert file.read() is None
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    os.mkfifo(file.path, 0o600)
+    assert file.read() is None
+
+
+def test_a_table_of_the_future_is_one_of_now(tmp_path: Path) -> None:
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    file.write(ServingTable(namespace="-", edition="1", left_out=False, adapters=[V1]))
+    os.utime(file.path, (2.0**40, 2.0**40))
+    found = file.read()
+    assert found is not None
+    assert found.looked_at <= time.time()
 
 
 def test_a_file_is_that_of_its_registry_and_namespace(tmp_path: Path) -> None:

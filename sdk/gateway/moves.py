@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
+from sdk.gateway.engines.engine import EngineFacts, InferenceEngine, Upstream
 from sdk.gateway.model_names import ModelNames, NamedVersion, is_exact
 from sdk.gateway.placing import Abandoned, Objection, Placing, Prove, VersionFolders, VersionRefused
 from sdk.gateway.versions import MoveTimes, NameStatus, PlacedVersion, Proof, ServingState, VersionStatus
@@ -162,7 +162,7 @@ class Moves:
         placed = None if model is None else await self._counted(model, deadline_s)
         try:
             if placed is None:
-                await self._engine_here(deadline_s)
+                await self._base_here(deadline_s)
             try:
                 upstream = self._engine.route(None if placed is None else placed.name)
             except KeyError:
@@ -284,6 +284,24 @@ class Moves:
     async def _engine_here(self, deadline_s: float) -> None:
         while not self._here.is_set():
             await self._until_changed(deadline_s, self.trouble or "the engine isn't there")
+
+    async def _base_here(self, deadline_s: float) -> None:
+        """Wait until the base may answer. Raises NotServed.
+
+        The base has no record; it is proved with the versions. So where one is being proved and none was, that is waited for.
+        """
+        while True:
+            await self._engine_here(deadline_s)
+            versions = self._versions.values()
+            if any(placed.state is ServingState.SERVING for placed in versions):
+                return
+            if any(placed.state in (ServingState.LOADING, ServingState.PROBING) for placed in versions):
+                await self._until_changed(deadline_s, "the engine's base is still being proved")
+                continue
+            other = next((placed for placed in versions if placed.is_other_base), None)
+            if other is not None:
+                raise NotServed(f"the base isn't served: {other.reason}", retry_after_s=self._bounds.pause_s)
+            return
 
     async def _until_changed(self, deadline_s: float, why: str) -> None:
         left_s = deadline_s - time.monotonic()
@@ -418,7 +436,7 @@ class Moves:
         except (Abandoned, VersionRefused) as error:
             await self._back(placed, error)
         else:
-            placed.reason, placed.refusals, placed.is_passing = None, 0, False
+            placed.reason, placed.refusals, placed.is_passing, placed.is_other_base = None, 0, False, False
             placed.state = ServingState.SERVING
         placed.task = None
         self._reconcile()
@@ -432,6 +450,7 @@ class Moves:
             return
         news = placed.reason != str(error)
         placed.reason, placed.proof, placed.is_passing = str(error), None, error.is_passing
+        placed.is_other_base = error.is_other_base
         first_s, most_s = (
             (self._bounds.passing_s, self._bounds.passing_most_s)
             if error.is_passing
@@ -466,7 +485,7 @@ class Moves:
             except httpx.TimeoutException:
                 # It is busy; what it has, it still has.
                 continue
-            except httpx.HTTPError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it answers, somebody goes on watching it
                 await self._away(error)
             self._reconcile()
 
@@ -488,7 +507,7 @@ class Moves:
             try:
                 await self._engine.facts()
                 await self._compare()
-            except (EngineRefused, httpx.HTTPError) as reason:
+            except Exception as reason:  # noqa: BLE001 - as above
                 self._away_for = str(reason)[:500] or type(reason).__name__
                 await asyncio.sleep(self._bounds.watch_s)
             else:

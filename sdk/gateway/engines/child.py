@@ -34,12 +34,21 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
+class _EngineClient(httpx.AsyncClient):
+    """A client that says of an engine that was ended what it says of one that has died: it can't be reached."""
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        if self.is_closed:
+            raise httpx.ConnectError("the engine has ended", request=request)
+        return await super().send(request, **options)
+
+
 class EngineProcess:
     """One process, and the client that reaches it."""
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path, socket: Path) -> None:
         self._process, self._folder = process, folder
-        self.client = httpx.AsyncClient(
+        self.client = _EngineClient(
             transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=_LIMITS),
             base_url="http://engine",
             timeout=_TIMEOUT,

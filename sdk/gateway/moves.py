@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from sdk.gateway.engines.engine import EngineFacts, InferenceEngine, Upstream
+from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
 from sdk.gateway.model_names import ModelNames, NamedVersion, is_exact
 from sdk.gateway.placing import Abandoned, Objection, Placing, Prove, VersionFolders, VersionRefused
 from sdk.gateway.versions import MoveTimes, NameStatus, PlacedVersion, Proof, ServingState, VersionStatus
@@ -133,9 +133,12 @@ class Moves:
 
     async def start(self) -> EngineFacts:
         """Wait for the engine, take out what an earlier gateway left in it, and begin to watch it. Raises EngineRefused, AdapterctlError."""
-        facts = await self._engine.facts()
-        for name in await self._engine.loaded():
-            await self._engine.release(name)
+        try:
+            facts = await self._engine.facts()
+            for name in await self._engine.loaded():
+                await self._engine.release(name)
+        except httpx.HTTPError as error:
+            raise EngineRefused(_silence(error)) from error
         await self._placing.begin()
         self._here.set()
         self._spawn(self._watch())
@@ -290,17 +293,19 @@ class Moves:
 
         The base has no record; it is proved with the versions. So where one is being proved and none was, that is waited for.
         """
+        on_their_way = (ServingState.PULLING, ServingState.LOADING, ServingState.PROBING)
         while True:
             await self._engine_here(deadline_s)
             versions = self._versions.values()
             if any(placed.state is ServingState.SERVING for placed in versions):
                 return
-            if any(placed.state in (ServingState.LOADING, ServingState.PROBING) for placed in versions):
+            if any(placed.state in on_their_way for placed in versions):
                 await self._until_changed(deadline_s, "the engine's base is still being proved")
                 continue
             other = next((placed for placed in versions if placed.is_other_base), None)
             if other is not None:
-                raise NotServed(f"the base isn't served: {other.reason}", retry_after_s=self._bounds.pause_s)
+                reason = other.reason or "the engine has another one than its versions; start it with theirs"
+                raise NotServed(f"the base isn't served: {reason}", retry_after_s=self._bounds.pause_s)
             return
 
     async def _until_changed(self, deadline_s: float, why: str) -> None:
@@ -443,6 +448,9 @@ class Moves:
 
     async def _back(self, placed: PlacedVersion, error: Abandoned | VersionRefused) -> None:
         """Take out what was begun, and remember why."""
+        if isinstance(error, VersionRefused) and not error.is_passing:
+            # Before anything is waited for: the base's requests ask.
+            placed.is_other_base = error.is_other_base
         placed.state = ServingState.RELEASING
         await self._placing.take_out(placed)
         if isinstance(error, Abandoned):
@@ -450,7 +458,6 @@ class Moves:
             return
         news = placed.reason != str(error)
         placed.reason, placed.proof, placed.is_passing = str(error), None, error.is_passing
-        placed.is_other_base = error.is_other_base
         first_s, most_s = (
             (self._bounds.passing_s, self._bounds.passing_most_s)
             if error.is_passing
@@ -501,7 +508,7 @@ class Moves:
     async def _away(self, error: Exception) -> None:
         """Wait until the engine is there, and bring back what it has lost before any request goes on."""
         self._here.clear()
-        self._away_for = f"the engine doesn't answer ({str(error)[:200] or type(error).__name__}); look at its log"
+        self._away_for = _silence(error)
         self._say(self._away_for)
         while True:
             try:
@@ -543,6 +550,10 @@ def _held(upstream: Upstream, placed: PlacedVersion | None) -> HeldRequest:
         return HeldRequest(upstream, None, None, None, None, asyncio.Event())
     folder = None if placed.fetched is None else placed.fetched.folder
     return HeldRequest(upstream, placed.name, placed.digest, folder, placed.proof, placed.withdrawn)
+
+
+def _silence(error: Exception) -> str:
+    return f"the engine doesn't answer ({str(error)[:200] or type(error).__name__}); look at its log"
 
 
 def _not_moved_to(named: NamedVersion, model: str) -> str | None:

@@ -384,15 +384,38 @@ def test_the_base_of_an_engine_that_has_another_one_is_not_served(tmp_path: Path
         await asyncio.sleep(0.05)
         # The engine is there, and nobody knows yet with which base.
         assert not asked.done()
+        leaving = Gate("release", "sql@v1")
+        world.engine.before = leaving
         gate.open.set()
-        with pytest.raises(NotServed, match="another base"):
+        # Also while it is taken out.
+        await leaving.reached.wait()
+        with pytest.raises(NotServed, match="another one"):
+            async with world.moves.hold(None):
+                pass
+        with pytest.raises(NotServed, match="base isn't served"):
             await asked
+        leaving.open.set()
+        await world.until(lambda: world.state("sql@v1") is ServingState.REFUSED)
+        with pytest.raises(NotServed, match="it is another base"):
+            async with world.moves.hold(None):
+                pass
         is_right = True
         await world.until(lambda: world.means() == "sql@v1" and world.state("sql@v1") is ServingState.SERVING)
         async with world.moves.hold(None):
             pass
 
     run(World(tmp_path, prove=proving), scene)
+
+
+def test_an_engine_that_does_not_answer_at_the_start_is_refused(tmp_path: Path) -> None:
+    async def body() -> None:
+        world = World(tmp_path)
+        world.engine.is_up = False
+        with pytest.raises(EngineRefused, match="doesn't answer"):
+            await world.moves.start()
+        await world.moves.close()
+
+    asyncio.run(body())
 
 
 def test_an_engine_is_still_watched_after_an_answer_that_makes_no_sense(tmp_path: Path, run: Run) -> None:

@@ -1,10 +1,10 @@
 """How long a move takes, and whether streams stay whole meanwhile: SmolLM2 with adapters of about 50 MB, in front of each engine.
 
-    python -m benchmarks.serving_moves OUT [local] [llama.cpp] [vllm]
+    python -m benchmarks.serving_moves OUT [--trained BASE ADAPTERS] [local] [llama.cpp] [vllm]
 
 A move is from the table that says it to the first token of the new version, while four streams run; the version is in the cache, and
 not in the engine. Prompts are those at which base and versions differ by 0.05 between the two greatest logits at each of 24 tokens.
-vLLM runs in build/vllm, which `make serve-peers` makes. Prints a JSON line for each engine.
+`--trained`: another base, and a folder with adapters over it, v1 to v5 or more, as `adapterctl pull` writes them. vLLM runs in build/vllm, which `make serve-peers` makes. Prints a JSON line for each engine.
 """
 
 from __future__ import annotations
@@ -55,6 +55,20 @@ def models_of(folder: Path) -> ServedModels:
         return choose(base, adapters, rows, 4)
 
 
+def trained(base: Path, adapters: Path) -> ServedModels:
+    """Return a base with adapters that were trained, and prompts that tell all of them apart."""
+    tokenizer = _tokenizer(base)
+    names = [
+        "parse", "read", "load", "save", "sort", "count", "merge", "split", "find", "check", "open", "send", "join", "copy",
+        "build", "update", "remove", "print", "fetch", "clean", "write", "start", "stop", "move",
+    ]  # fmt: skip
+    texts = [f'def {name}_{what}(path):\n    """' for name in names for what in ("file", "list")]
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    length = max(map(len, rows), key=[len(row) for row in rows].count)
+    folders = {f"sql@v{n}": adapters / f"v{n}" for n in range(1, VERSIONS + 1) if (adapters / f"v{n}").is_dir()}
+    return choose(base, folders, [row for row in rows if len(row) == length], 2)
+
+
 def _tokenizer(base: Path) -> Any:
     from transformers import AutoTokenizer
 
@@ -70,8 +84,9 @@ async def measure(engine: InferenceEngine, models: ServedModels) -> dict[str, An
         await world.moved(2)
         done = asyncio.Event()
         streams = [asyncio.create_task(world.stream(at, done)) for at in range(STREAMS)]
+        pointed_s = []
         for move in range(MOVES):
-            await world.moved(1 + move % 2)
+            pointed_s.append(await world.moved(1 + move % 2))
             before = world.answers.pure.total()
             while world.answers.pure.total() < before + STREAMS // 2 and not world.answers.errors:
                 await asyncio.sleep(0.02)
@@ -81,7 +96,7 @@ async def measure(engine: InferenceEngine, models: ServedModels) -> dict[str, An
         done.clear()
         streams = [asyncio.create_task(world.stream(at, done)) for at in range(4)]
         first_s, moved_s = [], []
-        for number in range(3, VERSIONS + 1):
+        for number in range(3, len(models.adapters) + 1):
             began_s = time.monotonic()
             moved_s.append(await world.moved(number))
             async with world.moves.hold("sql@production") as held:
@@ -102,6 +117,7 @@ async def measure(engine: InferenceEngine, models: ServedModels) -> dict[str, An
             "engine": facts.engine,
             "version": facts.version,
             "sixteen_streams": many,
+            "moves_s": [round(each, 4) for each in pointed_s],
             "all": str(world.answers),
             "errors": world.answers.errors[:3],
             "moved_s": median(moved_s),
@@ -115,8 +131,13 @@ async def measure(engine: InferenceEngine, models: ServedModels) -> dict[str, An
 
 def main() -> None:
     """Measure the engines that are named, or all."""
-    out, kinds = Path(sys.argv[1]), sys.argv[2:] or ["local", "llama.cpp", VLLM]
-    models = models_of(out)
+    out, given = Path(sys.argv[1]), sys.argv[2:]
+    if given[:1] == ["--trained"]:
+        models, given = trained(Path(given[1]), Path(given[2])), given[3:]
+    else:
+        models = models_of(out)
+    print(json.dumps({"versions": list(models.adapters), "prompts": len(models.prompts)}), flush=True)
+    kinds = given or ["local", "llama.cpp", VLLM]
     for kind in kinds:
         if kind == VLLM:
             server = VllmServer(models.base, out, options=("--max-lora-rank", "64"))

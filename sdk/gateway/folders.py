@@ -66,7 +66,9 @@ class LeasedFolders:
     def _release(self, digest: str) -> None:
         # Under the lock, so that no other version takes its lease between the last use and the end of the lease.
         with self._lock:
+            if self._uses[digest] <= 1:
+                release(self._cache, digest, self._owner)
+            # Only now: what could not be ended is counted, and is ended by the next try and no other's.
             self._uses[digest] -= 1
             if self._uses[digest] <= 0:
                 del self._uses[digest]
-                release(self._cache, digest, self._owner)

@@ -133,9 +133,12 @@ class Moves:
 
     async def start(self) -> EngineFacts:
         """Wait for the engine, take out what an earlier gateway left in it, and begin to watch it. Raises EngineRefused, AdapterctlError."""
-        facts = await self._engine.facts()
-        for name in await self._engine.loaded():
-            await self._engine.release(name)
+        try:
+            facts = await self._engine.facts()
+            for name in await self._engine.loaded():
+                await self._engine.release(name)
+        except httpx.HTTPError as error:
+            raise EngineRefused(_silence(error)) from error
         await self._placing.begin()
         self._here.set()
         self._spawn(self._watch())
@@ -162,7 +165,7 @@ class Moves:
         placed = None if model is None else await self._counted(model, deadline_s)
         try:
             if placed is None:
-                await self._engine_here(deadline_s)
+                await self._base_here(deadline_s)
             try:
                 upstream = self._engine.route(None if placed is None else placed.name)
             except KeyError:
@@ -284,6 +287,26 @@ class Moves:
     async def _engine_here(self, deadline_s: float) -> None:
         while not self._here.is_set():
             await self._until_changed(deadline_s, self.trouble or "the engine isn't there")
+
+    async def _base_here(self, deadline_s: float) -> None:
+        """Wait until the base may answer. Raises NotServed.
+
+        The base has no record; it is proved with the versions. So where one is being proved and none was, that is waited for.
+        """
+        on_their_way = (ServingState.PULLING, ServingState.LOADING, ServingState.PROBING)
+        while True:
+            await self._engine_here(deadline_s)
+            versions = self._versions.values()
+            if any(placed.state is ServingState.SERVING for placed in versions):
+                return
+            if any(placed.state in on_their_way for placed in versions):
+                await self._until_changed(deadline_s, "the engine's base is still being proved")
+                continue
+            other = next((placed for placed in versions if placed.is_other_base), None)
+            if other is not None:
+                reason = other.reason or "the engine has another one than its versions; start it with theirs"
+                raise NotServed(f"the base isn't served: {reason}", retry_after_s=self._bounds.pause_s)
+            return
 
     async def _until_changed(self, deadline_s: float, why: str) -> None:
         left_s = deadline_s - time.monotonic()
@@ -418,13 +441,16 @@ class Moves:
         except (Abandoned, VersionRefused) as error:
             await self._back(placed, error)
         else:
-            placed.reason, placed.refusals, placed.is_passing = None, 0, False
+            placed.reason, placed.refusals, placed.is_passing, placed.is_other_base = None, 0, False, False
             placed.state = ServingState.SERVING
         placed.task = None
         self._reconcile()
 
     async def _back(self, placed: PlacedVersion, error: Abandoned | VersionRefused) -> None:
         """Take out what was begun, and remember why."""
+        if isinstance(error, VersionRefused) and not error.is_passing:
+            # Before anything is waited for: the base's requests ask.
+            placed.is_other_base = error.is_other_base
         placed.state = ServingState.RELEASING
         await self._placing.take_out(placed)
         if isinstance(error, Abandoned):
@@ -466,7 +492,7 @@ class Moves:
             except httpx.TimeoutException:
                 # It is busy; what it has, it still has.
                 continue
-            except httpx.HTTPError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it answers, somebody goes on watching it
                 await self._away(error)
             self._reconcile()
 
@@ -482,13 +508,13 @@ class Moves:
     async def _away(self, error: Exception) -> None:
         """Wait until the engine is there, and bring back what it has lost before any request goes on."""
         self._here.clear()
-        self._away_for = f"the engine doesn't answer ({str(error)[:200] or type(error).__name__}); look at its log"
+        self._away_for = _silence(error)
         self._say(self._away_for)
         while True:
             try:
                 await self._engine.facts()
                 await self._compare()
-            except (EngineRefused, httpx.HTTPError) as reason:
+            except Exception as reason:  # noqa: BLE001 - as above
                 self._away_for = str(reason)[:500] or type(reason).__name__
                 await asyncio.sleep(self._bounds.watch_s)
             else:
@@ -524,6 +550,10 @@ def _held(upstream: Upstream, placed: PlacedVersion | None) -> HeldRequest:
         return HeldRequest(upstream, None, None, None, None, asyncio.Event())
     folder = None if placed.fetched is None else placed.fetched.folder
     return HeldRequest(upstream, placed.name, placed.digest, folder, placed.proof, placed.withdrawn)
+
+
+def _silence(error: Exception) -> str:
+    return f"the engine doesn't answer ({str(error)[:200] or type(error).__name__}); look at its log"
 
 
 def _not_moved_to(named: NamedVersion, model: str) -> str | None:

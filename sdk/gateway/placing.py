@@ -11,7 +11,7 @@ from typing import Protocol
 import httpx
 
 from sdk.errors import AdapterctlError, TimedOut, Unavailable
-from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine, OtherBase
 from sdk.gateway.versions import Fetched, PlacedVersion, Proof, ServingState
 
 #: So many are fetched at the same time; one is loaded at a time.
@@ -48,9 +48,9 @@ Objection = Callable[[Path], str | None]
 class VersionRefused(Exception):  # noqa: N818 - it reads as what happened
     """A version isn't served; the message says why, in a sentence."""
 
-    def __init__(self, reason: str, *, is_passing: bool) -> None:
+    def __init__(self, reason: str, *, is_passing: bool, is_other_base: bool = False) -> None:
         super().__init__(reason)
-        self.is_passing = is_passing
+        self.is_passing, self.is_other_base = is_passing, is_other_base
 
 
 class Abandoned(Exception):  # noqa: N818 - it reads as what happened
@@ -120,8 +120,13 @@ class Placing:
                 # It may still read the folder, which therefore stays leased.
                 await asyncio.sleep(_AGAIN_S)
                 continue
-            fetched, placed.fetched = placed.fetched, None
-            await self._folders.release(fetched)
+            try:
+                await self._folders.release(placed.fetched)
+            except (AdapterctlError, OSError):
+                # The disk is full, or away for a while. Only what has no lease any more is brought in anew.
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            placed.fetched = None
 
     def _require_base(self, placed: PlacedVersion) -> None:
         base = placed.named.version.base
@@ -152,7 +157,7 @@ class _explained:  # noqa: N801 - used as a statement
         if isinstance(error, AdapterctlError):
             raise VersionRefused(error.message, is_passing=isinstance(error, Unavailable | TimedOut)) from error
         if isinstance(error, EngineRefused):
-            raise VersionRefused(str(error), is_passing=False) from error
+            raise VersionRefused(str(error), is_passing=False, is_other_base=isinstance(error, OtherBase)) from error
         raise VersionRefused(
             f"an unexpected {type(error).__name__} ({_words(error)}); report it with the log", is_passing=False
         ) from error

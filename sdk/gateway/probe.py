@@ -154,6 +154,11 @@ def judge(record: ServedProbe, scores: Scores, *, dtype: DtypeName | None = None
     )
 
 
+def is_other_base(record: ServedProbe, verdict: ProbeVerdict, dtype: DtypeName | None = None) -> bool:
+    """Whether a verdict says that the engine's base itself isn't the record's."""
+    return verdict.base is not None and verdict.base > _most_noise(record, dtype)
+
+
 def _most_noise(record: ServedProbe, dtype: DtypeName | None) -> float:
     if record.quantized is not None:
         return _MOST_QUANTIZED

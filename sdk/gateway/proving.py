@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from sdk.api import served_probes
 from sdk.api.transport import Transport
 from sdk.errors import TimedOut, Unavailable
-from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
-from sdk.gateway.probe import BaseScores, prove
+from sdk.gateway.engines.engine import EngineRefused, InferenceEngine, OtherBase
+from sdk.gateway.probe import BaseScores, is_other_base, prove
 from sdk.gateway.versions import Proof
 from sdk.lora.compatibility import Verdict, judge
 from sdk.lora.compatibility.engines import UnknownVersion
@@ -85,7 +85,8 @@ class Proving:
         if verdict.outcome == "passed":
             return Proof.PASSED
         if verdict.outcome == "failed":
-            raise EngineRefused(verdict.message)
+            kind = OtherBase if is_other_base(record, verdict, self._dtype) else EngineRefused
+            raise kind(verdict.message)
         if verdict.effect < _NO_EFFECT:
             raise EngineRefused(f"by its record {name} has no effect on its base; train it longer, or at a higher rate")
         return Proof.UNDECIDABLE

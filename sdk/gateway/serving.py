@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -59,6 +60,18 @@ class ServeOptions:
     unprobed: bool = False
     drain_s: float = 30.0
     allowed_hosts: tuple[str, ...] = ()
+
+    @property
+    def lease_owner(self) -> str:
+        """Whose the gateway's leases are: those of its address, at which there is no other, also after a restart.
+
+        >>> choice = EngineChoice("local")
+        >>> ServeOptions(("sql",), choice).lease_owner, ServeOptions(("sql",), choice, host="10.0.0.5").lease_owner
+        ('serve-8011', 'serve-10.0.0.5-8011')
+        """
+        if self.host in ("127.0.0.1", "localhost"):
+            return f"serve-{self.port}"
+        return f"serve-{re.sub('[^A-Za-z0-9.:-]', '-', self.host)[:80]}-{self.port}"
 
 
 def read_key(path: Path) -> str:
@@ -172,7 +185,7 @@ class _Serving:
     ) -> None:
         options, client = self._options, self._client
         calls, tables, engine = prepared.calls, prepared.tables, prepared.engine
-        folders = LeasedFolders(client.puller, client.cache, f"serve-{options.port}")
+        folders = LeasedFolders(client.puller, client.cache, options.lease_owner)
         records = ProbeRecords(client.transport, self._store / "probes")
         moves = Moves(
             engine.engine,

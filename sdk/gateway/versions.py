@@ -117,6 +117,8 @@ class PlacedVersion:
         self.refusals = 0
         #: Whether it was refused for something that passes by itself, such as an engine that is away.
         self.is_passing = False
+        #: Whether the engine last showed another base than its record's.
+        self.is_other_base = False
         #: Its files, from their lease to its end.
         self.fetched: Fetched | None = None
         #: What is being done with it; one thing at a time.

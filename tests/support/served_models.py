@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,28 +155,40 @@ def _logits(model: Any, inside: str, rows: list[list[int]]) -> Any:
     """Return (batch, seq, vocab)."""
     import torch
 
-    with torch.no_grad():
-        if inside:
-            model.set_adapter(inside)
-            return model(input_ids=torch.tensor(rows)).logits.float()
-        with model.disable_adapter():
-            return model(input_ids=torch.tensor(rows)).logits.float()
+    with torch.no_grad(), _under(model, inside):
+        return model(input_ids=torch.tensor(rows)).logits.float()
+
+
+def _under(model: Any, inside: str) -> AbstractContextManager[None]:
+    """Return the context in which a model is an adapter's; without one, the base's."""
+    if not inside:
+        disabled: AbstractContextManager[None] = model.disable_adapter()
+        return disabled
+    model.set_adapter(inside)
+    return nullcontext()
 
 
 def _greedy(model: Any, inside: str, prompts: list[list[int]], gap: float) -> dict[tuple[int, ...], list[int]]:
     """Return the likeliest continuations of prompts, all of one length; without those that end, or have two tokens nearly as likely."""
     ends = model.config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
-    written: dict[tuple[int, ...], list[int]] = {tuple(prompt): [] for prompt in prompts}
-    for _ in range(TOKENS):
-        if not written:
-            break
-        values, tokens = _logits(model, inside, [[*prompt, *row] for prompt, row in written.items()])[:, -1].topk(2)
-        for at, prompt in enumerate(list(written)):
-            written[prompt].append(int(tokens[at, 0]))
-            if float(values[at, 0] - values[at, 1]) < gap or written[prompt][-1] in ends:
-                del written[prompt]
-    return written
+    import torch
+
+    written: list[list[int]] = [[] for _ in prompts]
+    clear = [True] * len(prompts)
+    given, past = torch.tensor(prompts), None
+    with torch.no_grad(), _under(model, inside):
+        for _ in range(TOKENS):
+            made = model(input_ids=given, past_key_values=past, use_cache=True)
+            past = made.past_key_values
+            values, tokens = made.logits[:, -1].float().topk(2)
+            for at, row in enumerate(written):
+                row.append(int(tokens[at, 0]))
+                clear[at] &= float(values[at, 0] - values[at, 1]) >= gap and row[-1] not in ends
+            if not any(clear):
+                break
+            given = tokens[:, :1]
+    return {tuple(prompt): row for prompt, row, is_clear in zip(prompts, written, clear, strict=True) if is_clear}
 
 
 def _scores(model: Any, inside: str, prompt: list[int], continuation: list[int]) -> list[float]:

@@ -27,11 +27,22 @@ from sdk.worker_program import PARENT_VARIABLE, program_environment
 _MOST_LINE = 1024 * 1024
 #: How long it may take to end by itself.
 _END_S = 5.0
-#: How long it may take to say that it is there.
+#: How long it may take to say that it is there; and how often a connection is tried, with a pause, before it counts as gone: then it
+#: is ended, with all requests that run in it.
 _ANSWER_S = 10.0
+_TRIES, _PAUSE_S = 5, 0.1
 #: A connection of its own for each request: an engine may end one that was kept in the moment in which it is used again.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+
+
+class _EngineClient(httpx.AsyncClient):
+    """A client that says of an engine that was ended what it says of one that has died: it can't be reached."""
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        if self.is_closed:
+            raise httpx.ConnectError("the engine has ended", request=request)
+        return await super().send(request, **options)
 
 
 class EngineProcess:
@@ -39,7 +50,7 @@ class EngineProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path, socket: Path) -> None:
         self._process, self._folder = process, folder
-        self.client = httpx.AsyncClient(
+        self.client = _EngineClient(
             transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=_LIMITS),
             base_url="http://engine",
             timeout=_TIMEOUT,
@@ -112,16 +123,19 @@ class EngineProcess:
 
     async def answers(self) -> bool:
         """Whether the process is there; one that is too busy to say so is."""
-        if not self.is_alive:
-            return False
-        try:
-            await self.client.get("/health", timeout=_ANSWER_S)
-        except httpx.TimeoutException:
-            return True
-        except httpx.TransportError:
-            # It doesn't listen: it has just ended, or is about to.
-            return False
-        return True
+        for _try in range(_TRIES):
+            if not self.is_alive:
+                return False
+            try:
+                await self.client.get("/health", timeout=_ANSWER_S)
+            except httpx.TimeoutException:
+                return True
+            except httpx.TransportError:
+                # It has just ended, or is about to, or more connections came at once than its queue takes.
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return True
+        return False
 
     @property
     def pid(self) -> int:

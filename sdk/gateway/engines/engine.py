@@ -18,6 +18,10 @@ class EngineRefused(Exception):  # noqa: N818 - it reads as what happened
     """The engine can't serve a version, or isn't the right one; the message is one sentence that ends with what to do."""
 
 
+class OtherBase(EngineRefused):
+    """By a version's record the engine has another base than the version's."""
+
+
 @dataclass(frozen=True)
 class EngineFacts:
     """What an engine says of itself when it is found."""

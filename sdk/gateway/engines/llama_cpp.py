@@ -73,6 +73,8 @@ class LlamaCppEngine:
         self._folder: Path | None = None
         #: The versions that are to answer, and their files.
         self._files: dict[str, Path] = {}
+        #: The leased folders that they were made from.
+        self._sources: dict[str, Path] = {}
         self._current: _Process | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -85,6 +87,7 @@ class LlamaCppEngine:
                 dead, self._current = self._current, None
                 if dead is not None:
                     await dead.child.end()
+                await self._completed()
                 self._current = await self._started(self._files)
             properties = (await _asked(self._current.child, "/props")).json()
             template = properties.get("chat_template")
@@ -107,12 +110,13 @@ class LlamaCppEngine:
             file = self._private() / f"{hashlib.sha256(f'{name} {folder}'.encode()).hexdigest()[:32]}.gguf"
             try:
                 await asyncio.to_thread(_convert, folder, file, self._base, name)
+                await self._completed()
                 await self._until_retired()
                 process = await self._started({**self._files, name: file})
             except BaseException:
                 file.unlink(missing_ok=True)
                 raise
-            self._files[name] = file
+            self._files[name], self._sources[name] = file, folder
             before, self._current = self._current, process
             self._retiring = asyncio.get_running_loop().create_task(_retire(before))
 
@@ -127,6 +131,7 @@ class LlamaCppEngine:
         """Forget a version: it gets no request any more, and the next process doesn't have it."""
         async with self._lock:
             file = self._files.pop(name, None)
+            self._sources.pop(name, None)
             if file is not None:
                 file.unlink(missing_ok=True)
 
@@ -163,7 +168,17 @@ class LlamaCppEngine:
     def _private(self) -> Path:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="adapterctl-gguf-"))
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         return self._folder
+
+    async def _completed(self) -> None:
+        """Write the files again that a system has removed, as some do with what is old in their folder for temporary files. Raises
+        EngineRefused.
+        """
+        for name, file in self._files.items():
+            if not file.is_file():
+                self._private()
+                await asyncio.to_thread(_convert, self._sources[name], file, self._base, name)
 
     async def _converted(self) -> None:
         """Write the base's file, unless it is there. Raises EngineRefused."""

@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -124,12 +124,17 @@ class VllmEngine:
         models = await self._models()
         now_s = time.monotonic()
         while self._leaving and now_s - self._leaving[0][0] >= self._stay_s:
-            await asyncio.to_thread(shutil.rmtree, self._leaving.pop(0)[1], ignore_errors=True)
+            folder = self._leaving.pop(0)[1]
+            # At once, under another name: a version that is loaded again meanwhile finds its folder whole, or none.
+            gone = folder.with_name(f".gone-{os.urandom(8).hex()}")
+            with suppress(OSError):
+                folder.rename(gone)
+                await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
         found = set()
         for each in models:
             name, root = str(each["id"]), str(each.get("root"))
-            folder = self._folders.get(name)
-            if each.get("parent") and (root == str(self._seen(folder)) if folder else self._is_own(root)):
+            loaded = self._folders.get(name)
+            if each.get("parent") and (root == str(self._seen(loaded)) if loaded else self._is_own(root)):
                 found.add(name)
         return frozenset(found)
 

@@ -234,6 +234,24 @@ def test_llama_cpp_that_is_killed_comes_back_with_all_of_its_versions(models: Se
     asyncio.run(body())
 
 
+def test_llama_cpp_comes_back_after_its_old_temporary_files_were_removed(models: ServedModels, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with up(llama_cpp(models.base, tmp_path)) as engine:
+            await engine.load("sql@v1", models.adapters["sql@v1"])
+            for file in temporary.rglob("adapterctl-gguf-*/*.gguf"):
+                file.unlink()
+            await engine.load("sql@v2", models.adapters["sql@v2"])
+            assert await engine.loaded() == {"sql@v1", "sql@v2"}
+            answer = await complete(engine, "sql@v1", models.prompts[0], TOKENS)
+            assert answer["choices"][0]["text"] == decoder(models.base)(models.expected["sql@v1"][0])
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tempfile.tempdir", str(temporary))
+        asyncio.run(body())
+
+
 def test_no_third_process_of_llama_cpp_is_started_while_requests_run_in_the_first(
     models: ServedModels, tmp_path: Path
 ) -> None:

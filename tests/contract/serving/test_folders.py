@@ -123,6 +123,27 @@ def test_the_leases_of_a_killed_gateway_end_when_the_next_one_begins_and_not_bef
     asyncio.run(body())
 
 
+def test_a_lease_that_could_not_be_ended_takes_no_other_s_with_it(
+    world: World, version: VersionView, folders: LeasedFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bool:
+        raise Unavailable("the disk is full; make room")
+
+    async def body() -> None:
+        one = await folders.fetch(version.ref, version.digest)
+        with monkeypatch.context() as patched:
+            patched.setattr("sdk.gateway.folders.release", full)
+            with pytest.raises(Unavailable):
+                await folders.release(one)
+        other = await folders.fetch("copy-of-it@v1", version.digest)
+        await folders.release(one)
+        assert not pruned(world, version)
+        await folders.release(other)
+        assert pruned(world, version)
+
+    asyncio.run(body())
+
+
 def test_a_version_that_is_gone_is_refused(folders: LeasedFolders) -> None:
     with pytest.raises(NotFound):
         asyncio.run(folders.fetch("nobody@v1", "a" * 64))

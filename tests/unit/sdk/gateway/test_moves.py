@@ -16,7 +16,7 @@ import pytest
 from support.serving_engine import BASE, Gate, MemoryEngine, MemoryFolders, adapter, digest_of, prove, refusing
 
 from sdk.errors import NotFound, Unavailable
-from sdk.gateway.engines.engine import EngineRefused
+from sdk.gateway.engines.engine import EngineRefused, OtherBase
 from sdk.gateway.moves import Bounds, Moves, NotServed, UnknownModel
 from sdk.gateway.versions import Proof, ServingState
 from sdk.schemas.serving import ServedVersion
@@ -357,6 +357,108 @@ def test_an_engine_that_comes_back_with_another_base_serves_nothing(tmp_path: Pa
         assert world.engine.have == {}
 
     run(World(tmp_path, prove=judge), scene)
+
+
+def test_the_base_of_an_engine_that_has_another_one_is_not_served(tmp_path: Path, run: Run) -> None:
+    is_right = True
+
+    async def proving(engine: MemoryEngine, name: str, digest: str) -> Proof:
+        await engine.score(name, [1], [2])
+        if not is_right:
+            raise OtherBase("it is another base")
+        return Proof.PASSED
+
+    async def scene(world: World) -> None:
+        nonlocal is_right
+        world.moves.update([adapter("sql", 1, production=1)])
+        await world.moves.settled()
+        async with world.moves.hold(None) as held:
+            assert held.version is None
+        is_right = False
+        world.engine.kill()
+        await world.until(lambda: world.moves.trouble)
+        gate = Gate("score", "sql@v1")
+        world.engine.before, world.engine.is_up = gate, True
+        await gate.reached.wait()
+        asked = asyncio.ensure_future(world.moves.hold(None).__aenter__())
+        await asyncio.sleep(0.05)
+        # The engine is there, and nobody knows yet with which base.
+        assert not asked.done()
+        leaving = Gate("release", "sql@v1")
+        world.engine.before = leaving
+        gate.open.set()
+        # Also while it is taken out.
+        await leaving.reached.wait()
+        with pytest.raises(NotServed, match="another one"):
+            async with world.moves.hold(None):
+                pass
+        with pytest.raises(NotServed, match="base isn't served"):
+            await asked
+        leaving.open.set()
+        await world.until(lambda: world.state("sql@v1") is ServingState.REFUSED)
+        with pytest.raises(NotServed, match="it is another base"):
+            async with world.moves.hold(None):
+                pass
+        is_right = True
+        await world.until(lambda: world.means() == "sql@v1" and world.state("sql@v1") is ServingState.SERVING)
+        async with world.moves.hold(None):
+            pass
+
+    run(World(tmp_path, prove=proving), scene)
+
+
+def test_an_engine_that_does_not_answer_at_the_start_is_refused(tmp_path: Path) -> None:
+    async def body() -> None:
+        world = World(tmp_path)
+        world.engine.is_up = False
+        with pytest.raises(EngineRefused, match="doesn't answer"):
+            await world.moves.start()
+        await world.moves.close()
+
+    asyncio.run(body())
+
+
+def test_an_engine_is_still_watched_after_an_answer_that_makes_no_sense(tmp_path: Path, run: Run) -> None:
+    def nonsense(step: str, _name: str) -> None:
+        if step == "loaded":
+            raise ValueError("no JSON")
+
+    async def scene(world: World) -> None:
+        world.moves.update([adapter("sql", 1, production=1)])
+        await world.moves.settled()
+        world.engine.before = nonsense
+        await asyncio.sleep(0.1)
+        world.engine.before = lambda _step, _name: None
+        world.engine.have.clear()
+        await world.until(lambda: world.engine.have)
+        assert await world.answer("sql@production") == "sql@v1"
+
+    run(World(tmp_path), scene)
+
+
+def test_a_version_whose_lease_does_not_end_at_once_is_released_in_the_end(tmp_path: Path, run: Run) -> None:
+    fails = 1
+
+    def full(step: str, _name: str) -> None:
+        nonlocal fails
+        if step == "unlease" and fails:
+            fails -= 1
+            raise Unavailable("the disk is full; make room")
+
+    async def scene(world: World) -> None:
+        world.folders.before = full
+        world.moves.update([adapter("sql", 1, 2, production=1)])
+        await world.moves.settled()
+        # Deleted, then there again.
+        world.moves.update([adapter("sql", 2, production=2)])
+        await world.until(lambda: world.state("sql@v1") is None)
+        assert not fails
+        assert world.folders.leased == [digest_of("sql@v2")]
+        world.moves.update([adapter("sql", 1, 2, production=1)])
+        await world.moves.settled()
+        assert await world.answer("sql@production") == "sql@v1"
+
+    run(World(tmp_path), scene)
 
 
 def test_an_engine_that_dies_during_a_move_serves_the_new_version_when_it_is_back(tmp_path: Path, run: Run) -> None:

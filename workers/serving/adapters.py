@@ -58,8 +58,8 @@ class HeldVersion:
 class Adapters:
     """The base and the versions over it.
 
-    `prepare` may be called in any thread while the base decodes, one call at a time; `place`, `admit` and `release` only
-    in the thread that decodes.
+    `prepare` may be called in any thread while the base decodes, one call at a time; `admit` and `release` only in the
+    thread that decodes.
     """
 
     def __init__(self, model: Any) -> None:
@@ -116,10 +116,11 @@ class Adapters:
         tensors = list(open_file(folder / WEIGHTS_FILE).tensors())
         return Outline(config, tensors, self.base.vocabulary, self._embeddings)
 
-    def place(self, version: HeldVersion) -> HeldVersion:
-        """Put a version that was prepared where it is to be served; nobody may ask it before it is admitted there.
+    def admit(self, version: HeldVersion, beside: HeldVersion | None = None) -> HeldVersion:
+        """Move a version that was prepared to where it is served; return it as it is served.
 
-        Raises AdapterRefused, BaseChanged.
+        One that shares a batch must answer in it as it does alone, next to the base and a neighbour that answer as
+        before; otherwise it keeps the tree of its own.
         """
         if version.placement is not ServedPlacement.SHARES_A_BATCH:
             return version
@@ -132,18 +133,11 @@ class Adapters:
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
         self._shared.mix()
-        return replace(version, tree=self._shared, label=label)
-
-    def admit(self, prepared: HeldVersion, placed: HeldVersion, beside: HeldVersion | None = None) -> HeldVersion:
-        """Return a version as it is served.
-
-        One that shares a batch must answer in it as it does alone, next to the base and a neighbour that answer as
-        before; otherwise it keeps the tree of its own.
-        """
-        if placed is prepared or self._answers_alike([self.base, placed, *([beside] if beside else [])]):
-            return placed
-        self._delete(placed.label)
-        return replace(prepared, placement=ServedPlacement.OWN_BATCH)
+        mixed = replace(version, tree=self._shared, label=label)
+        if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):
+            return mixed
+        self._delete(label)
+        return replace(version, placement=ServedPlacement.OWN_BATCH)
 
     def release(self, version: HeldVersion) -> None:
         """Forget a version."""

@@ -151,9 +151,7 @@ class DecodeLoop:
                 return held.placement
             try:
                 prepared = self._adapters.prepare(name, folder)
-                # Two orders, so that answers in work wait for the one or the other, and not for both.
-                placed: HeldVersion = self._between_passes(lambda: self._adapters.place(prepared))
-                version: HeldVersion = self._between_passes(lambda: self._admit(prepared, placed))
+                version: HeldVersion = self._between_passes(lambda: self._admit(prepared))
             except BaseChanged as error:
                 # Whatever is answered from now on would be wrong.
                 with self._work:
@@ -162,11 +160,11 @@ class DecodeLoop:
                 raise
             return version.placement
 
-    def _admit(self, prepared: HeldVersion, placed: HeldVersion) -> HeldVersion:
+    def _admit(self, prepared: HeldVersion) -> HeldVersion:
         beside = [
             each for name, each in self._versions.items() if name and each.placement is ServedPlacement.SHARES_A_BATCH
         ]
-        version = self._adapters.admit(prepared, placed, beside[-1] if beside else None)
+        version = self._adapters.admit(prepared, beside[-1] if beside else None)
         with self._work:
             self._versions[version.name] = version
         return version

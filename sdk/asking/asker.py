@@ -32,6 +32,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 _MOST_STARTS = 3
 #: What a program says that is about to end.
 _ENDING = "ending"
+#: What it says of a conversation for which there is no template, in words of its routes.
+_NO_TEMPLATE = "no_template"
 #: What it says of a prompt that leaves too little of the context, and of what.
 _TOO_LONG, _MOST_TOKENS = "context_length_exceeded", "max_tokens"
 
@@ -304,4 +306,10 @@ def _explained(error: EngineRefusal) -> AdapterctlError:
         return NotFound(message)
     if error.status == 409:
         return Conflict(message)
+    if error.code == _NO_TEMPLATE:
+        return InvalidInput(
+            "neither the version nor its base has a chat template, so messages can't be asked; give the prompt as one text,"
+            " and leave out --chat",
+            param="prompt",
+        )
     return InvalidInput(message, param="prompt" if error.code == _TOO_LONG else None)

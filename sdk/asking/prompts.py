@@ -77,7 +77,8 @@ class Prompt(NamedTuple):
         """The fields of a request."""
         if self.is_plain:
             return {"prompt": self.text}
-        tools = {} if self.tools is None else {"tools": list(self.tools)}
+        # As the row has them: OpenAI's form would change the order of their keys, and so the text.
+        tools = {} if self.tools is None else {"row_tools": list(self.tools)}
         return {"messages": [_sent(message) for message in self.messages], **tools}
 
 

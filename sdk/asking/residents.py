@@ -184,7 +184,10 @@ def _read(folder: Path) -> Resident | None:
     """Read a record; None if there is none, or not a whole one of this release."""
     try:
         found = json.loads((folder / _RECORD).read_bytes())
-        return Resident(**{**found, "base": EngineBase(**found["base"])})
+        made = Resident(**{**found, "base": EngineBase(**found["base"])})
+        # A record that something else has written may have anything in its fields, and everybody looks at each record.
+        has_types = isinstance(made.pid, int) and all(isinstance(each, str) for each in (made.started_at, made.socket))
+        return made if has_types and made.key == folder.name and isinstance(made.since_s, int | float) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,10 +1,10 @@
-"""The bodies that the engine program reads: OpenAI's from `sdk.schemas.completions`, with two private fields, and its own."""
+"""The bodies that the engine program reads: OpenAI's from `sdk.schemas.completions`, with private fields, and its own."""
 
 from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from sdk.schemas.completions import ChatRequest, CompletionRequest
 from sdk.schemas.recorded import Day
@@ -26,6 +26,8 @@ class EngineChat(ChatRequest):
     stop_token_ids: Annotated[_TokenIds | None, IF_SET] = None
     #: Whether the answer is shown as it is: with control tokens, and reasoning left in it.
     raw: Annotated[bool | None, IF_SET] = None
+    #: Tools as a row has them, key for key: the template is given them, and calls stay text in the answer.
+    row_tools: Annotated[list[dict[str, JsonValue]] | None, IF_SET, Field(max_length=1000)] = None
 
 
 class EngineCompletion(CompletionRequest):

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sdk.formats.messages import check_messages
+from sdk.formats.messages import check_messages, check_tools
 from sdk.schemas.completions import ChatMessage
 from workers.pipelines.data.thoughts import Thoughts
 from workers.pipelines.errors import PipelineError
@@ -178,11 +178,12 @@ class ServedEngine:
             )
         try:
             messages = check_messages("messages", [_plain(message) for message in request.messages])
+            tools = None if request.row_tools is None else check_tools(request.row_tools)
         except ValueError as error:
             raise RequestRefused(400, "invalid_value", f"the request {error}", param="messages") from error
         template = texts.template
         try:
-            text = await self.renderer.prompt(template, messages)
+            text = await self.renderer.prompt(template, messages, tools)
         except RenderingBusy as error:
             raise RequestRefused(429, "queue_full", str(error)) from error
         except RenderingRefused as error:

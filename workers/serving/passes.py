@@ -46,6 +46,9 @@ class Tree:
 
     def _name_adapters(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Called by torch before a wrapper: PEFT takes the adapter of each row there."""
+        if not module.lora_A and not module.lora_embedding_A:
+            # Left of a version that is gone. PEFT would refuse names even so, where an input has other rows than the text.
+            return args, kwargs
         return args, {**kwargs, "adapter_names": self._names}
 
     def new_cache(self) -> Any:

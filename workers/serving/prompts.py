@@ -69,9 +69,15 @@ class PromptRenderer:
         self._processor_s, self._most_s, self._lock = processor_s, most_s, threading.Lock()
         self._child: subprocess.Popen[bytes] | None = self._started() if starts else None
 
-    def prompt(self, template: TemplateInUse, messages: Sequence[Mapping[str, Any]]) -> str:
+    def prompt(
+        self,
+        template: TemplateInUse,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """Return the text from which the next answer is generated. Raises RenderingRefused, RenderingTakesLong."""
-        return str(self._ask({**template.request(), "messages": list(messages)})["text"])
+        asked = {"messages": list(messages), "tools": None if tools is None else list(tools)}
+        return str(self._ask({**template.request(), **asked})["text"])
 
     def thoughts(self, template: TemplateInUse) -> Thoughts:
         """Return how a template writes thoughts. Raises RenderingRefused."""
@@ -145,17 +151,22 @@ class PromptRenderers:
         self._lanes = ThreadPoolExecutor(1, "rendering"), ThreadPoolExecutor(1, "slow rendering")
         self._slow = 0
 
-    async def prompt(self, template: TemplateInUse, messages: Sequence[Mapping[str, Any]]) -> str:
+    async def prompt(
+        self,
+        template: TemplateInUse,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """Return the text from which the next answer is generated. Raises RenderingRefused, RenderingBusy."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._lanes[0], self._quick.prompt, template, messages)
+            return await loop.run_in_executor(self._lanes[0], self._quick.prompt, template, messages, tools)
         except RenderingTakesLong:
             if self._slow >= _MOST_SLOW:
                 raise RenderingBusy("other conversations that take long are being rendered; try again later") from None
         self._slow += 1
         try:
-            return await loop.run_in_executor(self._lanes[1], self._patient.prompt, template, messages)
+            return await loop.run_in_executor(self._lanes[1], self._patient.prompt, template, messages, tools)
         finally:
             self._slow -= 1
 

@@ -25,7 +25,7 @@ PROCESSOR_S = 4.0
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `{"text"}`, the prompt for the next answer of `messages`, or `{"thoughts"}`, how the template writes them, if
+    """Return `{"text"}`, the prompt for the next answer of `messages` with `tools`, or `{"thoughts"}`, how the template writes them, if
     there are no messages; `{"refused"}` if the template can't, with `{"costly": true}` if it takes more than `processor_s`.
     """
     day = date.fromisoformat(request["day"])
@@ -33,7 +33,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     template = request["template"]
     try:
         if (messages := request.get("messages")) is not None:
-            return {"text": _prompt(renderer, template, messages)}
+            return {"text": _prompt(renderer, template, messages, request.get("tools"))}
         return {"thoughts": _thoughts(renderer, template, request["controls"])}
     except TemplateRefusal as error:
         return {"refused": f"the version's chat template refuses this conversation ({error}); write it in another way"}
@@ -42,16 +42,20 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"refused": sentence, "costly": True}
 
 
-def _prompt(renderer: Renderer, template: str, messages: Sequence[Mapping[str, Any]]) -> str:
+def _prompt(
+    renderer: Renderer, template: str, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None
+) -> str:
     """Return the text from which an answer is generated, by the first form that the template renders without losing any
     of it. Raises TemplateRefusal.
     """
-    conversation = Conversation([dict(message) for message in messages], None, ())
+    conversation = Conversation([dict(message) for message in messages], tools, ())
     probed, refusal = probe(conversation), TemplateRefusal("it renders nothing")
     for form in forms(conversation):
         try:
             rendered, found = (
-                renderer.render(template, [form.message(message) for message in each.messages], prompt=True)
+                renderer.render(
+                    template, [form.message(message) for message in each.messages], tools=each.tools, prompt=True
+                )
                 for each in (conversation, probed.conversation)
             )
         except TemplateRefusal as error:

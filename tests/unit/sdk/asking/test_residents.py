@@ -124,11 +124,14 @@ def test_a_sweep_leaves_what_runs_and_others_leases(cache: Cache, process: subpr
 def test_a_damaged_record_is_nobodys(cache: Cache) -> None:
     folder = cache.engines / BASE.key
     folder.mkdir(parents=True)
-    for content in ("", "[]", '{"pid": 1}', '{"base": {}}'):
+    whole = vars(Resident(BASE.key, 1, "x", "/nowhere", BASE, 300.0, 0.0)) | {"base": vars(BASE)}
+    odd = ({"pid": "self"}, {"socket": 5}, {"started_at": None}, {"key": "f" * 16}, {"since_s": "now"})
+    for content in ("", "[]", '{"pid": 1}', '{"base": {}}', *(json.dumps({**whole, **each}) for each in odd)):
         (folder / "resident.json").write_text(content)
         assert residents(cache) == []
-    sweep(cache)
-    assert not folder.exists()
+        sweep(cache)
+        assert not folder.exists()
+        folder.mkdir()
 
 
 def test_bases_that_are_held_differently_have_programs_of_their_own() -> None:

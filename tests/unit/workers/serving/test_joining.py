@@ -13,7 +13,7 @@ from support.soak import MATRIX
 
 from workers.serving.errors import BaseRefused
 from workers.serving.loop import DecodeLoop
-from workers.serving.requests import DecodeQuestion
+from workers.serving.requests import DecodeQuestion, ServedPlacement
 
 #: Those that are tried in each run; the others in a matrix.
 ALWAYS = ("qwen3", "bloom", "mistral", "qwen3.5")
@@ -45,6 +45,19 @@ def test_texts_beside_each_other_are_those_of_each_alone(tmp_path: Path, name: s
         for prompt, answer in zip(PROMPTS, answers, strict=True):
             loop.submit(DecodeQuestion(prompt, None, 9), answer)
         assert [answer.wait() for answer in answers] == [served.alone(model, prompt, 9) for prompt in PROMPTS]
+
+
+def test_a_version_that_cannot_be_mixed_leaves_the_base_as_it_was(tmp_path: Path) -> None:
+    """OPT's `fc1` reads all tokens of all texts as rows, which PEFT can't mix adapters by."""
+    base = save_model(tmp_path / "opt", "opt")
+    folder = served.save_adapter(base, tmp_path / "adapter", seed=6, target_modules=["fc1", "q_proj"])
+    truth = [served.alone(served.plain(base, each), PROMPTS[0], 6) for each in (None, folder)]
+    with DecodeLoop(base, dtype="float32") as loop:
+        assert loop.load("a@v1", folder) is ServedPlacement.OWN_BATCH
+        answers = [Listener() for _ in truth]
+        for name, answer in zip((None, "a@v1"), answers, strict=True):
+            loop.submit(DecodeQuestion(PROMPTS[0], name, 6), answer)
+        assert [answer.wait() for answer in answers] == truth
 
 
 def test_a_text_that_comes_to_other_frequencies_is_read_again(tmp_path: Path) -> None:

@@ -14,13 +14,16 @@ from typing import Any
 
 import httpx
 import pytest
-from support import tiny
+from pydantic import ValidationError
 from support.processes import environment
 from support.serving_engines import PlayedLoop, answering
 from support.waiting import wait_until
 
 from sdk.worker_program import PARENT_VARIABLE
 from workers.serving.activity import Activity, unneeded
+from workers.serving.configuration import EngineConfiguration
+from workers.serving.listening import ListeningSocket
+from workers.serving.refusals import RequestRefused
 from workers.serving.requests import DecodeQuestion, OnPiece
 
 CANARY = "canary-7f3a"
@@ -63,8 +66,10 @@ def private(tmp_path: Path) -> Path:
     return folder
 
 
-def test_program_serves_its_owner_alone_and_leaves_nothing_of_what_it_was_asked(tmp_path: Path, private: Path) -> None:
-    base, socket = tiny.save_llama(tmp_path / "base"), private / "socket"
+def test_program_serves_its_owner_alone_and_leaves_nothing_of_what_it_was_asked(
+    base: Path, tmp_path: Path, private: Path
+) -> None:
+    socket = private / "socket"
     configuration = {"base": str(base), "dtype": None, "quantization": None, "socket": str(socket), "idle_s": 300}
     child = started(configuration, tmp_path / "world")
     ready = line_of(child)["ready"]
@@ -114,8 +119,6 @@ def test_program_ends_with_whoever_started_it(tmp_path: Path, private: Path) -> 
     ("changed", "message"),
     [
         ({"dtype": "int8"}, "the configuration can't be used"),
-        ({"template": "x"}, "the configuration can't be used"),
-        ({"socket": "/nowhere/socket"}, "lies in a folder that can't be entered"),
         ({"socket": "x" * 200}, "has more than 107 bytes"),
     ],
 )
@@ -127,10 +130,17 @@ def test_configuration_that_cannot_be_used_is_refused(
     assert found["reason"] == "spec"
 
 
-def test_socket_where_others_could_enter_is_refused(tmp_path: Path, private: Path) -> None:
+def test_configuration_with_more_than_it_has_is_refused() -> None:
+    with pytest.raises(ValidationError, match="template"):
+        EngineConfiguration.model_validate({"base": "/base", "socket": "/socket", "template": "x"})
+
+
+def test_socket_where_others_could_enter_is_refused(private: Path) -> None:
     private.chmod(0o750)
-    found = refusal({"base": str(tmp_path), "socket": str(private / "socket")}, tmp_path / "world")
-    assert "nobody else can enter" in found["refused"]
+    with pytest.raises(RequestRefused, match="nobody else can enter"):
+        ListeningSocket(private / "socket")
+    with pytest.raises(RequestRefused, match="lies in a folder that can't be entered"):
+        ListeningSocket(Path("/nowhere/socket"))
 
 
 def test_program_without_a_request_is_unneeded_after_its_time() -> None:
@@ -183,9 +193,8 @@ class BrokenLoop(PlayedLoop):
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_failure_is_logged_by_its_place_alone(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, streams: bool
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, streams: bool
 ) -> None:
-    base = tiny.save_llama(tmp_path / "base")
     with answering(base, BrokenLoop(), tmp_path) as engine:
         asked = {"model": "base", "prompt": "two", "stream": streams}
         response = engine.post("/v1/completions", **asked)
@@ -195,8 +204,7 @@ def test_failure_is_logged_by_its_place_alone(
     assert CANARY not in captured.err + captured.out + caplog.text + response.text
 
 
-def test_program_that_is_about_to_end_takes_nothing_new(tmp_path: Path) -> None:
-    base = tiny.save_llama(tmp_path / "base")
+def test_program_that_is_about_to_end_takes_nothing_new(base: Path, tmp_path: Path) -> None:
     with answering(base, BrokenLoop(), tmp_path) as engine:
         engine.activity.ending = True
         response = engine.post("/v1/completions", model="base", prompt="two")
@@ -204,7 +212,7 @@ def test_program_that_is_about_to_end_takes_nothing_new(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_program_dies_with_its_parent_even_if_that_is_killed(tmp_path: Path, private: Path) -> None:
+def test_program_dies_with_its_parent_even_if_that_is_killed(base: Path, private: Path) -> None:
     program = (
         "import json, os, subprocess, sys, time\n"
         f"os.environ[{PARENT_VARIABLE!r}] = str(os.getpid())\n"
@@ -213,7 +221,7 @@ def test_program_dies_with_its_parent_even_if_that_is_killed(tmp_path: Path, pri
         "print(child.pid, flush=True); time.sleep(60)"
     )
     socket = private / "socket"
-    configuration = json.dumps({"base": str(tiny.save_llama(tmp_path / "base")), "socket": str(socket)})
+    configuration = json.dumps({"base": str(base), "socket": str(socket)})
     parent = subprocess.Popen(
         [sys.executable, "-c", program, configuration],
         stdout=subprocess.PIPE,

@@ -59,6 +59,15 @@ def test_contents_as_parts_reach_a_template_that_wants_them(renderer: PromptRend
     assert "\nhi<|im_end|>" in renderer.prompt(template(parts), ASKED)
 
 
+def test_tools_are_rendered_as_a_row_has_them(renderer: PromptRenderer) -> None:
+    tools = [{"type": "function", "function": {"parameters": {"b": 1, "a": 2}, "name": "look"}}]
+    listing = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}" + CHATML
+    written = '{"type": "function", "function": {"parameters": {"b": 1, "a": 2}, "name": "look"}}<|im_start|>user'
+    assert renderer.prompt(template(listing), ASKED, tools).startswith(written)
+    with pytest.raises(RenderingRefused, match="it leaves out `tools`"):
+        renderer.prompt(template(CHATML), ASKED, tools)
+
+
 def test_part_that_the_template_leaves_out_is_refused_by_name(renderer: PromptRenderer) -> None:
     deaf = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
     with pytest.raises(RenderingRefused, match="it leaves out `content` of message 1"):

@@ -15,6 +15,9 @@ from workers.serving.errors import BaseRefused
 from workers.serving.loop import DecodeLoop
 from workers.serving.requests import DecodeQuestion, ServedPlacement
 
+# What silences it where PEFT reads it is a context of filters, which is not of one thread alone.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 #: Those that are tried in each run; the others in a matrix.
 ALWAYS = ("qwen3", "bloom", "mistral", "qwen3.5")
 #: Whether texts share a cache: windows, and states from token to token, can't be joined.

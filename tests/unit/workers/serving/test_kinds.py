@@ -20,6 +20,9 @@ from workers.serving.kinds import TABLE, Outline, judge
 from workers.serving.loop import DecodeLoop
 from workers.serving.requests import DecodeQuestion, ServedPlacement
 
+# What silences it where PEFT reads it is a context of filters, which is not of one thread alone.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 SHARES, OWN_BATCH, OWN_BASE = ServedPlacement.SHARES_A_BATCH, ServedPlacement.OWN_BATCH, ServedPlacement.OWN_BASE
 PROMPT, NEXT = (40, 41, 99, 120, 77), (33, 150, 60)
 TOKENS = 5

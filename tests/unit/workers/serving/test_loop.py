@@ -15,6 +15,9 @@ from workers.serving.errors import BadQuestion, LoopEnded, NameTaken, NotLoaded,
 from workers.serving.loop import DecodeLoop
 from workers.serving.requests import DecodeQuestion, EndReason, ServedPlacement
 
+# What silences it where PEFT reads it is a context of filters, which is not of one thread alone.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 NAMES = (None, "a@v1", "a@v2")
 
 

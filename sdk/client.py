@@ -650,8 +650,10 @@ class Client:
         chat: bool = False,
         dtype: Dtype | None = None,
         keep: bool = True,
+        base_namespace: str | None = None,
+        published: bool | None = None,
     ) -> Generation:
-        """What a version, or the bare base `base:ID`, answers; greedy by default.
+        """What a version, or the bare base `base:ID`, answers; greedy by default. `base_namespace` or `published` says whose base.
 
         A text is rendered as the version's own rows were: as it is, or as a user's turn for conversations; `plain` or `chat`
         says which. Messages are a conversation. The base is held as it was trained on, in float32 on a CPU, unless in `dtype`.
@@ -665,7 +667,7 @@ class Client:
         form = PromptForm.of(chat=chat, plain=plain)
         asker = Asker(lambda: self, config=self.config, cache=self.cache, dtype=dtype, keeps=keep)
         with closing(asker):
-            target = asker.target(ref)
+            target = asker.target(ref, base_namespace=base_namespace, published=published)
             given = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
             answer = asker.ask(target, form.prompt(given, target), sampling)
             for _ in answer:

@@ -18,7 +18,7 @@ from sdk.asking.memory import Memory
 from sdk.asking.programs import EngineBase, EngineProgram
 from sdk.asking.prompts import Prompt, Sampling
 from sdk.asking.residents import find_resident, owner_of, start_resident
-from sdk.asking.target import AskTarget
+from sdk.asking.target import BASE, AskTarget
 from sdk.config import Config, keep_warm_s
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
 from sdk.pulling.cache import Cache
@@ -150,11 +150,15 @@ class Asker:
         self._leaving: dict[str, int] = {}
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
 
-    def target(self, ref: str) -> AskTarget:
-        """Return what a ref, or `base:ID`, names now.
+    def target(self, ref: str, *, base_namespace: str | None = None, published: bool | None = None) -> AskTarget:
+        """Return what a ref, or `base:ID`, names now; the last two say whose base is meant.
 
         Raises InvalidName, InvalidRef, InvalidInput for what can't be asked, NotFound, Conflict for a version in quarantine.
         """
+        if ref.startswith(BASE) or base_namespace is not None or published:
+            from sdk.asking.finding import find_base
+
+            return find_base(self._reach(), ref, dtype=self._dtype, base_namespace=base_namespace, published=published)
         known = self._memory.recall(ref)
         # Without a program that holds it, starting one takes longer than asking the registry.
         if known is not None and find_resident(self._cache, known.base.key) is not None:

@@ -15,7 +15,7 @@ from sdk.names import parse_ref_or_member
 from sdk.pulling.cache import Cache
 from sdk.pulling.pins import require_pinned
 from sdk.pulling.puller import Puller
-from sdk.pushing.given_base import GivenBase, files_here, registered_base
+from sdk.pushing.given_base import files_here, given_base_if_any, registered_base
 from sdk.pushing.pack import template_in_config
 from sdk.pushing.pusher import no_such_base
 from sdk.schemas.catalog import KEPT, VersionView
@@ -42,12 +42,10 @@ class AskReach(Protocol):
 
 
 def find_target(reach: AskReach, ref: str, *, dtype: str | None) -> AskTarget:
-    """Return what a ref, or `base:ID`, names now; its files are fetched.
+    """Return what a ref names now; its files are fetched.
 
     Raises InvalidName, InvalidRef, InvalidInput for what can't be asked, NotFound, Conflict for a version in quarantine.
     """
-    if ref.startswith(BASE):
-        return _bare(reach, ref.removeprefix(BASE), dtype)
     parsed = parse_ref_or_member(ref)
     version = versions.resolve(reach.transport, str(parsed))
     require_pinned(parsed, version.adapter, version.number, version.digest)
@@ -102,9 +100,19 @@ def require_askable(version: VersionView) -> None:
         )
 
 
-def _bare(reach: AskReach, name: str, dtype: str | None) -> AskTarget:
+def find_base(
+    reach: AskReach, ref: str, *, dtype: str | None, base_namespace: str | None, published: bool | None
+) -> AskTarget:
+    """Return the bare base that `base:ID` names; the last two say whose it is.
+
+    Raises InvalidInput, also if these are given with a version; NotFound.
+    """
+    name = ref.removeprefix(BASE) if ref.startswith(BASE) else None
+    given = given_base_if_any(name, base_namespace, published)
+    assert name is not None
+    assert given is not None
     try:
-        view = GivenBase(name).find(reach.transport)
+        view = given.find(reach.transport)
     except NotFound:
         raise no_such_base(name) from None
     folder = files_here(reach.cache, view.fingerprint, view)

@@ -443,7 +443,7 @@ class TestHowMany:
                 begun.append(third.iter_bytes())
                 assert next(begun[-1])
                 refused = theirs.get(stream)
-                assert "as many jobs as all others may" in refused.text
+                assert "as many streams and waits open as all others may" in refused.text
                 with bare_http(people.url, people.token(Role.READER)) as all_see, all_see.stream("GET", stream) as more:
                     begun.append(more.iter_bytes())
                     assert next(begun[-1])

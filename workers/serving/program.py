@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from sdk.imports import begin_program, nothing_collected
+from sdk.schemas.failures import FailureReason
 from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import nothing_searched
@@ -47,7 +48,7 @@ def main() -> int:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        return _refused(f"the configuration can't be used ({place}: {first['msg']}); correct it", "spec")
+        return _refused(f"the configuration can't be used ({place}: {first['msg']}); correct it", FailureReason.SPEC)
     # Before libraries start threads.
     leave_network()
     if (parent := os.environ.get(PARENT_VARIABLE)) is not None:
@@ -57,7 +58,7 @@ def main() -> int:
     try:
         listening = ListeningSocket(Path(configuration.socket))
     except RequestRefused as error:
-        return _refused(error.message, "spec")
+        return _refused(error.message, FailureReason.SPEC)
     try:
         # It imports its libraries while this process imports others.
         return _serve(configuration, listening, PromptRenderers())
@@ -73,7 +74,7 @@ def _serve(configuration: EngineConfiguration, listening: ListeningSocket, rende
             engine, facts = start_engine(configuration, renderer)
     except (PipelineError, ServingError) as error:
         renderer.close()
-        reason = error.reason.value if isinstance(error, PipelineError) else "base"
+        reason = error.reason if isinstance(error, PipelineError) else FailureReason.BASE
         return _refused(str(error), reason)
     try:
         listening.listen()
@@ -123,8 +124,8 @@ async def _end_unneeded(configuration: EngineConfiguration, activity: Activity, 
     server.should_exit = True
 
 
-def _refused(message: str, reason: str) -> int:
-    _say({"refused": message, "reason": reason})
+def _refused(message: str, reason: FailureReason) -> int:
+    _say({"refused": message, "reason": reason.value})
     return 0
 
 

@@ -9,6 +9,7 @@ import click
 
 from sdk.cli.support.asking import asking_options, open_asker, sampling_of
 from sdk.cli.support.chatting import Chat
+from sdk.cli.support.options import whose_base_options
 
 
 @click.command(name="chat")
@@ -20,8 +21,18 @@ from sdk.cli.support.chatting import Chat
 )
 @click.option("--system", metavar="TEXT", help="Begin the conversation with a system message.")
 @asking_options
+@whose_base_options
 def chat_command(
-    ref: str, against: str | None, system: str | None, dtype: Any, no_keep: bool, plain: bool, chat: bool, **given: Any
+    ref: str,
+    against: str | None,
+    system: str | None,
+    dtype: Any,
+    no_keep: bool,
+    plain: bool,
+    chat: bool,
+    base_namespace: str | None,
+    published: bool | None,
+    **given: Any,
 ) -> None:
     """Talk to a version, on this machine; with --against to two of them side by side.
 
@@ -43,11 +54,16 @@ def chat_command(
       adapterctl chat code-review@v3 --against code-review@v2 --temperature 0.7
     """
     from sdk.asking.prompts import PromptForm
+    from sdk.asking.target import BASE
 
     sampling, form = sampling_of(given), PromptForm.of(chat=chat, plain=plain)
     with open_asker(dtype=dtype, keeps=not no_keep) as asker:
-        left = asker.target(ref)
-        other = None if against is None else left.bare() if against == "base:" else asker.target(against)
+        whose: dict[str, Any] = {"base_namespace": base_namespace, "published": published}
+        names_base = ref.startswith(BASE) or against is None or not against.removeprefix(BASE)
+        left = asker.target(ref, **(whose if names_base else {}))
+        other = None
+        if against is not None:
+            other = left.bare() if against == BASE else asker.target(against, **({} if names_base else whose))
         talk = Chat(asker, left, other, form=form, sampling=sampling, system=system)
         talk.begin()
         if sys.stdin.isatty():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.support.asking import Printer, asking_options, open_asker, sampling_of
+from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import format_option, json_text, one_line, plain_lines, print_json, say, say_filled
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _AT_ONCE = 8
 @click.argument("prompt", required=False)
 @click.option("--data", metavar="FILE", help="Ask what comes before the answer of each row of this file instead.")
 @asking_options
+@whose_base_options
 @format_option
 def generate_command(
     ref: str,
@@ -40,6 +42,8 @@ def generate_command(
     style: str,
     plain: bool,
     chat: bool,
+    base_namespace: str | None,
+    published: bool | None,
     **given: Any,
 ) -> None:
     """Ask a version, or a bare base (base:ID), and print its answer; PROMPT "-" is read from standard input.
@@ -71,7 +75,7 @@ def generate_command(
     if rows is None:
         prompt_of_text(text, is_chat=False)
     with open_asker(dtype=dtype, keeps=not no_keep, quiet=style != "table") as asker:
-        target = asker.target(ref)
+        target = asker.target(ref, base_namespace=base_namespace, published=published)
         if style == "table" and rows is None and (remark := form.remark(target)) is not None:
             say_filled(remark)
         if rows is None:

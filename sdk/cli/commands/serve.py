@@ -79,7 +79,7 @@ def serve_command(
     Examples:
       adapterctl serve code-review
       adapterctl serve code-review@production sql --engine llama.cpp --port 8012
-      adapterctl serve sql --engine vllm --at http://10.0.0.5:8000 --shared /srv/adapters
+      adapterctl serve sql --engine vllm --at http://gpu:8000 --shared /srv/adapters
     """
     _require_libraries()
     from sdk.gateway.serving import ServeOptions, read_key, serve

@@ -9,7 +9,8 @@ from registry.errors import Forbidden, NotFound
 from registry.principal import LOCAL, SYSTEM, Principal, Role
 
 ACTIONS = {
-    "read": {"reader", "writer", "promoter", "worker", "admin"},
+    "read": {"reader", "writer", "promoter", "worker", "server", "admin"},
+    "serve": {"server", "admin"},
     "send": {"writer", "promoter", "worker", "admin"},
     "write": {"writer", "promoter", "admin"},
     "promote": {"promoter", "admin"},

@@ -92,9 +92,13 @@ def _greedy(model: Any, prompts: Any, words: int) -> Any:
     (batch, seq).
     """
     found, whole, given = [], prompts, prompts
+    last = _of_last(model)
+    if not last and len(prompts) > 1:
+        # Its logits are of all that it reads: those of one prompt are there at a time.
+        return torch.cat([_greedy(model, prompt, words) for prompt in prompts.split(1)])
     past: dict[str, Any] = {}
     for _ in range(CONTINUATION_TOKENS):
-        made = model(input_ids=given, attention_mask=torch.ones_like(whole), use_cache=True, **past)
+        made = model(input_ids=given, attention_mask=torch.ones_like(whole), use_cache=True, **past, **last)
         past = _cached(model, made)
         token = made.logits[:, -1, :words].float().argmax(dim=-1, keepdim=True)
         found.append(token)
@@ -102,6 +106,12 @@ def _greedy(model: Any, prompts: Any, words: int) -> Any:
         # A model without such a cache reads everything again.
         given = token if past else whole
     return torch.cat(found, dim=1)
+
+
+def _of_last(model: Any) -> dict[str, int]:
+    """Return the argument that lets a model make logits of the last token alone, if it has one."""
+    takes = signature(model.get_base_model().forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
 
 def _cached(model: Any, made: Any) -> dict[str, Any]:
@@ -113,13 +123,14 @@ def _cached(model: Any, made: Any) -> dict[str, Any]:
 
 
 def _scored(model: Any, prompts: Any, continuations: Any) -> list[list[float]]:
-    """Return the log-probability in nats of each token of continuations, (batch, CONTINUATION_TOKENS), in one pass."""
-    whole = torch.cat([prompts, continuations], dim=1)
-    logits = model(input_ids=whole, attention_mask=torch.ones_like(whole), use_cache=False).logits
+    """Return the log-probability in nats of each token of continuations, (batch, CONTINUATION_TOKENS). One row is read at a time:
+    with a large vocabulary the logits of all would take gigabytes.
+    """
     start, found = prompts.shape[1] - 1, []
-    for row, tokens in zip(logits, continuations, strict=True):
-        # One row at a time is widened: with a large vocabulary all would take a gigabyte.
-        predicted = row[start:-1].float().log_softmax(dim=-1)
+    for whole, tokens in zip(torch.cat([prompts, continuations], dim=1), continuations, strict=True):
+        row = whole.unsqueeze(0)
+        logits = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False).logits[0]
+        predicted = logits[start:-1].float().log_softmax(dim=-1)
         chosen = predicted.gather(1, tokens.unsqueeze(1)).squeeze(1)
         if not bool(chosen.isfinite().all()):
             raise PipelineError(

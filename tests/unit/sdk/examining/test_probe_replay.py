@@ -214,7 +214,7 @@ def test_what_was_verified_is_replayed(kind: str, monkeypatch: pytest.MonkeyPatc
             asked.append(ref)
             return SimpleNamespace(digest="b" * 64)
 
-        def replay_probe(self, ref: str, *, base: object) -> ProbeReplay:
+        def replay_probe(self, ref: str, *, base: object, answers: bool) -> ProbeReplay:
             asked.append(ref)
             return replayed()
 

@@ -418,7 +418,7 @@ def test_no_prompt_answer_or_key_is_in_any_log(tmp_path: Path, caplog: pytest.Lo
     canary = "canary-0b7d"
     caplog.set_level(logging.DEBUG)
     with gateway(tmp_path) as served:
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        caplog.set_level(logging.WARNING, "httpx")
         with served.client() as client:
             chat(client, "sql", messages=[{"role": "user", "content": canary}])
             chat(client, "sql", messages=[{"role": canary, "content": canary}])

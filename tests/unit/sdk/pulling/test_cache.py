@@ -77,6 +77,7 @@ class TestPrivacy:
             "aliases",
             "bases",
             "blobs",
+            "engines",
             "hashes",
             "hub",
             "jobs",

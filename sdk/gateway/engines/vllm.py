@@ -23,6 +23,7 @@ import httpx
 from sdk.file_locks import locked
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.gateway.engines.engine import EngineFacts, EngineRefused, Upstream
+from sdk.gateway.engines.vllm_base import VllmBase, is_base
 from sdk.gateway.engines.vllm_scores import score
 
 #: The folder below the shared one, and the file by whose lock one gateway at a time uses it.
@@ -60,7 +61,7 @@ class VllmEngine:
         self._client = httpx.AsyncClient(base_url=self._url, headers=headers, timeout=_TIMEOUT, limits=_LIMITS)
         self._held = ExitStack()
         self._is_held = False
-        self._base = ""
+        self._base = VllmBase(self._own, self._load_base, wait_s=wait_s)
         #: The folders of what is loaded, by version, and of what the engine may have, whether it said so or not; and those that are
         #: to be removed, each with its time.
         self._folders: dict[str, Path] = {}
@@ -77,8 +78,8 @@ class VllmEngine:
         base = next((each for each in models if not each.get("parent")), None)
         if base is None:
             raise EngineRefused(f"{self._url} serves no model; {_START}")
-        self._base = str(base["id"])
         self._take_folder()
+        self._look(models)
         self._require_alone(models)
         await self._require_sight()
         return EngineFacts(
@@ -92,6 +93,7 @@ class VllmEngine:
 
     async def load(self, name: str, folder: Path) -> None:
         """Give the engine a copy of a folder under a version's name. Raises EngineRefused, httpx.HTTPError."""
+        await self._base.beside(name, folder)
         own = self._own / f"{name.replace('/', '+')}-{folder.name[:16]}"
         self._leaving = [(at, each) for at, each in self._leaving if each != own]
         await asyncio.to_thread(_copy, folder, own)
@@ -105,9 +107,12 @@ class VllmEngine:
 
     def route(self, name: str | None) -> Upstream:
         """Return where requests for a version go. Raises KeyError."""
-        if name is not None and name not in self._folders:
+        if name is None:
+            model, running = self._base.asked_as()
+            return Upstream(self._client, {"model": model}, running)
+        if name not in self._folders:
             raise KeyError(name)
-        return Upstream(self._client, {"model": self._base if name is None else name})
+        return Upstream(self._client, {"model": name})
 
     async def release(self, name: str) -> None:
         """Unload a version. Raises httpx.HTTPError, EngineRefused."""
@@ -121,7 +126,11 @@ class VllmEngine:
 
     async def loaded(self) -> frozenset[str]:
         """Return the versions that vLLM has from this gateway's folder, or had from it before. Raises httpx.HTTPError."""
+        before = self._base.folder
         models = await self._models()
+        if self._base.folder == before:
+            # Else this answer may be older than that.
+            self._look(models)
         now_s = time.monotonic()
         while self._leaving and now_s - self._leaving[0][0] >= self._stay_s:
             folder = self._leaving.pop(0)[1]
@@ -134,13 +143,17 @@ class VllmEngine:
         for each in models:
             name, root = str(each["id"]), str(each.get("root"))
             loaded = self._folders.get(name)
-            if each.get("parent") and (root == str(self._seen(loaded)) if loaded else self._is_own(root)):
+            if not each.get("parent") or is_base(name):
+                continue
+            if root == str(self._seen(loaded)) if loaded else self._is_own(root):
                 found.add(name)
         return frozenset(found)
 
     async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
         """Return the log-probability, in nats, of each token of a continuation. Raises KeyError, httpx.HTTPError, EngineRefused."""
-        return await score(self.route(name), prompt, continuation)
+        upstream = self.route(name)
+        with upstream.running:
+            return await score(upstream, prompt, continuation)
 
     async def close(self) -> None:
         """Leave the engine as it is: it belongs to somebody else, and may still answer."""
@@ -154,6 +167,20 @@ class VllmEngine:
 
     def _is_own(self, root: str) -> bool:
         return PurePosixPath(root).is_relative_to(self._own_as)
+
+    def _look(self, models: Sequence[dict[str, Any]]) -> None:
+        """Take from what the engine has how its base is to be asked for, and keep those files."""
+        itself = next((str(each["id"]) for each in models if not each.get("parent")), "")
+        roots = {str(each["id"]): str(each.get("root")) for each in models if each.get("parent")}
+        before = self._base.folder
+        self._base.look(itself, {name for name, root in roots.items() if root == str(self._own_as / name)})
+        if before is not None and before != self._base.folder:
+            self._leaving.append((time.monotonic(), before))
+        self._leaving = [(at, each) for at, each in self._leaving if each != self._base.folder]
+
+    async def _load_base(self, name: str, folder: Path) -> str | None:
+        answer = await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._seen(folder))})
+        return None if answer.status_code == httpx.codes.OK else _message(answer)
 
     async def _models_when_up(self) -> list[dict[str, Any]]:
         deadline_s = time.monotonic() + self._wait_s

@@ -10,18 +10,20 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from support.engines import VllmServer, decoder, up, vllm_server
+from support.engines import VllmServer, complete, decoder, up, vllm_server
 from support.moving import MovingWorld
-from support.served_models import ServedModels, make_tiny
+from support.served_models import TOKENS, ServedModels, make_tiny
 
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 from sdk.gateway.engines.vllm import VllmEngine
+from sdk.gateway.engines.vllm_base import is_base
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
     pytest.importorskip("torch")
-    return make_tiny(tmp_path_factory.mktemp("models"))
+    # As many as the engine has places: --max-loras is 4.
+    return make_tiny(tmp_path_factory.mktemp("models"), versions=4)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +103,44 @@ def test_what_a_killed_gateway_left_in_the_engine_is_taken_out_by_the_next(
             assert await world.ask(0) == "sql@v2"
             await world.engine.release("sql@v2")
             await world.engine.loaded()
-            assert [each.name for each in (tmp_path / "adapterctl-serving").iterdir()] == [".lock"]
+            left = {each.name for each in (tmp_path / "adapterctl-serving").iterdir() if not is_base(each.name)}
+            assert left == {".lock"}
         finally:
             await world.moves.close()
+
+    asyncio.run(body())
+
+
+def test_the_base_stays_the_base_beside_adapters_in_every_place(
+    models: ServedModels, server: VllmServer, tmp_path: Path
+) -> None:
+    """With as many versions loaded as vLLM has places, the last of them is one's own."""
+
+    async def body() -> None:
+        async with up(server.engine(tmp_path)) as engine:
+            # Those before may have left versions in some places; the newest two fill any that are left.
+            for name, folder in models.adapters.items():
+                await engine.load(name, folder)
+                jobs = [(each, at) for each in ("", name) for at in range(len(models.prompts))] * 2
+                answers = await asyncio.gather(
+                    *(complete(engine, each or None, models.prompts[at], TOKENS) for each, at in jobs)
+                )
+                texts = [each["choices"][0]["text"] for each in answers]
+                assert texts == [decoder(models.base)(models.expected[each][at]) for each, at in jobs]
+                scores = await asyncio.gather(
+                    *(
+                        engine.score(each or None, models.prompts[0], models.expected[""][0])
+                        for each in ("", name, "", name)
+                    )
+                )
+                assert scores[0] == pytest.approx(models.scores[""], abs=2e-3)
+                assert scores[1] == pytest.approx(models.scores[name], abs=2e-3)
+            assert await engine.loaded() == models.adapters.keys()
+        # The next gateway asks for the base as this one did, from the first request on.
+        async with up(server.engine(tmp_path)) as engine:
+            assert is_base(engine.route(None).fields["model"])
+            for name in await engine.loaded():
+                await engine.release(name)
 
     asyncio.run(body())
 

@@ -39,6 +39,9 @@ class Watching(TorchDispatchMode):  # type: ignore[misc]  # torch's types are no
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for each operation."""
         made = func(*args, **(kwargs or {}))
+        if func.is_view:
+            # It has no memory of its own: of few rows a product takes the head's weights once for each.
+            return made
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.ndim > 1 and tensor.shape[-1] == self.vocabulary:
                 tokens = tensor.numel() // self.vocabulary

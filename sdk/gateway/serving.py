@@ -209,7 +209,7 @@ class _Serving:
             if facts is None:
                 return
             # It may have taken minutes.
-            await tables.look()
+            await self._or_stopped(tables.look())
             moves.update(tables.adapters)
             looking = asyncio.create_task(tables.run(moves.update))
             own, made = self._key()

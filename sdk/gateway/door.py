@@ -23,7 +23,7 @@ from sdk.gateway.entrance import ALIVE, READY
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import CallerRights, Keys
 from sdk.gateway.moves import HeldRequest, Moves, NotServed, UnknownModel
-from sdk.gateway.places import Places
+from sdk.gateway.places import SharedPlaces
 from sdk.gateway.refusals import Declined, unknown_model
 from sdk.gateway.requests import MAX_BODY_BYTES, ChatBody, CompletionBody, as_completion, parse, require_taken, written
 from sdk.gateway.standing import GatewayStanding
@@ -75,7 +75,7 @@ class Door:
         self._versions, self._templates, self._standing = versions, templates, standing
         self._keys, self._hosts, self._facts = keys, hosts, facts
         self._base = BASE + base
-        self._places = Places(most_running)
+        self._places = SharedPlaces(most_running)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""

@@ -89,7 +89,7 @@ def make_key() -> str:
 
 
 @dataclass(frozen=True)
-class Caller:
+class KeyHolder:
     """Who is asking: what they may do, and who counts as the same one, in whatever many requests."""
 
     rights: CallerRights
@@ -226,20 +226,20 @@ class Keys:
         self._own, self._tokens = own, tokens
         self._wrong = wrong or WrongKeys()
 
-    async def caller(self, authorization: str | None, address: str) -> Caller:
+    async def caller(self, authorization: str | None, address: str) -> KeyHolder:
         """Return who sends a header `Authorization` from an address. Raises Declined."""
         client = neighbourhood(address)
         if self._own is None and self._tokens is None:
-            return Caller(EVERYTHING, client)
+            return KeyHolder(EVERYTHING, client)
         scheme, _, key = (authorization or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
             raise _unauthenticated("this gateway needs a key; send it as Authorization: Bearer KEY")
         if len(key) <= LONGEST_KEY:
             if self._own is not None and self._own.is_it(key):
-                return Caller(EVERYTHING, client)
+                return KeyHolder(EVERYTHING, client)
             if self._tokens is not None and (found := self._tokens.remembered(key)) is not None:
-                return Caller(found, _hash(key).hex())
+                return KeyHolder(found, _hash(key).hex())
         # Many requests with one new token are one question to the registry, and count as one.
         known = self._tokens is not None and (self._tokens.was_right(key) or self._tokens.is_asking(key))
         if not known:
@@ -263,7 +263,7 @@ class Keys:
             raise _unauthenticated("this key is not right, or no longer; send another one as Authorization: Bearer KEY")
         if not known:
             self._wrong.take_back(client)
-        return Caller(found, _hash(key).hex())
+        return KeyHolder(found, _hash(key).hex())
 
 
 def _unauthenticated(message: str) -> Declined:

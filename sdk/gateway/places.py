@@ -4,7 +4,7 @@ A caller gets one more place while they have fewer than are free: the only one g
 others left. Nothing is reserved for anybody, and nobody is known beforehand (dynamic thresholds: Choudhury and Hahn, IEEE/ACM
 Transactions on Networking 6(2), 1998, with alpha 1).
 
->>> places = Places(8)
+>>> places = SharedPlaces(8)
 >>> [places.take(who) for who in ("a", "a", "a", "a", "a", "b", "b", "b")]
 [True, True, True, True, False, True, True, False]
 >>> places.give_back("a")
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 
 
-class Places:
+class SharedPlaces:
     """So many; those who have none are not remembered."""
 
     def __init__(self, most: int) -> None:

@@ -262,7 +262,7 @@ def test_one_key_does_not_take_all_places(tmp_path: Path, how: str) -> None:
 
         def status(key: str) -> int:
             with served.client(Authorization=f"Bearer {key}") as client:
-                return client.post(PATH, json={"model": "team/sql", "prompt": "a"}).status_code
+                return int(client.post(PATH, json={"model": "team/sql", "prompt": "a"}).status_code)
 
         for _ in range(12):
             connection = held.enter_context(connected(served))

@@ -213,7 +213,7 @@ def test_a_refusal_is_not_a_registry_that_is_away_and_ends_what_it_does_not_conf
         registry.error = None
         assert await tables.look()
         assert tables.adapters == [V1]
-        assert tables.age.refusal is tables.age.refused_since is None
+        assert (tables.age.refusal, tables.age.refused_since) == (None, None)
 
     run(test)
 

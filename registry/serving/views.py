@@ -6,13 +6,14 @@ from contextlib import nullcontext
 from typing import Annotated
 
 from fastapi import Header, Query, Request, Response
+from pydantic import Field
 
 from registry.db.database import Database
 from registry.http.routes import Gateway, Reader, answered, room, service
 from registry.jobs.event_feed import Watchers
 from registry.serving.changes import feed_of, wait_until
 from registry.serving.standing import Standings
-from registry.serving.tables import LANE, Tables
+from registry.serving.tables import LANE, MOST_ASKED, Tables
 from sdk.schemas.serving import ServingChange, ServingTable, StandingRequest, TokenStanding
 
 router = room("/serving", "serving")
@@ -27,6 +28,16 @@ WatchersDep = Annotated[Watchers, service(Watchers)]
 
 Namespace = Annotated[
     str, Query(max_length=64, description='A namespace, or "-" for names without one.', examples=["team"])
+]
+
+Asked = Annotated[
+    list[Annotated[str, Field(max_length=129)]],
+    Query(
+        alias="adapter",
+        max_length=MOST_ASKED,
+        description="Only this adapter, by its whole name; repeatable. None: all of them.",
+        examples=[["team/code-review"]],
+    ),
 ]
 
 _ETAG = {"ETag": {"description": "The table's edition, in quotes.", "schema": {"type": "string"}}}
@@ -46,15 +57,16 @@ async def get_serving_table(
     tables: TablesDep,
     who: Reader,
     namespace: Namespace,
+    adapters: Asked = [],  # noqa: B006 - nobody changes it
     if_none_match: Annotated[str | None, Header(description="The ETag of the table that is known.")] = None,
 ) -> Response:
-    """Which version each name of a namespace means now, and every version that may be served."""
-    edition = await answered(tables.edition, namespace, who=who)
+    """Which version each name of a namespace, or of some of its adapters, means now, and every version that may be served."""
+    edition = await answered(tables.edition, namespace, adapters, who=who)
     if _names(if_none_match, edition):
         return Response(status_code=304, headers=_headers(edition))
-    body = tables.kept(namespace, edition)
+    body = tables.kept(namespace, edition, adapters)
     if body is None:
-        edition, body = await LANE.run(tables.make, namespace, edition)
+        edition, body = await LANE.run(tables.make, namespace, edition, adapters)
     return Response(body, media_type="application/json", headers=_headers(edition))
 
 
@@ -70,13 +82,14 @@ async def wait_for_change(
         str, Query(max_length=64, description="The edition of the table that is known.", examples=["0" * 32])
     ] = "",
     wait_s: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S)] = LONGEST_WAIT_S,
+    adapters: Asked = [],  # noqa: B006 - nobody changes it
 ) -> ServingChange:
-    """Whether the table of a namespace may have another edition by now; waits up to `wait_s` for that."""
+    """Whether the table of a namespace, or of some of its adapters, may have another edition by now; waits up to `wait_s` for that."""
     # A caller that doesn't wait is not counted.
     with watchers.entered(who) if wait_s else nullcontext():
         # Looked at once the feed watches, so that no change comes in between.
         async with feed_of(db).watching(namespace) as changed:
-            if await answered(tables.edition, namespace, who=who) != after:
+            if await answered(tables.edition, namespace, adapters, who=who) != after:
                 return ServingChange(look=True)
             return ServingChange(look=await wait_until(changed, request.is_disconnected, wait_s=wait_s))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sdk.api.transport import Transport
 from sdk.schemas.serving import ServingChange, ServingTable, StandingRequest, TokenStanding
 from sdk.validation import build
@@ -10,10 +12,17 @@ from sdk.validation import build
 LONGEST_WAIT_S, _ANSWER_S = 25.0, 15.0
 
 
-def table(transport: Transport, namespace: str, *, known: str | None = None) -> ServingTable | None:
-    """Return the table of a namespace ("-": names without one); None if it still has the edition `known`.
+#: How many adapters may be asked for by name.
+MOST_ASKED = 50
 
-    Raises InvalidName, NotFound, Conflict for a namespace with too many names, NotAllowed, Unavailable.
+
+def table(
+    transport: Transport, namespace: str, adapters: Sequence[str] = (), *, known: str | None = None
+) -> ServingTable | None:
+    """Return the table of a namespace ("-": names without one), or of up to `MOST_ASKED` of its adapters by name; None if it still
+    has the edition `known`.
+
+    Raises InvalidName, NotFound, Conflict for too many names, NotAllowed, Unavailable.
     """
     headers = None if known is None else {"If-None-Match": f'"{known}"'}
     # "Not modified" has no body, which is read as None.
@@ -21,19 +30,26 @@ def table(transport: Transport, namespace: str, *, known: str | None = None) -> 
         "GET",
         "/serving/table",
         ServingTable | None,  # type: ignore[arg-type]
-        params={"namespace": namespace},
+        params={"namespace": namespace, "adapter": list(adapters)},
         headers=headers,
     )
     return found
 
 
-def changed(transport: Transport, namespace: str, *, after: str, wait_s: float = LONGEST_WAIT_S) -> bool:
-    """Return whether the table of a namespace is worth a look since the edition `after`; wait up to `wait_s` for that.
+def changed(
+    transport: Transport,
+    namespace: str,
+    adapters: Sequence[str] = (),
+    *,
+    after: str,
+    wait_s: float = LONGEST_WAIT_S,
+) -> bool:
+    """Return whether the table that `table` returns is worth a look since the edition `after`; wait up to `wait_s` for that.
 
     It may miss a change, so a gateway also looks from time to time. Raises what `table` does, and RateLimited if this token has too
     many waits open.
     """
-    params = {"namespace": namespace, "after": after, "wait_s": min(wait_s, LONGEST_WAIT_S)}
+    params = {"namespace": namespace, "adapter": list(adapters), "after": after, "wait_s": min(wait_s, LONGEST_WAIT_S)}
     change = transport.call(
         "GET", "/serving/changes", ServingChange, params=params, timeout_s=LONGEST_WAIT_S + _ANSWER_S
     )

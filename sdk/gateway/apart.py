@@ -1,4 +1,8 @@
-"""Calls that wait, made in threads of their own, so that the event loop doesn't. The threads end with the process."""
+"""Calls that wait, made in threads of their own, so that the event loop doesn't.
+
+The threads end with the process, which doesn't wait for them: one of the loop's own pool, that waits for a registry which hangs, would
+hold up the end for a minute.
+"""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from sdk.gateway.entrance import ALIVE, READY
 from sdk.gateway.hosts import OwnHosts
 from sdk.gateway.keys import CallerRights, Keys
 from sdk.gateway.moves import HeldRequest, Moves, NotServed, UnknownModel
+from sdk.gateway.places import SharedPlaces
 from sdk.gateway.refusals import Declined, unknown_model
 from sdk.gateway.requests import MAX_BODY_BYTES, ChatBody, CompletionBody, as_completion, parse, require_taken, written
 from sdk.gateway.standing import GatewayStanding
@@ -35,7 +36,7 @@ CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/mode
 LOAD_MODEL, LOADED = "/load_model", {"status": "ready", "cached": True}
 #: What a name of a base begins with; no adapter's name has a colon.
 BASE = "base:"
-#: The most requests at once, and how long a body may take to come, in seconds.
+#: The most requests at once, of which one caller gets half, and how long a body may take to come, in seconds.
 MOST_RUNNING, BODY_S = 256, 30.0
 #: How long the rest of a body is read whose request is refused, in seconds.
 REST_S = 2.0
@@ -74,7 +75,7 @@ class Door:
         self._versions, self._templates, self._standing = versions, templates, standing
         self._keys, self._hosts, self._facts = keys, hosts, facts
         self._base = BASE + base
-        self._free = most_running
+        self._places = SharedPlaces(most_running)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -106,25 +107,24 @@ class Door:
             return
         if path not in (CHAT, COMPLETIONS) and path != MODELS and not path.startswith(MODELS + "/"):
             raise Declined(404, "not_found", f"there is no route {path[:100]!a}; see docs/serving.md", param="path")
-        rights = await self._keys.rights(_single(scope, b"authorization"), (scope.get("client") or ("unknown",))[0])
+        who = await self._keys.caller(_single(scope, b"authorization"), (scope.get("client") or ("unknown",))[0])
         if path.startswith(MODELS):
             _require_method(method, "GET", "HEAD")
-            await JSONResponse(self._models(rights, path))(scope, receive, caller.send)
+            await JSONResponse(self._models(who.rights, path))(scope, receive, caller.send)
             return
         _require_method(method, "POST")
         if (_single(scope, b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
             raise Declined(
                 415, "unsupported_media_type", "a body is sent as Content-Type: application/json", param="Content-Type"
             )
-        if self._free <= 0:
+        if not self._places.take(who.identity):
             raise Declined(
                 429, "rate_limited", "too many requests are running; try again shortly", headers={"Retry-After": "1"}
             )
-        self._free -= 1
         try:
-            await self._complete(path, rights, await self._body(scope, caller), caller)
+            await self._complete(path, who.rights, await self._body(scope, caller), caller)
         finally:
-            self._free += 1
+            self._places.give_back(who.identity)
 
     async def _body(self, scope: Scope, caller: Requester) -> bytes:
         """Return the body. Raises Declined for one that is too long or comes too slowly."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import Counter
 from pathlib import Path
 
 from sdk.errors import NotFound, VerificationFailed
+from sdk.gateway.apart import in_thread
 from sdk.gateway.versions import Fetched
 from sdk.pulling.cache import Cache
 from sdk.pulling.folder import refuse_hazard, verify_folder
@@ -26,15 +26,15 @@ class LeasedFolders:
 
     async def begin(self) -> None:
         """End the leases of an earlier gateway with this owner, of which no engine has anything any more. Raises AdapterctlError."""
-        await asyncio.to_thread(self._begin)
+        await in_thread(self._begin)
 
     async def fetch(self, name: str, digest: str) -> Fetched:
         """Return a version's files: leased, then hashed. What is cached needs no registry. Raises AdapterctlError."""
-        return await asyncio.to_thread(self._fetch, name, digest)
+        return await in_thread(lambda: self._fetch(name, digest))
 
     async def release(self, fetched: Fetched) -> None:
         """End the lease of a folder, unless another version uses it. Raises AdapterctlError."""
-        await asyncio.to_thread(self._release, fetched.folder.name)
+        await in_thread(lambda: self._release(fetched.folder.name))
 
     def _begin(self) -> None:
         for one in leases_of(self._cache, self._owner):

@@ -33,6 +33,9 @@ WRONG_AT_ONCE, WRONG_PER_S, MOST_CLIENTS = 20, 0.5, 10_000
 #: The shortest key that is taken from a file, in characters.
 SHORTEST_KEY = 16
 
+#: When somebody whose key couldn't be looked up may try again, in seconds.
+_AGAIN_S = 5
+
 _log = logging.getLogger(__name__)
 
 #: Asks the registry what the holder of a token may do, by its hash. Raises OSError while it can't be asked.
@@ -85,6 +88,15 @@ def make_key() -> str:
     return f"sk-{secrets.token_urlsafe(32)}"
 
 
+@dataclass(frozen=True)
+class KeyHolder:
+    """Who is asking: what they may do, and who counts as the same one, in whatever many requests."""
+
+    rights: CallerRights
+    #: A token's hash, or the neighbourhood of an address for those who share a key or need none.
+    identity: str
+
+
 class WrongKeys:
     """How many wrong keys clients have sent: each may send some, and then one now and then."""
 
@@ -130,6 +142,10 @@ class _Known:
         return STALE_S if self.valid_for_s >= FRESH_S else self.valid_for_s
 
 
+class RegistryAway(Exception):  # noqa: N818 - it reads as what happened
+    """The registry can't be asked about a token, and hasn't been lately."""
+
+
 class TokenRights:
     """What holders of the registry's tokens may do, as the registry last said."""
 
@@ -160,18 +176,26 @@ class TokenRights:
         return _hash(token).hex() in self._asking
 
     async def find(self, token: str) -> CallerRights | None:
-        """Return the rights of a token; None for a wrong one, and for an unknown one while the registry is away."""
+        """Return the rights of a token; None for a wrong one. Raises RegistryAway if nobody says which it is."""
         digest = _hash(token).hex()
         if self._clock() - self._wrong.get(digest, -FRESH_S) < FRESH_S:
             return None
         if (found := self.remembered(token)) is not None:
             return found
+        if self._clock() - self._away_s < FRESH_S:
+            raise RegistryAway
         task = self._asking.get(digest)
         if task is None:
             task = self._asking[digest] = asyncio.create_task(self._find(digest))
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+            task.add_done_callback(lambda done: self._asked(digest, done))
         # It goes on for the others if this request ends.
         return await asyncio.shield(task)
+
+    def _asked(self, digest: str, done: asyncio.Task[CallerRights | None]) -> None:
+        self._asking.pop(digest, None)
+        if not done.cancelled():
+            # Whoever waited for it may have gone: an error that nobody fetches would be logged.
+            done.exception()
 
     async def _find(self, digest: str) -> CallerRights | None:
         now = self._clock()
@@ -180,7 +204,9 @@ class TokenRights:
         except OSError:
             self._away_s = self._clock()
             known = self._known.get(digest)
-            return known.rights if known is not None and now - known.asked_s < known.stale_s else None
+            if known is not None and now - known.asked_s < known.stale_s:
+                return known.rights
+            raise RegistryAway from None
         if not standing.grants:
             self._known.pop(digest, None)
             self._wrong[digest] = now
@@ -200,33 +226,44 @@ class Keys:
         self._own, self._tokens = own, tokens
         self._wrong = wrong or WrongKeys()
 
-    async def rights(self, authorization: str | None, address: str) -> CallerRights:
-        """Return what the sender of a header `Authorization` may do. Raises Declined."""
+    async def caller(self, authorization: str | None, address: str) -> KeyHolder:
+        """Return who sends a header `Authorization` from an address. Raises Declined."""
+        client = neighbourhood(address)
         if self._own is None and self._tokens is None:
-            return EVERYTHING
+            return KeyHolder(EVERYTHING, client)
         scheme, _, key = (authorization or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
             raise _unauthenticated("this gateway needs a key; send it as Authorization: Bearer KEY")
         if len(key) <= LONGEST_KEY:
             if self._own is not None and self._own.is_it(key):
-                return EVERYTHING
+                return KeyHolder(EVERYTHING, client)
             if self._tokens is not None and (found := self._tokens.remembered(key)) is not None:
-                return found
-        client = neighbourhood(address)
+                return KeyHolder(found, _hash(key).hex())
         # Many requests with one new token are one question to the registry, and count as one.
         known = self._tokens is not None and (self._tokens.was_right(key) or self._tokens.is_asking(key))
         if not known:
             self._wrong.require_room(client)
             # Counted before the registry is asked, so that many at once are no way around it.
             self._wrong.note(client)
-        found = await self._tokens.find(key) if self._tokens is not None and len(key) <= LONGEST_KEY else None
+        try:
+            found = await self._tokens.find(key) if self._tokens is not None and len(key) <= LONGEST_KEY else None
+        except RegistryAway:
+            if not known:
+                # It may be right.
+                self._wrong.take_back(client)
+            raise Declined(
+                503,
+                "unavailable",
+                "the registry can't be asked about this key at the moment; try again in some seconds",
+                headers={"Retry-After": str(_AGAIN_S)},
+            ) from None
         if found is None:
             _log.info("refused a wrong key from %s", client)
             raise _unauthenticated("this key is not right, or no longer; send another one as Authorization: Bearer KEY")
         if not known:
             self._wrong.take_back(client)
-        return found
+        return KeyHolder(found, _hash(key).hex())
 
 
 def _unauthenticated(message: str) -> Declined:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from sdk.api import served_probes
 from sdk.api.transport import Transport
 from sdk.errors import TimedOut, Unavailable
+from sdk.gateway.apart import in_thread
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine, OtherBase
 from sdk.gateway.probe import BaseScores, is_other_base, prove
 from sdk.gateway.versions import Proof
@@ -72,7 +72,7 @@ class Proving:
 
     async def __call__(self, engine: InferenceEngine, name: str, digest: str) -> Proof:
         """Return what the engine's answers prove. Raises EngineRefused, AdapterctlError, httpx.HTTPError."""
-        record = await asyncio.to_thread(self._records, name, digest)
+        record = await in_thread(lambda: self._records(name, digest))
         if record is None:
             if self._unprobed:
                 return Proof.UNPROBED

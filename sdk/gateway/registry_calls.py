@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from sdk.api import serving
 from sdk.api.transport import Transport
-from sdk.errors import AdapterctlError, TimedOut, Unavailable
+from sdk.errors import AdapterctlError, NotAllowed, TimedOut, Unavailable
 from sdk.gateway.apart import in_thread
 from sdk.gateway.tables import LOOK_S
 from sdk.schemas.serving import ServingTable, TokenStanding
@@ -24,8 +24,15 @@ _LATE = "the registry does not answer in time; look whether it is busy"
 class RegistryCalls:
     """Those of one gateway."""
 
-    def __init__(self, transport: Transport, *, say: Callable[[str], None] = lambda _line: None) -> None:
-        self._transport, self._say = transport, say
+    def __init__(
+        self,
+        transport: Transport,
+        adapters: Mapping[str, Sequence[str]],
+        *,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        """`adapters`: by namespace, those that are served."""
+        self._transport, self._adapters, self._say = transport, adapters, say
         self.has_feed = transport.config.home is None
         self.look_s = LOOK_S if self.has_feed else _LOOK_EMBEDDED_S
         # One in this process is opened with the first call.
@@ -36,15 +43,21 @@ class RegistryCalls:
     async def table(self, namespace: str, known: str | None) -> ServingTable | None:
         """Return a table; None if it is still the edition `known`. Raises AdapterctlError."""
         return await in_thread(
-            lambda: serving.table(self._transport, namespace, known=known), within_s=self._table_s, late=_LATE
+            lambda: serving.table(self._transport, namespace, self._adapters[namespace], known=known),
+            within_s=self._table_s,
+            late=_LATE,
         )
 
     async def changed(self, namespace: str, after: str) -> bool:
         """Wait for a change. Raises AdapterctlError."""
-        return await in_thread(lambda: serving.changed(self._transport, namespace, after=after))
+        return await in_thread(
+            lambda: serving.changed(self._transport, namespace, self._adapters[namespace], after=after)
+        )
 
     async def standing(self, sha256: str) -> TokenStanding:
-        """Return what the holder of a token may do. Raises OSError while the registry doesn't say."""
+        """Return what the holder of a token may do: nothing, where this gateway may not ask. Raises OSError while the registry
+        doesn't say.
+        """
         try:
             async with self._standings:
                 return await in_thread(
@@ -56,4 +69,7 @@ class RegistryCalls:
             if str(error) != self._refusal:
                 self._refusal = str(error)
                 self._say(f"the registry says nothing about callers' tokens: {error}")
+            if isinstance(error, NotAllowed):
+                # The registry's tokens are no keys here, and it is no use to try again.
+                return TokenStanding(grants=[], valid_for_s=0.0)
             raise ConnectionError(str(error)) from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 
+from sdk.api.serving import MOST_ASKED
 from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.hosts import is_loopback, parse_authority, plain_address
 from sdk.formats.refs import namespace_of
@@ -105,6 +106,21 @@ def check(options: ServeOptions) -> None:
     for ref in options.refs:
         if parse_ref(ref).digest_prefix is not None:
             raise InvalidInput(f"{ref} can't be served by its digest; name the version, such as NAME@v3", param="ref")
+    for space, names in _by_namespace(options.refs).items():
+        if len(names) > MOST_ASKED:
+            raise InvalidInput(
+                f"{len(names)} adapters of the namespace {space!r} are more than the {MOST_ASKED} that one gateway serves; serve the "
+                "others from another gateway, with --port",
+                param="ref",
+            )
+
+
+def _by_namespace(refs: Sequence[str]) -> dict[str, list[str]]:
+    """Return the adapters that refs name, by namespace."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(parse_ref(ref).adapter for ref in refs):
+        found.setdefault(namespace_of(name) or "-", []).append(name)
+    return found
 
 
 def serve(
@@ -169,8 +185,11 @@ class _Serving:
 
     async def _prepared(self) -> _Prepared:
         """Look at what is to be served, and which engine can: what is wrong with that is seen before anybody is answered."""
-        calls = RegistryCalls(self._client.transport, say=self._say)
-        tables = ServedTables(calls, self._files(), say=self._say)
+        adapters = _by_namespace(self._options.refs)
+        calls = RegistryCalls(self._client.transport, adapters, say=self._say)
+        folder, url = self._store / "tables", self._client.config.url
+        files = {space: TableFile.of(folder, url, space, names) for space, names in adapters.items()}
+        tables = ServedTables(calls, files, say=self._say)
         await tables.start()
         ref, version = self._base_of(tables.adapters)
         engine = await asyncio.to_thread(choose, self._client, self._options.engine, ref, version, self._store)
@@ -203,7 +222,7 @@ class _Serving:
             if facts is None:
                 return
             # It may have taken minutes.
-            await tables.look()
+            await self._or_stopped(tables.look())
             moves.update(tables.adapters)
             looking = asyncio.create_task(tables.run(moves.update))
             own, made = self._key()
@@ -250,10 +269,6 @@ class _Serving:
                 await task
             return None
         return task.result()
-
-    def _files(self) -> dict[str, TableFile]:
-        spaces = dict.fromkeys(namespace_of(parse_ref(ref).adapter) or "-" for ref in self._options.refs)
-        return {space: TableFile.of(self._store / "tables", self._client.config.url, space) for space in spaces}
 
     def _base_of(self, adapters: Sequence[ServedAdapter]) -> tuple[str, ServedVersion]:
         """Return a version with the base of all that is served, by its ref. Raises NotFound, Conflict for what can't be served together."""

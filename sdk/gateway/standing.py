@@ -31,18 +31,24 @@ class GatewayStanding:
 
     def document(self) -> dict[str, Any]:
         """Return what `GET /readyz` shows: no names, since anybody may ask."""
-        looked_at, away_since = self._tables.age.texts
+        age = self._tables.age
+        looked_at, away_since, refused_since = age.texts
         names = self._versions.names()
         waits = [each for each in names if each.serving is None and each.wanted is not None]
         # What the engine says, with its address and its paths, is for those who see the gateway's own lines.
         reason = None if self._versions.trouble is None else "the engine isn't there; see the gateway's log"
         if reason is None and (not names or len(waits) == len(names)):
             reason = "no version is served yet"
+            if age.refusal is not None:
+                reason = "the registry refuses to say what names mean; see the gateway's log"
         return {
             "ready": reason is None,
             "reason": reason,
             "table_at": looked_at,
             "registry_away_since": away_since,
+            # The sentence has names, and is in the gateway's log.
+            "registry_refused_since": refused_since,
+            "registry_refusal": age.refusal,
         }
 
     def models(self) -> list[tuple[str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """The last table of a namespace, in a file that only its owner can read: with the registry away, a restart goes on from it.
 
 >>> import tempfile
->>> file = TableFile.of(Path(tempfile.mkdtemp()), "https://registry.example.com", "team")
+>>> file = TableFile.of(Path(tempfile.mkdtemp()), "https://registry.example.com", "team", ["team/a"])
 >>> file.read() is None
 True
 >>> file.write(ServingTable(namespace="team", edition="1", left_out=False, adapters=[]))
@@ -16,6 +16,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,15 @@ class LastTable:
 
 @dataclass(frozen=True)
 class TableFile:
-    """The file of one registry and namespace. Its own time is that of the last look."""
+    """The file of one registry, and of what is served of a namespace. Its own time is that of the last look."""
 
     path: Path
 
     @classmethod
-    def of(cls, folder: Path, url: str, namespace: str) -> TableFile:
-        """Return that of a registry and a namespace."""
-        return cls(folder / f"{hashlib.sha256(json.dumps([url, namespace]).encode()).hexdigest()[:32]}.json")
+    def of(cls, folder: Path, url: str, namespace: str, adapters: Iterable[str]) -> TableFile:
+        """Return that of a registry, a namespace and some of its adapters."""
+        meant = json.dumps([url, namespace, sorted(adapters)]).encode()
+        return cls(folder / f"{hashlib.sha256(meant).hexdigest()[:32]}.json")
 
     def read(self) -> LastTable | None:
         """Return what is in it; None if there is none, what another release wrote can't be read, or somebody else could have

@@ -68,7 +68,7 @@ def test_an_alias_moves_under_a_caller_and_a_signal_ends_it(place: CommandLine) 
         taken = place.refused(9, *serve[1:], "--port", str(port))
         assert re.search(rf"port {port} on 127.0.0.1 can't be used .*; choose another with --port", taken)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(20) == 0
     said = log.read_text()
     assert "talker@production: talker@v1 → talker@v2 (unprobed); seen " in said
     assert CANARY not in said

@@ -25,8 +25,8 @@ from sdk.worker_program import PARENT_VARIABLE, program_environment
 
 #: What an engine may say before it is ready, in bytes.
 _MOST_LINE = 1024 * 1024
-#: How long it may take to end by itself.
-_END_S = 5.0
+#: How long it may take to end by itself: no request is running then, and it has nothing to write.
+_END_S = 1.0
 #: How long it may take to say that it is there; and how often a connection is tried, with a pause, before it counts as gone: then it
 #: is ended, with all requests that run in it.
 _ANSWER_S = 10.0

@@ -18,9 +18,9 @@ from support.statements import plan_of, sent
 from registry.errors import Conflict
 from registry.principal import LOCAL, Role
 from registry.serving.tables import Tables
-from sdk.api.serving import table
+from sdk.api.serving import MOST_ASKED, changed, table
 from sdk.client import Client
-from sdk.errors import InvalidName, NotFound
+from sdk.errors import InvalidInput, InvalidName, NotFound
 from sdk.schemas.serving import ServedAdapter, ServingTable
 
 
@@ -187,6 +187,36 @@ class TestBounds:
         assert len(made(Tables(people.services.db, most_names=6), space).adapters) == 3
         with pytest.raises(Conflict, match="more than 5 adapters and aliases"):
             made(Tables(people.services.db, most_names=5), space)
+
+    def test_names_of_neighbours_are_in_no_table_of_named_adapters(
+        self, people: World, shelf: Shelf, writer: Client, space: str
+    ) -> None:
+        shelf.add([Made(f"{space}/a", number, aliases=["x"] if number == 1 else ()) for number in (1, 2)])
+        mine = [f"{space}/none", f"{space}/a"]
+        before = table(writer.transport, space, mine)
+        assert before is not None
+        assert [(one.name, one.aliases) for one in before.adapters] == [(f"{space}/a", {"x": 1})]
+        shelf.add([Made(f"{space}/b{number}", 1, aliases=["x"]) for number in range(3)])
+        assert table(writer.transport, space, mine[::-1], known=before.edition) is None
+        assert not changed(writer.transport, space, mine, after=before.edition, wait_s=0)
+        assert changed(writer.transport, space, after=before.edition, wait_s=0)
+        tables = Tables(people.services.db, most_names=3, most_versions=1)
+        edition = tables.edition(space, mine, who=LOCAL)
+        assert edition == before.edition
+        with sent(people.services.db) as asked:
+            _, body = tables.make(space, edition, mine)
+        assert ServingTable.model_validate_json(body) == before
+        assert sum("versions" in one.sql for one in asked) == 1
+        shelf.add([Made(f"{space}/a", 3, aliases=["y", "z"])])
+        with pytest.raises(Conflict, match="adapters asked for have more than 3"):
+            tables.edition(space, mine, who=LOCAL)
+        assert table(writer.transport, space, mine, known=before.edition) is not None
+
+    def test_named_adapters_are_few_and_of_the_namespace(self, writer: Client, space: str) -> None:
+        assert table(writer.transport, space, [f"{space}/a{number}" for number in range(MOST_ASKED)]) is not None
+        for names in (["a"], [f"{space}x/a"], [f"{space}/A B"], [""], [f"{space}/a"] * (MOST_ASKED + 1)):
+            with pytest.raises(InvalidInput):
+                table(writer.transport, space, names)
 
     def test_a_table_is_one_statement_and_its_edition_reads_no_version(
         self, people: World, shelf: Shelf, space: str

@@ -383,7 +383,7 @@ def test_a_version_that_is_deleted_ends_its_streams_and_gets_no_request(tmp_path
 
 
 def test_requests_beyond_the_most_are_told_to_come_again(tmp_path: Path) -> None:
-    with gateway(tmp_path, pieces=100_000, every_s=0.01, most_running=1) as served, served.client() as client:
+    with gateway(tmp_path, pieces=100_000, every_s=0.01, most_running=2) as served, served.client() as client:
         with client.stream("POST", CHAT, json={"model": "sql", "messages": MESSAGES, "stream": True}) as answer:
             lines = answer.iter_lines()
             next(lines)

@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -248,3 +249,25 @@ def test_the_holder_of_a_token_sees_the_namespaces_that_it_may_read(tmp_path: Pa
         absent = client.post(PATH, json={"model": "team/none", "prompt": "a"})
     assert hidden.status_code == absent.status_code == 404
     assert hidden.text.replace("'sql'", "X") == absent.text.replace("'team/none'", "X")
+
+
+@pytest.mark.parametrize("how", ["slow bodies", "endless streams"])
+def test_one_key_does_not_take_all_places(tmp_path: Path, how: str) -> None:
+    def ask(_sha256: str) -> TokenStanding:
+        return TokenStanding(grants=[GrantView(namespace="team", role="reader")], valid_for_s=5.0)
+
+    body = json.dumps({"model": "team/sql", "prompt": "a", "stream": True}).encode()
+    sent = head(Content_Length=str(len(body)), Authorization="Bearer greedy") + b"\r\n" + body
+    with gateway(tmp_path, ask=ask, pieces=20_000, every_s=0.01, most_running=8) as served, ExitStack() as held:
+
+        def status(key: str) -> int:
+            with served.client(Authorization=f"Bearer {key}") as client:
+                return int(client.post(PATH, json={"model": "team/sql", "prompt": "a"}).status_code)
+
+        for _ in range(12):
+            connection = held.enter_context(connected(served))
+            connection.sendall(sent if how == "endless streams" else sent[:-1])
+        wait_until(lambda: status("greedy") == 429)
+        assert [status(key) for key in ("modest", KEY)] == [200, 200]
+        held.close()
+        wait_until(lambda: status("greedy") == 200)

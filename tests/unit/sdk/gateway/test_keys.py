@@ -16,6 +16,7 @@ from sdk.gateway.keys import (
     CallerRights,
     Keys,
     OwnKey,
+    RegistryAway,
     TokenRights,
     WrongKeys,
 )
@@ -68,9 +69,11 @@ def test_a_known_token_goes_on_for_a_quarter_of_an_hour_without_the_registry() -
     registry.is_away = True
     registry.now += STALE_S - 1
     assert registry.find("good") == TEAM
-    assert registry.find("unknown") is None
+    with pytest.raises(RegistryAway):
+        registry.find("unknown")
     registry.now += 2
-    assert registry.find("good") is None
+    with pytest.raises(RegistryAway):
+        registry.find("good")
 
 
 def test_a_token_that_was_revoked_is_forgotten_although_the_registry_goes_away() -> None:
@@ -81,7 +84,8 @@ def test_a_token_that_was_revoked_is_forgotten_although_the_registry_goes_away()
     assert registry.find("good") is None
     registry.is_away = True
     registry.now += FRESH_S
-    assert registry.find("good") is None
+    with pytest.raises(RegistryAway):
+        registry.find("good")
 
 
 def test_a_token_that_ends_is_refused_also_without_the_registry() -> None:
@@ -92,8 +96,30 @@ def test_a_token_that_ends_is_refused_also_without_the_registry() -> None:
     registry.now += 2.9
     assert registry.find("good") == TEAM
     registry.now += 0.2
-    assert registry.find("good") is None
+    with pytest.raises(RegistryAway):
+        registry.find("good")
     assert not registry.rights.was_right("good")
+
+
+def test_a_key_that_nobody_can_look_up_is_not_called_wrong_and_is_not_counted() -> None:
+    registry = Registry("good")
+    keys = Keys(OwnKey.of("the key"), registry.rights, wrong=WrongKeys(clock=lambda: 0.0))
+    registry.is_away = True
+
+    async def refusals() -> list[Declined]:
+        found = []
+        for _ in range(30):
+            with pytest.raises(Declined) as refused:
+                await keys.caller("Bearer good", "192.0.2.7")
+            found.append(refused.value)
+        return found
+
+    assert {(each.status, each.headers["Retry-After"]) for each in asyncio.run(refusals())} == {(503, "5")}
+    # It is asked again after five seconds, and not by each request.
+    assert len(registry.asked) == 1
+    registry.is_away = False
+    registry.now += FRESH_S
+    assert asyncio.run(keys.caller("Bearer good", "192.0.2.7")).rights == TEAM
 
 
 def test_a_registry_that_is_away_is_asked_again_after_five_seconds_and_not_by_each_request() -> None:
@@ -115,7 +141,10 @@ def test_many_first_requests_with_one_right_token_are_all_let_in() -> None:
     keys = Keys(None, registry.rights, wrong=WrongKeys(clock=lambda: 0.0))
 
     async def many(token: str) -> list[CallerRights | BaseException]:
-        asking = (keys.rights(f"Bearer {token}", "192.0.2.7") for _ in range(50))
+        async def one() -> CallerRights:
+            return (await keys.caller(f"Bearer {token}", "192.0.2.7")).rights
+
+        asking = (one() for _ in range(50))
         return await asyncio.gather(*asking, return_exceptions=True)
 
     assert asyncio.run(many("good")) == [TEAM] * 50
@@ -162,7 +191,7 @@ def test_the_addresses_that_one_machine_may_give_itself_are_one_client() -> None
         found = []
         for number in range(25):
             with pytest.raises(Declined) as refused:
-                await keys.rights("Bearer wrong", f"2001:db8::{number:x}")
+                await keys.caller("Bearer wrong", f"2001:db8::{number:x}")
             found.append(refused.value.status)
         return found
 

@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 from support.serving_engine import adapter
 
-from sdk.errors import AdapterctlError, NotFound, TimedOut, Unauthenticated, Unavailable
+from sdk.errors import (
+    AdapterctlError,
+    Conflict,
+    Incompatible,
+    NotAllowed,
+    NotFound,
+    RateLimited,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+)
 from sdk.gateway.table_file import TableFile
 from sdk.gateway.tables import ServedTables
 from sdk.schemas.serving import ServedAdapter, ServingTable
@@ -56,9 +66,11 @@ class Registry:
 V1, V2 = adapter("sql", 1, production=1), adapter("sql", 1, 2, production=2)
 
 
-def tables_of(registry: Registry, root: Path, lines: list[str] | None = None) -> ServedTables:
-    file = TableFile.of(root, "https://registry.example.com", "-")
-    return ServedTables(registry, {"-": file}, say=(lines if lines is not None else []).append)
+def tables_of(
+    registry: Registry, root: Path, lines: list[str] | None = None, *, refused_s: float = 60.0
+) -> ServedTables:
+    file = TableFile.of(root, "https://registry.example.com", "-", ["sql"])
+    return ServedTables(registry, {"-": file}, say=(lines if lines is not None else []).append, refused_s=refused_s)
 
 
 def run(test: Callable[[Registry], Coroutine[Any, Any, None]]) -> None:
@@ -127,7 +139,7 @@ def test_a_feed_that_answers_at_once_is_not_asked_in_a_loop(tmp_path: Path, says
     run(test)
 
 
-@pytest.mark.parametrize("error", [NotFound("there is none"), Unauthenticated("revoked")])
+@pytest.mark.parametrize("error", [NotFound("there is none"), Unauthenticated("revoked"), NotAllowed("no role")])
 def test_lost_rights_leave_nothing_to_serve_also_after_a_restart(tmp_path: Path, error: AdapterctlError) -> None:
     async def test(registry: Registry) -> None:
         tables = tables_of(registry, tmp_path)
@@ -166,6 +178,73 @@ def test_a_registry_that_is_away_changes_nothing_and_it_is_known_since_when(
     run(test)
 
 
+REFUSALS = [
+    Conflict("too many names"),
+    RateLimited("too many requests"),
+    Incompatible("another release"),
+    AdapterctlError("broken"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_a_refusal_is_not_a_registry_that_is_away_and_ends_what_it_does_not_confirm(
+    tmp_path: Path, error: AdapterctlError
+) -> None:
+    async def test(registry: Registry) -> None:
+        lines: list[str] = []
+        tables = tables_of(registry, tmp_path, lines, refused_s=0.2)
+        await tables.start()
+        registry.error = error
+        assert not await tables.look()
+        age = tables.age
+        assert (age.away_since, age.refusal) == (None, error.code.value)
+        assert age.refused_since is not None
+        assert tables.adapters == [V1]
+        assert len(lines) == 1
+        assert str(error) in lines[0]
+        await asyncio.sleep(0.25)
+        # The end comes also if the registry goes away meanwhile.
+        registry.error = Unavailable("away")
+        assert await tables.look()
+        assert tables.adapters == []
+        again = tables_of(registry, tmp_path)
+        await again.start()
+        assert again.adapters == []
+        registry.error = None
+        assert await tables.look()
+        assert tables.adapters == [V1]
+        assert (tables.age.refusal, tables.age.refused_since) == (None, None)
+
+    run(test)
+
+
+def test_a_refusal_that_ends_in_time_ends_nothing(tmp_path: Path) -> None:
+    async def test(registry: Registry) -> None:
+        tables = tables_of(registry, tmp_path, refused_s=0.2)
+        await tables.start()
+        registry.error = REFUSALS[0]
+        await tables.look()
+        registry.error = None
+        assert not await tables.look()
+        await asyncio.sleep(0.25)
+        registry.error = REFUSALS[0]
+        assert not await tables.look()
+        assert tables.adapters == [V1]
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_a_start_that_is_refused_uses_no_file(tmp_path: Path, error: AdapterctlError) -> None:
+    async def test(registry: Registry) -> None:
+        await tables_of(registry, tmp_path).start()
+        registry.error = error
+        with pytest.raises(type(error)):
+            await tables_of(registry, tmp_path).start()
+
+    run(test)
+
+
 def test_a_restart_without_the_registry_uses_the_last_table_and_its_age(tmp_path: Path) -> None:
     async def test(registry: Registry) -> None:
         await tables_of(registry, tmp_path).start()
@@ -185,7 +264,7 @@ def test_a_restart_without_the_registry_uses_the_last_table_and_its_age(tmp_path
 def test_a_first_start_needs_the_registry_whatever_the_file_has(tmp_path: Path, content: bytes | None) -> None:
     async def test(registry: Registry) -> None:
         if content is not None:
-            TableFile.of(tmp_path, "https://registry.example.com", "-").path.write_bytes(content)
+            TableFile.of(tmp_path, "https://registry.example.com", "-", ["sql"]).path.write_bytes(content)
         registry.error = Unavailable("away")
         with pytest.raises(Unavailable):
             await tables_of(registry, tmp_path).start()
@@ -195,7 +274,7 @@ def test_a_first_start_needs_the_registry_whatever_the_file_has(tmp_path: Path, 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_may_write_is_not_believed(tmp_path: Path, mode: int) -> None:
-    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-", ["sql"])
     file.write(ServingTable(namespace="-", edition="1", left_out=False, adapters=[V1]))
     assert file.read() is not None
     file.path.chmod(mode)
@@ -203,7 +282,7 @@ def test_a_file_that_others_may_write_is_not_believed(tmp_path: Path, mode: int)
 
 
 def test_a_file_of_another_owner_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-", ["sql"])
     file.write(ServingTable(namespace="-", edition="1", left_out=False, adapters=[V1]))
     owner = file.path.stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
@@ -211,13 +290,13 @@ def test_a_file_of_another_owner_is_not_believed(tmp_path: Path, monkeypatch: py
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
-    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-", ["sql"])
     os.mkfifo(file.path, 0o600)
     assert file.read() is None
 
 
 def test_a_table_of_the_future_is_one_of_now(tmp_path: Path) -> None:
-    file = TableFile.of(tmp_path, "https://registry.example.com", "-")
+    file = TableFile.of(tmp_path, "https://registry.example.com", "-", ["sql"])
     file.write(ServingTable(namespace="-", edition="1", left_out=False, adapters=[V1]))
     os.utime(file.path, (2.0**40, 2.0**40))
     found = file.read()
@@ -226,5 +305,7 @@ def test_a_table_of_the_future_is_one_of_now(tmp_path: Path) -> None:
 
 
 def test_a_file_is_that_of_its_registry_and_namespace(tmp_path: Path) -> None:
-    paths = {TableFile.of(tmp_path, url, space).path for url in ("https://a", "https://b") for space in ("-", "team")}
-    assert len(paths) == 4
+    meant = [
+        (url, space, names) for url in ("https://a", "https://b") for space in "-x" for names in (["a"], ["a", "b"])
+    ]
+    assert len({TableFile.of(tmp_path, *each).path for each in meant}) == 8

@@ -65,7 +65,7 @@ def serve_command(
 ) -> None:
     """Serve versions to OpenAI's clients, and follow their aliases without an interruption.
 
-    A request names its model: NAME, NAME@ALIAS, NAME@vN, or base:ID. NAME keeps the newest version and those of all
+    A request names its model: NAME, NAME@ALIAS, NAME@vN, or the base as /v1/models has it. NAME keeps the newest version and those of all
     aliases loaded; other versions of the same adapters are loaded when they are asked for. When an alias moves, the new
     version is fetched, loaded and proved by its record before any request gets it. A request keeps its version until it
     ends. The registry's tokens are keys as well, if this command's own token has the role server.
@@ -79,7 +79,7 @@ def serve_command(
     Examples:
       adapterctl serve code-review
       adapterctl serve code-review@production sql --engine llama.cpp --port 8012
-      adapterctl serve sql --engine vllm --at http://gpu:8000 --shared /srv/adapters
+      adapterctl serve sql --engine vllm --at http://gpu:8000 --shared /srv/loras
     """
     _require_libraries()
     from sdk.gateway.serving import ServeOptions, read_key, serve

@@ -146,6 +146,9 @@ def test_how_a_prompt_is_rendered_can_be_chosen(place: Place) -> None:
     )
     assert done.stdout == place.expected(None, PROMPT) + "\n"
     assert f"cut after {TOKENS} tokens" in done.stderr
+    done = place.run("generate", "talker@v1", PROMPT, "--stop", place.expected("v1", PROMPT)[0])
+    assert (done.stdout, done.returncode) == ("", 0)
+    assert "the answer is empty" in " ".join(done.stderr.split())
 
 
 def test_a_warm_answer_asks_no_registry(place: Place) -> None:

@@ -122,6 +122,10 @@ def _one(asker: Asker, target: AskTarget, prompt: Prompt, sampling: Sampling, st
         printer.end()
     if style == "table" and answer.stop == "length":
         say(_cut(sampling))
+    elif style == "table" and not printer.has_written:
+        say_filled(
+            "the answer is empty: it was ended at once; write the prompt as those of the version's rows, to its last line break"
+        )
 
 
 def _cut(sampling: Sampling) -> str:

@@ -106,6 +106,7 @@ class Printer:
         self._is_terminal = sys.stdout.isatty()
         self._thinks = False
         self._ends_line = True
+        self.has_written = False
 
     def show(self, piece: AnswerPiece) -> None:
         """Print a piece at once."""
@@ -117,6 +118,7 @@ class Printer:
         text = plain_lines(piece.text) if self._is_terminal else writable(piece.text)
         self._write(click.style(text, dim=True) if piece.is_reasoning else text)
         self._ends_line = text.endswith("\n")
+        self.has_written = True
 
     def end(self) -> None:
         """End the last line, if it isn't ended."""

@@ -55,7 +55,7 @@ test: $(VENV)/.dev ## Run every test; real servers are started from wheels.
 
 quick: $(QUICK)/.quick ## Run the unit tests, and the contracts over registries in process: what a change is checked with.
 	ADAPTERCTL_QUICK=1 PYTHONHASHSEED=$$(date +%s) OMP_NUM_THREADS=1 $(QUICK)/bin/python -m pytest -q -n $(QUICK_PROCESSES) \
-		-m 'not slow and not soak and not alone' -k 'unit or embedded' --ignore tests/unit/workers/pipelines tests/unit tests/contract
+		-m 'not slow and not soak and not alone' -k 'unit or embedded' --ignore tests/unit/workers/pipelines --ignore tests/unit/workers/serving tests/unit tests/contract
 
 lowest: $(VENV)/.dev ## Train and merge with the lowest releases that a worker's libraries may have.
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest

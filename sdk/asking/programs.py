@@ -74,7 +74,7 @@ class EngineProgram:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._own_folder = None
         if len(os.fsencode(folder / _SOCKET)) > _MOST_PATH_BYTES:
-            self._own_folder = tempfile.TemporaryDirectory(prefix="adapterctl-", dir=_short_temporary())
+            self._own_folder = tempfile.TemporaryDirectory(prefix="adapterctl-", dir=short_temporary())
         self.socket = str((Path(self._own_folder.name) if self._own_folder else folder) / _SOCKET)
         Path(self.socket).unlink(missing_ok=True)
         configuration = {
@@ -184,7 +184,7 @@ def _private(path: Path) -> Any:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600), "wb")
 
 
-def _short_temporary() -> str | None:
+def short_temporary() -> str | None:
     """Return a folder for the folders of sockets; None: the usual one."""
     return None if len(os.fsencode(tempfile.gettempdir())) < _MOST_PATH_BYTES // 2 else "/tmp"  # noqa: S108 - a new folder of our own is made in it
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from sdk.asking.programs import short_temporary
 from sdk.gateway.engines.engine import EngineRefused
 from sdk.worker_program import PARENT_VARIABLE, program_environment
 
@@ -65,7 +66,7 @@ class EngineProcess:
         Raises EngineRefused with what it says, or if it ends or takes longer.
         """
         # In a folder that nobody else can enter. Paths of sockets may not be long.
-        folder = Path(tempfile.mkdtemp(prefix="adapterctl-"))
+        folder = Path(tempfile.mkdtemp(prefix="adapterctl-", dir=short_temporary()))
         socket = folder / "engine.sock"
         try:
             process = await asyncio.create_subprocess_exec(

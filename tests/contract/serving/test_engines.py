@@ -245,7 +245,8 @@ def test_llama_cpp_comes_back_after_its_old_temporary_files_were_removed(models:
             answer = await complete(engine, "sql@v1", models.prompts[0], TOKENS)
             assert answer["choices"][0]["text"] == decoder(models.base)(models.expected["sql@v1"][0])
 
-    temporary = tmp_path / "temporary"
+    # Too long a path for a socket.
+    temporary = tmp_path / ("temporary" * 12)
     temporary.mkdir()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tempfile.tempdir", str(temporary))

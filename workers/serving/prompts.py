@@ -39,6 +39,10 @@ class RenderingTakesLong(RenderingRefused):
     """A conversation takes more than it was given here."""
 
 
+#: How often a program that is at work is told to end.
+_CLOSING_S = 0.05
+
+
 @dataclass(frozen=True)
 class TemplateInUse:
     """A chat template with what its tokenizer gives it."""
@@ -67,6 +71,7 @@ class PromptRenderer:
     def __init__(self, *, processor_s: float, most_s: float = MOST_S, starts: bool = True) -> None:
         """`processor_s` is for each rendering; unless it `starts`, the program does so when it is first needed."""
         self._processor_s, self._most_s, self._lock = processor_s, most_s, threading.Lock()
+        self._is_closed = False
         self._child: subprocess.Popen[bytes] | None = self._started() if starts else None
 
     def prompt(
@@ -86,12 +91,22 @@ class PromptRenderer:
         return Thoughts(notations, tuple(found["headers"]), found["closing"])
 
     def close(self) -> None:
-        """End the program."""
-        if self._child is not None:
-            self._end(self._child)
+        """End the program, whatever it renders; no other is started."""
+        self._is_closed = True
+        while not self._lock.acquire(timeout=_CLOSING_S):
+            if (child := self._child) is not None:
+                child.kill()
+        try:
+            if self._child is not None:
+                self._end(self._child)
+                self._child = None
+        finally:
+            self._lock.release()
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
+            if self._is_closed:
+                raise RenderingRefused("the engine program is ending; ask again")
             if self._child is not None and self._child.poll() is not None:
                 self._end(self._child)
                 self._child = None

@@ -132,3 +132,10 @@ def test_program_that_was_killed_is_started_again(renderer: PromptRenderer) -> N
     renderer._child.kill()
     renderer._child.wait()
     assert renderer.prompt(template(CHATML), ASKED).endswith("assistant\n")
+
+
+def test_no_program_is_started_once_it_is_closed() -> None:
+    closed = PromptRenderer(processor_s=1.0, most_s=20.0, starts=False)
+    closed.close()
+    with pytest.raises(RenderingRefused, match="is ending"):
+        closed.prompt(template(CHATML), ASKED)

@@ -15,12 +15,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from registry.access import views as auth
 from registry.access.audit import views as audit
@@ -36,6 +37,7 @@ from registry.door.allowed_hosts import AnswerOwnHosts, hosts_of
 from registry.door.request_bodies import StrictBodies
 from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
+from registry.http.paths import PAGES
 from registry.http.refusals import REFUSALS, Refusals
 from registry.http.rights import Rights
 from registry.http.routes import VERSION, SayVersion, install_error_handlers
@@ -61,6 +63,10 @@ from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
+from registry.web import assets
+from registry.web.adapters import views as adapter_pages
+from registry.web.sessions import views as session_pages
+from registry.web.sessions.gate import SessionGate
 
 #: How often a process adds its refusals to the shared counters, in seconds.
 _KEEP_REFUSALS_S = 5.0
@@ -93,6 +99,8 @@ ROOMS = (
     statements,
     serving,
 )
+#: Every room's pages.
+PAGE_ROUTERS = (session_pages.entrance, session_pages.router, adapter_pages.router)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
@@ -132,6 +140,7 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
         rate_limit_per_s=settings.rate_limit_per_s,
         failed_logins_per_minute=settings.failed_logins_per_minute,
     )
+    app.add_middleware(SessionGate, sessions=services.sessions)
     if settings.embedded_home is None:
         hosts = hosts_of(auth=settings.auth, public_url=settings.public_url, allowed=settings.allowed_hosts)
         app.add_middleware(AnswerOwnHosts, hosts=hosts, refuses_pages=settings.auth == "none")
@@ -139,9 +148,16 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     # Not by `include_router`: with it, the first request would work out again, for all the routes that it is compared
     # with, what FastAPI had worked out when their views were imported. That takes 0.08 s.
     app.router.routes.extend(app.state.documented)
+    app.router.routes.extend(assets.ROUTES)
+    app.router.routes.extend(route for router in PAGE_ROUTERS for route in router.routes)
+    app.router.routes.append(Route("/", _to_pages, methods=["GET"]))
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.router.routes.extend(blob_routes(services.artifacts.storage).routes)
     return app
+
+
+async def _to_pages(_request: Request) -> Response:
+    return RedirectResponse(f"{PAGES}adapters", 303)
 
 
 @functools.cache

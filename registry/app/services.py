@@ -82,6 +82,7 @@ from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
+from registry.web.sessions.service import Sessions
 
 
 class Services:
@@ -105,6 +106,7 @@ class Services:
             broker = (settings.broker_url, settings.broker_timeout_s)
             queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
         self.tokens, self.audit, self.quotas = Tokens(db, on_ended=raise_generations), Audit(db), Quotas(db)
+        self.sessions = Sessions(db, self.tokens, wants_token=settings.auth == "token")
         self.read_only = ReadOnlySwitch(db, forced=settings.read_only)
         self.uploads = Uploads(db, storage, readable=[readable_rows])
         self.artifacts = artifacts = Artifacts(db, storage, self.uploads, readable=[readable_rows])

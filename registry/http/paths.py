@@ -14,6 +14,9 @@ from sdk.version import API
 #: For probes of the process: answered at all times, also beyond the limits of connections.
 HEALTHZ, READYZ = "/healthz", "/readyz"
 METRICS = "/metrics"
+#: Below which all pages are, where a reader signs in, and where styles and scripts are, which anybody may load.
+PAGES = "/ui/"
+SIGN_IN, STATIC = f"{PAGES}sign-in", f"{PAGES}static/"
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Area:
     path: str
     #: `Gatekeeper` asks for a token, and counts requests.
     wants_token: bool = False
+    #: `SessionGate` asks for the session of a reader of pages.
+    wants_session: bool = False
     #: `StrictBodies` reads a body whole, as JSON.
     takes_json: bool = False
     #: `KeepReadOnly` refuses everything but reads while the registry is read-only.
@@ -37,6 +42,7 @@ AREAS = (
     Area(f"{BLOBS_PATH}/", keeps_state=True),
     Area(f"{API}/", wants_token=True, takes_json=True, keeps_state=True),
     Area(METRICS, wants_token=True),
+    Area(PAGES, wants_session=True, keeps_state=True),
     Area(HEALTHZ, any_host=True),
     Area(READYZ, any_host=True),
     # The documentation, and anything else that browsers read.

@@ -1,0 +1,1 @@
+"""The catalogue, and the pages of an adapter."""

@@ -1,0 +1,140 @@
+"""How a page is answered: by a view that reads its query, calls one service and renders a template.
+
+Every view of a page is a route of `pages()`. Whatever it raises becomes a page as well; whatever it changes comes as a form
+that holds the session's CSRF token, and from a page of this origin, which is checked here, before the view is called.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+
+from registry.errors import Forbidden, Invalid, RegistryError, TooLarge
+from registry.principal import Principal
+from registry.web.rendering import render
+from registry.web.signed_in import SignedIn
+from sdk.schemas.codes import explain_validation
+
+F = TypeVar("F", bound=BaseModel)
+
+#: Nothing runs, loads or is sent anywhere but to this origin, and no page of another site can hold ours.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # What a token may see isn't kept by anybody else, and is gone after the session.
+    "Cache-Control": "no-store",
+}
+#: How long a form may be, in bytes.
+_MOST_FORM_BYTES = 64 * 1024
+_MOST_FIELDS = 100
+
+
+async def _visitor(request: Request) -> Principal:
+    principal: Principal = request.scope["principal"]
+    return principal
+
+
+#: Who reads a page: the holder of the session's token, with the roles that it has now.
+Visitor = Annotated[Principal, Depends(_visitor)]
+
+
+def page(request: Request, template: str, *, status: int = 200, **shown: Any) -> Response:
+    """Return a page: a template, with the reader and what their forms have to hold."""
+    session: SignedIn | None = request.scope.get("session")
+    who: Principal | None = request.scope.get("principal")
+    text = render(
+        template,
+        request=request,
+        who=who,
+        csrf="" if session is None else session.csrf,
+        **shown,
+    )
+    return Response(text, status, headers=HEADERS, media_type="text/html; charset=utf-8")
+
+
+def moved(to: str) -> Response:
+    """Return what a form that did something answers: go and look at this page."""
+    return RedirectResponse(to, 303, headers=HEADERS)
+
+
+def form_of(request: Request, kind: type[F]) -> F:
+    """Return the checked form of a request. Raises Invalid."""
+    try:
+        return kind.model_validate(request.state.form)
+    except ValidationError as error:
+        message, param = explain_validation([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()])
+        raise Invalid(message, param=param) from None
+
+
+class PageRoute(APIRoute):
+    """A route of a page."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's documented way for a route to read requests differently."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                if request.method == "POST":
+                    request.state.form = await _checked_form(request)
+                return await handle(request)
+            except RegistryError as error:
+                return refusal(request, error)
+            except RequestValidationError as error:
+                message, param = explain_validation(list(error.errors()))
+                return refusal(request, Invalid(message, param=param))
+
+        return answer
+
+
+def refusal(request: Request, error: RegistryError) -> Response:
+    """Return the page that says why there is none."""
+    answer = page(request, "error.html", status=error.status, title="Not possible", message=error.message)
+    answer.headers.update(error.headers)
+    return answer
+
+
+def pages() -> APIRouter:
+    """The router of a room's pages. Views that ask the database are coroutines that call `answered` or `apart`."""
+    return APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+async def _checked_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form of this session. Raises Invalid, TooLarge, Forbidden."""
+    session: SignedIn | None = request.scope.get("session")
+    fields = await read_form(request)
+    if session is None or not hmac.compare_digest(fields.pop("csrf", "").encode(), session.csrf.encode()):
+        raise Forbidden("this form is of another session; load the page again, and send it from there")
+    return fields
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form, each given once. Raises Invalid, TooLarge."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_FORM_BYTES:
+            raise TooLarge(f"a form has at most {_MOST_FORM_BYTES} bytes; shorten its texts")
+    try:
+        given = parse_qsl(
+            body.decode("utf-8"), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=_MOST_FIELDS
+        )
+    except ValueError:
+        raise Invalid("the form is not one of this registry's pages; load the page again") from None
+    if len({name for name, _ in given}) != len(given):
+        raise Invalid("a field of the form is given twice; load the page again")
+    return dict(given)

@@ -1,0 +1,86 @@
+"""Templates, and what they show of times, sizes and numbers. Everything that is put in is escaped.
+
+>>> str(size(1_536))
+'1.5 KiB'
+"""
+
+from __future__ import annotations
+
+import functools
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from registry.web.assets import asset
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: How many characters of a digest are shown.
+_DIGEST_CHARS = 12
+
+
+def render(template: str, **shown: Any) -> str:
+    """Return a page, or a part of one. A name that a template needs and isn't given is an error, not an empty place."""
+    return environment().get_template(template).render(**shown)
+
+
+@functools.cache
+def environment() -> Environment:
+    """The templates of this release, compiled once."""
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC))
+    made.filters.update(time=time, size=size, number=number, short=short)
+    return made
+
+
+def link(*parts: object, **query: object) -> str:
+    """Return the address of a page below `/ui`; the parts of a name are parts of the path. What is None is left out.
+
+    >>> link("adapters", "team/code-review", "v3"), link("adapters", filter="rank > 8")
+    ('/ui/adapters/team/code-review/v3', '/ui/adapters?filter=rank+%3E+8')
+    """
+    path = "/".join(quote(str(part), safe="/@:") for part in parts)
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"/ui/{path}" + (f"?{urlencode(given)}" if given else "")
+
+
+def time(moment: datetime | None) -> Markup:
+    """Return a moment in UTC, to the minute; a script shows it in the reader's own zone."""
+    if moment is None:
+        return Markup("–")
+    at = moment.astimezone(UTC)
+    return Markup('<time datetime="{}">{}</time>').format(at.isoformat(timespec="seconds"), f"{at:%Y-%m-%d %H:%M} UTC")
+
+
+def size(size_bytes: float | None) -> str:
+    """Return a size in the unit in which it has one to four digits."""
+    if size_bytes is None:
+        return "–"
+    amount, unit = float(size_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the one that fits is used
+        if abs(amount) < 1024:
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def number(value: float | None) -> str:
+    """Return a score or a rate with four digits that count."""
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def short(digest: str) -> str:
+    """Return the beginning of a digest, as refs take it."""
+    return digest[:_DIGEST_CHARS]

@@ -1,0 +1,32 @@
+"use strict";
+/* Pages are whole without this; it only adds to them. */
+(() => {
+  /* Times in the reader's own zone; the one that was sent stays to be read in the title. */
+  const zoned = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const showTimes = (root) => {
+    for (const each of root.querySelectorAll("time[datetime]:not([title])")) {
+      each.title = each.textContent;
+      each.textContent = zoned.format(new Date(each.dateTime));
+    }
+  };
+  /* Commands are copied by a button that is only there where it works. */
+  const addCopying = (root) => {
+    if (!navigator.clipboard) return;
+    for (const each of root.querySelectorAll("pre.command:not([data-copies])")) {
+      each.dataset.copies = "";
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "copy";
+      button.textContent = "Copy";
+      button.addEventListener("click", async () => {
+        await navigator.clipboard.writeText(each.querySelector("code").textContent);
+        button.textContent = "Copied";
+        setTimeout(() => { button.textContent = "Copy"; }, 1500);
+      });
+      each.append(button);
+    }
+  };
+  const enrich = (root) => { showTimes(root); addCopying(root); };
+  document.addEventListener("DOMContentLoaded", () => enrich(document));
+  document.addEventListener("htmx:after:swap", () => enrich(document));
+})();

@@ -1,0 +1,37 @@
+"""The catalogue, as a browser shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+from support.adapters import base_registration
+from support.browsing import WIDTHS, Reader, overflows, violations
+from support.people import new_adapter
+from support.registries import World
+
+
+@pytest.fixture(scope="module", autouse=True)
+def adapters(seen: World, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    base = seen.admin.bases.register(base_registration())
+    for name in ("code-review", "team/docs"):
+        seen.writer.push(new_adapter(tmp_path_factory.mktemp("adapter")), name, base=base.id)
+    return ["code-review", "team/docs"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_catalogue_fits_and_is_accessible(
+    reading: Callable[..., Reader], pictures: Path, width: int, dark: bool
+) -> None:
+    reader = reading(width=width, dark=dark)
+    expect(reader.page.get_by_role("link", name="team/docs")).to_be_visible()
+    assert not overflows(reader.page)
+    reader.page.screenshot(path=pictures / f"catalogue-{width}-{'dark' if dark else 'light'}.png", full_page=True)
+    assert violations(reader.page) == []
+
+
+def test_catalogue_needs_no_script(reading: Callable[..., Reader]) -> None:
+    expect(reading(script=False).page.get_by_role("link", name="code-review", exact=True)).to_be_visible()

@@ -1,0 +1,92 @@
+"""A browser for tests of pages: Debian's chromium, by Playwright; and what must be true of each page that it shows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_AXE = Path(__file__).parent / "axe" / "axe.min.js"
+_ARGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-component-update",
+    "--disable-sync", "--disable-quic",
+]  # fmt: skip
+#: Widths at which pages are looked at: a telephone, and a screen.
+WIDTHS = {"phone": 375, "screen": 1440}
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Start the browser; tests that need it are skipped, by name, where there is none."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium; install Debian's: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=chromium, args=_ARGS)
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+class Reader:
+    """Somebody who reads pages of one registry in a context of their own; `faults` are what the browser complained about."""
+
+    def __init__(
+        self, started: Browser, url: str, *, width: int = 1440, dark: bool = False, script: bool = True
+    ) -> None:
+        self.url = url
+        self.context = started.new_context(
+            base_url=url,
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            java_script_enabled=script,
+            reduced_motion="reduce",
+        )
+        self.context.set_default_timeout(15_000)
+        self.page: Page = self.context.new_page()
+        self.faults: list[str] = []
+        self.page.on(
+            "console",
+            lambda message: self.faults.append(message.text) if message.type in {"error", "warning"} else None,
+        )
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+
+    def sign_in(self, token: str, to: str = "/ui/adapters") -> Page:
+        """Sign in by the form, and go to a page."""
+        self.page.goto(f"/ui/sign-in?next={to}")
+        self.page.fill("input[name=token]", token)
+        self.page.click("button:text('Sign in')")
+        return self.page
+
+    def close(self) -> None:
+        """End the context, unless the browser complained."""
+        self.context.close()
+        assert not self.faults, self.faults
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds in a page as it is now, against its CSP, which forbids the script otherwise."""
+    session = page.context.new_cdp_session(page)
+    session.send("Page.setBypassCSP", {"enabled": True})
+    page.reload()
+    page.add_script_tag(path=_AXE)
+    found = page.evaluate(
+        "async () => (await axe.run()).violations.map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' '))"
+    )
+    session.send("Page.setBypassCSP", {"enabled": False})
+    return list(found)
+
+
+def overflows(page: Page) -> bool:
+    """Whether a page is wider than its window."""
+    return bool(page.evaluate("() => document.documentElement.scrollWidth > document.documentElement.clientWidth"))

@@ -56,10 +56,7 @@ def find_adapter(session: Session, name: str, who: Principal, *, action: str = "
     Raises InvalidName; NotFound if there is none, it never had a version, or the caller may not see it; Forbidden if
     the caller may see it but `action` is not allowed.
     """
-    try:
-        parse_name(name)
-    except BadNameError as error:
-        raise InvalidName(str(error), param="adapter") from None
+    _require_name(name)
     missing = f"there is no adapter {name!r}; see what there is with: adapterctl list"
     who.require(action, space_of(name), missing=missing, param="adapter")
     query = select(Adapter).where(Adapter.name == name)
@@ -71,11 +68,20 @@ def find_adapter(session: Session, name: str, who: Principal, *, action: str = "
     return adapter
 
 
+def _require_name(name: str) -> None:
+    """Raise InvalidName for what a caller calls an adapter, and no adapter can be called."""
+    try:
+        parse_name(name)
+    except BadNameError as error:
+        raise InvalidName(str(error), param="adapter") from None
+
+
 def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "read", lock: bool = False) -> Version:
     """Return the version that a ref names now; with `lock`, its adapter is locked first.
 
     Raises what `find_adapter` does, NotFound, and Invalid for a digest that fits more than one version.
     """
+    _require_name(ref.adapter)
     missing = f"there is no {ref}; see what there is with: adapterctl versions {ref.adapter}"
     who.require(action, space_of(ref.adapter), missing=missing, param="ref")
     adapter = select(Adapter).where(Adapter.name == ref.adapter)

@@ -49,6 +49,10 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     }
     assert "env.py" in wanted
     assert carried == wanted
+    pages = ROOT / "registry" / "web"
+    shown = [path for part in ("templates", "static") for path in (pages / part).rglob("*") if path.is_file()]
+    assert len(shown) > 10
+    assert {path.relative_to(ROOT).as_posix() for path in shown} <= set(names)
     assert "sdk/py.typed" in names
     assert not [name for name in names if name.endswith((".pyc", ".sqlite3")) or "test" in name.split("/")[0]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextlib import closing as closing_of
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from contract.tenancy.transcript import Transcript
 from contract.tenancy.universe import Universe
 from contract.tenancy.worked import work_off
 from support import registries
+from support.crawling import crawl, signed_in
 from support.migrated import migrated_file
 from support.registries import World
 
@@ -74,7 +76,16 @@ class House:
             self.transcript.add(f"what the worker read for job {number}", self.victim.notes.of(job))
         for asked, answer in self._auditor.ask(self._universe.data_digests):
             self.transcript.add(f"a reader of both asks for {asked}", answer)
+        self._read_pages()
         return self.transcript
+
+    def _read_pages(self) -> None:
+        """Read all pages that the victim's admin can come to."""
+        secret = self.victim.boss.config.token
+        assert secret is not None
+        with closing_of(signed_in(self._world.url, secret)) as client:
+            for page in crawl(client):
+                self.transcript.add_page(page.path, [str(page.status), *page.text, *page.places])
 
     def _do(self, step: Step) -> Any:
         try:

@@ -44,6 +44,11 @@ class Transcript:
         """Write an answer down."""
         self.answers.append((asked, self._mapped(answer, {})))
 
+    def add_page(self, path: str, said: list[str]) -> None:
+        """Write down what a page says; ids in its address are mapped as those in it."""
+        others: dict[str, str] = {}
+        self.answers.append((f"the page {self._text(path, others)}", self._mapped(said, others)))
+
     def _mapped(self, value: Any, others: dict[str, str]) -> Any:
         if isinstance(value, dict):
             mapped = {

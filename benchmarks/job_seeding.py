@@ -56,10 +56,10 @@ def _statements() -> list[str]:
         ),
         _copies(Attempt, {**moments, "job_id": _ID}, where=of_job),
         _copies(JobEvent, {"job_id": _ID, "at": _AT}, where=of_job, numbered="seq"),
-        _copies(Evaluation, {"id": f"{_ID} || 'e'", "job_id": _ID, "created_at": _AT}, where=of_job),
+        _copies(Evaluation, {"id": f"{_ID} || substr(t.id, 1, 4)", "job_id": _ID, "created_at": _AT}, where=of_job),
         _copies(
             EvaluationMetric,
-            {"evaluation_id": f"{_ID} || 'e'"},
+            {"evaluation_id": f"{_ID} || substr(t.evaluation_id, 1, 4)"},
             where="t.evaluation_id IN (SELECT id FROM evaluations WHERE job_id = :job)",
         ),
         _copies(

@@ -28,6 +28,7 @@ SUITES = {
     "log_likelihoods": "Log-likelihoods beside lm-eval",
     "memory_of_rows": "Memory of rows",
     "jobs": "Jobs",
+    "pages": "Pages of a large registry",
 }
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 

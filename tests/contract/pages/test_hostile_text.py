@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 
-import pytest
 from contract.pages.hostile import HostilePlace
-from support import registries
-from support.adapters import base_registration
-from support.crawling import ReadPage, crawl, signed_in
+from support.crawling import ReadPage, signed_in
 
 #: Where scripts, styles, pictures, forms and links of pages may lead.
 _PLACES = ("/ui/", "#", "?")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostilePlace]:
-    folder = tmp_path_factory.mktemp("hostile")
-    with registries.served(folder) as world:
-        world.admin.bases.register(base_registration())
-        yield HostilePlace(world, folder / "scene")
-
-
-@pytest.fixture(scope="module")
-def read(place: HostilePlace) -> list[ReadPage]:
-    with closing(signed_in(place.scene.world.url, place.secret)) as client:
-        return list(crawl(client))
 
 
 def test_no_text_becomes_an_element(read: list[ReadPage]) -> None:

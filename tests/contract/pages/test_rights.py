@@ -1,0 +1,73 @@
+"""Pages and the API answer a token alike: what it may not see there is on no page here."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+
+import httpx
+from contract.pages.hostile import HostilePlace
+from support.crawling import ReadPage, crawl, read_page, signed_in
+
+from registry.principal import LOCAL, Role
+
+#: Ids, digests and names that the namespace has; who may not see it knows none of them.
+_HEX = re.compile(r"\b[0-9a-f]{12,64}\b")
+
+
+def _secrets_of(place: HostilePlace, read: list[ReadPage]) -> set[str]:
+    """All that pages of the namespace say and that nobody else could have."""
+    texts = " ".join(text for page in read for text in [*page.text, *page.places])
+    return {*_HEX.findall(texts), f"{place.space}/"}
+
+
+def _open(place: HostilePlace, **grants: Role) -> httpx.Client:
+    made = place.scene.services.tokens.create(name=f"reader of {sorted(grants)}", grants=grants, who=LOCAL)
+    return signed_in(place.scene.world.url, made.secret)
+
+
+def test_another_namespace_is_on_no_page(place: HostilePlace, read: list[ReadPage]) -> None:
+    hidden = _secrets_of(place, read)
+    assert len(hidden) > 3
+    with closing(_open(place, other=Role.ADMIN)) as client:
+        for address in {page.path for page in read}:
+            page = read_page(client.get(address))
+            # What the reader asked for may be said again.
+            shown = " ".join([*page.text, *page.places])
+            assert not [each for each in hidden if each in shown and each not in address], address
+            assert page.status in (200, 403, 404, 422), (address, page.status)
+        found = list(crawl(client))
+        assert not [page.path for page in found for each in hidden if each in page.html]
+
+
+def test_reader_gets_the_pages_of_an_admin_without_what_changes_something(
+    place: HostilePlace, read: list[ReadPage]
+) -> None:
+    with closing(_open(place, **{place.space: Role.READER})) as client:
+        for page in crawl(client):
+            assert page.status == 200, page.path
+            posts = [one for one in page.places if one.startswith("/ui/") and one.rstrip("/").endswith(_CHANGES)]
+            assert not posts, (page.path, posts)
+
+
+def test_nothing_is_there_without_a_session(place: HostilePlace, read: list[ReadPage]) -> None:
+    with httpx.Client(base_url=place.scene.world.url, trust_env=False) as client:
+        for page in read:
+            answer = client.get(page.path)
+            assert answer.status_code == 303, page.path
+            assert answer.headers["Location"].startswith("/ui/sign-in?next=")
+
+
+#: How addresses end at which something changes.
+_CHANGES = (
+    "/promote",
+    "/approve",
+    "/disapprove",
+    "/archive",
+    "/restore",
+    "/rollback",
+    "/cancel",
+    "/retry",
+    "/pause",
+    "/go",
+)

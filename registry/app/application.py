@@ -144,7 +144,7 @@ def create_app(
         from registry.app.pages import add_gate, add_routes, replace_errors
 
         add_gate(app, settings, services.sessions, limits)
-    if settings.embedded_home is None:
+    if settings.embedded_home is None or shows_pages:
         hosts = hosts_of(auth=settings.auth, public_url=settings.public_url, allowed=settings.allowed_hosts)
         app.add_middleware(AnswerOwnHosts, hosts=hosts, refuses_pages=settings.auth == "none")
     if shows_pages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
@@ -16,6 +17,11 @@ _log = logging.getLogger(__name__)
 #: What is kept of the answer that a page replaces.
 _KEPT = (b"allow", b"retry-after")
 _LEAST_ERROR = 400
+#: What is said instead of what the router says to programs.
+_OF_ROUTER = {
+    404: "there is no page at this address; look for it from the list of all adapters",
+    405: "this page takes no such request; open it by its address",
+}
 
 
 class ErrorPages:
@@ -55,7 +61,8 @@ class ErrorPages:
             return
         if error is not None:
             kept = {name.decode(): value.decode("latin-1") for name, value in error["headers"] if name in _KEPT}
-            await failure(Request(scope), error["status"], _message(bytes(body)), kept)(scope, receive, send)
+            answer = failure(Request(scope), error["status"], _message(error["status"], bytes(body)), kept)
+            await answer(scope, receive, send)
 
 
 def _is_error(start: Message) -> bool:
@@ -63,6 +70,7 @@ def _is_error(start: Message) -> bool:
     return start["status"] >= _LEAST_ERROR and kind.startswith(b"application/json")
 
 
-def _message(body: bytes) -> str:
+def _message(status: int, body: bytes) -> str:
     reply: dict[str, Any] = json.loads(body)
-    return str(reply["error"]["message"])
+    message = str(reply["error"]["message"])
+    return _OF_ROUTER.get(status, message) if message.startswith(HTTPStatus(status).phrase) else message

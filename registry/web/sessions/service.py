@@ -100,10 +100,10 @@ class Sessions:
             if made is not None:
                 session.execute(_ended(WebSession.secret_sha256 == made))
         if made is None:
-            raise Unauthenticated("this code is unknown, or older than a minute; run this again: adapterctl ui")
+            raise Unauthenticated(f"this code is unknown, or older than a minute; {self._another}")
         raise Unauthenticated(
-            "this code was used already; the session that it was used for has been ended, in case somebody else has it. Run this "
-            "again: adapterctl ui"
+            "this code was used already; in case somebody else has it, the session that it was used for has been ended; "
+            f"{self._another}"
         )
 
     def check(self, secret: str) -> SignedIn:
@@ -177,6 +177,12 @@ class Sessions:
         except RegistryError:
             # It is noted by the next request; this one only wants to read.
             return
+
+    @property
+    def _another(self) -> str:
+        if self.wants_code:
+            return "open the address that `adapterctl ui` prints by now, or run it again"
+        return "run this again: adapterctl ui"
 
     def _digest(self, secret: str) -> str:
         return secret_digest(self._salt + secret)

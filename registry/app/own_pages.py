@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.concurrency import run_in_threadpool
@@ -24,50 +24,49 @@ from registry.app.embedded import open_embedded
 from registry.door.connections import Connections
 from registry.door.limits import ServerLimits
 from registry.door.protocol import BoundedHttp
-from registry.errors import Unavailable
 from registry.http.paths import CODE, PAGES, SIGN_IN
 from registry.principal import LOCAL
 from registry.web.sessions.service import CODE as CODE_LASTS
 from registry.web.sessions.service import Sessions
+from sdk.imports import nothing_collected
 
 if TYPE_CHECKING:
     from registry.app.services import Services
 
-_HOST = "127.0.0.1"
+HOST = "127.0.0.1"
 #: What there is beside pages: ways to them, and their icon.
 _BESIDE = ("/", PAGES.rstrip("/"), "/favicon.ico")
 #: More than the browsers of one person open.
 _CONNECTIONS = 200
 
 
-def serve_own_pages(home: Path, *, port: int, on_address: Callable[[str], None]) -> None:
-    """Serve the pages of the registry in the folder `home`, until SIGINT or SIGTERM; 0 is any free port.
+def serve_own_pages(home: Path, listener: socket.socket, *, first_code: str, on_address: Callable[[str], None]) -> None:
+    """Serve the pages of the registry in the folder `home` where somebody listens, until SIGINT or SIGTERM.
 
-    `on_address` is called with the address that signs a browser in, once the pages are there, and with another one if
-    somebody comes to sign in after it has expired. Raises Unavailable for a port that is taken, or a folder that can't be
-    used.
+    `first_code` signs a browser in. `on_address` is called with another address that does if somebody comes to sign in after
+    it has expired. Raises Unavailable for a folder that can't be used.
     """
-    with closing(_listening(port)) as listener:
+    with nothing_collected():
         app = open_embedded(home, shows_pages=True)
-        services: Services = app.state.services
-        url = f"http://{_HOST}:{listener.getsockname()[1]}"
-        door = Addresses(services.sessions, url, on_address)
-        app.add_middleware(OnlyPages, addresses=door)
-        limits = ServerLimits(connections=_CONNECTIONS, connections_per_address=_CONNECTIONS)
-        config = uvicorn.Config(
-            app,
-            http=partial(BoundedHttp, others=Connections(limits)),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="off",
-            proxy_headers=False,
-            server_header=False,
-            access_log=False,
-            log_level="critical",
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-        with closing(services.db):
-            _Server(config, door.show).run(sockets=[listener])
+    services: Services = app.state.services
+    addresses = Addresses(services.sessions, f"http://{HOST}:{listener.getsockname()[1]}", on_address)
+    addresses.make(first_code)
+    app.add_middleware(OnlyPages, addresses=addresses)
+    limits = ServerLimits(connections=_CONNECTIONS, connections_per_address=_CONNECTIONS)
+    config = uvicorn.Config(
+        app,
+        http=partial(BoundedHttp, others=Connections(limits)),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_level="critical",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
+    with closing(services.db):
+        _Server(config).run(sockets=[listener])
 
 
 class Addresses:
@@ -82,16 +81,20 @@ class Addresses:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions, self._url, self._on_address, self._clock = sessions, url, on_address, clock
-        self._shown_at = float("-inf")
+        self._made_at = float("-inf")
+
+    def make(self, code: str | None = None) -> str:
+        """Let a code count, by default a new one; return the address with it."""
+        self._made_at = self._clock()
+        made = self._sessions.code(who=LOCAL, code=code)
+        return f"{self._url}{CODE}?code={made.code}"
 
     async def show(self) -> None:
-        """Show an address, unless the last one still counts."""
-        now = self._clock()
-        if now - self._shown_at < CODE_LASTS.total_seconds():
-            return
-        self._shown_at = now
-        made = await run_in_threadpool(self._sessions.code, who=LOCAL)
-        self._on_address(f"{self._url}{CODE}?code={made.code}")
+        """Show another address, unless the last one still counts."""
+        if self._clock() - self._made_at >= CODE_LASTS.total_seconds():
+            # Whoever comes while it is made needn't make one more.
+            self._made_at = self._clock()
+            self._on_address(await run_in_threadpool(self.make))
 
 
 class OnlyPages:
@@ -112,16 +115,7 @@ class OnlyPages:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends by a signal, instead of raising it again, and tells when it answers."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], Any]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer."""
-        await super().startup(sockets)
-        await self._on_started()
+    """A server that ends by a signal, instead of raising it again."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -132,18 +126,3 @@ class _Server(uvicorn.Server):
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
-
-
-def _listening(port: int) -> socket.socket:
-    """Return a socket that listens on loopback: a browser that comes early waits. Raises Unavailable."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((_HOST, port))
-        listener.listen(_CONNECTIONS)
-    except OSError as error:
-        listener.close()
-        raise Unavailable(
-            f"port {port} on {_HOST} can't be used ({error.strerror}); choose another with --port", param="port"
-        ) from error
-    return listener

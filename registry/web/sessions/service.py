@@ -71,9 +71,9 @@ class Sessions:
             self._add(session, secret, who.token_id, before)
         return secret
 
-    def code(self, *, who: Principal) -> SignInCodeView:
-        """Make a code that signs a token's holder in once, within a minute."""
-        code = secrets.token_urlsafe(24)
+    def code(self, *, who: Principal, code: str | None = None) -> SignInCodeView:
+        """Make a code, or let this new one count, that signs a token's holder in once, within a minute."""
+        code = code or secrets.token_urlsafe(24)
         with self._db.write() as session:
             _make_room(session, SignInCode, SignInCode.code_sha256, SignInCode.created_at, who.token_id)
             session.add(SignInCode(code_sha256=self._digest(code), token_id=who.token_id, created_at=utc_now()))

@@ -24,7 +24,7 @@ router = pages()
 
 _FIRST = f"{PAGES}adapters"
 #: A page of ours: no other host, no control characters, no way up, no empty part.
-_OWN = re.compile(rf"{PAGES}(?!.*(?://|/\.|%2e|%2f|\\))[!-~]*", re.IGNORECASE)
+_OWN = re.compile(rf"(?![^?]*(?://|/\.|%2[ef]|%5c|\\)){PAGES}[!-~]+", re.IGNORECASE)
 #: What browsers say of an address that was typed, or opened by another program.
 _BY_HAND = "none"
 
@@ -124,4 +124,8 @@ def _own(back: str) -> str:
     >>> _own("/ui/jobs?state=running"), _own("//evil.example"), _own("/ui/..//evil.example")
     ('/ui/jobs?state=running', '/ui/adapters', '/ui/adapters')
     """
-    return back if _OWN.fullmatch(back) and not back.startswith((SIGN_IN, CODE, SIGN_OUT)) else _FIRST
+    return (
+        back
+        if _OWN.fullmatch(back) and back.startswith(PAGES) and not back.startswith((SIGN_IN, CODE, SIGN_OUT))
+        else _FIRST
+    )

@@ -15,17 +15,17 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from registry.access import views as auth
 from registry.access.audit import views as audit
 from registry.access.authentication import Gatekeeper
+from registry.access.caller_limits import CallerLimits
 from registry.access.read_only.service import KeepReadOnly, ReadOnlySwitch
 from registry.app import health, openapi
 from registry.app.health import Readiness, readiness_of
@@ -37,7 +37,6 @@ from registry.door.allowed_hosts import AnswerOwnHosts, hosts_of
 from registry.door.request_bodies import StrictBodies
 from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
-from registry.http.paths import PAGES
 from registry.http.refusals import REFUSALS, Refusals
 from registry.http.rights import Rights
 from registry.http.routes import VERSION, SayVersion, install_error_handlers
@@ -63,10 +62,7 @@ from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
-from registry.web import assets
-from registry.web.adapters import views as adapter_pages
-from registry.web.sessions import views as session_pages
-from registry.web.sessions.gate import SessionGate
+from registry.web.sessions import code_views as codes
 
 #: How often a process adds its refusals to the shared counters, in seconds.
 _KEEP_REFUSALS_S = 5.0
@@ -98,13 +94,17 @@ ROOMS = (
     signatures,
     statements,
     serving,
+    codes,
 )
-#: Every room's pages.
-PAGE_ROUTERS = (session_pages.entrance, session_pages.router, adapter_pages.router)
 
 
-def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:
-    """Build the registry. Nothing is read or connected before the first request; the schema is not touched."""
+def create_app(
+    settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None, shows_pages: bool | None = None
+) -> FastAPI:
+    """Build the registry. Nothing is read or connected before the first request; the schema is not touched.
+
+    `shows_pages`: whether there are pages for browsers. None: unless it is embedded, where commands ask it.
+    """
     services = Services(settings, storage=storage, queue=queue)
 
     @asynccontextmanager
@@ -134,30 +134,30 @@ def create_app(settings: Settings, *, storage: Storage | None = None, queue: Que
     # The last one added is the outermost: nothing of a request is read before its token was checked.
     app.add_middleware(StrictBodies, rights=Rights(app.state.documented))
     app.add_middleware(KeepReadOnly, switch=services.read_only)
-    app.add_middleware(
-        Gatekeeper,
-        tokens=None if settings.auth == "none" else services.tokens,
-        rate_limit_per_s=settings.rate_limit_per_s,
-        failed_logins_per_minute=settings.failed_logins_per_minute,
+    limits = CallerLimits(
+        rate_limit_per_s=settings.rate_limit_per_s, failed_logins_per_minute=settings.failed_logins_per_minute
     )
-    app.add_middleware(SessionGate, sessions=services.sessions)
-    if settings.embedded_home is None:
+    app.add_middleware(Gatekeeper, tokens=None if settings.auth == "none" else services.tokens, limits=limits)
+    shows_pages = settings.embedded_home is None if shows_pages is None else shows_pages
+    if shows_pages:
+        # Commands that ask an embedded registry don't wait for templates to be imported.
+        from registry.app.pages import add_gate, add_routes, replace_errors
+
+        add_gate(app, settings, services.sessions, limits)
+    if settings.embedded_home is None or shows_pages:
         hosts = hosts_of(auth=settings.auth, public_url=settings.public_url, allowed=settings.allowed_hosts)
         app.add_middleware(AnswerOwnHosts, hosts=hosts, refuses_pages=settings.auth == "none")
+    if shows_pages:
+        replace_errors(app)
     app.add_middleware(SayVersion)
     # Not by `include_router`: with it, the first request would work out again, for all the routes that it is compared
     # with, what FastAPI had worked out when their views were imported. That takes 0.08 s.
     app.router.routes.extend(app.state.documented)
-    app.router.routes.extend(assets.ROUTES)
-    app.router.routes.extend(route for router in PAGE_ROUTERS for route in router.routes)
-    app.router.routes.append(Route("/", _to_pages, methods=["GET"]))
+    if shows_pages:
+        add_routes(app)
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.router.routes.extend(blob_routes(services.artifacts.storage).routes)
     return app
-
-
-async def _to_pages(_request: Request) -> Response:
-    return RedirectResponse(f"{PAGES}adapters", 303)
 
 
 @functools.cache

@@ -17,8 +17,8 @@ _LEASE_S = 20.0
 _TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
 
 
-def open_embedded(home: Path) -> FastAPI:
-    """Open the registry in the folder `home`; a new one is created and migrated.
+def open_embedded(home: Path, *, shows_pages: bool = False) -> FastAPI:
+    """Open the registry in the folder `home`; a new one is created and migrated. `shows_pages`: also with pages for browsers.
 
     If jobs wait and no runner is at work, one is started: so a killed runner loses nothing. Raises Unavailable if the
     folder can't be used.
@@ -39,7 +39,7 @@ def open_embedded(home: Path) -> FastAPI:
         job_timeout_default_s=_TIMEOUT_S,
         job_timeout_max_s=_LONGEST_TIMEOUT_S,
     )
-    app = create_app(settings)
+    app = create_app(settings, shows_pages=shows_pages)
     services: Services = app.state.services
     services.db.upgrade()
     services.jobs.revive()

@@ -106,8 +106,14 @@ class Services:
             broker = (settings.broker_url, settings.broker_timeout_s)
             queue = open_queue(*broker) if home is None else LocalQueue(Path(home))
         self.tokens, self.audit, self.quotas = Tokens(db, on_ended=raise_generations), Audit(db), Quotas(db)
-        self.sessions = Sessions(db, self.tokens, wants_token=settings.auth == "token")
         self.read_only = ReadOnlySwitch(db, forced=settings.read_only)
+        self.sessions = Sessions(
+            db,
+            self.tokens,
+            wants_token=settings.auth == "token",
+            wants_code=home is not None,
+            may_write=lambda: self.read_only.reason() is None,
+        )
         self.uploads = Uploads(db, storage, readable=[readable_rows])
         self.artifacts = artifacts = Artifacts(db, storage, self.uploads, readable=[readable_rows])
         # Read now: a server that can't check what is required of versions must not begin to accept them.
@@ -191,7 +197,9 @@ class Services:
         self.tables, self.standings = Tables(db), Standings(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
-        self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
+        self.expiry = Expiry(
+            db, settings.lifetimes, statement_s=settings.gc_statement_s, also={"sessions": self.sessions.forget}
+        )
         self.reconciler = Reconciler(
             db,
             self.read_only,

@@ -16,7 +16,9 @@ HEALTHZ, READYZ = "/healthz", "/readyz"
 METRICS = "/metrics"
 #: Below which all pages are, where a reader signs in, and where styles and scripts are, which anybody may load.
 PAGES = "/ui/"
-SIGN_IN, STATIC = f"{PAGES}sign-in", f"{PAGES}static/"
+SIGN_IN, SIGN_OUT, STATIC = f"{PAGES}sign-in", f"{PAGES}sign-out", f"{PAGES}static/"
+#: Where a reader signs in with a code.
+CODE = f"{PAGES}code"
 
 
 @dataclass(frozen=True)

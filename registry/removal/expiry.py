@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -84,8 +84,18 @@ _log = logging.getLogger(__name__)
 class Expiry:
     """The service that removes what has expired."""
 
-    def __init__(self, db: Database, lifetimes: Lifetimes, *, statement_s: float = 60.0) -> None:
-        """The database may take `statement_s` for each transaction that counts what namespaces have."""
+    def __init__(
+        self,
+        db: Database,
+        lifetimes: Lifetimes,
+        *,
+        statement_s: float = 60.0,
+        also: Mapping[str, Callable[[], int]] | None = None,
+    ) -> None:
+        """The database may take `statement_s` for each transaction that counts what namespaces have. `also` are the steps
+        of rooms above this one, by the kind of their rows.
+        """
+        self._also = also or {}
         self._db = db
         self._statement_s = statement_s
         self._lifetimes = lifetimes
@@ -141,6 +151,7 @@ class Expiry:
             "collected_manifests": self._manifests,
             "collected_blobs": self._blobs,
             "audit_entries": self._audit,
+            **self._also,
             # Last, and not about rows: correct the sums of namespaces that were wrong.
             "usage": self._usage,
         }

@@ -6,8 +6,8 @@ that holds the session's CSRF token, and from a page of this origin, which is ch
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,7 +17,8 @@ from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-from registry.errors import Forbidden, Invalid, RegistryError, TooLarge
+from registry.errors import Forbidden, Invalid, RegistryError, TooLarge, WrongMediaType
+from registry.http.rights import note_forbidden
 from registry.principal import Principal
 from registry.web.rendering import render
 from registry.web.signed_in import SignedIn
@@ -35,12 +36,25 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     # What a token may see isn't kept by anybody else, and is gone after the session.
     "Cache-Control": "no-store",
 }
 #: How long a form may be, in bytes.
 _MOST_FORM_BYTES = 64 * 1024
 _MOST_FIELDS = 100
+_FORM = re.compile(r'application/x-www-form-urlencoded(?:\s*;\s*charset="?utf-8"?)?', re.IGNORECASE)
+_TITLES = {
+    401: "Sign in again",
+    403: "Not allowed",
+    404: "Not found",
+    409: "Changed meanwhile",
+    413: "Too long",
+    421: "Another host",
+    429: "Too often",
+    500: "The registry failed",
+    503: "Not available now",
+}
 
 
 async def _visitor(request: Request) -> Principal:
@@ -80,31 +94,62 @@ def form_of(request: Request, kind: type[F]) -> F:
         raise Invalid(message, param=param) from None
 
 
-class PageRoute(APIRoute):
-    """A route of a page."""
+class _OpenRoute(APIRoute):
+    """A route of a page that is there without a session."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
+        super().__init__(path, endpoint, **given)
+        if self.methods is not None and "GET" in self.methods:
+            self.methods.add("HEAD")
+
+    async def form(self, request: Request) -> None:
+        """Check the form of a request, before the view is called."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's documented way for a route to read requests differently."""
         handle = super().get_route_handler()
 
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             try:
                 if request.method == "POST":
-                    request.state.form = await _checked_form(request)
-                return await handle(request)
+                    await self.form(request)
+                answer = await handle(request)
+                return _head_of(answer) if request.method == "HEAD" else answer
             except RegistryError as error:
+                if isinstance(error, Forbidden):
+                    note_forbidden(request.scope, error)
                 return refusal(request, error)
             except RequestValidationError as error:
                 message, param = explain_validation(list(error.errors()))
                 return refusal(request, Invalid(message, param=param))
 
-        return answer
+        return respond
+
+
+class PageRoute(_OpenRoute):
+    """A route of a page."""
+
+    async def form(self, request: Request) -> None:
+        """Keep the fields of a form of this session as `request.state.form`. Raises Invalid, TooLarge, Forbidden."""
+        request.state.form = await _checked_form(request)
+
+
+def _head_of(answer: Response) -> Response:
+    """Return an answer without its body, which might have no end."""
+    head = Response(status_code=answer.status_code, background=answer.background)
+    head.raw_headers = answer.raw_headers
+    return head
 
 
 def refusal(request: Request, error: RegistryError) -> Response:
     """Return the page that says why there is none."""
-    answer = page(request, "error.html", status=error.status, title="Not possible", message=error.message)
-    answer.headers.update(error.headers)
+    return failure(request, error.status, error.message, error.headers)
+
+
+def failure(request: Request, status: int, message: str, headers: Mapping[str, str]) -> Response:
+    """Return the page of an error with this HTTP status."""
+    answer = page(request, "error.html", status=status, title=_TITLES.get(status, "Not possible"), message=message)
+    answer.headers.update(headers)
     return answer
 
 
@@ -113,17 +158,24 @@ def pages() -> APIRouter:
     return APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
+def open_pages() -> APIRouter:
+    """The router of pages that are there without a session. Their forms hold no CSRF token, and they read them themselves."""
+    return APIRouter(route_class=_OpenRoute, include_in_schema=False)
+
+
 async def _checked_form(request: Request) -> dict[str, str]:
     """Return the fields of a form of this session. Raises Invalid, TooLarge, Forbidden."""
     session: SignedIn | None = request.scope.get("session")
     fields = await read_form(request)
-    if session is None or not hmac.compare_digest(fields.pop("csrf", "").encode(), session.csrf.encode()):
+    if session is None or not session.has_made(fields.pop("csrf", "")):
         raise Forbidden("this form is of another session; load the page again, and send it from there")
     return fields
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a form, each given once. Raises Invalid, TooLarge."""
+    """Return the fields of a form, each given once. Raises Invalid, TooLarge, WrongMediaType."""
+    if _FORM.fullmatch(request.headers.get("Content-Type", "")) is None:
+        raise WrongMediaType("a form is sent as application/x-www-form-urlencoded, in UTF-8; send it from its page")
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -131,7 +183,11 @@ async def read_form(request: Request) -> dict[str, str]:
             raise TooLarge(f"a form has at most {_MOST_FORM_BYTES} bytes; shorten its texts")
     try:
         given = parse_qsl(
-            body.decode("utf-8"), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=_MOST_FIELDS
+            body.decode("utf-8"),
+            keep_blank_values=True,
+            strict_parsing=bool(body),
+            errors="strict",
+            max_num_fields=_MOST_FIELDS,
         )
     except ValueError:
         raise Invalid("the form is not one of this registry's pages; load the page again") from None

@@ -16,6 +16,7 @@ from sdk.schemas.access import (
     QuotaLimits,
     QuotaView,
     RevocationView,
+    SignInCodeView,
     TokenRequest,
     TokenView,
     Whoami,
@@ -37,6 +38,12 @@ class TokensAPI(Routes):
         Unauthenticated.
         """
         return self._transport.call("GET", "/whoami", Whoami)
+
+    def sign_in_code(self) -> SignInCodeView:
+        """Make a code that signs a browser in to the registry's pages as this client: once, within a minute. Raises
+        Unauthenticated.
+        """
+        return self._transport.call("POST", "/sign-in-codes", SignInCodeView)
 
     def create(
         self,

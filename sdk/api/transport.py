@@ -10,6 +10,7 @@ import importlib.util
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -177,6 +178,18 @@ def _embedded(config: Config) -> httpx.BaseTransport:
     """Open the registry of a folder in this process. Raises Unavailable without the extra, or if another package
     hides ours.
     """
+    with opened_embedded(config), nothing_collected():
+        app = importlib.import_module("registry.app.embedded").open_embedded(config.home)
+    transport: httpx.BaseTransport = importlib.import_module("sdk.api.embedded").EmbeddedTransport(app)
+    return transport
+
+
+@contextmanager
+def opened_embedded(config: Config) -> Iterator[None]:
+    """Within the block, what the registry of a folder refuses is raised as this package's error.
+
+    Raises Unavailable without the extra, or if another package hides ours.
+    """
     hidden = hidden_package(["registry"])
     if hidden is not None:
         raise Unavailable(hidden)
@@ -186,15 +199,11 @@ def _embedded(config: Config) -> httpx.BaseTransport:
             f"a registry in a folder ({config.url}) needs the extra that is not installed: pip install 'adapterctl[local]'; "
             "or set ADAPTERCTL_URL to a server's URL"
         )
-    with nothing_collected():
-        embedded = importlib.import_module("registry.app.embedded")
-        errors = importlib.import_module("registry.errors")
-        try:
-            app = embedded.open_embedded(config.home)
-        except errors.RegistryError as error:
-            raise_for(error.code.value, error.message, error.param)
-    transport: httpx.BaseTransport = importlib.import_module("sdk.api.embedded").EmbeddedTransport(app)
-    return transport
+    errors = importlib.import_module("registry.errors")
+    try:
+        yield
+    except errors.RegistryError as error:
+        raise_for(error.code.value, error.message, error.param)
 
 
 #: The most rows to ask for at once.

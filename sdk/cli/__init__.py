@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quota": ("quotas", "Show and set a namespace's quotas."),
     "audit": ("audit", "List who changed what, and when."),
     "serve": ("serve", "Serve versions to OpenAI's clients, and follow their aliases."),
+    "ui": ("ui", "Open the registry's pages in a browser."),
     "up": ("stack", "Start a registry with workers on this machine."),
     "down": ("stack", "Stop what `up` started; the data stays."),
     "status": ("stack", "Show the parts that `up` started."),

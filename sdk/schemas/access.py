@@ -91,6 +91,19 @@ class NewToken(TokenView):
     __str__ = __repr__
 
 
+class SignInCodeView(Wire):
+    """A code that signs its owner in to the pages, once."""
+
+    code: str
+    #: How long it can be traded for a session, in seconds.
+    expires_in_s: int
+
+    def __repr__(self) -> str:
+        return f"SignInCodeView(expires_in_s={self.expires_in_s!r})"
+
+    __str__ = __repr__
+
+
 class Whoami(Wire):
     """Who the caller is to the registry."""
 

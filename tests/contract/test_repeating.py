@@ -85,6 +85,7 @@ BY_NATURE = {
     "publish_checkpoint": "the digest finds the version",
     "greet": "it says again that the worker is there",
     "leave": "it says again that the worker has gone",
+    "create_sign_in_code": "another code that nobody uses is worth nothing after a minute",
     "revoke_namespace": "roles that are gone stay gone",
     "revoke_token": "a revoked token stays revoked",
     "set_quota": "it sets values",

@@ -15,7 +15,7 @@ from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
 from registry.db.types import utc_now
 from registry.errors import ReadOnly, RegistryError
-from registry.http.paths import area_of
+from registry.http.paths import CODE, SIGN_IN, SIGN_OUT, area_of
 from registry.http.refusals import refused
 from registry.principal import EVERYWHERE, Principal
 from sdk.version import API
@@ -28,7 +28,10 @@ _ROW = 1
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Heartbeats are allowed, so that workers keep the jobs that they hold: an expired lease would restart a job from its
 #: last checkpoint, and a heartbeat only adds events to that job. In an emergency, rights can still be taken away.
-_LET_THROUGH = re.compile(rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke)")
+#: So can anybody sign in to look.
+_LET_THROUGH = re.compile(
+    rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke|sign-in-codes)|{SIGN_IN}|{SIGN_OUT}|{CODE}"
+)
 
 
 class ReadOnlySwitch:

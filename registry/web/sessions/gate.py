@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from registry.access.caller_limits import CallerLimits
 from registry.access.tokens import secret_digest
-from registry.errors import Forbidden, RegistryError, Unauthenticated
-from registry.http.paths import SIGN_IN, STATIC, area_of
+from registry.errors import Forbidden, RateLimited, RegistryError, Unauthenticated
+from registry.http.paths import CODE, SIGN_IN, SIGN_OUT, STATIC, area_of
+from registry.http.rights import note_forbidden
 from registry.web.pages import HEADERS, refusal
-from registry.web.sessions.cookies import cookie_of
 from registry.web.sessions.service import Sessions
+from registry.web.sessions.site import Site
 from registry.web.signed_in import SignedIn
 
 #: How long the database's answer about a session is used, in seconds: a revoked token shows nothing after that.
@@ -24,6 +25,8 @@ TRUST_S = 0.5
 #: How many sessions are remembered at once.
 _MOST = 10_000
 _READS = ("GET", "HEAD")
+#: What is there without a session.
+_OPEN = (SIGN_IN, CODE)
 
 
 class SessionGate:
@@ -32,8 +35,16 @@ class SessionGate:
     A change comes from a page of this origin, or not at all.
     """
 
-    def __init__(self, app: ASGIApp, *, sessions: Sessions, clock: Callable[[], float] = time.monotonic) -> None:
-        self._app, self._sessions, self._clock = app, sessions, clock
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        sessions: Sessions,
+        site: Site,
+        limits: CallerLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app, self._sessions, self._site, self._limits, self._clock = app, sessions, site, limits, clock
         self._known: dict[str, tuple[float, SignedIn]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,45 +53,55 @@ class SessionGate:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
+        scope["session"] = scope["principal"] = None
         answer: Response | None = None
         try:
             if scope["method"] not in _READS:
-                _require_own_origin(request)
-            session = await self._check(request)
-            scope["session"], scope["principal"] = session, session.who
+                self._site.require_own_origin(request)
+            await self._let_in(request)
         except Unauthenticated as error:
-            scope["session"] = scope["principal"] = None
-            if scope["path"] != SIGN_IN:
-                answer = _led(request, error)
+            if scope["path"] not in _OPEN:
+                answer = self._led(request, error)
         except RegistryError as error:
+            if isinstance(error, Forbidden):
+                note_forbidden(scope, error)
             answer = refusal(request, error)
-        await (self._app if answer is None else answer)(scope, receive, send)
+        try:
+            await (self._app if answer is None else answer)(scope, receive, send)
+        finally:
+            if scope["path"] == SIGN_OUT:
+                self._known.clear()
 
-    async def _check(self, request: Request) -> SignedIn:
-        secret = cookie_of(request)
+    async def _let_in(self, request: Request) -> None:
+        secret = self._site.cookie_of(request)
         if not secret:
             raise Unauthenticated("sign in to see this page")
+        session = await self._check(request, secret)
+        self._limits.count(session.who)
+        request.scope["session"], request.scope["principal"] = session, session.who
+
+    async def _check(self, request: Request, secret: str) -> SignedIn:
         now, key = self._clock(), secret_digest(secret)
         known = self._known.get(key)
         if known is not None and now - known[0] < TRUST_S:
             return known[1]
-        session = await run_in_threadpool(self._sessions.check, secret)
+        try:
+            # Sessions end every day, and browsers go on sending them: that is nothing to be told about.
+            session = await self._limits.look_up(request.scope.get("client"), secret, self._sessions.check, notes=False)
+        except RateLimited:
+            raise Unauthenticated("the session has ended; sign in again") from None
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[key] = (now, session)
         return session
 
-
-def _led(request: Request, error: Unauthenticated) -> Response:
-    """Lead a reader to the page for signing in, and back; a script and a form are told."""
-    if request.method not in _READS or request.headers.get("HX-Request"):
-        return refusal(request, error)
-    back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return RedirectResponse(f"{SIGN_IN}?next={quote(back, safe='')}", 303, headers=HEADERS)
-
-
-def _require_own_origin(request: Request) -> None:
-    """Raise Forbidden unless the browser says that a page of this origin sends the request."""
-    origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
-    if origin is None or origin.split("://", 1)[-1] != host:
-        raise Forbidden("a page of another site may change nothing here; open the registry's own page")
+    def _led(self, request: Request, error: Unauthenticated) -> Response:
+        """Lead a reader to the page for signing in, and back; a script and a form are told."""
+        if request.method not in _READS or request.headers.get("HX-Request"):
+            answer = refusal(request, error)
+        else:
+            back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            answer = RedirectResponse(f"{SIGN_IN}?next={quote(back, safe='')}", 303, headers=HEADERS)
+        if request.headers.get("Cookie"):
+            self._site.take(request, answer)
+        return answer

@@ -27,6 +27,10 @@
     }
   };
   const enrich = (root) => { showTimes(root); addCopying(root); };
-  document.addEventListener("DOMContentLoaded", () => enrich(document));
+  document.addEventListener("DOMContentLoaded", () => {
+    enrich(document);
+    /* The form of a code, if a program has opened its page. */
+    document.querySelector("form[data-submits]")?.requestSubmit();
+  });
   document.addEventListener("htmx:after:swap", () => enrich(document));
 })();

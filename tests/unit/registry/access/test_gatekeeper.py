@@ -12,8 +12,9 @@ from starlette.types import Message, Receive, Scope, Send
 from support.clocks import Clock
 from support.fixtures import Limits
 
-from registry.access import authentication as failures_module
-from registry.access.authentication import TRUST_S, FailedLogins, Gatekeeper
+from registry.access import caller_limits as failures_module
+from registry.access.authentication import TRUST_S, Gatekeeper
+from registry.access.caller_limits import CallerLimits, FailedLogins
 from registry.access.tokens import Tokens, secret_digest
 from registry.db.database import Database
 from registry.principal import LOCAL, Principal, Role
@@ -53,7 +54,8 @@ class Entrance:
     def __init__(self, tokens: Tokens | None, *, rate: float = 0.0) -> None:
         self.clock = Clock(1000.0)
         self.answer = Answer()
-        self.gatekeeper = Gatekeeper(self.app, tokens=tokens, rate_limit_per_s=rate, clock=self.clock)
+        limits = CallerLimits(rate_limit_per_s=rate, clock=self.clock)
+        self.gatekeeper = Gatekeeper(self.app, tokens=tokens, limits=limits, clock=self.clock)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.answer.principal = scope.get("principal")

@@ -64,6 +64,8 @@ from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
 from registry.web import assets
+from registry.web.adapters import action_views as adapter_actions
+from registry.web.adapters import decision_views as decision_pages
 from registry.web.adapters import views as adapter_pages
 from registry.web.sessions import views as session_pages
 from registry.web.sessions.gate import SessionGate
@@ -100,7 +102,14 @@ ROOMS = (
     serving,
 )
 #: Every room's pages.
-PAGE_ROUTERS = (session_pages.entrance, session_pages.router, adapter_pages.router)
+PAGE_ROUTERS = (
+    session_pages.entrance,
+    session_pages.router,
+    adapter_actions.router,
+    decision_pages.router,
+    # Last: whatever follows the name of an adapter would be taken for a part of it.
+    adapter_pages.router,
+)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:

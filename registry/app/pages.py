@@ -13,6 +13,8 @@ from registry.access.caller_limits import CallerLimits
 from registry.http.paths import PAGES
 from registry.settings import Settings
 from registry.web import assets
+from registry.web.adapters import action_views as adapter_actions
+from registry.web.adapters import decision_views as decisions
 from registry.web.adapters import views as adapters
 from registry.web.compression import Compression
 from registry.web.error_pages import ErrorPages
@@ -22,7 +24,14 @@ from registry.web.sessions.service import Sessions
 from registry.web.sessions.site import Site
 
 #: Every room's pages.
-PAGE_ROUTERS = (sessions.entrance, sessions.router, adapters.router)
+PAGE_ROUTERS = (
+    sessions.entrance,
+    sessions.router,
+    adapter_actions.router,
+    decisions.router,
+    # Last: whatever follows the name of an adapter would be taken for a part of it.
+    adapters.router,
+)
 
 
 def add_gate(app: FastAPI, settings: Settings, service: Sessions, limits: CallerLimits) -> None:

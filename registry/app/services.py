@@ -15,21 +15,25 @@ from registry.catalog.aliases.protecting import protect_also
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.numbering import follow_versions
 from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.datasets.finding import readable_rows
+from registry.datasets.naming import DatasetNames
 from registry.datasets.service import Datasets
 from registry.datasets.signatures import SignedDatasets
 from registry.db.database import Database
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
+from registry.evaluations.last_scores import follow
 from registry.evaluations.rows import EvaluationRows, give_up_of_base
 from registry.evaluations.rows import give_up as give_up_scores
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
+from registry.evaluations.version_scores import VersionScores
 from registry.jobs.attempts import TimeLimits
 from registry.jobs.checkpoints import StoredCheckpoints
 from registry.jobs.claims import Claims
@@ -55,6 +59,7 @@ from registry.promotion.policies.columns import PolicyColumns
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
+from registry.promotion.prospects import Prospects
 from registry.promotion.question import Bench
 from registry.promotion.shared_rows import RowSharing
 from registry.promotion.statements import Statements
@@ -65,6 +70,7 @@ from registry.removal.expiry import Expiry
 from registry.removal.retention import give_up
 from registry.removal.service import Removal
 from registry.rows.service import RowReading
+from registry.search.adapters import AdapterSearch
 from registry.search.service import Search
 from registry.series.reading import SeriesReading
 from registry.series.storing import StoredSeries
@@ -82,6 +88,8 @@ from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
+from registry.web.adapters.actions import AdapterActions
+from registry.web.adapters.service import AdapterPages
 from registry.web.sessions.service import Sessions
 
 
@@ -136,6 +144,7 @@ class Services:
         )
         self.approvals, self.probes = Approvals(db), ProbeReplays(db)
         protect_also(db, protected_aliases)
+        follow_versions(db, follow)
         self.aliases, self.version_states = Aliases(db), VersionStates(db, on_deleted=give_up)
         self.evaluations, self.evaluation_rows = (
             Evaluations(db, on_kept=tries.note_scores),
@@ -196,6 +205,17 @@ class Services:
         followers.ask_too(self.automatic)
         self.tables, self.standings = Tables(db), Standings(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
+        self.adapter_search, self.version_scores, self.dataset_names = (
+            AdapterSearch(db),
+            VersionScores(db),
+            DatasetNames(db),
+        )
+        self.adapter_pages = AdapterPages(
+            self.catalog, self.aliases, self.version_scores, self.approvals, self.dataset_names
+        )
+        self.adapter_actions = AdapterActions(
+            self.gate, Prospects(db), self.approvals, self.version_states, self.catalog
+        )
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(
             db, settings.lifetimes, statement_s=settings.gc_statement_s, also={"sessions": self.sessions.forget}

@@ -76,3 +76,44 @@ class EvaluationMetric(Model):
     #: Digest of the version.
     digest: Mapped[str] = mapped_column(String(64))
     namespace: Mapped[str] = mapped_column(String(64))
+
+
+class LatestScore(Model):
+    """The newest score of some bytes on a dataset by a metric, for lists and charts; `Evaluation.metrics` holds the same."""
+
+    __tablename__ = "latest_scores"
+
+    #: Whose job made it.
+    namespace: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Digest of the version.
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    dataset_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    metric: Mapped[str] = mapped_column(String(100), primary_key=True)
+    #: Whether it is the one score of its evaluation that is shown where there is room for one.
+    is_main: Mapped[bool]
+    value: Mapped[float] = mapped_column(Float)
+    #: Ends of the 95 % interval; None if they are not known.
+    low: Mapped[float | None] = mapped_column(Float)
+    high: Mapped[float | None] = mapped_column(Float)
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"))
+    scored_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AdapterScore(Model):
+    """The main score that any ready version of an adapter got last, for lists; `LatestScore` holds the same.
+
+    Whoever changes it holds its row before they look which version that is.
+    """
+
+    __tablename__ = "adapter_scores"
+
+    adapter_pk: Mapped[int] = mapped_column(ForeignKey("adapters.pk"), primary_key=True, autoincrement=False)
+    #: Of the version; None: no ready one has scores, and the rest is None too.
+    number: Mapped[int | None]
+    dataset_digest: Mapped[str | None] = mapped_column(String(64))
+    metric: Mapped[str | None] = mapped_column(String(100))
+    value: Mapped[float | None] = mapped_column(Float)
+    low: Mapped[float | None] = mapped_column(Float)
+    high: Mapped[float | None] = mapped_column(Float)
+    evaluation_id: Mapped[str | None] = mapped_column(String(32))
+    scored_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -15,6 +15,7 @@ from registry.artifacts.uploads import finish_upload
 from registry.db.database import Database
 from registry.db.paging import Cursor, Limit, Paged, page_of
 from registry.db.stored_json import fields_of, readable, table
+from registry.evaluations.last_scores import counted_names, note_latest
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.evaluations.rows import give_up_earlier, take_in
 from registry.evaluations.standing import made_in, of_any_base, of_bytes, space_of_bases
@@ -69,12 +70,13 @@ class Evaluations:
         request: EvaluationRequest,
         results: Sequence[EvaluationResult],
         contamination: Mapping[str, Contamination],
+        intervals: Mapping[str, Mapping[str, tuple[float, float]]],
         who: Principal,
     ) -> Sequence[str | None]:
         """Append a record for each scored target of a job, in the transaction in which the job succeeds.
 
         Return the id of each result, or None if it has no scores, or names a record that is not its target's. The files
-        with their rows have been verified. Raises Verification if one was removed since; the commit may raise
+        with their rows have been verified; `intervals` follow from these, by label and metric. Raises Verification if one was removed since; the commit may raise
         QuotaExceeded.
         """
         kept = [
@@ -92,6 +94,7 @@ class Evaluations:
         session.add_all(rows)
         session.flush()
         session.add_all(metric for row in rows for metric in _metrics(row))
+        note_latest(session, rows, intervals)
         for row in rows:
             give_up_earlier(session, row)
             record(session, who, "evaluation.record", job.namespace, row.label, after={"id": row.id, "job": job.id})
@@ -150,9 +153,9 @@ def _row(
     conditions = report.conditions.model_dump(mode="json")
     spec = {**request.spec.model_dump(), "conditions": conditions}
     samples = [sample.model_dump() for sample in report.samples]
-    # Each metric also has a row for search.
+    # Each metric also has a row for search, and some have one for lists.
     size_bytes = record_bytes(spec, samples, report.libraries, report.scorer_errors or None)
-    size_bytes += sum(record_bytes(name) for name in report.metrics)
+    size_bytes += sum(record_bytes(name) for name in (*report.metrics, *counted_names(report.metrics, spec)))
     return Evaluation(
         id=secrets.token_hex(6),
         namespace=job.namespace,

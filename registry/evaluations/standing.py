@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Version
 from registry.errors import Forbidden, Invalid
-from registry.evaluations.models import Evaluation, EvaluationMetric
+from registry.evaluations.models import Evaluation, EvaluationMetric, LatestScore
 from registry.jobs.models import Checkpoint, Job
 from registry.principal import EVERYWHERE, Principal
 
@@ -36,7 +36,7 @@ ScoresOf = Annotated[
         examples=["team"],
     ),
 ]
-Scores = type[Evaluation] | type[EvaluationMetric]
+Scores = type[Evaluation] | type[EvaluationMetric] | type[LatestScore]
 Condition = ColumnElement[bool]
 
 

@@ -25,7 +25,7 @@ from registry.promotion.counted_approvals import ACTION, ApprovalCount, as_given
 from registry.promotion.generations import raise_generation
 from registry.promotion.makers import makers_of, makers_of_all
 from registry.promotion.models import Approval
-from registry.promotion.policies.finding import policies_digest, standing
+from registry.promotion.policies.finding import policies_digest, protected_aliases, require_seen, standing
 from registry.promotion.question import StandingPolicy
 from registry.usage.charging import charge, record_bytes
 from sdk.formats.refs import Ref
@@ -43,22 +43,24 @@ class Approvals:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def give(self, *, request: ApprovalRequest, who: Principal) -> ApprovalView:
+    def give(self, *, request: ApprovalRequest, who: Principal, policies: str | None = None) -> ApprovalView:
         """Approve a version for an alias, or veto it; what the same token has given and still stands is returned again.
 
-        A veto takes the place of the caller's own approval. Raises NotFound, also for what is deleted or in quarantine;
+        With the digest of the `policies` that the caller has seen to stand, it is refused if others do. A veto takes the place
+        of the caller's own approval. Raises NotFound, also for what is deleted or in quarantine;
         Forbidden without the role, or for an approval of one's own work; Conflict if no policy asks for approvals, if tokens
         don't tell people apart here, or if the caller's veto stands; the commit may raise QuotaExceeded.
         """
         with self._db.write() as session:
             version = find_version(session, Ref(request.adapter, f"v{request.number}"), who, action=ACTION, lock=True)
             raise_generation(session, version.adapter.name)
-            policies = standing(session, version.adapter.name, version.adapter.namespace, request.alias)
-            _require_asked(request, policies)
+            stands = standing(session, version.adapter.name, version.adapter.namespace, request.alias)
+            require_seen(stands, policies, f"{version.adapter.name}@{request.alias}")
+            _require_asked(request, stands)
             if request.kind == "approve":
                 _require_other(session, request, version, who)
-            digest = policies_digest(policies)
-            row = _present(session, request, version, digest, _shortest_age(policies), who)
+            digest = policies_digest(stands)
+            row = _present(session, request, version, digest, _shortest_age(stands), who)
             if row is None:
                 row = _add(session, request, version, digest, who)
             return _views(session, version.adapter, [row])[0]
@@ -108,6 +110,12 @@ class Approvals:
                 cursor=page.get("cursor"),
                 limit=min(page.get("limit", MOST_SHOWN), MOST_SHOWN),
             )
+
+    def judged(self, *, adapter: str, who: Principal) -> list[str]:
+        """The aliases of an adapter for which a policy stands, by name. Raises InvalidName, NotFound."""
+        with self._db.read() as session:
+            found = find_adapter(session, adapter, who)
+            return sorted(protected_aliases(session, found.name, found.namespace))
 
 
 def _require_asked(request: ApprovalRequest, policies: Sequence[StandingPolicy]) -> None:

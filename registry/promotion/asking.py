@@ -21,7 +21,7 @@ from registry.principal import Principal
 from registry.promotion import generations
 from registry.promotion.counted_approvals import vetoes_of
 from registry.promotion.models import DecisionRow
-from registry.promotion.policies.finding import policies_digest, standing
+from registry.promotion.policies.finding import policies_digest, require_seen, standing
 from registry.promotion.policies.loosening import recent_loosenings
 from registry.promotion.question import Gathered, Question, RuleFamily, StandingPolicy
 from registry.promotion.rules.known import OF_REMOVAL
@@ -45,6 +45,8 @@ class Wanted:
     expect: int | None = None
     reason: str = ""
     override: bool = False
+    #: The digest over the policies that the caller has seen to stand; None: whichever do.
+    policies: str | None = None
     #: Whether it is only asked whether it would move.
     only_asked: bool = False
 
@@ -95,6 +97,7 @@ def ask(
         present = require_there(adapter, wanted.alias, present)
     require_named(adapter, wanted.alias, wanted.expect, present)
     policies = standing(session, adapter.name, adapter.namespace, wanted.alias)
+    require_seen(policies, wanted.policies, f"{adapter.name}@{wanted.alias}")
     question = Question(
         adapter_pk=adapter.pk,
         adapter=adapter.name,

@@ -74,22 +74,27 @@ class Gate:
         self._families = families
         self._unchanged = unchanged
 
-    def move(self, *, move: AliasMove, who: Principal, may_judge: bool = True) -> AliasView:
-        """Point an alias at a version, if it names `expect` now (0: nothing) and all rules of its policies pass.
+    def move(
+        self, *, move: AliasMove, who: Principal, may_judge: bool = True, policies: str | None = None
+    ) -> AliasView:
+        """Point an alias at a version, if it names `expect` now (0: nothing) and all rules of its policies pass; of `policies`, by
+        the digest of what the caller has seen to stand.
 
         Unless it `may_judge`, it raises JudgingNeededError where that isn't known from before. Raises NotFound; Forbidden if the
         alias is protected and the caller is not a promoter, or for an override not an admin; PromotionRefused if a rule does not
         pass, Conflict if it names another version, or if the inputs of its rules change all the time; Unavailable.
         """
-        return self._moved(_wanted(move, "set", who, number=move.number), may_judge, _point)
+        return self._moved(_wanted(move, "set", who, number=move.number, policies=policies), may_judge, _point)
 
-    def rollback(self, *, rollback: AliasRollback, who: Principal, may_judge: bool = True) -> AliasView:
+    def rollback(
+        self, *, rollback: AliasRollback, who: Principal, may_judge: bool = True, policies: str | None = None
+    ) -> AliasView:
         """Point an alias at the version that it named before its last move, if it names `expect` now (0: nothing).
 
         What it has named by a decision needs no new one, unless a policy wants that checked, or somebody has disapproved it. Raises what `move` does, NotFound for
         an alias that never existed, Conflict if it named none before, or that one is gone.
         """
-        return self._moved(_wanted(rollback, "rollback", who), may_judge, _point)
+        return self._moved(_wanted(rollback, "rollback", who, policies=policies), may_judge, _point)
 
     def remove(self, *, removal: AliasRemoval, who: Principal, may_judge: bool = True) -> None:
         """Remove an alias; its history stays. Where policies ask for approvals, so does this. Raises what `move` does."""
@@ -228,7 +233,11 @@ class Gate:
 
 
 def _wanted(
-    body: AliasMove | AliasRollback | AliasRemoval, kind: MoveKind, who: Principal, number: int | None = None
+    body: AliasMove | AliasRollback | AliasRemoval,
+    kind: MoveKind,
+    who: Principal,
+    number: int | None = None,
+    policies: str | None = None,
 ) -> Wanted:
     return Wanted(
         adapter=body.adapter,
@@ -239,6 +248,7 @@ def _wanted(
         expect=body.expect,
         reason=body.reason,
         override=body.override,
+        policies=policies,
     )
 
 

@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import Path, Query, Response
 
-from registry.http.routes import PageOf, Promoter, Reader, Writer, answered, apart, room, service, written
+from registry.http.routes import PageOf, Promoter, Reader, Writer, room, service, written
 from registry.promotion.decisions import Decisions
 from registry.promotion.gate import Gate
-from registry.promotion.question import JudgingNeededError
+from registry.promotion.turns import decided
 from sdk.schemas.aliases import AliasMove, AliasRemoval, AliasRollback, AliasView
 from sdk.schemas.decisions import Decision, PromotionCheck
 from sdk.schemas.wire import Page
 
 router = room("", "promotion")
 
-T = TypeVar("T")
-
 GateDep = Annotated[Gate, service(Gate)]
 DecisionsDep = Annotated[Decisions, service(Decisions)]
-
-
-async def _decided(call: Callable[..., T], **given: Any) -> T:
-    """Call the gate; only what must be judged first waits among those who read scores by row."""
-    try:
-        return await answered(call, **given, may_judge=False)
-    except JudgingNeededError:
-        return await apart(call, lane="reading long", **given)
 
 
 @router.put("/aliases", response_model=AliasView)
 async def move_alias(body: AliasMove, gate: GateDep, who: Writer) -> Response:
     """Point an alias at a version by compare-and-set, if all rules of its policies pass."""
-    return written(await _decided(gate.move, move=body, who=who), 200)
+    return written(await decided(gate.move, move=body, who=who), 200)
 
 
 @router.post("/aliases/rollback", response_model=AliasView)
 async def rollback_alias(body: AliasRollback, gate: GateDep, who: Writer) -> Response:
     """Point an alias back at what it named before its last move."""
-    return written(await _decided(gate.rollback, rollback=body, who=who), 200)
+    return written(await decided(gate.rollback, rollback=body, who=who), 200)
 
 
 @router.post("/aliases/remove", status_code=204, response_class=Response)
 async def remove_alias(body: AliasRemoval, gate: GateDep, who: Writer) -> None:
     """Remove an alias; its history stays."""
-    await _decided(gate.remove, removal=body, who=who)
+    await decided(gate.remove, removal=body, who=who)
 
 
 @router.post("/promotions/check", response_model=Decision)
 async def check_promotion(body: PromotionCheck, gate: GateDep, who: Promoter) -> Response:
     """Decide whether an alias would move to a version, by its policies, without moving it."""
-    return written(await _decided(gate.check, check=body, who=who), 200)
+    return written(await decided(gate.check, check=body, who=who), 200)
 
 
 @router.get("/decisions")

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import exp
+from typing import Annotated
 
-from sdk.schemas.evaluation import CORPUS_METRICS, RowScore
-from sdk.schemas.wire import Wire
+from pydantic import Field
+
+from sdk.schemas.evaluation import CORPUS_METRICS, LARGEST_SCORES, RowScore
+from sdk.schemas.wire import IF_ANY, Wire
 from sdk.statistics.calibration import Calibration
+from sdk.statistics.score_intervals import Moments
+
+#: Beyond this, a perplexity is not a number any more.
+_MOST_EXPONENT = 700.0
 
 
 class RowTotals(Wire):
@@ -23,6 +31,8 @@ class RowTotals(Wire):
     scored: dict[str, int]
     #: The means that follow from the rows, without scores over a whole corpus. The loss is None if no row has one.
     means: dict[str, float | None]
+    #: By metric, the ends of the 95 % interval of its mean, where they are known.
+    intervals: Annotated[dict[str, tuple[float, float]], IF_ANY] = Field(default_factory=dict)
 
 
 @dataclass
@@ -43,6 +53,8 @@ class RowSums:
     #: By metric: the sum of its scores, and how many rows have one.
     scores: dict[str, float] = field(default_factory=dict)
     scored: Counter[str] = field(default_factory=Counter)
+    #: By metric, what its interval is made of.
+    moments: dict[str, Moments] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
 
     def add(self, row: RowScore) -> None:
@@ -58,11 +70,16 @@ class RowSums:
         else:
             self.loss += row.loss_sum
             self.tokens += row.tokens
+            self._moments("loss").add(row.loss_sum, row.tokens)
         if row.confidence is not None and "accuracy" in row.scores:
             self.calibration.add(row.confidence, row.scores["accuracy"] == 1.0)
         for name, score in row.scores.items():
             self.scores[name] = self.scores.get(name, 0.0) + score
             self.scored[name] += 1
+            self._moments(name).add(score)
+
+    def _moments(self, name: str) -> Moments:
+        return self.moments.get(name) or self.moments.setdefault(name, Moments())
 
     def totals(self) -> RowTotals:
         """What the rows add up to."""
@@ -74,7 +91,20 @@ class RowSums:
             texts=self.texts,
             scored=dict(self.scored),
             means=self.means(),
+            intervals=self.intervals(),
         )
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % intervals of the means; without scores over a whole corpus."""
+        found = {
+            name: ends
+            for name, moments in self.moments.items()
+            if name not in CORPUS_METRICS and (ends := moments.interval(largest=LARGEST_SCORES.get(name))) is not None
+        }
+        if "loss" in found and found["loss"][1] < _MOST_EXPONENT:
+            low, high = found["loss"]
+            found["perplexity"] = (exp(low), exp(high))
+        return found
 
     def means(self) -> dict[str, float | None]:
         """The means that follow from the rows, without scores over a whole corpus. The loss is None if no row has

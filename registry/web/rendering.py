@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from registry.web.adapters import wording
 from registry.web.assets import asset
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -38,7 +39,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC))
+    made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC), **wording.SHOWN)
     made.filters.update(time=time, size=size, number=number, short=short)
     return made
 

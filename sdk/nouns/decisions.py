@@ -52,8 +52,3 @@ class DecisionsAPI(DecisionRoutes):
                 return view
             # The same key gives the same job, which has ended, and the scores are still missing.
             key = digest_of([key, view.id])
-
-
-def would_move(decision: Decision) -> bool:
-    """Whether the alias would have moved, or did."""
-    return decision.moved or decision.outcome in ("passed", "overridden", "rolled_back")

@@ -5,6 +5,7 @@ They are changed only together with a version's state, in one transaction that h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select, update
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Adapter, Version
 from registry.catalog.versions.kinds import require_name_of_kind, require_one_kind
 from registry.catalog.versions.lifecycle import VersionState
+from registry.db.database import Database
 from registry.db.statements import connection_of, put
 from registry.db.types import utc_now
 from registry.usage.charging import charge
@@ -28,6 +30,22 @@ class Counters(NamedTuple):
     size_bytes: int
     #: Of what kind its versions are; None if it had none when this was read.
     kind: str | None
+
+
+#: The key under which a session has who follows what becomes of versions.
+_FOLLOWER = "follower of versions"
+
+
+def follow_versions(db: Database, changed: Callable[[Session, int, str, str | None], None]) -> None:
+    """From now on, let `changed` hear of each adapter whose ready versions change, in the same transaction: of its key, its
+    namespace, and the digest of its version that has become ready, if it is only that.
+    """
+    db.session_info[_FOLLOWER] = changed
+
+
+def _tell(session: Session, adapter_pk: int, namespace: str, digest: str | None = None) -> None:
+    if (changed := session.info.get(_FOLLOWER)) is not None:
+        changed(session, adapter_pk, namespace, digest)
 
 
 #: The last version keeps its row, whatever happens to it.
@@ -83,6 +101,7 @@ def give_number(session: Session, version: Version, counters: Counters, name: st
     }
     connection_of(session).execute(_COUNT, {"adapter": counters.adapter_pk, **counted})
     put(session, version)
+    _tell(session, counters.adapter_pk, counters.namespace, version.digest)
     return version.number
 
 
@@ -97,3 +116,4 @@ def recount(session: Session, adapter: Adapter, *, freed_bytes: int = 0) -> None
     adapter.size_bytes -= freed_bytes
     adapter.updated_at = utc_now()
     session.flush()
+    _tell(session, adapter.pk, adapter.namespace)

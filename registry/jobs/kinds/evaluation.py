@@ -160,13 +160,15 @@ def _keep(services: CompletionServices, request: EvaluationRequest, done: Handed
     if all(result.failure is not None for result in results):
         raise Invalid("an evaluation without any scores has failed; hand in its failure", param="evaluations")
     require_bounded(results, request.spec)
-    verify_rows(services.artifacts, results, request.spec, done.who)
+    verified = verify_rows(services.artifacts, results, request.spec, done.who)
+    intervals = {label: totals.intervals for label, totals in verified.items()}
     scored = {result.label: result.digest for result in results if result.report is not None}
     contamination = services.look_for_training_rows(request, done.job.id, scored)
     with services.db.write() as session:
         job = session.get_one(Job, done.job.id)
         _require_asked(session, request, results, job.namespace)
-        ids = services.keep_scores(session, job, done.completion.attempt, request, results, contamination, done.who)
+        attempt = done.completion.attempt
+        ids = services.keep_scores(session, job, attempt, request, results, contamination, intervals, done.who)
         kept = [ident for ident in ids if ident is not None]
         if not kept:
             # Handing them in again will evaluate them; if other targets have scores, only these fail.

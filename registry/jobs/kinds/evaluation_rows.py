@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import IO, Any, Literal, Self
 
@@ -95,8 +95,11 @@ def require_bounded(results: Sequence[EvaluationResult], spec: EvaluationSpec) -
 
 def verify_rows(
     artifacts: Artifacts, results: Sequence[EvaluationResult], spec: EvaluationSpec, who: Principal
-) -> None:
-    """Verify each file of rows. Raises Invalid, Verification if one is not what its report says, Unavailable."""
+) -> Mapping[str, RowTotals]:
+    """Verify each file of rows, and return what they add up to, by the labels of their targets. Raises Invalid, Verification
+    if one is not what its report says, Unavailable.
+    """
+    verified: dict[str, RowTotals] = {}
     for result in results:
         file = None if result.report is None else result.report.rows
         if file is None or result.report is None:
@@ -110,6 +113,8 @@ def verify_rows(
                 "run the job again, with a worker of this release",
                 param=f"metrics.{name}",
             )
+        verified[result.label] = totals
+    return verified
 
 
 def _read(artifacts: Artifacts, result: EvaluationResult, file: RowFile, names: Set[str], who: Principal) -> RowTotals:

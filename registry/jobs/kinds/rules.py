@@ -34,10 +34,21 @@ from sdk.schemas.work import Assignment, Completion, EvaluationResult
 R = TypeVar("R", bound=Wire)
 
 
+#: By target and metric, the ends of the 95 % interval of a score, where its rows say them.
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 #: Appends the scores of a job in the caller's transaction; returns the id of each result, None if it has no scores. The
 #: room of evaluations does it.
 KeepScores = Callable[
-    [Session, Job, int, EvaluationRequest, Sequence[EvaluationResult], Mapping[str, Contamination], Principal],
+    [
+        Session,
+        Job,
+        int,
+        EvaluationRequest,
+        Sequence[EvaluationResult],
+        Mapping[str, Contamination],
+        Intervals,
+        Principal,
+    ],
     Sequence[str | None],
 ]
 #: Says which rows of an evaluation by a job its targets (digests by label) were trained on, for those for which it is

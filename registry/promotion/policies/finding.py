@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.errors import Unreadable
+from registry.errors import Conflict, Unreadable
 from registry.promotion.generations import scopes_of
 from registry.promotion.models import Policy
 from registry.promotion.question import StandingPolicy
@@ -30,9 +30,32 @@ def standing(session: Session, adapter: str, namespace: str, alias: str) -> list
     return [standing_policy(there[scope]) for scope in scopes if scope in there]
 
 
-def policies_digest(policies: Sequence[StandingPolicy]) -> str:
+class Named(Protocol):
+    """A version of a policy, or what a decision says of it."""
+
+    @property
+    def scope(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def policies_digest(policies: Sequence[Named]) -> str:
     """Return a digest that differs whenever another version of any policy stands; also one with the same document."""
     return digest_of([[policy.scope, policy.version, policy.digest] for policy in policies])
+
+
+def require_seen(policies: Sequence[Named], seen: str | None, named: str) -> None:
+    """Raise Conflict unless these are the policies of an alias that somebody has `seen`, by their digest; None: any."""
+    if seen not in (None, policies_digest(policies)):
+        raise Conflict(
+            f"the policies of {named} have changed since they were shown; look at them again: adapterctl policy show "
+            f"{named.partition('@')[0]}",
+            param="alias",
+        )
 
 
 def protected_aliases(session: Session, adapter: str, namespace: str) -> set[str]:

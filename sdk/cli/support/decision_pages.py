@@ -7,15 +7,9 @@ from typing import Any
 
 from sdk.cli.support.markdown import quoted, table_lines
 from sdk.cli.support.output import filled, plain
+from sdk.schemas import promotion_words
 from sdk.schemas.decisions import Decision, RuleOutcome
 
-#: What each outcome means for the alias, where it did not move and where it did.
-_OUTCOMES = {
-    "passed": ("all rules hold, and it was not asked to move", "all rules hold"),
-    "refused": ("it did not move", "it moved"),
-    "overridden": ("an admin may move it all the same", "an admin moved it all the same"),
-    "rolled_back": ("it may go back to what it has named", "it went back to what it had named"),
-}
 _WIDEST = max(len(outcome) for outcome in ("passed", "failed", "unknown"))
 
 
@@ -26,25 +20,13 @@ def document_of(decision: Decision) -> dict[str, Any]:
 
 
 def title_of(decision: Decision) -> str:
-    """Return what was to move, and what came of it: "code-review@production to v3: refused"."""
-    target = "nothing" if decision.number is None else f"v{decision.number}"
-    return plain(f"{decision.adapter}@{decision.alias} to {target}: {decision.outcome.replace('_', ' ')}")
+    """Return what was to move, and what came of it, for a line."""
+    return plain(promotion_words.title_of(decision))
 
 
 def facts_of(decision: Decision) -> list[tuple[str, str]]:
-    """Return what there is to know beside the rules."""
-    named = "nothing" if decision.from_number is None else f"v{decision.from_number}"
-    meaning = _OUTCOMES.get(decision.outcome, ("it did not move", "it moved"))[decision.moved]
-    facts = [
-        ("decision", decision.id),
-        ("digest", (decision.digest or "")[:12]),
-        ("outcome", f"{decision.outcome.replace('_', ' ')}: {meaning}"),
-        ("named then", named),
-        ("reason", decision.reason),
-        ("by", f"{decision.decided_by}, {decision.decided_at:%Y-%m-%d %H:%M}"),
-        ("policies", ", ".join(f"{each.scope} version {each.version}" for each in decision.policies)),
-    ]
-    return [(name, plain(value)) for name, value in facts if value]
+    """Return what there is to know beside the rules, each for a line."""
+    return [(name, plain(value)) for name, value in promotion_words.facts_of(decision)]
 
 
 def count_of(decision: Decision) -> str:
@@ -55,28 +37,18 @@ def count_of(decision: Decision) -> str:
 
 def rule_lines(decision: Decision) -> Iterator[str]:
     """Yield each rule with what was found, what did not pass first, in lines of at most 80 columns."""
-    for rule in _in_order(decision):
-        yield filled(_named(rule), f"{rule.outcome:<{_WIDEST}}  ")
+    for rule in promotion_words.rules_of(decision):
+        yield filled(promotion_words.named(rule), f"{rule.outcome:<{_WIDEST}}  ")
         if rule.message:
             yield filled(rule.message, " " * (_WIDEST + 2))
     for note in decision.notes:
         yield filled(note, "! ")
 
 
-def _in_order(decision: Decision) -> list[RuleOutcome]:
-    return sorted(decision.rules, key=lambda rule: ("failed", "unknown", "passed").index(rule.outcome))
-
-
-def _named(rule: RuleOutcome) -> str:
-    return f"{rule.rule} ({rule.scope})" if rule.scope else rule.rule
-
-
 def missing_lines(decision: Decision) -> Iterator[str]:
     """Yield what would make unknown rules known."""
-    for request in decision.missing:
-        rows = request.data_name or request.data[:12]
-        refs = ", ".join(target.label for target in request.targets)
-        yield filled(f"missing: scores of {refs} on {rows}; have them made with --wait")
+    for sentence in promotion_words.missing_of(decision):
+        yield filled(sentence)
 
 
 def markdown_page(decision: Decision) -> str:
@@ -90,7 +62,10 @@ def _markdown(decision: Decision) -> Iterator[str]:
         yield f"- {name}: {quoted(value)}"
     if decision.rules:
         yield ""
-        rows = [[rule.outcome, rule.rule, rule.message, _numbers(rule), rule.scope] for rule in _in_order(decision)]
+        rows = [
+            [rule.outcome, rule.rule, rule.message, _numbers(rule), rule.scope]
+            for rule in promotion_words.rules_of(decision)
+        ]
         yield from table_lines(["outcome", "rule", "found", "numbers", "policy of"], rows)
     for note in decision.notes:
         yield f"\n{quoted(note)}"

@@ -10,6 +10,7 @@ from sdk.cli.support.listing_group import ListingGroup
 from sdk.cli.support.output import format_option, print_done, print_made, print_rows
 from sdk.cli.support.session import open_client
 from sdk.schemas.approvals import ApprovalKind, ApprovalView
+from sdk.schemas.promotion_words import given, notes_on
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -41,7 +42,7 @@ def approve_command(ref: str, alias: str, reason: str, withdraw: bool, style: st
             _take_back(client, "approve", ref, alias, style)
             return
         view = client.approvals.approve(ref, alias, reason=reason)
-    _given(view, style, reason, f"{view.created_by} approves of {view.ref} for {view.alias}")
+    _given(view, style, reason)
 
 
 @click.command(name="disapprove")
@@ -63,16 +64,12 @@ def disapprove_command(ref: str, alias: str, reason: str, withdraw: bool, style:
             _take_back(client, "disapprove", ref, alias, style)
             return
         view = client.approvals.disapprove(ref, alias, reason=reason)
-    _given(view, style, reason, f"{view.ref} can't become {view.alias} until this is withdrawn")
+    _given(view, style, reason)
 
 
-def _given(view: ApprovalView, style: str, reason: str, sentence: str) -> None:
-    other = reason.strip() not in ("", view.reason)
-    before = ["it was given before, and its reason stays; to change it, withdraw it first"] if other else []
-    void = [f"it does not count: {view.void}"] if view.void else []
-    until = [f"it counts until {view.expires_at:%Y-%m-%d %H:%M}"] if view.expires_at and not void else []
+def _given(view: ApprovalView, style: str, reason: str) -> None:
     back = f"withdraw it with: adapterctl approvals withdraw {view.id}"
-    print_made(style, view.model_dump(mode="json"), view.id, sentence, *before, *void, *until, back)
+    print_made(style, view.model_dump(mode="json"), view.id, given(view), *notes_on(view, reason), back)
 
 
 def _take_back(client: Client, kind: ApprovalKind, ref: str, alias: str, style: str) -> None:

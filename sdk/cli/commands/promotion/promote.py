@@ -14,8 +14,8 @@ from sdk.cli.commands.watch import watch_all
 from sdk.cli.support.output import format_option, print_done, say
 from sdk.cli.support.session import open_client
 from sdk.errors import Conflict, InvalidInput
-from sdk.nouns.decisions import would_move
 from sdk.schemas.aliases import AliasView
+from sdk.schemas.promotion_words import moved, would_move
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -42,8 +42,7 @@ def moving_options(command: F) -> F:
 def print_moved(alias: AliasView, style: str) -> None:
     """Print what an alias names now, and the decision by which it moved."""
     by = [] if alias.decision is None else [f"by decision {alias.decision}: adapterctl decisions show {alias.decision}"]
-    now = f"{alias.adapter}@{alias.alias} names {alias.ref}"
-    print_done(style, alias.model_dump(mode="json"), alias.ref, now, *by)
+    print_done(style, alias.model_dump(mode="json"), alias.ref, moved(alias), *by)
 
 
 @click.command(name="promote")

@@ -18,7 +18,7 @@ from sdk.cli import cli
 from sdk.cli.commands import watch
 from sdk.cli.support.decision_pages import document_of, facts_of, markdown_page, rule_lines, title_of
 from sdk.cli.support.policy_pages import asked_of, policy_lines
-from sdk.nouns.decisions import would_move
+from sdk.schemas.promotion_words import would_move
 from sdk.objects import Job
 from sdk.schemas.decisions import Decision, DecisionOutcome, RuleOutcome, RuleResult, StandingPolicyView
 from sdk.schemas.jobs import JobState

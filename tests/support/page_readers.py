@@ -1,0 +1,61 @@
+"""Somebody who reads pages without a browser: signs in, follows links, and sends the forms that pages have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+import httpx
+
+
+@dataclass
+class PageForm:
+    """A form of a page, with what its fields hold."""
+
+    action: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+class _Forms(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.forms: list[PageForm] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self.forms.append(PageForm(given.get("action", "")))
+        if tag in ("input", "textarea") and self.forms and "name" in given and given.get("type") != "checkbox":
+            self.forms[-1].fields[given["name"]] = given.get("value", "")
+
+
+class PageReader:
+    """Reads pages with a token."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def get(self, path: str) -> httpx.Response:
+        """Open a page."""
+        return self._client.get(path)
+
+    def form(self, page: httpx.Response, action: str) -> PageForm:
+        """Return the form of a page that is sent there."""
+        parser = _Forms()
+        parser.feed(page.text)
+        return next(form for form in parser.forms if form.action == action)
+
+    def send(self, form: PageForm, **given: str) -> httpx.Response:
+        """Send a form, with what somebody has typed."""
+        return self._client.post(form.action, data={**form.fields, **given})
+
+
+@contextmanager
+def reading_pages(url: str, token: str) -> Iterator[PageReader]:
+    """Sign in with a token."""
+    with httpx.Client(base_url=url, headers={"Origin": url}, timeout=30) as client:
+        answer = client.post("/ui/sign-in", data={"token": token, "next": "/ui/adapters"})
+        assert answer.status_code == 303, answer.text
+        yield PageReader(client)

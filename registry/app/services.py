@@ -38,6 +38,7 @@ from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
 from registry.jobs.member_views import ShownMembers
 from registry.jobs.reconcile import Reconciler
+from registry.jobs.seen_rows import TrainedOnRows
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
@@ -176,6 +177,7 @@ class Services:
             wanting=wanting,
             give_up_scores=give_up_scores,
         )
+        self.trained_on = TrainedOnRows(db)
         self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)

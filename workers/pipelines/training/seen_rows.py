@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from sdk.formats.cut_texts import storable
-from sdk.schemas.training_rows import MOST_MEMBER_BYTES, MOST_SEEN_BYTES, MOST_SEEN_ROWS, SeenPiece, SeenText, TrainingRows
+from sdk.schemas.training_rows import (
+    MOST_MEMBER_BYTES,
+    MOST_SEEN_BYTES,
+    MOST_SEEN_ROWS,
+    SeenPiece,
+    SeenText,
+    TrainingRows,
+)
 from workers.pipelines.data.decoded import Decoded
 from workers.pipelines.data.examples import Example, learnt_runs
 from workers.pipelines.training.inputs import Inputs
@@ -71,7 +78,9 @@ def _places(given: Inputs, numbers: Sequence[int]) -> dict[int, str]:
     return {number: row.where for number, row in enumerate(rows) if number in wanted}
 
 
-def _texts(given: Inputs, step: int, examples: Sequence[Example], where: dict[int, str], most: int) -> Iterator[SeenText]:
+def _texts(
+    given: Inputs, step: int, examples: Sequence[Example], where: dict[int, str], most: int
+) -> Iterator[SeenText]:
     for at, example in enumerate(examples):
         of_label: dict[str, Any] = {}
         if given.classes is not None:
@@ -122,9 +131,7 @@ def _of_whole_characters(ids: Sequence[int], tokens: tuple[int, int], tokenizer:
     return first, last
 
 
-def _piece(
-    ids: Sequence[int], tokens: tuple[int, int], runs: Sequence[tuple[int, int]], tokenizer: Any
-) -> SeenPiece:
+def _piece(ids: Sequence[int], tokens: tuple[int, int], runs: Sequence[tuple[int, int]], tokenizer: Any) -> SeenPiece:
     first, last = tokens
     inside = [(max(begin, first), min(end, last)) for begin, end in runs if begin < last and end > first]
     if len(inside) > _MOST_PARTS:

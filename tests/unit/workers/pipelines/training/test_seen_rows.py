@@ -151,7 +151,9 @@ def test_rows_of_several_files_name_theirs(llama_base: Path, write_jsonl: Callab
     assert sum(text.where.endswith("few") for text in found.texts) == 18
 
 
-@pytest.mark.parametrize(("sweep", "most"), [(None, MOST_SEEN_BYTES), (SweepPlace(sweep="s", number=1), MOST_MEMBER_BYTES)])
+@pytest.mark.parametrize(
+    ("sweep", "most"), [(None, MOST_SEEN_BYTES), (SweepPlace(sweep="s", number=1), MOST_MEMBER_BYTES)]
+)
 def test_record_keeps_its_limit_and_shows_what_is_learnt(
     llama_base: Path, write_jsonl: Callable[..., Path], sweep: SweepPlace | None, most: int
 ) -> None:
@@ -177,8 +179,11 @@ def test_long_text_shows_its_beginning_and_what_is_learnt_in_whole_characters(na
     example = Example([*ids, *learnt, *ids], labels, [], "", "")
     for most in range(60, 68):
         head, around = _pieces(example, tokenizer, most, labelled=False)
-        assert text.startswith(head.text.lstrip()) and "\ufffd" not in head.text + around.text
+        assert text.startswith(head.text.lstrip())
+        assert "\ufffd" not in head.text + around.text
         assert (head.first_token, head.supervised) == (0, [])
         assert [part for part, is_learnt in around.parts() if is_learnt] == [answer]
         assert most <= head.tokens + around.tokens <= most + 16
-        assert around.text.partition(answer)[2] and around.text.partition(answer)[0]
+        before_it, _, after_it = around.text.partition(answer)
+        assert before_it
+        assert after_it

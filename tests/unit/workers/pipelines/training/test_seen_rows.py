@@ -158,14 +158,21 @@ def test_record_keeps_its_limit_and_shows_what_is_learnt(
     llama_base: Path, write_jsonl: Callable[..., Path], sweep: SweepPlace | None, most: int
 ) -> None:
     # Each token is written as six bytes of JSON.
-    rows = [{"prompt": f"{number}" + "\u0001" * 3000, "completion": "the answer" * 300} for number in range(30)]
+    rows = [
+        {"prompt": f"{number}" + "\u0001" * 70, "chosen": "\u0002" * 170, "rejected": "\u0003" * 170}
+        for number in range(30)
+    ]
     data = write_jsonl(rows)
-    options = {"max_length": 4096, "max_steps": 40, "sweep": sweep, "eval_data": data}
+    options = {"max_steps": 40, "sweep": sweep, "eval_data": data}
     found, _ = seen(llama_base, data, **options)
     assert most // 2 < len(found.model_dump_json().encode()) <= most
-    assert all(marked(text)[0].startswith("the answer") and text.left_out_tokens for text in found.texts)
+    assert [text.answer for text in found.texts] == ["chosen", "rejected"] * (len(found.texts) // 2)
+    for text in found.texts:
+        assert text.left_out_tokens
+        assert marked(text)[0][0] == {"chosen": "\u0002", "rejected": "\u0003"}[text.answer]
     short = [{"prompt": f"{number}: ", "completion": "a"} for number in range(30)]
-    found, _ = seen(llama_base, write_jsonl(short, "short.jsonl"), **options)
+    data = write_jsonl(short, "short.jsonl")
+    found, _ = seen(llama_base, data, **{**options, "eval_data": data})
     assert len(found.texts) == 20
 
 

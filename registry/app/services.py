@@ -26,6 +26,7 @@ from registry.db.database import Database
 from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
+from registry.evaluations.picking import RowPicks
 from registry.evaluations.rows import EvaluationRows, give_up_of_base
 from registry.evaluations.rows import give_up as give_up_scores
 from registry.evaluations.service import Evaluations
@@ -185,6 +186,14 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
+        self.picks = RowPicks(
+            db,
+            artifacts,
+            self.evaluations,
+            self.evaluation_rows,
+            self.reading,
+            may_write=lambda: self.read_only.reason() is None,
+        )
         bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
         self.gate, self.decisions = Gate(db, bench), Decisions(db)
         scoring = Scoring(db, self.jobs, RowSharing(db, signed, self.reading))
@@ -207,6 +216,7 @@ class Services:
                 "forgotten_workers": self.workers.forget,
                 "expired_rows": self.expiry.sweep,
                 "checks_begun": self.contamination.sweep,
+                "picks_begun": self.picks.sweep,
             },
         )
 

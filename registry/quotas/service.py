@@ -19,7 +19,7 @@ from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
 from registry.db.types import utc_now
-from registry.evaluations.models import Evaluation
+from registry.evaluations.models import Evaluation, EvaluationPicks
 from registry.jobs.events import counted
 from registry.jobs.models import Checkpoint, Job, SeenRows
 from registry.jobs.service import unfinished
@@ -156,6 +156,9 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         select(NamedBase.namespace, NamedBase.record_bytes.label(size)),
         versions.select_from(Version).join(Adapter, Adapter.pk == Version.adapter_pk),
         select(Evaluation.namespace, Evaluation.record_bytes.label(size)),
+        select(Evaluation.namespace, EvaluationPicks.record_bytes.label(size)).join(
+            EvaluationPicks, EvaluationPicks.evaluation_id == Evaluation.id
+        ),
         select(Upload.namespace, Upload.record_bytes.label(size)),
         select(Job.namespace, (Job.record_bytes + Job.result_bytes + counted(Job.events_bytes)).label(size)),
         checkpoints.select_from(Checkpoint).join(Job, Job.id == Checkpoint.job_id),

@@ -44,6 +44,7 @@ from registry.db.statements import insert_if_new
 from registry.db.types import Model, db_epoch_s, utc_now
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
+from registry.evaluations.picking import remove_picks
 from registry.jobs import events
 from registry.jobs.kinds.known import SHOWING_ROWS
 from registry.jobs.lifecycle import FINAL, UNFINISHED
@@ -137,6 +138,7 @@ class Expiry:
             "jobs": self._jobs,
             "previews": self._previews,
             "training_rows": self._training_rows,
+            "evaluation_picks": self._picks,
             "sweeps": self._sweeps,
             "failed_versions": self._failed,
             "tokens": self._tokens,
@@ -300,6 +302,10 @@ class Expiry:
             return len(jobs)
 
         return self._in_batches(batch, size=_FEW_ROWS)
+
+    def _picks(self) -> int:
+        """The rows that were picked from scores whose file, or whose dataset, was given up."""
+        return self._in_batches(lambda session: remove_picks(session, _FEW_ROWS), size=_FEW_ROWS)
 
     def _sweeps(self) -> int:
         """What sweeps that have ended keep of their members, except for what is shown of them."""

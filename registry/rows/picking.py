@@ -130,7 +130,9 @@ def _of_value(scores: tuple[str, str], dataset: str, by: str, value: str) -> Col
     for row in scores_of(scores[0], Path(scores[1])):
         numbers.append(row.row)
         if len(numbers) > _MOST_SLICED_ROWS:
-            raise Invalid(f"these scores are of more than {_MOST_SLICED_ROWS} rows, too many to look for a value", param="by")
+            raise Invalid(
+                f"these scores are of more than {_MOST_SLICED_ROWS} rows, too many to look for a value", param="by"
+            )
     rows = np.frombuffer(numbers, dtype=np.int64)
     found = groups_of(Path(dataset), by, rows, value_of=BY["json"], most=MOST_SLICES)
     shown = found.shown()
@@ -170,7 +172,9 @@ def _lines(ident: str, file: Any, most_bytes: int) -> Iterator[bytes]:
 
 
 def _unreadable(ident: str, why: str) -> Verification:
-    return Verification(f"the rows of the scores {ident[:64]!a} can't be read: {why}; make them again with: adapterctl eval")
+    return Verification(
+        f"the rows of the scores {ident[:64]!a} can't be read: {why}; make them again with: adapterctl eval"
+    )
 
 
 def _shown(row: RowScore) -> RowScore:

@@ -15,7 +15,7 @@ from registry.artifacts.models import ManifestRow, Upload
 from registry.catalog.bases.finding import WHOLE, tensors_of
 from registry.catalog.models import NamedBase, Origin, ServedProbeRow, Version, VersionNote
 from registry.db.types import utc_now
-from registry.evaluations.models import Evaluation
+from registry.evaluations.models import Evaluation, EvaluationPicks
 from registry.jobs.models import Checkpoint, Job, JobEvent, SeenRows
 from registry.quotas.service import count_anew
 from registry.series.models import JobSeries, SeriesBlock, VersionSeries
@@ -86,6 +86,11 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
             size = record_bytes(row.spec, row.samples, row.libraries, row.scorer_errors)
             size += sum(record_bytes(name) for name in row.metrics)
             found.append((row.namespace, f"evaluation {row.id}", size, row.record_bytes))
+        of_picks = (
+            select(EvaluationPicks, Evaluation.namespace).join(Evaluation).options(undefer(EvaluationPicks.picked))
+        )
+        for picks, space in session.execute(of_picks):
+            found.append((space, f"picks of {picks.evaluation_id}", record_bytes(picks.picked), picks.record_bytes))
         for job in session.scalars(select(Job).options(undefer(Job.forecast))):
             size = record_bytes(job.request, job.forecast)
             found.append((job.namespace, f"job {job.id}", size, job.record_bytes))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from sqlalchemy import func, select
 from support import calls
 from support.adapters import ASKED, base_registration, use_of
 from support.people import SEEDS, new_adapter, submit, training
-from support.registries import World
 from support.statements import sent
 from support.trainings import save_jsonl
 from support.usage import differing, mismeasured
@@ -138,7 +136,7 @@ def test_pushed_version_says_that_it_has_none(crew: Crew) -> None:
     crew.world.admin.bases.register(base_registration())
     pushed = crew.writer.push(new_adapter(crew.tmp_path), f"{crew.space}/pushed", base="tiny")
     with pytest.raises(
-        NotFound, match="was pushed, and not trained here, so no rows were recorded; see .* adapterctl lineage"
+        NotFound, match=r"was pushed, and not trained here, so no rows were recorded; see .* adapterctl lineage"
     ):
         crew.writer.versions.training_rows(pushed.ref)
 

@@ -55,7 +55,7 @@ from sdk.schemas.wire import digest_of
 #: How many questions about one evaluation are kept: one for each metric and what it is compared with.
 _MOST_KEPT = 32
 #: How many evaluations can be compared with, and how many are looked at for this, the newest first.
-_MOST_OTHERS, _MOST_READ = 20, 200
+_MOST_OTHERS, _MOST_READ = 20, 50
 #: The name of the alias of the version that is in use.
 _PRODUCTION = "production"
 _REMOVED = "the dataset was removed, or is another namespace's"

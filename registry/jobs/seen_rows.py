@@ -61,6 +61,15 @@ class TrainedOnRows:
                 created_at=row.created_at,
             )
 
+    def is_there(self, ref: str, *, who: Principal) -> bool:
+        """Whether a ref names a version that the caller may see. Raises InvalidName, InvalidRef."""
+        try:
+            with self._db.read() as session:
+                find_version(session, parse_ref(ref), who)
+        except NotFound:
+            return False
+        return True
+
 
 def keep_rows(session: Session, job: Job, request: TrainingRequest, rows: TrainingRows | None) -> None:
     """Keep the first rows of a training that succeeds in this transaction.

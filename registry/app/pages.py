@@ -18,6 +18,7 @@ from registry.web.adapters import decision_views as decisions
 from registry.web.adapters import views as adapters
 from registry.web.compression import Compression
 from registry.web.error_pages import ErrorPages
+from registry.web.rows import views as rows
 from registry.web.sessions import views as sessions
 from registry.web.sessions.gate import SessionGate
 from registry.web.sessions.service import Sessions
@@ -29,6 +30,7 @@ PAGE_ROUTERS = (
     sessions.router,
     adapter_actions.router,
     decisions.router,
+    rows.router,
     # Last: whatever follows the name of an adapter would be taken for a part of it.
     adapters.router,
 )

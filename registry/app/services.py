@@ -29,6 +29,7 @@ from registry.errors import Invalid
 from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.contamination.service import ContaminationChecks
 from registry.evaluations.last_scores import follow
+from registry.evaluations.picking import RowPicks
 from registry.evaluations.rows import EvaluationRows, give_up_of_base
 from registry.evaluations.rows import give_up as give_up_scores
 from registry.evaluations.service import Evaluations
@@ -42,6 +43,7 @@ from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
 from registry.jobs.member_views import ShownMembers
 from registry.jobs.reconcile import Reconciler
+from registry.jobs.seen_rows import TrainedOnRows
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
@@ -191,6 +193,7 @@ class Services:
             wanting=wanting,
             give_up_scores=give_up_scores,
         )
+        self.trained_on = TrainedOnRows(db)
         self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
@@ -198,6 +201,14 @@ class Services:
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
+        self.picks = RowPicks(
+            db,
+            artifacts,
+            self.evaluations,
+            self.evaluation_rows,
+            self.reading,
+            may_write=lambda: self.read_only.reason() is None,
+        )
         bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
         self.gate, self.decisions = Gate(db, bench), Decisions(db)
         scoring = Scoring(db, self.jobs, RowSharing(db, signed, self.reading))
@@ -233,6 +244,7 @@ class Services:
                 "forgotten_workers": self.workers.forget,
                 "expired_rows": self.expiry.sweep,
                 "checks_begun": self.contamination.sweep,
+                "picks_begun": self.picks.sweep,
             },
         )
 

@@ -60,6 +60,21 @@ class Evaluation(Model):
     record_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
+class EvaluationPicks(Model):
+    """Rows of an evaluation that were picked from its file; the file says the same, and this goes with it."""
+
+    __tablename__ = "evaluation_picks"
+
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
+    #: SHA-256 of the canonical JSON of what was asked: the metric, and what it is compared with.
+    question: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: `sdk.schemas.picked_rows.PickedRows`.
+    picked: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
+    #: What it takes in the database; counted for the evaluation's namespace.
+    record_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
 class EvaluationMetric(Model):
     """One metric of an evaluation of a version, for search; `Evaluation.metrics` holds the same."""
 

@@ -44,6 +44,10 @@ class EvaluationRows:
         digest, _ = self._find(ident, who)
         self._artifacts.copy(digest, target)
 
+    def size_of(self, ident: str, *, who: Principal) -> int:
+        """Return how long the file of an evaluation's rows is, in bytes. Raises NotFound."""
+        return self._find(ident, who)[1]
+
     def _find(self, ident: str, who: Principal) -> tuple[str, int]:
         query = select(Evaluation).where(Evaluation.id == ident, who.within(Evaluation.namespace))
         with self._db.read() as session:

@@ -136,11 +136,13 @@ class Evaluations:
                 weight=Evaluation.record_bytes,
             )
 
-    def all_of(self, counting: ColumnElement[bool]) -> Sequence[EvaluationView]:
-        """All evaluations for which a condition of `standing` is true, oldest first."""
-        query = select(Evaluation).where(counting).order_by(Evaluation.created_at, Evaluation.id)
+    def all_of(self, counting: ColumnElement[bool], *, newest: int | None = None) -> Sequence[EvaluationView]:
+        """All evaluations for which a condition of `standing` is true, or only so many of the newest, oldest first."""
+        order = (Evaluation.created_at.desc(), Evaluation.id.desc())
+        query = select(Evaluation).where(counting).order_by(*order).limit(newest)
         with self._db.read() as session:
-            return [view for row in session.scalars(query) if (view := _present(row)) is not None]
+            rows = session.scalars(query).all()
+            return [view for row in reversed(rows) if (view := _present(row)) is not None]
 
 
 def _row(

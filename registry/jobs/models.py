@@ -182,6 +182,30 @@ class Peak(Model):
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
+class SeenRows(Model):
+    """The first rows of a training, as it saw them: kept as long as its namespace has all of its datasets, and a version that it
+    made.
+    """
+
+    __tablename__ = "training_rows"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    #: `sdk.schemas.training_rows.TrainingRows`.
+    recorded: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
+    #: What it takes in the database; counted for the job's namespace.
+    record_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class SeenDataset(Model):
+    """A dataset of which there are rows in `training_rows`."""
+
+    __tablename__ = "training_row_datasets"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("training_rows.job_id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
 class Turn(Model):
     """When a namespace last got a worker of a queue."""
 

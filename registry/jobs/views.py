@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Response
+from fastapi import Path, Query, Response
 
 from registry.access.keys import IdempotencyKey
 from registry.artifacts.long_facts import SHORT_WAIT_S, holding_facts
@@ -12,6 +12,7 @@ from registry.db.paging import Cursor, Limit
 from registry.http.routes import Reader, WorkerToken, Writer, answered, apart, room, service, written
 from registry.jobs.checkpoints import StoredCheckpoints
 from registry.jobs.claims import Claims
+from registry.jobs.seen_rows import TrainedOnRows
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
 from sdk.schemas.catalog import Published
@@ -25,6 +26,7 @@ from sdk.schemas.jobs import (
     QueueName,
 )
 from sdk.schemas.planning import DeviceForecasts
+from sdk.schemas.training_rows import TrainingRowsView
 from sdk.schemas.wire import Page
 from sdk.schemas.work import (
     Assignment,
@@ -168,6 +170,16 @@ async def complete_job(job_id: JobId, body: Completion, claims: ClaimsDep, who: 
 def fail_job(job_id: JobId, body: Failure, claims: ClaimsDep, who: WorkerToken) -> JobView:
     """Report a failure."""
     return claims.fail(job_id=job_id, failure=body, who=who)
+
+
+@router.get("/version/training-rows")
+def get_training_rows(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
+    trained_on: Annotated[TrainedOnRows, service(TrainedOnRows)],
+    who: Reader,
+) -> TrainingRowsView:
+    """The first rows that a version was trained on, as its training saw them, with what the loss was computed on."""
+    return trained_on.get(ref, who=who)
 
 
 @router.get("/workers")

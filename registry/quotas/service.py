@@ -19,9 +19,9 @@ from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
 from registry.db.types import utc_now
-from registry.evaluations.models import Evaluation
+from registry.evaluations.models import Evaluation, EvaluationPicks
 from registry.jobs.events import counted
-from registry.jobs.models import Checkpoint, Job
+from registry.jobs.models import Checkpoint, Job, SeenRows
 from registry.jobs.service import unfinished
 from registry.principal import EVERYWHERE, Principal, require_namespace
 from registry.promotion.models import (
@@ -156,9 +156,13 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         select(NamedBase.namespace, NamedBase.record_bytes.label(size)),
         versions.select_from(Version).join(Adapter, Adapter.pk == Version.adapter_pk),
         select(Evaluation.namespace, Evaluation.record_bytes.label(size)),
+        select(Evaluation.namespace, EvaluationPicks.record_bytes.label(size)).join(
+            EvaluationPicks, EvaluationPicks.evaluation_id == Evaluation.id
+        ),
         select(Upload.namespace, Upload.record_bytes.label(size)),
         select(Job.namespace, (Job.record_bytes + Job.result_bytes + counted(Job.events_bytes)).label(size)),
         checkpoints.select_from(Checkpoint).join(Job, Job.id == Checkpoint.job_id),
+        select(Job.namespace, SeenRows.record_bytes.label(size)).join(SeenRows, SeenRows.job_id == Job.id),
         series.select_from(JobSeries).join(Job, Job.id == JobSeries.job_id),
         select(Adapter.namespace, VersionSeries.record_bytes.label(size))
         .select_from(VersionSeries)

@@ -44,10 +44,12 @@ from registry.db.statements import insert_if_new
 from registry.db.types import Model, db_epoch_s, utc_now
 from registry.errors import RegistryError
 from registry.evaluations.models import Evaluation
+from registry.evaluations.picking import remove_picks
 from registry.jobs import events
 from registry.jobs.kinds.known import SHOWING_ROWS
 from registry.jobs.lifecycle import FINAL, UNFINISHED
-from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent
+from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent, SeenRows
+from registry.jobs.seen_rows import due_rows, remove_rows
 from registry.quotas.service import recount
 from registry.removal.audit_files import export_oldest, last_exported
 from registry.removal.models import DailyWork, Lifetimes
@@ -63,6 +65,8 @@ _BATCH = 500
 _SESSIONS = 20
 #: And for sweeps, of which each may have 1,000 members.
 _FEW_SWEEPS = 5
+#: And for rows of trainings, of which each may have 64 kB.
+_FEW_ROWS = 100
 _DAY_S = 86_400.0
 #: A run that is due doesn't delay its caller longer than this, and continues this much later.
 _AT_ONCE_S, _GOES_ON_S = 5.0, 60.0
@@ -143,6 +147,8 @@ class Expiry:
             "job_attempts": self._attempts,
             "jobs": self._jobs,
             "previews": self._previews,
+            "training_rows": self._training_rows,
+            "evaluation_picks": self._picks,
             "sweeps": self._sweeps,
             "failed_versions": self._failed,
             "tokens": self._tokens,
@@ -293,6 +299,24 @@ class Expiry:
             return len(ids)
 
         return self._in_batches(batch)
+
+    def _training_rows(self) -> int:
+        """The first rows of trainings: when their namespace has given up a dataset, or none of them became a version."""
+        unmade = Job.finished_at < self._before(self._lifetimes.sweeps_days)
+        due = (
+            select(SeenRows.job_id).join(Job, Job.id == SeenRows.job_id).where(due_rows(unmade=unmade)).limit(_FEW_ROWS)
+        )
+
+        def batch(session: Session) -> int:
+            jobs = session.scalars(due).all()
+            remove_rows(session, jobs)
+            return len(jobs)
+
+        return self._in_batches(batch, size=_FEW_ROWS)
+
+    def _picks(self) -> int:
+        """The rows that were picked from scores whose file, or whose dataset, was given up."""
+        return self._in_batches(lambda session: remove_picks(session, _FEW_ROWS), size=_FEW_ROWS)
 
     def _sweeps(self) -> int:
         """What sweeps that have ended keep of their members, except for what is shown of them."""

@@ -21,6 +21,7 @@ from registry.db.database import Database
 from registry.errors import Unreadable
 from registry.evaluations import rows
 from registry.jobs.members import has_member_with
+from registry.jobs.seen_rows import give_up_rows
 from registry.principal import Principal
 from registry.series.version_series import give_up_series
 from sdk.schemas.removal import RetentionRule
@@ -90,6 +91,7 @@ def give_up(session: Session, version: Version) -> bool:
     namespace, digest = version.adapter.namespace, version.digest
     give_up_series(session, version)
     give_up_probes(session, version)
+    give_up_rows(session, version)
     if has_member_with(session, namespace, digest):
         return False
     rows.give_up(session, namespace, digest)

@@ -12,6 +12,7 @@ from typing import Any
 from registry.rows.comparing.orders import pairs, values
 from registry.rows.groups import BY, equal_rows, groups_of, numbered, slices
 from registry.rows.judging import judge
+from registry.rows.picking import page, picks
 from sdk.formats.rows import Row, RowsError, judge_rows
 from sdk.rows.contamination import rows_among
 from sdk.rows.data_files import DataFile
@@ -98,6 +99,8 @@ WORK: dict[str, Callable[..., Any]] = {
     "values": values,
     "pairs": pairs,
     "judge": judge,
+    "picks": picks,
+    "page": page,
 }
 
 

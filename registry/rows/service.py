@@ -17,8 +17,10 @@ from registry.rows.reading_limits import ReadingLimits
 from sdk.formats.rows import RowsError, detect_format
 from sdk.rows.data_files import DataFile
 from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
+from sdk.schemas.evaluation import RowScore
 from sdk.schemas.held_out import HoldOut
-from sdk.schemas.row_file import unpacked_bytes
+from sdk.schemas.picked_rows import MOST_PICKED, PickedRows
+from sdk.schemas.row_file import most_unpacked_bytes, unpacked_bytes
 from sdk.schemas.scores import Slice
 from sdk.statistics.gates import JudgedLimit, ScoreLimit
 
@@ -87,6 +89,54 @@ class RowReading:
         size_bytes = dataset.stat().st_size + MOST_COMPARED_LIKE_BYTES
         found = self._explained("slices", size_bytes, given, here=few)
         return [Slice.model_validate(one) for one in found]
+
+    def picks(
+        self,
+        scores: tuple[str, Path],
+        other: tuple[str, Path] | None,
+        *,
+        metric: str,
+        dataset: Path | None = None,
+        by: str | None = None,
+        value: str | None = None,
+    ) -> PickedRows:
+        """Return the rows of a file of scores that are lowest and highest by a metric, and differ most from another, each given as
+        (id, path); with `by`, of the rows of a dataset that have a value in a column.
+
+        Raises Invalid, InvalidData, NotFound, Verification, Unavailable.
+        """
+        files = [path for _, path in (scores, *([] if other is None else [other]))]
+        given = {
+            "scores": (scores[0], str(scores[1])),
+            "other": None if other is None else (other[0], str(other[1])),
+            "metric": metric,
+            "most": MOST_PICKED,
+            "dataset": None if dataset is None else str(dataset),
+            "by": by,
+            "value": value,
+        }
+        of_dataset = 0 if dataset is None else dataset.stat().st_size
+        few = of_dataset < self._inline_bytes and self._few(files)
+        size_bytes = of_dataset + MOST_COMPARED_LIKE_BYTES
+        found = self._limited("picks", size_bytes, given, few=few)
+        return PickedRows(metric=metric, **{name: found[name] for name in ("rows", "low", "high", "changed")})
+
+    def page(self, scores: tuple[str, Path], *, first: int, most: int) -> tuple[list[RowScore], bool]:
+        """Return `most` rows of a file of scores from a place on, and whether others follow. Raises Verification, Invalid,
+        Unavailable.
+        """
+        ident, path = scores
+        size_bytes = path.stat().st_size
+        given = {"scores": (ident, str(path)), "first": first, "most": most, "size_bytes": size_bytes}
+        found = self._limited("page", most_unpacked_bytes(size_bytes), given, few=self._few([path]))
+        return [RowScore.model_validate(row) for row in found["rows"]], bool(found["more"])
+
+    def _limited(self, work: str, size_bytes: int, given: dict[str, Any], *, few: bool) -> Any:
+        try:
+            return self._do(work, size_bytes, given, here=few)
+        except Breach as breach:
+            kind = Unavailable if breach.of_time else Invalid
+            raise kind(f"the scores by row of this evaluation: reading them {breach}") from breach
 
     def values(
         self, targets: Sequence[RowsOf], metric: str, folder: Path, *, most: int | None = None

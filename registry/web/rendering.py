@@ -21,6 +21,11 @@ from registry.web.assets import asset
 _TEMPLATES = Path(__file__).parent / "templates"
 #: How many characters of a digest are shown.
 _DIGEST_CHARS = 12
+#: Characters that are not seen, or change the direction of what follows, and what is shown for them.
+_SIGNS = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"},
+    **dict.fromkeys((*range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
+}
 
 
 def render(template: str, **shown: Any) -> str:
@@ -41,6 +46,7 @@ def environment() -> Environment:
     )
     made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC), **wording.SHOWN)
     made.filters.update(time=time, size=size, number=number, short=short)
+    made.filters["visible"] = visible
     return made
 
 
@@ -80,6 +86,15 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def visible(text: str) -> str:
+    r"""Return a text of rows with signs for the control characters that a page would hide, or obey.
+
+    >>> visible("a\x1bb\u202ec\n\t") == "a\u241bb\ufffdc\n\t"
+    True
+    """
+    return text.translate(_SIGNS)
 
 
 def short(digest: str) -> str:

@@ -22,6 +22,7 @@ from sdk.schemas.catalog import (
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.series import Series, joined
+from sdk.schemas.training_rows import TrainingRowsView
 from sdk.validation import build, version_move
 
 V = TypeVar("V")
@@ -98,6 +99,14 @@ def trace(
     return transport.call("GET", "/lineage", Lineage, params=params)
 
 
+def training_rows(transport: Transport, ref: str) -> TrainingRowsView:
+    """Return the first rows that the version that a ref names now was trained on, as its training saw them.
+
+    Raises InvalidName, InvalidRef, NotFound also for rows that nobody has recorded, or that this client may not read.
+    """
+    return transport.call("GET", "/version/training-rows", TrainingRowsView, params={"ref": ref})
+
+
 class AdaptersAPI(Routes):
     """Adapters. Called, it lists them by name."""
 
@@ -140,6 +149,14 @@ class VersionRoutes(Generic[V]):
         Raises InvalidName, InvalidRef, NotFound.
         """
         return series(self._transport, str(parse_ref_or_member(ref)), buckets=buckets, keys=keys)
+
+    def training_rows(self, ref: str) -> TrainingRowsView:
+        """The first rows that the version that `ref` names now was trained on, as its training saw them: cut, rendered and in
+        the order of its steps, with what the loss was computed on.
+
+        Raises InvalidName, InvalidRef, NotFound also for rows that nobody has recorded, or that this client may not read.
+        """
+        return training_rows(self._transport, str(parse_ref(ref)))
 
     def locate(self, digest: str) -> builtins.list[Transfer]:
         """Return where to fetch the files of the manifest with this digest from. Raises NotFound."""

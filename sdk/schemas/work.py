@@ -26,6 +26,7 @@ from sdk.schemas.serving import ServedProbe
 from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.trackers import TRACKERS, Runs, TrackerName
 from sdk.schemas.training_report import Labels, TrainingReport
+from sdk.schemas.training_rows import TrainingRows
 from sdk.schemas.wire import IF_ANY, IF_SET, Sha256, Wire
 
 #: How many bases of its cache a worker reports; with more, it is just less likely to get jobs for a base that it has.
@@ -258,6 +259,8 @@ class Completion(Wire):
     member: Annotated[MemberResult | None, IF_SET] = None
     #: What the version of a training answers.
     served_probe: Annotated[ServedProbe | None, IF_SET] = None
+    #: The first rows of a training, as it saw them.
+    training_rows: Annotated[TrainingRows | None, IF_SET] = None
 
     @property
     def uploads(self) -> set[str]:

@@ -7,6 +7,7 @@ from pydantic import Field
 from sdk.schemas.series import Point
 from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.training_report import TrainingReport
+from sdk.schemas.training_rows import TrainingRows
 
 
 class Trained(TrainingReport):
@@ -14,6 +15,8 @@ class Trained(TrainingReport):
 
     points: list[Point] = Field(exclude=True)
     member: MemberResult | None = Field(None, exclude=True)
+    #: The first rows, as the steps saw them.
+    seen: TrainingRows | None = Field(None, exclude=True)
 
     @property
     def losses(self) -> list[float]:

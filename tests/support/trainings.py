@@ -129,7 +129,7 @@ def run_training(
     writing = checkpoints or Checkpoints(out.with_name(f"{out.name}-checkpoints"))
     host = _Host(out, on_progress, writing)
     found = train(order_of(base, data, spec=spec, writing=writing, **rest), host, callbacks)
-    return Trained(**dict(found.report), points=host.points, member=found.member)
+    return Trained(**dict(found.report), points=host.points, member=found.member, seen=found.rows)
 
 
 def inputs_of(base: Path, data: Path | Sequence[OrderedSource], *, spec: TrainingSpec, **rest: Any) -> Inputs:

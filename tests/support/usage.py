@@ -15,8 +15,8 @@ from registry.artifacts.models import ManifestRow, Upload
 from registry.catalog.bases.finding import WHOLE, tensors_of
 from registry.catalog.models import NamedBase, Origin, ServedProbeRow, Version, VersionNote
 from registry.db.types import utc_now
-from registry.evaluations.models import Evaluation
-from registry.jobs.models import Checkpoint, Job, JobEvent
+from registry.evaluations.models import Evaluation, EvaluationPicks
+from registry.jobs.models import Checkpoint, Job, JobEvent, SeenRows
 from registry.quotas.service import count_anew
 from registry.series.models import JobSeries, SeriesBlock, VersionSeries
 from registry.sweeps.models import Member, Sweep
@@ -86,6 +86,11 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
             size = record_bytes(row.spec, row.samples, row.libraries, row.scorer_errors)
             size += sum(record_bytes(name) for name in row.metrics)
             found.append((row.namespace, f"evaluation {row.id}", size, row.record_bytes))
+        of_picks = (
+            select(EvaluationPicks, Evaluation.namespace).join(Evaluation).options(undefer(EvaluationPicks.picked))
+        )
+        for picks, space in session.execute(of_picks):
+            found.append((space, f"picks of {picks.evaluation_id}", record_bytes(picks.picked), picks.record_bytes))
         for job in session.scalars(select(Job).options(undefer(Job.forecast))):
             size = record_bytes(job.request, job.forecast)
             found.append((job.namespace, f"job {job.id}", size, job.record_bytes))
@@ -98,6 +103,10 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
         for point in session.scalars(select(Checkpoint)):
             size = record_bytes(point.report, bodies[point.manifest_digest])
             found.append((spaces[point.job_id], f"checkpoint {point.job_id} {point.step}", size, point.record_bytes))
+        for seen in session.scalars(select(SeenRows).options(undefer(SeenRows.recorded))):
+            found.append(
+                (spaces[seen.job_id], f"rows of {seen.job_id}", record_bytes(seen.recorded), seen.record_bytes)
+            )
         for block in session.scalars(select(SeriesBlock)):
             size = record_bytes(block.names, block.data)
             found.append((spaces[block.job_id], f"points {block.job_id} {block.number}", size, block.record_bytes))

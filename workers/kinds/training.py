@@ -217,6 +217,7 @@ def _publish(
             advice=report.advice,
             member=result.member,
             served_probe=report.served_probe,
+            training_rows=result.rows,
         )
     )
 

@@ -26,6 +26,7 @@ from sdk.schemas.series import PointChunk
 from sdk.schemas.sweeps import MemberResult
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import Labels, TrainingReport
+from sdk.schemas.training_rows import TrainingRows
 from sdk.schemas.wire import Sha256, Wire
 
 
@@ -172,6 +173,8 @@ class TrainingResult(Wire):
     report: TrainingReport
     #: Of a member of a sweep.
     member: MemberResult | None = None
+    #: The first rows, as its steps saw them.
+    rows: TrainingRows | None = None
 
 
 class RecordedScores(Wire):

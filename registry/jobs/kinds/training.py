@@ -31,6 +31,7 @@ from registry.jobs.models import Job
 from registry.jobs.objectives import pin_objective, require_watchable
 from registry.jobs.peaks import note_peak
 from registry.jobs.pins import Pinned, pin_base, pin_data, pin_sources, require_causal, today
+from registry.jobs.seen_rows import keep_rows
 from registry.jobs.sources import JobInputs, base_source, version_source
 from registry.jobs.stored_checkpoints import store_checkpoint
 from registry.principal import Principal
@@ -142,13 +143,18 @@ def _complete(services: CompletionServices, request: TrainingRequest, done: Hand
     settled, reported = settle(request, publication)
     require_learnt(settled)
     if request.sweep is not None:
-        _keep(services, request.sweep, publication, settled, done)
+        _keep(services, request, request.sweep, publication, settled, done)
     else:
         _publish(services, request, settled, reported, done)
 
 
 def _keep(
-    services: CompletionServices, place: SweepPlace, stated: Publication, settled: Publication, done: HandedIn
+    services: CompletionServices,
+    request: TrainingRequest,
+    place: SweepPlace,
+    stated: Publication,
+    settled: Publication,
+    done: HandedIn,
 ) -> None:
     """Keep what a member of a sweep made, as its worker stated it: it is settled again when a version is made of it."""
     member = done.completion.member
@@ -172,6 +178,7 @@ def _keep(
             others_end_at=db_now(session),
         )
         services.keep_member(session, place, step, member, settled)
+        keep_rows(session, job, request, done.completion.training_rows)
         note_peak(session, job.id, settled.metrics, settled.record)
         result = {"outcome": member.outcome, "steps": member.steps, "metrics": settled.metrics}
         done.succeed(session, result | _told(done.completion, [*report.warnings, *warnings]))
@@ -195,6 +202,7 @@ def _publish(
     ) as (session, published):
         services.keep_series(session, made, published.version, None)
         keep_trained(session, published.version, done.completion.served_probe, created_by=done.who.name)
+        keep_rows(session, session.get_one(Job, done.job.id), request, done.completion.training_rows)
         note_peak(session, done.job.id, settled.metrics, settled.record)
         result: dict[str, Any] = {
             "ref": published.version.ref,

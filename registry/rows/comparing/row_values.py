@@ -122,7 +122,7 @@ def read_values(
 def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read:
     found = _Read(array("q"), array("d"), array("d"), set())
     for score in scores:
-        value, mass = _weighed(score, metric)
+        value, mass = weighed(score, metric)
         found.names.update(score.scores)
         if value is not None and mass:
             found.rows.append(score.row)
@@ -152,7 +152,7 @@ def _read(ref: str, scores: Iterable[RowScore], metric: str, most: int) -> _Read
     return found
 
 
-def _weighed(score: RowScore, metric: str) -> tuple[float | None, int]:
+def weighed(score: RowScore, metric: str) -> tuple[float | None, int]:
     """Return a row's score by a metric, the sum over what it weighs, and that: its tokens, the bytes of its text, or 1."""
     if metric == LOSS:
         return score.loss_sum, score.tokens

@@ -12,6 +12,7 @@ import click
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
 from sdk.cli.support.scores import held_out_loss, held_out_preferences, score_names
 from sdk.cli.support.session import open_client
+from sdk.cli.support.training_rows_pages import print_training_rows
 from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.scores import briefly
 from sdk.schemas.training_warnings import training_warnings
@@ -29,18 +30,28 @@ if TYPE_CHECKING:
 
 @click.command(name="show")
 @click.argument("ref")
+@click.option(
+    "--rows", is_flag=True, help="Show the first rows that it was trained on instead, as its training saw them."
+)
 @format_option
-def show_command(ref: str, style: str) -> None:
+def show_command(ref: str, rows: bool, style: str) -> None:
     """Show the version that REF names, or a sweep's member, sweep:ID/N: base, configuration, data, training, scores, files.
 
     As JSON it also says, under `compat`, which inference engines can serve it: see `adapterctl compat`.
+
+    With --rows: the first rows of its training, for those who may read its dataset: rendered and cut as its steps got them, in the
+    order of these. The parts that the loss was computed on are green on a terminal, and in double brackets elsewhere.
 
     \b
     Examples:
       adapterctl show code-review@v3
       adapterctl show code-review@production --format json | jq .base.fingerprint
+      adapterctl show code-review@v3 --rows
     """
     with open_client() as client:
+        if rows:
+            print_training_rows(client.versions.training_rows(ref), style)
+            return
         version = client.get(ref)
         if style == "json":
             print_json({**version.as_dict(), "compat": by_engine(client, version)})

@@ -139,9 +139,9 @@ def print_preview(preview: Preview, style: str = "table") -> None:
     quiet = style == "quiet"
     for text, answer in zip(preview.rows, _answers(preview), strict=True):
         if quiet:
-            click.echo(writable(_lines(text.supervised_text if text.label is None else text.label)))
+            click.echo(writable(lines(text.supervised_text if text.label is None else text.label)))
             continue
-        click.echo(_bold(_headline(text, answer)))
+        click.echo(bold(_headline(text, answer)))
         click.echo(writable(_marked(text)))
         if text.cut_tokens:
             click.echo(writable(_cut_off(text, preview.max_length)))
@@ -164,29 +164,30 @@ def _answers(preview: Preview) -> list[str | None]:
 
 
 def _headline(text: PreviewText, answer: str | None) -> str:
-    said = [
-        f"row {text.row} ({text.where})",
-        *([] if answer is None else [answer]),
-        *(
-            [f"{text.tokens} tokens, {text.supervised_tokens} learnt"]
-            if text.label is None
-            else [f"{text.tokens} tokens"]
-        ),
-        *([] if text.method is None else [f"method {text.method}"]),
-        f"stop {plain(text.stop)}" if text.stop else "no stop" if text.label is None else f"label {plain(text.label)}",
-    ]
-    return writable(" · ".join(said))
+    about = [] if text.method is None else [f"method {text.method}"]
+    of = [f"row {text.row} ({text.where})", *([] if answer is None else [answer])]
+    return headline(of, about, tokens=text.tokens, learnt=text.supervised_tokens, stop=text.stop, label=text.label)
+
+
+def headline(
+    of: Sequence[str], about: Sequence[str], *, tokens: int, learnt: int, stop: str | None, label: str | None
+) -> str:
+    """Return the line above a text: which one it is, how long, how much of it is learnt, and where it stops."""
+    counted = f"{tokens} tokens, {learnt} learnt" if label is None else f"{tokens} tokens"
+    end = f"stop {plain(stop)}" if stop else "no stop" if label is None else f"label {plain(label)}"
+    return writable(" · ".join([*map(plain, of), counted, *about, end]))
 
 
 def _marked(text: PreviewText) -> str:
     parts, last = [], 0
     for start, end in text.supervised:
-        parts += [_lines(text.text[last:start]), _learnt(_lines(text.text[start:end]))]
+        parts += [lines(text.text[last:start]), marked_as_learnt(lines(text.text[start:end]))]
         last = end
-    return "".join([*parts, _lines(text.text[last:])])
+    return "".join([*parts, lines(text.text[last:])])
 
 
-def _learnt(text: str) -> str:
+def marked_as_learnt(text: str) -> str:
+    """Return a text as that which is learnt: green on a terminal, else in double brackets."""
     if not sys.stdout.isatty():
         return f"{_BEGINS}{text}{_ENDS}"
     # Line by line: pagers, and terminals that scroll, forget the colour at the end of a line. Spaces show it as well.
@@ -239,10 +240,11 @@ def _objective_fact(preview: Preview) -> list[tuple[str, str]]:
     return [("objective", f"{preview.objective}; or {', '.join(others)}" if others else preview.objective)]
 
 
-def _lines(text: str) -> str:
+def lines(text: str) -> str:
     """Return untrusted text made safe for a terminal, keeping line ends and tabs."""
     return "".join(c if c in "\n\t" else plain(c) for c in text)
 
 
-def _bold(text: str) -> str:
+def bold(text: str) -> str:
+    """Return a text in bold on a terminal."""
     return click.style(text, bold=True) if sys.stdout.isatty() else text

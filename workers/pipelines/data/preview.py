@@ -21,6 +21,7 @@ from sdk.schemas.version_records import SpecialTokens
 from workers.pipelines.data.added_tokens import extend_tokenizer
 from workers.pipelines.data.answering import answer_about
 from workers.pipelines.data.conversation import RowRefused
+from workers.pipelines.data.decoded import Decoded
 from workers.pipelines.data.encoding import Encoder
 from workers.pipelines.data.examples import Example, ExampleMaker, learnt_runs
 from workers.pipelines.data.label_rows import class_names, label_rows, pad_token_id, refuse_loss_on
@@ -194,7 +195,7 @@ def _made(maker: ExampleMaker, chosen: Sequence[tuple[int, Row]], max_length: in
 
 def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_length: int) -> PreviewText:
     """Return an example as text, with the parts that are still learnt after the cut at `max_length` tokens."""
-    whole = _Decoded(example.input_ids, tokenizer)
+    whole = Decoded(example.input_ids, tokenizer)
     kept = cut_example(example, max_length)
     tokens = min(len(example.input_ids), max_length)
     end = whole.end(tokens)
@@ -213,34 +214,6 @@ def shown_text(row: int, where: str, example: Example, tokenizer: Any, max_lengt
         method=example.method,
         desirable=example.desirable,
     )
-
-
-class _Decoded:
-    """Tokens as text, and where in it each of them begins and ends: a character may span several tokens."""
-
-    def __init__(self, ids: Sequence[int], tokenizer: Any) -> None:
-        self._ids, self._tokenizer = list(ids), tokenizer
-        self.text = self._decode(len(self._ids))
-
-    def start(self, token: int) -> int:
-        """Return the offset of the first character that a token is part of."""
-        return self._whole(self._decode(token))
-
-    def end(self, tokens: int) -> int:
-        """Return the offset after the last character that the first `tokens` tokens are part of."""
-        before = self._decode(tokens)
-        whole = self._whole(before)
-        # Where the decoded text differs from the whole text, a character has only some of its bytes.
-        return whole if whole == len(before) else whole + 1
-
-    def _whole(self, before: str) -> int:
-        pairs = zip(before, self.text, strict=False)
-        return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(before), len(self.text)))
-
-    def _decode(self, tokens: int) -> str:
-        return str(
-            self._tokenizer.decode(self._ids[:tokens], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
 
 
 if __name__ == "__main__":

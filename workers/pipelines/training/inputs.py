@@ -68,6 +68,8 @@ class Inputs:
     #: The labels of a classification.
     classes: Classes | None
     rows: Tokenised
+    #: The rows of an epoch, before those with nothing to learn from are dropped, by the numbers that the examples name.
+    learnt: CheckedRows
     held_out: Tokenised | None
     #: Held-out rows by which nothing is chosen.
     test: Tokenised | None
@@ -200,6 +202,7 @@ def read_inputs(order: TrainingOrder) -> Inputs:
         objective=objective,
         classes=classes,
         rows=rows,
+        learnt=given,
         held_out=held,
         test=test,
         prompts=prompts,

@@ -57,6 +57,7 @@ from workers.pipelines.training.probing import probe_saved, require_learnt
 from workers.pipelines.training.reports import Before, Setting, ran_with, training_report
 from workers.pipelines.training.resuming import threads_of
 from workers.pipelines.training.row_means import ROW, RowMeans
+from workers.pipelines.training.seen_rows import first_rows, seen_by
 from workers.pipelines.training.short_of_memory import after_the_last_step, before_the_first_step, looked_twice
 from workers.pipelines.training.states import states_of
 from workers.pipelines.training.update_size import largest_update, lost_scale
@@ -140,7 +141,7 @@ def _of_split(given: Inputs) -> str:
 
 def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResult:
     spec, device, resumed, parent = given.spec, given.device, given.resumed, given.order.parent
-    traits = given.objective.traits
+    traits, rows = given.objective.traits, first_rows(given)
     _stop_if_asked(given, host)
     host.report(Progress(phase="load", message=f"loading the base on {device.name}"))
     with before_the_first_step(spec):
@@ -233,7 +234,7 @@ def _train(given: Inputs, host: Host, callbacks: Sequence[Any]) -> TrainingResul
     member = None
     if given.order.sweep is not None and given.held_out is not None and held_out is not None:
         member = member_result(rungs, given.held_out, held_out.rows, steps=adapter.step)
-    return TrainingResult(report=report, member=member)
+    return TrainingResult(report=report, member=member, rows=seen_by(rows, adapter.step))
 
 
 def _scored(given: Inputs, rows: Tokenised | None, model: Any, fitting: Fitting, host: Host) -> HeldOutScores | None:

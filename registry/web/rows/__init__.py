@@ -1,0 +1,1 @@
+"""Rows: those that a training saw first, and those of evaluations."""

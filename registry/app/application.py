@@ -68,6 +68,7 @@ from registry.web.adapters import views as adapter_pages
 from registry.web.curves import views as curve_pages
 from registry.web.sessions import views as session_pages
 from registry.web.sessions.gate import SessionGate
+from registry.web.versions import views as version_pages
 
 #: How often a process adds its refusals to the shared counters, in seconds.
 _KEEP_REFUSALS_S = 5.0
@@ -101,7 +102,14 @@ ROOMS = (
     serving,
 )
 #: Every room's pages.
-PAGE_ROUTERS = (session_pages.entrance, session_pages.router, adapter_pages.router, curve_pages.router)
+PAGE_ROUTERS = (
+    session_pages.entrance,
+    session_pages.router,
+    # Names of adapters have parts, too: an address that ends with a number of a version is that version's.
+    version_pages.router,
+    adapter_pages.router,
+    curve_pages.router,
+)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:

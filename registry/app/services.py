@@ -84,6 +84,7 @@ from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
 from registry.web.sessions.service import Sessions
+from registry.web.versions.service import VersionPages
 
 
 class Services:
@@ -191,6 +192,14 @@ class Services:
         followers.ask_too(self.automatic)
         self.tables, self.standings = Tables(db), Standings(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
+        self.version_pages = VersionPages(
+            db,
+            catalog=self.catalog,
+            served_probes=self.served_probes,
+            signatures=self.signatures,
+            evaluations=self.evaluations,
+            lineages=self.lineages,
+        )
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
         self.reconciler = Reconciler(

@@ -17,12 +17,14 @@ from registry.web.adapters import action_views as adapter_actions
 from registry.web.adapters import decision_views as decisions
 from registry.web.adapters import views as adapters
 from registry.web.compression import Compression
+from registry.web.curves import views as curves
 from registry.web.error_pages import ErrorPages
 from registry.web.rows import views as rows
 from registry.web.sessions import views as sessions
 from registry.web.sessions.gate import SessionGate
 from registry.web.sessions.service import Sessions
 from registry.web.sessions.site import Site
+from registry.web.versions import views as versions
 
 #: Every room's pages.
 PAGE_ROUTERS = (
@@ -31,6 +33,9 @@ PAGE_ROUTERS = (
     adapter_actions.router,
     decisions.router,
     rows.router,
+    # Names of adapters have parts, too: an address that ends with a number of a version is that version's.
+    versions.router,
+    curves.router,
     # Last: whatever follows the name of an adapter would be taken for a part of it.
     adapters.router,
 )

@@ -74,6 +74,7 @@ from registry.removal.service import Removal
 from registry.rows.service import RowReading
 from registry.search.adapters import AdapterSearch
 from registry.search.service import Search
+from registry.series.curves import Curves
 from registry.series.reading import SeriesReading
 from registry.series.storing import StoredSeries
 from registry.series.version_series import keep_series
@@ -93,6 +94,7 @@ from registry.usage.charging import NamespaceLimits, limit_by_default
 from registry.web.adapters.actions import AdapterActions
 from registry.web.adapters.service import AdapterPages
 from registry.web.sessions.service import Sessions
+from registry.web.versions.service import VersionPages
 
 
 class Services:
@@ -194,7 +196,7 @@ class Services:
             give_up_scores=give_up_scores,
         )
         self.trained_on = TrainedOnRows(db)
-        self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
+        self.series, self.series_reading, self.curves = StoredSeries(db), SeriesReading(db), Curves(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
         self.comparisons = Comparisons(
@@ -226,6 +228,14 @@ class Services:
         )
         self.adapter_actions = AdapterActions(
             self.gate, Prospects(db), self.approvals, self.version_states, self.catalog
+        )
+        self.version_pages = VersionPages(
+            db,
+            catalog=self.catalog,
+            served_probes=self.served_probes,
+            signatures=self.signatures,
+            evaluations=self.evaluations,
+            lineages=self.lineages,
         )
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(

@@ -11,9 +11,9 @@ import click
 
 from sdk.cli.support.curves import curve_lines
 from sdk.cli.support.output import human_bytes, human_duration, say
-from sdk.cli.support.scores import held_out_preferences
 from sdk.plotting.curves import LOSS
 from sdk.schemas.training_warnings import held_out_losses
+from sdk.schemas.version_facts import held_out_preferences
 
 if TYPE_CHECKING:
     from sdk.plotting.curves import Curve

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 
@@ -22,7 +21,6 @@ from sdk.schemas.evaluation import (
     is_score,
     is_scorer,
 )
-from sdk.schemas.training_warnings import held_out_losses
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -38,39 +36,6 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     known = {name for one in metrics for name in one}
     own = sorted(name for name in known if is_scorer(name) and is_score(name))
     return (*(name for name in _COLUMNS if name in known), *own) or ("loss",)
-
-
-def held_out_loss(metrics: Mapping[str, float]) -> str | None:
-    """Return the loss of the held-out rows before and after a training; None if there were none.
-
-    >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9}), held_out_loss({"loss": 1.0})
-    ('1.9 → 0.75', None)
-    >>> held_out_loss({"eval_loss": 0.75, "eval_loss_base": 1.9, "eval_chosen_loss_parent": 3.2})
-    '0.6931 → 0.75'
-    """
-    losses = held_out_losses(metrics)
-    return None if losses is None else f"{losses[0]:.4g} → {losses[1]:.4g}"
-
-
-def held_out_preferences(metrics: Mapping[str, float]) -> str | None:
-    """Return in words what was learnt of the preferences in held-out rows; None if there were none.
-
-    >>> held_out_preferences({"eval_preference_accuracy": 0.9, "eval_chosen_loss": 1.0, "eval_chosen_loss_base": 2.5})
-    'chosen answer preferred in 90%, its loss 2.5 → 1'
-    >>> held_out_preferences({"eval_logp_accuracy": 0.75, "eval_logp_margin": 0.5})
-    'chosen answer likelier in 75%, by 0.5 nats a token'
-    >>> held_out_preferences({"eval_desirable_reward": 0.5, "eval_undesirable_reward": -0.25, "eval_auc": 0.9})
-    'reward 0.5 of desirable answers, -0.25 of undesirable ones, AUC 0.9'
-    """
-    before = metrics.get("eval_chosen_loss_parent", metrics.get("eval_chosen_loss_base", math.nan))
-    match metrics:
-        case {"eval_preference_accuracy": share, "eval_chosen_loss": after}:
-            return f"chosen answer preferred in {share:.0%}, its loss {before:.4g} → {after:.4g}"
-        case {"eval_logp_accuracy": share, "eval_logp_margin": margin}:
-            return f"chosen answer likelier in {share:.0%}, by {margin:.4g} nats a token"
-        case {"eval_desirable_reward": good, "eval_undesirable_reward": bad, "eval_auc": area}:
-            return f"reward {good:.4g} of desirable answers, {bad:.4g} of undesirable ones, AUC {area:.4g}"
-    return None
 
 
 def metric_text(name: str, value: float) -> str:

@@ -1,0 +1,143 @@
+"""What the page of a version shows, read from the services of the rooms that have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from registry.artifacts.long_facts import TurnNeededError, holding_facts
+from registry.catalog.bases.finding import find_visible
+from registry.catalog.versions.finding import space_of
+from registry.catalog.versions.served_probes import ServedProbes
+from registry.catalog.versions.service import Catalog
+from registry.db.database import Database
+from registry.errors import Invalid, NotFound
+from registry.evaluations.service import EvaluationQuery, Evaluations
+from registry.jobs.models import Job
+from registry.lineage.service import Lineages
+from registry.principal import Principal
+from registry.signatures.service import Signatures
+from registry.web.rendering import size
+from registry.web.versions.commands import BasePlace, Command, commands_of
+from registry.web.versions.heat_map import HeatMap, heat_map
+from registry.web.versions.lineage_map import STEPS, LineageMap, lineage_map
+from sdk.schemas.artifacts import SignatureView
+from sdk.schemas.catalog import KEPT, VersionView
+from sdk.schemas.evaluation import is_score
+from sdk.schemas.probe import ProbeReport, VersionNorms, recorded_probe
+from sdk.schemas.scores import EvaluationView
+from sdk.schemas.serving import ServedProbeView
+from sdk.schemas.version_facts import facts_of
+
+#: How many evaluations, and how many scores of each, are on the page.
+MOST_EVALUATIONS, MOST_SCORES = 20, 8
+#: How many modules a table of norms has.
+MOST_MODULES = 5_000
+
+
+@dataclass(frozen=True)
+class VersionPage:
+    """All that is on the page."""
+
+    view: VersionView
+    facts: list[tuple[str, Any]]
+    commands: list[Command]
+    heat: HeatMap | None
+    #: Whether norms are too many to be read for a page; they have one of their own.
+    norms_apart: bool
+    norms: VersionNorms | None
+    probe: ProbeReport | None
+    served: ServedProbeView | None
+    signatures: Sequence[SignatureView]
+    evaluations: Sequence[EvaluationView]
+    #: The scores that the evaluations have, as many as there is room for.
+    scores: tuple[str, ...]
+    more_evaluations: bool
+    lineage: LineageMap | None
+
+
+class VersionPages:
+    """The service of the pages of versions."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        catalog: Catalog,
+        served_probes: ServedProbes,
+        signatures: Signatures,
+        evaluations: Evaluations,
+        lineages: Lineages,
+    ) -> None:
+        self._db = db
+        self._catalog, self._served_probes, self._signatures = catalog, served_probes, signatures
+        self._evaluations, self._lineages = evaluations, lineages
+
+    def show(self, ref: str, *, who: Principal) -> VersionPage:
+        """Return what is shown of the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
+        view = self._catalog.resolve(ref, who=who)
+        is_version = view.state != KEPT
+        norms, apart = self._norms(view, who) if is_version else (None, False)
+        served = self._served(view, who) if is_version else None
+        found = self._scores(view, who)
+        scores = sorted({name for one in found for name in one.metrics if is_score(name)}, key=_first)
+        place, was_trained = self._made(view, who)
+        return VersionPage(
+            view=view,
+            facts=facts_of(view, norms, size=size),
+            commands=commands_of(view, place, is_proved=served is not None, was_trained=was_trained),
+            heat=None if norms is None or norms.norms is None else heat_map(norms.norms),
+            norms_apart=apart,
+            norms=norms,
+            probe=recorded_probe(view.metrics, view.record),
+            served=served,
+            signatures=self._signatures.list(view.digest, who=who) if is_version else (),
+            evaluations=found[:MOST_EVALUATIONS],
+            scores=tuple(scores[:MOST_SCORES]),
+            more_evaluations=len(found) > MOST_EVALUATIONS,
+            lineage=self._lineage(view, who) if is_version else None,
+        )
+
+    def norms(self, ref: str, *, wait_s: float, who: Principal) -> VersionNorms:
+        """Return the norms of the modules of a version. Raises what `Catalog.norms` does."""
+        with holding_facts(wait_s=wait_s):
+            return self._catalog.norms(ref, who=who)
+
+    def _norms(self, view: VersionView, who: Principal) -> tuple[VersionNorms | None, bool]:
+        try:
+            return self.norms(view.ref, wait_s=0, who=who), False
+        except TurnNeededError:
+            return None, True
+
+    def _served(self, view: VersionView, who: Principal) -> ServedProbeView | None:
+        try:
+            return self._served_probes.get(view.ref, who=who)
+        except NotFound:
+            return None
+
+    def _scores(self, view: VersionView, who: Principal) -> list[EvaluationView]:
+        asked = EvaluationQuery(digest=view.digest, namespace=space_of(view.adapter), limit=MOST_EVALUATIONS + 1)
+        return list(self._evaluations.list(asked, who=who).items)
+
+    def _made(self, view: VersionView, who: Principal) -> tuple[BasePlace, bool]:
+        """Where its base is, as the reader knows it, and whether a training that the reader may see made it."""
+        with self._db.read() as session:
+            try:
+                location = find_visible(session, view.base.fingerprint, who).location
+            except (NotFound, Invalid):
+                location = None
+            job = None if view.job is None else session.get(Job, view.job.id)
+            was_trained = job is not None and job.kind == "training" and who.may("read", job.namespace)
+        return BasePlace.of(location, view), was_trained
+
+    def _lineage(self, view: VersionView, who: Principal) -> LineageMap | None:
+        if view.number is None:
+            return None
+        return lineage_map(self._lineages.trace(of=view.ref, direction="both", depth=STEPS, who=who))
+
+
+def _first(name: str) -> tuple[int, str]:
+    """The order in which scores are shown."""
+    order = ("loss", "accuracy", "macro_f1", "rouge_l", "exact_match", "perplexity")
+    return (order.index(name) if name in order else len(order), name)

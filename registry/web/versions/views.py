@@ -1,0 +1,79 @@
+"""The page of a version, and the table of its norms."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from fastapi import Query, Request
+from fastapi.responses import Response
+
+from registry.artifacts.long_facts import WAIT_S, TurnNeededError
+from registry.http.paths import PAGES
+from registry.http.routes import answered, apart, service
+from registry.web.pages import Visitor, moved, page, pages
+from registry.web.versions.heat_map import MOST_TITLED, STEPS, heat_map
+from registry.web.versions.lineage_map import HEIGHT, WIDTH, page_of_ref
+from registry.web.versions.service import MOST_MODULES, VersionPage, VersionPages
+from sdk.schemas.scores import briefly
+
+router = pages()
+
+PagesDep = Annotated[VersionPages, service(VersionPages)]
+
+
+@router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}")
+async def show_version(request: Request, name: str, number: int, versions: PagesDep, who: Visitor) -> Response:
+    """Show a version."""
+    return _shown(request, await answered(versions.show, f"{name}@v{number}", who=who))
+
+
+@router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}/norms")
+async def show_norms(request: Request, name: str, number: int, versions: PagesDep, who: Visitor) -> Response:
+    """Show the norm of each module's update."""
+    ref = f"{name}@v{number}"
+    try:
+        found = await answered(versions.norms, ref, wait_s=0, who=who)
+    except TurnNeededError:
+        # It may wait for as long as a push reads a file, so it waits among pushes.
+        found = await apart(partial(versions.norms, ref, wait_s=WAIT_S, who=who))
+    norms = found.norms or {}
+    rows = list(norms.items())[:MOST_MODULES]
+    heat = heat_map(norms) if norms else None
+    return page(
+        request,
+        "versions/norms.html",
+        ref=ref,
+        back=page_of_ref(ref),
+        rows=rows,
+        all_modules=len(norms),
+        replaced=found.replaced[:MOST_MODULES],
+        heat=heat,
+        most_titled=MOST_TITLED,
+        steps=STEPS,
+    )
+
+
+@router.get(f"{PAGES}version")
+async def show_ref(
+    request: Request, ref: Annotated[str, Query(max_length=1000)], versions: PagesDep, who: Visitor
+) -> Response:
+    """Show what a ref names now: at its own address, if it has a number."""
+    found = await answered(versions.show, ref, who=who)
+    if found.view.number is not None:
+        return moved(page_of_ref(found.view.ref))
+    return _shown(request, found)
+
+
+def _shown(request: Request, found: VersionPage) -> Response:
+    return page(
+        request,
+        "versions/version.html",
+        shown=found,
+        view=found.view,
+        page_of_ref=page_of_ref,
+        box={"width": WIDTH, "height": HEIGHT},
+        briefly=briefly,
+        most_titled=MOST_TITLED,
+        steps=STEPS,
+    )

@@ -82,6 +82,9 @@ from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
+from registry.web.comparing.service import SidesBySide
+from registry.web.reports.about import Documents
+from registry.web.reports.service import Reports
 from registry.web.sessions.service import Sessions
 
 
@@ -182,6 +185,7 @@ class Services:
         self.comparisons = Comparisons(
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
+        self.sides = SidesBySide(db, self.catalog, self.bases, self.evaluations)
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
         bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
         self.gate, self.decisions = Gate(db, bench), Decisions(db)
@@ -190,6 +194,18 @@ class Services:
         followers.ask_too(self.automatic)
         self.tables, self.standings = Tables(db), Standings(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
+        documents = Documents(
+            db,
+            self.catalog,
+            self.aliases,
+            self.evaluations,
+            self.comparisons,
+            self.sides,
+            self.series_reading,
+            self.sweeps,
+            self.decisions,
+        )
+        self.reports = Reports(db, documents, self.read_only)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
         self.reconciler = Reconciler(

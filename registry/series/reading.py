@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
+from registry.catalog.models import LIVE_ROWS, Adapter, Version
 from registry.catalog.versions.finding import find_version, parse_ref_or_member
 from registry.db.database import Database
 from registry.jobs.lifecycle import find_job
@@ -72,6 +73,28 @@ class SeriesReading:
             version = find_version(session, parsed, who)
             row = session.get(VersionSeries, version.pk)
         return _answer(None, {}, buckets) if row is None else _answer(row.job, _cells_of(row, keys), buckets)
+
+    def of_versions(
+        self, versions: Sequence[tuple[str, str]], *, buckets: int, keys: Collection[str] | None, who: Principal
+    ) -> list[Series]:
+        """The series of the trainings that made versions, each as its adapter's name and its digest, in this order; an empty one
+        for each that has none or that the caller may not see.
+        """
+        query = select(Adapter.name, Version.digest, VersionSeries)
+        query = query.join(Version, Version.pk == VersionSeries.version_pk).join(
+            Adapter, Adapter.pk == Version.adapter_pk
+        )
+        query = query.where(
+            tuple_(Adapter.name, Version.digest).in_(versions), LIVE_ROWS, who.within(Adapter.namespace)
+        )
+        with self._db.read() as session:
+            rows = {(name, digest): row for name, digest, row in session.execute(query)} if versions else {}
+        return [
+            _answer(None, {}, buckets)
+            if (row := rows.get(key)) is None
+            else _answer(row.job, _cells_of(row, keys), buckets)
+            for key in versions
+        ]
 
 
 def cells_of_jobs(

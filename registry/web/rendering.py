@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC))
-    made.filters.update(time=time, size=size, number=number, short=short)
+    made.filters.update(time=time, size=size, number=number, short=short, data_image=data_image)
     return made
 
 
@@ -79,6 +80,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def data_image(svg: str) -> str:
+    """Return an SVG as an address that holds it: as an image it runs nothing and loads nothing."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def short(digest: str) -> str:

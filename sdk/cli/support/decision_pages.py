@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sdk.cli.support.markdown import quoted, table_lines
 from sdk.cli.support.output import filled, plain
+from sdk.formats.markdown import quoted, table_lines
 from sdk.schemas.decisions import Decision, RuleOutcome
 
-#: What each outcome means for the alias, where it did not move and where it did.
-_OUTCOMES = {
-    "passed": ("all rules hold, and it was not asked to move", "all rules hold"),
-    "refused": ("it did not move", "it moved"),
-    "overridden": ("an admin may move it all the same", "an admin moved it all the same"),
-    "rolled_back": ("it may go back to what it has named", "it went back to what it had named"),
-}
 _WIDEST = max(len(outcome) for outcome in ("passed", "failed", "unknown"))
 
 
@@ -27,18 +20,16 @@ def document_of(decision: Decision) -> dict[str, Any]:
 
 def title_of(decision: Decision) -> str:
     """Return what was to move, and what came of it: "code-review@production to v3: refused"."""
-    target = "nothing" if decision.number is None else f"v{decision.number}"
-    return plain(f"{decision.adapter}@{decision.alias} to {target}: {decision.outcome.replace('_', ' ')}")
+    return plain(decision.title)
 
 
 def facts_of(decision: Decision) -> list[tuple[str, str]]:
     """Return what there is to know beside the rules."""
     named = "nothing" if decision.from_number is None else f"v{decision.from_number}"
-    meaning = _OUTCOMES.get(decision.outcome, ("it did not move", "it moved"))[decision.moved]
     facts = [
         ("decision", decision.id),
         ("digest", (decision.digest or "")[:12]),
-        ("outcome", f"{decision.outcome.replace('_', ' ')}: {meaning}"),
+        ("outcome", decision.meaning),
         ("named then", named),
         ("reason", decision.reason),
         ("by", f"{decision.decided_by}, {decision.decided_at:%Y-%m-%d %H:%M}"),

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.compared import Bench, scored, write_rows
+from support.compared import Bench, write_rows
 from support.merging_desk import MergingDesk
 from support.registries import World
-from support.statements import sent
 
 from registry.principal import Principal, Role
 from registry.web.reports.query import ReportQuery
-from sdk.client import Client
 
 
 @pytest.fixture
@@ -30,7 +27,8 @@ def report(people: World, bench: Bench, *of: str, **asked: object) -> str:
 def test_smoke(people: World, bench: Bench) -> None:
     one, two = bench.pair(loss=0.8)
     bench.desk.writer.set_alias(bench.desk.named("a"), "production", 1)
-    out = Path("build/pages"); out.mkdir(parents=True, exist_ok=True)
+    out = Path("build/pages")
+    out.mkdir(parents=True, exist_ok=True)
     for name, of, asked in (
         ("several", (one, two), {"rows": 3}),
         ("adapter", (bench.desk.named("a"),), {}),

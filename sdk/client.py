@@ -31,7 +31,7 @@ from sdk.config import load as load_config
 from sdk.errors import InvalidInput
 from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import plan_training
-from sdk.examining.reporting import Form, Report, report_on
+from sdk.examining.reporting import Form, WrittenReport, report_on
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref, parse_ref_or_member
 from sdk.nouns.approvals import ApprovalsAPI
@@ -502,7 +502,7 @@ class Client:
         scores_of: str | None = None,
         base_namespace: str | None = None,
         published: bool = False,
-    ) -> Report:
+    ) -> WrittenReport:
         """Return a report to send: one file, as HTML that needs nothing from elsewhere, or as Markdown.
 
         It is about an adapter by its name, about one or up to 100 versions by their refs, about "sweep:ID" or "decision:ID".

@@ -66,6 +66,7 @@ from registry.removal.retention import give_up
 from registry.removal.service import Removal
 from registry.rows.service import RowReading
 from registry.search.service import Search
+from registry.series.curves import Curves
 from registry.series.reading import SeriesReading
 from registry.series.storing import StoredSeries
 from registry.series.version_series import keep_series
@@ -82,9 +83,9 @@ from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
-from registry.web.comparing.service import SidesBySide
+from registry.web.comparing.service import FoundSides
 from registry.web.reports.about import Documents
-from registry.web.reports.service import Reports
+from registry.web.reports.service import ReportWriter
 from registry.web.sessions.service import Sessions
 
 
@@ -179,13 +180,13 @@ class Services:
             wanting=wanting,
             give_up_scores=give_up_scores,
         )
-        self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
+        self.series, self.series_reading, self.curves = StoredSeries(db), SeriesReading(db), Curves(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
         self.comparisons = Comparisons(
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
-        self.sides = SidesBySide(db, self.catalog, self.bases, self.evaluations)
+        self.sides = FoundSides(db, self.catalog, self.bases, self.evaluations)
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
         bench = Bench(db, artifacts, self.evaluation_rows, self.reading, signed)
         self.gate, self.decisions = Gate(db, bench), Decisions(db)
@@ -201,11 +202,11 @@ class Services:
             self.evaluations,
             self.comparisons,
             self.sides,
-            self.series_reading,
+            self.curves,
             self.sweeps,
             self.decisions,
         )
-        self.reports = Reports(db, documents, self.read_only)
+        self.reports = ReportWriter(db, documents, self.read_only)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(db, settings.lifetimes, statement_s=settings.gc_statement_s)
         self.reconciler = Reconciler(

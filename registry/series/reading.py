@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalog.models import LIVE_ROWS, Adapter, Version
 from registry.catalog.versions.finding import find_version, parse_ref_or_member
 from registry.db.database import Database
 from registry.jobs.lifecycle import find_job
@@ -74,31 +73,9 @@ class SeriesReading:
             row = session.get(VersionSeries, version.pk)
         return _answer(None, {}, buckets) if row is None else _answer(row.job, _cells_of(row, keys), buckets)
 
-    def of_versions(
-        self, versions: Sequence[tuple[str, str]], *, buckets: int, keys: Collection[str] | None, who: Principal
-    ) -> list[Series]:
-        """The series of the trainings that made versions, each as its adapter's name and its digest, in this order; an empty one
-        for each that has none or that the caller may not see.
-        """
-        query = select(Adapter.name, Version.digest, VersionSeries)
-        query = query.join(Version, Version.pk == VersionSeries.version_pk).join(
-            Adapter, Adapter.pk == Version.adapter_pk
-        )
-        query = query.where(
-            tuple_(Adapter.name, Version.digest).in_(versions), LIVE_ROWS, who.within(Adapter.namespace)
-        )
-        with self._db.read() as session:
-            rows = {(name, digest): row for name, digest, row in session.execute(query)} if versions else {}
-        return [
-            _answer(None, {}, buckets)
-            if (row := rows.get(key)) is None
-            else _answer(row.job, _cells_of(row, keys), buckets)
-            for key in versions
-        ]
-
 
 def cells_of_jobs(
-    session: Session, job_ids: Collection[str], keys: Collection[str] | None = None, *, until: int | None = None
+    session: Session, job_ids: Collection[str], keys: Container[str] | None = None, *, until: int | None = None
 ) -> dict[str, dict[str, Array]]:
     """The cells of each series of each of these jobs that has any; with `until`, without later steps."""
     columns = (SeriesBlock.job_id, SeriesBlock.number, SeriesBlock.points, SeriesBlock.names, SeriesBlock.data)
@@ -131,7 +108,7 @@ def _cells_of(row: VersionSeries, keys: Collection[str] | None) -> dict[str, Arr
     return _chosen(Folded.unpacked(row.names, row.data).cells, keys)
 
 
-def _chosen(cells: dict[str, Array], keys: Collection[str] | None) -> dict[str, Array]:
+def _chosen(cells: dict[str, Array], keys: Container[str] | None) -> dict[str, Array]:
     return {name: some for name, some in cells.items() if len(some) and (keys is None or name in keys)}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from sdk.schemas.series import Series
+from registry.series.drawing import Drawing
 
 
 class Cell(NamedTuple):
@@ -42,7 +42,7 @@ def number(value: float | None, title: str | None = None) -> Cell:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactList:
     """Values under their names."""
 
     template: ClassVar[str] = "facts"
@@ -50,7 +50,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Table:
+class CellTable:
     """A table; the first cell of a row is its heading."""
 
     template: ClassVar[str] = "table"
@@ -69,8 +69,8 @@ class Sentences:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Texts of rows and answers, each under its title, as they are."""
+class TextParts:
+    """TextParts of rows and answers, each under its title, as they are."""
 
     template: ClassVar[str] = "texts"
     title: str
@@ -78,7 +78,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """A drawing."""
 
     template: ClassVar[str] = "picture"
@@ -87,18 +87,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Curves:
+class Drawn:
     """What trainings measured by step."""
 
     template: ClassVar[str] = "curves"
-    #: Name → series, of those that have any.
-    series: Mapping[str, Series]
-    #: Where a page loads them from.
-    address: str | None = None
+    label: str
+    #: None: a page loads it by the refs.
+    drawing: Drawing | None = None
+    refs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Folded:
+class Foldout:
     """What is only shown when it is asked for."""
 
     template: ClassVar[str] = "folded"
@@ -106,7 +106,7 @@ class Folded:
     blocks: Sequence[Any]
 
 
-Block = Facts | Table | Sentences | Texts | Picture | Curves | Folded
+Block = FactList | CellTable | Sentences | TextParts | Image | Drawn | Foldout
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Document:
     named: Mapping[str, str] = field(default_factory=dict)
 
 
-def turned(label: str, headings: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> Table:
+def turned(label: str, headings: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> CellTable:
     """Return a table whose columns are the rows of another."""
     head, *below = zip(headings, *rows, strict=True)
-    return Table(label, head, below)
+    return CellTable(label, head, below)

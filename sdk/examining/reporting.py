@@ -23,7 +23,7 @@ FORMS: dict[str, Form] = {".html": "html", ".htm": "html", ".md": "markdown"}
 
 
 @dataclass(frozen=True)
-class Report:
+class WrittenReport:
     """A report, whole, as it was at a moment."""
 
     _view: ReportView
@@ -77,7 +77,7 @@ def report_on(
     base_namespace: str | None,
     published: bool,
     **asked: Any,
-) -> Report:
+) -> WrittenReport:
     """Let the registry write a report; see `Client.report`."""
     each = [of] if isinstance(of, str) else list(of)
     if not each:
@@ -87,4 +87,4 @@ def report_on(
     require_given({**asked, "data": data, **dict.fromkeys(each)})
     require_one(base_namespace, published)
     asked |= {"base_namespace": base_namespace, "published": published or None}
-    return Report(on_rows_of(data, each, partial(reports.make, transport, each, **asked)))
+    return WrittenReport(on_rows_of(data, each, partial(reports.make, transport, each, **asked)))

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from registry.web.comparing.service import SideBySide
-from registry.web.comparing.settings import SettingRow, setting_rows, settings_of
+from registry.series.drawing import Drawing
+from registry.web.comparing.service import ComparedSides
+from registry.web.comparing.settings import ComparedSetting, setting_rows, settings_of
 from registry.web.document import (
     NOTHING,
     Block,
     Cell,
-    Curves,
-    Facts,
-    Folded,
+    Drawn,
+    FactList,
+    Foldout,
+    CellTable,
     Section,
     Sentences,
-    Table,
     number,
     ref,
     turned,
 )
 from sdk.schemas.scores import briefly
-from sdk.schemas.series import Series
 
 #: With more columns than this, each version is a line and not a column.
 _MOST_COLUMNS = 5
@@ -36,7 +36,7 @@ class _Columns(NamedTuple):
     refs: Sequence[str]
 
 
-def versions_section(beside: SideBySide) -> Section:
+def versions_section(beside: ComparedSides) -> Section:
     """Return what each is, in a line."""
     rows = []
     for side in beside.sides:
@@ -58,10 +58,10 @@ def versions_section(beside: SideBySide) -> Section:
             ]
         )
     headings = [Cell(name) for name in ("Version", "Aliases", "State", "Made, in UTC", "Base", "Digest")]
-    return Section("Versions", [Table("Versions", headings, rows)])
+    return Section("Versions", [CellTable("Versions", headings, rows)])
 
 
-def scores_section(beside: SideBySide) -> Section:
+def scores_section(beside: ComparedSides) -> Section:
     """Return the scores, of which one row or column is what may be compared."""
     if not beside.scores:
         refs = " ".join(side.ref for side in beside.sides[:3])
@@ -91,13 +91,13 @@ def scores_section(beside: SideBySide) -> Section:
             Sentences([f"{label}:"]),
             _wide(label, [Cell("Score"), Cell("Better"), *columns.heads], rows, columns),
         ]
-    blocks.append(Folded("Where these scores are from, and when they were taken", [_evaluations(beside)]))
+    blocks.append(Foldout("Where these scores are from, and when they were taken", [_evaluations(beside)]))
     if beside.notes:
         blocks.append(Sentences(beside.notes))
     return Section("Scores", blocks)
 
 
-def _evaluations(beside: SideBySide) -> Table:
+def _evaluations(beside: ComparedSides) -> CellTable:
     shown = {(one.id, ref_): one for row in beside.scores for ref_, one in row.of.items()}
     rows = [
         [
@@ -112,10 +112,10 @@ def _evaluations(beside: SideBySide) -> Table:
         for (_, ref_), one in shown.items()
     ]
     names = ("Scores", "Of", "On", "Taken, in UTC", "By jobs of", "Precision", "Rows seen in training")
-    return Table("Where scores are from", [Cell(name) for name in names], rows)
+    return CellTable("Where scores are from", [Cell(name) for name in names], rows)
 
 
-def settings_section(beside: SideBySide) -> Section:
+def settings_section(beside: ComparedSides) -> Section:
     """Return how each was made: first what differs, then what all have in common."""
     versions = beside.versions
     if not versions:
@@ -123,7 +123,7 @@ def settings_section(beside: SideBySide) -> Section:
     rows = setting_rows({version.ref: settings_of(version, beside.datasets) for version in versions})
     if len(versions) == 1:
         (only,) = versions
-        return Section("Configuration", [Facts([(row.name, Cell(row.values[only.ref])) for row in rows])])
+        return Section("Configuration", [FactList([(row.name, Cell(row.values[only.ref])) for row in rows])])
     columns = _columns(beside, only=[version.ref for version in versions])
     differ, same = [row for row in rows if row.differs], [row for row in rows if not row.differs]
     blocks: list[Block] = []
@@ -134,34 +134,33 @@ def settings_section(beside: SideBySide) -> Section:
         blocks.append(Sentences(["No setting differs."]))
     if same:
         first = columns.refs[0]
-        facts = Facts([(row.name, Cell(row.values[first])) for row in same])
-        blocks.append(Folded(f"What all have in common: {len(same)} settings", [facts]))
+        facts = FactList([(row.name, Cell(row.values[first])) for row in same])
+        blocks.append(Foldout(f"What all have in common: {len(same)} settings", [facts]))
     return Section("Configuration", blocks)
 
 
-def curves_section(series: Mapping[str, Series], address: str | None) -> Section:
+def curves_section(drawing: Drawing) -> Section:
     """Return what the trainings measured, by step."""
-    drawn = {name: one for name, one in series.items() if one.series}
-    without = [name for name, one in series.items() if not one.series]
-    blocks: list[Block] = [Curves(drawn, address)] if drawn else []
+    without = drawing.left_out
+    blocks: list[Block] = [Drawn("Curves", drawing)] if drawing.curves else []
     if without:
         some = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         blocks.append(Sentences([f"No curve is kept of {some}: only of trainings that this registry ran."]))
-    return Section("Curves", blocks or [Sentences(["There are no curves: nothing here was trained by this registry."])])
+    return Section("Curves", blocks)
 
 
-def _setting(row: SettingRow, refs: Sequence[str]) -> list[Cell]:
+def _setting(row: ComparedSetting, refs: Sequence[str]) -> list[Cell]:
     return [Cell(row.name), *(Cell(row.values[one]) for one in refs)]
 
 
-def _columns(beside: SideBySide, only: Sequence[str] | None = None) -> _Columns:
+def _columns(beside: ComparedSides, only: Sequence[str] | None = None) -> _Columns:
     sides = [side for side in beside.sides if only is None or side.ref in only]
     return _Columns([ref(side.ref, _page(side.ref)) for side in sides], [side.ref for side in sides])
 
 
-def _wide(label: str, headings: Sequence[Cell], rows: Sequence[Sequence[Cell]], columns: _Columns) -> Table:
+def _wide(label: str, headings: Sequence[Cell], rows: Sequence[Sequence[Cell]], columns: _Columns) -> CellTable:
     """Return a table with a column for each version, or with a line for each if these are many."""
-    return Table(label, headings, rows) if len(columns.refs) <= _MOST_COLUMNS else turned(label, headings, rows)
+    return CellTable(label, headings, rows) if len(columns.refs) <= _MOST_COLUMNS else turned(label, headings, rows)
 
 
 def _page(text: str) -> str | None:

@@ -34,7 +34,7 @@ _BASE = "base:"
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedSide:
     """One of what is put side by side."""
 
     #: The ref that always means it: "code-review@v3", "sweep:ID/N", "base:ID".
@@ -49,10 +49,10 @@ class Side:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class ComparedSides:
     """All of them."""
 
-    sides: Sequence[Side]
+    sides: Sequence[ComparedSide]
     #: What they were scored by, in rows of what may be compared.
     scores: Sequence[ScoreRow]
     #: Digest → name, of the datasets that the reader may know.
@@ -68,7 +68,7 @@ class SideBySide:
 
 
 @dataclass(frozen=True, eq=False)
-class SidesBySide:
+class FoundSides:
     """The service that finds them."""
 
     _db: Database
@@ -78,7 +78,7 @@ class SidesBySide:
 
     def of(
         self, refs: Sequence[str], *, who: Principal, scores_of: str | None = None, whose: Whose = ANYBODYS
-    ) -> SideBySide:
+    ) -> ComparedSides:
         """Return what refs mean now, in their order, each once. Raises InvalidName, InvalidRef, NotFound, Invalid for too many."""
         refs = list(dict.fromkeys(refs))
         if len(refs) > MOST_SIDES:
@@ -130,20 +130,20 @@ class SidesBySide:
         named: Mapping[str, str] | None = None,
         scores_of: str | None = None,
         notes: Sequence[str] = (),
-    ) -> SideBySide:
+    ) -> ComparedSides:
         """Return what was found, with the scores that count for it. Raises NotFound for the scores of a namespace that the caller
         may not read, Invalid if it isn't clear whose scores of a bare base count.
         """
         found = list(found)
         spaces = {space_of(one.adapter) for one in found if isinstance(one, VersionView)}
-        sides: list[Side] = []
+        sides: list[ComparedSide] = []
         for one in found:
             if isinstance(one, VersionView):
-                sides.append(Side(one.ref, one, namespace=space_of(one.adapter)))
+                sides.append(ComparedSide(one.ref, one, namespace=space_of(one.adapter)))
             else:
                 # With `scores_of`, nobody asks for the namespace.
                 space = "-" if scores_of is not None and len(spaces) > 1 else space_of_bases(spaces, who)
-                sides.append(Side(f"{_BASE}{one.id}", None, one, space))
+                sides.append(ComparedSide(f"{_BASE}{one.id}", None, one, space))
         evaluations = self._counting(sides, who, scores_of)
         if len(evaluations) == _MOST_EVALUATIONS:
             notes = [
@@ -154,9 +154,11 @@ class SidesBySide:
         scores, more = score_rows({side.ref: side.evaluations for side in sides})
         with self._db.read() as session:
             names = names_of_datasets(session, _datasets_of(sides), who)
-        return SideBySide(sides, scores, names, named or {}, [*notes, *more])
+        return ComparedSides(sides, scores, names, named or {}, [*notes, *more])
 
-    def _counting(self, sides: Sequence[Side], who: Principal, scores_of: str | None) -> Sequence[EvaluationView]:
+    def _counting(
+        self, sides: Sequence[ComparedSide], who: Principal, scores_of: str | None
+    ) -> Sequence[EvaluationView]:
         """The evaluations that count for any of them, newest first."""
         versions = [(side.version.digest, side.namespace) for side in sides if side.version is not None]
         conditions: list[Condition] = [of_versions(versions, who, scores_of)] if versions else []
@@ -168,7 +170,7 @@ class SidesBySide:
         return self._evaluations.newest_of(or_(*conditions), most=_MOST_EVALUATIONS) if conditions else ()
 
 
-def _scored(side: Side, evaluations: Sequence[EvaluationView], scores_of: str | None) -> Side:
+def _scored(side: ComparedSide, evaluations: Sequence[EvaluationView], scores_of: str | None) -> ComparedSide:
     """Return one with those of the evaluations that count for it."""
     if side.version is not None:
         digest = side.version.digest
@@ -182,10 +184,10 @@ def _scored(side: Side, evaluations: Sequence[EvaluationView], scores_of: str | 
             and one.base_fingerprint == fingerprint
             and (scores_of or one.namespace == side.namespace)
         ]
-    return Side(side.ref, side.version, side.base, side.namespace, own)
+    return ComparedSide(side.ref, side.version, side.base, side.namespace, own)
 
 
-def _datasets_of(sides: Iterable[Side]) -> set[str]:
+def _datasets_of(sides: Iterable[ComparedSide]) -> set[str]:
     digests = {one.dataset for side in sides for one in side.evaluations}
     trained = (side.version.dataset for side in sides if side.version is not None)
     return digests.union(*(used.digests for used in trained if used is not None))

@@ -24,7 +24,7 @@ _NONE: tuple[Any, ...] = (None, [], {}, "")
 
 
 @dataclass(frozen=True)
-class SettingRow:
+class ComparedSetting:
     """One setting."""
 
     name: str
@@ -59,7 +59,7 @@ def settings_of(version: VersionView, datasets: DatasetNames) -> dict[str, Any]:
     return flat
 
 
-def setting_rows(settings: Mapping[str, Mapping[str, Any]]) -> list[SettingRow]:
+def setting_rows(settings: Mapping[str, Mapping[str, Any]]) -> list[ComparedSetting]:
     """Return all settings that any has, those that differ first, each group in the order in which they first occur."""
     names = list(dict.fromkeys(name for one in settings.values() for name in one))[:_MOST_NAMES]
     rows = []
@@ -68,7 +68,7 @@ def setting_rows(settings: Mapping[str, Mapping[str, Any]]) -> list[SettingRow]:
         if all(value in _NONE for value in values.values()):
             continue
         exact = {ref: canonical_json(value) if value not in _NONE else b"" for ref, value in values.items()}
-        rows.append(SettingRow(name, len(set(exact.values())) > 1, _in_words(values, exact)))
+        rows.append(ComparedSetting(name, len(set(exact.values())) > 1, _in_words(values, exact)))
     return sorted(rows, key=lambda row: not row.differs)
 
 

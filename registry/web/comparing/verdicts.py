@@ -11,13 +11,13 @@ from registry.evaluations.comparing.service import Comparisons, ToFirstQuery
 from registry.principal import Principal
 from registry.rows.comparing.row_values import LOSS
 from registry.web.comparing.scores import ScoreRow
-from registry.web.comparing.service import SideBySide
-from registry.web.document import Block, Cell, Section, Sentences, Table, Texts, number, ref
+from registry.web.comparing.service import ComparedSides
+from registry.web.document import Block, Cell, CellTable, Section, Sentences, TextParts, number, ref
 from sdk.schemas.scores import MOST_AGAINST_ONE, ChangedRow, ComparedPair, Comparison
 
 
 @dataclass(frozen=True)
-class Judging:
+class RowQuestion:
     """How rows are to be compared."""
 
     #: The one that all others are compared with; None: the first.
@@ -34,7 +34,7 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Judged:
+class RowVerdicts:
     """What came of it."""
 
     #: None: nothing could be compared.
@@ -43,7 +43,7 @@ class Judged:
     notes: Sequence[str] = ()
 
 
-def row_to_judge_by(beside: SideBySide, judging: Judging) -> ScoreRow | None:
+def row_to_judge_by(beside: ComparedSides, judging: RowQuestion) -> ScoreRow | None:
     """Return the row of scores by which rows are compared: of the metric and dataset that are asked for, in which the one that
     others are compared with has a score that has rows, the one that most have. None if there is none.
     """
@@ -68,7 +68,7 @@ def _newest(row: ScoreRow) -> str:
     return max(found.created_at.isoformat() for found in row.of.values())
 
 
-def judge(comparisons: Comparisons, beside: SideBySide, judging: Judging, *, who: Principal) -> Judged:
+def judge(comparisons: Comparisons, beside: ComparedSides, judging: RowQuestion, *, who: Principal) -> RowVerdicts:
     """Compare the rows of the others with those of one. What can't be compared is said, and is no error; Unavailable is raised."""
     refs = [side.ref for side in beside.sides]
     first = judging.against or refs[0]
@@ -77,7 +77,7 @@ def judge(comparisons: Comparisons, beside: SideBySide, judging: Judging, *, who
     row = row_to_judge_by(beside, judging)
     if row is None:
         metric = judging.metric or LOSS
-        return Judged(
+        return RowVerdicts(
             None,
             [
                 f"{first} has no scores by row of {metric} that others could be compared with; score all in one job: adapterctl eval "
@@ -97,7 +97,7 @@ def judge(comparisons: Comparisons, beside: SideBySide, judging: Judging, *, who
             f"not compared, since they have no scores by row that were taken in the same way as those of {first}: {some}"
         )
     if not chosen:
-        return Judged(None, notes or [f"there is nothing to compare with {first}; name another version too"])
+        return RowVerdicts(None, notes or [f"there is nothing to compare with {first}; name another version too"])
     # A base is named by its fingerprint, since its id may mean another one elsewhere.
     exact = {side.ref: side.ref if side.base is None else f"base:{side.base.fingerprint}" for side in beside.sides}
     asked = ToFirstQuery(
@@ -112,14 +112,14 @@ def judge(comparisons: Comparisons, beside: SideBySide, judging: Judging, *, who
         published=judging.whose.published,
     )
     try:
-        return Judged(comparisons.compare(asked, who=who), notes)
+        return RowVerdicts(comparisons.compare(asked, who=who), notes)
     except RegistryError as error:
         if error.status >= 500:
             raise
-        return Judged(None, [*notes, f"the rows can't be compared: {error.message}"])
+        return RowVerdicts(None, [*notes, f"the rows can't be compared: {error.message}"])
 
 
-def verdict_sections(beside: SideBySide, judged: Judged) -> list[Section]:
+def verdict_sections(beside: ComparedSides, judged: RowVerdicts) -> list[Section]:
     """Return the verdicts, and the rows that changed most."""
     found = judged.comparison
     if found is None:
@@ -147,7 +147,7 @@ def verdict_sections(beside: SideBySide, judged: Judged) -> list[Section]:
                 + "; a verdict needs p below 0.05."
             ]
         ),
-        Table("Verdicts", [Cell(name) for name in headings], rows),
+        CellTable("Verdicts", [Cell(name) for name in headings], rows),
     ]
     if notes := [*found.notes, *judged.notes]:
         blocks.append(Sentences(notes))
@@ -170,9 +170,9 @@ def _pair(pair: ComparedPair, score: Cell) -> list[Cell]:
     ]
 
 
-def _changed(row: ChangedRow, found: Comparison) -> Texts:
+def _changed(row: ChangedRow, found: Comparison) -> TextParts:
     parts = [] if row.prompt is None else [("Prompt", row.prompt)]
     parts += [] if row.reference is None else [("Expected", row.reference)]
     for name, score, prediction in zip(found.refs, row.scores, row.predictions, strict=True):
         parts.append((f"{name}: {found.metric} {score:.4g}", "" if prediction is None else prediction))
-    return Texts(f"Row {row.row}", parts)
+    return TextParts(f"Row {row.row}", parts)

@@ -17,24 +17,23 @@ from registry.evaluations.comparing.service import Comparisons
 from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.principal import Principal
 from registry.promotion.decisions import Decisions
-from registry.series.reading import SeriesReading
+from registry.series.curves import Curves
 from registry.sweeps.service import Sweeps
 from registry.web.comparing.sections import curves_section, scores_section, settings_section, versions_section
-from registry.web.comparing.service import MOST_SIDES, SideBySide, SidesBySide
-from registry.web.comparing.verdicts import Judging, judge, verdict_sections
-from registry.web.document import NOTHING, Block, Cell, Curves, Document, Facts, Section, Sentences, Table, Texts, ref
+from registry.web.comparing.service import MOST_SIDES, ComparedSides, FoundSides
+from registry.web.comparing.verdicts import RowQuestion, judge, verdict_sections
+from registry.web.document import NOTHING, Block, Cell, Document, FactList, CellTable, Section, Sentences, TextParts, ref
 from registry.web.naming import names_of_datasets
 from registry.web.reports.query import ReportQuery
 from registry.web.reports.sweeps import sweep_sections
 from sdk.schemas.aliases import AliasMoveView
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.decisions import Decision, RuleOutcome
-from sdk.schemas.series import Series
 
 _SWEEP, _DECISION = "sweep:", "decision:"
 _WHEN = "%Y-%m-%d %H:%M"
-#: What curves of a report show, and how many buckets all of them have together.
-_KEYS, _BUCKETS, _MOST_BUCKETS = ("loss", "eval_loss", "lr"), 200, 20_000
+#: What curves of a report show.
+_KEYS = ("loss", "eval_loss", "lr")
 #: How many moves of aliases are shown.
 _MOVES = 20
 #: What evaluations keep of a completion.
@@ -50,8 +49,8 @@ class Documents:
     _aliases: Aliases
     _evaluations: Evaluations
     _comparisons: Comparisons
-    _sides: SidesBySide
-    _series: SeriesReading
+    _sides: FoundSides
+    _curves: Curves
     _sweeps: Sweeps
     _decisions: Decisions
 
@@ -93,7 +92,7 @@ class Documents:
         moves = self._aliases.history(adapter=name, alias=None, who=who, cursor=None, limit=_MOVES)
         rows = [[Cell(one.alias), ref(one.ref), Cell(f"{one.moved_at:{_WHEN}}"), Cell(one.moved_by)] for one in aliases]
         heads = [Cell(text) for text in ("Alias", "Names", "Since, in UTC", "Moved by")]
-        blocks: list[Block] = [Table("Aliases", heads, rows)] if rows else [Sentences([f"{name} has no alias."])]
+        blocks: list[Block] = [CellTable("Aliases", heads, rows)] if rows else [Sentences([f"{name} has no alias."])]
         if moves.items:
             blocks.append(_moves(moves.items, more=moves.next is not None))
         named = {f"{name}@{one.alias}": one.ref for one in aliases}
@@ -107,7 +106,7 @@ class Documents:
             found, title=name, sections=[found.sections[0], Section("Aliases", blocks), *found.sections[1:]]
         )
 
-    def _several(self, beside: SideBySide, asked: ReportQuery, who: Principal) -> Document:
+    def _several(self, beside: ComparedSides, asked: ReportQuery, who: Principal) -> Document:
         judging = self._judging(beside, asked, who)
         judged = judge(self._comparisons, beside, judging, who=who)
         shown = 0 if judged.comparison is None else len(judged.comparison.examples)
@@ -119,7 +118,7 @@ class Documents:
                 versions_section(beside),
                 *verdict_sections(beside, judged),
                 scores_section(beside),
-                curves_section(self._curves(beside, who), None),
+                *self._drawn(beside, who),
                 settings_section(beside),
             ],
             holds=f"{many} side by side: verdicts, scores, curves, configurations",
@@ -129,7 +128,7 @@ class Documents:
             named=beside.named,
         )
 
-    def _judging(self, beside: SideBySide, asked: ReportQuery, who: Principal) -> Judging:
+    def _judging(self, beside: ComparedSides, asked: ReportQuery, who: Principal) -> RowQuestion:
         against = asked.against
         if against is not None and against not in {side.ref for side in beside.sides}:
             # It may have been named by an alias, as the others.
@@ -138,7 +137,7 @@ class Documents:
         if asked.data is not None:
             with self._db.read() as session:
                 data = find_dataset(session, asked.data, who, removed=True).row.digest
-        return Judging(
+        return RowQuestion(
             against=against,
             metric=asked.metric,
             data=data,
@@ -149,13 +148,13 @@ class Documents:
             whose=Whose(asked.base_namespace, asked.published),
         )
 
-    def _single(self, beside: SideBySide, asked: ReportQuery, who: Principal) -> Document:
+    def _single(self, beside: ComparedSides, asked: ReportQuery, who: Principal) -> Document:
         (side,) = beside.sides
         version = side.version
         sections = [versions_section(beside) if version is None else _version(version)]
         sections += [scores_section(beside)]
         if version is not None:
-            sections += [curves_section(self._curves(beside, who), None), settings_section(beside), _files(version)]
+            sections += [*self._drawn(beside, who), settings_section(beside), _files(version)]
         samples = self._samples(beside, asked.rows, who)
         if asked.rows:
             shown: list[Block] = [*samples] or [Sentences(["No sample of its answers is kept."])]
@@ -170,44 +169,36 @@ class Documents:
             named=beside.named,
         )
 
-    def _samples(self, beside: SideBySide, most: int, who: Principal) -> list[Texts]:
+    def _samples(self, beside: ComparedSides, most: int, who: Principal) -> list[TextParts]:
         """Samples of the newest evaluations, which are read one by one: of 10 at most."""
-        found: list[Texts] = []
+        found: list[TextParts] = []
         for one in beside.sides[0].evaluations[:10]:
             if len(found) >= most:
                 break
             page = self._evaluations.list(EvaluationQuery(id=one.id, limit=1), who=who)
             for number, sample in enumerate(page.items[0].samples if page.items else [], start=1):
                 parts = [(title, sample[name]) for name, title in _SAMPLED if name in sample]
-                found.append(Texts(f"Sample {number} of {one.id}, on {beside.datasets[one.dataset]}", parts))
+                found.append(TextParts(f"Sample {number} of {one.id}, on {beside.datasets[one.dataset]}", parts))
         return found[:most]
 
-    def _curves(self, beside: SideBySide, who: Principal) -> dict[str, Series]:
-        versions = [version for version in beside.versions if not version.ref.startswith(_SWEEP)]
-        buckets = _buckets(len(beside.sides))
-        keys = [(version.adapter, version.digest) for version in versions]
-        series = self._series.of_versions(keys, buckets=buckets, keys=_KEYS, who=who)
-        found = {version.ref: one for version, one in zip(versions, series, strict=True)}
-        for version in beside.versions:
-            if version.ref not in found:
-                found[version.ref] = self._series.of_version(version.ref, buckets=buckets, keys=_KEYS, who=who)
-        return {version.ref: found[version.ref] for version in beside.versions}
+    def _drawn(self, beside: ComparedSides, who: Principal) -> list[Section]:
+        refs = [version.ref for version in beside.versions]
+        return [curves_section(self._curves.draw(refs=refs, keys=_KEYS, who=who))] if refs else []
 
     # Sweeps and decisions.
 
     def _sweep(self, ident: str, who: Principal) -> Document:
         view = self._sweeps.get(ident, who=who)
-        members = {member.job: member for member in view.members[:MOST_SIDES] if member.job}
-        found = self._series.of_jobs([*members], buckets=_buckets(len(members)), keys=_KEYS, who=who) if members else []
-        drawn = {
-            f"{_SWEEP}{view.id}/{members[one.job].number}": one for one in found if one.job is not None and one.series
-        }
-        curves: list[Block] = [Curves(drawn)] if drawn else [Sentences(["No member has a curve yet."])]
+        refs = [f"{_SWEEP}{view.id}/{member.number}" for member in view.members if member.job][:MOST_SIDES]
+        sections = sweep_sections(view)
+        if refs:
+            sections.append(curves_section(self._curves.draw(refs=refs, keys=_KEYS, who=who)))
         if len(view.members) > MOST_SIDES:
-            curves.append(Sentences([f"Only the first {MOST_SIDES} of {len(view.members)} members are drawn."]))
+            note = Sentences([f"Only the first {MOST_SIDES} of {len(view.members)} members are drawn."])
+            sections.append(Section("Members without a curve here", [note]))
         return Document(
             title=f"{_SWEEP}{view.id} of {view.adapter}",
-            sections=[*sweep_sections(view), Section("Curves", curves)],
+            sections=sections,
             holds="a sweep: its settings, members, verdict and curves",
             namespaces=frozenset({space_of(view.adapter)}),
         )
@@ -230,17 +221,13 @@ class Documents:
         ]
         return Document(
             title=decision.title,
-            sections=[Section("Decision", [Facts(facts)]), _rules(decision, names.names)],
+            sections=[Section("Decision", [FactList(facts)]), _rules(decision, names.names)],
             holds="a decision: what each rule found",
             namespaces=frozenset({space_of(decision.adapter)}),
         )
 
 
-def _buckets(count: int) -> int:
-    return max(1, min(_BUCKETS, _MOST_BUCKETS // max(1, count * len(_KEYS))))
-
-
-def _namespaces(beside: SideBySide) -> frozenset[str]:
+def _namespaces(beside: ComparedSides) -> frozenset[str]:
     """The namespaces of what is shown, and those whose jobs made the scores of it."""
     return frozenset(
         {side.namespace for side in beside.sides} | {one.namespace for row in beside.scores for one in row.of.values()}
@@ -262,7 +249,7 @@ def _version(version: VersionView) -> Section:
         ("Made from", Cell(", ".join(f"{one.ref} ({one.relation})" for one in version.parents) or "–")),
         ("Not known", Cell(", ".join(version.unknown) or "–")),
     ]
-    blocks: list[Block] = [Facts(facts)]
+    blocks: list[Block] = [FactList(facts)]
     if version.warnings:
         blocks.append(Sentences(version.warnings))
     return Section("Version", blocks)
@@ -271,14 +258,14 @@ def _version(version: VersionView) -> Section:
 def _files(version: VersionView) -> Section:
     rows = [[ref(file.path), Cell(f"{file.size_bytes:,}", "number"), ref(file.sha256)] for file in version.files]
     heads = [Cell("File"), Cell("Bytes", "number"), Cell("SHA-256")]
-    return Section("Files", [Table("Files", heads, rows[:_MOST_FILES])])
+    return Section("Files", [CellTable("Files", heads, rows[:_MOST_FILES])])
 
 
 #: How many files are listed.
 _MOST_FILES = 200
 
 
-def _moves(moves: Sequence[AliasMoveView], *, more: bool) -> Table:
+def _moves(moves: Sequence[AliasMoveView], *, more: bool) -> CellTable:
     rows = [
         [
             Cell(f"{one.moved_at:{_WHEN}}"),
@@ -292,7 +279,7 @@ def _moves(moves: Sequence[AliasMoveView], *, more: bool) -> Table:
         for one in moves
     ]
     heads = [Cell(name) for name in ("Moved at, in UTC", "Alias", "From", "To", "By", "Reason", "Decision")]
-    return Table(f"The last {len(rows)} moves" if more else "All moves", heads, rows)
+    return CellTable(f"The last {len(rows)} moves" if more else "All moves", heads, rows)
 
 
 def _rules(decision: Decision, names: Mapping[str, str]) -> Section:
@@ -301,7 +288,7 @@ def _rules(decision: Decision, names: Mapping[str, str]) -> Section:
     order = ("failed", "unknown", "passed")
     rows = [_rule(one, names) for one in sorted(decision.rules, key=lambda one: order.index(one.outcome))]
     heads = [Cell(name) for name in ("Rule", "Outcome", "Found", "Numbers", "On", "Policy of")]
-    blocks: list[Block] = [Table("Rules", heads, rows)]
+    blocks: list[Block] = [CellTable("Rules", heads, rows)]
     if decision.notes:
         blocks.append(Sentences(decision.notes))
     return Section("Rules", blocks)

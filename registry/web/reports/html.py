@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from registry.web.assets import text_of_asset
-from registry.web.document import Curves, Document, Facts, Folded
+from registry.web.document import Document, Drawn, FactList, Foldout
 from registry.web.rendering import render
 
 _STYLES = ("uplot.css", "app.css")
@@ -21,7 +21,7 @@ _STYLES = ("uplot.css", "app.css")
 _SCRIPTS = ("uplot.js", "app.js")
 
 
-def html_of(document: Document, about: Facts) -> str:
+def html_of(document: Document, about: FactList) -> str:
     """Return a document, below what it says of itself."""
     scripts = _scripts() if _has_curves(document) else ()
     style = _style()
@@ -70,4 +70,4 @@ def _has_curves(document: Document) -> bool:
 
 
 def _are_curves(blocks: Sequence[object]) -> bool:
-    return any(isinstance(one, Curves) or (isinstance(one, Folded) and _are_curves(one.blocks)) for one in blocks)
+    return any(isinstance(one, Drawn) or (isinstance(one, Foldout) and _are_curves(one.blocks)) for one in blocks)

@@ -10,7 +10,7 @@ from registry.access.read_only.service import ReadOnlySwitch
 from registry.db.database import Database
 from registry.db.types import utc_now
 from registry.principal import EVERYWHERE, Principal
-from registry.web.document import Cell, Document, Facts
+from registry.web.document import Cell, Document, FactList
 from registry.web.naming import DatasetNames, names_of_datasets
 from registry.web.reports.about import Documents
 from registry.web.reports.html import html_of
@@ -24,7 +24,7 @@ _MOST_NAMED = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Reports:
+class ReportWriter:
     """The service."""
 
     _db: Database
@@ -60,7 +60,7 @@ class Reports:
                 record(session, who, "report.make", namespace, document.title, after=after)
 
 
-def about_report(document: Document, names: DatasetNames, *, who: Principal, made_at: datetime) -> Facts:
+def about_report(document: Document, names: DatasetNames, *, who: Principal, made_at: datetime) -> FactList:
     """Return what stands above a report: what it holds, for whose eyes it is, and from when."""
     rows = "no rows of any dataset"
     if document.rows:
@@ -81,7 +81,7 @@ def about_report(document: Document, names: DatasetNames, *, who: Principal, mad
     ]
     if document.named:
         facts.insert(3, ("Meant then", Cell(", ".join(f"{name} was {ref}" for name, ref in document.named.items()))))
-    return Facts(facts)
+    return FactList(facts)
 
 
 def _space(namespace: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from registry.web.document import NOTHING, Block, Cell, Facts, Folded, Picture, Section, Sentences, Table, number, ref
+from registry.web.document import NOTHING, Block, Cell, FactList, Foldout, CellTable, Image, Section, Sentences, number, ref
 from sdk.errors import NotFound
 from sdk.plotting.sweeps.panels import picture_of
 from sdk.plotting.sweeps.settings import COSTS, Cost, SettingRow, between, name_of, rows_of, shown, with_error
@@ -30,7 +30,7 @@ def sweep_sections(view: SweepView) -> list[Section]:
     ]
     said = [] if verdict is None else [verdict.recommendation, *verdict.notes]
     said += [view.message] if view.message else []
-    blocks: list[Block] = [Facts(facts)]
+    blocks: list[Block] = [FactList(facts)]
     if said:
         blocks.append(Sentences(said, "notice"))
     if verdict is not None and verdict.test:
@@ -58,10 +58,10 @@ def _settings(view: SweepView) -> list[Block]:
         ]
         for row in rows
     ]
-    blocks: list[Block] = [Table("Settings", [Cell(head) for head in heads], lines)]
+    blocks: list[Block] = [CellTable("Settings", [Cell(head) for head in heads], lines)]
     # There is none as long as no member has a score.
     with suppress(NotFound):
-        blocks.append(Picture(svg_of(picture_of(view)), f"{score} of each setting, beside what it costs"))
+        blocks.append(Image(svg_of(picture_of(view)), f"{score} of each setting, beside what it costs"))
     return blocks
 
 
@@ -92,5 +92,5 @@ def _members(view: SweepView) -> Block:
         ]
         for member in view.members
     ]
-    table = Table("Members", [Cell(head) for head in heads], lines)
-    return Folded(f"{len(lines)} members", [table]) if len(lines) > 12 else table
+    table = CellTable("Members", [Cell(head) for head in heads], lines)
+    return Foldout(f"{len(lines)} members", [table]) if len(lines) > 12 else table

@@ -45,7 +45,7 @@ def report_command(of: tuple[str, ...], output: str, style: str, **given: Any) -
     \b
     Examples:
       adapterctl report code-review -o code-review.html
-      adapterctl report code-review@v3 code-review@v4 base:tiny --rows 10 -o both.html
+      adapterctl report sql@v3 sql@v4 base:tiny --rows 10 -o both.html
       adapterctl report team/sql@v1 team/sql@v2 --metric rouge_l -o sql.md
       adapterctl report sweep:3f1c2a9b7d20 -o sweep.html
       adapterctl report decision:5d0c1b2a3f4e6071 -o decision.md

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     pull = _client.pull
     push = _client.push
     quotas = _client.quotas
+    report = _client.report
     retention = _client.retention
     rollback = _client.rollback
     search = _client.search
@@ -151,6 +152,7 @@ __all__ = [
     "pull",
     "push",
     "quotas",
+    "report",
     "retention",
     "rollback",
     "search",

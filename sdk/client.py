@@ -31,6 +31,7 @@ from sdk.config import load as load_config
 from sdk.errors import InvalidInput
 from sdk.examining.comparing import compare, compare_scores
 from sdk.examining.planning import plan_training
+from sdk.examining.reporting import Form, WrittenReport, report_on
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref, parse_ref_or_member
 from sdk.nouns.approvals import ApprovalsAPI
@@ -481,6 +482,44 @@ class Client:
             data=data,
             by=by,
             examples=examples,
+            detect=detect,
+            scores_of=scores_of,
+            base_namespace=base_namespace,
+            published=published,
+        )
+
+    def report(
+        self,
+        of: str | Sequence[str],
+        *,
+        form: Form = "html",
+        rows: int = 0,
+        against: str | None = None,
+        metric: str | None = None,
+        data: str | Path | None = None,
+        by: str | None = None,
+        detect: float | None = None,
+        scores_of: str | None = None,
+        base_namespace: str | None = None,
+        published: bool = False,
+    ) -> WrittenReport:
+        """Return a report to send: one file, as HTML that needs nothing from elsewhere, or as Markdown.
+
+        It is about an adapter by its name, about one or up to 100 versions by their refs, about "sweep:ID" or "decision:ID".
+        Several are put side by side, and up to 10 are compared row by row with `against`, or else with the first, as
+        `compare` does it. The registry writes it, of what this client may see. With `rows`, so many rows that changed most, or
+        samples, are in it, and the audit trail says so. `.text` is the file, `.save("report.html")` writes it. Raises
+        NotFound, InvalidName, InvalidRef, InvalidInput; ReadOnly for one with rows while the registry is read-only.
+        """
+        return report_on(
+            self.transport,
+            of,
+            format=form,
+            rows=rows,
+            against=against,
+            metric=metric,
+            data=data,
+            by=by,
             detect=detect,
             scores_of=scores_of,
             base_namespace=base_namespace,

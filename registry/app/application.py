@@ -62,6 +62,7 @@ from registry.signatures import views as signatures
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
+from registry.web.reports import views as reports
 from registry.web.sessions import code_views as codes
 
 #: How often a process adds its refusals to the shared counters, in seconds.
@@ -95,6 +96,7 @@ ROOMS = (
     statements,
     serving,
     codes,
+    reports,
 )
 
 

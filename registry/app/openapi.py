@@ -56,6 +56,7 @@ TAGS = [
     {"name": "sweeps", "description": "Trainings with several settings, and which of them is the best."},
     {"name": "evaluations", "description": "Scores of versions and bare bases."},
     {"name": "lineage", "description": "What was made from what."},
+    {"name": "reports", "description": "What there is to know of versions, sweeps and decisions, in one file to send."},
     {"name": "search", "description": "Finding versions by what is known about them."},
     {"name": "serving", "description": "For gateways: which version each name means, and who may ask for it."},
     {"name": "people", "description": "Tokens, quotas, the audit trail."},

@@ -93,6 +93,9 @@ from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
 from registry.web.adapters.actions import AdapterActions
 from registry.web.adapters.service import AdapterPages
+from registry.web.comparing.service import FoundSides
+from registry.web.reports.about import Documents
+from registry.web.reports.service import ReportWriter
 from registry.web.sessions.service import Sessions
 from registry.web.versions.service import VersionPages
 
@@ -202,6 +205,7 @@ class Services:
         self.comparisons = Comparisons(
             db, artifacts, self.catalog, self.bases, self.evaluations, self.evaluation_rows, signed, self.reading
         )
+        self.sides = FoundSides(db, self.catalog, self.bases, self.evaluations)
         self.slicing = Slicing(db, artifacts, self.evaluations, self.evaluation_rows, self.reading)
         self.picks = RowPicks(
             db,
@@ -237,6 +241,18 @@ class Services:
             evaluations=self.evaluations,
             lineages=self.lineages,
         )
+        documents = Documents(
+            db,
+            self.catalog,
+            self.aliases,
+            self.evaluations,
+            self.comparisons,
+            self.sides,
+            self.curves,
+            self.sweeps,
+            self.decisions,
+        )
+        self.reports = ReportWriter(db, documents, self.read_only)
         self.removal = Removal(db, artifacts, statement_s=settings.gc_statement_s)
         self.expiry = Expiry(
             db, settings.lifetimes, statement_s=settings.gc_statement_s, also={"sessions": self.sessions.forget}

@@ -200,6 +200,17 @@ def names_of(session: Session, rows: Collection[DatasetAccess]) -> dict[tuple[st
     return found
 
 
+def first_names(session: Session, digests: Collection[str], who: Principal) -> dict[str, str]:
+    """The first name, `NAME@vN`, that a namespace which the caller may read gave to each of these datasets, by digest."""
+    order = (DatasetNumber.created_at, DatasetNumber.namespace, DatasetNumber.name, DatasetNumber.number)
+    place = func.row_number().over(partition_by=DatasetNumber.digest, order_by=order)
+    columns = (DatasetNumber.digest, DatasetNumber.name, DatasetNumber.number)
+    given = DatasetNumber.digest.in_(digests) & who.within(DatasetNumber.namespace)
+    numbered = select(*columns, place.label("place")).where(given).subquery()
+    first = select(numbered.c.digest, numbered.c.name, numbered.c.number).where(numbered.c.place == 1)
+    return {digest: f"{name}@v{number}" for digest, name, number in session.execute(first)}
+
+
 def is_given(session: Session, digest: str, namespace: str) -> bool:
     """Whether a namespace has a dataset, by its whole digest, and has not given it up."""
     access = session.get(DatasetAccess, (digest, namespace))

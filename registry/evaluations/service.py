@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm.attributes import set_committed_value
 
 from registry.access.audit.service import record
 from registry.artifacts.uploads import finish_upload
@@ -143,6 +144,24 @@ class Evaluations:
         with self._db.read() as session:
             rows = session.scalars(query).all()
             return [view for row in reversed(rows) if (view := _present(row)) is not None]
+
+    def newest_of(self, counting: ColumnElement[bool], *, most: int) -> Sequence[EvaluationView]:
+        """The evaluations for which a condition of `standing` is true, without their samples, newest first: of each target,
+        dataset and set of conditions the last one; at most `most`.
+        """
+        target = (Evaluation.namespace, Evaluation.digest, Evaluation.base_fingerprint, Evaluation.dataset_digest)
+        alike = (*target, Evaluation.grader, Evaluation.precision, Evaluation.spec_digest)
+        order = (Evaluation.created_at.desc(), Evaluation.id.desc())
+        place = func.row_number().over(partition_by=alike, order_by=order)
+        numbered = select(Evaluation.id, place.label("place")).where(counting).subquery()
+        query = select(Evaluation).join(numbered, numbered.c.id == Evaluation.id).where(numbered.c.place == 1)
+        query = query.options(defer(Evaluation.samples)).order_by(*order).limit(most)
+        with self._db.read() as session:
+            rows = session.scalars(query).all()
+            for row in rows:
+                # Otherwise they would be loaded row by row.
+                set_committed_value(row, "samples", [])
+            return [view for row in rows if (view := _present(row)) is not None]
 
 
 def _row(

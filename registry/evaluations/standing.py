@@ -68,17 +68,23 @@ def of_version(
     return and_(scores.digest == digest, made_in(scores, namespace, who, scores_of))
 
 
-def of_versions(versions: Iterable[tuple[str, str]], who: Principal) -> Condition:
-    """The condition that an evaluation counts for one of some versions, each as its digest and its namespace."""
+def of_versions(versions: Iterable[tuple[str, str]], who: Principal, scores_of: str | None = None) -> Condition:
+    """The condition that an evaluation counts for one of some versions, each as its digest and its namespace.
+
+    Raises NotFound for the scores of a namespace that the caller may not read.
+    """
     digests: dict[str, set[str]] = defaultdict(set)
     for digest, namespace in versions:
         digests[namespace].add(digest)
+    every = Evaluation.digest.in_(sorted(set().union(*digests.values())))
+    if scores_of is not None:
+        return and_(every, made_in(Evaluation, None, who, scores_of))
     each = (
         and_(Evaluation.digest.in_(sorted(found)), made_in(Evaluation, namespace, who))
         for namespace, found in sorted(digests.items())
     )
     # Whatever the namespaces are, the index of digests answers it.
-    return and_(Evaluation.digest.in_(sorted(set().union(*digests.values()))), or_(false(), *each))
+    return and_(every, or_(false(), *each))
 
 
 def of_bytes(session: Session, who: Principal, digest: str) -> Condition:

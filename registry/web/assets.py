@@ -61,6 +61,11 @@ def asset(name: str) -> str:
     return _assets()[0][name]
 
 
+def text_of_asset(name: str) -> str:
+    """Return the text of a file by its name. Raises KeyError."""
+    return _assets()[1][asset(name).removeprefix(STATIC)].body.decode()
+
+
 async def send_asset(request: Request) -> Response:
     """Send a file."""
     found = _assets()[1].get(request.path_params["name"])

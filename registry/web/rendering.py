@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from markupsafe import Markup
 
 from registry.web.adapters import wording
 from registry.web.assets import asset
+from registry.web.curves.pictures import picture_of_drawing
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: How many characters of a digest are shown.
@@ -45,8 +47,15 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC), **wording.SHOWN)
-    made.filters.update(time=time, size=size, number=number, short=short)
-    made.filters["visible"] = visible
+    made.filters.update(
+        time=time,
+        size=size,
+        number=number,
+        short=short,
+        visible=visible,
+        data_image=data_image,
+        picture=picture_of_drawing,
+    )
     return made
 
 
@@ -95,6 +104,11 @@ def visible(text: str) -> str:
     True
     """
     return text.translate(_SIGNS)
+
+
+def data_image(svg: str) -> str:
+    """Return an SVG as an address that holds it: as an image it runs nothing and loads nothing."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def short(digest: str) -> str:

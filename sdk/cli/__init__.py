@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "Score versions and bare bases on the same rows."),
     "evals": ("evals", "List and show scores that were recorded."),
     "compare": ("compare", "Say which of several versions scores better on the same rows."),
+    "report": ("report", "Write what there is to know of versions into one file to send."),
     "merge": ("merge", "Merge a version into its base."),
     "combine": ("merge", "Add versions of one base up by weights, into a version."),
     "export": ("export", "Write an adapter or a merged model as GGUF."),

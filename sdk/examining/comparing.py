@@ -6,9 +6,10 @@ The registry resamples the rows that it keeps; weights are fetched and compared 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sdk.api import evaluations
 from sdk.api.transport import Transport
@@ -23,6 +24,8 @@ from sdk.schemas.manifest import Manifest
 from sdk.schemas.scores import MOST_TARGETS, Comparison
 from sdk.submitting.given_data import means_file
 from sdk.validation import require_adapter
+
+T = TypeVar("T")
 
 
 def compare_scores(
@@ -40,15 +43,28 @@ def compare_scores(
             f"a comparison is of 2 to {MOST_TARGETS} versions or bases; name them all: adapterctl compare REF REF",
             param="refs",
         )
-    for name, given in {**asked, "data": data}.items():
-        # For example from an unset shell variable; it is not meant as the loss, or as no groups.
-        if given == "":
-            raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
+    require_given({**asked, "data": data})
     targets = [ref if ref.startswith("base:") else str(parse_ref_or_member(ref)) for ref in refs]
     require_one(base_namespace, published)
     asked |= {"base_namespace": base_namespace, "published": published or None}
+    return on_rows_of(data, targets, partial(evaluations.compare, transport, targets, **asked))
+
+
+def require_given(options: Mapping[str, Any]) -> None:
+    """Raise InvalidInput if the text of an option is empty."""
+    for name, given in options.items():
+        # For example from an unset shell variable; it is not meant as the loss, or as no groups.
+        if given == "":
+            raise InvalidInput(f"{name} is empty; give one, or leave it out", param=name)
+
+
+def on_rows_of(data: str | Path | None, targets: Sequence[str], ask: Callable[..., T]) -> T:
+    """Ask about scores on a dataset, which may be given as a file: that is hashed, and not sent.
+
+    Raises InvalidInput for a file that can't be read, NotFound if nothing was scored on its rows.
+    """
     if data is None or not means_file(data):
-        return evaluations.compare(transport, targets, data=None if data is None else str(data), **asked)
+        return ask(data=None if data is None else str(data))
     path = user_path(data)
     # Reading a pipe or a device may never end.
     if not os.path.isfile(path):  # noqa: PTH113 - a text that no path can be is none here
@@ -58,7 +74,7 @@ def compare_scores(
     except OSError as error:
         raise InvalidInput(f"{data} can't be read ({error.strerror}); check the path", param="data") from None
     try:
-        return evaluations.compare(transport, targets, data=digest, **asked)
+        return ask(data=digest)
     except NotFound as error:
         if error.param != "data":
             raise

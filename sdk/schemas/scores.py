@@ -182,8 +182,8 @@ class SlicedScores(Wire):
     slices: list[Slice]
 
 
-#: How many targets are compared at once; all pairs are compared.
-MOST_TARGETS = 8
+#: How many targets are compared at once if all pairs are, and how many with one alone.
+MOST_TARGETS, MOST_AGAINST_ONE = 8, 10
 #: The most rows shown side by side.
 MOST_EXAMPLES = 100
 
@@ -270,3 +270,11 @@ class Comparison(Wire):
     notes: list[str] = []
     #: Those that changed most, first.
     examples: list[ChangedRow] = []
+
+    @property
+    def heading(self) -> str:
+        """What is compared on what: "loss on 3f1a5c0d9e2b: 48 rows in 12 groups by repo; less is better"."""
+        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        groups = "" if self.groups is None else f" in {self.groups} groups by {self.by}"
+        groups = groups if self.distinct_rows is None else f", {self.distinct_rows} of them different"
+        return f"{self.metric} on {self.dataset[:12]}: {rows}{groups}; {'less' if self.lower_is_better else 'more'} is better"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Alias, Version
@@ -16,6 +16,9 @@ from sdk.formats import refs
 from sdk.formats.refs import BadNameError, BadRefError, MemberRef, Ref, namespace_of, parse_name
 
 P = TypeVar("P")
+
+#: The states in which a digest finds a version.
+_BY_DIGEST = (VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED)
 
 
 def parse_ref(text: str) -> Ref:
@@ -82,40 +85,96 @@ def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "r
     Raises what `find_adapter` does, NotFound, and Invalid for a digest that fits more than one version.
     """
     _require_name(ref.adapter)
-    missing = f"there is no {ref}; see what there is with: adapterctl versions {ref.adapter}"
-    who.require(action, space_of(ref.adapter), missing=missing, param="ref")
+    who.require(action, space_of(ref.adapter), missing=_missing(ref), param="ref")
     adapter = select(Adapter).where(Adapter.name == ref.adapter)
     row = session.scalars(adapter.with_for_update(key_share=True) if lock else adapter).first()
     if row is None:
         raise NotFound(f"there is no adapter {ref.adapter!r}; see what there is with: adapterctl list", param="adapter")
     query = select(Version).where(Version.adapter_pk == row.pk)
-    if ref.selector == "latest":
-        # If the number were None, the comparison would match the versions without a number.
-        query = query.where(Version.number == (row.latest_number or 0))
-    elif ref.number is not None:
-        query = query.where(Version.number == ref.number)
-    elif ref.digest_prefix is not None:
-        states = [VersionState.READY, VersionState.ARCHIVED, VersionState.QUARANTINED]
-        query = query.where(
-            Version.digest.startswith(ref.digest_prefix, autoescape=True), Version.state.in_(states)
-        ).limit(2)
+    if ref.alias is None:
+        query = query.where(_asked(row, ref)).limit(2)
     else:
         query = query.join(Alias, Alias.version_pk == Version.pk).where(
             Alias.name == ref.alias, Alias.adapter_pk == row.pk
         )
-    found = session.scalars(query).all()
+    return _single(session.scalars(query).all(), ref)
+
+
+def _single(found: Sequence[Version], ref: Ref) -> Version:
+    """Return the version among those that fit a ref. Raises NotFound, Invalid."""
     if len(found) > 1:
         raise Invalid(f"{ref} matches more than one version; write more digits", param="ref")
-    if not found:
-        raise NotFound(missing, param="ref")
-    version = found[0]
-    if version.state == VersionState.DELETED:
+    version = found[0] if found else None
+    if version is not None and version.state == VersionState.DELETED:
         raise NotFound(
             f"{exact_ref(version)} was deleted; see what there is with: adapterctl versions {ref.adapter}", param="ref"
         )
-    if version.state == VersionState.QUARANTINED and ref.digest_prefix is None:
-        raise NotFound(missing, param="ref")
+    if version is None or (version.state == VersionState.QUARANTINED and ref.digest_prefix is None):
+        raise NotFound(_missing(ref), param="ref")
     return version
+
+
+def _missing(ref: Ref) -> str:
+    return f"there is no {ref}; see what there is with: adapterctl versions {ref.adapter}"
+
+
+def find_versions(session: Session, refs: Sequence[Ref], who: Principal) -> list[Version]:
+    """Return the versions that refs name now, in their order, by three queries, however many they are.
+
+    Raises what `find_version` does.
+    """
+    for ref in refs:
+        who.require("read", space_of(ref.adapter), missing=_missing(ref), param="ref")
+    names = {ref.adapter for ref in refs}
+    adapters = {row.name: row for row in session.scalars(select(Adapter).where(Adapter.name.in_(names)))}
+    for ref in refs:
+        if ref.adapter not in adapters:
+            raise NotFound(
+                f"there is no adapter {ref.adapter!r}; see what there is with: adapterctl list", param="adapter"
+            )
+    given = [(adapters[ref.adapter], ref) for ref in refs]
+    asked = [_asked(row, ref) for row, ref in given if ref.alias is None]
+    found = session.scalars(select(Version).where(or_(*asked))).all() if asked else []
+    aliases = [(row.pk, ref.alias) for row, ref in given if ref.alias is not None]
+    named = select(Alias.adapter_pk, Alias.name, Version).join(Version, Version.pk == Alias.version_pk)
+    by_alias = (
+        {(pk, alias): version for pk, alias, version in session.execute(named.where(_among(aliases)))}
+        if aliases
+        else {}
+    )
+    return [
+        _single(
+            [version for version in (by_alias.get((row.pk, ref.alias)),) if version is not None]
+            if ref.alias is not None
+            else [version for version in found if version.adapter_pk == row.pk and _fits(version, row, ref)],
+            ref,
+        )
+        for row, ref in given
+    ]
+
+
+def _among(aliases: Sequence[tuple[int, str]]) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = tuple_(Alias.adapter_pk, Alias.name).in_(aliases)
+    return condition
+
+
+def _asked(row: Adapter, ref: Ref) -> ColumnElement[bool]:
+    """The condition that a version fits a ref without an alias."""
+    if ref.digest_prefix is not None:
+        fits = Version.digest.startswith(ref.digest_prefix, autoescape=True)
+        return and_(Version.adapter_pk == row.pk, fits, Version.state.in_(_BY_DIGEST))
+    return and_(Version.adapter_pk == row.pk, Version.number == _number(row, ref))
+
+
+def _number(row: Adapter, ref: Ref) -> int:
+    # If the number were None, the comparison would match the versions without a number.
+    return (row.latest_number or 0) if ref.selector == "latest" else (ref.number or 0)
+
+
+def _fits(version: Version, row: Adapter, ref: Ref) -> bool:
+    if ref.digest_prefix is not None:
+        return version.digest.startswith(ref.digest_prefix) and version.state in _BY_DIGEST
+    return version.number == _number(row, ref)
 
 
 def exact_ref(version: Version, adapter: str | None = None) -> str:

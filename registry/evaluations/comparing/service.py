@@ -35,6 +35,7 @@ from registry.rows.service import Equal, RowReading
 from sdk.formats.columns import parse_columns
 from sdk.schemas.evaluation import better_is
 from sdk.schemas.scores import (
+    MOST_AGAINST_ONE,
     MOST_EXAMPLES,
     MOST_TARGETS,
     ChangedRow,
@@ -65,18 +66,10 @@ class _Subject:
     fingerprint: str | None = None
 
 
-class ComparisonQuery(BaseModel):
-    """What is compared, by what, and what of it is shown."""
+class ToFirstQuery(BaseModel):
+    """What is compared with the first that is named, by what, and what of it is shown."""
 
-    ref: Annotated[
-        list[Annotated[str, Field(max_length=1000)]],
-        Field(
-            min_length=2,
-            max_length=MOST_TARGETS,
-            description='Versions, members of sweeps as "sweep:ID/N", and bare bases as "base:ID".',
-            examples=[["team/code-review@v3", "team/code-review@v4"]],
-        ),
-    ]
+    ref: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=2, max_length=1 + MOST_AGAINST_ONE)]
     metric: Annotated[
         str | None, Field(min_length=1, max_length=100, description="The score that is compared; without it, the loss.")
     ] = None
@@ -104,6 +97,20 @@ class ComparisonQuery(BaseModel):
     published: IsPublished = False
 
 
+class ComparisonQuery(ToFirstQuery):
+    """What is compared, each with each, by what, and what of it is shown."""
+
+    ref: Annotated[
+        list[Annotated[str, Field(max_length=1000)]],
+        Field(
+            min_length=2,
+            max_length=MOST_TARGETS,
+            description='Versions, members of sweeps as "sweep:ID/N", and bare bases as "base:ID".',
+            examples=[["team/code-review@v3", "team/code-review@v4"]],
+        ),
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Comparisons:
     """The service that compares scores that were made under the same conditions."""
@@ -117,8 +124,9 @@ class Comparisons:
     _signed: SignedDatasets
     _reading: RowReading
 
-    def compare(self, asked: ComparisonQuery, *, who: Principal) -> Comparison:
-        """Compare two or more targets row by row, each with each other; without a `metric`, by their loss.
+    def compare(self, asked: ToFirstQuery, *, who: Principal) -> Comparison:
+        """Compare two or more targets row by row, each with each other, or with the first alone; without a `metric`, by their
+        loss.
 
         The scores are those that count for each, see `standing`, or those of the namespace `scores_of` ("*": of any).
         Raises InvalidName, InvalidRef, NotFound for what the caller may not see or what has no scores, Invalid for what
@@ -154,6 +162,7 @@ class Comparisons:
                 kind=kind,
                 detect=asked.detect,
                 examples=examples,
+                to_first=not isinstance(asked, ComparisonQuery),
             )
             seen = {one.ref: one.contamination for one in found}
             pairs = [with_training_rows(ComparedPair.model_validate(one), seen, labels) for one in told["pairs"]]

@@ -65,8 +65,9 @@ def pairs(
     kind: str,
     detect: float | None,
     examples: int,
+    to_first: bool = False,
 ) -> dict[str, Any]:
-    """Compare each target with each other by what `values` wrote; if `grouped`, the folder has the group of each row.
+    """Compare each target with each other, or each with the first alone, by what `values` wrote; if `grouped`, the folder has the group of each row.
 
     Returns `pairs`, the `means` of the targets, `notes`, the number of `groups`, and `changed`: of this many rows, that
     changed most, the number, the scores and the texts.
@@ -77,7 +78,14 @@ def pairs(
     groups = np.fromfile(Path(folder, GROUPS), "<i8") if grouped else None
     refs = [ref for ref, _, _ in targets]
     compared = compare_pairs(
-        found, refs=refs, digests=digests, metric=metric, groups=groups, kind=Clusters(kind), detect=detect
+        found,
+        refs=refs,
+        digests=digests,
+        metric=metric,
+        groups=groups,
+        kind=Clusters(kind),
+        detect=detect,
+        to_first=to_first,
     )
     return {
         "pairs": [one.model_dump(mode="json") for one in compared],

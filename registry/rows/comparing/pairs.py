@@ -38,11 +38,12 @@ def compare_pairs(
     groups: npt.NDArray[np.int64] | None,
     kind: Clusters,
     detect: float | None,
+    to_first: bool,
 ) -> list[ComparedPair]:
-    """Compare each target with each other; `digests` are those of their records, and determine what is drawn at
-    random.
+    """Compare each target with each other, or each with the first alone; `digests` are those of their records, and
+    determine what is drawn at random.
     """
-    pairs = list(combinations(range(len(refs)), 2))
+    pairs = [(a, b) for a, b in combinations(range(len(refs)), 2) if a == 0 or not to_first]
     found = []
     for a, b in pairs:
         ratio = paired_ratio(values.sums[b] - values.sums[a], values.masses, groups=groups)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     type=click.Choice(["table", "json", "quiet", "markdown", "html"]),
     default="table",
     show_default=True,
-    help="json: one document on stdout; quiet: the better one of each pair, or '-'; markdown, html: a page.",
+    help="json: one document on stdout; quiet: the better one of each pair, or '-'; markdown: a page; html: a report of it, each compared with the first.",
 )
 def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given: Any) -> None:
     """Say which of two or more versions (REF), members of sweeps (sweep:ID/N) and bare bases (base:ID) scores better, row by
@@ -62,18 +62,24 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
         from sdk.plotting.png import require_matplotlib
 
         require_matplotlib("take --format html")
+    rows = given.pop("examples") if style == "html" else 0
     with open_client() as client:
+        # What can't be compared is refused before anything is written.
         found = client.compare(refs, **given)
+        page = client.report(refs, rows=rows, **given).text if style == "html" else ""
     if png is not None:
         write_png(found, png)
-    print_one(style, found, (pair.better or "-" for pair in found.pairs), lambda: _print(found, style))
+    if style == "html":
+        click.echo(page.encode(), nl=False)
+    else:
+        print_one(style, found, (pair.better or "-" for pair in found.pairs), lambda: _print(found, style))
 
 
 def _print(found: Comparison, style: str) -> None:
-    from sdk.cli.support.comparison_pages import comparison_lines, html_page, markdown_page
+    from sdk.cli.support.comparison_pages import comparison_lines, markdown_page
 
     if style == "table":
         for line in comparison_lines(found):
             click.echo(line)
     else:
-        click.echo(writable(html_page(found) if style == "html" else markdown_page(found)), nl=False)
+        click.echo(writable(markdown_page(found)), nl=False)

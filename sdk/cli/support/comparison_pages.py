@@ -1,16 +1,15 @@
-"""A comparison for the terminal, as Markdown, as an HTML page and as a picture. Text from models and datasets is always shown as plain text."""
+"""A comparison for the terminal, as Markdown and as a picture. Text from models and datasets is always shown as plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from sdk.cli.support.markdown import cell, fenced, quoted, shown, table_lines
 from sdk.cli.support.output import filled, one_line, plain, render
 from sdk.errors import InvalidInput
+from sdk.formats.markdown import fenced, quoted, table_lines
 from sdk.plotting.png import require_matplotlib
 from sdk.schemas.scores import briefly
 
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
 
 #: How many characters of a text are shown.
 _SHOWN = 300
-
-
-def heading(found: Comparison) -> str:
-    """What is compared on what: "loss on 3f1a5c0d9e2b: 48 rows in 12 groups by repo; less is better"."""
-    rows = "1 row" if found.rows == 1 else f"{found.rows} rows"
-    groups = "" if found.groups is None else f" in {found.groups} groups by {found.by}"
-    groups = groups if found.distinct_rows is None else f", {found.distinct_rows} of them different"
-    return f"{found.metric} on {found.dataset[:12]}: {rows}{groups}; {'less' if found.lower_is_better else 'more'} is better"
 
 
 def statement(pair: ComparedPair, *, alone: bool) -> str:
@@ -64,7 +55,7 @@ def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
 
 def comparison_lines(found: Comparison) -> Iterator[str]:
     """Yield the lines of a comparison."""
-    yield filled(heading(found))
+    yield filled(found.heading)
     yield ""
     yield render(*score_columns(found))
     yield ""
@@ -88,15 +79,6 @@ def _example(row: ChangedRow, refs: list[str]) -> Iterator[str]:
         yield filled(f"{ref} ({score:.4g}){said}", "  ")
 
 
-#: The page loads nothing and runs nothing.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;margin:1em 0}th,td{border-bottom:1px solid #ccc;padding:.3em .8em;text-align:left}"
-    "td.n{text-align:right;font-variant-numeric:tabular-nums}pre{white-space:pre-wrap;background:#f5f5f5;padding:.6em;margin:.2em 0}"
-)
-
-
 def markdown_page(found: Comparison) -> str:
     """The comparison as Markdown, as GitHub shows it."""
     return "\n".join(_markdown(found)) + "\n"
@@ -104,7 +86,7 @@ def markdown_page(found: Comparison) -> str:
 
 def _markdown(found: Comparison) -> Iterator[str]:
     yield f"# {quoted(', '.join(found.refs))}"
-    yield f"\n{quoted(heading(found))}\n"
+    yield f"\n{quoted(found.heading)}\n"
     for pair in found.pairs:
         yield f"- {quoted(statement(pair, alone=len(found.pairs) == 1))}"
     for note in found.notes:
@@ -119,39 +101,6 @@ def _markdown(found: Comparison) -> Iterator[str]:
             yield f"\n{quoted(title)}\n\n{fenced(text)}"
 
 
-def html_page(found: Comparison) -> str:
-    """The comparison as one self-contained page."""
-    return "".join(_html(found)) + "\n"
-
-
-def _html(found: Comparison) -> Iterator[str]:
-    title = _safe(f"{', '.join(found.refs)} by {found.metric}")
-    yield '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-    yield f"<title>{title}</title><style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n<p>{_safe(heading(found))}</p>\n<ul>"
-    for line in [*(statement(pair, alone=len(found.pairs) == 1) for pair in found.pairs), *found.notes]:
-        yield f"<li>{_safe(line)}</li>"
-    yield "</ul>\n"
-    yield _html_table(*score_columns(found))
-    yield _html_table(*pair_columns(found))
-    for row in found.examples:
-        yield f"<h2>Row {row.row}</h2>\n"
-        for name, text in _texts(row, found.refs):
-            yield f"<h3>{_safe(name)}</h3><pre>{_safe(text)}</pre>\n"
-    yield "</body></html>"
-
-
-def _html_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    head = "".join(f"<th>{_safe(header)}</th>" for header in headers)
-    lines = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{lines}</table>\n"
-
-
-def _html_cell(value: object) -> str:
-    number = "" if isinstance(value, str) else ' class="n"'
-    return f"<td{number}>{_safe(cell(value))}</td>"
-
-
 def _texts(row: ChangedRow, refs: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The parts of a row that are shown, each under its title."""
     if row.prompt is not None:
@@ -160,10 +109,6 @@ def _texts(row: ChangedRow, refs: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield "Expected", row.reference
     for ref, score, prediction in zip(refs, row.scores, row.predictions, strict=True):
         yield f"{ref}: {score:.4g}", "" if prediction is None else prediction
-
-
-def _safe(text: str) -> str:
-    return escape(shown(text))
 
 
 #: How many characters of a ref are shown: the last ones, which have the version.
@@ -188,7 +133,7 @@ def write_png(found: Comparison, path: Path) -> None:
     axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.set_xlabel(_text(f"difference of {found.metric}, with its 95 % interval"))
     verdict = f"\n{statement(found.pairs[0], alone=True)}" if len(found.pairs) == 1 else ""
-    axes.set_title(_text(heading(found) + verdict), fontsize="medium", loc="left", wrap=True)
+    axes.set_title(_text(found.heading + verdict), fontsize="medium", loc="left", wrap=True)
     try:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sdk.cli.support.markdown import quoted, table_lines
 from sdk.cli.support.output import filled, plain
+from sdk.formats.markdown import quoted, table_lines
 from sdk.schemas import promotion_words
 from sdk.schemas.decisions import Decision, RuleOutcome
 

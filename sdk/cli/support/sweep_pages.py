@@ -1,14 +1,7 @@
-"""A sweep in words and tables: each setting beside the best, what to take, and what became of its members.
-
->>> with_error(1.36012, 0.0042), with_error(1.36, None), with_error(None, None)
-('1.3601 ± 0.0042', '1.36', None)
->>> between(0.0123, 0.0561), between(None, None)
-('0.012…0.056', None)
-"""
+"""A sweep in words and tables: each setting beside the best, what to take, and what became of its members."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -16,30 +9,15 @@ from sdk.cli.support.curves import drawn_lines
 from sdk.cli.support.output import filled, human_bytes, human_duration, plain, render
 from sdk.errors import JobFailed, NotFound
 from sdk.nouns.sweeps import error_of, winner_ref
-from sdk.plotting.sweeps.settings import COSTS, SettingRow, name_of, rows_of, shown
+from sdk.plotting.sweeps.settings import COSTS, SettingRow, between, name_of, rows_of, shown, with_error
 from sdk.schemas.sweep_axes import Axis, Values
 from sdk.schemas.sweeps import SweepMember, SweepView
 
-#: The most digits after the point of a score.
-_DIGITS = 6
 #: How many members without a result are named.
 _NAMED = 3
 _ENDED_WITHOUT = ("failed", "cancelled")
 #: The ending of the name of a score that the base has, before the training.
 _OF_BASE = "_base"
-
-
-def with_error(score: float | None, error: float | None) -> str | None:
-    """Return a score with as many digits as its error has, of which two count."""
-    if score is None or not error:
-        return None if score is None else f"{score:.5g}"
-    digits = min(_DIGITS, max(0, 1 - math.floor(math.log10(error))))
-    return f"{score:.{digits}f} ± {error:.{digits}f}"
-
-
-def between(low: float | None, high: float | None) -> str | None:
-    """Return the two ends of an interval."""
-    return None if low is None or high is None else f"{low:.2g}…{high:.2g}"
 
 
 def setting_table(view: SweepView) -> str:

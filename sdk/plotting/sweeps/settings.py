@@ -5,10 +5,15 @@
 >>> one = SettingRow(trial=1, setting={"rank": 4}, members=(member,), outcome="best", score=1.5)
 >>> one.mean("train_s"), one.mean("peak_memory_bytes"), shown(4), shown(0.0001), shown(True)
 (60.0, None, '4', '0.0001', 'yes')
+>>> with_error(1.36012, 0.0042), with_error(1.36, None), with_error(None, None)
+('1.3601 ± 0.0042', '1.36', None)
+>>> between(0.0123, 0.0561), between(None, None)
+('0.012…0.056', None)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import mean
@@ -21,6 +26,8 @@ from sdk.schemas.sweeps import ADAPTER_SIZE, HELD_OUT_LOSS, SweepMember, SweepVi
 from sdk.schemas.wire import JsonScalar
 
 _SCORES = frozenset(get_args(TextMetric)) | {"test_loss"}
+#: The most digits after the point of a score.
+_DIGITS = 6
 _NAMES = {HELD_OUT_LOSS: "held-out loss", "test_loss": "loss of test rows"}
 
 
@@ -123,3 +130,16 @@ def shown(value: JsonScalar) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def with_error(score: float | None, error: float | None) -> str | None:
+    """Return a score with as many digits as its error has, of which two count."""
+    if score is None or not error:
+        return None if score is None else f"{score:.5g}"
+    digits = min(_DIGITS, max(0, 1 - math.floor(math.log10(error))))
+    return f"{score:.{digits}f} ± {error:.{digits}f}"
+
+
+def between(low: float | None, high: float | None) -> str | None:
+    """Return the two ends of an interval."""
+    return None if low is None or high is None else f"{low:.2g}…{high:.2g}"

@@ -23,6 +23,7 @@ _SQL = re.compile(r"\b(from|join|into|update)\s+evaluation(s|_metrics)\b", re.IG
 #: Functions that name the tables and don't ask whose scores count, each with the reason.
 OTHERWISE = {
     "evaluations/service.py:all_of": "it takes a condition of standing",
+    "evaluations/service.py:newest_of": "it takes a condition of standing",
     "evaluations/service.py:_row": "it makes the record, in the job's namespace",
     "evaluations/service.py:_recorded": "a record of the job's own namespace answers the job",
     "evaluations/service.py:_metrics": "it makes the rows for search, in the record's namespace",

@@ -44,6 +44,7 @@ def test_each_command_that_takes_the_name_of_a_base_says_whose_it_is() -> None:
         "data check",
         "eval",
         "compare",
+        "report",
         "lineage",
         *_BARE,
     }

@@ -1,7 +1,7 @@
 """Markdown, as GitHub shows it. Text from models, datasets and people is always shown as plain text.
 
->>> quoted("a *b*\\n<c>")
-'a \\\\*b\\\\* \\\\<c\\\\>'
+>>> print(quoted("a *b*\\n<c> https://d www.e @f g@v1"))
+a \\*b\\* \\<c\\> https\\://d www\\.e @<!-- -->f g@v1
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 
 #: Characters that mean something in Markdown, or begin a tag.
-_MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~])")
+_MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~]|:(?=//)|(?<=www)\.)")
+#: What GitHub would tell somebody of: a name behind an "@" that follows no letter.
+_MENTION = re.compile(r"(?<![\w.+-])@(?=\w)")
 
 
 def quoted(text: str) -> str:
-    """Return one line of text in which all special characters are escaped."""
-    return _MEANING.sub(r"\\\1", " ".join(shown(text).split()))
+    """Return one line of text that is no more than text: nothing in it is a mark, a tag, a link or a mention."""
+    return _MENTION.sub("@<!-- -->", _MEANING.sub(r"\\\1", " ".join(shown(text).split())))
 
 
 def fenced(text: str) -> str:

@@ -65,8 +65,12 @@ from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
 from registry.web import assets
 from registry.web.adapters import views as adapter_pages
+from registry.web.jobs import actions as job_actions
+from registry.web.jobs import views as job_pages
 from registry.web.sessions import views as session_pages
 from registry.web.sessions.gate import SessionGate
+from registry.web.sweeps import views as sweep_pages
+from registry.web.workers import views as worker_pages
 
 #: How often a process adds its refusals to the shared counters, in seconds.
 _KEEP_REFUSALS_S = 5.0
@@ -100,7 +104,15 @@ ROOMS = (
     serving,
 )
 #: Every room's pages.
-PAGE_ROUTERS = (session_pages.entrance, session_pages.router, adapter_pages.router)
+PAGE_ROUTERS = (
+    session_pages.entrance,
+    session_pages.router,
+    adapter_pages.router,
+    job_pages.router,
+    job_actions.router,
+    sweep_pages.router,
+    worker_pages.router,
+)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:

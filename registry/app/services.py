@@ -36,6 +36,7 @@ from registry.jobs.claims import Claims
 from registry.jobs.event_feed import Watchers
 from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
+from registry.jobs.lines import JobLines
 from registry.jobs.member_views import ShownMembers
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.service import Jobs
@@ -82,6 +83,7 @@ from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
+from registry.web.jobs.service import JobPages
 from registry.web.sessions.service import Sessions
 
 
@@ -176,6 +178,8 @@ class Services:
             wanting=wanting,
             give_up_scores=give_up_scores,
         )
+        self.job_lines = JobLines(db)
+        self.job_pages = JobPages(db, self.job_lines, self.jobs, self.checkpoints)
         self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)

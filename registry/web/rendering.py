@@ -39,7 +39,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC))
-    made.filters.update(time=time, size=size, number=number, short=short)
+    made.filters.update(time=time, size=size, number=number, short=short, duration=duration)
     return made
 
 
@@ -79,6 +79,20 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Return how long something took, in the two largest units that count.
+
+    >>> duration(0.42), duration(75), duration(3_700)
+    ('0.4 s', '1 min 15 s', '1 h 01 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def short(digest: str) -> str:

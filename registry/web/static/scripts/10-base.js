@@ -28,5 +28,7 @@
   };
   const enrich = (root) => { showTimes(root); addCopying(root); };
   document.addEventListener("DOMContentLoaded", () => enrich(document));
+  /* Before it is compared with what is there, so that what is the same stays as it is. */
+  document.addEventListener("htmx:before:swap", ({ detail }) => { for (const task of detail.tasks) enrich(task.fragment); });
   document.addEventListener("htmx:after:swap", () => enrich(document));
 })();

@@ -118,9 +118,11 @@ class _Kept(NamedTuple):
 class JobFeed:
     """What happens to jobs, in an event loop over one database."""
 
-    def __init__(self, db: Database, revive: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, db: Database, *, lines: JobLines | None = None, revive: Callable[[], object] | None = None
+    ) -> None:
         """`revive` is called now and then while anybody looks: where nobody else sees to it that jobs are worked off."""
-        self._db, self._lines, self._revive = db, JobLines(db), revive
+        self._db, self._lines, self._revive = db, lines or JobLines(db), revive
         self._followers: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
         #: The events of the last seconds that were seen, with the time; everything up to `_floor` was seen before.
@@ -175,7 +177,7 @@ class JobFeed:
                 for follower in self._followers:
                     follower.stop()
             try:
-                rows = await run_in_threadpool(self._look)
+                rows = await run_in_threadpool(self.look)
                 self._hand_out(rows)
                 if now - trusted >= TRUST_S:
                     trusted = now
@@ -188,7 +190,7 @@ class JobFeed:
                 _log.debug("what happens to jobs could not be read: %s", type(error).__name__)
             await asyncio.sleep(max(0.0, TICK_S - (time.monotonic() - now)))
 
-    def _look(self) -> list[tuple[int, Row]]:
+    def look(self) -> list[tuple[int, Row]]:
         """Read the events that were not seen, and the jobs that they are about, with the newest event of each."""
         now = time.monotonic()
         found = self._lines.events_after(self._floor, most=_MOST_EVENTS)
@@ -257,4 +259,4 @@ def feed_of(db: Database, revive: Callable[[], object] | None = None) -> JobFeed
     except LookupError:
         feeds = {}
         _feeds.set(feeds)
-    return feeds.setdefault(db.url, JobFeed(db, revive))
+    return feeds.setdefault(db.url, JobFeed(db, revive=revive))

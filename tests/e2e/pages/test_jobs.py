@@ -51,13 +51,17 @@ def scene(seen: World, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     scene.hold().complete()
     scene.submit("team/docs")
     failed = scene.hold()
-    failed.advise(Advice(rule="diverging", message="the loss rose from 1.2 to 4.7; try a lower rate", changes={"lr": 1e-4}))
+    failed.advise(
+        Advice(rule="diverging", message="the loss rose from 1.2 to 4.7; try a lower rate", changes={"lr": 1e-4})
+    )
     failed.fail("data", "row 17 has no completion: add one, or leave the row out")
     scene.submit("code-review")
     scene.world.writer.jobs.cancel(scene.submit("stopped"))
     held = scene.hold()
     held.report(
-        progress("load", 3, total=3), line("reading rows"), progress(step=40, total=120, loss=1.532, tokens_per_s=5120.0, eta_s=230.0)
+        progress("load", 3, total=3),
+        line("reading rows"),
+        progress(step=40, total=120, loss=1.532, tokens_per_s=5120.0, eta_s=230.0),
     )
     held.checkpoint(20, 120)
     for name in ("team/docs", "sql"):
@@ -80,7 +84,9 @@ def test_pages_of_jobs_fit_and_are_accessible(
         shown.setdefault(f"job-{view.state}", f"/ui/jobs/{view.id}")
     for name, path in shown.items():
         reader.page.goto(path)
-        expect(reader.page.locator("[data-live-state]")).to_have_attribute("data-is", "live" if "data-live=" in reader.page.content() else "polls")
+        expect(reader.page.locator("[data-live-state]")).to_have_attribute(
+            "data-is", "live" if "data-live=" in reader.page.content() else "polls"
+        )
         assert not overflows(reader.page), name
         reader.page.screenshot(path=pictures / f"{name}-{width}-{'dark' if dark else 'light'}.png", full_page=True)
         if width == 375 or dark:

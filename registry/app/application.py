@@ -65,6 +65,7 @@ from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
 from registry.web import assets
 from registry.web.adapters import views as adapter_pages
+from registry.web.curves import views as curve_pages
 from registry.web.jobs import actions as job_actions
 from registry.web.jobs import views as job_pages
 from registry.web.sessions import views as session_pages
@@ -108,6 +109,7 @@ PAGE_ROUTERS = (
     session_pages.entrance,
     session_pages.router,
     adapter_pages.router,
+    curve_pages.router,
     job_pages.router,
     job_actions.router,
     sweep_pages.router,

@@ -67,6 +67,7 @@ from registry.removal.retention import give_up
 from registry.removal.service import Removal
 from registry.rows.service import RowReading
 from registry.search.service import Search
+from registry.series.curves import Curves
 from registry.series.reading import SeriesReading
 from registry.series.storing import StoredSeries
 from registry.series.version_series import keep_series
@@ -180,7 +181,7 @@ class Services:
         )
         self.job_lines = JobLines(db)
         self.job_pages = JobPages(db, self.job_lines, self.jobs, self.checkpoints)
-        self.series, self.series_reading = StoredSeries(db), SeriesReading(db)
+        self.series, self.series_reading, self.curves = StoredSeries(db), SeriesReading(db), Curves(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
         self.comparisons = Comparisons(

@@ -7,7 +7,7 @@ each other. If there are too many, the level rises, and pairs are merged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ class Points:
 
         return self.part(0, int(np.searchsorted(self.steps, step, "right")))
 
-    def only(self, keys: Collection[str] | None) -> Points:
+    def only(self, keys: Container[str] | None) -> Points:
         """The series with these names; None: all."""
         return Points(self.steps, {name: self.columns[name] for name in self.columns if keys is None or name in keys})
 

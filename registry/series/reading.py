@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -75,7 +75,7 @@ class SeriesReading:
 
 
 def cells_of_jobs(
-    session: Session, job_ids: Collection[str], keys: Collection[str] | None = None, *, until: int | None = None
+    session: Session, job_ids: Collection[str], keys: Container[str] | None = None, *, until: int | None = None
 ) -> dict[str, dict[str, Array]]:
     """The cells of each series of each of these jobs that has any; with `until`, without later steps."""
     columns = (SeriesBlock.job_id, SeriesBlock.number, SeriesBlock.points, SeriesBlock.names, SeriesBlock.data)
@@ -108,7 +108,7 @@ def _cells_of(row: VersionSeries, keys: Collection[str] | None) -> dict[str, Arr
     return _chosen(Folded.unpacked(row.names, row.data).cells, keys)
 
 
-def _chosen(cells: dict[str, Array], keys: Collection[str] | None) -> dict[str, Array]:
+def _chosen(cells: dict[str, Array], keys: Container[str] | None) -> dict[str, Array]:
     return {name: some for name, some in cells.items() if len(some) and (keys is None or name in keys)}
 
 

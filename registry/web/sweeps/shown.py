@@ -20,8 +20,9 @@ from sdk.schemas.sweeps import SweepMember, SweepState, SweepView
 
 #: The most digits after the point of a score.
 _DIGITS = 6
-#: How many members are listed.
+#: How many members are listed, and of how many curves are drawn.
 _MOST_MEMBERS = 200
+_MOST_DRAWN = 32
 _DONE = ("succeeded", "failed", "cancelled")
 
 
@@ -51,6 +52,8 @@ class ShownSweep:
     #: The picture as SVG, which this program has drawn; None: no member has a score yet.
     picture: Markup | None
     members: list[tuple[SweepMember, list[str]]]
+    #: The jobs whose curves are drawn.
+    drawn: list[str]
     ended: int
     most: int
     may_pause: bool
@@ -70,6 +73,7 @@ def shown_sweep(view: SweepView) -> ShownSweep:
         members=[
             (member, [shown(member.setting.get(name)) for name in options]) for member in view.members[:_MOST_MEMBERS]
         ],
+        drawn=[member.job for member in view.members if member.job and member.state != "queued"][:_MOST_DRAWN],
         ended=sum(count for state, count in view.counts.items() if state in _DONE),
         most=view.most_members or sum(view.counts.values()),
         may_pause=view.state in (SweepState.RUNNING, SweepState.CHOOSING),

@@ -6,6 +6,7 @@
   const MOST_STREAMS = 3;
   const CLAIM_MS = 150;
   const AGAIN_MS = 60000;
+  const CURVES_MS = 5000;
 
   /* Pages of one browser agree on who has a stream. Of those that ask at the same time, the ones with the smaller number come
      first. */
@@ -60,8 +61,16 @@
       const fresh = new DOMParser().parseFromString(text, "text/html").getElementById(element.id);
       if (fresh === null) { location.reload(); return false; }
       await swap(element, fresh);
+      drawAgain();
     }
     return true;
+  };
+  /* Curves are drawn from all their points, so not with each of them. */
+  let drawnAt = performance.now();
+  const drawAgain = () => {
+    if (performance.now() - drawnAt < CURVES_MS) return;
+    drawnAt = performance.now();
+    for (const figure of document.querySelectorAll("figure[data-curves]")) figure.dispatchEvent(new CustomEvent("curves:refresh"));
   };
   const swap = (target, fresh) => htmx.swap({ target, text: fresh.outerHTML, swap: "outerMorph", sourceElement: target });
 

@@ -1,0 +1,63 @@
+"""Trainings with curves, as a page shows them: real points, sent by a worker, and copies of them for many."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import insert, select
+
+from registry.series.models import JobSeries, SeriesBlock
+from sdk.schemas.series import Point
+from support import calls
+from support.adapters import base_registration
+from support.people import submit, training
+from support.points import Sender
+from support.registries import World
+
+
+def measured(steps: int, *, seed: int = 1, looks: int = 6) -> list[Point]:
+    """What a training measures that goes well, with one spike."""
+    noise, points = random.Random(seed), []
+    for step in range(1, steps + 1):
+        loss = 1.2 + 2.5 * math.exp(-6 * step / steps) + noise.gauss(0, 0.12) + 0.1 * (seed % 7)
+        values = {
+            "loss": max(0.05, loss) if step != steps // 3 else 6.5,
+            "lr": 1e-4 * (1 + math.cos(math.pi * step / steps)),
+            "grad_norm": math.exp(noise.gauss(0, 0.3)),
+            "seconds": 0.8 + 0.4 * noise.random(),
+            "tokens": 4096.0,
+        }
+        if step % max(1, steps // looks) == 0:
+            values["eval_loss"] = 1.4 + 2.3 * math.exp(-5 * step / steps) + 0.25 * max(0.0, step / steps - 0.7)
+        points.append(Point(step=step, values=values))
+    return points
+
+
+def sent(world: World, data: str, name: str, points: Sequence[Point]) -> str:
+    """Submit a training, and send its points as its worker; return its id."""
+    job = submit(world.writer, training(name, data))
+    held = calls.hold(world.worker)
+    assert held.job == job.id
+    Sender(world.worker, held).send_all(points)
+    return job.id
+
+
+def copied(world: World, data: str, name: str, of: str, count: int) -> list[str]:
+    """Submit so many trainings that have measured what another one has."""
+    ids = [submit(world.writer, training(name, data)).id for _ in range(count)]
+    with world.services.db.write() as session:
+        for table in (JobSeries.__table__, SeriesBlock.__table__):
+            rows = [dict(row) for row in session.execute(select(table).where(table.c.job_id == of)).mappings()]
+            session.execute(insert(table), [{**row, "job_id": job} for job in ids for row in rows])
+    return ids
+
+
+def rows_in(world: World, folder: Path) -> str:
+    """Register the base and a dataset; return the dataset's digest."""
+    world.admin.bases.register(base_registration())
+    file = folder / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    return world.writer.datasets.add(file).digest

@@ -119,10 +119,15 @@ class JobFeed:
     """What happens to jobs, in an event loop over one database."""
 
     def __init__(
-        self, db: Database, *, lines: JobLines | None = None, revive: Callable[[], object] | None = None
+        self,
+        db: Database,
+        *,
+        lines: JobLines | None = None,
+        revive: Callable[[], object] | None = None,
+        queue_s: float = QUEUE_S,
     ) -> None:
         """`revive` is called now and then while anybody looks: where nobody else sees to it that jobs are worked off."""
-        self._db, self._lines, self._revive = db, lines or JobLines(db), revive
+        self._db, self._lines, self._revive, self._queue_s = db, lines or JobLines(db), revive, queue_s
         self._followers: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
         #: The events of the last seconds that were seen, with the time; everything up to `_floor` was seen before.
@@ -182,7 +187,7 @@ class JobFeed:
                 if now - trusted >= TRUST_S:
                     trusted = now
                     await self._check()
-                if now - standing >= QUEUE_S:
+                if now - standing >= self._queue_s:
                     standing = now
                     await self._look_at_queue()
             except (RegistryError, SQLAlchemyError) as error:

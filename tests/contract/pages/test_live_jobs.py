@@ -219,23 +219,26 @@ def test_last_event_id_goes_on_where_the_stream_was_lost(browse: Browse, train: 
 
 
 def test_waiting_jobs_say_anew_why_they_wait(
-    browse: Browse, train: Train, space: str, acting: Callable[..., Client], tmp_path: Path
+    people: World, browse: Browse, train: Train, space: str, acting: Callable[..., Client], tmp_path: Path
 ) -> None:
     first, second = train(space), train(space)
-    browser = browse(**{space: Role.READER})
-    page = browser.page()
-    assert "no worker listens" in page
-    with browser.streaming(page) as messages:
-        # The second one's own row has not changed, nor has an event of it come.
-        held = Held.claim(acting(**{space: Role.WORKER}), tmp_path)
-        assert held.job == first.id
-        told = ""
-        for _, data in messages:
-            print(time.monotonic(), data)
-            if second.id in data and "busy" in data:
-                told = data
-                break
-    assert "no worker listens" not in told
+    assert "no worker listens" in browse(**{space: Role.READER}).page()
+    # The second one's own row does not change, nor does an event of it come.
+    after = JobLines(people.services.db).newest()
+    held = Held.claim(acting(**{space: Role.WORKER}), tmp_path)
+    assert held.job == first.id
+
+    async def told() -> str:
+        feed = JobFeed(people.services.db, queue_s=0.1)
+        follower = Follower("", LOCAL, lambda line: line.id == second.id)
+        async with feed.following(follower, after), asyncio.timeout(PATIENCE_S):
+            while True:
+                await follower.signal.wait()
+                for row in follower.drain():
+                    if "no worker listens" not in row.html:
+                        return row.html
+
+    assert "busy" in (row := asyncio.run(told())) or " first" in row
     held.fail()
 
 

@@ -19,12 +19,16 @@ from registry.web.adapters import views as adapters
 from registry.web.compression import Compression
 from registry.web.curves import views as curves
 from registry.web.error_pages import ErrorPages
+from registry.web.jobs import actions as job_actions
+from registry.web.jobs import views as jobs
 from registry.web.rows import views as rows
 from registry.web.sessions import views as sessions
 from registry.web.sessions.gate import SessionGate
 from registry.web.sessions.service import Sessions
 from registry.web.sessions.site import Site
+from registry.web.sweeps import views as sweeps
 from registry.web.versions import views as versions
+from registry.web.workers import views as workers
 
 #: Every room's pages.
 PAGE_ROUTERS = (
@@ -36,6 +40,10 @@ PAGE_ROUTERS = (
     # Names of adapters have parts, too: an address that ends with a number of a version is that version's.
     versions.router,
     curves.router,
+    jobs.router,
+    job_actions.router,
+    sweeps.router,
+    workers.router,
     # Last: whatever follows the name of an adapter would be taken for a part of it.
     adapters.router,
 )

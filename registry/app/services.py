@@ -41,6 +41,7 @@ from registry.jobs.claims import Claims
 from registry.jobs.event_feed import Watchers
 from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
+from registry.jobs.lines import JobLines
 from registry.jobs.member_views import ShownMembers
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.seen_rows import TrainedOnRows
@@ -94,6 +95,7 @@ from registry.usage.charging import NamespaceLimits, limit_by_default
 from registry.web.adapters.actions import AdapterActions
 from registry.web.adapters.service import AdapterPages
 from registry.web.comparing.service import FoundSides
+from registry.web.jobs.service import JobPages
 from registry.web.reports.about import Documents
 from registry.web.reports.service import ReportWriter
 from registry.web.sessions.service import Sessions
@@ -199,6 +201,8 @@ class Services:
             give_up_scores=give_up_scores,
         )
         self.trained_on = TrainedOnRows(db)
+        self.job_lines = JobLines(db)
+        self.job_pages = JobPages(db, self.job_lines, self.jobs, self.checkpoints)
         self.series, self.series_reading, self.curves = StoredSeries(db), SeriesReading(db), Curves(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)

@@ -142,6 +142,11 @@ class Watchers:
         self._by_token: Counter[str] = Counter()
         self._by_payer: Counter[str] = Counter()
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._by_token.total()
+
     @contextmanager
     def entered(self, who: Principal) -> Iterator[None]:
         """Count one more until the end of the block. Raises RateLimited."""

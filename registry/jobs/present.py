@@ -58,27 +58,31 @@ def present_in_queue(session: Session, jobs: Sequence[Job]) -> list[JobView]:
         of_these, tuple_(Checkpoint.job_id, Checkpoint.seq).in_(newest)
     )
     steps: dict[str, int] = dict(session.execute(recorded).all())
+    standing = standing_in_queue(session, jobs)
+    found = []
+    for job in jobs:
+        ahead, waits = standing.get(job.id, (None, None))
+        update = {"checkpoint_step": steps.get(job.id), "ahead": ahead, "waits": waits}
+        found.append(present(job).model_copy(update=update))
+    return found
+
+
+def standing_in_queue(session: Session, jobs: Sequence[Job]) -> dict[str, tuple[int | None, str]]:
+    """Return of each job that waits how many go before it, if few enough do, and why it waits."""
     queued = [job for job in jobs if job.state == JobState.QUEUED]
+    if not queued:
+        return {}
     ahead: dict[str, int] = {}
-    waits: dict[str, str] = {}
-    if queued:
-        for queue in {job.queue for job in queued}:
-            namespaces = {job.namespace for job in queued if job.queue == queue}
-            ahead |= places(session, queue, namespaces, most=_PLACES)
-        workers, busy = available_workers(session), running_on(session)
-        now_s = session.scalar(select(db_epoch_s())) or 0.0
-        for job in queued:
-            waits[job.id] = why_waiting(job, workers, busy=busy, ahead=ahead.get(job.id), now_s=now_s)
-    return [
-        present(job).model_copy(
-            update={
-                "checkpoint_step": steps.get(job.id),
-                "ahead": ahead.get(job.id),
-                "waits": waits.get(job.id),
-            }
-        )
-        for job in jobs
-    ]
+    for queue in {job.queue for job in queued}:
+        namespaces = {job.namespace for job in queued if job.queue == queue}
+        ahead |= places(session, queue, namespaces, most=_PLACES)
+    workers, busy = available_workers(session), running_on(session)
+    now_s = session.scalar(select(db_epoch_s())) or 0.0
+    found = {}
+    for job in queued:
+        place = ahead.get(job.id)
+        found[job.id] = (place, why_waiting(job, workers, busy=busy, ahead=place, now_s=now_s))
+    return found
 
 
 def present_attempts(session: Session, job_id: str) -> list[AttemptView]:

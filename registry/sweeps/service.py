@@ -103,6 +103,12 @@ class Sweeps:
         with self._db.read() as session:
             return present_sweep(session, find_sweep(session, sweep_id, who))
 
+    def shown(self, sweep_id: str, *, who: Principal) -> tuple[SweepView, str]:
+        """Return a sweep as `get` does, and its namespace. Raises NotFound."""
+        with self._db.read() as session:
+            sweep = find_sweep(session, sweep_id, who)
+            return present_sweep(session, sweep), sweep.namespace
+
     def list(self, *, state: str | None = None, who: Principal, **page: Unpack[Paging]) -> Paged[SweepView]:
         """The sweeps that the caller may see, newest first, without their members; a page has few, since each is long."""
         page["limit"] = min(page.get("limit", _MOST_OF_PAGE), _MOST_OF_PAGE)

@@ -52,6 +52,7 @@ def environment() -> Environment:
         size=size,
         number=number,
         short=short,
+        duration=duration,
         visible=visible,
         data_image=data_image,
         picture=picture_of_drawing,
@@ -109,6 +110,20 @@ def visible(text: str) -> str:
 def data_image(svg: str) -> str:
     """Return an SVG as an address that holds it: as an image it runs nothing and loads nothing."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def duration(seconds: float) -> str:
+    """Return how long something took, in the two largest units that count.
+
+    >>> duration(0.42), duration(75), duration(3_700)
+    ('0.4 s', '1 min 15 s', '1 h 01 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def short(digest: str) -> str:

@@ -32,5 +32,7 @@
     /* The form of a code, if a program has opened its page. */
     document.querySelector("form[data-submits]")?.requestSubmit();
   });
+  /* Before it is compared with what is there, so that what is the same stays as it is. */
+  document.addEventListener("htmx:before:swap", ({ detail }) => { for (const task of detail.tasks) enrich(task.fragment); });
   document.addEventListener("htmx:after:swap", () => enrich(document));
 })();

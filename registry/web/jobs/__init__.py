@@ -1,0 +1,1 @@
+"""The live list of jobs, and the page of one."""

@@ -1,0 +1,102 @@
+"""The list of sweeps, the page of one, and what may be done with it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict
+
+from registry.db.paging import Cursor
+from registry.http.paths import PAGES
+from registry.http.routes import answered, service
+from registry.jobs.lines import JobLines
+from registry.sweeps.service import Sweeps
+from registry.web.jobs.stream import cursor_of, feed_for, stream
+from registry.web.pages import Visitor, form_of, moved, page, pages
+from registry.web.rendering import link
+from registry.web.sweeps.shown import shown_sweep, varies
+from sdk.schemas.sweeps import SweepState
+
+router = pages()
+
+#: How many sweeps are on a page.
+_ROWS = 50
+
+SweepsDep = Annotated[Sweeps, service(Sweeps)]
+SweepId = Annotated[str, Path(max_length=64)]
+
+
+class _Change(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+@router.get(f"{PAGES}sweeps")
+async def show_sweeps(
+    request: Request, sweeps: SweepsDep, who: Visitor, state: str = "", cursor: Cursor = None
+) -> Response:
+    """Show the sweeps that the reader may see, newest first."""
+    found = await answered(sweeps.list, state=state[:20] or None, who=who, cursor=cursor, limit=_ROWS)
+    return page(
+        request,
+        "sweeps/list.html",
+        sweeps=[(view, varies(view)) for view in found.items],
+        next=found.next,
+        cursor=cursor,
+        state=state[:20] or None,
+        states=[each.value for each in SweepState],
+    )
+
+
+@router.get(f"{PAGES}sweeps/{{sweep_id}}")
+async def show_sweep(
+    request: Request,
+    sweep_id: SweepId,
+    sweeps: SweepsDep,
+    lines: Annotated[JobLines, service(JobLines)],
+    who: Visitor,
+) -> Response:
+    """Show a sweep: each setting with its score and what it costs, the winner, and its members."""
+    newest = await answered(lines.newest)
+    view, namespace = await answered(sweeps.shown, sweep_id, who=who)
+    return page(
+        request,
+        "sweeps/sweep.html",
+        sweep=view,
+        shown=shown_sweep(view),
+        after=cursor_of(newest, who),
+        may_write=who.may("write", namespace),
+    )
+
+
+@router.get(f"{PAGES}sweeps/{{sweep_id}}/live")
+async def stream_sweep(
+    request: Request, sweep_id: SweepId, who: Visitor, after: Annotated[str, Query(max_length=100)]
+) -> Response:
+    """Tell the page of a sweep when there is more to show."""
+    return stream(request, feed_for(request), who, after, lambda line: line.sweep == sweep_id, None)
+
+
+@router.post(f"{PAGES}sweeps/{{sweep_id}}/pause")
+async def pause_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
+    """Begin no further members."""
+    form_of(request, _Change)
+    await answered(sweeps.pause, sweep_id, who=who)
+    return moved(link("sweeps", sweep_id))
+
+
+@router.post(f"{PAGES}sweeps/{{sweep_id}}/go")
+async def let_sweep_go_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
+    """Let a paused sweep go on."""
+    form_of(request, _Change)
+    await answered(sweeps.go, sweep_id, who=who)
+    return moved(link("sweeps", sweep_id))
+
+
+@router.post(f"{PAGES}sweeps/{{sweep_id}}/cancel")
+async def cancel_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
+    """Cancel a sweep and its members."""
+    form_of(request, _Change)
+    await answered(sweeps.cancel, sweep_id, who=who)
+    return moved(link("sweeps", sweep_id))

@@ -148,7 +148,7 @@ def gateway(
             bounds=Bounds(wait_s=5.0, watch_s=0.2),
         )
         facts = await moves.start()
-        renderers = Renderers(rendered_s=6.0)
+        renderers = Renderers(processor_s=0.5)
         door = Door(
             versions=moves,
             templates=Templates(facts, base, renderers),

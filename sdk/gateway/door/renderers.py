@@ -16,8 +16,8 @@ from sdk.worker_program import start_program_beside
 _PROGRAM = "workers.serving.texts.rendering"
 #: The most processes, and the most conversations of one version that wait for its process.
 MOST_PROCESSES, MOST_WAITING = 4, 32
-#: How long one conversation may take, with the start of its process, in seconds.
-RENDERED_S = 20.0
+#: How long one conversation may take, with the start of its process, in seconds, and how much of a processor its rendering.
+RENDERED_S, PROCESSOR_S = 20.0, 4.0
 #: The longest line that comes back, in bytes: a template may make 16 times what is in a conversation.
 _LINE_BYTES = 64 * 1024 * 1024
 
@@ -71,8 +71,8 @@ class _Process:
 class Renderers:
     """The processes by the version whose template they render; the one that was used longest ago makes room for another."""
 
-    def __init__(self, *, rendered_s: float = RENDERED_S) -> None:
-        self._rendered_s = rendered_s
+    def __init__(self, *, rendered_s: float = RENDERED_S, processor_s: float = PROCESSOR_S) -> None:
+        self._rendered_s, self._processor_s = rendered_s, processor_s
         self._processes: OrderedDict[str, _Process] = OrderedDict()
 
     async def render(
@@ -88,7 +88,13 @@ class Renderers:
         process = self._process(version)
         if process.waiting >= MOST_WAITING:
             raise _busy(version)
-        request = {"template": template, "messages": messages, "special_tokens": special_tokens, "day": day}
+        request = {
+            "template": template,
+            "messages": messages,
+            "special_tokens": special_tokens,
+            "day": day,
+            "processor_s": self._processor_s,
+        }
         try:
             answer = await process.ask(json.dumps(request, ensure_ascii=False).encode() + b"\n")
         except (TimeoutError, OSError, ValueError):

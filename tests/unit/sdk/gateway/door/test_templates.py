@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from support import tiny
 from support.gateways import Gateway, gateway
 from support.serving_engine import adapter
 
+from sdk.gateway.door.refusals import Declined
+from sdk.gateway.door.renderers import Renderers
 from sdk.gateway.door.templates import VersionFiles
 
 OWN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -119,6 +123,20 @@ def test_a_template_that_takes_too_long_or_refuses_ends_its_own_request_alone(se
     assert (hostile.status_code, hostile.json()["error"]["param"]) == (400, "messages")
     assert "only users" in chat(served, 6).json()["error"]["message"]
     assert chat(served, 2).status_code == 200
+
+
+def test_a_rendering_that_does_not_come_in_time_ends_with_its_process() -> None:
+    async def main() -> None:
+        renderers = Renderers(rendered_s=0.5)
+        given = {"template": HOSTILE, "messages": MESSAGES, "special_tokens": {}, "day": "2026-12-01"}
+        rendering = asyncio.create_task(renderers.render("sql@v1", **given))
+        while (child := renderers._process("sql@v1")._child) is None:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Declined, match="takes too much to render"):
+            await rendering
+        assert await child.wait() == -signal.SIGKILL
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

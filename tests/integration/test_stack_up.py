@@ -285,13 +285,15 @@ def test_what_is_served_beside_it_is_asked_by_its_key_and_by_the_registry_s_toke
             f"{gateway['url']}/completions", json=asked, headers={"Authorization": f"Bearer {gateway['key']}"}
         )
         assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 2), answer.text
-        models = {each["id"]: each["adapterctl"] for each in listed(tokens["reader"]).json()["data"]}
+        models = {each["id"]: each["adapterctl"] for each in listed(tokens["reader"].secret).json()["data"]}
         # Nothing that nobody has measured is served, and it is said what to do.
         assert "verify code-review@v1 --probe --record" in models["code-review@production"]["reason"]
-        assert [each["id"] for each in listed(tokens["stranger"]).json()["data"] if "code-review" in each["id"]] == []
+        assert [
+            each["id"] for each in listed(tokens["stranger"].secret).json()["data"] if "code-review" in each["id"]
+        ] == []
         with closing(Client(two.document["url"], two.document["token"])) as admin:
-            admin.tokens.revoke("reader")
-        wait_until(lambda: listed(tokens["reader"]).status_code == 401, two.explain)
+            admin.tokens.revoke(tokens["reader"].id)
+        wait_until(lambda: listed(tokens["reader"].secret).status_code == 401, two.explain)
     assert two.status()["gateway"]["state"] == "ready"
     two.run("up", "--no-serve", "--format", "json")
     two.wait("the gateway's end", lambda parts: "gateway" not in parts)

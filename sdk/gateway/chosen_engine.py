@@ -14,7 +14,7 @@ from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.proving import objection_of
 from sdk.pushing.given_base import files_here
 from sdk.schemas.serving import ServedVersion
-from sdk.worker_program import require_libraries
+from sdk.worker_program import missing_libraries
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -84,7 +84,10 @@ def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersio
             param="base",
         )
     if choice.name == "llama.cpp":
-        require_libraries(("xllamacpp", "gguf", "numpy"), doing="llama.cpp")
+        if missing := missing_libraries(("xllamacpp", "gguf", "numpy")):
+            raise Unavailable(
+                f"llama.cpp needs {' and '.join(missing)}, which this Python lacks; run: pip install xllamacpp 'adapterctl[local]'"
+            )
         from sdk.gateway.engines.llama_cpp import LlamaCppEngine
 
         made = LlamaCppEngine(folder, fingerprint=version.base, store=store / "gguf")

@@ -88,9 +88,12 @@ def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersio
             raise Unavailable(
                 f"llama.cpp needs {' and '.join(missing)}, which this Python lacks; run: pip install xllamacpp 'adapterctl[local]'"
             )
-        from sdk.gateway.engines.llama_cpp import LlamaCppEngine
+        from sdk.gateway.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 
-        made = LlamaCppEngine(folder, fingerprint=version.base, store=store / "gguf")
+        # Our own engine's libraries read it themselves.
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options = LlamaCppOptions(threads=int(threads) if threads.isdecimal() and int(threads) else None)
+        made = LlamaCppEngine(folder, fingerprint=version.base, store=store / "gguf", options=options)
         return ChosenEngine(made, base_id, folder, objection_of("llama.cpp", None, folder))
     from sdk.gateway.engines.local import LocalEngine
 

@@ -20,8 +20,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workers.serving.loop import DecodeLoop
-from workers.serving.requests import DecodeQuestion, Ended, Token
+from workers.serving.decoding.loop import DecodeLoop
+from workers.serving.decoding.requests import DecodeQuestion, Ended, Token
 
 TOKENS, ROUNDS = 16, 2
 #: How far apart the two likeliest tokens are as long as texts are compared.

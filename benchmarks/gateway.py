@@ -22,15 +22,16 @@ from pathlib import Path
 import httpx
 from stub_engine import BASE, StubEngine, running_stub
 
-from sdk.gateway.door import CHAT, Door
-from sdk.gateway.hosts import OwnHosts
-from sdk.gateway.keys import Keys, OwnKey
+from sdk.gateway.door.completions import CHAT
+from sdk.gateway.door.door import Door
+from sdk.gateway.door.hosts import OwnHosts
+from sdk.gateway.door.keys import Keys, OwnKey
+from sdk.gateway.door.renderers import Renderers
+from sdk.gateway.door.server import listen, server_of
+from sdk.gateway.door.standing import GatewayStanding
+from sdk.gateway.door.templates import Templates
 from sdk.gateway.moves import Moves
-from sdk.gateway.renderers import Renderers
-from sdk.gateway.server import listen, server_of
-from sdk.gateway.standing import GatewayStanding
-from sdk.gateway.tables import TableAge
-from sdk.gateway.templates import Templates
+from sdk.gateway.tables.served_tables import TableAge
 from sdk.gateway.versions import Fetched, Proof
 from sdk.schemas.serving import ServedAdapter, ServedVersion
 from sdk.stack.loopback import free_ports

@@ -41,6 +41,8 @@ class StubServer:
         self._bodies: list[dict[str, Any]] = []
         self._cancelled = 0
         self._refuses: int | None = None
+        #: Whether it doesn't say what it has any more.
+        self.is_away = False
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self.complete, methods=["POST"]),
@@ -108,6 +110,8 @@ class StubServer:
 
     async def loaded(self, _request: Request) -> Response:
         """Say which versions there are."""
+        if self.is_away:
+            return JSONResponse({}, status_code=503)
         return JSONResponse(sorted(self._loaded))
 
     async def seen(self, _request: Request) -> Response:

@@ -7,6 +7,7 @@ tokens, limits its own use of the machine, and ends with this process.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import json
@@ -57,6 +58,42 @@ def program_environment(*more: str) -> dict[str, str]:
     return {name: os.environ[name] for name in (*_ENVIRONMENT, *more) if name in os.environ}
 
 
+def program_command(module: str, *args: str) -> list[str]:
+    """Return the command that runs a module in this Python."""
+    # -P: nothing is imported from the current folder, which may be the very one to be read.
+    return [sys.executable, "-P", "-m", module, *args]
+
+
+def child_environment(*more: str) -> dict[str, str]:
+    """Return the variables of a program that ends with this process."""
+    return {**program_environment(*more), PARENT_VARIABLE: str(os.getpid())}
+
+
+def start_program(module: str, *args: str) -> subprocess.Popen[bytes]:
+    """Start a module in a session of its own, which ends with this process; what it says besides its answers goes nowhere."""
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        program_command(module, *args),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=child_environment(),
+    )
+
+
+async def start_program_beside(module: str, *, line_bytes: int) -> asyncio.subprocess.Process:
+    """Start a module as `start_program` does, for an event loop that reads lines of at most so many bytes."""
+    return await asyncio.create_subprocess_exec(
+        *program_command(module),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        limit=line_bytes,
+        start_new_session=True,
+        env=child_environment(),
+    )
+
+
 def run_program(
     module: str, *args: str, asked: bytes = b"", timeout_s: float, late: str, param: str | None = None
 ) -> dict[str, Any] | None:
@@ -65,15 +102,7 @@ def run_program(
     Raises TimedOut, which says `late`, after `timeout_s`. In any case, everything in its session is ended before this
     returns.
     """
-    # -P: nothing is imported from the current folder, which may be the very one to be read.
-    child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", module, *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env={**program_environment(), PARENT_VARIABLE: str(os.getpid())},
-    )
+    child = start_program(module, *args)
     try:
         output, _ = child.communicate(asked, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:

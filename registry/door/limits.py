@@ -9,6 +9,7 @@ from registry.http.addresses import Network, parse_proxies
 from registry.http.bodies import LONGEST_BODY_BYTES
 from registry.pools import Pool
 from registry.settings import Settings
+from sdk.formats.http_limits import HEAD_S, MOST_HEAD_BYTES, MOST_HEADERS, MOST_PIPELINED
 
 #: How much all answers that clients have not fetched yet may take, in bytes.
 UNSENT_BYTES = 16 * 1024 * 1024
@@ -18,7 +19,7 @@ Pool(
     "connections",
     waits="requests on a connection, behind the one that is being answered",
     at_once="`REGISTRY_MAX_CONNECTIONS` (2,000), of which `REGISTRY_MAX_CONNECTIONS_PER_ADDRESS` (256) from one address",
-    item="one request; 8 more may wait on its connection",
+    item=f"one request; {MOST_PIPELINED} more may wait on its connection",
     share="an address: nobody has said who they are",
 )
 Pool(
@@ -39,7 +40,7 @@ class ServerLimits:
     #: A whole number, or infinity.
     connections_per_address: float
     #: From the beginning of a connection or a request to the end of its headers.
-    head_s: float = 10.0
+    head_s: float = HEAD_S
     #: How fast a body must come, once it has begun.
     least_bytes_per_s: float = 1024.0
     #: How long a body may take to begin.
@@ -48,15 +49,15 @@ class ServerLimits:
     idle_s: float = 5.0
     trusted: tuple[Network, ...] = ()
     #: The size of the request line and all headers together; the number of headers; and the size of the URL.
-    head_bytes: int = 32 * 1024
-    headers: int = 100
+    head_bytes: int = MOST_HEAD_BYTES
+    headers: int = MOST_HEADERS
     url_bytes: int = MOST_URL_BYTES
     #: How many connections beyond the limits are accepted to be told why they are refused, and for probes.
     reserve: int = 64
     #: How long a body that came in fast may pause, and how long an answer that nobody fetches is kept.
     still_s: float = 60.0
     #: How many requests on one connection may wait for the one before them.
-    pipelined: int = 8
+    pipelined: int = MOST_PIPELINED
     #: How much of a body may come in after its request was answered; beyond that, the connection is closed. Whoever
     #: sends no more than a route could have read gets to the answer that came before that.
     drain_bytes: int = LONGEST_BODY_BYTES + 1024 * 1024

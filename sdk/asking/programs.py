@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 
 from sdk.errors import InvalidBase, InvalidInput, TimedOut, Unavailable
 from sdk.version import VERSION
-from sdk.worker_program import PARENT_VARIABLE, missing_libraries, program_environment
+from sdk.worker_program import child_environment, missing_libraries, program_command, program_environment
 
 _MODULE = "workers.serving"
 #: What the program needs that the SDK alone doesn't have.
@@ -85,12 +84,10 @@ class EngineProgram:
             "socket": self.socket,
             "idle_s": idle_s,
         }
-        environment = program_environment(*_COMPUTING)
-        if idle_s is None:
-            environment[PARENT_VARIABLE] = str(os.getpid())
+        environment = child_environment(*_COMPUTING) if idle_s is None else program_environment(*_COMPUTING)
         with _private(folder / _OUTPUT) as output, _private(folder / _LOG) as log:
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-m", _MODULE],
+                program_command(_MODULE),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=log,

@@ -1,3 +1,3 @@
-"""An OpenAI-compatible door in front of an inference engine: it resolves aliases, proves what it loads, and keeps each request on
+"""An OpenAI-compatible gateway in front of an inference engine: it resolves aliases, proves what it loads, and keeps each request on
 its version.
 """

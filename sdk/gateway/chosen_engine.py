@@ -14,7 +14,7 @@ from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.proving import objection_of
 from sdk.pushing.given_base import files_here
 from sdk.schemas.serving import ServedVersion
-from sdk.worker_program import require_libraries
+from sdk.worker_program import missing_libraries
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -84,10 +84,16 @@ def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersio
             param="base",
         )
     if choice.name == "llama.cpp":
-        require_libraries(("xllamacpp", "gguf", "numpy"), doing="llama.cpp")
-        from sdk.gateway.engines.llama_cpp import LlamaCppEngine
+        if missing := missing_libraries(("xllamacpp", "gguf", "numpy")):
+            raise Unavailable(
+                f"llama.cpp needs {' and '.join(missing)}, which this Python lacks; run: pip install xllamacpp 'adapterctl[local]'"
+            )
+        from sdk.gateway.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 
-        made = LlamaCppEngine(folder, fingerprint=version.base, store=store / "gguf")
+        # Our own engine's libraries read it themselves.
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options = LlamaCppOptions(threads=int(threads) if threads.isdecimal() and int(threads) else None)
+        made = LlamaCppEngine(folder, fingerprint=version.base, store=store / "gguf", options=options)
         return ChosenEngine(made, base_id, folder, objection_of("llama.cpp", None, folder))
     from sdk.gateway.engines.local import LocalEngine
 

@@ -18,22 +18,22 @@ from sdk.errors import Conflict, InvalidInput, NotFound, Unavailable
 from sdk.formats.hosts import is_loopback, parse_authority, plain_address
 from sdk.formats.refs import namespace_of
 from sdk.gateway.chosen_engine import ChosenEngine, EngineChoice, choose
-from sdk.gateway.door import Door
+from sdk.gateway.door.door import Door
+from sdk.gateway.door.entrance import Entrance
+from sdk.gateway.door.hosts import OwnHosts
+from sdk.gateway.door.keys import SHORTEST_KEY, Keys, OwnKey, TokenRights, make_key
+from sdk.gateway.door.renderers import Renderers
+from sdk.gateway.door.server import listen, server_of
+from sdk.gateway.door.standing import GatewayStanding
+from sdk.gateway.door.templates import Templates
 from sdk.gateway.engines.engine import EngineRefused
-from sdk.gateway.entrance import Entrance
 from sdk.gateway.folders import LeasedFolders
-from sdk.gateway.hosts import OwnHosts
-from sdk.gateway.keys import SHORTEST_KEY, Keys, OwnKey, TokenRights, make_key
-from sdk.gateway.model_names import ModelNames
 from sdk.gateway.moves import Moves
 from sdk.gateway.proving import ProbeRecords, Proving
-from sdk.gateway.registry_calls import RegistryCalls
-from sdk.gateway.renderers import Renderers
-from sdk.gateway.server import listen, server_of
-from sdk.gateway.standing import GatewayStanding
-from sdk.gateway.table_file import TableFile
-from sdk.gateway.tables import ServedTables
-from sdk.gateway.templates import Templates
+from sdk.gateway.tables.model_names import ModelNames
+from sdk.gateway.tables.registry_calls import RegistryCalls
+from sdk.gateway.tables.served_tables import ServedTables
+from sdk.gateway.tables.table_file import TableFile
 from sdk.names import parse_ref
 from sdk.schemas.serving import ServedAdapter, ServedVersion
 

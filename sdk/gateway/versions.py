@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from sdk.gateway.model_names import NamedVersion
+from sdk.gateway.tables.model_names import NamedVersion
 
 
 class ServingState(StrEnum):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import random_loras, tiny
+from support import pages, random_loras, tiny
 from support.command_line import CommandLine
 from support.waiting import wait_until
 
@@ -39,7 +39,7 @@ TOKENS = 8
 
 
 class Place(CommandLine):
-    """A registry in a folder with two versions: `talker@v1` has learnt plain prompts, `talker@v2` conversations."""
+    """A registry in a folder with two versions: `code-review@v1` has learnt plain prompts, `code-review@v2` conversations."""
 
     @property
     def cache(self) -> Cache:
@@ -82,13 +82,13 @@ def _save(folder: Path, base: Path, *, seed: int, template: str | None) -> None:
 
 def _leave_behind(place: Place) -> str:
     """Write what a resident leaves that was killed: its record, of a process that is gone, and its lease."""
-    digest = place.json("show", "talker@v1")["digest"]
+    digest = place.json("show", "code-review@v1")["digest"]
     base = EngineBase("gone", "0" * 64, "/nowhere", 1, None, None)
     gone = Resident(base.key, 2**22 - 1, "another boot/1", str(place.folder / "socket"), base, 300.0, 0.0)
     folder = place.cache.engines / base.key
     folder.mkdir(parents=True)
     (folder / "resident.json").write_text(json.dumps({**gone.__dict__, "base": base.__dict__}))
-    place.ok("pull", "talker@v1")
+    place.ok("pull", "code-review@v1")
     lease(place.cache, digest, gone.owner)
     return gone.owner
 
@@ -98,9 +98,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("asking")
     base = tiny.save_llama(folder / "tiny-llama")
     place = Place(folder, cwd=folder, ADAPTERCTL_KEEP_WARM="120")
-    for number, template in ((1, None), (2, TEMPLATE)):
+    for number, template in ((1, None), (2, TEMPLATE), (3, TEMPLATE)):
         _save(folder / f"v{number}", base, seed=number, template=template)
-        place.ok("push", f"v{number}", "talker", "--base", "./tiny-llama")
+        place.ok("push", f"v{number}", "code-review", "--base", "./tiny-llama")
+    place.ok("alias", "set", "code-review", "production", "v3")
     yield place
     place.run("down")
 
@@ -112,7 +113,7 @@ def test_commands_that_come_together_get_one_program(place: Place) -> None:
     def ask(ref: str) -> None:
         answers[ref] = place.generate(ref, PROMPT)
 
-    together = [threading.Thread(target=ask, args=(ref,)) for ref in ("talker@v1", "talker@v2")]
+    together = [threading.Thread(target=ask, args=(ref,)) for ref in ("code-review@v1", "code-review@v2")]
     for thread in together:
         thread.start()
     for thread in together:
@@ -122,8 +123,8 @@ def test_commands_that_come_together_get_one_program(place: Place) -> None:
     owners = {one.owner for views in all_leases(place.cache).values() for one in views}
     assert owners == {resident.owner}
     assert owners != {gone}
-    assert {name: value for name, value in answers["talker@v1"].items() if name != "completion"} == {
-        "ref": "talker@v1",
+    assert {name: value for name, value in answers["code-review@v1"].items() if name != "completion"} == {
+        "ref": "code-review@v1",
         "prompt": PROMPT,
         "stop": "length",
         "reasoning": None,
@@ -132,32 +133,41 @@ def test_commands_that_come_together_get_one_program(place: Place) -> None:
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE((place.cache.engines / resident.key).stat().st_mode) == 0o700
     # Each prompt is rendered as the version's own rows were.
-    assert answers["talker@v1"]["completion"] == place.expected("v1", PROMPT)
+    assert answers["code-review@v1"]["completion"] == place.expected("v1", PROMPT)
     rendered = f"(user) {PROMPT}<|end|>(assistant) "
-    assert answers["talker@v2"]["completion"] == place.expected("v2", rendered)
+    assert answers["code-review@v2"]["completion"] == place.expected("v2", rendered)
 
 
 def test_how_a_prompt_is_rendered_can_be_chosen(place: Place) -> None:
-    assert place.generate("talker@v2", PROMPT, "--plain")["completion"] == place.expected("v2", PROMPT)
+    assert place.generate("code-review@v2", PROMPT, "--plain")["completion"] == place.expected("v2", PROMPT)
     asked = f"<|user|>{PROMPT}<|end|>\n<|assistant|>"
-    assert place.generate("talker@v1", PROMPT, "--chat")["completion"] == place.expected("v1", asked)
+    assert place.generate("code-review@v1", PROMPT, "--chat")["completion"] == place.expected("v1", asked)
     done = place.run(
         "generate", "base:tiny-llama", "-", "--plain", "--max-new-tokens", str(TOKENS), stdin=f"{PROMPT}\n"
     )
     assert done.stdout == place.expected(None, PROMPT) + "\n"
     assert f"cut after {TOKENS} tokens" in done.stderr
-    done = place.run("generate", "talker@v1", PROMPT, "--stop", place.expected("v1", PROMPT)[0])
+    done = place.run("generate", "code-review@v1", PROMPT, "--stop", place.expected("v1", PROMPT)[0])
     assert (done.stdout, done.returncode) == ("", 0)
     assert "the answer is empty" in " ".join(done.stderr.split())
 
 
+def test_the_page_s_commands_ask_as_it_says(place: Place) -> None:
+    for command in pages.commands("serving.md", "ask"):
+        words = command[command.index("|") + 1 :] if "|" in command else command
+        # What is asked comes from the command before, or is typed.
+        done = place.run(*words[1:], "--max-new-tokens", "4", stdin=PROMPT)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
 def test_a_warm_answer_asks_no_registry(place: Place) -> None:
-    before = place.generate("talker@v1", PROMPT)
+    before = place.generate("code-review@v1", PROMPT)
     (place.folder / "home").rename(place.folder / "away")
     try:
-        assert place.generate("talker@v1", PROMPT) == before
+        assert place.generate("code-review@v1", PROMPT) == before
         # It may name another version by now.
-        assert "no adapter" in place.refused(3, "generate", "talker@latest", PROMPT)
+        assert "no adapter" in place.refused(3, "generate", "code-review@latest", PROMPT)
     finally:
         shutil.rmtree(place.folder / "home", ignore_errors=True)
         (place.folder / "away").rename(place.folder / "home")
@@ -167,25 +177,25 @@ def test_rows_of_a_file_are_answered_in_their_order(place: Place) -> None:
     rows = [{"prompt": f"count {word}: ", "completion": "x"} for word in tiny.WORDS]
     messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": "x"}]
     (place.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": messages}]))
-    answers = place.generate("talker@v2", "--data", "rows.jsonl")
+    answers = place.generate("code-review@v2", "--data", "rows.jsonl")
     assert [answer["prompt"] for answer in answers] == [*(row["prompt"] for row in rows), messages[:1]]
-    alone = [place.generate("talker@v2", rows[number]["prompt"]) for number in (0, 11)]
+    alone = [place.generate("code-review@v2", rows[number]["prompt"]) for number in (0, 11)]
     assert [answers[0], answers[11]] == alone
-    assert answers[12]["completion"] == place.generate("talker@v2", PROMPT)["completion"]
+    assert answers[12]["completion"] == place.generate("code-review@v2", PROMPT)["completion"]
 
 
 def test_an_answer_ends_where_the_context_does(place: Place) -> None:
     long = "one two three " * 17
-    answer = place.json("generate", "talker@v1", long, "--max-new-tokens", "1000")
+    answer = place.json("generate", "code-review@v1", long, "--max-new-tokens", "1000")
     assert answer["stop"] in ("length", "stop")
-    too_long = place.refused(2, "generate", "talker@v1", long * 9)
+    too_long = place.refused(2, "generate", "code-review@v1", long * 9)
     assert "more than the 256" in too_long
     assert "shorten the prompt" in too_long
 
 
 def test_a_chat_keeps_what_was_said_on_either_side(place: Place) -> None:
     typed = f"/system be kind\n{PROMPT}\nand three\n/save talk\n/use v1\n"
-    done = place.run("chat", "talker@v2", "--against", "base:", "--max-new-tokens", "4", stdin=typed)
+    done = place.run("chat", "code-review@v2", "--against", "base:", "--max-new-tokens", "4", stdin=typed)
     assert done.returncode == 0, done.stderr
     (saved,) = [json.loads(line)["messages"] for line in (place.folder / "talk.jsonl").read_text().splitlines()]
     assert [(one["role"], one["content"]) for one in saved if one["role"] != "assistant"] == [
@@ -193,28 +203,28 @@ def test_a_chat_keeps_what_was_said_on_either_side(place: Place) -> None:
         ("user", PROMPT),
         ("user", "and three"),
     ]
-    first = place.json("generate", "talker@v2", PROMPT, "--max-new-tokens", "4", "--chat")["completion"]
+    first = place.json("generate", "code-review@v2", PROMPT, "--max-new-tokens", "4", "--chat")["completion"]
     assert len(saved) == 5
     # The system message changes the answer.
     assert saved[2]["content"] != first
     assert " │ " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "talker@v1 has learnt plain prompts" in done.stderr
+    assert "code-review@v1 has learnt plain prompts" in done.stderr
     assert "base:tiny-llama is asked by its own chat template" in " ".join(done.stderr.split())
 
 
 def test_the_sdk_gives_the_same_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPTERCTL_CACHE", str(place.folder / "cache"))
     with closing(Client(place.url, cache=place.folder / "cache")) as client:
-        found = client.generate("talker@v2", [{"role": "user", "content": PROMPT}], max_new_tokens=TOKENS)
-        assert found.completion == place.generate("talker@v2", PROMPT)["completion"]
+        found = client.generate("code-review@v2", [{"role": "user", "content": PROMPT}], max_new_tokens=TOKENS)
+        assert found.completion == place.generate("code-review@v2", PROMPT)["completion"]
         with pytest.raises(InvalidInput, match="is no plain text"):
-            client.generate("talker@v2", [{"role": "user", "content": PROMPT}], plain=True)
+            client.generate("code-review@v2", [{"role": "user", "content": PROMPT}], plain=True)
         with pytest.raises(InvalidInput, match="temperature is not from 0 to 2"):
-            client.generate("talker@v2", PROMPT, temperature=3)
-        warm = client.generate("talker@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=3)
-        again = client.generate("talker@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=3)
-        other = client.generate("talker@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=4)
+            client.generate("code-review@v2", PROMPT, temperature=3)
+        warm = client.generate("code-review@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=3)
+        again = client.generate("code-review@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=3)
+        other = client.generate("code-review@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=4)
         assert warm == again
         assert warm != other
     assert sdk.generate.__name__ == "generate"
@@ -222,8 +232,8 @@ def test_the_sdk_gives_the_same_answer(place: Place, monkeypatch: pytest.MonkeyP
 
 def test_no_prompt_is_written_anywhere(place: Place) -> None:
     canary = "zqcanaryz"
-    place.generate("talker@v2", canary)
-    place.run("chat", "talker@v2", stdin=f"{canary}\n")
+    place.generate("code-review@v2", canary)
+    place.run("chat", "code-review@v2", stdin=f"{canary}\n")
     written = [path for path in place.folder.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
     assert not written
 
@@ -232,11 +242,11 @@ def test_a_program_that_was_killed_is_replaced_and_down_ends_it(place: Place) ->
     (resident,) = residents(place.cache)
     (shown,) = place.json("status")
     assert (shown["part"], shown["state"], shown["pid"]) == ("engine tiny-llama", "ready", resident.pid)
-    assert "holds 2 versions" in shown["message"]
-    before = place.generate("talker@v1", PROMPT)
+    assert "holds 3 versions" in shown["message"]
+    before = place.generate("code-review@v1", PROMPT)
     os.kill(resident.pid, signal.SIGKILL)
     wait_until(lambda: not resident.is_alive, lambda: "it is still there")
-    assert place.generate("talker@v1", PROMPT) == before
+    assert place.generate("code-review@v1", PROMPT) == before
     (other,) = residents(place.cache)
     assert other.pid != resident.pid
     assert place.json("down") == {"home": str(place.folder / ".adapterctl/stack"), "ended": ["engine tiny-llama"]}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support import workplace
+from support import pages, workplace
 from support.command_line import CommandLine
 from support.workplace import Workplace
 
@@ -37,9 +37,8 @@ WIDTH = 80
 
 def commands(block: str) -> list[tuple[list[str], str, int]]:
     """The commands of a block of the page: words, who runs them, and with which code they exit."""
-    (text,) = re.findall(rf"<!-- run: {block} -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
     found = []
-    for line in text.splitlines():
+    for line in pages.block("promoting.md", block).splitlines():
         command, _, comment = line.rpartition("#")
         person = re.match(r"\w+", comment.strip())
         assert person is not None, line

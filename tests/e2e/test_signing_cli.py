@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import processes
+from support import pages, processes
 from support.command_line import CommandLine
 from support.keys import Pair, make_key
 from support.small import write_adapter, write_base
@@ -21,7 +20,6 @@ from sdk.signing import verify
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "artifacts.md"
 PASSWORD = "correct horse"
 
 
@@ -190,8 +188,7 @@ def test_the_walk_through_of_the_page(tmp_path: Path) -> None:
     desk.env["PATH"] = f"{processes.BIN}{os.pathsep}{desk.env['PATH']}"
     (tmp_path / "adapter").rename(tmp_path / "my-adapter")
     for name in ("keys", "push", "verify", "independent"):
-        found = re.search(rf"<!-- run: signing-{name} -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-        assert found is not None, f"the page shows no commands for signing-{name}"
-        done = processes.finished("bash", "-euc", found[1], env=desk.env, cwd=tmp_path, timeout_s=120)
+        text = pages.block("artifacts.md", f"signing-{name}")
+        done = processes.finished("bash", "-euc", text, env=desk.env, cwd=tmp_path, timeout_s=120)
         assert done.returncode == 0, (name, done.stderr)
     assert stat.S_IMODE((tmp_path / "KEY.pem").stat().st_mode) == 0o600

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import sys
 import threading
 import uuid
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import processes, registries
+from support import pages, processes, registries
 from support.adapters import base_registration, save_adapter
 from support.fixtures import S3Place
 from support.registries import World
@@ -28,8 +27,6 @@ from registry.storage import Storage, open_storage
 from sdk.client import Client
 from sdk.errors import NotFound
 from sdk.stack.postgres import PostgresServer
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "registry.md"
 
 #: What the page's `aws s3 sync FROM TO` does, for a machine without the program: copies what is not there yet.
 AWS = f"""#!{sys.executable}
@@ -47,13 +44,6 @@ for key in sorted(keys(from_bucket, from_prefix) - keys(to_bucket, to_prefix)):
     source = {{"Bucket": from_bucket, "Key": f"{{from_prefix}}/{{key}}"}}
     s3.copy_object(Bucket=to_bucket, Key=f"{{to_prefix}}/{{key}}", CopySource=source)
 """
-
-
-def shown(name: str) -> str:
-    """The commands that the page shows below `<!-- run: NAME -->`."""
-    found = re.search(rf"<!-- run: {name} -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found is not None, f"the page shows no commands for {name}"
-    return found[1]
 
 
 @dataclass
@@ -114,7 +104,13 @@ class Case:
     def run(self, name: str) -> str:
         """Run the commands that the page shows; return what they print."""
         done = processes.finished(
-            "bash", "-euo", "pipefail", "-c", shown(f"{self.kind}-{name}"), env=self.env, timeout_s=120
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            pages.block("registry.md", f"{self.kind}-{name}"),
+            env=self.env,
+            timeout_s=120,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

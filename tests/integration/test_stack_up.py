@@ -11,14 +11,18 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from support import processes
+from support import pages, processes, small_llama
 from support.waiting import wait_until
+
+from registry.principal import Role
+from sdk.client import Client
 
 pytestmark = pytest.mark.slow
 
@@ -256,3 +260,40 @@ def test_a_port_that_is_taken_is_told_and_nothing_stays_running(two: Home) -> No
     # Once the port is free it is what it was, with the same address and the same token.
     assert json.loads(two.run("up", "--format", "json")) == two.document
     assert json.loads(two.run("whoami", "--format", "json"))["name"] == "admin"
+
+
+def test_what_is_served_beside_it_is_asked_by_its_key_and_by_the_registry_s_tokens(two: Home) -> None:
+    folder = two.folder.parent
+    base = small_llama.write_base(folder / "tiny-llama")
+    with closing(Client(two.document["url"], two.document["token"], cache=folder / "cache")) as admin:
+        admin.push(small_llama.write_adapter(folder / "made", base), "code-review", base=base)
+        admin.set_alias("code-review", "production", version=1)
+        tokens = {
+            name: admin.tokens.create(name, grants={space: Role.READER})
+            for name, space in (("reader", "-"), ("stranger", "elsewhere"))
+        }
+    ((_adapterctl, *words),) = pages.commands("serving.md", "up")
+    gateway = json.loads(two.run(*words, "--format", "json"))["gateway"]
+    with httpx.Client(timeout=60) as http:
+
+        def listed(secret: str) -> httpx.Response:
+            return http.get(f"{gateway['url']}/models", headers={"Authorization": f"Bearer {secret}"})
+
+        wait_until(lambda: listed(gateway["key"]).status_code == 200, two.explain)
+        asked = {"model": "base:tiny-llama", "prompt": "one two", "max_tokens": 2}
+        answer = http.post(
+            f"{gateway['url']}/completions", json=asked, headers={"Authorization": f"Bearer {gateway['key']}"}
+        )
+        assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 2), answer.text
+        models = {each["id"]: each["adapterctl"] for each in listed(tokens["reader"].secret).json()["data"]}
+        # Nothing that nobody has measured is served, and it is said what to do.
+        assert "verify code-review@v1 --probe --record" in models["code-review@production"]["reason"]
+        assert [
+            each["id"] for each in listed(tokens["stranger"].secret).json()["data"] if "code-review" in each["id"]
+        ] == []
+        with closing(Client(two.document["url"], two.document["token"])) as admin:
+            admin.tokens.revoke(tokens["reader"].id)
+        wait_until(lambda: listed(tokens["reader"].secret).status_code == 401, two.explain)
+    assert two.status()["gateway"]["state"] == "ready"
+    two.run("up", "--no-serve", "--format", "json")
+    two.wait("the gateway's end", lambda parts: "gateway" not in parts)

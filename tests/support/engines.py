@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -22,6 +23,8 @@ from sdk.gateway.engines.local import LocalEngine
 from sdk.gateway.engines.vllm import VllmEngine
 from support.served_models import ServedModels
 
+#: An engine, and the event loop that it lives in.
+EngineInLoop = tuple[asyncio.Runner, InferenceEngine]
 LOCAL, LLAMA_CPP, VLLM = "local", "llama.cpp", "vllm"
 #: The Python of the environment that `make serve-peers` makes for vLLM.
 VLLM_PYTHON = Path(__file__).resolve().parents[2] / "build" / "vllm" / "bin" / "python"
@@ -62,8 +65,8 @@ class VllmServer:
         self.key = "engine-key"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, ready_s: float = 400.0) -> None:
-        """Start it, and wait until it answers."""
+    def start(self, *, ready_s: float = 400.0, words: list[str] | None = None) -> None:
+        """Start it, and wait until it answers; `words` are another command than usual, after its Python."""
         options = ["--model", self._base, "--served-model-name", "base", "--host", "127.0.0.1", "--port", self.port]
         options += [
             "--enforce-eager",
@@ -78,7 +81,7 @@ class VllmServer:
         options += ["--max-loras", 4, "--max-cpu-loras", 16, "--api-key", self.key, *self._options]
         with (self._folder / "vllm.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", *map(str, options)],
+                [VLLM_PYTHON, *(words or ["-m", "vllm.entrypoints.openai.api_server", *map(str, options)])],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **_VLLM, **self._variables},
@@ -109,11 +112,16 @@ class VllmServer:
         return VllmEngine(self.url, shared=shared, api_key=self.key, **{"wait_s": 5.0, **options})
 
 
+def require_peers() -> None:
+    """Skip a test of what is installed for `make serve-peers` alone."""
+    if os.environ.get("ADAPTERCTL_PEERS") != "1":
+        pytest.skip("vLLM is tried by: make serve-peers")
+
+
 @contextmanager
 def vllm_server(base: Path, folder: Path, **options: Any) -> Iterator[VllmServer]:
     """A vLLM over a base; only in `make serve-peers`."""
-    if os.environ.get("ADAPTERCTL_PEERS") != "1":
-        pytest.skip("vLLM is tried by: make serve-peers")
+    require_peers()
     server = VllmServer(base, folder, **options)
     server.start()
     try:

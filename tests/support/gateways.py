@@ -14,16 +14,16 @@ import httpx
 import uvicorn
 
 from benchmarks.stub_engine import StubEngine, StubServer
-from sdk.gateway.door import Door
-from sdk.gateway.hosts import OwnHosts
-from sdk.gateway.keys import Keys, OwnKey, TokenRights, WrongKeys
+from sdk.gateway.door.door import Door
+from sdk.gateway.door.hosts import OwnHosts
+from sdk.gateway.door.keys import Keys, OwnKey, TokenRights, WrongKeys
+from sdk.gateway.door.protocol import ConnectionLimits, OpenConnections
+from sdk.gateway.door.renderers import Renderers
+from sdk.gateway.door.server import listen, server_of
+from sdk.gateway.door.standing import GatewayStanding
+from sdk.gateway.door.templates import Templates
 from sdk.gateway.moves import Bounds, Moves
-from sdk.gateway.protocol import ConnectionLimits, OpenConnections
-from sdk.gateway.renderers import Renderers
-from sdk.gateway.server import listen, server_of
-from sdk.gateway.standing import GatewayStanding
-from sdk.gateway.tables import TableAge
-from sdk.gateway.templates import Templates
+from sdk.gateway.tables.served_tables import TableAge
 from sdk.gateway.versions import Fetched, Proof
 from sdk.schemas.serving import ServedAdapter, TokenStanding
 from support.serving_engine import BASE, adapter, digest_of
@@ -148,7 +148,7 @@ def gateway(
             bounds=Bounds(wait_s=5.0, watch_s=0.2),
         )
         facts = await moves.start()
-        renderers = Renderers(rendered_s=6.0)
+        renderers = Renderers(processor_s=0.5)
         door = Door(
             versions=moves,
             templates=Templates(facts, base, renderers),

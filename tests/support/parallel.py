@@ -24,6 +24,13 @@ _TOGETHER = (
         "tests/integration/test_worker_again.py",
         "tests/integration/test_worker_commands.py",
     ),
+    # One base with its versions, made with torch, for all engines; and what else of the gateway needs torch.
+    (
+        "tests/contract/serving/test_engines.py",
+        "tests/contract/serving/test_moving.py",
+        "tests/contract/serving/test_vllm.py",
+        "tests/unit/sdk/gateway/engines/test_vllm_base.py",
+    ),
     # Everything marked `alone` that computes: tests that only wait run at the same time.
     ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py", "tests/faults/attacks/"),
 )

@@ -118,7 +118,7 @@ class Listener:
 
     def __init__(self, then: Callable[[int], None] = lambda count: None) -> None:
         """`then` is called in the loop's thread after each token, with how many there are."""
-        from workers.serving.requests import Ended
+        from workers.serving.decoding.requests import Ended
 
         self._ended_type = Ended
         self.tokens: list[Any] = []

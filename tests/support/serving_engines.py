@@ -14,13 +14,13 @@ import httpx
 import uvicorn
 
 from support.waiting import wait_until
-from workers.serving.activity import Activity
-from workers.serving.engine import ServedEngine
-from workers.serving.prompts import PromptRenderers
-from workers.serving.replies import ReplyLimits
-from workers.serving.requests import DecodeQuestion, Ended, EndReason, OnPiece, ServedPlacement, Token
-from workers.serving.routes import EngineRoutes
-from workers.serving.versions import TextsOfBase
+from workers.serving.decoding.requests import DecodeQuestion, Ended, EndReason, OnPiece, ServedPlacement, Token
+from workers.serving.door.activity import Activity
+from workers.serving.door.engine import ServedEngine
+from workers.serving.door.replies import ReplyLimits
+from workers.serving.door.routes import EngineRoutes
+from workers.serving.texts.prompts import PromptRenderers
+from workers.serving.texts.versions import TextsOfBase
 
 
 @dataclass

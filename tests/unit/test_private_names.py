@@ -82,9 +82,9 @@ TABLE: list[tuple[str, str, str, str]] = [
     ),
     (
         "_version",
-        "workers/serving/trees.py",
+        "workers/serving/decoding/trees.py",
         "that a shared weight was changed in place shows nowhere else, but by comparing all of it",
-        "tests/unit/workers/serving/test_trees.py::test_a_weight_that_a_tree_wrote_to_is_seen",
+        "tests/unit/workers/serving/decoding/test_trees.py::test_a_weight_that_a_tree_wrote_to_is_seen",
     ),
     (
         "_parameters",

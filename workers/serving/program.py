@@ -20,17 +20,17 @@ from sdk.worker_program import PARENT_VARIABLE
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import nothing_searched
 from workers.pipelines.sandbox import die_with_parent, leave_network
-from workers.serving.activity import Activity, unneeded
 from workers.serving.configuration import EngineConfiguration
-from workers.serving.errors import ServingError
-from workers.serving.listening import ListeningSocket
-from workers.serving.prompts import PromptRenderers
-from workers.serving.refusals import RequestRefused
+from workers.serving.decoding.errors import ServingError
+from workers.serving.door.activity import Activity, unneeded
+from workers.serving.door.listening import ListeningSocket
+from workers.serving.door.refusals import RequestRefused
+from workers.serving.texts.prompts import PromptRenderers
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from workers.serving.engine import ServedEngine
+    from workers.serving.door.engine import ServedEngine
 
 #: Connections that nobody uses stay: whoever keeps them would otherwise send a request into one that is being closed.
 _KEEP_ALIVE_S = 3600
@@ -90,7 +90,7 @@ async def _answer(
 ) -> None:
     import uvicorn
 
-    from workers.serving.routes import EngineRoutes
+    from workers.serving.door.routes import EngineRoutes
 
     activity = Activity()
     routes = EngineRoutes(engine, activity, facts=facts)

@@ -8,10 +8,10 @@ from typing import Any
 
 from workers.pipelines.model.device import choose_device
 from workers.serving.configuration import EngineConfiguration
-from workers.serving.engine import ServedEngine
-from workers.serving.loop import DecodeLoop
-from workers.serving.prompts import PromptRenderers
-from workers.serving.versions import TextsOfBase
+from workers.serving.decoding.loop import DecodeLoop
+from workers.serving.door.engine import ServedEngine
+from workers.serving.texts.prompts import PromptRenderers
+from workers.serving.texts.versions import TextsOfBase
 
 
 def start_engine(configuration: EngineConfiguration, renderer: PromptRenderers) -> tuple[ServedEngine, dict[str, Any]]:

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ import httpx
 
 from sdk.asking.programs import short_temporary
 from sdk.gateway.engines.engine import EngineRefused
-from sdk.worker_program import PARENT_VARIABLE, program_environment
+from sdk.worker_program import start_program_beside
 
 #: What an engine may say before it is ready, in bytes.
 _MOST_LINE = 1024 * 1024
@@ -69,18 +68,7 @@ class EngineProcess:
         folder = Path(tempfile.mkdtemp(prefix="adapterctl-", dir=short_temporary()))
         socket = folder / "engine.sock"
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                module,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                limit=_MOST_LINE,
-                start_new_session=True,
-                env={**program_environment(), PARENT_VARIABLE: str(os.getpid())},
-            )
+            process = await start_program_beside(module, line_bytes=_MOST_LINE)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

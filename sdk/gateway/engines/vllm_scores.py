@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from sdk.gateway.engines.engine import EngineRefused, Upstream
+from sdk.gateway.engines.scoring import score_by_writing
 
 #: So many likely tokens are asked for at each step; vLLM gives no more by default.
 _LIKELY = 20
@@ -22,12 +23,7 @@ _TOKEN = "token_id:"  # noqa: S105 - how vLLM writes a token
 
 async def score(upstream: Upstream, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
     """Return the log-probability, in nats, of each token. Raises httpx.HTTPError, EngineRefused."""
-    scores: list[float] = []
-    while len(scores) < len(continuation):
-        context, left = [*prompt, *continuation[: len(scores)]], continuation[len(scores) :]
-        found = await _as_written(upstream, context, left)
-        scores += found or [await _forced(upstream, context, left[0])]
-    return scores
+    return await score_by_writing(_as_written, _forced, upstream, prompt, continuation)
 
 
 async def _as_written(upstream: Upstream, context: Sequence[int], left: Sequence[int]) -> list[float]:

@@ -7,53 +7,34 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from support.engines import LLAMA_CPP, LOCAL, VLLM, complete, decoder, engine_of, llama_cpp, up
-from support.served_models import TOKENS, ServedModels, make_tiny
+from support.engines import EngineInLoop, complete, decoder, llama_cpp, up
+from support.served_models import TOKENS, ServedModels
 
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 
-RunningCount = tuple[asyncio.Runner, InferenceEngine]
-
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
-    pytest.importorskip("torch")
-    return make_tiny(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module", params=[LOCAL, LLAMA_CPP, VLLM])
-def running(
-    request: pytest.FixtureRequest, models: ServedModels, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningCount]:
-    """An engine of one kind that is up, and the event loop that it lives in."""
-    with engine_of(request.param, models, tmp_path_factory.mktemp("engine")) as make, asyncio.Runner() as runner:
-        engine = make()
-        runner.run(engine.facts())
-        try:
-            yield runner, engine
-        finally:
-            runner.run(engine.close())
+def models(first_of: Callable[[int], ServedModels]) -> ServedModels:
+    return first_of(3)
 
 
 @pytest.fixture
-def scene(running: RunningCount) -> Callable[[Callable[[InferenceEngine], Coroutine[Any, Any, None]]], None]:
+def scene(running: EngineInLoop) -> Callable[[Callable[[InferenceEngine], Coroutine[Any, Any, None]]], None]:
     """Runs something with an engine that has no version."""
     runner, engine = running
 
     def run(body: Callable[[InferenceEngine], Coroutine[Any, Any, None]]) -> None:
         async def whole() -> None:
-            try:
-                async with asyncio.timeout(300):
-                    await body(engine)
-            finally:
-                for name in await engine.loaded():
-                    await engine.release(name)
+            for name in await engine.loaded():
+                await engine.release(name)
+            async with asyncio.timeout(300):
+                await body(engine)
 
         runner.run(whole())
 
@@ -236,7 +217,7 @@ def test_llama_cpp_that_is_killed_comes_back_with_all_of_its_versions(models: Se
 
 def test_llama_cpp_comes_back_after_its_old_temporary_files_were_removed(models: ServedModels, tmp_path: Path) -> None:
     async def body() -> None:
-        async with up(llama_cpp(models.base, tmp_path)) as engine:
+        async with up(llama_cpp(models.base, models.base.parent / "store")) as engine:
             await engine.load("sql@v1", models.adapters["sql@v1"])
             for file in temporary.rglob("adapterctl-gguf-*/*.gguf"):
                 file.unlink()

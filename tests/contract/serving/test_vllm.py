@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
-from support.engines import VllmServer, complete, decoder, up, vllm_server
+from support.engines import VllmServer, complete, decoder, require_peers, up, vllm_server
 from support.moving import MovingWorld
-from support.served_models import TOKENS, ServedModels, make_tiny
+from support.served_models import TOKENS, ServedModels
 
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
 from sdk.gateway.engines.vllm import VllmEngine
@@ -20,10 +20,14 @@ from sdk.gateway.engines.vllm_base import is_base
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
-    pytest.importorskip("torch")
+def peers() -> None:
+    require_peers()
+
+
+@pytest.fixture(scope="module")
+def models(peers: None, first_of: Callable[[int], ServedModels]) -> ServedModels:
     # As many as the engine has places: --max-loras is 4.
-    return make_tiny(tmp_path_factory.mktemp("models"), versions=4)
+    return first_of(4)
 
 
 @pytest.fixture(scope="module")

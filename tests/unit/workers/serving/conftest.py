@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import served, tiny
 
-from workers.serving.loop import DecodeLoop
+from workers.serving.decoding.loop import DecodeLoop
 
 #: Settings of the two adapters: they share some modules, and each has some of its own.
 SETTINGS = {

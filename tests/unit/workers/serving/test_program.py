@@ -20,11 +20,11 @@ from support.serving_engines import PlayedLoop, answering
 from support.waiting import wait_until
 
 from sdk.worker_program import PARENT_VARIABLE
-from workers.serving.activity import Activity, unneeded
 from workers.serving.configuration import EngineConfiguration
-from workers.serving.listening import ListeningSocket
-from workers.serving.refusals import RequestRefused
-from workers.serving.requests import DecodeQuestion, OnPiece
+from workers.serving.decoding.requests import DecodeQuestion, OnPiece
+from workers.serving.door.activity import Activity, unneeded
+from workers.serving.door.listening import ListeningSocket
+from workers.serving.door.refusals import RequestRefused
 
 CANARY = "canary-7f3a"
 

@@ -1,0 +1,81 @@
+"""A caller's body: what is wrong with it is said with its name, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sdk.gateway.door.refusals import Declined
+from sdk.gateway.door.requests import ChatBody, parse, written
+
+
+def refused(**fields: Any) -> Declined:
+    body = {"model": "sql", "messages": [{"role": "user", "content": "a"}], **fields}
+    with pytest.raises(Declined) as raised:
+        written(parse(ChatBody, json.dumps(body).encode()))
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"temperature": 1' + "0" * 400 + "}",
+        '{"top_p": -1' + "0" * 4000 + "}",
+        '{"temperature": NaN}',
+        '{"temperature": Infinity}',
+        '{"temperature": [1]}',
+        '{"max_new_tokens": 1e400}',
+        "[" * 19_000,
+        "null",
+    ],
+)
+def test_a_generation_config_with_strange_numbers_is_refused(config: str) -> None:
+    error = refused(generation_config=config)
+    assert (error.status, error.param) == (400, "generation_config")
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ({"type": "text", "text": "a", "cache_control": {}}, "messages.0.content.0.cache_control"),
+        ({"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}, "messages.0.content.0.image_url"),
+        ({"type": "text", "text": 5}, "messages.0.content.0.text"),
+    ],
+)
+def test_a_part_that_is_refused_is_named(part: dict[str, Any], where: str) -> None:
+    error = refused(messages=[{"role": "user", "content": [part]}])
+    assert (error.status, error.param) == (400, where)
+    assert error.message.startswith(where)
+
+
+def properties(count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(count)}}
+
+
+def tools(*schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": "f", "parameters": schema}} for schema in schemas]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"tools": tools(properties(101))}, "at most 100 members"),
+        ({"tools": tools({"enum": list(range(501))})}, "a list 500"),
+        ({"tools": tools(*[properties(90)] * 30)}, "5,000 values"),
+        ({"tools": tools({"pattern": "(" * 200_001})}, "200,000 characters"),
+        ({"tools": tools({"properties": {"(" * 200_001: {}}})}, "200,000 characters"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": properties(101)}}},
+            "at most 100 members",
+        ),
+    ],
+)
+def test_a_schema_that_would_keep_an_engine_busy_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    assert sentence in refused(**fields).message
+
+
+def test_as_many_tools_as_programs_have_are_taken() -> None:
+    body = {"model": "sql", "messages": [{"role": "user", "content": "a"}], "tools": tools(*[properties(15)] * 100)}
+    assert len(written(parse(ChatBody, json.dumps(body).encode()))["tools"]) == 100

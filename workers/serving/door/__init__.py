@@ -1,0 +1,1 @@
+"""Requests in and answers out, over a private socket, as OpenAI's routes are."""

@@ -16,8 +16,8 @@ from support.served import save_adapter
 
 #: The least distance of the two greatest logits at each token, so that rounding decides nothing, and how many tokens there are.
 GAP, TOKENS = 0.05, 24
-#: The most texts that rounding may make of one answer.
-_MOST_ROUNDED = 8
+#: The most texts that rounding may make of one answer, and prompts that are tried in one batch.
+_MOST_ROUNDED, _AT_ONCE = 32, 100
 _MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
 
@@ -89,23 +89,29 @@ def choose(
             model.load_adapter(folder, f"v{at}")
     model.eval()
     found = ServedModels(base, adapters, [], {name: [] for name in names}, {name: [] for name in names})
-    left, answers = candidates, dict[str, dict[tuple[int, ...], list[int]]]()
-    certain = [name for name in names if decided is None or not name or name in decided]
-    for name in certain:
-        answers[name] = _greedy(model, names[name], left, gap)
-        left = [prompt for prompt in left if tuple(prompt) in answers[name]]
-    for prompt in left:
-        each = {name: [answers[name][tuple(prompt)]] for name in certain}
-        for name in names.keys() - answers.keys():
-            each[name] = _within_rounding(model, names[name], prompt, gap)
-        if all(rows and all(rows) for rows in each.values()) and _are_apart(each.values()):
-            found.prompts.append(prompt)
-            for name, rows in each.items():
-                found.expected[name].append(rows[0])
-                found.accepted[name].append(rows)
+    # The base, which is the surest of itself, comes last: each leaves fewer prompts to the next.
+    certain = [name for name in reversed(names) if decided is None or not name or name in decided]
+    for first in range(0, len(candidates), _AT_ONCE):
+        left, answers = candidates[first : first + _AT_ONCE], dict[str, dict[tuple[int, ...], list[int]]]()
+        for name in certain:
+            answers[name] = _greedy(model, names[name], left, gap)
+            left = [prompt for prompt in left if tuple(prompt) in answers[name]]
+        for prompt in left:
+            each = {name: [answers[name][tuple(prompt)]] for name in certain}
+            for name in [name for name in names if name not in answers]:
+                if not _are_apart(each.values()):
+                    break
+                each[name] = _within_rounding(model, names[name], prompt, gap)
+            if all(rows and all(rows) for rows in each.values()) and _are_apart(each.values()):
+                found.prompts.append(prompt)
+                for name, rows in each.items():
+                    found.expected[name].append(rows[0])
+                    found.accepted[name].append(rows)
+            if len(found.prompts) == count:
+                break
         if len(found.prompts) == count:
             break
-    assert len(found.prompts) == count, f"only {len(found.prompts)} of {len(left)} prompts tell the versions apart"
+    assert len(found.prompts) == count, f"only {len(found.prompts)} prompts tell the versions apart"
     found.scores = {
         name: _scores(model, inside, found.prompts[0], found.expected[""][0]) for name, inside in names.items()
     }
@@ -206,21 +212,25 @@ def _greedy(model: Any, inside: str, prompts: list[list[int]], gap: float) -> di
     import torch
 
     ends = _ends(model)
-    written: list[list[int]] = [[] for _ in prompts]
-    clear = [True] * len(prompts)
+    rows = [list[int]() for _ in prompts]
+    of = list(range(len(prompts)))
     given, past = torch.tensor(prompts), None
     with torch.no_grad(), _under(model, inside):
         for _ in range(TOKENS):
-            made = model(input_ids=given, past_key_values=past, use_cache=True)
+            made = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
             past = made.past_key_values
             values, tokens = made.logits[:, -1].float().topk(2)
-            for at, row in enumerate(written):
-                row.append(int(tokens[at, 0]))
-                clear[at] &= float(values[at, 0] - values[at, 1]) >= gap and row[-1] not in ends
-            if not any(clear):
+            clear = [
+                at
+                for at in range(len(of))
+                if float(values[at, 0] - values[at, 1]) >= gap and int(tokens[at, 0]) not in ends
+            ]
+            of, rows = [of[at] for at in clear], [[*rows[at], int(tokens[at, 0])] for at in clear]
+            if not of:
                 break
-            given = tokens[:, :1]
-    return {tuple(prompt): row for prompt, row, is_clear in zip(prompts, written, clear, strict=True) if is_clear}
+            past.batch_select_indices(torch.tensor(clear))
+            given = tokens[clear, :1]
+    return {tuple(prompts[at]): row for at, row in zip(of, rows, strict=True)}
 
 
 def _within_rounding(model: Any, inside: str, prompt: list[int], gap: float) -> list[list[int]]:
@@ -235,7 +245,7 @@ def _within_rounding(model: Any, inside: str, prompt: list[int], gap: float) -> 
     given, past = torch.tensor([prompt]), None
     with torch.no_grad(), _under(model, inside):
         for _ in range(TOKENS):
-            made = model(input_ids=given, past_key_values=past, use_cache=True)
+            made = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
             past, logits = made.past_key_values, made.logits[:, -1].float()
             near = (logits > logits.max(-1, keepdim=True).values - gap).nonzero().tolist()
             near.sort(key=lambda each: (each[0], -float(logits[each[0], each[1]])))

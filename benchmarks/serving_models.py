@@ -30,7 +30,7 @@ def large(base: Path, folder: Path, name: str, versions: int) -> ServedModels:
     for number in range(1, versions + 1):
         made = folder / f"random-v{number}"
         if not (made / "adapter_config.json").is_file():
-            save_adapter(base, made, seed=number, scale=0.012, r=_RANK, lora_alpha=_RANK, target_modules=targets)
+            save_adapter(base, made, seed=number, scale=0.04, r=_RANK, lora_alpha=_RANK, target_modules=targets)
         adapters[f"{name}@v{number}"] = made
     texts = [f"The {one} and the {two} went to the {three}" for one, two, three in _threes()]
     return chosen(base, adapters, texts, folder / f"{name}.json")
@@ -73,5 +73,5 @@ def tokenizer_of(base: Path) -> Any:
 
 def _threes() -> list[tuple[str, ...]]:
     found = list(itertools.permutations(_WORDS, 3))
-    random.Random(0).shuffle(found)
+    random.Random(0).shuffle(found)  # noqa: S311 - the same prompts each time
     return found

@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path)
     parser.add_argument("--trained", type=Path)
     parser.add_argument("kinds", nargs="*", metavar="ENGINE")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     out: Path = given.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     base = (given.base or example("base").make_base(out)).absolute()

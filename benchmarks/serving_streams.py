@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import openai
-
 from support.served_models import TOKENS, ServedModels
 
 

@@ -127,7 +127,7 @@ def recorded(folder: Path, environment: dict[str, str]) -> list[str]:
     shown: list[str] = []
 
     def shell(command: str) -> None:
-        done = subprocess.run(command, shell=True, cwd=folder, env=environment, text=True, capture_output=True)
+        done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, text=True, capture_output=True)
         if done.returncode:
             raise SystemExit(f"{command} failed: {done.stdout}{done.stderr}")
         output = re.sub(r"\s*\r", "", f"{done.stdout}{done.stderr}").strip()

@@ -11,7 +11,7 @@ answer of the new version. Those versions are in the gateway's cache, and all ha
 OUT keeps adapters, prompts and the registry, and may be used again. `--base`: the folder of SmolLM2-135M-Instruct; without it, it is
 fetched. `--trained`: a folder with v1 to v5 or more, as `adapterctl pull` writes them, over that base; without it, random ones
 move. vLLM runs in build/vllm, which `make serve-peers` makes. Prints a JSON line for each engine, and writes the gateway's own lines to
-OUT/ENGINE.log.
+OUT/serve-ENGINE.log.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def serving(shelf: Shelf, kind: str, out: Path, key: str) -> Iterator[str]:
     (out / "key").write_text(key + "\n")
     for name in (SMALL, LARGE):
         shelf.client.set_alias(name, ALIAS, 1)
-    port, log = processes.free_port(), out / f"{kind}.log"
+    port, log = processes.free_port(), out / f"serve-{kind}.log"
     command = ["adapterctl", "serve", f"{SMALL}@{ALIAS}", f"{LARGE}@{ALIAS}", "--engine", kind]
     command += ["--key-file", str(out / "key"), "--port", str(port)]
     env, url = dict(shelf.gateway.env), f"http://127.0.0.1:{port}/v1"

@@ -1,156 +1,258 @@
-"""How long a move takes, and whether streams stay whole meanwhile: SmolLM2 with adapters of about 50 MB, in front of each engine.
+"""Aliases that move in a served registry, with the gateway's door in front of a real engine: what streams get, and how long it takes.
 
-    python -m benchmarks.serving_moves OUT [--trained BASE ADAPTERS] [local] [llama.cpp] [vllm]
+    python -m benchmarks.serving_moves OUT [--base DIR] [--trained ADAPTERS] [local] [llama.cpp] [vllm]
 
-A move is from the table that says it to the first token of the new version, while four streams run; the version is in the cache, and
-not in the engine. Prompts are those at which base and versions differ by 0.05 between the two greatest logits at each of 24 tokens.
-`--trained`: another base, and a folder with adapters over it, v1 to v5 or more, as `adapterctl pull` writes them. vLLM runs in build/vllm, which `make serve-peers` makes. Prints a JSON line for each engine.
+A registry's server, `adapterctl serve` and the engine are processes of their own, with keys and tokens; callers are OpenAI's client.
+First, 16 streams without an end and one that asks the base, while an alias moves 20 times between two versions and 3 times to versions
+that were never loaded. Each answer is held against what PEFT alone answers. Then another alias moves 5 times to adapters of
+50 MB that the engine doesn't have, while four streams run: the time is from before the alias is set to the first token of the first
+answer of the new version. Those versions are in the gateway's cache, and all have a record, so that each move is proved.
+
+OUT keeps adapters, prompts and the registry, and may be used again. `--base`: the folder of SmolLM2-135M-Instruct; without it, it is
+fetched. `--trained`: a folder with v1 to v5 or more, as `adapterctl pull` writes them, over that base; without it, random ones
+move. vLLM runs in build/vllm, which `make serve-peers` makes. Prints a JSON line for each engine, and writes the gateway's own lines to
+OUT/serve-ENGINE.log.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import itertools
 import json
 import os
+import secrets
 import sys
 import time
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support.engines import VLLM, VllmServer, decoder, engine_of, llama_cpp
-from support.moving import MovingWorld
-from support.served import save_adapter
-from support.served_models import ServedModels, choose
+import httpx
+from support import processes
+from support.command_line import CommandLine
+from support.engines import LLAMA_CPP, LOCAL, VLLM, VllmServer, decoder
+from support.served_models import ServedModels
+from support.waiting import wait_until
 
+from benchmarks.serving_models import large, trained
+from benchmarks.serving_streams import Streams
 from benchmarks.training import example
-from sdk.gateway.engines.engine import InferenceEngine
-from sdk.gateway.moves import Bounds
+from sdk.client import Client
+from sdk.errors import NotFound
 
-#: Moves between versions that are loaded; streams; versions, of which those from the third on are loaded by their move.
-MOVES, STREAMS, VERSIONS = 20, 16, 8
-_RANK = 42  # 7 modules in 30 layers: 50 MB in float32
-
-
-def models_of(folder: Path) -> ServedModels:
-    """Return SmolLM2 with random adapters."""
-    base = example("base").make_base(folder)
-    tokenizer = _tokenizer(base)
-    words = ["sea", "wind", "tree", "moon", "road", "door", "fish", "hand", "king", "song", "gold", "snow"]
-    texts = [f"The {one} and the {two} went to the {three}" for one, two, three in itertools.permutations(words, 3)]
-    rows = [row for row in (tokenizer(text)["input_ids"] for text in texts) if len(row) == 9][:160]
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    adapters = {}
-    for number in range(1, VERSIONS + 1):
-        made = folder / f"random-v{number}"
-        if not (made / "adapter_config.json").is_file():
-            save_adapter(base, made, seed=number, scale=0.004, r=_RANK, lora_alpha=_RANK, target_modules=targets)
-        adapters[f"sql@v{number}"] = made
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return choose(base, adapters, rows, 4)
+#: Streams, moves between versions that are loaded, and those that are never loaded before; then streams beside the measured moves.
+STREAMS, MOVES, FRESH, BESIDE = 16, 20, 3, 4
+#: The alias that moves, and two adapters that have it.
+ALIAS, SMALL, LARGE = "production", "small", "heavy"
+#: Versions of 50 MB, of which the first is served and each other one is moved to.
+_LARGE_VERSIONS = 6
 
 
-def trained(base: Path, adapters: Path) -> ServedModels:
-    """Return a base with adapters that were trained, and prompts that tell all of them apart."""
-    tokenizer = _tokenizer(base)
-    names = [
-        "parse", "read", "load", "save", "sort", "count", "merge", "split", "find", "check", "open", "send", "join", "copy",
-        "build", "update", "remove", "print", "fetch", "clean", "write", "start", "stop", "move",
-    ]  # fmt: skip
-    texts = [f'def {name}_{what}(path):\n    """' for name in names for what in ("file", "list")]
-    rows = [tokenizer(text)["input_ids"] for text in texts]
-    length = max(map(len, rows), key=[len(row) for row in rows].count)
-    folders = {f"sql@v{n}": adapters / f"v{n}" for n in range(1, VERSIONS + 1) if (adapters / f"v{n}").is_dir()}
-    return choose(base, folders, [row for row in rows if len(row) == length], 2)
+@dataclass(frozen=True)
+class Shelf:
+    """A registry that answers, with two adapters whose versions have records."""
+
+    url: str
+    client: Client
+    #: Commands with the gateway's token, and those with an admin's.
+    gateway: CommandLine
+    admin: CommandLine
+    small: ServedModels
+    large: ServedModels
 
 
-def _tokenizer(base: Path) -> Any:
-    from transformers import AutoTokenizer
+@contextmanager
+def shelf(out: Path, small: ServedModels, large_: ServedModels) -> Iterator[Shelf]:
+    """Serve a registry with both adapters; they are pushed and measured unless an earlier run did that."""
+    settings = processes.environment(
+        REGISTRY_DATABASE_URL=f"sqlite:///{out / 'registry.sqlite3'}",
+        REGISTRY_STORAGE_URL=(out / "artifacts").as_uri(),
+        REGISTRY_AUTH="token",
+    )
+    _registry(settings, "db", "upgrade")
+    tokens = {
+        role: _registry(settings, "token", "create", "--role", role, "--name", f"{role}-{secrets.token_hex(4)}")
+        for role in ("admin", "server")
+    }
+    port = processes.free_port()
+    url = f"http://127.0.0.1:{port}"
+    with processes.running("adapter-registry", "serve", "--port", str(port), env=settings, log=out / "registry.log"):
+        processes.wait_until_healthy(url, log=out / "registry.log", timeout_s=120)
+        gateway, admin = (CommandLine(out, url=url, token=tokens[role], cwd=out) for role in ("server", "admin"))
+        client = Client(url, tokens["admin"])
+        try:
+            for models in (small, large_):
+                _fill(admin, client, models)
+            yield Shelf(url, client, gateway, admin, small, large_)
+        finally:
+            client.close()
 
-    return AutoTokenizer.from_pretrained(base)
+
+def _registry(settings: dict[str, str], *args: str) -> str:
+    return processes.finished(processes.BIN / "adapter-registry", *args, env=settings, check=True).stdout.strip()
 
 
-async def measure(engine: InferenceEngine, models: ServedModels) -> dict[str, Any]:
-    """Return what happened."""
-    world = MovingWorld(engine, models, decode=decoder(models.base), bounds=Bounds(wait_s=300, watch_s=0.5, spares=8))
-    facts = await world.moves.start()
-    try:
-        await world.moved(1)
-        await world.moved(2)
-        done = asyncio.Event()
-        streams = [asyncio.create_task(world.stream(at, done)) for at in range(STREAMS)]
-        pointed_s = []
-        for move in range(MOVES):
-            pointed_s.append(await world.moved(1 + move % 2))
-            before = world.answers.pure.total()
-            while world.answers.pure.total() < before + STREAMS // 2 and not world.answers.errors:
+def _fill(admin: CommandLine, client: Client, models: ServedModels) -> None:
+    for ref, folder in models.adapters.items():
+        with suppress(NotFound):
+            if client.versions.served_probe(ref) is not None:
+                continue
+        name, _at, number = ref.partition("@v")
+        if int(number) > len(_versions(admin, name)):
+            admin.ok("push", str(folder), name, "--base", str(models.base))
+        admin.ok("verify", ref, "--probe", "--record", "--base", str(models.base))
+
+
+def _versions(admin: CommandLine, name: str) -> list[str]:
+    return admin.run("versions", name, "--format", "quiet").stdout.split()
+
+
+class Gateway:
+    """`adapterctl serve` while it runs."""
+
+    def __init__(self, url: str, key: str, shelf: Shelf) -> None:
+        self.url, self._shelf = url, shelf
+        self.http = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+
+    async def means(self, model: str) -> str | None:
+        """Return the version that a model means now."""
+        answer = (await self.http.get(f"models/{model}")).raise_for_status()
+        version: str | None = answer.json()["adapterctl"]["version"]
+        return version
+
+    async def base(self) -> str:
+        """Return the base's model."""
+        models = (await self.http.get("models")).raise_for_status().json()["data"]
+        return next(str(each["id"]) for each in models if each["id"].startswith("base:"))
+
+    async def move(self, name: str, number: int) -> float:
+        """Move an alias in the registry; return the seconds until requests get the version."""
+        begun_s = time.monotonic()
+        await asyncio.to_thread(self._shelf.client.set_alias, name, ALIAS, number)
+        async with asyncio.timeout(300):
+            while await self.means(f"{name}@{ALIAS}") != f"{name}@v{number}":
                 await asyncio.sleep(0.02)
-        many = str(world.answers)
-        done.set()
-        await asyncio.gather(*streams)
-        done.clear()
-        streams = [asyncio.create_task(world.stream(at, done)) for at in range(4)]
-        first_s, moved_s = [], []
-        for number in range(3, len(models.adapters) + 1):
-            began_s = time.monotonic()
-            moved_s.append(await world.moved(number))
-            async with world.moves.hold("sql@production") as held:
-                assert held.version == f"sql@v{number}"
-                body = {
-                    "model": "-",
-                    "prompt": models.prompts[0],
-                    "max_tokens": 1,
-                    "temperature": 0,
-                    **held.upstream.fields,
-                }
-                answer = await held.upstream.client.post("/v1/completions", json=body)
-                assert answer.status_code == 200, answer.text
-            first_s.append(time.monotonic() - began_s)
-        done.set()
-        await asyncio.gather(*streams)
-        return {
-            "engine": facts.engine,
-            "version": facts.version,
-            "sixteen_streams": many,
-            "moves_s": [round(each, 4) for each in pointed_s],
-            "all": str(world.answers),
-            "errors": world.answers.errors[:3],
-            "moved_s": median(moved_s),
-            "first_token_s": median(first_s),
-            "first_token_all_s": [round(each, 2) for each in first_s],
-            "load": os.getloadavg(),
-        }
+        return time.monotonic() - begun_s
+
+
+@contextmanager
+def serving(shelf: Shelf, kind: str, out: Path, key: str) -> Iterator[str]:
+    """Run the gateway in front of an engine; yield its URL."""
+    (out / "key").write_text(key + "\n")
+    for name in (SMALL, LARGE):
+        shelf.client.set_alias(name, ALIAS, 1)
+    port, log = processes.free_port(), out / f"serve-{kind}.log"
+    command = ["adapterctl", "serve", f"{SMALL}@{ALIAS}", f"{LARGE}@{ALIAS}", "--engine", kind]
+    command += ["--key-file", str(out / "key"), "--port", str(port)]
+    env, url = dict(shelf.gateway.env), f"http://127.0.0.1:{port}/v1"
+    server = VllmServer(shelf.small.base, out, options=("--max-lora-rank", "64")) if kind == VLLM else None
+    try:
+        if server is not None:
+            server.start()
+            (out / "shared").mkdir(exist_ok=True)
+            command += ["--at", server.url, "--shared", str(out / "shared")]
+            env["ADAPTERCTL_ENGINE_KEY"] = server.key
+        with processes.running(*command, env=env, log=log) as process:
+            wait_until(lambda: process.poll() is not None or url in log.read_text(), log.read_text, 300)
+            yield url
     finally:
-        await world.moves.close()
+        if server is not None:
+            server.kill()
+
+
+async def measure(shelf: Shelf, url: str, key: str) -> dict[str, Any]:
+    """Return what happened."""
+    gateway, decode = Gateway(url, key, shelf), decoder(shelf.small.base)
+    small, large_ = (Streams(url, key, models, decode) for models in (shelf.small, shelf.large))
+    try:
+        found = await _many(gateway, small)
+        found |= await _fresh(gateway, large_)
+        # What is asked last shows whether the engine is alive.
+        last = await small.ask(f"{SMALL}@{ALIAS}"), await large_.ask(f"{LARGE}@{ALIAS}")
+        found["alive"] = [version for version, _ in last] == [
+            await gateway.means(f"{name}@{ALIAS}") for name in (SMALL, LARGE)
+        ] and not (small.answers.errors or large_.answers.errors)
+        return found
+    finally:
+        await asyncio.gather(small.close(), large_.close(), gateway.http.aclose())
+
+
+async def _many(gateway: Gateway, streams: Streams) -> dict[str, Any]:
+    for number in (2, 1):
+        await gateway.move(SMALL, number)
+    begun_s, load = time.monotonic(), os.getloadavg()[0]
+    streams.begin(f"{SMALL}@{ALIAS}", STREAMS)
+    streams.begin(await gateway.base(), 1)
+    await streams.answered(STREAMS)
+    pointed_s, fresh_s = [], []
+    for move in range(MOVES):
+        number = 2 - move % 2
+        pointed_s.append(await gateway.move(SMALL, number))
+        await streams.answered(STREAMS // 2, f"{SMALL}@v{number}")
+    for number in range(3, 3 + FRESH):
+        fresh_s.append(await gateway.move(SMALL, number))
+        await streams.answered(STREAMS // 2, f"{SMALL}@v{number}")
+    await streams.end()
+    return {
+        "many": streams.answers.document(),
+        "many_took_s": round(time.monotonic() - begun_s, 1),
+        "loaded_moves_s": _shown(pointed_s),
+        "fresh_moves_s": _shown(fresh_s),
+        "load_many": [load, os.getloadavg()[0]],
+    }
+
+
+async def _fresh(gateway: Gateway, streams: Streams) -> dict[str, Any]:
+    load = os.getloadavg()[0]
+    streams.begin(f"{LARGE}@{ALIAS}", BESIDE)
+    await streams.answered(BESIDE)
+    moved_s, first_s = [], []
+    for number in range(2, _LARGE_VERSIONS + 1):
+        moved_s.append(await gateway.move(LARGE, number))
+        version, to_first_s = await streams.ask(f"{LARGE}@{ALIAS}")
+        if version != f"{LARGE}@v{number}":
+            raise RuntimeError(f"{version} answers after the move to v{number}")
+        first_s.append(moved_s[-1] + to_first_s)
+        await streams.answered(BESIDE, f"{LARGE}@v{number}")
+    await streams.end()
+    return {
+        "beside": streams.answers.document(),
+        "large_moves_s": _shown(moved_s),
+        "large_first_answer_s": _shown(first_s),
+        "load_large": [load, os.getloadavg()[0]],
+    }
+
+
+def _shown(seconds: list[float]) -> dict[str, Any]:
+    return {"median": round(median(seconds), 3), "all": [round(each, 3) for each in seconds]}
 
 
 def main() -> None:
     """Measure the engines that are named, or all."""
-    out, given = Path(sys.argv[1]), sys.argv[2:]
-    if given[:1] == ["--trained"]:
-        models, given = trained(Path(given[1]), Path(given[2])), given[3:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--base", type=Path)
+    parser.add_argument("--trained", type=Path)
+    parser.add_argument("kinds", nargs="*", metavar="ENGINE")
+    given = parser.parse_intermixed_args()
+    out: Path = given.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    base = (given.base or example("base").make_base(out)).absolute()
+    if given.trained is None:
+        small = large(base, out, SMALL, 2 + FRESH)
     else:
-        models = models_of(out)
-    print(json.dumps({"versions": list(models.adapters), "prompts": len(models.prompts)}), flush=True)
-    kinds = given or ["local", "llama.cpp", VLLM]
-    for kind in kinds:
-        if kind == VLLM:
-            server = VllmServer(models.base, out, options=("--max-lora-rank", "64"))
-            server.start()
-            try:
-                print(json.dumps(asyncio.run(measure(server.engine(out / "shared"), models))), flush=True)
-            finally:
-                server.kill()
-        elif kind == "llama.cpp":
-            print(json.dumps(asyncio.run(measure(llama_cpp(models.base, out / "store"), models))), flush=True)
-        else:
-            with engine_of(kind, models, out) as make:
-                print(json.dumps(asyncio.run(measure(make(), models))), flush=True)
+        small = trained(base, given.trained.absolute(), out, SMALL)
+    with shelf(out, small, large(base, out, LARGE, _LARGE_VERSIONS)) as filled:
+        for kind in given.kinds or [LOCAL, LLAMA_CPP, VLLM]:
+            key = secrets.token_hex(16)
+            with serving(filled, kind, out, key) as url:
+                figures = asyncio.run(measure(filled, url, key))
+            print(json.dumps({"engine": kind, **figures}), flush=True)
 
 
 if __name__ == "__main__":

@@ -96,9 +96,9 @@ def shown(command: list[str], folder: Path) -> str:
     return b"".join(parts).decode().replace("\r\n", "\n")
 
 
-def draw(text: str, title: str, path: Path) -> None:
+def draw(text: str, title: str, path: Path, *, columns: int = COLUMNS) -> None:
     """Write text with its colours as SVG, which loads nothing from elsewhere."""
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(text.rstrip()))
     plain = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.S).replace(
         "Fira Code", "DejaVu Sans Mono"

@@ -71,9 +71,7 @@ class MovingWorld:
         self.folders = dict(folders or models.adapters)
         by_digest = {digest_of(name): folder for name, folder in self.folders.items()}
         self.source, self.lines, self.answers = GivenFolders(by_digest), [], Answers()
-        self._texts = {
-            (at, decode(tokens)): name for name, rows in models.expected.items() for at, tokens in enumerate(rows)
-        }
+        self._texts = models.texts(decode)
         proving = Proving(self._record, unprobed=unprobed, dtype="float32")
         self.moves = Moves(
             engine,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from support.served import save_adapter
 
 #: The least distance of the two greatest logits at each token, so that rounding decides nothing, and how many tokens there are.
 GAP, TOKENS = 0.05, 24
+#: The most texts that rounding may make of one answer, and prompts that are tried in one batch.
+_MOST_ROUNDED, _AT_ONCE = 32, 100
 _MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
 
@@ -27,10 +30,24 @@ class ServedModels:
     prompts: list[list[int]]
     #: Version, or "" for the base → for each prompt its continuation.
     expected: dict[str, list[list[int]]] = field(default_factory=dict)
+    #: Likewise all continuations that rounding may make of it: where that decides nothing, the one.
+    accepted: dict[str, list[list[list[int]]]] = field(default_factory=dict)
     #: Likewise the log-probabilities, in nats, of the first prompt's continuation by the base.
     scores: dict[str, list[float]] = field(default_factory=dict)
     #: What engines are held against, by version.
     records: dict[str, ServedProbe] = field(default_factory=dict)
+
+    def texts(self, decode: Callable[[list[int]], str]) -> dict[tuple[int, str], str]:
+        """Return whose each text is, by a prompt's place and the text: a version's, or the base's, which is ""."""
+        found = [
+            ((at, decode(row)), name)
+            for name, each in self.accepted.items()
+            for at, rows in enumerate(each)
+            for row in rows
+        ]
+        texts = dict(found)
+        assert all(texts[key] == name for key, name in found), "a text is the answer of two versions"
+        return texts
 
 
 def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 2) -> ServedModels:
@@ -49,9 +66,19 @@ def make_tiny(folder: Path, *, versions: int = 3, prompts: int = 2) -> ServedMod
 
 
 def choose(
-    base: Path, adapters: dict[str, Path], candidates: list[list[int]], count: int, *, gap: float = GAP
+    base: Path,
+    adapters: dict[str, Path],
+    candidates: list[list[int]],
+    count: int,
+    *,
+    gap: float = GAP,
+    decided: Collection[str] | None = None,
 ) -> ServedModels:
-    """Return the first prompts for which the two greatest logits differ by GAP at each token, under the base and each adapter."""
+    """Return the first prompts for which the two greatest logits differ by GAP at each token, under the base and each adapter.
+
+    `decided`: under the base and these alone. Rounding may decide tokens of the others; what it can make of their answers are few
+    texts, of which none is another version's.
+    """
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(_load(base), next(iter(adapters.values())), adapter_name="v0")
@@ -61,17 +88,29 @@ def choose(
         if at:
             model.load_adapter(folder, f"v{at}")
     model.eval()
-    found = ServedModels(base, adapters, [], {name: [] for name in names})
-    left, answers = candidates, dict[str, dict[tuple[int, ...], list[int]]]()
-    for name, inside in names.items():
-        answers[name] = _greedy(model, inside, left, gap)
-        left = [prompt for prompt in left if tuple(prompt) in answers[name]]
-    for prompt in left:
-        each = {name: rows[tuple(prompt)] for name, rows in answers.items()}
-        if len({tuple(row) for row in each.values()}) == len(names) and len(found.prompts) < count:
-            found.prompts.append(prompt)
-            for name, row in each.items():
-                found.expected[name].append(row)
+    found = ServedModels(base, adapters, [], {name: [] for name in names}, {name: [] for name in names})
+    # The base, which is the surest of itself, comes last: each leaves fewer prompts to the next.
+    certain = [name for name in reversed(names) if decided is None or not name or name in decided]
+    for first in range(0, len(candidates), _AT_ONCE):
+        left, answers = candidates[first : first + _AT_ONCE], dict[str, dict[tuple[int, ...], list[int]]]()
+        for name in certain:
+            answers[name] = _greedy(model, names[name], left, gap)
+            left = [prompt for prompt in left if tuple(prompt) in answers[name]]
+        for prompt in left:
+            each = {name: [answers[name][tuple(prompt)]] for name in certain}
+            for name in [name for name in names if name not in answers]:
+                if not _are_apart(each.values()):
+                    break
+                each[name] = _within_rounding(model, names[name], prompt, gap)
+            if all(rows and all(rows) for rows in each.values()) and _are_apart(each.values()):
+                found.prompts.append(prompt)
+                for name, rows in each.items():
+                    found.expected[name].append(rows[0])
+                    found.accepted[name].append(rows)
+            if len(found.prompts) == count:
+                break
+        if len(found.prompts) == count:
+            break
     assert len(found.prompts) == count, f"only {len(found.prompts)} prompts tell the versions apart"
     found.scores = {
         name: _scores(model, inside, found.prompts[0], found.expected[""][0]) for name, inside in names.items()
@@ -170,25 +209,66 @@ def _under(model: Any, inside: str) -> AbstractContextManager[None]:
 
 def _greedy(model: Any, inside: str, prompts: list[list[int]], gap: float) -> dict[tuple[int, ...], list[int]]:
     """Return the likeliest continuations of prompts, all of one length; without those that end, or have two tokens nearly as likely."""
-    ends = model.config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
     import torch
 
-    written: list[list[int]] = [[] for _ in prompts]
-    clear = [True] * len(prompts)
+    ends = _ends(model)
+    rows = [list[int]() for _ in prompts]
+    of = list(range(len(prompts)))
     given, past = torch.tensor(prompts), None
     with torch.no_grad(), _under(model, inside):
         for _ in range(TOKENS):
-            made = model(input_ids=given, past_key_values=past, use_cache=True)
+            made = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
             past = made.past_key_values
             values, tokens = made.logits[:, -1].float().topk(2)
-            for at, row in enumerate(written):
-                row.append(int(tokens[at, 0]))
-                clear[at] &= float(values[at, 0] - values[at, 1]) >= gap and row[-1] not in ends
-            if not any(clear):
+            clear = [
+                at
+                for at in range(len(of))
+                if float(values[at, 0] - values[at, 1]) >= gap and int(tokens[at, 0]) not in ends
+            ]
+            of, rows = [of[at] for at in clear], [[*rows[at], int(tokens[at, 0])] for at in clear]
+            if not of:
                 break
-            given = tokens[:, :1]
-    return {tuple(prompt): row for prompt, row, is_clear in zip(prompts, written, clear, strict=True) if is_clear}
+            past.batch_select_indices(torch.tensor(clear))
+            given = tokens[clear, :1]
+    return {tuple(prompts[at]): row for at, row in zip(of, rows, strict=True)}
+
+
+def _within_rounding(model: Any, inside: str, prompt: list[int], gap: float) -> list[list[int]]:
+    """Return every continuation each of whose tokens is, after those before it, as likely as the likeliest but for a rounding, the
+    greedy one first; none, if they are many.
+    """
+    import torch
+
+    ends = _ends(model)
+    rows: list[list[int]] = [[]]
+    ended: list[list[int]] = []
+    given, past = torch.tensor([prompt]), None
+    with torch.no_grad(), _under(model, inside):
+        for _ in range(TOKENS):
+            made = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
+            past, logits = made.past_key_values, made.logits[:, -1].float()
+            near = (logits > logits.max(-1, keepdim=True).values - gap).nonzero().tolist()
+            near.sort(key=lambda each: (each[0], -float(logits[each[0], each[1]])))
+            ended += [rows[at] for at, token in near if token in ends]
+            near = [(at, token) for at, token in near if token not in ends]
+            rows = [[*rows[at], token] for at, token in near]
+            if not rows or len(rows) + len(ended) > _MOST_ROUNDED:
+                break
+            past.batch_select_indices(torch.tensor([at for at, _ in near]))
+            given = torch.tensor([[token] for _, token in near])
+    return [] if len(rows) + len(ended) > _MOST_ROUNDED else [*rows, *ended]
+
+
+def _are_apart(each: Collection[list[list[int]]]) -> bool:
+    """Whether no continuation is in two of the lists."""
+    all_rows = [tuple(row) for rows in each for row in rows]
+    return len(set(all_rows)) == len(all_rows)
+
+
+def _ends(model: Any) -> set[int]:
+    """Return the tokens at which an answer ends."""
+    ends = model.config.eos_token_id
+    return set(ends if isinstance(ends, list) else [ends])
 
 
 def _scores(model: Any, inside: str, prompt: list[int], continuation: list[int]) -> list[float]:

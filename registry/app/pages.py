@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from registry.access.caller_limits import CallerLimits
+from registry.app.page_services import PageServices
 from registry.http.paths import PAGES
 from registry.settings import Settings
 from registry.web import assets
@@ -52,7 +53,7 @@ PAGE_ROUTERS = (
 def add_gate(app: FastAPI, settings: Settings, service: Sessions, limits: CallerLimits) -> None:
     """Let nobody see a page without a session."""
     site = Site(settings.public_url, "" if settings.embedded_home is None else secrets.token_hex(4))
-    app.state.by_class |= {Site: site, CallerLimits: limits}
+    app.state.by_class |= {Site: site, CallerLimits: limits, **PageServices(app.state.services).by_class()}
     app.add_middleware(SessionGate, sessions=service, site=site, limits=limits)
 
 

@@ -21,7 +21,6 @@ from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.catalog.versions.version_states import VersionStates
 from registry.datasets.finding import readable_rows
-from registry.datasets.naming import DatasetNames
 from registry.datasets.service import Datasets
 from registry.datasets.signatures import SignedDatasets
 from registry.db.database import Database
@@ -34,14 +33,12 @@ from registry.evaluations.rows import EvaluationRows, give_up_of_base
 from registry.evaluations.rows import give_up as give_up_scores
 from registry.evaluations.service import Evaluations
 from registry.evaluations.slicing import Slicing
-from registry.evaluations.version_scores import VersionScores
 from registry.jobs.attempts import TimeLimits
 from registry.jobs.checkpoints import StoredCheckpoints
 from registry.jobs.claims import Claims
 from registry.jobs.event_feed import Watchers
 from registry.jobs.followers import Followers
 from registry.jobs.kinds.rules import CompletionServices
-from registry.jobs.lines import JobLines
 from registry.jobs.member_views import ShownMembers
 from registry.jobs.reconcile import Reconciler
 from registry.jobs.seen_rows import TrainedOnRows
@@ -62,7 +59,6 @@ from registry.promotion.policies.columns import PolicyColumns
 from registry.promotion.policies.finding import protected_aliases
 from registry.promotion.policies.service import Policies
 from registry.promotion.probes import ProbeReplays
-from registry.promotion.prospects import Prospects
 from registry.promotion.question import Bench
 from registry.promotion.shared_rows import RowSharing
 from registry.promotion.statements import Statements
@@ -73,7 +69,6 @@ from registry.removal.expiry import Expiry
 from registry.removal.retention import give_up
 from registry.removal.service import Removal
 from registry.rows.service import RowReading
-from registry.search.adapters import AdapterSearch
 from registry.search.service import Search
 from registry.series.curves import Curves
 from registry.series.reading import SeriesReading
@@ -92,14 +87,10 @@ from registry.sweeps.row_scores import EvaluatedMembers
 from registry.sweeps.rungs import Rungs
 from registry.sweeps.service import Sweeps
 from registry.usage.charging import NamespaceLimits, limit_by_default
-from registry.web.adapters.actions import AdapterActions
-from registry.web.adapters.service import AdapterPages
 from registry.web.comparing.service import FoundSides
-from registry.web.jobs.service import JobPages
 from registry.web.reports.about import Documents
 from registry.web.reports.service import ReportWriter
 from registry.web.sessions.service import Sessions
-from registry.web.versions.service import VersionPages
 
 
 class Services:
@@ -201,8 +192,6 @@ class Services:
             give_up_scores=give_up_scores,
         )
         self.trained_on = TrainedOnRows(db)
-        self.job_lines = JobLines(db)
-        self.job_pages = JobPages(db, self.job_lines, self.jobs, self.checkpoints)
         self.series, self.series_reading, self.curves = StoredSeries(db), SeriesReading(db), Curves(db)
         self.workers = Workers(db)
         self.watchers = Watchers(most=settings.max_streams, most_of_token=settings.max_streams_per_token)
@@ -226,25 +215,6 @@ class Services:
         followers.ask_too(self.automatic)
         self.tables, self.standings = Tables(db), Standings(db)
         self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
-        self.adapter_search, self.version_scores, self.dataset_names = (
-            AdapterSearch(db),
-            VersionScores(db),
-            DatasetNames(db),
-        )
-        self.adapter_pages = AdapterPages(
-            self.catalog, self.aliases, self.version_scores, self.approvals, self.dataset_names
-        )
-        self.adapter_actions = AdapterActions(
-            self.gate, Prospects(db), self.approvals, self.version_states, self.catalog
-        )
-        self.version_pages = VersionPages(
-            db,
-            catalog=self.catalog,
-            served_probes=self.served_probes,
-            signatures=self.signatures,
-            evaluations=self.evaluations,
-            lineages=self.lineages,
-        )
         documents = Documents(
             db,
             self.catalog,

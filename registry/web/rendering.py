@@ -16,9 +16,9 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from registry.web.adapters import wording
+from registry.web import wording
 from registry.web.assets import asset
-from registry.web.curves.pictures import picture_of_drawing
+from registry.web.pictures import picture_of_drawing
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: How many characters of a digest are shown.

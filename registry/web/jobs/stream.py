@@ -24,7 +24,7 @@ from registry.jobs.lines import JobLine
 from registry.principal import Principal
 from registry.web.jobs.feed import Follower, JobFeed, Row, feed_of
 from registry.web.pages import HEADERS
-from registry.web.sessions.cookies import cookie_of
+from registry.web.sessions.site import Site
 
 #: A stream without messages sends a comment this often, in seconds, so that no proxy considers it dead.
 _KEEP_ALIVE_S = 15.0
@@ -70,7 +70,7 @@ def stream(
     seq, _, _ = cursor.partition(".")
     if not (seq.isascii() and seq.isdigit() and len(seq) < 19):
         raise Invalid("the cursor did not come from this page; load the page again", param="after")
-    follower = Follower(secret_digest(cookie_of(request)), who, shows)
+    follower = Follower(secret_digest(service_of(request, Site).cookie_of(request)), who, shows)
     if cursor != cursor_of(int(seq), who):
         # What is on the page was shown for other rights.
         follower.tell("reload")

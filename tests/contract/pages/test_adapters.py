@@ -6,6 +6,7 @@ from contract.pages.conftest import Opening
 from contract.promotion.scene import Scene, floor
 
 from registry.principal import LOCAL, Role
+from registry.search.adapters import AdapterSearch
 from sdk.schemas.catalog import VersionMove
 
 
@@ -79,7 +80,7 @@ class TestLastScore:
     def shown(self, scene: Scene, name: str = "a") -> tuple[int | None, float] | None:
         (entry,) = (
             one
-            for one in scene.services.adapter_search.find(namespace=scene.space, who=LOCAL).page.items
+            for one in AdapterSearch(scene.services.db).find(namespace=scene.space, who=LOCAL).page.items
             if one.name == scene.adapter(name)
         )
         return None if entry.score is None else (entry.score.number, entry.score.value)

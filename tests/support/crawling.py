@@ -27,8 +27,10 @@ class ReadPage:
     html: str
     #: Its text, piece by piece, without times.
     text: list[str] = field(default_factory=list)
-    #: Where its links, forms, pictures and scripts lead.
+    #: Where its links, pictures and scripts lead.
     places: list[str] = field(default_factory=list)
+    #: Where its forms are sent.
+    actions: list[str] = field(default_factory=list)
     #: The names of its elements' attributes.
     attributes: set[str] = field(default_factory=set)
     #: The names of its elements.
@@ -45,8 +47,8 @@ class _Reader(HTMLParser):
         self._page.elements.add(tag)
         given = {name: value or "" for name, value in attrs}
         self._page.attributes.update(given)
-        places = [given[name] for name in ("href", "src", "action", "formaction", "xlink:href") if name in given]
-        places += [value for name, value in given.items() if name in ("hx-get", "hx-post", "data-curves")]
+        places = [given[name] for name in ("href", "src", "xlink:href", "hx-get", "data-curves") if name in given]
+        self._page.actions += [given[name] for name in ("action", "formaction", "hx-post") if name in given]
         self._page.places += places
         self._page.text += [given[name] for name in ("title", "alt", "aria-label", "placeholder") if given.get(name)]
         if given.get("type") != "hidden" and given.get("value"):

@@ -14,6 +14,7 @@ from registry.http.paths import PAGES
 from registry.settings import Settings
 from registry.web import assets
 from registry.web.adapters import views as adapters
+from registry.web.api import views as api
 from registry.web.compression import Compression
 from registry.web.error_pages import ErrorPages
 from registry.web.sessions import views as sessions
@@ -22,7 +23,7 @@ from registry.web.sessions.service import Sessions
 from registry.web.sessions.site import Site
 
 #: Every room's pages.
-PAGE_ROUTERS = (sessions.entrance, sessions.router, adapters.router)
+PAGE_ROUTERS = (sessions.entrance, sessions.router, adapters.router, api.router)
 
 
 def add_gate(app: FastAPI, settings: Settings, service: Sessions, limits: CallerLimits) -> None:

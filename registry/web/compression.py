@@ -12,17 +12,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.http.paths import PAGES, STATIC
+from registry.http.paths import DOCS, PAGES, STATIC
 
 #: What is shorter isn't worth it; what is longer is compressed in a thread. In bytes.
 _LEAST_BYTES, _APART_BYTES = 1024, 64 * 1024
 _LEVEL = 5
+#: The API's document is 800 kB.
+_PREFIXES = (PAGES, DOCS, "/openapi.json")
 _TYPES = ("text/", "application/json", "image/svg+xml")
 _FOREIGN = ("cross-site", "same-site")
 
 
 class Compression:
-    """ASGI middleware: compresses answers below `/ui/` that are whole. Streams are left as they are."""
+    """ASGI middleware: compresses answers that are whole: pages, and the document of the API. Streams are left as they are."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,7 +32,7 @@ class Compression:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or not path.startswith(PAGES) or path.startswith(STATIC) or not _may(scope):
+        if scope["type"] != "http" or not path.startswith(_PREFIXES) or path.startswith(STATIC) or not _may(scope):
             await self._app(scope, receive, send)
             return
         start: Message | None = None

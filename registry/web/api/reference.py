@@ -35,7 +35,7 @@ _BOUNDS = {
 
 
 @dataclass(frozen=True)
-class Field:
+class DocumentedField:
     """A parameter, or a property of a type."""
 
     name: str
@@ -48,7 +48,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Operation:
+class ApiOperation:
     """What one method of one path does."""
 
     id: str
@@ -57,7 +57,7 @@ class Operation:
     #: The first sentence of `text`.
     brief: Markup
     text: Markup
-    parameters: list[Field]
+    parameters: list[DocumentedField]
     #: None: it takes no body.
     body: Markup | None
     example: str
@@ -67,48 +67,48 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ApiSubject:
     """What several operations are about."""
 
     name: str
     text: Markup
-    operations: list[Operation]
+    operations: list[ApiOperation]
 
 
 @dataclass(frozen=True)
-class Type:
+class ApiType:
     """One of the document's types; without fields, `type` says what it is."""
 
     name: str
     text: Markup
     type: Markup
-    fields: list[Field]
+    fields: list[DocumentedField]
 
 
 @dataclass(frozen=True)
-class Reference:
+class ApiReference:
     """All that the page shows."""
 
     title: str
     version: str
     text: Markup
-    subjects: list[Subject]
-    types: list[Type]
+    subjects: list[ApiSubject]
+    types: list[ApiType]
 
 
-def reference_of(document: dict[str, Any]) -> Reference:
+def reference_of(document: dict[str, Any]) -> ApiReference:
     """Read an OpenAPI document."""
-    operations: dict[str, list[Operation]] = {}
+    operations: dict[str, list[ApiOperation]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             operations.setdefault(operation["tags"][0], []).append(_operation(method, path, operation))
     subjects = [
-        Subject(tag["name"], prose(tag.get("description", "")), operations.get(tag["name"], []))
+        ApiSubject(tag["name"], prose(tag.get("description", "")), operations.get(tag["name"], []))
         for tag in document.get("tags", [])
     ]
     types = [_type(name, schema) for name, schema in sorted(document["components"]["schemas"].items())]
     info = document["info"]
-    return Reference(info["title"], info["version"], prose(info.get("description", "")), subjects, types)
+    return ApiReference(info["title"], info["version"], prose(info.get("description", "")), subjects, types)
 
 
 def prose(text: str) -> Markup:
@@ -143,13 +143,13 @@ def type_of(schema: dict[str, Any]) -> Markup:
     return escape(schema.get("format", kind))
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> Operation:
+def _operation(method: str, path: str, operation: dict[str, Any]) -> ApiOperation:
     content = operation.get("requestBody", {}).get("content", {})
     body, example, text = None, "", operation.get("description", operation.get("summary", ""))
     for media_type, given in content.items():
         body = type_of(given["schema"]) if media_type == "application/json" else escape(media_type)
         example = json.dumps(given["example"], indent=2) if "example" in given else ""
-    return Operation(
+    return ApiOperation(
         id=operation["operationId"],
         method=method.upper(),
         path=path,
@@ -163,9 +163,9 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Operation:
     )
 
 
-def _parameter(given: dict[str, Any]) -> Field:
+def _parameter(given: dict[str, Any]) -> DocumentedField:
     schema = given["schema"]
-    return Field(
+    return DocumentedField(
         given["name"],
         type_of(schema),
         _bounds(schema),
@@ -183,13 +183,13 @@ def _answer(status: str, given: dict[str, Any]) -> tuple[str, Markup, str]:
     return status, Markup(" or ").join(kinds), "" if status < "300" else given["description"]
 
 
-def _type(name: str, schema: dict[str, Any]) -> Type:
+def _type(name: str, schema: dict[str, Any]) -> ApiType:
     required = schema.get("required", [])
     fields = [
-        Field(each, type_of(given), _bounds(given), prose(given.get("description", "")), each in required)
+        DocumentedField(each, type_of(given), _bounds(given), prose(given.get("description", "")), each in required)
         for each, given in schema.get("properties", {}).items()
     ]
-    return Type(name, prose(schema.get("description", "")), type_of(schema), fields)
+    return ApiType(name, prose(schema.get("description", "")), type_of(schema), fields)
 
 
 def _bounds(schema: dict[str, Any]) -> str:

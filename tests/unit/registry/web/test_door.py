@@ -34,7 +34,8 @@ async def answered_by(
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        # Nobody leaves.
+        await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         sent.append(message)

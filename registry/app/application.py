@@ -17,10 +17,8 @@ from contextlib import asynccontextmanager, closing, nullcontext, suppress
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute
 
 from registry.access import views as auth
 from registry.access.audit import views as audit
@@ -126,7 +124,6 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.router.routes.extend(_pages())
     openapi.describe(app)
     app.state.services = services
     app.state.documented = _documented()
@@ -160,17 +157,6 @@ def create_app(
     if settings.embedded_home is None and isinstance(services.artifacts.storage, FolderStorage):
         app.router.routes.extend(blob_routes(services.artifacts.storage).routes)
     return app
-
-
-@functools.cache
-def _pages() -> list[BaseRoute]:
-    """The page of the API. It loads nothing from other hosts: in many places the users of a registry can't reach any.
-
-    It is also made only once per process: FastAPI remembers the function of each route, and this one would keep its
-    application alive.
-    """
-    offline = FastAPIOffline(title=_TITLE, redoc_url=None)
-    return [route for route in offline.router.routes if getattr(route, "path", None) != offline.openapi_url]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from registry.web import assets
 from registry.web.adapters import action_views as adapter_actions
 from registry.web.adapters import decision_views as decisions
 from registry.web.adapters import views as adapters
+from registry.web.api import views as api
 from registry.web.compression import Compression
 from registry.web.curves import views as curves
 from registry.web.error_pages import ErrorPages
@@ -35,6 +36,7 @@ from registry.web.workers import views as workers
 PAGE_ROUTERS = (
     sessions.entrance,
     sessions.router,
+    api.router,
     adapter_actions.router,
     decisions.router,
     rows.router,

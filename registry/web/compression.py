@@ -7,22 +7,27 @@ somebody on the way can see how long the compressed answer is. So an answer to s
 from __future__ import annotations
 
 import gzip
+import re
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.http.paths import PAGES, STATIC
+from registry.http.paths import DOCS, PAGES, STATIC
 
 #: What is shorter isn't worth it; what is longer is compressed in a thread. In bytes.
 _LEAST_BYTES, _APART_BYTES = 1024, 64 * 1024
 _LEVEL = 5
+#: The API's document is 800 kB.
+_PREFIXES = (PAGES, DOCS, "/openapi.json")
 _TYPES = ("text/", "application/json", "image/svg+xml")
+#: Unless its weight is 0.
+_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:;\s*q=(?!0(?:\.0*)?\s*(?:,|$))[^,]*)?(?:,|$)")
 _FOREIGN = ("cross-site", "same-site")
 
 
 class Compression:
-    """ASGI middleware: compresses answers below `/ui/` that are whole. Streams are left as they are."""
+    """ASGI middleware: compresses answers that are whole: pages, and the document of the API. Streams are left as they are."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,7 +35,7 @@ class Compression:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or not path.startswith(PAGES) or path.startswith(STATIC) or not _may(scope):
+        if scope["type"] != "http" or not path.startswith(_PREFIXES) or path.startswith(STATIC) or not _may(scope):
             await self._app(scope, receive, send)
             return
         start: Message | None = None
@@ -52,8 +57,9 @@ class Compression:
 
 def _may(scope: Scope) -> bool:
     headers = Headers(scope=scope)
-    takes = any(part.partition(";")[0].strip() == "gzip" for part in headers.get("Accept-Encoding", "").split(","))
-    return takes and headers.get("Sec-Fetch-Site") not in _FOREIGN
+    return (
+        _GZIP.search(headers.get("Accept-Encoding", "")) is not None and headers.get("Sec-Fetch-Site") not in _FOREIGN
+    )
 
 
 def _is_worth_it(start: Message, message: Message) -> bool:
@@ -72,7 +78,8 @@ async def _compress(start: Message, message: Message) -> None:
         message["body"] = gzip.compress(body, _LEVEL, mtime=0)
     else:
         message["body"] = await run_in_threadpool(gzip.compress, body, _LEVEL, mtime=0)
-    headers = MutableHeaders(raw=start["headers"])
+    # A copy: an answer may be sent again.
+    headers = MutableHeaders(raw=list(start["headers"]))
     headers["Content-Encoding"] = "gzip"
     headers["Content-Length"] = str(len(message["body"]))
     headers.add_vary_header("Accept-Encoding")

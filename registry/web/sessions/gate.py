@@ -69,8 +69,8 @@ class SessionGate:
         try:
             await (self._app if answer is None else answer)(scope, receive, send)
         finally:
-            if scope["path"] == SIGN_OUT:
-                self._known.clear()
+            if scope["path"] == SIGN_OUT and scope["session"] is not None:
+                self._known.pop(secret_digest(self._site.cookie_of(request)), None)
 
     async def _let_in(self, request: Request) -> None:
         secret = self._site.cookie_of(request)

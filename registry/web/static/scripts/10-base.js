@@ -27,8 +27,16 @@
     }
   };
   const enrich = (root) => { showTimes(root); addCopying(root); };
+  /* What an address points into is opened; browsers do so themselves only for what they find there. */
+  const openTarget = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const around = target && target.closest("details");
+    if (around && !around.open) { around.open = true; target.scrollIntoView(); }
+  };
+  window.addEventListener("hashchange", openTarget);
   document.addEventListener("DOMContentLoaded", () => {
     enrich(document);
+    openTarget();
     /* The form of a code, if a program has opened its page. */
     document.querySelector("form[data-submits]")?.requestSubmit();
   });

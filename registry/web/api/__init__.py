@@ -1,0 +1,1 @@
+"""The page of the API, for authors of programs."""

@@ -18,11 +18,11 @@ from sdk.cli import cli
 from sdk.cli.commands import watch
 from sdk.cli.support.decision_pages import document_of, facts_of, markdown_page, rule_lines, title_of
 from sdk.cli.support.policy_pages import asked_of, policy_lines
-from sdk.schemas.promotion_words import would_move
 from sdk.objects import Job
 from sdk.schemas.decisions import Decision, DecisionOutcome, RuleOutcome, RuleResult, StandingPolicyView
 from sdk.schemas.jobs import JobState
 from sdk.schemas.policies import MetricRule, PolicyDocument, PolicyView, ProbeRule, RowsRule
+from sdk.schemas.promotion_words import would_move
 from sdk.submitting.given_policy import read_policies
 
 AT = datetime(2026, 1, 31, 12, 30, tzinfo=UTC)

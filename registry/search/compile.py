@@ -150,8 +150,8 @@ class _Compiler:
                 return self._has(VersionTag.version_pk, named, self._compare(VersionTag.value, given))
             case "dataset":
                 return or_(
-                    self._has(Origin.version_pk, self._trained_on(Origin.dataset_digest, given)),
-                    self._has(VersionDataset.version_pk, self._trained_on(VersionDataset.digest, given)),
+                    _exists(Origin.version_pk, self._trained_on(Origin.dataset_digest, given)),
+                    _exists(VersionDataset.version_pk, self._trained_on(VersionDataset.digest, given)),
                 )
             case "eval":
                 return self._scored(given)
@@ -187,14 +187,14 @@ class _Compiler:
         return some if found else false()
 
     def _has(self, column: Any, *conditions: Condition) -> Condition:
-        """The condition that a version has a row in another table for which all conditions are true."""
+        """The condition that a version has a row in another table for which all conditions, about that row alone, are true."""
         # If few have, they are compared with as constants, by which an index of versions is used; if many have, some are
         # found soon.
         found = self._session.scalars(select(column).where(*conditions).limit(_FEW + 1)).all()
         if len(found) <= _FEW:
             few: Condition = Version.pk.in_(sorted(set(found)))
             return few if found else false()
-        return select(column).where(column == Version.pk, *conditions).correlate(Version, Adapter).exists()
+        return _exists(column, *conditions)
 
     def _trained_on(self, column: Any, given: FieldComparison) -> Condition:
         """The condition that a column names a dataset, by a name that the caller may see, or by its digest."""
@@ -267,6 +267,11 @@ def _meant(column: Any, by_namespace: Mapping[str, Set[str]]) -> Condition:
         return one_of_all
     own = (and_(Adapter.namespace == space, column.in_(sorted(found))) for space, found in by_namespace.items())
     return and_(one_of_all, or_(Adapter.namespace.not_in(sorted(by_namespace)), *own))
+
+
+def _exists(column: Any, *conditions: Condition) -> Condition:
+    """The condition that a version has a row in another table for which all conditions are true."""
+    return select(column).where(column == Version.pk, *conditions).correlate(Version, Adapter).exists()
 
 
 def _begins(column: Any, digests: Sequence[Value]) -> Condition:

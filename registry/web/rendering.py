@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from registry.web.adapters import wording
+from registry.web import wording
 from registry.web.assets import asset
 
 _TEMPLATES = Path(__file__).parent / "templates"

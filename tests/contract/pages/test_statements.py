@@ -21,8 +21,8 @@ MOST = {"/ui/adapters": 12, "/ui/adapters?filter=rank >= 1": 14, "adapter": 30, 
 
 def columns_of(row: Model, **changed: Any) -> dict[str, Any]:
     """A row as another one is inserted."""
-    there = inspect(row).unloaded
-    return {name: getattr(row, name) for name in inspect(type(row)).columns if name not in there} | changed
+    there = inspect(row)
+    return {name: getattr(row, name) for name in {*there.mapper.columns.keys()} - there.unloaded} | changed
 
 
 def multiply(scene: Scene, adapters: int, versions: int) -> None:

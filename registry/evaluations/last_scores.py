@@ -32,7 +32,6 @@ MOST_METRICS = 20
 #: What is shown of an evaluation for which no metric was asked by name, the first of them that it has.
 _MAIN = ("accuracy", "acc_norm", "acc", "preference_accuracy", "loss")
 _COLUMNS = ("number", "dataset_digest", "metric", "value", "low", "high", "evaluation_id", "scored_at")
-_NEWEST_FIRST = (LatestScore.scored_at.desc(), LatestScore.evaluation_id.desc())
 
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -87,7 +86,7 @@ def follow(session: Session, adapter_pk: int, namespace: str, digest: str | None
         select(Version.number, *(getattr(LatestScore, name) for name in _COLUMNS[1:]))
         .join(LatestScore, of_version(LatestScore, SYSTEM, digest=Version.digest, namespace=namespace))
         .where(Version.adapter_pk == adapter_pk, Version.state == VersionState.READY, LatestScore.is_main)
-        .order_by(*_NEWEST_FIRST, Version.number.desc())
+        .order_by(LatestScore.scored_at.desc(), LatestScore.evaluation_id.desc(), Version.number.desc())
         .limit(1)
     ).first()
     session.execute(

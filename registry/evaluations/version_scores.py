@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Version
@@ -154,5 +154,5 @@ def _points(session: Session, adapter: Adapter, kind: ScoreKind, who: Principal)
     return [ScorePoint(*row[:5], *(row[5:] if row[1] == 1 else (None, None))) for row in rows]
 
 
-def _of_kind(kind: ScoreKind) -> tuple[object, ...]:
+def _of_kind(kind: ScoreKind) -> tuple[ColumnElement[bool], ...]:
     return (LatestScore.metric == kind.metric, LatestScore.dataset_digest == kind.dataset)

@@ -111,7 +111,7 @@ class Approvals:
                 limit=min(page.get("limit", MOST_SHOWN), MOST_SHOWN),
             )
 
-    def judged(self, *, adapter: str, who: Principal) -> list[str]:
+    def judged(self, *, adapter: str, who: Principal) -> Sequence[str]:
         """The aliases of an adapter for which a policy stands, by name. Raises InvalidName, NotFound."""
         with self._db.read() as session:
             found = find_adapter(session, adapter, who)

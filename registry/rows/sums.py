@@ -39,6 +39,9 @@ class RowTotals(Wire):
 class RowSums:
     """The sums over the rows of a file; memory stays constant however many there are."""
 
+    #: Whether the means get intervals, for which there is some more to add up.
+    measures_intervals: bool = False
+
     #: Rows that were scored, or that failed.
     rows: int = 0
     #: Rows of which nothing could be scored.
@@ -70,16 +73,19 @@ class RowSums:
         else:
             self.loss += row.loss_sum
             self.tokens += row.tokens
-            self._moments("loss").add(row.loss_sum, row.tokens)
+            self._measure("loss", row.loss_sum, row.tokens)
         if row.confidence is not None and "accuracy" in row.scores:
             self.calibration.add(row.confidence, row.scores["accuracy"] == 1.0)
         for name, score in row.scores.items():
             self.scores[name] = self.scores.get(name, 0.0) + score
             self.scored[name] += 1
-            self._moments(name).add(score)
+            self._measure(name, score)
 
-    def _moments(self, name: str) -> Moments:
-        return self.moments.get(name) or self.moments.setdefault(name, Moments())
+    def _measure(self, name: str, total: float, mass: float = 1.0) -> None:
+        if self.measures_intervals:
+            if name not in self.moments:
+                self.moments[name] = Moments()
+            self.moments[name].add(total, mass)
 
     def totals(self) -> RowTotals:
         """What the rows add up to."""

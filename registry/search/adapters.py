@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Alias, Version
@@ -27,6 +26,8 @@ from sdk.schemas.wire import digest_of
 FIRST_ALIAS = "production"
 #: How many namespaces are listed.
 MOST_NAMESPACES = 200
+#: How many adapters are found first, and then compared with as constants.
+_FEW = 500
 #: How many tags of a version are shown in a list.
 _MOST_TAGS = 4
 
@@ -78,8 +79,8 @@ class Catalogue:
     """One page of adapters."""
 
     page: Paged[AdapterEntry]
-    #: The namespaces that the reader may see and that have adapters, with how many.
-    namespaces: Sequence[tuple[str, int]]
+    #: The namespaces that the reader may see and that have adapters.
+    namespaces: Sequence[str]
 
     @classmethod
     def nothing(cls) -> Catalogue:
@@ -122,9 +123,7 @@ class AdapterSearch:
         with self._db.read() as session:
             if wanted:
                 fits = condition_of(session, parse(wanted), who)
-                of_version = Version.adapter_pk == Adapter.pk
-                query = query.where(Adapter.last_number > 0)
-                query = query.where(select(Version.pk).where(of_version, fits).correlate(Adapter).exists())
+                query = query.where(Adapter.last_number > 0, _has_version(session, fits))
             else:
                 fits = None
                 query = query.where(Adapter.latest_number.is_not(None))
@@ -136,7 +135,20 @@ class AdapterSearch:
             return Catalogue(Paged(items=entries, next=following), _namespaces(session, who))
 
 
-def _entries(session: Session, rows: Sequence[Adapter], fits: Any, who: Principal) -> list[AdapterEntry]:
+def _has_version(session: Session, fits: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition that an adapter has a version for which another is true."""
+    # Where few have, walking all adapters would take long; where many have, a page is full soon.
+    some = select(Version.adapter_pk).join(Adapter, Adapter.pk == Version.adapter_pk).where(fits).distinct()
+    found = session.scalars(some.limit(_FEW + 1)).all()
+    if len(found) <= _FEW:
+        few: ColumnElement[bool] = Adapter.pk.in_(found)
+        return few
+    return select(Version.pk).where(Version.adapter_pk == Adapter.pk, fits).correlate(Adapter).exists()
+
+
+def _entries(
+    session: Session, rows: Sequence[Adapter], fits: ColumnElement[bool] | None, who: Principal
+) -> list[AdapterEntry]:
     pks = [row.pk for row in rows]
     if not pks:
         return []
@@ -190,8 +202,10 @@ def _score(row: AdapterScore | None, names: dict[str, str]) -> ShownScore | None
     )
 
 
-def _namespaces(session: Session, who: Principal) -> list[tuple[str, int]]:
-    counted = select(Adapter.namespace, func.count()).where(Adapter.latest_number.is_not(None))
-    counted = counted.where(who.within(Adapter.namespace)).group_by(Adapter.namespace)
-    rows = session.execute(counted.order_by(Adapter.namespace).limit(MOST_NAMESPACES))
-    return [(namespace, count) for namespace, count in rows]
+def _namespaces(session: Session, who: Principal) -> list[str]:
+    """Return the namespaces of adapters that the caller may see, each found in the index after the one before it."""
+    seen = who.within(Adapter.namespace)
+    found = select(func.min(Adapter.namespace).label("namespace")).where(seen).cte("spaces", recursive=True)
+    following = select(func.min(Adapter.namespace)).where(Adapter.namespace > found.c.namespace, seen)
+    found = found.union_all(select(following.correlate(found).scalar_subquery()).where(found.c.namespace.is_not(None)))
+    return list(session.scalars(select(found.c.namespace).where(found.c.namespace.is_not(None)).limit(MOST_NAMESPACES)))

@@ -142,16 +142,16 @@ class _Compiler:
             case "digest":
                 return _begins(Version.digest, given.values)
             case "target":
-                return _has(VersionTarget.version_pk, self._compare(VersionTarget.module, given))
+                return self._has(VersionTarget.version_pk, self._compare(VersionTarget.module, given))
             case "alias":
-                return _has(Alias.version_pk, self._compare(Alias.name, given))
+                return self._has(Alias.version_pk, self._compare(Alias.name, given))
             case "tag":
                 named = VersionTag.key == given.field.key
-                return _has(VersionTag.version_pk, named, self._compare(VersionTag.value, given))
+                return self._has(VersionTag.version_pk, named, self._compare(VersionTag.value, given))
             case "dataset":
                 return or_(
-                    _has(Origin.version_pk, self._trained_on(Origin.dataset_digest, given)),
-                    _has(VersionDataset.version_pk, self._trained_on(VersionDataset.digest, given)),
+                    _exists(Origin.version_pk, self._trained_on(Origin.dataset_digest, given)),
+                    _exists(VersionDataset.version_pk, self._trained_on(VersionDataset.digest, given)),
                 )
             case "eval":
                 return self._scored(given)
@@ -185,6 +185,16 @@ class _Compiler:
         found = self._session.scalars(query.limit(_FEW + 1)).all()
         some: Condition = column.in_(query if len(found) > _FEW else found)
         return some if found else false()
+
+    def _has(self, column: Any, *conditions: Condition) -> Condition:
+        """The condition that a version has a row in another table for which all conditions, about that row alone, are true."""
+        # If few have, they are compared with as constants, by which an index of versions is used; if many have, some are
+        # found soon.
+        found = self._session.scalars(select(column).where(*conditions).limit(_FEW + 1)).all()
+        if len(found) <= _FEW:
+            few: Condition = Version.pk.in_(sorted(set(found)))
+            return few if found else false()
+        return _exists(column, *conditions)
 
     def _trained_on(self, column: Any, given: FieldComparison) -> Condition:
         """The condition that a column names a dataset, by a name that the caller may see, or by its digest."""
@@ -259,7 +269,7 @@ def _meant(column: Any, by_namespace: Mapping[str, Set[str]]) -> Condition:
     return and_(one_of_all, or_(Adapter.namespace.not_in(sorted(by_namespace)), *own))
 
 
-def _has(column: Any, *conditions: Condition) -> Condition:
+def _exists(column: Any, *conditions: Condition) -> Condition:
     """The condition that a version has a row in another table for which all conditions are true."""
     return select(column).where(column == Version.pk, *conditions).correlate(Version, Adapter).exists()
 

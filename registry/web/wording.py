@@ -1,4 +1,4 @@
-"""What templates of adapters say of plain values.
+"""What templates say of plain values, in the words of other rooms.
 
 >>> tag_filter("language", "python 3"), parent_of("team/code-review@v3")
 ('tag[language] = "python 3"', ('team/code-review', 'v3'))

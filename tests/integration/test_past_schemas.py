@@ -144,6 +144,21 @@ class TestRegistry:
         ).items
         assert adapter.size_bytes == sum(file.size_bytes for version in versions for file in version.files)
 
+    def test_its_last_scores_stand_in_lists(self, services: Services) -> None:
+        (entry,) = services.adapter_search.find(who=OF_TEAM).page.items
+        scored = [
+            one for one in services.evaluations.list(EvaluationQuery(namespace="team"), who=OF_TEAM).items if one.digest
+        ]
+        newest = scored[-1]
+        assert entry.score is not None
+        assert entry.score.value == newest.metrics[entry.score.metric]
+        assert (entry.score.evaluation, entry.score.dataset) == (newest.id, newest.dataset)
+        found = services.version_scores.of_adapter(
+            adapter=ADAPTER, kind=None, numbers=[entry.score.number or 0], who=OF_TEAM
+        )
+        assert found.by_version[entry.score.number or 0].value == entry.score.value
+        assert services.adapter_search.find(who=OF_ANOTHER).page.items == []
+
     def test_its_warnings_and_signatures_are_there(self, services: Services) -> None:
         (warning,) = services.catalog.resolve(f"{ADAPTER}@v5", who=OF_TEAM).warnings
         assert "v_proj" in warning

@@ -181,7 +181,7 @@ class RowFacts(Facts):
     @classmethod
     def of(cls, file: IO[bytes], names: Set[str], *, size_bytes: int) -> Self:
         """Read a file of this size up to the first score whose name is not among these."""
-        sums = RowSums()
+        sums = RowSums(measures_intervals=True)
         try:
             for row in read_rows(file, most_rows=MOST_TARGET_ROWS, most_bytes=most_unpacked_bytes(size_bytes)):
                 if not row.scores.keys() <= names:

@@ -37,13 +37,13 @@ Digest = Annotated[str, Field(max_length=64)]
 Reason = Annotated[str, Field(max_length=1000)]
 
 
-class Form(BaseModel):
+class ActionForm(BaseModel):
     """A form: its fields are texts, and no other is allowed."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class CheckForm(Form):
+class CheckForm(ActionForm):
     """Which move is looked at."""
 
     adapter: Name
@@ -51,7 +51,7 @@ class CheckForm(Form):
     alias: Alias
 
 
-class MoveForm(Form):
+class MoveForm(ActionForm):
     """A move as its reader saw it."""
 
     adapter: Name
@@ -67,7 +67,7 @@ class MoveForm(Form):
     override: bool = False
 
 
-class ApprovalForm(Form):
+class ApprovalForm(ActionForm):
     """An approval or a veto of a version as its reader saw it."""
 
     adapter: Name
@@ -79,7 +79,7 @@ class ApprovalForm(Form):
     reason: Reason = ""
 
 
-class WithdrawalForm(Form):
+class WithdrawalForm(ActionForm):
     """The withdrawal of an approval, and the version from whose page it comes."""
 
     adapter: Name
@@ -87,7 +87,7 @@ class WithdrawalForm(Form):
     id: Annotated[str, Field(max_length=32)]
 
 
-class StateForm(Form):
+class StateForm(ActionForm):
     """A version that is archived or restored."""
 
     adapter: Name

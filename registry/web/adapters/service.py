@@ -24,7 +24,7 @@ VERSIONS, ALIASES, MOVES, MOST_MOVES = 50, 50, 8, 100
 
 
 @dataclass(frozen=True)
-class Rights:
+class AdapterRights:
     """What the reader may do with an adapter."""
 
     write: bool
@@ -51,7 +51,7 @@ class ShownAdapter:
     #: By digest.
     dataset_names: Mapping[str, str]
     moves: Paged[AliasMoveView]
-    rights: Rights
+    rights: AdapterRights
     #: The aliases for which a policy stands.
     judged: Sequence[str]
 
@@ -120,6 +120,6 @@ class AdapterPages:
         return self._aliases.history(adapter=adapter, alias=alias, who=who, cursor=cursor, limit=MOST_MOVES)
 
 
-def _rights(adapter: str, who: Principal) -> Rights:
+def _rights(adapter: str, who: Principal) -> AdapterRights:
     space = space_of(adapter)
-    return Rights(who.may("write", space), who.may("promote", space))
+    return AdapterRights(who.may("write", space), who.may("promote", space))

@@ -52,7 +52,6 @@ async def show_catalogue(
     return page(
         request,
         "adapters/catalogue.html",
-        status=422 if message else 200,
         found=found,
         namespace=namespace or None,
         wanted=wanted,

@@ -36,7 +36,6 @@ class TestCatalogue:
         assert f">{scene.adapter()}<" in found
         assert scene.adapter("b") not in found
         wrong = reader.get("/ui/adapters?filter=rank ~ 8")
-        assert wrong.status_code == 422
         assert 'id="filter-message"' in wrong.text
         assert "rank takes" in wrong.text
         nothing = reader.get("/ui/adapters?filter=rank = 7").text

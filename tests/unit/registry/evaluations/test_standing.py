@@ -17,8 +17,8 @@ from registry.principal import LOCAL, Principal, Role
 
 _ROOT = Path(registry.__file__).parent
 _MODELS, _STANDING = "registry.evaluations.models", "registry.evaluations.standing"
-_TABLES = {"Evaluation", "EvaluationMetric"}
-_SQL = re.compile(r"\b(from|join|into|update)\s+evaluation(s|_metrics)\b", re.IGNORECASE)
+_TABLES = {"Evaluation", "EvaluationMetric", "LatestScore"}
+_SQL = re.compile(r"\b(from|join|into|update)\s+(evaluation(s|_metrics)|latest_scores)\b", re.IGNORECASE)
 
 #: Functions that name the tables and don't ask whose scores count, each with the reason.
 OTHERWISE = {
@@ -27,6 +27,8 @@ OTHERWISE = {
     "evaluations/service.py:_row": "it makes the record, in the job's namespace",
     "evaluations/service.py:_recorded": "a record of the job's own namespace answers the job",
     "evaluations/service.py:_metrics": "it makes the rows for search, in the record's namespace",
+    "evaluations/last_scores.py:note_latest": "it keeps those of new records, each in its own namespace",
+    "evaluations/version_scores.py:_of_kind": "it stands beside a condition of standing",
     "evaluations/rows.py:": "a condition on files alone",
     "evaluations/rows.py:_find": "one record by its id",
     "evaluations/rows.py:give_up": "the files of the version's own namespace",

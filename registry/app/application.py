@@ -65,6 +65,7 @@ from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
 from registry.web import assets
 from registry.web.adapters import views as adapter_pages
+from registry.web.comparing import views as compare_pages
 from registry.web.curves import views as curve_pages
 from registry.web.reports import views as reports
 from registry.web.sessions import views as session_pages
@@ -103,7 +104,13 @@ ROOMS = (
     reports,
 )
 #: Every room's pages.
-PAGE_ROUTERS = (session_pages.entrance, session_pages.router, adapter_pages.router, curve_pages.router)
+PAGE_ROUTERS = (
+    session_pages.entrance,
+    session_pages.router,
+    adapter_pages.router,
+    curve_pages.router,
+    compare_pages.router,
+)
 
 
 def create_app(settings: Settings, *, storage: Storage | None = None, queue: Queue | None = None) -> FastAPI:

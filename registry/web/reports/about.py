@@ -22,7 +22,18 @@ from registry.sweeps.service import Sweeps
 from registry.web.comparing.sections import curves_section, scores_section, settings_section, versions_section
 from registry.web.comparing.service import MOST_SIDES, ComparedSides, FoundSides
 from registry.web.comparing.verdicts import RowQuestion, judge, verdict_sections
-from registry.web.document import NOTHING, Block, Cell, Document, FactList, CellTable, Section, Sentences, TextParts, ref
+from registry.web.document import (
+    NOTHING,
+    Block,
+    Cell,
+    CellTable,
+    Document,
+    FactList,
+    Section,
+    Sentences,
+    TextParts,
+    ref,
+)
 from registry.web.naming import names_of_datasets
 from registry.web.reports.query import ReportQuery
 from registry.web.reports.sweeps import sweep_sections

@@ -8,11 +8,11 @@ from registry.series.drawing import Drawing
 from registry.web.document import (
     Block,
     Cell,
+    CellTable,
     Document,
     Drawn,
     FactList,
     Foldout,
-    CellTable,
     Image,
     Section,
     Sentences,

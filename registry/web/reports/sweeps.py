@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from registry.web.document import NOTHING, Block, Cell, FactList, Foldout, CellTable, Image, Section, Sentences, number, ref
+from registry.web.document import (
+    NOTHING,
+    Block,
+    Cell,
+    CellTable,
+    FactList,
+    Foldout,
+    Image,
+    Section,
+    Sentences,
+    number,
+    ref,
+)
 from sdk.errors import NotFound
 from sdk.plotting.sweeps.panels import picture_of
 from sdk.plotting.sweeps.settings import COSTS, Cost, SettingRow, between, name_of, rows_of, shown, with_error

@@ -89,7 +89,7 @@ def scores_section(beside: ComparedSides) -> Section:
         label = f"On {beside.datasets[dataset]}"
         blocks += [
             Sentences([f"{label}:"]),
-            _wide(label, [Cell("Score"), Cell("Better"), *columns.heads], rows, columns),
+            _wide(label, [Cell("Score"), Cell("Direction"), *columns.heads], rows, columns),
         ]
     blocks.append(Foldout("Where these scores are from, and when they were taken", [_evaluations(beside)]))
     if beside.notes:

@@ -119,11 +119,11 @@ def judge(comparisons: Comparisons, beside: ComparedSides, question: RowQuestion
         return RowVerdicts(None, [*notes, f"the rows can't be compared: {error.message}"])
 
 
-def verdict_sections(beside: ComparedSides, verdicts: RowVerdicts) -> list[Section]:
-    """Return the verdicts, and the rows that changed most."""
+def verdict_section(beside: ComparedSides, verdicts: RowVerdicts) -> Section:
+    """Return the verdicts."""
     found = verdicts.comparison
     if found is None:
-        return [Section("Verdicts", [Sentences(verdicts.notes)])]
+        return Section("Verdicts", [Sentences(verdicts.notes)])
     first = found.refs[0]
     better = "less" if found.lower_is_better else "more"
     counted = (
@@ -151,10 +151,15 @@ def verdict_sections(beside: ComparedSides, verdicts: RowVerdicts) -> list[Secti
     ]
     if notes := [*found.notes, *verdicts.notes]:
         blocks.append(Sentences(notes))
-    sections = [Section("Verdicts", blocks)]
-    if found.examples:
-        sections.append(Section("Rows that changed most", [_changed(row, found) for row in found.examples]))
-    return sections
+    return Section("Verdicts", blocks)
+
+
+def changed_rows(verdicts: RowVerdicts) -> list[Section]:
+    """Return the rows that changed most, if any are to be shown."""
+    found = verdicts.comparison
+    if found is None or not found.examples:
+        return []
+    return [Section("Rows that changed most", [_changed(row, found) for row in found.examples])]
 
 
 def _pair(pair: ComparedPair, score: Cell) -> list[Cell]:

@@ -16,7 +16,14 @@ from registry.http.routes import answered, apart, service
 from registry.web.comparing.scores import ScoreRow
 from registry.web.comparing.sections import scores_section, settings_section, versions_section
 from registry.web.comparing.service import MOST_SIDES, ComparedSides, FoundSides
-from registry.web.comparing.verdicts import RowQuestion, RowVerdicts, judge, row_to_judge_by, verdict_sections
+from registry.web.comparing.verdicts import (
+    RowQuestion,
+    RowVerdicts,
+    changed_rows,
+    judge,
+    row_to_judge_by,
+    verdict_section,
+)
 from registry.web.document import Drawn
 from registry.web.pages import HEADERS, Visitor, form_of, page, pages
 from registry.web.reports.query import ReportQuery
@@ -69,7 +76,8 @@ async def show_comparison(
         refs=[side.ref for side in beside.sides],
         meant=beside.named,
         versions=versions_section(beside),
-        verdicts=[] if verdicts is None else verdict_sections(beside, verdicts),
+        verdicts=None if verdicts is None else verdict_section(beside, verdicts),
+        changed=[] if verdicts is None else changed_rows(verdicts),
         choices=_choices(beside, question),
         against=question.against,
         rows=rows,

@@ -21,7 +21,7 @@ from registry.series.curves import Curves
 from registry.sweeps.service import Sweeps
 from registry.web.comparing.sections import curves_section, scores_section, settings_section, versions_section
 from registry.web.comparing.service import MOST_SIDES, ComparedSides, FoundSides
-from registry.web.comparing.verdicts import RowQuestion, judge, verdict_sections
+from registry.web.comparing.verdicts import RowQuestion, changed_rows, judge, verdict_section
 from registry.web.document import (
     NOTHING,
     Block,
@@ -127,10 +127,11 @@ class Documents:
             title=", ".join(refs[:4]) + (f" and {len(refs) - 4} more" if len(refs) > 4 else ""),
             sections=[
                 versions_section(beside),
-                *verdict_sections(beside, judged),
+                verdict_section(beside, judged),
                 scores_section(beside),
                 *self._drawn(beside, who),
                 settings_section(beside),
+                *changed_rows(judged),
             ],
             holds=f"{many} side by side: verdicts, scores, curves, configurations",
             namespaces=_namespaces(beside),

@@ -1,13 +1,13 @@
-"""A report, as a browser shows it from a disk, without a network."""
+"""Versions side by side, and reports, which a browser opens from a disk without a network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.browsing import WIDTHS, overflows, violations
+from support.browsing import WIDTHS, Reader, overflows, violations
 from support.compared import scored
 from support.registries import World
 from support.trained_and_scored import Trainer
@@ -74,3 +74,36 @@ def test_report_of_an_adapter_and_of_one_version_open_too(
         offline.goto(path.as_uri())
         offline.screenshot(path=pictures / f"report-{name}.png", full_page=True)
         assert "owned" not in offline.title()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_comparison_shows_verdicts_scores_and_curves(
+    reading: Callable[..., Reader], refs: list[str], pictures: Path, width: int, dark: bool
+) -> None:
+    reader = reading(to=f"/ui/compare?refs={refs[0]}%26refs={refs[1]}%26refs=sql@v3", width=width, dark=dark)
+    page = reader.page
+    page.goto(f"/ui/compare?refs={refs[0]}&refs={refs[1]},{refs[2]}&refs=sql@production")
+    expect(page.locator("figure.curves canvas").first).to_be_visible()
+    page.get_by_label("Compare with").select_option(refs[1])
+    page.get_by_role("button", name="Compare rows").click()
+    expect(page.get_by_role("row").filter(has_text="v2 beats v1 on loss")).to_be_visible()
+    expect(page.locator("figure.curves canvas").first).to_be_visible()
+    assert not overflows(page)
+    page.screenshot(path=pictures / f"compare-{width}-{'dark' if dark else 'light'}.png", full_page=True)
+    assert violations(page) == []
+
+
+def test_report_is_saved_from_the_page_without_script(
+    reading: Callable[..., Reader], refs: list[str], tmp_path: Path
+) -> None:
+    page = reading(script=False).page
+    page.goto("/ui/compare")
+    page.get_by_label("Versions").fill(f"{refs[0]}\n{refs[1]}")
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_label("Rows in it").fill("1")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save a report").click()
+    assert saved.value.suggested_filename == "sql-v1-sql-v2.html"
+    saved.value.save_as(tmp_path / "saved.html")
+    assert "1 row or sample" in (tmp_path / "saved.html").read_text()

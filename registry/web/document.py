@@ -135,6 +135,17 @@ class Document:
     named: Mapping[str, str] = field(default_factory=dict)
 
 
+#: How many characters of a text of a row are shown.
+_MOST_CHARACTERS = 8_000
+
+
+def part(title: str, text: str | None) -> tuple[str, str]:
+    """Return a text under its title, which says so if it is cut."""
+    if text is None or len(text) <= _MOST_CHARACTERS:
+        return title, text or ""
+    return f"{title} (the first {_MOST_CHARACTERS:,} of {len(text):,} characters)", text[:_MOST_CHARACTERS]
+
+
 def turned(label: str, headings: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> CellTable:
     """Return a table whose columns are the rows of another."""
     head, *below = zip(headings, *rows, strict=True)

@@ -65,9 +65,8 @@ def scores_section(beside: ComparedSides) -> Section:
     """Return the scores, of which one row or column is what may be compared."""
     if not beside.scores:
         refs = " ".join(side.ref for side in beside.sides[:3])
-        return Section(
-            "Scores", [Sentences([f"None has scores yet. Score them with: adapterctl eval {refs} --data FILE"])]
-        )
+        none = f"None has scores yet. Score them with: adapterctl eval {refs} --data FILE"
+        return Section("Scores", [Sentences([none, *beside.notes])])
     columns = _columns(beside)
     datasets = list(dict.fromkeys(row.dataset for row in beside.scores))
     blocks: list[Block] = []

@@ -12,7 +12,7 @@ from registry.principal import Principal
 from registry.rows.comparing.row_values import LOSS
 from registry.web.comparing.scores import ScoreRow
 from registry.web.comparing.service import ComparedSides
-from registry.web.document import Block, Cell, CellTable, Section, Sentences, TextParts, number, ref
+from registry.web.document import Block, Cell, CellTable, Section, Sentences, TextParts, number, part, ref
 from sdk.schemas.scores import MOST_AGAINST_ONE, ChangedRow, ComparedPair, Comparison
 
 
@@ -131,9 +131,18 @@ def verdict_section(beside: ComparedSides, verdicts: RowVerdicts) -> Section:
         if found.groups is None
         else f"{found.rows:,} rows in {found.groups:,} groups by {found.by}"
     )
-    headings = ["Version", found.metric, f"Difference from {first}", "95 % interval", "p", "Can show", "Verdict"]
+    headings = [
+        "Version",
+        found.metric,
+        f"Difference from {first}",
+        "95 % interval",
+        "p",
+        "Can show",
+        "Rows needed",
+        "Verdict",
+    ]
     cells = {one.ref: number(one.score, f"scores {one.evaluation}") for one in found.scores}
-    rows = [[ref(first), cells[first], *[Cell("–", "number")] * 4, Cell("the others are compared with it")]]
+    rows = [[ref(first), cells[first], *[Cell("–", "number")] * 5, Cell("the others are compared with it")]]
     rows += [_pair(pair, cells[pair.b]) for pair in found.pairs]
     blocks: list[Block] = [
         Sentences(
@@ -171,13 +180,14 @@ def _pair(pair: ComparedPair, score: Cell) -> list[Cell]:
         Cell(interval, "number"),
         number(pair.p_adjusted),
         number(pair.detectable),
+        number(pair.rows_needed),
         Cell(pair.verdict),
     ]
 
 
 def _changed(row: ChangedRow, found: Comparison) -> TextParts:
-    parts = [] if row.prompt is None else [("Prompt", row.prompt)]
-    parts += [] if row.reference is None else [("Expected", row.reference)]
+    parts = [] if row.prompt is None else [part("Prompt", row.prompt)]
+    parts += [] if row.reference is None else [part("Expected", row.reference)]
     for name, score, prediction in zip(found.refs, row.scores, row.predictions, strict=True):
-        parts.append((f"{name}: {found.metric} {score:.4g}", "" if prediction is None else prediction))
+        parts.append(part(f"{name}: {found.metric} {score:.4g}", prediction))
     return TextParts(f"Row {row.row}", parts)

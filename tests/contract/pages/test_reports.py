@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.compared import Bench, scored, write_rows
+from support import calls
+from support.compared import COLUMNS, Bench, scored, write_rows
 from support.merging_desk import MergingDesk
 from support.people import new_adapter
 from support.registries import World
@@ -19,6 +20,7 @@ from registry.web.comparing.sections import scores_section
 from registry.web.document import CellTable
 from registry.web.reports.query import ReportQuery
 from sdk.client import Client
+from sdk.schemas.catalog import Published
 from sdk.schemas.reports import ReportView
 
 
@@ -94,8 +96,11 @@ def test_report_has_nothing_that_its_maker_may_not_see(
     theirs = f"{bench.desk.space}-b"
     other = acting(**{theirs: Role.WRITER, bench.desk.space: Role.READER})
     # The neighbour has the same rows under a name of its own, and has made a version of one of these.
-    other.datasets.add(bench.data, name="secret-name", namespace=theirs)
-    child = other.push(new_adapter(tmp_path), f"{theirs}/child", base=bench.desk.base.fingerprint, parents=[one])
+    other.datasets.add(bench.data, columns=COLUMNS, name="secret-name", namespace=theirs)
+    edge = {"ref": one, "relation": "continued-from"}
+    body = calls.publication(other, new_adapter(tmp_path), f"{theirs}/child", space=theirs, parents=[edge])
+    child = other.call("POST", "/versions", Published, body=body).version
+    assert [parent.ref for parent in child.parents] == [one]
     with pytest.raises(NotFound):
         made(people, reader_of(bench.desk.space), one, child.ref)
     with pytest.raises(NotFound):

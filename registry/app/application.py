@@ -67,6 +67,7 @@ from registry.web import assets
 from registry.web.adapters import views as adapter_pages
 from registry.web.comparing import views as compare_pages
 from registry.web.curves import views as curve_pages
+from registry.web.reports import page_views as report_pages
 from registry.web.reports import views as reports
 from registry.web.sessions import views as session_pages
 from registry.web.sessions.gate import SessionGate
@@ -110,6 +111,7 @@ PAGE_ROUTERS = (
     adapter_pages.router,
     curve_pages.router,
     compare_pages.router,
+    report_pages.router,
 )
 
 

@@ -94,6 +94,8 @@ class Drawn:
     label: str
     #: None: a page loads it by the refs.
     drawing: Drawing | None = None
+    #: The same as SVG, for whoever has no script.
+    picture: str = ""
     refs: Sequence[str] = ()
 
 

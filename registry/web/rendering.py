@@ -17,7 +17,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from registry.web.assets import asset
-from registry.web.curves.pictures import picture_of_drawing
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: How many characters of a digest are shown.
@@ -41,9 +40,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC))
-    made.filters.update(
-        time=time, size=size, number=number, short=short, data_image=data_image, picture=picture_of_drawing
-    )
+    made.filters.update(time=time, size=size, number=number, short=short, data_image=data_image)
     return made
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from registry.series.drawing import Drawing
 from registry.web.comparing.service import ComparedSides
 from registry.web.comparing.settings import ComparedSetting, setting_rows, settings_of
+from registry.web.curves.pictures import picture_of_drawing
 from registry.web.document import (
     NOTHING,
     Block,
@@ -141,7 +142,7 @@ def settings_section(beside: ComparedSides) -> Section:
 def curves_section(drawing: Drawing) -> Section:
     """Return what the trainings measured, by step."""
     without = drawing.left_out
-    blocks: list[Block] = [Drawn("Curves", drawing)] if drawing.curves else []
+    blocks: list[Block] = [Drawn("Curves", drawing, picture_of_drawing(drawing))] if drawing.curves else []
     if without:
         some = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         blocks.append(Sentences([f"No curve is kept of {some}: only of trainings that this registry ran."]))

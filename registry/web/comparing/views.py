@@ -1,14 +1,13 @@
-"""Pages that put versions side by side, and reports that a reader takes along."""
+"""The page that puts versions side by side."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from registry.evaluations.comparing.service import Comparisons
 from registry.http.paths import PAGES
@@ -25,26 +24,18 @@ from registry.web.comparing.verdicts import (
     verdict_section,
 )
 from registry.web.document import Drawn
-from registry.web.pages import HEADERS, Visitor, form_of, page, pages
-from registry.web.reports.query import ReportQuery
-from registry.web.reports.service import ReportWriter
-from sdk.schemas.reports import ReportView
+from registry.web.pages import Visitor, page, pages
 from sdk.schemas.scores import MOST_AGAINST_ONE
 
 router = pages()
 
 FoundSidesDep = Annotated[FoundSides, service(FoundSides)]
 ComparisonsDep = Annotated[Comparisons, service(Comparisons)]
-WriterDep = Annotated[ReportWriter, service(ReportWriter)]
 
 #: Between refs that are typed.
 _BETWEEN = re.compile(r"[\s,]+")
 #: Characters of all refs of one page.
-_MOST_CHARACTERS = 20_000
-_ENDINGS = {"html": "html", "markdown": "md"}
-_TYPES = {"html": "text/html; charset=utf-8", "markdown": "text/markdown; charset=utf-8"}
-#: A report is opened from a disk. Should a browser show it as a page of this origin, then as one that may do nothing.
-_REPORT_HEADERS = {**HEADERS, "Content-Security-Policy": "sandbox; default-src 'none'"}
+MOST_CHARACTERS = 20_000
 
 
 @router.get(f"{PAGES}compare")
@@ -60,7 +51,7 @@ async def show_comparison(
     judged: bool = False,
 ) -> Response:
     """Put versions side by side; with `judged`, also compare their rows with those of one, by a score on a dataset."""
-    asked = _split(refs)
+    asked = split_refs(refs)
     if not asked:
         return page(request, "comparing/empty.html", most=MOST_SIDES)
     beside = await answered(found.of, asked, who=who)
@@ -85,47 +76,18 @@ async def show_comparison(
         scores=scores_section(beside),
         settings=settings_section(beside),
         curves=Drawn("Curves", refs=[version.ref for version in beside.versions]),
-        report=ReportQuery(
-            of=[side.ref for side in beside.sides], against=question.against, metric=question.metric, data=question.data
-        ),
+        report={
+            "of": [side.ref for side in beside.sides],
+            "against": question.against,
+            "metric": question.metric,
+            "data": question.data,
+        },
         is_report=False,
     )
 
 
-class ReportForm(BaseModel):
-    """What a reader asks a report for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    #: Refs, with blanks between.
-    of: Annotated[str, Field(min_length=1, max_length=_MOST_CHARACTERS)]
-    format: Literal["html", "markdown"] = "html"
-    rows: Annotated[int, Field(ge=0, le=100)] = 0
-    against: Annotated[str, Field(max_length=1000)] = ""
-    metric: Annotated[str, Field(max_length=100)] = ""
-    data: Annotated[str, Field(max_length=300)] = ""
-
-
-@router.post(f"{PAGES}reports")
-async def save_report(request: Request, writer: WriterDep, who: Visitor) -> Response:
-    """Write a report, which the browser saves. It is a form, since one with rows is written into the audit trail."""
-    form = form_of(request, ReportForm)
-    asked = ReportQuery(
-        of=_split([form.of]),
-        format=form.format,
-        rows=form.rows,
-        against=form.against or None,
-        metric=form.metric or None,
-        data=form.data or None,
-    )
-    made: ReportView = await apart(writer.make, lane="reading long", asked=asked, who=who)
-    name = re.sub(r"[^a-z0-9._-]+", "-", made.title.lower())[:80].strip("-.") or "report"
-    disposition = {"Content-Disposition": f'attachment; filename="{name}.{_ENDINGS[asked.format]}"'}
-    return Response(made.text, headers={**_REPORT_HEADERS, **disposition}, media_type=_TYPES[asked.format])
-
-
-def _split(texts: Sequence[str]) -> list[str]:
-    return [ref for text in texts for ref in _BETWEEN.split(text[:_MOST_CHARACTERS]) if ref]
+def split_refs(texts: Sequence[str]) -> list[str]:
+    return [ref for text in texts for ref in _BETWEEN.split(text[:MOST_CHARACTERS]) if ref]
 
 
 def _question(beside: ComparedSides, against: str | None, by_score: str | None, rows: int) -> RowQuestion:

@@ -14,7 +14,7 @@ from support.people import new_adapter
 from support.registries import World
 from support.statements import sent
 
-from registry.errors import NotFound, ReadOnly
+from registry.errors import Invalid, NotFound, ReadOnly
 from registry.principal import SYSTEM, Principal, Role
 from registry.web.comparing.sections import scores_section
 from registry.web.document import CellTable
@@ -136,6 +136,20 @@ def test_report_with_rows_is_audited_and_only_that(people: World, bench: Bench, 
             made(people, who, one, two, rows=3)
     finally:
         people.services.read_only.turn_off(who=SYSTEM)
+
+
+def test_decision_has_a_report_for_readers_of_its_adapter(people: World, bench: Bench, admin: Client) -> None:
+    one, _ = bench.pair()
+    decision = admin.decisions.check(one, "production")
+    found = made(people, reader_of(bench.desk.space), f"decision:{decision.id}").text.replace("\\", "")
+    assert found.startswith(f"# {bench.desk.named('a')}@production to v1: passed")
+    assert "no rows of any dataset" in found
+    with pytest.raises(NotFound):
+        made(people, reader_of("elsewhere"), f"decision:{decision.id}")
+    with pytest.raises(Invalid, match="has a report of its own"):
+        made(people, reader_of(bench.desk.space), one, f"decision:{decision.id}")
+    with pytest.raises(Invalid, match="holds no rows"):
+        made(people, reader_of(bench.desk.space), f"decision:{decision.id}", rows=1)
 
 
 def test_statements_of_a_comparison_don_t_grow_with_its_versions(people: World, bench: Bench) -> None:

@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from support.sweep_views import sweep_view
 
 from registry.series.drawing import CurveName, Drawing, Line, Panel
 from registry.web.document import (
@@ -26,6 +27,7 @@ from registry.web.document import (
 )
 from registry.web.reports.html import html_of
 from registry.web.reports.markdown import markdown_of
+from registry.web.reports.sweeps import sweep_sections
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -54,7 +56,7 @@ def document(text: str) -> Document:
         TextParts(text, [(text, text)]),
         Foldout(text, [FactList([(text, Cell(text))])]),
         Image("<svg xmlns='http://www.w3.org/2000/svg'/>", text),
-        Drawn(text, drawing),
+        Drawn(text, drawing, "<svg/>"),
     ]
     return Document(text, [Section(text, blocks)], text, frozenset({"team"}), named={text: text})
 
@@ -130,3 +132,18 @@ def test_turned_table_has_its_rows_as_columns() -> None:
     found = turned("a", [Cell("Score"), Cell("v1"), Cell("v2")], [[Cell("loss"), Cell("1"), Cell("2")]])
     assert [cell.text for cell in found.headings] == ["Score", "loss"]
     assert [[cell.text for cell in row] for row in found.rows] == [["v1", "1"], ["v2", "2"]]
+
+
+def test_sweep_has_its_settings_with_their_direction_and_its_members() -> None:
+    view = sweep_view([{"rank": 4}, {"rank": 16}], [1.5, 1.25])
+    sections = {section.title: section for section in sweep_sections(view)}
+    (settings, *_) = [block for block in sections["Settings"].blocks if isinstance(block, CellTable)]
+    assert len(settings.rows) == len(view.verdict.settings)
+    assert any("less is better" in cell.text for cell in settings.headings)
+    best = next(row for row in settings.rows if any(cell.text == "best" for cell in row))
+    assert best
+    text = markdown_of(Document("a", [*sections.values()], "a sweep", frozenset()), ABOUT).replace("\\", "")
+    for member in view.members:
+        assert f"sweep:{view.id}/{member.number}" in text
+    assert view.verdict.recommendation.split()[0] in text
+    assert "<img" in html_of(Document("a", [*sections.values()], "a sweep", frozenset()), ABOUT)

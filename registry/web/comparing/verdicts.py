@@ -158,8 +158,8 @@ def verdict_section(beside: ComparedSides, verdicts: RowVerdicts) -> Section:
         ),
         CellTable("Verdicts", [Cell(name) for name in headings], rows),
     ]
-    if notes := [*found.notes, *verdicts.notes]:
-        blocks.append(Sentences(notes))
+    by = ", ".join(f"{one.evaluation} of {one.ref}" for one in found.scores)
+    blocks.append(Sentences([*found.notes, *verdicts.notes, f"By the scores {by}."]))
     return Section("Verdicts", blocks)
 
 

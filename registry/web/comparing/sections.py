@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from registry.series.drawing import Drawing
+from registry.web.comparing.scores import ScoreRow
 from registry.web.comparing.service import ComparedSides
 from registry.web.comparing.settings import ComparedSetting, setting_rows, settings_of
 from registry.web.curves.pictures import picture_of_drawing
@@ -72,29 +73,34 @@ def scores_section(beside: ComparedSides) -> Section:
     datasets = list(dict.fromkeys(row.dataset for row in beside.scores))
     blocks: list[Block] = []
     for dataset in datasets:
+        are_lines = len(columns.refs) > _MOST_COLUMNS
         rows = [
-            [
-                Cell(f"{row.metric} ({row.unlike})" if row.unlike else row.metric),
-                Cell(row.direction),
-                *(
-                    NOTHING
-                    if (one := row.of.get(ref_)) is None
-                    else number(row.score(ref_), f"scores {one.id}, {one.created_at:{_WHEN}} UTC")
-                    for ref_ in columns.refs
-                ),
-            ]
+            [*_named(row, with_direction=are_lines), *(_score(row, each) for each in columns.refs)]
             for row in beside.scores
             if row.dataset == dataset
         ]
+        heads = [Cell("Score"), *([] if are_lines else [Cell("Direction")]), *columns.heads]
         label = f"On {beside.datasets[dataset]}"
         blocks += [
             Sentences([f"{label}:"]),
-            _wide(label, [Cell("Score"), Cell("Direction"), *columns.heads], rows, columns),
+            _wide(label, heads, rows, columns),
         ]
     blocks.append(Foldout("Where these scores are from, and when they were taken", [_evaluations(beside)]))
     if beside.notes:
         blocks.append(Sentences(beside.notes))
     return Section("Scores", blocks)
+
+
+def _named(row: ScoreRow, *, with_direction: bool) -> list[Cell]:
+    """Return a score's name, and its direction beside it or in it."""
+    name = f"{row.metric} ({row.unlike})" if row.unlike else row.metric
+    return [Cell(f"{name}, {row.direction}")] if with_direction else [Cell(name), Cell(row.direction)]
+
+
+def _score(row: ScoreRow, of: str) -> Cell:
+    found = row.of.get(of)
+    when = None if found is None else f"scores {found.id}, {found.created_at:{_WHEN}} UTC"
+    return number(row.score(of), when)
 
 
 def _evaluations(beside: ComparedSides) -> CellTable:

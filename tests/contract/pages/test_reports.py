@@ -185,6 +185,10 @@ def test_statements_of_a_comparison_don_t_grow_with_its_versions(
             people.services.sides.of([*some, bench.desk.named("a")], who=who)
         counts.append(len(statements))
     assert counts[0] == counts[1] <= 12
+    with pytest.raises(Invalid, match="101 are more than the 100"):
+        people.services.sides.of([f"{bench.desk.named('a')}@v{number}" for number in range(1, 102)], who=who)
+    with pytest.raises(Invalid, match="members of sweeps and bare bases are more than 10"):
+        people.services.sides.of([f"sweep:5ea9b7d20c11/{number}" for number in range(1, 12)], who=who)
 
 
 def test_client_and_command_line_get_the_same_report(

@@ -18,11 +18,13 @@ from registry.web.adapters import action_views as adapter_actions
 from registry.web.adapters import decision_views as decisions
 from registry.web.adapters import views as adapters
 from registry.web.api import views as api
+from registry.web.comparing import views as comparing
 from registry.web.compression import Compression
 from registry.web.curves import views as curves
 from registry.web.error_pages import ErrorPages
 from registry.web.jobs import actions as job_actions
 from registry.web.jobs import views as jobs
+from registry.web.reports import page_views as reports
 from registry.web.rows import views as rows
 from registry.web.sessions import views as sessions
 from registry.web.sessions.gate import SessionGate
@@ -47,6 +49,8 @@ PAGE_ROUTERS = (
     job_actions.router,
     sweeps.router,
     workers.router,
+    comparing.router,
+    reports.router,
     # Last: whatever follows the name of an adapter would be taken for a part of it.
     adapters.router,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -145,23 +146,34 @@ class Evaluations:
             rows = session.scalars(query).all()
             return [view for row in reversed(rows) if (view := _present(row)) is not None]
 
-    def newest_of(self, counting: ColumnElement[bool], *, most: int) -> Sequence[EvaluationView]:
+    def newest_of(
+        self, counting: ColumnElement[bool], *, most: int, most_bytes: int
+    ) -> tuple[Sequence[EvaluationView], bool]:
         """The evaluations for which a condition of `standing` is true, without their samples, newest first: of each target,
-        dataset and set of conditions the last one; at most `most`.
+        dataset and set of conditions the last one. At most `most`, of records of `most_bytes` in all; and whether these are
+        all.
         """
         target = (Evaluation.namespace, Evaluation.digest, Evaluation.base_fingerprint, Evaluation.dataset_digest)
         alike = (*target, Evaluation.grader, Evaluation.precision, Evaluation.spec_digest)
         order = (Evaluation.created_at.desc(), Evaluation.id.desc())
         place = func.row_number().over(partition_by=alike, order_by=order)
-        numbered = select(Evaluation.id, place.label("place")).where(counting).subquery()
-        query = select(Evaluation).join(numbered, numbered.c.id == Evaluation.id).where(numbered.c.place == 1)
-        query = query.options(defer(Evaluation.samples)).order_by(*order).limit(most)
+        columns = (Evaluation.id, Evaluation.created_at, Evaluation.record_bytes)
+        numbered = select(*columns, place.label("place")).where(counting).subquery()
+        sized = select(numbered.c.id, numbered.c.record_bytes).where(numbered.c.place == 1)
+        sized = sized.order_by(numbered.c.created_at.desc(), numbered.c.id.desc()).limit(most + 1)
         with self._db.read() as session:
+            there = session.execute(sized).all()
+            sizes = itertools.accumulate(row.record_bytes for row in there)
+            chosen = [row.id for row, size_bytes in zip(there, sizes, strict=True) if size_bytes <= most_bytes][:most]
+            query = (
+                select(Evaluation).where(Evaluation.id.in_(chosen)).options(defer(Evaluation.samples)).order_by(*order)
+            )
             rows = session.scalars(query).all()
             for row in rows:
                 # Otherwise they would be loaded row by row.
                 set_committed_value(row, "samples", [])
-            return [view for row in rows if (view := _present(row)) is not None]
+            views = [view for row in rows if (view := _present(row)) is not None]
+        return views, len(chosen) == len(there)
 
 
 def _row(

@@ -94,6 +94,8 @@ class Drawn:
     label: str
     #: None: a page loads it by the refs.
     drawing: Drawing | None = None
+    #: The same as SVG, for whoever has no script.
+    picture: str = ""
     refs: Sequence[str] = ()
 
 
@@ -133,6 +135,17 @@ class Document:
     rows: int = 0
     #: What was named by names that move → what that was then.
     named: Mapping[str, str] = field(default_factory=dict)
+
+
+#: How many characters of a text of a row are shown.
+_MOST_CHARACTERS = 8_000
+
+
+def part(title: str, text: str | None) -> tuple[str, str]:
+    """Return a text under its title, which says so if it is cut."""
+    if text is None or len(text) <= _MOST_CHARACTERS:
+        return title, text or ""
+    return f"{title} (the first {_MOST_CHARACTERS:,} of {len(text):,} characters)", text[:_MOST_CHARACTERS]
 
 
 def turned(label: str, headings: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> CellTable:

@@ -18,7 +18,6 @@ from markupsafe import Markup
 
 from registry.web import wording
 from registry.web.assets import asset
-from registry.web.pictures import picture_of_drawing
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: How many characters of a digest are shown.
@@ -55,7 +54,6 @@ def environment() -> Environment:
         duration=duration,
         visible=visible,
         data_image=data_image,
-        picture=picture_of_drawing,
     )
     return made
 

@@ -10,7 +10,6 @@ from support.compared import COLUMNS, Bench, scored, write_rows
 from support.merging_desk import MergingDesk
 from support.scored_rows import CONDITIONS, evaluated, fresh
 
-from sdk.cli.support.comparison_pages import heading
 from sdk.errors import VerificationFailed
 from sdk.schemas.evaluation import RowScore
 from sdk.schemas.scores import EvaluationView
@@ -32,7 +31,7 @@ class TestEqualRows:
         assert (pair.low, pair.p, pair.better, pair.detectable) == (None, None, None, None)
         assert (found.rows, found.distinct_rows, found.groups, found.by) == (24, 1, None, None)
         assert found.notes == ["24 of the rows equal others, and equal rows count as one, which leaves 1 different row"]
-        assert "24 rows, 1 of them different; less" in heading(found)
+        assert "24 rows, 1 of them different; less" in found.heading
 
     def test_those_that_are_equal_are_drawn_together(self, bench: Bench, tmp_path: Path) -> None:
         data = write_rows(tmp_path / "twice.jsonl", 60, distinct=30)

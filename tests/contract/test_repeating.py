@@ -83,6 +83,7 @@ BY_NATURE = {
     "resume_sweep": "one that runs goes on",
     "cancel_sweep": "a cancelled sweep stays cancelled",
     "publish_checkpoint": "the digest finds the version",
+    "save_report": "it changes nothing, and the audit trail says each time that rows were given out",
     "greet": "it says again that the worker is there",
     "leave": "it says again that the worker has gone",
     "create_sign_in_code": "another code that nobody uses is worth nothing after a minute",

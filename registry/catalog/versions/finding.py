@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, and_, or_, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.lifecycle import VersionState
@@ -118,10 +118,10 @@ def _missing(ref: Ref) -> str:
     return f"there is no {ref}; see what there is with: adapterctl versions {ref.adapter}"
 
 
-def find_versions(session: Session, refs: Sequence[Ref], who: Principal) -> list[Version]:
-    """Return the versions that refs name now, in their order, by three queries, however many they are.
+def find_versions(session: Session, refs: Sequence[Ref], who: Principal, *, most_bytes: int) -> list[Version]:
+    """Return the versions that refs name now, in their order, by four queries, however many they are.
 
-    Raises what `find_version` does.
+    Raises what `find_version` does, and Invalid if their records have more than `most_bytes`.
     """
     for ref in refs:
         who.require("read", space_of(ref.adapter), missing=_missing(ref), param="ref")
@@ -134,26 +134,33 @@ def find_versions(session: Session, refs: Sequence[Ref], who: Principal) -> list
             )
     given = [(adapters[ref.adapter], ref) for ref in refs]
     asked = [_asked(row, ref) for row, ref in given if ref.alias is None]
-    found = session.scalars(select(Version).where(or_(*asked))).all() if asked else []
+    # Records may be long: which ones are meant is found out without them.
+    brief = load_only(Version.adapter_pk, Version.number, Version.digest, Version.state, Version.record_bytes)
+    found = session.scalars(select(Version).where(or_(*asked)).options(brief)).all() if asked else []
     aliases = [(row.pk, ref.alias) for row, ref in given if ref.alias is not None]
-    named = select(Alias.adapter_pk, Alias.name, Version).join(Version, Version.pk == Alias.version_pk)
-    by_alias = (
-        {(pk, alias): version for pk, alias, version in session.execute(named.where(_among(aliases)))}
-        if aliases
-        else {}
-    )
-    return [
-        _single(
-            [version for version in (by_alias.get((row.pk, ref.alias)),) if version is not None]
-            if ref.alias is not None
-            else [version for version in found if version.adapter_pk == row.pk and _fits(version, row, ref)],
-            ref,
+    named = select(Alias.adapter_pk, Alias.name, Version).join(Version, Version.pk == Alias.version_pk).options(brief)
+    by_alias: dict[tuple[int, str | None], Version] = {}
+    if aliases:
+        by_alias = {(pk, alias): version for pk, alias, version in session.execute(named.where(_among(aliases)))}
+    meant = []
+    for row, ref in given:
+        if ref.alias is None:
+            fitting = [version for version in found if version.adapter_pk == row.pk and _fits(version, row, ref)]
+        else:
+            fitting = [by_alias[row.pk, ref.alias]] if (row.pk, ref.alias) in by_alias else []
+        meant.append(_single(fitting, ref))
+    size_bytes = sum({version.pk: version.record_bytes for version in meant}.values())
+    if size_bytes > most_bytes:
+        raise Invalid(
+            f"the records of these versions have {size_bytes} bytes, more than the {most_bytes} that are read at once; name fewer",
+            param="ref",
         )
-        for row, ref in given
-    ]
+    whole = select(Version).where(Version.pk.in_([version.pk for version in meant]))
+    session.scalars(whole.execution_options(populate_existing=True)).all()
+    return meant
 
 
-def _among(aliases: Sequence[tuple[int, str]]) -> ColumnElement[bool]:
+def _among(aliases: Sequence[tuple[int, str | None]]) -> ColumnElement[bool]:
     condition: ColumnElement[bool] = tuple_(Alias.adapter_pk, Alias.name).in_(aliases)
     return condition
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from registry.series.drawing import Drawing
+from registry.web.comparing.scores import ScoreRow
 from registry.web.comparing.service import ComparedSides
 from registry.web.comparing.settings import ComparedSetting, setting_rows, settings_of
+from registry.web.curves.pictures import picture_of_drawing
 from registry.web.document import (
     NOTHING,
     Block,
@@ -65,36 +67,40 @@ def scores_section(beside: ComparedSides) -> Section:
     """Return the scores, of which one row or column is what may be compared."""
     if not beside.scores:
         refs = " ".join(side.ref for side in beside.sides[:3])
-        return Section(
-            "Scores", [Sentences([f"None has scores yet. Score them with: adapterctl eval {refs} --data FILE"])]
-        )
+        none = f"None has scores yet. Score them with: adapterctl eval {refs} --data FILE"
+        return Section("Scores", [Sentences([none, *beside.notes])])
     columns = _columns(beside)
     datasets = list(dict.fromkeys(row.dataset for row in beside.scores))
     blocks: list[Block] = []
     for dataset in datasets:
+        are_lines = len(columns.refs) > _MOST_COLUMNS
         rows = [
-            [
-                Cell(f"{row.metric} ({row.unlike})" if row.unlike else row.metric),
-                Cell(row.direction),
-                *(
-                    NOTHING
-                    if (one := row.of.get(ref_)) is None
-                    else number(row.score(ref_), f"scores {one.id}, {one.created_at:{_WHEN}} UTC")
-                    for ref_ in columns.refs
-                ),
-            ]
+            [*_named(row, with_direction=are_lines), *(_score(row, each) for each in columns.refs)]
             for row in beside.scores
             if row.dataset == dataset
         ]
+        heads = [Cell("Score"), *([] if are_lines else [Cell("Direction")]), *columns.heads]
         label = f"On {beside.datasets[dataset]}"
         blocks += [
             Sentences([f"{label}:"]),
-            _wide(label, [Cell("Score"), Cell("Better"), *columns.heads], rows, columns),
+            _wide(label, heads, rows, columns),
         ]
     blocks.append(Foldout("Where these scores are from, and when they were taken", [_evaluations(beside)]))
     if beside.notes:
         blocks.append(Sentences(beside.notes))
     return Section("Scores", blocks)
+
+
+def _named(row: ScoreRow, *, with_direction: bool) -> list[Cell]:
+    """Return a score's name, and its direction beside it or in it."""
+    name = f"{row.metric} ({row.unlike})" if row.unlike else row.metric
+    return [Cell(f"{name}, {row.direction}")] if with_direction else [Cell(name), Cell(row.direction)]
+
+
+def _score(row: ScoreRow, of: str) -> Cell:
+    found = row.of.get(of)
+    when = None if found is None else f"scores {found.id}, {found.created_at:{_WHEN}} UTC"
+    return number(row.score(of), when)
 
 
 def _evaluations(beside: ComparedSides) -> CellTable:
@@ -142,7 +148,7 @@ def settings_section(beside: ComparedSides) -> Section:
 def curves_section(drawing: Drawing) -> Section:
     """Return what the trainings measured, by step."""
     without = drawing.left_out
-    blocks: list[Block] = [Drawn("Curves", drawing)] if drawing.curves else []
+    blocks: list[Block] = [Drawn("Curves", drawing, picture_of_drawing(drawing))] if drawing.curves else []
     if without:
         some = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         blocks.append(Sentences([f"No curve is kept of {some}: only of trainings that this registry ran."]))

@@ -28,8 +28,8 @@ from sdk.schemas.scores import EvaluationView
 
 #: How many are put side by side, and how many of these may be members of sweeps or bare bases, which are read one by one.
 MOST_SIDES, MOST_ONE_BY_ONE = 100, 10
-#: How many evaluations are read for them.
-_MOST_EVALUATIONS = 500
+#: How many evaluations are read for them, and how many bytes of those and of versions.
+_MOST_EVALUATIONS, _MOST_BYTES = 500, 16 * 1024**2
 _BASE = "base:"
 
 
@@ -114,7 +114,7 @@ class FoundSides:
         if not refs:
             return {}
         with self._db.read() as session:
-            rows = find_versions(session, list(refs.values()), who)
+            rows = find_versions(session, list(refs.values()), who, most_bytes=_MOST_BYTES)
             views = {(view.adapter, view.digest): view for view in present_all(session, rows, who)}
             keys = [(row.adapter.name, row.digest) for row in rows]
         for key, ref in zip(keys, refs, strict=True):
@@ -144,12 +144,10 @@ class FoundSides:
                 # With `scores_of`, nobody asks for the namespace.
                 space = "-" if scores_of is not None and len(spaces) > 1 else space_of_bases(spaces, who)
                 sides.append(ComparedSide(f"{_BASE}{one.id}", None, one, space))
-        evaluations = self._counting(sides, who, scores_of)
-        if len(evaluations) == _MOST_EVALUATIONS:
-            notes = [
-                *notes,
-                f"only the {_MOST_EVALUATIONS} newest scores are shown; name fewer versions to see older ones",
-            ]
+        evaluations, are_all = self._counting(sides, who, scores_of)
+        if not are_all:
+            older = f"only the newest {len(evaluations)} scores are shown; name fewer versions to see older ones"
+            notes = [*notes, older]
         sides = [_scored(side, evaluations, scores_of) for side in sides]
         scores, more = score_rows({side.ref: side.evaluations for side in sides})
         with self._db.read() as session:
@@ -158,8 +156,8 @@ class FoundSides:
 
     def _counting(
         self, sides: Sequence[ComparedSide], who: Principal, scores_of: str | None
-    ) -> Sequence[EvaluationView]:
-        """The evaluations that count for any of them, newest first."""
+    ) -> tuple[Sequence[EvaluationView], bool]:
+        """The evaluations that count for any of them, newest first, and whether these are all."""
         versions = [(side.version.digest, side.namespace) for side in sides if side.version is not None]
         conditions: list[Condition] = [of_versions(versions, who, scores_of)] if versions else []
         conditions += [
@@ -167,7 +165,9 @@ class FoundSides:
             for side in sides
             if side.base is not None
         ]
-        return self._evaluations.newest_of(or_(*conditions), most=_MOST_EVALUATIONS) if conditions else ()
+        if not conditions:
+            return (), True
+        return self._evaluations.newest_of(or_(*conditions), most=_MOST_EVALUATIONS, most_bytes=_MOST_BYTES)
 
 
 def _scored(side: ComparedSide, evaluations: Sequence[EvaluationView], scores_of: str | None) -> ComparedSide:

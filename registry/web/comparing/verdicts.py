@@ -12,7 +12,7 @@ from registry.principal import Principal
 from registry.rows.comparing.row_values import LOSS
 from registry.web.comparing.scores import ScoreRow
 from registry.web.comparing.service import ComparedSides
-from registry.web.document import Block, Cell, CellTable, Section, Sentences, TextParts, number, ref
+from registry.web.document import Block, Cell, CellTable, Section, Sentences, TextParts, number, part, ref
 from sdk.schemas.scores import MOST_AGAINST_ONE, ChangedRow, ComparedPair, Comparison
 
 
@@ -43,17 +43,17 @@ class RowVerdicts:
     notes: Sequence[str] = ()
 
 
-def row_to_judge_by(beside: ComparedSides, judging: RowQuestion) -> ScoreRow | None:
+def row_to_judge_by(beside: ComparedSides, question: RowQuestion) -> ScoreRow | None:
     """Return the row of scores by which rows are compared: of the metric and dataset that are asked for, in which the one that
     others are compared with has a score that has rows, the one that most have. None if there is none.
     """
-    first = judging.against or beside.sides[0].ref
-    metric = judging.metric or LOSS
+    first = question.against or beside.sides[0].ref
+    metric = question.metric or LOSS
     fitting = [
         row
         for row in beside.scores
         if row.metric == metric
-        and (judging.data is None or row.dataset == judging.data)
+        and (question.data is None or row.dataset == question.data)
         and (own := row.of.get(first)) is not None
         and own.rows_digest is not None
     ]
@@ -68,15 +68,15 @@ def _newest(row: ScoreRow) -> str:
     return max(found.created_at.isoformat() for found in row.of.values())
 
 
-def judge(comparisons: Comparisons, beside: ComparedSides, judging: RowQuestion, *, who: Principal) -> RowVerdicts:
+def judge(comparisons: Comparisons, beside: ComparedSides, question: RowQuestion, *, who: Principal) -> RowVerdicts:
     """Compare the rows of the others with those of one. What can't be compared is said, and is no error; Unavailable is raised."""
     refs = [side.ref for side in beside.sides]
-    first = judging.against or refs[0]
+    first = question.against or refs[0]
     if first not in refs:
         raise Invalid(f"{first} is not among what is compared; name it too", param="against")
-    row = row_to_judge_by(beside, judging)
+    row = row_to_judge_by(beside, question)
     if row is None:
-        metric = judging.metric or LOSS
+        metric = question.metric or LOSS
         return RowVerdicts(
             None,
             [
@@ -102,14 +102,14 @@ def judge(comparisons: Comparisons, beside: ComparedSides, judging: RowQuestion,
     exact = {side.ref: side.ref if side.base is None else f"base:{side.base.fingerprint}" for side in beside.sides}
     asked = ToFirstQuery(
         ref=[exact[one] for one in (first, *chosen)],
-        metric=judging.metric,
+        metric=question.metric,
         data=row.dataset,
-        by=judging.by,
-        examples=judging.rows,
-        detect=judging.detect,
-        scores_of=judging.scores_of,
-        base_namespace=judging.whose.namespace,
-        published=judging.whose.published,
+        by=question.by,
+        examples=question.rows,
+        detect=question.detect,
+        scores_of=question.scores_of,
+        base_namespace=question.whose.namespace,
+        published=question.whose.published,
     )
     try:
         return RowVerdicts(comparisons.compare(asked, who=who), notes)
@@ -119,11 +119,11 @@ def judge(comparisons: Comparisons, beside: ComparedSides, judging: RowQuestion,
         return RowVerdicts(None, [*notes, f"the rows can't be compared: {error.message}"])
 
 
-def verdict_sections(beside: ComparedSides, judged: RowVerdicts) -> list[Section]:
-    """Return the verdicts, and the rows that changed most."""
-    found = judged.comparison
+def verdict_section(beside: ComparedSides, verdicts: RowVerdicts) -> Section:
+    """Return the verdicts."""
+    found = verdicts.comparison
     if found is None:
-        return [Section("Verdicts", [Sentences(judged.notes)])]
+        return Section("Verdicts", [Sentences(verdicts.notes)])
     first = found.refs[0]
     better = "less" if found.lower_is_better else "more"
     counted = (
@@ -131,9 +131,18 @@ def verdict_sections(beside: ComparedSides, judged: RowVerdicts) -> list[Section
         if found.groups is None
         else f"{found.rows:,} rows in {found.groups:,} groups by {found.by}"
     )
-    headings = ["Version", found.metric, f"Difference from {first}", "95 % interval", "p", "Can show", "Verdict"]
+    headings = [
+        "Version",
+        found.metric,
+        f"Difference from {first}",
+        "95 % interval",
+        "p",
+        "Can show",
+        "Rows needed",
+        "Verdict",
+    ]
     cells = {one.ref: number(one.score, f"scores {one.evaluation}") for one in found.scores}
-    rows = [[ref(first), cells[first], *[Cell("–", "number")] * 4, Cell("the others are compared with it")]]
+    rows = [[ref(first), cells[first], *[Cell("–", "number")] * 5, Cell("the others are compared with it")]]
     rows += [_pair(pair, cells[pair.b]) for pair in found.pairs]
     blocks: list[Block] = [
         Sentences(
@@ -149,12 +158,17 @@ def verdict_sections(beside: ComparedSides, judged: RowVerdicts) -> list[Section
         ),
         CellTable("Verdicts", [Cell(name) for name in headings], rows),
     ]
-    if notes := [*found.notes, *judged.notes]:
-        blocks.append(Sentences(notes))
-    sections = [Section("Verdicts", blocks)]
-    if found.examples:
-        sections.append(Section("Rows that changed most", [_changed(row, found) for row in found.examples]))
-    return sections
+    by = ", ".join(f"{one.evaluation} of {one.ref}" for one in found.scores)
+    blocks.append(Sentences([*found.notes, *verdicts.notes, f"By the scores {by}."]))
+    return Section("Verdicts", blocks)
+
+
+def changed_rows(verdicts: RowVerdicts) -> list[Section]:
+    """Return the rows that changed most, if any are to be shown."""
+    found = verdicts.comparison
+    if found is None or not found.examples:
+        return []
+    return [Section("Rows that changed most", [_changed(row, found) for row in found.examples])]
 
 
 def _pair(pair: ComparedPair, score: Cell) -> list[Cell]:
@@ -166,13 +180,14 @@ def _pair(pair: ComparedPair, score: Cell) -> list[Cell]:
         Cell(interval, "number"),
         number(pair.p_adjusted),
         number(pair.detectable),
+        number(pair.rows_needed),
         Cell(pair.verdict),
     ]
 
 
 def _changed(row: ChangedRow, found: Comparison) -> TextParts:
-    parts = [] if row.prompt is None else [("Prompt", row.prompt)]
-    parts += [] if row.reference is None else [("Expected", row.reference)]
+    parts = [] if row.prompt is None else [part("Prompt", row.prompt)]
+    parts += [] if row.reference is None else [part("Expected", row.reference)]
     for name, score, prediction in zip(found.refs, row.scores, row.predictions, strict=True):
-        parts.append((f"{name}: {found.metric} {score:.4g}", "" if prediction is None else prediction))
+        parts.append(part(f"{name}: {found.metric} {score:.4g}", prediction))
     return TextParts(f"Row {row.row}", parts)

@@ -14,9 +14,9 @@ from registry.http.routes import answered, apart, service
 from registry.principal import Principal
 from registry.series.curves import Curves
 from registry.series.drawing import By
+from registry.web.curves.pictures import picture_of_drawing
 from registry.web.curves.tables import tables_of
 from registry.web.pages import HEADERS, Visitor, page, pages
-from registry.web.pictures import picture_of_drawing
 from sdk.schemas.series import MOST_JOBS, MOST_SERIES
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from registry.series.curves import Curves
 from registry.sweeps.service import Sweeps
 from registry.web.comparing.sections import curves_section, scores_section, settings_section, versions_section
 from registry.web.comparing.service import MOST_SIDES, ComparedSides, FoundSides
-from registry.web.comparing.verdicts import RowQuestion, judge, verdict_sections
+from registry.web.comparing.verdicts import RowQuestion, changed_rows, judge, verdict_section
 from registry.web.document import (
     NOTHING,
     Block,
@@ -32,6 +32,7 @@ from registry.web.document import (
     Section,
     Sentences,
     TextParts,
+    part,
     ref,
 )
 from registry.web.naming import names_of_datasets
@@ -127,10 +128,11 @@ class Documents:
             title=", ".join(refs[:4]) + (f" and {len(refs) - 4} more" if len(refs) > 4 else ""),
             sections=[
                 versions_section(beside),
-                *verdict_sections(beside, judged),
+                verdict_section(beside, judged),
                 scores_section(beside),
                 *self._drawn(beside, who),
                 settings_section(beside),
+                *changed_rows(judged),
             ],
             holds=f"{many} side by side: verdicts, scores, curves, configurations",
             namespaces=_namespaces(beside),
@@ -168,28 +170,30 @@ class Documents:
             sections += [*self._drawn(beside, who), settings_section(beside), _files(version)]
         samples = self._samples(beside, asked.rows, who)
         if asked.rows:
-            shown: list[Block] = [*samples] or [Sentences(["No sample of its answers is kept."])]
-            sections.append(Section("Samples", shown))
+            shown: list[Block] = [sample for _, sample in samples]
+            sections.append(Section("Samples", shown or [Sentences(["No sample of its answers is kept."])]))
         return Document(
             title=side.ref,
             sections=sections,
             holds="one version: scores, curves, configuration, files" if version is not None else "one base: scores",
             namespaces=_namespaces(beside),
-            datasets=frozenset(one.dataset for one in side.evaluations) if samples else frozenset(),
+            datasets=frozenset(dataset for dataset, _ in samples),
             rows=len(samples),
             named=beside.named,
         )
 
-    def _samples(self, beside: ComparedSides, most: int, who: Principal) -> list[TextParts]:
-        """Samples of the newest evaluations, which are read one by one: of 10 at most."""
-        found: list[TextParts] = []
+    def _samples(self, beside: ComparedSides, most: int, who: Principal) -> list[tuple[str, TextParts]]:
+        """Samples of the newest evaluations, which are read one by one, of 10 at most; each with its dataset."""
+        found: list[tuple[str, TextParts]] = []
         for one in beside.sides[0].evaluations[:10]:
             if len(found) >= most:
                 break
             page = self._evaluations.list(EvaluationQuery(id=one.id, limit=1), who=who)
             for number, sample in enumerate(page.items[0].samples if page.items else [], start=1):
-                parts = [(title, sample[name]) for name, title in _SAMPLED if name in sample]
-                found.append(TextParts(f"Sample {number} of {one.id}, on {beside.datasets[one.dataset]}", parts))
+                parts = [part(title, sample[name]) for name, title in _SAMPLED if name in sample]
+                found.append(
+                    (one.dataset, TextParts(f"Sample {number} of {one.id}, on {beside.datasets[one.dataset]}", parts))
+                )
         return found[:most]
 
     def _drawn(self, beside: ComparedSides, who: Principal) -> list[Section]:

@@ -84,7 +84,7 @@ class Other(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PickQuestion:
     """Which rows of an evaluation are asked for."""
 
     scores: EvaluationView
@@ -157,7 +157,7 @@ class RowPicks:
         order = list(dict.fromkeys([*related.values(), "base"]))
         return sorted(found.values(), key=lambda other: order.index(other.relation))[:_MOST_OTHERS]
 
-    def kept(self, asked: Asked, *, who: Principal) -> PickedRows | None:
+    def kept(self, asked: PickQuestion, *, who: Principal) -> PickedRows | None:
         """Return what was picked before, for what is asked; None if nothing was. Raises NotFound if the rows were removed."""
         self._rows.size_of(asked.scores.id, who=who)
         with self._db.read() as session:
@@ -168,7 +168,7 @@ class RowPicks:
                 return found
         return _without_texts(found)
 
-    def pick(self, asked: Asked, *, who: Principal) -> PickedRows:
+    def pick(self, asked: PickQuestion, *, who: Principal) -> PickedRows:
         """Pick rows from the file of an evaluation, and keep them.
 
         Raises NotFound, Invalid for a metric or a column that rows don't have, InvalidData, Verification, Unavailable.
@@ -253,11 +253,11 @@ class RowPicks:
                 break
         return total
 
-    def first_asked(self, scores: EvaluationView, *, who: Principal) -> Asked:
+    def first_asked(self, scores: EvaluationView, *, who: Principal) -> PickQuestion:
         """Return what a page asks first: the first metric, compared with the first of `others`."""
         metric = first_metric(scores)
         other = next(iter(self.others(scores, metric=metric, who=who)), None)
-        return Asked(scores, metric, None if other is None else other.scores)
+        return PickQuestion(scores, metric, None if other is None else other.scores)
 
     def unpicked(self, most: int) -> list[str]:
         """The scores whose rows are to be picked next: one of each namespace after another, the newest of each first."""
@@ -297,7 +297,7 @@ class RowPicks:
         except RegistryError as error:
             return {}, error.message
 
-    def _keep(self, asked: Asked, found: PickedRows) -> None:
+    def _keep(self, asked: PickQuestion, found: PickedRows) -> None:
         picked = found.model_dump(mode="json")
         of, size_bytes = asked.scores, record_bytes(picked)
         if not self._may_write():

@@ -18,7 +18,7 @@ from support.usage import differing, mismeasured
 
 from registry.errors import Invalid, NotFound, Verification
 from registry.evaluations.models import EvaluationPicks
-from registry.evaluations.picking import Asked, RowPicks, first_metric, metrics_of
+from registry.evaluations.picking import PickQuestion, RowPicks, first_metric, metrics_of
 from registry.principal import LOCAL, Principal, Role
 from registry.rows.service import RowReading
 from sdk.client import Client
@@ -64,11 +64,11 @@ class Place:
         self.base = evaluated(desk, f"base:{desk.base.fingerprint}", data, scored(1.0), **READ)
         self.ident = evaluated(desk, desk.push(), data, scored(), **READ)
 
-    def asked(self, who: Principal = LOCAL, **given: Any) -> Asked:
+    def asked(self, who: Principal = LOCAL, **given: Any) -> PickQuestion:
         scores = self.picks.scores(self.ident, who=who)
         others = self.picks.others(scores, metric="rouge_l", who=who)
         assert [(one.scores.id, one.relation) for one in others] == [(self.base, "base")]
-        return Asked(scores, **{"metric": "rouge_l", "other": others[0].scores, **given})
+        return PickQuestion(scores, **{"metric": "rouge_l", "other": others[0].scores, **given})
 
     def pick(self, **given: Any) -> PickedRows:
         return self.picks.pick(self.asked(**given), who=LOCAL)
@@ -173,13 +173,13 @@ def test_texts_of_another_namespaces_dataset_are_not_shown(
     ident = evaluated(desk, ref, data, rows, **READ)
     scores = people.services.picks.scores(ident, who=LOCAL)
     assert (scores.namespace, scores.dataset) == (desk.space, data)
-    found = people.services.picks.pick(Asked(scores, "rouge_l"), who=LOCAL)
+    found = people.services.picks.pick(PickQuestion(scores, "rouge_l"), who=LOCAL)
     shown = [*found.low, *people.services.picks.page(ident, 1, who=LOCAL).rows]
     assert len(shown) == 100
     assert {(row.prompt, row.reference) for row in shown} == {(None, None)}
     assert found.without_texts == "the dataset was removed, or is another namespace's"
     with pytest.raises(Invalid, match="another namespace's; leave it out"):
-        people.services.picks.pick(Asked(scores, "rouge_l", by="lang", value="de"), who=LOCAL)
+        people.services.picks.pick(PickQuestion(scores, "rouge_l", by="lang", value="de"), who=LOCAL)
 
 
 def test_rows_go_with_the_version(place: Place, acting: Callable[..., Client]) -> None:

@@ -24,7 +24,6 @@ from registry.catalog.models import Adapter, Alias, Version, VersionParent
 from registry.datasets.finding import is_given
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
-from registry.db.statements import insert_if_new
 from registry.db.stored_json import readable
 from registry.db.types import utc_now
 from registry.errors import Invalid, NotFound, RegistryError
@@ -164,9 +163,13 @@ class RowPicks:
             query = select(EvaluationPicks).options(undefer(EvaluationPicks.picked))
             row = session.scalars(query.filter_by(evaluation_id=asked.scores.id, question=asked.question)).first()
             found = None if row is None else readable(PickedRows, row.picked)
-            if found is None or is_given(session, asked.scores.dataset, asked.scores.namespace):
-                return found
-        return _without_texts(found)
+            if found is None:
+                return None
+            is_there = is_given(session, asked.scores.dataset, asked.scores.namespace)
+        if is_there and found.without_texts == _REMOVED:
+            # It was added again.
+            return None
+        return found if is_there else _without_texts(found)
 
     def pick(self, asked: PickQuestion, *, who: Principal) -> PickedRows:
         """Pick rows from the file of an evaluation, and keep them.
@@ -300,7 +303,8 @@ class RowPicks:
     def _keep(self, asked: PickQuestion, found: PickedRows) -> None:
         picked = found.model_dump(mode="json")
         of, size_bytes = asked.scores, record_bytes(picked)
-        if not self._may_write():
+        # A column has any number of values, and readers may ask for each.
+        if asked.by is not None or not self._may_write():
             return
         with self._db.write() as session:
             row = session.get(Evaluation, of.id, with_for_update=True)
@@ -310,14 +314,16 @@ class RowPicks:
                 or not has_room_for_records(session, of.namespace, size_bytes)
             ):
                 return
-            count = select(func.count()).select_from(EvaluationPicks).where(EvaluationPicks.evaluation_id == of.id)
-            if (session.scalar(count) or 0) >= _MOST_KEPT:
+            others = select(func.count()).select_from(EvaluationPicks).where(EvaluationPicks.evaluation_id == of.id)
+            kept = session.get(EvaluationPicks, (of.id, asked.question))
+            if kept is None and (session.scalar(others) or 0) >= _MOST_KEPT:
                 return
-            values = {"picked": picked, "record_bytes": size_bytes, "created_at": utc_now()}
-            key = {"evaluation_id": of.id, "question": asked.question}
-            if insert_if_new(session, EvaluationPicks, **key, **values):
-                charge(session, of.namespace, records=size_bytes)
-                self._unkept.discard(of.id)
+            if kept is None:
+                kept = EvaluationPicks(evaluation_id=of.id, question=asked.question, record_bytes=0)
+                session.add(kept)
+            charge(session, of.namespace, records=size_bytes - kept.record_bytes)
+            kept.picked, kept.record_bytes, kept.created_at = picked, size_bytes, utc_now()
+        self._unkept.discard(of.id)
 
 
 def first_metric(scores: EvaluationView) -> str:

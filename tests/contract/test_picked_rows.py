@@ -101,6 +101,7 @@ def test_rows_are_the_lowest_the_highest_and_the_most_changed(place: Place) -> N
     german = place.pick(by="lang", value="de")
     assert numbers(german.low) == [n for n in there[::-1] if n % 2][:50]
     assert german.changed == []
+    assert place.picks.kept(place.asked(by="lang", value="de"), who=LOCAL) is None
     with pytest.raises(NotFound, match="no row has the value 'fr'"):
         place.pick(by="lang", value="fr")
     with pytest.raises(Invalid, match="choose one of: loss, rouge_l"):
@@ -127,6 +128,12 @@ def test_what_was_picked_is_kept_counted_and_removed_with_the_dataset(place: Pla
     assert {row.prompt for row in shown.low} | {row.reference for row in shown.changed} == {None}
     assert numbers(shown.low) == numbers(found.low)
     assert shown.without_texts == "the dataset was removed, or is another namespace's"
+    place.picks.pick(asked, who=LOCAL)
+    place.desk.writer.datasets.add(place.data, namespace=place.desk.space, columns=COLUMNS)
+    assert place.picks.kept(asked, who=LOCAL) is None
+    assert place.picks.pick(asked, who=LOCAL) == found == place.picks.kept(asked, who=LOCAL)
+    assert mismeasured(place.world.services, place.desk.space) == []
+    place.desk.writer.datasets.remove(place.digest())
     assert place.world.services.expiry.run()["evaluation_picks"] >= 1
     assert place.picks.kept(asked, who=LOCAL) is None
     assert place.desk.space not in differing(place.world)

@@ -27,14 +27,14 @@ from registry.db.database import Database
 from registry.db.stored_json import readable
 from registry.db.types import utc_now
 from registry.errors import Invalid, NotFound, RegistryError
+from registry.evaluations.afterwards import POOL, one_at_a_time
 from registry.evaluations.models import Evaluation, EvaluationPicks
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.evaluations.slicing import dataset_file
 from registry.evaluations.standing import made_in, of_any_base, of_versions
-from registry.pools import Pool
 from registry.principal import SYSTEM, Principal
-from registry.rows.service import MOST_HELD_BYTES, RowReading
+from registry.rows.service import RowReading
 from registry.usage.charging import charge, has_room_for_records, record_bytes
 from sdk.formats.columns import parse_columns
 from sdk.schemas.evaluation import MADE_OF_LOSS, UNDIVIDED_METRICS, WEIGHTED_METRICS, is_of_texts, is_score
@@ -62,15 +62,6 @@ _REMOVED = "the dataset was removed, or is another namespace's"
 _RELEASE = 1
 #: Rows of younger scores are picked before anybody asks; how many scores are looked for at once, and how many may fail.
 _FRESH, _AT_ONCE, _MOST_UNKEPT = timedelta(days=1), 100, 1000
-_POOL = Pool(
-    "picking rows of scores",
-    waits="scores that were recorded: the rows that pages show first are picked; nobody waits for them",
-    at_once="1",
-    item="one file of scores, one of another evaluation, and the dataset, read apart",
-    share="none is needed: whoever looks at a page before has them picked in `reading long`",
-    most_bytes=MOST_HELD_BYTES,
-)
-
 _log = logging.getLogger(__name__)
 
 
@@ -121,7 +112,11 @@ class RowPicks:
         self._reading = reading
         self._may_write = may_write
         self._background = BackgroundWork(
-            _POOL, self.pick_all, name="picking", failed="the rows of scores could not be picked", log=_log
+            POOL,
+            one_at_a_time(self.pick_all),
+            name="picking",
+            failed="the rows of scores could not be picked",
+            log=_log,
         )
         #: Scores of which no picked rows could be kept: they aren't tried again by this process.
         self._unkept: set[str] = set()

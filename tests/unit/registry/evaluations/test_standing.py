@@ -35,7 +35,6 @@ OTHERWISE = {
     "evaluations/contamination/service.py:unchecked": "all records, whosever they are",
     "evaluations/rows.py:_give_up_samples": "the samples of the version's own namespace",
     "evaluations/contamination/service.py:_check": "one record by its id",
-    "evaluations/picking.py:others": "it takes conditions of standing",
     "evaluations/picking.py:unpicked": "all records, whosever they are",
     "evaluations/picking.py:_keep": "one record by its id",
     "evaluations/picking.py:due_picks": "whether a file and a dataset are there at all",

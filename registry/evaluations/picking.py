@@ -24,18 +24,17 @@ from registry.catalog.models import Adapter, Alias, Version, VersionParent
 from registry.datasets.finding import is_given
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
-from registry.db.statements import insert_if_new
 from registry.db.stored_json import readable
 from registry.db.types import utc_now
 from registry.errors import Invalid, NotFound, RegistryError
+from registry.evaluations.afterwards import POOL, one_at_a_time
 from registry.evaluations.models import Evaluation, EvaluationPicks
 from registry.evaluations.rows import EvaluationRows
 from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.evaluations.slicing import dataset_file
 from registry.evaluations.standing import made_in, of_any_base, of_versions
-from registry.pools import Pool
 from registry.principal import SYSTEM, Principal
-from registry.rows.service import MOST_HELD_BYTES, RowReading
+from registry.rows.service import RowReading
 from registry.usage.charging import charge, has_room_for_records, record_bytes
 from sdk.formats.columns import parse_columns
 from sdk.schemas.evaluation import MADE_OF_LOSS, UNDIVIDED_METRICS, WEIGHTED_METRICS, is_of_texts, is_score
@@ -63,15 +62,6 @@ _REMOVED = "the dataset was removed, or is another namespace's"
 _RELEASE = 1
 #: Rows of younger scores are picked before anybody asks; how many scores are looked for at once, and how many may fail.
 _FRESH, _AT_ONCE, _MOST_UNKEPT = timedelta(days=1), 100, 1000
-_POOL = Pool(
-    "picking rows of scores",
-    waits="scores that were recorded: the rows that pages show first are picked; nobody waits for them",
-    at_once="1",
-    item="one file of scores, one of another evaluation, and the dataset, read apart",
-    share="none is needed: whoever looks at a page before has them picked in `reading long`",
-    most_bytes=MOST_HELD_BYTES,
-)
-
 _log = logging.getLogger(__name__)
 
 
@@ -84,7 +74,7 @@ class Other(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PickQuestion:
     """Which rows of an evaluation are asked for."""
 
     scores: EvaluationView
@@ -122,7 +112,11 @@ class RowPicks:
         self._reading = reading
         self._may_write = may_write
         self._background = BackgroundWork(
-            _POOL, self.pick_all, name="picking", failed="the rows of scores could not be picked", log=_log
+            POOL,
+            one_at_a_time(self.pick_all),
+            name="picking",
+            failed="the rows of scores could not be picked",
+            log=_log,
         )
         #: Scores of which no picked rows could be kept: they aren't tried again by this process.
         self._unkept: set[str] = set()
@@ -157,18 +151,22 @@ class RowPicks:
         order = list(dict.fromkeys([*related.values(), "base"]))
         return sorted(found.values(), key=lambda other: order.index(other.relation))[:_MOST_OTHERS]
 
-    def kept(self, asked: Asked, *, who: Principal) -> PickedRows | None:
+    def kept(self, asked: PickQuestion, *, who: Principal) -> PickedRows | None:
         """Return what was picked before, for what is asked; None if nothing was. Raises NotFound if the rows were removed."""
         self._rows.size_of(asked.scores.id, who=who)
         with self._db.read() as session:
             query = select(EvaluationPicks).options(undefer(EvaluationPicks.picked))
             row = session.scalars(query.filter_by(evaluation_id=asked.scores.id, question=asked.question)).first()
             found = None if row is None else readable(PickedRows, row.picked)
-            if found is None or is_given(session, asked.scores.dataset, asked.scores.namespace):
-                return found
-        return _without_texts(found)
+            if found is None:
+                return None
+            is_there = is_given(session, asked.scores.dataset, asked.scores.namespace)
+        if is_there and found.without_texts == _REMOVED:
+            # It was added again.
+            return None
+        return found if is_there else _without_texts(found)
 
-    def pick(self, asked: Asked, *, who: Principal) -> PickedRows:
+    def pick(self, asked: PickQuestion, *, who: Principal) -> PickedRows:
         """Pick rows from the file of an evaluation, and keep them.
 
         Raises NotFound, Invalid for a metric or a column that rows don't have, InvalidData, Verification, Unavailable.
@@ -253,11 +251,11 @@ class RowPicks:
                 break
         return total
 
-    def first_asked(self, scores: EvaluationView, *, who: Principal) -> Asked:
+    def first_asked(self, scores: EvaluationView, *, who: Principal) -> PickQuestion:
         """Return what a page asks first: the first metric, compared with the first of `others`."""
         metric = first_metric(scores)
         other = next(iter(self.others(scores, metric=metric, who=who)), None)
-        return Asked(scores, metric, None if other is None else other.scores)
+        return PickQuestion(scores, metric, None if other is None else other.scores)
 
     def unpicked(self, most: int) -> list[str]:
         """The scores whose rows are to be picked next: one of each namespace after another, the newest of each first."""
@@ -297,10 +295,11 @@ class RowPicks:
         except RegistryError as error:
             return {}, error.message
 
-    def _keep(self, asked: Asked, found: PickedRows) -> None:
+    def _keep(self, asked: PickQuestion, found: PickedRows) -> None:
         picked = found.model_dump(mode="json")
         of, size_bytes = asked.scores, record_bytes(picked)
-        if not self._may_write():
+        # A column has any number of values, and readers may ask for each.
+        if asked.by is not None or not self._may_write():
             return
         with self._db.write() as session:
             row = session.get(Evaluation, of.id, with_for_update=True)
@@ -310,14 +309,16 @@ class RowPicks:
                 or not has_room_for_records(session, of.namespace, size_bytes)
             ):
                 return
-            count = select(func.count()).select_from(EvaluationPicks).where(EvaluationPicks.evaluation_id == of.id)
-            if (session.scalar(count) or 0) >= _MOST_KEPT:
+            others = select(func.count()).select_from(EvaluationPicks).where(EvaluationPicks.evaluation_id == of.id)
+            kept = session.get(EvaluationPicks, (of.id, asked.question))
+            if kept is None and (session.scalar(others) or 0) >= _MOST_KEPT:
                 return
-            values = {"picked": picked, "record_bytes": size_bytes, "created_at": utc_now()}
-            key = {"evaluation_id": of.id, "question": asked.question}
-            if insert_if_new(session, EvaluationPicks, **key, **values):
-                charge(session, of.namespace, records=size_bytes)
-                self._unkept.discard(of.id)
+            if kept is None:
+                kept = EvaluationPicks(evaluation_id=of.id, question=asked.question, record_bytes=0)
+                session.add(kept)
+            charge(session, of.namespace, records=size_bytes - kept.record_bytes)
+            kept.picked, kept.record_bytes, kept.created_at = picked, size_bytes, utc_now()
+        self._unkept.discard(of.id)
 
 
 def first_metric(scores: EvaluationView) -> str:

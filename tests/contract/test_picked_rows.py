@@ -18,7 +18,7 @@ from support.usage import differing, mismeasured
 
 from registry.errors import Invalid, NotFound, Verification
 from registry.evaluations.models import EvaluationPicks
-from registry.evaluations.picking import Asked, RowPicks, first_metric, metrics_of
+from registry.evaluations.picking import PickQuestion, RowPicks, first_metric, metrics_of
 from registry.principal import LOCAL, Principal, Role
 from registry.rows.service import RowReading
 from sdk.client import Client
@@ -64,11 +64,11 @@ class Place:
         self.base = evaluated(desk, f"base:{desk.base.fingerprint}", data, scored(1.0), **READ)
         self.ident = evaluated(desk, desk.push(), data, scored(), **READ)
 
-    def asked(self, who: Principal = LOCAL, **given: Any) -> Asked:
+    def asked(self, who: Principal = LOCAL, **given: Any) -> PickQuestion:
         scores = self.picks.scores(self.ident, who=who)
         others = self.picks.others(scores, metric="rouge_l", who=who)
         assert [(one.scores.id, one.relation) for one in others] == [(self.base, "base")]
-        return Asked(scores, **{"metric": "rouge_l", "other": others[0].scores, **given})
+        return PickQuestion(scores, **{"metric": "rouge_l", "other": others[0].scores, **given})
 
     def pick(self, **given: Any) -> PickedRows:
         return self.picks.pick(self.asked(**given), who=LOCAL)
@@ -101,6 +101,7 @@ def test_rows_are_the_lowest_the_highest_and_the_most_changed(place: Place) -> N
     german = place.pick(by="lang", value="de")
     assert numbers(german.low) == [n for n in there[::-1] if n % 2][:50]
     assert german.changed == []
+    assert place.picks.kept(place.asked(by="lang", value="de"), who=LOCAL) is None
     with pytest.raises(NotFound, match="no row has the value 'fr'"):
         place.pick(by="lang", value="fr")
     with pytest.raises(Invalid, match="choose one of: loss, rouge_l"):
@@ -127,6 +128,12 @@ def test_what_was_picked_is_kept_counted_and_removed_with_the_dataset(place: Pla
     assert {row.prompt for row in shown.low} | {row.reference for row in shown.changed} == {None}
     assert numbers(shown.low) == numbers(found.low)
     assert shown.without_texts == "the dataset was removed, or is another namespace's"
+    place.picks.pick(asked, who=LOCAL)
+    place.desk.writer.datasets.add(place.data, namespace=place.desk.space, columns=COLUMNS)
+    assert place.picks.kept(asked, who=LOCAL) is None
+    assert place.picks.pick(asked, who=LOCAL) == found == place.picks.kept(asked, who=LOCAL)
+    assert mismeasured(place.world.services, place.desk.space) == []
+    place.desk.writer.datasets.remove(place.digest())
     assert place.world.services.expiry.run()["evaluation_picks"] >= 1
     assert place.picks.kept(asked, who=LOCAL) is None
     assert place.desk.space not in differing(place.world)
@@ -173,13 +180,13 @@ def test_texts_of_another_namespaces_dataset_are_not_shown(
     ident = evaluated(desk, ref, data, rows, **READ)
     scores = people.services.picks.scores(ident, who=LOCAL)
     assert (scores.namespace, scores.dataset) == (desk.space, data)
-    found = people.services.picks.pick(Asked(scores, "rouge_l"), who=LOCAL)
+    found = people.services.picks.pick(PickQuestion(scores, "rouge_l"), who=LOCAL)
     shown = [*found.low, *people.services.picks.page(ident, 1, who=LOCAL).rows]
     assert len(shown) == 100
     assert {(row.prompt, row.reference) for row in shown} == {(None, None)}
     assert found.without_texts == "the dataset was removed, or is another namespace's"
     with pytest.raises(Invalid, match="another namespace's; leave it out"):
-        people.services.picks.pick(Asked(scores, "rouge_l", by="lang", value="de"), who=LOCAL)
+        people.services.picks.pick(PickQuestion(scores, "rouge_l", by="lang", value="de"), who=LOCAL)
 
 
 def test_rows_go_with_the_version(place: Place, acting: Callable[..., Client]) -> None:
@@ -226,10 +233,10 @@ def test_file_that_is_not_one_of_scores_is_refused(tmp_path: Path, content: byte
 
 
 def test_bomb_is_read_within_limits(tmp_path: Path) -> None:
-    line = b'{"row": 0, "tokens": 1, "prediction": "' + b"a" * 60_000 + b'"}\n'
+    line = b'{"row": 0, "tokens": 1, "prediction": "' + b"a" * 16_000 + b'"}\n'
     path = tmp_path / "scores"
     with gzip.open(path, "wb", compresslevel=9) as file:
-        for _ in range(6000):
+        for _ in range(25_000):
             file.write(line)
     assert path.stat().st_size < 3_000_000
     reading = RowReading(apart=True)

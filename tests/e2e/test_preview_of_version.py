@@ -81,6 +81,30 @@ def test_it_shows_what_the_record_says_was_trained(place: Place) -> None:
     assert [row["row"] for row in found["rows"]] == [2]
 
 
+def test_first_rows_that_the_training_recorded_are_those_that_a_preview_of_it_shows(place: Place) -> None:
+    shown = place.json("show", "counter@v1", "--rows")
+    preview = json.loads(place.preview("--of", "counter@v1", "--rows", "4", "--format", "json").stdout)
+    expected = {row["where"]: row for row in preview["rows"]}
+    texts = shown["recorded"]["texts"]
+    assert (shown["ref"], shown["datasets"]) == ("counter@v1", [place.version.dataset.digest])
+    assert 0 < len(texts) <= 4
+    for text in texts:
+        (piece,), same = text["pieces"], expected[text["where"]]
+        assert (piece["text"], piece["supervised"]) == (same["text"], same["supervised"])
+        assert [text[name] for name in ("tokens", "supervised_tokens", "stop", "step")] == [
+            *(same[name] for name in ("tokens", "supervised_tokens", "stop")),
+            1,
+        ]
+    printed = place.run("show", "counter@v1", "--rows")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert "24 tokens, 23 learnt · step 1 · no stop" in printed.stdout
+    assert "⟦" in printed.stdout
+    marked = [text["pieces"][0]["text"][slice(*text["pieces"][0]["supervised"][0])] for text in texts]
+    assert place.run("show", "counter@v1", "--rows", "--format", "quiet").stdout == "".join(
+        f"{one}\n" for one in marked
+    )
+
+
 def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
     place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -15,12 +15,12 @@ from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, Too
 from registry.db.database import Database
 from registry.db.stored_json import table
 from registry.errors import Unavailable
+from registry.evaluations.afterwards import POOL, one_at_a_time
 from registry.evaluations.contamination.trained_on import trained_on
 from registry.evaluations.models import Evaluation
 from registry.jobs.models import Job
-from registry.pools import Pool
 from registry.rows.process import Breach
-from registry.rows.service import MOST_HELD_BYTES, RowReading
+from registry.rows.service import RowReading
 from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.scores import Contamination
 
@@ -29,15 +29,6 @@ from sdk.schemas.scores import Contamination
 _AT_ONCE_BYTES = 64 * 1000**2
 #: How many scores one run in the background checks before it looks for others.
 _PAGE = 100
-_POOL = Pool(
-    "checks for training rows",
-    waits="scores whose rows are compared with training rows after they were recorded; nobody waits for them",
-    at_once="1",
-    item="2 GB of rows for each dataset that a target was trained on",
-    share="by turns: one of each after another, 100 before it looks for new ones",
-    most_bytes=MOST_HELD_BYTES,
-)
-
 #: What hears of a digest and of the namespace of its scores.
 OnChecked = Callable[[Session, str, str], None]
 
@@ -67,7 +58,11 @@ class ContaminationChecks:
         self._at_once_bytes = _AT_ONCE_BYTES if in_background else None
         self._on_checked = on_checked
         self._background = BackgroundWork(
-            _POOL, self.check_all, name="contamination", failed="the rows of scores could not be checked", log=_log
+            POOL,
+            one_at_a_time(self.check_all),
+            name="contamination",
+            failed="the rows of scores could not be checked",
+            log=_log,
         )
 
     def look(

@@ -9,7 +9,7 @@ from fastapi import Path, Query, Request
 from fastapi.responses import Response
 
 from registry.errors import Invalid, InvalidData, NotFound, RegistryError, Verification
-from registry.evaluations.picking import Asked, Other, RowPicks, first_metric, metrics_of
+from registry.evaluations.picking import Other, PickQuestion, RowPicks, first_metric, metrics_of
 from registry.evaluations.slicing import Slicing
 from registry.http.paths import PAGES
 from registry.http.routes import answered, apart, service
@@ -87,7 +87,7 @@ async def show_evaluation(
     metric = metric or first_metric(scores)
     others = await answered(picks.others, scores, metric=metric, who=who)
     other = _chosen(others, against)
-    asked = Asked(scores, metric, None if other is None else other.scores, by or None, value if by else None)
+    asked = PickQuestion(scores, metric, None if other is None else other.scores, by or None, value if by else None)
     shown = await _rows(picks, slicing, asked, show, number, who)
     return page(
         request,
@@ -107,7 +107,9 @@ async def show_evaluation(
     )
 
 
-async def _rows(picks: RowPicks, slicing: Slicing, asked: Asked, show: Which, number: int, who: Principal) -> _Shown:
+async def _rows(
+    picks: RowPicks, slicing: Slicing, asked: PickQuestion, show: Which, number: int, who: Principal
+) -> _Shown:
     ident = asked.scores.id
     try:
         if show == "all":

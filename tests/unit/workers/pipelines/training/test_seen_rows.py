@@ -86,6 +86,7 @@ def test_record_has_the_tokens_and_labels_that_the_steps_got(tmp_path: Path, ste
     data = save_jsonl(tmp_path / "rows.jsonl", CHATS)
     how = {"add_tokens": ["<red>"], "holdout": 0.25, "max_length": 96, "batch_size": 2, "grad_accum": 2, "seed": 5}
     checkpoints = Checkpoints(tmp_path / "kept", every_steps=2)
+    how |= {"method": "lora", "rank": 2}
     found = run_training(base, data, tmp_path / "out", max_steps=2, lr=1e-2, checkpoints=checkpoints, **how)
     recorded = found.seen
     assert recorded is not None

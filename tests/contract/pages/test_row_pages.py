@@ -1,0 +1,80 @@
+"""Pages of rows over both databases: what services refuse isn't there, in a bounded number of statements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.merging_desk import MergingDesk
+from support.people import SEEDS
+from support.registries import World
+from support.scored_rows import CONDITIONS, evaluated
+from support.statements import sent
+from support.trainings import save_jsonl
+
+from registry.principal import Role
+from sdk.schemas.evaluation import RowScore
+
+COLUMNS = "prompt=question,completion=answer"
+
+
+@pytest.fixture
+def looking(people: World) -> Iterator[Callable[..., httpx.Client]]:
+    """Return a function that signs in to the pages with a new token of a role in a namespace."""
+    opened: list[httpx.Client] = []
+
+    def sign_in(namespace: str, role: Role = Role.READER) -> httpx.Client:
+        client = httpx.Client(base_url=people.url, headers={"Origin": people.url}, follow_redirects=True, timeout=30)
+        opened.append(client)
+        client.post("/ui/sign-in", data={"token": people.token(role, namespace=namespace)}).raise_for_status()
+        return client
+
+    yield sign_in
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def ident(own_desk: MergingDesk, tmp_path: Path) -> str:
+    """Scores of 60 rows of two languages."""
+    seed = next(SEEDS)
+    rows = [{"question": f"{seed} <b>{n}</b>", "answer": f"a{n}", "lang": "de" if n % 3 else "en"} for n in range(60)]
+    scored = [RowScore(row=n, loss_sum=1.0, tokens=1, scores={"rouge_l": n / 60}) for n in range(60)]
+    read = {"spec": {"columns": COLUMNS}, "conditions": CONDITIONS.model_copy(update={"columns": COLUMNS})}
+    return evaluated(own_desk, own_desk.push(), save_jsonl(tmp_path / "rows.jsonl", rows), scored, **read)
+
+
+def test_rows_of_a_slice_and_of_all_are_shown_to_readers_alone(
+    people: World, own_desk: MergingDesk, ident: str, looking: Callable[..., httpx.Client]
+) -> None:
+    reader, address = looking(own_desk.space), f"/ui/evaluations/{ident}"
+    first = reader.get(address)
+    assert (first.status_code, first.text.count('<th scope="row"')) == (200, 50)
+    assert "&lt;b&gt;0&lt;/b&gt;" in first.text
+    assert "<b>" not in first.text
+    slices = reader.get(address, params={"by": "lang"}).text
+    assert ("value=de" in slices, "value=en" in slices, 'class="picked"' in slices) == (True, True, False)
+    english = reader.get(address, params={"by": "lang", "value": "en"}).text
+    assert "Rows whose lang is en: 20." in english
+    assert english.count("<tr>") == 1 + 2 + 1 + 20
+    for params, said in (
+        ({"by": "nothing"}, "has no column"),
+        ({"metric": "bleu"}, "no row has a score"),
+        ({"by": "lang", "value": "fr"}, "no row has the value"),
+        ({"show": "all", "page": "9"}, "There are no more rows"),
+    ):
+        found = reader.get(address, params=params)
+        assert (found.status_code, said in found.text) == (200, True)
+    assert reader.get(address, params={"show": "none"}).status_code == 422
+    stranger = looking(f"{own_desk.space}-x", Role.ADMIN)
+    for path in (address, f"{address}?show=all", f"/ui/adapters/{own_desk.space}/a/v1/rows"):
+        assert stranger.get(path).status_code == 404
+    assert reader.get(f"/ui/adapters/{own_desk.space}/a/v1/rows").status_code == 200
+
+    with sent(people.services.db) as statements:
+        reader.get(address)
+    assert len(statements) <= 14
+    own_desk.writer.datasets.remove(people.services.picks.scores(ident, who=people.principal(Role.READER)).dataset)
+    assert "&lt;b&gt;" not in reader.get(address).text + reader.get(f"{address}?show=all").text

@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import insert
+
+from registry.artifacts.models import ManifestAccess
+from registry.signatures.models import Signature
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.evaluation import EvaluationReport
 from support import calls
 from support.adapters import SPEC, base_registration, digest, save_adapter, use_of
 from support.people import submit, training
@@ -15,11 +20,6 @@ from support.points import Sender
 from support.registries import World
 from support.scored_rows import CONDITIONS
 from support.seeded_curves import measured
-
-from registry.artifacts.models import ManifestAccess
-from registry.signatures.models import Signature
-from sdk.schemas.catalog import VersionView
-from sdk.schemas.evaluation import EvaluationReport
 
 #: The modules of each layer, with their shapes.
 MODULES = {
@@ -77,7 +77,9 @@ class Maker:
         """Train a version, with points and a probe."""
         spec = SPEC.model_copy(update={"targets": "all-linear"})
         body = training(name, self.data)
-        job = submit(self.world.writer, body.model_copy(update={"request": body.request.model_copy(update={"spec": spec})}))
+        job = submit(
+            self.world.writer, body.model_copy(update={"request": body.request.model_copy(update={"spec": spec})})
+        )
         held = calls.hold(self.world.worker)
         assert held.job == job.id
         Sender(self.world.worker, held).send_all(measured(steps, seed=self._seed + 1))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+import secrets
 from collections.abc import Sequence
-from pathlib import Path
+from typing import cast
 
-from sqlalchemy import insert, select
+from sqlalchemy import Table, insert, select
 
+from registry.jobs.models import Job
 from registry.series.models import JobSeries, SeriesBlock
 from sdk.schemas.series import Point
 from support import calls
-from support.adapters import base_registration
 from support.people import submit, training
 from support.points import Sender
 from support.registries import World
@@ -45,19 +46,14 @@ def sent(world: World, data: str, name: str, points: Sequence[Point]) -> str:
     return job.id
 
 
-def copied(world: World, data: str, name: str, of: str, count: int) -> list[str]:
-    """Submit so many trainings that have measured what another one has."""
-    ids = [submit(world.writer, training(name, data)).id for _ in range(count)]
+def copied(world: World, name: str, of: str, count: int) -> list[str]:
+    """Make so many trainings that have measured what another one has."""
+    ids = [secrets.token_hex(6) for _ in range(count)]
+    own = {"subject": name, "idempotency_key": None, "submit_key": None}
     with world.services.db.write() as session:
-        for table in (JobSeries.__table__, SeriesBlock.__table__):
-            rows = [dict(row) for row in session.execute(select(table).where(table.c.job_id == of)).mappings()]
-            session.execute(insert(table), [{**row, "job_id": job} for job in ids for row in rows])
+        for kind, key in ((Job, "id"), (JobSeries, "job_id"), (SeriesBlock, "job_id")):
+            table = cast("Table", kind.__table__)
+            rows = [dict(row) for row in session.execute(select(table).where(table.c[key] == of)).mappings()]
+            more = own if kind is Job else {}
+            session.execute(insert(table), [{**row, **more, key: job} for job in ids for row in rows])
     return ids
-
-
-def rows_in(world: World, folder: Path) -> str:
-    """Register the base and a dataset; return the dataset's digest."""
-    world.admin.bases.register(base_registration())
-    file = folder / "rows.jsonl"
-    file.write_text('{"prompt": "a", "completion": "b"}\n')
-    return world.writer.datasets.add(file).digest

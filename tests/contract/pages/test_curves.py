@@ -23,7 +23,7 @@ def jobs(people: World, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     file.write_text('{"prompt": "a", "completion": "b"}\n')
     data = people.writer.datasets.add(file).digest
     first = sent(people, data, "first", measured(300))
-    return [first, *copied(people, data, "others", first, 99)]
+    return [first, *copied(people, "others", first, 99)]
 
 
 @pytest.fixture
@@ -45,9 +45,7 @@ def test_curves_are_answered_in_the_order_asked_for(reader: httpx.Client, jobs: 
     assert 200 < timed["at"][-1] < 400
 
 
-def test_hundred_curves_take_a_bounded_number_of_statements(
-    people: World, reader: httpx.Client, jobs: list[str]
-) -> None:
+def test_many_curves_take_a_bounded_number_of_statements(people: World, reader: httpx.Client, jobs: list[str]) -> None:
     reader.get("/ui/series", params={"jobs": jobs[0]})
     counts = []
     for some in (jobs[:1], jobs):

@@ -484,12 +484,20 @@
     return found;
   }
 
+  /* Where the place is in `places` that is nearest; -1 if it is too far away to be of the same steps. */
+  function nearest(places, place) {
+    const before = lastBefore(places, place), after = before + 1;
+    const far = (n) => (n >= 0 && n < places.length ? Math.abs(places[n] - place) : Infinity);
+    const found = far(before) <= far(after) ? before : after;
+    const usual = places.length > 1 ? (places[places.length - 1] - places[0]) / (places.length - 1) : 1;
+    return far(found) <= Math.max(1, GAP * usual) ? found : -1;
+  }
+
   function valueAt(line, column, withBand) {
-    const n = lastBefore(line.columns, column);
+    const n = nearest(line.columns, column);
     if (n < 0) return "–";
     const mean = digits(line.mean[n]);
-    if (!withBand || !line.band || !line.band.length) return mean;
-    const b = lastBefore(line.band, column);
+    const b = withBand && line.low.length ? nearest(line.band, column) : -1;
     return b < 0 || digits(line.low[b]) === digits(line.high[b]) ? mean : `${mean} (${digits(line.low[b])} to ${digits(line.high[b])})`;
   }
 

@@ -24,7 +24,7 @@ def test_parents_are_left_and_children_right() -> None:
     found = lineage_map(graph(nodes, edges))
     places = {box.key: box.x // (WIDTH + ACROSS) for box in found.boxes}
     assert places == {"a@v0": 0, "a@v1": 1, "a@v2": 2, "b@v1": 3}
-    assert [way.title for way in found.ways][0] == "a@v2 (ready): continued from a@v1 (ready)"
+    assert next(way.title for way in found.ways) == "a@v2 (ready): continued from a@v1 (ready)"
     assert {box.key: box.address for box in found.boxes} == {
         "a@v2": "/ui/adapters/a/v2",
         "a@v1": "/ui/adapters/a/v1",

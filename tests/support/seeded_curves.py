@@ -12,9 +12,12 @@ from sqlalchemy import Table, insert, select
 
 from registry.jobs.models import Job
 from registry.series.models import JobSeries, SeriesBlock
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.series import Point
 from support import calls
-from support.people import submit, training
+from support.adapters import SPEC, digest
+from support.people import submit
 from support.points import Sender
 from support.registries import World
 
@@ -37,9 +40,12 @@ def measured(steps: int, *, seed: int = 1, looks: int = 6) -> list[Point]:
     return points
 
 
-def sent(world: World, data: str, name: str, points: Sequence[Point]) -> str:
+def sent(world: World, data: str, name: str, points: Sequence[Point], *, base: str = "tiny") -> str:
     """Submit a training, and send its points as its worker; return its id."""
-    job = submit(world.writer, training(name, data))
+    request = TrainingRequest(
+        adapter=name, base=BaseChoice(id=base, fingerprint=digest(f"{base}: base")), data=data, spec=SPEC
+    )
+    job = submit(world.writer, JobSubmission(request=request))
     held = calls.hold(world.worker)
     assert held.job == job.id
     Sender(world.worker, held).send_all(points)

@@ -34,6 +34,7 @@ def texts(svg: str) -> set[str]:
             "div",
             "p",
             "span",
+            "code",
         }
         assert not any(name.startswith("on") or name == "style" for name in one.attrib)
     return {text for one in root.iter() if (text := (one.text or "").strip())}

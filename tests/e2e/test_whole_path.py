@@ -289,10 +289,16 @@ def _is_runner(process: Path, home: Home) -> bool:
     )
 
 
-def test_each_command_of_the_page_of_a_version_does_what_it_says(home: Home, tmp_path: Path) -> None:
+def commands_of_page(home: Home) -> dict[str, str]:
+    """What the page of the version says there is to type."""
     services = open_embedded(home.folder / "home").state.services
     commands = {one.title: one.text for one in services.version_pages.show("counter@v1", who=LOCAL).commands}
     services.db.close()
+    return commands
+
+
+def test_each_command_of_the_page_of_a_version_does_what_it_says(home: Home, tmp_path: Path) -> None:
+    commands = commands_of_page(home)
     typed = CommandLine(home.folder, cwd=tmp_path)
 
     def run(title: str) -> str:
@@ -313,6 +319,13 @@ def test_each_command_of_the_page_of_a_version_does_what_it_says(home: Home, tmp
         assert process.wait(20) == 0, log.read_text()
     assert "vllm serve" in run("See whether vLLM can serve it")
     run("Check its bytes")
+    # It has a test of its own.
+    assert list(commands) == ["Train again with the same configuration"]
+
+
+def test_version_is_trained_again_as_its_page_says(home: Home) -> None:
+    command = shlex.split(commands_of_page(home)["Train again with the same configuration"])
+    done = home.run(*command[1:], within_s=300)
     # The same bytes are the same version.
-    assert run("Train again with the same configuration").splitlines()[0] == "counter@v1"
-    assert commands == {}
+    assert (done.returncode, done.stdout.split()[0]) == (0, "counter@v1"), done.stderr
+    assert "the files are those of counter@v1" in done.stderr

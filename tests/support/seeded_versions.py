@@ -94,11 +94,13 @@ class Maker:
         }
         version = calls.publication(self.world.worker, self.adapter(), name, base=f"{BASE}: base", **(told | said))
         ref = (calls.complete(self.world.worker, held, version=version).result or {})["ref"]
-        return self.world.writer.get(ref).info
+        view: VersionView = self.world.writer.get(ref).info
+        return view
 
     def pushed(self, name: str, **said: Any) -> VersionView:
         """Push a version."""
-        return self.world.writer.push(self.adapter(), name, base=BASE, **said).info
+        view: VersionView = self.world.writer.push(self.adapter(), name, base=BASE, **said).info
+        return view
 
     def scored(self, ref: str, **metrics: float) -> str:
         """Score a version; return the evaluation's id."""
@@ -107,7 +109,8 @@ class Maker:
         (target,) = held.targets
         report = EvaluationReport(metrics=metrics, precision="float32", conditions=CONDITIONS)
         calls.complete(self.world.worker, held, evaluations=[calls.scored(target, report=report)])
-        return self.world.writer.evaluations(job=job.id)[0].id
+        ident: str = self.world.writer.evaluations(job=job.id)[0].id
+        return ident
 
     def signed(self, view: VersionView) -> None:
         """Record a signature, which nobody has checked."""

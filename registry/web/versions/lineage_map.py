@@ -72,8 +72,8 @@ def lineage_map(lineage: Lineage) -> LineageMap:
         up.setdefault(edge.source, []).append(edge.target)
         down.setdefault(edge.target, []).append(edge.source)
     levels = {lineage.root: 0}
-    for ways, sign in ((up, -1), (down, 1)):
-        levels |= {key: sign * far for key, far in _distances(lineage.root, ways).items() if key not in levels}
+    for led, sign in ((up, -1), (down, 1)):
+        levels |= {key: sign * far for key, far in _distances(lineage.root, led).items() if key not in levels}
     columns: dict[int, list[str]] = {}
     for key, level in levels.items():
         columns.setdefault(level, []).append(key)

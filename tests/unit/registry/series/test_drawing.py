@@ -8,16 +8,16 @@ from support.points import points_of
 from support.seeded_curves import measured
 
 from registry.series.blocks import Points
-from registry.series.drawing import CurveName, Drawing, Line, Training, drawing_of
+from registry.series.drawing import CurveName, Drawing, DrawnLine, DrawnTraining, drawing_of
 from sdk.schemas.series import Point
 from sdk.schemas.version_records import TrainingRecord
 
 
-def training(points: list[Point], name: str = "a", **record: object) -> Training:
-    return Training(CurveName(name=name), Points.of(points).cells(), TrainingRecord.read(record))
+def training(points: list[Point], name: str = "a", **record: object) -> DrawnTraining:
+    return DrawnTraining(CurveName(name=name), Points.of(points).cells(), TrainingRecord.read(record))
 
 
-def line_of(drawing: Drawing, key: str, curve: int = 0) -> Line:
+def line_of(drawing: Drawing, key: str, curve: int = 0) -> DrawnLine:
     (panel,) = (panel for panel in drawing.panels if panel.key == key)
     (line,) = (line for line in panel.lines if line.curve == curve)
     return line
@@ -85,6 +85,6 @@ def test_seconds_are_added_up_over_all_steps() -> None:
 
 def test_many_curves_have_few_columns_each() -> None:
     cells = training(measured(10_000)).cells
-    found = drawing_of([Training(CurveName(name=str(n)), cells, TrainingRecord()) for n in range(100)], "step", [])
+    found = drawing_of([DrawnTraining(CurveName(name=str(n)), cells, TrainingRecord()) for n in range(100)], "step", [])
     assert len(found.at) <= 80
     assert len(found.model_dump_json(exclude_defaults=True)) < 600_000

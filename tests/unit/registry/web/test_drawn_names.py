@@ -8,7 +8,7 @@ import pytest
 from support.points import points_of
 
 from registry.series.blocks import Points
-from registry.series.drawing import CurveName, Training, drawing_of
+from registry.series.drawing import CurveName, DrawnTraining, drawing_of
 from registry.web.curves.pictures import picture_of_drawing
 from registry.web.rendering import environment
 from registry.web.versions.heat_map import STEPS, heat_map
@@ -63,5 +63,5 @@ def test_names_of_relatives_are_text(name: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_of_curves_are_text(name: str) -> None:
-    one = Training(CurveName(name=name), Points.of(points_of(range(1, 9))).cells(), TrainingRecord())
+    one = DrawnTraining(CurveName(name=name), Points.of(points_of(range(1, 9))).cells(), TrainingRecord())
     assert name in texts(picture_of_drawing(drawing_of([one], "step", [])))

@@ -18,7 +18,7 @@ from registry.jobs.members import find_job_of_member
 from registry.jobs.models import Job
 from registry.principal import Principal
 from registry.series.blocks import Folded
-from registry.series.drawing import By, CurveName, Drawing, Training, Wanted, drawing_of
+from registry.series.drawing import By, CurveName, Drawing, DrawnTraining, WantedSeries, drawing_of
 from registry.series.models import VersionSeries
 from registry.series.reading import cells_of_jobs
 from sdk.formats.refs import MemberRef, Ref
@@ -63,7 +63,7 @@ class Curves:
             raise Invalid(
                 f"{len(asked)} curves are asked for; ask for at least 1 and at most {MOST_JOBS}", param="refs"
             )
-        wanted = Wanted(keys, by)
+        wanted = WantedSeries(keys, by)
         with self._db.read() as session:
             found = _of_jobs(session, list(dict.fromkeys(jobs)), wanted, who)
             found |= _of_versions(session, refs, wanted, who)
@@ -72,7 +72,7 @@ class Curves:
         return drawing_of(drawn, by, [name for name in asked if name not in there])
 
 
-def _of_jobs(session: Session, ids: Sequence[str], wanted: Wanted, who: Principal) -> dict[str, Training]:
+def _of_jobs(session: Session, ids: Sequence[str], wanted: WantedSeries, who: Principal) -> dict[str, DrawnTraining]:
     columns = (Job.id, Job.subject, Job.result, Job.request)
     query = select(*columns).where(Job.id.in_(ids), Job.kind == "training", who.within(Job.namespace))
     rows = {row.id: row for row in session.execute(query)} if ids else {}
@@ -85,18 +85,20 @@ def _of_jobs(session: Session, ids: Sequence[str], wanted: Wanted, who: Principa
     for job, asked in rows.items():
         made = (asked.result or {}).get("ref")
         name = CurveName(name=f"{job} {made or asked.subject}", ref=made if isinstance(made, str) else None, job=job)
-        found[job] = Training(name, cells.get(job, {}), TrainingRecord.read((asked.request or {}).get("spec")))
+        found[job] = DrawnTraining(name, cells.get(job, {}), TrainingRecord.read((asked.request or {}).get("spec")))
     return found
 
 
-def _cells_of(session: Session, jobs: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Array]]:
+def _cells_of(session: Session, jobs: Sequence[str], wanted: WantedSeries) -> dict[str, dict[str, Array]]:
     found: dict[str, dict[str, Array]] = {}
     for begin in range(0, len(jobs), _AT_ONCE):
         found |= cells_of_jobs(session, jobs[begin : begin + _AT_ONCE], wanted)
     return found
 
 
-def _of_versions(session: Session, refs: Sequence[str], wanted: Wanted, who: Principal) -> dict[str, Training]:
+def _of_versions(
+    session: Session, refs: Sequence[str], wanted: WantedSeries, who: Principal
+) -> dict[str, DrawnTraining]:
     named, members = _named(session, refs, who)
     found = _of_jobs(session, list(members.values()), wanted, who)
     found = {ref: found[job] for ref, job in members.items() if job in found}
@@ -117,11 +119,11 @@ def _of_versions(session: Session, refs: Sequence[str], wanted: Wanted, who: Pri
         if row is not None:
             cells = _until(finer.get(row.job, {}), row.last_step) or _chosen(row, wanted)
         name = CurveName(name=version.ref, ref=version.ref, job=None if row is None else row.job)
-        found[text] = Training(name, cells, TrainingRecord.read(records.get(version.pk)))
+        found[text] = DrawnTraining(name, cells, TrainingRecord.read(records.get(version.pk)))
     return found
 
 
-def _chosen(row: VersionSeries, wanted: Wanted) -> dict[str, Array]:
+def _chosen(row: VersionSeries, wanted: WantedSeries) -> dict[str, Array]:
     return {key: cells for key, cells in Folded.unpacked(row.names, row.data).cells.items() if key in wanted}
 
 

@@ -54,7 +54,7 @@ class CurveName(Wire):
     kept: bool = False
 
 
-class Line(Wire):
+class DrawnLine(Wire):
     """One series of one training in the columns of the picture."""
 
     #: Whose, by its place among `curves`.
@@ -81,7 +81,7 @@ class Line(Wire):
         yield from zip((at[column] for column in columns), self.low, self.high, strict=True)
 
 
-class Looks(Wire):
+class DrawnLooks(Wire):
     """Scores of the held-out rows of one training, where they were taken."""
 
     curve: int
@@ -90,15 +90,15 @@ class Looks(Wire):
     value: list[float]
 
 
-class Panel(Wire):
+class DrawnPanel(Wire):
     """One axis of values."""
 
     #: The name of its series of steps, or of its scores.
     key: str
     title: str
     unit: str = ""
-    lines: list[Line] = Field(default_factory=list)
-    looks: list[Looks] = Field(default_factory=list)
+    lines: list[DrawnLine] = Field(default_factory=list)
+    looks: list[DrawnLooks] = Field(default_factory=list)
 
 
 class Drawing(Wire):
@@ -108,7 +108,7 @@ class Drawing(Wire):
     #: The places of its columns, in steps or in seconds of training.
     at: list[float]
     curves: list[CurveName]
-    panels: list[Panel]
+    panels: list[DrawnPanel]
     #: Over how many steps a mean of any line is at most.
     steps_a_mean: int = 0
     #: What was asked for and isn't there: unknown, without a point, or without times.
@@ -116,7 +116,7 @@ class Drawing(Wire):
 
 
 @dataclass
-class Training:
+class DrawnTraining:
     """One training that is drawn."""
 
     name: CurveName
@@ -140,7 +140,7 @@ def is_drawn(key: str) -> bool:
     return key in _LINES or key.startswith(OF_LOOKS)
 
 
-class Wanted:
+class WantedSeries:
     """The names of series that a picture needs, of whatever names there are."""
 
     def __init__(self, keys: Container[str] | None, by: By) -> None:
@@ -154,7 +154,7 @@ class Wanted:
         return isinstance(key, str) and is_drawn(key) and (self._keys is None or panel in self._keys)
 
 
-def drawing_of(found: Sequence[Training], by: By, left_out: list[str]) -> Drawing:
+def drawing_of(found: Sequence[DrawnTraining], by: By, left_out: list[str]) -> Drawing:
     """Draw trainings that have something to be drawn."""
     if by == "seconds":
         for one in found:
@@ -175,7 +175,7 @@ def drawing_of(found: Sequence[Training], by: By, left_out: list[str]) -> Drawin
     )
 
 
-def _panels(found: Sequence[Training], drawn: Sequence[Mapping[str, Array]], axis: Axis) -> Iterator[Panel]:
+def _panels(found: Sequence[DrawnTraining], drawn: Sequence[Mapping[str, Array]], axis: Axis) -> Iterator[DrawnPanel]:
     """Yield the loss with its held-out scores, all other held-out scores, and what else steps have."""
     units = {_UNITS.get(one.record.objective or "", "") for one in found}
     unit = units.pop() if len(units) == 1 else ""
@@ -194,10 +194,10 @@ def _panels(found: Sequence[Training], drawn: Sequence[Mapping[str, Array]], axi
         ]
         if lines or looks:
             title = _LINES.get(key) or f"held-out {key.removeprefix(OF_LOOKS).replace('_', ' ')}"
-            yield Panel(key=key, title=title, unit=unit if key == LOSS else "", lines=lines, looks=looks)
+            yield DrawnPanel(key=key, title=title, unit=unit if key == LOSS else "", lines=lines, looks=looks)
 
 
-def _axis(found: Sequence[Training], drawn: Sequence[Mapping[str, Array]], by: By) -> Axis:
+def _axis(found: Sequence[DrawnTraining], drawn: Sequence[Mapping[str, Array]], by: By) -> Axis:
     most = next(columns for curves, columns in _COLUMNS if len(found) <= curves)
     if by == "seconds":
         return Axis(0.0, max([1e-3, *(one.clock.whole_s for one in found if one.clock is not None)]), most)
@@ -209,11 +209,11 @@ def _axis(found: Sequence[Training], drawn: Sequence[Mapping[str, Array]], by: B
     return Axis(first - 0.5, past - 0.5, columns)
 
 
-def _line(at: int, one: Training, cells: Array, axis: Axis, *, averaged: bool) -> Line:
+def _line(at: int, one: DrawnTraining, cells: Array, axis: Axis, *, averaged: bool) -> DrawnLine:
     fine = axis.gathered(cells, one.places(cells))
     means = coarser(fine, axis.columns // _MEANS) if averaged and len(fine.columns) >= 2 * _MEANS else fine
     counts = means.cells["count"]
-    line = Line(
+    line = DrawnLine(
         curve=at,
         columns=means.columns.tolist(),
         mean=_rounded(means.cells["mean"]),
@@ -227,14 +227,14 @@ def _line(at: int, one: Training, cells: Array, axis: Axis, *, averaged: bool) -
     return line.model_copy(update={"band": band, "low": low, "high": high})
 
 
-def _looks(at: int, one: Training, cells: Array) -> Looks:
+def _looks(at: int, one: DrawnTraining, cells: Array) -> DrawnLooks:
     some = reduced(cells, _MOST_LOOKS)
     # A look is at one step; a bucket of several has its mean at its last.
     places = some["step"] if one.clock is None else one.clock.at(some["step"])
-    return Looks(curve=at, at=_rounded(places), step=some["step"].tolist(), value=_rounded(some["mean"]))
+    return DrawnLooks(curve=at, at=_rounded(places), step=some["step"].tolist(), value=_rounded(some["mean"]))
 
 
-def _whose(one: Training, cells: Mapping[str, Array]) -> CurveName:
+def _whose(one: DrawnTraining, cells: Mapping[str, Array]) -> CurveName:
     """Say what the best look was, as the record of the version has it; otherwise as the series has it."""
     import numpy as np
 
@@ -247,7 +247,7 @@ def _whose(one: Training, cells: Mapping[str, Array]) -> CurveName:
     return one.name.model_copy(update={"last_step": last, "best_at": at, "best_step": best, "kept": kept is not None})
 
 
-def _in_columns(panel: Panel, places: Mapping[int, int]) -> Panel:
+def _in_columns(panel: DrawnPanel, places: Mapping[int, int]) -> DrawnPanel:
     """The panel without the columns in which no line of any has a value."""
 
     def placed(columns: list[int] | None) -> list[int] | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from registry.series.cells import Array
 
 
-class Gathered(NamedTuple):
+class InColumns(NamedTuple):
     """What one series has in the columns of an axis."""
 
     #: (n), rising: the columns in which it has a value.
@@ -40,14 +40,14 @@ class Axis:
     past: float
     columns: int
 
-    def gathered(self, cells: Array, places: Array) -> Gathered:
+    def gathered(self, cells: Array, places: Array) -> InColumns:
         """What cells (n) at their places (n) on the axis, which rise, have in each column."""
         import numpy as np
 
         keys = ((places - self.low) * (self.columns / (self.past - self.low))).astype(np.int64)
         keys = np.clip(keys, 0, self.columns - 1)
         begins = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if len(keys) else keys
-        return Gathered(keys[begins], merged(cells, keys))
+        return InColumns(keys[begins], merged(cells, keys))
 
     def middles(self) -> Array:
         """Where the middle of each column is (columns)."""
@@ -87,7 +87,7 @@ class Clock:
         return np.interp(steps, self._steps, self._passed)
 
 
-def coarser(fine: Gathered, group: int) -> Gathered:
+def coarser(fine: InColumns, group: int) -> InColumns:
     """The cells of so many columns each as one, which is in the one in the middle of those that have values."""
     import numpy as np
 
@@ -96,4 +96,4 @@ def coarser(fine: Gathered, group: int) -> Gathered:
         return fine
     begins = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
     ends = np.append(begins[1:], len(keys)) - 1
-    return Gathered(fine.columns[(begins + ends) // 2], merged(fine.cells, keys))
+    return InColumns(fine.columns[(begins + ends) // 2], merged(fine.cells, keys))

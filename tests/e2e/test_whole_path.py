@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ from support import encoders, processes, tiny
 from support.command_line import CommandLine
 from support.soak import SOAKING
 from support.workplace import wait_until
+
+from registry.app.embedded import open_embedded
+from registry.principal import LOCAL
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 
@@ -282,3 +287,45 @@ def _is_runner(process: Path, home: Home) -> bool:
         b"workers.entry.local_runner" in command
         and f"ADAPTERCTL_URL=local:{home.folder / 'home'}".encode() in environment
     )
+
+
+def commands_of_page(home: Home) -> dict[str, str]:
+    """What the page of the version says there is to type."""
+    services = open_embedded(home.folder / "home").state.services
+    commands = {one.title: one.text for one in services.version_pages.show("counter@v1", who=LOCAL).commands}
+    services.db.close()
+    return commands
+
+
+def test_each_command_of_the_page_of_a_version_does_what_it_says(home: Home, tmp_path: Path) -> None:
+    commands = commands_of_page(home)
+    typed = CommandLine(home.folder, cwd=tmp_path)
+
+    def run(title: str) -> str:
+        return typed.ok(*shlex.split(commands.pop(title))[1:])
+
+    assert (tmp_path / run("Pull its files") / "adapter_config.json").is_file()
+    loaded = commands.pop("Load it in PEFT") + "\nprint(type(model).__name__, model.peft_config['default'].r)\n"
+    done = processes.finished(sys.executable, "-c", loaded, cwd=tmp_path)
+    assert done.stdout.split() == ["PeftModelForCausalLM", "4"], done.stderr
+    serve, port, log = shlex.split(commands.pop("Serve it")), processes.free_port(), tmp_path / "serve.log"
+    # Its training has recorded what it answers.
+    assert serve == ["adapterctl", "serve", "counter@v1"]
+    with processes.running(*serve, "--port", str(port), env=home.env, log=log) as process:
+        wait_until(
+            lambda: process.poll() is not None or f"http://127.0.0.1:{port}/v1" in log.read_text(), log.read_text
+        )
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, log.read_text()
+    assert "vllm serve" in run("See whether vLLM can serve it")
+    run("Check its bytes")
+    # It has a test of its own.
+    assert list(commands) == ["Train again with the same configuration"]
+
+
+def test_version_is_trained_again_as_its_page_says(home: Home) -> None:
+    command = shlex.split(commands_of_page(home)["Train again with the same configuration"])
+    done = home.run(*command[1:], within_s=300)
+    # The same bytes are the same version.
+    assert (done.returncode, done.stdout.split()[0]) == (0, "counter@v1"), done.stderr
+    assert "the files are those of counter@v1" in done.stderr

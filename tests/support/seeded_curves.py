@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+import secrets
 from collections.abc import Sequence
-from pathlib import Path
+from typing import cast
 
-from sqlalchemy import insert, select
+from sqlalchemy import Table, insert, select
 
+from registry.jobs.models import Job
 from registry.series.models import JobSeries, SeriesBlock
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
 from sdk.schemas.series import Point
 from support import calls
-from support.adapters import base_registration
-from support.people import submit, training
+from support.adapters import SPEC, digest
+from support.people import submit
 from support.points import Sender
 from support.registries import World
 
@@ -36,28 +40,26 @@ def measured(steps: int, *, seed: int = 1, looks: int = 6) -> list[Point]:
     return points
 
 
-def sent(world: World, data: str, name: str, points: Sequence[Point]) -> str:
+def sent(world: World, data: str, name: str, points: Sequence[Point], *, base: str = "tiny") -> str:
     """Submit a training, and send its points as its worker; return its id."""
-    job = submit(world.writer, training(name, data))
+    request = TrainingRequest(
+        adapter=name, base=BaseChoice(id=base, fingerprint=digest(f"{base}: base")), data=data, spec=SPEC
+    )
+    job = submit(world.writer, JobSubmission(request=request))
     held = calls.hold(world.worker)
     assert held.job == job.id
     Sender(world.worker, held).send_all(points)
     return job.id
 
 
-def copied(world: World, data: str, name: str, of: str, count: int) -> list[str]:
-    """Submit so many trainings that have measured what another one has."""
-    ids = [submit(world.writer, training(name, data)).id for _ in range(count)]
+def copied(world: World, name: str, of: str, count: int) -> list[str]:
+    """Make so many trainings that have measured what another one has."""
+    ids = [secrets.token_hex(6) for _ in range(count)]
+    own = {"subject": name, "idempotency_key": None, "submit_key": None}
     with world.services.db.write() as session:
-        for table in (JobSeries.__table__, SeriesBlock.__table__):
-            rows = [dict(row) for row in session.execute(select(table).where(table.c.job_id == of)).mappings()]
-            session.execute(insert(table), [{**row, "job_id": job} for job in ids for row in rows])
+        for kind, key in ((Job, "id"), (JobSeries, "job_id"), (SeriesBlock, "job_id")):
+            table = cast("Table", kind.__table__)
+            rows = [dict(row) for row in session.execute(select(table).where(table.c[key] == of)).mappings()]
+            more = own if kind is Job else {}
+            session.execute(insert(table), [{**row, **more, key: job} for job in ids for row in rows])
     return ids
-
-
-def rows_in(world: World, folder: Path) -> str:
-    """Register the base and a dataset; return the dataset's digest."""
-    world.admin.bases.register(base_registration())
-    file = folder / "rows.jsonl"
-    file.write_text('{"prompt": "a", "completion": "b"}\n')
-    return world.writer.datasets.add(file).digest

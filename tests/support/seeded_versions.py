@@ -13,14 +13,18 @@ from registry.artifacts.models import ManifestAccess
 from registry.signatures.models import Signature
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.evaluation import EvaluationReport
+from sdk.schemas.job_requests import BaseChoice, TrainingRequest
+from sdk.schemas.jobs import JobSubmission
 from support import calls
 from support.adapters import SPEC, base_registration, digest, save_adapter, use_of
-from support.people import submit, training
+from support.people import submit
 from support.points import Sender
 from support.registries import World
 from support.scored_rows import CONDITIONS
 from support.seeded_curves import measured
 
+#: The base.
+BASE = "deep"
 #: The modules of each layer, with their shapes.
 MODULES = {
     "self_attn.q_proj": (8, 6),
@@ -58,9 +62,9 @@ def lora_tensors(layers: int, seed: int) -> dict[str, np.ndarray]:
 class Maker:
     """Makes versions of one registry, as its workers and writers do."""
 
-    def __init__(self, world: World, folder: Path, *, layers: int = 24, **base: Any) -> None:
+    def __init__(self, world: World, folder: Path, *, layers: int = 24) -> None:
         self.world, self.folder, self.layers, self._seed = world, folder, layers, 0
-        world.admin.bases.register(base_registration(tensors=base_tensors(layers), **base))
+        world.admin.bases.register(base_registration(BASE, tensors=base_tensors(layers)))
         file = folder / "rows.jsonl"
         file.write_text('{"prompt": "a", "completion": "b"}\n')
         self.rows = file
@@ -76,10 +80,9 @@ class Maker:
     def trained(self, name: str, *, steps: int = 600, **said: Any) -> VersionView:
         """Train a version, with points and a probe."""
         spec = SPEC.model_copy(update={"targets": "all-linear"})
-        body = training(name, self.data)
-        job = submit(
-            self.world.writer, body.model_copy(update={"request": body.request.model_copy(update={"spec": spec})})
-        )
+        base = BaseChoice(id=BASE, fingerprint=digest(f"{BASE}: base"))
+        request = TrainingRequest(adapter=name, base=base, data=self.data, spec=spec)
+        job = submit(self.world.writer, JobSubmission(request=request))
         held = calls.hold(self.world.worker)
         assert held.job == job.id
         Sender(self.world.worker, held).send_all(measured(steps, seed=self._seed + 1))
@@ -89,13 +92,15 @@ class Maker:
             "metrics": {"loss": 1.31, "eval_loss": 1.45, "eval_loss_base": 3.2, "train_s": 612.0, **PROBE},
             "libraries": {"torch": "2.9.0", "transformers": "5.0.0", "peft": "0.21.0"},
         }
-        version = calls.publication(self.world.worker, self.adapter(), name, **(told | said))
+        version = calls.publication(self.world.worker, self.adapter(), name, base=f"{BASE}: base", **(told | said))
         ref = (calls.complete(self.world.worker, held, version=version).result or {})["ref"]
-        return self.world.writer.get(ref).info
+        view: VersionView = self.world.writer.get(ref).info
+        return view
 
     def pushed(self, name: str, **said: Any) -> VersionView:
         """Push a version."""
-        return self.world.writer.push(self.adapter(), name, base="tiny", **said).info
+        view: VersionView = self.world.writer.push(self.adapter(), name, base=BASE, **said).info
+        return view
 
     def scored(self, ref: str, **metrics: float) -> str:
         """Score a version; return the evaluation's id."""
@@ -104,7 +109,8 @@ class Maker:
         (target,) = held.targets
         report = EvaluationReport(metrics=metrics, precision="float32", conditions=CONDITIONS)
         calls.complete(self.world.worker, held, evaluations=[calls.scored(target, report=report)])
-        return self.world.writer.evaluations(job=job.id)[0].id
+        ident: str = self.world.writer.evaluations(job=job.id)[0].id
+        return ident
 
     def signed(self, view: VersionView) -> None:
         """Record a signature, which nobody has checked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.series.drawing import Drawing, Line, Looks
+from registry.series.drawing import Drawing, DrawnLine, DrawnLooks
 from sdk.plotting.picture import MOST_CURVES, Panel, Picture, Trace
 from sdk.plotting.scales import scale_of, scale_of_steps, spans_widely
 from sdk.plotting.svg import svg_of
@@ -35,7 +35,7 @@ def picture_of_drawing(drawing: Drawing) -> str:
     return svg_of(Picture(tuple(one.name[-40:] for one in curves), steps, tuple(panels), legend))
 
 
-def _trace(at: int, lines: list[Line], looks: list[Looks], drawing: Drawing) -> Trace:
+def _trace(at: int, lines: list[DrawnLine], looks: list[DrawnLooks], drawing: Drawing) -> Trace:
     line = next((one for one in lines if one.curve == at), None)
     scores = next((one for one in looks if one.curve == at), None)
     points = None if scores is None else _buckets(scores.at, scores.value, scores.value, scores.value)

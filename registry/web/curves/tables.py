@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from registry.series.drawing import Drawing, Line
+from registry.series.drawing import Drawing, DrawnLine
 
 #: How many curves have their tables on one page; each has some hundreds of rows.
 MOST_TABLED = 16
@@ -39,7 +39,7 @@ def _tables(drawing: Drawing, curve: int) -> Iterator[Table]:
                 yield Table(title, ("step", "value"), list(zip(map(float, looks.step), looks.value, strict=True)))
 
 
-def _rows(line: Line, at: list[float]) -> Iterator[tuple[float | None, ...]]:
+def _rows(line: DrawnLine, at: list[float]) -> Iterator[tuple[float | None, ...]]:
     """Yield what each column has; a mean is at the middle one of those that it is over."""
     means = dict(line.means(at))
     if not line.low:

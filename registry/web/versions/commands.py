@@ -58,7 +58,7 @@ def _commands(view: VersionView, base: BasePlace, *, is_proved: bool, was_traine
     if view.state in ("ready", "archived"):
         proof = "" if is_proved else "there is no record of what it answers yet, so it is served unproved"
         yield Command("Serve it", f"adapterctl serve {view.ref}{'' if is_proved else ' --unprobed'}", proof)
-        yield Command("See which engines can serve it", f"adapterctl compat {view.ref}")
+        yield Command("See whether vLLM can serve it", f"adapterctl compat {view.ref} --engine vllm")
     if was_trained and view.state != KEPT:
         yield Command("Train again with the same configuration", f"adapterctl train {view.adapter} --like {view.ref}")
     elif view.state != KEPT and not view.parents:

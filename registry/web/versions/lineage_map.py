@@ -22,7 +22,7 @@ from sdk.schemas.lineage import (
 #: How many steps are followed, and how many nodes a column has; the rest is counted.
 STEPS, MOST_IN_COLUMN = 2, 6
 #: Sizes in pixels.
-WIDTH, HEIGHT, ACROSS, DOWN = 190, 44, 62, 12
+WIDTH, HEIGHT, ACROSS, DOWN = 190, 44, 46, 12
 #: Characters of a node's name.
 _NAME = 25
 
@@ -72,13 +72,13 @@ def lineage_map(lineage: Lineage) -> LineageMap:
         up.setdefault(edge.source, []).append(edge.target)
         down.setdefault(edge.target, []).append(edge.source)
     levels = {lineage.root: 0}
-    for ways, sign in ((up, -1), (down, 1)):
-        levels |= {key: sign * far for key, far in _distances(lineage.root, ways).items() if key not in levels}
+    for led, sign in ((up, -1), (down, 1)):
+        levels |= {key: sign * far for key, far in _distances(lineage.root, led).items() if key not in levels}
     columns: dict[int, list[str]] = {}
     for key, level in levels.items():
         columns.setdefault(level, []).append(key)
     first = min(columns)
-    shown = {level: keys[:MOST_IN_COLUMN] for level, keys in columns.items()}
+    shown = _chosen(columns, up, down)
     more = {level: len(columns[level]) - len(keys) for level, keys in shown.items()}
     tallest = max(len(keys) + bool(more[level]) for level, keys in shown.items())
     height = tallest * (HEIGHT + DOWN) - DOWN
@@ -97,6 +97,19 @@ def lineage_map(lineage: Lineage) -> LineageMap:
     width = len(range(first, max(columns) + 1)) * (WIDTH + ACROSS) - ACROSS
     has_more = lineage.truncated or lineage.unfollowed > 0 or bool(counted)
     return LineageMap((*boxes.values(), *counted), ways, width, height, has_more)
+
+
+def _chosen(
+    columns: Mapping[int, Sequence[str]], up: Mapping[str, Sequence[str]], down: Mapping[str, Sequence[str]]
+) -> dict[int, list[str]]:
+    """The nodes of each column that are drawn: those that a drawn one nearer to the root leads to."""
+    shown = {0: list(columns[0])}
+    for level in sorted(columns, key=abs):
+        if level:
+            ways, nearer = (up, level + 1) if level < 0 else (down, level - 1)
+            led = {key for one in shown[nearer] for key in ways.get(one, ())}
+            shown[level] = [key for key in columns[level] if key in led][:MOST_IN_COLUMN]
+    return shown
 
 
 def _distances(root: str, ways: Mapping[str, Sequence[str]]) -> dict[str, int]:

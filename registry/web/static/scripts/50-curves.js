@@ -110,23 +110,26 @@
     async load() {
       const from = this.by === "seconds" && this.figure.dataset.seconds ? this.figure.dataset.seconds : this.figure.dataset.curves;
       const asked = (this.asked = (this.asked || 0) + 1);
-      let drawing;
+      let text;
       if (from.startsWith("#")) {
-        drawing = JSON.parse(document.querySelector(from).textContent);
+        text = document.querySelector(from).textContent;
       } else {
         const address = from + (this.by === "seconds" ? `${from.includes("?") ? "&" : "?"}by=seconds` : "");
         try {
           const answer = await fetch(address, { headers: { "HX-Request": "true" }, credentials: "same-origin" });
           if (!answer.ok) throw new Error(String(answer.status));
-          drawing = await answer.json();
+          text = await answer.text();
         } catch {
           if (asked === this.asked) this.note.textContent = "The curves can't be loaded now; load the page again.";
           return;
         }
       }
       if (asked !== this.asked || !this.figure.isConnected) return;
+      // What is read now isn't drawn anew for nothing.
+      if (text === this.text) return;
+      this.text = text;
       const began = performance.now();
-      this.drawing = whole(drawing);
+      this.drawing = whole(JSON.parse(text));
       this.draw();
       this.figure.dataset.drawnMs = String(Math.round(performance.now() - began));
     }
@@ -149,6 +152,7 @@
     draw() {
       const { curves, panels, left_out: leftOut } = this.drawing;
       this.readColours();
+      const before = this.focused();
       for (const plot of this.plots) plot.destroy();
       this.plots = [];
       this.space.replaceChildren();
@@ -171,6 +175,26 @@
       }
       if (leftOut.length) said.push(`Without ${this.by === "seconds" ? "times" : "points"}: ${leftOut.join(", ")}.`);
       this.note.textContent = said.join(" ");
+      this.focus(before);
+    }
+
+    /* Whoever reads by keyboard stays where they are when it is drawn anew. */
+    focused() {
+      const there = document.activeElement;
+      const of = (list) => [...list].findIndex((one) => one.contains(there));
+      return { plot: of(this.space.querySelectorAll(".curve-plot")), name: of(this.legend.children), column: this.column };
+    }
+
+    focus({ plot, name, column }) {
+      this.column = undefined;
+      this.space.querySelectorAll(".curve-plot")[plot]?.focus({ preventScroll: true });
+      this.legend.children[name]?.firstChild.focus({ preventScroll: true });
+      if (plot >= 0 && this.plots[plot] && column !== undefined && column !== null) this.moveTo(this.plots[plot], column);
+    }
+
+    moveTo(plot, column) {
+      const to = Math.min(plot.data[0].length - 1, Math.max(0, column));
+      plot.setCursor({ left: plot.valToPos(plot.data[0][to], "x"), top: plot.over.clientHeight / 2 });
     }
 
     plot(panel, isLast) {
@@ -193,7 +217,13 @@
         });
         if (banded) {
           data.push(spread(at.length, line.band, line.high), spread(at.length, line.band, line.low));
-          const edge = { width: 0, points: { show: false }, show: this.showsBand(line.curve) };
+          // Where a column has one step, the edges are all that is seen of it.
+          const edge = {
+            width: 0.75,
+            stroke: () => this.faded(this.colour(line.curve), curves.length > 1 ? 25 : 45),
+            points: { show: false },
+            show: this.showsBand(line.curve),
+          };
           series.push({ ...edge }, { ...edge });
           bands.push({ series: [place + 1, place + 2], fill: () => this.faded(this.colour(line.curve), curves.length > 1 ? 16 : 22) });
         }
@@ -429,8 +459,7 @@
       if (to === undefined) return;
       event.preventDefault();
       this.readout.setAttribute("aria-live", "polite");
-      const column = Math.min(last, Math.max(0, to));
-      plot.setCursor({ left: plot.valToPos(plot.data[0][column], "x"), top: plot.over.clientHeight / 2 });
+      this.moveTo(plot, to);
     }
   }
 
@@ -484,12 +513,20 @@
     return found;
   }
 
+  /* Where the place is in `places` that is nearest; -1 if it is too far away to be of the same steps. */
+  function nearest(places, place) {
+    const before = lastBefore(places, place), after = before + 1;
+    const far = (n) => (n >= 0 && n < places.length ? Math.abs(places[n] - place) : Infinity);
+    const found = far(before) <= far(after) ? before : after;
+    const usual = places.length > 1 ? (places[places.length - 1] - places[0]) / (places.length - 1) : 1;
+    return far(found) <= Math.max(1, GAP * usual) ? found : -1;
+  }
+
   function valueAt(line, column, withBand) {
-    const n = lastBefore(line.columns, column);
+    const n = nearest(line.columns, column);
     if (n < 0) return "–";
     const mean = digits(line.mean[n]);
-    if (!withBand || !line.band || !line.band.length) return mean;
-    const b = lastBefore(line.band, column);
+    const b = withBand && line.low.length ? nearest(line.band, column) : -1;
     return b < 0 || digits(line.low[b]) === digits(line.high[b]) ? mean : `${mean} (${digits(line.low[b])} to ${digits(line.high[b])})`;
   }
 

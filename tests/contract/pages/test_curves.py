@@ -1,0 +1,98 @@
+"""Curves for pages, over both databases: of whom, for whom, and with how many statements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.people import submit, training
+from support.registries import World
+from support.seeded_curves import copied, measured, sent
+from support.signed_in import signed_in
+from support.statements import sent as statements
+
+from registry.principal import Role
+
+
+@pytest.fixture(scope="module")
+def jobs(people: World, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    data = people.writer.datasets.add(file).digest
+    first = sent(people, data, "first", measured(300))
+    return [first, *copied(people, "others", first, 99)]
+
+
+@pytest.fixture
+def reader(people: World) -> Iterator[httpx.Client]:
+    with signed_in(people) as client:
+        yield client
+
+
+def test_curves_are_answered_in_the_order_asked_for(reader: httpx.Client, jobs: list[str]) -> None:
+    answer = reader.get("/ui/series", params={"jobs": f"{jobs[1]},nothing,{jobs[0]}"})
+    assert answer.headers["Cache-Control"] == "no-store"
+    found = answer.json()
+    assert [curve["job"] for curve in found["curves"]] == [jobs[1], jobs[0]]
+    assert found["left_out"] == ["nothing"]
+    assert [panel["key"] for panel in found["panels"]] == ["loss", "lr", "grad_norm"]
+    only = reader.get("/ui/series", params={"jobs": jobs[0], "keys": "lr"}).json()
+    assert [panel["key"] for panel in only["panels"]] == ["lr"]
+    timed = reader.get("/ui/series", params={"jobs": jobs[0], "by": "seconds"}).json()
+    assert 200 < timed["at"][-1] < 400
+
+
+def test_many_curves_take_a_bounded_number_of_statements(people: World, reader: httpx.Client, jobs: list[str]) -> None:
+    reader.get("/ui/series", params={"jobs": jobs[0]})
+    counts = []
+    for some in (jobs[:1], jobs):
+        with statements(people.services.db) as seen:
+            answer = reader.get("/ui/series", params={"jobs": ",".join(some)})
+        assert len(answer.json()["curves"]) == len(some)
+        # The gate may look at the session again.
+        counts.append(len(seen))
+    assert counts[1] <= counts[0] + 8, counts
+
+
+@pytest.mark.parametrize("path", ["/ui/series", "/ui/series.svg", "/ui/series/table"])
+def test_strangers_see_nothing_and_learn_nothing(people: World, jobs: list[str], path: str) -> None:
+    with signed_in(people, Role.ADMIN, namespace="elsewhere") as stranger:
+        asked, invented = (stranger.get(path, params={"jobs": job}) for job in (jobs[0], "0123456789ab"))
+        assert asked.status_code == invented.status_code == 200
+        assert asked.text.replace(jobs[0], "") == invented.text.replace("0123456789ab", "")
+        refs = stranger.get("/ui/series", params={"refs": "first@v1,first,first@production"})
+        assert "curves" not in refs.json() or refs.json()["curves"] == []
+    assert httpx.get(people.url + path, params={"jobs": jobs[0]}).status_code == 303
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["jobs=" + ",".join(f"j{n}" for n in range(101)), "", "refs=NO", "refs=a@v1&by=hours", "refs=" + "a" * 30_000],
+)
+def test_wrong_requests_are_refused_in_words(reader: httpx.Client, query: str) -> None:
+    answer = reader.get(f"/ui/series?{query}")
+    assert answer.status_code in {400, 422}
+    assert "Not possible" in answer.text
+
+
+def test_picture_and_tables_have_what_scripts_draw(people: World, reader: httpx.Client, jobs: list[str]) -> None:
+    picture = reader.get("/ui/series.svg", params={"jobs": ",".join(jobs[:20])})
+    assert picture.headers["Content-Type"].startswith("image/svg+xml")
+    assert picture.headers["X-Content-Type-Options"] == "nosniff"
+    assert "and 4 more curves" in picture.text
+    table = reader.get("/ui/series/table", params={"jobs": jobs[0]}).text
+    assert "learning rate" in table
+    assert ">100</td>" in table
+
+
+def test_training_without_points_is_left_out(people: World, reader: httpx.Client, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    job = submit(people.writer, training("waiting", people.writer.datasets.add(file).digest)).id
+    found = reader.get("/ui/series", params={"jobs": job})
+    assert json.loads(found.text) == {"by": "step", "at": [], "curves": [], "panels": [], "left_out": [job]}
+    assert "There is nothing to show" in reader.get("/ui/series/table", params={"jobs": job}).text
+    assert reader.get("/ui/series.svg", params={"jobs": job}).text.startswith("<svg")

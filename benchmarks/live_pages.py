@@ -64,8 +64,9 @@ def run(readers: int = READERS, seconds: float = SECONDS) -> list[Row]:
     with ExitStack() as stack:
         postgres = stack.enter_context(postgres_server(log_statement="all"))
         at = stack.enter_context(site(postgres, "live"))
-        held = _hold(at)
+        _submit(at)
         reading = _sign_in(at, readers)
+        held = _claim(at)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = runner.run(_measure(at, held, reading, postgres.log_path, seconds))
     note = f"{readers} readers of /ui/jobs, {TOKENS} tokens; PostgreSQL, a registry of 2 processes"
@@ -205,11 +206,14 @@ def _sign_in(at: Site, readers: int) -> list[_Reader]:
     return found
 
 
-def _hold(at: Site) -> list[Assignment]:
-    """Submit jobs and claim them."""
+def _submit(at: Site) -> None:
     submission = small_job(at)
     for _ in range(JOBS):
         at.client.call("POST", "/jobs", JobView, body=submission)
+
+
+def _claim(at: Site) -> list[Assignment]:
+    """Claim all jobs, which are then held for as long as a lease lasts."""
     me = Client(at.server.url, at.worker_token, cache=at.folder / "worker-cache")
     found = []
     for number in range(JOBS):

@@ -50,11 +50,13 @@ class _Reader:
     request: bytes
     seen: dict[int, float] = field(default_factory=dict)
     size_bytes: int = 0
+    last: bytes = b""
 
     def take(self, part: bytes) -> None:
         """Note what came."""
         now = time.monotonic()
         self.size_bytes += len(part)
+        self.last = part
         for match in _STEP.finditer(part):
             self.seen.setdefault(int(match[1]), now)
 
@@ -63,7 +65,7 @@ def run(readers: int = READERS, seconds: float = SECONDS) -> list[Row]:
     """Let so many read, at rest and while jobs go on. Raises LoadError where one misses anything."""
     with ExitStack() as stack:
         postgres = stack.enter_context(postgres_server(log_statement="all"))
-        at = stack.enter_context(site(postgres, "live"))
+        at = stack.enter_context(site(postgres, "live", REGISTRY_MAX_CONNECTIONS_PER_ADDRESS=str(2 * readers)))
         _submit(at)
         reading = _sign_in(at, readers)
         held = _claim(at)
@@ -102,10 +104,9 @@ async def _measure(
         sizes, worked, began = sum(reader.size_bytes for reader in readers), _cpu_s(), time.monotonic()
         beats = await _beat(at, held, seconds)
         busy = 100 * (_cpu_s() - worked) / (time.monotonic() - began)
+        if ended := [reader for reader, stream in zip(readers, streams, strict=True) if stream.done()]:
+            raise LoadError(f"{len(ended)} streams have ended, one with {ended[0].last[-300:]!r}")
         lasts = await _lasts(readers, beats)
-        ended = [stream for stream in streams if stream.done()]
-        if ended:
-            raise LoadError(f"{len(ended)} streams have ended: {ended[0].result()[:200]!r}")
         sizes = sum(reader.size_bytes for reader in readers) - sizes
     finally:
         for stream in streams:
@@ -193,15 +194,15 @@ def _sign_in(at: Site, readers: int) -> list[_Reader]:
     secrets = [at.client.tokens.create(f"reader {number}", {"-": "reader"}).secret for number in range(TOKENS)]
     host = f"127.0.0.1:{at.server.port}"
     found = []
+    live = ""
     for number in range(readers):
         with httpx.Client(base_url=at.server.url, headers={"Origin": at.server.url}, timeout=30) as browser:
             browser.post("/ui/sign-in", data={"token": secrets[number % TOKENS], "next": "/ui/jobs"})
-            page = browser.get("/ui/jobs").text
-            live = _LIVE.search(page)
-            if live is None:
-                raise LoadError(f"the page has no stream: {page[:300]}")
+            if number == 0:
+                # All have the same rights, and so the same page.
+                live = html.unescape(_LIVE.findall(browser.get("/ui/jobs").text)[0])
             cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
-        head = f"GET {html.unescape(live[1])} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n"
+        head = f"GET {live} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n"
         found.append(_Reader(f"{head}Accept: text/event-stream\r\n\r\n".encode()))
     return found
 

@@ -22,7 +22,7 @@ from registry.jobs.event_feed import Watchers
 from registry.jobs.event_stream import EventStream
 from registry.jobs.lines import JobLine
 from registry.principal import Principal
-from registry.web.jobs.feed import Follower, JobFeed, Row, feed_of
+from registry.web.jobs.feed import JobFeed, JobReader, JobRow, feed_of
 from registry.web.pages import HEADERS
 from registry.web.sessions.cookies import cookie_of
 
@@ -38,7 +38,7 @@ _CHANGED_EVERY_S = 1.0
 _HEADERS = {**HEADERS, "X-Accel-Buffering": "no"}
 
 #: What is sent of the rows of a follower's page.
-Writes = Callable[[list[Row]], str]
+Writes = Callable[[list[JobRow]], str]
 
 
 def cursor_of(newest: int, who: Principal) -> str:
@@ -70,7 +70,7 @@ def stream(
     seq, _, _ = cursor.partition(".")
     if not (seq.isascii() and seq.isdigit() and len(seq) < 19):
         raise Invalid("the cursor did not come from this page; load the page again", param="after")
-    follower = Follower(secret_digest(cookie_of(request)), who, shows)
+    follower = JobReader(secret_digest(cookie_of(request)), who, shows)
     if cursor != cursor_of(int(seq), who):
         # What is on the page was shown for other rights.
         follower.tell("reload")
@@ -87,7 +87,7 @@ async def _only(event: str) -> AsyncIterator[str]:
     yield _message("", event=event)
 
 
-async def _messages(feed: JobFeed, follower: Follower, after: int, writes: Writes | None) -> AsyncIterator[str]:
+async def _messages(feed: JobFeed, follower: JobReader, after: int, writes: Writes | None) -> AsyncIterator[str]:
     ends = time.monotonic() + _LASTS_S
     yield f"retry: {_RETRY_MS}\n\n"
     async with feed.following(follower, after):

@@ -76,11 +76,11 @@ class Site:
 
 
 @contextmanager
-def site(postgres: PostgresServer, name: str, broker: str | None = None) -> Iterator[Site]:
-    """Run a registry over a new database of this name."""
+def site(postgres: PostgresServer, name: str, broker: str | None = None, **settings: str) -> Iterator[Site]:
+    """Run a registry over a new database of this name; `settings` are variables of its environment."""
     with ExitStack() as stack:
         database_url = postgres.create_database(name)
-        settings = {} if broker is None else {"REGISTRY_BROKER_URL": broker}
+        settings |= {} if broker is None else {"REGISTRY_BROKER_URL": broker}
         server = stack.enter_context(registry_server(database_url, **settings))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = Client(server.url, server.tokens["admin"], cache=folder / "cache")

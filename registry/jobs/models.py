@@ -23,6 +23,8 @@ class Job(Model):
         # The order in which jobs are given out.
         Index("ix_jobs_state_priority_created_at", "state", "priority", "created_at"),
         Index("ix_jobs_namespace_state", "namespace", "state"),
+        # The newest jobs of a namespace.
+        Index("ix_jobs_namespace_created_at", "namespace", "created_at", "id"),
         # Which namespaces have jobs, and the next one of each.
         Index("ix_jobs_next", "state", "queue", "namespace", "priority", "created_at"),
         # What was made from a version. Without the state, SQLite would rather go through every job that succeeded.

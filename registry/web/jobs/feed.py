@@ -48,7 +48,7 @@ Verdict = Literal["reload", "end"]
 
 
 @dataclass(frozen=True)
-class Row:
+class JobRow:
     """A job as all who may see it see it in a list; written once for all of them."""
 
     line: JobLine
@@ -65,7 +65,7 @@ class Row:
 
 
 @dataclass(eq=False)
-class Follower:
+class JobReader:
     """Somebody who looks at a list."""
 
     #: The digest of their session's secret.
@@ -73,14 +73,14 @@ class Follower:
     who: Principal
     #: Whether a change of a job is one of what they look at.
     shows: Callable[[JobLine], bool]
-    pending: dict[str, Row] = field(default_factory=dict)
+    pending: dict[str, JobRow] = field(default_factory=dict)
     signal: asyncio.Event = field(default_factory=asyncio.Event)
     verdict: Verdict | None = None
     stopped: bool = False
     #: Whether they came after it was last looked why jobs wait.
     is_new: bool = True
 
-    def take(self, rows: Iterable[Row]) -> None:
+    def take(self, rows: Iterable[JobRow]) -> None:
         """Note what has happened to jobs that they may see."""
         for row in rows:
             if self.who.may("read", row.line.namespace) and self.shows(row.line):
@@ -101,7 +101,7 @@ class Follower:
         self.stopped = True
         self.signal.set()
 
-    def drain(self) -> list[Row]:
+    def drain(self) -> list[JobRow]:
         """Return what has happened since the last call."""
         self.signal.clear()
         rows = list(self.pending.values())
@@ -112,7 +112,7 @@ class Follower:
 class _Kept(NamedTuple):
     seq: int
     at: float
-    row: Row
+    row: JobRow
 
 
 class JobFeed:
@@ -128,7 +128,7 @@ class JobFeed:
     ) -> None:
         """`revive` is called now and then while anybody looks: where nobody else sees to it that jobs are worked off."""
         self._db, self._lines, self._revive, self._queue_s = db, lines or JobLines(db), revive, queue_s
-        self._followers: set[Follower] = set()
+        self._followers: set[JobReader] = set()
         self._task: asyncio.Task[None] | None = None
         #: The events of the last seconds that were seen, with the time; everything up to `_floor` was seen before.
         self._seen: dict[int, float] = {}
@@ -143,7 +143,7 @@ class JobFeed:
         self.newest = 0
 
     @asynccontextmanager
-    async def following(self, follower: Follower, after: int) -> AsyncIterator[Follower]:
+    async def following(self, follower: JobReader, after: int) -> AsyncIterator[JobReader]:
         """Until the end of the block, tell somebody what has happened to jobs since the event `after`."""
         if self._task is None or self._task.done():
             self._begin(after)
@@ -195,7 +195,7 @@ class JobFeed:
                 _log.debug("what happens to jobs could not be read: %s", type(error).__name__)
             await asyncio.sleep(max(0.0, TICK_S - (time.monotonic() - now)))
 
-    def look(self) -> list[tuple[int, Row]]:
+    def look(self) -> list[tuple[int, JobRow]]:
         """Read the events that were not seen, and the jobs that they are about, with the newest event of each."""
         now = time.monotonic()
         found = self._lines.events_after(self._floor, most=_MOST_EVENTS)
@@ -215,9 +215,9 @@ class JobFeed:
         lines = self._lines.of(some)
         for job_id in some:
             del self._changed[job_id]
-        return [(some[line.id], Row(line)) for line in lines]
+        return [(some[line.id], JobRow(line)) for line in lines]
 
-    def _hand_out(self, rows: Collection[tuple[int, Row]]) -> None:
+    def _hand_out(self, rows: Collection[tuple[int, JobRow]]) -> None:
         if not rows:
             return
         now = time.monotonic()
@@ -246,7 +246,7 @@ class JobFeed:
         if self._revive is not None:
             await run_in_threadpool(self._revive)
         lines = await run_in_threadpool(self._lines.waiting)
-        rows = [Row(line) for line in lines]
+        rows = [JobRow(line) for line in lines]
         changed = [row for row in rows if self._standing.get(row.line.id) != (row.line.ahead, row.line.waits)]
         for follower in self._followers:
             follower.take(rows if follower.is_new else changed)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from registry.db.paging import read_cursor, write_cursor
 from registry.jobs.lines import JobFilter, JobLine
-from registry.web.jobs.feed import Row
+from registry.web.jobs.feed import JobRow
 
 
 def place_of(line: JobLine) -> str:
@@ -50,7 +50,7 @@ class Listed:
             self.shown, self.down_to = dict(kept), min(place for _, place in kept if place is not None)
         return True
 
-    def written(self, rows: list[Row]) -> str:
+    def written(self, rows: list[JobRow]) -> str:
         """Return the rows as the browser gets them, the oldest first; those that aren't listed any more say so."""
         ordered = sorted(rows, key=lambda row: row.line.place)
         return "\n".join(row.html if self.wanted.takes(row.line) else row.gone for row in ordered)

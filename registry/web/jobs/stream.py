@@ -15,16 +15,14 @@ from contextlib import suppress
 from fastapi import Request
 from starlette.responses import Response
 
-from registry.access.tokens import secret_digest
 from registry.errors import Invalid, RateLimited
 from registry.http.routes import service_of
 from registry.jobs.event_feed import Watchers
 from registry.jobs.event_stream import EventStream
 from registry.jobs.lines import JobLine
 from registry.principal import Principal
-from registry.web.jobs.feed import Follower, JobFeed, Row, feed_of
+from registry.web.jobs.feed import JobFeed, JobReader, JobRow, feed_of
 from registry.web.pages import HEADERS
-from registry.web.sessions.site import Site
 
 #: A stream without messages sends a comment this often, in seconds, so that no proxy considers it dead.
 _KEEP_ALIVE_S = 15.0
@@ -38,7 +36,7 @@ _CHANGED_EVERY_S = 1.0
 _HEADERS = {**HEADERS, "X-Accel-Buffering": "no"}
 
 #: What is sent of the rows of a follower's page.
-Writes = Callable[[list[Row]], str]
+Writes = Callable[[list[JobRow]], str]
 
 
 def cursor_of(newest: int, who: Principal) -> str:
@@ -70,7 +68,7 @@ def stream(
     seq, _, _ = cursor.partition(".")
     if not (seq.isascii() and seq.isdigit() and len(seq) < 19):
         raise Invalid("the cursor did not come from this page; load the page again", param="after")
-    follower = Follower(secret_digest(service_of(request, Site).cookie_of(request)), who, shows)
+    follower = JobReader(request.scope["session"].digest, who, shows)
     if cursor != cursor_of(int(seq), who):
         # What is on the page was shown for other rights.
         follower.tell("reload")
@@ -87,7 +85,7 @@ async def _only(event: str) -> AsyncIterator[str]:
     yield _message("", event=event)
 
 
-async def _messages(feed: JobFeed, follower: Follower, after: int, writes: Writes | None) -> AsyncIterator[str]:
+async def _messages(feed: JobFeed, follower: JobReader, after: int, writes: Writes | None) -> AsyncIterator[str]:
     ends = time.monotonic() + _LASTS_S
     yield f"retry: {_RETRY_MS}\n\n"
     async with feed.following(follower, after):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from sqlalchemy import and_, select
 
@@ -22,7 +23,8 @@ def still_signed_in(db: Database, digests: Collection[str]) -> dict[str, Princip
 
     Sessions that have ended, or whose token has, are left out. One statement for many; each token is looked up once.
     """
-    wanted, found = sorted(digests), {}
+    wanted = sorted(digests)
+    found: dict[str, Principal] = {}
     for first in range(0, len(wanted), _AT_ONCE):
         found |= _some(db, wanted[first : first + _AT_ONCE])
     return found
@@ -42,7 +44,9 @@ def _some(db: Database, digests: Collection[str]) -> dict[str, Principal]:
     holders: dict[str, tuple[str, dict[str, Role]]] = {}
     sessions: dict[str, str | None] = {}
     with db.read() as session:
-        for digest, token_id, in_use_id, name, namespace, role in session.execute(query):
+        # What is joined from the outside may be missing.
+        rows: Sequence[Any] = session.execute(query).all()
+        for digest, token_id, in_use_id, name, namespace, role in rows:
             if token_id is not None and in_use_id is None:
                 continue
             sessions[digest] = token_id

@@ -27,7 +27,7 @@ _DONE = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingOnPage:
     """One setting as a row of the table."""
 
     values: list[str]
@@ -42,13 +42,13 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class ShownSweep:
+class SweepOnPage:
     """A sweep, with what its page has beside it."""
 
     varies: str
     options: list[str]
     score_name: str
-    settings: list[Setting]
+    settings: list[SettingOnPage]
     #: The picture as SVG, which this program has drawn; None: no member has a score yet.
     picture: Markup | None
     members: list[tuple[SweepMember, list[str]]]
@@ -61,10 +61,10 @@ class ShownSweep:
     may_be_cancelled: bool
 
 
-def shown_sweep(view: SweepView) -> ShownSweep:
+def shown_sweep(view: SweepView) -> SweepOnPage:
     """Lay out a sweep."""
     options = list(view.request.settings)
-    return ShownSweep(
+    return SweepOnPage(
         varies=varies(view),
         options=options,
         score_name=name_of(view.request.choose),
@@ -104,9 +104,9 @@ def _written(axis: Axis) -> str:
     return f"{axis.low:g}..{axis.high:g}{':log' if axis.log else ''}{count}"
 
 
-def _setting(row: SettingRow, options: list[str]) -> Setting:
+def _setting(row: SettingRow, options: list[str]) -> SettingOnPage:
     size_bytes, train_s, memory_bytes, _ = (cost.of(row) for cost in COSTS)
-    return Setting(
+    return SettingOnPage(
         values=[shown(row.setting.get(name)) for name in options],
         outcome=row.outcome,
         score=with_error(row.score, row.standard_error),

@@ -23,7 +23,7 @@ from support.working import Held, progress
 from registry.http.ending import begin_to_end
 from registry.jobs.lines import JobFilter, JobLines
 from registry.principal import LOCAL, SYSTEM, Role
-from registry.web.jobs.feed import Follower, JobFeed
+from registry.web.jobs.feed import JobFeed, JobReader
 from sdk.client import Client
 from sdk.schemas.jobs import JobView
 
@@ -230,7 +230,7 @@ def test_waiting_jobs_say_anew_why_they_wait(
 
     async def told() -> str:
         feed = JobFeed(people.services.db, queue_s=0.1)
-        follower = Follower("", LOCAL, lambda line: line.id == second.id)
+        follower = JobReader("", LOCAL, lambda line: line.id == second.id)
         async with feed.following(follower, after), asyncio.timeout(PATIENCE_S):
             while True:
                 await follower.signal.wait()
@@ -292,7 +292,7 @@ def test_retry_that_is_sent_twice_is_one_job(browse: Browse, train: Train, space
 def test_feed_lets_everybody_go_when_the_server_ends(embedded: World) -> None:
     async def follow() -> None:
         feed = JobFeed(embedded.services.db)
-        async with feed.following(Follower("", LOCAL, lambda line: True), 0) as follower:
+        async with feed.following(JobReader("", LOCAL, lambda line: True), 0) as follower:
             begin_to_end()
             async with asyncio.timeout(PATIENCE_S):
                 while not follower.stopped:

@@ -4,7 +4,7 @@
 (() => {
   /* A browser has six connections for all pages of a host: so many of its pages have a stream at once. */
   const MOST_STREAMS = 3;
-  const CLAIM_MS = 150;
+  const CLAIM_MS = 300;
   const AGAIN_MS = 60000;
   const CURVES_MS = 5000;
 

@@ -1,13 +1,11 @@
 """The log-probabilities of given tokens, of llama.cpp, which gives only those of tokens that it chooses.
 
-It writes greedily, which mostly is what is to be scored, and says which other tokens were likely at each step. From where it writes
-something else, each token is asked for by a request of its own, after all tokens before it. Where the token isn't among the likely ones, it
-is made to choose it: the probabilities that it says are those before that.
+It writes greedily, which mostly is what is to be scored, and says which other tokens were likely at each step. Where it writes
+something else, and the token isn't among those, it is made to choose it: the probabilities that it says are those before that.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +13,6 @@ from sdk.gateway.engines.engine import EngineRefused, Upstream
 
 #: So many likely tokens are asked for at each step.
 _LIKELY = 64
-#: Requests for one continuation at once: llama.cpp has few places, and callers wait for the same.
-_AT_ONCE = 2
 #: What is added to the logit of a token that is to be chosen.
 _CERTAIN = 1e4
 #: More than any vocabulary has.
@@ -27,21 +23,12 @@ _LEAST = -103.3
 
 async def score(upstream: Upstream, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
     """Return the log-probability, in nats, of each token. Raises httpx.HTTPError, EngineRefused."""
-    scores = await _as_written(upstream, prompt, continuation)
-    context, places = [*prompt, *continuation], asyncio.Semaphore(_AT_ONCE)
-
-    async def alone(at: int) -> float:
-        async with places:
-            before, token = context[: len(prompt) + at], continuation[at]
-            found = await _as_written(upstream, before, [token])
-            return found[0] if found else await _forced(upstream, before, token)
-
-    tasks = [asyncio.create_task(alone(at)) for at in range(len(scores), len(continuation))]
-    try:
-        return scores + list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
+    scores: list[float] = []
+    while len(scores) < len(continuation):
+        context, left = [*prompt, *continuation[: len(scores)]], continuation[len(scores) :]
+        found = await _as_written(upstream, context, left)
+        scores += found or [await _forced(upstream, context, left[0])]
+    return scores
 
 
 async def _as_written(upstream: Upstream, context: Sequence[int], left: Sequence[int]) -> list[float]:

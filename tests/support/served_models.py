@@ -211,6 +211,8 @@ def _greedy(model: Any, inside: str, prompts: list[list[int]], gap: float) -> di
     """Return the likeliest continuations of prompts, all of one length; without those that end, or have two tokens nearly as likely."""
     import torch
 
+    if not prompts:
+        return {}
     ends = _ends(model)
     rows = [list[int]() for _ in prompts]
     of = list(range(len(prompts)))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdk.gateway.engines.engine import EngineRefused, Upstream
-from sdk.gateway.engines.scoring import score_by_writing
 
 #: So many likely tokens are asked for at each step.
 _LIKELY = 64
@@ -24,7 +23,11 @@ _LEAST = -103.3
 
 async def score(upstream: Upstream, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
     """Return the log-probability, in nats, of each token. Raises httpx.HTTPError, EngineRefused."""
-    return await score_by_writing(_as_written, _forced, upstream, prompt, continuation)
+    scores: list[float] = []
+    while len(scores) < len(continuation):
+        context, left = [*prompt, *continuation[: len(scores)]], continuation[len(scores) :]
+        scores += await _as_written(upstream, context, left) or [await _forced(upstream, context, left[0])]
+    return scores
 
 
 async def _as_written(upstream: Upstream, context: Sequence[int], left: Sequence[int]) -> list[float]:

@@ -26,12 +26,12 @@ from registry.http.ending import is_ending
 from registry.jobs.lines import JobLine, JobLines
 from registry.principal import Principal
 from registry.web.rendering import render
-from registry.web.sessions.standing import still_signed_in
+from registry.web.sessions.service import Sessions
 
 #: How often a process asks the database while anybody looks, in seconds.
 TICK_S = 0.6
 #: How often it looks whether all who look still may, and why jobs wait, in seconds.
-TRUST_S, QUEUE_S = 3.0, 15.0
+TRUST_S, QUEUE_S = 0.9, 15.0
 #: How long an event may take from its number to its commit: more than a statement may take.
 _OVERLAP_S = 6.0
 #: As many numbers of events before the page of the first reader are looked at, too.
@@ -121,13 +121,15 @@ class JobFeed:
     def __init__(
         self,
         db: Database,
+        sessions: Sessions,
         *,
         lines: JobLines | None = None,
         revive: Callable[[], object] | None = None,
         queue_s: float = QUEUE_S,
     ) -> None:
         """`revive` is called now and then while anybody looks: where nobody else sees to it that jobs are worked off."""
-        self._db, self._lines, self._revive, self._queue_s = db, lines or JobLines(db), revive, queue_s
+        self._db, self._sessions, self._revive, self._queue_s = db, sessions, revive, queue_s
+        self._lines = lines or JobLines(db)
         self._followers: set[JobReader] = set()
         self._task: asyncio.Task[None] | None = None
         #: The events of the last seconds that were seen, with the time; everything up to `_floor` was seen before.
@@ -232,7 +234,7 @@ class JobFeed:
     async def _check(self) -> None:
         """Let those go whose session has ended; whose rights have changed loads the list again."""
         asked = list(self._followers)
-        found = await run_in_threadpool(still_signed_in, self._db, {follower.session for follower in asked})
+        found = await run_in_threadpool(self._sessions.standing, {follower.session for follower in asked})
         for follower in asked:
             who = found.get(follower.session)
             if who is None:
@@ -257,11 +259,11 @@ class JobFeed:
 _feeds: RunVar[dict[str, JobFeed]] = RunVar("registry_job_feeds")
 
 
-def feed_of(db: Database, revive: Callable[[], object] | None = None) -> JobFeed:
+def feed_of(db: Database, sessions: Sessions, revive: Callable[[], object] | None = None) -> JobFeed:
     """Return the feed of the running event loop over a database."""
     try:
         feeds = _feeds.get()
     except LookupError:
         feeds = {}
         _feeds.set(feeds)
-    return feeds.setdefault(db.url, JobFeed(db, revive=revive))
+    return feeds.setdefault(db.url, JobFeed(db, sessions, revive=revive))

@@ -54,7 +54,7 @@ def feed_for(request: Request) -> JobFeed:
     services = request.app.state.services
     # In somebody's own folder nobody else sees to it that jobs are worked off.
     revive = services.jobs.revive if services.settings.embedded_home is not None else None
-    return feed_of(services.db, revive)
+    return feed_of(services.db, services.sessions, revive)
 
 
 def stream(

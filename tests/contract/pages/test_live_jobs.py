@@ -229,7 +229,7 @@ def test_waiting_jobs_say_anew_why_they_wait(
     assert held.job == first.id
 
     async def told() -> str:
-        feed = JobFeed(people.services.db, queue_s=0.1)
+        feed = JobFeed(people.services.db, people.services.sessions, queue_s=0.1)
         follower = JobReader("", LOCAL, lambda line: line.id == second.id)
         async with feed.following(follower, after), asyncio.timeout(PATIENCE_S):
             while True:
@@ -291,7 +291,7 @@ def test_retry_that_is_sent_twice_is_one_job(browse: Browse, train: Train, space
 
 def test_feed_lets_everybody_go_when_the_server_ends(embedded: World) -> None:
     async def follow() -> None:
-        feed = JobFeed(embedded.services.db)
+        feed = JobFeed(embedded.services.db, embedded.services.sessions)
         async with feed.following(JobReader("", LOCAL, lambda line: True), 0) as follower:
             begin_to_end()
             async with asyncio.timeout(PATIENCE_S):
@@ -316,7 +316,7 @@ def test_feed_sees_an_event_that_is_committed_after_later_ones(embedded: World) 
 
     read: list[str] = []
     is_committed = False
-    feed = JobFeed(embedded.services.db, lines=Lines())  # type: ignore[arg-type]
+    feed = JobFeed(embedded.services.db, embedded.services.sessions, lines=Lines())  # type: ignore[arg-type]
     feed.look()
     assert read == ["early"]
     is_committed = True

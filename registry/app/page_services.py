@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from registry.app.services import Services
-from registry.datasets.naming import DatasetNames
 from registry.evaluations.version_scores import VersionScores
 from registry.jobs.lines import JobLines
 from registry.promotion.prospects import Prospects
@@ -13,6 +12,7 @@ from registry.search.adapters import AdapterSearch
 from registry.web.adapters.actions import AdapterActions
 from registry.web.adapters.service import AdapterPages
 from registry.web.jobs.service import JobPages
+from registry.web.naming import NamedDatasets
 from registry.web.versions.service import VersionPages
 
 
@@ -24,7 +24,7 @@ class PageServices:
         self.adapter_search, self.version_scores, self.dataset_names = (
             AdapterSearch(db),
             VersionScores(db),
-            DatasetNames(db),
+            NamedDatasets(db),
         )
         self.adapters = AdapterPages(
             services.catalog, services.aliases, self.version_scores, services.approvals, self.dataset_names

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, Alias, Version
-from registry.datasets.naming import names_of
+from registry.datasets.finding import first_names
 from registry.db.database import Database
 from registry.db.paging import Paged, in_order, read_cursor, write_cursor
 from registry.db.stored_json import table
@@ -166,7 +166,7 @@ def _entries(
         matches = dict(session.execute(newest).all())
     scored = select(AdapterScore).where(AdapterScore.adapter_pk.in_(pks), AdapterScore.number.is_not(None))
     scores = {row.adapter_pk: row for row in session.scalars(scored)}
-    names = names_of(session, {row.dataset_digest for row in scores.values() if row.dataset_digest is not None}, who)
+    names = first_names(session, {row.dataset_digest for row in scores.values() if row.dataset_digest is not None}, who)
     return [
         AdapterEntry(
             name=row.name,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from registry.datasets.finding import first_names
+from registry.db.database import Database
 from registry.principal import Principal
 
 
@@ -26,3 +27,17 @@ class DatasetNames:
 def names_of_datasets(session: Session, digests: Collection[str], who: Principal) -> DatasetNames:
     """Return the names of these datasets that the caller may know."""
     return DatasetNames(first_names(session, digests, who) if digests else {})
+
+
+class NamedDatasets:
+    """The service that says what datasets are called, where nothing else of them is read."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def of(self, digests: Collection[str], *, who: Principal) -> Mapping[str, str]:
+        """Return the first name, `NAME@v2`, of each of these datasets that the caller may know, by digest."""
+        if not digests:
+            return {}
+        with self._db.read() as session:
+            return first_names(session, digests, who)

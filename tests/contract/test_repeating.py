@@ -23,6 +23,7 @@ from support.registries import World
 from registry.access.keys import KeyedRequest, _key
 from registry.access.models import Token
 from registry.access.tokens import Tokens, secret_digest
+from registry.app.pages import PAGE_ROUTERS
 from registry.catalog.models import Origin, Version
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.database import Database
@@ -30,6 +31,7 @@ from registry.jobs.models import Job
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.schemas.catalog import Publication
+from sdk.version import API
 
 #: How many send one request at once.
 MANY = 16
@@ -83,7 +85,6 @@ BY_NATURE = {
     "resume_sweep": "one that runs goes on",
     "cancel_sweep": "a cancelled sweep stays cancelled",
     "publish_checkpoint": "the digest finds the version",
-    "save_report": "it changes nothing, and the audit trail says each time that rows were given out",
     "greet": "it says again that the worker is there",
     "leave": "it says again that the worker has gone",
     "create_sign_in_code": "another code that nobody uses is worth nothing after a minute",
@@ -97,6 +98,26 @@ BY_NATURE = {
     "get_standing": "it only says what a token may do",
     "state_alias": "the statement of a key takes the place of the one before, and of the same one",
     "put_blob": "the digest finds the blob",
+}
+
+#: The forms of pages.
+OF_PAGES = {
+    "sign_in": "each time another session, and each ends with its token",
+    "sign_in_by_code": "a code counts once: whoever comes second ends the session of the first",
+    "sign_out": "a session that has ended stays so",
+    "check_promotion": "it decides and moves nothing",
+    "promote": "the form says what the alias named when its reader saw it",
+    "roll_back": "the form says what the alias named when its reader saw it",
+    "approve": "an approval is there once",
+    "withdraw": "what is withdrawn stays so",
+    "archive": "an archived version stays so",
+    "restore": "a version that is ready stays so",
+    "cancel_job_here": "a cancelled job stays so",
+    "retry_job_here": "the form has a key, which finds the job that it made",
+    "pause_sweep_here": "a paused sweep stays so",
+    "let_sweep_go_here": "a sweep that goes on does so",
+    "cancel_sweep_here": "a cancelled sweep stays so",
+    "save_report": "it changes nothing, and the audit trail says each time that rows were given out",
 }
 
 
@@ -154,7 +175,7 @@ USED = (409, "this idempotency key was used for another request; use a new key",
 
 class TestEveryRoute:
     def test_each_that_writes_says_why_repeating_it_is_harmless(self, world: World) -> None:
-        routes = [route for route in world.app.routes if isinstance(route, APIRoute)]
+        routes = [route for route in world.app.routes if isinstance(route, APIRoute) and route.path.startswith(API)]
         writing = {route.name: route for route in routes if (route.methods or set()) - {"GET", "HEAD"}}
         assert Counter([*BY_KEY, *BY_EXPECT, *BY_NATURE]) == Counter(list(writing))
         keyed = {
@@ -163,6 +184,9 @@ class TestEveryRoute:
             if any(dependency.call is _key for dependency in route.dependant.dependencies)
         }
         assert keyed == set(BY_KEY)
+        pages = [route for router in PAGE_ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+        forms = [route.name for route in pages if (route.methods or set()) - {"GET", "HEAD"}]
+        assert sorted(forms) == sorted(OF_PAGES)
         for name, field in BY_EXPECT.items():
             body = writing[name].body_field
             assert body.field_info.annotation.model_fields[field].is_required(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,3 +19,8 @@ def signed_in(world: World, role: Role = Role.READER, *, namespace: str = "*") -
         answer = client.post("/ui/sign-in", data={"token": world.token(role, namespace=namespace)})
         assert answer.status_code == 303, answer.text
         yield client
+
+
+def without_csrf(page: str) -> str:
+    """Return a page without what its forms hold, which is another text each time."""
+    return re.sub(r'name="csrf" value="[^"]*"', "", page)

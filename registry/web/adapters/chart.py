@@ -29,7 +29,7 @@ class Tick(NamedTuple):
     text: str
 
 
-class Drawn(NamedTuple):
+class DrawnScores(NamedTuple):
     """A point."""
 
     number: int
@@ -50,7 +50,7 @@ class Drawn(NamedTuple):
 class ScoreChart:
     """A chart of scores over the numbers of versions."""
 
-    points: Sequence[Drawn]
+    points: Sequence[DrawnScores]
     #: The line through the means, as SVG's `points`.
     line: str
     across: Sequence[Tick]
@@ -83,7 +83,7 @@ class ScoreChart:
             top, bottom = (None if end is None else y(end) for end in reversed(ends))
             mark = marked.get(one.number) if one.versions == 1 else None
             drawn.append(
-                Drawn(one.number, one.versions, one.mean, *ends, x(one.number), y(one.mean), top, bottom, mark)
+                DrawnScores(one.number, one.versions, one.mean, *ends, x(one.number), y(one.mean), top, bottom, mark)
             )
         return cls(
             points=drawn,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
-from registry.datasets.naming import DatasetNames
 from registry.db.paging import Paged
 from registry.errors import NotFound
 from registry.evaluations.version_scores import AdapterScores, ScoreKind, VersionScores
@@ -16,6 +15,7 @@ from registry.principal import Principal
 from registry.promotion.approvals import Approvals
 from registry.search.adapters import FIRST_ALIAS
 from registry.web.adapters.chart import ScoreChart
+from registry.web.naming import NamedDatasets
 from sdk.schemas.aliases import AliasMoveView, AliasView
 from sdk.schemas.catalog import VersionView
 
@@ -69,7 +69,7 @@ class AdapterPages:
     """The service of the pages of adapters."""
 
     def __init__(
-        self, catalog: Catalog, aliases: Aliases, scores: VersionScores, approvals: Approvals, names: DatasetNames
+        self, catalog: Catalog, aliases: Aliases, scores: VersionScores, approvals: Approvals, names: NamedDatasets
     ) -> None:
         self._catalog, self._aliases, self._scores = catalog, aliases, scores
         self._approvals, self._names = approvals, names

@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.|$)")
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeatCell:
     """The norm of the modules that are together in one cell: the root of the sum of squares."""
 
     row: int
@@ -48,7 +48,7 @@ class HeatMap:
     rows: tuple[str, ...]
     #: The labels of the columns: "7", or "8–11"; "" is the column of modules outside layers.
     layers: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[HeatCell, ...]
     most: float
     #: Modules whose norm can't be computed, and those of rows that there was no room for.
     unknown: int
@@ -82,7 +82,7 @@ def heat_map(norms: Mapping[str, float | None]) -> HeatMap | None:
     there = {key: value for key, value in squares.items() if key[0] in places}
     most = max(norm for norm, _ in there.values())
     cells = [
-        Cell(places[row], column, norm, modules, math.ceil(STEPS * norm / most) if most > 0 else 0)
+        HeatCell(places[row], column, norm, modules, math.ceil(STEPS * norm / most) if most > 0 else 0)
         for (row, column), (norm, modules) in there.items()
     ]
     return HeatMap(

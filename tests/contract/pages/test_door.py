@@ -18,6 +18,7 @@ from support.registries import World
 from registry.app.application import create_app
 from registry.http.refusals import REFUSALS
 from registry.principal import Role
+from registry.search.adapters import AdapterSearch
 from registry.settings import Settings
 
 ADAPTERS, SIGN_IN = "/ui/adapters", "/ui/sign-in"
@@ -242,7 +243,7 @@ def test_fault_is_a_page_that_says_nothing_of_its_cause(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a secret of the server")
 
-    monkeypatch.setattr(world.services.catalog, "adapters", fail)
+    monkeypatch.setattr(AdapterSearch, "find", fail)
     answer = reader.get(ADAPTERS)
     assert answer.status_code == 500
     assert "a secret" not in answer.text

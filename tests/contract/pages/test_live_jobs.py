@@ -270,7 +270,7 @@ def test_pages_need_a_known_job_and_a_right_to_change_it(browse: Browse, train: 
     assert csrf is not None
     refused = reader.http.post(f"/ui/jobs/{job.id}/cancel", data={"csrf": csrf[1]})
     assert refused.status_code == 403
-    assert reader.http.post(f"/ui/jobs/{job.id}/cancel").status_code == 403
+    assert reader.http.post(f"/ui/jobs/{job.id}/cancel", data={"reason": "x"}).status_code == 403
 
 
 def test_retry_that_is_sent_twice_is_one_job(browse: Browse, train: Train, space: str) -> None:

@@ -11,10 +11,11 @@ import httpx
 import pytest
 from support.registries import World
 from support.seeded_versions import Maker
-from support.signed_in import signed_in
+from support.signed_in import signed_in, without_csrf
 from support.statements import sent
 
 from registry.principal import Role
+from registry.web.versions.service import VersionPages
 from sdk.schemas.catalog import VersionView
 
 HOSTILE = "\"><script>alert(1)</script>{{7*7}}'&"
@@ -62,9 +63,8 @@ def test_page_escapes_what_people_wrote(scene: Scene, reader: httpx.Client) -> N
     answer = reader.get("/ui/adapters/hostile/sql/v1")
     assert answer.status_code == 200
     assert "<script>alert" not in answer.text
-    assert "49" not in answer.text.partition("<h1")[2].partition('<nav class="sections"')[0].replace(
-        scene.pushed.digest, ""
-    )
+    # Neither a template of ours nor one of the browser has taken the text for its own.
+    assert "{{7*7}}" in html.unescape(answer.text)
     assert html.escape(HOSTILE, quote=False).replace('"', "&#34;").replace("'", "&#39;") in answer.text
     assert "it was pushed" in answer.text
     assert "--unprobed" in answer.text
@@ -85,7 +85,7 @@ def test_strangers_get_the_answer_of_what_is_not_there(scene: Scene) -> None:
         for path in ("/ui/adapters/sql/v1", "/ui/adapters/sql/v1/norms", "/ui/version?ref=sql@v1"):
             seen, missing = stranger.get(path), stranger.get(path.replace("sql", "none"))
             assert seen.status_code == missing.status_code == 404
-            assert seen.text.replace("sql", "none") == missing.text
+            assert without_csrf(seen.text).replace("sql", "none") == without_csrf(missing.text)
 
 
 @pytest.mark.parametrize("number", ["0", "2", "99999999999999999999999", "01"])
@@ -111,9 +111,10 @@ def test_archived_version_keeps_its_page(scene: Scene, reader: httpx.Client) -> 
 
 def test_page_takes_a_bounded_number_of_statements(scene: Scene) -> None:
     who, counts = scene.world.principal(Role.READER), []
+    pages = scene.world.app.state.by_class[VersionPages]
     for _ in range(2):
         with sent(scene.world.services.db) as seen:
-            scene.world.services.version_pages.show("sql@v1", who=who)
+            pages.show("sql@v1", who=who)
         counts.append(len(seen))
         scene.made.scored("sql@v1", loss=1.0)
         scene.made.trained("sql", steps=20)

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from support.sweep_views import sweep_view
 
-from registry.series.drawing import CurveName, Drawing, Line, Panel
+from registry.series.drawing import CurveName, Drawing, DrawnLine, DrawnPanel
 from registry.web.document import (
     Cell,
     CellTable,
@@ -48,7 +48,7 @@ ABOUT = FactList([("Holds", Cell("something"))])
 def document(text: str) -> Document:
     drawing = Drawing(
         by="step", at=[1.0, 2.0], curves=[CurveName(name=text, last_step=2)],
-        panels=[Panel(key="loss", title="loss", lines=[Line(curve=0, mean=[2.0, 1.0])])],
+        panels=[DrawnPanel(key="loss", title="loss", lines=[DrawnLine(curve=0, mean=[2.0, 1.0])])],
     )  # fmt: skip
     blocks = [
         CellTable(text, [Cell(text), Cell("b")], [[Cell(text), Cell(text, "ref", "adapters/a", text)]]),

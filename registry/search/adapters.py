@@ -28,6 +28,8 @@ FIRST_ALIAS = "production"
 MOST_NAMESPACES = 200
 #: How many adapters are found first, and then compared with as constants.
 _FEW = 500
+#: So many versions that fit are read to see whether few adapters have them.
+_FIRST = 2000
 #: How many tags of a version are shown in a list.
 _MOST_TAGS = 4
 
@@ -137,9 +139,13 @@ class AdapterSearch:
 
 def _has_version(session: Session, fits: ColumnElement[bool]) -> ColumnElement[bool]:
     """The condition that an adapter has a version for which another is true."""
-    # Where few have, walking all adapters would take long; where many have, a page is full soon.
-    some = select(Version.adapter_pk).join(Adapter, Adapter.pk == Version.adapter_pk).where(fits).distinct()
-    found = session.scalars(some.limit(_FEW + 1)).all()
+    # Where few have, walking all adapters would take long; where many have, a page is full soon. The first versions mostly say
+    # which: telling apart all that fit takes the database longer than the page itself.
+    some = select(Version.adapter_pk).join(Adapter, Adapter.pk == Version.adapter_pk).where(fits)
+    first = session.scalars(some.limit(_FIRST)).all()
+    found = set(first)
+    if len(first) == _FIRST and len(found) <= _FEW:
+        found = set(session.scalars(some.distinct().limit(_FEW + 1)))
     if len(found) <= _FEW:
         few: ColumnElement[bool] = Adapter.pk.in_(found)
         return few

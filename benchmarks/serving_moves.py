@@ -137,7 +137,7 @@ class Gateway:
         """Move an alias in the registry; return the seconds until requests get the version."""
         begun_s = time.monotonic()
         await asyncio.to_thread(self._shelf.client.set_alias, name, ALIAS, number)
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(900):
             while await self.means(f"{name}@{ALIAS}") != f"{name}@v{number}":
                 await asyncio.sleep(0.02)
         return time.monotonic() - begun_s

@@ -9,9 +9,11 @@ from fastapi import Query, Request
 from fastapi.responses import Response
 
 from registry.artifacts.long_facts import WAIT_S, TurnNeededError
+from registry.errors import NotFound
 from registry.http.paths import PAGES
 from registry.http.routes import answered, apart, service
 from registry.web.pages import Visitor, moved, page, pages
+from registry.web.rendering import link
 from registry.web.versions.heat_map import MOST_TITLED, STEPS, heat_map
 from registry.web.versions.lineage_map import HEIGHT, WIDTH, page_of_ref
 from registry.web.versions.service import MOST_MODULES, VersionPage, VersionPages
@@ -24,8 +26,14 @@ PagesDep = Annotated[VersionPages, service(VersionPages)]
 
 @router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}")
 async def show_version(request: Request, name: str, number: int, versions: PagesDep, who: Visitor) -> Response:
-    """Show a version."""
-    return _shown(request, await answered(versions.show, f"{name}@v{number}", who=who))
+    """Show a version; or lead to the adapter whose name looks like it, if there is no such version."""
+    try:
+        return _shown(request, await answered(versions.show, f"{name}@v{number}", who=who))
+    except NotFound:
+        called = request.url.path.removeprefix(f"{PAGES}adapters/")
+        if "/" in name or not await answered(versions.is_adapter, called, who=who):
+            raise
+        return moved(link("adapters", called))
 
 
 @router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}/norms")

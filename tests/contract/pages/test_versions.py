@@ -101,6 +101,23 @@ def test_ref_leads_to_the_page_of_its_version(scene: Scene, reader: httpx.Client
         assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/adapters/sql/v1")
 
 
+def test_adapter_that_is_called_like_a_version_has_a_page_of_its_own(scene: Scene, reader: httpx.Client) -> None:
+    scene.made.pushed("sql/v1", description="it is no version of sql")
+    scene.made.pushed("sql/v77")
+    named = reader.get("/ui/adapters", params={"namespace": "sql"}).text
+    assert 'href="/ui/adapter/sql/v1"' in named
+    assert 'href="/ui/adapters/sql/v1"' not in named
+    theirs = reader.get("/ui/adapter/sql/v1").text
+    assert '<a class="ref" href="/ui/adapters/sql/v1/v1">' in " ".join(theirs.split())
+    assert reader.get("/ui/adapters/sql/v1/v1").status_code == 200
+    assert scene.first.digest in reader.get("/ui/adapters/sql/v1").text
+    # What nothing else could mean leads there, for those who may see it.
+    answer = reader.get("/ui/adapters/sql/v77")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/adapter/sql/v77")
+    with signed_in(scene.world, Role.ADMIN, namespace="elsewhere") as stranger:
+        assert stranger.get("/ui/adapters/sql/v77").status_code == 404
+
+
 def test_archived_version_keeps_its_page(scene: Scene, reader: httpx.Client) -> None:
     view = scene.made.pushed("old")
     scene.world.admin.versions.archive(view.ref)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import Response
@@ -12,7 +12,7 @@ from registry.artifacts.long_facts import WAIT_S, TurnNeededError
 from registry.errors import NotFound
 from registry.http.paths import PAGES
 from registry.http.routes import answered, apart, service
-from registry.web.pages import Visitor, moved, page, pages
+from registry.web.pages import Visitor, long_page, moved, page, pages
 from registry.web.rendering import link
 from registry.web.versions.heat_map import MOST_TITLED, STEPS, heat_map
 from registry.web.versions.lineage_map import HEIGHT, WIDTH, page_of_ref
@@ -20,6 +20,9 @@ from registry.web.versions.service import MOST_MODULES, VersionPage, VersionPage
 from sdk.schemas.scores import briefly
 
 router = pages()
+
+#: The table of more norms is written among other long work.
+_FEW = 1000
 
 PagesDep = Annotated[VersionPages, service(VersionPages)]
 
@@ -46,20 +49,20 @@ async def show_norms(request: Request, name: str, number: int, versions: PagesDe
         # It may wait for as long as a push reads a file, so it waits among pushes.
         found = await apart(partial(versions.norms, ref, wait_s=WAIT_S, who=who))
     norms = found.norms or {}
-    rows = list(norms.items())[:MOST_MODULES]
-    heat = heat_map(norms) if norms else None
-    return page(
-        request,
-        "versions/norms.html",
-        ref=ref,
-        back=page_of_ref(ref),
-        rows=rows,
-        all_modules=len(norms),
-        replaced=found.replaced[:MOST_MODULES],
-        heat=heat,
-        most_titled=MOST_TITLED,
-        steps=STEPS,
-    )
+
+    def shown() -> dict[str, Any]:
+        return {
+            "ref": ref,
+            "back": page_of_ref(ref),
+            "rows": list(norms.items())[:MOST_MODULES],
+            "all_modules": len(norms),
+            "replaced": found.replaced[:MOST_MODULES],
+            "heat": heat_map(norms) if norms else None,
+            "most_titled": MOST_TITLED,
+            "steps": STEPS,
+        }
+
+    return await long_page(request, "versions/norms.html", shown, is_long=len(norms) > _FEW)
 
 
 @router.get(f"{PAGES}version")

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from registry.errors import Forbidden, Invalid, RegistryError, TooLarge, WrongMediaType
 from registry.http.rights import note_forbidden
+from registry.http.routes import answered, apart
 from registry.principal import Principal
 from registry.web.rendering import render
 from registry.web.signed_in import SignedIn
@@ -78,6 +79,19 @@ def page(request: Request, template: str, *, status: int = 200, **shown: Any) ->
         **shown,
     )
     return Response(text, status, headers=HEADERS, media_type="text/html; charset=utf-8")
+
+
+async def long_page(
+    request: Request, template: str, shown: Callable[[], Mapping[str, Any]], *, is_long: bool
+) -> Response:
+    """Return a page that may take long to lay out: what it shows is found out, and written, in a thread and not while everybody
+    waits; among other long work if it `is_long`.
+    """
+
+    def write() -> Response:
+        return page(request, template, **shown())
+
+    return await (apart(write, lane="reading long") if is_long else answered(write))
 
 
 def moved(to: str) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from registry.web import wording
 from registry.web.assets import asset
 
 _TEMPLATES = Path(__file__).parent / "templates"
+#: A name whose page would have the address of a version of another adapter: "team/v3" is not version 3 of "team".
+_LIKE_A_VERSION = re.compile(r"[^/]+/v[0-9]+")
 #: How many characters of a digest are shown.
 _DIGEST_CHARS = 12
 #: Characters that are not seen, or change the direction of what follows, and what is shown for them.
@@ -63,7 +66,11 @@ def link(*parts: object, **query: object) -> str:
 
     >>> link("adapters", "team/code-review", "v3"), link("adapters", filter="rank > 8")
     ('/ui/adapters/team/code-review/v3', '/ui/adapters?filter=rank+%3E+8')
+    >>> link("adapters", "team/v3"), link("adapters", "team", "v3"), link("adapters", "team/v3", "v2")
+    ('/ui/adapter/team/v3', '/ui/adapters/team/v3', '/ui/adapters/team/v3/v2')
     """
+    if len(parts) == 2 and parts[0] == "adapters" and _LIKE_A_VERSION.fullmatch(str(parts[1])):
+        parts = ("adapter", parts[1])
     path = "/".join(quote(str(part), safe="/@:") for part in parts)
     given = {name: value for name, value in query.items() if value is not None}
     return f"/ui/{path}" + (f"?{urlencode(given)}" if given else "")

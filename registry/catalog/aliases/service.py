@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload, load_only, raiseload
 
 from registry.access.audit.service import record
 from registry.catalog.aliases.present import last_move, present_alias
@@ -91,6 +91,12 @@ class Aliases:
                 select(Alias, Version, AliasMoveRow.pk, AliasMoveRow.decision)
                 .join(Version, Version.pk == Alias.version_pk)
                 .outerjoin(AliasMoveRow, AliasMoveRow.pk == last_move())
+                # There may be thousands, and configurations are large.
+                .options(
+                    load_only(Version.number, Version.digest, Version.adapter_pk),
+                    raiseload(Version.base),
+                    lazyload(Version.adapter),
+                )
             )
             named = session.execute(query.where(Alias.adapter_pk == row.pk).order_by(Alias.name))
             return [

@@ -77,6 +77,8 @@ async def show_history(
     )
 
 
+# At the first, those whose second address is a version of another adapter's; see `link`.
+@router.get(f"{PAGES}adapter/{{name:path}}")
 @router.get(f"{PAGES}adapters/{{name:path}}")
 async def show_adapter(
     request: Request,

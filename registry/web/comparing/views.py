@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import Response
@@ -24,7 +25,7 @@ from registry.web.comparing.verdicts import (
     verdict_section,
 )
 from registry.web.document import Drawn
-from registry.web.pages import Visitor, page, pages
+from registry.web.pages import Visitor, long_page, page, pages
 from sdk.schemas.scores import MOST_AGAINST_ONE
 
 router = pages()
@@ -34,6 +35,8 @@ ComparisonsDep = Annotated[Comparisons, service(Comparisons)]
 
 #: Between refs that are typed.
 _BETWEEN = re.compile(r"[\s,]+")
+#: More than so many are found and written among other long work.
+_FEW = 8
 #: Characters of all refs of one page.
 MOST_CHARACTERS = 20_000
 
@@ -54,36 +57,39 @@ async def show_comparison(
     asked = split_refs(refs)
     if not asked:
         return page(request, "comparing/empty.html", most=MOST_SIDES)
-    beside = await answered(found.of, asked, who=who)
+    find = partial(found.of, asked, who=who)
+    beside = await (apart(find, lane="reading long") if len(asked) > _FEW else answered(find))
     question = _question(beside, against, by_score, rows)
     verdicts: RowVerdicts | None = None
     if judged and len(beside.sides) > 1:
         verdicts = await apart(
             judge, lane="reading long", comparisons=comparisons, beside=beside, question=question, who=who
         )
-    return page(
-        request,
-        "comparing/compare.html",
-        refs=[side.ref for side in beside.sides],
-        meant=beside.named,
-        versions=versions_section(beside),
-        verdicts=None if verdicts is None else verdict_section(beside, verdicts),
-        changed=[] if verdicts is None else changed_rows(verdicts),
-        choices=_choices(beside, question),
-        against=question.against,
-        rows=rows,
-        most=MOST_AGAINST_ONE,
-        scores=scores_section(beside),
-        settings=settings_section(beside),
-        curves=Drawn("Curves", refs=[version.ref for version in beside.versions]),
-        report={
-            "of": [side.ref for side in beside.sides],
+
+    def shown() -> dict[str, Any]:
+        return {
+            "refs": [side.ref for side in beside.sides],
+            "meant": beside.named,
+            "versions": versions_section(beside),
+            "verdicts": None if verdicts is None else verdict_section(beside, verdicts),
+            "changed": [] if verdicts is None else changed_rows(verdicts),
+            "choices": _choices(beside, question),
             "against": question.against,
-            "metric": question.metric,
-            "data": question.data,
-        },
-        is_report=False,
-    )
+            "rows": rows,
+            "most": MOST_AGAINST_ONE,
+            "scores": scores_section(beside),
+            "settings": settings_section(beside),
+            "curves": Drawn("Curves", refs=[version.ref for version in beside.versions]),
+            "report": {
+                "of": [side.ref for side in beside.sides],
+                "against": question.against,
+                "metric": question.metric,
+                "data": question.data,
+            },
+            "is_report": False,
+        }
+
+    return await long_page(request, "comparing/compare.html", shown, is_long=len(beside.sides) > _FEW)
 
 
 def split_refs(texts: Sequence[str]) -> list[str]:

@@ -77,8 +77,9 @@ async def show_picture(which: Which, curves: CurvesDep, who: Visitor) -> Respons
 @router.get(f"{PAGES}series/table")
 async def show_table(request: Request, which: Which, curves: CurvesDep, who: Visitor) -> Response:
     """The curves of trainings, as tables."""
-    drawing = await which.drawn(curves, who, lambda found: found)
-    return page(request, "curves/table.html", drawing=drawing, tables=tables_of(drawing))
+    return await which.drawn(
+        curves, who, lambda drawing: page(request, "curves/table.html", drawing=drawing, tables=tables_of(drawing))
+    )
 
 
 def _parts(text: str) -> list[str]:

@@ -29,8 +29,9 @@ from registry.web.rendering import render
 from registry.web.sessions.service import Sessions
 
 #: How often a process asks the database while anybody looks, in seconds.
-TICK_S = 0.6
-#: How often it looks whether all who look still may, and why jobs wait, in seconds.
+TICK_S = 0.5
+#: How often it looks at least whether all who look still may, and why jobs wait, in seconds. Both are done at a tick: a time
+#: that isn't a little less than some ticks is a tick longer than it says.
 TRUST_S, QUEUE_S = 0.9, 15.0
 #: How long an event may take from its number to its commit: more than a statement may take.
 _OVERLAP_S = 6.0
@@ -178,17 +179,20 @@ class JobFeed:
 
     async def _tick(self) -> None:
         trusted = standing = time.monotonic()
+        rows: list[tuple[int, JobRow]] = []
         while True:
             now = time.monotonic()
             if is_ending():
                 for follower in self._followers:
                     follower.stop()
             try:
-                rows = await run_in_threadpool(self.look)
-                self._hand_out(rows)
-                if now - trusted >= TRUST_S:
+                rows += await run_in_threadpool(self.look)
+                # Before anything is handed out: what happens after somebody has lost a right is not for them.
+                if rows or now - trusted >= TRUST_S:
                     trusted = now
                     await self._check()
+                self._hand_out(rows)
+                rows = []
                 if now - standing >= self._queue_s:
                     standing = now
                     await self._look_at_queue()
@@ -235,6 +239,10 @@ class JobFeed:
         """Let those go whose session has ended; whose rights have changed loads the list again."""
         asked = list(self._followers)
         found = await run_in_threadpool(self._sessions.standing, {follower.session for follower in asked})
+        changed = {one.session for one in asked if (who := found.get(one.session)) and who.grants != one.who.grants}
+        if changed:
+            # The list that they load is that of the rights that they have now.
+            self._sessions.note_changed(changed)
         for follower in asked:
             who = found.get(follower.session)
             if who is None:

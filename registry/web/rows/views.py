@@ -102,7 +102,7 @@ async def show_evaluation(
         value=value,
         number=number,
         rows=[] if shown.picked is None else _of(shown.picked, show, metric),
-        lower_is_better=_lower_is_better(metric),
+        better=better_is(metric),
         **shown._asdict(),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -46,6 +46,7 @@ class SessionGate:
     ) -> None:
         self._app, self._sessions, self._site, self._limits, self._clock = app, sessions, site, limits, clock
         self._known: dict[str, tuple[float, SignedIn]] = {}
+        sessions.listen(self._forget)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it."""
@@ -94,6 +95,10 @@ class SessionGate:
             self._known.clear()
         self._known[key] = (now, session)
         return session
+
+    def _forget(self, digests: Collection[str]) -> None:
+        for key in [key for key, (_, session) in self._known.items() if session.digest in digests]:
+            del self._known[key]
 
     def _led(self, request: Request, error: Unauthenticated) -> Response:
         """Lead a reader to the page for signing in, and back; a script and a form are told."""

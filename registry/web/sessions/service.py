@@ -57,6 +57,7 @@ class Sessions:
         self.wants_token, self.wants_code = wants_token, wants_code
         #: What is made without a token is known to this process alone, and ends with it.
         self._salt = secrets.token_hex(16) if wants_code else ""
+        self._listeners: list[Callable[[Collection[str]], None]] = []
 
     def begin(self, token: str, *, before: str = "") -> str:
         """Trade a token for a new session, which replaces the one that the browser had `before`; return the cookie's value.
@@ -136,6 +137,15 @@ class Sessions:
             [row.secret_sha256 for row in rows if row.secret_sha256 in found and row.seen_at < now - _SEEN], now
         )
         return found
+
+    def listen(self, listener: Callable[[Collection[str]], None]) -> None:
+        """Call this with the digests of sessions of which somebody sees that their holders have other rights than before."""
+        self._listeners.append(listener)
+
+    def note_changed(self, digests: Collection[str]) -> None:
+        """Let those who remember these sessions ask for them again."""
+        for listener in self._listeners:
+            listener(digests)
 
     def end(self, secret: str) -> None:
         """Sign out; repeating it is harmless."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path, Query, Request
 from fastapi.responses import Response
@@ -14,7 +14,7 @@ from registry.http.routes import answered, service
 from registry.jobs.lines import JobLines
 from registry.sweeps.service import Sweeps
 from registry.web.jobs.stream import cursor_of, feed_for, stream
-from registry.web.pages import Visitor, form_of, moved, page, pages
+from registry.web.pages import Visitor, form_of, long_page, moved, page, pages
 from registry.web.rendering import link
 from registry.web.sweeps.shown import shown_sweep, varies
 from sdk.schemas.sweeps import SweepState
@@ -23,6 +23,8 @@ router = pages()
 
 #: How many sweeps are on a page.
 _ROWS = 50
+#: The page of one with more members is written among other long work.
+_FEW = 100
 
 SweepsDep = Annotated[Sweeps, service(Sweeps)]
 SweepId = Annotated[str, Path(max_length=64)]
@@ -60,14 +62,16 @@ async def show_sweep(
     """Show a sweep: each setting with its score and what it costs, the winner, and its members."""
     newest = await answered(lines.newest)
     view, namespace = await answered(sweeps.shown, sweep_id, who=who)
-    return page(
-        request,
-        "sweeps/sweep.html",
-        sweep=view,
-        shown=shown_sweep(view),
-        after=cursor_of(newest, who),
-        may_write=who.may("write", namespace),
-    )
+
+    def shown() -> dict[str, Any]:
+        return {
+            "sweep": view,
+            "shown": shown_sweep(view),
+            "after": cursor_of(newest, who),
+            "may_write": who.may("write", namespace),
+        }
+
+    return await long_page(request, "sweeps/sweep.html", shown, is_long=len(view.members) > _FEW)
 
 
 @router.get(f"{PAGES}sweeps/{{sweep_id}}/live")

@@ -8,11 +8,11 @@ from typing import Any
 
 from registry.artifacts.long_facts import TurnNeededError, holding_facts
 from registry.catalog.bases.finding import find_visible
-from registry.catalog.versions.finding import space_of
+from registry.catalog.versions.finding import find_adapter, space_of
 from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
-from registry.errors import Invalid, NotFound
+from registry.errors import Invalid, InvalidName, NotFound
 from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.jobs.models import Job
 from registry.lineage.service import Lineages
@@ -98,6 +98,15 @@ class VersionPages:
             more_evaluations=len(found) > MOST_EVALUATIONS,
             lineage=self._lineage(view, who) if is_version else None,
         )
+
+    def is_adapter(self, name: str, *, who: Principal) -> bool:
+        """Whether the reader may see an adapter with this name."""
+        try:
+            with self._db.read() as session:
+                find_adapter(session, name, who)
+        except (NotFound, InvalidName):
+            return False
+        return True
 
     def norms(self, ref: str, *, wait_s: float, who: Principal) -> VersionNorms:
         """Return the norms of the modules of a version. Raises what `Catalog.norms` does."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import Response
 
 from registry.artifacts.long_facts import WAIT_S, TurnNeededError
+from registry.errors import NotFound
 from registry.http.paths import PAGES
 from registry.http.routes import answered, apart, service
-from registry.web.pages import Visitor, moved, page, pages
+from registry.web.pages import Visitor, long_page, moved, page, pages
+from registry.web.rendering import link
 from registry.web.versions.heat_map import MOST_TITLED, STEPS, heat_map
 from registry.web.versions.lineage_map import HEIGHT, WIDTH, page_of_ref
 from registry.web.versions.service import MOST_MODULES, VersionPage, VersionPages
@@ -19,13 +21,22 @@ from sdk.schemas.scores import briefly
 
 router = pages()
 
+#: The table of more norms is written among other long work.
+_FEW = 1000
+
 PagesDep = Annotated[VersionPages, service(VersionPages)]
 
 
 @router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}")
 async def show_version(request: Request, name: str, number: int, versions: PagesDep, who: Visitor) -> Response:
-    """Show a version."""
-    return _shown(request, await answered(versions.show, f"{name}@v{number}", who=who))
+    """Show a version; or lead to the adapter whose name looks like it, if there is no such version."""
+    try:
+        return _shown(request, await answered(versions.show, f"{name}@v{number}", who=who))
+    except NotFound:
+        called = request.url.path.removeprefix(f"{PAGES}adapters/")
+        if "/" in name or not await answered(versions.is_adapter, called, who=who):
+            raise
+        return moved(link("adapters", called))
 
 
 @router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}/norms")
@@ -38,20 +49,20 @@ async def show_norms(request: Request, name: str, number: int, versions: PagesDe
         # It may wait for as long as a push reads a file, so it waits among pushes.
         found = await apart(partial(versions.norms, ref, wait_s=WAIT_S, who=who))
     norms = found.norms or {}
-    rows = list(norms.items())[:MOST_MODULES]
-    heat = heat_map(norms) if norms else None
-    return page(
-        request,
-        "versions/norms.html",
-        ref=ref,
-        back=page_of_ref(ref),
-        rows=rows,
-        all_modules=len(norms),
-        replaced=found.replaced[:MOST_MODULES],
-        heat=heat,
-        most_titled=MOST_TITLED,
-        steps=STEPS,
-    )
+
+    def shown() -> dict[str, Any]:
+        return {
+            "ref": ref,
+            "back": page_of_ref(ref),
+            "rows": list(norms.items())[:MOST_MODULES],
+            "all_modules": len(norms),
+            "replaced": found.replaced[:MOST_MODULES],
+            "heat": heat_map(norms) if norms else None,
+            "most_titled": MOST_TITLED,
+            "steps": STEPS,
+        }
+
+    return await long_page(request, "versions/norms.html", shown, is_long=len(norms) > _FEW)
 
 
 @router.get(f"{PAGES}version")

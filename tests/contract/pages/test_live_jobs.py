@@ -23,7 +23,7 @@ from support.working import Held, progress
 from registry.http.ending import begin_to_end
 from registry.jobs.lines import JobFilter, JobLines
 from registry.principal import LOCAL, SYSTEM, Role
-from registry.web.jobs.feed import JobFeed, JobReader
+from registry.web.jobs.feed import TICK_S, JobFeed, JobReader
 from sdk.client import Client
 from sdk.schemas.jobs import JobView
 
@@ -169,6 +169,22 @@ def test_lost_right_reloads_the_list_without_the_names(people: World, browse: Br
     # Whoever comes back to what was shown before, with the cursor of that time, loads it again, too.
     with browser.streaming(page) as messages:
         assert next(messages)[0] == "reload"
+
+
+def test_what_happens_after_a_right_is_lost_is_not_sent(people: World, browse: Browse, rows: Path, space: str) -> None:
+    for number in range(3):
+        other = f"{space}-x{number}"
+        data = people.writer.datasets.add(rows, namespace=other).digest
+        browser = browse(**{space: Role.READER, other: Role.READER})
+        with browser.streaming(browser.page()) as messages:
+            time.sleep(0.2)
+            people.services.tokens.revoke_namespace(other, who=SYSTEM)
+            later, began = submit(people.writer, training(f"{other}/a", data)), time.monotonic()
+            told = list(messages)
+        assert told[-1][0] == "reload"
+        assert later.id not in "".join(data for _, data in told)
+        # It is looked at together with what has happened, and without that every second.
+        assert time.monotonic() - began < 4 * TICK_S
 
 
 @pytest.mark.parametrize("ends", ["token", "session"])

@@ -41,8 +41,11 @@ def ident(own_desk: MergingDesk, tmp_path: Path) -> str:
     """Scores of 60 rows of two languages."""
     seed = next(SEEDS)
     rows = [{"question": f"{seed} <b>{n}</b>", "answer": f"a{n}", "lang": "de" if n % 3 else "en"} for n in range(60)]
-    scored = [RowScore(row=n, loss_sum=1.0, tokens=1, scores={"rouge_l": n / 60}) for n in range(60)]
-    read = {"spec": {"columns": COLUMNS}, "conditions": CONDITIONS.model_copy(update={"columns": COLUMNS})}
+    scored = [RowScore(row=n, loss_sum=1.0, tokens=1, scores={"rouge_l": n / 60, "scorer.tone": n}) for n in range(60)]
+    read = {
+        "spec": {"columns": COLUMNS, "scorers": ["tone"]},
+        "conditions": CONDITIONS.model_copy(update={"columns": COLUMNS}),
+    }
     return evaluated(own_desk, own_desk.push(), save_jsonl(tmp_path / "rows.jsonl", rows), scored, **read)
 
 
@@ -68,6 +71,10 @@ def test_rows_of_a_slice_and_of_all_are_shown_to_readers_alone(
         found = reader.get(address, params=params)
         assert (found.status_code, said in found.text) == (200, True)
     assert reader.get(address, params={"show": "none"}).status_code == 422
+    known = reader.get(address, params={"metric": "rouge_l"}).text
+    assert (">Worst</a>" in known, "alone knows" in known) == (True, False)
+    own = reader.get(address, params={"metric": "scorer.tone"}).text
+    assert (">Worst</a>" in own, ">Least</a>" in own, "alone knows" in own) == (False, True, True)
     stranger = looking(f"{own_desk.space}-x", Role.ADMIN)
     for path in (address, f"{address}?show=all", f"/ui/adapters/{own_desk.space}/a/v1/rows"):
         assert stranger.get(path).status_code == 404

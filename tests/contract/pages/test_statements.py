@@ -14,6 +14,7 @@ from support.statements import sent
 from registry.artifacts.models import ManifestRow
 from registry.catalog.models import Adapter, Origin, Version
 from registry.db.types import Model
+from registry.principal import LOCAL
 
 #: What a page may ask at most.
 MOST = {"/ui/adapters": 12, "/ui/adapters?filter=rank >= 1": 14, "adapter": 30, "history": 6}
@@ -80,3 +81,15 @@ def test_pages_of_many_ask_as_often_as_pages_of_few(scene: Scene, opening: Openi
     multiply(scene, 30, 57)
     assert count() == few
     assert {name: number for name, number in few.items() if number > MOST[name]} == {}
+
+
+@pytest.mark.parametrize("people", ["sqlite"], indirect=True)
+def test_list_of_aliases_asks_for_nothing_that_it_does_not_show(scene: Scene) -> None:
+    for number in range(1, 4):
+        scene.publish()
+        scene.move(number, alias=f"canary-{number}")
+    with sent(scene.services.db) as statements:
+        found = scene.services.aliases.list(adapter=scene.adapter(), who=LOCAL)
+    assert [one.ref for one in found] == [f"{scene.adapter()}@v{number}" for number in range(1, 4)]
+    assert len(statements) <= 4
+    assert not [one.sql for one in statements if "versions.lora" in one.sql]

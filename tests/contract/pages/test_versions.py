@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +17,8 @@ from support.signed_in import signed_in, without_csrf
 from support.statements import sent
 
 from registry.principal import Role
+from registry.web import pages
+from registry.web.rendering import render
 from registry.web.versions.service import VersionPages
 from sdk.schemas.catalog import VersionView
 
@@ -101,6 +105,47 @@ def test_ref_leads_to_the_page_of_its_version(scene: Scene, reader: httpx.Client
         assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/adapters/sql/v1")
 
 
+def test_adapter_that_is_called_like_a_version_has_a_page_of_its_own(scene: Scene, reader: httpx.Client) -> None:
+    scene.made.pushed("sql/v1", description="it is no version of sql")
+    scene.made.pushed("sql/v77")
+    named = reader.get("/ui/adapters", params={"namespace": "sql"}).text
+    assert 'href="/ui/adapter/sql/v1"' in named
+    assert 'href="/ui/adapters/sql/v1"' not in named
+    theirs = reader.get("/ui/adapter/sql/v1").text
+    assert '<a class="ref" href="/ui/adapters/sql/v1/v1">' in " ".join(theirs.split())
+    assert reader.get("/ui/adapters/sql/v1/v1").status_code == 200
+    assert scene.first.digest in reader.get("/ui/adapters/sql/v1").text
+    # What nothing else could mean leads there, for those who may see it.
+    answer = reader.get("/ui/adapters/sql/v77")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/adapter/sql/v77")
+    with signed_in(scene.world, Role.ADMIN, namespace="elsewhere") as stranger:
+        assert stranger.get("/ui/adapters/sql/v77").status_code == 404
+
+
+def test_pages_that_may_be_long_are_not_written_while_everybody_waits(
+    scene: Scene, reader: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at: list[int] = []
+
+    def write(template: str, **shown: Any) -> str:
+        at.append(threading.get_ident())
+        return render(template, **shown)
+
+    monkeypatch.setattr(pages, "render", write)
+    refs = "&".join(["refs=sql@v1", *(f"refs=sql@sha256:{scene.first.digest[: 12 + n]}" for n in range(10))])
+    long = [
+        "/ui/compare?refs=sql@v1",
+        f"/ui/compare?{refs}",
+        "/ui/adapters/sql/v1/norms",
+        "/ui/series/table?refs=sql@v1",
+    ]
+    for path in ("/ui/sign-in", *long):
+        assert reader.get(path).status_code == 200, path
+    # The first one is short, and written by the thread that answers everybody.
+    assert at[0] not in at[1:]
+    assert len(at) == 1 + len(long)
+
+
 def test_archived_version_keeps_its_page(scene: Scene, reader: httpx.Client) -> None:
     view = scene.made.pushed("old")
     scene.world.admin.versions.archive(view.ref)
@@ -111,10 +156,10 @@ def test_archived_version_keeps_its_page(scene: Scene, reader: httpx.Client) -> 
 
 def test_page_takes_a_bounded_number_of_statements(scene: Scene) -> None:
     who, counts = scene.world.principal(Role.READER), []
-    pages = scene.world.app.state.by_class[VersionPages]
+    shown = scene.world.app.state.by_class[VersionPages]
     for _ in range(2):
         with sent(scene.world.services.db) as seen:
-            pages.show("sql@v1", who=who)
+            shown.show("sql@v1", who=who)
         counts.append(len(seen))
         scene.made.scored("sql@v1", loss=1.0)
         scene.made.trained("sql", steps=20)

@@ -19,7 +19,10 @@ _ARGS = [
     "--disable-sync", "--disable-quic",
 ]  # fmt: skip
 #: Widths at which pages are looked at: a telephone, and a screen.
-WIDTHS = {"phone": 375, "screen": 1440}
+PHONE, SCREEN = 375, 1440
+#: How each page is looked at, as width and scheme. All share one style, of which the catalogue is looked at in all four ways.
+LOOKS = [pytest.param(PHONE, True, id="phone-dark"), pytest.param(SCREEN, False, id="screen-light")]
+ALL_LOOKS = [*LOOKS, pytest.param(PHONE, False, id="phone-light"), pytest.param(SCREEN, True, id="screen-dark")]
 
 
 @contextmanager
@@ -44,7 +47,7 @@ class Reader:
     def __init__(
         self, started: Browser, url: str, *, width: int = 1440, dark: bool = False, script: bool = True
     ) -> None:
-        self.url = url
+        self.look = f"{width}-{'dark' if dark else 'light'}"
         self.context = started.new_context(
             base_url=url,
             viewport={"width": width, "height": 900},
@@ -67,6 +70,12 @@ class Reader:
         self.page.fill("input[name=token]", token)
         self.page.click("button:text('Sign in')")
         return self.page
+
+    def hold(self, pictures: Path, name: str) -> None:
+        """Leave a picture of the page as it is, and hold that it fits its window and is accessible."""
+        self.page.screenshot(path=pictures / f"{name}-{self.look}.png", full_page=True)
+        assert not overflows(self.page), name
+        assert violations(self.page) == [], name
 
     def close(self) -> None:
         """End the context, unless the browser complained."""

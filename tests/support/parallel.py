@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _TOGETHER = (
     # One stack of processes for all tests.
     ("tests/faults/jobs/",),
+    # One browser for all tests.
+    ("tests/e2e/pages/",),
     # One process that forks their workers' children.
     (
         "tests/integration/test_worker_again.py",
@@ -47,6 +49,7 @@ _FIRST = (
     "tests/e2e/test_terminal.py",
     "tests/e2e/test_preview_cli.py",
     "tests/contract/tenancy",
+    "tests/e2e/pages",
     "tests/unit/workers/pipelines",
     "tests/e2e/test_signing_cli.py",
     "tests/integration/test_stack_up.py",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from support.merging_desk import MergingDesk
+from support.page_readers import signed_in
 from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS, evaluated
@@ -21,22 +22,6 @@ COLUMNS = "prompt=question,completion=answer"
 
 
 @pytest.fixture
-def looking(people: World) -> Iterator[Callable[..., httpx.Client]]:
-    """Return a function that signs in to the pages with a new token of a role in a namespace."""
-    opened: list[httpx.Client] = []
-
-    def sign_in(namespace: str, role: Role = Role.READER) -> httpx.Client:
-        client = httpx.Client(base_url=people.url, headers={"Origin": people.url}, follow_redirects=True, timeout=30)
-        opened.append(client)
-        client.post("/ui/sign-in", data={"token": people.token(role, namespace=namespace)}).raise_for_status()
-        return client
-
-    yield sign_in
-    for client in opened:
-        client.close()
-
-
-@pytest.fixture
 def ident(own_desk: MergingDesk, tmp_path: Path) -> str:
     """Scores of 60 rows of two languages."""
     seed = next(SEEDS)
@@ -46,10 +31,16 @@ def ident(own_desk: MergingDesk, tmp_path: Path) -> str:
     return evaluated(own_desk, own_desk.push(), save_jsonl(tmp_path / "rows.jsonl", rows), scored, **read)
 
 
+@pytest.fixture
+def reader(people: World, own_desk: MergingDesk) -> Iterator[httpx.Client]:
+    with signed_in(people.url, people.token(Role.READER, namespace=own_desk.space)) as client:
+        yield client
+
+
 def test_rows_of_a_slice_and_of_all_are_shown_to_readers_alone(
-    people: World, own_desk: MergingDesk, ident: str, looking: Callable[..., httpx.Client]
+    people: World, own_desk: MergingDesk, ident: str, reader: httpx.Client
 ) -> None:
-    reader, address = looking(own_desk.space), f"/ui/evaluations/{ident}"
+    address = f"/ui/evaluations/{ident}"
     first = reader.get(address)
     assert (first.status_code, first.text.count('<th scope="row"')) == (200, 50)
     assert "&lt;b&gt;0&lt;/b&gt;" in first.text
@@ -68,9 +59,9 @@ def test_rows_of_a_slice_and_of_all_are_shown_to_readers_alone(
         found = reader.get(address, params=params)
         assert (found.status_code, said in found.text) == (200, True)
     assert reader.get(address, params={"show": "none"}).status_code == 422
-    stranger = looking(f"{own_desk.space}-x", Role.ADMIN)
-    for path in (address, f"{address}?show=all", f"/ui/adapters/{own_desk.space}/a/v1/rows"):
-        assert stranger.get(path).status_code == 404
+    with signed_in(people.url, people.token(Role.ADMIN, namespace=f"{own_desk.space}-x")) as stranger:
+        for path in (address, f"{address}?show=all", f"/ui/adapters/{own_desk.space}/a/v1/rows"):
+            assert stranger.get(path).status_code == 404
     assert reader.get(f"/ui/adapters/{own_desk.space}/a/v1/rows").status_code == 200
 
     with sent(people.services.db) as statements:

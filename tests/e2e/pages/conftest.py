@@ -14,8 +14,9 @@ from support.registries import World
 from registry.principal import Role
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
+    """One browser for all files here, and none afterwards: beside Playwright's loop no test can begin one of its own."""
     with browser() as started:
         yield started
 

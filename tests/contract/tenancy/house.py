@@ -20,6 +20,7 @@ from support.migrated import migrated_file
 from support.page_readers import signed_in
 from support.registries import World
 
+from registry.jobs.workers import QUEUES
 from registry.principal import Role
 from sdk.errors import AdapterctlError
 
@@ -28,8 +29,8 @@ _SPACES = {VICTIM: "team", ATTACKER: "rival"}
 
 #: How many pages are read of each form of address.
 _PAGES_OF_EACH = 3
-#: What pages show of the queue that all namespaces share, and of how often a worker says how far it is: as LEFT_OUT has it.
-_OF_ALL = frozenset({"#waits", "#log"})
+#: What pages show of the queues that all namespaces share, and of how often a worker says how far it is: as LEFT_OUT has it.
+_OF_ALL = frozenset({"#waits", "#log", *(f"#queue-{queue}" for queue in QUEUES)})
 
 
 class House:

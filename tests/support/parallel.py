@@ -21,6 +21,8 @@ _TOGETHER = (
     ("tests/faults/jobs/",),
     # One browser for all tests.
     ("tests/e2e/pages/",),
+    # One registry, with every page that its namespace has.
+    ("tests/contract/pages/test_hostile_text.py", "tests/contract/pages/test_rights.py"),
     # One process that forks their workers' children.
     (
         "tests/integration/test_worker_again.py",

@@ -18,6 +18,8 @@ from support.registries import World
 from registry.principal import Role
 
 Opening = Callable[..., PageReader]
+#: For tests of what pages make of what services read: these have tests of their own over both databases.
+ONE_DATABASE = pytest.mark.parametrize("people", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

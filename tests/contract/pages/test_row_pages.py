@@ -1,4 +1,4 @@
-"""Pages of rows over both databases: what services refuse isn't there, in a bounded number of statements."""
+"""Pages of rows: what services refuse isn't there, in a bounded number of statements."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from contract.pages.conftest import ONE_DATABASE
 from support.merging_desk import MergingDesk
 from support.page_readers import signed_in
 from support.people import SEEDS
@@ -17,6 +18,8 @@ from support.trainings import save_jsonl
 
 from registry.principal import Role
 from sdk.schemas.evaluation import RowScore
+
+pytestmark = ONE_DATABASE
 
 COLUMNS = "prompt=question,completion=answer"
 

@@ -1,4 +1,4 @@
-"""The page of a version, over both databases: all that is known of it, for whoever may see it, escaped and bounded."""
+"""The page of a version: all that is known of it, for whoever may see it, escaped and bounded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from contract.pages.conftest import ONE_DATABASE
 from support.page_readers import signed_in, without_csrf
 from support.registries import World
 from support.seeded_versions import Maker
@@ -17,6 +18,8 @@ from support.statements import sent
 from registry.principal import Role
 from registry.web.versions.service import VersionPages
 from sdk.schemas.catalog import VersionView
+
+pytestmark = ONE_DATABASE
 
 HOSTILE = "\"><script>alert(1)</script>{{7*7}}'&"
 

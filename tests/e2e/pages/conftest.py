@@ -44,7 +44,7 @@ def reading(chromium: Browser, seen: World) -> Iterator[Callable[..., Reader]]:
     ) -> Reader:
         reader = Reader(chromium, seen.url, width=width, dark=dark, script=script)
         opened.append(reader)
-        reader.sign_in(seen.token(role, namespace=namespace), to)
+        reader.enter(seen.token(role, namespace=namespace), to)
         return reader
 
     yield open_reader

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 from support.adapters import base_registration
 from support.browsing import ALL_LOOKS, Reader
 from support.people import new_adapter
 from support.registries import World
+
+from registry.principal import Role
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,5 +32,9 @@ def test_catalogue_fits_and_is_accessible(
     reader.hold(pictures, "catalogue")
 
 
-def test_catalogue_needs_no_script(reading: Callable[..., Reader]) -> None:
-    expect(reading(script=False).page.get_by_role("link", name="code-review", exact=True)).to_be_visible()
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
+def test_who_signs_in_by_the_form_sees_the_catalogue(chromium: Browser, seen: World, script: bool) -> None:
+    reader = Reader(chromium, seen.url, script=script)
+    page = reader.sign_in(seen.token(Role.READER))
+    expect(page.get_by_role("link", name="code-review", exact=True)).to_be_visible()
+    reader.close()

@@ -79,9 +79,9 @@ def test_report_of_an_adapter_and_of_one_version_open_too(
 def test_comparison_shows_verdicts_scores_and_curves(
     reading: Callable[..., Reader], refs: list[str], pictures: Path, width: int, dark: bool
 ) -> None:
-    reader = reading(to=f"/ui/compare?refs={refs[0]}%26refs={refs[1]}%26refs=sql@v3", width=width, dark=dark)
+    asked = f"/ui/compare?refs={refs[0]}&refs={refs[1]},{refs[2]}&refs=sql@production"
+    reader = reading(to=asked, width=width, dark=dark)
     page = reader.page
-    page.goto(f"/ui/compare?refs={refs[0]}&refs={refs[1]},{refs[2]}&refs=sql@production")
     expect(page.locator("figure.curves canvas").first).to_be_visible()
     page.get_by_label("Compare with").select_option(refs[1])
     page.get_by_role("button", name="Compare rows").click()

@@ -67,8 +67,10 @@ class House:
         for client in (self._admin, self._worker, self._auditor, *self._parties.values()):
             client.close()
 
-    def play(self, history: Sequence[Step]) -> Transcript:
-        """Do what a history says, then ask the victim for all that it can be told, and a reader of both for its scores."""
+    def play(self, history: Sequence[Step], *, with_pages: bool) -> Transcript:
+        """Do what a history says, then ask the victim for all that it can be told, and a reader of both for its scores; and
+        have the victim read pages.
+        """
         for step in history:
             if step.who == ADMIN:
                 self._administer(step.what, **dict(step.args))
@@ -82,7 +84,8 @@ class House:
             self.transcript.add(f"what the worker read for job {number}", self.victim.notes.of(job))
         for asked, answer in self._auditor.ask(self._universe.data_digests):
             self.transcript.add(f"a reader of both asks for {asked}", answer)
-        self._read_pages()
+        if with_pages:
+            self._read_pages()
         return self.transcript
 
     def _read_pages(self) -> None:

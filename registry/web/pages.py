@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from registry.errors import Forbidden, Invalid, RegistryError, TooLarge, WrongMediaType
 from registry.http.rights import note_forbidden
 from registry.principal import Principal
-from registry.web.forms import Form
+from registry.web.forms import FormFields
 from registry.web.rendering import render
 from registry.web.signed_in import SignedIn
 from sdk.schemas.codes import explain_validation
 
-F = TypeVar("F", bound=Form)
+F = TypeVar("F", bound=FormFields)
 
 
 #: Nothing runs, loads or is sent anywhere but to this origin, and no page of another site can hold ours.

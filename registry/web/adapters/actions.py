@@ -22,7 +22,7 @@ from registry.promotion.approvals import Approvals
 from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import policies_digest
 from registry.promotion.prospects import Prospect, Prospects
-from registry.web.forms import Form
+from registry.web.forms import FormFields
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
 from sdk.schemas.approvals import ApprovalKind, ApprovalRequest, ApprovalView
 from sdk.schemas.catalog import VersionMove, VersionView
@@ -38,7 +38,7 @@ Digest = Annotated[str, Field(max_length=64)]
 Reason = Annotated[str, Field(max_length=1000)]
 
 
-class CheckForm(Form):
+class CheckForm(FormFields):
     """Which move is looked at."""
 
     adapter: Name
@@ -46,7 +46,7 @@ class CheckForm(Form):
     alias: Alias
 
 
-class MoveForm(Form):
+class MoveForm(FormFields):
     """A move as its reader saw it."""
 
     adapter: Name
@@ -62,7 +62,7 @@ class MoveForm(Form):
     override: bool = False
 
 
-class ApprovalForm(Form):
+class ApprovalForm(FormFields):
     """An approval or a veto of a version as its reader saw it."""
 
     adapter: Name
@@ -74,7 +74,7 @@ class ApprovalForm(Form):
     reason: Reason = ""
 
 
-class WithdrawalForm(Form):
+class WithdrawalForm(FormFields):
     """The withdrawal of an approval, and the version from whose page it comes."""
 
     adapter: Name
@@ -82,7 +82,7 @@ class WithdrawalForm(Form):
     id: Annotated[str, Field(max_length=32)]
 
 
-class StateForm(Form):
+class StateForm(FormFields):
     """A version that is archived or restored."""
 
     adapter: Name

@@ -11,14 +11,14 @@ from pydantic import Field
 from registry.http.paths import PAGES
 from registry.http.routes import answered
 from registry.jobs.views import JobId, JobsDep
-from registry.web.forms import Form
+from registry.web.forms import FormFields
 from registry.web.pages import Visitor, form_of, moved, pages
 from registry.web.rendering import link
 
 router = pages()
 
 
-class _RetryForm(Form):
+class _RetryForm(FormFields):
     #: The same for a form that is sent twice.
     key: Annotated[str, Field(min_length=8, max_length=64)]
     #: "1" for a training that is run again as it is advised.
@@ -28,7 +28,7 @@ class _RetryForm(Form):
 @router.post(f"{PAGES}jobs/{{job_id}}/cancel")
 async def cancel_job_here(request: Request, job_id: JobId, jobs: JobsDep, who: Visitor) -> Response:
     """Cancel a job; a cancelled one stays as it is."""
-    form_of(request, Form)
+    form_of(request, FormFields)
     await answered(jobs.cancel, job_id, who=who)
     return moved(link("jobs", job_id))
 

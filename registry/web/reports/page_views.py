@@ -12,7 +12,7 @@ from pydantic import Field
 from registry.http.paths import PAGES
 from registry.http.routes import apart, service
 from registry.web.comparing.views import MOST_CHARACTERS, split_refs
-from registry.web.forms import Form
+from registry.web.forms import FormFields
 from registry.web.pages import HEADERS, Visitor, form_of, pages
 from registry.web.reports.query import ReportQuery
 from registry.web.reports.service import ReportWriter
@@ -26,7 +26,7 @@ _TYPES = {"html": "text/html; charset=utf-8", "markdown": "text/markdown; charse
 _REPORT_HEADERS = {**HEADERS, "Content-Security-Policy": "sandbox; default-src 'none'"}
 
 
-class ReportForm(Form):
+class ReportForm(FormFields):
     """What a reader asks a report for."""
 
     #: Refs, with blanks between.

@@ -12,7 +12,7 @@ from registry.http.paths import PAGES
 from registry.http.routes import answered, service
 from registry.jobs.lines import JobLines
 from registry.sweeps.service import Sweeps
-from registry.web.forms import Form
+from registry.web.forms import FormFields
 from registry.web.jobs.stream import cursor_of, feed_for, stream
 from registry.web.pages import Visitor, form_of, moved, page, pages
 from registry.web.rendering import link
@@ -77,7 +77,7 @@ async def stream_sweep(
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/pause")
 async def pause_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Begin no further members."""
-    form_of(request, Form)
+    form_of(request, FormFields)
     await answered(sweeps.pause, sweep_id, who=who)
     return moved(link("sweeps", sweep_id))
 
@@ -85,7 +85,7 @@ async def pause_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDe
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/go")
 async def let_sweep_go_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Let a paused sweep go on."""
-    form_of(request, Form)
+    form_of(request, FormFields)
     await answered(sweeps.go, sweep_id, who=who)
     return moved(link("sweeps", sweep_id))
 
@@ -93,6 +93,6 @@ async def let_sweep_go_here(request: Request, sweep_id: SweepId, sweeps: SweepsD
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/cancel")
 async def cancel_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Cancel a sweep and its members."""
-    form_of(request, Form)
+    form_of(request, FormFields)
     await answered(sweeps.cancel, sweep_id, who=who)
     return moved(link("sweeps", sweep_id))

@@ -184,12 +184,14 @@ def test_stream_ends_with_token_and_session(people: World, browse: Browse, train
 
 
 def test_stream_beyond_the_limit_is_told_to_poll(tmp_path: Path) -> None:
-    with registries.served(tmp_path, max_streams_per_token=1) as world:
-        browser = Browser(world, world.token(Role.READER))
+    with (
+        registries.served(tmp_path, max_streams_per_token=1) as world,
+        signed_in(world.url, world.token(Role.READER)) as http,
+    ):
+        browser = Browser(http)
         page = browser.page()
         with browser.streaming(page), browser.streaming(page) as second:
             assert [event for event, _ in second] == ["poll"]
-        browser.http.close()
 
 
 def test_last_event_id_goes_on_where_the_stream_was_lost(browse: Browse, train: Train, space: str) -> None:

@@ -72,12 +72,8 @@ def note_latest(session: Session, rows: Sequence[Evaluation], intervals: Interva
         follow(session, pk, namespace)
 
 
-def follow(session: Session, adapter_pk: int, namespace: str, digest: str | None = None) -> None:
-    """Find out which score an adapter got last; if only a version with `digest` has become ready, unless it has none."""
-    if digest is not None:
-        of = of_version(LatestScore, SYSTEM, digest=digest, namespace=namespace)
-        if session.scalar(select(LatestScore.is_main).where(of, LatestScore.is_main).limit(1)) is None:
-            return
+def follow(session: Session, adapter_pk: int, namespace: str) -> None:
+    """Find out which score an adapter got last."""
     # Whoever changes it too waits here, and then sees what this transaction has changed.
     insert_if_new(session, AdapterScore, adapter_pk=adapter_pk)
     own = AdapterScore.adapter_pk == adapter_pk

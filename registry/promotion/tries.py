@@ -104,17 +104,19 @@ def note_checked(session: Session, digest: str, namespace: str) -> None:
         raise_generation(session, adapter)
 
 
-def note_version(session: Session, publication: Publication) -> None:
+def note_version(session: Session, publication: Publication) -> bool:
     """Note by which rows a version was chosen or measured in its training, and which have scored its bytes under another
-    name.
+    name; return whether any have.
 
     Call it before the adapter is locked, as moves of its aliases lock it.
     """
     digest, namespace = publication.manifest.digest, space_of(publication.adapter)
-    met = [*_met_in_training(publication, of_sweep=False), *_scored_before(session, digest, namespace)]
+    scored = list(_scored_before(session, digest, namespace))
+    met = [*_met_in_training(publication, of_sweep=False), *scored]
     if met:
         raise_generation(session, publication.adapter)
         _note(session, publication.adapter, digest, met)
+    return bool(scored)
 
 
 def keep_member(session: Session, place: SweepPlace, step: int, result: MemberResult, publication: Publication) -> None:

@@ -19,12 +19,14 @@ class Cell(NamedTuple):
     text: str
     #: "number" stands at the right, "ref" is a ref, a digest or an id.
     kind: Literal["text", "number", "ref"] = "text"
-    #: Of a page, below `/ui`, without it; reports have no links.
+    #: The address of a page; reports have no links.
     to: str | None = None
     #: What else there is to know about it.
     title: str | None = None
 
 
+#: How moments are written, in UTC.
+WHEN = "%Y-%m-%d %H:%M"
 #: What stands for a value that there is none of.
 NOTHING = Cell("–")
 

@@ -15,17 +15,19 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from registry.errors import Forbidden, Invalid, RegistryError, TooLarge, WrongMediaType
 from registry.http.rights import note_forbidden
 from registry.http.routes import answered, apart
 from registry.principal import Principal
+from registry.web.forms import FormFields
 from registry.web.rendering import render
 from registry.web.signed_in import SignedIn
 from sdk.schemas.codes import explain_validation
 
-F = TypeVar("F", bound=BaseModel)
+F = TypeVar("F", bound=FormFields)
+
 
 #: Nothing runs, loads or is sent anywhere but to this origin, and no page of another site can hold ours.
 POLICY = (

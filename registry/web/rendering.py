@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from registry.web import wording
 from registry.web.assets import asset
+from sdk.formats.refs import BadRefError, Ref
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: A name whose page would have the address of a version of another adapter: "team/v3" is not version 3 of "team".
@@ -48,7 +49,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(asset=asset, link=link, now=lambda: datetime.now(UTC), **wording.SHOWN)
+    made.globals.update(asset=asset, link=link, page_of_ref=page_of_ref, now=lambda: datetime.now(UTC), **wording.SHOWN)
     made.filters.update(
         time=time,
         size=size,
@@ -134,3 +135,18 @@ def duration(seconds: float) -> str:
 def short(digest: str) -> str:
     """Return the beginning of a digest, as refs take it."""
     return digest[:_DIGEST_CHARS]
+
+
+def page_of_ref(ref: str) -> str:
+    """Return the address of a version's page.
+
+    >>> page_of_ref("team/code-review@v3"), page_of_ref("team/code-review@production")
+    ('/ui/adapters/team/code-review/v3', '/ui/version?ref=team%2Fcode-review%40production')
+    """
+    try:
+        parsed = Ref.parse(ref)
+    except BadRefError:
+        return link("version", ref=ref)
+    if parsed.number is None:
+        return link("version", ref=ref)
+    return link("adapters", parsed.adapter, f"v{parsed.number}")

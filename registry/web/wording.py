@@ -1,7 +1,7 @@
 """What templates say of plain values, in the words of other rooms.
 
->>> tag_filter("language", "python 3"), parent_of("team/code-review@v3")
-('tag[language] = "python 3"', ('team/code-review', 'v3'))
+>>> tag_filter("language", "python 3")
+'tag[language] = "python 3"'
 """
 
 from __future__ import annotations
@@ -23,12 +23,6 @@ def quoted(text: str) -> str:
     return shlex.quote(text)
 
 
-def parent_of(ref: str) -> tuple[str, str]:
-    """Return where the page of a version is, by its exact ref: the parts of its address."""
-    adapter, _, selector = ref.partition("@")
-    return adapter, selector
-
-
 def source_of(version: VersionView) -> str:
     """Return how a version came to be, in one word."""
     if version.kind == "merged":
@@ -41,7 +35,6 @@ def source_of(version: VersionView) -> str:
 SHOWN = {
     "tag_filter": tag_filter,
     "quoted": quoted,
-    "parent_of": parent_of,
     "source_of": source_of,
     "words": promotion_words,
 }

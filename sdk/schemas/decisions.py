@@ -24,14 +24,6 @@ MoveKind = Literal["set", "rollback", "remove"]
 #: by a decision that passed.
 DecisionOutcome = Literal["passed", "refused", "overridden", "rolled_back"]
 
-#: What each outcome means for the alias, where it did not move and where it did.
-_OUTCOMES = {
-    "passed": ("all rules hold, and it was not asked to move", "all rules hold"),
-    "refused": ("it did not move", "it moved"),
-    "overridden": ("an admin may move it all the same", "an admin moved it all the same"),
-    "rolled_back": ("it may go back to what it has named", "it went back to what it had named"),
-}
-
 
 class RuleOutcome(Wire):
     """What one rule found."""
@@ -86,18 +78,6 @@ class Decision(Wire):
     reason: str
     decided_by: str
     decided_at: datetime
-
-    @property
-    def title(self) -> str:
-        """What was to move, and what came of it: "code-review@production to v3: refused"."""
-        target = "nothing" if self.number is None else f"v{self.number}"
-        return f"{self.adapter}@{self.alias} to {target}: {self.outcome.replace('_', ' ')}"
-
-    @property
-    def meaning(self) -> str:
-        """The outcome, and what it means for the alias."""
-        meant = _OUTCOMES.get(self.outcome, ("it did not move", "it moved"))[self.moved]
-        return f"{self.outcome.replace('_', ' ')}: {meant}"
 
 
 class PromotionCheck(Wire):

@@ -323,6 +323,10 @@ def test_each_command_of_the_page_of_a_version_does_what_it_says(home: Home, tmp
     assert list(commands) == ["Train again with the same configuration"]
 
 
+@pytest.mark.soak
+@pytest.mark.skipif(
+    not SOAKING, reason="another training; what --like repeats is tested with a worker, and what the page says without"
+)
 def test_version_is_trained_again_as_its_page_says(home: Home) -> None:
     command = shlex.split(commands_of_page(home)["Train again with the same configuration"])
     done = home.run(*command[1:], within_s=300)

@@ -19,7 +19,10 @@ _ARGS = [
     "--disable-sync", "--disable-quic",
 ]  # fmt: skip
 #: Widths at which pages are looked at: a telephone, and a screen.
-WIDTHS = {"phone": 375, "screen": 1440}
+PHONE, SCREEN = 375, 1440
+#: How each page is looked at, as width and scheme. All share one style, of which the catalogue is looked at in all four ways.
+LOOKS = [pytest.param(PHONE, True, id="phone-dark"), pytest.param(SCREEN, False, id="screen-light")]
+ALL_LOOKS = [*LOOKS, pytest.param(PHONE, False, id="phone-light"), pytest.param(SCREEN, True, id="screen-dark")]
 
 
 @contextmanager
@@ -44,7 +47,7 @@ class Reader:
     def __init__(
         self, started: Browser, url: str, *, width: int = 1440, dark: bool = False, script: bool = True
     ) -> None:
-        self.url = url
+        self.url, self.look = url, f"{width}-{'dark' if dark else 'light'}"
         self.context = started.new_context(
             base_url=url,
             viewport={"width": width, "height": 900},
@@ -61,12 +64,27 @@ class Reader:
         )
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
 
-    def sign_in(self, token: str, to: str = "/ui/adapters") -> Page:
-        """Sign in by the form, and go to a page."""
-        self.page.goto(f"/ui/sign-in?next={to}")
+    def enter(self, token: str, to: str) -> Page:
+        """Begin a session without showing the form, which would be loaded for each test, and go to a page."""
+        answer = self.context.request.post(
+            "/ui/sign-in", form={"token": token}, headers={"Origin": self.url}, max_redirects=0
+        )
+        assert answer.status == 303, answer.text()
+        self.page.goto(to)
+        return self.page
+
+    def sign_in(self, token: str) -> Page:
+        """Sign in by the form."""
+        self.page.goto("/ui/sign-in")
         self.page.fill("input[name=token]", token)
         self.page.click("button:text('Sign in')")
         return self.page
+
+    def hold(self, pictures: Path, name: str) -> None:
+        """Leave a picture of the page as it is, and hold that it fits its window and is accessible."""
+        self.page.screenshot(path=pictures / f"{name}-{self.look}.png", full_page=True)
+        assert not overflows(self.page), name
+        assert violations(self.page) == [], name
 
     def close(self) -> None:
         """End the context, unless the browser complained."""
@@ -75,15 +93,11 @@ class Reader:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds in a page as it is now, against its CSP, which forbids the script otherwise."""
-    session = page.context.new_cdp_session(page)
-    session.send("Page.setBypassCSP", {"enabled": True})
-    page.reload()
-    page.add_script_tag(path=_AXE)
+    """What axe finds in a page as it is now. It comes as a debugger's expression, to which the page's CSP does not apply."""
+    page.evaluate(f"() => {{ {_AXE.read_text()}\n }}")
     found = page.evaluate(
         "async () => (await axe.run()).violations.map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' '))"
     )
-    session.send("Page.setBypassCSP", {"enabled": False})
     return list(found)
 
 

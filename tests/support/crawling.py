@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-#: How many pages are read of each form of address: a catalogue leads to as many as there are names.
-_OF_EACH = 40
-_VOID = {"meta", "link", "input", "img", "br", "hr", "source", "path", "rect", "line", "circle", "use"}
+_MOST = 400
 #: What is in these is no text of the page.
-_SILENT = {"style", "time"}
+SILENT = frozenset({"style", "time"})
 
 
 @dataclass
@@ -38,10 +36,11 @@ class ReadPage:
 
 
 class _Reader(HTMLParser):
-    def __init__(self, page: ReadPage) -> None:
+    def __init__(self, page: ReadPage, silent: Set[str]) -> None:
         super().__init__()
-        self._page = page
-        self._silent = 0
+        self._page, self._silent = page, silent
+        #: The name of the element that says nothing, within it; none of them holds another of its name.
+        self._within: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._page.elements.add(tag)
@@ -53,55 +52,51 @@ class _Reader(HTMLParser):
         self._page.text += [given[name] for name in ("title", "alt", "aria-label", "placeholder") if given.get(name)]
         if given.get("type") != "hidden" and given.get("value"):
             self._page.text.append(given["value"])
-        self._silent += tag in _SILENT
+        if self._within is None and (tag in self._silent or f"#{given.get('id')}" in self._silent):
+            self._within = tag
 
     def handle_endtag(self, tag: str) -> None:
-        self._silent -= tag in _SILENT
+        if tag == self._within:
+            self._within = None
 
     def handle_data(self, data: str) -> None:
-        if not self._silent and (shown := " ".join(data.split())):
+        if self._within is None and (shown := " ".join(data.split())):
             self._page.text.append(shown)
 
 
-def read_page(answer: httpx.Response) -> ReadPage:
+def read_page(answer: httpx.Response, silent: Set[str] = SILENT) -> ReadPage:
     """Take a page apart."""
     page = ReadPage(answer.request.url.raw_path.decode(), answer.status_code, answer.text)
     if "html" in answer.headers.get("Content-Type", ""):
-        _Reader(page).feed(answer.text)
+        _Reader(page, silent).feed(answer.text)
     else:
         page.text = [answer.text]
     return page
 
 
-def signed_in(url: str, token: str) -> httpx.Client:
-    """Return a client with the session of a token."""
-    client = httpx.Client(base_url=url, headers={"Origin": url}, timeout=30, trust_env=False)
-    answer = client.post("/ui/sign-in", data={"token": token})
-    assert answer.status_code == 303, answer.text
-    return client
-
-
-def crawl(client: httpx.Client, *begin: str, most: int = 400) -> Iterator[ReadPage]:
-    """Read the pages that links lead to, each once, from the first on; nothing is changed."""
-    waiting = deque(begin or ("/ui/adapters", "/ui/jobs", "/ui/sweeps", "/ui/compare", "/ui/workers"))
+def crawl(client: httpx.Client, *, of_each: int = 40, silent: Set[str] = SILENT) -> Iterator[ReadPage]:
+    """Read the pages that links lead to, each once; of each form of address `of_each`, since a catalogue leads to as many as
+    there are names. Nothing is changed. Elements with these names or ids say nothing.
+    """
+    waiting = deque(("/ui/adapters", "/ui/jobs", "/ui/sweeps", "/ui/compare", "/ui/workers"))
     seen, forms = set(waiting), dict[str, int]()
-    for _ in range(most):
+    for _ in range(_MOST):
         if not waiting:
             return
         path = waiting.popleft()
-        page = read_page(client.get(path))
+        page = read_page(client.get(path), silent)
         yield page
         for place in page.places:
             target = urlsplit(urljoin(path, place))
             address = target.path + (f"?{target.query}" if target.query else "")
             form = re.sub(r"[0-9a-f]{8,}|\d+", "#", target.path)
             ours = not target.netloc and target.path.startswith("/ui/")
-            if not ours or address in seen or _is_left_out(target.path) or forms.get(form, 0) >= _OF_EACH:
+            if not ours or address in seen or _is_left_out(target.path) or forms.get(form, 0) >= of_each:
                 continue
             seen.add(address)
             forms[form] = forms.get(form, 0) + 1
             waiting.append(address)
-    raise AssertionError(f"there are more than {most} pages; {list(waiting)[:10]} are left")
+    raise AssertionError(f"there are more than {_MOST} pages; {list(waiting)[:10]} are left")
 
 
 def _is_left_out(path: str) -> bool:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _TOGETHER = (
     # One stack of processes for all tests.
     ("tests/faults/jobs/",),
+    # One browser for all tests.
+    ("tests/e2e/pages/",),
+    # One registry, with every page that its namespace has.
+    ("tests/contract/pages/test_hostile_text.py", "tests/contract/pages/test_rights.py"),
     # One process that forks their workers' children.
     (
         "tests/integration/test_worker_again.py",
@@ -47,6 +51,7 @@ _FIRST = (
     "tests/e2e/test_terminal.py",
     "tests/e2e/test_preview_cli.py",
     "tests/contract/tenancy",
+    "tests/e2e/pages",
     "tests/unit/workers/pipelines",
     "tests/e2e/test_signing_cli.py",
     "tests/integration/test_stack_up.py",

@@ -50,8 +50,9 @@ class _Judged(NamedTuple):
     warnings: list[str]
 
 
-#: Hears of a version first in the transaction that records it, before anything is locked.
-OnVersion = Callable[[Session, Publication], None]
+#: Hears of a version first in the transaction that records it, before anything is locked; returns whether its bytes have
+#: scores already.
+OnVersion = Callable[[Session, Publication], bool]
 
 
 class Publisher:
@@ -64,7 +65,7 @@ class Publisher:
         *,
         trust: Trust | None = None,
         quarantine: bool = False,
-        on_version: OnVersion = lambda session, publication: None,
+        on_version: OnVersion = lambda session, publication: False,
     ) -> None:
         self._db = db
         self._on_version = on_version
@@ -129,8 +130,8 @@ class Publisher:
             new = over_its_base(new, ancestry)
             if judged is not None and judged.base == ancestry.base and self._artifacts.has(session, **sent_for(new)):
                 # No bytes have to be read, so one transaction is enough.
-                self._on_version(session, new.publication)
-                yield session, record_ready(session, new, ancestry, [*notes, *judged.warnings])
+                scored = self._on_version(session, new.publication)
+                yield session, record_ready(session, new, ancestry, [*notes, *judged.warnings], scored=scored)
                 return
             record_pending(session, new, ancestry)
         with self._finishing(new, ancestry, notes, lambda: self._inspect(new, ancestry, require)) as published:
@@ -202,9 +203,9 @@ class Publisher:
         try:
             facts, warnings = inspect()
             with self._db.write() as session:
-                self._on_version(session, new.publication)
+                scored = self._on_version(session, new.publication)
                 self._artifacts.keep(session, facts)
-                yield session, record_ready(session, new, ancestry, [*notes, *warnings])
+                yield session, record_ready(session, new, ancestry, [*notes, *warnings], scored=scored)
         except RegistryError as error:
             with self._db.write() as session:
                 record_failed(session, new, error)

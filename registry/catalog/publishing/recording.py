@@ -53,8 +53,11 @@ def record_pending(session: Session, new: NewVersion, ancestry: Ancestry) -> Non
         put(session, version)
 
 
-def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings: list[str]) -> Published:
-    """Make verified bytes a version with a number, or find the one that has them. Raises Verification.
+def record_ready(
+    session: Session, new: NewVersion, ancestry: Ancestry, warnings: list[str], *, scored: bool
+) -> Published:
+    """Make verified bytes, which are `scored` already or not, a version with a number, or find the one that has them.
+    Raises Verification.
 
     The commit raises QuotaExceeded if the namespace has no room for it.
     """
@@ -71,7 +74,8 @@ def record_ready(session: Session, new: NewVersion, ancestry: Ancestry, warnings
         return Published(version=present(session, version, new.who), existing=True)
     _charge(session, new, recorded)
     _describe(session, version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)
-    give_number(session, version, counters, new.publication.adapter, new.publication.manifest.size_bytes)
+    manifest = new.publication.manifest
+    give_number(session, version, counters, new.publication.adapter, manifest.size_bytes, scored=scored)
     origin = _add_parts(session, version, new, ancestry)
     job = None if new.job is None else new.job.id
     about = {"digest": recorded.digest, "base": ancestry.base.brief.fingerprint, "job": job}

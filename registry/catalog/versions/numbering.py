@@ -36,16 +36,16 @@ class Counters(NamedTuple):
 _FOLLOWER = "follower of versions"
 
 
-def follow_versions(db: Database, changed: Callable[[Session, int, str, str | None], None]) -> None:
-    """From now on, let `changed` hear of each adapter whose ready versions change, in the same transaction: of its key, its
-    namespace, and the digest of its version that has become ready, if it is only that.
+def follow_versions(db: Database, changed: Callable[[Session, int, str], None]) -> None:
+    """From now on, let `changed` hear of each adapter of which the ready versions with scores may have changed, in the same
+    transaction: of its key and its namespace.
     """
     db.session_info[_FOLLOWER] = changed
 
 
-def _tell(session: Session, adapter_pk: int, namespace: str, digest: str | None = None) -> None:
+def _tell(session: Session, adapter_pk: int, namespace: str) -> None:
     if (changed := session.info.get(_FOLLOWER)) is not None:
-        changed(session, adapter_pk, namespace, digest)
+        changed(session, adapter_pk, namespace)
 
 
 #: The last version keeps its row, whatever happens to it.
@@ -82,11 +82,14 @@ def require_kind(session: Session, counters: Counters, name: str, kind: str) -> 
         require_one_kind(name, counters.kind, kind)
 
 
-def give_number(session: Session, version: Version, counters: Counters, name: str, size_bytes: int) -> int:
+def give_number(
+    session: Session, version: Version, counters: Counters, name: str, size_bytes: int, *, scored: bool = True
+) -> int:
     """Give a version that becomes ready the next number, which it keeps for ever, and write it.
 
     A name without versions until now is counted. The version's bytes are not: in quarantine they were counted already.
-    Raises Conflict for a name whose versions are of another kind.
+    Nobody hears of it if its bytes have no scores, as far as `scored` says. Raises Conflict for a name whose versions are
+    of another kind.
     """
     require_kind(session, counters, name, version.kind)
     if counters.last_number == 0:
@@ -101,7 +104,8 @@ def give_number(session: Session, version: Version, counters: Counters, name: st
     }
     connection_of(session).execute(_COUNT, {"adapter": counters.adapter_pk, **counted})
     put(session, version)
-    _tell(session, counters.adapter_pk, counters.namespace, version.digest)
+    if scored:
+        _tell(session, counters.adapter_pk, counters.namespace)
     return version.number
 
 

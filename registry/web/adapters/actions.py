@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.lifecycle import VersionState
@@ -22,6 +22,7 @@ from registry.promotion.approvals import Approvals
 from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import policies_digest
 from registry.promotion.prospects import Prospect, Prospects
+from registry.web.forms import FormFields
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
 from sdk.schemas.approvals import ApprovalKind, ApprovalRequest, ApprovalView
 from sdk.schemas.catalog import VersionMove, VersionView
@@ -37,13 +38,7 @@ Digest = Annotated[str, Field(max_length=64)]
 Reason = Annotated[str, Field(max_length=1000)]
 
 
-class ActionForm(BaseModel):
-    """A form: its fields are texts, and no other is allowed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class CheckForm(ActionForm):
+class CheckForm(FormFields):
     """Which move is looked at."""
 
     adapter: Name
@@ -51,7 +46,7 @@ class CheckForm(ActionForm):
     alias: Alias
 
 
-class MoveForm(ActionForm):
+class MoveForm(FormFields):
     """A move as its reader saw it."""
 
     adapter: Name
@@ -67,7 +62,7 @@ class MoveForm(ActionForm):
     override: bool = False
 
 
-class ApprovalForm(ActionForm):
+class ApprovalForm(FormFields):
     """An approval or a veto of a version as its reader saw it."""
 
     adapter: Name
@@ -79,7 +74,7 @@ class ApprovalForm(ActionForm):
     reason: Reason = ""
 
 
-class WithdrawalForm(ActionForm):
+class WithdrawalForm(FormFields):
     """The withdrawal of an approval, and the version from whose page it comes."""
 
     adapter: Name
@@ -87,7 +82,7 @@ class WithdrawalForm(ActionForm):
     id: Annotated[str, Field(max_length=32)]
 
 
-class StateForm(ActionForm):
+class StateForm(FormFields):
     """A version that is archived or restored."""
 
     adapter: Name

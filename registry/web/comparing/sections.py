@@ -12,6 +12,7 @@ from registry.web.comparing.settings import ComparedSetting, setting_rows, setti
 from registry.web.curves.pictures import picture_of_drawing
 from registry.web.document import (
     NOTHING,
+    WHEN,
     Block,
     Cell,
     CellTable,
@@ -24,11 +25,11 @@ from registry.web.document import (
     ref,
     turned,
 )
+from registry.web.rendering import page_of_ref
 from sdk.schemas.scores import briefly
 
 #: With more columns than this, each version is a line and not a column.
 _MOST_COLUMNS = 5
-_WHEN = "%Y-%m-%d %H:%M"
 
 
 class _Columns(NamedTuple):
@@ -51,10 +52,10 @@ def versions_section(beside: ComparedSides) -> Section:
             continue
         rows.append(
             [
-                ref(side.ref, _page(side.ref)),
+                ref(side.ref, page_of_ref(side.ref)),
                 Cell(", ".join(version.aliases)) if version.aliases else NOTHING,
                 Cell(version.state),
-                Cell(f"{version.created_at:{_WHEN}}"),
+                Cell(f"{version.created_at:{WHEN}}"),
                 Cell(version.base.id),
                 ref(version.digest[:12]),
             ]
@@ -99,7 +100,7 @@ def _named(row: ScoreRow, *, with_direction: bool) -> list[Cell]:
 
 def _score(row: ScoreRow, of: str) -> Cell:
     found = row.of.get(of)
-    when = None if found is None else f"scores {found.id}, {found.created_at:{_WHEN}} UTC"
+    when = None if found is None else f"scores {found.id}, {found.created_at:{WHEN}} UTC"
     return number(row.score(of), when)
 
 
@@ -110,7 +111,7 @@ def _evaluations(beside: ComparedSides) -> CellTable:
             ref(one.id),
             ref(ref_),
             Cell(beside.datasets[one.dataset]),
-            Cell(f"{one.created_at:{_WHEN}}"),
+            Cell(f"{one.created_at:{WHEN}}"),
             Cell(one.namespace),
             Cell(one.precision),
             Cell(briefly(one.contamination)),
@@ -161,15 +162,10 @@ def _setting(row: ComparedSetting, refs: Sequence[str]) -> list[Cell]:
 
 def _columns(beside: ComparedSides, only: Sequence[str] | None = None) -> _Columns:
     sides = [side for side in beside.sides if only is None or side.ref in only]
-    return _Columns([ref(side.ref, _page(side.ref)) for side in sides], [side.ref for side in sides])
+    heads = [ref(side.ref, None if side.version is None else page_of_ref(side.ref)) for side in sides]
+    return _Columns(heads, [side.ref for side in sides])
 
 
 def _wide(label: str, headings: Sequence[Cell], rows: Sequence[Sequence[Cell]], columns: _Columns) -> CellTable:
     """Return a table with a column for each version, or with a line for each if these are many."""
     return CellTable(label, headings, rows) if len(columns.refs) <= _MOST_COLUMNS else turned(label, headings, rows)
-
-
-def _page(text: str) -> str | None:
-    """Return where the page of a version is; what is no version has none."""
-    adapter, at, selector = text.partition("@")
-    return f"adapters/{adapter}/{selector}" if at else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from registry.catalog.aliases.service import Aliases
@@ -23,27 +22,21 @@ from registry.web.comparing.sections import curves_section, scores_section, sett
 from registry.web.comparing.service import MOST_SIDES, ComparedSides, FoundSides
 from registry.web.comparing.verdicts import RowQuestion, changed_rows, judge, verdict_section
 from registry.web.document import (
-    NOTHING,
     Block,
-    Cell,
-    CellTable,
     Document,
-    FactList,
     Section,
     Sentences,
     TextParts,
     part,
-    ref,
 )
 from registry.web.naming import names_of_datasets
+from registry.web.reports.decisions import decision_sections
 from registry.web.reports.query import ReportQuery
 from registry.web.reports.sweeps import sweep_sections
-from sdk.schemas.aliases import AliasMoveView
-from sdk.schemas.catalog import VersionView
-from sdk.schemas.decisions import Decision, RuleOutcome
+from registry.web.reports.versions import aliases_section, files_section, version_section
+from sdk.schemas.promotion_words import title_of
 
 _SWEEP, _DECISION = "sweep:", "decision:"
-_WHEN = "%Y-%m-%d %H:%M"
 #: What curves of a report show.
 _KEYS = ("loss", "eval_loss", "lr")
 #: How many moves of aliases are shown.
@@ -102,11 +95,6 @@ class Documents:
         beside = self._sides.beside(page.items, who=who, scores_of=asked.scores_of, notes=notes)
         aliases = self._aliases.list(adapter=name, who=who)
         moves = self._aliases.history(adapter=name, alias=None, who=who, cursor=None, limit=_MOVES)
-        rows = [[Cell(one.alias), ref(one.ref), Cell(f"{one.moved_at:{_WHEN}}"), Cell(one.moved_by)] for one in aliases]
-        heads = [Cell(text) for text in ("Alias", "Names", "Since, in UTC", "Moved by")]
-        blocks: list[Block] = [CellTable("Aliases", heads, rows)] if rows else [Sentences([f"{name} has no alias."])]
-        if moves.items:
-            blocks.append(_moves(moves.items, more=moves.next is not None))
         named = {f"{name}@{one.alias}": one.ref for one in aliases}
         # What runs in production is what all others have to beat.
         production = named.get(f"{name}@production")
@@ -115,7 +103,7 @@ class Documents:
         asked = asked.model_copy(update={"against": against})
         found = self._several(dataclasses.replace(beside, named=named), asked, who)
         return dataclasses.replace(
-            found, title=name, sections=[found.sections[0], Section("Aliases", blocks), *found.sections[1:]]
+            found, title=name, sections=[found.sections[0], aliases_section(name, aliases, moves), *found.sections[1:]]
         )
 
     def _several(self, beside: ComparedSides, asked: ReportQuery, who: Principal) -> Document:
@@ -164,10 +152,10 @@ class Documents:
     def _single(self, beside: ComparedSides, asked: ReportQuery, who: Principal) -> Document:
         (side,) = beside.sides
         version = side.version
-        sections = [versions_section(beside) if version is None else _version(version)]
+        sections = [versions_section(beside) if version is None else version_section(version)]
         sections += [scores_section(beside)]
         if version is not None:
-            sections += [*self._drawn(beside, who), settings_section(beside), _files(version)]
+            sections += [*self._drawn(beside, who), settings_section(beside), files_section(version)]
         samples = self._samples(beside, asked.rows, who)
         if asked.rows:
             shown: list[Block] = [sample for _, sample in samples]
@@ -220,23 +208,11 @@ class Documents:
 
     def _decision(self, ident: str, who: Principal) -> Document:
         decision = self._decisions.show(ident, who=who)
-        named = "nothing" if decision.from_number is None else f"v{decision.from_number}"
         with self._db.read() as session:
             names = names_of_datasets(session, {one for rule in decision.rules for one in rule.data}, who)
-        facts = [
-            ("Decision", ref(decision.id)),
-            ("Version", NOTHING if decision.ref is None else ref(decision.ref)),
-            ("Digest", NOTHING if decision.digest is None else ref(decision.digest)),
-            ("Outcome", Cell(decision.meaning)),
-            ("Named until then", Cell(named)),
-            ("Reason", Cell(decision.reason) if decision.reason else NOTHING),
-            ("Decided by", Cell(decision.decided_by)),
-            ("Decided at", Cell(f"{decision.decided_at:{_WHEN}} UTC")),
-            ("Policies", Cell(", ".join(f"{one.scope} version {one.version}" for one in decision.policies) or "–")),
-        ]
         return Document(
-            title=decision.title,
-            sections=[Section("Decision", [FactList(facts)]), _rules(decision, names.names)],
+            title=title_of(decision),
+            sections=decision_sections(decision, names),
             holds="a decision: what each rule found",
             namespaces=frozenset({space_of(decision.adapter)}),
         )
@@ -247,76 +223,3 @@ def _namespaces(beside: ComparedSides) -> frozenset[str]:
     return frozenset(
         {side.namespace for side in beside.sides} | {one.namespace for row in beside.scores for one in row.of.values()}
     )
-
-
-def _version(version: VersionView) -> Section:
-    facts = [
-        ("Ref", ref(version.ref)),
-        ("Digest", ref(version.digest)),
-        ("State", Cell(version.state)),
-        ("Kind", Cell(version.kind)),
-        ("Aliases", Cell(", ".join(version.aliases) or "–")),
-        ("Tags", Cell(", ".join(f"{name}={value}" for name, value in version.tags.items()) or "–")),
-        ("Description", Cell(version.description or "–")),
-        ("Made by", Cell(version.created_by)),
-        ("Made at", Cell(f"{version.created_at:{_WHEN}} UTC")),
-        ("Job", NOTHING if version.job is None else ref(f"{version.job.id}, attempt {version.job.attempt}")),
-        ("Made from", Cell(", ".join(f"{one.ref} ({one.relation})" for one in version.parents) or "–")),
-        ("Not known", Cell(", ".join(version.unknown) or "–")),
-    ]
-    blocks: list[Block] = [FactList(facts)]
-    if version.warnings:
-        blocks.append(Sentences(version.warnings))
-    return Section("Version", blocks)
-
-
-def _files(version: VersionView) -> Section:
-    rows = [[ref(file.path), Cell(f"{file.size_bytes:,}", "number"), ref(file.sha256)] for file in version.files]
-    heads = [Cell("File"), Cell("Bytes", "number"), Cell("SHA-256")]
-    return Section("Files", [CellTable("Files", heads, rows[:_MOST_FILES])])
-
-
-#: How many files are listed.
-_MOST_FILES = 200
-
-
-def _moves(moves: Sequence[AliasMoveView], *, more: bool) -> CellTable:
-    rows = [
-        [
-            Cell(f"{one.moved_at:{_WHEN}}"),
-            Cell(one.alias),
-            Cell("–" if one.from_number is None else f"v{one.from_number}"),
-            Cell("–" if one.to_number is None else f"v{one.to_number}"),
-            Cell(one.moved_by),
-            Cell(one.reason or "–"),
-            Cell("–" if one.decision is None else f"{one.decision} {one.outcome or ''}".strip(), "ref"),
-        ]
-        for one in moves
-    ]
-    heads = [Cell(name) for name in ("Moved at, in UTC", "Alias", "From", "To", "By", "Reason", "Decision")]
-    return CellTable(f"The last {len(rows)} moves" if more else "All moves", heads, rows)
-
-
-def _rules(decision: Decision, names: Mapping[str, str]) -> Section:
-    if not decision.rules:
-        return Section("Rules", [Sentences(["No policy stood, so there was no rule."])])
-    order = ("failed", "unknown", "passed")
-    rows = [_rule(one, names) for one in sorted(decision.rules, key=lambda one: order.index(one.outcome))]
-    heads = [Cell(name) for name in ("Rule", "Outcome", "Found", "Numbers", "On", "Policy of")]
-    blocks: list[Block] = [CellTable("Rules", heads, rows)]
-    if decision.notes:
-        blocks.append(Sentences(decision.notes))
-    return Section("Rules", blocks)
-
-
-def _rule(one: RuleOutcome, names: Mapping[str, str]) -> list[Cell]:
-    on = ", ".join(names.get(digest, digest[:12]) for digest in one.data)
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in one.numbers.items())
-    return [
-        Cell(one.rule),
-        Cell(one.outcome),
-        Cell(one.message or "–"),
-        Cell(numbers or "–"),
-        Cell(on or "–"),
-        Cell(one.scope),
-    ]

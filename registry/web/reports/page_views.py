@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from registry.http.paths import PAGES
 from registry.http.routes import apart, service
 from registry.web.comparing.views import MOST_CHARACTERS, split_refs
+from registry.web.forms import FormFields
 from registry.web.pages import HEADERS, Visitor, form_of, pages
 from registry.web.reports.query import ReportQuery
 from registry.web.reports.service import ReportWriter
@@ -25,10 +26,8 @@ _TYPES = {"html": "text/html; charset=utf-8", "markdown": "text/markdown; charse
 _REPORT_HEADERS = {**HEADERS, "Content-Security-Policy": "sandbox; default-src 'none'"}
 
 
-class ReportForm(BaseModel):
+class ReportForm(FormFields):
     """What a reader asks a report for."""
-
-    model_config = ConfigDict(extra="forbid")
 
     #: Refs, with blanks between.
     of: Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]

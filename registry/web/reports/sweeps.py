@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from registry.web.document import (
     NOTHING,
+    WHEN,
     Block,
     Cell,
     CellTable,
@@ -24,8 +25,6 @@ from sdk.plotting.sweeps.settings import COSTS, Cost, SettingRow, between, name_
 from sdk.plotting.sweeps.svg import svg_of
 from sdk.schemas.sweeps import SweepView
 
-_WHEN = "%Y-%m-%d %H:%M"
-
 
 def sweep_sections(view: SweepView) -> list[Section]:
     """Return the sections, without curves."""
@@ -35,8 +34,8 @@ def sweep_sections(view: SweepView) -> list[Section]:
         ("Adapter", Cell(view.adapter)),
         ("State", Cell(view.state.value)),
         ("Begun by", Cell(view.created_by)),
-        ("Begun at", Cell(f"{view.created_at:{_WHEN}} UTC")),
-        ("Ended at", NOTHING if view.finished_at is None else Cell(f"{view.finished_at:{_WHEN}} UTC")),
+        ("Begun at", Cell(f"{view.created_at:{WHEN}} UTC")),
+        ("Ended at", NOTHING if view.finished_at is None else Cell(f"{view.finished_at:{WHEN}} UTC")),
         ("Chosen by", Cell(choose)),
         ("Winner", NOTHING if view.winner is None else ref(view.ref or f"sweep:{view.id}/{view.winner}")),
     ]

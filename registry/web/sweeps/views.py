@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import Path, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict
 
 from registry.db.paging import Cursor
 from registry.http.paths import PAGES
 from registry.http.routes import answered, service
 from registry.jobs.lines import JobLines
 from registry.sweeps.service import Sweeps
+from registry.web.forms import FormFields
 from registry.web.jobs.stream import cursor_of, feed_for, stream
 from registry.web.pages import Visitor, form_of, long_page, moved, page, pages
 from registry.web.rendering import link
@@ -28,10 +28,6 @@ _FEW = 100
 
 SweepsDep = Annotated[Sweeps, service(Sweeps)]
 SweepId = Annotated[str, Path(max_length=64)]
-
-
-class _Change(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 @router.get(f"{PAGES}sweeps")
@@ -85,7 +81,7 @@ async def stream_sweep(
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/pause")
 async def pause_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Begin no further members."""
-    form_of(request, _Change)
+    form_of(request, FormFields)
     await answered(sweeps.pause, sweep_id, who=who)
     return moved(link("sweeps", sweep_id))
 
@@ -93,7 +89,7 @@ async def pause_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDe
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/go")
 async def let_sweep_go_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Let a paused sweep go on."""
-    form_of(request, _Change)
+    form_of(request, FormFields)
     await answered(sweeps.go, sweep_id, who=who)
     return moved(link("sweeps", sweep_id))
 
@@ -101,6 +97,6 @@ async def let_sweep_go_here(request: Request, sweep_id: SweepId, sweeps: SweepsD
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/cancel")
 async def cancel_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Cancel a sweep and its members."""
-    form_of(request, _Change)
+    form_of(request, FormFields)
     await answered(sweeps.cancel, sweep_id, who=who)
     return moved(link("sweeps", sweep_id))

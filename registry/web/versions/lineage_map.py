@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from registry.web.rendering import link, short
-from sdk.formats.refs import BadRefError, Ref
+from registry.web.rendering import link, page_of_ref, short
 from sdk.schemas.lineage import (
     BaseNode,
     DatasetNode,
@@ -171,14 +170,3 @@ def _described(node: Node) -> tuple[str, str, str, str | None]:
             )
             name = f"{score} {value:.4g}" if score else node.grader
             return "scores", name, f"scores {node.id} on {node.dataset_name or short(node.dataset)}", "#scores"
-
-
-def page_of_ref(ref: str) -> str:
-    """Return the address of a version's page."""
-    try:
-        parsed = Ref.parse(ref)
-    except BadRefError:
-        return link("version", ref=ref)
-    if parsed.number is None:
-        return link("version", ref=ref)
-    return link("adapters", parsed.adapter, f"v{parsed.number}")

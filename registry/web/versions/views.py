@@ -13,9 +13,9 @@ from registry.errors import NotFound
 from registry.http.paths import PAGES
 from registry.http.routes import answered, apart, service
 from registry.web.pages import Visitor, long_page, moved, page, pages
-from registry.web.rendering import link
+from registry.web.rendering import link, page_of_ref
 from registry.web.versions.heat_map import MOST_TITLED, STEPS, heat_map
-from registry.web.versions.lineage_map import HEIGHT, WIDTH, page_of_ref
+from registry.web.versions.lineage_map import HEIGHT, WIDTH
 from registry.web.versions.service import MOST_MODULES, VersionPage, VersionPages
 from sdk.schemas.scores import briefly
 
@@ -82,7 +82,6 @@ def _shown(request: Request, found: VersionPage) -> Response:
         "versions/version.html",
         shown=found,
         view=found.view,
-        page_of_ref=page_of_ref,
         box={"width": WIDTH, "height": HEIGHT},
         briefly=briefly,
         most_titled=MOST_TITLED,

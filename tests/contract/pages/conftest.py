@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,15 @@ from contract.pages.hostile import HostilePlace
 from contract.promotion.scene import Scene
 from support import registries
 from support.adapters import base_registration
-from support.crawling import ReadPage, crawl, signed_in
-from support.page_readers import PageReader, reading_pages
+from support.crawling import ReadPage, crawl
+from support.page_readers import PageReader, signed_in
 from support.registries import World
 
 from registry.principal import Role
 
 Opening = Callable[..., PageReader]
+#: For tests of what pages make of what services read: these have tests of their own over both databases.
+ONE_DATABASE = pytest.mark.parametrize("people", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def opening(people: World, scene: Scene) -> Iterator[Opening]:
         def sign_in(name: str = "reader") -> PageReader:
             if name == "reader" and "reader" not in scene.secrets:
                 scene.hire("reader", Role.READER)
-            return stack.enter_context(reading_pages(people.url, scene.secrets[name]))
+            return PageReader(stack.enter_context(signed_in(people.url, scene.secrets[name])))
 
         yield sign_in
 
@@ -50,5 +52,5 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostilePlace]:
 @pytest.fixture(scope="session")
 def read(place: HostilePlace) -> list[ReadPage]:
     """All pages that the namespace's admin can come to."""
-    with closing(signed_in(place.scene.world.url, place.secret)) as client:
+    with signed_in(place.scene.world.url, place.secret) as client:
         return list(crawl(client))

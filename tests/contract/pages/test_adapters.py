@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contract.pages.conftest import Opening
+from contract.pages.conftest import ONE_DATABASE, Opening
 from contract.promotion.scene import Scene, floor
 
 from registry.principal import LOCAL, Role
@@ -41,6 +41,7 @@ class TestCatalogue:
         nothing = reader.get("/ui/adapters?filter=rank = 7").text
         assert "adapterctl search &#39;rank = 7&#39;" in nothing
 
+    @ONE_DATABASE
     def test_empty_namespace_says_what_to_type(self, scene: Scene, opening: Opening) -> None:
         page = opening().get(f"/ui/adapters?namespace={scene.space}").text
         assert f"adapterctl push DIR {scene.space}/code-review" in page
@@ -126,6 +127,7 @@ class TestAdapter:
             assert shown in page
         assert "all rules hold" in opening().get(f"/ui/decisions/{alias.decision}").text
 
+    @ONE_DATABASE
     def test_reader_sees_no_action_and_may_do_none(self, scene: Scene, opening: Opening) -> None:
         scene.publish()
         scene.move(1)
@@ -165,6 +167,7 @@ class TestPromotion:
         assert scene.named() == 1
         assert f"{scene.adapter()}@live names {scene.adapter()}@v1" in reader.get(done.headers["Location"]).text
 
+    @ONE_DATABASE
     def test_rule_that_does_not_pass_leaves_no_form_but_to_an_admin(self, scene: Scene, opening: Opening) -> None:
         scene.publish()
         data = scene.rows()
@@ -195,6 +198,7 @@ class TestPromotion:
         assert reader.send(again).status_code == 303
         assert scene.named() == 2
 
+    @ONE_DATABASE
     def test_policy_that_its_reader_has_not_seen_stops_it(self, scene: Scene, opening: Opening) -> None:
         scene.publish()
         reader, shown = self.checked(scene, opening, 1)
@@ -219,6 +223,7 @@ class TestPromotion:
         assert scene.named() == 2
 
 
+@ONE_DATABASE
 class TestOtherActions:
     """Approving, archiving, restoring."""
 

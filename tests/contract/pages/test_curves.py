@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.page_readers import signed_in, without_csrf
 from support.people import submit, training
 from support.registries import World
 from support.seeded_curves import copied, measured, sent
-from support.signed_in import signed_in, without_csrf
 from support.statements import sent as statements
 
 from registry.principal import Role
@@ -28,7 +28,7 @@ def jobs(people: World, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def reader(people: World) -> Iterator[httpx.Client]:
-    with signed_in(people) as client:
+    with signed_in(people.url, people.token(Role.READER)) as client:
         yield client
 
 
@@ -59,7 +59,7 @@ def test_many_curves_take_a_bounded_number_of_statements(people: World, reader: 
 
 @pytest.mark.parametrize("path", ["/ui/series", "/ui/series.svg", "/ui/series/table"])
 def test_strangers_see_nothing_and_learn_nothing(people: World, jobs: list[str], path: str) -> None:
-    with signed_in(people, Role.ADMIN, namespace="elsewhere") as stranger:
+    with signed_in(people.url, people.token(Role.ADMIN, namespace="elsewhere")) as stranger:
         asked, invented = (stranger.get(path, params={"jobs": job}) for job in (jobs[0], "0123456789ab"))
         assert asked.status_code == invented.status_code == 200
         assert without_csrf(asked.text).replace(jobs[0], "") == without_csrf(invented.text).replace("0123456789ab", "")

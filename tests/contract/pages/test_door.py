@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from support import registries
+from support.page_readers import csrf_of, signed_in
 from support.registries import World
 
 from registry.app.application import create_app
@@ -38,15 +38,8 @@ def stranger(world: World) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def reader(world: World) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=world.url, headers={"Origin": world.url}, timeout=30) as browser:
-        browser.post(SIGN_IN, data={"token": world.token(Role.READER)})
+    with signed_in(world.url, world.token(Role.READER)) as browser:
         yield browser
-
-
-def csrf_of(browser: httpx.Client) -> str:
-    found = re.search(r'name="csrf" value="([^"]+)"', browser.get(ADAPTERS).text)
-    assert found is not None
-    return found[1]
 
 
 def raw(world: World, *lines: str) -> tuple[int, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 from contract.pages.hostile import HostilePlace
-from support.crawling import ReadPage, signed_in
+from support.crawling import ReadPage
+from support.page_readers import signed_in
 
 #: Where scripts, styles, pictures, forms and links of pages may lead.
 _PLACES = ("/ui/", "#", "?")
@@ -40,7 +39,7 @@ def test_texts_are_shown(read: list[ReadPage]) -> None:
 
 
 def test_every_page_has_its_policy(place: HostilePlace) -> None:
-    with closing(signed_in(place.scene.world.url, place.secret)) as client:
+    with signed_in(place.scene.world.url, place.secret) as client:
         answer = client.get("/ui/adapters")
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy

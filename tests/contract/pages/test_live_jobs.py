@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from support import registries
+from support.page_readers import PageReader, csrf_of, signed_in
 from support.people import submit, training
 from support.registries import World
 from support.statements import sent
@@ -35,10 +36,8 @@ _LIVE = re.compile(r'data-live="([^"]+)"')
 class Browser:
     """A browser without a script: one session, pages and streams."""
 
-    def __init__(self, world: World, secret: str) -> None:
-        self.http = httpx.Client(base_url=world.url, timeout=PATIENCE_S, headers={"Origin": world.url})
-        signed_in = self.http.post("/ui/sign-in", data={"token": secret, "next": "/ui/jobs"})
-        assert signed_in.status_code == 303, signed_in.text
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
 
     def page(self, path: str = "/ui/jobs") -> str:
         """Load a page."""
@@ -76,16 +75,13 @@ def _messages(answer: httpx.Response) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def browse(people: World) -> Iterator[Callable[..., Browser]]:
-    opened: list[Browser] = []
+    with ExitStack() as stack:
 
-    def open_browser(**grants: Role) -> Browser:
-        secret = registries.named_anew(people.services.tokens, "ana", grants, who=LOCAL).secret
-        opened.append(Browser(people, secret))
-        return opened[-1]
+        def open_browser(**grants: Role) -> Browser:
+            secret = registries.named_anew(people.services.tokens, "ana", grants, who=LOCAL).secret
+            return Browser(stack.enter_context(signed_in(people.url, secret)))
 
-    yield open_browser
-    for browser in opened:
-        browser.http.close()
+        yield open_browser
 
 
 @pytest.fixture
@@ -191,12 +187,10 @@ def test_what_happens_after_a_right_is_lost_is_not_sent(people: World, browse: B
 def test_stream_ends_with_token_and_session(people: World, browse: Browse, train: Train, space: str, ends: str) -> None:
     train(space)
     browser = browse(**{space: Role.READER})
-    page = browser.page()
-    csrf = re.search(r'name="csrf" value="([^"]+)"', page)
-    assert csrf is not None
+    page, csrf = browser.page(), csrf_of(browser.http, "/ui/jobs")
     with browser.streaming(page) as messages:
         if ends == "session":
-            assert browser.http.post("/ui/sign-out", data={"csrf": csrf[1]}).status_code == 303
+            assert browser.http.post("/ui/sign-out", data={"csrf": csrf}).status_code == 303
         else:
             for token in people.services.tokens.list(who=SYSTEM):
                 if any(grant.namespace == space and grant.role == "reader" for grant in token.grants):
@@ -206,12 +200,14 @@ def test_stream_ends_with_token_and_session(people: World, browse: Browse, train
 
 
 def test_stream_beyond_the_limit_is_told_to_poll(tmp_path: Path) -> None:
-    with registries.served(tmp_path, max_streams_per_token=1) as world:
-        browser = Browser(world, world.token(Role.READER))
+    with (
+        registries.served(tmp_path, max_streams_per_token=1) as world,
+        signed_in(world.url, world.token(Role.READER)) as http,
+    ):
+        browser = Browser(http)
         page = browser.page()
         with browser.streaming(page), browser.streaming(page) as second:
             assert [event for event, _ in second] == ["poll"]
-        browser.http.close()
 
 
 def test_last_event_id_goes_on_where_the_stream_was_lost(browse: Browse, train: Train, space: str) -> None:
@@ -280,29 +276,21 @@ def test_pages_need_a_known_job_and_a_right_to_change_it(browse: Browse, train: 
     reader, stranger = browse(**{space: Role.READER}), browse(**{f"{space}-x": Role.ADMIN})
     for path in (f"/ui/jobs/{job.id}", "/ui/jobs/0123456789ab", "/ui/sweeps/0123456789ab"):
         assert stranger.http.get(path).status_code == 404
-    page = reader.page(f"/ui/jobs/{job.id}")
-    assert "/cancel" not in page
-    csrf = re.search(r'name="csrf" value="([^"]+)"', page)
-    assert csrf is not None
-    refused = reader.http.post(f"/ui/jobs/{job.id}/cancel", data={"csrf": csrf[1]})
+    assert "/cancel" not in reader.page(f"/ui/jobs/{job.id}")
+    refused = reader.http.post(f"/ui/jobs/{job.id}/cancel", data={"csrf": csrf_of(reader.http, f"/ui/jobs/{job.id}")})
     assert refused.status_code == 403
     assert reader.http.post(f"/ui/jobs/{job.id}/cancel", data={"reason": "x"}).status_code == 403
 
 
 def test_retry_that_is_sent_twice_is_one_job(browse: Browse, train: Train, space: str) -> None:
     job = train(space)
-    writer = browse(**{space: Role.WRITER})
-
-    def form(page: str, button: str) -> dict[str, Any]:
-        part = next(each for each in page.split("<form")[1:] if f"/{button}" in each).split("</form")[0]
-        return dict(re.findall(r'name="([a-z]+)" value="([^"]*)"', part))
-
-    page = writer.page(f"/ui/jobs/{job.id}")
-    assert writer.http.post(f"/ui/jobs/{job.id}/cancel", data=form(page, "cancel")).status_code == 303
-    fields = form(writer.page(f"/ui/jobs/{job.id}"), "retry")
-    made = {writer.http.post(f"/ui/jobs/{job.id}/retry", data=fields).headers["Location"] for _ in range(2)}
+    browser, address = browse(**{space: Role.WRITER}), f"/ui/jobs/{job.id}"
+    writer = PageReader(browser.http)
+    assert writer.send(writer.form(writer.get(address), f"{address}/cancel")).status_code == 303
+    retry = writer.form(writer.get(address), f"{address}/retry")
+    made = {writer.send(retry).headers["Location"] for _ in range(2)}
     assert len(made) == 1
-    assert f'href="/ui/jobs/{job.id}"' in writer.page(made.pop())
+    assert f'href="{address}"' in browser.page(made.pop())
 
 
 def test_feed_lets_everybody_go_when_the_server_ends(embedded: World) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from contract.pages.conftest import ONE_DATABASE
 from support import calls
 from support.compared import COLUMNS, Bench, scored, write_rows
 from support.merging_desk import MergingDesk
@@ -82,6 +83,7 @@ def test_report_says_what_it_holds_for_whom_and_from_when(people: World, bench: 
     assert newest not in found.text
 
 
+@ONE_DATABASE
 def test_scores_on_other_rows_or_taken_otherwise_are_never_in_one_line(
     people: World, bench: Bench, tmp_path: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_report_has_nothing_that_its_maker_may_not_see(
     assert one in made(people, reader_of(theirs, bench.desk.space), child.ref).text.replace("\\", "")
 
 
+@ONE_DATABASE
 def test_report_with_rows_is_audited_and_only_that(
     people: World, bench: Bench, pair: tuple[str, str], admin: Client
 ) -> None:
@@ -158,6 +161,7 @@ def test_report_with_rows_is_audited_and_only_that(
         people.services.read_only.turn_off(who=SYSTEM)
 
 
+@ONE_DATABASE
 def test_decision_has_a_report_for_readers_of_its_adapter(
     people: World, bench: Bench, pair: tuple[str, str], admin: Client
 ) -> None:
@@ -191,6 +195,7 @@ def test_statements_of_a_comparison_don_t_grow_with_its_versions(
         people.services.sides.of([f"sweep:5ea9b7d20c11/{number}" for number in range(1, 12)], who=who)
 
 
+@ONE_DATABASE
 def test_client_and_command_line_get_the_same_report(
     people: World, bench: Bench, pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from contextlib import closing
+from contextlib import AbstractContextManager
 from urllib.parse import unquote
 
 import httpx
 from contract.pages.hostile import HostilePlace
-from support.crawling import ReadPage, crawl, read_page, signed_in
+from support.crawling import ReadPage, crawl, read_page
+from support.page_readers import signed_in
 
 from registry.principal import LOCAL, Role
 
@@ -23,7 +24,7 @@ def _secrets_of(place: HostilePlace, read: list[ReadPage]) -> set[str]:
     return {*_HEX.findall(texts), f"{place.space}/"}
 
 
-def _open(place: HostilePlace, **grants: Role) -> httpx.Client:
+def _open(place: HostilePlace, **grants: Role) -> AbstractContextManager[httpx.Client]:
     made = place.scene.services.tokens.create(name=f"reader of {sorted(grants)}", grants=grants, who=LOCAL)
     return signed_in(place.scene.world.url, made.secret)
 
@@ -31,7 +32,7 @@ def _open(place: HostilePlace, **grants: Role) -> httpx.Client:
 def test_another_namespace_is_on_no_page(place: HostilePlace, read: list[ReadPage]) -> None:
     hidden = _secrets_of(place, read)
     assert len(hidden) > 3
-    with closing(_open(place, other=Role.ADMIN)) as client:
+    with _open(place, other=Role.ADMIN) as client:
         for address in {page.path for page in read}:
             page = read_page(client.get(address))
             # What the reader asked for may be said again.
@@ -45,7 +46,7 @@ def test_another_namespace_is_on_no_page(place: HostilePlace, read: list[ReadPag
 def test_reader_gets_the_pages_of_an_admin_without_what_changes_something(
     place: HostilePlace, read: list[ReadPage]
 ) -> None:
-    with closing(_open(place, **{place.space: Role.READER})) as client:
+    with _open(place, **{place.space: Role.READER}) as client:
         for page in crawl(client):
             # A training that has made nothing yet leads to a name that isn't there.
             assert page.status == 200 or page.path.endswith("/trained"), page.path

@@ -1,13 +1,15 @@
-"""Pages of rows over both databases: what services refuse isn't there, in a bounded number of statements."""
+"""Pages of rows: what services refuse isn't there, in a bounded number of statements."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from contract.pages.conftest import ONE_DATABASE
 from support.merging_desk import MergingDesk
+from support.page_readers import signed_in
 from support.people import SEEDS
 from support.registries import World
 from support.scored_rows import CONDITIONS, evaluated
@@ -17,23 +19,9 @@ from support.trainings import save_jsonl
 from registry.principal import Role
 from sdk.schemas.evaluation import RowScore
 
+pytestmark = ONE_DATABASE
+
 COLUMNS = "prompt=question,completion=answer"
-
-
-@pytest.fixture
-def looking(people: World) -> Iterator[Callable[..., httpx.Client]]:
-    """Return a function that signs in to the pages with a new token of a role in a namespace."""
-    opened: list[httpx.Client] = []
-
-    def sign_in(namespace: str, role: Role = Role.READER) -> httpx.Client:
-        client = httpx.Client(base_url=people.url, headers={"Origin": people.url}, follow_redirects=True, timeout=30)
-        opened.append(client)
-        client.post("/ui/sign-in", data={"token": people.token(role, namespace=namespace)}).raise_for_status()
-        return client
-
-    yield sign_in
-    for client in opened:
-        client.close()
 
 
 @pytest.fixture
@@ -49,10 +37,16 @@ def ident(own_desk: MergingDesk, tmp_path: Path) -> str:
     return evaluated(own_desk, own_desk.push(), save_jsonl(tmp_path / "rows.jsonl", rows), scored, **read)
 
 
+@pytest.fixture
+def reader(people: World, own_desk: MergingDesk) -> Iterator[httpx.Client]:
+    with signed_in(people.url, people.token(Role.READER, namespace=own_desk.space)) as client:
+        yield client
+
+
 def test_rows_of_a_slice_and_of_all_are_shown_to_readers_alone(
-    people: World, own_desk: MergingDesk, ident: str, looking: Callable[..., httpx.Client]
+    people: World, own_desk: MergingDesk, ident: str, reader: httpx.Client
 ) -> None:
-    reader, address = looking(own_desk.space), f"/ui/evaluations/{ident}"
+    address = f"/ui/evaluations/{ident}"
     first = reader.get(address)
     assert (first.status_code, first.text.count('<th scope="row"')) == (200, 50)
     assert "&lt;b&gt;0&lt;/b&gt;" in first.text
@@ -75,9 +69,9 @@ def test_rows_of_a_slice_and_of_all_are_shown_to_readers_alone(
     assert (">Worst</a>" in known, "alone knows" in known) == (True, False)
     own = reader.get(address, params={"metric": "scorer.tone"}).text
     assert (">Worst</a>" in own, ">Least</a>" in own, "alone knows" in own) == (False, True, True)
-    stranger = looking(f"{own_desk.space}-x", Role.ADMIN)
-    for path in (address, f"{address}?show=all", f"/ui/adapters/{own_desk.space}/a/v1/rows"):
-        assert stranger.get(path).status_code == 404
+    with signed_in(people.url, people.token(Role.ADMIN, namespace=f"{own_desk.space}-x")) as stranger:
+        for path in (address, f"{address}?show=all", f"/ui/adapters/{own_desk.space}/a/v1/rows"):
+            assert stranger.get(path).status_code == 404
     assert reader.get(f"/ui/adapters/{own_desk.space}/a/v1/rows").status_code == 200
 
     with sent(people.services.db) as statements:

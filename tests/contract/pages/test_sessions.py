@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 from support import registries
+from support.page_readers import csrf_of
 from support.registries import World
 from support.statements import sent
 
@@ -46,12 +46,6 @@ def visit(people: World) -> Iterator[Visit]:
 
 def shows(browser: httpx.Client) -> bool:
     return browser.get(ADAPTERS).status_code == 200
-
-
-def csrf_of(browser: httpx.Client) -> str:
-    found = re.search(r'name="csrf" value="([^"]+)"', browser.get(ADAPTERS).text)
-    assert found is not None
-    return found[1]
 
 
 def test_page_is_shown_to_who_has_signed_in_and_leads_others_to_the_form(people: World, visit: Visit) -> None:

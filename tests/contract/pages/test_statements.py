@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from contract.pages.conftest import Opening
+from contract.pages.conftest import ONE_DATABASE, Opening
 from contract.promotion.scene import Scene
 from sqlalchemy import insert, inspect, select, update
 from support.adapters import digest
@@ -52,7 +51,7 @@ def multiply(scene: Scene, adapters: int, versions: int) -> None:
         session.execute(update(Adapter).where(Adapter.pk == adapter.pk).values(last))
 
 
-@pytest.mark.parametrize("people", ["sqlite"], indirect=True)
+@ONE_DATABASE
 def test_pages_of_many_ask_as_often_as_pages_of_few(scene: Scene, opening: Opening) -> None:
     for _ in range(3):
         scene.publish()

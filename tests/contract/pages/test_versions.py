@@ -1,4 +1,4 @@
-"""The page of a version, over both databases: all that is known of it, for whoever may see it, escaped and bounded."""
+"""The page of a version: all that is known of it, for whoever may see it, escaped and bounded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from contract.pages.conftest import ONE_DATABASE
+from support.page_readers import signed_in, without_csrf
 from support.registries import World
 from support.seeded_versions import Maker
-from support.signed_in import signed_in, without_csrf
 from support.statements import sent
 
 from registry.principal import Role
@@ -21,6 +22,8 @@ from registry.web import pages
 from registry.web.rendering import render
 from registry.web.versions.service import VersionPages
 from sdk.schemas.catalog import VersionView
+
+pytestmark = ONE_DATABASE
 
 HOSTILE = "\"><script>alert(1)</script>{{7*7}}'&"
 
@@ -47,7 +50,7 @@ def scene(people: World, tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture
 def reader(people: World) -> Iterator[httpx.Client]:
-    with signed_in(people) as client:
+    with signed_in(people.url, people.token(Role.READER)) as client:
         yield client
 
 
@@ -85,7 +88,7 @@ def test_norms_are_a_table_of_their_own(scene: Scene, reader: httpx.Client) -> N
 
 
 def test_strangers_get_the_answer_of_what_is_not_there(scene: Scene) -> None:
-    with signed_in(scene.world, Role.ADMIN, namespace="elsewhere") as stranger:
+    with signed_in(scene.world.url, scene.world.token(Role.ADMIN, namespace="elsewhere")) as stranger:
         for path in ("/ui/adapters/sql/v1", "/ui/adapters/sql/v1/norms", "/ui/version?ref=sql@v1"):
             seen, missing = stranger.get(path), stranger.get(path.replace("sql", "none"))
             assert seen.status_code == missing.status_code == 404

@@ -147,7 +147,7 @@ class TestVersions:
             publish(writer, good.model_copy(update={"lora": good.lora.model_copy(update={"rank": 3})}))
         assert states_of(world, name) == [("failed", None)]
         with world.services.db.write() as session:
-            published = record_ready(session, new, ancestry, [])
+            published = record_ready(session, new, ancestry, [], scored=False)
             assert (published.version.number, published.existing) == (1, False)
         assert states_of(world, name) == [("failed", None), ("ready", 1)]
 

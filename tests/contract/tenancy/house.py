@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from contextlib import closing as closing_of
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,22 @@ from contract.tenancy.transcript import Transcript
 from contract.tenancy.universe import Universe
 from contract.tenancy.worked import work_off
 from support import registries
-from support.crawling import crawl, signed_in
+from support.crawling import SILENT, crawl
 from support.migrated import migrated_file
+from support.page_readers import signed_in
 from support.registries import World
 
+from registry.jobs.workers import QUEUES
 from registry.principal import Role
 from sdk.errors import AdapterctlError
 
 #: Whether both are there or one, their namespaces are called so.
 _SPACES = {VICTIM: "team", ATTACKER: "rival"}
+
+#: How many pages are read of each form of address.
+_PAGES_OF_EACH = 3
+#: What pages show of the queues that all namespaces share, and of how often a worker says how far it is: as LEFT_OUT has it.
+_OF_ALL = frozenset({"#waits", "#log", *(f"#queue-{queue}" for queue in QUEUES)})
 
 
 class House:
@@ -61,8 +67,10 @@ class House:
         for client in (self._admin, self._worker, self._auditor, *self._parties.values()):
             client.close()
 
-    def play(self, history: Sequence[Step]) -> Transcript:
-        """Do what a history says, then ask the victim for all that it can be told, and a reader of both for its scores."""
+    def play(self, history: Sequence[Step], *, with_pages: bool) -> Transcript:
+        """Do what a history says, then ask the victim for all that it can be told, and a reader of both for its scores; and
+        have the victim read pages.
+        """
         for step in history:
             if step.who == ADMIN:
                 self._administer(step.what, **dict(step.args))
@@ -76,15 +84,16 @@ class House:
             self.transcript.add(f"what the worker read for job {number}", self.victim.notes.of(job))
         for asked, answer in self._auditor.ask(self._universe.data_digests):
             self.transcript.add(f"a reader of both asks for {asked}", answer)
-        self._read_pages()
+        if with_pages:
+            self._read_pages()
         return self.transcript
 
     def _read_pages(self) -> None:
-        """Read all pages that the victim's admin can come to."""
+        """Read pages of each form that the victim's admin can come to."""
         secret = self.victim.boss.config.token
         assert secret is not None
-        with closing_of(signed_in(self._world.url, secret)) as client:
-            for page in crawl(client):
+        with signed_in(self._world.url, secret) as client:
+            for page in crawl(client, of_each=_PAGES_OF_EACH, silent=SILENT | _OF_ALL):
                 self.transcript.add_page(page.path, [str(page.status), *page.text, *page.places])
 
     def _do(self, step: Step) -> Any:

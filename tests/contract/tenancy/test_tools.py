@@ -75,6 +75,16 @@ def test_a_graph_is_the_same_in_whatever_order_it_is_told_and_a_list_is_not() ->
     assert len(list(differences(said("items", *jobs), said("items", *reversed(jobs))))) == 1
 
 
+def test_memory_of_workers_and_places_in_queues_are_no_differences_of_pages() -> None:
+    def page(*texts: str) -> Transcript:
+        found = Transcript(set(), lambda _: None)
+        found.add_page("/ui/workers", list(texts))
+        return found
+
+    assert list(differences(page("21.2 GiB", "#3", "cpu"), page("940.0 MiB", "#12", "cpu"))) == []
+    assert len(list(differences(page("3", "cpu"), page("4", "cpu")))) == 1
+
+
 def _meets_a_taken_key(history: list[Step]) -> bool:
     taken: set[str] = set()
     for number, step in enumerate(history):

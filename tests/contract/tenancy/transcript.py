@@ -27,6 +27,8 @@ UNORDERED = ("nodes", "edges")
 
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
 _SECONDS = re.compile(r"\b\d+(\.\d+)? s\b")
+#: A worker's memory, and the place of a job in its queue, as pages have them.
+_SIZE, _PLACE = re.compile(r"\b\d+(\.\d)? [KMGT]?i?B\b"), re.compile(r"^#\d+$")
 _HEX = re.compile(r"(?<![0-9a-zA-Z_])[0-9a-f]{12,64}(?![0-9a-zA-Z_])")
 
 
@@ -44,10 +46,11 @@ class Transcript:
         """Write an answer down."""
         self.answers.append((asked, self._mapped(answer, {})))
 
-    def add_page(self, path: str, said: list[str]) -> None:
-        """Write down what a page says; ids in its address are mapped as those in it."""
+    def add_page(self, path: str, texts: list[str]) -> None:
+        """Write down what a page says; ids in its address are mapped as those in it, and so are sizes and places in queues."""
         others: dict[str, str] = {}
-        self.answers.append((f"the page {self._text(path, others)}", self._mapped(said, others)))
+        shown = [_PLACE.sub("<place>", _SIZE.sub("<size>", text)) for text in texts]
+        self.answers.append((f"the page {self._text(path, others)}", self._mapped(shown, others)))
 
     def _mapped(self, value: Any, others: dict[str, str]) -> Any:
         if isinstance(value, dict):

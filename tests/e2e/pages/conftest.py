@@ -14,8 +14,9 @@ from support.registries import World
 from registry.principal import Role
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
+    """One browser for all files here, and none afterwards: beside Playwright's loop no test can begin one of its own."""
     with browser() as started:
         yield started
 
@@ -43,7 +44,7 @@ def reading(chromium: Browser, seen: World) -> Iterator[Callable[..., Reader]]:
     ) -> Reader:
         reader = Reader(chromium, seen.url, width=width, dark=dark, script=script)
         opened.append(reader)
-        reader.sign_in(seen.token(role, namespace=namespace), to)
+        reader.enter(seen.token(role, namespace=namespace), to)
         return reader
 
     yield open_reader

@@ -9,7 +9,7 @@ import pytest
 from contract.promotion.scene import Scene, floor
 from playwright.sync_api import Page, expect
 from support.adapters import base_registration
-from support.browsing import WIDTHS, Reader, overflows, violations
+from support.browsing import LOOKS, Reader
 from support.registries import World
 
 from registry.principal import Role
@@ -47,20 +47,15 @@ def addresses(scene: Scene) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_pages_of_an_adapter_fit_and_are_accessible(
     reading: Callable[..., Reader], scene: Scene, pictures: Path, width: int, dark: bool
 ) -> None:
-    page = reading(Role.ADMIN, width=width, dark=dark).page
+    reader = reading(Role.ADMIN, width=width, dark=dark)
     for name, address in addresses(scene).items():
-        page.goto(address)
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-        assert not overflows(page), name
-        page.screenshot(path=pictures / f"{name}-{width}-{'dark' if dark else 'light'}.png", full_page=True)
-        # Both schemes and both widths are looked through once; all four would take twice as long.
-        if dark == (width > WIDTHS["phone"]):
-            assert violations(page) == [], name
+        reader.page.goto(address)
+        expect(reader.page.get_by_role("heading", level=1)).to_be_visible()
+        reader.hold(pictures, name)
 
 
 def focus(page: Page, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.browsing import WIDTHS, Reader, overflows, violations
+from support.browsing import LOOKS, SCREEN, Reader, overflows, violations
 from support.compared import scored
 from support.registries import World
 from support.trained_and_scored import Trainer
@@ -46,9 +46,7 @@ def offline(chromium: Browser) -> Iterator[Page]:
     assert [url for url in asked if url.startswith("file:") and not url.endswith(".html")] == []
 
 
-@pytest.mark.parametrize(
-    ("width", "dark"), [(WIDTHS["phone"], True), (WIDTHS["screen"], False)], ids=["phone", "screen"]
-)
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_report_opens_from_a_disk_and_loads_nothing(
     seen: World, refs: list[str], offline: Page, pictures: Path, tmp_path: Path, width: int, dark: bool
 ) -> None:
@@ -63,7 +61,7 @@ def test_report_opens_from_a_disk_and_loads_nothing(
     assert "owned" not in offline.title()
     assert not overflows(offline)
     offline.screenshot(path=pictures / f"report-{width}-{'dark' if dark else 'light'}.png", full_page=True)
-    if width == WIDTHS["screen"]:
+    if width == SCREEN:
         assert violations(offline) == []
 
 
@@ -77,23 +75,19 @@ def test_report_of_an_adapter_and_of_one_version_open_too(
         assert "owned" not in offline.title()
 
 
-@pytest.mark.parametrize(
-    ("width", "dark"), [(WIDTHS["phone"], True), (WIDTHS["screen"], False)], ids=["phone", "screen"]
-)
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_comparison_shows_verdicts_scores_and_curves(
     reading: Callable[..., Reader], refs: list[str], pictures: Path, width: int, dark: bool
 ) -> None:
-    reader = reading(to=f"/ui/compare?refs={refs[0]}%26refs={refs[1]}%26refs=sql@v3", width=width, dark=dark)
+    asked = f"/ui/compare?refs={refs[0]}&refs={refs[1]},{refs[2]}&refs=sql@production"
+    reader = reading(to=asked, width=width, dark=dark)
     page = reader.page
-    page.goto(f"/ui/compare?refs={refs[0]}&refs={refs[1]},{refs[2]}&refs=sql@production")
     expect(page.locator("figure.curves canvas").first).to_be_visible()
     page.get_by_label("Compare with").select_option(refs[1])
     page.get_by_role("button", name="Compare rows").click()
     expect(page.get_by_role("row").filter(has_text="v2 beats v1 on loss")).to_be_visible()
     expect(page.locator("figure.curves canvas").first).to_be_visible()
-    assert not overflows(page)
-    page.screenshot(path=pictures / f"compare-{width}-{'dark' if dark else 'light'}.png", full_page=True)
-    assert violations(page) == []
+    reader.hold(pictures, "compare")
 
 
 def test_report_is_saved_from_the_page_without_script(

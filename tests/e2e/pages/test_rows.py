@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 from support import calls
 from support.adapters import ASKED, base_registration, use_of
-from support.browsing import WIDTHS, Reader, overflows, violations
+from support.browsing import LOOKS, Reader
 from support.merging_desk import MergingDesk
 from support.people import new_adapter, submit, training
 from support.registries import World
@@ -79,20 +79,14 @@ def shown(seen: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     }
 
 
-@pytest.mark.parametrize(
-    ("width", "dark"), [(WIDTHS["phone"], False), (WIDTHS["screen"], False), (WIDTHS["screen"], True)]
-)
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_pages_of_rows_fit_and_are_accessible(
     reading: Callable[..., Reader], shown: dict[str, str], pictures: Path, width: int, dark: bool
 ) -> None:
     reader = reading(to=shown["rows"], width=width, dark=dark)
     for name in ("rows", "scores", "none"):
         reader.page.goto(shown[name])
-        assert not overflows(reader.page)
-        reader.page.screenshot(
-            path=pictures / f"{name}-{width}-{'dark' if dark else 'light'}.png", full_page=width > 400
-        )
-        assert violations(reader.page) == []
+        reader.hold(pictures, name)
 
 
 def test_what_was_learnt_is_marked_and_what_a_row_says_is_only_text(

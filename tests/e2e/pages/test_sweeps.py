@@ -10,7 +10,7 @@ from contract.sweeps.helpers import held_out_rows, result
 from playwright.sync_api import expect
 from support import calls
 from support.adapters import SPEC, base_registration, use_of
-from support.browsing import WIDTHS, Reader, overflows, violations
+from support.browsing import LOOKS, Reader
 from support.people import new_adapter
 from support.registries import World
 
@@ -44,20 +44,18 @@ def sweep(seen: World, tmp_path_factory: pytest.TempPathFactory) -> str:
     return begun.id
 
 
-@pytest.mark.parametrize(("width", "dark"), [(WIDTHS["phone"], True), (WIDTHS["screen"], False)], ids=WIDTHS)
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_pages_of_sweeps_fit_and_are_accessible(
     reading: Callable[..., Reader], sweep: str, pictures: Path, width: int, dark: bool
 ) -> None:
     reader = reading(Role.WRITER, width=width, dark=dark, to="/ui/sweeps")
     expect(reader.page.get_by_role("link", name=sweep)).to_be_visible()
-    reader.page.screenshot(path=pictures / f"sweeps-{width}.png", full_page=True)
+    reader.hold(pictures, "sweeps")
     reader.page.get_by_role("link", name=sweep).click()
     expect(reader.page.locator("#now")).to_contain_text("2 of 3 members have ended")
     expect(reader.page.locator("svg.sweep")).to_be_visible()
     expect(reader.page.locator("#setting-2")).to_contain_text("1.24")
-    assert not overflows(reader.page)
-    reader.page.screenshot(path=pictures / f"sweep-{width}.png", full_page=True)
-    assert violations(reader.page) == []
+    reader.hold(pictures, "sweep")
 
 
 def test_sweep_is_paused_goes_on_and_is_cancelled(reading: Callable[..., Reader], sweep: str) -> None:

@@ -82,7 +82,7 @@ def test_pages_of_many_ask_as_often_as_pages_of_few(scene: Scene, opening: Openi
     assert {name: number for name, number in few.items() if number > MOST[name]} == {}
 
 
-@pytest.mark.parametrize("people", ["sqlite"], indirect=True)
+@ONE_DATABASE
 def test_list_of_aliases_asks_for_nothing_that_it_does_not_show(scene: Scene) -> None:
     for number in range(1, 4):
         scene.publish()

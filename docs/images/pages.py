@@ -100,7 +100,7 @@ def save(page: Page, name: str, *, high: int) -> None:
     path = HERE / f"page-{name}.webp"
     image.save(path, quality=82, method=6)
     size = path.stat().st_size
-    print(f"{path.name}: {image.width}×{image.height}, {size / 1000:.0f} kB")
+    sys.stdout.write(f"{path.name}: {image.width} by {image.height}, {size / 1000:.0f} kB\n")
     assert size <= MOST_BYTES, f"{path.name} has {size} bytes; cut it"
 
 

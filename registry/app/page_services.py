@@ -39,6 +39,7 @@ class PageServices:
             signatures=services.signatures,
             evaluations=services.evaluations,
             lineages=services.lineages,
+            names=self.dataset_names,
         )
         self.job_lines = JobLines(db)
         self.jobs = JobPages(db, self.job_lines, services.jobs, services.checkpoints)

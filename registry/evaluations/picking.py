@@ -324,12 +324,17 @@ class RowPicks:
 def first_metric(scores: EvaluationView) -> str:
     """Return the metric by which rows are picked unless another is asked for: a score of texts, else of labels, else the loss."""
     found = metrics_of(scores)
-    return next((name for name in found if is_of_texts(name)), next((name for name in found if name != "loss"), "loss"))
+    return next(
+        (name for name in found if is_of_texts(name)),
+        next((name for name in found if name not in MADE_OF_LOSS | {"loss"}), "loss"),
+    )
 
 
 def metrics_of(scores: EvaluationView) -> list[str]:
     """Return the metrics by which single rows of an evaluation have scores, as far as its report tells."""
-    without = UNDIVIDED_METRICS | (MADE_OF_LOSS - WEIGHTED_METRICS) | {"general_loss", "general_kl"}
+    without = (
+        UNDIVIDED_METRICS | (MADE_OF_LOSS - WEIGHTED_METRICS) | {"general_loss", "general_loss_base", "general_kl"}
+    )
     return [name for name in scores.metrics if is_score(name) and name not in without]
 
 

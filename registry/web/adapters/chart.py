@@ -2,7 +2,7 @@
 
 >>> chart = ScoreChart.of([ScorePoint(1, 1, 1.0, 1.0, 1.0, 0.8, 1.2), ScorePoint(2, 1, 0.5, 0.5, 0.5, None, None)], last=2, marked={2: "production"})
 >>> [(point.number, point.x, point.mark) for point in chart.points]
-[(1, 58.0, None), (2, 712.0, 'production')]
+[(1, 58.0, None), (2, 704.0, 'production')]
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import NamedTuple
 from registry.evaluations.version_scores import ScorePoint
 
 WIDTH, HEIGHT = 720, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 712.0, 10.0, 172.0
+#: Above the highest point there is room for the name of an alias.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 704.0, 24.0, 172.0
 #: About how many lines there are across.
 _LINES = 4
+#: Up to so many versions, each has its number below the chart.
+_ALL_NUMBERS = 15
 #: How wide the least range is, as a share of the scores: of equal scores rounding isn't drawn.
 _LEAST_SHARE = 1e-3
 
@@ -114,7 +117,7 @@ def _steps(floor: float, ceiling: float) -> list[float]:
 
 def _numbers(last: int) -> list[int]:
     """The numbers of versions below the chart: the first, the last, and some between them."""
-    if last <= 1:
-        return [1]
-    parts = min(6, last - 1)
+    if last <= _ALL_NUMBERS:
+        return list(range(1, last + 1))
+    parts = 6
     return sorted({1 + round(place * (last - 1) / parts) for place in range(parts + 1)})

@@ -102,14 +102,17 @@ def _told_apart(rows: Sequence[ScoreRow]) -> Iterator[ScoreRow]:
 def _unlike(row: ScoreRow, others: Sequence[ScoreRow]) -> str:
     one = _any(row)
     names = list(dict.fromkeys(name for other in others for name in one.unlike(_any(other))))
-    said = []
-    for name in names:
+    # Digests say only that something is different: they are named where nothing else tells the rows apart.
+    readable = [name for name in names if name not in _DIGESTS]
+    parts = []
+    for name in readable or names:
         value = getattr(one, name) if name in ("grader", "precision") else one.conditions.get(name)
-        said.append(f"other {name.replace('_', ' ')}" if name in _DIGESTS else f"{name} {str(value)[:40]}")
+        words = name.replace("_", " ")
+        parts.append(f"other {words}" if name in _DIGESTS else f"{words} {str(value)[:40]}")
     if any(not one.has_rows_of(_any(other), row.metric) for other in others):
         rows = one.metrics.get("rows")
-        said.append("other rows" if rows is None else f"over {rows:.0f} rows")
-    return ", ".join(said)
+        parts.append("other rows" if rows is None else f"over {rows:.0f} rows")
+    return ", ".join(parts)
 
 
 def _any(row: ScoreRow) -> EvaluationView:

@@ -15,6 +15,7 @@ from registry.http.paths import PAGES
 from registry.http.routes import answered, apart, service
 from registry.jobs.seen_rows import TrainedOnRows
 from registry.principal import Principal
+from registry.web.naming import NamedDatasets
 from registry.web.pages import Visitor, page, pages
 from sdk.formats.refs import Ref
 from sdk.schemas.evaluation import better_is
@@ -73,6 +74,7 @@ async def show_evaluation(
     request: Request,
     picks: PicksDep,
     slicing: Annotated[Slicing, service(Slicing)],
+    datasets: Annotated[NamedDatasets, service(NamedDatasets)],
     who: Visitor,
     ident: Annotated[str, Path(max_length=64)],
     show: Which = "worst",
@@ -89,10 +91,12 @@ async def show_evaluation(
     other = _chosen(others, against)
     asked = PickQuestion(scores, metric, None if other is None else other.scores, by or None, value if by else None)
     shown = await _rows(picks, slicing, asked, show, number, who)
+    names = await answered(datasets.of, {scores.dataset}, who=who)
     return page(
         request,
         "rows/evaluation.html",
         scores=scores,
+        dataset_name=names.get(scores.dataset),
         metric=metric,
         metrics=metrics_of(scores),
         others=others,

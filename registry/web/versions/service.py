@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.jobs.models import Job
 from registry.lineage.service import Lineages
 from registry.principal import Principal
+from registry.search.adapters import FIRST_ALIAS
 from registry.signatures.service import Signatures
+from registry.web.naming import NamedDatasets
 from registry.web.rendering import size
 from registry.web.versions.commands import BasePlace, Command, commands_of
 from registry.web.versions.heat_map import HeatMap, heat_map
@@ -54,6 +56,12 @@ class VersionPage:
     #: The scores that the evaluations have, as many as there is room for.
     scores: tuple[str, ...]
     more_evaluations: bool
+    #: What datasets are called, by digest, as far as the reader may know.
+    dataset_names: Mapping[str, str]
+    #: What it is put beside: its ref and, unless it is that itself, the version in production.
+    beside: str
+    #: Whether the reader may have aliases name it.
+    may_move: bool
     lineage: LineageMap | None
 
 
@@ -69,10 +77,11 @@ class VersionPages:
         signatures: Signatures,
         evaluations: Evaluations,
         lineages: Lineages,
+        names: NamedDatasets,
     ) -> None:
         self._db = db
         self._catalog, self._served_probes, self._signatures = catalog, served_probes, signatures
-        self._evaluations, self._lineages = evaluations, lineages
+        self._evaluations, self._lineages, self._names = evaluations, lineages, names
 
     def show(self, ref: str, *, who: Principal) -> VersionPage:
         """Return what is shown of the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
@@ -96,6 +105,9 @@ class VersionPages:
             evaluations=found[:MOST_EVALUATIONS],
             scores=tuple(scores[:MOST_SCORES]),
             more_evaluations=len(found) > MOST_EVALUATIONS,
+            dataset_names=self._names.of({one.dataset for one in found}, who=who),
+            beside=self._beside(view, who),
+            may_move=view.state == "ready" and who.may("write", space_of(view.adapter)),
             lineage=self._lineage(view, who) if is_version else None,
         )
 
@@ -128,6 +140,15 @@ class VersionPages:
     def _scores(self, view: VersionView, who: Principal) -> list[EvaluationView]:
         asked = EvaluationQuery(digest=view.digest, namespace=space_of(view.adapter), limit=MOST_EVALUATIONS + 1)
         return list(self._evaluations.list(asked, who=who).items)
+
+    def _beside(self, view: VersionView, who: Principal) -> str:
+        if view.number is None:
+            return view.ref
+        try:
+            production = self._catalog.resolve(f"{view.adapter}@{FIRST_ALIAS}", who=who).ref
+        except NotFound:
+            return view.ref
+        return view.ref if production == view.ref else f"{production} {view.ref}"
 
     def _made(self, view: VersionView, who: Principal) -> tuple[BasePlace, bool]:
         """Where its base is, as the reader knows it, and whether a training that the reader may see made it."""

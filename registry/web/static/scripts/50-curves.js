@@ -164,17 +164,19 @@
       if (this.byButton) this.byButton.hidden = !curves.length && this.by === "step";
       this.wholeButton.hidden = !this.range;
       this.drawLegend();
-      const said = [];
-      if (!curves.length) said.push("No points yet: a training has them from its first step on.");
-      else if (this.drawing.steps_a_mean > 1) said.push(`Line: mean of up to ${this.drawing.steps_a_mean} steps. Band: the least and greatest of all steps.`);
-      else said.push("Line: each step.");
-      if (curves.length > BANDED) said.push("Point at a name to see its band.");
-      if (panels.some((panel) => (panel.looks || []).length && panel.key === "loss")) said.push("Points: held-out rows.");
+      const parts = [];
+      if (!curves.length) parts.push("No points yet: a training has them from its first step on.");
+      else if (this.drawing.steps_a_mean > 1) parts.push(`Line: mean of up to ${this.drawing.steps_a_mean} steps. Band: the least and greatest of all steps.`);
+      else parts.push("Line: each step.");
+      if (curves.length > BANDED) parts.push("Point at a name to see its band.");
+      if (panels.some((panel) => (panel.looks || []).length && panel.key === "loss")) parts.push("Points: held-out rows.");
       if (curves.length === 1 && curves[0].best_step !== undefined && loss) {
-        said.push(`Dashed: the best look, step ${curves[0].best_step}${curves[0].kept ? ", whose weights were kept" : ""}.`);
+        parts.push(`Dashed: the best look, step ${curves[0].best_step}${curves[0].kept ? ", whose weights were kept" : ""}.`);
       }
-      if (leftOut.length) said.push(`Without ${this.by === "seconds" ? "times" : "points"}: ${leftOut.join(", ")}.`);
-      this.note.textContent = said.join(" ");
+      if (leftOut.length && curves.length) parts.push(`Without ${this.by === "seconds" ? "times" : "points"}: ${leftOut.join(", ")}.`);
+      this.note.textContent = parts.join(" ");
+      // Nothing of a picture stays where there is none.
+      this.figure.toggleAttribute("data-empty", !curves.length && this.by === "step");
       this.focus(before);
     }
 
@@ -426,15 +428,15 @@
       const place = at[column];
       const where = this.by === "step" ? `step ${Math.round(place).toLocaleString("en")}` : duration(place);
       if (curves.length === 1) {
-        const said = [];
+        const parts = [];
         for (const panel of panels) {
-          for (const line of panel.lines || []) said.push(`${panel.title} ${valueAt(line, column, true)}`);
+          for (const line of panel.lines || []) parts.push(`${panel.title} ${valueAt(line, column, true)}`);
           for (const one of panel.looks || []) {
             const number = lastBefore(one.at, place);
-            if (number >= 0) said.push(`held-out ${panel.title.replace("held-out ", "")} ${digits(one.value[number])} at step ${one.step[number]}`);
+            if (number >= 0) parts.push(`held-out ${panel.title.replace("held-out ", "")} ${digits(one.value[number])} at step ${one.step[number]}`);
           }
         }
-        this.readout.textContent = [where, ...said].join(" · ");
+        this.readout.textContent = [where, ...parts].join(" · ");
         return;
       }
       const first = panels[0];

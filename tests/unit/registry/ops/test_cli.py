@@ -160,6 +160,7 @@ def test_reconciling_says_what_it_did(migrated: dict[str, str]) -> None:
         "forgotten_workers",
         "expired_rows",
         "checks_begun",
+        "picks_begun",
     )
     assert json.loads(said.stdout) == dict.fromkeys(steps, 0), said.stderr
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdk.cli.commands.catalog import _first, _held, _releases, _variant
 from sdk.schemas.lora_config import LoraConfig
+from sdk.schemas.version_facts import _first, _held, _releases, _variant
 from sdk.schemas.version_records import TrainingRecord
 
 

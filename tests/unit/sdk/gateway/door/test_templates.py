@@ -128,7 +128,8 @@ def test_a_template_that_takes_too_long_or_refuses_ends_its_own_request_alone(se
 def test_a_rendering_that_does_not_come_in_time_ends_with_its_process() -> None:
     async def main() -> None:
         renderers = Renderers(rendered_s=0.5)
-        given = {"template": HOSTILE, "messages": MESSAGES, "special_tokens": {}, "day": "2026-12-01"}
+        asked = [{"role": "user", "content": "one"}]
+        given = {"template": HOSTILE, "messages": asked, "special_tokens": {}, "day": "2026-12-01"}
         rendering = asyncio.create_task(renderers.render("sql@v1", **given))
         while (child := renderers._process("sql@v1")._child) is None:
             await asyncio.sleep(0.01)

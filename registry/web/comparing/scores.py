@@ -107,8 +107,7 @@ def _unlike(row: ScoreRow, others: Sequence[ScoreRow]) -> str:
     parts = []
     for name in readable or names:
         value = getattr(one, name) if name in ("grader", "precision") else one.conditions.get(name)
-        words = name.replace("_", " ")
-        parts.append(f"other {words}" if name in _DIGESTS else f"{words} {str(value)[:40]}")
+        parts.append(f"other {name.replace('_', ' ')}" if name in _DIGESTS else f"{name} {str(value)[:40]}")
     if any(not one.has_rows_of(_any(other), row.metric) for other in others):
         rows = one.metrics.get("rows")
         parts.append("other rows" if rows is None else f"over {rows:.0f} rows")

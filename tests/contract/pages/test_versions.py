@@ -73,7 +73,7 @@ def test_page_escapes_what_people_wrote(scene: Scene, reader: httpx.Client) -> N
     # Neither a template of ours nor one of the browser has taken the text for its own.
     assert "{{7*7}}" in html.unescape(answer.text)
     assert html.escape(HOSTILE, quote=False).replace('"', "&#34;").replace("'", "&#39;") in answer.text
-    assert "it was pushed" in answer.text
+    assert "It was pushed" in answer.text
     assert "--unprobed" in answer.text
 
 

@@ -107,6 +107,8 @@ EVENTS: dict[str, Callable[[Space], object]] = {
 @pytest.mark.parametrize("rereads", [True, False], ids=["read again", "not read again"])
 def test_what_changes_between_verdict_and_move_refuses_it(there: Space, event: str, rereads: bool) -> None:
     """Without the second reading each of these moves the alias: it is what refuses them."""
+    if not rereads and there.services.db.url.startswith("postgresql"):
+        pytest.skip("what is not read again is the same over every database")
     there.policy(approvals=1)
     say(there, f"ben {there.alias}")
     happening = Rules(then="failed", identity=tries(there), meanwhile=once(lambda: EVENTS[event](there)))

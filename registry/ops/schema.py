@@ -19,7 +19,8 @@ import registry.removal.models
 import registry.series.models
 import registry.signatures.models
 import registry.sweeps.models
-import registry.usage.models  # noqa: F401 - for its tables
+import registry.usage.models
+import registry.web.sessions.models  # noqa: F401 - for its tables
 from registry.db.database import Database
 from registry.db.statements import allow
 from registry.db.types import Model

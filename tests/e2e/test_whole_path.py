@@ -16,6 +16,7 @@ from support.soak import SOAKING
 from support.workplace import wait_until
 
 from registry.app.embedded import open_embedded
+from registry.app.page_services import PageServices
 from registry.principal import LOCAL
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
@@ -292,7 +293,7 @@ def _is_runner(process: Path, home: Home) -> bool:
 def commands_of_page(home: Home) -> dict[str, str]:
     """What the page of the version says there is to type."""
     services = open_embedded(home.folder / "home").state.services
-    commands = {one.title: one.text for one in services.version_pages.show("counter@v1", who=LOCAL).commands}
+    commands = {one.title: one.text for one in PageServices(services).versions.show("counter@v1", who=LOCAL).commands}
     services.db.close()
     return commands
 

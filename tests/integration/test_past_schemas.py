@@ -25,10 +25,12 @@ from registry.db.database import Database, head_revision
 from registry.errors import Forbidden, NotFound
 from registry.evaluations.models import EvaluationMetric
 from registry.evaluations.service import EvaluationQuery
+from registry.evaluations.version_scores import VersionScores
 from registry.ops.schema import drift
 from registry.principal import SYSTEM, Principal, Role
 from registry.queue import NoQueue
 from registry.quotas.service import recount
+from registry.search.adapters import AdapterSearch
 from registry.settings import Settings
 from sdk.schemas.aliases import AliasMove
 from sdk.schemas.work import ClaimRequest, WorkerInfo
@@ -145,7 +147,7 @@ class TestRegistry:
         assert adapter.size_bytes == sum(file.size_bytes for version in versions for file in version.files)
 
     def test_its_last_scores_stand_in_lists(self, services: Services) -> None:
-        (entry,) = services.adapter_search.find(who=OF_TEAM).page.items
+        (entry,) = AdapterSearch(services.db).find(who=OF_TEAM).page.items
         scored = [
             one for one in services.evaluations.list(EvaluationQuery(namespace="team"), who=OF_TEAM).items if one.digest
         ]
@@ -153,11 +155,11 @@ class TestRegistry:
         assert entry.score is not None
         assert entry.score.value == newest.metrics[entry.score.metric]
         assert (entry.score.evaluation, entry.score.dataset) == (newest.id, newest.dataset)
-        found = services.version_scores.of_adapter(
+        found = VersionScores(services.db).of_adapter(
             adapter=ADAPTER, kind=None, numbers=[entry.score.number or 0], who=OF_TEAM
         )
         assert found.by_version[entry.score.number or 0].value == entry.score.value
-        assert services.adapter_search.find(who=OF_ANOTHER).page.items == []
+        assert AdapterSearch(services.db).find(who=OF_ANOTHER).page.items == []
 
     def test_its_warnings_and_signatures_are_there(self, services: Services) -> None:
         (warning,) = services.catalog.resolve(f"{ADAPTER}@v5", who=OF_TEAM).warnings

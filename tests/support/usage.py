@@ -15,6 +15,7 @@ from registry.artifacts.models import ManifestRow, Upload
 from registry.catalog.bases.finding import WHOLE, tensors_of
 from registry.catalog.models import NamedBase, Origin, ServedProbeRow, Version, VersionNote
 from registry.db.types import utc_now
+from registry.evaluations.last_scores import counted_names
 from registry.evaluations.models import Evaluation, EvaluationPicks
 from registry.jobs.models import Checkpoint, Job, JobEvent, SeenRows
 from registry.quotas.service import count_anew
@@ -84,7 +85,7 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
                 found.append((base.namespace, f"base {base.pk} {base.facts}", size, base.record_bytes))
         for row in session.scalars(select(Evaluation)):
             size = record_bytes(row.spec, row.samples, row.libraries, row.scorer_errors)
-            size += sum(record_bytes(name) for name in row.metrics)
+            size += sum(record_bytes(name) for name in (*row.metrics, *counted_names(row.metrics, row.spec)))
             found.append((row.namespace, f"evaluation {row.id}", size, row.record_bytes))
         of_picks = (
             select(EvaluationPicks, Evaluation.namespace).join(Evaluation).options(undefer(EvaluationPicks.picked))

@@ -121,7 +121,7 @@ def test_adapter_that_is_called_like_a_version_has_a_page_of_its_own(scene: Scen
     # What nothing else could mean leads there, for those who may see it.
     answer = reader.get("/ui/adapters/sql/v77")
     assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/adapter/sql/v77")
-    with signed_in(scene.world, Role.ADMIN, namespace="elsewhere") as stranger:
+    with signed_in(scene.world.url, scene.world.token(Role.ADMIN, namespace="elsewhere")) as stranger:
         assert stranger.get("/ui/adapters/sql/v77").status_code == 404
 
 

@@ -25,7 +25,7 @@ LEFT_OUT = {
 #: Lists whose order says nothing: a graph's nodes and edges, which come by random ids where nothing else tells them apart.
 UNORDERED = ("nodes", "edges")
 
-_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
+_TIME = re.compile(r"\b\d{4}-\d\d-\d\d(T| )\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d| UTC)?")
 _SECONDS = re.compile(r"\b\d+(\.\d+)? s\b")
 #: A worker's memory, and the place of a job in its queue, as pages have them.
 _SIZE, _PLACE = re.compile(r"\b\d+(\.\d)? [KMGT]?i?B\b"), re.compile(r"^#\d+$")

@@ -136,7 +136,7 @@ def _drawn(server: RegistryServer, reader: _Reader) -> dict[str, tuple[float, fl
     with browser() as started:
         for name, address in reader.pages().items():
             shown = Reader(started, server.url)
-            shown.sign_in(server.tokens["reader"], "/ui/workers")
+            shown.sign_in(server.tokens["reader"])
             session = shown.context.new_cdp_session(shown.page)
             session.send("Network.enable")
             loaded: list[float] = []

@@ -149,6 +149,7 @@ def _named(session: Session, refs: Sequence[str], who: Principal) -> tuple[dict[
             else:
                 found[text] = _Named(find_version(session, ref, who).pk, text)
         except NotFound:
+            # What the reader may not see is left out, like what is not there.
             continue
     if numbered:
         each = (and_(Adapter.name == name, Version.number == number) for name, number in numbered)

@@ -242,7 +242,9 @@ class StrictRoute(APIRoute):
         if checker is None and self.body_field is not None:
             raise TypeError(f"the route {self.path} takes a body by another name than `body`, which nobody would check")
         if checker is not None and right_of(self) is None:
-            raise TypeError(f"the route {self.path} takes a body, but nothing says who may send it; add a `who` to its view")
+            raise TypeError(
+                f"the route {self.path} takes a body, but nothing says who may send it; add a `who` to its view"
+            )
         in_turn = handle if iscoroutinefunction(self.endpoint) else _by_turns(handle)
 
         async def strictly(request: Request) -> Response:

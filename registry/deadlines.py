@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from registry.pools import Pool
+from registry.pools import Occupancy, Pool
 
 #: How often something that stopped answering is tried again, in seconds.
 ASK_AGAIN_S = 1.0
@@ -66,6 +66,9 @@ class Places:
         self, pool: Pool, count: int, what: str, refusal: Callable[[str], Exception], *, within_s: float = 0.5
     ) -> None:
         self._free = pool.semaphore(count)
+        #: How many threads have a place, and how many wait for one.
+        self._running, self._waiting, self._counting = 0, 0, threading.Lock()
+        pool.watched(lambda: Occupancy(self._running, self._waiting, count))
         self._what = what
         self._make_refusal = refusal
         self._within_s = within_s
@@ -73,12 +76,21 @@ class Places:
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Take a place for the block. Raises the refusal if none becomes free soon."""
-        if not self._free.acquire(timeout=self._within_s):
+        self._count(waiting=1)
+        has_place = self._free.acquire(timeout=self._within_s)
+        self._count(waiting=-1, running=int(has_place))
+        if not has_place:
             raise self._make_refusal(f"{self._what} is overloaded; try again shortly")
         try:
             yield
         finally:
+            self._count(running=-1)
             self._free.release()
+
+    def _count(self, *, running: int = 0, waiting: int = 0) -> None:
+        with self._counting:
+            self._running += running
+            self._waiting += waiting
 
 
 class NoAnswer(Exception):  # noqa: N818 - it reads as what happened

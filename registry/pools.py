@@ -25,6 +25,25 @@ if TYPE_CHECKING:
 POOLS: dict[str, Pool] = {}
 
 
+@dataclass(frozen=True)
+class Occupancy:
+    """How full a pool is."""
+
+    running: int
+    waiting: int
+    #: How many may run at once.
+    places: int
+
+
+#: What says how full a pool is, by its name, for those that know.
+_OCCUPANCY: dict[str, Callable[[], Occupancy]] = {}
+
+
+def occupancies() -> dict[str, Occupancy]:
+    """Return how full each pool is that knows."""
+    return {name: tell() for name, tell in _OCCUPANCY.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """The facts about one pool, lane or queue. What is only waited in, such as room for bodies, makes nothing of it."""
@@ -50,6 +69,10 @@ class Pool:
             if self.name in POOLS:
                 raise ValueError(f"there is a pool {self.name!r} already")
             POOLS[self.name] = self
+
+    def watched(self, tell: Callable[[], Occupancy]) -> None:
+        """Let monitoring ask how full it is."""
+        _OCCUPANCY[self.name] = tell
 
     def limiter(self, count: int) -> CapacityLimiter:
         """Threads of the event loop, this many at a time."""

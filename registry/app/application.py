@@ -9,33 +9,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, nullcontext, suppress
+from contextlib import asynccontextmanager, closing, nullcontext
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 
 from registry.access import views as auth
 from registry.access.audit import views as audit
 from registry.access.authentication import Gatekeeper
 from registry.access.caller_limits import CallerLimits
-from registry.access.read_only.service import KeepReadOnly, ReadOnlySwitch
+from registry.access.read_only.service import KeepReadOnly
 from registry.app import health, openapi
 from registry.app.health import Readiness, readiness_of
+from registry.app.reporting import reporting
 from registry.app.services import Services
 from registry.artifacts import views as artifacts
 from registry.catalog import views as catalog
 from registry.datasets import views as datasets
 from registry.door.allowed_hosts import AnswerOwnHosts, hosts_of
 from registry.door.request_bodies import StrictBodies
-from registry.errors import RegistryError
 from registry.evaluations import views as evaluations
-from registry.http.refusals import REFUSALS, Refusals
+from registry.http.refusals import REFUSALS
 from registry.http.rights import Rights
 from registry.http.routes import VERSION, SayVersion, install_error_handlers
 from registry.jobs import event_stream
@@ -43,7 +40,7 @@ from registry.jobs import views as jobs
 from registry.jobs.reconcile import in_background
 from registry.lineage import views as lineage
 from registry.monitoring import views as metrics
-from registry.monitoring.service import Metrics
+from registry.monitoring.request_times import TimeRequests
 from registry.promotion import approval_views as approvals
 from registry.promotion import probe_views as probes
 from registry.promotion import statement_views as statements
@@ -62,9 +59,6 @@ from registry.storage.views import blob_routes
 from registry.sweeps import views as sweeps
 from registry.web.reports import views as reports
 from registry.web.sessions import code_views as codes
-
-#: How often a process adds its refusals to the shared counters, in seconds.
-_KEEP_REFUSALS_S = 5.0
 
 _TITLE = "adapterctl registry"
 
@@ -112,7 +106,7 @@ def create_app(
         every_s = 0.0 if settings.embedded_home is not None else settings.reconcile_s
         background = in_background(services.reconciler, every_s=every_s) if every_s else nullcontext()
         with closing(services.reading), background:
-            async with _keeping_refusals(REFUSALS, services.metrics, services.read_only):
+            async with reporting(REFUSALS, services, reports=settings.embedded_home is None):
                 yield
 
     app = FastAPI(
@@ -149,6 +143,8 @@ def create_app(
     if shows_pages:
         replace_errors(app)
     app.add_middleware(SayVersion)
+    if settings.embedded_home is None:
+        app.add_middleware(TimeRequests)
     # Not by `include_router`: with it, the first request would work out again, for all the routes that it is compared
     # with, what FastAPI had worked out when their views were imported. That takes 0.08 s.
     app.router.routes.extend(app.state.documented)
@@ -164,38 +160,3 @@ def _documented() -> list[APIRoute]:
     """What the document describes: every route except those of blobs, which are only reached by signed URLs."""
     routers = [*(room.router for room in ROOMS), metrics.router, health.router]
     return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-
-
-@asynccontextmanager
-async def _keeping_refusals(refusals: Refusals, metrics: Metrics, read_only: ReadOnlySwitch) -> AsyncIterator[None]:
-    """Add what this process refuses to the counters that all processes share, every few seconds and when it ends.
-
-    While the registry is read-only, they are only counted in this process.
-    """
-    ends = asyncio.Event()
-
-    async def keep() -> None:
-        if await run_in_threadpool(read_only.reason) is not None:
-            return
-        counted = refusals.drain()
-        if not counted:
-            return
-        try:
-            await run_in_threadpool(metrics.add_refusals, counted)
-        except (RegistryError, SQLAlchemyError) as error:
-            refusals.restore(counted)
-            _log.debug("refusals will be counted later: %s", type(error).__name__)
-
-    async def keep_on() -> None:
-        while not ends.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(ends.wait(), _KEEP_REFUSALS_S)
-            await keep()
-
-    keeping = asyncio.create_task(keep_on(), name="refusals")
-    try:
-        yield
-    finally:
-        # Not cancelled: what was drained a moment ago would be lost.
-        ends.set()
-        await keeping

@@ -45,6 +45,7 @@ from registry.jobs.seen_rows import TrainedOnRows
 from registry.jobs.service import Jobs
 from registry.jobs.workers import Workers
 from registry.lineage.service import Lineages
+from registry.monitoring.processes import ServerProcesses
 from registry.monitoring.service import Metrics
 from registry.principal import LOCAL
 from registry.promotion import tries
@@ -214,7 +215,8 @@ class Services:
         self.automatic = Automatic(db, self.gate, scoring, may_write=lambda: self.read_only.reason() is None)
         followers.ask_too(self.automatic)
         self.tables, self.standings = Tables(db), Standings(db)
-        self.search, self.lineages, self.metrics = Search(db), Lineages(db), Metrics(db, self.workers)
+        self.search, self.lineages = Search(db), Lineages(db)
+        self.metrics, self.processes = Metrics(db, self.workers), ServerProcesses(db)
         documents = Documents(
             db,
             self.catalog,

@@ -24,7 +24,7 @@ from registry.db.errors import Causes, explain, says_full
 from registry.db.statements import begin_session
 from registry.deadlines import CircuitBreaker, NoAnswer, Timeouts
 from registry.errors import Unavailable
-from registry.pools import Pool
+from registry.pools import Occupancy, Pool
 
 Pool(
     "writes to SQLite",
@@ -63,6 +63,13 @@ class Database:
             with self._making:
                 self._engine = self._engine or make_engine(self.url, self.timeouts)
         return self._engine
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How many connections are used. Nobody counts those who wait for one."""
+        pool = self.engine.pool
+        busy = pool.checkedout() if isinstance(pool, QueuePool) else 0
+        return Occupancy(busy, 0, self.timeouts.connections)
 
     @cached_property
     def _reader(self) -> Engine:

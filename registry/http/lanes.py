@@ -35,7 +35,7 @@ from anyio.to_thread import run_sync
 from starlette.types import Receive
 
 from registry.errors import RateLimited, Unavailable
-from registry.pools import Pool
+from registry.pools import Occupancy, Pool
 from registry.principal import Principal
 
 T = TypeVar("T")
@@ -70,6 +70,11 @@ class Turns:
     def by_holder(self) -> Mapping[str, int]:
         """How many each namespace has running and waiting, for those that have any."""
         return self._running + Counter({holder: len(waiting) for holder, waiting in self._waiting.items()})
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How many run and wait."""
+        return Occupancy(self._running.total(), sum(map(len, self._waiting.values())), self._at_once)
 
     @asynccontextmanager
     async def turn(
@@ -219,6 +224,7 @@ class Lane:
         self._pool = pool
         self._make = partial(Turns, at_once=at_once, newcomers=newcomers, waiting=waiting, wait_s=wait_s)
         self._kept: RunVar[Turns] = RunVar(f"registry_lane_{pool.name}")
+        pool.watched(lambda: self._turns().occupancy)
 
     async def run(self, call: Callable[..., T], *given: object, holder: str | None = None, **named: object) -> T:
         """Call a function in a thread of this lane, once it is the turn of whoever pays for it.

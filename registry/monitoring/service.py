@@ -19,7 +19,10 @@ from registry.http.refusals import REFUSAL_KINDS
 from registry.jobs.models import Job
 from registry.jobs.reconcile import sweepers
 from registry.jobs.workers import QUEUES, Workers
+from registry.monitoring.process_families import families_of
+from registry.monitoring.processes import reported
 from registry.principal import SYSTEM
+from registry.usage.models import Usage
 from sdk.schemas.job_requests import JOB_KINDS
 from sdk.schemas.jobs import JobState
 
@@ -71,6 +74,7 @@ class Metrics:
         with self._db.read() as session:
             queued, running = _queued(session), _running(session)
             leaders, counted = sweepers(session), _counted(session)
+            processes, used = reported(session), _used(session)
         waiting = {(queue, kind): queued.get((queue, kind), (0, 0.0))[0] for queue in QUEUES for kind in JOB_KINDS}
         yield gauge("adapterctl_jobs_queued", "Jobs waiting for a worker.", ["queue", "kind"], waiting)
         held = {(queue,): running.get(queue, 0) for queue in QUEUES}
@@ -108,6 +112,16 @@ class Metrics:
         states = Tally(worker.state for worker in self._workers.list(who=SYSTEM))
         seen = {(state,): states[state] for state in _WORKER_STATES}
         yield gauge("adapterctl_workers", "Workers heard from in the last week.", ["state"], seen)
+        said = "Bytes that namespaces are charged for; what two of them refer to counts for both."
+        yield gauge("adapterctl_storage_used_bytes", said, ["what"], used)
+        yield from families_of(processes)
+
+
+def _used(session: Session) -> dict[_Key, int]:
+    """By what they are, the bytes of all namespaces together."""
+    columns = [column for column in Usage.__table__.columns if column.name.endswith("_bytes")]
+    sums = session.execute(select(*(func.coalesce(func.sum(column), 0) for column in columns))).one()
+    return {(column.name.removesuffix("_bytes"),): int(value) for column, value in zip(columns, sums, strict=True)}
 
 
 def _queued(session: Session) -> dict[tuple[str, str], tuple[int, float]]:

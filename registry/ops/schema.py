@@ -14,6 +14,7 @@ import registry.datasets.models
 import registry.db.counters
 import registry.evaluations.models
 import registry.jobs.models
+import registry.monitoring.models
 import registry.promotion.models
 import registry.removal.models
 import registry.series.models

@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 
 from registry.deadlines import CircuitBreaker, Places
+from registry.observed import OBSERVED
 from registry.pools import Pool
 from registry.storage.errors import StorageSilent, StorageUnavailable
 from registry.storage.protocol import S3Options
@@ -71,7 +72,7 @@ class Calls:
         Raises StorageUnavailable for errors of the store, except for the answers whose meaning the caller knows, and if
         the store doesn't answer.
         """
-        with self._breaker.asking(), self._places.taken(), self.explained():
+        with self._breaker.asking(), self._places.taken(), _timed(), self.explained():
             self._present.began = time.monotonic()
             yield
 
@@ -100,6 +101,21 @@ class Calls:
                 f"The bucket {self._bucket!r} cannot be used: {error}. "
                 "Check REGISTRY_S3_ENDPOINT_URL, the network and the registry's keys."
             ) from error
+
+
+@contextmanager
+def _timed() -> Iterator[None]:
+    """Let monitoring know how long the block took, and whether the store could be used."""
+    began, outcome = time.monotonic(), "failed"
+    try:
+        yield
+        outcome = "answered"
+    except ClientError:
+        # Such as that there is no such blob: an answer.
+        outcome = "answered"
+        raise
+    finally:
+        OBSERVED.time("storage_call_duration_seconds", time.monotonic() - began, outcome=outcome)
 
 
 def status_of(error: ClientError) -> int:

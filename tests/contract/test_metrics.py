@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import re
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -21,10 +26,15 @@ from registry.db.types import utc_now
 from registry.errors import Conflict
 from registry.jobs.models import Job as JobRow
 from registry.jobs.models import Worker
+from registry.jobs.reconcile import note_sweep
+from registry.monitoring.models import ServerProcess
+from registry.monitoring.processes import ProcessFigures
+from registry.observed import OBSERVED
 from registry.principal import Role
 from sdk.client import Client
 from sdk.objects import Job
 
+ROOT = Path(__file__).parents[2]
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -223,3 +233,129 @@ class TestCounters:
                 assert "ix_jobs_next" in plan or "ix_jobs_state_priority_created_at" in plan
                 assert "SCAN jobs" not in plan
                 assert "Seq Scan" not in plan
+
+
+class TestProcesses:
+    """What server processes report of themselves."""
+
+    @pytest.fixture
+    def reported(self, people: World, numbers: Callable[[], Numbers]) -> Callable[[], Numbers]:
+        """Return a function that lets this process report, and scrapes."""
+
+        async def figures() -> ProcessFigures:
+            return people.services.processes.figures()
+
+        def report() -> Numbers:
+            people.services.processes.report(asyncio.run(figures()))
+            return numbers()
+
+        return report
+
+    def test_requests_are_counted_and_timed_by_route_and_never_by_path(
+        self, people: World, reported: Callable[[], Numbers]
+    ) -> None:
+        with bare_http(people.url, people.token(Role.READER)) as http:
+            before = reported()
+            for name in ("a-secret", "another"):
+                assert http.get("/api/v1/resolve", params={"ref": f"{name}@latest"}).status_code == 404
+            assert http.get("/api/v1/no/such/place").status_code == 404
+            assert http.request("BREW", "/api/v1/adapters").status_code >= 400
+        after = reported()
+        grown = {key: value - before.get(key, 0.0) for key, value in after.items()}
+        labels = {"method": "GET", "process": process_name()}
+        route = "/api/v1/resolve"
+        routes = {label["route"] for label in (dict(pairs) for _, pairs in after) if "route" in label}
+        assert not any("secret" in route or "no/such" in route for route in routes)
+        assert {dict(pairs).get("method") for _, pairs in after} <= {
+            None,
+            "GET",
+            "POST",
+            "PUT",
+            "DELETE",
+            "PATCH",
+            "other",
+        }
+        assert number(grown, "http_requests_total", route=route, status="404", **labels) == 2
+        assert number(grown, "http_request_duration_seconds_count", route=route, **labels) == 2
+        assert number(grown, "http_request_duration_seconds_bucket", route=route, le="+Inf", **labels) == 2
+        assert number(grown, "http_requests_total", route="/api/v1/", status="404", **labels) == 1
+
+    def test_pools_storage_and_the_process_itself_are_shown(
+        self, people: World, writer: Client, space: str, rows: Path, reported: Callable[[], Numbers]
+    ) -> None:
+        before = reported()
+        writer.datasets.add(rows, name="metric-rows")
+        after = reported()
+        labels = {"process": process_name()}
+        assert number(after, "pool_places", pool="answering", **labels) == 10
+        assert number(after, "pool_running", pool="answering", **labels) == 0
+        assert number(after, "pool_places", pool="connections to the database", **labels) >= 1
+        added = number(after, "storage_used_bytes", what="datasets") - number(
+            before, "storage_used_bytes", what="datasets"
+        )
+        assert added == rows.stat().st_size
+        assert after["process_cpu_seconds_total", frozenset(labels.items())] > 0
+        assert after["process_resident_memory_bytes", frozenset(labels.items())] > 1e7
+
+    def test_a_process_that_has_ended_is_forgotten(self, people: World, reported: Callable[[], Numbers]) -> None:
+        reported()
+        with people.services.db.write() as session:
+            for name, ago_s in (("ended:1", 61.0), ("long-ended:1", 3601.0), ("running:1", 59.0)):
+                row = session.get_one(ServerProcess, process_name())
+                session.add(ServerProcess(name=name, seen_at_s=row.seen_at_s - ago_s, figures=row.figures))
+        shown = {dict(pairs).get("process") for _, pairs in reported()}
+        assert shown == {None, process_name(), "running:1"}
+        with people.services.db.write() as session:
+            assert session.get(ServerProcess, "long-ended:1") is None
+            session.execute(delete(ServerProcess))
+
+
+def process_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+#: A metric with the labels that choose some of its series, or the labels of an aggregation; words of the language aside.
+_SELECTED = re.compile(r"\b((?:adapterctl|process)_[a-z_]+)(?:\{([^}]*)\})?")
+_GROUPED = re.compile(r"\bby \(([^)]*)\)")
+
+
+def test_every_panel_of_the_dashboard_shows_what_there_is(
+    people: World, submit: Callable[[], Job], hold: Callable[..., Held], numbers: Callable[[], Numbers]
+) -> None:
+    submit()
+    hold().complete()
+    OBSERVED.time("storage_call_duration_seconds", 0.1, outcome="answered")
+
+    async def figures() -> ProcessFigures:
+        return people.services.processes.figures()
+
+    numbers()
+    people.services.processes.report(asyncio.run(figures()))
+    with people.services.db.write() as session:
+        note_sweep(session, "this:1", led=False, alone=False)
+    series: dict[str, set[str]] = {}
+    for name, pairs in numbers():
+        series.setdefault(name, set()).update(dict(pairs))
+    dashboard = json.loads((ROOT / "deploy/grafana/registry.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    assert len(expressions) > 20
+    for expression in expressions:
+        known: set[str] = set()
+        for name, selected in _SELECTED.findall(expression):
+            assert name in series, f"{expression}: there is no {name}"
+            known |= series[name]
+            assert set(re.findall(r"(\w+)\s*[=!]", selected)) <= series[name], expression
+        for labels in _GROUPED.findall(expression):
+            assert {label.strip() for label in labels.split(",")} <= known, expression
+    # And nothing that is exposed is missing from it, but for what the panels say in another form.
+    shown = {name for expression in expressions for name, _ in _SELECTED.findall(expression)}
+    left_out = {
+        name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in set(series) - shown
+    }
+    stems = {name.removesuffix("_bucket").removesuffix("_count") for name in shown}
+    assert left_out - stems == {
+        "adapterctl_reconciler_leader_since_seconds",
+        "process_max_fds",
+        "process_start_time_seconds",
+        "process_virtual_memory_bytes",
+    }

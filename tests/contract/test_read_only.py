@@ -20,7 +20,7 @@ from support.workplace import wait_until
 
 from registry.access.models import AuditEntry, ReadOnlyRow
 from registry.access.read_only.service import TRUST_S, ReadOnlySwitch
-from registry.app import application
+from registry.app import reporting
 from registry.db.counters import Counter
 from registry.db.types import utc_now
 from registry.http.refusals import Refusals
@@ -131,14 +131,14 @@ def is_refused(client: Client) -> bool:
 def test_what_is_refused_meanwhile_is_counted_once_it_is_over(
     people: World, on: Callable[[], None], limits: Limits
 ) -> None:
-    limits(application, _KEEP_REFUSALS_S=0.02)
+    limits(reporting, KEEP_REFUSALS_S=0.02)
     services = people.services
     # Not this process's own: any other registry that it serves counts those as its own.
     refusals = Refusals()
 
     def count_for_a_while() -> float:
         async def run() -> None:
-            async with application._keeping_refusals(refusals, services.metrics, services.read_only):
+            async with reporting.reporting(refusals, services, reports=True):
                 await asyncio.sleep(0.3)
 
         asyncio.run(run())

@@ -109,6 +109,7 @@ BODIES: dict[str, Any] = {
             ],
         },
     },
+    "copy_version": {"ref": "team/code-review@v3", "adapter": "other/code-review"},
     "annotate_version": {"ref": "team/code-review@v3", "tags": {"stage": "trial"}, "note": "Chosen by the reviewers."},
     "archive_version": _MOVE,
     "restore_version": _MOVE,

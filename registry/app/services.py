@@ -14,6 +14,7 @@ from registry.artifacts.uploads import Uploads
 from registry.catalog.aliases.protecting import protect_also
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.service import Bases
+from registry.catalog.publishing.copying import Copies
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.numbering import follow_versions
 from registry.catalog.versions.resolve import Resolver
@@ -133,6 +134,7 @@ class Services:
         )
         # Its owner's own files are read in their own process: to start another would take longer.
         self.reading = RowReading(apart=home is None)
+        self.copies = Copies(db, self.publisher, self.signatures, trust)
         self.datasets, signed = Datasets(db, artifacts), SignedDatasets(db, artifacts, self.reading)
         self.catalog, self.bases = Catalog(db, ShownMembers(db)), Bases(db, artifacts, on_removed=give_up_of_base)
         self.resolver, self.served_probes = Resolver(db, self.catalog), ServedProbes(db)

@@ -10,6 +10,7 @@ from registry.artifacts.long_facts import WAIT_S, TurnNeededError, holding_facts
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.bases.names import BaseNamespace, IsPublished, Whose
 from registry.catalog.bases.service import Bases
+from registry.catalog.publishing.copying import Copies
 from registry.catalog.publishing.publisher import Publisher
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.resolve import Resolver
@@ -39,6 +40,7 @@ from sdk.schemas.catalog import (
     BaseView,
     Publication,
     Published,
+    VersionCopy,
     VersionMove,
     VersionView,
 )
@@ -137,6 +139,12 @@ def list_adapters(
 async def publish_version(body: Publication, publisher: PublisherDep, who: Writer) -> Response:
     """Publish uploaded files as a version; the same manifest again gives the existing one."""
     return written(await apart(publisher.publish, publication=body, who=who), 201)
+
+
+@router.post("/version/copy", status_code=201, response_model=Published)
+async def copy_version(body: VersionCopy, copies: Annotated[Copies, service(Copies)], who: Writer) -> Response:
+    """Make a version's bytes a version of another adapter, with the same past; again, it gives the existing one."""
+    return written(await apart(copies.copy, copy=body, who=who), 201)
 
 
 @router.get("/versions")

@@ -17,6 +17,7 @@ from sdk.schemas.catalog import (
     Published,
     SortKey,
     VersionBrief,
+    VersionCopy,
     VersionView,
 )
 from sdk.schemas.lineage import Direction, Lineage
@@ -57,6 +58,11 @@ def series(transport: Transport, ref: str, *, buckets: int | None = None, keys: 
 def publish(transport: Transport, publication: Publication) -> Published:
     """Publish uploaded files as a version; waits until it has its number. Raises VerificationFailed, NotAllowed."""
     return transport.call("POST", "/versions", Published, body=publication, timeout_s=_PUBLISHING_S)
+
+
+def copy(transport: Transport, body: VersionCopy) -> Published:
+    """Make a version's bytes a version of another adapter; waits until it has its number. Raises NotFound, NotAllowed, Conflict."""
+    return transport.call("POST", "/version/copy", Published, body=body, timeout_s=_PUBLISHING_S)
 
 
 def search(
@@ -129,11 +135,14 @@ class VersionRoutes(Generic[V]):
         """The ready versions of an adapter, and with `archived` the archived ones, newest first. Raises InvalidName,
         NotFound.
         """
-        # As text, since the registry accepts a boolean only in that form.
-        params = {"adapter": check_name(adapter), "archived": "true" if archived else "false"}
-        return [self._made(view) for view in pages(self._transport, "/versions", VersionView, params=params)]
+        return [self._made(view) for view in self._views(adapter, archived=archived)]
 
     list = __call__
+
+    def _views(self, adapter: str, *, archived: bool) -> builtins.list[VersionView]:
+        # As text, since the registry accepts a boolean only in that form.
+        params = {"adapter": check_name(adapter), "archived": "true" if archived else "false"}
+        return [*pages(self._transport, "/versions", VersionView, params=params)]
 
     def norms(self, ref: str) -> VersionNorms | None:
         """The norm of ΔW of each module of the version that `ref` names now, as the registry derived it from the bytes.
@@ -161,6 +170,41 @@ class VersionRoutes(Generic[V]):
     def locate(self, digest: str) -> builtins.list[Transfer]:
         """Return where to fetch the files of the manifest with this digest from. Raises NotFound."""
         return locate_files(self._transport, digest)
+
+    def copy(
+        self,
+        ref: str,
+        adapter: str,
+        *,
+        digest: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str | None = None,
+    ) -> V:
+        """Make the bytes of the version that `ref` names now a version of `adapter` too, with the same past; return that one.
+
+        Nothing is sent: the record, the datasets and the parents are the registry's own, and an edge "copied-from" leads to the
+        version, which stays as it is with its aliases. `tags` are added to the version's; `description`, if given, takes the
+        place of its own. `digest` refuses another version than that. The same copy again returns the one that is there.
+        Raises InvalidName, InvalidRef, NotFound, NotAllowed, InvalidInput for a merged model, Conflict for its own adapter.
+        """
+        body = build(
+            VersionCopy,
+            ref=str(parse_ref(ref)),
+            adapter=check_name(adapter),
+            digest=digest,
+            tags=dict(tags or {}),
+            description=description,
+        )
+        return self._made(copy(self._transport, body).version)
+
+    def copy_all(self, adapter: str, new: str) -> builtins.list[tuple[str, V]]:
+        """Copy every version of an adapter, also archived ones, oldest first, to another name; return the ref of each and its copy.
+
+        Numbers begin at the next one there, without gaps. What was copied before is found again, so that a copy that broke off
+        goes on. Raises what `copy` does.
+        """
+        views = self._views(adapter, archived=True)
+        return [(view.ref, self.copy(view.ref, new, digest=view.digest)) for view in reversed(views)]
 
     def archive(self, ref: str, *, reason: str = "") -> V:
         """Hide a version from lists and `latest`; its number still finds it. Raises Conflict that names its aliases."""

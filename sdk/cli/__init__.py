@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approvals": ("promotion.approve", "List approvals and vetoes, and withdraw your own."),
     "decisions": ("promotion.decisions", "List and show what was decided about aliases."),
     "annotate": ("removal", "Add a description, tags or a note to a version."),
+    "copy": ("copy", "Make a version one of another adapter too, with its past."),
     "archive": ("removal", "Hide a version from lists and `latest`."),
     "restore": ("removal", "Bring an archived version back."),
     "delete": ("removal", "Delete a version for good."),

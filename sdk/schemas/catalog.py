@@ -104,7 +104,7 @@ class Parent(Wire):
     """A version that another one was made from."""
 
     ref: str
-    relation: Annotated[Literal["continued-from", "combined-from", "merged-from"], Open]
+    relation: Annotated[Literal["continued-from", "combined-from", "merged-from", "copied-from"], Open]
     weight: float | None = None
 
 
@@ -251,6 +251,25 @@ class AdapterView(Wire):
     #: The number of versions that are not deleted.
     size_bytes: int
     updated_at: datetime
+
+
+class VersionCopy(Wire):
+    """A request to make a version's bytes one of another adapter too."""
+
+    ref: Annotated[str, Field(max_length=300, examples=["team/code-review@v3"])]
+    #: The other adapter.
+    adapter: Annotated[str, Field(max_length=1000, examples=["other/code-review"])]
+    #: The version's digest, if only that one is meant: an alias may move.
+    digest: Sha256 | None = None
+    #: Beside the version's own, or in their place.
+    tags: Tags = {}
+    #: None: the version's.
+    description: Annotated[str, Field(max_length=4000)] | None = None
+
+    @field_validator("adapter")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return parse_name(value)
 
 
 class VersionMove(Wire):

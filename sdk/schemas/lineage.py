@@ -24,6 +24,8 @@ Relation = Literal[
     "combined-from",
     # A version from another one, or a merged model from the version that was merged into its base.
     "merged-from",
+    # A version, of the same bytes under another name.
+    "copied-from",
     # A version, by a job.
     "made-by",
     # A job, of a sweep.

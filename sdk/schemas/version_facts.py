@@ -52,6 +52,7 @@ def facts_of(shown: VersionView, norms: VersionNorms | None, *, size: Callable[[
         ("fingerprint", base.fingerprint),
         *([("objective", record.objective)] if record.objective else []),
         *([("reference", record.reference)] if record.reference else []),
+        *(("copied from", one.ref) for one in shown.parents if one.relation == "copied-from"),
         *(("continues", one.ref) for one in shown.parents if one.relation == "continued-from"),
         *(("combined", said) for said in _combined(shown)),
         *_merged(shown),

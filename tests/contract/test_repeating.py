@@ -60,6 +60,7 @@ BY_NATURE = {
     "remove_base": "what is removed stays removed",
     "fix_base": "it sets values",
     "publish_version": "the digest finds the version, and what is in its lineage is not added again",
+    "copy_version": "the digest finds the copy",
     "annotate_version": "it sets values, and a note that its author has just written is not added again",
     "archive_version": "an archived version stays archived",
     "restore_version": "a restored version stays so",

@@ -104,7 +104,8 @@ def find_ancestry(session: Session, new: NewVersion, bases: KnownBases) -> Ances
     Its parents are found before it is ready: from then on, its adapter's `latest` is the version itself.
     """
     base: KnownBase = bases.find(session, new.publication.manifest.base_fingerprint, new.namespace)
-    return Ancestry(base, [_edge(session, parent, new.who) for parent in new.publication.parents])
+    parents = [_edge(session, parent, new.who) for parent in new.publication.parents]
+    return Ancestry(base, [*([] if new.past is None else new.past.edges), *parents])
 
 
 def _edge(session: Session, parent: Parent, who: Principal) -> ParentEdge:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from registry.catalog.bases.finding import KnownBase
 from registry.catalog.versions.finding import space_of
@@ -25,6 +25,19 @@ class ParentEdge(NamedTuple):
     weight: float | None
 
 
+class Past(NamedTuple):
+    """What is recorded of the version that another one is a copy of."""
+
+    version_pk: int
+    ref: str
+    #: Fields of a publication.
+    record: dict[str, Any]
+    #: Which of it was only stated by whoever made the version.
+    reported: list[str] | None
+    #: What the version was made from, and the edge to the version itself.
+    edges: list[ParentEdge]
+
+
 class Ancestry(NamedTuple):
     """What a version is based on: its base, and what it was made from."""
 
@@ -41,7 +54,9 @@ class NewVersion:
     publication: Publication
     who: Principal
     job: JobRef | None
-    reported: list[str]
+    reported: list[str] | None
+    #: If it is a copy.
+    past: Past | None = None
 
     @cached_property
     def digest(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -30,7 +31,8 @@ from registry.catalog.publishing.inspecting import (
     weights_of,
 )
 from registry.catalog.publishing.merged_models import MergedFrom, inspect_model, require_model_files
-from registry.catalog.publishing.new_version import Ancestry, NewVersion, claims_of
+from registry.catalog.publishing.new_version import Ancestry, NewVersion, Past, claims_of
+from registry.catalog.publishing.pasts import copy_answers, find_past, with_past
 from registry.catalog.publishing.recording import record_failed, record_pending, record_quarantined, record_ready
 from registry.catalog.versions.finding import space_to_change
 from registry.db.database import Database
@@ -83,12 +85,14 @@ class Publisher:
         job: JobRef | None = None,
         reported: Sequence[str] | None = None,
         notes: Sequence[str] = (),
+        past: Past | None = None,
     ) -> Published:
-        """Verify the uploaded bytes and make them a version, or find the version that has them already.
+        """Verify the uploaded bytes and make them a version, or find the version that has them already. With a `past`, it is a
+        copy of that.
 
         Raises what `publishing` raises.
         """
-        given = self.publishing(publication=publication, who=who, job=job, reported=reported, notes=notes)
+        given = self.publishing(publication=publication, who=who, job=job, reported=reported, notes=notes, past=past)
         with given as (_, published):
             return published
 
@@ -103,13 +107,15 @@ class Publisher:
         action: str = "write",
         notes: Sequence[str] = (),
         require: Callable[[WeightFacts], None] | None = None,
+        past: Past | None = None,
     ) -> Iterator[tuple[Session, Published]]:
         """The transaction that gives a version its number: the block finishes what belongs to it, or nothing is done.
 
         `reported` are the parts of the record that a worker stated; None: the caller stated everything. `action` is
         what the caller must be allowed to do in the adapter's namespace: "write", or "work" for a worker. `notes` go
         before admission's warnings. `require` raises Verification for weights that admission accepts and that aren't
-        the caller's; it must be short, because a transaction that writes may wait for it. Raises Invalid, NotFound
+        the caller's; it must be short, because a transaction that writes may wait for it. Without a `past`, that of the same bytes
+        is looked up. Raises Invalid, NotFound
         (base, parent, upload, or a namespace that the caller may not see), Forbidden, QuotaExceeded, Verification,
         Conflict, Unavailable.
         """
@@ -118,6 +124,11 @@ class Publisher:
         require_rendering(publication)
         require_few_names(publication.lora)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
+        if past is None:
+            with self._db.read() as session:
+                past = find_past(session, new)
+        if past is not None:
+            new = replace(new, publication=with_past(publication, past), reported=past.reported, past=past)
         with holding_facts():
             yield from self._publishing(new, require, notes)
 
@@ -131,7 +142,7 @@ class Publisher:
             if judged is not None and judged.base == ancestry.base and self._artifacts.has(session, **sent_for(new)):
                 # No bytes have to be read, so one transaction is enough.
                 scored = self._on_version(session, new.publication)
-                yield session, record_ready(session, new, ancestry, [*notes, *judged.warnings], scored=scored)
+                yield session, self._ready(session, new, ancestry, [*notes, *judged.warnings], scored=scored)
                 return
             record_pending(session, new, ancestry)
         with self._finishing(new, ancestry, notes, lambda: self._inspect(new, ancestry, require)) as published:
@@ -205,11 +216,21 @@ class Publisher:
             with self._db.write() as session:
                 scored = self._on_version(session, new.publication)
                 self._artifacts.keep(session, facts)
-                yield session, record_ready(session, new, ancestry, [*notes, *warnings], scored=scored)
+                yield session, self._ready(session, new, ancestry, [*notes, *warnings], scored=scored)
         except RegistryError as error:
             with self._db.write() as session:
                 record_failed(session, new, error)
             raise
+
+    @staticmethod
+    def _ready(
+        session: Session, new: NewVersion, ancestry: Ancestry, warnings: list[str], *, scored: bool
+    ) -> Published:
+        """Make it ready; a copy has the answers of what it is a copy of."""
+        published = record_ready(session, new, ancestry, warnings, scored=scored)
+        if new.past is not None and not published.existing:
+            copy_answers(session, new.past, adapter=new.publication.adapter, digest=new.digest)
+        return published
 
     def _judged_before(self, new: NewVersion, require: Callable[[WeightFacts], None] | None) -> _Judged | None:
         """Judge bytes whose content is known, outside of any transaction; None for any others, and for bytes that are

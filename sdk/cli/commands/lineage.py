@@ -96,6 +96,7 @@ _UP: dict[Relation, str] = {
     "continued-from": "continued from",
     "combined-from": "combined from",
     "merged-from": "merged from",
+    "copied-from": "copied from",
     "made-by": "made by",
     "member-of": "member of",
 }
@@ -106,6 +107,7 @@ _DOWN: dict[Relation, str] = {
     "continued-from": "continued as",
     "combined-from": "part of",
     "merged-from": "merged into",
+    "copied-from": "copied as",
 }
 #: More members of a sweep are shown by the first and the last.
 _MOST_MEMBERS = 3

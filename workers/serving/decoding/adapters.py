@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,9 +19,10 @@ import torch
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.lora.tensors import open_file
 from workers.pipelines.errors import PipelineError, first_line
-from workers.pipelines.model.adapters import add_adapter, load_adapter, peft_config_of
+from workers.pipelines.model.adapters import load_adapter, peft_config_of
 from workers.pipelines.model.causality import fixed_texts
 from workers.serving.decoding.errors import AdapterRefused, BaseChanged
+from workers.serving.decoding.grafts import GraftRefused, cut, graft
 from workers.serving.decoding.kinds import Outline, judge
 from workers.serving.decoding.passes import BASE, Tree
 from workers.serving.decoding.requests import ServedPlacement
@@ -65,8 +65,6 @@ class Adapters:
     def __init__(self, model: Any) -> None:
         self._bare = Tree(model)
         self._shared = Tree(tree_of(model))
-        #: The PeftModel around the shared tree; None before the first adapter.
-        self._peft: Any = None
         self._count = 0
         self._text = fixed_texts(model)[:1, :_TEXT_TOKENS]
         self._embeddings = _embeddings_of(model)
@@ -124,25 +122,23 @@ class Adapters:
         """
         if version.placement is not ServedPlacement.SHARES_A_BATCH:
             return version
-        assert version.folder is not None
         self._count += 1
         label = f"version{self._count}"
-        try:
-            with self._unwritten(self._shared.model):
-                self._peft = add_adapter(self._peft or self._shared.model, version.folder, label)
-        except PipelineError as error:
-            raise AdapterRefused(_lower(error.message)) from error
-        self._shared.mix()
         mixed = replace(version, tree=self._shared, label=label)
-        if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):
-            return mixed
-        self._delete(label)
+        try:
+            graft(version.tree.model, self._shared.model, label)
+            self._shared.mix()
+            if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):
+                return mixed
+        except GraftRefused:
+            pass
+        cut(self._shared.model, label)
         return replace(version, placement=ServedPlacement.OWN_BATCH)
 
     def release(self, version: HeldVersion) -> None:
         """Forget a version."""
         if version.tree is self._shared and version.label != BASE:
-            self._delete(version.label)
+            cut(self._shared.model, version.label)
 
     @contextmanager
     def _unwritten(self, tree: Any) -> Iterator[None]:
@@ -153,12 +149,6 @@ class Adapters:
         finally:
             if not untouched.holds():
                 raise BaseChanged(_CHANGED)
-
-    def _delete(self, label: str) -> None:
-        with warnings.catch_warnings():
-            # PEFT makes another one active, which counts for nothing in a mixed batch, and warns.
-            warnings.simplefilter("ignore")
-            self._peft.delete_adapter(label)
 
     def _answers_alike(self, versions: list[HeldVersion]) -> bool:
         """Whether versions that share a batch answer together as each does alone."""

@@ -38,6 +38,11 @@ class OpenAnswer:
         """How many tokens the prompt and its answer have at most."""
         return len(self.question.prompt) + self.question.max_tokens
 
+    @property
+    def only_scores(self) -> bool:
+        """Whether its prompt is scored, and nothing follows."""
+        return self.question.scores_prompt and not self.question.max_tokens
+
     def score_prompt(self, logits: Any, start: int) -> None:
         """Say what the prompt's tokens score: `logits` are (seq, vocabulary), those after its tokens from `start` on."""
         if start == 0:
@@ -120,6 +125,20 @@ class PromptReading:
         if done and not asked.ended:
             asked.take(logits[-1])
         return done
+
+
+def read_together(rows: Sequence[OpenAnswer]) -> list[Any]:
+    """Read whole texts over one tree in one pass, without a cache; return the logits after the tokens of each, (seq, vocabulary).
+
+    Shorter ones are padded on the right, which no token before it can see.
+    """
+    tree, width = rows[0].version.tree, max(len(row.tokens) for row in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row.tokens)] = torch.tensor(row.tokens)
+    names = [row.version.label for row in rows]
+    logits = tree.read(tokens.to(tree.model.device), None, names=names, lengths=[0] * len(rows), width=0, keep=0)
+    return [each[: len(row.tokens)] for each, row in zip(logits, rows, strict=True)]
 
 
 class Batch:

@@ -8,10 +8,13 @@ same settings of each wrapper.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 #: PEFT's name for the only adapter of a model.
-_ALONE = "default"
+ALONE = "default"
 
 
 class GraftRefused(Exception):  # noqa: N818 - it reads as what happened
@@ -34,8 +37,8 @@ def graft(source: Any, onto: Any, label: str) -> None:
             raise GraftRefused(f"{name} is wrapped as {type(module).__name__} and {type(wrapper).__name__}")
         for of in _per_adapter(wrapper):
             held = getattr(wrapper, of)
-            if _ALONE in held:
-                getattr(module, of)[label] = held[_ALONE]
+            if ALONE in held:
+                getattr(module, of)[label] = held[ALONE]
 
 
 def cut(model: Any, label: str) -> None:
@@ -45,6 +48,22 @@ def cut(model: Any, label: str) -> None:
             held = getattr(wrapper, of)
             if label in held:
                 del held[label]
+
+
+def matrices_of(model: Any) -> Iterator[tuple[Any, str | None, Any]]:
+    """Yield the parameters of a model's only adapter: a table of a wrapper, the parameter's name in what the table has for the
+    adapter, None if that is the parameter itself, and the parameter.
+    """
+    for _, wrapper in _wrappers(model):
+        for of in wrapper.adapter_layer_names:
+            table = getattr(wrapper, of)
+            if ALONE not in table:
+                continue
+            held = table[ALONE]
+            if isinstance(held, torch.nn.Module):
+                yield from ((table, name, parameter) for name, parameter in held.named_parameters())
+            else:
+                yield table, None, held
 
 
 def _wrappers(model: Any) -> list[tuple[str, Any]]:

@@ -115,7 +115,7 @@ class DecodeTurns:
     def _score(self, together: list[OpenAnswer]) -> None:
         rows = _pass(partial(read_together, together), together)
         for asked, logits in zip(together, rows or [], strict=False):
-            _pass(partial(asked.score_prompt, logits, 0), [asked])
+            _pass(partial(asked.score_end, logits), [asked])
             asked.end(EndReason.LENGTH)
 
     def _read_on(self, reading: PromptReading) -> None:

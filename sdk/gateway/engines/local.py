@@ -96,6 +96,7 @@ class LocalEngine:
     async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
         """Return the log-probability, in nats, of each token of a continuation. Raises KeyError, EngineRefused, httpx.HTTPError."""
         body = {"prompt": [*prompt, *continuation], "max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0}
+        body["scores_from"] = len(prompt)
         answer = await self._post("/v1/completions", {**body, **self.route(name).fields})
         if answer.status_code != httpx.codes.OK:
             raise EngineRefused(_message(answer))

@@ -138,44 +138,6 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     return peft_model.eval()
 
 
-def add_adapter(model: Any, adapter: Path, name: str) -> Any:
-    """Add the adapter in a folder to a model or a PeftModel, beside others, under a new name without dots; return the
-    PeftModel, in evaluation mode.
-
-    Only for adapters that consist of LoRA's own matrices. Each tensor of the file must reach the model, and each matrix
-    of the model must come from the file, as in `load_adapter`, else PipelineError ("adapter"); then none of its
-    matrices is left in the model.
-    """
-    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
-
-    config = peft_config_of(adapter)
-    config.inference_mode = True
-    # Each matrix comes from the file.
-    config.init_lora_weights = True
-    peft_model = model if isinstance(model, PeftModel) else None
-    try:
-        with warnings.catch_warnings():
-            # What PEFT warns about is checked below, and is an error.
-            warnings.simplefilter("ignore")
-            if peft_model is None:
-                peft_model = get_peft_model(model, config, adapter_name=name)
-            else:
-                peft_model.add_adapter(name, config)
-            weights = load_peft_weights(str(adapter), device=str(peft_model.device), local_files_only=True)
-            found = set(weights)
-            set_peft_model_state_dict(peft_model, weights, adapter_name=name)
-            wanted = set(get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False))
-        if wanted != found:
-            raise mismatch(found - wanted, wanted - found)
-    except BaseException as error:
-        if peft_model is not None and name in peft_model.peft_config:
-            peft_model.delete_adapter(name)
-        if isinstance(error, OSError | ValueError | KeyError | TypeError | RuntimeError | SafetensorError):
-            raise unloadable(first_line(error)) from error
-        raise
-    return peft_model.eval()
-
-
 def unloadable(said: str) -> PipelineError:
     """Return the error for an adapter that does not fit its base."""
     return PipelineError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,10 +19,12 @@ import torch
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.lora.tensors import open_file
 from workers.pipelines.errors import PipelineError, first_line
-from workers.pipelines.model.adapters import add_adapter, load_adapter, peft_config_of
+from workers.pipelines.model.adapters import load_adapter, peft_config_of
 from workers.pipelines.model.causality import fixed_texts
+from workers.serving.decoding.blueprints import Blueprint
 from workers.serving.decoding.errors import AdapterRefused, BaseChanged
-from workers.serving.decoding.kinds import Outline, judge
+from workers.serving.decoding.grafts import GraftRefused, cut, graft
+from workers.serving.decoding.kinds import Outline, ServedAs, judge
 from workers.serving.decoding.passes import BASE, Tree
 from workers.serving.decoding.requests import ServedPlacement
 from workers.serving.decoding.trees import Untouched, own_bytes, tree_of
@@ -65,8 +66,8 @@ class Adapters:
     def __init__(self, model: Any) -> None:
         self._bare = Tree(model)
         self._shared = Tree(tree_of(model))
-        #: The PeftModel around the shared tree; None before the first adapter.
-        self._peft: Any = None
+        #: Of the version that was loaded last, if it shares a batch.
+        self._blueprint: Blueprint | None = None
         self._count = 0
         self._text = fixed_texts(model)[:1, :_TEXT_TOKENS]
         self._embeddings = _embeddings_of(model)
@@ -82,9 +83,8 @@ class Adapters:
             outline = self._outline(folder)
             verdict = judge(outline)
             self._require_room(verdict.changes, folder)
-            model = tree_of(self._bare.model, verdict.changes)
-            with self._unwritten(model):
-                load_adapter(model, folder)
+            again = verdict.placement is ServedPlacement.SHARES_A_BATCH and self._again(folder)
+            model = again or self._loaded(folder, verdict)
         except (OSError, ValueError) as error:
             raise AdapterRefused(
                 f"its folder can't be read ({first_line(error)}); pull the version again with: adapterctl pull"
@@ -92,10 +92,13 @@ class Adapters:
         except PipelineError as error:
             raise AdapterRefused(_lower(error.message)) from error
         tree, text = Tree(model), self._text_with(outline.config)
-        truth, bare = self._logits(tree, text), self._logits(self._bare, text)
-        fixed = bare if text is self._text else self._logits(self._bare, self._text)
-        if not torch.equal(fixed, self.base.truth):
-            raise BaseChanged(_CHANGED)
+        truth, bare = self._logits(tree, text), self.base.truth
+        if not again:
+            # PEFT was called.
+            bare = self._logits(self._bare, text)
+            fixed = bare if text is self._text else self._logits(self._bare, self._text)
+            if not torch.equal(fixed, self.base.truth):
+                raise BaseChanged(_CHANGED)
         if not bool(torch.isfinite(truth).all()):
             raise AdapterRefused(
                 f"it computes numbers that are not finite in {model.dtype}; serve it in float32, or look for the cause with:"
@@ -108,6 +111,25 @@ class Adapters:
             )
         vocabulary = int(model.get_input_embeddings().weight.shape[0])
         return HeldVersion(name, folder, verdict.placement, verdict.kinds, tree, BASE, vocabulary, truth, effect)
+
+    def _loaded(self, folder: Path, verdict: ServedAs) -> Any:
+        """Return a tree of its own with an adapter that PEFT loads."""
+        self._blueprint = None
+        model = tree_of(self._bare.model, verdict.changes)
+        with self._unwritten(model):
+            loaded = load_adapter(model, folder)
+        if verdict.placement is ServedPlacement.SHARES_A_BATCH:
+            self._blueprint = Blueprint(folder, loaded)
+        return model
+
+    def _again(self, folder: Path) -> Any:
+        """Return the tree of the version that was loaded last with an adapter in its place, if it has the same shape; else None."""
+        blueprint = self._blueprint
+        if blueprint is None or not blueprint.fits(folder):
+            return None
+        with self._unwritten(blueprint.model):
+            blueprint.take(folder)
+        return blueprint.model
 
     def _outline(self, folder: Path) -> Outline:
         # Refuses what PEFT must not be given.
@@ -124,25 +146,29 @@ class Adapters:
         """
         if version.placement is not ServedPlacement.SHARES_A_BATCH:
             return version
-        assert version.folder is not None
         self._count += 1
         label = f"version{self._count}"
-        try:
-            with self._unwritten(self._shared.model):
-                self._peft = add_adapter(self._peft or self._shared.model, version.folder, label)
-        except PipelineError as error:
-            raise AdapterRefused(_lower(error.message)) from error
-        self._shared.mix()
         mixed = replace(version, tree=self._shared, label=label)
-        if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):
-            return mixed
-        self._delete(label)
+        try:
+            graft(version.tree.model, self._shared.model, label)
+            self._shared.mix()
+            if self._answers_alike([self.base, mixed, *([beside] if beside else [])]):
+                return mixed
+        except GraftRefused:
+            pass
+        cut(self._shared.model, label)
+        # Its tree is the version's.
+        self._blueprint = None
         return replace(version, placement=ServedPlacement.OWN_BATCH)
 
     def release(self, version: HeldVersion) -> None:
         """Forget a version."""
         if version.tree is self._shared and version.label != BASE:
-            self._delete(version.label)
+            cut(self._shared.model, version.label)
+            blueprint = self._blueprint
+            if blueprint is not None and blueprint.folder == version.folder:
+                # It has the version's matrices.
+                self._blueprint = None
 
     @contextmanager
     def _unwritten(self, tree: Any) -> Iterator[None]:
@@ -153,12 +179,6 @@ class Adapters:
         finally:
             if not untouched.holds():
                 raise BaseChanged(_CHANGED)
-
-    def _delete(self, label: str) -> None:
-        with warnings.catch_warnings():
-            # PEFT makes another one active, which counts for nothing in a mixed batch, and warns.
-            warnings.simplefilter("ignore")
-            self._peft.delete_adapter(label)
 
     def _answers_alike(self, versions: list[HeldVersion]) -> bool:
         """Whether versions that share a batch answer together as each does alone."""

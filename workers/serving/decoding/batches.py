@@ -38,14 +38,29 @@ class OpenAnswer:
         """How many tokens the prompt and its answer have at most."""
         return len(self.question.prompt) + self.question.max_tokens
 
+    @property
+    def only_scores(self) -> bool:
+        """Whether its prompt is scored, and nothing follows."""
+        return self.question.scores_prompt and not self.question.max_tokens
+
     def score_prompt(self, logits: Any, start: int) -> None:
         """Say what the prompt's tokens score: `logits` are (seq, vocabulary), those after its tokens from `start` on."""
         if start == 0:
             self._say(Token(self.tokens[0], None))
         ids = self.question.prompt[start + 1 : start + 1 + len(logits)]
-        if ids:
-            for token in scored(logits[: len(ids)], ids, self.question.logprobs or 0):
-                self._say(token)
+        plain = min(len(ids), max(0, self.question.scores_from - start - 1))
+        for token in ids[:plain]:
+            self._say(Token(token, None))
+        if ids[plain:]:
+            for each in scored(logits[plain : len(ids)], ids[plain:], self.question.logprobs or 0):
+                self._say(each)
+
+    def score_end(self, logits: Any) -> None:
+        """Say all of the prompt's tokens, and what they score from where that is asked for: `logits` are those after its last tokens."""
+        start = len(self.tokens) - len(logits)
+        for token in self.tokens[: start + 1] if start else []:
+            self._say(Token(token, None))
+        self.score_prompt(logits, start)
 
     def take(self, logits: Any) -> None:
         """Choose the next token from (vocabulary,) logits and say it, or end."""
@@ -120,6 +135,36 @@ class PromptReading:
         if done and not asked.ended:
             asked.take(logits[-1])
         return done
+
+
+def read_together(rows: Sequence[OpenAnswer]) -> list[Any]:
+    """Read whole texts that are only scored over one tree together; return the logits after the last tokens of each, from the one
+    before the first that is scored, (seq, vocabulary).
+
+    A beginning that several have is read once. Shorter texts are padded on the right, which no token before it can see.
+    """
+    tree, labels = rows[0].version.tree, [row.version.label for row in rows]
+    # Before that, no logits are asked for.
+    start = max(0, min(min(row.question.scores_from, len(row.tokens)) for row in rows) - 1)
+    beginnings = [(row.version.label, tuple(row.tokens[:start])) for row in rows]
+    once = list(dict.fromkeys(beginnings))
+    cache = None
+    if start and len(once) < len(rows):
+        cache = tree.new_cache()
+        _read(tree, [tokens for _, tokens in once], cache, [label for label, _ in once], at=0, keep=1)
+        keep(cache, [once.index(each) for each in beginnings], cut=0)
+    at = 0 if cache is None else start
+    rest = [row.tokens[at:] for row in rows]
+    logits = _read(tree, rest, cache, labels, at=at, keep=max(map(len, rest)) + at - start)
+    return [each[: len(row.tokens) - start] for each, row in zip(logits, rows, strict=True)]
+
+
+def _read(tree: Tree, texts: Sequence[Sequence[int]], cache: Any, labels: list[str], *, at: int, keep: int) -> Any:
+    tokens = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
+    for place, text in enumerate(texts):
+        tokens[place, : len(text)] = torch.tensor(text)
+    lengths = [at] * len(texts)
+    return tree.read(tokens.to(tree.model.device), cache, names=labels, lengths=lengths, width=at, keep=keep)
 
 
 class Batch:

@@ -42,6 +42,8 @@ class DecodeQuestion:
     logprobs: int | None = None
     #: Whether the prompt's own tokens are scored too; they come first.
     scores_prompt: bool = False
+    #: The first of the prompt's tokens that is scored then; those before it come without.
+    scores_from: int = 0
 
 
 class Token(NamedTuple):

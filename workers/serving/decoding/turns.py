@@ -9,7 +9,14 @@ from typing import Any
 
 from workers.pipelines.errors import first_line
 from workers.pipelines.model.device import give_back, is_out_of_memory
-from workers.serving.decoding.batches import NOT_FINITE, Batch, OpenAnswer, PromptReading, most_places
+from workers.serving.decoding.batches import (
+    NOT_FINITE,
+    Batch,
+    OpenAnswer,
+    PromptReading,
+    most_places,
+    read_together,
+)
 from workers.serving.decoding.joining import Decoding
 from workers.serving.decoding.requests import EndReason
 from workers.serving.decoding.sampling import NotANumber
@@ -75,12 +82,41 @@ class DecodeTurns:
     def _read(self) -> None:
         """Read the next parts of prompts, until about as many tokens are read as one part may have."""
         tokens = self._part_tokens
+        while together := self._scored_together(tokens):
+            tokens -= len(together) * max(len(each.tokens) for each in together)
+            self._score(together)
         for _ in range(len(self._reading)):
             if tokens <= 0:
                 return
             reading = self._reading.popleft()
             tokens -= reading.next_tokens
             self._read_on(reading)
+
+    def _scored_together(self, tokens: int) -> list[OpenAnswer]:
+        """Take over texts that are only scored, over one tree, whose pass reads at most so many tokens, padding included; one
+        alone is read as other prompts are.
+        """
+        taken: list[OpenAnswer] = []
+        width = 0
+        for asked in (each.asked for each in self._reading):
+            if not (asked.only_scores and self._may_join(asked)):
+                continue
+            if taken and asked.version.tree is not taken[0].version.tree:
+                continue
+            wider = max(width, len(asked.tokens))
+            if wider * (len(taken) + 1) <= tokens:
+                taken.append(asked)
+                width = wider
+        if len(taken) < 2:
+            return []
+        self._reading = deque(each for each in self._reading if each.asked not in taken)
+        return taken
+
+    def _score(self, together: list[OpenAnswer]) -> None:
+        rows = _pass(partial(read_together, together), together)
+        for asked, logits in zip(together, rows or [], strict=False):
+            _pass(partial(asked.score_end, logits), [asked])
+            asked.end(EndReason.LENGTH)
 
     def _read_on(self, reading: PromptReading) -> None:
         asked = reading.asked

@@ -35,6 +35,8 @@ class EngineCompletion(CompletionRequest):
 
     stop_token_ids: Annotated[_TokenIds | None, IF_SET] = None
     raw: Annotated[bool | None, IF_SET] = None
+    #: The first token of an echoed prompt that is scored; None: all are.
+    scores_from: Annotated[int | None, IF_SET, Field(ge=0)] = None
 
 
 class LoadBody(Wire):

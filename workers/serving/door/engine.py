@@ -221,7 +221,14 @@ class ServedEngine:
             )
         most = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
         question = self._question(
-            request, texts, name, prompt, most, request.logprobs, scores_prompt=bool(request.echo)
+            request,
+            texts,
+            name,
+            prompt,
+            most,
+            request.logprobs,
+            scores_prompt=bool(request.echo),
+            scores_from=request.scores_from or 0,
         )
         echo = None
         if request.echo:
@@ -262,6 +269,7 @@ class ServedEngine:
         logprobs: int | None,
         *,
         scores_prompt: bool = False,
+        scores_from: int = 0,
     ) -> DecodeQuestion:
         if not prompt:
             raise RequestRefused(400, "invalid_value", "the prompt has no tokens; send some text", param="prompt")
@@ -287,6 +295,7 @@ class ServedEngine:
             stop_ids=texts.stop_ids | frozenset(request.stop_token_ids or ()),
             logprobs=logprobs,
             scores_prompt=scores_prompt and logprobs is not None,
+            scores_from=scores_from,
         )
 
 

@@ -122,6 +122,84 @@ def test_a_prompt_alone_is_scored_without_an_answer(loop: DecodeLoop) -> None:
     assert answer.ended.reason is EndReason.LENGTH
 
 
+def test_texts_that_are_only_scored_are_read_in_one_pass_and_score_as_each_alone(
+    loop: DecodeLoop, base: Path, adapters: dict[str, Path]
+) -> None:
+    import torch
+
+    asked = [
+        (prompt_of(51, 9), "a@v1"),
+        (prompt_of(52, 14), "a@v2"),
+        (prompt_of(53, 4), None),
+        (prompt_of(54, 14), "a@v1"),
+    ]
+    answers = [Listener() for _ in asked]
+
+    def ask(count: int) -> None:
+        if count == 1:
+            for (prompt, name), answer in zip(asked, answers, strict=True):
+                loop.submit(DecodeQuestion(prompt, name, 0, logprobs=2, scores_prompt=True), answer)
+
+    passes: list[int] = []
+    counting = loop.versions()[0].tree.model.register_forward_pre_hook(
+        lambda _module, _args, given: passes.append(len(given["input_ids"])), with_kwargs=True
+    )
+    try:
+        # Asked within a pass of another answer, all four wait for the next turn.
+        beside = Listener(ask)
+        loop.submit(DecodeQuestion(prompt_of(55, 5), None, 3), beside)
+        beside.wait()
+        for (prompt, name), answer in zip(asked, answers, strict=True):
+            assert answer.wait() == [*prompt]
+            with torch.no_grad():
+                model = served.plain(base, adapters[name] if name else None)
+                logits = model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].log_softmax(-1)
+            right = [float(logits[place, token]) for place, token in enumerate(prompt[1:])]
+            assert [token.logprob for token in answer.tokens[1:]] == pytest.approx(right, abs=1e-4)
+    finally:
+        counting.remove()
+    assert passes == [1, 1, 4, 1]
+
+
+def test_texts_with_the_same_beginning_score_from_a_place_on_as_each_alone(
+    loop: DecodeLoop, base: Path, adapters: dict[str, Path]
+) -> None:
+    import torch
+
+    beginning = prompt_of(61, 8)
+    texts = [(beginning + prompt_of(seed, 5 + seed % 2), name) for seed in (62, 63) for name in ("a@v1", None)]
+    answers = [Listener() for _ in texts]
+
+    def ask(count: int) -> None:
+        if count == 1:
+            for (text, name), answer in zip(texts, answers, strict=True):
+                question = DecodeQuestion(text, name, 0, logprobs=0, scores_prompt=True, scores_from=len(beginning))
+                loop.submit(question, answer)
+
+    shapes: list[tuple[int, ...]] = []
+    counting = loop.versions()[0].tree.model.register_forward_pre_hook(
+        lambda _module, _args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        beside = Listener(ask)
+        loop.submit(DecodeQuestion(prompt_of(55, 5), None, 2), beside)
+        beside.wait()
+        for (text, name), answer in zip(texts, answers, strict=True):
+            assert answer.wait() == [*text]
+            with torch.no_grad():
+                model = served.plain(base, adapters[name] if name else None)
+                logits = model(input_ids=torch.tensor([text]), use_cache=False).logits[0].log_softmax(-1)
+            right = [float(logits[place, token]) for place, token in enumerate(text[1:])]
+            assert [token.logprob for token in answer.tokens[: len(beginning)]] == [None] * len(beginning)
+            assert [token.logprob for token in answer.tokens[len(beginning) :]] == pytest.approx(
+                right[len(beginning) - 1 :], abs=1e-4
+            )
+    finally:
+        counting.remove()
+    # The beginning is read once under each name, up to the token before the first that is scored; then all of the rest.
+    assert shapes[2:4] == [(2, 7), (4, 7)]
+
+
 def test_an_answer_ends_before_a_stop_token(loop: DecodeLoop, alone: Alone) -> None:
     prompt = prompt_of(51, 8)
     text = alone("a@v1", prompt, 8)

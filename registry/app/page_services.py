@@ -30,7 +30,12 @@ class PageServices:
             services.catalog, services.aliases, self.version_scores, services.approvals, self.dataset_names
         )
         self.actions = AdapterActions(
-            services.gate, Prospects(db), services.approvals, services.version_states, services.catalog
+            services.gate,
+            Prospects(db),
+            services.approvals,
+            services.version_states,
+            services.catalog,
+            services.aliases,
         )
         self.versions = VersionPages(
             db,

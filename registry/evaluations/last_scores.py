@@ -13,14 +13,16 @@ hidden, removed or brought back.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
+from registry.artifacts.stored_blobs import hold_blobs
 from registry.catalog.models import Adapter, Version
-from registry.catalog.versions.lifecycle import VersionState
+from registry.catalog.versions.lifecycle import LIVE, VersionState
 from registry.db.statements import connection_of, insert_if_new, native_insert
 from registry.evaluations.models import AdapterScore, Evaluation, LatestScore
 from registry.evaluations.standing import of_version
@@ -32,6 +34,9 @@ MOST_METRICS = 20
 #: What is shown of an evaluation for which no metric was asked by name, the first of them that it has.
 _MAIN = ("accuracy", "acc_norm", "acc", "preference_accuracy", "loss")
 _COLUMNS = ("number", "dataset_digest", "metric", "value", "low", "high", "evaluation_id", "scored_at")
+
+#: The first key of the locks of bytes that get scores; the second is from their namespace and digest.
+_SCORES_LOCK = 0x73636F72
 
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -51,8 +56,25 @@ def counted_names(metrics: Iterable[str], spec: Mapping[str, Any]) -> list[str]:
     return [] if main is None else [main, *rest][:MOST_METRICS]
 
 
+def hold_scores(session: Session, scored: Iterable[tuple[str, str]]) -> None:
+    """Let nobody else record scores of these bytes, each as a namespace and a digest, or publish them, until the transaction
+    ends: whoever does it later sees what this transaction did.
+
+    Call it before anything else is locked. Otherwise a version and its scores that are written at once miss each other.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    # Those who publish hold the blobs too, some before this and some after it, and who removes blobs waits between them.
+    hold_blobs(session)
+    for key in sorted({zlib.crc32(f"{namespace}/{digest}".encode()) - 2**31 for namespace, digest in scored}):
+        session.execute(text("SELECT pg_advisory_xact_lock(:of, :bytes)"), {"of": _SCORES_LOCK, "bytes": key})
+
+
 def note_latest(session: Session, rows: Sequence[Evaluation], intervals: Intervals) -> None:
-    """Keep the scores of new evaluations as the newest ones; `intervals` are theirs, by label and metric."""
+    """Keep the scores of new evaluations as the newest ones; `intervals` are theirs, by label and metric.
+
+    The caller has called `hold_scores`.
+    """
     scores = [score for row in rows for score in _scores(row, intervals.get(row.label, {}))]
     if not scores:
         return
@@ -110,10 +132,13 @@ def _scores(row: Evaluation, intervals: Mapping[str, tuple[float, float]]) -> It
 
 
 def _adapters_with(session: Session, scored: Iterable[tuple[str, str]]) -> list[tuple[int, str]]:
-    """The adapters that have a ready version with scored bytes, in their own namespace, in one order."""
+    """The adapters that have a version with scored bytes, in their own namespace, in one order.
+
+    Also one that isn't ready: somebody may be restoring or releasing it at this moment.
+    """
     found: set[tuple[int, str]] = set()
     for namespace, digest in scored:
         query = select(Adapter.pk).join(Version, Version.adapter_pk == Adapter.pk)
         query = query.where(Version.digest == digest, Adapter.namespace == namespace)
-        found |= {(pk, namespace) for pk in session.scalars(query.where(Version.state == VersionState.READY))}
+        found |= {(pk, namespace) for pk in session.scalars(query.where(Version.state.in_(LIVE)))}
     return sorted(found)

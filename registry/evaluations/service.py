@@ -17,7 +17,7 @@ from registry.artifacts.uploads import finish_upload
 from registry.db.database import Database
 from registry.db.paging import Cursor, Limit, Paged, page_of
 from registry.db.stored_json import fields_of, readable, table
-from registry.evaluations.last_scores import counted_names, note_latest
+from registry.evaluations.last_scores import counted_names, hold_scores, note_latest
 from registry.evaluations.models import Evaluation, EvaluationMetric
 from registry.evaluations.rows import give_up_earlier, take_in
 from registry.evaluations.standing import made_in, of_any_base, of_bytes, space_of_bases
@@ -81,6 +81,7 @@ class Evaluations:
         with their rows have been verified; `intervals` follow from these, by label and metric. Raises Verification if one was removed since; the commit may raise
         QuotaExceeded.
         """
+        hold_scores(session, {(job.namespace, result.digest) for result in results if result.digest is not None})
         kept = [
             _recorded(session, job, request, result) or _row(job, attempt, request, result, who) for result in results
         ]

@@ -311,7 +311,7 @@ class Jobs:
             )
 
     def cancel(self, job_id: str, *, who: Principal) -> JobView:
-        """Cancel a queued job at once; ask the worker of a running one to stop. A cancelled one stays as it is.
+        """Cancel a queued job at once; ask the worker of a running one to stop. One that is cancelled, or was asked, stays as it is.
 
         Raises NotFound, and Conflict for one that has ended otherwise.
         """
@@ -326,7 +326,7 @@ class Jobs:
         # While holding the lock, because a worker may claim the job or give it back at this moment.
         job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
         before = job.state
-        if before == JobState.CANCELLED:
+        if before == JobState.CANCELLED or (before == JobState.RUNNING and job.cancel_requested):
             return job
         if before in FINAL:
             raise Conflict(

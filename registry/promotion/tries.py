@@ -18,6 +18,7 @@ from registry.catalog.versions.finding import space_of
 from registry.db.statements import insert_if_new
 from registry.db.stored_json import table
 from registry.db.types import utc_now
+from registry.evaluations.last_scores import hold_scores
 from registry.evaluations.models import Evaluation
 from registry.evaluations.standing import of_version
 from registry.principal import SYSTEM
@@ -111,6 +112,7 @@ def note_version(session: Session, publication: Publication) -> bool:
     Call it before the adapter is locked, as moves of its aliases lock it.
     """
     digest, namespace = publication.manifest.digest, space_of(publication.adapter)
+    hold_scores(session, [(namespace, digest)])
     scored = list(_scored_before(session, digest, namespace))
     met = [*_met_in_training(publication, of_sweep=False), *scored]
     if met:

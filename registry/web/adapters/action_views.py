@@ -63,12 +63,12 @@ async def promote(request: Request, actions: Actions, who: Visitor) -> Response:
     """Point an alias at a version."""
     form = form_of(request, MoveForm)
     try:
-        await decided(actions.promote, form=form, who=who)
+        is_new = await decided(actions.promote, form=form, who=who)
     except Conflict as error:
         return await _shown_promotion(
             request, actions, who, form.adapter, form.number, form.alias, lost=error, form=form
         )
-    return moved(link("adapters", form.adapter, moved=form.alias))
+    return moved(link("adapters", form.adapter, moved=form.alias, again=None if is_new else "true"))
 
 
 async def _shown_promotion(
@@ -96,11 +96,11 @@ async def roll_back(request: Request, actions: Actions, who: Visitor) -> Respons
     """Undo the last move of an alias."""
     form = form_of(request, MoveForm)
     try:
-        await decided(actions.roll_back, form=form, who=who)
+        is_new = await decided(actions.roll_back, form=form, who=who)
     except Conflict as error:
         shown = await answered(actions.going_back, adapter=form.adapter, alias=form.alias, who=who)
         return _confirm(request, "actions/confirm_rollback.html", shown=shown, lost=error, form=form)
-    return moved(link("adapters", form.adapter, moved=form.alias))
+    return moved(link("adapters", form.adapter, moved=form.alias, again=None if is_new else "true"))
 
 
 @router.get(f"{_ACTIONS}approve")

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from registry.catalog.aliases.service import Aliases
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.service import Catalog
@@ -23,7 +24,7 @@ from registry.promotion.gate import Gate
 from registry.promotion.policies.finding import policies_digest
 from registry.promotion.prospects import Prospect, Prospects
 from registry.web.forms import FormFields
-from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
+from sdk.schemas.aliases import AliasMove, AliasRollback
 from sdk.schemas.approvals import ApprovalKind, ApprovalRequest, ApprovalView
 from sdk.schemas.catalog import VersionMove, VersionView
 from sdk.schemas.decisions import Decision, PromotionCheck
@@ -121,10 +122,16 @@ class AdapterActions:
     """The service behind these pages: the gate, approvals and versions, for forms."""
 
     def __init__(
-        self, gate: Gate, prospects: Prospects, approvals: Approvals, states: VersionStates, catalog: Catalog
+        self,
+        gate: Gate,
+        prospects: Prospects,
+        approvals: Approvals,
+        states: VersionStates,
+        catalog: Catalog,
+        aliases: Aliases,
     ) -> None:
         self._gate, self._prospects, self._approvals = gate, prospects, approvals
-        self._states, self._catalog = states, catalog
+        self._states, self._catalog, self._aliases = states, catalog, aliases
 
     # Aliases.
 
@@ -141,8 +148,10 @@ class AdapterActions:
         policies = prospect.policies_digest if decision is None else policies_digest(decision.policies)
         return ShownMove(prospect, decision, policies, who.may("admin", space_of(adapter)))
 
-    def promote(self, *, form: MoveForm, who: Principal, may_judge: bool = True) -> AliasView:
-        """Point an alias at a version, if all is as its reader saw it. Raises what `Gate.move` does."""
+    def promote(self, *, form: MoveForm, who: Principal, may_judge: bool = True) -> bool:
+        """Point an alias at a version, if all is as its reader saw it, and say whether this call did; a form that is sent twice
+        moves it once. Raises what `Gate.move` does.
+        """
         self._require_same(form.adapter, form.number, form.digest, who)
         move = AliasMove(
             adapter=form.adapter,
@@ -152,15 +161,32 @@ class AdapterActions:
             reason=form.reason,
             override=form.override,
         )
-        return self._gate.move(move=move, who=who, may_judge=may_judge, policies=form.policies)
+        try:
+            self._gate.move(move=move, who=who, may_judge=may_judge, policies=form.policies)
+        except Conflict:
+            if self._has_moved(form, "set", who):
+                return False
+            raise
+        return True
 
     def going_back(self, *, adapter: str, alias: str, who: Principal) -> ShownMove:
         """Show what an alias would name if its last move were undone. Raises NotFound, Forbidden, Conflict."""
         prospect = self._prospects.of(adapter=adapter, alias=alias, number=None, who=who)
         return ShownMove(prospect, None, prospect.policies_digest, who.may("admin", space_of(adapter)))
 
-    def roll_back(self, *, form: MoveForm, who: Principal, may_judge: bool = True) -> AliasView:
-        """Undo the last move of an alias, if all is as its reader saw it. Raises what `Gate.rollback` does."""
+    def roll_back(self, *, form: MoveForm, who: Principal, may_judge: bool = True) -> bool:
+        """Undo the last move of an alias, if all is as its reader saw it, and say whether this call did; a form that is sent
+        twice undoes one. Raises what `Gate.rollback` does.
+        """
+        try:
+            self._undo(form, who, may_judge)
+        except Conflict:
+            if self._has_moved(form, "rollback", who):
+                return False
+            raise
+        return True
+
+    def _undo(self, form: MoveForm, who: Principal, may_judge: bool) -> None:
         prospect = self._prospects.of(adapter=form.adapter, alias=form.alias, number=None, who=who)
         if (prospect.number, prospect.digest) != (form.number, form.digest):
             raise Conflict(
@@ -171,7 +197,13 @@ class AdapterActions:
         rollback = AliasRollback(
             adapter=form.adapter, alias=form.alias, expect=form.expect, reason=form.reason, override=form.override
         )
-        return self._gate.rollback(rollback=rollback, who=who, may_judge=may_judge, policies=form.policies)
+        self._gate.rollback(rollback=rollback, who=who, may_judge=may_judge, policies=form.policies)
+
+    def _has_moved(self, form: MoveForm, kind: str, who: Principal) -> bool:
+        """Whether the last move of an alias is the one that a form asks for, by who sends it."""
+        last = self._aliases.history(adapter=form.adapter, alias=form.alias, who=who, limit=1).items
+        asked = (kind, form.expect, form.number, who.name)
+        return any((one.kind, one.from_number or 0, one.to_number, one.moved_by) == asked for one in last)
 
     # Approvals.
 

@@ -45,6 +45,8 @@ class ShownAdapter:
     newest: VersionView | None
     aliases: Sequence[AliasView]
     more_aliases: int
+    #: The one that a form has just moved.
+    moved: AliasView | None
     versions: Paged[VersionView]
     scores: AdapterScores
     chart: ScoreChart | None
@@ -75,7 +77,14 @@ class AdapterPages:
         self._approvals, self._names = approvals, names
 
     def adapter(
-        self, *, name: str, score: str | None, archived: bool, who: Principal, cursor: str | None
+        self,
+        *,
+        name: str,
+        score: str | None,
+        archived: bool,
+        who: Principal,
+        cursor: str | None,
+        moved: str | None = None,
     ) -> ShownAdapter:
         """One page of an adapter's versions, with all that stands around them. Raises InvalidName, NotFound, Invalid."""
         versions = self._catalog.versions(adapter=name, archived=archived, who=who, cursor=cursor, limit=VERSIONS)
@@ -98,6 +107,7 @@ class AdapterPages:
             newest=versions.items[0] if versions.items else None,
             aliases=shown,
             more_aliases=len(aliases) - len(shown),
+            moved=next((one for one in aliases if one.alias == moved), None),
             versions=versions,
             scores=scores,
             chart=None if scores.kind is None else ScoreChart.of(scores.points, last=scores.last_number, marked=marked),

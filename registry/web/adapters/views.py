@@ -88,11 +88,18 @@ async def show_adapter(
     score: Annotated[str | None, Query(max_length=200)] = None,
     archived: bool = False,
     moved: Annotated[str | None, Query(max_length=64)] = None,
+    again: bool = False,
     cursor: Cursor = None,
 ) -> Response:
     """Show an adapter: its aliases, its versions, and how their scores went."""
-    found = await answered(shown.adapter, name=name, score=score, archived=archived, who=who, cursor=cursor)
-    now = next((one for one in found.aliases if one.alias == moved), None)
+    found = await answered(
+        shown.adapter, name=name, score=score, archived=archived, moved=moved, who=who, cursor=cursor
+    )
     return page(
-        request, "adapters/adapter.html", shown=found, archived=archived, is_first=cursor is None, has_moved=now
+        request,
+        "adapters/adapter.html",
+        shown=found,
+        archived=archived,
+        is_first=cursor is None,
+        again=again,
     )

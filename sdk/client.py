@@ -11,80 +11,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
-from sdk.api import aliases, versions
-from sdk.api.access import AuditAPI, QuotasAPI, TokensAPI
-from sdk.api.aliases import AliasesAPI
-from sdk.api.jobs import JobsAPI
-from sdk.api.removal import RetentionAPI
 from sdk.api.transport import Transport
-from sdk.api.versions import AdaptersAPI
-from sdk.api.workers import WorkersAPI
-from sdk.asking.asker import Asker, Dtype, Generation
-from sdk.asking.prompts import PromptForm, Sampling
 from sdk.config import Config
 from sdk.config import load as load_config
 from sdk.errors import InvalidInput
-from sdk.examining.comparing import compare, compare_scores
-from sdk.examining.planning import plan_training
-from sdk.examining.reporting import Form, WrittenReport, report_on
-from sdk.exporting.cards import card_of
-from sdk.names import check_name, check_number, parse_ref, parse_ref_or_member
-from sdk.nouns.approvals import ApprovalsAPI
-from sdk.nouns.bases import BasesAPI
-from sdk.nouns.datasets import DatasetsAPI
-from sdk.nouns.decisions import DecisionsAPI
-from sdk.nouns.evaluations import EvaluationsAPI
-from sdk.nouns.policies import PoliciesAPI
-from sdk.nouns.signatures import SignaturesAPI
-from sdk.nouns.statements import StatementsAPI
-from sdk.nouns.sweeps import Sweep, SweepsAPI
-from sdk.nouns.versions import VersionsAPI
-from sdk.objects import Evaluation, Job, MergedModel, Result, Version
-from sdk.pulling.api_source import ApiSource
 from sdk.pulling.cache import Cache
-from sdk.pulling.filling import OnTransfer
-from sdk.pulling.http import HttpClient
-from sdk.pulling.pins import require_pinned
-from sdk.pulling.puller import Puller
-from sdk.pulling.signed_aliases import AliasSigner
-from sdk.pushing.given_base import given_base_if_any, require_one
-from sdk.pushing.pusher import Pusher, PushKeywords
-from sdk.pushing.signatures import require_own_digest
-from sdk.pushing.statements import SigningKey, state_move
-from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
-from sdk.schemas.catalog import SortKey, VersionBrief
-from sdk.schemas.combination import CombineSpec
-from sdk.schemas.diff import Diff
-from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
-from sdk.schemas.job_requests import MergeRequest
-from sdk.schemas.keywords import (
-    CombineOptions,
-    EvaluationOptions,
-    MergeOptions,
-    PlanKeywords,
-    RowOptions,
-    SweepKeywords,
-    TrainingOptions,
-)
-from sdk.schemas.lineage import Direction, Lineage
-from sdk.schemas.planning import Plan
-from sdk.schemas.preview import Preview
-from sdk.schemas.scores import Comparison
-from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_here
-from sdk.submitting.given_data import TrainingData
-from sdk.submitting.given_template import rendering_of, with_template_text
-from sdk.submitting.job_options import JobOptions, checkpoint_policy, checkpoint_ref, job_options
-from sdk.submitting.submitter import JobSubmitter, combine_request
-from sdk.submitting.sweep_options import check_swept, divided
-from sdk.validation import alias_change, build, check_override, require_numbered
 
 if TYPE_CHECKING:
+    from sdk.api.access import AuditAPI, QuotasAPI, TokensAPI
+    from sdk.api.aliases import AliasesAPI
+    from sdk.api.jobs import JobsAPI
+    from sdk.api.removal import RetentionAPI
+    from sdk.api.versions import AdaptersAPI
+    from sdk.api.workers import WorkersAPI
+    from sdk.asking.asker import Dtype, Generation
+    from sdk.examining.reporting import Form, WrittenReport
+    from sdk.nouns.approvals import ApprovalsAPI
+    from sdk.nouns.bases import BasesAPI
+    from sdk.nouns.datasets import DatasetsAPI
+    from sdk.nouns.decisions import DecisionsAPI
+    from sdk.nouns.evaluations import EvaluationsAPI
+    from sdk.nouns.policies import PoliciesAPI
+    from sdk.nouns.signatures import SignaturesAPI
+    from sdk.nouns.statements import StatementsAPI
+    from sdk.nouns.sweeps import Sweep, SweepsAPI
+    from sdk.nouns.versions import VersionsAPI
+    from sdk.objects import Evaluation, Job, MergedModel, Result, Version
     from sdk.plotting.plot import Plot, SweepPlot
+    from sdk.pulling.filling import OnTransfer
+    from sdk.pulling.http import HttpClient
+    from sdk.pulling.puller import Puller
+    from sdk.pushing.pusher import Pusher, PushKeywords
+    from sdk.pushing.upload import Uploader
+    from sdk.schemas.aliases import AliasView
+    from sdk.schemas.catalog import SortKey, VersionBrief
+    from sdk.schemas.diff import Diff
+    from sdk.schemas.keywords import (
+        CombineOptions,
+        EvaluationOptions,
+        MergeOptions,
+        PlanKeywords,
+        RowOptions,
+        SweepKeywords,
+        TrainingOptions,
+    )
+    from sdk.schemas.lineage import Direction, Lineage
+    from sdk.schemas.planning import Plan
+    from sdk.schemas.preview import Preview
+    from sdk.schemas.scores import Comparison
+    from sdk.submitting.given_data import TrainingData
+    from sdk.submitting.submitter import JobSubmitter
 
 T = TypeVar("T")
 
@@ -108,35 +89,173 @@ class Client:
         #: How requests reach the registry; a given `transport` already knows its registry.
         self.transport = transport or Transport(load_config(url, token, insecure=insecure))
         self.cache = Cache(cache)
-        #: Connections to the storage, reused from one file to the next.
-        self.http = HttpClient(self.reach)
         self.on_transfer = on_transfer
-        self.pusher = Pusher(self.transport, self.cache, on_transfer)
-        #: Sends files straight to storage, ahead of what refers to them.
-        self.uploader = self.pusher.uploader
-        #: Fetches versions, and the files of any manifest.
-        self.puller = Puller(
-            ApiSource(self.transport), self.cache, self.config.url, http=self.http, on_transfer=on_transfer
+
+    # What most calls don't need is made, and imported, when it is first used.
+
+    @cached_property
+    def http(self) -> HttpClient:
+        """Connections to the storage, reused from one file to the next."""
+        from sdk.pulling.http import HttpClient
+
+        return HttpClient(self.reach)
+
+    @cached_property
+    def pusher(self) -> Pusher:
+        """Packs and publishes."""
+        from sdk.pushing.pusher import Pusher
+
+        return Pusher(self.transport, self.cache, self.on_transfer)
+
+    @property
+    def uploader(self) -> Uploader:
+        """Sends files straight to storage, ahead of what refers to them."""
+        return self.pusher.uploader
+
+    @cached_property
+    def puller(self) -> Puller:
+        """Fetches versions, and the files of any manifest."""
+        from sdk.pulling.api_source import ApiSource
+        from sdk.pulling.puller import Puller
+
+        return Puller(
+            ApiSource(self.transport), self.cache, self.config.url, http=self.http, on_transfer=self.on_transfer
         )
-        self.submitter = JobSubmitter(self.transport, self.pusher, partial(rendering_of, reach=self))
-        self.adapters: AdaptersAPI = AdaptersAPI(self.transport)
-        self.aliases: AliasesAPI = AliasesAPI(self.transport)
-        self.approvals: ApprovalsAPI = ApprovalsAPI(self)
-        self.audit: AuditAPI = AuditAPI(self.transport)
-        self.bases: BasesAPI = BasesAPI(self)
-        self.datasets: DatasetsAPI = DatasetsAPI(self)
-        self.decisions: DecisionsAPI = DecisionsAPI(self)
-        self.evaluations: EvaluationsAPI = EvaluationsAPI(self)
-        self.jobs: JobsAPI[Job[Result]] = JobsAPI(self.transport, lambda view: Job(view, self))
-        self.policies: PoliciesAPI = PoliciesAPI(self)
-        self.quotas: QuotasAPI = QuotasAPI(self.transport)
-        self.retention: RetentionAPI = RetentionAPI(self.transport)
-        self.signatures: SignaturesAPI = SignaturesAPI(self)
-        self.statements: StatementsAPI = StatementsAPI(self)
-        self.sweeps: SweepsAPI = SweepsAPI(self)
-        self.tokens: TokensAPI = TokensAPI(self.transport)
-        self.versions: VersionsAPI = VersionsAPI(self)
-        self.workers: WorkersAPI = WorkersAPI(self.transport)
+
+    @cached_property
+    def submitter(self) -> JobSubmitter:
+        """Submits jobs."""
+        from sdk.submitting.given_template import rendering_of
+        from sdk.submitting.submitter import JobSubmitter
+
+        return JobSubmitter(self.transport, self.pusher, partial(rendering_of, reach=self))
+
+    @cached_property
+    def adapters(self) -> AdaptersAPI:
+        """Names of adapters."""
+        from sdk.api.versions import AdaptersAPI
+
+        return AdaptersAPI(self.transport)
+
+    @cached_property
+    def aliases(self) -> AliasesAPI:
+        """What aliases name, and how that changed."""
+        from sdk.api.aliases import AliasesAPI
+
+        return AliasesAPI(self.transport)
+
+    @cached_property
+    def approvals(self) -> ApprovalsAPI:
+        """Who approves of which version."""
+        from sdk.nouns.approvals import ApprovalsAPI
+
+        return ApprovalsAPI(self)
+
+    @cached_property
+    def audit(self) -> AuditAPI:
+        """Who changed what."""
+        from sdk.api.access import AuditAPI
+
+        return AuditAPI(self.transport)
+
+    @cached_property
+    def bases(self) -> BasesAPI:
+        """Bases."""
+        from sdk.nouns.bases import BasesAPI
+
+        return BasesAPI(self)
+
+    @cached_property
+    def datasets(self) -> DatasetsAPI:
+        """Datasets."""
+        from sdk.nouns.datasets import DatasetsAPI
+
+        return DatasetsAPI(self)
+
+    @cached_property
+    def decisions(self) -> DecisionsAPI:
+        """What was decided about aliases."""
+        from sdk.nouns.decisions import DecisionsAPI
+
+        return DecisionsAPI(self)
+
+    @cached_property
+    def evaluations(self) -> EvaluationsAPI:
+        """Scores."""
+        from sdk.nouns.evaluations import EvaluationsAPI
+
+        return EvaluationsAPI(self)
+
+    @cached_property
+    def jobs(self) -> JobsAPI[Job[Result]]:
+        """Jobs."""
+        from sdk.api.jobs import JobsAPI
+        from sdk.objects import Job
+
+        return JobsAPI(self.transport, lambda view: Job(view, self))
+
+    @cached_property
+    def policies(self) -> PoliciesAPI:
+        """What must hold before an alias moves."""
+        from sdk.nouns.policies import PoliciesAPI
+
+        return PoliciesAPI(self)
+
+    @cached_property
+    def quotas(self) -> QuotasAPI:
+        """What namespaces may have."""
+        from sdk.api.access import QuotasAPI
+
+        return QuotasAPI(self.transport)
+
+    @cached_property
+    def retention(self) -> RetentionAPI:
+        """Which versions are kept."""
+        from sdk.api.removal import RetentionAPI
+
+        return RetentionAPI(self.transport)
+
+    @cached_property
+    def signatures(self) -> SignaturesAPI:
+        """Who vouches for versions."""
+        from sdk.nouns.signatures import SignaturesAPI
+
+        return SignaturesAPI(self)
+
+    @cached_property
+    def statements(self) -> StatementsAPI:
+        """Who vouches for what aliases name."""
+        from sdk.nouns.statements import StatementsAPI
+
+        return StatementsAPI(self)
+
+    @cached_property
+    def sweeps(self) -> SweepsAPI:
+        """Sweeps."""
+        from sdk.nouns.sweeps import SweepsAPI
+
+        return SweepsAPI(self)
+
+    @cached_property
+    def tokens(self) -> TokensAPI:
+        """Tokens."""
+        from sdk.api.access import TokensAPI
+
+        return TokensAPI(self.transport)
+
+    @cached_property
+    def versions(self) -> VersionsAPI:
+        """Versions."""
+        from sdk.nouns.versions import VersionsAPI
+
+        return VersionsAPI(self)
+
+    @cached_property
+    def workers(self) -> WorkersAPI:
+        """Workers."""
+        from sdk.api.workers import WorkersAPI
+
+        return WorkersAPI(self.transport)
 
     @property
     def config(self) -> Config:
@@ -155,7 +274,8 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self.transport.close()
-        self.http.close()
+        if "http" in vars(self):
+            self.http.close()
 
     # Jobs.
 
@@ -199,6 +319,12 @@ class Client:
         much free `memory` in bytes; by default as much as the registry estimates. Raises InvalidInput for values and
         rows, NotFound for files, bases and checkpoints.
         """
+        from sdk.names import check_name
+        from sdk.objects import Job
+        from sdk.pushing.given_base import given_base_if_any
+        from sdk.submitting.given_template import with_template_text
+        from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
+
         how = job_options(priority, timeout, device, memory, idempotency_key)
         request = self.submitter.training_request(
             check_name(adapter),
@@ -247,6 +373,12 @@ class Client:
         Held-out rows are needed, as `eval_data` or `holdout`. Everything else is as for `submit_training`. Raises InvalidInput
         for options and rows, InvalidName, NotFound, QuotaExceeded.
         """
+        from sdk.nouns.sweeps import Sweep
+        from sdk.pushing.given_base import given_base_if_any
+        from sdk.submitting.given_template import with_template_text
+        from sdk.submitting.job_options import checkpoint_policy, job_options
+        from sdk.submitting.sweep_options import check_swept, divided
+
         asked = divided(options, max_time=max_time)
         how = job_options(priority, timeout, device, memory, idempotency_key)
         check_swept(adapter)
@@ -288,6 +420,11 @@ class Client:
         Unless `only`, their bare bases and the versions in production are scored too, and come last. Unless `again`,
         earlier scores on the same rows under the same conditions are taken from the record.
         """
+        from sdk.objects import Job
+        from sdk.schemas.evaluation import EvaluationSpec
+        from sdk.submitting.job_options import JobOptions
+        from sdk.validation import build
+
         checked = build(EvaluationSpec, **spec)
         view = self.submitter.evaluation(
             refs,
@@ -316,6 +453,13 @@ class Client:
         its ref. Raises NotFound, InvalidInput for a merged model and for a name in another namespace, Conflict for a
         name whose versions are adapters.
         """
+        from sdk.names import check_name, parse_ref
+        from sdk.objects import Job
+        from sdk.schemas.evaluation import MergeSpec
+        from sdk.schemas.job_requests import MergeRequest
+        from sdk.submitting.job_options import JobOptions
+        from sdk.validation import build
+
         checked = build(MergeSpec, **spec)
         name = None if register is None else check_name(register)
         request = build(MergeRequest, ref=str(parse_ref(ref)), spec=checked, register_as=name)
@@ -336,12 +480,21 @@ class Client:
         {"a@v2": 0.7, "b@v1": 0.3}; several weights of one version add up. `spec` are the fields of `CombineSpec`.
         Raises InvalidInput for versions whose sum is not a LoRA, InvalidBase for several bases, NotFound.
         """
+        from sdk.names import check_name
+        from sdk.objects import Job
+        from sdk.schemas.combination import CombineSpec
+        from sdk.submitting.job_options import JobOptions
+        from sdk.submitting.submitter import combine_request
+        from sdk.validation import build
+
         checked = build(CombineSpec, **spec)
         request = combine_request(check_name(adapter), parents, checked)
         return Job(self.submitter.submit(request, JobOptions(priority, key=idempotency_key)), self)
 
     def job(self, job_id: str) -> Job[Result]:
         """Return a job by its id. Raises NotFound."""
+        from sdk.objects import Job
+
         return Job(self.jobs.view(job_id), self)
 
     # Versions.
@@ -357,6 +510,8 @@ class Client:
         expressions in its config are replaced with the modules' names; otherwise they are refused unless they are
         plain. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
         """
+        from sdk.objects import Version
+
         return Version(self.versions.push(path, adapter, base=base, **options).version, self)
 
     def pull(
@@ -381,6 +536,8 @@ class Client:
         `promote(..., sign=...)`. Raises NotFound, InvalidInput, Conflict if `to` has foreign files, VerificationFailed,
         Unavailable.
         """
+        from sdk.pulling.signed_aliases import AliasSigner
+
         signer = None if require_signed_alias is None else AliasSigner.of(require_signed_alias, max_age)
         pulled = self.puller.pull(
             ref,
@@ -398,6 +555,11 @@ class Client:
 
         Raises InvalidName, InvalidRef, NotFound, VerificationFailed.
         """
+        from sdk.api import versions
+        from sdk.names import parse_ref_or_member
+        from sdk.objects import Version
+        from sdk.pulling.pins import require_pinned
+
         parsed = parse_ref_or_member(ref)
         view = versions.resolve(self.transport, str(parsed))
         require_pinned(parsed, view.adapter, view.number, view.digest)
@@ -417,6 +579,8 @@ class Client:
         for any. Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for
         quarantined versions; NotFound if `scores_of` can't be read.
         """
+        from sdk.api import versions
+
         return list(versions.search(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of))
 
     def lineage(
@@ -433,6 +597,10 @@ class Client:
         `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest. `base_namespace` and `published`
         say whose base a name means. Raises InvalidName, InvalidRef, NotFound, InvalidInput for a name that means several.
         """
+        from sdk.api import versions
+        from sdk.names import parse_ref
+        from sdk.pushing.given_base import require_one
+
         of = of if of.startswith(("base:", "data:")) else str(parse_ref(of))
         require_one(base_namespace, published)
         return versions.trace(
@@ -450,6 +618,8 @@ class Client:
         Raises NotFound; InvalidInput for the weights of a merged model; VerificationFailed for weights that can't be
         read; Unavailable if numpy is missing.
         """
+        from sdk.examining.comparing import compare
+
         return compare(self.get(a), self.get(b), weights=weights, fill_cache=self.puller.fill_cache)
 
     def compare(
@@ -475,6 +645,8 @@ class Client:
         unless others are asked for: those of the namespace `scores_of`, or of any ("*"). Raises NotFound, InvalidInput,
         Conflict for scores that were not taken under the same conditions.
         """
+        from sdk.examining.comparing import compare_scores
+
         return compare_scores(
             self.transport,
             refs,
@@ -511,6 +683,8 @@ class Client:
         samples, are in it, and the audit trail says so. `.text` is the file, `.save("report.html")` writes it. Raises
         NotFound, InvalidName, InvalidRef, InvalidInput; ReadOnly for one with rows while the registry is read-only.
         """
+        from sdk.examining.reporting import report_on
+
         return report_on(
             self.transport,
             of,
@@ -565,6 +739,8 @@ class Client:
         `TrainingSpec`; what is given there is not chosen by the plan. Raises InvalidInput, InvalidTargets, InvalidBase,
         NotFound, Unavailable for a family whose shapes are unknown.
         """
+        from sdk.examining.planning import plan_training
+
         return plan_training(self, base, base_namespace=base_namespace, published=published, **options)
 
     def preview(
@@ -593,6 +769,12 @@ class Client:
         for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without the worker's extra in an
         embedded registry.
         """
+        from sdk.objects import Job
+        from sdk.pushing.given_base import given_base_if_any
+        from sdk.submitting.data_preview import RowsOfFile, can_be_here, preview_asked, preview_here
+        from sdk.submitting.given_template import rendering_of, with_template_text
+        from sdk.submitting.job_options import JobOptions
+
         over = given_base_if_any(base, base_namespace, published)
         asked = preview_asked(file, of=of, base=over, **with_template_text(options, lambda: self))
         found = asked if isinstance(asked, RowsOfFile) else self.get(asked).info
@@ -622,6 +804,11 @@ class Client:
         If a policy stands for it, all of its rules must pass; an admin may `override` that with a `reason`, which stays in the
         audit trail. Raises NotFound, NotAllowed for a protected alias, Conflict, and PromotionRefused for rules that don't pass.
         """
+        from sdk.api import aliases
+        from sdk.names import check_number
+        from sdk.schemas.aliases import AliasMove
+        from sdk.validation import alias_change, build
+
         change = alias_change(adapter, alias, expect, reason, override=override)
         return aliases.move(self.transport, build(AliasMove, **change, number=check_number(version)))
 
@@ -641,6 +828,11 @@ class Client:
         With `sign`, the PEM file of a private key, it is then stated that the alias names this version, for readers who
         ask for that: `pull(..., require_signed_alias=...)`. If only that fails, `statements.sign` does it without a move.
         """
+        from sdk.names import parse_ref
+        from sdk.pushing.signatures import require_own_digest
+        from sdk.pushing.statements import SigningKey, state_move
+        from sdk.validation import check_override, require_numbered
+
         check_override(reason, override=override)
         key = None if sign is None else SigningKey.of(sign, sign_password)
         adapter = parse_ref(ref).adapter
@@ -667,6 +859,10 @@ class Client:
         Without `expect`, the alias must still name what it names at the moment of the call. What it named by a decision that
         passed needs no new one, unless a policy asks for it. Raises NotFound, NotAllowed, Conflict, PromotionRefused.
         """
+        from sdk.api import aliases
+        from sdk.schemas.aliases import AliasRollback
+        from sdk.validation import alias_change, build
+
         change = alias_change(adapter, alias, expect, reason, override=override)
         if expect is None:
             named = {found.alias: found.number for found in self.aliases(adapter)}
@@ -701,6 +897,9 @@ class Client:
         for a prompt that is longer than the context; Conflict for one in quarantine; InvalidBase; Unavailable without the
         worker's libraries.
         """
+        from sdk.asking.asker import Asker
+        from sdk.asking.prompts import PromptForm, Sampling
+
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
         form = PromptForm.of(chat=chat, plain=plain)
@@ -717,4 +916,6 @@ class Client:
 
     def model_card(self, merged: MergedModel) -> str:
         """Return the model card of a merged model, as `MergedModel.save` writes it."""
+        from sdk.exporting.cards import card_of
+
         return card_of(self, merged)

@@ -9,34 +9,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
-from sdk.api import versions
-from sdk.api.artifacts import locate_files
-from sdk.api.evaluations import EvaluationRoutes
-from sdk.api.jobs import JobsAPI
-from sdk.api.transport import Transport
 from sdk.errors import JobCancelled, JobFailed, NotFound, Unavailable
-from sdk.formats.base_files import CARD_FILE
-from sdk.formats.refs import namespace_of
-from sdk.pulling.cache import Cache
-from sdk.pulling.filling import OnTransfer
-from sdk.pulling.http import HttpClient
-from sdk.pulling.puller import Puller
-from sdk.pushing.pusher import Pusher
-from sdk.schemas.artifacts import Transfer
-from sdk.schemas.catalog import KEPT, VersionView
-from sdk.schemas.events import Event
-from sdk.schemas.failures import FailureReason
-from sdk.schemas.jobs import AttemptView, CheckpointView, JobState, JobView
-from sdk.schemas.manifest import Manifest
-from sdk.schemas.preview import Preview
-from sdk.schemas.probe import VersionNorms
+from sdk.schemas.jobs import JobView
 from sdk.schemas.scores import EvaluationView
-from sdk.schemas.wire import read
-from sdk.submitting import job_output
-from sdk.submitting.submitter import JobSubmitter
 
 if TYPE_CHECKING:
     import pandas
+
+    from sdk.api.jobs import JobsAPI
+    from sdk.api.transport import Transport
+    from sdk.pulling.cache import Cache
+    from sdk.pulling.filling import OnTransfer
+    from sdk.pulling.http import HttpClient
+    from sdk.pulling.puller import Puller
+    from sdk.pushing.pusher import Pusher
+    from sdk.schemas.artifacts import Transfer
+    from sdk.schemas.catalog import VersionView
+    from sdk.schemas.events import Event
+    from sdk.schemas.jobs import AttemptView, CheckpointView, JobState
+    from sdk.schemas.manifest import Manifest
+    from sdk.schemas.preview import Preview
+    from sdk.schemas.probe import VersionNorms
+    from sdk.submitting.submitter import JobSubmitter
 
 Evaluation = EvaluationView
 
@@ -46,14 +40,37 @@ _log = logging.getLogger("adapterctl")
 class Registry(Protocol):
     """The parts of a client, for its nouns and what they give out, and for what is examined or exported."""
 
-    transport: Transport
-    cache: Cache
-    http: HttpClient
-    on_transfer: OnTransfer | None
-    pusher: Pusher
-    puller: Puller
-    submitter: JobSubmitter
-    jobs: JobsAPI[Job[Result]]
+    @property
+    def transport(self) -> Transport:
+        """To the registry."""
+
+    @property
+    def cache(self) -> Cache:
+        """Of this machine."""
+
+    @property
+    def http(self) -> HttpClient:
+        """Connections to the storage."""
+
+    @property
+    def on_transfer(self) -> OnTransfer | None:
+        """Hears of bytes that were transferred."""
+
+    @property
+    def pusher(self) -> Pusher:
+        """Packs and publishes."""
+
+    @property
+    def puller(self) -> Puller:
+        """Fetches into the cache."""
+
+    @property
+    def submitter(self) -> JobSubmitter:
+        """Submits jobs."""
+
+    @property
+    def jobs(self) -> JobsAPI[Job[Result]]:
+        """Jobs."""
 
     def get(self, ref: str) -> Version:
         """Return the version that a ref names now."""
@@ -93,10 +110,14 @@ class Version:
     @property
     def evaluations(self) -> list[Evaluation]:
         """Its scores, as they are now: those that its own namespace made."""
+        from sdk.formats.refs import namespace_of
+
         return self.scores_of(namespace_of(self.info.adapter) or "-")
 
     def scores_of(self, namespace: str) -> list[Evaluation]:
         """Return the scores of its bytes that a namespace made ("*": any). Raises NotFound if it can't be read."""
+        from sdk.api.evaluations import EvaluationRoutes
+
         return EvaluationRoutes(self._registry.transport).list(digest=self.digest, scores_of=namespace)
 
     @property
@@ -104,6 +125,9 @@ class Version:
         """The norm of ΔW of each module, as the registry derived it from the bytes; None if it has none, as for what the
         member of a sweep has kept.
         """
+        from sdk.api import versions
+        from sdk.schemas.catalog import KEPT
+
         if self.info.state == KEPT:
             return None
         return versions.norms(self._registry.transport, self.ref)
@@ -179,6 +203,9 @@ class Job(Generic[R]):
     @property
     def error(self) -> JobFailed | None:
         """Why it ended without a result, or None."""
+        from sdk.schemas.failures import FailureReason
+        from sdk.schemas.jobs import JobState
+
         view = self._view
         if view.state is JobState.FAILED:
             message = view.message or "it left no message"
@@ -198,6 +225,8 @@ class Job(Generic[R]):
 
         While the registry is unavailable, following waits, and logs that.
         """
+        from sdk.submitting import job_output
+
         if follow:
             news = job_output.follow([self], note=_log.warning, after=after)
             yield from (event for _, event in news if event is not None)
@@ -215,6 +244,8 @@ class Job(Generic[R]):
 
         Raises JobFailed or JobCancelled if it ended without a result, TimedOut.
         """
+        from sdk.submitting import job_output
+
         for _ in job_output.follow([self], note=_log.warning, timeout_s=timeout, last=1):
             pass
         if (error := self.error) is not None:
@@ -302,10 +333,14 @@ class MergedModel:
 
     def save(self, to: str | Path) -> Path:
         """Write its files and a model card into the new folder `to`; return that. Raises Conflict if it has files."""
+        from sdk.formats.base_files import CARD_FILE
+
         return self._registry.puller.save(self.manifest, Path(to), beside={CARD_FILE: self._registry.model_card(self)})
 
     def locate(self) -> list[Transfer]:
         """Where to fetch its files from."""
+        from sdk.api.artifacts import locate_files
+
         return locate_files(self._registry.transport, self.digest)
 
 
@@ -321,6 +356,8 @@ def _evaluations(view: JobView, registry: Registry) -> list[Evaluation]:
 
 def scores_of(view: JobView, registry: Registry) -> list[Evaluation]:
     """Return the scores of an evaluation in the order of its targets, including those recorded before it."""
+    from sdk.api.evaluations import EvaluationRoutes
+
     result = view.result or {}
     order = list(result.get("evaluations", []))
     scores = EvaluationRoutes(registry.transport)
@@ -360,6 +397,9 @@ def unscored(view: JobView) -> JobFailed | None:
 
 def _preview(view: JobView, registry: Registry) -> Preview:
     # Lists of jobs leave the result out.
+    from sdk.schemas.preview import Preview
+    from sdk.schemas.wire import read
+
     found = view.result or registry.jobs.view(view.id).result or {}
     if "preview" not in found:
         raise NotFound(
@@ -369,6 +409,8 @@ def _preview(view: JobView, registry: Registry) -> Preview:
 
 
 def _merged(view: JobView, registry: Registry) -> MergedModel:
+    from sdk.schemas.manifest import Manifest
+
     found = view.result or {}
     manifest = Manifest.model_validate(found["manifest"])
     return MergedModel(

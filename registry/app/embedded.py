@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from registry.app.application import create_app
+from registry.app.left_work import left_work
 from registry.app.services import Services
 from registry.errors import Unavailable
 from registry.settings import Settings
@@ -28,7 +29,7 @@ def open_embedded(home: Path, *, shows_pages: bool = False) -> FastAPI:
         home = home.resolve()
     except OSError as error:
         raise Unavailable(
-            f"the folder {home} can't be created ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another one one"
+            f"the folder {home} can't be created ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another one"
         ) from error
     settings = Settings(
         database_url=f"sqlite:///{home / 'registry.sqlite3'}",
@@ -42,7 +43,10 @@ def open_embedded(home: Path, *, shows_pages: bool = False) -> FastAPI:
     app = create_app(settings, shows_pages=shows_pages)
     services: Services = app.state.services
     services.db.upgrade()
-    services.jobs.revive()
-    # There is no process that sweeps here: the first call of a day does it.
-    services.expiry.run_if_due()
+    left = left_work(services.db)
+    if left.jobs:
+        services.jobs.revive()
+    if left.expiry:
+        # There is no process that sweeps here: the first call of a day does it.
+        services.expiry.run_if_due()
     return app

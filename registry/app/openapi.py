@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -68,8 +68,8 @@ _BEARER = "HTTPBearer"
 _TOKEN = {"type": "http", "scheme": "bearer", "description": "A token of `adapterctl token create`."}
 
 
-def describe(app: FastAPI) -> None:
-    """Let the application's document say all that a client's author needs.
+def describe(app: FastAPI, open_all: Callable[[], None]) -> None:
+    """Let the application's document say all that a client's author needs; `open_all` adds the routes that are not there yet.
 
     It takes a second to make, and most servers are never asked for it: so it is only made when somebody asks, and in a
     thread, so that others are answered meanwhile.
@@ -79,6 +79,7 @@ def describe(app: FastAPI) -> None:
     def document() -> dict[str, Any]:
         with making:
             if app.openapi_schema is None:
+                open_all()
                 made = get_openapi(
                     title=app.title,
                     version=app.version,

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from registry.pools import Pool
-from registry.rows.service import MOST_HELD_BYTES
+from registry.rows.reading_limits import MOST_HELD_BYTES
 
 POOL = Pool(
     "rows of recorded scores",

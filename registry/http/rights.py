@@ -45,6 +45,10 @@ class Rights:
     def __init__(self, routes: Sequence[APIRoute]) -> None:
         #: By method, in the order in which the application tries them.
         self._paths: dict[str, list[tuple[re.Pattern[str], str | None]]] = {}
+        self.add(routes)
+
+    def add(self, routes: Sequence[APIRoute]) -> None:
+        """Add routes, which are tried after those that are there."""
         for route in routes:
             for method in route.methods or ():
                 self._paths.setdefault(method, []).append((route.path_regex, right_of(route)))

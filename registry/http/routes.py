@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import version
 from inspect import iscoroutinefunction
@@ -25,10 +26,9 @@ from registry.http.refusals import refused
 from registry.http.rights import May, note_forbidden, right_of
 from registry.pools import Pool
 from registry.principal import Principal
-from registry.rows.comparing.row_values import MOST_WORK
-from registry.rows.service import MOST_HELD_BYTES
+from registry.rows.reading_limits import MOST_HELD_BYTES, MOST_WORK
+from sdk.formats.row_bounds import MOST_JOB_ROWS, MOST_TARGET_ROWS
 from sdk.schemas.codes import ErrorBody, ErrorCode, ErrorReply, explain_validation
-from sdk.schemas.evaluation import MOST_JOB_ROWS, MOST_TARGET_ROWS
 from sdk.version import API
 
 VERSION = version("adapterctl")
@@ -36,6 +36,9 @@ VERSION_HEADER = "X-Adapterctl-Version"
 _VERSION_HEADER_LOWER = VERSION_HEADER.lower().encode()
 
 _log = logging.getLogger(__name__)
+
+# FastAPI names the field of a body, and ignores this warning while it makes the field. Our schemas are built on first use.
+warnings.filterwarnings("ignore", message="The 'alias' attribute with value 'body'")
 
 _SAYS = {
     401: "No token, or one that is unknown, expired or revoked.",

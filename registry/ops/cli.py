@@ -246,7 +246,7 @@ def doctor(style: str) -> None:
     """
     from dataclasses import asdict
 
-    from registry.app.services import storage_of
+    from registry.app.stores import storage_of
     from registry.ops.doctor import examine
 
     settings = Settings.from_env()

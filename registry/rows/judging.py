@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from registry.errors import Conflict
 from registry.rows.comparing.orders import RowsOf, scores_of
-from registry.rows.comparing.row_values import MOST_WORK, RowValues, read_values
+from registry.rows.comparing.row_values import RowValues, read_values
 from registry.rows.groups import BY, equal_rows, groups_of
+from registry.rows.reading_limits import MOST_WORK
 from sdk.schemas.evaluation import LARGEST_SCORES
 from sdk.schemas.scores import MOST_SLICES
 from sdk.statistics.bootstrap import PairedRatio, paired_ratio

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from registry.pools import Pool
 
+#: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte, in a process apart.
+MOST_WORK = 2_000_000
+#: What any of it takes of the server's own memory at most, in bytes.
+MOST_HELD_BYTES = 4 * 1024**2
 #: More than the longest row takes as objects, and a file of any length is read a few rows at a time.
 MEMORY_BYTES = 1024**3
 #: Seconds of processor time, and how much more is read in each further one: a third of what it can be.

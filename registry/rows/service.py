@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from registry.errors import Invalid, InvalidData, Unavailable
 from registry.rows.comparing.orders import RowsOf, stored_values
-from registry.rows.comparing.row_values import MOST_WORK, RowValues
+from registry.rows.comparing.row_values import RowValues
 from registry.rows.judging import judged_limit
 from registry.rows.orders import WORK
 from registry.rows.process import Breach, ReadingProcess
-from registry.rows.reading_limits import ReadingLimits
+from registry.rows.reading_limits import MOST_WORK, ReadingLimits
 from sdk.formats.rows import RowsError, detect_format
 from sdk.rows.data_files import DataFile
 from sdk.rows.parquet_rows import MOST_UNFOLDED_TIMES
@@ -29,8 +29,6 @@ from sdk.statistics.gates import JudgedLimit, ScoreLimit
 INLINE_BYTES = 125_000
 #: Signing a long text takes so many times the memory that reading it takes.
 _SIGNED_TIMES = 4
-#: What any of it takes of this process's memory at most, in bytes.
-MOST_HELD_BYTES = 4 * 1024**2
 #: Comparing and slicing may take as long as reading this much, for their most rows: a minute.
 MOST_COMPARED_LIKE_BYTES = 80 * 1000**2
 

@@ -20,6 +20,8 @@ MOST_LINE_BYTES = 16 * 1024 * 1024
 MOST_TEXT_BYTES = 8 * 1024 * 1024
 #: The most columns of a file, and the most keys of a row.
 MOST_KEYS = 1000
+#: How many rows are scored at most: of one target, and of all targets of one job together.
+MOST_TARGET_ROWS, MOST_JOB_ROWS = 1_000_000, 4_000_000
 #: The rest of a sentence about a row.
 LONG_ROW = f"has more than {MOST_LINE_BYTES >> 20} MiB, the most that a row may have; divide or shorten it"
 _LONG_TEXT = f"has a text of more than {MOST_TEXT_BYTES >> 20} MiB, the most that a text may have; divide or shorten it"

@@ -8,25 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from sdk.api import probes, served_probes
-from sdk.api.versions import VersionRoutes, resolve
-from sdk.config import user_path
-from sdk.examining.engine_compatibility import facts_of, judged
-from sdk.examining.probe_replay import answers_record_of, record_of, replay_probe, require_probed
-from sdk.exporting.running import Exported, ExportedLora
-from sdk.exporting.targets import export_gguf, export_plain
-from sdk.names import parse_ref
-from sdk.objects import Registry, Version
-from sdk.pushing.given_base import given_base, given_base_if_any
-from sdk.pushing.import_folders import Imported, push_tree
-from sdk.pushing.pusher import PushKeywords, PushOptions, PushReport
-from sdk.schemas.manifest import Manifest
-from sdk.schemas.probe import ProbeReplay
-from sdk.schemas.probe_records import ProbeRecordView
-from sdk.schemas.serving import ServedProbeView
+from sdk.api.versions import VersionRoutes
+from sdk.objects import Version
 
 if TYPE_CHECKING:
+    from sdk.exporting.running import Exported, ExportedLora
     from sdk.lora.compatibility import Compatibility
+    from sdk.objects import Registry
+    from sdk.pushing.import_folders import Imported
+    from sdk.pushing.pusher import PushKeywords, PushReport
+    from sdk.schemas.manifest import Manifest
+    from sdk.schemas.probe import ProbeReplay
+    from sdk.schemas.probe_records import ProbeRecordView
+    from sdk.schemas.serving import ServedProbeView
 
 
 class VersionsAPI(VersionRoutes[Version]):
@@ -45,6 +39,8 @@ class VersionsAPI(VersionRoutes[Version]):
         the options says whose, if the name means several. A version from a hub is tagged
         `hub=org/name@commit`.
         """
+        from sdk.pushing.pusher import PushOptions
+
         return self._registry.pusher.push(path, adapter, PushOptions(base, **options))
 
     def push_tree(
@@ -62,6 +58,9 @@ class VersionsAPI(VersionRoutes[Version]):
         `sdk.pushing.import_folders.push_tree` says how `namespace` and `versions` name them, and what stops the rest.
         `on_folder` is called with the number done and the total.
         """
+        from sdk.config import user_path
+        from sdk.pushing.import_folders import push_tree
+
         return push_tree(
             partial(self.push, base=base, **options),
             user_path(root),
@@ -88,6 +87,11 @@ class VersionsAPI(VersionRoutes[Version]):
         merged model, VerificationFailed for altered bytes and for another base than the version's, InvalidBase,
         Unavailable if numpy is missing or, with `base`, the worker's libraries.
         """
+        from sdk.api.versions import resolve
+        from sdk.config import user_path
+        from sdk.examining.probe_replay import replay_probe, require_probed
+        from sdk.names import parse_ref
+
         at, puller = self._registry, self._registry.puller
         version = puller.resolve(ref)
         require_probed(version)
@@ -105,6 +109,9 @@ class VersionsAPI(VersionRoutes[Version]):
         differ, as of what was pushed, and only its answers were recorded. Raises InvalidInput if there is nothing to record,
         NotFound, NotAllowed.
         """
+        from sdk.api import probes, served_probes
+        from sdk.examining.probe_replay import answers_record_of, record_of
+
         transport, answers = self._registry.transport, answers_record_of(found)
         if answers is not None:
             known = served_probes.find(transport, found.ref)
@@ -119,6 +126,9 @@ class VersionsAPI(VersionRoutes[Version]):
 
         Raises InvalidName, InvalidRef, NotFound also if nobody has measured that.
         """
+        from sdk.api import served_probes
+        from sdk.names import parse_ref
+
         return served_probes.get(self._registry.transport, str(parse_ref(ref)))
 
     def probes(self, ref: str) -> builtins.list[ProbeRecordView]:
@@ -126,6 +136,10 @@ class VersionsAPI(VersionRoutes[Version]):
 
         Raises InvalidName, InvalidRef, NotFound.
         """
+        from sdk.api import probes
+        from sdk.api.versions import resolve
+        from sdk.names import parse_ref
+
         version = resolve(self._registry.transport, str(parse_ref(ref)))
         return [*probes.listed(self._registry.transport, version.adapter, version.number)]
 
@@ -133,6 +147,8 @@ class VersionsAPI(VersionRoutes[Version]):
         self, version: Version, base: str | Path, *, base_namespace: str | None = None, published: bool = False
     ) -> None:
         """Raise VerificationFailed unless `version` was trained over the weights of `base`."""
+        from sdk.pushing.given_base import given_base
+
         self._registry.pusher.require_base(version.info, given_base(base, base_namespace, published))
 
     def compat(
@@ -144,6 +160,8 @@ class VersionsAPI(VersionRoutes[Version]):
         folder that PEFT saved, and `base` the folder of its base; the registry isn't asked then. Raises NotFound,
         InvalidInput for an unknown engine or version, and for a merged model.
         """
+        from sdk.examining.engine_compatibility import facts_of, judged
+
         return judged(facts_of(self._registry, ref, base), engine, version)
 
     def export(
@@ -169,6 +187,9 @@ class VersionsAPI(VersionRoutes[Version]):
         file can't hold exactly, Conflict if `output` exists, NotFound, VerificationFailed, Unavailable without the
         worker's extra.
         """
+        from sdk.exporting.targets import export_gguf
+        from sdk.pushing.given_base import given_base_if_any
+
         return export_gguf(
             self._registry,
             target,
@@ -200,5 +221,8 @@ class VersionsAPI(VersionRoutes[Version]):
         hold, Conflict if `output` exists, NotFound, InvalidBase, VerificationFailed, Unavailable without the worker's
         extra.
         """
+        from sdk.exporting.targets import export_plain
+        from sdk.pushing.given_base import given_base_if_any
+
         given = given_base_if_any(base, base_namespace, published)
         return export_plain(self._registry, target, output, rank=rank, base=given, dtype=dtype)

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from sdk.formats.expressions import Automaton, ExpressionError
 from sdk.formats.objectives import LearntOn, LossOn
+from sdk.formats.row_bounds import MOST_JOB_ROWS as MOST_JOB_ROWS
+from sdk.formats.row_bounds import MOST_TARGET_ROWS as MOST_TARGET_ROWS
 from sdk.schemas.option_types import Columns, Option
 from sdk.schemas.recorded import Day
 from sdk.schemas.wire import BY_HAND, IF_ANY, IF_SET, JsonScalar, Sha256, Wire
@@ -124,8 +126,6 @@ MOST_SCORE = 1e15
 MOST_SCORES = 200
 #: The most metrics of a report.
 MOST_METRICS = 1000
-#: How many rows are scored at most: of one target, and of all targets of one job together.
-MOST_TARGET_ROWS, MOST_JOB_ROWS = 1_000_000, 4_000_000
 Score = Annotated[float, Field(ge=-MOST_SCORE, le=MOST_SCORE)]
 
 #: Metrics that are counts, times or sizes, or say how far an adapter moves its base.

@@ -62,9 +62,12 @@ BY_HAND = {"by_hand": True}
 
 
 class Wire(BaseModel):
-    """A strict, frozen record: unknown fields and coerced types are errors."""
+    """A strict, frozen record: unknown fields and coerced types are errors.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    Its schema is built when it is first used: a command uses a few of hundreds, and all take 0.08 s.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 @cache

@@ -9,15 +9,15 @@ import pytest
 from fastapi.routing import APIRoute
 from support.registries import World
 
-from registry.app.application import ROOMS
 from registry.app.openapi_examples import BODIES
+from registry.app.rooms import ROOMS, routes_of
 
 #: Not by grammar, by length, and as a path that leaves its folder.
 WRONG = ["://", "a" * 129, "../team"]
 
 
 def _naming() -> list[APIRoute]:
-    routes = [route for room in ROOMS for route in room.router.routes if isinstance(route, APIRoute)]
+    routes = [route for room in ROOMS for route in routes_of(room)]
     return [route for route in routes if _places(BODIES.get(route.name))]
 
 

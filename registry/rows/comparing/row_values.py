@@ -9,6 +9,7 @@ from math import comb, log
 from typing import TYPE_CHECKING
 
 from registry.errors import Conflict, Invalid, NotFound
+from registry.rows.reading_limits import MOST_WORK
 from sdk.schemas.evaluation import (
     BITS_PER_BYTE,
     CORPUS_METRICS,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 #: The metric whose rows are weighted by their tokens.
 LOSS = "loss"
-#: How many rows times pairs are compared at once: some 20 seconds of one core, and half a gigabyte, in a process apart.
-MOST_WORK = 2_000_000
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
-from sdk.cli.support.scores import score_names
 from sdk.cli.support.session import open_client
-from sdk.cli.support.training_rows_pages import print_training_rows
-from sdk.examining.engine_compatibility import by_engine
-from sdk.schemas.scores import briefly
-from sdk.schemas.version_facts import facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +35,10 @@ def show_command(ref: str, rows: bool, style: str) -> None:
       adapterctl show code-review@production --format json | jq .base.fingerprint
       adapterctl show code-review@v3 --rows
     """
+    from sdk.cli.support.training_rows_pages import print_training_rows
+    from sdk.examining.engine_compatibility import by_engine
+    from sdk.schemas.version_facts import facts_of
+
     with open_client() as client:
         if rows:
             print_training_rows(client.versions.training_rows(ref), style)
@@ -56,6 +55,9 @@ def show_command(ref: str, rows: bool, style: str) -> None:
 
 
 def _scores(evaluations: Sequence[EvaluationView]) -> str:
+    from sdk.cli.support.scores import score_names
+    from sdk.schemas.scores import briefly
+
     names = score_names(one.metrics for one in evaluations)
     rows = [
         [

@@ -50,7 +50,7 @@ def test_bytes_of_an_embedded_registry_have_no_routes(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unavailable, match="set ADAPTERCTL_URL=local:DIR to another one one"):
+    with pytest.raises(Unavailable, match="set ADAPTERCTL_URL=local:DIR to another one"):
         open_embedded(tmp_path / "file" / "home")
 
 

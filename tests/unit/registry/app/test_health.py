@@ -15,7 +15,7 @@ import pytest
 from support import registries
 from support.registries import World
 
-from registry.app.health import Readiness
+from registry.app.readiness import Readiness
 from registry.errors import Unavailable
 from registry.http.paths import HEALTHZ, READYZ
 

@@ -12,7 +12,8 @@ from support.traced import traced
 
 from registry.errors import Invalid, Verification
 from registry.rows.comparing.orders import ROWS, RowsOf
-from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading
+from registry.rows.reading_limits import MOST_HELD_BYTES
+from registry.rows.service import INLINE_BYTES, RowReading
 
 _MANY = 40_000
 _MIB = 1024 * 1024

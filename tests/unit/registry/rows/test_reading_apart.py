@@ -19,8 +19,8 @@ from support.trainings import save_jsonl
 from support.waiting import wait_until
 
 from registry.errors import Invalid, InvalidData, Unavailable
-from registry.rows.reading_limits import ReadingLimits
-from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading
+from registry.rows.reading_limits import MOST_HELD_BYTES, ReadingLimits
+from registry.rows.service import INLINE_BYTES, RowReading
 from sdk.rows.data_files import DataFile
 
 COLUMNS = {"prompt": "q", "completion": "a"}
@@ -339,7 +339,7 @@ class TestEndings:
     def test_server_that_is_killed_leaves_no_process(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "held.jsonl")
         code = (
-            "import sys, threading, time; from pathlib import Path; from registry.rows.service import INLINE_BYTES, MOST_HELD_BYTES, RowReading\n"
+            "import sys, threading, time; from pathlib import Path; from registry.rows.reading_limits import MOST_HELD_BYTES; from registry.rows.service import INLINE_BYTES, RowReading\n"
             "reading = RowReading(apart=True, inline_bytes=0)\n"
             "given = (Path(sys.argv[1]), None, [0])\n"
             "threading.Thread(target=reading.texts, args=given, daemon=True).start()\n"

@@ -22,7 +22,7 @@ _FRAGMENTED = 1.1
 _QUANTIZED_SHARE = 0.3
 #: The number of texts on which a merge compares models, the most tokens of each, and how many (tokens, vocabulary)
 #: matrices in float32 it holds at a time for that.
-_PROBE_TOKENS = 4 * 128
+_PROBE_TOKENS = 5 * 32
 _PROBE_MATRICES = 4
 
 
@@ -38,7 +38,7 @@ def prompts_bytes(weights_bytes: int, *, quantized: bool, merged_bytes: int, voc
     """Return the extra memory for comparing a merged model's predictions with those of the base as trained.
 
     1.1·max(S, M) + L, where S is the size of the weights as they are stored, plus their 4-bit copy if they are
-    quantised in memory, M the size of the merged model, and L four (512, vocabulary) matrices in float32. With less
+    quantised in memory, M the size of the merged model, and L four (160, vocabulary) matrices in float32. With less
     memory, a merge skips the comparison. One model is in memory at a time; a CPU that can't multiply 16-bit numbers
     holds them in 32.
     """

@@ -130,6 +130,19 @@ def require_unpacking(recipe: QuantizationRecipe | None, onto: Onto) -> None:
         )
 
 
+def require_measuring(stored: QuantizationRecipe | None, onto: Onto, *, quantized: bool, measured: bool) -> None:
+    """Raise StoredQuantizationError if a merge is to keep the nearer of two bases, and measures neither.
+
+    `stored` is how the base is stored; `quantized`: the training quantised it.
+    """
+    if quantized and stored is None and onto == "auto" and not measured:
+        raise StoredQuantizationError(
+            "was quantised by the training, so a merge onto auto keeps the nearer of two, and has to measure; merge onto original, "
+            "or onto dequantized, which is what was trained, or leave the measuring on",
+            param="measure",
+        )
+
+
 def _said(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a config, or its text model's, says about quantisation; {} if nothing. Raises StoredQuantizationError."""
     text = config.get("text_config")

@@ -21,7 +21,7 @@ from sdk.errors import (
     VerificationFailed,
     disk_explained,
 )
-from sdk.formats.manifest import Contents, HasFiles
+from sdk.formats.manifest import Contents, FileEntry, HasFiles
 from sdk.formats.refs import MemberRef, Ref
 from sdk.names import parse_ref_or_member
 from sdk.pulling.cache import MARKER, Cache
@@ -31,6 +31,7 @@ from sdk.pulling.folder import MARKER_FOLDER, SIGNATURES, refuse_hazard, replace
 from sdk.pulling.http import HttpClient
 from sdk.pulling.leases import FolderLease, lease
 from sdk.pulling.pins import Pins, require_pinned
+from sdk.pulling.ranges import BlobLocation, Relocate
 from sdk.pulling.source import ManifestSignature, PullSource, Resolved
 from sdk.pulling.transfer import folder_whole
 from sdk.pulling.verification import check_signed, read_signatures, signature_bytes
@@ -38,6 +39,8 @@ from sdk.whole_files import write_whole
 
 #: How often a pull asks again what an alias names, if it moves between the answer and the statements of it.
 _MOST_MOVES = 3
+#: How many files of a storage in a folder are copied at a time.
+_COPIED_AT_ONCE = 2
 
 if TYPE_CHECKING:
     from sdk.pulling.signed_aliases import AliasSigner
@@ -361,8 +364,21 @@ class Puller:
     def fetch(self, contents: HasFiles, folder: Path) -> None:
         """Fetch a manifest's files into an existing folder, each checked against its digest."""
         watch = watching(self._on_transfer, "fetching", contents.size_bytes)
-        for file, origin, relocate in located(contents, self._source.locations):
+        placed = list(located(contents, self._source.locations))
+
+        def one(file: FileEntry, origin: BlobLocation, relocate: Relocate) -> None:
             fetch(origin, folder / file.path, watch, name=file.path, relocate=relocate, http=self._http)
+
+        if len(placed) > 1 and all(origin.url.startswith("file:") for _, origin, _ in placed):
+            from concurrent.futures import ThreadPoolExecutor
+
+            # Hashing takes longest, and one core at a time.
+            with ThreadPoolExecutor(_COPIED_AT_ONCE, "copy") as pool:
+                for copied in [pool.submit(one, *each) for each in placed]:
+                    copied.result()
+            return
+        for each in placed:
+            one(*each)
 
 
 def _with_its_files(version: Resolved) -> Resolved:

@@ -5,18 +5,20 @@ A file gets its name only when it is whole, and on the disk.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from sdk.errors import Conflict, InvalidInput, Unavailable, VerificationFailed, place_explained
-from sdk.whole_files import give_name, whole_file
+from sdk.whole_files import NO_LINKS, give_name, sync, whole_file
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -109,15 +111,52 @@ def folder_whole(target: Path, *, durable: bool) -> Iterator[Path]:
 
 
 def copy_checked(source: Path, target: Path, sha256: str, on_bytes: OnBytes, name: str | None = None) -> None:
-    """Copy a file whose SHA-256 is known; if a byte differs, nothing is left. Raises VerificationFailed."""
-    hasher = hashlib.sha256()
+    """Copy a file whose SHA-256 is known; if a byte differs, nothing is left. Raises VerificationFailed.
+
+    The copy shares the file's blocks where the file system can do that, and never is a link to it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as reader, whole_file(target, durable=True) as writer:
-        while chunk := reader.read(CHUNK_BYTES):
-            hasher.update(chunk)
-            writer.write(chunk)
-            on_bytes(len(chunk))
-        _check(sha256, hasher.hexdigest(), name or source.name)
+        failed: list[OSError] = []
+        # Neither copying nor hashing holds the interpreter's lock, so that the copy takes no extra time.
+        copying = threading.Thread(target=_copy_into, args=(reader, writer, failed))
+        copying.start()
+        try:
+            found, _ = hash_file(source, on_bytes)
+        finally:
+            copying.join()
+        if failed:
+            raise failed[0]
+        _check(sha256, found, name or source.name)
+
+
+def _copy_into(reader: IO[bytes], writer: IO[bytes], failed: list[OSError]) -> None:
+    try:
+        _clone_or_copy(reader, writer)
+    except OSError as error:
+        failed.append(error)
+
+
+def give_over(source: Path, target: Path) -> bool:
+    """Let a file that its owner no longer writes to have a second name, without a copy; return whether the file system
+    allows that. What has the name `target` already stays.
+
+    The caller removes `source`, and checks what is in `target`.
+    """
+    if source.is_symlink():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sync(source)
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno in (*NO_LINKS, errno.EXDEV):
+            return False
+        raise
+    sync(target.parent)
+    return True
 
 
 def _check(expected: str, found: str, name: str) -> None:
@@ -173,10 +212,15 @@ def place(source: Path, target: Path) -> None:
     if target.exists():
         raise Conflict(f"{target} already exists")
     with source.open("rb") as reader, target.open("xb") as writer:
-        try:
-            _clone(reader.fileno(), writer.fileno())
-        except OSError:
-            _copy(reader, writer)
+        _clone_or_copy(reader, writer)
+
+
+def _clone_or_copy(reader: IO[bytes], writer: IO[bytes]) -> None:
+    """Fill an empty file with another one's bytes, by sharing its blocks if the file system can do that."""
+    try:
+        _clone(reader.fileno(), writer.fileno())
+    except (OSError, ImportError):
+        _copy(reader, writer)
 
 
 def _copy(reader: IO[bytes], writer: IO[bytes]) -> None:

@@ -21,7 +21,7 @@ from sdk.api.transport import Transport
 from sdk.errors import AdapterctlError, Unavailable, VerificationFailed, disk_explained
 from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.http import proxied
-from sdk.pulling.transfer import CHUNK_BYTES, OnBytes, copy_checked, storage_client, storage_explained
+from sdk.pulling.transfer import CHUNK_BYTES, OnBytes, copy_checked, give_over, storage_client, storage_explained
 from sdk.schemas.artifacts import BlobSpec, InParts, PartSpec, PartsRequest, Transfer, UploadRequest, UploadView
 
 if TYPE_CHECKING:
@@ -51,12 +51,16 @@ class Uploader:
     def __init__(self, transport: Transport, on_transfer: OnTransfer | None) -> None:
         self._transport, self._on_transfer = transport, on_transfer
 
-    def upload(self, sources: Mapping[str, Path], doing: str, namespace: str | None = None) -> str:
+    def upload(
+        self, sources: Mapping[str, Path], doing: str, namespace: str | None = None, *, given: bool = False
+    ) -> str:
         """Send files, by SHA-256, straight to storage; return the upload session's id.
 
         Files that the registry has and this client may read are not sent; an interrupted upload continues. Space for
         the rest is reserved where it will be used: in a namespace, "-", or "*" for what is published for all; None: the
-        first in which this client may write. Raises QuotaExceeded before anything is sent.
+        first in which this client may write. `given`: nobody writes to these files any more, and the caller removes them, so
+        that a storage in a folder of the same disk takes them without a copy. Raises QuotaExceeded before anything is
+        sent.
         """
         blobs = [BlobSpec(sha256=sha256, size_bytes=path.stat().st_size) for sha256, path in sources.items()]
         watch: OnBytes | None = None
@@ -78,11 +82,17 @@ class Uploader:
                 watch(count)
 
         reach = self._transport.config.reach
-        return send_all(sources, begin=begin, ask_part=ask_part, on_bytes=on_bytes, reach=reach)
+        return send_all(sources, begin=begin, ask_part=ask_part, on_bytes=on_bytes, reach=reach, given=given)
 
 
 def send_all(
-    sources: Mapping[str, Path], *, begin: Begin, ask_part: AskPart, on_bytes: OnBytes, reach: Reach | None = None
+    sources: Mapping[str, Path],
+    *,
+    begin: Begin,
+    ask_part: AskPart,
+    on_bytes: OnBytes,
+    reach: Reach | None = None,
+    given: bool = False,
 ) -> str:
     """Send files, by SHA-256, where the registry wants them; return the id of the session that has them all.
 
@@ -100,7 +110,7 @@ def send_all(
             # There is progress, however slow.
             turn = 0
         least = left if least is None else min(left, least)
-        works = _works(session, sources, ask_part, on_bytes, reach)
+        works = _works(session, sources, ask_part, on_bytes, reach, given)
         try:
             _run(works, tls=_needs_tls(session))
         except _Interrupted as error:
@@ -119,11 +129,11 @@ def _needs_tls(session: UploadView) -> bool:
 
 
 def _works(
-    session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, on_bytes: OnBytes, reach: Reach
+    session: UploadView, sources: Mapping[str, Path], ask_part: AskPart, on_bytes: OnBytes, reach: Reach, given: bool
 ) -> list[_Work]:
     works: list[_Work] = []
     for put in session.put:
-        works.append(lambda client, put=put: _send(client, sources[put.sha256], 0, put, on_bytes, reach))  # type: ignore[misc]
+        works.append(lambda client, put=put: _send(client, sources[put.sha256], 0, put, on_bytes, reach, given))  # type: ignore[misc]
     for blob in session.parts:
         for number in blob.missing:
             works.append(
@@ -189,15 +199,26 @@ def _send_part(
     _send(client, source, offset, to, on_bytes, reach)
 
 
-def _send(client: httpx.Client, source: Path, offset: int, to: Transfer, on_bytes: OnBytes, reach: Reach) -> None:
-    """Send `to.size_bytes` of a file from `offset` on, in one request or one copy."""
+def _send(
+    client: httpx.Client,
+    source: Path,
+    offset: int,
+    to: Transfer,
+    on_bytes: OnBytes,
+    reach: Reach,
+    given: bool = False,
+) -> None:
+    """Send `to.size_bytes` of a file from `offset` on, in one request or one copy; one that is given gets a second name."""
     reach.require(to.url)
     parts = urlsplit(to.url)
     if parts.scheme == "file":
         target = Path(unquote(parts.path))
         if not target.exists():
             with disk_explained("storing an artifact"):
-                copy_checked(source, target, to.sha256, on_bytes)
+                if given and give_over(source, target):
+                    on_bytes(to.size_bytes)
+                else:
+                    copy_checked(source, target, to.sha256, on_bytes)
         return
     passed = 0
 

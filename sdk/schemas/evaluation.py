@@ -479,6 +479,17 @@ class MergeSpec(Wire):
         IF_SET,
         Option("Store the merged model's linear weights in 4 bits, as bitsandbytes packs them.", default="no"),
     ] = None
+    #: Whether fixed texts go through the base as trained with the adapter, and through the written folder. Without it, the
+    #: bytes are read back all the same, and the report says that the predictions were not measured.
+    measure: Annotated[
+        bool,
+        Field(exclude_if=lambda value: value is True),
+        Option("Compare predictions on fixed texts before and after; without it, only the written bytes are checked."),
+    ] = True
+
+
+#: What a report says of the fixed prompts if the merge was not to measure.
+UNMEASURED = "not run: measure is off"
 
 
 class ReadBack(Wire):

@@ -204,6 +204,7 @@ class MergeOptions(TypedDict, total=False):
     onto: Literal["auto", "original", "dequantized"]
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
     quantize: Literal["nf4"] | None
+    measure: bool
 
 
 class CombineOptions(TypedDict, total=False):

@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -36,6 +37,7 @@ from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
     INTERRUPTED_STATUS,
+    LIGHT,
     ORDER_FILE,
     OUT_FOLDER,
     RESULT_FILE,
@@ -49,9 +51,6 @@ from workers.pipelines.imports import leave_out_torch, nothing_searched
 from workers.pipelines.orders import AnyOrder
 from workers.pipelines.sandbox import die_with_parent
 
-#: Pipelines that do without torch.
-_LIGHT = frozenset({"data"})
-
 
 def import_libraries(pipeline: str | None = None) -> None:
     """Import torch and bitsandbytes in the cheapest way, if they are installed and the pipeline needs them.
@@ -59,7 +58,7 @@ def import_libraries(pipeline: str | None = None) -> None:
     bitsandbytes passes four functions to `torch.compile` during its import, which loads all of inductor: 0.8 s, a
     quarter of a child's imports. No job calls them on a CPU; if one is called, it is compiled then.
     """
-    if pipeline in _LIGHT:
+    if pipeline in LIGHT:
         leave_out_torch()
         return
     # It warns if an optional package with a faster kernel for the CPU is missing.
@@ -159,7 +158,10 @@ def _wait_warm() -> Path | None:
     """Import what takes longest, then return the folder of the next order; None if the worker has none."""
     with nothing_collected(ever=True), nothing_searched():
         import_libraries()
-        for name in ("training.train", "scoring.evaluate"):
+        # First what every model needs; an order that comes meanwhile doesn't wait for what only other pipelines need.
+        for name in ("model.adapters", "training.train", "scoring.evaluate"):
+            if select.select([sys.stdin], [], [], 0)[0]:
+                break
             importlib.import_module(f"workers.pipelines.{name}")
     line = sys.stdin.readline()
     return Path(json.loads(line)) if line.endswith("\n") else None

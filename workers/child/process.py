@@ -18,17 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import psutil
-from pydantic import ValidationError
 
-from sdk.lora.planning.footprint import MOST_KERNELS
+from sdk.lora.planning.kernels import MOST_KERNELS
 from workers.child.output import Output
-from workers.child.protocol import News
-from workers.lease.stop_signal import StopReason
 from workers.node.shutdown import LOOK_S
 from workers.secret_variables import is_secret
+
+if TYPE_CHECKING:
+    from workers.child.protocol import News
+    from workers.lease.stop_signal import StopReason
 
 _GROUP_LOOK_S = 0.02
 _COMPLAIN_EVERY_S = 10.0
@@ -218,6 +219,11 @@ def _start(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
 
 
 def _read(stream: IO[bytes], on_news: Callable[[News], None]) -> None:
+    # A runner starts its first child before it imports this: both import at the same time.
+    from pydantic import ValidationError
+
+    from workers.child.protocol import News
+
     with stream:
         for line in stream:
             try:
@@ -239,12 +245,12 @@ def _environment() -> dict[str, str]:
 
 
 class WarmChild:
-    """Keeps at most one waiting child. Without `warm` there is none, and each order starts its own child."""
+    """Keeps at most one waiting child. Without `warm` there is none but the `first`, and each order starts its own child."""
 
-    def __init__(self, *, warm: bool, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(self, *, warm: bool, program: Sequence[str] = PROGRAM, first: Child | None = None) -> None:
         self._warm = warm
         self._program = program
-        self._child: Child | None = None
+        self._child = self._first = first
 
     def prepare(self) -> None:
         """Start the next one, but only while no job runs: it would take memory and time from the job."""
@@ -255,6 +261,11 @@ class WarmChild:
             self._child = Child(program=self._program)
         except OSError as error:
             _log.warning("no warm child could be started (%s); the next job starts cold", error.strerror)
+
+    def skip_first(self) -> None:
+        """End a first child that has not been used: the next order needs none of what it imports, and wouldn't wait for that."""
+        if self._child is not None and self._child is self._first:
+            self.end()
 
     def take(self, folder: Path) -> Child:
         """Return a child at work on the order in `folder`: the warm one, or a new one if there is none."""

@@ -17,6 +17,9 @@ RESULT_FILE = "result.json"
 FAULT_FILE = "fault.json"
 OUT_FOLDER = "out"
 
+#: Pipelines that do without torch.
+LIGHT = frozenset({"data"})
+
 #: The exit status of a training that wrote a checkpoint because it was told to stop; it has no other meaning.
 INTERRUPTED_STATUS = 75
 #: The child's exit status if the disk is too full even to report that.

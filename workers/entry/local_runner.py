@@ -12,20 +12,21 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdk import config
 from sdk.errors import AdapterctlError
 from sdk.file_locks import locked_if_free
 from sdk.imports import begin_program
 from workers.child.privacy import keep_to_itself
-from workers.entry.runner import Worker
-from workers.entry.service import drain, pause_s, tell
-from workers.node import logs
+from workers.child.process import Child
 from workers.node.shutdown import Shutdown
-from workers.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from workers.entry.runner import Worker
 
 #: The same files that `registry.queue.local` looks at.
 LOCK_FILE = "runner.lock"
@@ -41,8 +42,6 @@ _log = logging.getLogger("workers.entry.local_runner")
 def _only_runner(home: Path, lock: int | None = None) -> Iterator[bool]:
     """Whether this process is the home's only runner, for the length of the block: always, if it was given the lock."""
     if lock is not None:
-        # Processes that it starts don't inherit the lock.
-        os.set_inheritable(lock, False)
         with os.fdopen(lock, "ab"):
             yield True
         return
@@ -54,6 +53,14 @@ def main() -> int:
     """Work until there is no work, or a signal ends this."""
     keep_to_itself()
     begin_program()
+    lock = int(sys.argv[1]) if len(sys.argv) > 1 else None
+    first_child = None if lock is None else _first_child(lock)
+
+    # While this process imports the registry, its child imports the libraries.
+    from workers.entry.runner import Worker
+    from workers.node import logs
+    from workers.settings import WorkerSettings
+
     # A home has one runner at a time, which ends before the next begins: a warm child would never get a job.
     settings = replace(WorkerSettings.from_env(), name="local", warm=False)
     logs.configure(settings)
@@ -62,12 +69,21 @@ def main() -> int:
         _log.error("the local runner works on a local: URL only; start adapter-worker for a server")
         return 2
     shutdown = Shutdown(grace_s=settings.grace_s)
-    worker = Worker(settings, shutdown)
+    worker = Worker(settings, shutdown, first_child=first_child)
     with shutdown.on_signals(signal.SIGTERM, signal.SIGINT):
         try:
-            return _work(home, worker, shutdown, lock=int(sys.argv[1]) if len(sys.argv) > 1 else None)
+            return _work(home, worker, shutdown, lock=lock)
         finally:
             worker.end()
+
+
+def _first_child(lock: int) -> Child | None:
+    """Start the child of the job for which this runner was started; None if none can be started now."""
+    # Processes that it starts don't inherit the lock.
+    os.set_inheritable(lock, False)
+    with suppress(OSError):
+        return Child()
+    return None
 
 
 def _work(home: Path, worker: Worker, shutdown: Shutdown, *, lock: int | None = None) -> int:
@@ -95,6 +111,8 @@ def _drain(worker: Worker, shutdown: Shutdown) -> None:
     """Do all available jobs. Raises an error that occurs `_FAILURES` times in a row; the next command starts another
     runner.
     """
+    from workers.entry.service import drain, pause_s, tell
+
     failures = 0
     while True:
         try:

@@ -15,7 +15,7 @@ from sdk.formats.cut_texts import storable
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.work import Assignment, ClaimRequest, Failure, Farewell, Release
 from sdk.version import VERSION
-from workers.child.process import WarmChild
+from workers.child.process import Child, WarmChild
 from workers.kinds import causes
 from workers.kinds.attempt import Attempt, hand_in
 from workers.kinds.causes import AttemptFailed
@@ -38,14 +38,14 @@ _log = logging.getLogger(__name__)
 class Worker:
     """One worker, with one job at a time."""
 
-    def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
+    def __init__(self, settings: WorkerSettings, shutdown: Shutdown, *, first_child: Child | None = None) -> None:
         self._settings = settings
         self._shutdown = shutdown
         self._transfers = Transfers()
         self._client = Client(on_transfer=self._transfers)
         self._client.cache.keep_private()
         self._folders = Folders(self._client.cache.root / "jobs")
-        self.warm_child = WarmChild(warm=settings.warm)
+        self.warm_child = WarmChild(warm=settings.warm, first=first_child)
         #: The key of the last claim, until it is answered.
         self._unanswered: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, BaseSource, Completion
 from workers.child.process import WarmChild
 from workers.child.protocol import (
+    LIGHT,
     ORDER_FILE,
     OUT_FOLDER,
     RESULT_FILE,
@@ -44,6 +46,8 @@ F = TypeVar("F", bound=Wire)
 #: How long to wait for an unavailable registry when something is handed in, in seconds.
 HAND_IN_S = 300.0
 _LEAST_TIMEOUT_S = 3.0
+#: Of how many files the digests are computed at a time.
+_HASHED_AT_ONCE = 2
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +86,8 @@ class Attempt:
         kills = causes.oom_kills()
         # The sender of checkpoints checks for stops itself.
         self.transfers.ignore()
+        if order.pipeline in LIGHT:
+            self.warm_child.skip_first()
         child = self.warm_child.take(self.folder)
         _log.info("child %s: started", child.pid)
         ending = child.run(self.folder, _Listener(self.lease, on_checkpoint, on_points, on_rung), self.stop_signal)
@@ -199,8 +205,10 @@ def pack(
     """Return the manifest of the files in `folder`, and their paths by SHA-256."""
     files = []
     sources = {}
-    for path in sorted(folder.iterdir()):
-        sha256, size = hash_file(path)
+    paths = sorted(folder.iterdir())
+    with ThreadPoolExecutor(_HASHED_AT_ONCE, "hash") as pool:
+        hashed = list(pool.map(hash_file, paths))
+    for path, (sha256, size) in zip(paths, hashed, strict=True):
         files.append(ManifestFile(path=path.name, size_bytes=size, sha256=sha256))
         sources[sha256] = path
     return Manifest(kind=kind, base_fingerprint=base_fingerprint, files=files), sources

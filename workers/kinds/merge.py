@@ -42,7 +42,7 @@ def _merge(attempt: Attempt, request: MergeRequest) -> None:
     attempt.finishing("uploading the merged model")
     fingerprint = base.registration.fingerprint
     manifest, sources = pack(attempt.folder / OUT_FOLDER, kind="merged", base_fingerprint=fingerprint)
-    upload = attempt.client.uploader.upload(sources, "storing merged model", attempt.assignment.namespace)
+    upload = attempt.client.uploader.upload(sources, "storing merged model", attempt.assignment.namespace, given=True)
     signature = None if request.register_as is None else sign_manifest(manifest)
     merged = MergeResult(manifest=manifest, upload=upload, report=report, signature=signature)
     attempt.complete(Completion(attempt=attempt.assignment.attempt, merge=merged))

@@ -29,9 +29,11 @@ from registry.jobs.requirements import needs_to_merge
 from registry.jobs.sources import JobInputs, version_source
 from registry.principal import SYSTEM, Principal
 from registry.usage.charging import charge
-from sdk.lora.stored_quantization import StoredQuantizationError, require_onto, require_unpacking
+from sdk.lora.stored_quantization import StoredQuantizationError, require_measuring, require_onto, require_unpacking
 from sdk.schemas.catalog import JobRef
+from sdk.schemas.evaluation import UNMEASURED
 from sdk.schemas.job_requests import MergeRequest
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.work import Assignment, MergeResult
 
 #: The fields of a report that are compared with the request.
@@ -75,8 +77,14 @@ def _examine(db: Database, pinned: Pinned[MergeRequest]) -> Examined[MergeReques
     base = contents_of(db, pinned.base)
     if pinned.causal:
         require_causal(base)
-    packed = require_fitting(base, partial(require_onto, onto=pinned.request.spec.onto))
+    packed = require_fitting(base, partial(_require_onto, pinned))
     return Examined(pinned.request, Estimate(needs=needs_to_merge(quantized=pinned.quantized or packed)))
+
+
+def _require_onto(pinned: Pinned[MergeRequest], stored: QuantizationRecipe | None) -> None:
+    spec = pinned.request.spec
+    require_onto(stored, spec.onto)
+    require_measuring(stored, spec.onto, quantized=pinned.quantized, measured=spec.measure)
 
 
 def _assign(session: Session, request: MergeRequest, job: Job) -> JobInputs:
@@ -162,6 +170,9 @@ def _differences(request: MergeRequest, base_fingerprint: str, merge: MergeResul
         asked, done = getattr(request.spec, name), getattr(merge.report, name)
         if asked not in ("auto", done):
             yield Mismatch(name, asked, done)
+    found = merge.report.read_back
+    if request.spec.measure and found is not None and found.prompts == UNMEASURED:
+        yield Mismatch("measure", True, False)
     packed = None if merge.report.quantized is None else merge.report.quantized.type
     if request.spec.quantize != packed:
         yield Mismatch("quantize", request.spec.quantize, packed)

@@ -16,7 +16,7 @@ from sdk.errors import InvalidInput, VerificationFailed
 from sdk.objects import Job, MergedModel
 from sdk.pulling.folder import require_free
 from sdk.schemas.combination import CombineSpec
-from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.evaluation import UNMEASURED, MergeSpec
 from sdk.schemas.failures import FailureReason
 
 
@@ -32,6 +32,7 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
 
     What was written is read back: tensors that nothing changes must be the base's byte for byte, the others are computed a
     second time, and fixed texts are compared with the base as trained with the adapter. If that fails, the exit code is 7.
+    With --no-measure the texts are left out, and the model's record says that its predictions were not measured.
 
     A registered model is pulled, shown and given aliases as any version, and is of the kind merged: NAME can't have adapters.
     Prints the folder, or else the version's ref.
@@ -94,6 +95,8 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
         say(
             f"{human_bytes(merged.manifest.size_bytes)}, merged onto the {merged.report['onto']} weights in {merged.report['dtype']}"
         )
+        if (merged.report.get("read_back") or {}).get("prompts") == UNMEASURED:
+            say("its predictions were not measured; without --no-measure they are compared with what was trained")
         if (packed := merged.report.get("quantized")) is not None:
             kl = merged.report["metrics"].get(f"logit_kl_{packed['type']}")
             far = "not measured" if kl is None else f"{kl:.2g} nats a token from what was trained"

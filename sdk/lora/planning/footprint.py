@@ -15,6 +15,7 @@ from typing import Literal
 
 from sdk.lora.planning.adapter import ADAPTER_BYTES, AdapterPlan
 from sdk.lora.planning.blueprint import ModelShapes
+from sdk.lora.planning.kernels import MOST_KERNELS
 from sdk.schemas.optimizers import Optimizer
 from sdk.schemas.planning import Attention
 from sdk.schemas.probe import MOST_TOKENS
@@ -42,7 +43,6 @@ KEPT_BY_MALLOC_BYTES = 2 * 32 * 2**20
 #: for the last 1,024 shapes, or as many as workers set: 0.6 MB each with torch 2.13 if experts get a few hundred
 #: tokens, and up to 4 MB if they get thousands.
 _KERNEL_BYTES = 2 * 2**20
-MOST_KERNELS = 64
 #: Three 64-bit numbers for each token of an expert.
 _PLACES = 24
 #: bitsandbytes pages the moments of tensors with at least this many numbers.

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from sdk.formats.canonical_json import digest_of
 from sdk.lora.memory import prompts_bytes
-from sdk.lora.stored_quantization import require_onto, require_unpacking
-from sdk.schemas.evaluation import FourBitWeights, MergeReport, ReadBack
+from sdk.lora.stored_quantization import require_measuring, require_onto, require_unpacking
+from sdk.schemas.evaluation import UNMEASURED, FourBitWeights, MergeReport, ReadBack
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
@@ -70,6 +70,8 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
     packing = read_packing(order.base)
     with stored_quantization_named():
         require_onto(packing, order.spec.onto)
+        quantized, measured = order.quantization is not None, order.spec.measure
+        require_measuring(packing, order.spec.onto, quantized=quantized, measured=measured)
         require_unpacking(order.quantization, order.spec.onto)
     merging = _Merging(order, host, out, packing or order.quantization, classes, tokenizer)
     with memory_errors_named("merge on a machine with more of it."):
@@ -140,9 +142,12 @@ class _Merging:
         plan = prepare(
             self.order.base, self.order.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization
         )
-        if self.order.spec.quantize is None:
+        spec = self.order.spec
+        if spec.quantize is None and spec.measure:
             return plan
-        return replace(plan, digest=digest_of({"plan": plan.digest, "quantize": self.order.spec.quantize}))
+        # The report of one is not that of the other.
+        further = {} if spec.measure else {"measure": False}
+        return replace(plan, digest=digest_of({"plan": plan.digest, "quantize": spec.quantize, **further}))
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the closest and give it the final name."""
@@ -176,7 +181,9 @@ class _Merging:
             return self._finish(best, metrics, judgement, expected)
 
     def _expected(self, plans: Sequence[Prepared]) -> Expected | None:
-        """Return the trained model's predictions; None if there isn't enough memory."""
+        """Return the trained model's predictions; None if they are not wanted, or there isn't enough memory."""
+        if not self.order.spec.measure:
+            return None
         stored = dtype_name(read_config(self.order.base).dtype)
         # A device that can't multiply 16-bit numbers holds them in 32.
         wider = 2 if stored != native_dtype(self.order.base, self.device) == "float32" else 1
@@ -247,7 +254,7 @@ class _Merging:
                 tensors=best.found.tensors,
                 copied=best.found.copied,
                 rows=best.found.rows,
-                prompts="not run: memory" if best.distance is None else "run",
+                prompts=self._prompts(best),
             ),
             quantized=packed,
             warnings=judgement.warnings,
@@ -255,6 +262,12 @@ class _Merging:
         self._say("save", f"writing the model merged onto the {plan.target.onto} base")
         put_in_place(best.folder, self.out, report.model_dump_json())
         return report
+
+    def _prompts(self, best: _Candidate) -> str:
+        """Return whether the fixed texts went through the written model, and why they did not."""
+        if not self.order.spec.measure:
+            return UNMEASURED
+        return "not run: memory" if best.distance is None else "run"
 
     def _packed(
         self, best: _Candidate, metrics: dict[str, float], judgement: Judgement, expected: Expected | None

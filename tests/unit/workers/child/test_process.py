@@ -313,6 +313,18 @@ class TestWarmChild:
         process.stdin = cast(IO[bytes], until_it_has_ended(process.stdin))
         assert self.carry_out(warm_child, tmp_path / "only") == (waiting.pid, True, ["imported"])
 
+    def test_a_first_one_is_used_by_the_first_order_or_ended(self, tmp_path: Path) -> None:
+        patient = ("-c", PATIENT)
+        first = Child(program=patient)
+        warm_child = WarmChild(warm=False, program=patient, first=first)
+        assert self.carry_out(warm_child, tmp_path / "first") == (first.pid, True, ["imported"])
+        assert self.carry_out(warm_child, tmp_path / "second")[1] is False
+        unused = Child(program=patient)
+        warm_child = WarmChild(warm=False, program=patient, first=unused)
+        warm_child.skip_first()
+        assert not is_group_alive(unused.pid)
+        assert self.carry_out(warm_child, tmp_path / "third")[1] is False
+
     def test_without_warm_there_is_none(self, tmp_path: Path) -> None:
         warm_child = WarmChild(warm=False, program=("-c", PATIENT))
         warm_child.prepare()

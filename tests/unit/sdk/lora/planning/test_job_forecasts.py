@@ -9,8 +9,8 @@ import pytest
 from sdk.lora.planning import tables as configs
 from sdk.lora.planning.alternatives import alternatives
 from sdk.lora.planning.blueprint import blueprint_of
-from sdk.lora.planning.footprint import MOST_KERNELS
 from sdk.lora.planning.job_forecasts import PlannedTraining, evaluation_forecast
+from sdk.lora.planning.kernels import MOST_KERNELS
 from sdk.lora.planning.plan import plan_of
 from sdk.lora.planning.recommending import Asked
 from sdk.schemas.evaluation import EvaluationSpec

@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.merges import Made, make, merge
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import workers.pipelines.merging.folder as folder_module
 import workers.pipelines.merging.merge as module
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
-from sdk.schemas.evaluation import MergeReport, MergeSpec
+from sdk.schemas.evaluation import UNMEASURED, MergeReport, MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.data.fixed_texts import PROBE_TEXTS
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.prompts import Distance
 from workers.pipelines.merging.read_back import read_back
@@ -323,6 +324,65 @@ class TestPrompts:
         assert report.read_back.prompts == "not run: memory"
         assert not {name for name in report.metrics if "logit" in name}
         assert (tmp_path / "out" / "model.safetensors").is_file()
+
+    def test_each_model_is_loaded_once_and_sees_all_texts_in_one_pass(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
+    ) -> None:
+        free_memory(2**40)
+        passes: list[tuple[int, ...]] = []
+        real = LlamaForCausalLM.forward
+
+        def counted(self: Any, *given: Any, **options: Any) -> Any:
+            passes.append(tuple(options["input_ids"].shape))
+            return real(self, *given, **options)
+
+        monkeypatch.setattr(LlamaForCausalLM, "forward", counted)
+        report = run(make("llama", "plain", tmp_path, dtype="bfloat16"), tmp_path / "out")
+        assert report.read_back.prompts == "run"
+        # The trained one sees one of them again, with another last token, which shows that it is causal.
+        assert [texts for texts, _ in passes] == [len(PROBE_TEXTS) + 1, len(PROBE_TEXTS)]
+
+    def test_a_model_that_sees_what_it_predicts_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
+    ) -> None:
+        free_memory(2**40)
+        real = LlamaForCausalLM.forward
+
+        def seeing(self: Any, *given: Any, **options: Any) -> Any:
+            found = real(self, *given, **options)
+            found.logits = found.logits + found.logits[:, -1:]
+            return found
+
+        monkeypatch.setattr(LlamaForCausalLM, "forward", seeing)
+        with pytest.raises(PipelineError, match="sees the tokens that it should predict") as caught:
+            run(make("llama", "plain", tmp_path), tmp_path / "out")
+        assert caught.value.reason == "untrained"
+
+    def test_without_measuring_no_model_is_loaded_and_the_report_says_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
+    ) -> None:
+        free_memory(2**40)
+        made = make("llama", "plain", tmp_path, dtype="bfloat16")
+        run(made, tmp_path / "measured")
+        for name in ("as_trained", "distance_of"):
+            monkeypatch.delattr(module, name)
+        report = run(made, tmp_path / "out", measure=False)
+        assert report.read_back.prompts == UNMEASURED
+        assert (report.read_back.tensors, report.read_back.rows > 0) == (
+            len(load_file(tmp_path / "out/model.safetensors")),
+            True,
+        )
+        assert not {name for name in report.metrics if "logit" in name or "probe" in name}
+        written, measured = (tmp_path / name / "model.safetensors" for name in ("out", "measured"))
+        assert written.read_bytes() == measured.read_bytes()
+
+    def test_without_measuring_the_nearer_of_two_bases_cannot_be_kept(self, tmp_path: Path) -> None:
+        made = make("llama", "plain", tmp_path)
+        with pytest.raises(PipelineError, match="has to measure; merge onto original, or onto dequantized"):
+            run(made, tmp_path / "out", quantization=QuantizationRecipe(), measure=False)
+        for onto in ("original", "dequantized"):
+            report = run(made, tmp_path / onto, quantization=QuantizationRecipe(), measure=False, onto=onto)
+            assert (report.onto, report.read_back.prompts) == (onto, UNMEASURED)
 
     @pytest.mark.parametrize("what", ["as_trained", "distance_of"])
     @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api import aliases, versions
@@ -137,6 +137,21 @@ class Client:
         self.tokens: TokensAPI = TokensAPI(self.transport)
         self.versions: VersionsAPI = VersionsAPI(self)
         self.workers: WorkersAPI = WorkersAPI(self.transport)
+
+        #: What is done when a `with` block of this client is left.
+        self.on_leaving: Callable[[], object] | None = None
+
+    def __repr__(self) -> str:
+        return f"Client(url={self.config.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the connections; if `connect` made this the default client, the one before is the default again."""
+        if self.on_leaving is not None:
+            self.on_leaving()
+        self.close()
 
     @property
     def config(self) -> Config:

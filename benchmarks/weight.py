@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PRODUCT = ("sdk", "registry", "workers", "migrations", "adapterctl_entry", "adapterctl_entry.py")
+PRODUCT = ("sdk", "registry", "workers", "migrations", "adapterctl", "adapterctl_entry", "adapterctl_entry.py")
 #: By file: the class whose fields are the settings.
 SETTINGS = {"registry/settings.py": "Settings", "workers/settings.py": "WorkerSettings"}
 Tree = dict[str, bytes]

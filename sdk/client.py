@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api.transport import Transport
@@ -256,6 +256,21 @@ class Client:
         from sdk.api.workers import WorkersAPI
 
         return WorkersAPI(self.transport)
+
+        #: What is done when a `with` block of this client is left.
+        self.on_leaving: Callable[[], object] | None = None
+
+    def __repr__(self) -> str:
+        return f"Client(url={self.config.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the connections; if `connect` made this the default client, the one before is the default again."""
+        if self.on_leaving is not None:
+            self.on_leaving()
+        self.close()
 
     @property
     def config(self) -> Config:

@@ -24,7 +24,7 @@
     ├── JobFailed                   exit 6
     │   └── JobCancelled
     ├── VerificationFailed          exit 7   digest, structure, signature
-    ├── TimedOut                    exit 8
+    ├── TimedOut                    exit 8   a TimeoutError too
     └── Unavailable                 exit 9   no server, no storage, full disk, missing extra
         ├── Incompatible                     client and server too far apart
         ├── RateLimited                      more requests than this token may send
@@ -203,8 +203,11 @@ class VerificationFailed(AdapterctlError):  # noqa: N818
     exit_code = 7
 
 
-class TimedOut(AdapterctlError):  # noqa: N818
-    """It took longer than the caller allows."""
+class TimedOut(AdapterctlError, TimeoutError):  # noqa: N818
+    """It took longer than the caller allows.
+
+    As a TimeoutError it is an OSError too: where a file's errors are caught, it is let through first.
+    """
 
     code = ErrorCode.TIMEOUT
     exit_code = 8
@@ -261,6 +264,8 @@ def disk_explained(doing: str) -> Iterator[None]:
     """Turn the operating system's refusals into errors that say what was being done and what to do."""
     try:
         yield
+    except AdapterctlError:
+        raise
     except OSError as error:
         if error.errno in FULL_DISK:
             raise Unavailable(
@@ -277,6 +282,8 @@ def place_explained(target: Path) -> Iterator[None]:
     """Turn the system's errors about a file's name or place into InvalidInput; those of `disk_explained` pass."""
     try:
         yield
+    except AdapterctlError:
+        raise
     except OSError as error:
         if error.errno in (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS):
             raise

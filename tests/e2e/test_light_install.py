@@ -39,8 +39,8 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
         names = archive.namelist()
     packages = {name.split("/")[0] for name in names}
     ours = {name for name in packages if not name.endswith(".dist-info")}
-    assert ours == {"adapterctl_entry", "sdk", "registry", "workers"}
-    assert len(packages) == 5
+    assert ours == {"adapterctl", "adapterctl_entry", "sdk", "registry", "workers"}
+    assert len(packages) == 6
     carried = {name.removeprefix("registry/_migrations/") for name in names if name.startswith("registry/_migrations/")}
     wanted = {
         path.relative_to(ROOT / "migrations").as_posix()
@@ -53,7 +53,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     shown = [path for part in ("templates", "static") for path in (pages / part).rglob("*") if path.is_file()]
     assert len(shown) > 10
     assert {path.relative_to(ROOT).as_posix() for path in shown} <= set(names)
-    assert "sdk/py.typed" in names
+    assert {"adapterctl/py.typed", "sdk/py.typed"} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".sqlite3")) or "test" in name.split("/")[0]]
 
 

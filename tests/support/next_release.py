@@ -64,7 +64,7 @@ def move_to(db: Database, revision: str, migrations: Path) -> None:
 def next_packages(folder: Path) -> Path:
     """Copy our packages to below `folder` and give them what the next release has more; return where they are."""
     source, copy = migrations_folder().parent, folder / "next"
-    for package in ("adapterctl_entry", "sdk", "registry", "workers", "migrations"):
+    for package in ("adapterctl", "adapterctl_entry", "sdk", "registry", "workers", "migrations"):
         shutil.copytree(source / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, (was, now) in _CHANGES.items():
         text = (copy / name).read_text()

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OURS = ("adapterctl_entry", "sdk", "registry", "workers", "migrations")
+OURS = ("adapterctl", "adapterctl_entry", "sdk", "registry", "workers", "migrations")
 #: Documented, in spite of the underscore.
-DOCUMENTED = {"_asdict", "_replace", "_exit", "_name_", "_value_", "_repr_svg_"}
+DOCUMENTED = {"_asdict", "_replace", "_exit", "_name_", "_value_", "_repr_html_", "_repr_svg_"}
 
 PIPELINES = "workers/pipelines"
 TESTS = "tests/unit/workers/pipelines"

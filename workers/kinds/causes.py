@@ -48,7 +48,8 @@ def of_error(error: AdapterctlError | OSError) -> AttemptFailed:
             FailureReason.DISK_FULL,
             "the worker's disk is full; free some space there (adapterctl cache prune), then submit again",
         )
-    if isinstance(error, OSError):
+    # A TimedOut is both, and says more than the system would.
+    if not isinstance(error, AdapterctlError):
         return AttemptFailed(
             FailureReason.INTERNAL, f"{type(error).__name__}: {error.strerror}; the worker's log has the details"
         )

@@ -173,3 +173,23 @@ def test_importing_the_module_loads_next_to_nothing() -> None:
     )
     done = processes.finished(sys.executable, "-S", "-c", said, cwd=Path(sdk.__file__).parents[1])
     assert done.stdout == "[] ['sdk.default_client']\n", done.stderr
+
+
+def test_a_with_block_gives_the_default_client_back(tmp_path: Path) -> None:
+    with sdk.connect(f"local:{tmp_path / 'outer'}") as outer:
+        with sdk.connect(f"local:{tmp_path / 'inner'}") as inner:
+            assert default_client.current() is inner
+            assert sdk.adapters() == []
+        assert default_client.current() is outer
+        with sdk.connect(f"local:{tmp_path / 'left'}"):
+            last = sdk.connect(f"local:{tmp_path / 'last'}")
+        # What was connected within the block stays.
+        assert default_client.current() is last
+        last.close()
+    assert repr(outer) == f"Client(url='local:{tmp_path / 'outer'}')"
+
+
+def test_a_with_block_that_fails_gives_the_default_client_back(tmp_path: Path) -> None:
+    with pytest.raises(sdk.NotFound), sdk.connect(f"local:{tmp_path / 'home'}") as client:
+        client.get("nothing@v1")
+    assert default_client._default is None

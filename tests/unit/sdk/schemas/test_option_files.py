@@ -19,7 +19,7 @@ from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
 
 ROOT = Path(__file__).parents[4]
-PRODUCT = ("sdk", "registry", "workers", "migrations", "adapterctl_entry")
+PRODUCT = ("sdk", "registry", "workers", "migrations", "adapterctl", "adapterctl_entry")
 MOST_FILES = 6
 
 #: Options whose names mean something else too, and what: a file that holds such a name need not hold the option.

@@ -34,7 +34,7 @@ def _node(command: click.Command, ctx: click.Context) -> dict[str, Any]:
         below = {name: command.get_command(ctx, name) for name in names}
         node["commands"] = {name: _node(each, ctx) for name, each in below.items() if each and not each.hidden}
     if isinstance(command, ListingGroup):
-        node["lists"] = True
+        node["begins"] = node["commands"]["list"]
     if isinstance(command, SweepGroup):
         node["begins"] = _node(command.begins, ctx)
     return node

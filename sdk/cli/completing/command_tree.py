@@ -14,12 +14,11 @@ from typing import Any
 import click
 
 from sdk.cli.completing.kinds import Kind
-from sdk.cli.support.listing_group import ListingGroup
 
 FILE = Path(__file__).with_suffix(".json")
 
-#: A command in the file: `help`, `params`; a group's `commands`; `lists` if a group's other first arguments belong to
-#: `list`, and `begins`, the command to which they belong otherwise.
+#: A command in the file: `help`, `params`; a group's `commands`; `begins`, the command to which any other first argument
+#: belongs, if there is one.
 Node = Mapping[str, Any]
 
 
@@ -56,17 +55,18 @@ class GroupInTree(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
         """Commands, and what the group itself takes."""
-        beginning = [] if self._begins is None else self._begins.shell_complete(ctx, incomplete)
-        return [*super().shell_complete(ctx, incomplete), *beginning]
+        found = super().shell_complete(ctx, incomplete)
+        if self._begins is None:
+            return found
+        first = next(param for param in self._begins.params if isinstance(param, click.Argument))
+        named = [] if incomplete.startswith("-") else first.shell_complete(ctx, incomplete)
+        return [*found, *self._begins.shell_complete(ctx, incomplete), *named]
 
 
 _SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}}
 
 
 def _made(name: str, node: Node) -> click.Command:
-    if node.get("lists"):
-        below = {below: _made(below, each) for below, each in node["commands"].items()}
-        return ListingGroup(name, below, params=_params(node), help=node["help"], **_SETTINGS)
     if "commands" in node:
         return GroupInTree(name, node)
     return click.Command(name, params=_params(node), help=node["help"], **_SETTINGS)

@@ -128,6 +128,9 @@ class LineComplete(ShellComplete):
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
         """Return what takes the place of the whole word; a file's is what is typed of its name."""
         ctx = _resolve_context(self.cli, self.ctx_args, self.prog_name, args)
+        if args and args[-1].startswith("-"):
+            # An option that still lacks its value keeps click from reading the arguments.
+            ctx.params |= _resolve_context(self.cli, self.ctx_args, self.prog_name, args[:-1]).params
         found, typed = _resolve_incomplete(ctx, args, incomplete)
         # `--data=` stays before a value that was typed after it.
         before = self._word[: len(self._word) - len(typed)] if self._word.endswith(typed) else ""

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import islice
@@ -44,6 +44,8 @@ class Transport:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        #: Called with the path below `/api/v1` and the body of each answer that could be read.
+        self.on_answer: Callable[[str, bytes], None] | None = None
         #: By the id of the process that created it.
         self._http: dict[int, httpx.Client] = {}
 
@@ -65,11 +67,14 @@ class Transport:
         """
         raw = self._send(method, path, params=params, body=body, headers=headers, timeout_s=timeout_s)
         try:
-            return read_json(reply, raw or b"null", open_ended=True)
+            answer = read_json(reply, raw or b"null", open_ended=True)
         except ValidationError as error:
             raise Incompatible(
                 f"the registry at {self.config.url} answers in a way that version {VERSION} can't understand; upgrade both"
             ) from error
+        if self.on_answer is not None:
+            self.on_answer(path, raw)
+        return answer
 
     def _send(
         self,

@@ -165,6 +165,10 @@ def main() -> None:
     If it can't be written because the terminal is gone, the process ends as if by SIGHUP.
     """
     _stand_in_for_closed_streams()
+    if "_ADAPTERCTL_COMPLETE" in os.environ:
+        from sdk.cli.completing.answering import answer
+
+        answer()
     try:
         _run()
     except OSError as error:

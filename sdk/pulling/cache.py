@@ -13,6 +13,7 @@ Layout under `ADAPTERCTL_CACHE`::
     hub/…                     what a worker fetched from a model hub without a token
     jobs/…                    the working folders of a worker's attempts
     engines/KEY/              an engine program that waits for the next question
+    names/KEY.json            names that somebody has seen, which shells complete, by registry and token
 
 Only its owner can read it: versions, rows and bases may be private even if the user's other files are not.
 """
@@ -53,6 +54,7 @@ _PARTS = (
     "jobs",
     "leases",
     "locks",
+    "names",
     "quantized",
     "refs",
     "versions",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from sdk.cli.commands.promotion.promote import moving_options, print_moved
+from sdk.cli.completing.kinds import ADAPTER, ALIAS, NUMBER
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_done, print_rows
 from sdk.cli.support.session import open_client
@@ -17,9 +18,9 @@ def alias_command() -> None:
 
 
 @alias_command.command(name="set")
-@click.argument("name")
-@click.argument("alias")
-@click.argument("version", metavar="vN")
+@click.argument("name", type=ADAPTER)
+@click.argument("alias", type=ALIAS)
+@click.argument("version", type=NUMBER, metavar="vN")
 @moving_options
 @format_option
 def alias_set(name: str, alias: str, version: str, expect: str | None, reason: str, override: bool, style: str) -> None:
@@ -35,7 +36,7 @@ def alias_set(name: str, alias: str, version: str, expect: str | None, reason: s
 
 
 @alias_command.command(name="list")
-@click.argument("name")
+@click.argument("name", type=ADAPTER)
 @format_option
 def alias_list(name: str, style: str) -> None:
     """List the aliases of the adapter NAME, and whether only promoters may move them.
@@ -52,8 +53,8 @@ def alias_list(name: str, style: str) -> None:
 
 
 @alias_command.command(name="history")
-@click.argument("name")
-@click.argument("alias", required=False)
+@click.argument("name", type=ADAPTER)
+@click.argument("alias", type=ALIAS, required=False)
 @format_option
 def alias_history(name: str, alias: str | None, style: str) -> None:
     """List the moves of the adapter NAME's aliases, or only of ALIAS, newest first.
@@ -78,8 +79,8 @@ def _version(number: int | None) -> str:
 
 
 @alias_command.command(name="rm")
-@click.argument("name")
-@click.argument("alias")
+@click.argument("name", type=ADAPTER)
+@click.argument("alias", type=ALIAS)
 @moving_options
 @yes_option
 @format_option
@@ -98,8 +99,8 @@ def alias_rm(name: str, alias: str, expect: str | None, reason: str, override: b
 
 
 @alias_command.command(name="protect")
-@click.argument("scope")
-@click.argument("alias")
+@click.argument("scope", type=ADAPTER)
+@click.argument("alias", type=ALIAS)
 @format_option
 def alias_protect(scope: str, alias: str, style: str) -> None:
     """Let only promoters and admins move ALIAS in SCOPE: an adapter, 'NAMESPACE/*', or '*' for all.
@@ -116,8 +117,8 @@ def alias_protect(scope: str, alias: str, style: str) -> None:
 
 
 @alias_command.command(name="unprotect")
-@click.argument("scope")
-@click.argument("alias")
+@click.argument("scope", type=ADAPTER)
+@click.argument("alias", type=ALIAS)
 @format_option
 def alias_unprotect(scope: str, alias: str, style: str) -> None:
     """Let every writer move ALIAS in SCOPE again.

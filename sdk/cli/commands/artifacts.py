@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sdk.cli.commands.signing import ask_password
+from sdk.cli.completing.kinds import ADAPTER, BASE, FILE, FOLDER
 from sdk.cli.support.options import take_tags, whose_base_options
 from sdk.cli.support.output import format_option, print_made, print_rows, say
 from sdk.cli.support.session import counting, open_client
@@ -17,10 +18,12 @@ from sdk.schemas.lora_config import QuantizationRecipe
 
 
 @click.command(name="push")
-@click.argument("folder")
-@click.argument("name", required=False)
+@click.argument("folder", type=FOLDER)
+@click.argument("name", type=ADAPTER, required=False)
 @click.option(
-    "--base", help="The base it was trained over: a folder or a registered id. [default: the one its config names]"
+    "--base",
+    type=BASE,
+    help="The base it was trained over: a folder or a registered id. [default: the one its config names]",
 )
 @whose_base_options
 @click.option(
@@ -30,7 +33,9 @@ from sdk.schemas.lora_config import QuantizationRecipe
 )
 @click.option("--base-revision", help="The base's commit that it was trained over, if you know it.")
 @click.option("--description", default="", help="A one-line description.")
-@click.option("--sign", help="Sign it with this EC private key, a PEM file. [default: ADAPTERCTL_SIGNING_KEY]")
+@click.option(
+    "--sign", type=FILE, help="Sign it with this EC private key, a PEM file. [default: ADAPTERCTL_SIGNING_KEY]"
+)
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="A tag; repeatable.")
 @click.option("--expand-patterns", is_flag=True, help="Replace patterns in its config with module names.")
 @click.option(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sdk.cli.completing.kinds import REF
 from sdk.cli.support.options import take_moment
 from sdk.cli.support.output import format_option, human_bytes, print_rows
 from sdk.cli.support.session import open_client
@@ -18,7 +19,10 @@ from sdk.schemas.access import AuditView
 @click.option("--token", metavar="ID", help="Only changes with this token, whatever it is called.")
 @click.option("--action", help="Only this action, or all actions of a kind: 'alias.*'.")
 @click.option(
-    "--subject", metavar="NAME|REF", help="Only this subject; for an adapter, with all its versions and aliases."
+    "--subject",
+    type=REF,
+    metavar="NAME|REF",
+    help="Only this subject; for an adapter, with all its versions and aliases.",
 )
 @click.option(
     "--namespace", help="Only this namespace; '-' for names without one, '*' for what belongs to no namespace."

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sdk.cli.completing.kinds import FOLDER, KNOWN_BASE
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import (
     format_option,
@@ -55,7 +56,7 @@ def _space(namespace: str | None, published: bool) -> str | None:
 
 
 @base_command.command(name="add")
-@click.argument("folder")
+@click.argument("folder", type=FOLDER)
 @click.option("--id", "base_id", help="The base's name. [default: the folder's name]")
 @click.option("--upload", is_flag=True, help="Also upload its files, for workers that can't see the folder.")
 @_namespace
@@ -83,7 +84,7 @@ def _show_named(view: BaseView, style: str) -> None:
 
 
 @base_command.command(name="fix")
-@click.argument("name")
+@click.argument("name", type=KNOWN_BASE)
 @_whose
 @click.option("--id", "base_id", help="Its new id.")
 @click.option("--location", help="Its location: file:///… or hf://ORG/NAME@COMMIT; '' for none.")
@@ -113,7 +114,7 @@ def base_fix(
 
 
 @base_command.command(name="rm")
-@click.argument("name")
+@click.argument("name", type=KNOWN_BASE)
 @_whose
 @yes_option
 @format_option
@@ -153,7 +154,7 @@ def base_list(style: str) -> None:
 
 
 @base_command.command(name="show")
-@click.argument("name")
+@click.argument("name", type=KNOWN_BASE)
 @_whose
 @format_option
 def base_show(name: str, namespace: str | None, published: bool, style: str) -> None:

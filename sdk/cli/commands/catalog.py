@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sdk.cli.completing.kinds import ADAPTER, REF
 from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
 from sdk.cli.support.session import open_client
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="show")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option(
     "--rows", is_flag=True, help="Show the first rows that it was trained on instead, as its training saw them."
 )
@@ -92,7 +93,7 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
 
 
 @click.command(name="versions")
-@click.argument("name")
+@click.argument("name", type=ADAPTER)
 @click.option("--archived", is_flag=True, help="Include archived ones.")
 @format_option
 def versions_command(name: str, archived: bool, style: str) -> None:

@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
+from sdk.cli.completing.kinds import REF
 from sdk.cli.support.asking import asking_options, open_asker, sampling_of
 from sdk.cli.support.chatting import Chat
 from sdk.cli.support.options import whose_base_options
 
 
 @click.command(name="chat")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option(
     "--against",
+    type=REF,
     metavar="REF",
     help="Show another version's answers beside it; 'base:' is its own base, base:ID another.",
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.completing.kinds import REF_OR_BASE, ROWS
 from sdk.cli.support.options import scores_of_option, whose_base_options
 from sdk.cli.support.output import print_one, writable
 from sdk.cli.support.session import open_client
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 
 
 @click.command(name="compare")
-@click.argument("refs", nargs=-1, required=True, metavar="REF|base:ID…")
+@click.argument("refs", type=REF_OR_BASE, nargs=-1, required=True, metavar="REF|base:ID…")
 @whose_base_options
 @click.option("--metric", help="The score to compare by, as `evals show` names it. [default: loss]")
-@click.option("--data", metavar="FILE|NAME|DIGEST", help="The rows, where all were scored on several datasets.")
+@click.option(
+    "--data", type=ROWS, metavar="FILE|NAME|DIGEST", help="The rows, where all were scored on several datasets."
+)
 @click.option("--by", metavar="COLUMN", help="Column of the rows: those that are equal in it are one group.")
 @click.option("--examples", type=click.IntRange(0, 100), default=0, help="How many rows to show, most changed first.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sdk.cli.completing.kinds import FOLDER, REF_OR_FOLDER
 from sdk.cli.support.output import (
     NOT_AS_IT_SHOULD_BE,
     WIDTH,
@@ -31,7 +32,7 @@ _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
 
 
 @click.command(name="compat")
-@click.argument("ref")
+@click.argument("ref", type=REF_OR_FOLDER)
 @click.option(
     "--engine",
     required=True,
@@ -42,7 +43,7 @@ _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
     "--version",
     help="The engine's version, such as 0.33.0; for llama.cpp a build, such as b11549. [default: the newest read]",
 )
-@click.option("--base", metavar="DIR", help="The folder of the base, where REF is a folder.")
+@click.option("--base", type=FOLDER, metavar="DIR", help="The folder of the base, where REF is a folder.")
 @format_option
 def compat_command(ref: str, engine: str, version: str | None, base: str | None, style: str) -> None:
     """Say whether an inference engine can serve the version REF, or a folder (./DIR), as it is: yes, no or unknown.

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
-from sdk.errors import InvalidInput
+from sdk.cli.completing.shells import SCRIPTS
 
 
 @click.command(name="completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(list(SCRIPTS)))
 def completion_command(shell: str) -> None:
     """Print the completion script for SHELL.
 
-    \b
-    Example:
-      adapterctl completion bash >> ~/.bashrc
-    """
-    found = get_completion_class(shell)
-    if found is None:
-        raise InvalidInput(f"there is no completion for {shell}", param="shell")
-    from sdk.cli import cli
+    It completes commands and options, and the names of versions, aliases, jobs, bases, datasets and files.
 
-    click.echo(found(cli, {}, "adapterctl", "_ADAPTERCTL_COMPLETE").source())
+    \b
+    Examples:
+      adapterctl completion bash >> ~/.bashrc
+      adapterctl completion zsh >> ~/.zshrc
+      adapterctl completion fish > ~/.config/fish/completions/adapterctl.fish
+    """
+    click.echo(SCRIPTS[shell], nl=False)

@@ -6,14 +6,15 @@ import shlex
 
 import click
 
+from sdk.cli.completing.kinds import FOLDER
 from sdk.cli.support.output import format_option, human_bytes, print_made, say
 from sdk.config import user_path
 from sdk.pushing.convert import convert_adapter
 
 
 @click.command(name="convert")
-@click.argument("folder")
-@click.option("-o", "--output", help="A new folder. [default: FOLDER-safetensors]")
+@click.argument("folder", type=FOLDER)
+@click.option("-o", "--output", type=FOLDER, help="A new folder. [default: FOLDER-safetensors]")
 @format_option
 def convert_command(folder: str, output: str | None, style: str) -> None:
     """Turn the pickled weights in FOLDER into safetensors, in a new folder, without running any code in them.

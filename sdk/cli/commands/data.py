@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from sdk.cli.commands.watch import result_of
+from sdk.cli.completing.kinds import BASE, FILE, REF, ROWS
 from sdk.cli.support.data_pages import print_audit, print_preview
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import (
@@ -38,7 +39,7 @@ def data_command() -> None:
 
 
 @data_command.command(name="add")
-@click.argument("file")
+@click.argument("file", type=FILE)
 @click.option("--name", metavar="NAME", help="The dataset's name. [default: the name of FILE]")
 @click.option(
     "--namespace",
@@ -70,8 +71,8 @@ def data_add(file: str, name: str | None, namespace: str | None, columns: str | 
 
 
 @data_command.command(name="pull")
-@click.argument("data")
-@click.option("-o", "--output", required=True, metavar="FILE", help="A new file.")
+@click.argument("data", type=ROWS)
+@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="A new file.")
 @click.option("--namespace", metavar="NAMESPACE", help="Only what this namespace has is meant.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @format_option
@@ -93,10 +94,10 @@ def data_pull(data: str, output: str, namespace: str | None, overwrite: bool, st
 
 
 @data_command.command(name="preview")
-@click.argument("file", required=False)
-@click.option("--base", help="A folder (./base), or a registered base whose files are on this machine.")
+@click.argument("file", type=FILE, required=False)
+@click.option("--base", type=BASE, help="A folder (./base), or a registered base whose files are on this machine.")
 @whose_base_options
-@click.option("--of", metavar="REF", help="Instead of FILE: the rows that this version was trained on.")
+@click.option("--of", type=REF, metavar="REF", help="Instead of FILE: the rows that this version was trained on.")
 @click.option("--rows", type=int, help="Show this many rows from the start. [default: 3]")
 @click.option("--row", type=int, help="Show only this row, counted from 1.")
 @click.option("--loss-on", type=click.Choice(get_args(LossOn)), help="As in `train`.")
@@ -136,12 +137,14 @@ def _follow(job: Job[Preview]) -> None:
 
 
 @data_command.command(name="check")
-@click.argument("data", nargs=-1, required=True)
+@click.argument("data", type=ROWS, nargs=-1, required=True)
 @click.option(
-    "--base", help="Count tokens over this base: a folder (./base), or a registered base whose files are here."
+    "--base",
+    type=BASE,
+    help="Count tokens over this base: a folder (./base), or a registered base whose files are here.",
 )
 @whose_base_options
-@click.option("--eval-data", help="Held-out rows: those that are in DATA, too, are named.")
+@click.option("--eval-data", type=ROWS, help="Held-out rows: those that are in DATA, too, are named.")
 @click.option("--columns", metavar="KEY=COLUMN,…", help="As in `train`.")
 @spec_options(HoldoutFields, about="As in `train`.")
 @click.option("--loss-on", type=click.Choice(get_args(LossOn)), help="As in `train`; with --base.")
@@ -216,7 +219,7 @@ def _named(view: DatasetView) -> dict[str, str]:
 
 
 @data_command.command(name="rm")
-@click.argument("data")
+@click.argument("data", type=ROWS)
 @click.option(
     "--namespace",
     metavar="NAMESPACE",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sdk.cli.completing.kinds import REF_OR_FOLDER
 from sdk.cli.support.output import filled, format_option, print_one, render, say
 from sdk.cli.support.session import open_client
 from sdk.schemas.diff import Diff, Difference, Score, WeightsDiff
@@ -16,8 +17,8 @@ _MODULES = 20
 
 
 @click.command(name="diff")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=REF_OR_FOLDER)
+@click.argument("b", type=REF_OR_FOLDER)
 @click.option("--no-weights", is_flag=True, help="Don't compare weights, and fetch no files.")
 @click.option("--all", "every", is_flag=True, help=f"Show all modules, not only the {_MODULES} that differ most.")
 @format_option

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.completing.kinds import FILE, REF_OR_BASE
 from sdk.cli.support.options import scores_of_option, whose_base_options
 from sdk.cli.support.output import (
     age_of,
@@ -50,7 +51,7 @@ def evals_command() -> None:
 
 
 @evals_command.command(name="list", short_help="List the scores of a version or base.")
-@click.argument("target", metavar="REF|base:ID")
+@click.argument("target", type=REF_OR_BASE, metavar="REF|base:ID")
 @scores_of_option
 @whose_base_options
 @format_option
@@ -114,7 +115,7 @@ def _of(client: Client, target: str, scores_of: str | None, whose: dict[str, Any
 @click.option("--worst", type=click.IntRange(min=1), help="How many rows. [default: 20 in a table, else all]")
 @click.option("--metric", help="The score by which rows are the worst, such as rouge_l. [default: loss]")
 @click.option("--by", metavar="COLUMN", help="Show the scores by the value that rows have in this column instead.")
-@click.option("-o", "--output", metavar="FILE", help="Where --format parquet writes: a new file.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Where --format parquet writes: a new file.")
 @click.option(
     "--format",
     "style",

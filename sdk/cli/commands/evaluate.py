@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.completing.kinds import REF_OR_BASE, ROWS
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import filled, format_option, one_line, plain, print_detached, print_one, say
 from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
 
 @click.command(name="eval")
-@click.argument("refs", nargs=-1, required=True)
+@click.argument("refs", type=REF_OR_BASE, nargs=-1, required=True)
 @click.option(
     "--data",
+    type=ROWS,
     required=True,
     help="Held-out rows: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest.",
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sdk.cli.completing.kinds import BASE, FILE, REF_OR_FOLDER
 from sdk.cli.support.hangup import unwinding
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import format_option, human_bytes, print_made, say
@@ -15,7 +16,7 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
 
 
 @click.command(name="export")
-@click.argument("target")
+@click.argument("target", type=REF_OR_FOLDER)
 @click.option(
     "--to",
     type=click.Choice(["gguf", "lora"]),
@@ -23,9 +24,10 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
     show_default=True,
     help="A GGUF file, or the folder of a plain LoRA: one rank and one alpha for all modules.",
 )
-@click.option("-o", "--output", required=True, help="A new file, FILE.gguf; a new folder for a plain LoRA.")
+@click.option("-o", "--output", type=FILE, required=True, help="A new file, FILE.gguf; a new folder for a plain LoRA.")
 @click.option(
     "--base",
+    type=BASE,
     help="The base that it was trained over, a folder or a registered id: for an adapter in a folder, and for a DoRA.",
 )
 @whose_base_options
@@ -40,7 +42,10 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
     help="Type of the numbers. [default: the model's own, or the plain LoRA's where no number changes; otherwise f32]",
 )
 @click.option(
-    "--tokenizer-from", metavar="GGUF", help="For a model: take the tokenizer from this file of the same base."
+    "--tokenizer-from",
+    type=FILE,
+    metavar="GGUF",
+    help="For a model: take the tokenizer from this file of the same base.",
 )
 @click.option("--modelfile", is_flag=True, help="Also write FILE.Modelfile beside it, for Ollama.")
 @click.option(

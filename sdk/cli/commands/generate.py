@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.completing.kinds import FILE, REF
 from sdk.cli.support.asking import Printer, asking_options, open_asker, sampling_of
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import format_option, json_text, one_line, plain_lines, print_json, say, say_filled
@@ -27,9 +28,11 @@ _AT_ONCE = 8
 
 
 @click.command(name="generate")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.argument("prompt", required=False)
-@click.option("--data", metavar="FILE", help="Ask what comes before the answer of each row of this file instead.")
+@click.option(
+    "--data", type=FILE, metavar="FILE", help="Ask what comes before the answer of each row of this file instead."
+)
 @asking_options
 @whose_base_options
 @format_option

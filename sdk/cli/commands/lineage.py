@@ -28,6 +28,7 @@ from typing import Any
 
 import click
 
+from sdk.cli.completing.kinds import REF
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import fit, format_option, print_one, say
 from sdk.cli.support.session import open_client
@@ -48,7 +49,7 @@ from sdk.schemas.lineage import (
 
 
 @click.command(name="lineage")
-@click.argument("of", metavar="REF")
+@click.argument("of", type=REF, metavar="REF")
 @whose_base_options
 @click.option("--up", is_flag=True, help="Only what it was made from.")
 @click.option("--down", is_flag=True, help="Only what was made from it.")

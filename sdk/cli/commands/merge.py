@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sdk.cli.commands.watch import result_of, watch_all
+from sdk.cli.completing.kinds import ADAPTER, FOLDER, REF
 from sdk.cli.support.output import format_option, human_bytes, print_detached, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
@@ -21,9 +22,9 @@ from sdk.schemas.failures import FailureReason
 
 
 @click.command(name="merge")
-@click.argument("ref")
-@click.option("-o", "--output", help="A new folder for the merged model.")
-@click.option("--register", metavar="NAME", help="Make it the next version of NAME, of the kind merged.")
+@click.argument("ref", type=REF)
+@click.option("-o", "--output", type=FOLDER, help="A new folder for the merged model.")
+@click.option("--register", type=ADAPTER, metavar="NAME", help="Make it the next version of NAME, of the kind merged.")
 @spec_options(MergeSpec)
 @click.option("--detach", is_flag=True, help="Submit and return at once; then: adapterctl jobs result JOB -o DIR.")
 @format_option
@@ -104,8 +105,8 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
 
 
 @click.command(name="combine", short_help="Add versions of one base up by weights, into a version.")
-@click.argument("name")
-@click.argument("parents", metavar="REF=WEIGHT…", nargs=-1, required=True)
+@click.argument("name", type=ADAPTER)
+@click.argument("parents", type=REF, metavar="REF=WEIGHT…", nargs=-1, required=True)
 @spec_options(CombineSpec)
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option

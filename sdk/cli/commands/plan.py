@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.completing.kinds import BASE
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import filled, format_option, human_bytes, print_one, render
 from sdk.cli.support.spec_options import spec_options
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="plan")
-@click.option("--base", required=True, help="A folder (./base), a config.json, or a registered base.")
+@click.option("--base", type=BASE, required=True, help="A folder (./base), a config.json, or a registered base.")
 @whose_base_options
 @spec_options(PlanChoices)
 @spec_options(TrainingSpec, PLANNED, of_plan=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import click
 
+from sdk.cli.completing.kinds import DRAWN, FILE
 from sdk.cli.support.output import format_option, print_made
 from sdk.cli.support.session import open_client
 from sdk.config import user_path
 
 
 @click.command(name="plot", short_help="Draw the curves of trainings, or a sweep, as SVG or PNG.")
-@click.argument("of", metavar="JOB|REF…|sweep:ID", nargs=-1, required=True)
+@click.argument("of", type=DRAWN, metavar="JOB|REF…|sweep:ID", nargs=-1, required=True)
 @click.option(
     "-o",
     "--output",
+    type=FILE,
     metavar="FILE",
     required=True,
     help="Where the picture goes: FILE.svg, or FILE.png with the extra 'plot'.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.completing.kinds import BASE, FILE, FOLDER, REF, REF_OR_FOLDER
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_one, print_rows, say
 from sdk.cli.support.session import open_client, open_puller
@@ -20,14 +21,19 @@ if TYPE_CHECKING:
 
 
 @click.command(name="pull")
-@click.argument("ref")
-@click.option("-o", "--output", help="A new folder, or one that was pulled before. [default: a folder in the cache]")
-@click.option("--base", help="Check that the version belongs to this base: a folder or a registered id.")
+@click.argument("ref", type=REF)
+@click.option(
+    "-o", "--output", type=FOLDER, help="A new folder, or one that was pulled before. [default: a folder in the cache]"
+)
+@click.option("--base", type=BASE, help="Check that the version belongs to this base: a folder or a registered id.")
 @whose_base_options
 @click.option("--base-name", help="With -o: the base's name in the copy's config, which vLLM compares.")
-@click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
+@click.option(
+    "--verify-with", type=FILE, metavar="KEY", help="Fail unless it is signed by this public key, a PEM file."
+)
 @click.option(
     "--require-signed-alias",
+    type=FILE,
     metavar="KEY",
     help="Fail unless this public key, a PEM file or a folder of them, has signed that the alias names this.",
 )
@@ -130,13 +136,18 @@ def _show_plan(plan: PullPlan, style: str) -> None:
 
 
 @click.command(name="verify")
-@click.argument("target")
-@click.option("--verify-with", metavar="KEY", help="Fail unless it is signed by this public key, a PEM file.")
+@click.argument("target", type=REF_OR_FOLDER)
+@click.option(
+    "--verify-with", type=FILE, metavar="KEY", help="Fail unless it is signed by this public key, a PEM file."
+)
 @click.option(
     "--probe", is_flag=True, help="Also measure again what it does to its base, and compare that with the record."
 )
 @click.option(
-    "--base", metavar="DIR", help="With --probe: the folder of its base. [default: where it is on this machine]"
+    "--base",
+    type=BASE,
+    metavar="DIR",
+    help="With --probe: the folder of its base. [default: where it is on this machine]",
 )
 @click.option(
     "--record",

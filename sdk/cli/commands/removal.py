@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sdk.cli.completing.kinds import ADAPTER, REF
 from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_one, say
 from sdk.cli.support.session import open_client
@@ -22,7 +23,7 @@ def _show(version: Version, style: str, told: str) -> None:
 
 
 @click.command(name="archive")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @_reason
 @format_option
 def archive_command(ref: str, reason: str, style: str) -> None:
@@ -38,7 +39,7 @@ def archive_command(ref: str, reason: str, style: str) -> None:
 
 
 @click.command(name="restore")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @_reason
 @format_option
 def restore_command(ref: str, reason: str, style: str) -> None:
@@ -54,7 +55,7 @@ def restore_command(ref: str, reason: str, style: str) -> None:
 
 
 @click.command(name="delete")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @_reason
 @yes_option
 @format_option
@@ -76,7 +77,7 @@ def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
 
 
 @click.command(name="release")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @_reason
 @format_option
 def release_command(ref: str, reason: str, style: str) -> None:
@@ -92,7 +93,7 @@ def release_command(ref: str, reason: str, style: str) -> None:
 
 
 @click.command(name="annotate")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option("--description", help="A one-line description; replaces the previous one.")
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="Set a tag; repeatable.")
 @click.option("--untag", multiple=True, metavar="KEY", help="Remove a tag; repeatable.")
@@ -120,7 +121,7 @@ def retention_command() -> None:
 
 
 @retention_command.command(name="set")
-@click.argument("name")
+@click.argument("name", type=ADAPTER)
 @click.option("--keep-last", type=click.IntRange(1, 1_000_000), help="Keep this many of the newest ready versions.")
 @click.option("--keep-days", type=click.IntRange(1, 36_500), help="Keep versions made within this many days.")
 @format_option
@@ -138,7 +139,7 @@ def retention_set(name: str, keep_last: int | None, keep_days: int | None, style
 
 
 @retention_command.command(name="show")
-@click.argument("name")
+@click.argument("name", type=ADAPTER)
 @format_option
 def retention_show(name: str, style: str) -> None:
     """Show which versions of the adapter NAME `gc` keeps.
@@ -152,7 +153,7 @@ def retention_show(name: str, style: str) -> None:
 
 
 @retention_command.command(name="clear")
-@click.argument("name")
+@click.argument("name", type=ADAPTER)
 @format_option
 def retention_clear(name: str, style: str) -> None:
     """Keep all versions of the adapter NAME again.

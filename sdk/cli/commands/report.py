@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sdk.cli.completing.kinds import FILE, REF, REPORTED, ROWS
 from sdk.cli.support.options import scores_of_option, whose_base_options
 from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
@@ -13,9 +14,14 @@ from sdk.config import user_path
 
 
 @click.command(name="report")
-@click.argument("of", metavar="NAME|REF…|sweep:ID|decision:ID", nargs=-1, required=True)
+@click.argument("of", type=REPORTED, metavar="NAME|REF…|sweep:ID|decision:ID", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", metavar="FILE", required=True, help="Where it goes: FILE.html, or FILE.md for Markdown."
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="FILE",
+    required=True,
+    help="Where it goes: FILE.html, or FILE.md for Markdown.",
 )
 @click.option(
     "--rows",
@@ -24,11 +30,17 @@ from sdk.config import user_path
     help="How many rows that changed most, or samples of one version, are in it; then it is audited.",
 )
 @click.option(
-    "--against", metavar="REF", help="Compare all others with this one. [default: the first; of an adapter, production]"
+    "--against",
+    type=REF,
+    metavar="REF",
+    help="Compare all others with this one. [default: the first; of an adapter, production]",
 )
 @click.option("--metric", help="The score to compare by. [default: loss]")
 @click.option(
-    "--data", metavar="FILE|NAME|DIGEST", help="The rows to compare by. [default: those that most were scored on]"
+    "--data",
+    type=ROWS,
+    metavar="FILE|NAME|DIGEST",
+    help="The rows to compare by. [default: those that most were scored on]",
 )
 @click.option("--by", metavar="COLUMN", help="Column of the rows: those that are equal in it are one group.")
 @scores_of_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from sdk.cli.completing.kinds import REF
 from sdk.cli.support.output import say
 from sdk.cli.support.session import open_client
 from sdk.config import user_path
@@ -22,7 +23,7 @@ _LIBRARIES = ("uvicorn", "starlette", "httptools", "jinja2", "tokenizers")
 
 
 @click.command(name="serve")
-@click.argument("refs", nargs=-1, required=True, metavar="REF|NAME…")
+@click.argument("refs", type=REF, nargs=-1, required=True, metavar="REF|NAME…")
 @click.option(
     "--engine",
     type=click.Choice(["local", "llama.cpp", "vllm"]),

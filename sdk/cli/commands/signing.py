@@ -7,6 +7,7 @@ import sys
 import click
 
 from sdk import config
+from sdk.cli.completing.kinds import FILE, REF
 from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
 from sdk.names import parse_ref
@@ -26,8 +27,8 @@ def ask_password(key: str | None) -> str | None:
 
 
 @click.command(name="sign")
-@click.argument("ref")
-@click.option("--key", help="A PEM file with an EC private key. [default: ADAPTERCTL_SIGNING_KEY]")
+@click.argument("ref", type=REF)
+@click.option("--key", type=FILE, help="A PEM file with an EC private key. [default: ADAPTERCTL_SIGNING_KEY]")
 @format_option
 def sign_command(ref: str, key: str | None, style: str) -> None:
     """Sign the version that REF names: its files by digest, and the base that they belong to.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from sdk.cli.completing.kinds import REF
 from sdk.cli.support.output import format_option, plain, print_facts, print_one, print_rows, say
 from sdk.config import user_path
 from sdk.errors import InvalidInput
@@ -44,6 +45,7 @@ def _home_option(command: F) -> F:
 @click.option(
     "--serve",
     "served",
+    type=REF,
     multiple=True,
     metavar="REF",
     help="Also serve this version or adapter, with a key of its own, as serve does; repeatable. [default: as before]",

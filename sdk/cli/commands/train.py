@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.completing.kinds import ADAPTER, FILE, JOB, REF
 from sdk.cli.support.curves import curve_of
 from sdk.cli.support.endings import say_ending
 from sdk.cli.support.output import format_option, print_detached, print_json, say
@@ -17,15 +18,21 @@ from sdk.errors import InvalidInput
 
 
 @click.command(name="train", short_help="Train an adapter over a base, and watch it.")
-@click.argument("name")
+@click.argument("name", type=ADAPTER)
 @rows_options
 @click.option(
-    "--like", metavar="REF", help="Make a version's training again: its options, rows and base are in its record."
+    "--like",
+    type=REF,
+    metavar="REF",
+    help="Make a version's training again: its options, rows and base are in its record.",
 )
-@click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
+@click.option(
+    "--config", "config_file", type=FILE, help="YAML file with any of these options; the command line takes precedence."
+)
 @training_options()
 @click.option(
     "--from-checkpoint",
+    type=JOB,
     metavar="JOB[@STEP]",
     help="Start from a checkpoint of a training with the same base, data and options.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -12,7 +13,7 @@ import click
 
 from sdk.cli.support.hangup import hang_up, lost_terminal
 from sdk.cli.support.output import plain
-from sdk.errors import FULL_DISK, AdapterctlError, InvalidInput, Unavailable
+from sdk.errors import FULL_DISK, AdapterctlError, InvalidInput, Unauthenticated, Unavailable
 
 
 def leave(error: Exception) -> NoReturn:
@@ -33,6 +34,8 @@ def leave(error: Exception) -> NoReturn:
     if lost_terminal(error):
         hang_up()
     known = _translate(error)
+    if isinstance(known, Unauthenticated):
+        _forget_names()
     if os.environ.get("ADAPTERCTL_DEBUG"):
         traceback.print_exception(error)
     if _wants_json():
@@ -41,6 +44,15 @@ def leave(error: Exception) -> NoReturn:
         label = click.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
         click.echo(f"{label} {plain(known.message)}", err=True)
     sys.exit(known.exit_code)
+
+
+def _forget_names() -> None:
+    """What a token has seen isn't offered after the registry has refused it."""
+    from sdk import config
+    from sdk.cli.completing.names_file import NamesFile
+
+    with contextlib.suppress(InvalidInput):
+        NamesFile(config.load()).forget()
 
 
 def _translate(error: Exception) -> AdapterctlError:

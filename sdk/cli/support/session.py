@@ -36,11 +36,16 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
     with nothing_collected():
         from sdk.client import Client
 
+    from sdk.cli.completing.seen_names import SeenNames
+
     client = Client(on_transfer=on_transfer)
+    seen = SeenNames()
+    client.transport.on_answer = seen.hear
     try:
         yield client
     finally:
         client.close()
+        seen.keep(client.config)
 
 
 @contextmanager

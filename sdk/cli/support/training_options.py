@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sdk.cli.completing.kinds import BASE, REF, ROWS
 from sdk.cli.support.options import parse_size, whose_base_options
 from sdk.cli.support.spec_options import spec_options
 from sdk.errors import InvalidInput
@@ -24,13 +25,20 @@ def rows_options(command: F) -> F:
     """Add the options of what is trained: the base, or the version that is continued, and rows."""
     return _with(
         command,
-        click.option("--base", help="A folder (./base), a registered base's id, or a hub name (org/name@revision)."),
+        click.option(
+            "--base", type=BASE, help="A folder (./base), a registered base's id, or a hub name (org/name@revision)."
+        ),
         whose_base_options,
         click.option(
-            "--from", "parent", metavar="REF", help="Continue a version: over its base, with its LoRA configuration."
+            "--from",
+            "parent",
+            type=REF,
+            metavar="REF",
+            help="Continue a version: over its base, with its LoRA configuration.",
         ),
         click.option(
             "--data",
+            type=ROWS,
             multiple=True,
             help="Rows to train on: a file of JSONL, JSON, CSV or Parquet, a dataset's name (NAME, NAME@v2) or digest; several together.",
         ),
@@ -41,10 +49,13 @@ def rows_options(command: F) -> F:
             help="One for each --data, in their order: its share of the rows, against the others. [default: all rows of each]",
         ),
         click.option(
-            "--eval-data", help="Held-out rows, as --data; their loss before and after training goes into the lineage."
+            "--eval-data",
+            type=ROWS,
+            help="Held-out rows, as --data; their loss before and after training goes into the lineage.",
         ),
         click.option(
             "--test-data",
+            type=ROWS,
             help="Rows, as --data, by which nothing is chosen: they tell how good the published weights are.",
         ),
     )

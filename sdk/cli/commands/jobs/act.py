@@ -9,6 +9,7 @@ import click
 from sdk.cli.commands.evaluate import print_scores
 from sdk.cli.commands.jobs.show import changes_since
 from sdk.cli.commands.merge import hand_out, require_merged
+from sdk.cli.completing.kinds import ADAPTER, FOLDER, JOB
 from sdk.cli.support.data_pages import print_preview
 from sdk.cli.support.options import take_tags
 from sdk.cli.support.output import format_option, print_made, say
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="cancel")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=JOB, metavar="JOB")
 @format_option
 def jobs_cancel(job_id: str, style: str) -> None:
     """Cancel a job; a running one stops within seconds. A job that has succeeded or failed can't be cancelled (exit
@@ -40,7 +41,7 @@ def jobs_cancel(job_id: str, style: str) -> None:
 
 
 @click.command(name="retry", short_help="Submit a job again, or changed as it is advised.")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=JOB, metavar="JOB")
 @click.option("--advice", is_flag=True, help="Change what the training's own numbers advise; also after a success.")
 @format_option
 def jobs_retry(job_id: str, advice: bool, style: str) -> None:
@@ -65,9 +66,11 @@ def jobs_retry(job_id: str, advice: bool, style: str) -> None:
 
 
 @click.command(name="publish", short_help="Make a version from a checkpoint.")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=JOB, metavar="JOB")
 @click.option("--step", type=click.IntRange(1), help="The checkpoint's step. [default: the last]")
-@click.option("--name", help="The adapter it becomes a version of. [default: the one that the job trains]")
+@click.option(
+    "--name", type=ADAPTER, help="The adapter it becomes a version of. [default: the one that the job trains]"
+)
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE")
 @click.option("--description", default="", help="What the version is for.")
 @format_option
@@ -91,8 +94,8 @@ def jobs_publish(
 
 
 @click.command(name="result", short_help="Print or write what a job made.")
-@click.argument("job_id", metavar="JOB")
-@click.option("-o", "--output", help="A new folder for the model of a merge.")
+@click.argument("job_id", type=JOB, metavar="JOB")
+@click.option("-o", "--output", type=FOLDER, help="A new folder for the model of a merge.")
 @format_option
 def jobs_result(job_id: str, output: str | None, style: str) -> None:
     """Print or write what a job made, as the command that waited for it would have done.

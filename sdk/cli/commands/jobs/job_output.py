@@ -8,6 +8,7 @@ import click
 
 from sdk.cli.commands.jobs.show import result_command
 from sdk.cli.commands.watch import told, watch_all
+from sdk.cli.completing.kinds import JOB
 from sdk.cli.support.curves import curve_of
 from sdk.cli.support.endings import say_ending
 from sdk.cli.support.output import format_option, plain, print_rows, say
@@ -22,7 +23,7 @@ from sdk.submitting.job_output import follow
 
 
 @click.command(name="watch", short_help="Watch jobs until they end.")
-@click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
+@click.argument("job_ids", type=JOB, metavar="JOB…", nargs=-1, required=True)
 def jobs_watch(job_ids: tuple[str, ...]) -> None:
     """Watch jobs until they end, with a bar for each; Ctrl-C leaves them running.
 
@@ -49,7 +50,7 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
 
 
 @click.command(name="wait")
-@click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
+@click.argument("job_ids", type=JOB, metavar="JOB…", nargs=-1, required=True)
 @click.option("--timeout", help="How long to wait: seconds, or 90s, 10m, 2h; then exit 8, while the jobs keep running.")
 @click.option("--any", "any_", is_flag=True, help="Stop when the first job ends, and exit with its outcome.")
 @format_option
@@ -98,7 +99,7 @@ def _require_success(jobs: Sequence[Job[Result]]) -> None:
 
 
 @click.command(name="logs", short_help="Print what happened to a job.")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=JOB, metavar="JOB")
 @click.option("-f", "--follow", "following", is_flag=True, help="Keep printing until the job has ended.")
 @click.option(
     "--format",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.commands.watch import COLOURS, count_of, standing_of
+from sdk.cli.completing.kinds import JOB
 from sdk.cli.support.curves import curve_lines, curve_of
 from sdk.cli.support.output import (
     age_of,
@@ -114,7 +115,7 @@ def note_of(view: JobView) -> str:
 
 
 @click.command(name="show")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=JOB, metavar="JOB")
 @format_option
 def jobs_show(job_id: str, style: str) -> None:
     """Show a job with its attempts and checkpoints; of a training also, on a terminal, the curve so far.
@@ -282,7 +283,7 @@ def _checkpoints_table(checkpoints: Sequence[CheckpointView]) -> str:
 
 
 @click.command(name="checkpoints", short_help="List the checkpoints of a training.")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=JOB, metavar="JOB")
 @format_option
 def jobs_checkpoints(job_id: str, style: str) -> None:
     """List the checkpoints of a training, newest first: another training can start from them, or they can be published.
@@ -301,7 +302,7 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
 
 
 @click.command(name="series", short_help="Print what a training measured, by step.")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=JOB, metavar="JOB")
 @click.option("--buckets", type=click.IntRange(1, MOST_BUCKETS), help="Print at most this many lines for each series.")
 @click.option("--keys", metavar="NAME,…", help="Only these series, such as loss,eval_loss.")
 @format_option

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sdk.cli.completing.kinds import ADAPTER, ALIAS, REF
 from sdk.cli.support.listing_group import ListingGroup
 from sdk.cli.support.output import format_option, print_done, print_made, print_rows
 from sdk.cli.support.session import open_client
@@ -15,13 +16,13 @@ from sdk.schemas.promotion_words import given, notes_on
 if TYPE_CHECKING:
     from sdk.client import Client
 
-_for = click.option("--for", "alias", required=True, metavar="ALIAS", help="The alias that it is about.")
+_for = click.option("--for", "alias", type=ALIAS, required=True, metavar="ALIAS", help="The alias that it is about.")
 _reason = click.option("--reason", default="", help="The reason; kept with it.")
 _withdraw = click.option("--withdraw", is_flag=True, help="Withdraw the one that you have given.")
 
 
 @click.command(name="approve")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @_for
 @_reason
 @_withdraw
@@ -46,7 +47,7 @@ def approve_command(ref: str, alias: str, reason: str, withdraw: bool, style: st
 
 
 @click.command(name="disapprove")
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @_for
 @_reason
 @_withdraw
@@ -92,8 +93,8 @@ def approvals_command() -> None:
 
 
 @approvals_command.command(name="list")
-@click.argument("name")
-@click.option("--for", "alias", metavar="ALIAS", help="Only those for this alias.")
+@click.argument("name", type=ADAPTER)
+@click.option("--for", "alias", type=ALIAS, metavar="ALIAS", help="Only those for this alias.")
 @format_option
 def approvals_list(name: str, alias: str | None, style: str) -> None:
     """List approvals and vetoes of the adapter NAME, newest first, and whether each counts.

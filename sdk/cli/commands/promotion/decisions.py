@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sdk.cli.completing.kinds import ADAPTER, ALIAS
 from sdk.cli.support.decision_pages import (
     count_of,
     document_of,
@@ -51,8 +52,8 @@ def decisions_command() -> None:
 
 
 @decisions_command.command(name="list")
-@click.argument("name")
-@click.option("--alias", metavar="ALIAS", help="Only those about this alias.")
+@click.argument("name", type=ADAPTER)
+@click.option("--alias", type=ALIAS, metavar="ALIAS", help="Only those about this alias.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @format_option
 def decisions_list(name: str, alias: str | None, limit: int, style: str) -> None:

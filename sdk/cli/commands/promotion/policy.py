@@ -6,6 +6,7 @@ from shlex import quote
 
 import click
 
+from sdk.cli.completing.kinds import ADAPTER, ALIAS, FILE
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import filled, format_option, print_done, print_json, print_one, print_rows, say
 from sdk.cli.support.policy_pages import asked_of, policy_lines
@@ -22,8 +23,8 @@ def policy_command() -> None:
 
 
 @policy_command.command(name="set")
-@click.argument("scope")
-@click.argument("file")
+@click.argument("scope", type=ADAPTER)
+@click.argument("file", type=FILE)
 @click.option("--expect", type=click.IntRange(0), metavar="N", help="Only if version N stands now; 0 for none.")
 @format_option
 def policy_set(scope: str, file: str, expect: int | None, style: str) -> None:
@@ -62,8 +63,8 @@ def _key(view: PolicyView) -> str:
 
 
 @policy_command.command(name="show")
-@click.argument("scope")
-@click.argument("alias", required=False)
+@click.argument("scope", type=ADAPTER)
+@click.argument("alias", type=ALIAS, required=False)
 @format_option
 def policy_show(scope: str, alias: str | None, style: str) -> None:
     """Show the policies of SCOPE as YAML that `policy set` takes, for all aliases or ALIAS.
@@ -113,8 +114,8 @@ def policy_list(style: str) -> None:
 
 
 @policy_command.command(name="history")
-@click.argument("scope")
-@click.argument("alias")
+@click.argument("scope", type=ADAPTER)
+@click.argument("alias", type=ALIAS)
 @format_option
 def policy_history(scope: str, alias: str, style: str) -> None:
     """List the versions of the policy of SCOPE for ALIAS, newest first, and how each asks for less than the one before.
@@ -141,8 +142,8 @@ def policy_history(scope: str, alias: str, style: str) -> None:
 
 
 @policy_command.command(name="rm")
-@click.argument("scope")
-@click.argument("alias")
+@click.argument("scope", type=ADAPTER)
+@click.argument("alias", type=ALIAS)
 @yes_option
 @format_option
 def policy_rm(scope: str, alias: str, yes: bool, style: str) -> None:

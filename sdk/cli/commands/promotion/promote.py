@@ -11,6 +11,7 @@ import click
 from sdk.cli.commands.promotion.decisions import page_format_option, print_decision
 from sdk.cli.commands.signing import ask_password
 from sdk.cli.commands.watch import watch_all
+from sdk.cli.completing.kinds import ADAPTER, ALIAS, FILE, NUMBER, REF
 from sdk.cli.support.output import format_option, print_done, say
 from sdk.cli.support.session import open_client
 from sdk.errors import Conflict, InvalidInput
@@ -33,7 +34,9 @@ def moving_options(command: F) -> F:
     for option in (
         click.option("--override", is_flag=True, help="Do it although rules don't pass; for admins, with --reason."),
         click.option("--reason", default="", help="The reason; kept in the history."),
-        click.option("--expect", metavar="vN", help="Only if the alias names this version now; 0 for none."),
+        click.option(
+            "--expect", type=NUMBER, metavar="vN", help="Only if the alias names this version now; 0 for none."
+        ),
     ):
         command = option(command)
     return command
@@ -46,12 +49,14 @@ def print_moved(alias: AliasView, style: str) -> None:
 
 
 @click.command(name="promote")
-@click.argument("ref")
-@click.argument("alias")
+@click.argument("ref", type=REF)
+@click.argument("alias", type=ALIAS)
 @click.option("--check", is_flag=True, help="Only say whether the alias would move, and why not.")
 @click.option("--wait", is_flag=True, help="Have scored what is missing first, and wait for it.")
 @moving_options
-@click.option("--sign", metavar="KEY", help="Then state that ALIAS names it, signed with this private key, a PEM file.")
+@click.option(
+    "--sign", type=FILE, metavar="KEY", help="Then state that ALIAS names it, signed with this private key, a PEM file."
+)
 @click.option("--renew", is_flag=True, help="Only sign; ALIAS is not moved, and must name that version.")
 @page_format_option
 def promote_command(
@@ -130,8 +135,8 @@ def _waited(client: Client, ref: str, alias: str, expect: str | None) -> Decisio
 
 
 @click.command(name="rollback")
-@click.argument("name")
-@click.argument("alias")
+@click.argument("name", type=ADAPTER)
+@click.argument("alias", type=ALIAS)
 @moving_options
 @format_option
 def rollback_command(name: str, alias: str, expect: str | None, reason: str, override: bool, style: str) -> None:

@@ -9,6 +9,7 @@ import click
 from sdk.cli.commands.sweep.group import Beginning, SweepGroup
 from sdk.cli.commands.sweep.watch import print_result, watch_sweep
 from sdk.cli.commands.watch import say_rows
+from sdk.cli.completing.kinds import ADAPTER, FILE
 from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
@@ -25,9 +26,11 @@ from sdk.submitting.sweep_options import check_swept
     short_help="Train with several settings, and find out which is the best.",
     no_args_is_help=True,
 )
-@click.argument("name")
+@click.argument("name", type=ADAPTER)
 @rows_options
-@click.option("--config", "config_file", help="YAML file with any of these options; the command line takes precedence.")
+@click.option(
+    "--config", "config_file", type=FILE, help="YAML file with any of these options; the command line takes precedence."
+)
 @spec_options(SweepFields)
 @click.option("--max-time", metavar="90s|10m|2h", help="No member begins so long after the sweep began.")
 @training_options(as_text=True)

@@ -34,12 +34,13 @@ class SweepGroup(click.Group):
 
     def __init__(self, begins: Beginning) -> None:
         super().__init__(name="sweep", help=begins.help, short_help=begins.short_help)
-        self._begins = begins
+        #: What other first arguments belong to.
+        self.begins = begins
         begins.beside = self
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Return the command of a name; any other name is that of an adapter."""
-        return super().get_command(ctx, cmd_name) or self._begins
+        return super().get_command(ctx, cmd_name) or self.begins
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -50,15 +51,15 @@ class SweepGroup(click.Group):
                 # Raises an error that says that this is a command.
                 check_swept(args[0])
             return super().make_context(info_name, args, parent, **extra)
-        return self._begins.make_context(info_name, list(_written_out(args)), parent, **extra)
+        return self.begins.make_context(info_name, list(_written_out(args)), parent, **extra)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Commands, and the options of a sweep."""
-        return [*super().shell_complete(ctx, incomplete), *self._begins.shell_complete(ctx, incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *self.begins.shell_complete(ctx, incomplete)]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help of the sweep itself, with the commands."""
-        self._begins.format_help(ctx, formatter)
+        self.begins.format_help(ctx, formatter)
 
 
 def _written_out(args: list[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import sys
 import click
 
 from sdk.cli.commands.sweep.watch import print_result, watch_sweep
+from sdk.cli.completing.kinds import SWEEP
 from sdk.cli.support.output import (
     age_of,
     format_option,
@@ -62,7 +63,7 @@ def _shown(view: SweepView) -> dict[str, object]:
 
 
 @click.command(name="show")
-@click.argument("sweep_id", metavar="SWEEP")
+@click.argument("sweep_id", type=SWEEP, metavar="SWEEP")
 @click.option("--members", is_flag=True, help="Also each member, with its job.")
 @click.option("--watch", is_flag=True, help="Wait until it has ended, as `sweep NAME` does.")
 @format_option
@@ -115,7 +116,7 @@ def _print(view: SweepView, *, members: bool) -> None:
 
 
 @click.command(name="pause")
-@click.argument("sweep_id", metavar="SWEEP")
+@click.argument("sweep_id", type=SWEEP, metavar="SWEEP")
 @format_option
 def sweep_pause(sweep_id: str, style: str) -> None:
     """Begin no further members of a sweep; those that run go on.
@@ -130,7 +131,7 @@ def sweep_pause(sweep_id: str, style: str) -> None:
 
 
 @click.command(name="go")
-@click.argument("sweep_id", metavar="SWEEP")
+@click.argument("sweep_id", type=SWEEP, metavar="SWEEP")
 @format_option
 def sweep_go(sweep_id: str, style: str) -> None:
     """Let a paused sweep go on.
@@ -145,7 +146,7 @@ def sweep_go(sweep_id: str, style: str) -> None:
 
 
 @click.command(name="cancel")
-@click.argument("sweep_id", metavar="SWEEP")
+@click.argument("sweep_id", type=SWEEP, metavar="SWEEP")
 @format_option
 def sweep_cancel(sweep_id: str, style: str) -> None:
     """Cancel a sweep, and its members with it; running ones stop within seconds.

@@ -541,10 +541,13 @@ class Client:
         require_signed_alias: str | Path | None = None,
         max_age: str = "7d",
     ) -> Path:
-        """Fetch a version and return its folder, which PEFT and vLLM load as it is.
+        """Fetch a version and return its folder.
 
-        Without `to` it is the cache's own folder, which must not be edited; with `to` it is a copy, which replaces an
-        older version's files there, and in which `base_name` may replace the base's name. `offline` uses only the
+        Without `to` it is the cache's own folder, with the version's bytes, which must not be edited: PEFT loads it over a
+        base that you have loaded. With `to` it is a copy, which replaces an older version's files there. In its config,
+        `base_name` replaces the base's name: by default, "auto", with the base's folder on this machine, or its name at a
+        hub, so that `AutoPeftModelForCausalLM.from_pretrained` loads it from anywhere; "keep" leaves the version's bytes;
+        anything else is the path or name to write. `offline` uses only the
         cache, for a version by number or digest; `frozen` refuses a ref that may move; `verify_with` is the public key
         of the required signer. With `require_signed_alias`, the public key of somebody who states what the alias names,
         a statement that is older than `max_age`, or of an earlier move than was seen before, is refused; see

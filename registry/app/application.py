@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, nullcontext
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -20,21 +19,16 @@ from registry.access.authentication import Gatekeeper
 from registry.access.caller_limits import CallerLimits
 from registry.access.read_only.service import KeepReadOnly
 from registry.app import openapi
-from registry.app.reporting import reporting
 from registry.app.rooms import OpenedRooms, OpenRooms
 from registry.app.services import Services
 from registry.door.allowed_hosts import AnswerOwnHosts, hosts_of
 from registry.door.request_bodies import StrictBodies
 from registry.http.refusals import REFUSALS
 from registry.http.routes import VERSION, SayVersion, install_error_handlers
-from registry.monitoring.request_times import TimeRequests
 from registry.queue import Queue
 from registry.settings import Settings
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
-
-if TYPE_CHECKING:
-    pass
 
 _TITLE = "adapterctl registry"
 
@@ -53,7 +47,8 @@ def create_app(
 
     @asynccontextmanager
     async def sweeping(_app: FastAPI) -> AsyncIterator[None]:
-        # Commands over a folder don't sweep.
+        # Commands over a folder don't sweep, and report nothing.
+        from registry.app.reporting import reporting
         from registry.jobs.reconcile import in_background
 
         every_s = 0.0 if is_embedded else settings.reconcile_s
@@ -100,6 +95,8 @@ def create_app(
         replace_errors(app)
     app.add_middleware(SayVersion)
     if not is_embedded:
+        from registry.monitoring.request_times import TimeRequests
+
         app.add_middleware(TimeRequests)
         rooms.open_all()
     if shows_pages:

@@ -30,7 +30,6 @@ async def reporting(refusals: Refusals, services: Services, *, reports: bool) ->
     While the registry is read-only, refusals are only counted in this process, and nothing is reported.
     """
     ends = asyncio.Event()
-    metrics, processes = services.metrics, services.processes
     reported_s = float("-inf")
 
     async def keep() -> None:
@@ -40,7 +39,7 @@ async def reporting(refusals: Refusals, services: Services, *, reports: bool) ->
         counted = refusals.drain()
         try:
             if counted:
-                await run_in_threadpool(metrics.add_refusals, counted)
+                await run_in_threadpool(services.metrics.add_refusals, counted)
         except (RegistryError, SQLAlchemyError) as error:
             refusals.restore(counted)
             _log.debug("refusals will be counted later: %s", type(error).__name__)
@@ -48,7 +47,7 @@ async def reporting(refusals: Refusals, services: Services, *, reports: bool) ->
             return
         reported_s = time.monotonic()
         try:
-            await run_in_threadpool(processes.report, processes.figures())
+            await run_in_threadpool(services.processes.report, services.processes.figures())
         except (RegistryError, SQLAlchemyError) as error:
             _log.debug("this process will report later: %s", type(error).__name__)
 

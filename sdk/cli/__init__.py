@@ -17,6 +17,7 @@ from sdk.imports import nothing_collected
 
 #: Command to (module, help). The help is here so that listing the commands loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "example": ("example", "Write an example: a base, rows, options, and a page to follow."),
     "train": ("train", "Train an adapter over a base, and watch it."),
     "sweep": ("sweep", "Train with several settings, and find out which is the best."),
     "plot": ("plot", "Draw the curves of trainings, or a sweep, as SVG or PNG."),

@@ -65,6 +65,10 @@ class HasFiles(Protocol):
         """The kind of thing that it describes."""
 
     @property
+    def base_fingerprint(self) -> str:
+        """The fingerprint of the base that it belongs to, or is."""
+
+    @property
     def files(self) -> Sequence[FileEntry]:
         """Its files, sorted by path."""
 

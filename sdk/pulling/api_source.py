@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdk.api import artifacts, versions
+from sdk.api import artifacts, bases, versions
 from sdk.api.signatures import SignatureRoutes
 from sdk.api.statements import StatementRoutes
 from sdk.api.transport import Transport
@@ -27,6 +27,10 @@ class ApiSource:
     def locations(self, digest: str) -> Sequence[BlobLocation]:
         """Return where to fetch the files of a manifest from. Raises NotFound."""
         return artifacts.locate_files(self._transport, digest)
+
+    def location_of(self, fingerprint: str, namespace: str) -> str | None:
+        """Return where a base lies as a namespace knows it; None if that is not stated. Raises NotFound."""
+        return bases.get(self._transport, fingerprint, namespace=namespace).location
 
     def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest. Raises NotFound."""

@@ -1,4 +1,4 @@
-"""The one change that a pulled copy may have: another name for its base, which a plug-in of vLLM compares as a string.
+"""The one change that a pulled copy may have: another name for its base, by which PEFT loads it on this machine.
 
 The folder declares the change beside the marker and keeps the original bytes, so that the version can still be
 verified: the original bytes are the version's, and renaming the base in them gives exactly the bytes in the folder.
@@ -20,10 +20,15 @@ ORIGINAL = f"original/{CONFIG_FILE}"
 _KEY = "base_model_name_or_path"
 _MOST_CHARACTERS = 1000
 
+#: The folder or hub name by which a library loads the base on this machine, if it is known.
+AUTO = "auto"
+#: The version's own bytes.
+KEEP = "keep"
+
 
 def rewritten(original: bytes, base_name: str) -> bytes:
     """Return a config that names another base; the same bytes if it already names that base. Raises InvalidInput."""
-    if not base_name or len(base_name) > _MOST_CHARACTERS or not base_name.isprintable():
+    if not can_be_named(base_name):
         raise InvalidInput("a base's name is 1 to 1000 printable characters; give another", param="base_name")
     try:
         config = json.loads(original)
@@ -37,6 +42,30 @@ def rewritten(original: bytes, base_name: str) -> bytes:
     if config.get(_KEY) == base_name:
         return original
     return (json.dumps({**config, _KEY: base_name}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def can_be_named(base_name: str) -> bool:
+    """Whether a base can have this name in a copy."""
+    return bool(base_name) and len(base_name) <= _MOST_CHARACTERS and base_name.isprintable()
+
+
+def name_in(config: bytes) -> str | None:
+    """Return the name of the base in a config; None without one."""
+    try:
+        found = json.loads(config)[_KEY]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def restored(folder: Path, marker_folder: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a pulled copy's config with the version's own name of the base, if the pull has put another in its place."""
+    try:
+        name = read_json(folder / marker_folder / REWRITE)["base_name"]
+        own = name_in((folder / marker_folder / ORIGINAL).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return config
+    return {**config, _KEY: own} if own is not None and config.get(_KEY) == name else config
 
 
 def declared(changed: bytes, base_name: str) -> bytes:

@@ -15,12 +15,12 @@ import re
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained, place_explained
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, HasFiles, check_path
-from sdk.pulling.base_name import ORIGINAL, REWRITE, check_rewrite, declared, rewritten
+from sdk.pulling.base_name import ORIGINAL, REWRITE, check_rewrite, declared, name_in, restored, rewritten
 from sdk.pulling.transfer import folder_whole, hash_file, place
 from sdk.whole_files import give_name, write_whole
 
@@ -284,6 +284,11 @@ def verify_folder(folder: Path) -> Manifest:
     return Manifest.model_validate_json(manifest.canonical())
 
 
+def own_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of an adapter in a folder as its version has it, whichever name a pull gave the base there."""
+    return restored(folder, MARKER_FOLDER, config)
+
+
 def base_of_pulled(folder: Path) -> str | None:
     """Return the fingerprint of the base that an adapter in a pulled folder belongs to; None if no pull wrote the folder,
     or its config has been changed since.
@@ -291,8 +296,18 @@ def base_of_pulled(folder: Path) -> str | None:
     manifest, path = _read(folder / MARKER_FOLDER / _MANIFEST), folder / CONFIG_FILE
     if manifest is None or path.is_symlink() or not path.is_file():
         return None
+    with contextlib.suppress(VerificationFailed, OSError):
+        path = check_rewrite(folder, MARKER_FOLDER).get(CONFIG_FILE, path)
     recorded = {file.path: file.sha256 for file in manifest.files}.get(CONFIG_FILE)
     return manifest.base_fingerprint if recorded == hash_file(path)[0] else None
+
+
+def renamed_base(folder: Path) -> tuple[str, str | None] | None:
+    """Return the name of the base in a copy's config and the one in the version's; None if they are one."""
+    before = check_rewrite(folder, MARKER_FOLDER).get(CONFIG_FILE)
+    if before is None:
+        return None
+    return name_in((folder / CONFIG_FILE).read_bytes()) or "", name_in(before.read_bytes())
 
 
 def refuse_hazard(folder: Path, manifest: HasFiles) -> None:

@@ -21,9 +21,12 @@ from sdk.errors import (
     VerificationFailed,
     disk_explained,
 )
+from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, FileEntry, HasFiles
-from sdk.formats.refs import MemberRef, Ref
+from sdk.formats.refs import MemberRef, Ref, is_folder, namespace_of
 from sdk.names import parse_ref_or_member
+from sdk.pulling.base_name import AUTO, KEEP, can_be_named, name_in
+from sdk.pulling.base_place import base_name_for
 from sdk.pulling.cache import MARKER, Cache
 from sdk.pulling.download import fetch
 from sdk.pulling.filling import OnTransfer, fill, located, watching
@@ -55,6 +58,11 @@ class Pulled:
     ref: str
     digest: str
     path: Path
+    #: The name of the base in the config of the copy, and in the version; None without a copy, or without a config.
+    base_name: str | None = None
+    own_base_name: str | None = None
+    #: Whether that is a folder of this machine, or a name that was given; else only a model hub may know it.
+    base_known: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,8 @@ class Puller:
     ) -> Pulled:
         """Fetch a version; see `Client.pull`."""
         to = None if to is None else user_path(to)
+        if base_name is not None and is_folder(base_name):
+            base_name = str(user_path(base_name).absolute())
         if base_name is not None and to is None:
             raise InvalidInput(
                 "a base can be renamed only in a copy; say where to put it with -o DIR", param="base_name"
@@ -143,12 +153,31 @@ class Puller:
             self._keep_signatures(version.digest, signatures)
         if to is None:
             return Pulled(version.ref, version.digest, folder)
+        name = base_name or AUTO
+        if name == AUTO and not offline:
+            name = self.base_name_for(version) or KEEP
+        chosen = None if name in (AUTO, KEEP) else name
         written = signature_bytes(signatures) if signatures else None
         with self._cache.lock(f"folder {to.absolute()}"), self._cache.lock(version.digest, shared=True):
-            path = replace_folder(
-                folder, to, contents, signatures=written, base_name=base_name, hashed=self._cache.fresh
-            )
-        return Pulled(version.ref, version.digest, path)
+            path = replace_folder(folder, to, contents, signatures=written, base_name=chosen, hashed=self._cache.fresh)
+            own = name_in((folder / CONFIG_FILE).read_bytes()) if _has_config(contents) else None
+        known = chosen is not None or base_name == KEEP
+        return Pulled(version.ref, version.digest, path, chosen or own, own, known)
+
+    def base_name_for(self, version: Resolved) -> str | None:
+        """Return the folder or hub name by which a library loads an adapter's base on this machine; None if none is known.
+
+        The files of a folder are hashed, unless the cache knows their digests. Raises Unavailable.
+        """
+        if version.contents.kind != "adapter" or not _has_config(version.contents):
+            return None
+        fingerprint, location = version.contents.base_fingerprint, None
+        # A base that was removed, or that the caller may not read, may be in the cache all the same.
+        with contextlib.suppress(NotFound, NotAllowed):
+            location = self._source.location_of(fingerprint, namespace_of(version.adapter) or "-")
+        watch = watching(self._on_transfer, "hashing base", 0)
+        found = base_name_for(self._cache, fingerprint, location, watch)
+        return found if found is not None and can_be_named(found) else None
 
     def lease(self, ref: str, owner: str, *, offline: bool = False) -> FolderLease:
         """Fetch a version into the cache, and lease its folder to `owner` before anybody could remove it.
@@ -379,6 +408,10 @@ class Puller:
             return
         for each in placed:
             one(*each)
+
+
+def _has_config(contents: HasFiles) -> bool:
+    return any(file.path == CONFIG_FILE for file in contents.files)
 
 
 def _with_its_files(version: Resolved) -> Resolved:

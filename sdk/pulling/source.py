@@ -62,6 +62,9 @@ class PullSource(Protocol):
     def locations(self, digest: str) -> Sequence[BlobLocation]:
         """Return where to fetch the files of a manifest from."""
 
+    def location_of(self, fingerprint: str, namespace: str) -> str | None:
+        """Return where a base lies as a namespace knows it; None if that is not stated. Raises NotFound."""
+
     def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest."""
 
@@ -92,6 +95,10 @@ class HttpSource:
     def locations(self, digest: str) -> Sequence[BlobLocation]:
         """Return where to fetch the files of a manifest from."""
         return self._get(f"/manifests/{digest}/files", lambda value: [_place(entry) for entry in value])
+
+    def location_of(self, fingerprint: str, namespace: str) -> str | None:
+        """Return where a base lies as a namespace knows it; None if that is not stated. Raises NotFound."""
+        return self._get("/base", read_location, name=fingerprint, namespace=namespace)
 
     def signatures_of(self, digest: str) -> list[ManifestSignature]:
         """Return the signatures over a manifest."""
@@ -146,6 +153,14 @@ def read_version(value: Any) -> Resolved:
     if not is_sha256(value["digest"]):
         raise ValueError("no digest")
     return Resolved(value["ref"], value["adapter"], number, value["digest"], contents)
+
+
+def read_location(value: Any) -> str | None:
+    """Read where a base lies. Raises TypeError, KeyError."""
+    location = value["location"]
+    if not isinstance(location, str | None):
+        raise TypeError
+    return location
 
 
 def read_signature(value: Any) -> ManifestSignature:

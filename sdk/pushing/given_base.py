@@ -14,13 +14,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from sdk.api import bases
 from sdk.api.transport import Transport
 from sdk.config import user_path
 from sdk.errors import InvalidBase, InvalidInput, NotFound
 from sdk.formats.refs import is_folder, namespace_of
+from sdk.pulling.base_place import folder_in
 from sdk.pulling.cache import Cache
 from sdk.pushing.base_folder import scan_base
 from sdk.schemas.catalog import BaseView, VersionView
@@ -118,8 +118,5 @@ def files_here(cache: Cache, fingerprint: str, view: BaseView | None) -> Path | 
 
 def places_of(cache: Cache, fingerprint: str, view: BaseView | None) -> list[Path]:
     """Return the folders where the files of a base may lie; this is not checked."""
-    places = [cache.base(fingerprint)]
-    location = urlsplit((None if view is None else view.location) or "")
-    if location.scheme == "file" and location.netloc in ("", "localhost"):
-        places.append(Path(unquote(location.path)))
-    return places
+    registered = folder_in(None if view is None else view.location)
+    return [cache.base(fingerprint), *([] if registered is None else [registered])]

@@ -22,6 +22,7 @@ from sdk.formats.peft_config import MAX_CONFIG_BYTES, Reason, examine, names_pla
 from sdk.formats.peft_patterns import unfit
 from sdk.formats.peft_unusable import unusable
 from sdk.lora.adapter_config import canonical_text, lora_of
+from sdk.pulling.folder import own_config
 from sdk.pulling.transfer import hash_file, read_json, require_inside
 from sdk.pushing.expand_patterns import adapted_modules, expand, expressions_of, matches
 from sdk.pushing.vocabulary import needed_files
@@ -87,7 +88,7 @@ def pack_adapter(
         raise NotFound(
             f"{folder} has no {WEIGHTS_FILE}; give the folder that PEFT's save_pretrained wrote", param="path"
         )
-    config = _read_config(require_inside(folder, CONFIG_FILE))
+    config = own_config(folder, _read_config(require_inside(folder, CONFIG_FILE)))
     named_base = _hub_name(config.get("base_model_name_or_path"))
     revision = config.get("revision") or base_revision
     config, dropped = _cleaned({**config, "base_model_name_or_path": named_base or base_id, "revision": revision})
@@ -163,7 +164,7 @@ def read_origin(folder: Path) -> tuple[str | None, str | None]:
 
     Raises NotFound, InvalidInput.
     """
-    config = _read_config(require_inside(folder, CONFIG_FILE))
+    config = own_config(folder, _read_config(require_inside(folder, CONFIG_FILE)))
     revision = config.get("revision")
     return _hub_name(config.get("base_model_name_or_path")), revision if isinstance(revision, str) else None
 

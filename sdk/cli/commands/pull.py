@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from sdk.config import user_path
 from sdk.formats.refs import is_folder
 
 if TYPE_CHECKING:
-    from sdk.pulling.puller import Pulled, PullPlan
+    from sdk.pulling.puller import Pulled, Puller, PullPlan
     from sdk.pulling.signed_aliases import AliasSigner
 
 
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 )
 @click.option("--base", type=BASE, help="Check that the version belongs to this base: a folder or a registered id.")
 @whose_base_options
-@click.option("--base-name", help="With -o: the base's name in the copy's config, which vLLM compares.")
+@click.option(
+    "--base-name",
+    metavar="auto|keep|NAME",
+    help="With -o: the base in the copy's config: auto is its folder here, else its name at a hub; keep changes nothing; or "
+    "a path or name. [default: auto]",
+)
 @click.option(
     "--verify-with", type=FILE, metavar="KEY", help="Fail unless it is signed by this public key, a PEM file."
 )
@@ -60,8 +67,9 @@ def pull_command(
 
     \b
     REF is NAME@vN, NAME@ALIAS, NAME@latest, NAME@sha256:DIGEST, NAME for the
-    latest, or sweep:ID/N for a sweep's member. The folder loads in PEFT and
-    vLLM as it is. An interrupted pull continues where it broke.
+    latest, or sweep:ID/N for a sweep's member. With -o, PEFT loads the folder
+    from anywhere; the cache's folder has the version's own bytes. An
+    interrupted pull continues where it broke.
 
     \b
     Examples:
@@ -93,7 +101,8 @@ def pull_command(
             verify_with=verify_with,
             alias_signer=signer,
         )
-    _show(pulled, style)
+        remarks = _how_to_load(puller, pulled, copied=target is not None, asks=not offline and style == "table")
+    _show(pulled, style, remarks)
 
 
 def _signer(key: str | None, max_age: str | None) -> AliasSigner | None:
@@ -118,9 +127,38 @@ def _over(ref: str, base: str, frozen: bool, signer: AliasSigner | None, whose: 
     return version.ref if version.info.state == KEPT else f"{version.info.adapter}@sha256:{version.digest}"
 
 
-def _show(pulled: Pulled, style: str) -> None:
+def _how_to_load(puller: Puller, pulled: Pulled, *, copied: bool, asks: bool) -> list[str]:
+    """Say which base the copy names, or, on a terminal, how the cache's folder is loaded, whose config names the base as
+    the registry does.
+    """
+    if copied and pulled.base_name is None:
+        return []
+    if copied and not pulled.base_known and "/" in str(pulled.base_name):
+        # A hub may have it under this name.
+        return []
+    if copied and not pulled.base_known:
+        return [
+            f"its base {pulled.base_name} is not on this machine; to load the folder in PEFT, pull it again with "
+            "--base-name and the base's path, or its name at a hub"
+        ]
+    if copied:
+        renamed = pulled.base_name != pulled.own_base_name
+        return [f"its base is {pulled.base_name}; with --base-name keep, {pulled.own_base_name}"] if renamed else []
+    if not asks or not sys.stderr.isatty():
+        return []
+    base = puller.base_name_for(puller.resolve(pulled.ref))
+    return (
+        []
+        if base is None
+        else [
+            f"load it with: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {str(pulled.path)!r})"
+        ]
+    )
+
+
+def _show(pulled: Pulled, style: str, remarks: Sequence[str]) -> None:
     path = str(pulled.path)
-    print_made(style, {"ref": pulled.ref, "digest": pulled.digest, "path": path}, path)
+    print_made(style, {"ref": pulled.ref, "digest": pulled.digest, "path": path}, path, *remarks)
 
 
 def _show_plan(plan: PullPlan, style: str) -> None:
@@ -183,10 +221,13 @@ def verify_command(
     if probe and (is_folder(target) or Path(target).is_dir()):
         raise click.UsageError("--probe holds a version against its record: give its REF, not a folder")
     key = None if verify_with is None else user_path(verify_with)
+    renamed = None
     if is_folder(target) or Path(target).is_dir():
+        from sdk.pulling.folder import renamed_base
         from sdk.pulling.verification import verify_pulled
 
         manifest = verify_pulled(user_path(target), key)
+        renamed = renamed_base(user_path(target))
     else:
         from sdk.names import parse_ref
 
@@ -205,6 +246,15 @@ def verify_command(
                 print_replay(replayed, style, record=client.versions.record_probe if records else None)
                 return
     document = {"digest": manifest.digest, "files": len(manifest.files), "ok": True, "signed": key is not None}
+    if renamed is not None:
+        document["base_name"], document["own_base_name"] = renamed
     signed = "" if key is None else f", signed by {verify_with}"
-    said = f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}"
-    print_one(style, document, manifest.digest, lambda: click.echo(said))
+    whole = f"whole: {len(manifest.files)} files, sha256:{manifest.digest}{signed}"
+    print_one(style, document, manifest.digest, lambda: _print_whole(whole, renamed))
+
+
+def _print_whole(whole: str, renamed: tuple[str, str | None] | None) -> None:
+    click.echo(whole)
+    if renamed is not None:
+        here, own = renamed
+        say(f"base_model_name_or_path differs, as the pull has recorded: {here} in this copy, {own} in the version")

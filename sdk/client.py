@@ -90,6 +90,8 @@ class Client:
         self.transport = transport or Transport(load_config(url, token, insecure=insecure))
         self.cache = Cache(cache)
         self.on_transfer = on_transfer
+        #: What is done when a `with` block of this client is left.
+        self.on_leaving: Callable[[], object] | None = None
 
     # What most calls don't need is made, and imported, when it is first used.
 
@@ -256,9 +258,6 @@ class Client:
         from sdk.api.workers import WorkersAPI
 
         return WorkersAPI(self.transport)
-
-        #: What is done when a `with` block of this client is left.
-        self.on_leaving: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         return f"Client(url={self.config.url!r})"

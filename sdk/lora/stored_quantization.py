@@ -28,7 +28,7 @@ _KEYS = ("quantization_config", "compression_config")
 _ADVICE = "take the 16-bit base that it was made from"
 
 #: The part of a request that is refused: the base itself, or the setting with that name.
-Param = Literal["base", "method", "quant_type", "double_quant", "precision", "onto"]
+Param = Literal["base", "method", "quant_type", "double_quant", "precision", "onto", "measure"]
 
 
 class StoredQuantizationError(ValueError):

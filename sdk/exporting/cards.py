@@ -16,7 +16,8 @@ from sdk.schemas.export import PlainLoraReport
 from sdk.schemas.lora_config import LoraConfig
 from sdk.version import VERSION
 
-_MADE_BY = ("made by", f"adapterctl {VERSION}")
+#: The last line of what a card says of how something was made.
+MADE_BY = ("made by", f"adapterctl {VERSION}")
 
 
 def merged_card(ref: str, report: Mapping[str, Any], version: VersionView | None, base: Path | None) -> str:
@@ -41,7 +42,7 @@ def merged_card(ref: str, report: Mapping[str, Any], version: VersionView | None
             relation="finetune" if packed is None else "quantized",
             library="transformers",
             tags=["lora", "merged", *([] if packed is None else ["bitsandbytes", "4-bit"])],
-            made=[*made, _MADE_BY],
+            made=[*made, MADE_BY],
             read_back=list(_of_merge(report)),
             loading=[
                 f"from transformers import {model}, AutoTokenizer",
@@ -80,7 +81,7 @@ def plain_card(
                     f"LoRA of rank {report.rank} and alpha {report.alpha:g}, {report.modules} modules, {report.dtype}",
                 ),
                 ("keeps", said),
-                _MADE_BY,
+                MADE_BY,
             ],
             read_back=[("‖ΔW − ΔW_r‖ is what the kept share leaves", f"to {report.error:.1e} of ‖ΔW‖")],
             loading=[

@@ -15,6 +15,7 @@ in plain ASCII, in the text it is a code span, and a licence is taken over only 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,17 @@ _LICENSE_LINK = re.compile(r"""^(license_link):[ \t]*["']?(https://[A-Za-z0-9./_
 _MOST_CHARACTERS = 300
 
 Scalars = Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One score, as the Hub lists it."""
+
+    dataset: str
+    metric: str
+    value: float
+    #: In which precision the base was held.
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,9 @@ class ModelCard:
     license: Mapping[str, str] = field(default_factory=dict)
     #: What users have to know, in sentences.
     warnings: Sequence[str] = ()
+    #: What the model does, as the Hub calls it: "text-generation".
+    task: str | None = None
+    results: Sequence[Result] = ()
 
 
 def render(card: ModelCard) -> str:
@@ -62,28 +77,73 @@ def render(card: ModelCard) -> str:
     if card.base is not None and _HUB_NAME.fullmatch(card.base):
         said |= {"base_model": card.base, "base_model_relation": card.relation}
     said |= {"library_name": card.library, "tags": list(card.tags)}
-    lines = [front_matter(said), f"# {code(card.title)}", ""]
+    if card.task is not None:
+        said |= {"pipeline_tag": card.task}
+    index = "" if not card.results else _model_index(card)
+    lines = [front_matter(said, index), f"# {code(card.title)}", ""]
     lines += [_line(name, value) for name, value in card.made]
     if not card.license:
         lines += ["- licence: that of the base, which is not recorded"]
     if card.read_back:
         lines += ["", "## Read back", "", "What was written was read back and compared with what it should be.", ""]
         lines += [_line(name, value) for name, value in card.read_back]
+    if card.results:
+        lines += ["", "## Scores", "", "| rows | metric | value | base held in |", "|---|---|---|---|"]
+        lines += [
+            f"| {cell(one.dataset)} | {cell(one.metric)} | {one.value:.6g} | {cell(one.precision)} |"
+            for one in card.results
+        ]
     if card.warnings:
         lines += ["", *(f"- {code(warning)}" for warning in card.warnings)]
     lines += ["", "## Loading", "", "```python", *card.loading, "```", ""]
     return "\n".join(lines)
 
 
-def front_matter(said: Scalars) -> str:
-    """Return a block of YAML in which each text is a quoted scalar in ASCII."""
+def front_matter(said: Scalars, more: str = "") -> str:
+    """Return a block of YAML in which each text is a quoted scalar in ASCII; `more` are lines of the same kind."""
     lines = ["---"]
     for key, value in said.items():
         if isinstance(value, str):
             lines.append(f"{_quoted(key)}: {_quoted(value)}")
         else:
             lines += [f"{_quoted(key)}:", *(f"- {_quoted(each)}" for each in value)]
-    return "\n".join([*lines, "---", ""])
+    return "\n".join([*lines, *([more] if more else []), "---", ""])
+
+
+def _model_index(card: ModelCard) -> str:
+    """Return the scores in the form that the Hub reads; a number that is none can't be written there."""
+    lines = ['"model-index":', f'- "name": {_quoted(card.title)}', '  "results":']
+    for one in card.results:
+        if math.isfinite(one.value):
+            lines += [
+                f'  - "task": {{"type": {_quoted(card.task or "other")}}}',
+                f'    "dataset": {{"type": {_quoted(one.dataset)}, "name": {_quoted(one.dataset)}}}',
+                f'    "metrics": [{{"type": {_quoted(one.metric)}, "value": {one.value!r}}}]',
+            ]
+    return "\n".join(lines)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a model can be called so at the Hub.
+
+    >>> is_hub_name("org/model"), is_hub_name("model"), is_hub_name("/srv/model")
+    (True, False, False)
+    """
+    return _HUB_NAME.fullmatch(name) is not None
+
+
+def can_be_license(name: str) -> bool:
+    """Whether a licence can be called so in a card.
+
+    >>> can_be_license("apache-2.0"), can_be_license("MIT License")
+    (True, False)
+    """
+    return _LICENSE.fullmatch(f"license: {name}") is not None
+
+
+def cell(text: str) -> str:
+    """Return a text for a cell of a table, in which nothing means anything."""
+    return code(text).replace("|", "\\|")
 
 
 def code(text: str) -> str:

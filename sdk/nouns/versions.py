@@ -12,6 +12,7 @@ from sdk.api.versions import VersionRoutes
 from sdk.objects import Version
 
 if TYPE_CHECKING:
+    from sdk.exporting.hub_folder import ExportedFolder
     from sdk.exporting.running import Exported, ExportedLora
     from sdk.lora.compatibility import Compatibility
     from sdk.objects import Registry
@@ -200,6 +201,26 @@ class VersionsAPI(VersionRoutes[Version]):
             modelfile=modelfile,
             ollama_base=ollama_base,
         )
+
+    def export_folder(
+        self,
+        ref: str,
+        output: str | Path,
+        *,
+        base_name: str | None = None,
+        license: str | None = None,  # noqa: A002 - the word of model cards
+    ) -> ExportedFolder:
+        """Write an adapter into the new folder `output` as it may be sent to a model hub, and read it back.
+
+        It has the version's files, byte for byte but for the base's name in `adapter_config.json`, which is `base_name` or
+        what the base is called at the hub; and a README.md, the model card: what it is, base, data by the names that the
+        registry has for them, training, scores, and the licence: `license`, or that of the base's own card. Nothing is sent.
+        Raises InvalidInput for a merged model and for a licence or name that no card can have, Conflict if `output` exists,
+        NotFound, VerificationFailed.
+        """
+        from sdk.exporting.hub_folder import export_hub_folder
+
+        return export_hub_folder(self._registry, ref, output, base_name=base_name, license=license)
 
     def export_plain(
         self,

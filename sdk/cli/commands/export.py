@@ -19,10 +19,11 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
 @click.argument("target", type=REF_OR_FOLDER)
 @click.option(
     "--to",
-    type=click.Choice(["gguf", "lora"]),
+    type=click.Choice(["gguf", "lora", "hf"]),
     default="gguf",
     show_default=True,
-    help="A GGUF file, or the folder of a plain LoRA: one rank and one alpha for all modules.",
+    help="A GGUF file; the folder of a plain LoRA, one rank and one alpha for all modules; or the folder of a version with a "
+    "model card, as a hub shows it.",
 )
 @click.option("-o", "--output", type=FILE, required=True, help="A new file, FILE.gguf; a new folder for a plain LoRA.")
 @click.option(
@@ -51,6 +52,12 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
 @click.option(
     "--ollama-base", metavar="NAME", help="For an adapter's Modelfile: the base's name in Ollama, or its GGUF file."
 )
+@click.option(
+    "--base-name", metavar="ORG/NAME", help="For a hub: what the base is called there. [default: what is registered]"
+)
+@click.option(
+    "--license", "terms", metavar="NAME", help="For a hub: the licence. [default: that of the base's own card]"
+)
 @format_option
 def export_command(
     target: str,
@@ -60,6 +67,8 @@ def export_command(
     tokenizer_from: str | None,
     modelfile: bool,
     ollama_base: str | None,
+    base_name: str | None,
+    terms: str | None,
     style: str,
     **given: Any,
 ) -> None:
@@ -71,6 +80,7 @@ def export_command(
     --to gguf: for llama.cpp. It takes adapters over Llama, Mistral, Qwen3 and
     Gemma, and models of Llama, Mistral and Qwen3. An export is exact; what can't
     be is refused by name.
+    --to hf: the version's folder with a model card, for people. Nothing is sent.
     --to lora: for engines that don't read rank or alpha patterns, rsLoRA, DoRA.
     It is exact except for what --rank cuts, and says how much is kept. A DoRA
     needs --rank, and the files of its base.
@@ -82,7 +92,22 @@ def export_command(
       adapterctl export ./merged -o merged.gguf --modelfile
       adapterctl export code-review@v3 --to lora -o ./plain
       adapterctl export code-review@v3 --to lora --rank 8 -o ./smaller
+      adapterctl export code-review@v3 --to hf -o ./card --license apache-2.0
     """
+    if to == "hf":
+        if any(value for value in (rank, tokenizer_from, modelfile, ollama_base, *given.values())):
+            raise click.UsageError("a folder for a hub is the version as it is; give --base-name and --license alone")
+        with open_client() as client:
+            made = client.versions.export_folder(target, output, base_name=base_name, license=terms)
+        for note in made.notes:
+            say(f"note: {note}")
+        document = {"path": str(made.path), "kind": "folder", "base": made.base, "notes": [*made.notes]}
+        print_made(
+            style, document, str(made.path), f"README.md is the card; send it with: hf upload ORG/NAME {made.path}"
+        )
+        return
+    if base_name is not None or terms is not None:
+        raise click.UsageError("--base-name and --license are for a hub's card; give --to hf, or leave them out")
     if to == "lora":
         if tokenizer_from is not None:
             raise click.UsageError("a plain LoRA has no tokenizer; leave --tokenizer-from out")

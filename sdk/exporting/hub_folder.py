@@ -77,14 +77,15 @@ def export_hub_folder(
         notes.append("the card names no licence, since the base's isn't known here; give one with --license")
     pulled = registry.puller.pull(f"{version.info.adapter}@sha256:{version.digest}").path
     evaluations = _evaluations(registry, version)
-    notes += [text for each in evaluations if (text := contaminated(each.contamination, is_base=False)) is not None]
+    warned = dict.fromkeys(contaminated(each.contamination, is_base=False) for each in evaluations)
+    warnings = [text for text in warned if text is not None]
     with disk_explained(f"writing {target}"), beside(target) as partial:
         written = partial / "adapter"
         _write_files(pulled, written, version.info, base)
-        card = _card(version.info, base, evaluations, _names(registry), terms, notes)
+        card = _card(version.info, base, evaluations, _names(registry), terms, warnings)
         (written / CARD_FILE).write_text(card, encoding="utf-8")
         put_in_place(written, target)
-    return ExportedFolder(target, base, notes)
+    return ExportedFolder(target, base, [*notes, *warnings])
 
 
 def _name_at_hub(registry: Registry, version: VersionView) -> str:
@@ -143,7 +144,7 @@ def _card(
     evaluations: Sequence[EvaluationView],
     names: Mapping[str, str],
     terms: Mapping[str, str],
-    notes: Sequence[str],
+    warnings: Sequence[str],
 ) -> str:
     made: list[tuple[str, str]] = []
     for name, value in facts_of(version, None, size=lambda count: f"{count / 1e6:.1f} MB"):
@@ -173,7 +174,7 @@ def _card(
                 f"model = AutoPeftModelFor{'CausalLM' if task == 'text-generation' else 'SequenceClassification'}.from_pretrained(folder)",
             ],
             license=terms,
-            warnings=[*dict.fromkeys((*version.warnings, *notes))],
+            warnings=[*dict.fromkeys((*version.warnings, *warnings))],
             results=[result for each in evaluations for result in _results(each, names)],
         )
     )

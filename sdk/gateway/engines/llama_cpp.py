@@ -1,7 +1,9 @@
 """llama.cpp: it takes no adapter while it runs, so a new version is a new process, beside the old one until that has answered.
 
-Each request gives the scale of every adapter in its process, since llama.cpp takes an empty list for those of the request before. No
-state of a prompt is used again: under load it was seen to come from another version's request.
+The new process gets no request before somebody asks for the version: until then its tokens are scored there, and whoever is answered by the
+old process stays. Each request gives the scale of every adapter in its process, since llama.cpp takes an empty list for those of the
+request before. No state of a prompt is used again: under load it was seen to come from another version's request. Scores of a process that
+nobody else asks are the exception: each text has a slot of its own, which it fills first.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class _Process:
     child: EngineProcess
     #: The files of adapters by version, in the order of their ids.
     files: Mapping[str, Path]
+    #: How many requests it computes at the same time: those that have a slot of their own.
+    slots: asyncio.Queue[int]
     running: RunningCount = field(default_factory=RunningCount)
 
     def fields(self, name: str | None) -> dict[str, Any]:
@@ -76,6 +80,8 @@ class LlamaCppEngine:
         #: The leased folders that they were made from.
         self._sources: dict[str, Path] = {}
         self._current: _Process | None = None
+        #: The process that has one version more, for which nobody has asked yet.
+        self._next: _Process | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -83,12 +89,17 @@ class LlamaCppEngine:
         """Start llama.cpp, or start it again with all of its versions if it has died, and return what it is. Raises EngineRefused."""
         async with self._lock:
             await self._converted()
+            if self._next is not None and not await self._next.child.answers():
+                lost, self._next = self._next, None
+                await lost.child.end()
             if self._current is None or not await self._current.child.answers():
                 dead, self._current = self._current, None
                 if dead is not None:
                     await dead.child.end()
                 await self._completed()
-                self._current = await self._started(self._files)
+                self._current, self._next = self._next, None
+                if self._current is None:
+                    self._current = await self._started(self._files)
             properties = (await _asked(self._current.child, "/props")).json()
             template = properties.get("chat_template")
             return EngineFacts(
@@ -103,27 +114,40 @@ class LlamaCppEngine:
     async def load(self, name: str, folder: Path) -> None:
         """Convert an adapter, and start a process that has it besides all others. Raises EngineRefused, httpx.HTTPError."""
         async with self._lock:
-            if self._current is None:
+            if (newest := self._next or self._current) is None:
                 raise httpx.ConnectError("llama.cpp isn't running")
-            if name in self._files and name in self._current.files:
+            if self._has(newest, name):
                 return
             file = self._private() / f"{hashlib.sha256(f'{name} {folder}'.encode()).hexdigest()[:32]}.gguf"
             try:
                 await asyncio.to_thread(_convert, folder, file, self._base, name)
                 await self._completed()
+                self._advance()
                 await self._until_retired()
                 process = await self._started({**self._files, name: file})
             except BaseException:
                 file.unlink(missing_ok=True)
                 raise
             self._files[name], self._sources[name] = file, folder
-            before, self._current = self._current, process
+            self._next = process
+
+    def _has(self, process: _Process | None, name: str) -> bool:
+        """Whether a process has what is to answer under a name; it may have another version that had the name before."""
+        return process is not None and name in self._files and process.files.get(name) == self._files[name]
+
+    def _advance(self) -> None:
+        """Let the new process get all requests from now on, and the old one end after its last."""
+        before, after = self._current, self._next
+        if before is not None and after is not None:
+            self._current, self._next = after, None
             self._retiring = asyncio.get_running_loop().create_task(_retire(before))
 
     def route(self, name: str | None) -> Upstream:
         """Return where requests for a version go. Raises KeyError."""
+        if name is not None and not self._has(self._current, name) and self._has(self._next, name):
+            self._advance()
         process = self._current
-        if process is None or (name is not None and not (name in self._files and name in process.files)):
+        if process is None or (name is not None and not self._has(process, name)):
             raise KeyError(name)
         return Upstream(process.child.client, process.fields(name), process.running)
 
@@ -132,31 +156,51 @@ class LlamaCppEngine:
         async with self._lock:
             file = self._files.pop(name, None)
             self._sources.pop(name, None)
+            if self._current is not None and self._next is not None:
+                if self._next.files.get(name) == file != self._current.files.get(name):
+                    # Refused, or not wanted any more, before anybody asked for it.
+                    last, self._next = self._next, None
+                    self._retiring = asyncio.get_running_loop().create_task(_retire(last))
+                elif file is not None:
+                    # The new version has taken its place.
+                    self._advance()
             if file is not None:
                 file.unlink(missing_ok=True)
 
     async def loaded(self) -> frozenset[str]:
         """Return the versions that llama.cpp has. Raises httpx.HTTPError while it is away."""
-        process = self._current
-        if process is None or not process.child.is_alive:
+        if self._current is None or not self._current.child.is_alive:
             raise httpx.ConnectError("llama.cpp isn't running")
+        process = self._next or self._current
         await _require_files(process.child, process.files)
-        return frozenset(name for name in process.files if name in self._files)
+        return frozenset(name for name in process.files if self._has(process, name))
 
     async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
         """Return the log-probability, in nats, of each token of a continuation. Raises KeyError, httpx.HTTPError, EngineRefused."""
-        upstream = self.route(name)
-        with upstream.running:
-            return await score(upstream, prompt, continuation)
+        process = self._next
+        if process is None:
+            upstream = self.route(name)
+            with upstream.running:
+                return await score(upstream, prompt, continuation)
+        if name is not None and not self._has(process, name):
+            raise KeyError(name)
+        with process.running:
+            slot = await process.slots.get()
+            try:
+                upstream = Upstream(process.child.client, process.fields(name), process.running)
+                return await score(upstream, prompt, continuation, slot=slot)
+            finally:
+                process.slots.put_nowait(slot)
 
     async def close(self) -> None:
         """End the processes."""
         if self._retiring is not None:
             self._retiring.cancel()
             await asyncio.gather(self._retiring, return_exceptions=True)
-        if self._current is not None:
-            current, self._current = self._current, None
-            await current.child.end()
+        left = [each for each in (self._current, self._next) if each is not None]
+        self._current = self._next = None
+        for process in left:
+            await process.child.end()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -212,7 +256,10 @@ class LlamaCppEngine:
         except BaseException:
             await child.end()
             raise
-        return _Process(child, dict(files))
+        slots = asyncio.Queue[int]()
+        for slot in range(options.parallel):
+            slots.put_nowait(slot)
+        return _Process(child, dict(files), slots)
 
     async def _until_retired(self) -> None:
         """Wait until the process before the current one has ended: there are never three. Raises EngineRefused."""

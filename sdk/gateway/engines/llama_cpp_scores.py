@@ -2,11 +2,15 @@
 
 It writes greedily, which mostly is what is to be scored, and says which other tokens were likely at each step. Where it writes
 something else, and the token isn't among those, it is made to choose it: the probabilities that it says are those before that.
+
+Where a slot is the text's own, it goes through the text a token at a time and reads each but once. Elsewhere it reads all of the text
+before each token anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sdk.gateway.engines.engine import EngineRefused, Upstream
@@ -21,9 +25,22 @@ _ALL = 1_000_000
 _LEAST = -103.3
 
 
-async def score(upstream: Upstream, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
-    """Return the log-probability, in nats, of each token. Raises httpx.HTTPError, EngineRefused."""
+async def score(
+    upstream: Upstream, prompt: Sequence[int], continuation: Sequence[int], *, slot: int | None = None
+) -> list[float]:
+    """Return the log-probability, in nats, of each token. Raises httpx.HTTPError, EngineRefused.
+
+    `slot`: one that nobody else uses meanwhile, in a process that nobody else asks.
+    """
     scores: list[float] = []
+    if slot is not None:
+        fresh = {**upstream.fields, "id_slot": slot}
+        again = replace(upstream, fields={**fresh, "cache_prompt": True})
+        for at, token in enumerate(continuation):
+            one = again if at else replace(upstream, fields=fresh)
+            context = [*prompt, *continuation[:at]]
+            scores += await _as_written(one, context, [token]) or [await _forced(again, context, token)]
+        return scores
     while len(scores) < len(continuation):
         context, left = [*prompt, *continuation[: len(scores)]], continuation[len(scores) :]
         scores += await _as_written(upstream, context, left) or [await _forced(upstream, context, left[0])]

@@ -253,6 +253,44 @@ def test_no_third_process_of_llama_cpp_is_started_while_requests_run_in_the_firs
     asyncio.run(body())
 
 
+def test_new_process_of_llama_cpp_gets_no_request_before_somebody_asks_for_its_version(
+    models: ServedModels, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        async with up(llama_cpp(models.base, models.base.parent / "store")) as engine:
+            await engine.load("sql@v1", models.adapters["sql@v1"])
+            assert await answer(engine, models, "sql@v1") == decoded(models, models.expected["sql@v1"][0])
+            old = engine.pid
+            await engine.load("sql@v2", models.adapters["sql@v2"])
+            assert await engine.loaded() == {"sql@v1", "sql@v2"}
+            # More texts at once than there are slots.
+            names = ["", "sql@v2", "sql@v1"] * 2
+            found = await asyncio.gather(
+                *(engine.score(name or None, models.prompts[0], models.expected[""][0]) for name in names)
+            )
+            for name, scores in zip(names, found, strict=True):
+                least = [max(-80.0, each) for each in scores]
+                assert least == pytest.approx([max(-80.0, each) for each in models.scores[name]], abs=2e-3), name
+            with pytest.raises(KeyError):
+                await engine.score("sql@v3", [1], [2])
+            with pytest.raises(KeyError):
+                engine.route("sql@v3")
+            assert await answer(engine, models, "sql@v1") == decoded(models, models.expected["sql@v1"][0])
+            assert await answer(engine, models, "") == decoded(models, models.expected[""][0])
+            assert engine.pid == old
+            assert await answer(engine, models, "sql@v2") == decoded(models, models.expected["sql@v2"][0])
+            new = engine.pid
+            assert new != old
+            # One that is refused goes, and nobody was moved to its process.
+            await engine.load("sql@v3", models.adapters["sql@v3"])
+            await engine.release("sql@v3")
+            assert await engine.loaded() == {"sql@v1", "sql@v2"}
+            assert await answer(engine, models, "") == decoded(models, models.expected[""][0])
+            assert engine.pid == new
+
+    asyncio.run(body())
+
+
 async def is_up(engine: InferenceEngine) -> bool:
     try:
         await engine.loaded()

@@ -21,12 +21,12 @@ from sdk.lora.tensors import open_file
 from workers.pipelines.errors import PipelineError, first_line
 from workers.pipelines.model.adapters import load_adapter, peft_config_of
 from workers.pipelines.model.causality import fixed_texts
-from workers.serving.decoding.blueprints import Blueprint
 from workers.serving.decoding.errors import AdapterRefused, BaseChanged
 from workers.serving.decoding.grafts import GraftRefused, cut, graft
 from workers.serving.decoding.kinds import Outline, ServedAs, judge
 from workers.serving.decoding.passes import BASE, Tree
 from workers.serving.decoding.requests import ServedPlacement
+from workers.serving.decoding.reused_wrappers import ReusedWrappers
 from workers.serving.decoding.trees import Untouched, own_bytes, tree_of
 
 #: How far logits may move, as a share of the largest, because other rows are beside: roundings of the type, and at least so much.
@@ -67,7 +67,7 @@ class Adapters:
         self._bare = Tree(model)
         self._shared = Tree(tree_of(model))
         #: Of the version that was loaded last, if it shares a batch.
-        self._blueprint: Blueprint | None = None
+        self._reused: ReusedWrappers | None = None
         self._count = 0
         self._text = fixed_texts(model)[:1, :_TEXT_TOKENS]
         self._embeddings = _embeddings_of(model)
@@ -114,22 +114,22 @@ class Adapters:
 
     def _loaded(self, folder: Path, verdict: ServedAs) -> Any:
         """Return a tree of its own with an adapter that PEFT loads."""
-        self._blueprint = None
+        self._reused = None
         model = tree_of(self._bare.model, verdict.changes)
         with self._unwritten(model):
             loaded = load_adapter(model, folder)
         if verdict.placement is ServedPlacement.SHARES_A_BATCH:
-            self._blueprint = Blueprint(folder, loaded)
+            self._reused = ReusedWrappers(folder, loaded)
         return model
 
     def _again(self, folder: Path) -> Any:
         """Return the tree of the version that was loaded last with an adapter in its place, if it has the same shape; else None."""
-        blueprint = self._blueprint
-        if blueprint is None or not blueprint.fits(folder):
+        reused = self._reused
+        if reused is None or not reused.fits(folder):
             return None
-        with self._unwritten(blueprint.model):
-            blueprint.take(folder)
-        return blueprint.model
+        with self._unwritten(reused.model):
+            reused.take(folder)
+        return reused.model
 
     def _outline(self, folder: Path) -> Outline:
         # Refuses what PEFT must not be given.
@@ -158,17 +158,17 @@ class Adapters:
             pass
         cut(self._shared.model, label)
         # Its tree is the version's.
-        self._blueprint = None
+        self._reused = None
         return replace(version, placement=ServedPlacement.OWN_BATCH)
 
     def release(self, version: HeldVersion) -> None:
         """Forget a version."""
         if version.tree is self._shared and version.label != BASE:
             cut(self._shared.model, version.label)
-            blueprint = self._blueprint
-            if blueprint is not None and blueprint.folder == version.folder:
+            reused = self._reused
+            if reused is not None and reused.folder == version.folder:
                 # It has the version's matrices.
-                self._blueprint = None
+                self._reused = None
 
     @contextmanager
     def _unwritten(self, tree: Any) -> Iterator[None]:

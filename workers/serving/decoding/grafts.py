@@ -92,6 +92,6 @@ def _empty(wrapper: Any, module: Any) -> Any:
     for of in _per_adapter(wrapper):
         setattr(made, of, type(getattr(wrapper, of))())
     # Which one answers is chosen by row.
-    made._active_adapter = []
+    made.set_adapter([])
     made.base_layer = module
     return made

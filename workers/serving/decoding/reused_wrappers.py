@@ -41,7 +41,7 @@ class _Place(NamedTuple):
     parameter: str | None
 
 
-class Blueprint:
+class ReusedWrappers:
     """A tree of modules with an adapter that PEFT has loaded, which others of the same shape may take the place of."""
 
     def __init__(self, folder: Path, loaded: Any) -> None:

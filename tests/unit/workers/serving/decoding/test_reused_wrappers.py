@@ -14,9 +14,9 @@ from support import served
 from support.architectures import save_model
 
 from workers.pipelines.model.adapters import load_adapter
-from workers.serving.decoding.blueprints import Blueprint
 from workers.serving.decoding.loop import DecodeLoop
 from workers.serving.decoding.requests import DecodeQuestion
+from workers.serving.decoding.reused_wrappers import ReusedWrappers
 
 # What silences it where PEFT reads it is a context of filters, which is not of one thread alone.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -56,12 +56,12 @@ def test_an_adapter_in_anothers_place_is_what_peft_loads(bases: dict[str, Path],
     loaded = load_adapter(_model(base), first)
     held = own_tensors(loaded)
     before = {name: tensor.clone() for name, tensor in held.items()}
-    blueprint = Blueprint(first, loaded)
-    assert not blueprint.fits(second), "its numbers are of another type"
+    reused = ReusedWrappers(first, loaded)
+    assert not reused.fits(second), "its numbers are of another type"
     _in_half_precision(first)
-    blueprint = Blueprint(first, loaded)
-    assert blueprint.fits(second)
-    blueprint.take(second)
+    reused = ReusedWrappers(first, loaded)
+    assert reused.fits(second)
+    reused.take(second)
     right = load_adapter(_model(base), second)
     found, wanted = own_tensors(loaded), own_tensors(right)
     assert found.keys() == wanted.keys()
@@ -72,7 +72,7 @@ def test_an_adapter_in_anothers_place_is_what_peft_loads(bases: dict[str, Path],
         assert torch.equal(held[name], before[name])
     text = torch.tensor([[40, 41, 99, 120]])
     with torch.inference_mode():
-        assert torch.equal(blueprint.model(input_ids=text).logits, right(input_ids=text).logits)
+        assert torch.equal(reused.model(input_ids=text).logits, right(input_ids=text).logits)
 
 
 @pytest.mark.parametrize("change", [{"lora_alpha": 16}, {"r": 2}, {"target_modules": ["q_proj"]}])
@@ -81,16 +81,16 @@ def test_an_adapter_of_another_shape_does_not_fit(
 ) -> None:
     first = served.save_adapter(bases["llama"], tmp_path / "first", seed=1)
     other = served.save_adapter(bases["llama"], tmp_path / "other", seed=2, **change)
-    assert not Blueprint(first, load_adapter(_model(bases["llama"]), first)).fits(other)
+    assert not ReusedWrappers(first, load_adapter(_model(bases["llama"]), first)).fits(other)
 
 
 def test_where_an_adapter_comes_from_is_no_part_of_its_shape(bases: dict[str, Path], tmp_path: Path) -> None:
     first = served.save_adapter(bases["llama"], tmp_path / "first", seed=1)
-    blueprint = Blueprint(first, load_adapter(_model(bases["llama"]), first))
+    reused = ReusedWrappers(first, load_adapter(_model(bases["llama"]), first))
     other = served.save_adapter(bases["llama"], tmp_path / "other", seed=2)
     file = other / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "elsewhere"}))
-    assert blueprint.fits(other)
+    assert reused.fits(other)
 
 
 def test_versions_of_one_shape_answer_each_as_peft_alone(bases: dict[str, Path], tmp_path: Path) -> None:

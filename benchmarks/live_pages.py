@@ -19,14 +19,13 @@ from pathlib import Path
 
 import httpx
 import uvloop
-from fleet import Site, postgres_server, site, small_job
+from fleet import Site, postgres_server, site
+from held_jobs import claim_jobs, statements_since, submit_jobs
 from load import LoadError, post
 from startup import Row
 from watchers import Connection
 
-from sdk.client import Client
-from sdk.schemas.jobs import JobView
-from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
+from sdk.schemas.work import Assignment
 
 READERS = 500
 TOKENS = 20
@@ -37,8 +36,6 @@ BEAT_EVERY_S = 1.5
 
 _SETTLE_S = 5.0
 _PATIENCE_S = 15.0
-#: A statement in PostgreSQL's log, but for those that only begin and end transactions or look whether it is there.
-_STATEMENT = re.compile(rb"LOG:  (?:statement|execute [^:]*): (?!BEGIN|COMMIT|ROLLBACK|;|\n)")
 _LIVE = re.compile(r'data-live="([^"]+)"')
 _STEP = re.compile(rb" (\d+)/1000000 steps")
 
@@ -66,9 +63,9 @@ def run(readers: int = READERS, seconds: float = SECONDS) -> list[Row]:
     with ExitStack() as stack:
         postgres = stack.enter_context(postgres_server(log_statement="all"))
         at = stack.enter_context(site(postgres, "live", REGISTRY_MAX_CONNECTIONS_PER_ADDRESS=str(2 * readers)))
-        _submit(at)
+        submit_jobs(at, JOBS)
         reading = _sign_in(at, readers)
-        held = _claim(at)
+        held = claim_jobs(at, JOBS)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = runner.run(_measure(at, held, reading, postgres.log_path, seconds))
     note = f"{readers} readers of /ui/jobs, {TOKENS} tokens; PostgreSQL, a registry of 2 processes; statements "
@@ -90,7 +87,7 @@ async def _measure(
 ) -> dict[str, float]:
     logged = log.stat().st_size
     await asyncio.sleep(seconds)
-    alone = _statements_since(log, logged) / seconds
+    alone = statements_since(log, logged) / seconds
     connections = [await Connection.open(at.server.port) for _ in readers]
     streams = [
         asyncio.create_task(connection.ask(reader.request, reader.take))
@@ -102,7 +99,7 @@ async def _measure(
         await asyncio.sleep(seconds)
         took = time.monotonic() - began
         rest = {
-            "rest_statements_per_s": _statements_since(log, logged) / took - alone,
+            "rest_statements_per_s": statements_since(log, logged) / took - alone,
             "rest_core": 100 * (_cpu_s() - worked) / took,
         }
         sizes, worked, began = sum(reader.size_bytes for reader in readers), _cpu_s(), time.monotonic()
@@ -151,12 +148,6 @@ async def _lasts(readers: Sequence[_Reader], beats: dict[int, float]) -> list[fl
             raise LoadError(f"readers did not see {missed} of {len(readers) * len(beats)} events")
         await asyncio.sleep(0.05)
     return [max(reader.seen[step] for reader in readers) - answered for step, answered in beats.items()]
-
-
-def _statements_since(log: Path, size: int) -> int:
-    with log.open("rb") as lines:
-        lines.seek(size)
-        return len(_STATEMENT.findall(lines.read()))
 
 
 def _cpu_s() -> float:
@@ -208,23 +199,6 @@ def _sign_in(at: Site, readers: int) -> list[_Reader]:
             cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
         head = f"GET {live} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n"
         found.append(_Reader(f"{head}Accept: text/event-stream\r\n\r\n".encode()))
-    return found
-
-
-def _submit(at: Site) -> None:
-    submission = small_job(at)
-    for _ in range(JOBS):
-        at.client.call("POST", "/jobs", JobView, body=submission)
-
-
-def _claim(at: Site) -> list[Assignment]:
-    """Claim all jobs, which are then held for as long as a lease lasts."""
-    me = Client(at.server.url, at.worker_token, cache=at.folder / "worker-cache")
-    found = []
-    for number in range(JOBS):
-        worker = WorkerInfo(name=f"holder-{number}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**34)
-        found.append(me.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=worker)))
-    me.close()
     return found
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from fleet import Site, postgres_server, site, small_job
+from fleet import Site, postgres_server, site
+from held_jobs import claim_jobs, statements_since, submit_jobs
 from load import LoadError, post
 from startup import Row
 from watchers import Connection, Sightings, Watcher
 
-from sdk.client import Client
-from sdk.schemas.jobs import JobView
-from sdk.schemas.work import Assignment, ClaimRequest, WorkerInfo
+from sdk.schemas.work import Assignment
 
 WATCHERS = 100
 JOBS = 10
@@ -36,21 +34,11 @@ ASK_EVERY_S = 0.5
 
 _SETTLE_S = 2.0
 _PATIENCE_S = 15.0
-#: A statement in PostgreSQL's log, but for those that only begin and end transactions or look whether it is there.
-_STATEMENT = re.compile(rb"LOG:  (?:statement|execute [^:]*): (?!BEGIN|COMMIT|ROLLBACK|;)")
 
 #: When the registry answered to each heartbeat: (job, message) → by the monotonic clock.
 _Beats = dict[tuple[str, str], float]
 #: Watches for ever over a connection.
 _Watch = Callable[[Watcher, Connection], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A job that is running, held by this process."""
-
-    id: str
-    attempt: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,8 @@ def run(watchers: int = WATCHERS, seconds: float = SECONDS) -> list[Row]:
         # The one way to count what is asked of it that this PostgreSQL has.
         postgres = stack.enter_context(postgres_server(log_statement="all"))
         at = stack.enter_context(site(postgres, "watched"))
-        measure = _Measure(at, _hold(at), postgres.log_path, seconds)
+        submit_jobs(at, JOBS)
+        measure = _Measure(at, claim_jobs(at, JOBS), postgres.log_path, seconds)
         found = {name: measure.run(watchers, way) for name, way in ways.items()}
         beats_alone = measure.run(0, Watcher.long_poll).queries_per_s
     peer = found.pop("asking")
@@ -107,7 +96,7 @@ def _row(what: str, ours: float, peer: float, note: str) -> Row:
 class _Measure:
     """One way of watching after another, over the same jobs."""
 
-    def __init__(self, at: Site, held: Sequence[_Held], log: Path, seconds: float) -> None:
+    def __init__(self, at: Site, held: Sequence[Assignment], log: Path, seconds: float) -> None:
         self._port = at.server.port
         self._reader = at.server.tokens["reader"]
         self._worker = at.worker_token
@@ -125,7 +114,8 @@ class _Measure:
         sightings = Sightings()
         beats: _Beats = {}
         watchers = [
-            Watcher(number, self._held[number % len(self._held)].id, self._reader, sightings) for number in range(count)
+            Watcher(number, self._held[number % len(self._held)].job, self._reader, sightings)
+            for number in range(count)
         ]
         connections = [await Connection.open(self._port) for _ in (*watchers, *self._held)]
         watching = [
@@ -136,7 +126,7 @@ class _Measure:
             await asyncio.sleep(_SETTLE_S)
             answers, logged = sightings.answers, self._log.stat().st_size
             await _first_to_fail([*watching, asyncio.create_task(self._beat_all(connections[count:], beats))])
-            answers, statements = sightings.answers - answers, self._statements_since(logged)
+            answers, statements = sightings.answers - answers, statements_since(self._log, logged)
             seen = await self._all_seen(watchers, sightings, beats)
         finally:
             for task in watching:
@@ -155,15 +145,15 @@ class _Measure:
             *(self._beat_one(held, over, beats, place * pause, until) for place, (held, over) in pairs)
         )
 
-    async def _beat_one(self, held: _Held, over: Connection, beats: _Beats, start_s: float, until: float) -> None:
+    async def _beat_one(self, held: Assignment, over: Connection, beats: _Beats, start_s: float, until: float) -> None:
         due = time.monotonic() + start_s
         while due < until:
             await asyncio.sleep(due - time.monotonic())
             self._beat += 1
             message = f"beat {self._beat}"
             body = {"attempt": held.attempt, "events": [{"kind": "log", "message": message}]}
-            await over.ask(post(f"/api/v1/jobs/{held.id}/heartbeat", body, token=self._worker))
-            beats[held.id, message] = time.monotonic()
+            await over.ask(post(f"/api/v1/jobs/{held.job}/heartbeat", body, token=self._worker))
+            beats[held.job, message] = time.monotonic()
             due += 1 / PER_S
 
     async def _all_seen(self, watchers: Sequence[Watcher], sightings: Sightings, beats: _Beats) -> list[float]:
@@ -181,11 +171,6 @@ class _Measure:
             await asyncio.sleep(0.05)
         return [1000 * (sightings.at[key] - answered) for key, answered in wanted]
 
-    def _statements_since(self, size: int) -> int:
-        with self._log.open("rb") as log:
-            log.seek(size)
-            return len(_STATEMENT.findall(log.read()))
-
 
 async def _first_to_fail(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Return when the last of the tasks is done; raise what any other one raises before."""
@@ -201,21 +186,6 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float]:
     ordered = sorted(values) or [math.nan]
     p50, p99 = (ordered[min(len(ordered) - 1, math.floor(share * len(ordered)))] for share in (0.5, 0.99))
     return p50, p99
-
-
-def _hold(at: Site) -> list[_Held]:
-    """Submit jobs and claim them."""
-    submission = small_job(at)
-    for _ in range(JOBS):
-        at.client.call("POST", "/jobs", JobView, body=submission)
-    me = Client(at.server.url, at.worker_token, cache=at.folder / "worker-cache")
-    found = []
-    for number in range(JOBS):
-        worker = WorkerInfo(name=f"holder-{number}", device="cpu", memory_bytes=2**34, free_memory_bytes=2**34)
-        given = me.call("POST", "/jobs/claim", Assignment, body=ClaimRequest(worker=worker))
-        found.append(_Held(given.job, given.attempt))
-    me.close()
-    return found
 
 
 if __name__ == "__main__":

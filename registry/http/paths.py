@@ -19,6 +19,8 @@ PAGES = "/ui/"
 SIGN_IN, SIGN_OUT, STATIC = f"{PAGES}sign-in", f"{PAGES}sign-out", f"{PAGES}static/"
 #: Where a reader signs in with a code.
 CODE = f"{PAGES}code"
+#: What saves a report: a form, since one with rows is written into the audit trail.
+REPORTS = f"{PAGES}reports"
 #: The page of the API.
 DOCS = "/docs"
 

@@ -27,6 +27,8 @@ class Cell(NamedTuple):
 
 #: How moments are written, in UTC.
 WHEN = "%Y-%m-%d %H:%M"
+#: How many names stand in one cell; a version may have a thousand aliases.
+MOST_NAMES = 20
 #: What stands for a value that there is none of.
 NOTHING = Cell("–")
 
@@ -34,6 +36,13 @@ NOTHING = Cell("–")
 def ref(text: str, to: str | None = None) -> Cell:
     """Return a ref, a digest or an id."""
     return Cell(text, "ref", to)
+
+
+def names(all_of_them: Sequence[str]) -> Cell:
+    """Return as many names as there is room for, and how many more there are."""
+    shown = ", ".join(all_of_them[:MOST_NAMES])
+    more = len(all_of_them) - MOST_NAMES
+    return Cell(f"{shown} and {more} more" if more > 0 else shown) if shown else NOTHING
 
 
 def number(value: float | None, title: str | None = None) -> Cell:

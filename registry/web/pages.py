@@ -22,7 +22,7 @@ from registry.http.rights import note_forbidden
 from registry.http.routes import answered, apart
 from registry.principal import Principal
 from registry.web.forms import FormFields
-from registry.web.rendering import render
+from registry.web.rendering import link, render
 from registry.web.signed_in import SignedIn
 from sdk.schemas.codes import explain_validation
 
@@ -99,6 +99,13 @@ async def long_page(
 def moved(to: str) -> Response:
     """Return what a form that did something answers: go and look at this page."""
     return RedirectResponse(to, 303, headers=HEADERS)
+
+
+async def pressed(request: Request, act: Callable[..., object], room: str, ident: str, *, who: Principal) -> Response:
+    """Return what a form answers that is only a button: it does one thing to one job or sweep, whose page comes next."""
+    form_of(request, FormFields)
+    await answered(act, ident, who=who)
+    return moved(link(room, ident))
 
 
 def form_of(request: Request, kind: type[F]) -> F:

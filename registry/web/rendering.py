@@ -44,6 +44,7 @@ def environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=visible,
         undefined=StrictUndefined,
         auto_reload=False,
         trim_blocks=True,
@@ -56,7 +57,6 @@ def environment() -> Environment:
         number=number,
         short=short,
         duration=duration,
-        visible=visible,
         data_image=data_image,
     )
     return made
@@ -104,13 +104,16 @@ def number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def visible(text: str) -> str:
-    r"""Return a text of rows with signs for the control characters that a page would hide, or obey.
+def visible(value: Any) -> Any:
+    r"""Return what a template shows, with signs for the control characters of a text that a page would hide, or obey: one that
+    turns the direction would turn the rest of its line too.
+
+    What forms hold is sent back, and must be what it was: templates write that with the filter `e`, whose value is passed on.
 
     >>> visible("a\x1bb\u202ec\n\t") == "a\u241bb\ufffdc\n\t"
     True
     """
-    return text.translate(_SIGNS)
+    return value.translate(_SIGNS) if type(value) is str and not value.isprintable() else value
 
 
 def data_image(svg: str) -> str:

@@ -15,7 +15,7 @@ from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
 from registry.db.types import utc_now
 from registry.errors import ReadOnly, RegistryError
-from registry.http.paths import CODE, SIGN_IN, SIGN_OUT, area_of
+from registry.http.paths import CODE, REPORTS, SIGN_IN, SIGN_OUT, area_of
 from registry.http.refusals import refused
 from registry.principal import EVERYWHERE, Principal
 from sdk.version import API
@@ -28,9 +28,9 @@ _ROW = 1
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Heartbeats are allowed, so that workers keep the jobs that they hold: an expired lease would restart a job from its
 #: last checkpoint, and a heartbeat only adds events to that job. In an emergency, rights can still be taken away.
-#: So can anybody sign in to look.
+#: So can anybody sign in to look, and save a report: whoever writes it refuses one that has to be audited.
 _LET_THROUGH = re.compile(
-    rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke|sign-in-codes)|{SIGN_IN}|{SIGN_OUT}|{CODE}"
+    rf"{API}/(jobs/[^/]+/heartbeat|tokens/([^/]+/)?revoke|sign-in-codes)|{SIGN_IN}|{SIGN_OUT}|{CODE}|{REPORTS}"
 )
 
 

@@ -66,10 +66,9 @@ class _Subject:
     fingerprint: str | None = None
 
 
-class ToFirstQuery(BaseModel):
-    """What is compared with the first that is named, by what, and what of it is shown."""
+class ComparedBy(BaseModel):
+    """How things are compared by their rows."""
 
-    ref: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=2, max_length=1 + MOST_AGAINST_ONE)]
     metric: Annotated[
         str | None, Field(min_length=1, max_length=100, description="The score that is compared; without it, the loss.")
     ] = None
@@ -78,16 +77,13 @@ class ToFirstQuery(BaseModel):
         Field(
             min_length=1,
             max_length=300,
-            description="The dataset, by name or digest, where all were scored on several.",
+            description="The dataset, by name or digest, where there are scores on several.",
         ),
     ] = None
     by: Annotated[
         str | None,
         Field(min_length=1, max_length=200, description="A column of the dataset: its equal rows go together."),
     ] = None
-    examples: Annotated[
-        int, Field(ge=0, le=MOST_EXAMPLES, description="Rows to show side by side, those that changed most.")
-    ] = 0
     detect: Annotated[
         float | None,
         Field(ge=1e-9, le=1e9, description="A difference: how many rows show it? Without it, the one that was found."),
@@ -95,6 +91,15 @@ class ToFirstQuery(BaseModel):
     scores_of: ScoresOf = None
     base_namespace: BaseNamespace = None
     published: IsPublished = False
+
+
+class ToFirstQuery(ComparedBy):
+    """What is compared with the first that is named, by what, and what of it is shown."""
+
+    ref: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=2, max_length=1 + MOST_AGAINST_ONE)]
+    examples: Annotated[
+        int, Field(ge=0, le=MOST_EXAMPLES, description="Rows to show side by side, those that changed most.")
+    ] = 0
 
 
 class ComparisonQuery(ToFirstQuery):

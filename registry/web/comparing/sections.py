@@ -21,6 +21,7 @@ from registry.web.document import (
     Foldout,
     Section,
     Sentences,
+    names,
     number,
     ref,
     turned,
@@ -53,7 +54,7 @@ def versions_section(beside: ComparedSides) -> Section:
         rows.append(
             [
                 ref(side.ref, page_of_ref(side.ref)),
-                Cell(", ".join(version.aliases)) if version.aliases else NOTHING,
+                names(version.aliases),
                 Cell(version.state),
                 Cell(f"{version.created_at:{WHEN}}"),
                 Cell(version.base.id),

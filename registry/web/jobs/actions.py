@@ -12,7 +12,7 @@ from registry.http.paths import PAGES
 from registry.http.routes import answered
 from registry.jobs.views import JobId, JobsDep
 from registry.web.forms import FormFields
-from registry.web.pages import Visitor, form_of, moved, pages
+from registry.web.pages import Visitor, form_of, moved, pages, pressed
 from registry.web.rendering import link
 
 router = pages()
@@ -28,9 +28,7 @@ class _RetryForm(FormFields):
 @router.post(f"{PAGES}jobs/{{job_id}}/cancel")
 async def cancel_job_here(request: Request, job_id: JobId, jobs: JobsDep, who: Visitor) -> Response:
     """Cancel a job; a cancelled one stays as it is."""
-    form_of(request, FormFields)
-    await answered(jobs.cancel, job_id, who=who)
-    return moved(link("jobs", job_id))
+    return await pressed(request, jobs.cancel, "jobs", job_id, who=who)
 
 
 @router.post(f"{PAGES}jobs/{{job_id}}/retry")

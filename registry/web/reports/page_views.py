@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from registry.http.paths import PAGES
+from registry.http.paths import REPORTS
 from registry.http.routes import apart, service
 from registry.web.comparing.views import MOST_CHARACTERS, split_refs
 from registry.web.forms import FormFields
@@ -38,7 +38,7 @@ class ReportForm(FormFields):
     data: Annotated[str, Field(max_length=300)] = ""
 
 
-@router.post(f"{PAGES}reports")
+@router.post(REPORTS)
 async def save_report(
     request: Request, writer: Annotated[ReportWriter, service(ReportWriter)], who: Visitor
 ) -> Response:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from registry.catalog.bases.names import BaseNamespace, IsPublished
-from registry.evaluations.standing import ScoresOf
+from registry.evaluations.comparing.service import ComparedBy
 from registry.web.comparing.service import MOST_SIDES
 from sdk.schemas.scores import MOST_EXAMPLES
 
 
-class ReportQuery(BaseModel):
+class ReportQuery(ComparedBy):
     """What a report is about, how it is written, and which rows are in it."""
 
     of: Annotated[
@@ -37,22 +36,3 @@ class ReportQuery(BaseModel):
             description="The version that the others are compared with; left out: the first.",
         ),
     ] = None
-    metric: Annotated[
-        str | None, Field(min_length=1, max_length=100, description="The score that is compared; left out: the loss.")
-    ] = None
-    data: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=300,
-            description="The dataset on which rows are compared; left out: the one that most were scored on.",
-        ),
-    ] = None
-    by: Annotated[
-        str | None,
-        Field(min_length=1, max_length=200, description="A column of the dataset: its equal rows go together."),
-    ] = None
-    detect: Annotated[float | None, Field(ge=1e-9, le=1e9, description="A difference: how many rows show it?")] = None
-    scores_of: ScoresOf = None
-    base_namespace: BaseNamespace = None
-    published: IsPublished = False

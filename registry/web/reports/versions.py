@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from registry.db.paging import Paged
-from registry.web.document import NOTHING, WHEN, Block, Cell, CellTable, FactList, Section, Sentences, ref
+from registry.web.document import NOTHING, WHEN, Block, Cell, CellTable, FactList, Section, Sentences, names, ref
 from sdk.schemas.aliases import AliasMoveView, AliasView
 from sdk.schemas.catalog import VersionView
 
@@ -47,7 +47,7 @@ def version_section(version: VersionView) -> Section:
         ("Digest", ref(version.digest)),
         ("State", Cell(version.state)),
         ("Kind", Cell(version.kind)),
-        ("Aliases", Cell(", ".join(version.aliases) or "–")),
+        ("Aliases", names(version.aliases)),
         ("Tags", Cell(", ".join(f"{name}={value}" for name, value in version.tags.items()) or "–")),
         ("Description", Cell(version.description or "–")),
         ("Made by", Cell(version.created_by)),

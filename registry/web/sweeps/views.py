@@ -12,10 +12,8 @@ from registry.http.paths import PAGES
 from registry.http.routes import answered, service
 from registry.jobs.lines import JobLines
 from registry.sweeps.service import Sweeps
-from registry.web.forms import FormFields
 from registry.web.jobs.stream import cursor_of, feed_for, stream
-from registry.web.pages import Visitor, form_of, long_page, moved, page, pages
-from registry.web.rendering import link
+from registry.web.pages import Visitor, long_page, page, pages, pressed
 from registry.web.sweeps.shown import shown_sweep, varies
 from sdk.schemas.sweeps import SweepState
 
@@ -81,22 +79,16 @@ async def stream_sweep(
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/pause")
 async def pause_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Begin no further members."""
-    form_of(request, FormFields)
-    await answered(sweeps.pause, sweep_id, who=who)
-    return moved(link("sweeps", sweep_id))
+    return await pressed(request, sweeps.pause, "sweeps", sweep_id, who=who)
 
 
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/go")
 async def let_sweep_go_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Let a paused sweep go on."""
-    form_of(request, FormFields)
-    await answered(sweeps.go, sweep_id, who=who)
-    return moved(link("sweeps", sweep_id))
+    return await pressed(request, sweeps.go, "sweeps", sweep_id, who=who)
 
 
 @router.post(f"{PAGES}sweeps/{{sweep_id}}/cancel")
 async def cancel_sweep_here(request: Request, sweep_id: SweepId, sweeps: SweepsDep, who: Visitor) -> Response:
     """Cancel a sweep and its members."""
-    form_of(request, FormFields)
-    await answered(sweeps.cancel, sweep_id, who=who)
-    return moved(link("sweeps", sweep_id))
+    return await pressed(request, sweeps.cancel, "sweeps", sweep_id, who=who)

@@ -107,3 +107,23 @@ def test_filter_is_typed_and_what_is_wrong_stands_under_it(reading: Callable[...
     field.press("Enter")
     expect(page.get_by_role("link", name=scene.adapter(), exact=True)).to_be_visible()
     assert page.get_by_role("link", name="code-review", exact=True).count() == 0
+
+
+#: From the right to the left, turned, of several code points, of no width, and with many marks on one letter.
+ODD = "مرحبا \u202eevil\u202c \U0001f600\u200d\U0001f469 z\u200b\u200bw e\u0301\u0323 " + "\u0316\u0317\u0318" * 10
+
+
+def test_texts_as_long_and_odd_as_they_may_be_stay_in_the_window(
+    seen: World, scene: Scene, reading: Callable[..., Reader], pictures: Path
+) -> None:
+    odd = Scene(seen, scene.folder / "odd", "odd")
+    name = "n" * 64
+    for _ in range(2):
+        odd.publish(name, tags={"lang": ODD, "w" * 60: "v" * 200}, description=ODD * 3 + "x" * 200)
+    odd.move(1, "production", name, reason=ODD + "r" * 200)
+    odd.move(2, "q" * 60, name, reason=ODD)
+    page = f"/ui/adapters/{odd.adapter(name)}"
+    reader = reading(Role.ADMIN, to=page, width=375)
+    for place, address in enumerate((page, f"{page}/v2", f"/ui/history?adapter={odd.adapter(name)}")):
+        reader.page.goto(address)
+        reader.hold(pictures, f"odd-{place}")

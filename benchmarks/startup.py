@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
 
 ROUNDS = 15
+#: What is asked of a helper.
+_HELPED = ("helped list",)
 _PEERS = ROOT / "build" / "peers"
 #: Peers' scripts, each with the packages that it takes: MLflow's server reads from S3 by boto3.
 _PACKAGES = {"mlflow": ["mlflow", "boto3"], "hf": ["huggingface_hub"], "aws": ["awscli"]}
@@ -32,26 +34,49 @@ def run(rounds: int = ROUNDS) -> list[Row]:
     with tempfile.TemporaryDirectory() as home:
         _seed(home)
         environment = {**os.environ, "ADAPTERCTL_URL": f"local:{home}/registry", "ADAPTERCTL_CACHE": f"{home}/cache"}
-        commands = {
+        commands: dict[str, list[Path | str]] = {
             "version": [here / "adapterctl", "--version"],
             "help": [here / "adapterctl", "--help"],
             "show": [here / "adapterctl", "show", "seeded@v1", "--format", "json"],
+            "list": [here / "adapterctl", "list"],
+            "helped list": [here / "adapterctl", "list"],
             "hf": [peers / "hf", "--help"],
             "hf version": [peers / "hf", "version"],
             "mlflow": [peers / "mlflow", "--version"],
         }
+        _start_helper(commands["list"], environment)
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(rounds):
             for name, command in commands.items():
-                times[name].append(_time(command, environment))
+                times[name].append(
+                    _time(command, {**environment, "ADAPTERCTL_HELPER": "1" if name in _HELPED else "0"})
+                )
     median = {name: statistics.median(found) for name, found in times.items()}
     note = f"whole process, median of {rounds} interleaved"
     return [
         _row("`adapterctl --version`, s (target 0.1)", median["version"], median["mlflow"], "mlflow --version", note),
         _row("`adapterctl --version`, s", median["version"], median["hf version"], "hf version", note),
         _row("`adapterctl --help`, s (target 0.15)", median["help"], median["hf"], "hf --help", note),
-        _row("embedded `adapterctl show`, s (target 1.5)", median["show"], median["mlflow"], "mlflow --version", note),
+        _row("embedded `adapterctl show`, s (target 1.0)", median["show"], median["mlflow"], "mlflow --version", note),
+        _row("embedded `adapterctl list`, s (target 1.0)", median["list"], median["mlflow"], "mlflow --version", note),
+        _row(
+            "the same by the folder's helper, s (target 0.4)",
+            median["helped list"],
+            median["hf version"],
+            "hf version",
+            note,
+        ),
     ]
+
+
+def _start_helper(command: list[Path | str], environment: dict[str, str]) -> None:
+    """Let a command leave its helper, and wait until that answers."""
+    from sdk.home_helpers import greet, place_of
+
+    subprocess.run(command, env={**environment, "ADAPTERCTL_HELPER": "1"}, stdout=subprocess.DEVNULL, check=True)
+    place = place_of(Path(environment["ADAPTERCTL_URL"].removeprefix("local:")))
+    while place is None or greet(place) is None:
+        time.sleep(0.1)
 
 
 def _row(what: str, ours: float, peer: float, name: str, note: str) -> Row:

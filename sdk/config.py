@@ -3,6 +3,7 @@
 `ADAPTERCTL_URL` and `ADAPTERCTL_TOKEN` take precedence over the profile that `adapterctl login` writes;
 `ADAPTERCTL_CACHE` is the cache's folder. What is pushed is signed with the key in the file `ADAPTERCTL_SIGNING_KEY`,
 whose password is `ADAPTERCTL_SIGNING_PASSWORD`. `ADAPTERCTL_INSECURE=1` accepts plain http to another machine.
+`ADAPTERCTL_HELPER=0` lets no command over a folder use or leave a helper, and `ADAPTERCTL_HELPER=1` lets scripts use one.
 `ADAPTERCTL_KEEP_WARM` is for how many seconds an engine program waits for the next question, 0 for none.
 """
 
@@ -101,6 +102,17 @@ def keep_warm_s() -> float:
             param="ADAPTERCTL_KEEP_WARM",
         )
     return seconds
+
+
+def wants_helper(*, by_default: bool) -> bool:
+    """Whether the helper of a folder is asked: 0 and 1 in `ADAPTERCTL_HELPER` say so, and else commands ask it, scripts don't.
+
+    Raises InvalidInput.
+    """
+    given = os.environ.get("ADAPTERCTL_HELPER", "")
+    if given not in ("", "0", "1"):
+        raise InvalidInput(f"ADAPTERCTL_HELPER is {given[:80]!a}; set it to 0 or 1", param="ADAPTERCTL_HELPER")
+    return by_default if not given else given == "1"
 
 
 def load(url: str | None = None, token: str | None = None, *, insecure: bool = False) -> Config:

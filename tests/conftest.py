@@ -10,6 +10,11 @@ from support.temporary import use_memory
 use_memory()
 keep_bytecode()
 
+import os  # noqa: E402
+
+# Commands of tests leave no process, unless a test asks for it.
+os.environ.setdefault("ADAPTERCTL_HELPER", "0")
+
 from hypothesis import HealthCheck, settings  # noqa: E402 - it is compiled, too
 
 pytest_plugins = [

@@ -7,9 +7,10 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from registry.app.application import create_app
-from registry.app.left_work import left_work
+from registry.app.left_work import LeftWork, left_work
 from registry.app.services import Services
 from registry.errors import Unavailable
+from registry.queue import Queue
 from registry.settings import Settings
 
 #: Registry and runner share a machine and a clock, so a killed runner can be replaced soon.
@@ -18,8 +19,13 @@ _LEASE_S = 20.0
 _TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
 
 
-def open_embedded(home: Path, *, shows_pages: bool = False) -> FastAPI:
+#: Its database, in its folder.
+DATABASE_FILE = "registry.sqlite3"
+
+
+def open_embedded(home: Path, *, shows_pages: bool = False, queue: Queue | None = None) -> FastAPI:
     """Open the registry in the folder `home`; a new one is created and migrated. `shows_pages`: also with pages for browsers.
+    `queue` is asked for a runner, instead of starting one.
 
     If jobs wait and no runner is at work, one is started: so a killed runner loses nothing. Raises Unavailable if the
     folder can't be used.
@@ -32,7 +38,7 @@ def open_embedded(home: Path, *, shows_pages: bool = False) -> FastAPI:
             f"the folder {home} can't be created ({error.strerror}); set ADAPTERCTL_URL=local:DIR to another one"
         ) from error
     settings = Settings(
-        database_url=f"sqlite:///{home / 'registry.sqlite3'}",
+        database_url=f"sqlite:///{home / DATABASE_FILE}",
         storage_url=(home / "artifacts").as_uri(),
         auth="none",
         embedded_home=str(home),
@@ -40,13 +46,18 @@ def open_embedded(home: Path, *, shows_pages: bool = False) -> FastAPI:
         job_timeout_default_s=_TIMEOUT_S,
         job_timeout_max_s=_LONGEST_TIMEOUT_S,
     )
-    app = create_app(settings, shows_pages=shows_pages)
+    app = create_app(settings, shows_pages=shows_pages, queue=queue)
     services: Services = app.state.services
     services.db.upgrade()
-    left = left_work(services.db)
-    if left.jobs:
-        services.jobs.revive()
-    if left.expiry:
+    if revive_if_left(services).expiry:
         # There is no process that sweeps here: the first call of a day does it.
         services.expiry.run_if_due()
     return app
+
+
+def revive_if_left(services: Services) -> LeftWork:
+    """Have a runner started if one may be needed; return what may be left to do."""
+    left = left_work(services.db)
+    if left.jobs:
+        services.jobs.revive()
+    return left

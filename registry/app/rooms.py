@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.http.paths import HEALTHZ, METRICS, READYZ
 from registry.http.rights import Rights
+from sdk.imports import nothing_collected
 from sdk.version import API
 
 
@@ -86,7 +87,7 @@ class OpenedRooms:
             self._open([room for room in ROOMS if any(_is_below(path, own) for own in room.paths)] or ROOMS)
 
     def _open(self, rooms: Sequence[Room]) -> None:
-        with self._lock:
+        with self._lock, nothing_collected():
             opened = [room for room in rooms if room in self._closed]
             # Not by `include_router`: with it, the first request would work out again, for all the routes that it is
             # compared with, what FastAPI had worked out when their views were imported. That takes 0.08 s.

@@ -88,6 +88,8 @@ if TYPE_CHECKING:
     from registry.web.reports.about import Documents
     from registry.web.reports.service import ReportWriter
     from registry.web.sessions.service import Sessions
+    from sdk.formats.refs import MemberRef
+    from sdk.schemas.catalog import VersionView
 
 
 class Services:
@@ -289,7 +291,7 @@ class Services:
     def catalog(self) -> Catalog:
         from registry.catalog.versions.service import Catalog
 
-        return Catalog(self.db, self.members)
+        return Catalog(self.db, _LaterMembers(lambda: self.members))
 
     @cached_property
     def members(self) -> ShownMembers:
@@ -675,6 +677,16 @@ class _Later:
     def is_left(self) -> bool:
         left: bool = self._join().is_left()
         return left
+
+
+class _LaterMembers:
+    """Shows members of sweeps; the room of jobs is imported for the first one."""
+
+    def __init__(self, join: Callable[[], ShownMembers]) -> None:
+        self._join = join
+
+    def resolve(self, ref: MemberRef, *, who: Principal) -> VersionView:
+        return self._join().resolve(ref, who=who)
 
 
 def _protected(session: Session, adapter: str, namespace: str) -> set[str]:

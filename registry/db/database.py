@@ -215,6 +215,10 @@ class Database:
         with self._explained(), self.breaker.asking():
             run_migrations(self.engine, self.timeouts)
 
+    def is_current(self) -> bool:
+        """Whether the schema is the one that this code knows."""
+        return self.revision() == head_revision()
+
     def require_current(self, *, or_newer: bool = False) -> None:
         """Raise Unavailable, which names the command to run, unless the schema is the one that this code knows.
 

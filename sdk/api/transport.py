@@ -21,14 +21,18 @@ from adapterctl_entry.hidden_packages import hidden_package
 from sdk.api.answers import VERSION as VERSION
 from sdk.api.answers import VERSION_HEADER as VERSION_HEADER
 from sdk.api.answers import check_version, raise_error, require_json
-from sdk.config import Config
+from sdk.config import Config, wants_helper
 from sdk.errors import Incompatible, InvalidInput, Unavailable, raise_for
 from sdk.imports import nothing_collected
 from sdk.schemas.wire import Page, Wire, read_json
 from sdk.version import API
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx
+
+    from sdk.home_helpers import HelperPlace
 
 
 T = TypeVar("T")
@@ -42,10 +46,14 @@ def keyed(key: str | None) -> dict[str, str]:
 class Transport:
     """Requests to one registry, from any thread. Safe to use after a fork: each process makes its own connections."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, is_command: bool = False) -> None:
+        """With `is_command`, the registry of a folder may be asked by its helper, if nothing else was said."""
         self.config = config
         #: Called with the path below `/api/v1` and the body of each answer that could be read.
         self.on_answer: Callable[[str, bytes], None] | None = None
+        self._is_command = is_command
+        #: Where a helper of the folder would be, which was opened in this process because there is none.
+        self.unhelped: HelperPlace | None = None
         #: By the id of the process that created it.
         self._http: dict[int, httpx.Client] = {}
 
@@ -135,7 +143,9 @@ class Transport:
         config = self.config
         headers = {VERSION_HEADER: VERSION, "User-Agent": f"adapterctl/{VERSION}"}
         if config.home is not None:
-            return httpx.Client(transport=_embedded(config), base_url="http://embedded", headers=headers)
+            return httpx.Client(
+                transport=self._of_folder(config, config.home), base_url="http://embedded", headers=headers
+            )
         config.reach.require(config.url)
         if config.token:
             headers["Authorization"] = f"Bearer {config.token}"
@@ -144,6 +154,23 @@ class Transport:
         return httpx.Client(
             base_url=config.url, headers=headers, transport=_retrying(config.url), follow_redirects=False
         )
+
+    def _of_folder(self, config: Config, home: Path) -> httpx.BaseTransport:
+        """Ask the helper of a folder if it has one and that is wanted, or else open it in this process."""
+        if not wants_helper(by_default=self._is_command):
+            return _embedded(config)
+        from sdk.home_helpers import place_of
+
+        place = place_of(home)
+        if place is not None and place.socket.exists():
+            from sdk.api.helped import helped
+
+            if (found := helped(place, lambda: _embedded(config))) is not None:
+                return found
+        made = _embedded(config)
+        # A new folder may only have one now.
+        self.unhelped = place or place_of(home)
+        return made
 
     def close(self) -> None:
         """Close the connections of this process."""

@@ -27,7 +27,7 @@ def free_port() -> int:
 def environment(**given: str) -> dict[str, str]:
     """Return the environment of a clean user with `given` on top: none of our variables leak in.
 
-    A worker there keeps no warm child: each imports torch, and hardly any job of a test would begin sooner.
+    No command there leaves a helper. A worker there keeps no warm child: each imports torch, and hardly any job of a test would begin sooner.
     """
     kept = {
         key: value
@@ -35,7 +35,7 @@ def environment(**given: str) -> dict[str, str]:
         # Tests that run in parallel are given a width, which would replace each terminal's own.
         if not key.startswith(("ADAPTERCTL_", "REGISTRY_", "ADAPTER_WORKER_")) and key not in ("COLUMNS", "LINES")
     }
-    return {**kept, "HF_HUB_OFFLINE": "1", "ADAPTER_WORKER_WARM": "0", **given}
+    return {**kept, "HF_HUB_OFFLINE": "1", "ADAPTER_WORKER_WARM": "0", "ADAPTERCTL_HELPER": "0", **given}
 
 
 def run(

@@ -105,7 +105,8 @@ def up_command(
 def down_command(home: Path, style: str) -> None:
     """Stop the stack: workers first, which give their jobs back, then the registry and its servers. The data stays.
 
-    Engine programs that generate and chat have started, and that wait for the next question, end too.
+    Engine programs that generate and chat have started, and that wait for the next question, end too, and so do the helpers
+    that commands over folders have left.
 
     \b
     Example:
@@ -114,11 +115,12 @@ def down_command(home: Path, style: str) -> None:
     from sdk.pulling.cache import Cache
     from sdk.stack import control
     from sdk.stack.engine_parts import end_engines
+    from sdk.stack.helper_parts import end_home_helpers
 
     stack = _stack(home)
     with _waiting("stopping; a worker has 30 s to give back its job"):
-        ended = end_engines(Cache())
-        # Without a stack, engine programs are all that there is to end.
+        ended = end_engines(Cache()) + end_home_helpers()
+        # Without a stack, these are all that there is to end.
         if stack.exists or not ended:
             ended += control.down(stack)
 
@@ -136,7 +138,8 @@ def down_command(home: Path, style: str) -> None:
 def status_command(home: Path, style: str) -> None:
     """Show the stack's parts: whether each is ready, its process, port, uptime, and number of restarts.
 
-    Engine programs that wait for the next question of generate or chat are shown too, also without a stack.
+    Engine programs that wait for the next question of generate or chat are shown too, also without a stack, and so are helpers
+    of folders.
 
     \b
     Examples:
@@ -146,13 +149,14 @@ def status_command(home: Path, style: str) -> None:
     from sdk.pulling.cache import Cache
     from sdk.stack import control
     from sdk.stack.engine_parts import engine_parts
+    from sdk.stack.helper_parts import helper_parts
 
-    stack, engines = _stack(home), engine_parts(Cache())
-    parts = control.status(stack) if stack.exists or not engines else []
+    stack, others = _stack(home), engine_parts(Cache()) + helper_parts()
+    parts = control.status(stack) if stack.exists or not others else []
     if style == "quiet":
         click.echo(control.overall(parts) if parts else "stopped")
         return
-    parts += engines
+    parts += others
     rows = [asdict(part) for part in parts]
     print_rows(style, rows, _COLUMNS, key="part", empty="", shown=lambda row: {"uptime": _duration(row["uptime_s"])})
     if style == "table":

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 from sdk.imports import nothing_collected
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from sdk.client import Client
+    from sdk.home_helpers import HelperPlace
     from sdk.pulling.filling import OnTransfer
     from sdk.pulling.puller import Puller
 
@@ -34,18 +37,35 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
     # command over HTTP imports.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     with nothing_collected():
+        from sdk.api.transport import Transport
         from sdk.client import Client
+        from sdk.config import load
 
     from sdk.cli.completing.seen_names import SeenNames
 
-    client = Client(on_transfer=on_transfer)
+    transport = Transport(load(), is_command=True)
+    client = Client(on_transfer=on_transfer, transport=transport)
     seen = SeenNames()
-    client.transport.on_answer = seen.hear
+    transport.on_answer = seen.hear
     try:
         yield client
     finally:
         client.close()
         seen.keep(client.config)
+        if transport.unhelped is not None:
+            _start_helper_at_the_end(transport.unhelped)
+
+
+def _start_helper_at_the_end(place: HelperPlace) -> None:
+    """Start the helper of a folder once this command has printed its answer, so that the next one needn't open the folder."""
+
+    def start() -> None:
+        from sdk.home_helpers import start_helper
+
+        sys.stdout.flush()
+        start_helper(place)
+
+    click.get_current_context().find_root().call_on_close(start)
 
 
 @contextmanager

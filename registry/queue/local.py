@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from registry.pools import Pool
@@ -56,8 +57,19 @@ class LocalQueue:
             _log.warning("no runner could be started (%s); job %s keeps waiting", error.strerror, job_id)
             return
         if process is not None:
-            _RUNNERS[:] = [*(earlier for earlier in _RUNNERS if earlier.poll() is None), process]
-            self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
+            self._hold(process)
+
+    def expect(self) -> None:
+        """Start a runner, unless there is one, for a job that this process is about to submit: both get ready at the same
+        time. It ends if this process ends without a job.
+        """
+        # Without it the job itself starts one.
+        with suppress(OSError, BlockingIOError), locked(self._home / LOCK_FILE, timeout_s=0) as lock:
+            self._hold(self._start(lock, str(os.getpid())))
+
+    def _hold(self, process: subprocess.Popen[bytes]) -> None:
+        _RUNNERS[:] = [*(earlier for earlier in _RUNNERS if earlier.poll() is None), process]
+        self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
         """Start a runner if jobs wait and none is at work."""
@@ -71,7 +83,7 @@ class LocalQueue:
         The file is written before the lock is tried: the holder of the lock looks for the file after giving the lock
         up.
         """
-        (self._home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._home.mkdir(parents=True, exist_ok=True)
         (self._home / ASKED_FILE).touch()
         try:
             with locked(self._home / LOCK_FILE, timeout_s=0) as lock:
@@ -79,15 +91,16 @@ class LocalQueue:
         except BlockingIOError:
             return None
 
-    def _start(self, lock: int) -> subprocess.Popen[bytes]:
+    def _start(self, lock: int, *words: str) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
         # The folders and the hub token are those of the user who submits jobs here.
         environment.setdefault("ADAPTER_WORKER_SHARED_PATHS", "/")
         environment.setdefault("ADAPTER_WORKER_HUB_REPOSITORIES", "*")
+        (self._home / "logs").mkdir(exist_ok=True, mode=0o700)
         with (self._home / "logs" / "runner.log").open("ab") as log:
             return _POOL.process(
-                [sys.executable, "-m", RUNNER_MODULE, str(lock)],
+                [sys.executable, "-m", RUNNER_MODULE, str(lock), *words],
                 pass_fds=(lock,),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

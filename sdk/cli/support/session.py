@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from sdk.imports import nothing_collected
@@ -25,6 +26,19 @@ def open_client() -> Iterator[Client]:
     """The client of the configured registry."""
     with watched() as on_transfer, client_with(on_transfer) as client:
         yield client
+
+
+def expect_job() -> None:
+    """Have the runner of a registry in a folder get ready, while this command does so, for the job that it will submit."""
+    from sdk import config
+
+    home = config.load().home
+    # In a new folder the first process makes the database.
+    if home is None or not (home / "registry.sqlite3").exists():
+        return
+    # Without it, the job itself starts a runner.
+    with suppress(ImportError, AttributeError, OSError):
+        import_module("registry.queue.local").LocalQueue(home).expect()
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from registry.pools import Pool
@@ -59,13 +59,24 @@ class LocalQueue:
         if process is not None:
             self._hold(process)
 
-    def expect(self) -> None:
-        """Start a runner, unless there is one, for a job that this process is about to submit: both get ready at the same
-        time. It ends if this process ends without a job.
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Start a runner, unless there is one, for a job that the block submits: both get ready at the same time.
+
+        It ends if the block, or this process, ends without a job.
         """
+        process: subprocess.Popen[bytes] | None = None
         # Without it the job itself starts one.
-        with suppress(OSError, BlockingIOError), locked(self._home / LOCK_FILE, timeout_s=0) as lock:
-            self._hold(self._start(lock, str(os.getpid())))
+        with suppress(OSError), locked(self._home / LOCK_FILE, timeout_s=0) as lock:
+            process = self._start(lock, str(os.getpid()))
+            self._hold(process)
+        try:
+            yield
+        finally:
+            if process is not None and process.poll() is None:
+                # It looks for jobs, and ends if there is none.
+                with suppress(OSError):
+                    (self._home / ASKED_FILE).touch()
 
     def _hold(self, process: subprocess.Popen[bytes]) -> None:
         _RUNNERS[:] = [*(earlier for earlier in _RUNNERS if earlier.poll() is None), process]

@@ -136,24 +136,25 @@ class TestLocal:
         assert (tmp_path / "registry.sqlite3").exists()
 
     def test_an_expected_job_s_runner_waits_for_it_and_ends_with_who_expects_it(self, tmp_path: Path) -> None:
-        # Who expects a job does nothing more until it is told to end.
+        queue = LocalQueue(tmp_path)
+        with queue.expecting(), LocalQueue(tmp_path).expecting():
+            (process,) = queue._started
+            wait_until((tmp_path / "registry.sqlite3").exists, timeout_s=60)
+            # It has the lock, so that a job starts no other; it looks as soon as there is one.
+            queue.announce("job", "cpu")
+            assert queue._started == [process]
+            assert process.wait(60) == 0
+        with queue.expecting():
+            (process,) = queue._started
+        assert process.wait(60) == 0
         program = (
             "import sys; from pathlib import Path; from registry.queue import local\n"
-            f"queue = local.LocalQueue(Path({str(tmp_path)!r})); queue.expect(); queue.expect()\n"
-            "print(*[each.pid for each in queue._started], flush=True); sys.stdin.read()"
+            f"queue = local.LocalQueue(Path({str(tmp_path)!r})); queue.expecting().__enter__()\n"
+            "print(queue._started[0].pid, flush=True); sys.stdin.read()"
         )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as expecting:
-            (runner,) = map(int, expecting.stdout.readline().split())
-            wait_until((tmp_path / "registry.sqlite3").exists, timeout_s=60)
-            # It has the lock, so that a job starts no other; its own look comes with the job.
-            queue = LocalQueue(tmp_path)
-            queue.announce("job", "cpu")
-            assert queue._started == []
-            wait_until(lambda: not (tmp_path / ASKED_FILE).exists(), timeout_s=60)
-            wait_until(lambda: process_started_at(runner) is None, timeout_s=60)
-        with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as expecting:
-            (runner,) = map(int, expecting.stdout.readline().split())
+            runner = int(expecting.stdout.readline())
             expecting.kill()
         wait_until(lambda: process_started_at(runner) is None, timeout_s=60)
         assert "rror" not in (tmp_path / "logs" / "runner.log").read_text()

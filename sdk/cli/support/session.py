@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -28,17 +28,19 @@ def open_client() -> Iterator[Client]:
         yield client
 
 
-def expect_job() -> None:
-    """Have the runner of a registry in a folder get ready, while this command does so, for the job that it will submit."""
+@contextmanager
+def expecting_job() -> Iterator[None]:
+    """Have the runner of a registry in a folder get ready, while this command does so, for the job that the block submits."""
     from sdk import config
 
     home = config.load().home
-    # In a new folder the first process makes the database.
-    if home is None or not (home / "registry.sqlite3").exists():
-        return
-    # Without it, the job itself starts a runner.
-    with suppress(ImportError, AttributeError, OSError):
-        import_module("registry.queue.local").LocalQueue(home).expect()
+    with ExitStack() as held:
+        # In a new folder the first process makes the database.
+        if home is not None and (home / "registry.sqlite3").exists():
+            # Without it, the job itself starts a runner.
+            with suppress(ImportError, AttributeError):
+                held.enter_context(import_module("registry.queue.local").LocalQueue(home).expecting())
+        yield
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from registry.pools import Pool
@@ -56,8 +57,30 @@ class LocalQueue:
             _log.warning("no runner could be started (%s); job %s keeps waiting", error.strerror, job_id)
             return
         if process is not None:
-            _RUNNERS[:] = [*(earlier for earlier in _RUNNERS if earlier.poll() is None), process]
-            self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
+            self._hold(process)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Start a runner, unless there is one, for a job that the block submits: both get ready at the same time.
+
+        It ends if the block, or this process, ends without a job.
+        """
+        process: subprocess.Popen[bytes] | None = None
+        # Without it the job itself starts one.
+        with suppress(OSError), locked(self._home / LOCK_FILE, timeout_s=0) as lock:
+            process = self._start(lock, str(os.getpid()))
+            self._hold(process)
+        try:
+            yield
+        finally:
+            if process is not None and process.poll() is None:
+                # It looks for jobs, and ends if there is none.
+                with suppress(OSError):
+                    (self._home / ASKED_FILE).touch()
+
+    def _hold(self, process: subprocess.Popen[bytes]) -> None:
+        _RUNNERS[:] = [*(earlier for earlier in _RUNNERS if earlier.poll() is None), process]
+        self._started = [*(earlier for earlier in self._started if earlier.poll() is None), process]
 
     def remind(self, jobs: Sequence[tuple[str, str]]) -> int:
         """Start a runner if jobs wait and none is at work."""
@@ -71,7 +94,7 @@ class LocalQueue:
         The file is written before the lock is tried: the holder of the lock looks for the file after giving the lock
         up.
         """
-        (self._home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._home.mkdir(parents=True, exist_ok=True)
         (self._home / ASKED_FILE).touch()
         try:
             with locked(self._home / LOCK_FILE, timeout_s=0) as lock:
@@ -79,15 +102,16 @@ class LocalQueue:
         except BlockingIOError:
             return None
 
-    def _start(self, lock: int) -> subprocess.Popen[bytes]:
+    def _start(self, lock: int, *words: str) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
         # The folders and the hub token are those of the user who submits jobs here.
         environment.setdefault("ADAPTER_WORKER_SHARED_PATHS", "/")
         environment.setdefault("ADAPTER_WORKER_HUB_REPOSITORIES", "*")
+        (self._home / "logs").mkdir(exist_ok=True, mode=0o700)
         with (self._home / "logs" / "runner.log").open("ab") as log:
             return _POOL.process(
-                [sys.executable, "-m", RUNNER_MODULE, str(lock)],
+                [sys.executable, "-m", RUNNER_MODULE, str(lock), *words],
                 pass_fds=(lock,),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -126,6 +126,10 @@ class Transport:
         require_json(response.content, response.headers.get("content-type"), self.config.url)
         return response.content
 
+    def open(self) -> None:
+        """Open a registry in a folder now, which takes a second, and not with the first request."""
+        self._client()
+
     def _client(self) -> httpx.Client:
         mine = os.getpid()
         found = self._http.get(mine)

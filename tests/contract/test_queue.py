@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from support.waiting import wait_until
 from registry.queue import NoQueue, Queue, local, open_queue
 from registry.queue.broker import TASK, CeleryQueue
 from registry.queue.local import ASKED_FILE, LOCK_FILE, RUNNER_MODULE, LocalQueue
+from sdk.process_starts import process_started_at
 from workers.entry import hints
 from workers.node.shutdown import Shutdown
 
@@ -131,6 +134,30 @@ class TestLocal:
         # There is no job, so it looks once and ends well.
         assert process.wait(60) == 0, (tmp_path / "logs" / "runner.log").read_text()
         assert (tmp_path / "registry.sqlite3").exists()
+
+    def test_an_expected_job_s_runner_waits_for_it_and_ends_with_who_expects_it(self, tmp_path: Path) -> None:
+        queue = LocalQueue(tmp_path)
+        with queue.expecting(), LocalQueue(tmp_path).expecting():
+            (process,) = queue._started
+            wait_until((tmp_path / "registry.sqlite3").exists, timeout_s=60)
+            # It has the lock, so that a job starts no other; it looks as soon as there is one.
+            queue.announce("job", "cpu")
+            assert queue._started == [process]
+            assert process.wait(60) == 0
+        with queue.expecting():
+            (process,) = queue._started
+        assert process.wait(60) == 0
+        program = (
+            "import sys; from pathlib import Path; from registry.queue import local\n"
+            f"queue = local.LocalQueue(Path({str(tmp_path)!r})); queue.expecting().__enter__()\n"
+            "print(queue._started[0].pid, flush=True); sys.stdin.read()"
+        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as expecting:
+            runner = int(expecting.stdout.readline())
+            expecting.kill()
+        wait_until(lambda: process_started_at(runner) is None, timeout_s=60)
+        assert "rror" not in (tmp_path / "logs" / "runner.log").read_text()
 
     def test_a_job_that_comes_as_the_runner_ends_is_seen_by_it(self, tmp_path: Path) -> None:
         from workers.entry import local_runner

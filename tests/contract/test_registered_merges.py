@@ -31,8 +31,11 @@ from sdk.errors import Conflict, InvalidInput, InvalidName, NotFound, Verificati
 from sdk.pulling.transfer import hash_file
 from sdk.schemas.artifacts import BlobSpec
 from sdk.schemas.catalog import Published
+from sdk.schemas.evaluation import UNMEASURED, ReadBack
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
 from sdk.schemas.jobs import JobSubmission, JobView
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.version_facts import facts_of
 from sdk.schemas.work import Release
 
 
@@ -286,6 +289,32 @@ class TestAdmission:
             desk.complete(held, desk.result(desk.model(), read_back=None))
         with pytest.raises(InvalidInput, match="a manifest of the kind 'merged'"):
             desk.complete(held, desk.result(desk.model(), kind="adapter"))
+
+    def test_one_that_was_not_measured_says_so_and_only_if_that_was_wanted(self, desk: MergingDesk) -> None:
+        ref = desk.push()
+        unmeasured = ReadBack(tensors=len(TENSORS), copied=3, rows=2, prompts=UNMEASURED)
+        result = desk.result(desk.model(), read_back=unmeasured, metrics={})
+        desk.submit(ref, onto="original")
+        held = desk.claim()
+        assert "measure" not in desk.writer.jobs.view(held.job).request["spec"]
+        with pytest.raises(VerificationFailed, match="measure"):
+            desk.complete(held, result)
+        desk.complete(held, desk.result(desk.model()))
+        desk.submit(ref, onto="original", measure=False)
+        version = desk.writer.get(desk.complete(desk.claim(), result).result["version"])
+        assert version.info.training["read_back_prompts"] == UNMEASURED
+        assert f"prompts {UNMEASURED}" in dict(facts_of(version.info, None, size=str))["read back"]
+
+    def test_the_nearer_of_two_bases_is_kept_only_where_it_is_measured(self, desk: MergingDesk, tmp_path: Path) -> None:
+        folder = write_adapter(tmp_path / "adapter", value=value())
+        ref = desk.writer.push(
+            folder, desk.named("a"), base=desk.base.fingerprint, method="qlora", quantization=QuantizationRecipe()
+        ).ref
+        with pytest.raises(InvalidInput, match="has to measure; merge onto original, or onto dequantized") as caught:
+            desk.submit(ref, measure=False)
+        assert caught.value.param == "measure"
+        for onto in ("original", "dequantized"):
+            assert desk.submit(ref, None, onto=onto, measure=False).view.request["spec"]["measure"] is False
 
     def test_nobody_but_its_job_publishes_one(self, desk: MergingDesk, tmp_path: Path) -> None:
         folder = write_adapter(tmp_path / "pushed")

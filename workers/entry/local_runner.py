@@ -1,8 +1,8 @@
 """The runner of an embedded registry: one per home, detached; drains the job table and exits.
 
-Started by name as `python -m workers.entry.local_runner LOCK`, with the registry's URL in `ADAPTERCTL_URL`. LOCK is the
-descriptor of the home's lock, already taken by the process that starts the runner; without it the runner takes the lock
-itself.
+Started by name as `python -m workers.entry.local_runner LOCK [PARENT]`, with the registry's URL in `ADAPTERCTL_URL`. LOCK is
+the descriptor of the home's lock, already taken by the process that starts the runner; without it the runner takes the lock
+itself. PARENT is that process, if it is only about to submit a job: the runner gets ready meanwhile.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ ASKED_FILE = "runner.asked"
 #: How often in a row asking for work may fail, and the first pause after a failure in seconds.
 _FAILURES = 5
 _AGAIN_S = 0.25
+#: How often a runner that is ready looks whether it was asked for.
+_LOOK_S = 0.02
 
 _log = logging.getLogger("workers.entry.local_runner")
 
@@ -72,6 +74,9 @@ def main() -> int:
     worker = Worker(settings, shutdown, first_child=first_child)
     with shutdown.on_signals(signal.SIGTERM, signal.SIGINT):
         try:
+            if len(sys.argv) > 2:
+                worker.get_ready()
+                _wait_for_job(home, shutdown, parent=int(sys.argv[2]))
             return _work(home, worker, shutdown, lock=lock)
         finally:
             worker.end()
@@ -84,6 +89,13 @@ def _first_child(lock: int) -> Child | None:
     with suppress(OSError):
         return Child()
     return None
+
+
+def _wait_for_job(home: Path, shutdown: Shutdown, *, parent: int) -> None:
+    """Wait until somebody has asked for a runner, or until the process that started this one is gone."""
+    while os.getppid() == parent and not (home / ASKED_FILE).exists():
+        if shutdown.wait(_LOOK_S):
+            return
 
 
 def _work(home: Path, worker: Worker, shutdown: Shutdown, *, lock: int | None = None) -> int:

@@ -67,6 +67,10 @@ class Worker:
             self.warm_child.prepare()
         return True
 
+    def get_ready(self) -> None:
+        """Open the registry, before there is a job."""
+        self._client.transport.open()
+
     def sweep(self) -> None:
         """Remove what attempts of killed workers left in this cache."""
         self._folders.sweep()

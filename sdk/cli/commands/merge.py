@@ -10,7 +10,7 @@ import click
 from sdk.cli.commands.watch import result_of, watch_all
 from sdk.cli.completing.kinds import ADAPTER, FOLDER, REF
 from sdk.cli.support.output import format_option, human_bytes, print_detached, print_json, say
-from sdk.cli.support.session import open_client
+from sdk.cli.support.session import expecting_job, open_client
 from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
 from sdk.errors import InvalidInput, VerificationFailed
@@ -54,7 +54,7 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
     target = None if output is None else user_path(output)
     if target is not None:
         require_free(target, replaceable=False)
-    with open_client() as client:
+    with expecting_job(), open_client() as client:
         chosen = {key: value for key, value in {**given, "register": register}.items() if value is not None}
         job = client.submit_merge(ref, **chosen)
         if detach:

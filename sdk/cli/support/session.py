@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
@@ -28,6 +29,21 @@ def open_client() -> Iterator[Client]:
     """The client of the configured registry."""
     with watched() as on_transfer, client_with(on_transfer) as client:
         yield client
+
+
+@contextmanager
+def expecting_job() -> Iterator[None]:
+    """Have the runner of a registry in a folder get ready, while this command does so, for the job that the block submits."""
+    from sdk import config
+
+    home = config.load().home
+    with ExitStack() as held:
+        # In a new folder the first process makes the database.
+        if home is not None and (home / "registry.sqlite3").exists():
+            # Without it, the job itself starts a runner.
+            with suppress(ImportError, AttributeError):
+                held.enter_context(import_module("registry.queue.local").LocalQueue(home).expecting())
+        yield
 
 
 @contextmanager

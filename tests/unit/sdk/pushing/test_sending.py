@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -73,6 +75,58 @@ def sent_to(to: Transfer, source: Path, passed: list[int] | None = None) -> list
 
 def never(*_: object) -> Transfer:
     raise AssertionError("nothing is sent in parts")
+
+
+def handed(source: Path, blob: Path, *, given: bool) -> list[int]:
+    """Send a file to a storage in a folder; return the bytes that were counted."""
+    to, counted = Transfer(sha256=SHA256, size_bytes=len(CONTENT), url=blob.as_uri()), []
+    reach = Reach(registry="local:/home")
+    begin = lambda: UploadView(id="u", put=[to])  # noqa: E731
+    send_all({SHA256: source}, begin=begin, ask_part=never, on_bytes=counted.append, reach=reach, given=given)
+    return counted
+
+
+class TestFolders:
+    """Sending to a storage in a folder of this machine."""
+
+    def test_a_file_that_is_given_becomes_the_blob_without_a_copy(self, source: Path, tmp_path: Path) -> None:
+        blob = tmp_path / "store" / "blob"
+        before = source.stat()
+        assert handed(source, blob, given=True) == [len(CONTENT)]
+        assert (blob.stat().st_ino, blob.stat().st_nlink) == (before.st_ino, 2)
+        source.unlink()
+        assert (blob.read_bytes(), blob.stat().st_nlink) == (CONTENT, 1)
+        assert [path.name for path in blob.parent.iterdir()] == ["blob"]
+
+    def test_a_file_that_its_owner_keeps_is_copied(self, source: Path, tmp_path: Path) -> None:
+        blob = tmp_path / "store" / "blob"
+        handed(source, blob, given=False)
+        source.write_bytes(b"changed")
+        assert (blob.read_bytes(), blob.stat().st_nlink) == (CONTENT, 1)
+
+    @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+    def test_where_no_file_has_two_names_it_is_copied_and_checked(
+        self, code: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(self: Path, to: Path) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        blob = tmp_path / "store" / "blob"
+        handed(source, blob, given=True)
+        assert (blob.read_bytes(), blob.stat().st_nlink) == (CONTENT, 1)
+        blob.unlink()
+        source.write_bytes(b"?" + CONTENT[1:])
+        with pytest.raises(VerificationFailed, match="nothing was kept"):
+            handed(source, blob, given=True)
+        assert not list(blob.parent.iterdir())
+
+    def test_a_link_is_never_given(self, source: Path, tmp_path: Path) -> None:
+        link, blob = tmp_path / "link", tmp_path / "store" / "blob"
+        link.symlink_to(source)
+        handed(link, blob, given=True)
+        assert not blob.is_symlink()
+        assert (blob.read_bytes(), source.stat().st_nlink) == (CONTENT, 1)
 
 
 def test_bytes_are_sent_with_the_headers_that_were_signed(store: Answering, source: Path) -> None:

@@ -34,6 +34,7 @@ from sdk.examining.planning import plan_training
 from sdk.examining.reporting import Form, WrittenReport, report_on
 from sdk.exporting.cards import card_of
 from sdk.names import check_name, check_number, parse_ref, parse_ref_or_member
+from sdk.notebook.table_list import TableList
 from sdk.nouns.approvals import ApprovalsAPI
 from sdk.nouns.bases import BasesAPI
 from sdk.nouns.datasets import DatasetsAPI
@@ -57,7 +58,7 @@ from sdk.pushing.pusher import Pusher, PushKeywords
 from sdk.pushing.signatures import require_own_digest
 from sdk.pushing.statements import SigningKey, state_move
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
-from sdk.schemas.catalog import SortKey, VersionBrief
+from sdk.schemas.catalog import SortKey
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
@@ -425,14 +426,15 @@ class Client:
         sort: SortKey = "-created",
         limit: int | None = None,
         scores_of: str | None = None,
-    ) -> list[VersionBrief]:
+    ) -> TableList[Version]:
         """The versions that match `filter`, such as `base = tiny and rank >= 8`, at most `limit`.
 
         A version is found by the scores that its own namespace made, or by those of `scores_of`: a namespace, or "*"
         for any. Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for
         quarantined versions; NotFound if `scores_of` can't be read.
         """
-        return list(versions.search(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of))
+        found = versions.search(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of)
+        return TableList(Version(brief, self) for brief in found)
 
     def lineage(
         self,

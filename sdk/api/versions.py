@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from sdk.api.artifacts import locate_files
 from sdk.api.transport import Routes, Transport, pages
 from sdk.names import check_name, parse_ref, parse_ref_or_member
+from sdk.notebook.table_list import TableList
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import (
     AdapterView,
@@ -113,7 +114,7 @@ class AdaptersAPI(Routes):
     def __call__(self, *, namespace: str | None = None, prefix: str = "") -> builtins.list[AdapterView]:
         """Adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""
         params = {"namespace": namespace, "prefix": prefix}
-        return [*pages(self._transport, "/adapters", AdapterView, params=params)]
+        return TableList(pages(self._transport, "/adapters", AdapterView, params=params))
 
     list = __call__
 
@@ -131,7 +132,7 @@ class VersionRoutes(Generic[V]):
         """
         # As text, since the registry accepts a boolean only in that form.
         params = {"adapter": check_name(adapter), "archived": "true" if archived else "false"}
-        return [self._made(view) for view in pages(self._transport, "/versions", VersionView, params=params)]
+        return TableList(self._made(view) for view in pages(self._transport, "/versions", VersionView, params=params))
 
     list = __call__
 

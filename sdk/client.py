@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api import aliases, versions
@@ -144,6 +144,9 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client(url={self.config.url!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client is not pickled, since its token would be; call sdk.connect() in the other process")
 
     def __enter__(self) -> Self:
         return self

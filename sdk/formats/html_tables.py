@@ -30,13 +30,13 @@ def page(*parts: str) -> str:
 
 def sentence(text: str) -> str:
     """Return a sentence as a paragraph."""
-    return f'<p style="margin:.4em 0;color:inherit">{escape(plain(text))}</p>'
+    return f'<p style="margin:.4em 0;color:inherit">{_text(text, most=10 * MOST_CHARACTERS)}</p>'
 
 
 def table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[object]], *, most: int = MOST_ROWS) -> str:
     """Return a table whose rows begin with what they are about; a sentence says if there are more than `most`.
 
-    The caption is not cut. Numbers are at the right, texts at the left.
+    Numbers are at the right, texts at the left.
     """
     every = iter(rows)
     shown = list(islice(every, most))
@@ -103,8 +103,8 @@ def plain(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))
 
 
-def _text(text: str) -> str:
-    return escape(plain(text))
+def _text(text: str, *, most: int = 4 * MOST_CHARACTERS) -> str:
+    return escape(cell(text, most=most))
 
 
 def _caption(text: str) -> str:

@@ -44,7 +44,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("notebook")
     with registries.embedded(folder / "home") as world:
         maker = Maker(world, folder, layers=2)
-        first = maker.trained("code-review", steps=60, tags={"language": "<script>alert(1)</script>"})
+        first = maker.trained("code-review", steps=60)
+        world.writer.versions.annotate(first.ref, tags={"language": "<script>alert(1)</script>"})
         maker.trained("code-review", steps=60)
         maker.scored(first.ref, loss=1.5, rows=48.0)
     return folder / "home"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack
 
 from sdk.allowed_locations import Reach
 from sdk.api.transport import Transport
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sdk.api.workers import WorkersAPI
     from sdk.asking.asker import Dtype, Generation
     from sdk.examining.reporting import Form, WrittenReport
+    from sdk.notebook.table_list import TableList
     from sdk.nouns.approvals import ApprovalsAPI
     from sdk.nouns.bases import BasesAPI
     from sdk.nouns.datasets import DatasetsAPI
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from sdk.pushing.pusher import Pusher, PushKeywords
     from sdk.pushing.upload import Uploader
     from sdk.schemas.aliases import AliasView
-    from sdk.schemas.catalog import SortKey, VersionBrief
+    from sdk.schemas.catalog import SortKey
     from sdk.schemas.diff import Diff
     from sdk.schemas.keywords import (
         CombineOptions,
@@ -262,6 +263,9 @@ class Client:
     def __repr__(self) -> str:
         return f"Client(url={self.config.url!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client is not pickled, since its token would be; call sdk.connect() in the other process")
+
     def __enter__(self) -> Self:
         return self
 
@@ -314,24 +318,42 @@ class Client:
         idempotency_key: str | None = None,
         **spec: Unpack[TrainingOptions],
     ) -> Job[Version]:
-        """Submit a training and return at once; `spec` are the fields of `TrainingSpec` (rank, alpha, lr, …).
+        """Submit a training and return at once.
 
-        `base` is a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). If an id means
-        several bases, `base_namespace` or `published` says whose is meant; the job keeps the fingerprint. `data`,
-        `eval_data` and `test_data` are files, digests of datasets or their first 12 digits, or names such as "reviews" or
-        "reviews@v2". Rows of `eval_data` are looked at while it trains, and may choose which weights are published; those of
-        `test_data` only tell how good these are.
-        `data` may be several of these, or their weights: with {"a.jsonl": 3, "reviews@v2": 1}, three rows in four are
-        from the first. With `parent`, such as "code-review@v3", the training continues that version: it starts with its
-        matrices, over its base and with its LoRA configuration. With `like`, the training of that version is repeated
-        from its record; none of `base`, `parent`, `data`, `eval_data`, `test_data`, `from_checkpoint` and `spec` may then be
-        given.
+        Args:
+            adapter: the name that its version gets, `name` or `namespace/name`.
+            base: a folder (`./base`), the id of a registered base, or a hub name (`org/name@revision`). The job keeps its fingerprint.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+            parent: a version such as "code-review@v3", which the training continues: it starts with its matrices, over its base and with
+                its LoRA configuration.
+            like: a version whose training is repeated from its record; none of `base`, `parent`, `data`, `eval_data`, `test_data`,
+                `from_checkpoint` and `spec` may then be given.
+            data: a file, the digest of a dataset or its first 12 digits, or a name such as "reviews" or "reviews@v2"; several of these, or
+                their weights: with {"a.jsonl": 3, "reviews@v2": 1}, three rows in four are from the first.
+            eval_data: rows that are looked at while it trains, and may choose which weights are published.
+            test_data: rows that only tell how good the chosen weights are.
+            checkpoint_every: "10m", "90s", "50steps" or "never".
+            from_checkpoint: "JOB" or "JOB@STEP", the checkpoint to start from, of a training with the same base, data and spec.
+            priority: higher goes first within the namespace; writers may give up to 10.
+            timeout: how long one attempt may run, in seconds or as "2h"; by default as long as the registry allows.
+            device: which workers may have it, "cuda" or "any"; by default as the registry estimates.
+            memory: free memory in bytes that its worker must have; by default as much as the registry estimates.
+            idempotency_key: the same key again gives the same job.
+            spec: the fields of a `TrainingSpec`, such as rank, alpha, lr, epochs and holdout.
 
-        `checkpoint_every` is "10m", "90s", "50steps" or "never". `from_checkpoint`, "JOB" or "JOB@STEP", is the
-        checkpoint to start from, of a training with the same base, data and spec. One attempt may run for `timeout`
-        seconds, or "2h"; by default as long as the registry allows. It goes to a worker with that `device` and that
-        much free `memory` in bytes; by default as much as the registry estimates. Raises InvalidInput for values and
-        rows, NotFound for files, bases and checkpoints.
+        Returns:
+            The job, whose result is the version.
+
+        Raises:
+            InvalidInput: for values and rows.
+            NotFound: for files, bases, versions and checkpoints that are not there.
+            QuotaExceeded: if the namespace has used up its quota.
+
+        Example::
+
+            job = sdk.submit_training("code-review", base="./SmolLM2-135M", data="reviews.jsonl", rank=8, lr=2e-4)
+            version = job.wait().result()
         """
         from sdk.names import check_name
         from sdk.objects import Job
@@ -376,16 +398,44 @@ class Client:
     ) -> Sweep:
         """Train an adapter with several settings, to find out which is the best; submits it and returns at once.
 
-        `options` are the fields of `TrainingSpec`: one with several values, `rank=[1, 2, 4]` or `"1,2,4"`, or a range,
-        `lr="1e-4..1e-3:log[5]"`, varies, and others are the same for all. A grid tries all settings; `sample="random"` or
-        `"tpe"` tries `trials` of them. Each is trained with `seeds` seeds, at most `parallel` trainings at once; no more begin
-        after `max_gpu_hours`, or `max_time` ("2h"). `stop_early="halving"` or `"median"` ends those that are behind. The
-        best has the least held-out loss, or the best score of an evaluation, `choose="rouge_l"`; the others are worse, as
-        good within `margin`, or not told apart. Of those that finish, `publish="best"` makes the winner the next version of
+        A grid tries all settings; `sample="random"` or `"tpe"` tries `trials` of them. Each is trained with `seeds` seeds, at most
+        `parallel` trainings at once; no more begin after `max_gpu_hours`, or `max_time`. `stop_early="halving"` or `"median"` ends those
+        that are behind. The best has the least held-out loss, or the best score of an evaluation, `choose="rouge_l"`; the others are
+        worse, as good within `margin`, or not told apart. Of those that finish, `publish="best"` makes the winner the next version of
         `adapter`, "all" all of them, "none" none.
 
-        Held-out rows are needed, as `eval_data` or `holdout`. Everything else is as for `submit_training`. Raises InvalidInput
-        for options and rows, InvalidName, NotFound, QuotaExceeded.
+        Args:
+            adapter: the name that its versions get.
+            base: as for `submit_training`.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+            parent: as for `submit_training`.
+            data: as for `submit_training`.
+            eval_data: held-out rows, which are needed, unless `holdout` is given.
+            test_data: as for `submit_training`.
+            max_time: after so long, in seconds or as "2h", no further training begins.
+            checkpoint_every: as for `submit_training`.
+            priority: as for `submit_training`.
+            timeout: how long one attempt at one training may run, in seconds or as "2h".
+            device: as for `submit_training`.
+            memory: as for `submit_training`.
+            idempotency_key: the same key again gives the same sweep.
+            options: the fields of a `TrainingSpec`: one with several values, `rank=[1, 2, 4]` or `"1,2,4"`, or a range,
+                `lr="1e-4..1e-3:log[5]"`, varies, and others are the same for all; and those of the sweep itself.
+
+        Returns:
+            The sweep, whose result is the winner's version.
+
+        Raises:
+            InvalidInput: for options and rows.
+            InvalidName: for a name that can't be an adapter's.
+            NotFound: for files, bases and versions that are not there.
+            QuotaExceeded: if the namespace has used up its quota.
+
+        Example::
+
+            sweep = sdk.sweep("code-review", base="./SmolLM2-135M", data="reviews.jsonl", holdout=0.1, rank=[4, 8, 16], seeds=2)
+            print(sweep.wait(progress=True).winner)
         """
         from sdk.nouns.sweeps import Sweep
         from sdk.pushing.given_base import given_base_if_any
@@ -426,13 +476,30 @@ class Client:
         again: bool = False,
         **spec: Unpack[EvaluationOptions],
     ) -> Job[list[Evaluation]]:
-        """Submit an evaluation of versions, of members of sweeps as `sweep:ID/N`, and of bare bases as `base:NAME`, on the same
-        rows; returns at once.
+        """Submit an evaluation of versions and bases on the same rows; returns at once.
 
-        `base_namespace` or `published` says whose bases are meant, if a name means several.
+        Args:
+            refs: a ref or several: of versions, of members of sweeps as `sweep:ID/N`, and of bare bases as `base:NAME`.
+            data: a file, or the digest or name of a dataset.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+            priority: higher goes first within the namespace; writers may give up to 10.
+            idempotency_key: the same key again gives the same job.
+            only: leave out the bare bases and the versions in production, which otherwise are scored too, and come last.
+            again: compute scores anew that are recorded for the same rows under the same conditions.
+            spec: the fields of an `EvaluationSpec`, such as metrics and generate_rows.
 
-        Unless `only`, their bare bases and the versions in production are scored too, and come last. Unless `again`,
-        earlier scores on the same rows under the same conditions are taken from the record.
+        Returns:
+            The job, whose result is a list of evaluations in the order of the targets.
+
+        Raises:
+            InvalidInput: for options and rows.
+            NotFound: for versions, bases and datasets that are not there.
+
+        Example::
+
+            job = sdk.submit_evaluation(["code-review@v3", "base:SmolLM2-135M"], data="heldout.jsonl")
+            print([scores.metrics["loss"] for scores in job.result()])
         """
         from sdk.objects import Job
         from sdk.schemas.evaluation import EvaluationSpec
@@ -461,11 +528,26 @@ class Client:
         idempotency_key: str | None = None,
         **spec: Unpack[MergeOptions],
     ) -> Job[MergedModel]:
-        """Submit the merge of a version into its base; returns at once. `Job.result().save(DIR)` writes the model.
+        """Submit the merge of a version into its base; returns at once.
 
-        With `register` it becomes the next version of that name, of the kind "merged", and `Job.result().registered` is
-        its ref. Raises NotFound, InvalidInput for a merged model and for a name in another namespace, Conflict for a
-        name whose versions are adapters.
+        Args:
+            ref: the version.
+            register: a name of which the merged model becomes the next version, of the kind "merged"; `Job.result().registered` is its ref.
+            priority: higher goes first within the namespace; writers may give up to 10.
+            idempotency_key: the same key again gives the same job.
+            spec: the fields of a `MergeSpec`, such as onto and dtype.
+
+        Returns:
+            The job, whose result is a merged model; its `save(DIR)` writes it.
+
+        Raises:
+            NotFound: if there is no such version.
+            InvalidInput: for a merged model, and for a name in another namespace.
+            Conflict: for a name whose versions are adapters.
+
+        Example::
+
+            sdk.submit_merge("code-review@v3").result().save("./merged")
         """
         from sdk.names import check_name, parse_ref
         from sdk.objects import Job
@@ -490,9 +572,24 @@ class Client:
     ) -> Job[Version]:
         """Submit the combination ΔW = Σ wᵢ·ΔWᵢ of versions over one base; returns at once.
 
-        It becomes the next version of `adapter`. `parents` are refs and their weights, such as
-        {"a@v2": 0.7, "b@v1": 0.3}; several weights of one version add up. `spec` are the fields of `CombineSpec`.
-        Raises InvalidInput for versions whose sum is not a LoRA, InvalidBase for several bases, NotFound.
+        Args:
+            adapter: the name of which it becomes the next version.
+            parents: refs and their weights, such as {"a@v2": 0.7, "b@v1": 0.3}; several weights of one version add up.
+            priority: higher goes first within the namespace; writers may give up to 10.
+            idempotency_key: the same key again gives the same job.
+            spec: the fields of a `CombineSpec`, such as method and rank.
+
+        Returns:
+            The job, whose result is the version.
+
+        Raises:
+            InvalidInput: for versions whose sum is not a LoRA.
+            InvalidBase: for versions over several bases.
+            NotFound: for versions that are not there.
+
+        Example::
+
+            mixed = sdk.submit_combine("mix", {"code-review@v3": 0.7, "sql@v1": 0.3}, method="svd", rank=16).result()
         """
         from sdk.names import check_name
         from sdk.objects import Job
@@ -506,7 +603,21 @@ class Client:
         return Job(self.submitter.submit(request, JobOptions(priority, key=idempotency_key)), self)
 
     def job(self, job_id: str) -> Job[Result]:
-        """Return a job by its id. Raises NotFound."""
+        """Return a job by its id.
+
+        Args:
+            job_id: its id.
+
+        Returns:
+            The job, as the registry knows it now.
+
+        Raises:
+            NotFound: if there is none, or none that may be seen.
+
+        Example::
+
+            print(sdk.job("3f1c2a9b7d20").state)
+        """
         from sdk.objects import Job
 
         return Job(self.jobs.view(job_id), self)
@@ -516,13 +627,31 @@ class Client:
     def push(self, path: str | Path, adapter: str, *, base: str | Path, **options: Unpack[PushKeywords]) -> Version:
         """Publish an adapter from a folder that PEFT wrote; waits until it is verified and has its number.
 
-        Everything in its `adapter_config.json` is recorded. `method` and `quantization` are not in it, and
-        `base_revision` may be missing: what is neither given nor known from the base is recorded as unknown. To ask for
-        a missing commit, `ask_revision` is first called with the base's id. The same bytes again give the existing
-        version. `path` may be `hf://org/name@revision` on a model hub. It is signed with the private key in the PEM
-        file `sign`, or the one that `ADAPTERCTL_SIGNING_KEY` names; `sign_password` opens it. With `expand_patterns`,
-        expressions in its config are replaced with the modules' names; otherwise they are refused unless they are
-        plain. Raises NotFound, InvalidInput, VerificationFailed, NotAllowed, Unavailable.
+        Everything in its `adapter_config.json` is recorded. `method` and `quantization` are not in it, and `base_revision` may be
+        missing: what is neither given nor known from the base is recorded as unknown. The same bytes again give the existing version.
+
+        Args:
+            path: the folder, or `hf://org/name@revision` on a model hub.
+            adapter: the name of which it becomes the next version.
+            base: the folder of its base, or the id of a registered base.
+            options: tags, description, method, quantization and base_revision, or `ask_revision`, which is called with the base's id to ask
+                for a missing commit; `sign`, the PEM file of a private key, by default the one that `ADAPTERCTL_SIGNING_KEY` names, which
+                `sign_password` opens; with `expand_patterns`, expressions in its config are replaced with the modules' names, and otherwise
+                they are refused unless they are plain.
+
+        Returns:
+            The version.
+
+        Raises:
+            NotFound: for a folder or a base that is not there.
+            InvalidInput: for what is no adapter.
+            VerificationFailed: if admission refuses its bytes.
+            NotAllowed: for readers.
+            Unavailable: if neither registry nor hub answers.
+
+        Example::
+
+            version = sdk.push("./adapter", "code-review", base="SmolLM2-135M", tags={"language": "python"})
         """
         from sdk.objects import Version
 
@@ -542,16 +671,32 @@ class Client:
     ) -> Path:
         """Fetch a version and return its folder.
 
-        Without `to` it is the cache's own folder, with the version's bytes, which must not be edited: PEFT loads it over a
-        base that you have loaded. With `to` it is a copy, which replaces an older version's files there. In its config,
-        `base_name` replaces the base's name: by default, "auto", with the base's folder on this machine, or its name at a
-        hub, so that `AutoPeftModelForCausalLM.from_pretrained` loads it from anywhere; "keep" leaves the version's bytes;
-        anything else is the path or name to write. `offline` uses only the
-        cache, for a version by number or digest; `frozen` refuses a ref that may move; `verify_with` is the public key
-        of the required signer. With `require_signed_alias`, the public key of somebody who states what the alias names,
-        a statement that is older than `max_age`, or of an earlier move than was seen before, is refused; see
-        `promote(..., sign=...)`. Raises NotFound, InvalidInput, Conflict if `to` has foreign files, VerificationFailed,
-        Unavailable.
+        Args:
+            ref: the version: "code-review@v3", an alias such as "code-review@production", or a digest.
+            to: where to put a copy, which replaces an older version's files there. Without it the folder is the cache's own, which must
+                not be edited.
+            offline: use only the cache, for a version by number or digest.
+            frozen: refuse a ref that may move.
+            base_name: what the copy in `to` names as its base: "auto", its folder on this machine, or its name at a hub, so that
+                `AutoPeftModelForCausalLM.from_pretrained` loads it from anywhere; "keep" leaves the version's bytes; anything else
+                is the path or name to write. None: "auto".
+            verify_with: the public key of the required signer, a PEM file.
+            require_signed_alias: the public key of somebody who states what the alias names; see `promote(..., sign=...)`.
+            max_age: how old that statement may be, such as "7d"; one of an earlier move than was seen before is refused.
+
+        Returns:
+            The folder.
+
+        Raises:
+            NotFound: if there is no such version.
+            InvalidInput: for a ref or an option that can't be.
+            Conflict: if `to` has foreign files.
+            VerificationFailed: for altered bytes, and for a missing signature or statement.
+            Unavailable: if neither registry nor storage answers.
+
+        Example::
+
+            folder = sdk.pull("code-review@production", "./adapter")
         """
         from sdk.pulling.signed_aliases import AliasSigner
 
@@ -568,9 +713,24 @@ class Client:
         return pulled.path
 
     def get(self, ref: str) -> Version:
-        """Return the version that `ref` names now, or what the member of a sweep, `sweep:ID/N`, has kept.
+        """Return the version that a ref names now, or what the member of a sweep has kept.
 
-        Raises InvalidName, InvalidRef, NotFound, VerificationFailed.
+        Args:
+            ref: "code-review@v3", "code-review" for its newest version, an alias, a digest, or `sweep:ID/N`.
+
+        Returns:
+            The version.
+
+        Raises:
+            InvalidName: for a name that can't be an adapter's.
+            InvalidRef: for what is no ref.
+            NotFound: if there is none.
+            VerificationFailed: if the registry answers with another version than is named.
+
+        Example::
+
+            version = sdk.get("code-review@production")
+            print(version.ref, version.metrics, version.tags)
         """
         from sdk.api import versions
         from sdk.names import parse_ref_or_member
@@ -589,16 +749,35 @@ class Client:
         sort: SortKey = "-created",
         limit: int | None = None,
         scores_of: str | None = None,
-    ) -> list[VersionBrief]:
-        """The versions that match `filter`, such as `base = tiny and rank >= 8`, at most `limit`.
+    ) -> TableList[Version]:
+        """Return the versions that match a filter.
 
-        A version is found by the scores that its own namespace made, or by those of `scores_of`: a namespace, or "*"
-        for any. Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for
-        quarantined versions; NotFound if `scores_of` can't be read.
+        Args:
+            filter: comparisons such as `base = tiny and rank >= 8`; "" means every ready version.
+            sort: the order; a leading "-" puts the newest or highest first.
+            limit: return at most this many.
+            scores_of: find versions by the scores that this namespace made ("*": any). Without it, those of a version's own namespace
+                count.
+
+        Returns:
+            Versions in brief; what a list doesn't show of one is fetched when it is used.
+
+        Raises:
+            InvalidInput: which says where a filter is wrong.
+            NotAllowed: if anybody but an admin asks for quarantined versions.
+            NotFound: if `scores_of` can't be read.
+
+        Example::
+
+            for version in sdk.search("base = SmolLM2-135M and rank >= 8", limit=10):
+                print(version.ref, version.metrics.get("eval_loss"))
         """
         from sdk.api import versions
+        from sdk.notebook.table_list import TableList
+        from sdk.objects import Version
 
-        return list(versions.search(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of))
+        found = versions.search(self.transport, filter, sort=sort, limit=limit, scores_of=scores_of)
+        return TableList(Version(brief, self) for brief in found)
 
     def lineage(
         self,
@@ -609,10 +788,27 @@ class Client:
         base_namespace: str | None = None,
         published: bool = False,
     ) -> Lineage:
-        """What a version was made from (up) and what was made from it (down), up to `depth` steps away, at most 32.
+        """Return what a version was made from (up) and what was made from it (down).
 
-        `of` is a ref, `base:` and an id or fingerprint, or `data:` and a name or digest. `base_namespace` and `published`
-        say whose base a name means. Raises InvalidName, InvalidRef, NotFound, InvalidInput for a name that means several.
+        Args:
+            of: a ref, `base:` and an id or fingerprint, or `data:` and a name or digest.
+            direction: "up", "down" or "both".
+            depth: how many steps away, at most 32.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+
+        Returns:
+            Nodes and edges.
+
+        Raises:
+            InvalidName: for a name that can't be an adapter's.
+            InvalidRef: for what is no ref.
+            NotFound: if there is none.
+            InvalidInput: for a name that means several bases.
+
+        Example::
+
+            print(sdk.lineage("code-review@v3", direction="up"))
         """
         from sdk.api import versions
         from sdk.names import parse_ref
@@ -630,10 +826,25 @@ class Client:
         )
 
     def diff(self, a: str, b: str, *, weights: bool = True) -> Diff:
-        """How two versions differ: configuration, training, data, scores, and their weights, which are fetched.
+        """Return how two versions differ: configuration, training, data, scores and weights.
 
-        Raises NotFound; InvalidInput for the weights of a merged model; VerificationFailed for weights that can't be
-        read; Unavailable if numpy is missing.
+        Args:
+            a: the ref of the first.
+            b: the ref of the second.
+            weights: compare the weights too, which are fetched for this.
+
+        Returns:
+            The differences, which a notebook shows as tables.
+
+        Raises:
+            NotFound: if there is no such version.
+            InvalidInput: for the weights of a merged model.
+            VerificationFailed: for weights that can't be read.
+            Unavailable: if numpy is missing.
+
+        Example::
+
+            print(sdk.diff("code-review@v2", "code-review@v3").configuration)
         """
         from sdk.examining.comparing import compare
 
@@ -652,15 +863,34 @@ class Client:
         base_namespace: str | None = None,
         published: bool = False,
     ) -> Comparison:
-        """Which of several versions, members of sweeps ("sweep:ID/N") and bare bases ("base:ID") scores better on the rows that
-        all have scores for.
+        """Return which of several versions, members of sweeps and bare bases scores better on the rows that all have scores for.
 
-        Each is compared with each, by `metric`, or else by the loss; on `data`, a file or a dataset's name or digest,
-        if there are scores on several. Rows with the same value in the column `by` form a group. The `examples` rows
-        that changed most are shown side by side, and the result says how many rows are needed to show a difference of
-        `detect`. The scores of a version are those that its own namespace made, of a base those of the same namespace,
-        unless others are asked for: those of the namespace `scores_of`, or of any ("*"). Raises NotFound, InvalidInput,
-        Conflict for scores that were not taken under the same conditions.
+        Each is compared with each.
+
+        Args:
+            refs: refs of versions, "sweep:ID/N" and "base:ID".
+            metric: the score that they are compared by; by default the loss.
+            data: a file, or a dataset's name or digest, if there are scores on several.
+            by: a column; rows with the same value in it form a group.
+            examples: how many rows that changed most are shown side by side.
+            detect: a difference of which the result says how many rows it needs to be shown.
+            scores_of: the namespace whose scores count ("*": any). Without it, those of a version's own namespace count, and of a base
+                those of the same namespace.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+
+        Returns:
+            The comparison, with intervals and verdicts of all pairs.
+
+        Raises:
+            NotFound: for versions without scores, and for what is not there.
+            InvalidInput: for options that can't be.
+            Conflict: for scores that were not taken under the same conditions.
+
+        Example::
+
+            found = sdk.compare(["code-review@v3", "base:SmolLM2-135M"], data="heldout.jsonl")
+            print(found.pairs[0].verdict)
         """
         from sdk.examining.comparing import compare_scores
 
@@ -694,11 +924,35 @@ class Client:
     ) -> WrittenReport:
         """Return a report to send: one file, as HTML that needs nothing from elsewhere, or as Markdown.
 
-        It is about an adapter by its name, about one or up to 100 versions by their refs, about "sweep:ID" or "decision:ID".
-        Several are put side by side, and up to 10 are compared row by row with `against`, or else with the first, as
-        `compare` does it. The registry writes it, of what this client may see. With `rows`, so many rows that changed most, or
-        samples, are in it, and the audit trail says so. `.text` is the file, `.save("report.html")` writes it. Raises
-        NotFound, InvalidName, InvalidRef, InvalidInput; ReadOnly for one with rows while the registry is read-only.
+        The registry writes it, of what this client may see.
+
+        Args:
+            of: an adapter by its name, one or up to 100 versions by their refs, "sweep:ID" or "decision:ID". Several are put side by side,
+                and up to 10 are compared row by row.
+            form: "html" or "markdown".
+            rows: how many rows that changed most, or samples, are in it; the audit trail says so.
+            against: what they are compared with; by default the first.
+            metric: as for `compare`.
+            data: as for `compare`.
+            by: as for `compare`.
+            detect: as for `compare`.
+            scores_of: as for `compare`.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+
+        Returns:
+            The report: `.text` is the file, `.save("report.html")` writes it.
+
+        Raises:
+            NotFound: for what is not there.
+            InvalidName: for a name that can't be an adapter's.
+            InvalidRef: for what is no ref.
+            InvalidInput: for options that can't be.
+            ReadOnly: for one with rows while the registry is read-only.
+
+        Example::
+
+            sdk.report(["code-review@v2", "code-review@v3"]).save("report.html")
         """
         from sdk.examining.reporting import report_on
 
@@ -718,13 +972,26 @@ class Client:
         )
 
     def plot(self, of: str | Sequence[str]) -> Plot | SweepPlot:
-        """The curves of one or several trainings over the same steps, each named by its job's id or its version's ref; or a
-        sweep, as "sweep:ID".
+        """Return the curves of one or several trainings over the same steps, or a picture of a sweep.
 
-        Curves are loss, held-out loss, learning rate and norm of the gradients; of a sweep it is the score of each setting,
-        beside what it costs. A notebook shows it as it is; `.svg` is its text, `.save("curve.svg")` writes it, and
-        `.save("curve.png")` where matplotlib is installed. Raises InvalidInput for more than can be told apart, InvalidName,
-        InvalidRef, NotFound for what is not there or has no points.
+        Curves are loss, held-out loss, learning rate and norm of the gradients; of a sweep it is the score of each setting, beside
+        what it costs. A notebook shows it as it is.
+
+        Args:
+            of: a job's id, a version's ref, or several of these; or a sweep, as "sweep:ID".
+
+        Returns:
+            The plot: `.svg` is its text, `.save("curve.svg")` writes it, and `.save("curve.png")` where matplotlib is installed.
+
+        Raises:
+            InvalidInput: for more than can be told apart.
+            InvalidName: for a name that can't be an adapter's.
+            InvalidRef: for what is no ref.
+            NotFound: for what is not there or has no points.
+
+        Example::
+
+            sdk.plot(["code-review@v2", "code-review@v3"]).save("curve.svg")
         """
         from sdk.examining.curves import curves_of
         from sdk.plotting.plot import Plot
@@ -748,13 +1015,28 @@ class Client:
         published: bool = False,
         **options: Unpack[PlanKeywords],
     ) -> Plan:
-        """What a training over a base takes, and what to choose.
+        """Return what a training over a base takes, and what to choose: parameters, bytes on disk, memory by part, and the cards it fits.
 
-        That is parameters, bytes on disk, memory by part, and the cards it fits. `base` is a folder, a `config.json`,
-        or a registered base; `base_namespace` and `published` say whose, if its name means several. `gpu` is a size
-        ("24GB") or a card ("RTX 4090"); None means the smallest card that fits. Further `options` are fields of a
-        `TrainingSpec`; what is given there is not chosen by the plan. Raises InvalidInput, InvalidTargets, InvalidBase,
-        NotFound, Unavailable for a family whose shapes are unknown.
+        Args:
+            base: a folder, a `config.json`, or a registered base.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+            options: `gpu`, a size ("24GB") or a card ("RTX 4090"), by default the smallest card that fits; and fields of a `TrainingSpec`:
+                what is given there is not chosen by the plan.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InvalidInput: for options that can't be.
+            InvalidTargets: for target modules that match nothing in the base.
+            InvalidBase: for a base that can't be read.
+            NotFound: if there is no such base.
+            Unavailable: for a family whose shapes are unknown.
+
+        Example::
+
+            print(sdk.plan("./SmolLM2-135M", gpu="24GB", rank=8))
         """
         from sdk.examining.planning import plan_training
 
@@ -773,18 +1055,37 @@ class Client:
         on_job: Callable[[Job[Preview]], object] | None = None,
         **options: Unpack[RowOptions],
     ) -> Preview:
-        """What a training over `base` would learn from the first `rows` rows of a file or a registered dataset.
+        """Return what a training over a base would learn from the first rows of a file or a registered dataset.
 
-        With `row`, only from the row of that number, counted from 1. With `of` instead of a file, what the training of
-        that version has learnt from its dataset: base, date and the rest come from its record. `base` is a folder, or a
-        registered base whose files are on this machine; only its tokenizer is loaded, in a separate process.
-        `options` are those of a training.
+        Only the base's tokenizer is loaded, in a separate process. If the worker's extra or the files of a version's base are missing
+        here, this submits a job, as `datasets.submit_preview` does, and waits for it. A registry in a folder gets no such job.
 
-        If the worker's extra or the files of a version's base are missing here, this submits a job, as `datasets.submit_preview`
-        does, and waits for it; `on_job` is called with the job first. A registry in a folder gets no such job. Raises
-        NotFound without the file, the version, its dataset, the base or the row; InvalidData, InvalidBase, InvalidInput
-        for whatever a training would be refused for; TimedOut; JobFailed; Unavailable without the worker's extra in an
-        embedded registry.
+        Args:
+            file: the file, or the dataset by name or digest.
+            of: instead of a file, a version: what its training has learnt from its dataset. Base, date and the rest come from its record.
+            base: a folder, or a registered base whose files are on this machine.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+            rows: how many rows.
+            row: only the row of this number, counted from 1.
+            on_job: called with the job, if one is submitted, before it is waited for.
+            options: those of a training.
+
+        Returns:
+            The rows as they would be seen, with what the loss is on.
+
+        Raises:
+            NotFound: without the file, the version, its dataset, the base or the row.
+            InvalidData: for rows that a training would be refused for.
+            InvalidBase: for a base without a usable tokenizer.
+            InvalidInput: for options that can't be.
+            TimedOut: if it takes too long.
+            JobFailed: if the job fails.
+            Unavailable: without the worker's extra in an embedded registry.
+
+        Example::
+
+            print(sdk.preview("reviews.jsonl", base="./SmolLM2-135M", rows=1))
         """
         from sdk.objects import Job
         from sdk.pushing.given_base import given_base_if_any
@@ -816,10 +1117,30 @@ class Client:
         reason: str = "",
         override: bool = False,
     ) -> AliasView:
-        """Point an alias at a version; with `expect` only if it names that version now (0: none).
+        """Point an alias at a version.
 
-        If a policy stands for it, all of its rules must pass; an admin may `override` that with a `reason`, which stays in the
-        audit trail. Raises NotFound, NotAllowed for a protected alias, Conflict, and PromotionRefused for rules that don't pass.
+        If a policy stands for it, all of its rules must pass.
+
+        Args:
+            adapter: the name of the adapter.
+            alias: the alias, such as "production".
+            version: its number, as 3 or "v3".
+            expect: move it only if it names this version now (0: none).
+            reason: why, for the audit trail.
+            override: as an admin, move it though rules don't pass; `reason` is then needed.
+
+        Returns:
+            The alias as it is now.
+
+        Raises:
+            NotFound: if there is no such version, or no such adapter.
+            NotAllowed: for a protected alias.
+            Conflict: if it doesn't name `expect`.
+            PromotionRefused: for rules of a policy that don't pass.
+
+        Example::
+
+            sdk.set_alias("code-review", "production", 3, expect=2)
         """
         from sdk.api import aliases
         from sdk.names import check_number
@@ -840,10 +1161,32 @@ class Client:
         sign: str | Path | None = None,
         sign_password: str | None = None,
     ) -> AliasView:
-        """Point an alias of the adapter at the version that `ref` names now; see `set_alias`. To ask first, use `decisions.check`.
+        """Point an alias of the adapter at the version that a ref names now.
 
-        With `sign`, the PEM file of a private key, it is then stated that the alias names this version, for readers who
-        ask for that: `pull(..., require_signed_alias=...)`. If only that fails, `statements.sign` does it without a move.
+        To ask first whether rules let it, use `decisions.check`. If only signing fails, `statements.sign` does it without a move.
+
+        Args:
+            ref: the version.
+            alias: the alias, such as "production".
+            expect: move it only if it names this version now (0: none).
+            reason: why, for the audit trail.
+            override: as an admin, move it though rules don't pass; `reason` is then needed.
+            sign: the PEM file of a private key, by which it is then stated that the alias names this version, for readers who ask for that:
+                `pull(..., require_signed_alias=...)`.
+            sign_password: opens that file.
+
+        Returns:
+            The alias as it is now.
+
+        Raises:
+            NotFound: if there is no such version, or no such adapter.
+            NotAllowed: for a protected alias.
+            Conflict: if it doesn't name `expect`.
+            PromotionRefused: for rules of a policy that don't pass.
+
+        Example::
+
+            sdk.promote("code-review@v3", "production", reason="beats v2 on heldout.jsonl")
         """
         from sdk.names import parse_ref
         from sdk.pushing.signatures import require_own_digest
@@ -873,8 +1216,27 @@ class Client:
     ) -> AliasView:
         """Point an alias back at what it named before its last move; call it again to go back another move.
 
-        Without `expect`, the alias must still name what it names at the moment of the call. What it named by a decision that
-        passed needs no new one, unless a policy asks for it. Raises NotFound, NotAllowed, Conflict, PromotionRefused.
+        What it named by a decision that passed needs no new one, unless a policy asks for it.
+
+        Args:
+            adapter: the name of the adapter.
+            alias: the alias.
+            expect: move it only if it names this version now. Without it, the alias must still name what it names at the moment of the call.
+            reason: why, for the audit trail.
+            override: as an admin, move it though rules don't pass; `reason` is then needed.
+
+        Returns:
+            The alias as it is now.
+
+        Raises:
+            NotFound: if there is no such version, or no such adapter.
+            NotAllowed: for a protected alias.
+            Conflict: if it doesn't name `expect`.
+            PromotionRefused: for rules of a policy that don't pass.
+
+        Example::
+
+            sdk.rollback("code-review", "production", reason="answers are too long")
         """
         from sdk.api import aliases
         from sdk.schemas.aliases import AliasRollback
@@ -905,14 +1267,39 @@ class Client:
         base_namespace: str | None = None,
         published: bool | None = None,
     ) -> Generation:
-        """What a version, or the bare base `base:ID`, answers; greedy by default. `base_namespace` or `published` says whose base.
+        """Return what a version, or a bare base, answers; greedy by default.
 
-        A text is rendered as the version's own rows were: as it is, or as a user's turn for conversations; `plain` or `chat`
-        says which. Messages are a conversation. The base is held as it was trained on, in float32 on a CPU, unless in `dtype`.
         It is computed on this machine, by an engine program that then waits for the next question for as many seconds as
-        `ADAPTERCTL_KEEP_WARM` says, or ends if not to `keep`. Raises NotFound, InvalidInput for a version that writes no text, and
-        for a prompt that is longer than the context; Conflict for one in quarantine; InvalidBase; Unavailable without the
-        worker's libraries.
+        `ADAPTERCTL_KEEP_WARM` says. A text is rendered as the version's own rows were: as it is, or as a user's turn for conversations.
+
+        Args:
+            ref: the version, or the bare base `base:ID`.
+            prompt: a text, or the messages of a conversation.
+            max_new_tokens: the most tokens that it may write.
+            temperature: 0 for greedy; otherwise tokens are sampled.
+            top_p: sample only from the likeliest tokens that make up this share.
+            seed: the same seed gives the same samples.
+            stop: end before this text, or the first of several.
+            plain: render a text as it is.
+            chat: render a text as a user's turn.
+            dtype: what the base is held in; by default as it was trained on, and in float32 on a CPU.
+            keep: let the engine program wait for the next question.
+            base_namespace: whose base is meant, if the name means several: that namespace's own.
+            published: the base that is published for all is meant.
+
+        Returns:
+            The answer: `completion`, and how it ended.
+
+        Raises:
+            NotFound: for what is not there.
+            InvalidInput: for a version that writes no text, and for a prompt that is longer than the context.
+            Conflict: for a version in quarantine.
+            InvalidBase: for a base that can't be loaded.
+            Unavailable: without the worker's libraries.
+
+        Example::
+
+            print(sdk.generate("code-review@v3", "def add(a, b):", max_new_tokens=40).completion)
         """
         from sdk.asking.asker import Asker
         from sdk.asking.prompts import PromptForm, Sampling

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sdk.errors import JobCancelled, JobFailed, NotFound, Unavailable
+from sdk.notebook.table_list import TableList
+from sdk.schemas.catalog import KEPT, BaseName, LoraSize, VersionBrief, VersionView
 from sdk.schemas.jobs import JobView
 from sdk.schemas.scores import EvaluationView
+from sdk.schemas.wire import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -24,12 +30,13 @@ if TYPE_CHECKING:
     from sdk.pulling.puller import Puller
     from sdk.pushing.pusher import Pusher
     from sdk.schemas.artifacts import Transfer
-    from sdk.schemas.catalog import VersionView
-    from sdk.schemas.events import Event
+    from sdk.schemas.catalog import Parent
+    from sdk.schemas.events import Event, Progress
     from sdk.schemas.jobs import AttemptView, CheckpointView, JobState
     from sdk.schemas.manifest import Manifest
     from sdk.schemas.preview import Preview
     from sdk.schemas.probe import VersionNorms
+    from sdk.schemas.wire import Wire
     from sdk.submitting.submitter import JobSubmitter
 
 Evaluation = EvaluationView
@@ -79,27 +86,159 @@ class Registry(Protocol):
         """Return what the README.md of a merged model says."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """One immutable version of an adapter, with its lineage in `info`."""
+def registry_of_this_process() -> Registry:
+    """Return whichever client is the default one when it is used: the one above this room, which `sdk` always imports."""
+    return cast("Registry", importlib.import_module("sdk.default_client").RegistryOfThisProcess())
 
-    info: VersionView
-    _registry: Registry
+
+def _unpickled(kind: str, text: str) -> Any:
+    """Return what was pickled, over the registry of this process, whose configuration and token it uses."""
+    cls, record = _PICKLED[kind]
+    return cls(read_json(record, text, open_ended=True), registry_of_this_process())
+
+
+class Version:
+    """One immutable version of an adapter, with its lineage in `info`.
+
+    A search gives versions in brief: what a list shows of them is known, and what else is asked for is fetched once, all
+    together, when the first of it is used. Its repr, and what a notebook shows of it, ask for nothing.
+
+    A version can be pickled. Where it is loaded, it belongs to the default client of that process; no token is in a pickle.
+    """
+
+    def __init__(self, info: VersionView | VersionBrief, registry: Registry) -> None:
+        self._known = info
+        self._registry = registry
+
+    def __repr__(self) -> str:
+        return f"Version(ref={self.ref!r}, digest={self.digest[:12]!r})"
+
+    def _repr_html_(self) -> str:
+        from sdk.notebook.versions import version_page
+
+        return version_page(self._known)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Version) and (self.ref, self.digest) == (other.ref, other.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.ref, self.digest))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = "version" if isinstance(self._known, VersionView) else "brief"
+        return _unpickled, (kind, self._known.model_dump_json())
+
+    def __copy__(self) -> Version:
+        # A copy in this process stays with its client.
+        return Version(self._known, self._registry)
+
+    def __deepcopy__(self, memo: object) -> Version:
+        return self.__copy__()
+
+    @property
+    def info(self) -> VersionView:
+        """Everything the registry said about it when it was first asked. Raises NotFound if it is gone by then."""
+        if isinstance(self._known, VersionBrief):
+            from sdk.api import versions
+            from sdk.names import parse_ref
+            from sdk.pulling.pins import require_pinned
+
+            ref = f"{self._known.adapter}@sha256:{self._known.digest}"
+            view = versions.resolve(self._registry.transport, ref)
+            require_pinned(parse_ref(ref), view.adapter, view.number, view.digest)
+            self._known = view
+        return self._known
+
+    @property
+    def brief(self) -> VersionBrief:
+        """What a list shows of it. Its `scores_of` are the namespaces that made the scores by which a search found it."""
+        if isinstance(self._known, VersionBrief):
+            return self._known
+        shown = self._known
+        same = {
+            name: getattr(shown, name)
+            for name in VersionBrief.model_fields
+            if name not in ("base", "lora", "scores_of")
+        }
+        base = BaseName(id=shown.base.id, revision=shown.base.revision, fingerprint=shown.base.fingerprint)
+        targets = list(shown.lora.target_modules)
+        lora = LoraSize(rank=shown.lora.rank, alpha=shown.lora.alpha, target_modules=targets)
+        return VersionBrief(**same, base=base, lora=lora)
 
     @property
     def ref(self) -> str:
         """The ref that always means this version, `code-review@v3`."""
-        return self.info.ref
+        return self._known.ref
+
+    @property
+    def adapter(self) -> str:
+        """The name of the adapter."""
+        return self._known.adapter
 
     @property
     def number(self) -> int | None:
         """Its number within the adapter."""
-        return self.info.number
+        return self._known.number
 
     @property
     def digest(self) -> str:
         """SHA-256 of its manifest."""
-        return self.info.digest
+        return self._known.digest
+
+    @property
+    def state(self) -> str:
+        """Its state when the registry was last asked: "ready", "archived" …"""
+        return self._known.state
+
+    @property
+    def kind(self) -> str:
+        """Either "adapter", or "merged" for a model."""
+        return self._known.kind
+
+    @property
+    def aliases(self) -> list[str]:
+        """The aliases that named it when the registry was last asked."""
+        return list(self._known.aliases)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags when the registry was last asked."""
+        return dict(self._known.tags)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured when it was made: loss, eval_loss … Its scores since then are `evaluations`."""
+        return dict(self._known.metrics)
+
+    @property
+    def base(self) -> BaseName:
+        """The base that it is over: id, revision, fingerprint. `info.base` has its architecture too."""
+        return self.brief.base
+
+    @property
+    def lora(self) -> LoraSize:
+        """Rank, alpha and target modules. `info.lora` has the whole configuration."""
+        return self.brief.lora
+
+    @property
+    def method(self) -> str:
+        """How it was trained: "qlora", "lora", or "unknown"."""
+        return self._known.method
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was made, in UTC."""
+        return self._known.created_at
+
+    @property
+    def created_by(self) -> str:
+        """The token, or the user, that made it."""
+        return self._known.created_by
+
+    @property
+    def parents(self) -> list[Parent]:
+        """The versions that it was made from, each with its relation and weight. Of what a search found, this is fetched."""
+        return list(self.info.parents)
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -112,7 +251,7 @@ class Version:
         """Its scores, as they are now: those that its own namespace made."""
         from sdk.formats.refs import namespace_of
 
-        return self.scores_of(namespace_of(self.info.adapter) or "-")
+        return self.scores_of(namespace_of(self.adapter) or "-")
 
     def scores_of(self, namespace: str) -> list[Evaluation]:
         """Return the scores of its bytes that a namespace made ("*": any). Raises NotFound if it can't be read."""
@@ -128,13 +267,17 @@ class Version:
         from sdk.api import versions
         from sdk.schemas.catalog import KEPT
 
-        if self.info.state == KEPT:
+        if self.state == KEPT:
             return None
         return versions.norms(self._registry.transport, self.ref)
 
     def pull(self, to: str | Path | None = None) -> Path:
-        """Fetch its files; see `Client.pull`."""
-        return self._registry.puller.pull(self.ref, to).path
+        """Fetch its files; see `Client.pull`. Raises VerificationFailed if the registry has other bytes under its ref, as another
+        registry may have that a version was pickled for.
+        """
+        # What a member of a sweep has kept may have become another since.
+        digest = None if self.state == KEPT else self.digest
+        return self._registry.puller.pull(self.ref, to, digest=digest).path
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that `adapterctl show` prints, as plain values."""
@@ -146,7 +289,7 @@ class Version:
         return shown
 
 
-class MeasuredPoints(list[dict[str, float]]):
+class MeasuredPoints(TableList[dict[str, float]]):
     """What a training measured: for each step a mapping with `step` and the numbers of that step, in rising order.
 
     Of steps that are long past there is one for each bucket of them, with the means, at its last step.
@@ -174,7 +317,11 @@ R = TypeVar("R", covariant=True, bound="Result")
 
 
 class Job(Generic[R]):
-    """A job, typed by its result. It keeps running whatever happens to this object."""
+    """A job, typed by its result. It keeps running whatever happens to this object.
+
+    A job can be pickled, and be waited for in another process: it then belongs to the default client there. No token is in a
+    pickle.
+    """
 
     def __init__(self, view: JobView, registry: Registry) -> None:
         self._view = view
@@ -182,6 +329,20 @@ class Job(Generic[R]):
 
     def __repr__(self) -> str:
         return f"Job(id={self.id!r}, kind={self._view.kind!r}, state={self._view.state.value!r})"
+
+    def _repr_html_(self) -> str:
+        from sdk.notebook.jobs import job_page
+
+        return job_page(self._view)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, ("job", self._view.model_dump_json())
+
+    def __copy__(self) -> Job[R]:
+        return Job(self._view, self._registry)
+
+    def __deepcopy__(self, memo: object) -> Job[R]:
+        return self.__copy__()
 
     @property
     def id(self) -> str:
@@ -239,15 +400,20 @@ class Job(Generic[R]):
         """Return events after the cursor `after`, or only the `last` few; waits up to `wait_s` seconds for one."""
         return self._registry.jobs.events(self.id, after=after, wait_s=wait_s, last=last)
 
-    def wait(self, timeout: float | None = None) -> Job[R]:
-        """Wait until it has ended, even while the registry is unavailable, which is logged; `timeout` in seconds.
+    def wait(self, timeout: float | None = None, progress: bool | Callable[[Progress], object] | None = None) -> Job[R]:
+        """Wait until it has ended, even while the registry is unavailable, which is logged; `timeout` in seconds. `progress` is
+        called with how far it is, whenever that has changed; True shows a bar in a notebook or on a terminal, and else writes
+        lines to standard error.
 
         Raises JobFailed or JobCancelled if it ended without a result, TimedOut.
         """
         from sdk.submitting import job_output
+        from sdk.submitting.job_bars import shown
 
-        for _ in job_output.follow([self], note=_log.warning, timeout_s=timeout, last=1):
-            pass
+        with shown(self.view, progress) as show:
+            for _, event in job_output.follow([self], note=_log.warning, timeout_s=timeout, last=1):
+                if event is not None and event.progress is not None:
+                    show(event.progress)
         if (error := self.error) is not None:
             raise error
         return self
@@ -308,7 +474,7 @@ class Job(Generic[R]):
 
 @dataclass(frozen=True)
 class MergedModel:
-    """A merged model in the registry's storage."""
+    """A merged model in the registry's storage. It can be pickled, as a job can."""
 
     #: The version that was merged.
     ref: str
@@ -320,6 +486,19 @@ class MergedModel:
     #: says whether the same bytes were that version already.
     registered: str | None = None
     existing: bool = False
+
+    def __repr__(self) -> str:
+        return f"MergedModel(ref={self.ref!r}, digest={self.digest[:12]!r}, registered={self.registered!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        known = (self.ref, self.manifest.model_dump_json(), self.report, self.registered, self.existing)
+        return _unpickled_model, known
+
+    def __copy__(self) -> MergedModel:
+        return replace(self)
+
+    def __deepcopy__(self, memo: object) -> MergedModel:
+        return replace(self, report=deepcopy(self.report))
 
     @cached_property
     def digest(self) -> str:
@@ -344,6 +523,21 @@ class MergedModel:
         return locate_files(self._registry.transport, self.digest)
 
 
+def _unpickled_model(
+    ref: str, manifest: str, report: dict[str, Any], registered: str | None, existing: bool
+) -> MergedModel:
+    found = read_json(Manifest, manifest, open_ended=True)
+    return MergedModel(ref, found, report, registry_of_this_process(), registered=registered, existing=existing)
+
+
+#: What a pickle names, and the record that it holds.
+_PICKLED: dict[str, tuple[Any, type[Wire]]] = {
+    "version": (Version, VersionView),
+    "brief": (Version, VersionBrief),
+    "job": (Job, JobView),
+}
+
+
 def _version(view: JobView, registry: Registry) -> Version:
     return registry.get((view.result or {})["ref"])
 
@@ -362,7 +556,7 @@ def scores_of(view: JobView, registry: Registry) -> list[Evaluation]:
     order = list(result.get("evaluations", []))
     scores = EvaluationRoutes(registry.transport)
     found = scores.list(job=view.id) + [scores.get(ident) for ident in result.get("recorded", [])]
-    return sorted(found, key=lambda one: order.index(one.id) if one.id in order else len(order))
+    return TableList(sorted(found, key=lambda one: order.index(one.id) if one.id in order else len(order)))
 
 
 def scored_beside(view: JobView) -> dict[str, str]:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sdk.api.transport import Routes, keyed, pages
 from sdk.names import segment
+from sdk.notebook.table_list import TableList
 from sdk.schemas.access import (
     AuditView,
     GrantView,
@@ -29,7 +30,7 @@ class TokensAPI(Routes):
 
     def __call__(self) -> builtins.list[TokenView]:
         """The tokens that this client administers, newest first, without secrets."""
-        return self._transport.call("GET", "/tokens", list[TokenView])
+        return TableList(self._transport.call("GET", "/tokens", list[TokenView]))
 
     list = __call__
 
@@ -141,6 +142,6 @@ class AuditAPI(Routes):
             "since": None if since is None else since.isoformat(),
             "until": None if until is None else until.isoformat(),
         }
-        return [*pages(self._transport, "/audit", AuditView, params=params, limit=limit)]
+        return TableList(pages(self._transport, "/audit", AuditView, params=params, limit=limit))
 
     list = __call__

@@ -6,6 +6,7 @@ import builtins
 
 from sdk.api.transport import Routes, Transport, pages
 from sdk.names import check_alias, check_name
+from sdk.notebook.table_list import TableList
 from sdk.schemas.aliases import (
     AliasMove,
     AliasMoveView,
@@ -36,7 +37,9 @@ class AliasesAPI(Routes):
 
     def __call__(self, adapter: str) -> builtins.list[AliasView]:
         """The aliases of an adapter. Raises InvalidName, NotFound."""
-        return self._transport.call("GET", "/aliases", list[AliasView], params={"adapter": check_name(adapter)})
+        return TableList(
+            self._transport.call("GET", "/aliases", list[AliasView], params={"adapter": check_name(adapter)})
+        )
 
     list = __call__
 
@@ -59,7 +62,7 @@ class AliasesAPI(Routes):
     def history(self, adapter: str, alias: str | None = None) -> builtins.list[AliasMoveView]:
         """The moves of all or one of an adapter's aliases, newest first."""
         params = {"adapter": check_name(adapter), "alias": None if alias is None else check_alias(alias)}
-        return [*pages(self._transport, "/aliases/history", AliasMoveView, params=params)]
+        return TableList(pages(self._transport, "/aliases/history", AliasMoveView, params=params))
 
     def protect(self, scope: str, alias: str) -> ProtectionView:
         """Let only promoters move an alias: of an adapter, of a namespace (`team/*`), or of all (`*`). Raises
@@ -75,4 +78,4 @@ class AliasesAPI(Routes):
 
     def protected(self) -> builtins.list[ProtectionView]:
         """The aliases that only promoters may move."""
-        return self._transport.call("GET", "/aliases/protected", list[ProtectionView])
+        return TableList(self._transport.call("GET", "/aliases/protected", list[ProtectionView]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 
 from sdk.api.transport import Routes, Transport, pages
+from sdk.notebook.table_list import TableList
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
 from sdk.validation import build
 
@@ -43,7 +44,7 @@ class BaseRoutes(Routes):
 
     def __call__(self) -> builtins.list[BaseView]:
         """The bases that this client may use, newest first."""
-        return [*pages(self._transport, "/bases", BaseView)]
+        return TableList(pages(self._transport, "/bases", BaseView))
 
     list = __call__
 

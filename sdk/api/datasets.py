@@ -8,6 +8,7 @@ from sdk.api.transport import Routes, Transport, pages
 from sdk.errors import VerificationFailed
 from sdk.formats.refs import digest_digits
 from sdk.names import segment
+from sdk.notebook.table_list import TableList
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
 
 _REGISTERING_S = 600.0
@@ -30,7 +31,7 @@ class DatasetRoutes(Routes):
 
     def __call__(self) -> builtins.list[DatasetView]:
         """The datasets that this client may use, newest first."""
-        return [*pages(self._transport, "/datasets", DatasetView)]
+        return TableList(pages(self._transport, "/datasets", DatasetView))
 
     list = __call__
 

@@ -9,6 +9,7 @@ from typing import Any
 from sdk.api.transport import Routes, Transport, pages
 from sdk.errors import NotFound
 from sdk.names import segment
+from sdk.notebook.table_list import TableList
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.scores import Comparison, EvaluationView, SlicedScores
 
@@ -52,7 +53,7 @@ class EvaluationRoutes(Routes):
         namespace, and of a base those of the namespace in which this client would evaluate it. Raises NotFound if
         `scores_of` can't be read, InvalidInput for a digest that versions of several namespaces have.
         """
-        return [*self._matching(digest=digest, job=job, base=base, dataset=dataset, namespace=scores_of)]
+        return TableList(self._matching(digest=digest, job=job, base=base, dataset=dataset, namespace=scores_of))
 
     list = __call__
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from sdk.api.transport import Transport, keyed, pages
 from sdk.errors import NotFound
 from sdk.names import check_job_id
+from sdk.notebook.table_list import TableList
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
@@ -43,7 +44,7 @@ class JobsAPI(Generic[J]):
     def __call__(self, *, state: str | None = None, queue: str | None = None, limit: int = 50) -> builtins.list[J]:
         """The last `limit` jobs, newest first; optionally only one state, or one queue, "gpu" or "cpu"."""
         views = pages(self._transport, "/jobs", JobView, params={"state": state, "queue": queue}, limit=limit)
-        return [self._made(view) for view in views]
+        return TableList(self._made(view) for view in views)
 
     list = __call__
 
@@ -73,11 +74,11 @@ class JobsAPI(Generic[J]):
 
     def attempts(self, job_id: str) -> builtins.list[AttemptView]:
         """The attempts at a job, oldest first. Raises NotFound."""
-        return self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/attempts", list[AttemptView])
+        return TableList(self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/attempts", list[AttemptView]))
 
     def checkpoints(self, job_id: str) -> builtins.list[CheckpointView]:
         """The stored checkpoints of a training, newest first. Raises NotFound."""
-        return self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView])
+        return TableList(self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView]))
 
     def series(self, job_id: str, *, buckets: int | None = None, keys: Iterable[str] | None = None) -> Series:
         """What a training measured, by step: the newest steps one by one and older ones in buckets, or each series in at

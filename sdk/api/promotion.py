@@ -7,6 +7,7 @@ import builtins
 from sdk.api.aliases import JUDGING_S
 from sdk.api.transport import Routes, Transport, pages
 from sdk.names import check_alias, check_name, segment
+from sdk.notebook.table_list import TableList
 from sdk.schemas.approvals import ApprovalRequest, ApprovalView, ApprovalWithdrawal
 from sdk.schemas.decisions import Decision, PromotionCheck
 from sdk.schemas.policies import PolicyRemoval, PolicySetting, PolicyView
@@ -36,14 +37,14 @@ class PolicyRoutes(Routes):
         you may see; optionally only for one alias.
         """
         params = {"scope": scope, "alias": None if alias is None else check_alias(alias)}
-        return [*pages(self._transport, "/policies", PolicyView, params=params)]
+        return TableList(pages(self._transport, "/policies", PolicyView, params=params))
 
     list = __call__
 
     def history(self, scope: str, alias: str) -> builtins.list[PolicyView]:
         """The versions of a policy, newest first; that it was removed is one, too. Raises NotFound."""
         params = {"scope": scope, "alias": check_alias(alias)}
-        return [*pages(self._transport, "/policies/history", PolicyView, params=params)]
+        return TableList(pages(self._transport, "/policies/history", PolicyView, params=params))
 
     def remove(self, scope: str, alias: str) -> None:
         """Remove a policy; its history stays. Raises NotFound, NotAllowed."""
@@ -60,7 +61,7 @@ class ApprovalRoutes(Routes):
         Raises NotFound.
         """
         params = {"adapter": check_name(adapter), "alias": None if alias is None else check_alias(alias)}
-        return [*pages(self._transport, "/approvals", ApprovalView, params=params)]
+        return TableList(pages(self._transport, "/approvals", ApprovalView, params=params))
 
     list = __call__
 
@@ -76,7 +77,7 @@ class DecisionRoutes(Routes):
     def __call__(self, adapter: str, alias: str | None = None, *, limit: int = 50) -> builtins.list[Decision]:
         """The last `limit` decisions about an adapter's aliases, or one of them, newest first. Raises NotFound."""
         params = {"adapter": check_name(adapter), "alias": None if alias is None else check_alias(alias)}
-        return [*pages(self._transport, "/decisions", Decision, params=params, limit=limit)]
+        return TableList(pages(self._transport, "/decisions", Decision, params=params, limit=limit))
 
     list = __call__
 

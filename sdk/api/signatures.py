@@ -6,6 +6,7 @@ import builtins
 
 from sdk.api.transport import Routes
 from sdk.names import segment
+from sdk.notebook.table_list import TableList
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 
 
@@ -18,7 +19,7 @@ class SignatureRoutes(Routes):
         The registry stores them but vouches for none: verify each with `sdk.signing.verify` and the signer's public
         key.
         """
-        return self._transport.call("GET", f"/manifests/{segment(digest)}/signatures", list[SignatureView])
+        return TableList(self._transport.call("GET", f"/manifests/{segment(digest)}/signatures", list[SignatureView]))
 
     list = __call__
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from sdk.api.artifacts import locate_files
 from sdk.api.transport import Routes, Transport, pages
 from sdk.names import check_name, parse_ref, parse_ref_or_member
+from sdk.notebook.table_list import TableList
 from sdk.schemas.artifacts import Transfer
 from sdk.schemas.catalog import (
     AdapterView,
@@ -119,7 +120,7 @@ class AdaptersAPI(Routes):
     def __call__(self, *, namespace: str | None = None, prefix: str = "") -> builtins.list[AdapterView]:
         """Adapters by name: all that this client may see, or those of a namespace ("-": names without one)."""
         params = {"namespace": namespace, "prefix": prefix}
-        return [*pages(self._transport, "/adapters", AdapterView, params=params)]
+        return TableList(pages(self._transport, "/adapters", AdapterView, params=params))
 
     list = __call__
 
@@ -135,7 +136,7 @@ class VersionRoutes(Generic[V]):
         """The ready versions of an adapter, and with `archived` the archived ones, newest first. Raises InvalidName,
         NotFound.
         """
-        return [self._made(view) for view in self._views(adapter, archived=archived)]
+        return TableList(self._made(view) for view in self._views(adapter, archived=archived))
 
     list = __call__
 

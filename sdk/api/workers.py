@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 
 from sdk.api.transport import Routes
+from sdk.notebook.table_list import TableList
 from sdk.schemas.planning import DeviceForecasts
 from sdk.schemas.work import QueueCapacity, WorkerView
 
@@ -14,7 +15,7 @@ class WorkersAPI(Routes):
 
     def __call__(self) -> builtins.list[WorkerView]:
         """The workers that have reported in the last week, by name; memory in bytes."""
-        return self._transport.call("GET", "/workers", list[WorkerView])
+        return TableList(self._transport.call("GET", "/workers", list[WorkerView]))
 
     list = __call__
 

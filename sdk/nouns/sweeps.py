@@ -5,13 +5,15 @@ from __future__ import annotations
 import builtins
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdk.api import sweeps
 from sdk.errors import Conflict, JobCancelled, JobFailed
 from sdk.formats.refs import SWEEP
-from sdk.objects import Registry, Version
+from sdk.notebook.table_list import TableList
+from sdk.objects import Registry, Version, registry_of_this_process
 from sdk.schemas.sweeps import SweepMember, SweepState, SweepVerdict, SweepView
+from sdk.schemas.wire import read_json
 from sdk.submitting.sweep_watch import ProgressLines, SweepProgress, follow_sweep
 
 if TYPE_CHECKING:
@@ -32,6 +34,20 @@ class Sweep:
 
     def __repr__(self) -> str:
         return f"Sweep(id={self.id!r}, adapter={self._view.adapter!r}, state={self._view.state.value!r})"
+
+    def _repr_html_(self) -> str:
+        from sdk.notebook.sweeps import sweep_page
+
+        return sweep_page(self._view)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self._view.model_dump_json(), self._whole)
+
+    def __copy__(self) -> Sweep:
+        return Sweep(self._view, self._registry, whole=self._whole)
+
+    def __deepcopy__(self, memo: object) -> Sweep:
+        return self.__copy__()
 
     @property
     def id(self) -> str:
@@ -127,6 +143,10 @@ class Sweep:
         return self._view
 
 
+def _unpickled(text: str, whole: bool) -> Sweep:
+    return Sweep(read_json(SweepView, text, open_ended=True), registry_of_this_process(), whole=whole)
+
+
 def error_of(view: SweepView) -> JobFailed | None:
     """Return why a sweep that has ended made nothing: it was cancelled, none of its members is the best, or the best was not published
     though it should have been. None if it did, or has not ended.
@@ -162,7 +182,7 @@ class SweepsAPI:
     def __call__(self, *, state: str | None = None, limit: int = 50) -> builtins.list[Sweep]:
         """The last `limit` sweeps, newest first; optionally only those in one state."""
         found = sweeps.listed(self._registry.transport, state=state, limit=limit)
-        return [Sweep(view, self._registry, whole=False) for view in found]
+        return TableList(Sweep(view, self._registry, whole=False) for view in found)
 
     list = __call__
 

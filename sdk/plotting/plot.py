@@ -29,6 +29,9 @@ class Plot:
         #: What it draws.
         self.curves = tuple(curves)
 
+    def __repr__(self) -> str:
+        return f"Plot({', '.join(repr(curve.name) for curve in self.curves)})"
+
     @cached_property
     def _picture(self) -> Picture:
         return picture_of(self.curves)
@@ -65,6 +68,9 @@ class SweepPlot:
     def __init__(self, view: SweepView) -> None:
         #: What it draws.
         self.view = view
+
+    def __repr__(self) -> str:
+        return f"SweepPlot('sweep:{self.view.id}')"
 
     @cached_property
     def _picture(self) -> sweep_panels.SweepPicture:

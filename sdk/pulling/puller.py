@@ -129,8 +129,9 @@ class Puller:
         base_name: str | None = None,
         verify_with: str | Path | None = None,
         alias_signer: AliasSigner | None = None,
+        digest: str | None = None,
     ) -> Pulled:
-        """Fetch a version; see `Client.pull`."""
+        """Fetch a version; see `Client.pull`. Raises VerificationFailed if it has another `digest` than is given."""
         to = None if to is None else user_path(to)
         if base_name is not None and is_folder(base_name):
             base_name = str(user_path(base_name).absolute())
@@ -141,6 +142,12 @@ class Puller:
         if to is not None:
             require_free(to)
         version = self.resolve(ref, offline=offline, frozen=frozen, alias_signer=alias_signer)
+        if digest is not None and version.digest != digest:
+            raise VerificationFailed(
+                f"{ref} has the digest {version.digest[:12]} in the registry at {self._url}, and not {digest[:12]}: it is "
+                "another registry's version; connect to the registry that it is from",
+                param="ref",
+            )
         contents = version.contents
         # Signatures may be newer than the cached bytes, so they are asked for again to verify or to write a copy.
         wanted = to is not None or verify_with is not None or not self._cache.has_version(contents)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from pydantic import JsonValue
 
 from sdk.schemas.wire import Wire
@@ -109,3 +112,48 @@ class Diff(Wire):
     scores: ScoresDiff = ScoresDiff()
     #: None if they were left out.
     weights: WeightsDiff | None = None
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from (("a", self.a.ref), ("b", self.b.ref), ("same", self.same))
+        differing = len(self.configuration) + len(self.training) + len(self.dataset)
+        yield "differing", differing
+
+    def _repr_html_(self) -> str:
+        from sdk.formats.html_tables import facts, page, sentence, table
+
+        sides = ["", self.a.ref, self.b.ref]
+        same = "The same bytes." if self.same else ""
+        parts = [
+            table(f"{self.a.ref} → {self.b.ref}", sides, _sides(self.a, self.b)),
+            *(sentence(note) for note in (same, *self.notes) if note),
+        ]
+        for name in ("configuration", "training", "dataset"):
+            rows = [[one.name, one.a, one.b] for one in getattr(self, name)]
+            parts += [table(name.capitalize(), sides, rows)] if rows else []
+        scored = [("training", self.scores.training)]
+        scored += [
+            (f"{one.dataset[:12]}, {one.grader}, {one.precision}", one.metrics) for one in self.scores.evaluations
+        ]
+        for name, scores in scored:
+            rows = [[one.name, one.a, one.b, one.difference] for one in scores]
+            parts += [table(f"Scores: {name}", [*sides, "difference"], rows)] if rows else []
+        for side, only in ((self.a.ref, self.scores.only_a), (self.b.ref, self.scores.only_b)):
+            rows = [[one.id, one.dataset[:12], one.metrics] for one in only]
+            parts += [table(f"Scores that only {side} has", ["id", "dataset", "scores"], rows)] if rows else []
+        if (found := self.weights) is not None:
+            whole: list[tuple[str, object]] = [
+                (f"norm of ΔW of {self.a.ref}", found.norm_a),
+                (f"norm of ΔW of {self.b.ref}", found.norm_b),
+                ("cosine", found.cosine),
+            ]
+            modules = [
+                [one.module, one.norm_a, one.norm_b, one.cosine, one.rank_a, one.rank_b] for one in found.modules
+            ]
+            named = ["module", "norm a", "norm b", "cosine", "rank a", "rank b"]
+            parts += [facts("Weights", whole), table("By module", named, modules, most=20) if modules else ""]
+            parts += [sentence(note) for note in found.notes]
+        return page(*parts)
+
+
+def _sides(a: Side, b: Side) -> list[list[object]]:
+    return [["digest", a.digest[:12], b.digest[:12]], ["base", a.base, b.base]]

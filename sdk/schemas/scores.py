@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -101,6 +102,31 @@ class EvaluationView(Wire):
     scorer_errors: dict[str, str] = {}
     job: str
     created_at: datetime
+
+    def __repr_name__(self) -> str:
+        return "Evaluation"
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from (("id", self.id), ("ref", self.ref), ("dataset", self.dataset[:12]))
+        yield from ((name, self.metrics[name]) for name in ("loss", "rows") if name in self.metrics)
+
+    def _repr_html_(self) -> str:
+        from sdk.formats.html_tables import facts, page, table
+
+        named = [
+            ("id", self.id),
+            ("dataset", self.dataset[:12]),
+            ("contamination", said(self.contamination)),
+            ("grader", self.grader),
+            ("precision", self.precision),
+            ("scorer errors", self.scorer_errors),
+            ("made by", f"{self.namespace}, job {self.job}"),
+            ("created", self.created_at),
+        ]
+        # The loss comes first, and counts last.
+        order = sorted(self.metrics, key=lambda name: (name != "loss", name.endswith("rows")))
+        scores = table("Scores", ["metric", "value"], [[name, self.metrics[name]] for name in order])
+        return page(facts(f"Evaluation of {self.ref}", [one for one in named if one[1]]), scores)
 
     @property
     def key(self) -> str:
@@ -235,6 +261,10 @@ class ComparedPair(Wire):
     rows_needed: int | None
 
 
+def _interval(pair: ComparedPair) -> str:
+    return "" if pair.low is None or pair.high is None else f"{pair.low:.4g} to {pair.high:.4g}"
+
+
 class ChangedRow(Wire):
     """A row on which the targets differ, with each one's result, in the order of `refs`."""
 
@@ -246,6 +276,11 @@ class ChangedRow(Wire):
     scores: list[float]
     #: None if nothing was generated, or no text was kept.
     predictions: list[str | None]
+
+    def of(self, target: int) -> tuple[float | None, str | None]:
+        """The score and the text of a target by its place among `refs`; None for what there is none of."""
+        score = self.scores[target] if target < len(self.scores) else None
+        return score, self.predictions[target] if target < len(self.predictions) else None
 
 
 class Comparison(Wire):
@@ -270,6 +305,33 @@ class Comparison(Wire):
     notes: list[str] = []
     #: Those that changed most, first.
     examples: list[ChangedRow] = []
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from (("metric", self.metric), ("rows", self.rows))
+        yield "scores", {one.ref: one.score for one in self.scores}
+
+    def _repr_html_(self) -> str:
+        from sdk.formats.html_tables import page, sentence, table
+
+        scores = [[one.ref, one.score, briefly(one.contamination)] for one in self.scores]
+        pairs = [
+            [f"{one.a} → {one.b}", one.difference, _interval(one), one.p_adjusted, one.better or "", one.verdict]
+            for one in self.pairs
+        ]
+        headings = ["a → b", "difference", "95 % interval", "p, corrected", "better", "verdict"]
+        parts = [
+            table(self.heading, ["ref", self.metric, "contaminated"], scores),
+            table("Pairs", headings, pairs) if pairs else "",
+            *(sentence(note) for note in self.notes),
+        ]
+        if self.examples:
+            rows = [
+                [each.row, each.prompt, each.reference, *(of for at in range(len(self.refs)) for of in each.of(at))]
+                for each in self.examples
+            ]
+            names = [name for ref in self.refs for name in (f"{self.metric} of {ref}", ref)]
+            parts.append(table("Rows that changed most", ["row", "prompt", "expected", *names], rows))
+        return page(*parts)
 
     @property
     def heading(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
 
 import pytest
 from support import processes
+
+import sdk
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TYPED = """
 from pathlib import Path
 
+import adapterctl
 import sdk
 from sdk import pull
 
@@ -34,6 +38,17 @@ winner: str | None = swept.wait(timeout=60, progress=lambda now: print(now.left_
 best: sdk.Version = swept.result()
 sweeps: list[sdk.Sweep] = [sdk.sweeps.get(swept.id), *sdk.sweeps(state="running")]
 running: list[str] = [job.id for job in sdk.jobs(state="running")]
+found: list[sdk.Version] = sdk.search("rank = 8")
+measured: dict[str, float] = found[0].metrics
+named: list[str] = [*found[:3][0].aliases, found[0].base.id, *found[0].tags, *(parent.ref for parent in found[0].parents)]
+waited: sdk.Version = training.wait(timeout=5, progress=True).result()
+with sdk.connect("local:x") as client:
+    adapters = adapterctl.adapters() + client.adapters()
+again: sdk.Version = adapterctl.push("./adapter", "x", base="tiny")
+try:
+    training.wait(timeout=0.1)
+except TimeoutError as late:
+    print(late)
 result = sdk.connect("local:x").job("abc").result()
 if isinstance(result, sdk.Version):
     ref = result.ref
@@ -54,6 +69,7 @@ WRONG = {
     "seedz": 'import sdk\n\nsdk.sweep("x", base="./base", data="rows.jsonl", rank=[1, 2], seedz=2)\n',
     "margin": 'import sdk\n\nsdk.sweep("x", base="./base", data="rows.jsonl", rank=[1, 2], margin="1 %")\n',
     "holdout": 'import sdk\n\nsdk.sweep("x", base="./base", data="rows.jsonl", rank=[1, 2], holdout=[0.1, 0.2])\n',
+    "nope": "import adapterctl\n\nadapterctl.nope()\n",
     "puhs": 'import sdk\n\nsdk.puhs("./adapter", "x", base="tiny")\n',
 }
 
@@ -66,7 +82,17 @@ def snippets() -> dict[str, str]:
             re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
         ):
             found[f"{page.stem.lower()}_{number}"] = block if "import sdk" in block else f"import sdk\n\n{block}"
-    return found
+    return found | examples()
+
+
+def examples() -> dict[str, str]:
+    """The examples in the docstrings of the functions of `sdk`, each as a program."""
+    texts = {name: inspect.getdoc(getattr(sdk.Client, name, sdk.connect)) or "" for name in [*sdk.__all__, "connect"]}
+    return {
+        f"example_{name}": f"import sdk\n\n{inspect.cleandoc(text.partition('Example::')[2])}\n"
+        for name, text in texts.items()
+        if "Example::" in text and (name == "connect" or hasattr(sdk.Client, name))
+    }
 
 
 @pytest.fixture(scope="module", params=["mypy", "basedpyright"])
@@ -100,6 +126,7 @@ def errors(request: pytest.FixtureRequest, python: Path, tmp_path_factory: pytes
 
 def test_what_the_pages_show_has_the_right_types(errors: list[str]) -> None:
     assert len(snippets()) >= 3
+    assert len(examples()) >= 20
     assert not set(snippets()) & set(WRONG)
     assert [line for line in errors if not any(f"{name}.py:" in line for name in WRONG)] == []
 

@@ -41,7 +41,8 @@ def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | 
       adapterctl search 'eval[heldout.jsonl].loss < 1.5' --scores-of audit
     """
     with open_client() as client:
-        found = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)
+        versions = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)
+    found = [version.brief for version in versions]
     # Whose scores they were found by is worth a column where it may be others'.
     whose = ["scores_of"] if scores_of is not None and any(brief.scores_of for brief in found) else []
     columns = ["ref", "base", "rank", "method", *whose, "aliases", "created"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -193,3 +194,28 @@ def test_a_with_block_that_fails_gives_the_default_client_back(tmp_path: Path) -
     with pytest.raises(sdk.NotFound), sdk.connect(f"local:{tmp_path / 'home'}") as client:
         client.get("nothing@v1")
     assert default_client._default is None
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "connect"])
+def test_the_help_of_a_function_is_whole(name: str) -> None:
+    function = sdk.connect if name == "connect" else getattr(sdk.Client, name)
+    text = inspect.getdoc(function) or ""
+    parts = dict(re.findall(r"^(Args|Returns|Raises|Example):+\n(.*?)(?=^\S|\Z)", text, re.DOTALL | re.MULTILINE))
+    assert list(parts) == ["Args", "Returns", "Raises", "Example"]
+    signature = inspect.signature(function)
+    assert re.findall(r"^    (\w+): ", parts["Args"], re.MULTILINE) == [
+        one for one in signature.parameters if one != "self"
+    ]
+    raised = re.findall(r"^    (\w+): ", parts["Raises"], re.MULTILINE)
+    assert raised
+    assert all(issubclass(getattr(sdk, one), sdk.AdapterctlError) for one in raised)
+    # What the example calls can be called so; its types are looked at in tests/e2e/test_types.py.
+    calls = [
+        node
+        for node in ast.walk(ast.parse(inspect.cleandoc(parts["Example"])))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"sdk.{name}"
+    ]
+    assert calls
+    for call in calls:
+        given = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+        signature.bind(*([None] if name != "connect" else []), *call.args, **given)

@@ -107,16 +107,17 @@ def test_server_is_asked_for_what_no_command_has_listed(node: CommandLine, monke
 
 
 def test_names_are_gone_once_the_token_is_refused(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = world.admin.tokens.create("short", grants={"-": "reader"})
-    node = CommandLine(tmp_path, url=world.url, token=made.secret)
     node.ok("list")
-    file = names_of(node, monkeypatch)
-    assert ("adapter", "code-review") in file.read()
-    world.admin.tokens.revoke(made.id)
-    node.refused(5, "list")
-    assert not file.path.exists()
+    mine = names_of(node, monkeypatch)
+    assert ("adapter", "code-review") in mine.read()
+    # As it would have been while it was valid.
+    refused = NamesFile(Config(node.url, "actl_revoked"))
+    refused.add([("adapter", "code-review")])
+    node.refused(5, "list", ADAPTERCTL_TOKEN="actl_revoked")
+    assert not refused.path.exists()
+    assert mine.path.exists()
 
 
 def test_push_and_show_leave_names_for_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

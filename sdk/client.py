@@ -341,7 +341,7 @@ class Client:
         return Job(self.submitter.submit(request, JobOptions(priority, key=idempotency_key)), self)
 
     def job(self, job_id: str) -> Job[Result]:
-        """Return a job by its id. Raises NotFound."""
+        """Return a job by its id, or by 6 or more characters that it begins with. Raises NotFound."""
         return Job(self.jobs.view(job_id), self)
 
     # Versions.

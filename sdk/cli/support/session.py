@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sdk.cli.support.output import say
+from sdk.config import shows_details
 from sdk.imports import nothing_collected
 
 if TYPE_CHECKING:
@@ -37,15 +40,28 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
         from sdk.client import Client
 
     from sdk.cli.completing.seen_names import SeenNames
+    from sdk.cli.support.nearest import names_suggested
 
     client = Client(on_transfer=on_transfer)
     seen = SeenNames()
-    client.transport.on_answer = seen.hear
+    client.transport.on_answer = _telling(seen.hear) if shows_details() else seen.hear
     try:
-        yield client
+        with names_suggested(client):
+            yield client
     finally:
         client.close()
         seen.keep(client.config)
+
+
+def _telling(hear: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
+    """Also say which route answered, and when."""
+    began_s = time.monotonic()
+
+    def told(path: str, body: bytes) -> None:
+        say(f"{time.monotonic() - began_s:7.3f} s  {path}  {len(body):,} bytes")
+        hear(path, body)
+
+    return told
 
 
 @contextmanager

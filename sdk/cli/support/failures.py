@@ -37,6 +37,8 @@ def leave(error: Exception) -> NoReturn:
     known = translated(error)
     if isinstance(known, Unauthenticated):
         _forget_names()
+    if isinstance(error, Unavailable) and "check ADAPTERCTL_URL" in error.message:
+        known = Unavailable(f"{error.message}{_url_source(error.message)}", param=error.param)
     if os.environ.get("ADAPTERCTL_DEBUG"):
         traceback.print_exception(error)
     if _wants_json():
@@ -54,6 +56,16 @@ def _forget_names() -> None:
 
     with contextlib.suppress(InvalidInput):
         NamesFile(config.load()).forget()
+
+
+def _url_source(message: str) -> str:
+    """Where the URL in a message was configured, to be added to that; nothing if it was given otherwise."""
+    from sdk import config
+
+    with contextlib.suppress(InvalidInput):
+        url, source = next((value, source) for name, value, source in config.explained() if name == "url")
+        return f" (the URL is from {source})" if url in message else ""
+    return ""
 
 
 def translated(error: Exception) -> AdapterctlError:

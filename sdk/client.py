@@ -606,7 +606,7 @@ class Client:
         """Return a job by its id.
 
         Args:
-            job_id: its id.
+            job_id: its id, or 6 or more characters that it begins with.
 
         Returns:
             The job, as the registry knows it now.

@@ -135,9 +135,49 @@ def load(url: str | None = None, token: str | None = None, *, insecure: bool = F
     return Config(url=chosen, token=None if token is None else check_token(token), insecure=insecure)
 
 
+def explained() -> list[tuple[str, str, str]]:
+    """Return each setting as its name, its value as it may be shown, and where that is from. Raises what `load` does."""
+    configured, profile = load(), _read_profile()
+    of_profile = f"profile {profile_path()}"
+    own = bool(profile.url) and profile.url.rstrip("/") == configured.url
+
+    def source(variable: str, in_profile: object) -> str:
+        return variable if os.environ.get(variable) else of_profile if in_profile else "default"
+
+    key, cache = signing_key(), source("ADAPTERCTL_CACHE", False)
+    if cache == "default" and os.environ.get("XDG_CACHE_HOME"):
+        cache = "XDG_CACHE_HOME"
+    return [
+        ("url", configured.url, source("ADAPTERCTL_URL", profile.url)),
+        ("token", "set" if configured.token else "none", source("ADAPTERCTL_TOKEN", own and profile.token)),
+        ("insecure", str(configured.insecure).lower(), source("ADAPTERCTL_INSECURE", own and profile.insecure)),
+        ("cache", str(cache_path()), cache),
+        ("signing_key", str(key or "none"), source("ADAPTERCTL_SIGNING_KEY", False)),
+        ("keep_warm_s", f"{keep_warm_s():g}", source("ADAPTERCTL_KEEP_WARM", False)),
+    ]
+
+
 def accept_plain_http() -> None:
     """Accept plain http to other machines, in this process and those that it starts."""
     os.environ["ADAPTERCTL_INSECURE"] = "1"
+
+
+def show_details() -> None:
+    """Show details in this process and those that it starts: what the registry is asked, and errors in full."""
+    os.environ["ADAPTERCTL_DEBUG"] = "1"
+
+
+def shows_details() -> bool:
+    """Whether details are shown."""
+    return bool(os.environ.get("ADAPTERCTL_DEBUG"))
+
+
+def remove_profile() -> bool:
+    """Remove the profile; return whether there was one. Raises OSError."""
+    path = profile_path()
+    existed = path.exists()
+    path.unlink(missing_ok=True)
+    return existed
 
 
 def check_url(url: str) -> str:

@@ -32,6 +32,8 @@ from sdk.formats.refs import (
 
 P = TypeVar("P")
 
+#: What the beginning of a job's id may be.
+_JOB_BEGINNING = re.compile(r"[0-9a-f]{6,11}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -118,6 +120,11 @@ def check_job_id(job_id: str) -> str:
     if not _JOB_ID.fullmatch(job_id):
         raise NotFound(f"there is no job {job_id[:80]!a}; see: adapterctl jobs list", param="job")
     return job_id
+
+
+def is_job_beginning(job_id: str) -> bool:
+    """Whether a text may be the beginning of a job's id, which only the registry can complete."""
+    return _JOB_BEGINNING.fullmatch(job_id) is not None
 
 
 def check_sweep_id(sweep_id: str) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement
+import re
+
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from registry.errors import NotFound
+from registry.errors import Invalid, NotFound
 from registry.jobs.models import Job
 from registry.principal import Principal
 from sdk.schemas.jobs import JobState
+
+#: The beginning of an id.
+_BEGINNING = re.compile(r"[0-9a-f]{6,11}")
 
 MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
@@ -35,6 +40,21 @@ def move(job: Job, to: JobState) -> None:
     if to not in MOVES.get(JobState(job.state), ()):
         raise RuntimeError(f"job {job.id} can't move from {job.state} to {to}")
     job.state = to
+
+
+def find_job_by_beginning(session: Session, beginning: str, who: Principal) -> Job:
+    """Return the row of the job whose id is, or begins with, at least 6 characters that are of no other job that the caller may see.
+
+    Raises NotFound, Invalid.
+    """
+    if not _BEGINNING.fullmatch(beginning):
+        return find_job(session, beginning, who)
+    # A range, which the index of ids serves.
+    begins = (Job.id >= beginning, Job.id < f"{beginning}g")
+    visible = session.scalars(select(Job.id).where(*begins, who.within(Job.namespace)).limit(2)).all()
+    if len(visible) > 1:
+        raise Invalid(f"several jobs begin with {beginning!a}; write more of the id", param="job")
+    return find_job(session, visible[0] if visible else beginning, who)
 
 
 def find_job(session: Session, job_id: str, who: Principal, *, action: str = "read") -> Job:

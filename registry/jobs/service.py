@@ -27,7 +27,7 @@ from registry.jobs.followers import Followers
 from registry.jobs.kinds.evaluation import EVALUATION
 from registry.jobs.kinds.known import KINDS, rules_of
 from registry.jobs.kinds.rules import Acceptable, JobKindRules, acceptable
-from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, move
+from registry.jobs.lifecycle import FINAL, UNFINISHED, find_job, find_job_by_beginning, move
 from registry.jobs.models import Job
 from registry.jobs.needs import of_tracker, our_fields, require_installed, require_scorers, written
 from registry.jobs.peaks import peak_of
@@ -278,9 +278,9 @@ class Jobs:
             return present(job), True
 
     def get(self, job_id: str, *, who: Principal) -> JobView:
-        """Return a job. Raises NotFound."""
+        """Return a job, also by the beginning of its id. Raises NotFound, Invalid for one that several have."""
         with self._db.read() as session:
-            job = find_job(session, job_id, who)
+            job = find_job_by_beginning(session, job_id, who)
             (found,) = present_in_queue(session, [job])
             return found.model_copy(update={"forecast": forecast_of(job), "peak": peak_of(session, job, who)})
 

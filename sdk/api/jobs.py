@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from sdk.api.transport import Transport, keyed, pages
 from sdk.errors import NotFound
-from sdk.names import check_job_id
+from sdk.names import check_job_id, is_job_beginning
 from sdk.notebook.table_list import TableList
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
@@ -30,7 +30,7 @@ def submit(transport: Transport, submission: JobSubmission, *, key: str | None) 
 
 
 def get(transport: Transport, job_id: str) -> JobView:
-    """Return the current state of a job. Raises NotFound."""
+    """Return the current state of a job, also by 6 or more characters that its id begins with. Raises NotFound, InvalidInput."""
     return transport.call("GET", f"/jobs/{check_job_id(job_id)}", JobView)
 
 
@@ -56,12 +56,12 @@ class JobsAPI(Generic[J]):
         self, job_id: str, *, after: int = 0, wait_s: float = 0, last: int | None = None
     ) -> builtins.list[Event]:
         """Events after a cursor, or only the `last` few; waits up to `wait_s` seconds for one."""
-        path, params = f"/jobs/{check_job_id(job_id)}/events", {"after": after, "wait_s": wait_s, "last": last}
+        path, params = f"/jobs/{self._whole(job_id)}/events", {"after": after, "wait_s": wait_s, "last": last}
         return self._transport.call("GET", path, list[Event], params=params, timeout_s=wait_s + _ANSWERING_S)
 
     def cancel(self, job_id: str) -> JobView:
         """Cancel a job. Raises NotFound, NotAllowed, Conflict for one that has succeeded or failed."""
-        return self._transport.call("POST", f"/jobs/{check_job_id(job_id)}/cancel", JobView)
+        return self._transport.call("POST", f"/jobs/{self._whole(job_id)}/cancel", JobView)
 
     def retry(self, job_id: str, *, advice: bool = False, idempotency_key: str | None = None) -> J:
         """Submit a failed or cancelled job again; a training resumes from its last checkpoint.
@@ -69,29 +69,29 @@ class JobsAPI(Generic[J]):
         With `advice`, a training that has ended begins anew, changed as its own numbers advise. The same key gives the same new
         job. Raises NotFound, NotAllowed, Conflict for a job that has a result or is still running, or has no advice, QuotaExceeded.
         """
-        path, params = f"/jobs/{check_job_id(job_id)}/retry", {"advice": advice or None}
+        path, params = f"/jobs/{self._whole(job_id)}/retry", {"advice": advice or None}
         return self._made(self._transport.call("POST", path, JobView, params=params, headers=keyed(idempotency_key)))
 
     def attempts(self, job_id: str) -> builtins.list[AttemptView]:
         """The attempts at a job, oldest first. Raises NotFound."""
-        return TableList(self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/attempts", list[AttemptView]))
+        return TableList(self._transport.call("GET", f"/jobs/{self._whole(job_id)}/attempts", list[AttemptView]))
 
     def checkpoints(self, job_id: str) -> builtins.list[CheckpointView]:
         """The stored checkpoints of a training, newest first. Raises NotFound."""
-        return TableList(self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/checkpoints", list[CheckpointView]))
+        return TableList(self._transport.call("GET", f"/jobs/{self._whole(job_id)}/checkpoints", list[CheckpointView]))
 
     def series(self, job_id: str, *, buckets: int | None = None, keys: Iterable[str] | None = None) -> Series:
         """What a training measured, by step: the newest steps one by one and older ones in buckets, or each series in at
         most so many `buckets`. `keys` are the names of the series, all if left out. Raises NotFound, InvalidInput.
         """
         params = {"buckets": buckets, "keys": joined(keys)}
-        return self._transport.call("GET", f"/jobs/{check_job_id(job_id)}/series", Series, params=params)
+        return self._transport.call("GET", f"/jobs/{self._whole(job_id)}/series", Series, params=params)
 
     def series_of(
         self, job_ids: Iterable[str], *, buckets: int = 100, keys: Iterable[str] | None = None
     ) -> builtins.list[Series]:
         """The series of up to 100 trainings, reduced; those that don't exist, or may not be seen, are left out."""
-        params = {"jobs": ",".join(check_job_id(job) for job in job_ids), "buckets": buckets, "keys": joined(keys)}
+        params = {"jobs": ",".join(self._whole(job) for job in job_ids), "buckets": buckets, "keys": joined(keys)}
         return self._transport.call("GET", "/series", list[Series], params=params)
 
     def publish_checkpoint(
@@ -110,8 +110,12 @@ class JobsAPI(Generic[J]):
         """
         publication = build(CheckpointPublication, adapter=adapter, tags=dict(tags or {}), description=description)
         at = self._newest_step(job_id) if step is None else step
-        path = f"/jobs/{check_job_id(job_id)}/checkpoints/{at}/publish"
+        path = f"/jobs/{self._whole(job_id)}/checkpoints/{at}/publish"
         return self._transport.call("POST", path, Published, body=publication, timeout_s=_PUBLISHING_S)
+
+    def _whole(self, job_id: str) -> str:
+        """The id of a job, also by its beginning. Raises NotFound, InvalidInput for a beginning of several."""
+        return get(self._transport, job_id).id if is_job_beginning(job_id) else check_job_id(job_id)
 
     def _newest_step(self, job_id: str) -> int:
         found = self.checkpoints(job_id)

@@ -75,9 +75,43 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("stack", "Show the parts that `up` started."),
     "logs": ("stack", "Print the logs of what `up` started."),
     "login": ("login", "Remember a registry's URL and token."),
+    "logout": ("login", "Forget the registry's URL and token."),
     "whoami": ("login", "Show who you are to the registry, and what you may do."),
+    "config": ("config", "Show what is configured, and where it is from."),
     "completion": ("completion", "Print the completion script for a shell."),
+    "help": ("help", "Show the help of a command."),
+    "version": ("help", "Show the version of this program."),
 }
+
+#: Under which titles the help lists them; one that is not here stands under "Other".
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Train": ("example", "train", "sweep", "plot", "plan", "data", "base", "jobs", "workers", "capacity"),
+    "Versions": (
+        *(
+            "push",
+            "pull",
+            "show",
+            "list",
+            "versions",
+            "search",
+            "lineage",
+            "diff",
+            "copy",
+            "annotate",
+            "archive",
+            "restore",
+        ),
+        *("delete", "release", "retention", "verify", "sign"),
+    ),
+    "Score and compare": ("eval", "evals", "compare", "report", "generate", "chat"),
+    "Promote": ("alias", "promote", "rollback", "policy", "approve", "disapprove", "approvals", "decisions"),
+    "Deliver": ("serve", "merge", "combine", "export", "convert", "compat"),
+    "Registry": ("login", "logout", "whoami", "config", "token", "quota", "audit", "gc", "cache", "ui"),
+    "This machine": ("up", "down", "status", "logs", "completion", "help", "version"),
+}
+
+
+_WIDEST = max(map(len, COMMANDS))
 
 
 class LazyGroup(click.Group):
@@ -98,8 +132,12 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        listed = {name for names in GROUPS.values() for name in names}
+        others = tuple(name for name in COMMANDS if name not in listed)
+        for title, names in {**GROUPS, **({"Other": others} if others else {})}.items():
+            with formatter.section(title):
+                # Texts begin in one column, whatever the longest name of a group is.
+                formatter.write_dl([(f"{name:<{_WIDEST}}", COMMANDS[name][1]) for name in names if name in COMMANDS])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -132,7 +170,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
 )
 @click.option("--insecure", is_flag=True, help="Accept plain http to other machines.")
-def cli(insecure: bool) -> None:
+@click.option("--verbose", is_flag=True, help="Say what the registry is asked, and show errors in full.")
+def cli(insecure: bool, verbose: bool) -> None:
     """Train, version, evaluate, merge and deliver LoRA adapters.
 
     \b
@@ -150,6 +189,10 @@ def cli(insecure: bool) -> None:
         from sdk.config import accept_plain_http
 
         accept_plain_http()
+    if verbose:
+        from sdk.config import show_details
+
+        show_details()
 
 
 def _stand_in_for_closed_streams() -> None:

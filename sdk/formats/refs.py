@@ -27,6 +27,8 @@ _NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
 _RESERVED = re.compile(r"latest|v[0-9]+|sha256.*")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{12,64})")
 _MEMBER = re.compile(r"sweep:([a-z0-9]{1,32})/([1-9][0-9]{0,5})")
+#: As images of containers are named.
+_WITH_COLON = re.compile(rf"(?!(?:base|data|decision|job|sweep):)({_NAME.pattern}):({_PART})")
 _WHOLE_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DIGITS = re.compile(r"[0-9a-f]{12,64}")
 #: Also upper-case digits and too many of them: no reader would take those for a name.
@@ -153,6 +155,8 @@ class Ref:
         if text.startswith(SWEEP):
             raise BadRefError(_no_version(MemberRef.parse(text)))
         name, at, selector = text.partition("@")
+        if (meant := _WITH_COLON.fullmatch(text)) is not None:
+            raise BadRefError(f"{_shown(text)} is not a ref: write {meant[1]}@{meant[2]}")
         parse_name(name)
         if not at:
             return cls(name, "latest")

@@ -113,7 +113,7 @@ class TestList:
         assert desk.json("jobs", "list", "--queue", "cpu") == []
         (shown,) = desk.json("jobs", "list", "--state", "queued")
         assert (shown["id"], shown["ahead"], shown["queue"], "request" in shown) == (second, 0, "gpu", False)
-        assert "there is no such job" in desk.run("jobs", "list", "--queue", "cpu").stderr
+        assert "no job fits these filters" in desk.run("jobs", "list", "--queue", "cpu").stderr
 
 
 class TestShow:

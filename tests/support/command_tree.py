@@ -13,7 +13,7 @@ import click
 from sdk.cli import cli
 from sdk.cli.commands.sweep.group import SweepGroup
 from sdk.cli.completing.command_tree import FILE
-from sdk.cli.completing.kinds import Kind
+from sdk.cli.completing.kinds import ArgumentKind
 from sdk.cli.support.listing_group import ListingGroup
 
 _MOST_HELP = 60
@@ -44,7 +44,7 @@ def _param(param: click.Parameter) -> dict[str, Any]:
     node: dict[str, Any] = {"name": param.name}
     if isinstance(param.type, click.Choice):
         node["choices"] = [str(choice) for choice in param.type.choices]
-    if isinstance(param.type, Kind):
+    if isinstance(param.type, ArgumentKind):
         node["sorts"] = list(param.type.sorts)
     if param.nargs != 1:
         node["nargs"] = param.nargs

@@ -45,7 +45,7 @@ def audit_command(style: str, **given: Any) -> None:
     with open_client() as client:
         entries = client.audit(**given)
     columns = ["time", "actor", "action", "subject", "change"]
-    empty = "there is no such change, or none that you may see"
+    empty = "no change fits these filters that you may see"
     print_rows(style, entries, columns, key="id", empty=empty, cut="change", shown=_shown)
 
 

@@ -73,6 +73,11 @@ def base_add(folder: str, base_id: str | None, upload: bool, namespace: str | No
     """
     with open_client() as client:
         view = client.bases.add(folder, id=base_id, upload=upload, namespace=namespace)
+    if base_id is not None and view.id != base_id:
+        say(
+            f"--id {base_id} was not used: these files are registered as {view.id}; "
+            f"change that with: adapterctl base fix {view.id} --id {base_id}"
+        )
     _show_named(view, style)
 
 

@@ -1,4 +1,4 @@
-"""`adapterctl login`, `whoami`."""
+"""`adapterctl login`, `logout`, `whoami`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import click
 
 from sdk import config
 from sdk.cli.commands.tokens import in_words
-from sdk.cli.support.output import format_option, print_facts, print_one, say
+from sdk.cli.completing.names_file import NamesFile
+from sdk.cli.support.output import format_option, print_done, print_facts, print_one, say
 from sdk.cli.support.session import open_client
 from sdk.client import Client
-from sdk.errors import InvalidInput
+from sdk.errors import InvalidInput, disk_explained
 
 
 @click.command(name="login")
@@ -60,6 +61,31 @@ def _token(from_stdin: bool) -> str:
             "there was no token on standard input; send one, for example with: < token.txt", param="token"
         )
     return token
+
+
+@click.command(name="logout")
+@format_option
+def logout_command(style: str) -> None:
+    """Forget the registry's URL and token that `login` remembered, and the names that shells complete.
+
+    The token itself stays valid; an admin revokes it with: adapterctl token revoke.
+
+    \b
+    Example:
+      adapterctl logout
+    """
+    try:
+        configured = config.load()
+    except InvalidInput:
+        # What can't be read is removed as well.
+        configured = config.Config(config.DEFAULT_URL)
+    profile = config.profile_path()
+    with disk_explained("removing the profile"):
+        existed = config.remove_profile()
+    NamesFile(configured).forget()
+    told = f"removed {profile}" if existed else "nobody is logged in; there was nothing to forget"
+    left = ["ADAPTERCTL_TOKEN is still set in this shell; unset it, too"] if os.environ.get("ADAPTERCTL_TOKEN") else []
+    print_done(style, {"url": configured.url, "profile": str(profile), "removed": existed}, None, told, *left)
 
 
 @click.command(name="whoami")

@@ -14,6 +14,7 @@ from sdk.names import parse_ref
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
 
+_MISSING = "files missing in storage"
 _reason = click.option("--reason", default="", help="The reason; kept in the audit trail.")
 
 
@@ -200,18 +201,32 @@ def gc_command(dry_run: bool, grace_hours: int, keep_merged_days: int | None, ye
       adapterctl gc --grace-hours 72 --yes
     """
     with open_client() as client:
+        report = None
         if not dry_run and not yes:
             require_terminal()
             planned = client.retention.gc(dry_run=True, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
-            for name, value in _facts(planned):
-                say(f"{name}: {value}")
-            confirm("remove this?", yes=False)
-        report = client.retention.gc(dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days)
+            if _removes_nothing(planned):
+                say("there is nothing to remove")
+                report = planned
+            else:
+                for name, value in _facts(planned):
+                    say(f"{name}: {value}")
+                confirm("remove this?", yes=False)
+        report = report or client.retention.gc(
+            dry_run=dry_run, grace_hours=grace_hours, keep_merged_days=keep_merged_days
+        )
     print_one(style, report, report.retired_versions, lambda: print_facts(_facts(report)))
     missing = report.rows_without_blob
     if missing.count and style != "json":
         names = [*missing.versions[:8], *(["…"] if len(missing.versions) > 8 else [])] or ["datasets or bases"]
         say(f"files missing in storage: {missing.count}, of {', '.join(names)}; restore them from a backup")
+
+
+def _removes_nothing(report: GcReport) -> bool:
+    strays = report.blobs_without_row
+    # Texts of the facts that count no removal, or count it with its size.
+    counted = [value for name, value in _facts(report) if name not in ("would free", "stray files removed", _MISSING)]
+    return not (report.freed_bytes or strays.count or any(counted))
 
 
 def _facts(report: GcReport) -> list[tuple[str, Any]]:
@@ -222,7 +237,7 @@ def _facts(report: GcReport) -> list[tuple[str, Any]]:
         ("sets of files given up", report.manifests),
         ("files removed", report.blobs),
         ("stray files removed", f"{strays.count} ({human_bytes(strays.size_bytes)})"),
-        ("files missing in storage", report.rows_without_blob.count),
+        (_MISSING, report.rows_without_blob.count),
         ("dead publications failed", report.failed_pending),
         ("half uploads swept", report.partial_uploads),
         ("upload sessions expired", report.expired_uploads),

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from sdk.cli.completing.kinds import Kind
+from sdk.cli.completing.kinds import ArgumentKind
 
 FILE = Path(__file__).with_suffix(".json")
 
@@ -25,6 +25,17 @@ Node = Mapping[str, Any]
 def read_tree() -> click.Command:
     """Return the commands, none of which can be run. Raises OSError, ValueError."""
     return _made("adapterctl", json.loads(FILE.read_bytes()))
+
+
+class CommandInTree(click.Command):
+    """A command whose arguments are known even while an option lacks its value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, without an option at the end whose value is yet to come."""
+        valued = (param for param in self.params if isinstance(param, click.Option) and not param.is_flag)
+        if args and any(args[-1] in option.opts for option in valued):
+            args = args[:-1]
+        return super().parse_args(ctx, args)
 
 
 class GroupInTree(click.Group):
@@ -69,7 +80,7 @@ _SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "-
 def _made(name: str, node: Node) -> click.Command:
     if "commands" in node:
         return GroupInTree(name, node)
-    return click.Command(name, params=_params(node), help=node["help"], **_SETTINGS)
+    return CommandInTree(name, params=_params(node), help=node["help"], **_SETTINGS)
 
 
 def _params(node: Node) -> list[click.Parameter]:
@@ -77,7 +88,7 @@ def _params(node: Node) -> list[click.Parameter]:
 
 
 def _param(node: Node) -> click.Parameter:
-    kind: Any = click.Choice(node["choices"]) if "choices" in node else Kind(*node.get("sorts", ()))
+    kind: Any = click.Choice(node["choices"]) if "choices" in node else ArgumentKind(*node.get("sorts", ()))
     if "flags" not in node:
         return click.Argument([node["name"]], type=kind, nargs=node.get("nargs", 1), required=False)
     flags = "/".join(part for part in (node["flags"][0], *node.get("off", ())[:1]) if part)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-class Kind(click.ParamType[str]):
+class ArgumentKind(click.ParamType[str]):
     """A text that is a name of one of some sorts: those of `offering.OFFERED`."""
 
     #: What stands for a value in a command's help.
@@ -25,7 +25,7 @@ class Kind(click.ParamType[str]):
         self.sorts = sorts
 
     def __repr__(self) -> str:
-        return f"Kind({', '.join(map(repr, self.sorts))})"
+        return f"ArgumentKind({', '.join(map(repr, self.sorts))})"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return what a shell offers."""
@@ -34,21 +34,21 @@ class Kind(click.ParamType[str]):
         return offered(self.sorts, ctx.params, incomplete)
 
 
-REF = Kind("ref")
-REF_OR_FOLDER = Kind("ref", "folder")
-REF_OR_BASE = Kind("ref", "base:")
-ADAPTER = Kind("adapter")
-ALIAS = Kind("alias")
+REF = ArgumentKind("ref")
+REF_OR_FOLDER = ArgumentKind("ref", "folder")
+REF_OR_BASE = ArgumentKind("ref", "base:")
+ADAPTER = ArgumentKind("adapter")
+ALIAS = ArgumentKind("alias")
 #: `v3`, of the adapter whose name comes before.
-NUMBER = Kind("number")
-JOB = Kind("job")
-SWEEP = Kind("sweep")
+NUMBER = ArgumentKind("number")
+JOB = ArgumentKind("job")
+SWEEP = ArgumentKind("sweep")
 #: What has a curve.
-DRAWN = Kind("job", "ref", "sweep:")
-REPORTED = Kind("ref", "sweep:")
-BASE = Kind("base", "folder")
-KNOWN_BASE = Kind("base")
-ROWS = Kind("dataset", "file")
-DATASET = Kind("dataset")
-FILE = Kind("file")
-FOLDER = Kind("folder")
+DRAWN = ArgumentKind("job", "ref", "sweep:")
+REPORTED = ArgumentKind("ref", "sweep:")
+BASE = ArgumentKind("base", "folder")
+KNOWN_BASE = ArgumentKind("base")
+ROWS = ArgumentKind("dataset", "file")
+DATASET = ArgumentKind("dataset")
+FILE = ArgumentKind("file")
+FOLDER = ArgumentKind("folder")

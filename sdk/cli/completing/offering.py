@@ -8,7 +8,7 @@ from typing import Any
 
 from click.shell_completion import CompletionItem
 
-from sdk.cli.completing.sources import Wanted, find
+from sdk.cli.completing.sources import WantedNames, find
 from sdk.config import Config, load
 
 #: After this the shell writes no space: it may be the end, or go on.
@@ -25,7 +25,7 @@ class _Asked:
         self.before, self.typed, self._config = before, typed, config
 
     def find(self, sort: str, begins: str, path: str, **params: str) -> list[str]:
-        return find(Wanted(sort, begins, path, {"limit": _MOST_ASKED, **params}), self._config)
+        return find(WantedNames(sort, begins, path, {"limit": _MOST_ASKED, **params}), self._config)
 
     def selectors(self, adapter: str) -> list[str]:
         """Aliases of an adapter, then its versions, the newest first."""

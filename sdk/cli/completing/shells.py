@@ -12,13 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 import click
-from click.shell_completion import (
-    CompletionItem,
-    ShellComplete,
-    _resolve_context,
-    _resolve_incomplete,
-    split_arg_string,
-)
+from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
 
 VARIABLE = "_ADAPTERCTL_COMPLETE"
 _PROGRAM = "adapterctl"
@@ -127,16 +121,11 @@ class LineComplete(ShellComplete):
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
         """Return what takes the place of the whole word; a file's is what is typed of its name."""
-        ctx = _resolve_context(self.cli, self.ctx_args, self.prog_name, args)
-        if args and args[-1].startswith("-"):
-            # An option that still lacks its value keeps click from reading the arguments.
-            ctx.params |= _resolve_context(self.cli, self.ctx_args, self.prog_name, args[:-1]).params
-        found, typed = _resolve_incomplete(ctx, args, incomplete)
         # `--data=` stays before a value that was typed after it.
-        before = self._word[: len(self._word) - len(typed)] if self._word.endswith(typed) else ""
+        before = incomplete[: incomplete.index("=") + 1] if incomplete.startswith("-") and "=" in incomplete else ""
         return [
             item if item.type in ("file", "dir") else CompletionItem(before + item.value, item.type, item.help)
-            for item in found.shell_complete(ctx, typed)
+            for item in super().get_completions(args, incomplete)
         ]
 
     def format_completion(self, item: CompletionItem[Any]) -> str:

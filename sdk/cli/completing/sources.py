@@ -30,7 +30,7 @@ _UNAUTHENTICATED = 401
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedNames:
     """Names of a sort that begin with a text, and the request that a registry would answer with them."""
 
     sort: str
@@ -43,7 +43,7 @@ class Wanted:
         return [name for sort, name in reversed(names) if sort == self.sort and name.startswith(self.prefix)]
 
 
-def find(wanted: Wanted, config: Config) -> list[str]:
+def find(wanted: WantedNames, config: Config) -> list[str]:
     """Return what is wanted from the first source that has any."""
     for source in SOURCES:
         found = wanted.among(source(wanted, config))
@@ -52,11 +52,11 @@ def find(wanted: Wanted, config: Config) -> list[str]:
     return []
 
 
-def _seen(_wanted: Wanted, config: Config) -> list[Name]:
+def _seen(_wanted: WantedNames, config: Config) -> list[Name]:
     return NamesFile(config).read()
 
 
-def _of_server(wanted: Wanted, config: Config) -> list[Name]:
+def _of_server(wanted: WantedNames, config: Config) -> list[Name]:
     if config.home is not None:
         return []
     got: list[tuple[int, bytes]] = []
@@ -86,7 +86,7 @@ def _running_s() -> float:
         return time.process_time()
 
 
-def _get(wanted: Wanted, config: Config, got: list[tuple[int, bytes]]) -> None:
+def _get(wanted: WantedNames, config: Config, got: list[tuple[int, bytes]]) -> None:
     try:
         from sdk.pulling.http import HttpClient, proxied
 
@@ -114,4 +114,4 @@ def _document(body: bytes) -> Any:
 
 
 #: In the order in which they are asked. What answers for the registry of a folder belongs before the file.
-SOURCES: tuple[Callable[[Wanted, Config], list[Name]], ...] = (_seen, _of_server)
+SOURCES: tuple[Callable[[WantedNames, Config], list[Name]], ...] = (_seen, _of_server)

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from sdk.cli.support.hangup import hang_up, lost_terminal
+from sdk.cli.support.other_names import ours
 from sdk.cli.support.output import plain
 from sdk.errors import FULL_DISK, AdapterctlError, InvalidInput, Unauthenticated, Unavailable
 
@@ -33,9 +34,11 @@ def leave(error: Exception) -> NoReturn:
         sys.exit(0)
     if lost_terminal(error):
         hang_up()
-    known = _translate(error)
+    known = translated(error)
     if isinstance(known, Unauthenticated):
         _forget_names()
+    if isinstance(error, Unavailable) and "check ADAPTERCTL_URL" in error.message:
+        known = Unavailable(f"{error.message}{_url_source(error.message)}", param=error.param)
     if os.environ.get("ADAPTERCTL_DEBUG"):
         traceback.print_exception(error)
     if _wants_json():
@@ -55,11 +58,24 @@ def _forget_names() -> None:
         NamesFile(config.load()).forget()
 
 
-def _translate(error: Exception) -> AdapterctlError:
+def _url_source(message: str) -> str:
+    """Where the URL in a message was configured, to be added to that; nothing if it was given otherwise."""
+    from sdk import config
+
+    with contextlib.suppress(InvalidInput):
+        url, source = next((value, source) for name, value, source in config.explained() if name == "url")
+        return f" (the URL is from {source})" if url in message else ""
+    return ""
+
+
+def translated(error: Exception) -> AdapterctlError:
+    """Return an error as one of this package's, with what to do next."""
     if isinstance(error, AdapterctlError):
         return error
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "adapterctl"
+        if isinstance(error, click.NoSuchOption) and (name := _ours(error)) is not None:
+            return InvalidInput(f"there is no option {error.option_name!a}; here it is {name}", param=error.option_name)
         # Click writes choices one below the other.
         message = " ".join(error.format_message().split()).rstrip(".")
         hint = "" if "see:" in message or "did you mean" in message else f"; see: {path} --help"
@@ -71,6 +87,12 @@ def _translate(error: Exception) -> AdapterctlError:
     return AdapterctlError(
         f"unexpected {type(error).__name__}: {error}; run it with ADAPTERCTL_DEBUG=1 and report the output"
     )
+
+
+def _ours(error: click.NoSuchOption) -> str | None:
+    """What an option that another program has is called here."""
+    params = [] if error.ctx is None else error.ctx.command.params
+    return ours(error.option_name, [flag for param in params for flag in param.opts])
 
 
 def _param_of(error: click.UsageError) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sdk.cli.support.output import say
+from sdk.config import shows_details
 from sdk.imports import nothing_collected
 
 if TYPE_CHECKING:
@@ -58,13 +61,15 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
         from sdk.config import load
 
     from sdk.cli.completing.seen_names import SeenNames
+    from sdk.cli.support.nearest import names_suggested
 
     transport = Transport(load(), is_command=True)
     client = Client(on_transfer=on_transfer, transport=transport)
     seen = SeenNames()
-    transport.on_answer = seen.hear
+    transport.on_answer = _telling(seen.hear) if shows_details() else seen.hear
     try:
-        yield client
+        with names_suggested(client):
+            yield client
     finally:
         client.close()
         seen.keep(client.config)
@@ -82,6 +87,17 @@ def _start_helper_at_the_end(place: HelperPlace) -> None:
         start_helper(place)
 
     click.get_current_context().find_root().call_on_close(start)
+
+
+def _telling(hear: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
+    """Also say which route answered, and when."""
+    began_s = time.monotonic()
+
+    def told(path: str, body: bytes) -> None:
+        say(f"{time.monotonic() - began_s:7.3f} s  {path}  {len(body):,} bytes")
+        hear(path, body)
+
+    return told
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +14,7 @@ from sdk.cli.support.curves import curve_of
 from sdk.cli.support.endings import say_ending
 from sdk.cli.support.output import format_option, plain, print_rows, say
 from sdk.cli.support.session import open_client
-from sdk.errors import JobFailed
+from sdk.errors import JobFailed, NotFound
 from sdk.objects import Job, Result
 from sdk.schemas.events import Event
 from sdk.schemas.failures import FailureReason
@@ -21,22 +22,26 @@ from sdk.schemas.jobs import JobView
 from sdk.submitting.job_options import parse_duration
 from sdk.submitting.job_output import follow
 
+if TYPE_CHECKING:
+    from sdk.client import Client
+
 
 @click.command(name="watch", short_help="Watch jobs until they end.")
-@click.argument("job_ids", type=JOB, metavar="JOB…", nargs=-1, required=True)
+@click.argument("job_ids", type=JOB, metavar="[JOB…]", nargs=-1)
 def jobs_watch(job_ids: tuple[str, ...]) -> None:
-    """Watch jobs until they end, with a bar for each; Ctrl-C leaves them running.
+    """Watch jobs until they end, with a bar for each; Ctrl-C leaves them running. Without JOB: the newest that has not ended.
 
     Of a training its curve stays on the terminal, and how loss, held-out loss, time and memory were.
     Exits with 6 if one failed or was cancelled. Keeps watching while the registry is away.
 
     \b
     Examples:
+      adapterctl jobs watch
       adapterctl jobs watch 3f1c2a9b7d20
       adapterctl jobs watch $(adapterctl jobs list --state running --format quiet)
     """
     with open_client() as client:
-        jobs = [client.job(job_id) for job_id in dict.fromkeys(job_ids)]
+        jobs = [client.job(job_id) for job_id in dict.fromkeys(job_ids)] or [_newest(client)]
         watch_all(jobs)
         curves = {job.id: curve_of(client, job.view) for job in jobs if job.error is None}
     for job in jobs:
@@ -47,6 +52,16 @@ def jobs_watch(job_ids: tuple[str, ...]) -> None:
         elif len(jobs) > 1:
             say(job.error.message)
     _require_success(jobs)
+
+
+def _newest(client: Client) -> Job[Result]:
+    """The newest job that waits or runs. Raises NotFound."""
+    jobs = [job for state in ("queued", "running") for job in client.jobs(state=state, limit=1)]
+    if not jobs:
+        raise NotFound("no job waits or runs; see those that have ended with: adapterctl jobs list", param="job")
+    job = max(jobs, key=lambda job: job.view.created_at)
+    say(f"watching job {job.id}: {job.view.kind} of {job.view.subject}")
+    return job
 
 
 @click.command(name="wait")

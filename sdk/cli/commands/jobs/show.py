@@ -64,7 +64,7 @@ def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> N
         _print_table(views)
         return
     rows = [view.model_dump(mode="json", exclude={"request"}) | {"sweep": sweep_of(view)} for view in views]
-    empty = "no jobs yet; submit one with: adapterctl train" if state is queue is None else "there is no such job"
+    empty = "no jobs yet; submit one with: adapterctl train" if state is queue is None else "no job fits these filters"
     print_rows(style, rows, [], key="id", empty=empty)
 
 

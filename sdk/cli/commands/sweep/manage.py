@@ -49,7 +49,9 @@ def sweep_list(state: str | None, limit: int, style: str) -> None:
         [view.model_dump(mode="json", exclude={"members", "verdict"}) | {"winner": winner_ref(view)} for view in views],
         ["id", "adapter", "state", "members", "varies", "age", "winner"],
         key="id",
-        empty="no sweeps yet; begin one with: adapterctl sweep NAME" if state is None else "there is no such sweep",
+        empty="no sweeps yet; begin one with: adapterctl sweep NAME"
+        if state is None
+        else "no sweep fits these filters",
         cut="varies",
         spare=["age"],
         shown=lambda row: _shown(next(view for view in views if view.id == row["id"])),

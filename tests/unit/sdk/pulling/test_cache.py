@@ -83,6 +83,7 @@ class TestPrivacy:
             "jobs",
             "leases",
             "locks",
+            "names",
             "quantized",
             "refs",
             "versions",

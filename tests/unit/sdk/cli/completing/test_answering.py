@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -127,13 +128,17 @@ def silent_server() -> Iterator[str]:
 
 def test_server_that_never_answers_is_not_waited_for(env: dict[str, str], silent_server: str) -> None:
     env = {**env, "ADAPTERCTL_URL": silent_server, "ADAPTERCTL_TOKEN": "actl_x"}
-    took: list[float] = []
-    # What others take of the processor isn't this program's: one quiet moment is enough.
-    while len(took) < 12 and min(took, default=1) > MOST_S:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = []
+    for _ in range(3):
         began = time.monotonic()
         assert offers("adapterctl show c", env) == []
         took.append(time.monotonic() - began)
-    assert min(took) <= MOST_S
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # What others take of the processor isn't this program's: its own share holds on any machine, what somebody waits for
+    # holds on a quiet one.
+    assert (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 3 < 0.2
+    assert min(took) < (MOST_S if os.getloadavg()[0] < (os.cpu_count() or 1) / 2 else 5)
 
 
 def test_little_is_imported(env: dict[str, str]) -> None:

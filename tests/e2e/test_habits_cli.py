@@ -1,0 +1,50 @@
+"""What the program says where somebody expects something else, at a real terminal where one is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.command_line import CommandLine
+from support.tiny import save_llama
+
+from sdk.config import Config, profile_path, write_profile
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
+
+
+def test_gc_asks_nothing_where_nothing_would_go(node: CommandLine) -> None:
+    status, _, shown = node.at_a_terminal("gc")
+    assert status == 0
+    assert "there is nothing to remove" in shown
+    assert "?" not in shown
+
+
+def test_watch_without_jobs_says_so(node: CommandLine) -> None:
+    assert "no job waits or runs; see those that have ended with" in node.refused(3, "jobs", "watch")
+    assert node.run("jobs", "list", "--state", "failed").stderr == "no job fits these filters\n"
+
+
+def test_unreachable_server_says_where_its_url_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = CommandLine(tmp_path, url="http://127.0.0.1:9", token="actl_x")
+    assert node.refused(9, "list").endswith("(the URL is from ADAPTERCTL_URL)")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    write_profile(Config("http://127.0.0.1:9", "actl_x"))
+    node.env["XDG_CONFIG_HOME"] = str(tmp_path / "config")
+    assert node.refused(9, "list", ADAPTERCTL_URL="").endswith(f"(the URL is from profile {profile_path()})")
+
+
+def test_base_of_known_files_says_that_another_id_is_not_used(node: CommandLine, tmp_path: Path) -> None:
+    save_llama(tmp_path / "tiny")
+    node.ok("base", "add", str(tmp_path / "tiny"))
+    done = node.run("base", "add", str(tmp_path / "tiny"), "--id", "other")
+    assert done.stdout == "tiny\n"
+    assert (
+        "--id other was not used: these files are registered as tiny; change that with: adapterctl base fix"
+        in done.stderr
+    )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import click
 import pytest
-from support import processes
 
 from registry.ops.cli import cli as registry_cli
 from sdk.cli import COMMANDS
@@ -21,13 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 #: The language and the text of each block that a reader may follow.
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
-#: First lines of the blocks that no test follows, and why.
-NOT_RUN = {
-    "python3 -m venv .venv": "it installs torch, and the suite runs in such an environment",
-    "make demo": "it is the demo, and the suite itself",
-    "pip install 'adapterctl[registry]'": "it wants a package index that has adapterctl, PostgreSQL, S3 and Redis",
-    "pip install 'adapterctl[worker]'": "likewise, and a registry at registry.example",
-}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 PROGRAMS: dict[str, click.Group] = {
     "adapterctl": adapterctl_cli,
@@ -113,40 +103,6 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
 def test_the_sdk_is_shown_in_ten_lines() -> None:
     (block,) = [text for language, text in BLOCKS if language == "python"]
     assert len([line for line in block.splitlines() if line.strip()]) <= 11
-
-
-def test_what_the_readme_leaves_out_is_there() -> None:
-    first_lines = [text.splitlines()[0] for _, text in BLOCKS]
-    assert all(first_lines.count(line) == 1 for line in NOT_RUN)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_the_readme_can_be_followed(tmp_path: Path) -> None:
-    clone, home, scripts = tmp_path / "clone", tmp_path / "home", tmp_path / "scripts"
-    for folder in (clone, home, scripts):
-        folder.mkdir()
-    (clone / "examples").symlink_to(ROOT / "examples")
-    environment = processes.environment(
-        HOME=str(home), PATH=f"{processes.BIN}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=""
-    )
-    folder, printed = clone, {}
-    for number, (language, text) in enumerate(BLOCKS):
-        first = text.splitlines()[0]
-        if first in NOT_RUN:
-            continue
-        script, left = scripts / f"{number}.{language}", scripts / f"{number}.folder"
-        # The next block begins where this one has gone to, as in the reader's shell.
-        script.write_text(text if language == "python" else f"{text}\npwd > {shlex.quote(str(left))}\n")
-        command = [sys.executable, str(script)] if language == "python" else ["bash", "-euo", "pipefail", str(script)]
-        done = processes.finished(*command, env=environment, cwd=folder, timeout_s=1200)
-        assert done.returncode == 0, f"{text}\n{done.stderr}"
-        printed[first] = done.stdout
-        folder = Path(left.read_text().strip()) if language == "sh" else folder
-    version, pulled = printed["import sdk"].splitlines()
-    assert version.startswith("line-reviewer@v1 ")
-    assert (Path(pulled) / "adapter_model.safetensors").is_file()
-    assert home in Path(pulled).parents
 
 
 def test_commands_without_format_are_those_that_the_readme_names() -> None:

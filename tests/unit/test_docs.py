@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support import option_tables
+from support import cli_pages, option_tables
 
 from sdk.schemas.option_types import options_of
 from sdk.schemas.sweep_axes import Range, Values
@@ -80,3 +80,28 @@ def test_the_page_of_the_sdk_has_each_noun_and_each_of_its_methods(tmp_path: Pat
         }
         assert table == {name: [each for each in dir(noun) if not each.startswith("_")] for name, noun in nouns.items()}
     assert [name for name in delegates if f"`{name}`" not in page] == []
+
+
+def test_the_reference_of_the_command_line_is_written_from_the_commands() -> None:
+    page = cli_pages.PAGE.read_text(encoding="utf-8")
+    assert page == cli_pages.written(), "run: PYTHONPATH=tests python -m support.cli_pages"
+
+
+def test_the_index_of_the_documentation_names_each_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"]({page})" not in index} == set()
+
+
+def test_each_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| \d+ \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 25
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for room in ("sdk", "registry", "workers")
+        for path in (ROOT / room).rglob("*.py")
+    )
+    # A message may go on in the next literal of its expression.
+    joined = re.sub(r'"\s+f?"', "", sources)
+    missing = [row for row in rows if not all(part in joined for part in re.split(r"\{\w+\}", row))]
+    assert missing == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +17,10 @@ from sdk.cli.support.output import filled, print_json
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import shown_value
 from sdk.errors import InvalidInput
+from sdk.examining.planning import given_to_plan
+from sdk.formats.base_files import CONFIG_FILE, positions_of
 from sdk.names import check_name
+from sdk.pushing.base_folder import read_base_config
 from sdk.schemas.option_types import options_of
 from sdk.schemas.training import PLANNED, TrainingSpec
 from sdk.submitting.given_data import objective_of_files, sources_of
@@ -52,6 +56,9 @@ def show_ahead(
         asked = {name: value for name, value in fields.items() if name in {"method", *PLANNED}}
         plan = planned(str(base), options.get("base_namespace"), options.get("published"), asked | {"as_given": True})
         said["plan"] = plan.model_dump(mode="json")
+    _name_positions(
+        rows, spec, given_to_plan(str(base), options.get("base_namespace"), options.get("published")).folder
+    )
     if style == "json":
         print_json(said)
         return
@@ -114,6 +121,19 @@ def _name_objective(rows: Collection[dict[str, Any]], objective: str | None) -> 
     for row in rows:
         if row["option"] == "objective" and objective is not None:
             row |= {"value": objective, "from": "default, by the rows"}
+
+
+def _name_positions(rows: Collection[dict[str, Any]], spec: TrainingSpec, folder: Path | None) -> None:
+    """Say where rows are cut really, if the base in a folder has fewer positions than the longest row may have tokens."""
+    path = None if folder is None else folder / CONFIG_FILE if folder.is_dir() else folder
+    if path is None or not path.is_file():
+        return
+    positions = positions_of(read_base_config(path))
+    if positions is None or positions >= spec.max_length:
+        return
+    for row in rows:
+        if row["option"] == "max_length":
+            row["from"] += f"; rows are cut at {positions}, since the base has no more positions"
 
 
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:

@@ -345,10 +345,15 @@ def test_the_command_prints_a_table_within_80_columns_json_or_refs(world: World)
         if not found(world, "namespace = long")
         else []
     )
-    table = run(world, "search", "namespace in (a, long)", "--sort", "name").stdout.splitlines()
-    assert table[0].split() == ["REF", "BASE", "RANK", "METHOD", "ALIASES", "CREATED"]
+    asked = ("search", "namespace in (a, long)", "--sort", "name")
+    table = run(world, *asked, "--format", "table").stdout.splitlines()
+    assert table[0].split()[0] == "REF"
     assert [line.split()[0] for line in table[1:]] == ["a/one@v1", "a/one@v2", "a/two@v1", "long/" + "x" * 20 + "@v1"]
     assert all(len(line) <= 80 for line in table)
+    header, *rows = (line.split("\t") for line in run(world, *asked).stdout.splitlines())
+    assert header[:4] == ["ref", "scores_of", "aliases", "eval_loss"]
+    assert {len(row) for row in rows} == {len(header)}
+    assert rows[-1][header.index("base")] == "B" * 60
     shown = json.loads(run(world, "search", "namespace = a", "--limit", "1", "--format", "json").stdout)
     assert [item["ref"] for item in shown] == ["a/two@v1"]
     assert (shown[0]["base"]["id"], shown[0]["lora"]["rank"]) == ("other", 16)
@@ -356,7 +361,7 @@ def test_the_command_prints_a_table_within_80_columns_json_or_refs(world: World)
         "a/one@v1\na/one@v2\na/two@v1\n"
     )
     nothing = run(world, "search", "rank = 1234")
-    assert (nothing.stdout, nothing.stderr) == ("", "no version matches\n")
+    assert (nothing.stdout.splitlines(), nothing.stderr) == (["\t".join(header)], "no version matches\n")
     assert run(world, "search", "rank = 1234", "--format", "json").stdout == "[]\n"
 
 

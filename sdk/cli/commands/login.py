@@ -10,7 +10,8 @@ import click
 
 from sdk import config
 from sdk.cli.commands.tokens import in_words
-from sdk.cli.support.output import format_option, print_facts, print_one, say
+from sdk.cli.support.output import format_option, print_one, say
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.client import Client
 from sdk.errors import InvalidInput

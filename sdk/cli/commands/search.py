@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import scores_of_option
-from sdk.cli.support.output import format_option, print_rows
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
-    from sdk.schemas.catalog import SortKey, VersionBrief
+    from sdk.schemas.catalog import SortKey
+
+
+_FOUND = Listing(
+    ListColumn("ref"),
+    ListColumn("scores of", importance=8),
+    ListColumn("aliases", importance=7),
+    ListColumn("eval loss", "metrics.eval_loss", 5),
+    ListColumn("rank", "lora.rank", 6),
+    ListColumn("method", lambda brief: "merged" if brief.kind == "merged" else brief.method, 3),
+    ListColumn("base", "base.id", 4),
+    ListColumn("created", "created_at", 2),
+    ListColumn("by", "created_by", 1),
+    ListColumn("kind", importance=0),
+    ListColumn("state", importance=0),
+    ListColumn("digest", importance=0),
+    key="ref",
+)
 
 
 @click.command(name="search")
@@ -25,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many. [default: all]")
 @scores_of_option
-@format_option
+@listed(_FOUND)
 def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | None, style: str) -> None:
     """Find the versions that match FILTER; without one, every ready version.
 
@@ -42,12 +60,4 @@ def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | 
     """
     with open_client() as client:
         found = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)
-    # Whose scores they were found by is worth a column where it may be others'.
-    whose = ["scores_of"] if scores_of is not None and any(brief.scores_of for brief in found) else []
-    columns = ["ref", "base", "rank", "method", *whose, "aliases", "created"]
-    print_rows(style, found, columns, key="ref", empty="no version matches", shown=_shown)
-
-
-def _shown(brief: VersionBrief) -> dict[str, Any]:
-    method = "merged" if brief.kind == "merged" else brief.method
-    return {"base": brief.base.id, "rank": brief.lora.rank, "method": method, "created": brief.created_at.isoformat()}
+    _FOUND.print(style, found, empty="no version matches")

@@ -57,7 +57,7 @@ from sdk.pushing.pusher import Pusher, PushKeywords
 from sdk.pushing.signatures import require_own_digest
 from sdk.pushing.statements import SigningKey, state_move
 from sdk.schemas.aliases import AliasMove, AliasRollback, AliasView
-from sdk.schemas.catalog import SortKey, VersionBrief
+from sdk.schemas.catalog import VersionBrief
 from sdk.schemas.combination import CombineSpec
 from sdk.schemas.diff import Diff
 from sdk.schemas.evaluation import EvaluationSpec, MergeSpec
@@ -407,12 +407,14 @@ class Client:
         self,
         filter: str = "",  # noqa: A002 - the word that the HTTP interface and the command line have for it
         *,
-        sort: SortKey = "-created",
+        sort: str = "-created",
         limit: int | None = None,
         scores_of: str | None = None,
     ) -> list[VersionBrief]:
         """The versions that match `filter`, such as `base = tiny and rank >= 8`, at most `limit`.
 
+        `sort` is one of -created, created, name, rank and -rank, or a score, `eval[heldout.jsonl].loss`: the best first, with a
+        leading "-" the worst; versions without that score come last.
         A version is found by the scores that its own namespace made, or by those of `scores_of`: a namespace, or "*"
         for any. Raises InvalidInput, which says where a filter is wrong; NotAllowed if anybody but an admin asks for
         quarantined versions; NotFound if `scores_of` can't be read.

@@ -15,7 +15,6 @@ from sdk.schemas.catalog import (
     Annotation,
     Publication,
     Published,
-    SortKey,
     VersionBrief,
     VersionView,
 )
@@ -63,7 +62,7 @@ def search(
     transport: Transport,
     filter: str,  # noqa: A002 - the word of the HTTP interface
     *,
-    sort: SortKey,
+    sort: str,
     limit: int | None,
     scores_of: str | None = None,
 ) -> Iterator[VersionBrief]:

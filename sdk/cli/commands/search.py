@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.columns import ListColumn, measured
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import scores_of_option
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
-    from sdk.schemas.catalog import SortKey
+    pass
 
 
 _FOUND = Listing(
@@ -36,10 +36,11 @@ _FOUND = Listing(
 @click.argument("filter_", metavar="[FILTER]", default="")
 @click.option(
     "--sort",
-    type=click.Choice(["-created", "created", "name", "rank", "-rank"]),
+    metavar="ORDER",
     default="-created",
     show_default=True,
-    help="A leading - puts the newest or highest first.",
+    help="created, name, rank, or a score, eval[DATASET].METRIC: the best first. With a leading -, the newest or highest "
+    "first, and of a score the worst.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many. [default: all]")
 @scores_of_option
@@ -56,8 +57,12 @@ def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | 
       adapterctl search 'base = SmolLM2-135M-Instruct and rank >= 8'
       adapterctl search 'name ~ team/* and not alias = production' --sort name
       adapterctl search 'eval[heldout.jsonl].loss < 1.5' --limit 10 --format json
+      adapterctl search 'rank <= 16' --sort 'eval[heldout.jsonl].loss' --limit 5
       adapterctl search 'eval[heldout.jsonl].loss < 1.5' --scores-of audit
     """
     with open_client() as client:
-        found = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)
-    _FOUND.print(style, found, empty="no version matches")
+        found = client.search(filter_, sort=sort, limit=limit, scores_of=scores_of)
+    listing = _FOUND
+    if sort.removeprefix("-").startswith("eval["):
+        listing = _FOUND.with_columns(measured(sort.rpartition("].")[2], lambda brief: brief.score), before="aliases")
+    listing.print(style, found, empty="no version matches")

@@ -20,7 +20,7 @@ from registry.principal import Principal
 from registry.search.compile import condition_of, mentions_scores, scored_by
 from registry.search.fields import Node
 from registry.search.grammar import parse
-from registry.search.sorting import Order, order_of
+from registry.search.sorting import SearchOrder, order_of
 from sdk.schemas.catalog import BaseName, VersionBrief
 from sdk.schemas.wire import digest_of
 
@@ -95,7 +95,7 @@ class Search:
             return Paged(items=list(briefs.values()), next=following)
 
 
-def _position(cursor: str, search: str, order: Order) -> tuple[Any, ...]:
+def _position(cursor: str, search: str, order: SearchOrder) -> tuple[Any, ...]:
     """Return where a page begins. Raises Invalid for a cursor of another search, whose pages are different."""
     of, *position = read_cursor(cursor, (str, *order.kinds))
     if of != search:

@@ -26,7 +26,7 @@ _EXAMPLE = "eval[heldout.jsonl].loss"
 
 
 @dataclass(frozen=True)
-class Order:
+class SearchOrder:
     """An order in which versions are listed: by columns that together are unique."""
 
     columns: tuple[Any, ...]
@@ -41,13 +41,13 @@ class Order:
 #: Keys are given out in the order in which versions are made.
 _BY_AGE = ((Version.pk,), lambda row: (row.pk,), (int,))
 _BY_RANK = ((Version.rank, Version.pk), lambda row: (row.rank, row.pk), (int, int))
-_ORDERS: dict[str, Order] = {
-    "-created": Order(*_BY_AGE, descending=True),
-    "created": Order(*_BY_AGE),
-    "-rank": Order(*_BY_RANK, descending=True),
-    "rank": Order(*_BY_RANK),
+_ORDERS: dict[str, SearchOrder] = {
+    "-created": SearchOrder(*_BY_AGE, descending=True),
+    "created": SearchOrder(*_BY_AGE),
+    "-rank": SearchOrder(*_BY_RANK, descending=True),
+    "rank": SearchOrder(*_BY_RANK),
     # A quarantined version has no number.
-    "name": Order(
+    "name": SearchOrder(
         (Adapter.name, func.coalesce(Version.number, 0), Version.pk),
         lambda row: (row.adapter, row.number or 0, row.pk),
         (str, int, int),
@@ -55,7 +55,7 @@ _ORDERS: dict[str, Order] = {
 }
 
 
-def order_of(session: Session, sort: str, who: Principal, scores_of: str | None) -> Order:
+def order_of(session: Session, sort: str, who: Principal, scores_of: str | None) -> SearchOrder:
     """Return the order that `sort` names. A score puts the best version first, and with "-" the worst; those without one come
     last either way, and of equal ones the newest first.
 
@@ -71,7 +71,7 @@ def order_of(session: Session, sort: str, who: Principal, scores_of: str | None)
     score = last_score(session, field, who, scores_of)
     # Of a scorer that does not say which is better, the lowest come first.
     sign = -1.0 if (better_is(field.metric) == "more") != sort.startswith("-") else 1.0
-    return Order(
+    return SearchOrder(
         (case((score.is_(None), 1), else_=0), func.coalesce(score * sign, 0.0), -Version.pk),
         lambda row: (int(row.score is None), 0.0 if row.score is None else row.score * sign, -row.pk),
         (int, float, int),

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from sdk.pushing.pusher import Pusher, PushKeywords
     from sdk.pushing.upload import Uploader
     from sdk.schemas.aliases import AliasView
-    from sdk.schemas.catalog import SortKey
     from sdk.schemas.diff import Diff
     from sdk.schemas.keywords import (
         CombineOptions,
@@ -746,7 +745,7 @@ class Client:
         self,
         filter: str = "",  # noqa: A002 - the word that the HTTP interface and the command line have for it
         *,
-        sort: SortKey = "-created",
+        sort: str = "-created",
         limit: int | None = None,
         scores_of: str | None = None,
     ) -> TableList[Version]:
@@ -754,7 +753,8 @@ class Client:
 
         Args:
             filter: comparisons such as `base = tiny and rank >= 8`; "" means every ready version.
-            sort: the order; a leading "-" puts the newest or highest first.
+            sort: one of -created, created, name, rank and -rank, or a score, `eval[heldout.jsonl].loss`: the best first, with a leading
+                "-" the worst; versions without that score come last.
             limit: return at most this many.
             scores_of: find versions by the scores that this namespace made ("*": any). Without it, those of a version's own namespace
                 count.

@@ -158,7 +158,7 @@ class Version:
         same = {
             name: getattr(shown, name)
             for name in VersionBrief.model_fields
-            if name not in ("base", "lora", "scores_of")
+            if name not in ("base", "lora", "scores_of", "score")
         }
         base = BaseName(id=shown.base.id, revision=shown.base.revision, fingerprint=shown.base.fingerprint)
         targets = list(shown.lora.target_modules)

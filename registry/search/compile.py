@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, not_, or_, select, true
+from sqlalchemy import ColumnElement, ScalarSelect, and_, false, not_, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from registry.catalog.models import (
@@ -28,10 +28,10 @@ from registry.catalog.models import (
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
 from registry.datasets.models import DatasetNumber
 from registry.errors import Forbidden
-from registry.evaluations.models import EvaluationMetric
+from registry.evaluations.models import EvaluationMetric, LatestScore
 from registry.evaluations.standing import of_version
 from registry.principal import Principal
-from registry.search.fields import And, FieldComparison, Node, Not, Value, comparisons, day_bounds
+from registry.search.fields import And, Field, FieldComparison, Node, Not, Value, comparisons, day_bounds
 from sdk.formats.dataset_names import split_dataset_name
 from sdk.formats.refs import digest_digits, looks_like_digest
 
@@ -82,6 +82,14 @@ def scored_by(session: Session, tree: Node, who: Principal, scores_of: str | Non
     compiler = _Compiler(session, who, scores_of)
     of_scores = (part for part in comparisons(tree) if part.field.word == "eval")
     return or_(false(), *(and_(*compiler.score(part)) for part in of_scores))
+
+
+def last_score(session: Session, field: Field, who: Principal, scores_of: str | None = None) -> ScalarSelect[float]:
+    """Return the newest score of a version by a metric on a dataset, as a column beside Version and Adapter; NULL without one.
+
+    Raises NotFound if the caller may not read the scores of `scores_of`.
+    """
+    return _Compiler(session, who, scores_of).last_score(field)
 
 
 def _of_states(tree: Node, who: Principal) -> Condition:
@@ -224,6 +232,17 @@ class _Compiler:
             self._of_dataset(EvaluationMetric.dataset_digest, (given.field.key,)),
             self._compare(EvaluationMetric.value, given),
         )
+
+    def last_score(self, field: Field) -> ScalarSelect[float]:
+        """The newest of the scores that count for a version."""
+        counts = of_version(
+            LatestScore, self._who, digest=Version.digest, namespace=Adapter.namespace, scores_of=self._scores_of
+        )
+        newest = (LatestScore.scored_at.desc(), LatestScore.evaluation_id.desc(), LatestScore.dataset_digest)
+        query = select(LatestScore.value).where(
+            counts, LatestScore.metric == field.metric, self._of_dataset(LatestScore.dataset_digest, (field.key,))
+        )
+        return query.order_by(*newest).limit(1).correlate(Version, Adapter).scalar_subquery()
 
     def _of_dataset(self, column: Any, values: Sequence[Any]) -> Condition:
         """The condition that a column is the digest of one of some datasets; what looks like a digest is not a name."""

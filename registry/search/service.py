@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from registry.catalog.models import Adapter, BaseModelRow, Origin, Version
@@ -21,36 +20,9 @@ from registry.principal import Principal
 from registry.search.compile import condition_of, mentions_scores, scored_by
 from registry.search.fields import Node
 from registry.search.grammar import parse
-from sdk.schemas.catalog import BaseName, SortKey, VersionBrief
+from registry.search.sorting import SearchOrder, order_of
+from sdk.schemas.catalog import BaseName, VersionBrief
 from sdk.schemas.wire import digest_of
-
-
-@dataclass(frozen=True)
-class _Order:
-    """An order in which versions are listed: by columns that together are unique."""
-
-    columns: tuple[Any, ...]
-    #: The values of those columns in a row, where the next page begins.
-    position: Callable[[Row[Any]], tuple[Any, ...]]
-    kinds: tuple[type, ...]
-    descending: bool = False
-
-
-#: Keys are given out in the order in which versions are made.
-_BY_AGE = ((Version.pk,), lambda row: (row.pk,), (int,))
-_BY_RANK = ((Version.rank, Version.pk), lambda row: (row.rank, row.pk), (int, int))
-_ORDERS: dict[SortKey, _Order] = {
-    "-created": _Order(*_BY_AGE, descending=True),
-    "created": _Order(*_BY_AGE),
-    "-rank": _Order(*_BY_RANK, descending=True),
-    "rank": _Order(*_BY_RANK),
-    # A quarantined version has no number.
-    "name": _Order(
-        (Adapter.name, func.coalesce(Version.number, 0), Version.pk),
-        lambda row: (row.adapter, row.number or 0, row.pk),
-        (str, int, int),
-    ),
-}
 
 #: What says where a version stands in an order, and how long its record is.
 _POSITION: tuple[Any, ...] = (
@@ -90,7 +62,7 @@ class Search:
         self,
         *,
         wanted: str,
-        sort: SortKey,
+        sort: str,
         cursor: str | None,
         limit: int,
         who: Principal,
@@ -99,14 +71,16 @@ class Search:
         """The versions that the caller may see and for which the filter `wanted` is true, in the order of `sort`.
 
         A version's scores are those of its own namespace, or those of the namespace `scores_of` ("*": of any). Raises
-        Invalid for a filter outside the grammar and for a cursor of another search; Forbidden if quarantined versions
+        Invalid for a filter outside the grammar, for an unknown order and for a cursor of another search; Forbidden if quarantined versions
         are asked for and the caller isn't an admin anywhere; NotFound if they may not read the scores of `scores_of`.
         """
-        tree, order = parse(wanted), _ORDERS[sort]
+        tree = parse(wanted)
         search = digest_of([str(tree), sort, *([] if scores_of is None else [scores_of])])[:16]
-        seen = None if cursor is None else _position(cursor, search, order)
         with self._db.read() as session:
-            query = select(*_POSITION).join(Adapter, Adapter.pk == Version.adapter_pk)
+            order = order_of(session, sort, who, scores_of)
+            seen = None if cursor is None else _position(cursor, search, order)
+            by_score = () if order.score is None else (order.score.label("score"),)
+            query = select(*_POSITION, *by_score).join(Adapter, Adapter.pk == Version.adapter_pk)
             query = query.where(condition_of(session, tree, who, scores_of))
             query = in_order(query, order.columns, seen, newest_first=order.descending)
             rows = session.execute(query.limit(limit + 1)).all()
@@ -114,11 +88,14 @@ class Search:
             following = None
             if len(rows) > limit:
                 following = write_cursor((search, *order.position(rows[limit - 1])))
-            pks = [row.pk for row in rows[:limit]]
-            return Paged(items=_briefs(session, pks, tree, who, scores_of), next=following)
+            briefs = _briefs(session, [row.pk for row in rows[:limit]], tree, who, scores_of)
+            if by_score:
+                scores = {row.pk: row.score for row in rows}
+                briefs = {pk: brief.model_copy(update={"score": scores[pk]}) for pk, brief in briefs.items()}
+            return Paged(items=list(briefs.values()), next=following)
 
 
-def _position(cursor: str, search: str, order: _Order) -> tuple[Any, ...]:
+def _position(cursor: str, search: str, order: SearchOrder) -> tuple[Any, ...]:
     """Return where a page begins. Raises Invalid for a cursor of another search, whose pages are different."""
     of, *position = read_cursor(cursor, (str, *order.kinds))
     if of != search:
@@ -145,8 +122,8 @@ def _scores_of(
 
 def _briefs(
     session: Session, pks: Sequence[int], tree: Node, who: Principal, scores_of: str | None
-) -> list[VersionBrief]:
-    """Return versions as sent over the API; they and what belongs to them is read in four queries."""
+) -> dict[int, VersionBrief]:
+    """Return versions as sent over the API, by key; they and what belongs to them is read in four queries."""
     details = select(*_COLUMNS).join(Adapter, Adapter.pk == Version.adapter_pk).where(Version.pk.in_(pks))
     by_pk = {row.pk: row for row in session.execute(details)}
     rows = [by_pk[pk] for pk in pks]
@@ -157,7 +134,7 @@ def _briefs(
     over = select(BaseModelRow.pk, BaseModelRow.fingerprint)
     bases = session.execute(over.where(BaseModelRow.pk.in_({row.base_pk for row in rows})))
     fingerprints = {base.pk: base.fingerprint for base in bases}
-    found = []
+    found = {}
     for row in rows:
         lora = table(row.lora)
         size = {"rank": row.rank, "alpha": lora.get("alpha"), "target_modules": lora.get("target_modules")}
@@ -170,5 +147,6 @@ def _briefs(
             "metrics": table(metrics.get(row.pk)),
             "scores_of": sorted(scored.get(row.pk, [])),
         }
-        found.append(readable(VersionBrief, brief))
-    return [brief for brief in found if brief is not None]
+        if (readable_brief := readable(VersionBrief, brief)) is not None:
+            found[row.pk] = readable_brief
+    return found

@@ -11,7 +11,7 @@ from registry.http.routes import PageOf, Reader, room, service
 from registry.search.fields import FIELDS
 from registry.search.grammar import MAX_CHARS, MAX_COMPARISONS, MAX_NESTING
 from registry.search.service import Search
-from sdk.schemas.catalog import SortKey, VersionBrief
+from sdk.schemas.catalog import SORT_KEYS, VersionBrief
 from sdk.schemas.wire import Page
 
 router = room("/search", "search")
@@ -27,6 +27,14 @@ characters, {MAX_COMPARISONS} comparisons and {MAX_NESTING} levels.
 Fields: {"; ".join(f"`{rule.shown}`, {rule.takes}" for rule in FIELDS.values())}.
 
 Only ready versions are found unless the filter mentions `state`."""
+
+_SORT = f"""One of {", ".join(f"`{key}`" for key in SORT_KEYS)}, where a leading "-" puts the newest or highest first; or a score as in
+a filter, `eval[DATASET].METRIC`: the best first, by the direction of the metric, and with a leading "-" the worst. Each
+version counts with its newest such score; those without one come last."""
+_SORTS: dict[str, Any] = {
+    "newest first": {"value": "-created"},
+    "lowest loss first": {"value": "eval[heldout.jsonl].loss"},
+}
 
 #: Examples by what a reader of the OpenAPI document wants to find.
 _EXAMPLES: dict[str, Any] = {
@@ -44,7 +52,7 @@ def search_versions(
     who: Reader,
     page: PageOf,
     wanted: Annotated[str, Query(alias="filter", description=_FILTER, openapi_examples=_EXAMPLES)] = "",
-    sort: Annotated[SortKey, Query(description='A leading "-" puts the newest or highest first.')] = "-created",
+    sort: Annotated[str, Query(max_length=1000, description=_SORT, openapi_examples=_SORTS)] = "-created",
     scores_of: ScoresOf = None,
 ) -> Page[VersionBrief]:
     """Versions that match a filter."""

@@ -16,7 +16,6 @@ from sdk.schemas.catalog import (
     Annotation,
     Publication,
     Published,
-    SortKey,
     VersionBrief,
     VersionCopy,
     VersionView,
@@ -70,7 +69,7 @@ def search(
     transport: Transport,
     filter: str,  # noqa: A002 - the word of the HTTP interface
     *,
-    sort: SortKey,
+    sort: str,
     limit: int | None,
     scores_of: str | None = None,
 ) -> Iterator[VersionBrief]:

@@ -14,7 +14,7 @@ from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
 from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.version_records import TrainingRecord
-from sdk.schemas.wire import IF_ANY, JsonScalar, Open, Sha256, Wire
+from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Open, Sha256, Wire
 
 BaseId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
@@ -293,7 +293,7 @@ class Annotation(Wire):
 
 
 #: The order of the results; a leading "-" puts the newest or highest first.
-SortKey = Literal["-created", "created", "name", "rank", "-rank"]
+SORT_KEYS = ("-created", "created", "name", "rank", "-rank")
 
 
 class BaseName(Wire):
@@ -332,5 +332,7 @@ class VersionBrief(Wire):
     method: str
     #: What was measured when it was made: loss, eval_loss …
     metrics: dict[str, float]
+    #: If the order is by a score: its value; None if it has no such score.
+    score: Annotated[float | None, IF_SET] = None
     #: If the filter names scores: the namespaces that made those of which it was asked.
     scores_of: Annotated[list[str], IF_ANY] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from sdk.schemas.catalog import VersionView
@@ -32,10 +33,21 @@ _STATES = {
 }
 
 
-def facts_of(shown: VersionView, norms: VersionNorms | None, *, size: Callable[[float], str]) -> list[tuple[str, Any]]:
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def facts_of(
+    shown: VersionView,
+    norms: VersionNorms | None,
+    *,
+    size: Callable[[float], str],
+    named: Callable[[str], str] = lambda digest: digest[:12],
+    at: Callable[[datetime], str] = _utc,
+) -> list[tuple[str, Any]]:
     """Return what is known of a version under names for people: each value is a text, a number, or a list of texts.
 
-    `size` writes a number of bytes.
+    `size` writes a number of bytes, `named` the names of a dataset by its digest, and `at` a moment.
     """
     base, lora, recipe, data = shown.base, shown.lora, shown.quantization, shown.dataset
     metrics, record = shown.metrics, shown.record
@@ -47,7 +59,7 @@ def facts_of(shown: VersionView, norms: VersionNorms | None, *, size: Callable[[
         # Versions of releases before have no warnings of their training.
         *(("warning", warning) for warning in dict.fromkeys((*shown.warnings, *training_warnings(record, metrics)))),
         ("aliases", shown.aliases),
-        ("created", f"{shown.created_at:%Y-%m-%d %H:%M} by {shown.created_by}"),
+        ("created", f"{at(shown.created_at)} by {shown.created_by}"),
         ("base", f"{base.id}{'@' + base.revision[:12] if base.revision else ''} ({base.architecture})"),
         ("fingerprint", base.fingerprint),
         *([("objective", record.objective)] if record.objective else []),
@@ -64,9 +76,10 @@ def facts_of(shown: VersionView, norms: VersionNorms | None, *, size: Callable[[
         ("size", size(sum(file.size_bytes for file in shown.files))),
     ]
     if data is not None:
-        which = f"{len(data.sources)} datasets" if data.sources else data.digest[:12]
+        which = f"{len(data.sources)} datasets" if data.sources else named(data.digest)
         facts.append(("data", f"{which}, {data.rows} rows, {_learnt(data)}"))
-        facts += [("", _source(source)) for source in data.sources or ()]
+        facts += [("", _source(source, named)) for source in data.sources or ()]
+    facts += _trained(record)
     if "loss" in metrics:
         facts.append(("train loss", metrics["loss"]))
     if "eval_accuracy" in metrics:
@@ -185,9 +198,29 @@ def _merged(shown: VersionView) -> Iterator[tuple[str, str]]:
     )
 
 
-def _source(source: SourceUse) -> str:
+def _trained(record: TrainingRecord) -> Iterator[tuple[str, str]]:
+    """Yield what a training was asked for, as far as it is recorded: rate, steps, batch, length, seed."""
+    known = record.model_fields_set
+    if "lr" in known:
+        warmup = f", warm-up {record.warmup_steps} steps" if record.warmup_steps else ""
+        yield "learning rate", f"{record.lr:g}, {record.schedule}{warmup}"
+    if record.total_steps is not None:
+        ended = "" if record.stopped_step is None else f"{record.stopped_step} of "
+        epochs = f", {record.epochs:g} epochs" if "epochs" in known and record.epochs else ""
+        yield "steps", f"{ended}{record.total_steps}{epochs}"
+    if record.effective_batch is not None:
+        parts = f" ({record.batch_size} × {record.grad_accum})" if {"batch_size", "grad_accum"} <= known else ""
+        yield "batch", f"{record.effective_batch} rows{parts}"
+    if record.max_length is not None:
+        cut = f", {record.rows_cut} rows cut" if record.rows_cut else ""
+        yield "length", f"at most {record.max_length} tokens{cut}"
+    if "seed" in known:
+        yield "seed", str(record.seed)
+
+
+def _source(source: SourceUse, named: Callable[[str], str]) -> str:
     weight = "" if source.weight is None else f"weight {source.weight:g}, "
-    return f"{source.digest[:12]}, {weight}{source.epoch_rows} of {source.rows} rows an epoch"
+    return f"{named(source.digest)}, {weight}{source.epoch_rows} of {source.rows} rows an epoch"
 
 
 def _learnt(data: DatasetUse) -> str:

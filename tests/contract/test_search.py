@@ -16,18 +16,20 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import select, text
 from support import registries
 from support.adapters import base_registration, save_adapter
 from support.databases import new_database
 from support.finding import POOL, TREES, TRICKS, Oracle, furnish
 from support.registries import World
-from support.shelf import Made, Shelf, digest_of
+from support.shelf import Made, Score, Shelf, digest_of
 from support.soak import scale
 from support.statements import plan_of, sent
 
 from registry.datasets.models import DatasetNumber
 from registry.db.database import Database
+from registry.errors import Invalid
+from registry.evaluations.models import Evaluation, EvaluationMetric, LatestScore
 from registry.principal import LOCAL, Principal, Role
 from registry.search.fields import FIELDS, Field, FieldComparison, Node
 from registry.search.grammar import parse
@@ -35,7 +37,6 @@ from registry.search.service import Search
 from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import InvalidInput, NotAllowed
-from sdk.schemas.catalog import SortKey
 
 
 @pytest.fixture(params=["embedded", "http_postgres"])
@@ -51,7 +52,7 @@ EVERYBODY = [LOCAL, READER_OF_A, ADMIN_OF_A, Principal("none", {"-": Role.WRITER
 
 
 def found(
-    world: World, wanted: str, who: Principal = LOCAL, sort: SortKey = "-created", scores_of: str | None = None
+    world: World, wanted: str, who: Principal = LOCAL, sort: str = "-created", scores_of: str | None = None
 ) -> list[str]:
     search = world.services.search.search
     page = search(wanted=wanted, sort=sort, scores_of=scores_of, cursor=None, limit=1000, who=who)
@@ -234,7 +235,7 @@ def test_the_metrics_are_those_of_the_first_making(world: World, client: Client)
 
 
 @pytest.mark.parametrize("sort", ["-created", "created", "name", "rank", "-rank"])
-def test_pages_hold_while_rows_are_added(world: World, sort: SortKey) -> None:
+def test_pages_hold_while_rows_are_added(world: World, sort: str) -> None:
     shelf, space = Shelf(world.services.db), f"pages-{uuid.uuid4().hex[:8]}"
     present = [Made(f"{space}/{'mnop'[n % 4]}", n // 4 + 1, rank=2 + n % 3) for n in range(30)]
     shelf.add(present)
@@ -261,6 +262,68 @@ def test_pages_hold_while_rows_are_added(world: World, sort: SortKey) -> None:
         "-rank": lambda n: (-present[n].rank, -n),
     }
     assert kept == [present[n].ref for n in sorted(range(len(present)), key=keys[sort])]
+
+
+def scored(space: str, number: int, value: float | None, metric: str, rows: str) -> Made:
+    made = () if value is None else (Score(rows, space, {metric: value}),)
+    return Made(f"{space}/one", number, scores=made)
+
+
+def keep_scores(db: Database) -> None:
+    """Keep what the shelf has written as the newest scores, as recording an evaluation does."""
+    with db.write() as session:
+        kept = select(LatestScore.evaluation_id)
+        query = select(Evaluation, EvaluationMetric).join(EvaluationMetric)
+        for row, one in session.execute(query.where(Evaluation.id.not_in(kept))):
+            session.add(
+                LatestScore(
+                    namespace=row.namespace,
+                    digest=row.digest,
+                    dataset_digest=row.dataset_digest,
+                    metric=one.name,
+                    is_main=False,
+                    value=one.value,
+                    evaluation_id=row.id,
+                    scored_at=row.created_at,
+                )
+            )
+
+
+@pytest.mark.parametrize(("metric", "best_first"), [("loss", (0.5, 1.5, 2.5)), ("rouge_l", (2.5, 1.5, 0.5))])
+def test_pages_by_a_score_begin_with_the_best_and_hold_while_rows_are_added(
+    world: World, metric: str, best_first: tuple[float, ...]
+) -> None:
+    shelf, values = Shelf(world.services.db), [(0.5, 1.5, 2.5, None)[n % 4] for n in range(12)]
+    for sign, order in (("", best_first), ("-", best_first[::-1])):
+        space = f"scored-{uuid.uuid4().hex[:8]}"
+        rows = shelf.dataset("scored.jsonl", space)
+        shelf.add([scored(space, n + 1, value, metric, rows) for n, value in enumerate(values)])
+        keep_scores(world.services.db)
+        given = {"wanted": f"namespace = {space}", "sort": f"{sign}eval[scored.jsonl].{metric}"}
+        seen: list[tuple[str, float | None]] = []
+        cursor = None
+        while True:
+            page = world.services.search.search(**given, cursor=cursor, limit=5, who=LOCAL)
+            seen += [(brief.ref, brief.score) for brief in page.items]
+            if (cursor := page.next) is None:
+                break
+            if len(seen) == 5:
+                # Better, worse, equal, and without a score.
+                added = [scored(space, 13 + n, (0.1, 9.0, 1.5, None)[n], metric, rows) for n in range(4)]
+                shelf.add(added)
+                keep_scores(world.services.db)
+        assert len(seen) == len({ref for ref, _ in seen})
+        # Equal ones begin with the newest, and those without a score are last either way.
+        wanted = [(n + 1, value) for value in (*order, None) for n in reversed(range(12)) if values[n] == value]
+        present = {f"{space}/one@v{number}" for number in range(1, 13)}
+        assert [one for one in seen if one[0] in present] == [(f"{space}/one@v{n}", value) for n, value in wanted]
+
+
+def test_what_is_no_order_is_refused(world: World) -> None:
+    for sort in ("size", "eval[", "eval[x].loss = 1 or rank", "-eval[x]"):
+        with pytest.raises(Invalid) as caught:
+            world.services.search.search(wanted="", sort=sort, cursor=None, limit=5, who=LOCAL)
+        assert caught.value.param == "sort"
 
 
 def test_a_cursor_of_another_search_is_refused_in_one_sentence(world: World, client: Client) -> None:
@@ -345,10 +408,15 @@ def test_the_command_prints_a_table_within_80_columns_json_or_refs(world: World)
         if not found(world, "namespace = long")
         else []
     )
-    table = run(world, "search", "namespace in (a, long)", "--sort", "name").stdout.splitlines()
-    assert table[0].split() == ["REF", "BASE", "RANK", "METHOD", "ALIASES", "CREATED"]
+    asked = ("search", "namespace in (a, long)", "--sort", "name")
+    table = run(world, *asked, "--format", "table").stdout.splitlines()
+    assert table[0].split()[0] == "REF"
     assert [line.split()[0] for line in table[1:]] == ["a/one@v1", "a/one@v2", "a/two@v1", "long/" + "x" * 20 + "@v1"]
     assert all(len(line) <= 80 for line in table)
+    header, *rows = (line.split("\t") for line in run(world, *asked).stdout.splitlines())
+    assert header[:4] == ["ref", "scores_of", "aliases", "eval_loss"]
+    assert {len(row) for row in rows} == {len(header)}
+    assert rows[-1][header.index("base")] == "B" * 60
     shown = json.loads(run(world, "search", "namespace = a", "--limit", "1", "--format", "json").stdout)
     assert [item["ref"] for item in shown] == ["a/two@v1"]
     assert (shown[0]["base"]["id"], shown[0]["lora"]["rank"]) == ("other", 16)
@@ -356,7 +424,7 @@ def test_the_command_prints_a_table_within_80_columns_json_or_refs(world: World)
         "a/one@v1\na/one@v2\na/two@v1\n"
     )
     nothing = run(world, "search", "rank = 1234")
-    assert (nothing.stdout, nothing.stderr) == ("", "no version matches\n")
+    assert (nothing.stdout.splitlines(), nothing.stderr) == (["\t".join(header)], "no version matches\n")
     assert run(world, "search", "rank = 1234", "--format", "json").stdout == "[]\n"
 
 

@@ -6,10 +6,11 @@ import click
 
 from sdk.cli.commands.promotion.promote import moving_options, print_moved
 from sdk.cli.completing.kinds import ADAPTER, ALIAS, NUMBER
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
-from sdk.cli.support.output import format_option, print_done, print_rows
+from sdk.cli.support.output import format_option, print_done
 from sdk.cli.support.session import open_client
-from sdk.schemas.aliases import AliasMoveView
 
 
 @click.group(name="alias")
@@ -35,9 +36,20 @@ def alias_set(name: str, alias: str, version: str, expect: str | None, reason: s
     print_moved(moved, style)
 
 
+_ALIASES = Listing(
+    ListColumn("alias"),
+    ListColumn("ref", importance=8),
+    ListColumn("protected", importance=5),
+    ListColumn("by", "moved_by", 3),
+    ListColumn("time", "moved_at", 4),
+    ListColumn("decision", importance=0),
+    key="alias",
+)
+
+
 @alias_command.command(name="list")
 @click.argument("name", type=ADAPTER)
-@format_option
+@listed(_ALIASES)
 def alias_list(name: str, style: str) -> None:
     """List the aliases of the adapter NAME, and whether only promoters may move them.
 
@@ -47,15 +59,26 @@ def alias_list(name: str, style: str) -> None:
     """
     with open_client() as client:
         aliases = client.aliases(name)
-    columns = ["alias", "ref", "protected", "moved_by", "moved_at"]
-    empty = f"no aliases; set one with: adapterctl alias set {name} production vN"
-    print_rows(style, aliases, columns, key="alias", empty=empty)
+    _ALIASES.print(style, aliases, empty=f"no aliases; set one with: adapterctl alias set {name} production vN")
+
+
+_MOVES = Listing(
+    ListColumn("alias"),
+    ListColumn("from", lambda move: _version(move.from_number), 7),
+    ListColumn("to", lambda move: _version(move.to_number), 8),
+    ListColumn("kind", lambda move: f"{move.kind}, overridden" if move.outcome == "overridden" else move.kind, 5),
+    ListColumn("by", "moved_by", 4),
+    ListColumn("time", "moved_at", 6),
+    ListColumn("reason", importance=3),
+    ListColumn("decision", importance=0),
+    key=lambda move: _version(move.to_number) or "-",
+)
 
 
 @alias_command.command(name="history")
 @click.argument("name", type=ADAPTER)
 @click.argument("alias", type=ALIAS, required=False)
-@format_option
+@listed(_MOVES)
 def alias_history(name: str, alias: str | None, style: str) -> None:
     """List the moves of the adapter NAME's aliases, or only of ALIAS, newest first.
 
@@ -65,17 +88,11 @@ def alias_history(name: str, alias: str | None, style: str) -> None:
     """
     with open_client() as client:
         moves = client.aliases.history(name, alias)
-    columns = ["moved_at", *([] if alias else ["alias"]), "kind", "from", "to", "moved_by", "reason"]
-    print_rows(style, moves, columns, key="to", empty="no alias was ever set", shown=_numbers)
+    _MOVES.print(style, moves, empty="no alias was ever set")
 
 
-def _numbers(move: AliasMoveView) -> dict[str, str]:
-    kind = f"{move.kind}, overridden" if move.outcome == "overridden" else move.kind
-    return {"from": _version(move.from_number), "to": _version(move.to_number), "kind": kind}
-
-
-def _version(number: int | None) -> str:
-    return "-" if number is None else f"v{number}"
+def _version(number: int | None) -> str | None:
+    return None if number is None else f"v{number}"
 
 
 @alias_command.command(name="rm")
@@ -133,8 +150,17 @@ def alias_unprotect(scope: str, alias: str, style: str) -> None:
     print_done(style, {"scope": scope, "alias": alias, "protected": False}, None, now)
 
 
+_PROTECTED = Listing(
+    ListColumn("scope"),
+    ListColumn("alias"),
+    ListColumn("by", "created_by", 3),
+    ListColumn("created", "created_at", 4),
+    key=lambda one: f"{one.scope}@{one.alias}",
+)
+
+
 @alias_command.command(name="protected")
-@format_option
+@listed(_PROTECTED)
 def alias_protected(style: str) -> None:
     """List the aliases that only promoters and admins may move.
 
@@ -144,8 +170,5 @@ def alias_protected(style: str) -> None:
     """
     with open_client() as client:
         protected = client.aliases.protected()
-    columns = ["scope", "alias", "created_by", "created_at"]
     empty = "no alias is protected; protect one with: adapterctl alias protect NAME production"
-    print_rows(
-        style, protected, columns, key="name", empty=empty, shown=lambda one: {"name": f"{one.scope}@{one.alias}"}
-    )
+    _PROTECTED.print(style, protected, empty=empty)

@@ -10,11 +10,17 @@ import click
 
 from sdk.cli.commands.signing import ask_password
 from sdk.cli.completing.kinds import ADAPTER, BASE, FILE, FOLDER
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import take_tags, whose_base_options
-from sdk.cli.support.output import format_option, print_made, print_rows, say
+from sdk.cli.support.output import print_made, say
 from sdk.cli.support.session import counting, open_client
 from sdk.pushing.hub import is_url
 from sdk.schemas.lora_config import QuantizationRecipe
+
+_PUSHED = Listing(
+    ListColumn("folder"), ListColumn("outcome"), ListColumn("ref"), ListColumn("message", importance=0), key="ref"
+)
 
 
 @click.command(name="push")
@@ -43,7 +49,7 @@ from sdk.schemas.lora_config import QuantizationRecipe
 )
 @click.option("--namespace", help="With --tree: put all adapters into this namespace.")
 @click.option("--versions", is_flag=True, help="With --tree: treat the last folder as a version: NAME/v1, NAME/v2.")
-@format_option
+@listed(_PUSHED)
 def push_command(
     folder: str,
     name: str | None,
@@ -116,12 +122,10 @@ def _push_tree(folder: str, namespace: str | None, versions: bool, given: dict[s
     rows = [{key: value for key, value in asdict(result).items() if key != "exit_code"} for result in results]
     refused = [result for result in results if result.outcome == "refused"]
     done = [row for row in rows if row["outcome"] != "refused"]
+    _PUSHED.print(style, done if style == "quiet" else rows, empty="nothing was pushed")
     if style == "table":
-        print_rows(style, rows, ["folder", "outcome", "ref"], key="folder", empty="nothing was pushed")
         for result in refused:
             say(f"refused {result.folder}: {result.message}")
-    else:
-        print_rows(style, rows if style == "json" else done, [], key="ref", empty="")
     say(f"{len(done)} of {len(rows)} are in the registry; {len(refused)} refused")
     if refused:
         raise SystemExit(refused[0].exit_code)

@@ -8,10 +8,23 @@ from typing import Any
 import click
 
 from sdk.cli.completing.kinds import REF
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import take_moment
-from sdk.cli.support.output import format_option, human_bytes, print_rows
+from sdk.cli.support.output import human_bytes
 from sdk.cli.support.session import open_client
-from sdk.schemas.access import AuditView
+
+_CHANGES = Listing(
+    ListColumn("time", "at"),
+    ListColumn("by", "actor", 6),
+    # The name may have belonged to another token before.
+    ListColumn("token", importance=1),
+    ListColumn("action", importance=7),
+    ListColumn("subject", importance=8),
+    ListColumn("change", lambda entry: brief(entry.before, entry.after), 5),
+    *(ListColumn(name, importance=0) for name in ("namespace", "before", "after", "id")),
+    key="id",
+)
 
 
 @click.command(name="audit")
@@ -32,9 +45,9 @@ from sdk.schemas.access import AuditView
 )
 @click.option("--until", callback=take_moment, metavar="TIME", help="Before this, likewise.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
-@format_option
+@listed(_CHANGES)
 def audit_command(style: str, **given: Any) -> None:
-    """List who changed what in the namespaces that you administer, newest first; times are UTC.
+    """List who changed what in the namespaces that you administer, newest first.
 
     \b
     Examples:
@@ -44,15 +57,7 @@ def audit_command(style: str, **given: Any) -> None:
     """
     with open_client() as client:
         entries = client.audit(**given)
-    columns = ["time", "actor", "action", "subject", "change"]
-    empty = "no change fits these filters that you may see"
-    print_rows(style, entries, columns, key="id", empty=empty, cut="change", shown=_shown)
-
-
-def _shown(entry: AuditView) -> dict[str, Any]:
-    # The name may have belonged to another token before.
-    token = {"actor": f"{entry.actor} ({entry.token[:8]})"} if entry.token else {}
-    return {"time": entry.at.isoformat(), "change": brief(entry.before, entry.after), **token}
+    _CHANGES.print(style, entries, empty="no change fits these filters that you may see")
 
 
 #: Keys of an entry that its row shows already, or that nobody looks for in a table.

@@ -8,17 +8,18 @@ from typing import Any, TypeVar
 import click
 
 from sdk.cli.completing.kinds import FOLDER, KNOWN_BASE
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import (
     format_option,
     human_bytes,
     print_done,
-    print_facts,
     print_made,
     print_one,
-    print_rows,
     say,
 )
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.schemas.catalog import BaseView
 
@@ -141,8 +142,22 @@ def base_rm(name: str, namespace: str | None, published: bool, yes: bool, style:
     )
 
 
+_BASES = Listing(
+    ListColumn("id"),
+    ListColumn("namespace", importance=6, usual="*"),
+    ListColumn("fingerprint", importance=8),
+    ListColumn("architecture", importance=4),
+    ListColumn("size", "size_bytes", 5),
+    ListColumn("facts", importance=2),
+    ListColumn("created", "created_at", 3),
+    ListColumn("revision", importance=0),
+    ListColumn("location", importance=0),
+    key="id",
+)
+
+
 @base_command.command(name="list")
-@format_option
+@listed(_BASES)
 def base_list(style: str) -> None:
     """List bases, newest first.
 
@@ -154,8 +169,7 @@ def base_list(style: str) -> None:
         rows = [view.model_dump(mode="json", exclude={"config"}) for view in client.bases()]
     for row in rows:
         row["size"] = human_bytes(row["size_bytes"])
-    columns = ["id", "namespace", "fingerprint", "architecture", "size", "facts"]
-    print_rows(style, rows, columns, key="id", empty="no bases yet; add one with: adapterctl base add FOLDER")
+    _BASES.print(style, rows, empty="no bases yet; add one with: adapterctl base add FOLDER")
 
 
 @base_command.command(name="show")

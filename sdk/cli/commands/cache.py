@@ -7,16 +7,37 @@ from typing import Any
 import click
 
 from sdk.asking.residents import sweep
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, parse_size, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_json, print_rows, say
+from sdk.cli.support.output import human_bytes, print_json, say
 from sdk.errors import InvalidInput, NotFound
 from sdk.formats.refs import digest_digits
 from sdk.pulling.cache import Cache
 from sdk.pulling.cache_maintenance import CacheEntry, entries, plan_prune, prune, verify
 from sdk.pulling.leases import LeaseView, all_leases, names_of, release_as_shown
 
-_COLUMNS = ["kind", "digest", "size", "last_used", "refs"]
-_LISTED = [*_COLUMNS, "used_by"]
+_ENTRIES = Listing(
+    ListColumn("digest"),
+    ListColumn("kind", importance=8),
+    ListColumn("size", "size_bytes", 6),
+    ListColumn("used", "last_used", 5),
+    ListColumn("refs", importance=7),
+    ListColumn("used by", importance=4),
+    ListColumn("path", importance=0),
+    key="path",
+)
+_DAMAGED = Listing(
+    ListColumn("digest"), ListColumn("kind"), ListColumn("what"), ListColumn("path", importance=0), key="path"
+)
+_LEASES = Listing(
+    ListColumn("digest"),
+    ListColumn("owner"),
+    ListColumn("host", importance=5),
+    ListColumn("pid", importance=6),
+    ListColumn("since", importance=4),
+    key="owner",
+)
 
 
 @click.group(name="cache")
@@ -53,7 +74,7 @@ def _lease(one: LeaseView) -> dict[str, Any]:
 
 
 @cache_command.command(name="list")
-@format_option
+@listed(_ENTRIES)
 def cache_list(style: str) -> None:
     """List the versions, bases and loose blobs in the cache, most recently used first.
 
@@ -66,13 +87,13 @@ def cache_list(style: str) -> None:
       adapterctl cache list
     """
     cache = Cache()
-    print_rows(style, [_row(entry) for entry in entries(cache)], _LISTED, key="path", empty="the cache is empty")
+    _ENTRIES.print(style, [_row(entry) for entry in entries(cache)], empty="the cache is empty")
     if style == "table":
         say(f"in {cache.root}")
 
 
 @cache_command.command(name="verify")
-@format_option
+@listed(_DAMAGED)
 def cache_verify(style: str) -> None:
     """Hash every version in the cache again, and remove damaged ones that no engine uses: the next pull fetches them again.
 
@@ -95,8 +116,8 @@ def cache_verify(style: str) -> None:
     ]
     if style == "json":
         print_json({"entries": count, "damaged": rows, "ok": not damaged})
-    else:
-        print_rows(style, rows, ["kind", "digest", "what"], key="path", empty="")
+    elif rows:
+        _DAMAGED.print(style, rows, empty="")
     for one in damaged:
         if one.leases:
             say(
@@ -124,7 +145,7 @@ def _take_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @yes_option
-@format_option
+@listed(_ENTRIES)
 def cache_prune(
     keep: int | None, keep_days: int | None, max_size: int | None, dry_run: bool, yes: bool, style: str
 ) -> None:
@@ -158,7 +179,7 @@ def cache_prune(
             }
         )
         return
-    print_rows(style, [_row(entry) for entry in gone], _COLUMNS, key="path", empty="there is nothing to remove")
+    _ENTRIES.print(style, [_row(entry) for entry in gone], empty="there is nothing to remove")
     for entry in held:
         if not entry.leases:
             say(f"another process is using the {entry.kind} {entry.digest[:12]}, so it stays")
@@ -173,7 +194,7 @@ def cache_prune(
 @click.argument("digest")
 @click.option("--owner", help="Only this owner's lease, as `cache list` names it.  [default: everybody's]")
 @yes_option
-@format_option
+@listed(_LEASES)
 def cache_release(digest: str, owner: str | None, yes: bool, style: str) -> None:
     """End what holds the version, or base, DIGEST in the cache: 12 digits or more, as `cache list` shows them.
 
@@ -205,5 +226,5 @@ def cache_release(digest: str, owner: str | None, yes: bool, style: str) -> None
     if style == "json":
         print_json({"released": [_lease(one) for one in gone]})
         return
-    print_rows(style, [_lease(one) for one in gone], ["digest", "owner", "host", "pid", "since"], key="owner", empty="")
+    _LEASES.print(style, [_lease(one) for one in gone], empty="nothing was released")
     say(f"{len(gone)} released; remove the folder with: adapterctl cache prune")

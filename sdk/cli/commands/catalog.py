@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.completing.kinds import ADAPTER, REF
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_json, print_rows, render
+from sdk.cli.support.columns import CellForm, ListColumn, written
+from sdk.cli.support.dataset_names import ShownDatasets
+from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.output import format_option, human_bytes, is_piped, local_time, print_json
+from sdk.cli.support.records import print_facts, print_gap, print_listing
+from sdk.cli.support.scores import score_listing, score_names
 from sdk.cli.support.session import open_client
+from sdk.cli.support.training_rows_pages import print_training_rows
+from sdk.examining.engine_compatibility import by_engine
+from sdk.schemas.version_facts import facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sdk.schemas.scores import EvaluationView
+    from sdk.client import Client
+    from sdk.objects import Version
+    from sdk.schemas.catalog import VersionView
 
 
 @click.command(name="show")
@@ -36,9 +44,6 @@ def show_command(ref: str, rows: bool, style: str) -> None:
       adapterctl show code-review@production --format json | jq .base.fingerprint
       adapterctl show code-review@v3 --rows
     """
-    from sdk.cli.support.training_rows_pages import print_training_rows
-    from sdk.examining.engine_compatibility import by_engine
-    from sdk.schemas.version_facts import facts_of
 
     with open_client() as client:
         if rows:
@@ -50,33 +55,45 @@ def show_command(ref: str, rows: bool, style: str) -> None:
         elif style == "quiet":
             click.echo(version.ref)
         else:
-            print_facts(facts_of(version.info, version.norms, size=human_bytes))
-            if evaluations := version.evaluations:
-                click.echo(f"\n{_scores(evaluations)}")
+            _print(client, version)
 
 
-def _scores(evaluations: Sequence[EvaluationView]) -> str:
-    from sdk.cli.support.scores import score_names
-    from sdk.schemas.scores import briefly
+def _print(client: Client, version: Version) -> None:
+    evaluations, data = version.evaluations, version.info.dataset
+    names = ShownDatasets(client, [*(one.dataset for one in evaluations), *(() if data is None else data.digests)])
+    writes: dict[str, Any] = {"size": lambda count: f"{count:.0f} B", "at": written} if is_piped() else {}
+    writes = {"size": human_bytes, "at": local_time, "named": names.of, **writes}
+    print_facts(facts_of(version.info, version.norms, **writes))
+    if evaluations:
+        print_gap()
+        scores = score_names(one.metrics for one in evaluations)
+        print_listing("scores", score_listing(scores, names), sorted(evaluations, key=lambda one: one.created_at)[::-1])
+    print_gap()
+    print_listing("files", _FILES, version.info.files)
 
-    names = score_names(one.metrics for one in evaluations)
-    rows = [
-        [
-            one.dataset[:12],
-            one.precision,
-            *(one.metrics.get(name) for name in names),
-            briefly(one.contamination),
-            one.model_dump(mode="json")["created_at"],
-        ]
-        for one in evaluations
-    ]
-    return render(["dataset", "precision", *names, "seen", "created"], rows)
+
+_FILES = Listing(
+    ListColumn("path", form=CellForm.NAME),
+    ListColumn("size", "size_bytes", 8),
+    ListColumn("digest", "sha256", 7),
+    key="path",
+)
+_ADAPTERS = Listing(
+    ListColumn("adapter"),
+    ListColumn("latest", lambda view: view.latest and view.latest.rpartition("@")[2], 8),
+    ListColumn("kind", importance=6, usual="adapter"),
+    ListColumn("versions", importance=7),
+    ListColumn("base", importance=5),
+    ListColumn("size", "size_bytes", 3),
+    ListColumn("updated", "updated_at", 4),
+    key="adapter",
+)
 
 
 @click.command(name="list")
 @click.option("--namespace", metavar="NAME", help="Only this namespace; - for names without one.")
 @click.option("--prefix", default="", metavar="TEXT", help="Only names that begin with this, namespace included.")
-@format_option
+@listed(_ADAPTERS)
 def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """List the adapters that have a version.
 
@@ -86,16 +103,29 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
       adapterctl list --namespace team --prefix team/code-
     """
     with open_client() as client:
-        rows = [view.model_dump(mode="json") for view in client.adapters(namespace=namespace, prefix=prefix)]
-    kind = ["kind"] if any(row["kind"] != "adapter" for row in rows) else []
-    columns = ["latest", *kind, "versions", "base", "updated_at"]
-    print_rows(style, rows, columns, key="adapter", empty="no adapters yet; make one with: adapterctl train")
+        views = list(client.adapters(namespace=namespace, prefix=prefix))
+    _ADAPTERS.print(style, views, empty="no adapters yet; make one with: adapterctl train")
+
+
+_VERSIONS = Listing(
+    ListColumn("ref"),
+    ListColumn("state", importance=6, usual="ready"),
+    ListColumn("aliases", importance=8),
+    ListColumn("eval loss", "metrics.eval_loss", 7),
+    ListColumn("loss", "metrics.loss", 2),
+    ListColumn("rank", "lora.rank", 6),
+    ListColumn("base", "base.id", 4),
+    ListColumn("created", "created_at", 5),
+    ListColumn("by", "created_by", 1),
+    ListColumn("digest", importance=0),
+    key="ref",
+)
 
 
 @click.command(name="versions")
 @click.argument("name", type=ADAPTER)
 @click.option("--archived", is_flag=True, help="Include archived ones.")
-@format_option
+@listed(_VERSIONS)
 def versions_command(name: str, archived: bool, style: str) -> None:
     """List the versions of the adapter NAME, newest first.
 
@@ -105,16 +135,15 @@ def versions_command(name: str, archived: bool, style: str) -> None:
       adapterctl versions code-review --archived
     """
     with open_client() as client:
-        views = [version.info.model_dump(mode="json") for version in client.versions(name, archived=archived)]
-    rows = [
-        {
-            **{key: view[key] for key in ("ref", "number", "digest", "state", "aliases", "created_at")},
-            "base": view["base"]["id"],
-            "rank": view["lora"]["rank"],
-            "eval_loss": view["metrics"].get("eval_loss"),
-        }
-        for view in views
-    ]
-    print_rows(
-        style, rows, ["ref", "aliases", "rank", "eval_loss", "base", "created_at"], key="ref", empty="no versions yet"
-    )
+        views = [version.info for version in client.versions(name, archived=archived)]
+    _VERSIONS.print(style, views, empty="no versions yet", documents=map(_document, views))
+
+
+def _document(view: VersionView) -> dict[str, Any]:
+    sent = view.model_dump(mode="json")
+    return {
+        **{key: sent[key] for key in ("ref", "number", "digest", "state", "aliases", "created_at")},
+        "base": view.base.id,
+        "rank": view.lora.rank,
+        "eval_loss": view.metrics.get("eval_loss"),
+    }

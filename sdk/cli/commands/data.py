@@ -9,14 +9,15 @@ import click
 
 from sdk.cli.commands.watch import result_of
 from sdk.cli.completing.kinds import BASE, FILE, REF, ROWS
+from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.data_pages import print_audit, print_preview
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import (
     NOT_AS_IT_SHOULD_BE,
     format_option,
     print_done,
     print_made,
-    print_rows,
     say,
 )
 from sdk.cli.support.session import client_with, open_client, watched
@@ -29,7 +30,6 @@ from sdk.schemas.vocabulary_fields import VocabularyFields
 
 if TYPE_CHECKING:
     from sdk.objects import Job
-    from sdk.schemas.artifacts import DatasetView
     from sdk.schemas.preview import Preview
 
 
@@ -197,8 +197,21 @@ def data_check(
         click.get_current_context().exit(NOT_AS_IT_SHOULD_BE)
 
 
+_DATASETS = Listing(
+    ListColumn("dataset", lambda view: ", ".join(view.names) or view.exact_name or view.name or view.digest[:12]),
+    ListColumn("digest", importance=8),
+    ListColumn("namespace", importance=4, usual="-"),
+    ListColumn("rows", importance=7),
+    ListColumn("shape", importance=5),
+    ListColumn("size", "size_bytes", 3),
+    ListColumn("created", "created_at", 6),
+    ListColumn("columns", importance=0),
+    key="digest",
+)
+
+
 @data_command.command(name="list")
-@format_option
+@listed(_DATASETS)
 def data_list(style: str) -> None:
     """List datasets, newest first.
 
@@ -208,14 +221,7 @@ def data_list(style: str) -> None:
     """
     with open_client() as client:
         views = client.datasets()
-    columns = ["digest", "name", "namespace", "rows", "shape", "created_at"]
-    empty = "no datasets yet; add one with: adapterctl data add FILE"
-    spare = ("created_at", "namespace", "shape", "rows")
-    print_rows(style, views, columns, key="digest", empty=empty, spare=spare, shown=_named)
-
-
-def _named(view: DatasetView) -> dict[str, str]:
-    return {"name": view.exact_name or view.name}
+    _DATASETS.print(style, views, empty="no datasets yet; add one with: adapterctl data add FILE")
 
 
 @data_command.command(name="rm")

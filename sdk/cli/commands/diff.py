@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from sdk.cli.completing.kinds import REF_OR_FOLDER
-from sdk.cli.support.output import filled, format_option, print_one, render, say
+from sdk.cli.support.columns import CellForm, ListColumn, measured
+from sdk.cli.support.dataset_names import ShownDatasets
+from sdk.cli.support.listings import Listing
+from sdk.cli.support.output import format_option, is_piped, print_one, say
+from sdk.cli.support.records import print_facts, print_gap, print_listing, print_remark
+from sdk.cli.support.scores import better_of, in_order_asked
 from sdk.cli.support.session import open_client
 from sdk.schemas.diff import Diff, Difference, Score, WeightsDiff
 from sdk.schemas.evaluation import is_score
 
+_SCORES = Listing(
+    ListColumn("score"),
+    ListColumn("of", importance=5),
+    measured("a"),
+    measured("b"),
+    measured("difference", importance=7),
+    ListColumn("winner", importance=8),
+    key="score",
+)
+_DIFFERENCES = Listing(
+    ListColumn("setting"), ListColumn("a", form=CellForm.PROSE), ListColumn("b", form=CellForm.PROSE), key="setting"
+)
+_WEIGHTS = Listing(
+    ListColumn("module", form=CellForm.PROSE), measured("norm_a"), measured("norm_b"), measured("cosine"), key="module"
+)
 #: How many modules a table shows, those that differ most.
 _MODULES = 20
 
@@ -34,7 +55,17 @@ def diff_command(a: str, b: str, no_weights: bool, every: bool, style: str) -> N
     """
     with open_client() as client:
         found = client.diff(a, b, weights=not no_weights)
-    print_one(style, found, (one.name for one in _settings(found)), lambda: _print_table(found, every))
+        names = ShownDatasets(client, _datasets(found) if style == "table" else ())
+    print_one(style, found, (one.name for one in _settings(found)), lambda: _print(found, every, names))
+
+
+def _datasets(found: Diff) -> Iterator[str]:
+    """Yield the digests of all datasets that are named in it."""
+    yield from (one.dataset for one in found.scores.evaluations)
+    yield from (one.dataset for one in (*found.scores.only_a, *found.scores.only_b))
+    for one in (*found.training, *found.dataset):
+        if one.name.endswith(("digest", "eval_data")):
+            yield from (value for value in (one.a, one.b) if isinstance(value, str))
 
 
 def _settings(found: Diff) -> list[Difference]:
@@ -44,62 +75,73 @@ def _settings(found: Diff) -> list[Difference]:
     return [*found.configuration, *training, *dataset]
 
 
-def _print_table(found: Diff, every: bool) -> None:
+def _print(found: Diff, every: bool, names: ShownDatasets) -> None:
+    print_facts([("a", found.a.ref), ("b", found.b.ref)])
     if found.same:
-        click.echo(f"{found.a.ref} and {found.b.ref} are the same bytes, sha256:{found.a.digest}")
+        print_remark(f"both are the same bytes, sha256:{found.a.digest}")
         return
-    click.echo(f"a  {found.a.ref}\nb  {found.b.ref}")
-    _print_notes(found.notes)
-    settings = [_setting(one) for one in _settings(found)]
-    click.echo()
-    click.echo(render(["setting", "a", "b"], settings) if settings else "no setting differs")
-    scores = [_score(f"training: {one.name}", one) for one in found.scores.training if is_score(one.name)]
-    scores += _evaluated(found)
-    click.echo()
-    click.echo(render(["score", "a", "b", "difference"], scores) if scores else "neither has scores")
+    for note in found.notes:
+        print_remark(note, "! ")
+    scores = _evaluated(found, names)
+    scores += [_score(one, "training") for one in found.scores.training if is_score(one.name)]
+    _print_part("scores", _SCORES, scores, "neither has scores")
+    settings = [_setting(one, names) for one in _settings(found)]
+    _print_part("settings", _DIFFERENCES, settings, "no setting differs")
     if found.weights is not None:
-        click.echo()
         _print_weights(found.weights, every)
 
 
-def _setting(one: Difference) -> list[Any]:
+def _print_part(name: str, listing: Listing, rows: list[dict[str, Any]], none: str) -> None:
+    print_gap()
+    if rows:
+        print_listing(name, listing, rows)
+    else:
+        print_remark(none)
+
+
+def _setting(one: Difference, names: ShownDatasets) -> dict[str, Any]:
     if isinstance(one.a, list) and isinstance(one.b, list):
         # Of two long lists, a table would show the same beginning.
         only_a = [value for value in one.a if value not in one.b]
-        return [f"{one.name}, only in", only_a, [value for value in one.b if value not in one.a]]
-    digits = 12 if one.name.endswith(("digest", "fingerprint")) else None
-    return [one.name, *(value[:digits] if isinstance(value, str) else value for value in (one.a, one.b))]
+        only_b = [value for value in one.b if value not in one.a]
+        return {"setting": f"{one.name}, only in", "a": only_a, "b": only_b}
+    return {"setting": one.name, "a": _named(one, one.a, names), "b": _named(one, one.b, names)}
 
 
-def _score(name: str, one: Score) -> list[Any]:
-    return [name, one.a, one.b, one.difference]
+def _named(one: Difference, value: Any, names: ShownDatasets) -> Any:
+    if not isinstance(value, str) or not one.name.endswith(("digest", "fingerprint", "eval_data")):
+        return value
+    return names.of(value)
 
 
-def _evaluated(found: Diff) -> list[list[Any]]:
+def _score(one: Score, of: str) -> dict[str, Any]:
+    known = one.difference is not None
+    better = better_of(one.name, one.a, one.b) if known else None
+    return {"score": one.name, "of": of, "a": one.a, "b": one.b, "difference": one.difference, "winner": better}
+
+
+def _evaluated(found: Diff, names: ShownDatasets) -> list[dict[str, Any]]:
     rows = []
     for both in found.scores.evaluations:
-        label = f"{both.dataset[:12]}, {both.precision}"
-        rows += [_score(f"{label}: {one.name}", one) for one in both.metrics if is_score(one.name)]
+        by_name = {one.name: one for one in both.metrics if is_score(one.name)}
+        rows += [_score(by_name[name], names.of(both.dataset)) for name in in_order_asked(by_name)]
     for side, briefs in (("a", found.scores.only_a), ("b", found.scores.only_b)):
         for brief in briefs:
-            label = f"{brief.dataset[:12]}, {brief.precision}"
-            for name, value in brief.metrics.items():
-                if is_score(name):
-                    rows.append([f"{label}: {name}", *((value, None) if side == "a" else (None, value)), None])
+            for name in in_order_asked(name for name in brief.metrics if is_score(name)):
+                rows.append({"score": name, "of": names.of(brief.dataset), side: brief.metrics[name]})
     return rows
 
 
 def _print_weights(weights: WeightsDiff, every: bool) -> None:
     modules = sorted(weights.modules, key=lambda one: (one.cosine is None, one.cosine or 0.0, one.module))
-    shown = modules if every else modules[:_MODULES]
-    rows: list[list[Any]] = [["whole adapter", weights.norm_a, weights.norm_b, weights.cosine]]
-    rows += [[one.module, one.norm_a, one.norm_b, one.cosine] for one in shown]
-    click.echo(render(["weights", "norm_a", "norm_b", "cosine"], rows))
-    _print_notes(weights.notes)
+    shown = modules if every or is_piped() else modules[:_MODULES]
+    rows: list[dict[str, Any]] = [
+        {"module": "whole adapter", "norm_a": weights.norm_a, "norm_b": weights.norm_b, "cosine": weights.cosine}
+    ]
+    rows += [one.model_dump() for one in shown]
+    print_gap()
+    print_listing("weights", _WEIGHTS, rows)
+    for note in weights.notes:
+        print_remark(note, "! ")
     if len(shown) < len(modules):
         say(f"{len(modules) - len(shown)} more modules differ less; show them with --all")
-
-
-def _print_notes(notes: list[str]) -> None:
-    for note in notes:
-        click.echo(filled(note, "! "))

@@ -8,31 +8,32 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.completing.kinds import FILE, REF_OR_BASE
+from sdk.cli.support.columns import CellForm, ListColumn
+from sdk.cli.support.dataset_names import ShownDatasets
+from sdk.cli.support.listings import Listing, listed, no_header_option
 from sdk.cli.support.options import scores_of_option, whose_base_options
-from sdk.cli.support.output import (
-    age_of,
-    filled,
-    format_option,
-    one_line,
-    plain,
-    print_facts,
-    print_one,
-    print_rows,
-    render,
-    say,
-)
+from sdk.cli.support.output import filled, format_option_of, is_piped, one_line, plain, print_one, say
+from sdk.cli.support.records import print_facts, print_gap, print_listing, print_remark
 from sdk.cli.support.score_tables import (
     condition_rows,
     label_lines,
     metrics_of,
     row_document,
-    row_table,
-    slice_table,
+    row_listing,
+    slice_listing,
     worst_first,
 )
-from sdk.cli.support.scores import error_lines, long_lines, metric_text, score_names
+from sdk.cli.support.scores import (
+    direction,
+    error_lines,
+    in_order_asked,
+    long_lines,
+    metric_text,
+    score_listing,
+    score_names,
+)
 from sdk.cli.support.session import open_client
-from sdk.schemas.scores import briefly, said
+from sdk.schemas.scores import said
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -41,6 +42,17 @@ if TYPE_CHECKING:
     from sdk.schemas.evaluation import RowScore
     from sdk.schemas.scores import SlicedScores
 
+_METRICS = Listing(
+    ListColumn("metric", lambda pair: pair[0]),
+    ListColumn("value", lambda pair: metric_text(*pair), 8),
+    ListColumn("better", lambda pair: direction(pair[0]), 3, none=""),
+    key="metric",
+)
+_CONDITIONS = Listing(
+    ListColumn("condition", lambda pair: pair[0]),
+    ListColumn("value", lambda pair: pair[1], form=CellForm.PROSE),
+    key="condition",
+)
 #: How many rows a table has by default.
 _ROWS = 20
 
@@ -54,7 +66,7 @@ def evals_command() -> None:
 @click.argument("target", type=REF_OR_BASE, metavar="REF|base:ID")
 @scores_of_option
 @whose_base_options
-@format_option
+@listed(score_listing(("loss",)))
 def evals_list(target: str, scores_of: str | None, style: str, **whose: Any) -> None:
     """List the scores of a version, a sweep's member (sweep:ID/N) or a bare base, newest first.
 
@@ -70,34 +82,13 @@ def evals_list(target: str, scores_of: str | None, style: str, **whose: Any) -> 
     """
     with open_client() as client:
         found = _of(client, target, scores_of, whose)
-        names = {} if style != "table" or not found else {each.digest: each.name for each in client.datasets()}
+        names = None if style != "table" or not found else ShownDatasets(client, (one.dataset for one in found))
     found.sort(key=lambda one: one.created_at, reverse=True)
-    if style == "table" and found:
-        # Perplexity repeats the loss, and a line of 80 columns has room for two scores; `show` has all.
-        scores = [name for name in score_names(one.metrics for one in found) if name != "perplexity"][:2]
-        others = [] if scores_of is None else ["scores of"]
-        rows = [
-            [
-                one.id,
-                *(plain(one.namespace) for _ in others),
-                names.get(one.dataset) or one.dataset[:12],
-                one.metrics.get("rows"),
-                one.precision,
-                *(one.metrics.get(name) for name in scores),
-                briefly(one.contamination),
-                one.key[:6],
-                age_of(one.created_at),
-            ]
-            for one in found
-        ]
-        columns = ["id", *others, "data", "rows", "base in", *scores, "seen", "alike", "age"]
-        # Whose they are is never cut before all else is, and with 80 columns something has to give way.
-        click.echo(render(columns, rows, spare=[columns.index("age"), columns.index("base in")] if others else []))
-        return
     empty = f"{plain(target)} has no scores yet; make some with: adapterctl eval {plain(target)} --data FILE"
     if scores_of is None:
         empty += ", or list those that any namespace made with: --scores-of '*'"
-    print_rows(style, [_document(one) for one in found], [], key="id", empty=empty)
+    listing = score_listing(score_names(one.metrics for one in found), names, whose=scores_of is not None)
+    listing.print(style, found, empty=empty, documents=map(_document, found))
 
 
 def _of(client: Client, target: str, scores_of: str | None, whose: dict[str, Any]) -> list[Evaluation]:
@@ -116,13 +107,10 @@ def _of(client: Client, target: str, scores_of: str | None, whose: dict[str, Any
 @click.option("--metric", help="The score by which rows are the worst, such as rouge_l. [default: loss]")
 @click.option("--by", metavar="COLUMN", help="Show the scores by the value that rows have in this column instead.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Where --format parquet writes: a new file.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(["table", "json", "quiet", "parquet"]),
-    default="table",
-    show_default=True,
-    help="json: one document on stdout; quiet: bare refs, ids or paths; parquet: a file of all rows, with --rows and -o.",
+@no_header_option
+@format_option_of(
+    *("table", "json", "quiet", "parquet"),
+    says="json: one document on stdout; quiet: bare refs, ids or paths; parquet: a file of all rows, with --rows and -o.",
 )
 def evals_show(
     ident: str, rows: bool, worst: int | None, metric: str | None, by: str | None, output: str | None, style: str
@@ -162,8 +150,9 @@ def evals_show(
         found = client.evaluations.get(ident)
         has_labels = "macro_f1" in found.metrics and found.rows_digest is not None and style != "quiet"
         labels = client.evaluations.labels(ident) if has_labels else None
+        names = ShownDatasets(client, [found.dataset] if style == "table" else [])
     document = {**_document(found), **({} if labels is None else {"labels": asdict(labels)})}
-    print_one(style, document, found.ref, lambda: _print(found, labels))
+    print_one(style, document, found.ref, lambda: _print(found, labels, names))
 
 
 def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, style: str) -> None:
@@ -171,53 +160,60 @@ def _print_rows(rows: list[RowScore], worst: int | None, metric: str | None, sty
     if metric is not None and metric not in names:
         raise click.UsageError(f"no row has the score {metric}; choose one of: {', '.join(names)}")
     ordered = worst_first(rows, metric)
-    if style == "table":
-        shown = ordered[: worst or _ROWS]
-        click.echo(row_table(shown, metric))
-        if len(shown) < len(ordered):
-            say(f"{len(shown)} of {len(ordered)} rows, the worst by {metric or 'loss'} first; see more with --worst")
-        return
-    shown = ordered if worst is None else ordered[:worst]
-    print_rows(style, [row_document(row) for row in shown], [], key="row", empty="")
+    # A pipe gets all of them, as JSON does.
+    shown = ordered[:worst] if worst else ordered if style != "table" or is_piped() else ordered[:_ROWS]
+    row_listing(shown, metric).print(style, shown, empty="no row was scored", documents=map(row_document, shown))
+    if style == "table" and len(shown) < len(ordered):
+        say(f"{len(shown)} of {len(ordered)} rows, the worst by {metric or 'loss'} first; see more with --worst")
 
 
 def _print_slices(found: SlicedScores, style: str) -> None:
-    def print_table() -> None:
-        table, said = slice_table(found)
-        click.echo(table)
-        if said is not None:
-            say(said)
-
-    print_one(style, found, (plain(one.value) for one in found.slices), print_table)
+    listing, said = slice_listing(found)
+    if style != "table":
+        print_one(style, found, (plain(one.value) for one in found.slices), lambda: None)
+        return
+    listing.print(style, found.slices, empty="no row has a value")
+    if said is not None:
+        say(said)
 
 
 def _document(found: Evaluation) -> dict[str, Any]:
     return {**found.model_dump(mode="json"), "key": found.key}
 
 
-def _print(found: Evaluation, labels: LabelCounts | None) -> None:
+def _print(found: Evaluation, labels: LabelCounts | None, names: ShownDatasets) -> None:
+    metrics = in_order_asked(found.metrics)
     print_facts(
         [
-            ("id", found.id),
             ("of", found.ref),
+            ("dataset", names.of(found.dataset)),
+            *((name, found.metrics[name]) for name in metrics[:1]),
+            ("trained on", said(found.contamination)),
+            ("created", found.created_at),
+            ("id", found.id),
             ("namespace", found.namespace),
-            ("data", found.dataset),
             ("job", found.job),
-            ("base in", found.precision),
+            ("precision", found.precision),
             ("grader", found.grader),
-            ("created", found.created_at.isoformat()),
             ("rows", None if found.rows_digest is None else f"adapterctl evals show {found.id} --rows"),
         ]
     )
-    click.echo(_wrapped("trained on  ", said(found.contamination)))
-    click.echo()
-    metrics = sorted(found.metrics.items())
-    click.echo(render(["metric", "value"], [[name, metric_text(name, value)] for name, value in metrics]))
+    print_gap()
+    pairs = [(name, found.metrics[name]) for name in metrics]
+    if is_piped():
+        print_facts([(f"metrics.{name}", value) for name, value in pairs])
+        print_facts([(f"better.{name}", better) for name in metrics if (better := direction(name))])
+    else:
+        print_listing("metrics", _METRICS, pairs)
     long = long_lines(found.ref, found.metrics, found.conditions, found.id if found.rows_digest else None)
     for line in (*long, *error_lines(found.ref, found.scorer_errors)):
-        click.echo(_wrapped("", line))
-    click.echo()
-    click.echo(render(["condition", "value"], condition_rows(found.conditions)))
+        print_remark(line)
+    print_gap()
+    if is_piped():
+        print_facts([(f"conditions.{name}", value) for name, value in condition_rows(found.conditions)])
+        _print_samples(found)
+        return
+    print_listing("conditions", _CONDITIONS, condition_rows(found.conditions))
     if labels is not None:
         click.echo("\n" + "\n".join(label_lines(labels)).rstrip())
     for sample in found.samples:
@@ -229,6 +225,11 @@ def _print(found: Evaluation, labels: LabelCounts | None) -> None:
             click.echo(_wrapped(label, one_line(text)))
 
 
+def _print_samples(found: Evaluation) -> None:
+    for number, sample in enumerate(found.samples, start=1):
+        print_facts([(f"samples.{number}.{name}", text) for name, text in sample.items()])
+
+
 def _wrapped(label: str, text: str) -> str:
-    """Return a text after its label, in lines of at most 80 columns."""
+    """Return a text after its label, in lines of the terminal's width."""
     return filled(text, label) or label.rstrip()

@@ -11,7 +11,8 @@ import click
 from sdk import config
 from sdk.cli.commands.tokens import in_words
 from sdk.cli.completing.names_file import NamesFile
-from sdk.cli.support.output import format_option, print_done, print_facts, print_one, say
+from sdk.cli.support.output import format_option, print_done, print_one, say
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.client import Client
 from sdk.errors import InvalidInput, disk_explained

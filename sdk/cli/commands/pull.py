@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.completing.kinds import BASE, FILE, FOLDER, REF, REF_OR_FOLDER
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_one, print_rows, say
+from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_one, say
 from sdk.cli.support.session import open_client, open_puller
 from sdk.config import user_path
 from sdk.formats.refs import is_folder
@@ -20,6 +22,9 @@ from sdk.formats.refs import is_folder
 if TYPE_CHECKING:
     from sdk.pulling.puller import Pulled, Puller, PullPlan
     from sdk.pulling.signed_aliases import AliasSigner
+
+
+_FILES = Listing(ListColumn("path"), ListColumn("size", "size_bytes"), ListColumn("cached"), key="path")
 
 
 @click.command(name="pull")
@@ -48,7 +53,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and what is cached.")
 @click.option("--offline", is_flag=True, help="Use only the cache; REF must be a version or digest.")
 @click.option("--frozen", is_flag=True, help="Refuse a REF that may move; it must be a version or digest.")
-@format_option
+@listed(_FILES)
 def pull_command(
     ref: str,
     output: str | None,
@@ -167,8 +172,7 @@ def _show_plan(plan: PullPlan, style: str) -> None:
         totals = {"size_bytes": plan.size_bytes, "fetch_bytes": plan.fetch_bytes}
         print_json({"ref": plan.ref, "digest": plan.digest, "files": files, **totals})
         return
-    columns = ["path", "size", "cached"]
-    print_rows(style, files, columns, key="path", empty="", shown=lambda row: {"size": human_bytes(row["size_bytes"])})
+    _FILES.print(style, files, empty="it has no files")
     if style == "table":
         say(f"{plan.ref}: {human_bytes(plan.size_bytes)}, of which {human_bytes(plan.fetch_bytes)} would be fetched")
 

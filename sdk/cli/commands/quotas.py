@@ -8,7 +8,8 @@ from typing import NamedTuple
 import click
 
 from sdk.cli.support.options import parse_size
-from sdk.cli.support.output import format_option, human_bytes, print_facts, print_one
+from sdk.cli.support.output import format_option, human_bytes, print_one
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
 from sdk.schemas.access import QuotaView

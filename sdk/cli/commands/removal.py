@@ -8,7 +8,8 @@ import click
 
 from sdk.cli.completing.kinds import ADAPTER, REF
 from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_done, print_facts, print_one, say
+from sdk.cli.support.output import format_option, human_bytes, print_done, print_one, say
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.names import parse_ref
 from sdk.objects import Version

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
+from sdk.cli.support.columns import ListColumn, measured
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import scores_of_option
-from sdk.cli.support.output import format_option, print_rows
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
-    from sdk.schemas.catalog import SortKey, VersionBrief
+    pass
+
+
+_FOUND = Listing(
+    ListColumn("ref"),
+    ListColumn("scores of", importance=8),
+    ListColumn("aliases", importance=7),
+    ListColumn("eval loss", "metrics.eval_loss", 5),
+    ListColumn("rank", "lora.rank", 6),
+    ListColumn("method", lambda brief: "merged" if brief.kind == "merged" else brief.method, 3),
+    ListColumn("base", "base.id", 4),
+    ListColumn("created", "created_at", 2),
+    ListColumn("by", "created_by", 1),
+    ListColumn("kind", importance=0),
+    ListColumn("state", importance=0),
+    ListColumn("digest", importance=0),
+    key="ref",
+)
 
 
 @click.command(name="search")
 @click.argument("filter_", metavar="[FILTER]", default="")
 @click.option(
     "--sort",
-    type=click.Choice(["-created", "created", "name", "rank", "-rank"]),
+    metavar="ORDER",
     default="-created",
     show_default=True,
-    help="A leading - puts the newest or highest first.",
+    help="created, name, rank, or a score, eval[DATASET].METRIC: the best first. With a leading -, the newest or highest "
+    "first, and of a score the worst.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many. [default: all]")
 @scores_of_option
-@format_option
+@listed(_FOUND)
 def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | None, style: str) -> None:
     """Find the versions that match FILTER; without one, every ready version.
 
@@ -38,17 +57,12 @@ def search_command(filter_: str, sort: str, limit: int | None, scores_of: str | 
       adapterctl search 'base = SmolLM2-135M-Instruct and rank >= 8'
       adapterctl search 'name ~ team/* and not alias = production' --sort name
       adapterctl search 'eval[heldout.jsonl].loss < 1.5' --limit 10 --format json
+      adapterctl search 'rank <= 16' --sort 'eval[heldout.jsonl].loss' --limit 5
       adapterctl search 'eval[heldout.jsonl].loss < 1.5' --scores-of audit
     """
     with open_client() as client:
-        versions = client.search(filter_, sort=cast("SortKey", sort), limit=limit, scores_of=scores_of)
-    found = [version.brief for version in versions]
-    # Whose scores they were found by is worth a column where it may be others'.
-    whose = ["scores_of"] if scores_of is not None and any(brief.scores_of for brief in found) else []
-    columns = ["ref", "base", "rank", "method", *whose, "aliases", "created"]
-    print_rows(style, found, columns, key="ref", empty="no version matches", shown=_shown)
-
-
-def _shown(brief: VersionBrief) -> dict[str, Any]:
-    method = "merged" if brief.kind == "merged" else brief.method
-    return {"base": brief.base.id, "rank": brief.lora.rank, "method": method, "created": brief.created_at.isoformat()}
+        found = [one.brief for one in client.search(filter_, sort=sort, limit=limit, scores_of=scores_of)]
+    listing = _FOUND
+    if sort.removeprefix("-").startswith("eval["):
+        listing = _FOUND.with_columns(measured(sort.rpartition("].")[2], lambda brief: brief.score), before="aliases")
+    listing.print(style, found, empty="no version matches")

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from sdk.cli.completing.kinds import REF
-from sdk.cli.support.output import format_option, plain, print_facts, print_one, print_rows, say
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.output import format_option, plain, print_one, say
+from sdk.cli.support.records import print_facts
 from sdk.config import user_path
 from sdk.errors import InvalidInput
 
@@ -22,7 +25,17 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_COLUMNS = ["part", "state", "pid", "port", "uptime", "restarts"]
+_PARTS = Listing(
+    ListColumn("part"),
+    ListColumn("state", importance=8),
+    ListColumn("port", importance=7),
+    ListColumn("pid", importance=5),
+    ListColumn("uptime", "uptime_s", 6),
+    ListColumn("restarts", importance=4),
+    ListColumn("message", importance=0),
+    ListColumn("log", importance=0),
+    key="part",
+)
 
 
 def _home_option(command: F) -> F:
@@ -134,7 +147,7 @@ def down_command(home: Path, style: str) -> None:
 
 @click.command(name="status")
 @_home_option
-@format_option
+@listed(_PARTS)
 def status_command(home: Path, style: str) -> None:
     """Show the stack's parts: whether each is ready, its process, port, uptime, and number of restarts.
 
@@ -158,7 +171,7 @@ def status_command(home: Path, style: str) -> None:
         return
     parts += others
     rows = [asdict(part) for part in parts]
-    print_rows(style, rows, _COLUMNS, key="part", empty="", shown=lambda row: {"uptime": _duration(row["uptime_s"])})
+    _PARTS.print(style, rows, empty="there is no stack here; start one with: adapterctl up")
     if style == "table":
         for part in parts:
             if part.message:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
-from sdk.cli.support.output import format_option, print_done, print_json, print_rows, say
+from sdk.cli.support.output import format_option, print_done, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
 from sdk.schemas.access import GrantView, RoleName, TokenView
@@ -107,8 +109,21 @@ def _wanted(role: str | None, namespaces: Sequence[str], grants: Sequence[str]) 
     return wanted
 
 
+_TOKENS = Listing(
+    ListColumn("id"),
+    ListColumn("name", importance=8),
+    ListColumn("grants", lambda row: ", ".join(f"{one['namespace']}={one['role']}" for one in row["grants"]), 6),
+    ListColumn("state", importance=7),
+    ListColumn("expires", "expires_at", 5, none="never", always=True),
+    ListColumn("created", "created_at", 2),
+    ListColumn("by", "created_by", 1),
+    key="id",
+)
+_LOST = Listing(ListColumn("token"), ListColumn("name"), ListColumn("role"), ListColumn("revoked"), key="token")
+
+
 @token_command.command(name="list")
-@format_option
+@listed(_TOKENS)
 def token_list(style: str) -> None:
     """List the tokens that you administer, newest first, without their secrets.
 
@@ -119,14 +134,7 @@ def token_list(style: str) -> None:
     with open_client() as client:
         tokens = client.tokens()
     rows = [{**token.model_dump(mode="json"), "state": _state(token)} for token in tokens]
-    columns = ["id", "name", "grants", "expires", "state"]
-    empty = "no tokens; make one with: adapterctl token create NAME --role ROLE"
-    print_rows(style, rows, columns, key="id", empty=empty, shown=_shown)
-
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    grants = ", ".join(f"{grant['namespace']}={grant['role']}" for grant in row["grants"])
-    return {"grants": grants, "expires": row["expires_at"] or "never"}
+    _TOKENS.print(style, rows, empty="no tokens; make one with: adapterctl token create NAME --role ROLE")
 
 
 def _state(token: TokenView) -> str:
@@ -139,7 +147,7 @@ def _state(token: TokenView) -> str:
 @click.argument("token_id", metavar="ID", required=False)
 @click.option("--namespace", help="Instead of one token: take away every token's role in this namespace.")
 @yes_option
-@format_option
+@listed(_LOST)
 def token_revoke(token_id: str | None, namespace: str | None, yes: bool, style: str) -> None:
     """Revoke the token ID, within a second on every server; repeating it is harmless.
 
@@ -169,8 +177,7 @@ def _revoke_namespace(namespace: str, yes: bool, style: str) -> None:
     if style == "json":
         print_json(done)
         return
-    columns = ["token", "name", "role", "revoked"]
-    print_rows(style, done.lost, columns, key="token", empty=f"no token had a role in {namespace}")
+    _LOST.print(style, done.lost, empty=f"no token had a role in {namespace}")
     if done.kept is not None:
         say(f"your own token keeps its role; when you are done, run: adapterctl token revoke {done.kept}")
     if done.everywhere:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from sdk.cli.support.output import age_of, format_option, human_bytes, human_duration, print_rows, say
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.output import say
 from sdk.cli.support.session import open_client
-
-if TYPE_CHECKING:
-    from sdk.schemas.work import QueueCapacity, WorkerView
 
 
 @click.group(name="workers")
@@ -18,8 +15,32 @@ def workers_command() -> None:
     """List the workers that the registry has heard from."""
 
 
+_WORKERS = Listing(
+    ListColumn("name"),
+    ListColumn("state", importance=8),
+    ListColumn("job", importance=7),
+    ListColumn("device", importance=6),
+    ListColumn("free", "free_memory_bytes", 4),
+    ListColumn("memory", "memory_bytes", 5),
+    ListColumn("queues", importance=2),
+    ListColumn("heard from", "seen_at", 3),
+    ListColumn("version", importance=0),
+    key="name",
+)
+_QUEUES = Listing(
+    ListColumn("queue"),
+    ListColumn("queued", importance=8),
+    ListColumn("running", importance=7),
+    ListColumn("oldest", "oldest_s", 3),
+    ListColumn("unfit", importance=4),
+    ListColumn("workers", importance=6),
+    ListColumn("idle", importance=5),
+    key="queue",
+)
+
+
 @workers_command.command(name="list")
-@format_option
+@listed(_WORKERS)
 def workers_list(style: str) -> None:
     """List the workers of the last week: what each has, and what it is doing.
 
@@ -32,22 +53,11 @@ def workers_list(style: str) -> None:
     """
     with open_client() as client:
         workers = client.workers()
-    columns = ["name", "state", "job", "device", "free", "of", "queues", "seen"]
-    empty = "no worker is known; start one with: adapter-worker start"
-    print_rows(style, workers, columns, key="name", empty=empty, cut="name", shown=_shown)
-
-
-def _shown(worker: WorkerView) -> dict[str, str]:
-    return {
-        "free": human_bytes(worker.free_memory_bytes),
-        "of": human_bytes(worker.memory_bytes),
-        "queues": ",".join(worker.queues),
-        "seen": age_of(worker.seen_at),
-    }
+    _WORKERS.print(style, workers, empty="no worker is known; start one with: adapter-worker start")
 
 
 @click.command(name="capacity")
-@format_option
+@listed(_QUEUES)
 def capacity_command(style: str) -> None:
     """Show for each queue which jobs wait and run, and which workers could take them.
 
@@ -60,12 +70,7 @@ def capacity_command(style: str) -> None:
     """
     with open_client() as client:
         queues = client.workers.capacity()
-    columns = ["queue", "queued", "oldest", "unfit", "running", "workers", "idle"]
-    print_rows(style, queues, columns, key="queue", empty="", shown=_waiting)
+    _QUEUES.print(style, queues, empty="there is no queue")
     for one in queues if style == "table" else ():
         if one.queued and not one.workers:
             say(f"no worker listens to the queue {one.queue}; start one with: adapter-worker start --queue {one.queue}")
-
-
-def _waiting(one: QueueCapacity) -> dict[str, str | None]:
-    return {"oldest": None if one.oldest_s is None else human_duration(one.oldest_s)}

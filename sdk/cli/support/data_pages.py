@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import filled, fit, plain, print_facts, print_json, print_one, render, writable
+from sdk.cli.support.output import filled, fit, plain, print_json, print_one, render, writable
+from sdk.cli.support.records import print_facts
 from sdk.formats.objectives import OBJECTIVES
 from sdk.formats.template_kwargs import said_in
 from sdk.schemas.preview import Preview, PreviewText

@@ -9,40 +9,59 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-from unicodedata import combining, east_asian_width
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
+from sdk.cli.support.layout import Strip, cut_to, laid_out
 
+if TYPE_CHECKING:
     from sdk.objects import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
-R = TypeVar("R", bound="BaseModel | dict[str, Any]")
 
 WIDTH = 80
 #: The exit code if a check finds that something is not as it should be.
 NOT_AS_IT_SHOULD_BE = 7
-_NARROWEST = 8
-_CUT_TO = 12
+#: Whether a table was asked for by name: then it is drawn in a pipe, too.
+_ASKED = "sdk.cli.table_asked"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d.*")
 
 
 def format_option(command: F) -> F:
     """Add `--format table|json|quiet`."""
+    return format_option_of(
+        "table", "json", "quiet", says="json: one document on stdout; quiet: bare refs, ids or paths."
+    )(command)
+
+
+def format_option_of(*styles: str, says: str) -> Callable[[F], F]:
+    """Add `--format` with these choices, of which the first is what people see without it."""
     return click.option(
         "--format",
         "style",
-        type=click.Choice(["table", "json", "quiet"]),
-        default="table",
+        type=click.Choice(styles),
+        default=styles[0],
         show_default=True,
-        help="json: one document on stdout; quiet: bare refs, ids or paths.",
-    )(command)
+        callback=_keep_asked,
+        help=says,
+    )
+
+
+def _keep_asked(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    source = ctx.get_parameter_source(param.name or "")
+    ctx.meta[_ASKED] = source not in (None, click.core.ParameterSource.DEFAULT)
+    return value
+
+
+def is_piped() -> bool:
+    """Whether what is printed goes to a program: stdout is no terminal, and no `--format table` was given."""
+    ctx = click.get_current_context(silent=True)
+    return not sys.stdout.isatty() and not (ctx is not None and ctx.meta.get(_ASKED))
 
 
 def say(text: str) -> None:
@@ -51,8 +70,8 @@ def say(text: str) -> None:
 
 
 def say_filled(text: str) -> None:
-    """Print a sentence for the user on stderr, in lines of at most 80 columns."""
-    click.echo(filled(text), err=True)
+    """Print a sentence for the user on stderr, in lines of the terminal's width."""
+    click.echo(filled(text, width=screen_width(sys.stderr)), err=True)
 
 
 def print_made(style: str, document: dict[str, Any], text: str | None, *remarks: str) -> None:
@@ -107,9 +126,12 @@ def one_line(text: str, most: int = 160) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def filled(text: str, first: str = "", later: str | None = None, *, break_long_words: bool = True) -> str:
-    """Return untrusted text, made safe, in lines of at most 80 columns, broken at spaces, so that names and commands can be
-    copied; further ones begin with `later`, or with room for what the first begins with.
+def filled(
+    text: str, first: str = "", later: str | None = None, *, break_long_words: bool = True, width: int | None = None
+) -> str:
+    """Return untrusted text, made safe, in lines of at most `width` columns (by default those of the terminal, or 80), broken
+    at spaces, so that names and commands can be copied; further ones begin with `later`, or with room for what the first
+    begins with.
 
     >>> filled("a" * 70 + " " + "b" * 20, "! ") == "! " + "a" * 70 + "\\n  " + "b" * 20
     True
@@ -119,7 +141,7 @@ def filled(text: str, first: str = "", later: str | None = None, *, break_long_w
     later = " " * len(first) if later is None else later
     return textwrap.fill(
         plain(text),
-        WIDTH,
+        screen_width() if width is None else width,
         initial_indent=first,
         subsequent_indent=later,
         break_long_words=break_long_words,
@@ -129,23 +151,7 @@ def filled(text: str, first: str = "", later: str | None = None, *, break_long_w
 
 def fit(text: str) -> str:
     """Return one line of untrusted text, made safe and cut to the width of the screen."""
-    return _cut(plain(text), _terminal_width())
-
-
-def columns_of(text: str) -> int:
-    """How many columns `text` takes on a terminal: two for a wide character, none for one that combines with the one before."""
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _cut(text: str, width: int) -> str:
-    columns = kept = 0
-    for at, character in enumerate(text, start=1):
-        columns += columns_of(character)
-        if columns > width:
-            return text[:kept] + "…"
-        if columns < width:
-            kept = at
-    return text
+    return cut_to(plain(text), screen_width())
 
 
 def print_json(value: Any) -> None:
@@ -178,38 +184,7 @@ def _can_be_written(text: str) -> bool:
     return True
 
 
-def print_rows(
-    style: str,
-    rows: Sequence[R],
-    columns: Sequence[str],
-    *,
-    key: str,
-    empty: str,
-    cut: str | None = None,
-    spare: Sequence[str] = (),
-    shown: Callable[[R], Mapping[str, Any]] = lambda row: {},
-) -> None:
-    """Print a list: as a table of `columns` within the terminal, as JSON with every field, or one `key` per line.
-
-    `shown` gives the cells of a row, a dict or a model, that are not simply its fields. If the terminal is too narrow,
-    the column `cut` is cut before all others, and the columns in `spare` are left out, beginning with the first.
-    """
-    if style == "json":
-        print_json(list(rows))
-        return
-    cells = [{**(row if isinstance(row, dict) else row.model_dump(mode="json")), **shown(row)} for row in rows]
-    if style == "quiet":
-        for cell in cells:
-            click.echo(cell[key])
-    elif not rows:
-        say(empty)
-    else:
-        table = [[_brief(cell.get(column)) for column in columns] for cell in cells]
-        left_out = [columns.index(column) for column in spare]
-        click.echo(render(columns, table, cut=None if cut is None else columns.index(cut), spare=left_out))
-
-
-def _brief(value: Any) -> Any:
+def brief(value: Any) -> Any:
     """Cut a digest to the 12 digits that refs take."""
     return value[:12] if isinstance(value, str) and _DIGEST.fullmatch(value) else value
 
@@ -217,43 +192,24 @@ def _brief(value: Any) -> Any:
 def render(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], *, cut: int | None = None, spare: Sequence[int] = ()
 ) -> str:
-    """Lay out a table in at most 80 columns if it is piped, or in the terminal's width; long cells are cut with '…'.
+    """Lay out a table in the terminal's width, or in 80 columns.
 
-    The column `cut` is cut first, then the columns in `spare` are left out, beginning with the first, and then the
-    others are cut by their width.
+    The column `cut` is cut first, then the columns in `spare` are left out, beginning with the first, and then others.
     """
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max([columns_of(header), *(columns_of(row[i]) for row in cells)]) for i, header in enumerate(headers)]
-    room = _terminal_width() - 2 * (len(widths) - 1)
-    if cut is not None and sum(widths) > room:
-        widths[cut] = max(min(widths[cut], _CUT_TO), widths[cut] - (sum(widths) - room))
-    for at, column in enumerate(spare):
-        if sum(widths) > room:
-            # A name that is cut is useless.
-            kept = [i for i in range(len(headers)) if i != column]
-            later = [i - (i > column) for i in spare[at + 1 :]]
-            least = None if cut in (None, column) else cut - (cut > column)
-            return render([headers[i] for i in kept], [[row[i] for i in kept] for row in rows], cut=least, spare=later)
-    # No column can have more than the whole width, and a row may be megabytes long.
-    widths = [min(width, max(room, _NARROWEST)) for width in widths]
-    while sum(widths) > room and max(widths) > _NARROWEST:
-        # The first column names the row and is what people copy, so it gives way last.
-        others = range(1, len(widths)) if max(widths[1:], default=0) > _NARROWEST else range(1)
-        widths[max(others, key=lambda i: widths[i])] -= 1
-    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
-    lines = [_line([header.upper().replace("_", " ") for header in headers], widths, numeric)]
-    lines += [_line(row, widths, numeric) for row in cells]
+    strips = [
+        Strip(
+            header.upper().replace("_", " "),
+            [cell(row[at]) for row in rows],
+            importance=1 + list(spare).index(at) if at in spare else 9,
+            may_be_cut=at == cut,
+            on_the_right=all(_is_number(row[at]) for row in rows),
+        )
+        for at, header in enumerate(headers)
+    ]
+    lines = laid_out(strips, screen_width()).lines
     if sys.stdout.isatty():
         lines[0] = click.style(lines[0], bold=True)
     return "\n".join(lines)
-
-
-def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
-    """Print names and values, one pair per line."""
-    width = max((len(name) for name, _ in facts), default=0)
-    for name, value in facts:
-        label = f"{name:<{width}}"
-        click.echo(f"{click.style(label, bold=True) if sys.stdout.isatty() else label}  {_cell(value)}")
 
 
 def print_one(style: str, document: Any, bare: str | Iterable[object], table: Callable[[], object]) -> None:
@@ -267,39 +223,60 @@ def print_one(style: str, document: Any, bare: str | Iterable[object], table: Ca
         table()
 
 
-def _terminal_width() -> int:
+def screen_width(stream: TextIO | None = None) -> int:
+    """How many columns there are: COLUMNS, or else those of the terminal that a stream, by default stdout, is; in a pipe 80,
+    or what COLUMNS says for a table that was asked for there.
+    """
+    import os
     import shutil
 
-    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        return WIDTH if is_piped() else shutil.get_terminal_size((WIDTH, 24)).columns
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or WIDTH
+    except (OSError, ValueError):
+        return WIDTH
 
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value on one line for people, made safe: a number with four digits, a moment as a clock here shows it."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return local_time(value)
     if isinstance(value, (list, tuple)):
         return plain(", ".join(map(str, value))) or "-"
     text = str(value)
-    # "2026-01-02 03:04" tells people as much as "2026-01-02T03:04:05.678Z".
-    if len(text) >= 20 and text[4:5] == "-" and text[10:11] == "T":
-        return text[:16].replace("T", " ")
+    if _MOMENT.fullmatch(text) and (moment := moment_of(text)) is not None:
+        return local_time(moment)
     return plain(text)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
-    parts = []
-    for cell, width, number in zip(cells, widths, numeric, strict=True):
-        text = _cut(cell, width)
-        room = " " * (width - columns_of(text))
-        parts.append(room + text if number else text + room)
-    return "  ".join(parts).rstrip()
+def moment_of(value: Any) -> datetime | None:
+    """Return the moment that a value is, or says; None for another text."""
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def local_time(moment: datetime) -> str:
+    """Return a moment as a clock here shows it, with the zone."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return f"{aware.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def human_bytes(count: float) -> str:

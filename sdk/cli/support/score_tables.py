@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdk.cli.support.output import WIDTH, one_line, plain, render
+from sdk.cli.support.columns import CellForm, ListColumn, measured
+from sdk.cli.support.listings import Listing
+from sdk.cli.support.output import one_line, render, screen_width
 from sdk.examining.label_counts import LabelCounts
-from sdk.schemas.scores import SlicedScores
+from sdk.schemas.scores import Slice, SlicedScores
 from sdk.statistics.calibration import BINS
 
 if TYPE_CHECKING:
     from sdk.schemas.evaluation import RowScore
-
-
-#: How many scores fit into a line of 80 columns, besides row, loss and prediction.
-_SCORES = 2
 
 
 def worst_first(rows: Sequence[RowScore], metric: str | None) -> list[RowScore]:
@@ -49,32 +47,23 @@ def row_document(row: RowScore) -> dict[str, Any]:
     return {**row.model_dump(mode="json"), "loss": loss}
 
 
-def row_table(rows: Sequence[RowScore], metric: str | None) -> str:
-    """Lay out rows as they come."""
-    names = metrics_of(rows)
-    if metric in names:
-        names = [metric, *(name for name in names if name != metric)]
-    names = names[:_SCORES]
-    labelled = any(row.expected is not None for row in rows)
-    left_out = any(row.unscored is not None for row in rows)
-    lines = [
-        [
-            row.row,
-            _loss(row),
-            row.tokens,
-            *(row.scores.get(name) for name in names),
-            *([row.unscored and row.unscored.replace("_", " ")] if left_out else []),
-            *([row.expected and one_line(row.expected)] if labelled else []),
-            row.scored_text and one_line(row.scored_text),
-        ]
-        for row in rows
-    ]
-    why = ["not scored"] if left_out else []
-    headers = ["row", "loss", "tokens", *names, *why, *(["expected"] if labelled else []), "prediction"]
-    if all(row.prediction is None for row in rows):
-        lines, headers = [line[:-1] for line in lines], headers[:-1]
-        return render(headers, lines)
-    return render(headers, lines, cut=len(headers) - 1)
+def row_listing(rows: Sequence[RowScore], metric: str | None) -> Listing:
+    """The columns of rows: loss, the asked score, and what was expected and found."""
+    names = sorted(metrics_of(rows), key=lambda name: name != metric)
+    return Listing(
+        ListColumn("row"),
+        ListColumn("loss", _loss, 8),
+        ListColumn("tokens", importance=3),
+        *(measured(name, _score(name), max(1, 7 - at)) for at, name in enumerate(names)),
+        ListColumn("not scored", lambda row: row.unscored and row.unscored.replace("_", " "), 8),
+        ListColumn("expected", lambda row: row.expected, 5),
+        ListColumn("prediction", lambda row: row.scored_text, 6),
+        key="row",
+    )
+
+
+def _score(name: str) -> Callable[[RowScore], float | None]:
+    return lambda row: row.scores.get(name)
 
 
 def _loss(row: RowScore) -> float:
@@ -109,7 +98,7 @@ def _counts(found: LabelCounts) -> list[str]:
     names = [one_line(label, _LABEL) for label in found.labels]
     square = [[f"{number} {name}", *row] for number, name, row in zip(numbers, names, found.counts, strict=True)]
     widths = [max(len(str(value)) for value in column) for column in zip(numbers, *found.counts, strict=True)]
-    if _LABEL + len(numbers[-1]) + 1 + sum(width + 2 for width in widths) <= WIDTH:
+    if _LABEL + len(numbers[-1]) + 1 + sum(width + 2 for width in widths) <= screen_width():
         return [render(["expected, and found as", *numbers], square)]
     pairs = [
         (names[own], names[other], count)
@@ -123,33 +112,28 @@ def _counts(found: LabelCounts) -> list[str]:
     return [table, *([f"and {rest} more pairs of labels; --format json has all"] if rest > 0 else [])]
 
 
-#: How many scores fit into a line of 80 columns, besides value, rows and loss.
-_SLICE_SCORES = 3
-
-
-def slice_table(found: SlicedScores) -> tuple[str, str | None]:
-    """Lay slices out in the given order; also return a remark to print with the table, if there is one."""
+def slice_listing(found: SlicedScores) -> tuple[Listing, str | None]:
+    """The columns of slices; also a remark to print with them, if there is one."""
     names = sorted({name for one in found.slices for name in one.metrics} - {"loss"})
-    shown = names[:_SLICE_SCORES]
-    lines = [
-        [
-            plain(" ".join(one.value.split())),
-            one.rows + one.failed_rows,
-            one.metrics.get("loss"),
-            *(one.metrics.get(name) for name in shown),
-        ]
-        for one in found.slices
-    ]
+    listing = Listing(
+        ListColumn(found.by, lambda one: one.value, form=CellForm.PROSE),
+        ListColumn("rows", lambda one: one.rows + one.failed_rows, 8),
+        measured("loss", lambda one: one.metrics.get("loss"), 8),
+        *(measured(name, _mean(name), max(1, 7 - at)) for at, name in enumerate(names)),
+        key="value",
+    )
     said = []
     if failed := sum(one.failed_rows for one in found.slices):
         said.append(f"{failed} rows have no loss")
     if unscored := sum(one.unscored_rows for one in found.slices):
         said.append(f"{unscored} more {'has' if unscored == 1 else 'have'} no score at all")
-    if any(one.scored.get(name) not in (None, one.rows) for one in found.slices for name in shown):
+    if any(one.scored.get(name) not in (None, one.rows) for one in found.slices for name in names):
         said.append("some scores are of fewer rows, which --format json counts")
-    if len(shown) < len(names):
-        said.append(f"--format json also has {', '.join(names[_SLICE_SCORES:])}")
-    return render([plain(found.by), "rows", "loss", *shown], lines), "; ".join(said) or None
+    return listing, "; ".join(said) or None
+
+
+def _mean(name: str) -> Callable[[Slice], float | None]:
+    return lambda one: one.metrics.get(name)
 
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

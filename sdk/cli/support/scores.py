@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
 
+from sdk.cli.support.columns import ListColumn, measured
+from sdk.cli.support.listings import Listing
 from sdk.cli.support.output import WIDTH, human_bytes, render
 from sdk.schemas.evaluation import (
     COUNTED,
@@ -17,10 +19,16 @@ from sdk.schemas.evaluation import (
     UNFINISHED_THOUGHT_ROWS,
     UNSCORED_ROWS,
     TextMetric,
+    better_is,
     is_of_texts,
     is_score,
     is_scorer,
 )
+from sdk.schemas.scores import briefly
+
+if TYPE_CHECKING:
+    from sdk.cli.support.dataset_names import ShownDatasets
+    from sdk.schemas.scores import EvaluationView
 
 
 def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -36,6 +44,65 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     known = {name for one in metrics for name in one}
     own = sorted(name for name in known if is_scorer(name) and is_score(name))
     return (*(name for name in _COLUMNS if name in known), *own) or ("loss",)
+
+
+def in_order_asked(metrics: Iterable[str]) -> list[str]:
+    """Return metrics in the order in which people ask for them: the loss, other scores, and then counts, times and sizes.
+
+    >>> in_order_asked(["base_bfloat16_bytes", "bleu", "loss", "rouge_l", "rows"])
+    ['loss', 'rouge_l', 'bleu', 'rows', 'base_bfloat16_bytes']
+    """
+    first = (*_COLUMNS, "rows")
+    places = {name: at for at, name in enumerate(first)}
+    return sorted(metrics, key=lambda name: (places.get(name, len(first)), not is_score(name), name))
+
+
+def direction(metric: str) -> str | None:
+    """Say whether a lower or a higher score is the better one; None if nobody knows, or it is none.
+
+    >>> direction("loss"), direction("rouge_l"), direction("rows")
+    ('lower', 'higher', None)
+    """
+    return {"less": "lower", "more": "higher"}.get(better_is(metric) or "")
+
+
+def better_of(metric: str, a: float | None, b: float | None) -> str | None:
+    """Say which of two scores is better, a or b; None if they are equal, or nobody knows.
+
+    >>> better_of("loss", 1.5, 1.2), better_of("rouge_l", 0.5, 0.2), better_of("loss", 1.0, 1.0)
+    ('b', 'a', None)
+    """
+    if a is None or b is None or a == b or (wanted := direction(metric)) is None:
+        return None
+    return "a" if (a < b) == (wanted == "lower") else "b"
+
+
+def score_listing(scores: Sequence[str], names: ShownDatasets | None = None, *, whose: bool = False) -> Listing:
+    """The columns of some evaluations: the rows by name, the scores, how they were made, and when; with `whose` also who
+    made them.
+    """
+    return Listing(
+        ListColumn("id"),
+        ListColumn("scores of", "namespace", 8 if whose else 0),
+        ListColumn("dataset", lambda one: one.dataset[:12] if names is None else names.of(one.dataset), 8),
+        ListColumn("rows", lambda one: _whole(one.metrics.get("rows")), 3),
+        ListColumn("precision", importance=2),
+        # The first two tell most; perplexity repeats the loss.
+        *(measured(name, _metric(name), 7 if at < 2 and name != "perplexity" else 1) for at, name in enumerate(scores)),
+        ListColumn("seen", lambda one: briefly(one.contamination), 6),
+        ListColumn("alike", lambda one: one.key[:6], 4),
+        ListColumn("created", "created_at", 5),
+        ListColumn("job", importance=0),
+        key="id",
+    )
+
+
+def _metric(name: str) -> Callable[[EvaluationView], float | None]:
+    return lambda one: one.metrics.get(name)
+
+
+def _whole(count: float | None) -> int | None:
+    return None if count is None else int(count)
 
 
 def metric_text(name: str, value: float) -> str:

@@ -19,7 +19,8 @@ from typing import IO
 
 import click
 
-from sdk.cli.support.output import columns_of, plain_lines
+from sdk.cli.support.layout import columns_of
+from sdk.cli.support.output import plain_lines
 
 _BETWEEN = " │ "
 _NARROWEST, _TAB = 8, 4

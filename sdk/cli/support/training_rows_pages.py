@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sdk.cli.support.data_pages import bold, headline, lines, marked_as_learnt
-from sdk.cli.support.output import plain, print_facts, print_json, writable
+from sdk.cli.support.output import plain, print_json, writable
+from sdk.cli.support.records import print_facts
 
 if TYPE_CHECKING:
     from sdk.schemas.training_rows import SeenText, TrainingRowsView

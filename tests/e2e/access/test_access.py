@@ -169,10 +169,13 @@ class TestAudit:
         desk.ok("alias", "set", versions, "audited", "v1")
         desk.ok("alias", "set", versions, "audited", "v2", "--reason", "better")
         subject = f"{versions}@audited"
-        header, last, first = desk.ok("audit", "--subject", subject).splitlines()
-        assert header.split() == ["TIME", "ACTOR", "ACTION", "SUBJECT", "CHANGE"]
-        assert re.search(rf"  ops \([0-9a-f]{{8}}\)  alias\.set  {versions}@aud\S+  v1→v2, reas", last), last
-        assert first.endswith("-→v1")
+        header, last, first = (line.split("\t") for line in desk.ok("audit", "--subject", subject).splitlines())
+        assert header[:6] == ["time", "by", "token", "action", "subject", "change"]
+        assert [last[1], *last[3:6]] == ["ops", "alias.set", subject, "v1→v2, reason better"]
+        assert first[5] == "-→v1"
+        drawn = desk.ok("audit", "--subject", subject, "--format", "table").splitlines()
+        assert all(len(line) <= 80 for line in drawn)
+        assert re.search(rf"ops  .*alias\.set  {subject}", drawn[1]), drawn[1]
         documents = desk.json("audit", "--subject", subject)
         assert [(entry["before"], entry["after"]) for entry in documents] == [
             ({"number": 1}, {"number": 2, "reason": "better"}),

@@ -32,13 +32,13 @@ class TestAliases:
         assert "names v1, not v3" in desk.refused(4, "promote", f"{name}@v2", "production", "--expect", "v3")
 
         header, *lines = desk.ok("alias", "history", name, "production").splitlines()
-        assert header.split() == ["MOVED", "AT", "KIND", "FROM", "TO", "MOVED", "BY", "REASON"]
-        assert [re.split(r"\s{2,}", line)[1:4] for line in lines] == [
-            ["rollback", "v2", "v1"],
-            ["rollback", "v3", "v2"],
-            ["set", "v2", "v3"],
-            ["set", "v1", "v2"],
-            ["set", "-", "v1"],
+        assert header.split("\t") == ["alias", "from", "to", "kind", "by", "time", "reason", "decision"]
+        assert [line.split("\t")[1:4] for line in lines] == [
+            ["v2", "v1", "rollback"],
+            ["v3", "v2", "rollback"],
+            ["v2", "v3", "set"],
+            ["v1", "v2", "set"],
+            ["", "v1", "set"],
         ]
         assert "v3 repeats itself" in lines[1]
         moves = desk.json("alias", "history", name)
@@ -91,7 +91,7 @@ class TestAliases:
         assert desk.ok("alias", "protect", "team/*", "guarded") == "team/*@guarded"
         assert "team/*@guarded" in desk.ok("alias", "protected", "--format", "quiet").splitlines()
         table = desk.ok("alias", "list", versions)
-        assert re.search(rf"guarded +{versions}@v1 +yes ", table), table
+        assert re.search(rf"guarded\t{versions}@v1\ttrue\t", table), table
         move = ("alias", "set", versions, "guarded", "v2")
         assert "only a promoter can move it" in desk.refused(5, *move, ADAPTERCTL_TOKEN=writer)
         assert desk.ok(*move, ADAPTERCTL_TOKEN=promoter) == f"{versions}@v2"

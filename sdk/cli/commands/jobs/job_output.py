@@ -10,9 +10,11 @@ import click
 from sdk.cli.commands.jobs.show import result_command
 from sdk.cli.commands.watch import told, watch_all
 from sdk.cli.completing.kinds import JOB
+from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.curves import curve_of
 from sdk.cli.support.endings import say_ending
-from sdk.cli.support.output import format_option, plain, print_rows, say
+from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.output import is_piped, plain, say
 from sdk.cli.support.session import open_client
 from sdk.errors import JobFailed, NotFound
 from sdk.objects import Job, Result
@@ -64,11 +66,21 @@ def _newest(client: Client) -> Job[Result]:
     return job
 
 
+_ENDED = Listing(
+    ListColumn("id"),
+    ListColumn("state"),
+    *(ListColumn(name, importance=0) for name in ("kind", "subject")),
+    ListColumn("reason"),
+    ListColumn("message", importance=0),
+    key="id",
+)
+
+
 @click.command(name="wait")
 @click.argument("job_ids", type=JOB, metavar="JOB…", nargs=-1, required=True)
 @click.option("--timeout", help="How long to wait: seconds, or 90s, 10m, 2h; then exit 8, while the jobs keep running.")
 @click.option("--any", "any_", is_flag=True, help="Stop when the first job ends, and exit with its outcome.")
-@format_option
+@listed(_ENDED)
 def jobs_wait(job_ids: tuple[str, ...], timeout: str | None, any_: bool, style: str) -> None:
     """Wait for jobs, and print how each ended.
 
@@ -86,13 +98,15 @@ def jobs_wait(job_ids: tuple[str, ...], timeout: str | None, any_: bool, style: 
         for job, event in follow(jobs, note=say, timeout_s=timeout_s, last=1):
             if event is None and job.view.state.is_final:
                 ended.append(job)
-                if style == "table":
+                if style == "table" and is_piped():
+                    _ENDED.print(style, [job.view], empty="", header=len(ended) == 1)
+                elif style == "table":
                     click.echo(_end_of(job.view))
                 if any_:
                     break
     fields = {"id", "kind", "state", "subject", "reason", "message", "result"}
     if style != "table":
-        print_rows(style, [job.view.model_dump(mode="json", include=fields) for job in ended], [], key="id", empty="")
+        _ENDED.print(style, [job.view.model_dump(mode="json", include=fields) for job in ended], empty="")
     _require_success(ended)
 
 

@@ -10,18 +10,17 @@ import click
 
 from sdk.cli.commands.watch import COLOURS, count_of, standing_of
 from sdk.cli.completing.kinds import JOB
+from sdk.cli.support.columns import ListColumn, measured
 from sdk.cli.support.curves import curve_lines, curve_of
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.output import (
-    age_of,
     format_option,
     human_bytes,
-    human_duration,
-    print_facts,
+    is_piped,
     print_one,
-    print_rows,
-    render,
     say,
 )
+from sdk.cli.support.records import print_facts, print_gap, print_listing
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import shown_value
 from sdk.errors import NotFound
@@ -42,16 +41,31 @@ _SHOWN = 5
 _PARTS = 3
 
 
+_JOBS = Listing(
+    ListColumn("id"),
+    ListColumn("state", importance=8),
+    ListColumn("kind", importance=3),
+    ListColumn("subject", lambda view: sweep_of(view) or view.subject.split(), 7),
+    ListColumn("made", lambda view: _made(view) if view.state is JobState.SUCCEEDED else None, 6),
+    ListColumn("note", lambda view: note_of(view), 5),
+    ListColumn("tries", lambda view: view.attempt or None, 1, usual=1),
+    ListColumn("failures", importance=2, usual=0),
+    ListColumn("created", "created_at", 4),
+    *(ListColumn(name, importance=0) for name in ("queue", "priority", "worker", "reason", "message")),
+    key="id",
+)
+
+
 @click.command(name="list")
 @click.option("--state", type=click.Choice([state.value for state in JobState]))
 @click.option("--queue", type=click.Choice(["gpu", "cpu"]), help="Only jobs in this queue.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@format_option
+@listed(_JOBS)
 def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> None:
     """List jobs, newest first.
 
-    TRIES counts attempts, and how many of them failed or were lost. NOTE is a waiting job's place in the queue
-    and why it waits, a running job's progress, or a failed job's reason.
+    MADE is the version that it made. NOTE is a waiting job's place in the queue and why it waits, a running job's progress,
+    or a failed job's reason. TRIES counts attempts, and FAILURES those that failed or were lost.
 
     \b
     Examples:
@@ -60,39 +74,15 @@ def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> N
     """
     with open_client() as client:
         views = [job.view for job in client.jobs(state=state, queue=queue, limit=limit)]
-    if style == "table" and views:
-        _print_table(views)
-        return
-    rows = [view.model_dump(mode="json", exclude={"request"}) | {"sweep": sweep_of(view)} for view in views]
+    documents = (view.model_dump(mode="json", exclude={"request"}) | {"sweep": sweep_of(view)} for view in views)
     empty = "no jobs yet; submit one with: adapterctl train" if state is queue is None else "no job fits these filters"
-    print_rows(style, rows, [], key="id", empty=empty)
+    _JOBS.print(style, views, empty=empty, documents=documents, colour=_coloured)
 
 
-def _print_table(views: Sequence[JobView]) -> None:
-    headers = ["id", "state", "kind", "subject", "tries", "age", "note"]
-    rows = [
-        [
-            view.id,
-            view.state.value,
-            view.kind,
-            sweep_of(view) or view.subject,
-            f"{view.attempt}, {view.failures} bad" if view.failures else view.attempt or None,
-            age_of(view.created_at),
-            note_of(view),
-        ]
-        for view in views
-    ]
-    spare = [headers.index(name) for name in ("tries", "kind", "age")]
-    header, *lines = render(headers, rows, cut=headers.index("note"), spare=spare).splitlines()
-    click.echo(header)
-    for view, line in zip(views, lines, strict=True):
-        click.echo(_coloured(line, view.state.value))
-
-
-def _coloured(line: str, state: str) -> str:
+def _coloured(view: JobView, line: str) -> str:
     # The state comes before anything that users have named; an id can't contain such a word.
-    colour = COLOURS.get(state)
-    return line.replace(state, click.style(state, fg=colour), 1) if colour and sys.stdout.isatty() else line
+    colour = COLOURS.get(view.state.value)
+    return line.replace(view.state.value, click.style(view.state.value, fg=colour), 1) if colour else line
 
 
 def sweep_of(view: JobView) -> str | None:
@@ -109,9 +99,29 @@ def note_of(view: JobView) -> str:
     if view.state is JobState.RUNNING:
         going = "stops" if view.cancel_requested else ""
         return going or ("" if view.progress is None else f"{view.progress.phase} {count_of(view.progress)}".strip())
-    if view.state is JobState.SUCCEEDED:
-        return str(_made(view) or "")
-    return view.reason or ""
+    return "" if view.state is JobState.SUCCEEDED else view.reason or ""
+
+
+_ATTEMPTS = Listing(
+    ListColumn("attempt"),
+    ListColumn("state", importance=8),
+    ListColumn("reason", lambda one: ": ".join(part for part in (one.reason, one.message) if part), 7),
+    ListColumn("worker", importance=4),
+    ListColumn("took", lambda one: one.finished_at and (one.finished_at - one.started_at).total_seconds(), 6),
+    ListColumn("started", "started_at", 5),
+    key="attempt",
+)
+_CHECKPOINTS = Listing(
+    ListColumn("step"),
+    ListColumn("steps", "total", 5),
+    ListColumn("loss", "metrics.loss", 8),
+    ListColumn("attempt", importance=2, usual=1),
+    ListColumn("size", "size_bytes", 6),
+    ListColumn("created", "created_at", 4),
+    ListColumn("expires", "expires_at", 3, none="never", always=True),
+    ListColumn("digest", importance=0),
+    key="step",
+)
 
 
 @click.command(name="show")
@@ -162,10 +172,12 @@ def _print_job(
     if lines := curve_lines(curve, sys.stdout):
         click.echo("\n" + "\n".join(lines))
     if attempts:
-        click.echo(f"\n{_attempts_table(attempts)}")
+        print_gap()
+        print_listing("attempts", _ATTEMPTS, attempts)
     if checkpoints:
-        click.echo(f"\n{_checkpoints_table(checkpoints[:_SHOWN])}")
-    if len(checkpoints) > _SHOWN:
+        print_gap()
+        print_listing("checkpoints", _CHECKPOINTS, checkpoints if is_piped() else checkpoints[:_SHOWN])
+    if len(checkpoints) > _SHOWN and not is_piped():
         click.echo(f"and {len(checkpoints) - _SHOWN} earlier: adapterctl jobs checkpoints {view.id}")
     if view.state is JobState.SUCCEEDED:
         say(f"see what it made: {result_command(view)}")
@@ -247,44 +259,9 @@ def _parts_of(found: Forecast) -> str:
     return f"{parts}; for {found.batch_size} × {found.max_length} tokens"
 
 
-def _attempts_table(attempts: Sequence[AttemptView]) -> str:
-    headers = ["try", "state", "worker", "began", "took", "why"]
-    rows = [
-        [
-            attempt.attempt,
-            attempt.state,
-            attempt.worker,
-            attempt.started_at.isoformat(),
-            None
-            if attempt.finished_at is None
-            else human_duration((attempt.finished_at - attempt.started_at).total_seconds()),
-            ": ".join(part for part in (attempt.reason, attempt.message) if part) or None,
-        ]
-        for attempt in attempts
-    ]
-    return render(headers, rows)
-
-
-def _checkpoints_table(checkpoints: Sequence[CheckpointView]) -> str:
-    headers = ["step", "of", "try", "loss", "size", "made", "kept until"]
-    rows = [
-        [
-            checkpoint.step,
-            checkpoint.total,
-            checkpoint.attempt,
-            checkpoint.metrics.get("loss"),
-            human_bytes(checkpoint.size_bytes),
-            checkpoint.created_at.isoformat(),
-            None if checkpoint.expires_at is None else checkpoint.expires_at.isoformat(),
-        ]
-        for checkpoint in checkpoints
-    ]
-    return render(headers, rows)
-
-
 @click.command(name="checkpoints", short_help="List the checkpoints of a training.")
 @click.argument("job_id", type=JOB, metavar="JOB")
-@format_option
+@listed(_CHECKPOINTS)
 def jobs_checkpoints(job_id: str, style: str) -> None:
     """List the checkpoints of a training, newest first: another training can start from them, or they can be published.
 
@@ -295,17 +272,18 @@ def jobs_checkpoints(job_id: str, style: str) -> None:
     """
     with open_client() as client:
         checkpoints = client.jobs.checkpoints(job_id)
-    if style == "table" and checkpoints:
-        click.echo(_checkpoints_table(checkpoints))
-        return
-    print_rows(style, checkpoints, [], key="step", empty=f"job {job_id} has no checkpoint")
+    _CHECKPOINTS.print(style, checkpoints, empty=f"job {job_id} has no checkpoint")
+
+
+#: Before a column for each of what was measured.
+_SERIES = Listing(ListColumn("step"), key="step")
 
 
 @click.command(name="series", short_help="Print what a training measured, by step.")
 @click.argument("job_id", type=JOB, metavar="JOB")
 @click.option("--buckets", type=click.IntRange(1, MOST_BUCKETS), help="Print at most this many lines for each series.")
 @click.option("--keys", metavar="NAME,…", help="Only these series, such as loss,eval_loss.")
-@format_option
+@listed(_SERIES)
 def jobs_series(job_id: str, buckets: int | None, keys: str | None, style: str) -> None:
     """Print what a training measured, by step: loss, lr, grad_norm, tokens, seconds, memory_bytes, scores of held-out rows.
 
@@ -321,14 +299,8 @@ def jobs_series(job_id: str, buckets: int | None, keys: str | None, style: str) 
         points = client.jobs.series(job_id, buckets=buckets, keys=wanted).points()
     rows = [{"step": point.step, **point.values} for point in points]
     names = dict.fromkeys(name for point in points for name in point.values)
-    print_rows(
-        style,
-        rows,
-        ["step", *names],
-        key="step",
-        empty=f"job {job_id} has measured nothing; see: adapterctl jobs show {job_id}",
-        shown=lambda row: {name: f"{value:.5g}" for name, value in row.items() if name != "step"},
-    )
+    listing = _SERIES.with_columns(*(measured(name, importance=max(1, 8 - at)) for at, name in enumerate(names)))
+    listing.print(style, rows, empty=f"job {job_id} has measured nothing; see: adapterctl jobs show {job_id}")
 
 
 def _made(view: JobView) -> str | None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from sdk.cli.completing.kinds import ADAPTER, ALIAS, REF
+from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.listing_group import ListingGroup
-from sdk.cli.support.output import format_option, print_done, print_made, print_rows
+from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.output import format_option, print_done, print_made
 from sdk.cli.support.session import open_client
 from sdk.schemas.approvals import ApprovalKind, ApprovalView
 from sdk.schemas.promotion_words import given, notes_on
@@ -92,10 +94,24 @@ def approvals_command() -> None:
     """
 
 
+_APPROVALS = Listing(
+    ListColumn("id"),
+    ListColumn("version", lambda view: view.ref.rpartition("@")[2], 8),
+    ListColumn("alias", importance=6),
+    ListColumn("kind", importance=7),
+    ListColumn("counts", lambda view: view.void or "yes", 5),
+    ListColumn("by", "created_by", 3),
+    ListColumn("time", "created_at", 2),
+    ListColumn("reason", importance=1),
+    ListColumn("ref", importance=0),
+    key="id",
+)
+
+
 @approvals_command.command(name="list")
 @click.argument("name", type=ADAPTER)
 @click.option("--for", "alias", type=ALIAS, metavar="ALIAS", help="Only those for this alias.")
-@format_option
+@listed(_APPROVALS)
 def approvals_list(name: str, alias: str | None, style: str) -> None:
     """List approvals and vetoes of the adapter NAME, newest first, and whether each counts.
 
@@ -105,25 +121,8 @@ def approvals_list(name: str, alias: str | None, style: str) -> None:
     """
     with open_client() as client:
         views = client.approvals(name, alias)
-    print_rows(
-        style,
-        views,
-        ["id", "version", "alias", "kind", "counts", "by", "at", "reason"],
-        key="id",
-        empty=f"nobody has approved yet; approve with: adapterctl approve {name}@vN --for {alias or 'production'}",
-        cut="reason",
-        spare=["reason", "at"],
-        shown=_shown,
-    )
-
-
-def _shown(view: ApprovalView) -> dict[str, str]:
-    return {
-        "version": view.ref.rpartition("@")[2],
-        "counts": view.void or "yes",
-        "by": view.created_by,
-        "at": view.created_at.isoformat(),
-    }
+    empty = f"nobody has approved yet; approve with: adapterctl approve {name}@vN --for {alias or 'production'}"
+    _APPROVALS.print(style, views, empty=empty)
 
 
 @approvals_command.command(name="withdraw")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from sdk.cli.completing.kinds import ADAPTER, ALIAS
+from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.decision_pages import (
     count_of,
     document_of,
@@ -19,7 +20,9 @@ from sdk.cli.support.decision_pages import (
     title_of,
 )
 from sdk.cli.support.listing_group import ListingGroup
-from sdk.cli.support.output import format_option, print_facts, print_json, print_one, print_rows, writable
+from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.output import print_one, writable
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.schemas.decisions import Decision
 
@@ -40,6 +43,20 @@ def page_format_option(command: F) -> F:
     )(command)
 
 
+_DECISIONS = Listing(
+    ListColumn("id"),
+    ListColumn("to", lambda decision: None if decision.number is None else f"v{decision.number}", 8),
+    ListColumn("alias", importance=6),
+    ListColumn("outcome", lambda decision: decision.outcome.replace("_", " "), 7),
+    ListColumn("moved", importance=4),
+    ListColumn("rules", lambda decision: count_of(decision), 5),
+    ListColumn("by", "decided_by", 2),
+    ListColumn("time", "decided_at", 3),
+    ListColumn("reason", importance=1),
+    key="id",
+)
+
+
 @click.group(name="decisions", cls=ListingGroup, subcommand_metavar="NAME | COMMAND [ARGS]...")
 def decisions_command() -> None:
     """List what was decided about aliases of the adapter NAME, or show a decision.
@@ -55,7 +72,7 @@ def decisions_command() -> None:
 @click.argument("name", type=ADAPTER)
 @click.option("--alias", type=ALIAS, metavar="ALIAS", help="Only those about this alias.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@format_option
+@listed(_DECISIONS)
 def decisions_list(name: str, alias: str | None, limit: int, style: str) -> None:
     """List decisions about aliases of the adapter NAME, newest first. RULES: how many of them passed.
 
@@ -65,29 +82,8 @@ def decisions_list(name: str, alias: str | None, limit: int, style: str) -> None
     """
     with open_client() as client:
         decisions = client.decisions(name, alias, limit=limit)
-    if style == "json":
-        print_json([document_of(decision) for decision in decisions])
-        return
-    print_rows(
-        style,
-        decisions,
-        ["id", "to", *([] if alias else ["alias"]), "outcome", "moved", "rules", "by", "at", "reason"],
-        key="id",
-        empty=f"nothing was decided yet; ask with: adapterctl promote {name}@vN {alias or 'production'} --check",
-        cut="reason",
-        spare=["reason", "at"],
-        shown=_shown,
-    )
-
-
-def _shown(decision: Decision) -> dict[str, object]:
-    return {
-        "to": "-" if decision.number is None else f"v{decision.number}",
-        "outcome": decision.outcome.replace("_", " "),
-        "rules": count_of(decision),
-        "by": decision.decided_by,
-        "at": decision.decided_at.isoformat(),
-    }
+    empty = f"nothing was decided yet; ask with: adapterctl promote {name}@vN {alias or 'production'} --check"
+    _DECISIONS.print(style, decisions, empty=empty, documents=map(document_of, decisions))
 
 
 @decisions_command.command(name="show")

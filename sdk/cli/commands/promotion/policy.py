@@ -7,8 +7,10 @@ from shlex import quote
 import click
 
 from sdk.cli.completing.kinds import ADAPTER, ALIAS, FILE
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
-from sdk.cli.support.output import filled, format_option, print_done, print_json, print_one, print_rows, say
+from sdk.cli.support.output import filled, format_option, is_piped, print_done, print_json, print_one, say
 from sdk.cli.support.policy_pages import asked_of, policy_lines
 from sdk.cli.support.session import open_client
 from sdk.schemas.policies import PolicyView
@@ -90,8 +92,27 @@ def _print(scope: str, views: list[PolicyView]) -> None:
         click.echo(line)
 
 
+_POLICIES = Listing(
+    ListColumn("scope"),
+    ListColumn("alias", importance=8),
+    ListColumn("version", importance=6),
+    ListColumn("asks", lambda view: asked_of(view.policy), 7),
+    ListColumn("by", "created_by", 2),
+    ListColumn("created", "created_at", 3),
+    key=lambda view: _key(view),
+)
+_POLICY_VERSIONS = Listing(
+    ListColumn("version"),
+    ListColumn("asks", lambda view: asked_of(view.policy), 7),
+    ListColumn("by", "created_by", 5),
+    ListColumn("created", "created_at", 6),
+    ListColumn("digest", importance=0),
+    key="version",
+)
+
+
 @policy_command.command(name="list")
-@format_option
+@listed(_POLICIES)
 def policy_list(style: str) -> None:
     """List the policies that stand in all scopes.
 
@@ -101,22 +122,13 @@ def policy_list(style: str) -> None:
     """
     with open_client() as client:
         views = client.policies()
-    print_rows(
-        style,
-        views,
-        ["scope", "alias", "version", "asks", "created_by", "created_at"],
-        key="key",
-        empty="no policy stands; set one with: adapterctl policy set NAME FILE",
-        cut="asks",
-        spare=["created_at", "created_by"],
-        shown=lambda view: {"key": _key(view), "asks": asked_of(view.policy)},
-    )
+    _POLICIES.print(style, views, empty="no policy stands; set one with: adapterctl policy set NAME FILE")
 
 
 @policy_command.command(name="history")
 @click.argument("scope", type=ADAPTER)
 @click.argument("alias", type=ALIAS)
-@format_option
+@listed(_POLICY_VERSIONS)
 def policy_history(scope: str, alias: str, style: str) -> None:
     """List the versions of the policy of SCOPE for ALIAS, newest first, and how each asks for less than the one before.
 
@@ -126,16 +138,8 @@ def policy_history(scope: str, alias: str, style: str) -> None:
     """
     with open_client() as client:
         views = client.policies.history(scope, alias)
-    print_rows(
-        style,
-        views,
-        ["version", "created_at", "created_by", "asks"],
-        key="version",
-        empty="there is no policy yet",
-        cut="asks",
-        shown=lambda view: {"asks": asked_of(view.policy)},
-    )
-    if style == "table":
+    _POLICY_VERSIONS.print(style, views, empty="there is no policy yet")
+    if style == "table" and not is_piped():
         for view in views:
             for each in view.loosened:
                 click.echo(filled(f"version {view.version} asks for less: {each}", "! "))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sdk.cli.support.output import filled, human_bytes, human_duration, print_facts, print_one, say
+from sdk.cli.support.output import filled, human_bytes, human_duration, print_one, say
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
 from sdk.examining.sweep_cost import SettingCost, SweepCost, cost_of

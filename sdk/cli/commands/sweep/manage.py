@@ -8,16 +8,16 @@ import click
 
 from sdk.cli.commands.sweep.watch import print_result, watch_sweep
 from sdk.cli.completing.kinds import SWEEP
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.output import (
-    age_of,
     format_option,
     human_duration,
-    print_facts,
     print_made,
     print_one,
-    print_rows,
     say,
 )
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.cli.support.sweep_pages import (
     document_of,
@@ -30,11 +30,23 @@ from sdk.cli.support.sweep_pages import (
 from sdk.nouns.sweeps import winner_ref
 from sdk.schemas.sweeps import SweepState, SweepView
 
+_SWEEPS = Listing(
+    ListColumn("id"),
+    ListColumn("adapter", importance=8),
+    ListColumn("state", importance=7),
+    ListColumn("members", lambda view: _done(view), 5),
+    ListColumn("varies", lambda view: settings_said(view), 4),
+    ListColumn("created", "created_at", 3),
+    ListColumn("winner", lambda view: winner_ref(view), 6),
+    ListColumn("by", "created_by", 0),
+    key="id",
+)
+
 
 @click.command(name="list")
 @click.option("--state", type=click.Choice([state.value for state in SweepState]))
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@format_option
+@listed(_SWEEPS)
 def sweep_list(state: str | None, limit: int, style: str) -> None:
     """List sweeps, newest first: what varies, and how many members have ended.
 
@@ -44,24 +56,16 @@ def sweep_list(state: str | None, limit: int, style: str) -> None:
     """
     with open_client() as client:
         views = [sweep.view for sweep in client.sweeps(state=state, limit=limit)]
-    print_rows(
-        style,
-        [view.model_dump(mode="json", exclude={"members", "verdict"}) | {"winner": winner_ref(view)} for view in views],
-        ["id", "adapter", "state", "members", "varies", "age", "winner"],
-        key="id",
-        empty="no sweeps yet; begin one with: adapterctl sweep NAME"
-        if state is None
-        else "no sweep fits these filters",
-        cut="varies",
-        spare=["age"],
-        shown=lambda row: _shown(next(view for view in views if view.id == row["id"])),
+    documents = (
+        view.model_dump(mode="json", exclude={"members", "verdict"}) | {"winner": winner_ref(view)} for view in views
     )
+    empty = "no sweeps yet; begin one with: adapterctl sweep NAME" if state is None else "no sweep fits these filters"
+    _SWEEPS.print(style, views, empty=empty, documents=documents)
 
 
-def _shown(view: SweepView) -> dict[str, object]:
+def _done(view: SweepView) -> str:
     done = sum(count for state, count in view.counts.items() if state in ("succeeded", "failed", "cancelled"))
-    most = view.most_members or sum(view.counts.values())
-    return {"members": f"{done}/{most}", "varies": settings_said(view), "age": age_of(view.created_at)}
+    return f"{done}/{view.most_members or sum(view.counts.values())}"
 
 
 @click.command(name="show")

@@ -7,7 +7,6 @@ import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, cast
-from unicodedata import combining, east_asian_width
 
 import pytest
 from hypothesis import given
@@ -17,7 +16,11 @@ from support.job_views import job_view
 
 from sdk.cli.commands.jobs.show import advised_next
 from sdk.cli.commands.watch import count_of, describe, left_of, watch_all
-from sdk.cli.support.output import _cut, fit, human_bytes, plain, print_facts, print_json, print_rows, render, say
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.layout import columns_of, cut_to
+from sdk.cli.support.listings import Listing
+from sdk.cli.support.output import fit, human_bytes, plain, print_json, render, say
+from sdk.cli.support.records import print_facts
 from sdk.objects import Job
 from sdk.schemas.advice import Advice
 from sdk.schemas.events import Event, Progress
@@ -33,15 +36,16 @@ CELLS = st.one_of(
 )
 
 
-@given(st.integers(1, 8).flatmap(lambda n: st.lists(st.lists(CELLS, min_size=n, max_size=n), min_size=1, max_size=4)))
-def test_a_table_has_80_columns_at_most_and_no_control_characters(rows: list[list[Any]]) -> None:
-    text = render([f"column_{n}" for n in range(len(rows[0]))], rows)
-    lines = text.split("\n")
+PROSE = [ListColumn("reason"), ListColumn("note"), ListColumn("message"), ListColumn("what")]
+
+
+@given(st.lists(st.fixed_dictionaries({one.header: CELLS for one in PROSE}), min_size=1, max_size=4))
+def test_a_table_has_80_columns_at_most_and_no_control_characters(rows: list[dict[str, Any]]) -> None:
+    lines = Listing(*PROSE, key="reason").drawn(rows, width=80).text.split("\n")
     assert len(lines) == len(rows) + 1
     for line in lines:
         assert line.isprintable()
-        # A combining character stands on the one before it, and a wide one takes two columns.
-        assert sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in line) <= 80
+        assert columns_of(line) <= 80
 
 
 def test_a_table_is_laid_out_as_people_read_it() -> None:
@@ -53,40 +57,34 @@ def test_a_table_is_laid_out_as_people_read_it() -> None:
     ]
 
 
-def test_a_long_cell_is_cut_and_short_ones_are_kept() -> None:
-    lines = render(["id", "fingerprint", "size"], [["base", "f" * 100, "12 kB"]]).split("\n")
-    assert lines[1].startswith("base  fff")
-    assert lines[1].endswith("…  12 kB")
-    assert len(lines[1]) == 80
-
-
-def test_one_column_may_be_cut_before_all_others() -> None:
-    row = ["2026-01-02 03:04", "s" * 40, "c" * 40]
-    kept, cut = (render(["time", "subject", "change"], [row], cut=column).split("\n")[1] for column in (None, 2))
-    assert len(kept) == len(cut) == 80
-    assert row[1] not in kept
-    assert row[1] in cut
-    # Not below what can be read; then the others give way too.
-    narrow = render(["time", "subject", "change"], [[row[0], "s" * 60, row[2]]], cut=2).split("\n")[1]
-    assert narrow.endswith(" ccccccccccc…")
-    assert len(narrow) == 80
+def test_only_sentences_are_cut() -> None:
+    row = {"id": "3f1c2a9b7d20", "reason": "r" * 100, "size": 12_000}
+    listing = Listing(ListColumn("id"), ListColumn("reason"), ListColumn("size"), key="id")
+    line = listing.drawn([row], width=80).text.split("\n")[1]
+    assert line.startswith("3f1c2a9b7d20  rrr")
+    assert line.endswith("…  12.0 kB")
+    assert len(line) == 80
+    # Where there is no room for what can be read, the least important columns are left out.
+    small = listing.drawn([row], width=14)
+    assert small.text.split("\n") == ["ID", "3f1c2a9b7d20"]
+    assert small.left_out == ("reason", "size")
 
 
 @given(st.text(alphabet="ab\u0301\u6570", max_size=30), st.integers(1, 12))
 def test_what_is_cut_is_the_longest_beginning_with_room_for_the_mark(text: str, width: int) -> None:
     def columns(said: str) -> int:
-        return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in said)
+        return sum(0 if c == "\u0301" else 1 if c.isascii() else 2 for c in said)
 
     beginnings = [text[:end] for end in range(len(text) + 1)]
     wanted = text if columns(text) <= width else max((b for b in beginnings if columns(b) < width), key=len) + "…"
-    assert _cut(text, width) == wanted
+    assert cut_to(text, width) == wanted
 
 
 def test_a_line_of_megabytes_is_cut_at_once() -> None:
     # A character at a time from the end, it took hours.
     row = "row " * 200_000
     assert fit(row) == ("row " * 20)[:79] + "…"
-    assert [len(line) for line in render(["id", "text"], [["a", row]]).split("\n")] == [8, 80]
+    assert [len(line) for line in render(["id", "text"], [["a", row]], cut=1).split("\n")] == [8, 80]
 
 
 def test_wide_characters_take_two_columns() -> None:
@@ -95,6 +93,7 @@ def test_wide_characters_take_two_columns() -> None:
     assert lines[2] == "data  x"
 
 
+NAMES = Listing(ListColumn("name"), key="name")
 HOSTILE = "a\x1b[2Jb\rc\nd\u202ee\u200bf\x9bg"
 
 
@@ -102,22 +101,22 @@ def test_characters_that_a_terminal_obeys_are_neutralised(capsys: pytest.Capture
     assert plain(HOSTILE) == "a?[2Jb?c?d?e?f?g"
     say(HOSTILE)
     print_facts([("name", HOSTILE), ("list", [HOSTILE]), ("at", "2026-01-02T03:04:05.678Z")])
-    print_rows("table", [{"name": HOSTILE}], ["name"], key="name", empty="")
+    NAMES.print("table", [{"name": HOSTILE}], empty="")
     said = capsys.readouterr()
     assert not {"\x1b", "\r", "\u202e", "\u200b", "\x9b"} & set(said.out + said.err)
-    assert "2026-01-02 03:04" in said.out
+    assert "at\t2026-01-02T03:04:05.678Z\n" in said.out
 
 
 def test_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
-    for style, out, err in (("json", "[]\n", ""), ("quiet", "", ""), ("table", "", "none yet\n")):
-        print_rows(style, [], ["name"], key="name", empty="none yet")
+    for style, out, err in (("json", "[]\n", ""), ("quiet", "", ""), ("table", "name\n", "none yet\n")):
+        NAMES.print(style, [], empty="none yet")
         said = capsys.readouterr()
         assert (said.out, said.err) == (out, err)
 
 
 def test_json_is_one_document_of_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"name": HOSTILE, "more": {"a": [1, None]}}]
-    print_rows("json", rows, ["name"], key="name", empty="")
+    NAMES.print("json", rows, empty="")
     assert json.loads(capsys.readouterr().out) == rows
     print_json({"name": "\ud800"})
     assert json.loads(capsys.readouterr().out) == {"name": "\ud800"}

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from sdk.cli.support.output import columns_of
+from sdk.cli.support.layout import columns_of
 from sdk.cli.support.side_by_side import SideBySide
 
 TEXTS = (

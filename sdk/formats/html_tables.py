@@ -108,7 +108,7 @@ def _text(text: str, *, most: int = 4 * MOST_CHARACTERS) -> str:
 
 
 def _caption(text: str) -> str:
-    style = "caption-side:top;text-align:left;font-weight:600;color:inherit;padding:.25em .75em"
+    style = "caption-side:top;text-align:left;font-weight:600;white-space:nowrap;color:inherit;padding:.25em .75em"
     return f'<caption style="{style}">{_text(text)}</caption>'
 
 
@@ -125,5 +125,11 @@ def _cells(row: Sequence[object]) -> Iterable[str]:
     for at, value in enumerate(row):
         side = "text-align:right;font-variant-numeric:tabular-nums" if _is_number(value) else "text-align:left"
         name, scope = ("th", ' scope="row"') if at == 0 else ("td", "")
-        weight = "font-weight:600;" if at == 0 else ""
+        weight = (
+            "font-weight:600;white-space:nowrap;"
+            if at == 0
+            else "white-space:nowrap;"
+            if isinstance(value, datetime)
+            else ""
+        )
         yield f'<{name}{scope} style="{side};{weight}{_LINE};{_PLAIN}">{escape(cell(value))}</{name}>'

@@ -300,7 +300,7 @@ class TestProcesses:
     def test_a_process_that_has_ended_is_forgotten(self, people: World, reported: Callable[[], Numbers]) -> None:
         reported()
         with people.services.db.write() as session:
-            for name, ago_s in (("ended:1", 61.0), ("long-ended:1", 3601.0), ("running:1", 59.0)):
+            for name, ago_s in (("ended:1", 61.0), ("long-ended:1", 3601.0), ("running:1", 20.0)):
                 row = session.get_one(ServerProcess, process_name())
                 session.add(ServerProcess(name=name, seen_at_s=row.seen_at_s - ago_s, figures=row.figures))
         shown = {dict(pairs).get("process") for _, pairs in reported()}

@@ -20,8 +20,8 @@ _MOST_HELP = 60
 
 
 def written() -> str:
-    """Return the file as it must be."""
-    return json.dumps(_node(cli, click.Context(cli)), indent=1, ensure_ascii=False) + "\n"
+    """Return the file as it must be: a line for each argument and option, so that changes of it can be read."""
+    return json.dumps(_node(cli, click.Context(cli)), ensure_ascii=False).replace('{"name":', '\n{"name":') + "\n"
 
 
 def _node(command: click.Command, ctx: click.Context) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_rows_are_named_pulled_and_removed(place: CommandLine) -> None:
     told = json.loads(place.ok("data", "pull", "faq", "-o", "back.csv", "--overwrite", "--format", "json"))
     assert told == {"data": "faq@v2", "digest": second, "path": "back.csv"}
     assert (place.folder / "back.csv").read_bytes() == (place.folder / "more.jsonl").read_bytes()
-    place.ok("data", "rm", "faq@v2")
+    place.ok("data", "rm", "faq@v2", "--yes")
     gone = place.run("data", "pull", second[:12], "-o", "gone.jsonl")
     assert (gone.returncode, (place.folder / "gone.jsonl").exists()) == (3, False)
     assert json.loads(place.ok("data", "list", "--format", "json"))[0]["names"] == ["faq@v1"]

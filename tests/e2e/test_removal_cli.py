@@ -56,13 +56,17 @@ def test_versions_are_archived_restored_annotated_and_deleted(home: Home) -> Non
         assert (refused.returncode, refused.stdout) == (2, "")
         assert said in refused.stderr
 
-    silent = home.run("delete", "a")
+    for verb in ("delete", "archive"):
+        bare = home.run(verb, "a", "--reason", "which?")
+        assert (bare.returncode, bare.stdout) == (2, "")
+        assert f"such as a@v3, or all of them with: adapterctl {verb} a --all-versions" in bare.stderr
+    silent = home.run("delete", "a@latest")
     assert (silent.returncode, silent.stdout) == (2, "")
     assert "--yes" in silent.stderr
-    status, out, shown = home.at_a_terminal("delete", "a", asks="[y/N]", typed="n", piped=True)
+    status, out, shown = home.at_a_terminal("delete", "a@latest", asks="[y/N]", typed="n", piped=True)
     assert (status, out) == (130, "")
     assert "delete a@v2 for good?" in shown
-    status, out, _ = home.at_a_terminal("delete", "a", asks="[y/N]", typed="y", piped=True)
+    status, out, _ = home.at_a_terminal("delete", "a@latest", asks="[y/N]", typed="y", piped=True)
     assert (status, out) == (0, "a@v2\n")
     gone = home.run("show", "a@v2")
     assert gone.returncode == 3
@@ -121,9 +125,9 @@ def test_rows_of_a_dataset_are_given_up(home: Home) -> None:
     rows = home.folder / "rows.jsonl"
     rows.write_text('{"text": "a"}\n')
     home.client.datasets.add(rows)
-    assert home.json("data", "rm", "rows.jsonl") == {"data": "rows.jsonl", "removed": True}
+    assert home.json("data", "rm", "rows.jsonl", "--yes") == {"data": "rows.jsonl", "removed": True}
     assert home.json("data", "list") == []
-    again = home.run("data", "rm", "rows.jsonl")
+    again = home.run("data", "rm", "rows.jsonl", "--yes")
     assert again.returncode == 3
     assert "adapterctl data add" in again.stderr
 
@@ -143,3 +147,40 @@ def test_the_server_collects_by_itself(home: Home) -> None:
     assert reports == [{**reports[1], "dry_run": True}, {**reports[1], "dry_run": False}]
     assert reports[1]["blobs"] == 2
     assert home.client.audit(action="gc.run")[0].actor == "registry"
+
+
+def test_all_versions_go_when_nothing_needs_them_and_their_name_is_typed(home: Home) -> None:
+    home.push(2)
+    home.client.set_alias("a", "production", version=1)
+    needed = home.run("delete", "a", "--all-versions", "--yes")
+    assert (needed.returncode, needed.stdout) == (4, "")
+    assert (
+        "a@production names one of these versions; remove it first with: adapterctl alias rm a production"
+        in needed.stderr
+    )
+    home.client.aliases.remove("a", "production")
+    wrong = home.run("delete", "a@v1", "--all-versions", "--yes")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    status, out, shown = home.at_a_terminal(
+        "delete", "a", "--all-versions", asks="type the name a", typed="b", piped=True
+    )
+    assert (status, out) == (2, "")
+    assert "that is not a; nothing was done" in shown
+    assert [version.ref for version in home.client.versions("a")] == ["a@v2", "a@v1"]
+    assert home.run("archive", "a", "--all-versions").stdout == "a@v1\na@v2\n"
+    status, out, _ = home.at_a_terminal("delete", "a", "--all-versions", asks="type the name a", typed="a", piped=True)
+    assert (status, out) == (0, "a@v1\na@v2\n")
+    assert home.run("show", "a@v1").returncode == 3
+
+
+def test_rows_are_removed_when_somebody_says_yes_and_is_told_what_was_trained_on_them(home: Home) -> None:
+    rows = home.folder / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    home.client.datasets.add(rows)
+    silent = home.run("data", "rm", "rows.jsonl")
+    assert (silent.returncode, silent.stdout) == (2, "")
+    assert "--yes" in silent.stderr
+    status, _, shown = home.at_a_terminal("data", "rm", "rows.jsonl", asks="[y/N]", typed="n", piped=True)
+    assert status == 130
+    assert "remove rows.jsonl (" in shown
+    assert len(home.client.datasets()) == 1

@@ -12,7 +12,7 @@ from sdk.cli.completing.kinds import BASE, FILE, REF, ROWS
 from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.data_pages import print_audit, print_preview
 from sdk.cli.support.listings import Listing, listed
-from sdk.cli.support.options import whose_base_options
+from sdk.cli.support.options import confirm, whose_base_options, yes_option
 from sdk.cli.support.output import (
     NOT_AS_IT_SHOULD_BE,
     format_option,
@@ -224,6 +224,10 @@ def data_list(style: str) -> None:
     _DATASETS.print(style, views, empty="no datasets yet; add one with: adapterctl data add FILE")
 
 
+#: How many versions that were trained on a dataset are named before it is removed.
+_MOST_TRAINED = 5
+
+
 @data_command.command(name="rm")
 @click.argument("data", type=ROWS)
 @click.option(
@@ -231,8 +235,9 @@ def data_list(style: str) -> None:
     metavar="NAMESPACE",
     help="Only from this namespace, whose name is meant. [default: from all that you may write to]",
 )
+@yes_option
 @format_option
-def data_rm(data: str, namespace: str | None, style: str) -> None:
+def data_rm(data: str, namespace: str | None, yes: bool, style: str) -> None:
     """Remove the dataset DATA (a name, NAME@v2 or a digest); versions trained on it still name it.
 
     Its rows go with a later `adapterctl gc`, unless the same file is added again first.
@@ -242,6 +247,17 @@ def data_rm(data: str, namespace: str | None, style: str) -> None:
       adapterctl data rm reviews.jsonl
     """
     with open_client() as client:
-        client.datasets.remove(data, namespace=namespace)
+        view = client.datasets.get(data, namespace=namespace)
+        trained = [version.ref for version in client.search(f"dataset = {view.digest}", limit=_MOST_TRAINED + 1)]
+        if trained:
+            more = ", …" if len(trained) > _MOST_TRAINED else ""
+            say(
+                f"trained on it: {', '.join(trained[:_MOST_TRAINED])}{more}; they can't be trained like that again without it"
+            )
+        if len(view.names) > 1:
+            say(f"these rows are also called {', '.join(name for name in view.names if name != data)}; all names go")
+        # The bytes that the question is about go, whatever the name means by then.
+        confirm(f"remove {data} ({view.digest[:12]}, {view.rows} rows)?", yes=yes)
+        client.datasets.remove(view.digest, namespace=namespace)
     later = f"{data} is removed; its bytes go with the next: adapterctl gc"
     print_done(style, {"data": data, "removed": True}, None, later)

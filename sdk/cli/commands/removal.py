@@ -2,21 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.completing.kinds import ADAPTER, REF
-from sdk.cli.support.options import confirm, require_terminal, take_tags, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_done, print_one, say
+from sdk.cli.support.options import confirm, confirm_by_typing, require_terminal, take_tags, yes_option
+from sdk.cli.support.output import format_option, human_bytes, print_done, print_json, print_one, say
 from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
+from sdk.errors import Conflict, InvalidInput
 from sdk.names import parse_ref
 from sdk.objects import Version
 from sdk.schemas.removal import GcReport, RetentionView
 
+if TYPE_CHECKING:
+    from sdk.client import Client
+
 _MISSING = "files missing in storage"
 _reason = click.option("--reason", default="", help="The reason; kept in the audit trail.")
+
+
+_all_versions = click.option(
+    "--all-versions", "every", is_flag=True, help="All versions of the adapter NAME, which is given in place of REF."
+)
+
+
+def _require_version(ref: str, verb: str) -> None:
+    """Raise InvalidInput for the bare name of an adapter: a version is meant, and nobody has said which."""
+    if "@" not in ref:
+        name = parse_ref(ref).adapter
+        raise InvalidInput(
+            f"{name} is an adapter; say which version, such as {name}@v3, or all of them with: adapterctl {verb} {name} --all-versions",
+            param="ref",
+        )
+
+
+def _versions_of(client: Client, name: str) -> list[Version]:
+    """Return every version of an adapter, oldest first. Raises InvalidInput for a ref, NotFound."""
+    if "@" in name:
+        raise InvalidInput(
+            f"--all-versions is about an adapter, and {name} names one version; leave it out", param="all-versions"
+        )
+    return [*reversed(client.versions(name, archived=True))]
+
+
+def _require_unneeded(client: Client, name: str, versions: Sequence[Version]) -> None:
+    """Raise Conflict if an alias names one of the versions, another adapter was made from one, or a program on this machine uses one."""
+    from sdk.pulling.leases import leased
+    from sdk.schemas.lineage import VersionNode
+
+    if aliases := client.aliases(name):
+        named = ", ".join(f"{name}@{alias.alias}" for alias in aliases[:5])
+        raise Conflict(
+            f"{named} names one of these versions; remove it first with: adapterctl alias rm {name} {aliases[0].alias}"
+        )
+    for version in versions:
+        below = client.lineage(version.ref, direction="down", depth=1)
+        if made := [
+            node.ref for node in below.nodes if isinstance(node, VersionNode) and node.ref.partition("@")[0] != name
+        ]:
+            raise Conflict(
+                f"{made[0]} was made from {version.ref}; archive {name} instead: adapterctl archive {name} --all-versions"
+            )
+        if leases := leased(client.cache, version.digest):
+            raise Conflict(f"{leases[0].owner} on this machine uses {version.ref}; end it, then delete again")
 
 
 def _show(version: Version, style: str, told: str) -> None:
@@ -24,18 +75,35 @@ def _show(version: Version, style: str, told: str) -> None:
     print_done(style, version.as_dict() if style == "json" else {}, version.ref, told)
 
 
+def _show_all(versions: Sequence[Version], style: str, done: str) -> None:
+    if style == "json":
+        print_json([version.as_dict() for version in versions])
+        return
+    for version in versions:
+        click.echo(version.ref)
+    say(f"{len(versions)} versions are {done}")
+
+
 @click.command(name="archive")
-@click.argument("ref", type=REF)
+@click.argument("ref", metavar="REF|NAME", type=REF)
 @_reason
+@_all_versions
 @format_option
-def archive_command(ref: str, reason: str, style: str) -> None:
+def archive_command(ref: str, reason: str, every: bool, style: str) -> None:
     """Hide the version that REF names from lists and `latest`; its number and digest still find it.
 
     \b
-    Example:
+    Examples:
       adapterctl archive code-review@v2 --reason "superseded by v3"
+      adapterctl archive code-review --all-versions --reason "now in team/code-review"
     """
+    if not every:
+        _require_version(ref, "archive")
     with open_client() as client:
+        if every:
+            done = [client.versions.archive(one.ref, reason=reason) for one in _versions_of(client, ref)]
+            _show_all(done, style, f"archived; undo it with: adapterctl restore {ref}@vN")
+            return
         version = client.versions.archive(ref, reason=reason)
         _show(version, style, f"{version.ref} is archived; undo it with: adapterctl restore {version.ref}")
 
@@ -57,20 +125,33 @@ def restore_command(ref: str, reason: str, style: str) -> None:
 
 
 @click.command(name="delete")
-@click.argument("ref", type=REF)
+@click.argument("ref", metavar="REF|NAME", type=REF)
 @_reason
+@_all_versions
 @yes_option
 @format_option
-def delete_command(ref: str, reason: str, yes: bool, style: str) -> None:
+def delete_command(ref: str, reason: str, every: bool, yes: bool, style: str) -> None:
     """Delete the version that REF names for good; its number stays taken.
 
-    Its files go with a later `adapterctl gc`, unless another version has the same files.
+    Its files go with a later `adapterctl gc`, unless another version has the same files. With --all-versions the adapter's
+    name has to be typed, and nothing is deleted while an alias names a version, another adapter was made from one, or a program
+    on this machine uses one.
 
     \b
-    Example:
+    Examples:
       adapterctl delete code-review@v2 --yes
+      adapterctl delete code-review --all-versions
     """
+    if not every:
+        _require_version(ref, "delete")
     with open_client() as client:
+        if every:
+            versions = _versions_of(client, ref)
+            _require_unneeded(client, ref, versions)
+            confirm_by_typing(f"delete {len(versions)} versions for good? type the name {ref}", ref, yes=yes)
+            done = [client.versions.delete(one.ref, reason=reason) for one in versions]
+            _show_all(done, style, "deleted; their files go with the next: adapterctl gc")
+            return
         # The version shown in the question is the one that is deleted, whatever an alias names by then.
         exact = client.get(str(parse_ref(ref))).ref
         confirm(f"delete {exact} for good?", yes=yes)

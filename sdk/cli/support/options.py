@@ -54,6 +54,17 @@ def confirm(question: str, *, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
+def confirm_by_typing(question: str, expected: str, *, yes: bool) -> None:
+    """Ask for a name to be typed unless `yes`. Raises InvalidInput for another text, and if there is no terminal."""
+    if yes:
+        return
+    require_terminal()
+    if click.prompt(question, default="", show_default=False, err=True).strip() != expected:
+        from sdk.errors import InvalidInput
+
+        raise InvalidInput(f"that is not {expected}; nothing was done", param="yes")
+
+
 def require_terminal() -> None:
     """Raise InvalidInput if there is no terminal to ask on."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -18,6 +18,7 @@ from sdk.cli.support.score_tables import (
     condition_rows,
     label_lines,
     metrics_of,
+    print_label_counts,
     row_document,
     row_listing,
     slice_listing,
@@ -210,7 +211,9 @@ def _print(found: Evaluation, labels: LabelCounts | None, names: ShownDatasets) 
         print_remark(line)
     print_gap()
     if is_piped():
-        print_facts([(f"conditions.{name}", value) for name, value in condition_rows(found.conditions)])
+        print_facts([(f"conditions.{name}", value) for name, value in condition_rows(found.conditions, whole=True)])
+        if labels is not None:
+            print_label_counts(labels)
         _print_samples(found)
         return
     print_listing("conditions", _CONDITIONS, condition_rows(found.conditions))

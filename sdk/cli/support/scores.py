@@ -81,14 +81,15 @@ def score_listing(scores: Sequence[str], names: ShownDatasets | None = None, *, 
     """The columns of some evaluations: the rows by name, the scores, how they were made, and when; with `whose` also who
     made them.
     """
+    # Two tell most; perplexity repeats the loss.
+    most = [name for name in scores if name != "perplexity"][:2]
     return Listing(
         ListColumn("id"),
         ListColumn("scores of", "namespace", 8 if whose else 0),
         ListColumn("dataset", lambda one: one.dataset[:12] if names is None else names.of(one.dataset), 8),
         ListColumn("rows", lambda one: _whole(one.metrics.get("rows")), 3),
         ListColumn("precision", importance=2),
-        # The first two tell most; perplexity repeats the loss.
-        *(measured(name, _metric(name), 7 if at < 2 and name != "perplexity" else 1) for at, name in enumerate(scores)),
+        *(measured(name, _metric(name), 7 if name in most else 1) for name in scores),
         ListColumn("seen", lambda one: briefly(one.contamination), 6),
         ListColumn("alike", lambda one: one.key[:6], 4),
         ListColumn("created", "created_at", 5),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from support.merging_desk import MergingDesk
 from support.registries import World
 
 from sdk.cli import cli
-from sdk.cli.support.scores import scores_table
+from sdk.cli.support.scores import target_listing
 from sdk.errors import Conflict, JobFailed, NotFound, VerificationFailed
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, RowScore, Sample
 
@@ -110,7 +111,7 @@ def test_what_is_scored_beside_is_marked(desk: MergingDesk, run: Run, rows: Path
     job = json.loads(run("eval", new, *asked).stdout)["job"]
     assert f"{base} (base), {old} (production)" in run("jobs", "show", job).stdout
     hand_in(desk, fails=1)
-    shown = run("jobs", "result", job)
+    shown = run("jobs", "result", job, *TABLE)
     assert shown.exit_code == 0, shown.output
     first, second = (line.split("float32")[0].strip() for line in shown.stdout.splitlines()[1:3])
     assert (first, second) == (new, f"{old} (production)")
@@ -124,7 +125,7 @@ class TestResults:
     def test_of_an_evaluation_are_its_scores_as_eval_prints_them(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         ref = desk.push()
         job = evaluated(desk, [ref], rows)
-        shown = run("jobs", "result", job)
+        shown = run("jobs", "result", job, *TABLE)
         assert shown.exit_code == 0, shown.output
         header, first, second, *_ = shown.stdout.splitlines()
         assert header.split()[:6] == ["REF", "PRECISION", "LOSS", "PERPLEXITY", "ROUGE", "L"]
@@ -139,6 +140,12 @@ class TestResults:
         assert f"! {ref}: not checked: what {ref} was trained on is not known" in " ".join(shown.stdout.split())
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
+        # A program gets a record a line, and the sentences beside it.
+        piped = run("jobs", "result", job)
+        names, *records = (line.split("\t") for line in piped.stdout.splitlines())
+        assert [record[names.index("ref")] for record in records] == [ref, f"base:{desk.base.id}"]
+        assert [record[names.index("id")] for record in records] == [item["id"] for item in found]
+        assert general in piped.stderr
         assert f"adapterctl jobs result {job}" in run("jobs", "show", job).output
 
     def test_scores_that_failed_on_rows_are_named(self, desk: MergingDesk, run: Run, rows: Path) -> None:
@@ -480,10 +487,16 @@ class TestRows:
 def test_as_many_scores_as_a_line_has_room_for() -> None:
     names = ("loss", "perplexity", "rouge_l", "exact_match", "token_f1", "contains", "json_valid", "bleu", "chrf")
     metrics = dict.fromkeys(names, 0.123456)
-    table, left_out = scores_table([(f"team/code-review@v{n}", "bfloat16", metrics, "100/100+") for n in (1, 2)])
-    lines = table.splitlines()
+    scores: Any = [
+        SimpleNamespace(ref=f"team/code-review@v{n}", precision="bfloat16", metrics=metrics, contamination=None, id="a")
+        for n in (1, 2)
+    ]
+    listing = target_listing(scores, str)
+    found = listing.drawn(scores, width=80)
+    lines = found.text.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[1:]] == ["team/code-review@v1", "team/code-review@v2"]
     shown = [name for name in names if name.replace("_", " ").upper() in lines[0]]
     assert shown[:2] == ["loss", "perplexity"]
-    assert {*shown, *left_out.removeprefix("--format json also has ").split(", ")} >= set(names) - {"rouge_l"}
+    assert {*shown} | {*found.left_out} == set(names)
+    assert listing.tabbed(scores).splitlines()[1].split("\t").count("0.123456") == len(names)

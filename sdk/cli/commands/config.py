@@ -6,6 +6,7 @@ import click
 
 from sdk import config
 from sdk.cli.support.columns import CellForm, ListColumn
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.output import print_json
 
@@ -17,7 +18,7 @@ _SETTINGS = Listing(
 )
 
 
-@click.group(name="config")
+@click.group(name="config", cls=CommandGroup)
 def config_command() -> None:
     """Show what is configured, and where it is from."""
 

@@ -10,6 +10,7 @@ import click
 from sdk.cli.completing.kinds import FILE, REF_OR_BASE
 from sdk.cli.support.columns import CellForm, ListColumn
 from sdk.cli.support.dataset_names import ShownDatasets
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed, no_header_option
 from sdk.cli.support.options import scores_of_option, whose_base_options
 from sdk.cli.support.output import filled, format_option_of, is_piped, one_line, plain, print_one, say
@@ -58,7 +59,7 @@ _CONDITIONS = Listing(
 _ROWS = 20
 
 
-@click.group(name="evals")
+@click.group(name="evals", cls=CommandGroup)
 def evals_command() -> None:
     """List and show the scores of versions and bases."""
 

@@ -31,7 +31,9 @@ def test_rows_are_named_pulled_and_removed(place: CommandLine) -> None:
     assert "faq@v1: 1 rows of prompt-completion" in added.stderr
     second = place.ok("data", "add", "more.jsonl", *mapped, "--format", "quiet")
     listed = place.ok("data", "list").splitlines()
-    assert [line.split()[:2] for line in listed[1:]] == [[second[:12], "faq@v2"], [digest[:12], "faq@v1"]]
+    assert [line.split("\t")[:2] for line in listed[1:]] == [["faq@v2", second], ["faq@v1", digest]]
+    drawn = place.ok("data", "list", "--format", "table").splitlines()
+    assert [line.split()[0] for line in drawn[1:]] == ["faq@v2", "faq@v1"]
     assert place.ok("data", "pull", "faq@v1", "-o", "back.csv") == "back.csv"
     assert (place.folder / "back.csv").read_bytes() == (place.folder / "rows.csv").read_bytes()
     again = place.run("data", "pull", "faq", "-o", "back.csv", "--format", "json")

@@ -97,10 +97,10 @@ class TestList:
         status, _, shown = desk.at_a_terminal("jobs", "list", "--limit", "3", columns=200, TERM="xterm-256color")
         assert status == 0
         plain = [row.rstrip() for row in _ESCAPES.sub("", shown).splitlines()]
-        assert re.search(r"#1: it needs \S+ GiB of memory, and the largest worker that may run it has", plain[1])
-        assert plain[2].endswith("#2: 1 job goes first")
+        assert re.search(r"#1: it needs \S+ GiB of memory, and the largest worker that may run it ", plain[1])
+        assert re.search(r" #2: 1 job goes first +\d{4}-\d\d-\d\d \d\d:\d\d UTC$", plain[2]), plain[2]
         assert LONG in plain[3]
-        assert plain[3].endswith("train 30/100 steps")
+        assert " train 30/100 steps " in plain[3]
         # The state of a job that runs has a colour.
         assert "\x1b[36mrunning\x1b[0m" in shown
 
@@ -157,7 +157,14 @@ class TestSeries:
         ]
         assert desk.json("jobs", "series", job, "--keys", "loss", "--buckets", "1") == [{"step": 2, "loss": 1.875}]
         shown = desk.ok("jobs", "series", job).splitlines()
-        assert [line.split() for line in shown[-3:]] == [
+        assert [line.split("\t") for line in shown] == [
+            ["step", "loss", "lr", "eval_loss"],
+            ["1", "2.5", "0.0002", ""],
+            ["2", "1.25", "0.0002", ""],
+            ["3", "", "", "1.25"],
+        ]
+        drawn = desk.ok("jobs", "series", job, "--format", "table").splitlines()
+        assert [line.split() for line in drawn[-3:]] == [
             ["1", "2.5", "0.0002", "-"],
             ["2", "1.25", "0.0002", "-"],
             ["3", "-", "-", "1.25"],
@@ -250,13 +257,21 @@ class TestWait:
     def test_how_each_has_ended_decides(self, desk: Desk) -> None:
         good, bad = desk.submit("good"), desk.submit("bad")
         desk.claim().complete()
-        assert desk.ok("jobs", "wait", good) == f"{good}  succeeded"
+        header, good_row = desk.ok("jobs", "wait", good).split("\n")
+        assert header.split("\t")[:2] == ["id", "state"]
+        assert good_row.split("\t")[:4] == [good, "succeeded", "training", "good"]
         done = desk.run("jobs", "wait", good, bad, "--any", "--timeout", "60")
-        assert (done.returncode, done.stdout) == (0, f"{good}  succeeded\n")
+        assert (done.returncode, done.stdout) == (0, f"{header}\n{good_row}\n")
         threading.Timer(2, desk.claim().fail, ["data", "row 3 is odd; mend it"]).start()
         done = desk.run("jobs", "wait", good, bad)
         assert done.returncode == 6
-        assert sorted(done.stdout.splitlines()) == sorted([f"{good}  succeeded", f"{bad}  failed (data)"])
+        # There is one header, however they end one after the other.
+        first, *ended = done.stdout.splitlines()
+        assert first == header
+        of = {row.split("\t")[0]: dict(zip(header.split("\t"), row.split("\t"), strict=True)) for row in ended}
+        assert of.keys() == {good, bad}
+        assert (of[good]["state"], of[good]["reason"]) == ("succeeded", "")
+        assert [of[bad][name] for name in ("state", "reason", "message")] == ["failed", "data", "row 3 is odd; mend it"]
         assert f"1 of 2 jobs ended without a result ({bad})" in done.stderr
         alone = desk.run("jobs", "wait", bad, "--format", "json")
         assert alone.returncode == 6
@@ -381,7 +396,7 @@ class TestFleet:
         job = desk.submit()
         desk.claim(name="gpu-node-7", queues=["gpu"])
         desk.submit()
-        table = desk.ok("workers", "list")
+        table = desk.ok("workers", "list", "--format", "table")
         assert all(len(row) <= COLUMNS for row in table.splitlines()), table
         assert re.search(rf"^gpu-node-7 +busy +{job} +cpu +8\.6 GB +17\.2 GB +gpu ", table, re.MULTILINE), table
         by_name = {worker["name"]: worker for worker in desk.json("workers", "list")}
@@ -391,7 +406,7 @@ class TestFleet:
         queues = {queue["queue"]: queue for queue in desk.json("capacity")}
         assert (queues["gpu"]["queued"], queues["gpu"]["running"], queues["gpu"]["idle"]) == (1, 1, 0)
         assert (queues["cpu"]["queued"], queues["cpu"]["workers"], queues["cpu"]["oldest_s"]) == (0, 0, None)
-        assert [row[0] for row in rows_of(desk.ok("capacity"))] == ["gpu", "cpu"]
+        assert [row[0] for row in rows_of(desk.ok("capacity", "--format", "table"))] == ["gpu", "cpu"]
 
 
 class TestTrain:

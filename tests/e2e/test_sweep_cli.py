@@ -56,10 +56,16 @@ def test_what_happens_is_told_in_lines(home: Home) -> None:
 
 
 def test_it_is_shown_and_listed(home: Home) -> None:
-    shown = home.ok("sweep", "show", home.id, "--members")
+    shown = home.ok("sweep", "show", home.id, "--members", "--format", "table")
     assert "VERDICT" in shown
     assert all(f"sweep:{home.id}/{number}" in shown for number in (1, 2, 3))
     assert max(map(len, shown.splitlines())) <= 80
+    piped = dict(line.split("\t") for line in home.ok("sweep", "show", home.id).splitlines())
+    assert [piped[f"members.{number}.id"] for number in (1, 2, 3)] == [
+        f"sweep:{home.id}/{number}" for number in (1, 2, 3)
+    ]
+    assert [piped[f"settings.{number}.rank"] for number in (1, 2, 3)] == ["1", "2", "4"]
+    assert float(piped["settings.1.size_bytes"]) > 0
     assert home.ok("sweep", "show", home.id, "--format", "quiet") == "sql@v1"
     (listed,) = home.json("sweep", "list")
     assert (listed["id"], listed["state"], listed["counts"]) == (home.id, "ended", {"succeeded": 3})

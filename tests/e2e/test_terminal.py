@@ -125,9 +125,11 @@ class Home(CommandLine):
         for process in Path("/proc").iterdir():
             try:
                 command = (process / "cmdline").read_bytes()
+                # One that waited for its order is told of the folder later, and goes there.
+                at = os.readlink(process / "cwd")
             except (OSError, NotADirectoryError):
                 continue
-            if b"workers.child.main" in command and str(self.folder).encode() in command:
+            if b"workers.child.main" in command and at.startswith(str(self.folder)):
                 found.append(int(process.name))
         return found
 

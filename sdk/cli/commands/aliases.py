@@ -7,13 +7,14 @@ import click
 from sdk.cli.commands.promotion.promote import moving_options, print_moved
 from sdk.cli.completing.kinds import ADAPTER, ALIAS, NUMBER
 from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_done
 from sdk.cli.support.session import open_client
 
 
-@click.group(name="alias")
+@click.group(name="alias", cls=CommandGroup)
 def alias_command() -> None:
     """Point names like 'production' at versions."""
 

@@ -9,6 +9,7 @@ import click
 
 from sdk.cli.completing.kinds import FOLDER, KNOWN_BASE
 from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import (
@@ -24,7 +25,7 @@ from sdk.cli.support.session import open_client
 from sdk.schemas.catalog import BaseView
 
 
-@click.group(name="base")
+@click.group(name="base", cls=CommandGroup)
 def base_command() -> None:
     """Add and list bases."""
 

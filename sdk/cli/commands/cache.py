@@ -8,6 +8,7 @@ import click
 
 from sdk.asking.residents import sweep
 from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, parse_size, yes_option
 from sdk.cli.support.output import human_bytes, print_json, say
@@ -40,7 +41,7 @@ _LEASES = Listing(
 )
 
 
-@click.group(name="cache")
+@click.group(name="cache", cls=CommandGroup)
 def cache_command() -> None:
     """List, verify and prune the local cache."""
     # What programs leased that have ended is in nobody's way.

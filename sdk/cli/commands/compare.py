@@ -9,7 +9,7 @@ import click
 
 from sdk.cli.completing.kinds import REF_OR_BASE, ROWS
 from sdk.cli.support.options import scores_of_option, whose_base_options
-from sdk.cli.support.output import print_one, writable
+from sdk.cli.support.output import is_piped, keep_asked, print_one, writable
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     type=click.Choice(["table", "json", "quiet", "markdown", "html"]),
     default="table",
     show_default=True,
+    callback=keep_asked,
     help="json: one document on stdout; quiet: the better one of each pair, or '-'; markdown: a page; html: a report of it, each compared with the first.",
 )
 def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given: Any) -> None:
@@ -79,9 +80,11 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
 
 
 def _print(found: Comparison, style: str) -> None:
-    from sdk.cli.support.comparison_pages import comparison_lines, markdown_page
+    from sdk.cli.support.comparison_pages import comparison_lines, markdown_page, print_comparison
 
-    if style == "table":
+    if style == "table" and is_piped():
+        print_comparison(found)
+    elif style == "table":
         for line in comparison_lines(found):
             click.echo(line)
     else:

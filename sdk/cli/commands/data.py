@@ -11,6 +11,7 @@ from sdk.cli.commands.watch import result_of
 from sdk.cli.completing.kinds import BASE, FILE, REF, ROWS
 from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.data_pages import print_audit, print_preview
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, whose_base_options, yes_option
 from sdk.cli.support.output import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from sdk.schemas.preview import Preview
 
 
-@click.group(name="data")
+@click.group(name="data", cls=CommandGroup)
 def data_command() -> None:
     """Add, check, preview, pull, list and remove datasets."""
 

@@ -10,6 +10,7 @@ import click
 from sdk.cli.completing.kinds import FILE, REF_OR_BASE
 from sdk.cli.support.columns import CellForm, ListColumn
 from sdk.cli.support.dataset_names import ShownDatasets
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed, no_header_option
 from sdk.cli.support.options import scores_of_option, whose_base_options
 from sdk.cli.support.output import filled, format_option_of, is_piped, one_line, plain, print_one, say
@@ -18,6 +19,7 @@ from sdk.cli.support.score_tables import (
     condition_rows,
     label_lines,
     metrics_of,
+    print_label_counts,
     row_document,
     row_listing,
     slice_listing,
@@ -57,7 +59,7 @@ _CONDITIONS = Listing(
 _ROWS = 20
 
 
-@click.group(name="evals")
+@click.group(name="evals", cls=CommandGroup)
 def evals_command() -> None:
     """List and show the scores of versions and bases."""
 
@@ -210,7 +212,9 @@ def _print(found: Evaluation, labels: LabelCounts | None, names: ShownDatasets) 
         print_remark(line)
     print_gap()
     if is_piped():
-        print_facts([(f"conditions.{name}", value) for name, value in condition_rows(found.conditions)])
+        print_facts([(f"conditions.{name}", value) for name, value in condition_rows(found.conditions, whole=True)])
+        if labels is not None:
+            print_label_counts(labels)
         _print_samples(found)
         return
     print_listing("conditions", _CONDITIONS, condition_rows(found.conditions))

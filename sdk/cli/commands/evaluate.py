@@ -10,13 +10,23 @@ import click
 from sdk.cli.commands.watch import result_of, say_rows
 from sdk.cli.completing.kinds import REF_OR_BASE, ROWS
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import filled, format_option, one_line, plain, print_detached, print_one, say
-from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, scores_table
+from sdk.cli.support.output import (
+    filled,
+    format_option,
+    is_piped,
+    one_line,
+    plain,
+    print_detached,
+    print_one,
+    say,
+    say_filled,
+)
+from sdk.cli.support.scores import error_lines, failed_lines, general_line, long_lines, target_listing
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
 from sdk.objects import Job, failed_targets, scored_beside, scores_of, unscored
 from sdk.schemas.evaluation import EvaluationSpec
-from sdk.schemas.scores import briefly, warning
+from sdk.schemas.scores import warning
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -108,22 +118,25 @@ def _marked(ref: str, beside: Mapping[str, str]) -> str:
 
 
 def _print_table(found: list[dict[str, Any]], scores: Sequence[Evaluation], beside: Mapping[str, str]) -> None:
-    table, left_out = scores_table(
-        [(_marked(one.ref, beside), one.precision, one.metrics, briefly(one.contamination)) for one in scores]
-    )
-    click.echo(table)
-    if left_out is not None:
-        say(left_out)
+    listing = target_listing(scores, lambda ref: _marked(ref, beside))
+    listing.print("table", scores, empty="nothing was scored")
     if len({one.precision for one in scores}) > 1:
         say(
             "these were held in different precisions, so they are not compared; to compare them, add: --precision native"
         )
+    # Sentences for people: a program gets the list, and nothing else.
+    tell = say if is_piped() else click.echo
     for one in scores:
         if one.digest is not None and (line := general_line(one.ref, one.metrics)) is not None:
-            click.echo(plain(line))
+            tell(plain(line))
     for one in scores:
         if (told := warning(one.contamination, is_base=one.digest is None)) is not None:
-            click.echo(filled(f"{one.ref}: {told}", "! "))
+            if is_piped():
+                say_filled(f"{one.ref}: {told}")
+            else:
+                click.echo(filled(f"{one.ref}: {told}", "! "))
+    if is_piped():
+        return
     for index, sample in enumerate(found[0]["samples"] if found else []):
         prompt = sample["prompt"].strip().splitlines() or [""]
         click.echo(f"\n— {plain(prompt[0][:76])}")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import click
 
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.options import parse_size
 from sdk.cli.support.output import format_option, human_bytes, print_one
 from sdk.cli.support.records import print_facts
@@ -33,7 +34,7 @@ def _take_limit(ctx: click.Context, param: click.Parameter, value: str | None) -
     return _Given(count)
 
 
-@click.group(name="quota")
+@click.group(name="quota", cls=CommandGroup)
 def quota_command() -> None:
     """Show and set a namespace's quotas."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.completing.kinds import ADAPTER, REF
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.options import confirm, confirm_by_typing, require_terminal, take_tags, yes_option
 from sdk.cli.support.output import format_option, human_bytes, print_done, print_json, print_one, say
 from sdk.cli.support.records import print_facts
@@ -198,7 +199,7 @@ def annotate_command(
         _show(version, style, f"annotated {version.ref}")
 
 
-@click.group(name="retention")
+@click.group(name="retention", cls=CommandGroup)
 def retention_command() -> None:
     """Set which versions of an adapter `gc` keeps."""
 

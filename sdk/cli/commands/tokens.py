@@ -9,6 +9,7 @@ from typing import get_args
 import click
 
 from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import format_option, print_done, print_json, say
@@ -19,7 +20,7 @@ from sdk.schemas.access import GrantView, RoleName, TokenView
 ROLES: tuple[str, ...] = get_args(RoleName)
 
 
-@click.group(name="token")
+@click.group(name="token", cls=CommandGroup)
 def token_command() -> None:
     """Create, list and revoke tokens."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.output import say
 from sdk.cli.support.session import open_client
 
 
-@click.group(name="workers")
+@click.group(name="workers", cls=CommandGroup)
 def workers_command() -> None:
     """List the workers that the registry has heard from."""
 

@@ -136,6 +136,8 @@ def drawn(column: ListColumn, value: Any, *, exact: bool = True) -> str:
             return str(value) if moment is None else local_time(moment) if exact else f"{age_of(moment)} ago"
         case CellForm.DIGEST:
             return cell(value)[:12]
+        case CellForm.PROSE if isinstance(value, str):
+            return cell(" ".join(value.split()))
         case CellForm.NAMES if isinstance(value, list) and len(value) > 1:
             return f"{cell(value[0])} +{len(value) - 1}"
     return cell(value)

@@ -8,6 +8,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from sdk.cli.support.output import filled, one_line, plain, render
+from sdk.cli.support.records import print_facts, print_remark, print_table
 from sdk.errors import InvalidInput
 from sdk.formats.markdown import fenced, quoted, table_lines
 from sdk.plotting.png import require_matplotlib
@@ -67,6 +68,46 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
         yield filled(note, "! ")
     for row in found.examples:
         yield from _example(row, found.refs)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print a comparison for a program: fields, the verdicts first."""
+    print_facts([("metric", found.metric), ("heading", found.heading)])
+    print_facts([("verdict", statement(pair, alone=len(found.pairs) == 1)) for pair in found.pairs])
+    print_table(
+        "scores",
+        ["ref", found.metric, "seen", "id"],
+        [(one.ref, one.score, briefly(one.contamination), one.evaluation) for one in found.scores],
+    )
+    print_table(
+        "pairs",
+        ["a", "b", "better", "difference", "low", "high", "p", "can show", "rows needed"],
+        [
+            (
+                one.a,
+                one.b,
+                one.better,
+                one.difference,
+                one.low,
+                one.high,
+                one.p_adjusted,
+                one.detectable,
+                one.rows_needed,
+            )
+            for one in found.pairs
+        ],
+    )
+    print_table(
+        "examples",
+        ["row", "ref", "score", "prediction", "expected", "prompt"],
+        [
+            (row.row, ref, score, prediction, row.reference, row.prompt)
+            for row in found.examples
+            for ref, score, prediction in zip(found.refs, row.scores, row.predictions, strict=True)
+        ],
+    )
+    for note in found.notes:
+        print_remark(note)
 
 
 def _example(row: ChangedRow, refs: list[str]) -> Iterator[str]:

@@ -1,11 +1,30 @@
-"""A group of commands that lists what it is about: `decisions NAME` is `decisions list NAME`."""
+"""Groups of commands: their help says of each command a whole sentence; some list what they are about, so that
+`decisions NAME` is `decisions list NAME`.
+"""
 
 from __future__ import annotations
 
 import click
 
+#: More characters than a sentence has.
+_LONGEST = 1000
 
-class ListingGroup(click.Group):
+
+class CommandGroup(click.Group):
+    """A group whose help has the first sentence of each command whole, in as many lines as it takes."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [
+            (name, one.get_short_help_str(_LONGEST)) for name, one in commands if one is not None and not one.hidden
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+class ListingGroup(CommandGroup):
     """A group in which a first argument that is no command belongs to the command `list`."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

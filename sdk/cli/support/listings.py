@@ -26,6 +26,8 @@ from sdk.cli.support.output import format_option, is_piped, print_json, say_fill
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: From how many columns on a sentence may be cut for a moment in full: what is left of it can be read.
+_WIDE = 120
 _NO_HEADER = "sdk.cli.no_header"
 
 
@@ -117,7 +119,7 @@ class Listing:
                 for column, given in there
             ]
             found = laid_out(strips, width)
-            if not found.left_out and not any("…" in line for line in found.lines):
+            if not found.left_out and (width >= _WIDE or not any("…" in line for line in found.lines)):
                 break
         # A header says more than one line takes, so it is in the words of the vocabulary.
         names = {headed(column.header): column.header for column, _ in there}

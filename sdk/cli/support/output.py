@@ -47,12 +47,13 @@ def format_option_of(*styles: str, says: str) -> Callable[[F], F]:
         type=click.Choice(styles),
         default=styles[0],
         show_default=True,
-        callback=_keep_asked,
+        callback=keep_asked,
         help=says,
     )
 
 
-def _keep_asked(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def keep_asked(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """The callback of `--format`: note whether a table was asked for by name."""
     source = ctx.get_parameter_source(param.name or "")
     ctx.meta[_ASKED] = source not in (None, click.core.ParameterSource.DEFAULT)
     return value

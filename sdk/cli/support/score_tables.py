@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sdk.cli.support.columns import CellForm, ListColumn, measured
 from sdk.cli.support.listings import Listing
 from sdk.cli.support.output import one_line, render, screen_width
+from sdk.cli.support.records import print_remark, print_table
 from sdk.examining.label_counts import LabelCounts
 from sdk.schemas.scores import Slice, SlicedScores
 from sdk.statistics.calibration import BINS
@@ -92,6 +93,21 @@ def label_lines(found: LabelCounts) -> list[str]:
     return lines
 
 
+def print_label_counts(found: LabelCounts) -> None:
+    """Print counts and calibration for a program: every pair that occurs, and every bin."""
+    if found.note is not None:
+        print_remark(found.note)
+    pairs = [
+        (own, other, found.counts[at][of])
+        for at, own in enumerate(found.labels)
+        for of, other in enumerate(found.labels)
+        if found.counts[at][of]
+    ]
+    print_table("confusion", ["expected", "predicted", "rows"], pairs)
+    bins = [(one.above, one.above + 1 / BINS, one.rows, one.confidence, one.accuracy) for one in found.calibration]
+    print_table("calibration", ["from", "to", "rows", "mean", "accuracy"], bins)
+
+
 def _counts(found: LabelCounts) -> list[str]:
     """All pairs as a square if it fits, else the most frequent mistakes."""
     numbers = [str(number) for number in range(1, len(found.labels) + 1)]
@@ -141,16 +157,19 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DIGITS = 12
 
 
-def condition_rows(conditions: Mapping[str, Any]) -> list[list[str]]:
-    """Return name and value of each condition that isn't empty; one with parts becomes a row for each part."""
+def condition_rows(conditions: Mapping[str, Any], *, whole: bool = False) -> list[list[str]]:
+    """Return name and value of each condition that isn't empty; one with parts becomes a row for each part. Digests are cut to
+    the digits that refs take, unless they are to be `whole`.
+    """
+    text_of = str if whole else _brief
     rows = []
     for name, value in conditions.items():
         if isinstance(value, dict):
-            rows += condition_rows({f"{name}.{part}": inner for part, inner in value.items()})
+            rows += condition_rows({f"{name}.{part}": inner for part, inner in value.items()}, whole=whole)
         elif value is True or value is False:
             rows.append([name, "yes" if value else "no"])
         elif value not in (None, "", [], 0):
-            rows.append([name, ", ".join(map(_brief, value)) if isinstance(value, list) else _brief(value)])
+            rows.append([name, ", ".join(map(text_of, value)) if isinstance(value, list) else text_of(value)])
     return rows
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from sdk.cli.support.columns import ListColumn, measured
 from sdk.cli.support.listings import Listing
-from sdk.cli.support.output import WIDTH, human_bytes, render
+from sdk.cli.support.output import human_bytes
 from sdk.schemas.evaluation import (
     COUNTED,
     ENDED_THOUGHT_ROWS,
@@ -81,14 +81,15 @@ def score_listing(scores: Sequence[str], names: ShownDatasets | None = None, *, 
     """The columns of some evaluations: the rows by name, the scores, how they were made, and when; with `whose` also who
     made them.
     """
+    # Two tell most; perplexity repeats the loss.
+    most = [name for name in scores if name != "perplexity"][:2]
     return Listing(
         ListColumn("id"),
         ListColumn("scores of", "namespace", 8 if whose else 0),
         ListColumn("dataset", lambda one: one.dataset[:12] if names is None else names.of(one.dataset), 8),
         ListColumn("rows", lambda one: _whole(one.metrics.get("rows")), 3),
         ListColumn("precision", importance=2),
-        # The first two tell most; perplexity repeats the loss.
-        *(measured(name, _metric(name), 7 if at < 2 and name != "perplexity" else 1) for at, name in enumerate(scores)),
+        *(measured(name, _metric(name), 7 if name in most else 1) for name in scores),
         ListColumn("seen", lambda one: briefly(one.contamination), 6),
         ListColumn("alike", lambda one: one.key[:6], 4),
         ListColumn("created", "created_at", 5),
@@ -230,18 +231,19 @@ def general_line(ref: str, metrics: Mapping[str, float]) -> str | None:
     return f"{ref} on general texts: loss {loss} (bare base {base}), KL {kl}"
 
 
-def scores_table(scores: Sequence[tuple[str, str, Mapping[str, float], str]]) -> tuple[str, str | None]:
-    """Lay out ref, precision, metrics and seen for each, with as many scores as fit into a line; also return those left out."""
-    names = score_names(metrics for _, _, metrics, _ in scores)
-    fixed = max(map(len, (*(ref for ref, *_ in scores), "ref"))) + len("precision") + _SEEN + 3 * _GAP
-    room = max(2, (WIDTH - fixed) // _SCORE) if fixed < WIDTH else 2
-    shown = names[:room]
-    table = render(
-        ["ref", "precision", *shown, "seen"],
-        [[ref, precision, *(metrics.get(name) for name in shown), seen] for ref, precision, metrics, seen in scores],
+def target_listing(scores: Sequence[EvaluationView], marked: Callable[[str], str]) -> Listing:
+    """The columns of what one job scored: the refs, as `marked` shows them, and as many scores as there is room for, the
+    first ones first.
+    """
+    names = score_names(one.metrics for one in scores)
+    return Listing(
+        ListColumn("ref", lambda one: marked(one.ref)),
+        ListColumn("precision", importance=8),
+        *(measured(name, _metric(name), max(1, 8 - at)) for at, name in enumerate(names)),
+        ListColumn("seen", lambda one: briefly(one.contamination), 8),
+        ListColumn("id", importance=0),
+        key="ref",
     )
-    left_out = ", ".join(names[room:])
-    return table, f"--format json also has {left_out}" if left_out else None
 
 
 _COLUMNS = (
@@ -256,5 +258,3 @@ _COLUMNS = (
     "perplexity",
     *get_args(TextMetric),
 )
-#: Widths in a line: between columns, a score of four digits under its name, "100/100+".
-_GAP, _SCORE, _SEEN = 2, 12, 7

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from sdk.cli.support.curves import drawn_lines
 from sdk.cli.support.output import filled, human_bytes, human_duration, plain, render
+from sdk.cli.support.records import print_facts, print_remark, print_table
 from sdk.errors import JobFailed, NotFound
 from sdk.nouns.sweeps import error_of, winner_ref
 from sdk.plotting.sweeps.settings import COSTS, SettingRow, between, name_of, rows_of, shown, with_error
@@ -16,6 +17,8 @@ from sdk.schemas.sweeps import SweepMember, SweepView
 #: How many members without a result are named.
 _NAMED = 3
 _ENDED_WITHOUT = ("failed", "cancelled")
+#: The names of `COSTS` for programs.
+_COST_FIELDS = ("size_bytes", "train_s", "peak_memory_bytes", "best_step")
 #: The ending of the name of a score that the base has, before the training.
 _OF_BASE = "_base"
 
@@ -67,6 +70,42 @@ def member_table(view: SweepView) -> str:
     ]
     spare = [headers.index("ref"), headers.index("job")]
     return render(headers, cells, spare=spare)
+
+
+def print_sweep_fields(view: SweepView) -> None:
+    """Print for a program what the tables and sentences of a sweep say: settings, members, what to take, and notes."""
+    options = list(view.request.settings)
+    if view.verdict is not None:
+        print_facts([("recommendation", view.verdict.recommendation)])
+    print_table(
+        "settings",
+        [*options, "score", "error", "low", "high", "verdict", *_COST_FIELDS],
+        [
+            [
+                *(row.setting.get(name) for name in options),
+                *(row.score, row.standard_error, row.low, row.high, row.outcome),
+                *(cost.of(row) for cost in COSTS),
+            ]
+            for row in rows_of(view)
+        ],
+    )
+    print_table(
+        "members",
+        ["id", *options, "seed", "score", "state", "outcome", "reason", "job", "ref"],
+        [
+            [
+                f"sweep:{view.id}/{member.number}",
+                *(member.setting.get(name) for name in options),
+                *(member.seed, member.metrics.get(view.request.choose), member.state, member.outcome),
+                *(member.reason, member.job, member.ref),
+            ]
+            for member in view.members
+        ],
+    )
+    notes = [] if view.verdict is None else [_tested(view.verdict.test), *view.verdict.notes]
+    for note in (*notes, view.message):
+        if note:
+            print_remark(note)
 
 
 def said_of(view: SweepView) -> Iterator[str]:

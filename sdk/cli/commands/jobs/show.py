@@ -99,7 +99,7 @@ def note_of(view: JobView) -> str:
     if view.state is JobState.RUNNING:
         going = "stops" if view.cancel_requested else ""
         return going or ("" if view.progress is None else f"{view.progress.phase} {count_of(view.progress)}".strip())
-    return "" if view.state is JobState.SUCCEEDED else view.reason or ""
+    return "" if view.state is JobState.SUCCEEDED or view.reason == view.state.value else view.reason or ""
 
 
 _ATTEMPTS = Listing(

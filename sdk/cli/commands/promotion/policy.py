@@ -8,6 +8,7 @@ import click
 
 from sdk.cli.completing.kinds import ADAPTER, ALIAS, FILE
 from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import filled, format_option, is_piped, print_done, print_json, print_one, say
@@ -16,7 +17,7 @@ from sdk.cli.support.session import open_client
 from sdk.schemas.policies import PolicyView
 
 
-@click.group(name="policy")
+@click.group(name="policy", cls=CommandGroup)
 def policy_command() -> None:
     """Say what must hold before an alias moves: scores, approvals, probes, signatures.
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.spec_options import flag_of
 from sdk.schemas.codes import plain_type
 from sdk.schemas.training import TrainingSpec
@@ -29,7 +30,7 @@ class Beginning(click.Command):
             self.beside.format_commands(ctx, formatter)
 
 
-class SweepGroup(click.Group):
+class SweepGroup(CommandGroup):
     """`sweep`: `sweep list` and its like are commands, and any other `sweep NAME …` is `begins`."""
 
     def __init__(self, begins: Beginning) -> None:

@@ -13,6 +13,7 @@ from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.output import (
     format_option,
     human_duration,
+    is_piped,
     print_made,
     print_one,
     say,
@@ -23,6 +24,7 @@ from sdk.cli.support.sweep_pages import (
     document_of,
     member_table,
     picture_lines,
+    print_sweep_fields,
     said_of,
     setting_table,
     settings_said,
@@ -109,6 +111,9 @@ def _print(view: SweepView, *, members: bool) -> None:
         ("created", view.created_at.isoformat()),
     ]
     print_facts([(name, value) for name, value in facts if value])
+    if is_piped():
+        print_sweep_fields(view)
+        return
     if view.members:
         click.echo(f"\n{setting_table(view)}")
     if members or (view.members and view.verdict is None):

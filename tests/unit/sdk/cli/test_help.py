@@ -19,12 +19,12 @@ def _contexts(context: click.Context) -> list[click.Context]:
     return found
 
 
-def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
-    return click.Context(command, info_name=name, parent=parent, terminal_width=80, max_content_width=80)
+def _context(command: click.Command, name: str, parent: click.Context | None = None, width: int = 80) -> click.Context:
+    return click.Context(command, info_name=name, parent=parent, terminal_width=width, max_content_width=width)
 
 
 @pytest.mark.parametrize("name", [None, *COMMANDS])
-def test_no_line_is_longer_than_80_columns(name: str | None) -> None:
+def test_no_line_is_longer_than_80_columns_and_no_word_is_broken(name: str | None) -> None:
     root = _context(adapterctl_cli, "adapterctl")
     if name is None:
         contexts = [root]
@@ -34,3 +34,7 @@ def test_no_line_is_longer_than_80_columns(name: str | None) -> None:
     for context in contexts:
         wide = [line for line in context.get_help().splitlines() if len(line) > 80]
         assert not wide, context.command_path
+        # A word that is whole where there is room for everything is whole here.
+        whole = _context(context.command, context.info_name or "", context.parent, width=2000).get_help().split()
+        broken = set(context.get_help().split()) - set(whole)
+        assert not broken, context.command_path

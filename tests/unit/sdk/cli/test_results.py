@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from support.merging_desk import MergingDesk
 from support.registries import World
 
 from sdk.cli import cli
-from sdk.cli.support.scores import scores_table
+from sdk.cli.support.scores import target_listing
 from sdk.errors import Conflict, JobFailed, NotFound, VerificationFailed
 from sdk.schemas.evaluation import Conditions, EvaluationFailure, EvaluationReport, RowScore, Sample
 
 Run = Callable[..., Result]
+#: What people see, though a test is no terminal.
+TABLE = ("--format", "table")
 CONDITIONS = Conditions(
     loss_on="completion", max_length=1024, generated_rows=1, max_new_tokens=48, stop_ids=[7], tokenizer="b" * 64
 )
@@ -108,7 +111,7 @@ def test_what_is_scored_beside_is_marked(desk: MergingDesk, run: Run, rows: Path
     job = json.loads(run("eval", new, *asked).stdout)["job"]
     assert f"{base} (base), {old} (production)" in run("jobs", "show", job).stdout
     hand_in(desk, fails=1)
-    shown = run("jobs", "result", job)
+    shown = run("jobs", "result", job, *TABLE)
     assert shown.exit_code == 0, shown.output
     first, second = (line.split("float32")[0].strip() for line in shown.stdout.splitlines()[1:3])
     assert (first, second) == (new, f"{old} (production)")
@@ -122,7 +125,7 @@ class TestResults:
     def test_of_an_evaluation_are_its_scores_as_eval_prints_them(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         ref = desk.push()
         job = evaluated(desk, [ref], rows)
-        shown = run("jobs", "result", job)
+        shown = run("jobs", "result", job, *TABLE)
         assert shown.exit_code == 0, shown.output
         header, first, second, *_ = shown.stdout.splitlines()
         assert header.split()[:6] == ["REF", "PRECISION", "LOSS", "PERPLEXITY", "ROUGE", "L"]
@@ -137,6 +140,12 @@ class TestResults:
         assert f"! {ref}: not checked: what {ref} was trained on is not known" in " ".join(shown.stdout.split())
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
+        # A program gets a record a line, and the sentences beside it.
+        piped = run("jobs", "result", job)
+        names, *records = (line.split("\t") for line in piped.stdout.splitlines())
+        assert [record[names.index("ref")] for record in records] == [ref, f"base:{desk.base.id}"]
+        assert [record[names.index("id")] for record in records] == [item["id"] for item in found]
+        assert general in piped.stderr
         assert f"adapterctl jobs result {job}" in run("jobs", "show", job).output
 
     def test_scores_that_failed_on_rows_are_named(self, desk: MergingDesk, run: Run, rows: Path) -> None:
@@ -170,10 +179,12 @@ class TestResults:
         (found, *_) = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         # These have no rows that could be listed.
         assert "(which:" not in shown.stderr
-        printed = run("evals", "show", found["id"]).stdout
+        printed = run("evals", "show", found["id"], *TABLE).stdout
         assert all(len(line) <= 80 for line in printed.splitlines()), printed
         for said in (first, second):
             assert said.strip() in " ".join(printed.split())
+            # A program gets each as one field.
+            assert f"note\t{said.strip()}" in run("evals", "show", found["id"]).stdout
         assert "--max-length" in run("eval", "--help").output
 
     def test_a_target_without_scores_is_named_after_those_of_the_others(
@@ -243,12 +254,21 @@ class TestEvals:
         found: list[dict[str, Any]] = json.loads(run("evals", "list", ref, "--format", "json").stdout)
         (scores,) = found
         assert (scores["ref"], scores["job"], scores["conditions"]["max_length"]) == (ref, job, 1024)
-        table = run("evals", "list", ref)
+        table = run("evals", "list", ref, *TABLE)
         assert all(len(line) <= 80 for line in table.stdout.splitlines()), table.stdout
         assert "held out.jsonl" in table.stdout
         assert scores["key"][:6] in table.stdout
         assert scores["id"] in table.stdout
-        assert table.stdout.splitlines()[1].split()[-5:-2] == ["0.25", "?", scores["key"][:6]]
+        header, line = (line.split() for line in table.stdout.splitlines())
+        # Where not all has room, two scores stay.
+        assert header[:6] == ["ID", "DATASET", "ROWS", "LOSS", "ROUGE", "L"]
+        assert line[0] == scores["id"]
+        assert line[-7:-3] == ["1.5", "0.25", "?", scores["key"][:6]], table.stdout
+        # A program gets all of them whole.
+        names, values = (line.split("\t") for line in run("evals", "list", ref).stdout.splitlines())
+        piped = dict(zip(names, values, strict=True))
+        assert piped | {"id": scores["id"], "job": job, "loss": "1.5", "chrf": "12.5", "perplexity": "4.5"} == piped
+        assert piped["created"].replace("Z", "") == scores["created_at"].replace("Z", "")
         (bare,) = json.loads(run("evals", "list", f"base:{desk.base.fingerprint}", "--format", "json").stdout)
         # The same rows under the same conditions.
         assert bare["key"] == scores["key"]
@@ -258,9 +278,14 @@ class TestEvals:
         ref = desk.push("f")
         evaluated(desk, [ref], rows)
         ident = run("evals", "list", ref, "--format", "quiet").stdout.strip()
-        shown = run("evals", "show", ident)
+        shown = run("evals", "show", ident, *TABLE)
         assert shown.exit_code == 0, shown.output
         assert f"not checked: what {ref} was trained on is not known" in shown.stdout
+        piped = dict(line.split("\t") for line in run("evals", "show", ident).stdout.splitlines())
+        sample = {"prompt": "two and\\ntwo?", "reference": "four", "completion": "fo\\x1bur"}
+        assert {name: piped[f"samples.1.{name}"] for name in sample} == sample
+        assert (piped["of"], piped["metrics.loss"], piped["better.loss"]) == (ref, "1.5", "lower")
+        assert piped["conditions.max_new_tokens"] == "48"
         for said in ("perplexity", "max_new_tokens", "stop_ids", "two and two?", "generated: fo?ur"):
             assert said in shown.stdout
         assert json.loads(run("evals", "show", ident, "--format", "json").stdout)["ref"] == ref
@@ -280,7 +305,7 @@ class TestEvals:
         )
         evaluated(desk, [ref], rows, conditions=conditions, peak_memory_bytes=512_345_678.0, tokens=123_456.0)
         ident = run("evals", "list", ref, "--format", "quiet").stdout.strip()
-        shown = run("evals", "show", ident).stdout
+        shown = run("evals", "show", ident, *TABLE).stdout
         assert all(len(line) <= 80 for line in shown.splitlines()), shown
         for name, value in (
             ("peak_memory_bytes", "512.3 MB"),
@@ -292,6 +317,10 @@ class TestEvals:
         ):
             assert any(line.split(None, 1) == [name, value] for line in shown.splitlines()), name
         assert "{" not in shown
+        piped = dict(line.split("\t") for line in run("evals", "show", ident).stdout.splitlines())
+        assert piped["conditions.metrics.scorer.own"] == "x" * 300
+        assert piped["conditions.failed.rouge_l"] == digest
+        assert float(piped["metrics.peak_memory_bytes"]) == 512_345_678.0
         exact = json.loads(run("evals", "show", ident, "--format", "json").stdout)
         assert exact["metrics"]["peak_memory_bytes"] == 512_345_678.0
         assert exact["conditions"]["metrics"]["scorer.own"] == "x" * 300
@@ -314,21 +343,29 @@ class TestRows:
         return scored_rows.evaluated(desk, desk.push(), rows, [*made, RowScore(row=30, tokens=2)])
 
     def test_the_worst_come_first_in_80_columns(self, run: Run, ident: str) -> None:
-        shown = run("evals", "show", ident, "--rows")
+        shown = run("evals", "show", ident, "--rows", *TABLE)
         assert shown.exit_code == 0, shown.output
         lines = shown.stdout.splitlines()
         assert all(len(line) <= 80 for line in lines), shown.stdout
-        assert lines[0].split() == ["ROW", "LOSS", "TOKENS", "CHRF", "EXACT", "MATCH", "PREDICTION"]
+        # Where not all has room, numbers go before the texts are cut to nothing.
+        assert lines[0].split() == ["ROW", "LOSS", "TOKENS", "CHRF", "EXACT", "MATCH", "ROUGE", "L", "PREDICTION"]
         assert [line.split()[:2] for line in lines[1:4]] == [["30", "nan"], ["29", "29"], ["28", "28"]]
         assert "an swer 29 xx" in lines[2]
         assert len(lines) == 21
         assert "20 of 31 rows, the worst by loss first" in shown.stderr
+        header, *piped = (line.split("\t") for line in run("evals", "show", ident, "--rows").stdout.splitlines())
+        first = dict(zip(header, piped[1], strict=True))
+        assert len(piped) == 31
+        assert (first["row"], first["rouge_l"]) == ("29", str(29 / 30))
+        assert first["prediction"] == "an\\nswer 29 " + "x" * 300
 
     def test_those_without_a_score_say_why(self, desk: MergingDesk, run: Run, rows: Path) -> None:
         made = [RowScore(row=0, loss_sum=2.0, tokens=2, prediction="a"), RowScore(row=3, unscored="too_long")]
         ident = scored_rows.evaluated(desk, desk.push(), rows, made)
-        assert f"(which: adapterctl evals show {ident} --rows)" in " ".join(run("evals", "show", ident).stdout.split())
-        shown = run("evals", "show", ident, "--rows").stdout.splitlines()
+        assert f"(which: adapterctl evals show {ident} --rows)" in " ".join(
+            run("evals", "show", ident, *TABLE).stdout.split()
+        )
+        shown = run("evals", "show", ident, "--rows", *TABLE).stdout.splitlines()
         assert [line.split() for line in shown[:2]] == [
             ["ROW", "LOSS", "TOKENS", "NOT", "SCORED", "PREDICTION"],
             ["3", "nan", "0", "too", "long", "-"],
@@ -337,7 +374,7 @@ class TestRows:
         assert [row.get("unscored", "") for row in found] == ["too_long", ""]
 
     def test_by_a_metric_the_lowest_come_first(self, run: Run, ident: str) -> None:
-        shown = run("evals", "show", ident, "--rows", "--metric", "rouge_l", "--worst", "3")
+        shown = run("evals", "show", ident, "--rows", "--metric", "rouge_l", "--worst", "3", *TABLE)
         lines = shown.stdout.splitlines()
         assert lines[0].split()[3:5] == ["ROUGE", "L"]
         assert [line.split()[0] for line in lines[1:]] == ["0", "1", "2"]
@@ -374,13 +411,19 @@ class TestRows:
         ident = scored_rows.evaluated(
             desk, desk.push(), data, made, spec={"columns": conditions.columns}, conditions=conditions
         )
-        shown = run("evals", "show", ident, "--by", "lang")
+        shown = run("evals", "show", ident, "--by", "lang", *TABLE)
         assert shown.exit_code == 0, shown.output
         lines = shown.stdout.splitlines()
         assert all(len(line) <= 80 for line in lines), shown.stdout
         assert lines[0].split()[:3] == ["LANG", "ROWS", "LOSS"]
         assert lines[1].split()[:3] == ["en", "2", "1"]
-        assert "--format json also has token_f1" in shown.stderr
+        # The long value is cut so that all scores have room.
+        assert all(name.upper().replace("_", " ") in lines[0] for name in set(scores) - {"chrf"}), lines[0]
+        assert lines[2].startswith("ein sehr lan")
+        assert "…" in lines[2]
+        piped = [line.split("\t") for line in run("evals", "show", ident, "--by", "lang").stdout.splitlines()]
+        assert {"lang", "rows", "loss", *scores} - {"chrf"} == set(piped[0])
+        assert [line[0] for line in piped[1:]] == ["en", langs[1]]
         found = json.loads(run("evals", "show", ident, "--by", "lang", "--format", "json").stdout)
         assert [one["rows"] for one in found["slices"]] == [2, 1]
         assert run("evals", "show", ident, "--by", "lang", "--format", "quiet").stdout == f"en\n{langs[1]}\n"
@@ -400,13 +443,18 @@ class TestRows:
         ]
         said = {"macro_f1": 1 / 3, "expected_calibration_error": 0.4}
         ident = scored_rows.evaluated(desk, desk.push(), rows, made, **said)
-        shown = run("evals", "show", ident)
+        shown = run("evals", "show", ident, *TABLE)
         assert shown.exit_code == 0, shown.output
         assert "1 a                     2  0" in shown.stdout
+        piped = dict(line.split("\t") for line in run("evals", "show", ident).stdout.splitlines())
+        pairs = [[piped[f"confusion.{n}.{name}"] for name in ("expected", "predicted", "rows")] for n in (1, 2)]
+        assert pairs == [["a", "a", "2"], ["b", "a", "2"]]
+        assert piped["calibration.1.rows"] == "4"
+        assert piped["metrics.expected_calibration_error"] == "0.4"
         assert "expected calibration error 0.4" in shown.stdout
         found = json.loads(run("evals", "show", ident, "--format", "json").stdout)["labels"]
         assert (found["labels"], found["counts"]) == (["a", "b"], [[2, 0], [2, 0]])
-        assert "EXPECTED" in run("evals", "show", ident, "--rows").stdout
+        assert "EXPECTED" in run("evals", "show", ident, "--rows", *TABLE).stdout
 
     def test_rows_are_written_as_parquet_on_request(
         self, desk: MergingDesk, run: Run, rows: Path, tmp_path: Path
@@ -439,10 +487,16 @@ class TestRows:
 def test_as_many_scores_as_a_line_has_room_for() -> None:
     names = ("loss", "perplexity", "rouge_l", "exact_match", "token_f1", "contains", "json_valid", "bleu", "chrf")
     metrics = dict.fromkeys(names, 0.123456)
-    table, left_out = scores_table([(f"team/code-review@v{n}", "bfloat16", metrics, "100/100+") for n in (1, 2)])
-    lines = table.splitlines()
+    scores: Any = [
+        SimpleNamespace(ref=f"team/code-review@v{n}", precision="bfloat16", metrics=metrics, contamination=None, id="a")
+        for n in (1, 2)
+    ]
+    listing = target_listing(scores, str)
+    found = listing.drawn(scores, width=80)
+    lines = found.text.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[1:]] == ["team/code-review@v1", "team/code-review@v2"]
     shown = [name for name in names if name.replace("_", " ").upper() in lines[0]]
     assert shown[:2] == ["loss", "perplexity"]
-    assert {*shown, *left_out.removeprefix("--format json also has ").split(", ")} >= set(names) - {"rouge_l"}
+    assert {*shown} | {*found.left_out} == set(names)
+    assert listing.tabbed(scores).splitlines()[1].split("\t").count("0.123456") == len(names)

@@ -28,8 +28,7 @@ from typing import Any
 
 from sdk.imports import begin_program, nothing_collected
 
-begin_program()
-with nothing_collected(ever=True):
+with nothing_collected():
     import uvicorn
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -169,6 +168,8 @@ class _NoValues(logging.Formatter):
 
 def main() -> None:
     """Serve until nobody asks any more."""
+    # Not when it is imported: whoever imports it has garbage of their own.
+    begin_program()
     home, key = Path(sys.argv[1]), sys.argv[2]
     os.set_inheritable(int(sys.argv[3]), False)
     place = place_of(home)

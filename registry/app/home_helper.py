@@ -113,7 +113,9 @@ class Helper:
             if scope["path"] == GREETING:
                 await self._greeted()(scope, receive, self._saying(send))
             else:
-                await self._app(scope, receive, self._saying(send))
+                # A shell that completes a word starts no runner, so the next command hears of it.
+                starts_none = (RUNNER_HEADER.lower().encode(), b"0") in scope["headers"]
+                await self._app(scope, receive, send if starts_none else self._saying(send))
         finally:
             self._answering -= 1
             self._used_at = time.monotonic()

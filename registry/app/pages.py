@@ -31,7 +31,6 @@ from registry.web.sessions.service import Sessions
 from registry.web.sessions.site import Site
 from sdk.imports import nothing_collected
 
-
 #: Where whoever has signed in begins.
 _FIRST = f"{PAGES}adapters"
 

@@ -68,10 +68,16 @@ class Places:
         self._free = pool.semaphore(count)
         #: How many threads have a place, and how many wait for one.
         self._running, self._waiting, self._counting = 0, 0, threading.Lock()
-        pool.watched(lambda: Occupancy(self._running, self._waiting, count))
+        self._places = count
+        pool.watch(self)
         self._what = what
         self._make_refusal = refusal
         self._within_s = within_s
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How many threads have a place, and how many wait for one."""
+        return Occupancy(self._running, self._waiting, self._places)
 
     @contextmanager
     def taken(self) -> Iterator[None]:

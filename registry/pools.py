@@ -16,7 +16,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
@@ -35,13 +36,21 @@ class Occupancy:
     places: int
 
 
-#: What says how full a pool is, by its name, for those that know.
-_OCCUPANCY: dict[str, Callable[[], Occupancy]] = {}
+class Occupied(Protocol):
+    """Whatever gives out the places of a pool."""
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How full it is."""
+
+
+#: What gives out the places of a pool, by its name. It is kept no longer for being watched.
+_WATCHED: WeakValueDictionary[str, Occupied] = WeakValueDictionary()
 
 
 def occupancies() -> dict[str, Occupancy]:
-    """Return how full each pool is that knows."""
-    return {name: tell() for name, tell in _OCCUPANCY.items()}
+    """Return how full each pool is that is watched."""
+    return {name: each.occupancy for name, each in list(_WATCHED.items())}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +79,9 @@ class Pool:
                 raise ValueError(f"there is a pool {self.name!r} already")
             POOLS[self.name] = self
 
-    def watched(self, tell: Callable[[], Occupancy]) -> None:
-        """Let monitoring ask how full it is."""
-        _OCCUPANCY[self.name] = tell
+    def watch(self, occupied: Occupied) -> None:
+        """Let monitoring ask how full it is, as long as what gives out its places is in use."""
+        _WATCHED[self.name] = occupied
 
     def limiter(self, count: int) -> CapacityLimiter:
         """Threads of the event loop, this many at a time."""

@@ -85,8 +85,11 @@ def create_app(
     shows_pages = not is_embedded if shows_pages is None else shows_pages
     if shows_pages:
         # Commands that ask an embedded registry don't wait for templates to be imported.
-        from registry.app.pages import add_gate, add_routes, replace_errors
+        from registry.app.pages import OpenedPages, OpenPages, add_gate, add_ways, replace_errors
 
+        pages = OpenedPages(app)
+        if is_embedded:
+            app.add_middleware(OpenPages, opened=pages)
         add_gate(app, settings, services.sessions, limits)
     if not is_embedded or shows_pages:
         hosts = hosts_of(auth=settings.auth, public_url=settings.public_url, allowed=settings.allowed_hosts)
@@ -100,7 +103,9 @@ def create_app(
         app.add_middleware(TimeRequests)
         rooms.open_all()
     if shows_pages:
-        add_routes(app)
+        add_ways(app)
+        if not is_embedded:
+            pages.open_all()
     if not is_embedded and isinstance(services.artifacts.storage, FolderStorage):
         app.router.routes.extend(blob_routes(services.artifacts.storage).routes)
     return app

@@ -23,12 +23,14 @@ _TIMEOUT_S, _LONGEST_TIMEOUT_S = 7 * 86_400.0, 365 * 86_400.0
 DATABASE_FILE = "registry.sqlite3"
 
 
-def open_embedded(home: Path, *, shows_pages: bool = False, queue: Queue | None = None) -> FastAPI:
+def open_embedded(
+    home: Path, *, shows_pages: bool = False, queue: Queue | None = None, revives: bool = True
+) -> FastAPI:
     """Open the registry in the folder `home`; a new one is created and migrated. `shows_pages`: also with pages for browsers.
     `queue` is asked for a runner, instead of starting one.
 
-    If jobs wait and no runner is at work, one is started: so a killed runner loses nothing. Raises Unavailable if the
-    folder can't be used.
+    If jobs wait and no runner is at work, one is started: so a killed runner loses nothing. Whoever opens it without that
+    calls `do_what_is_left` soon. Raises Unavailable if the folder can't be used.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -49,10 +51,16 @@ def open_embedded(home: Path, *, shows_pages: bool = False, queue: Queue | None 
     app = create_app(settings, shows_pages=shows_pages, queue=queue)
     services: Services = app.state.services
     services.db.upgrade()
+    if revives:
+        do_what_is_left(services)
+    return app
+
+
+def do_what_is_left(services: Services) -> None:
+    """Have a runner started if one may be needed, and forget what is due."""
     if revive_if_left(services).expiry:
         # There is no process that sweeps here: the first call of a day does it.
         services.expiry.run_if_due()
-    return app
 
 
 def revive_if_left(services: Services) -> LeftWork:

@@ -28,8 +28,7 @@ from typing import Any
 
 from sdk.imports import begin_program, nothing_collected
 
-begin_program()
-with nothing_collected(ever=True):
+with nothing_collected():
     import uvicorn
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -114,7 +113,9 @@ class Helper:
             if scope["path"] == GREETING:
                 await self._greeted()(scope, receive, self._saying(send))
             else:
-                await self._app(scope, receive, self._saying(send))
+                # A shell that completes a word starts no runner, so the next command hears of it.
+                starts_none = (RUNNER_HEADER.lower().encode(), b"0") in scope["headers"]
+                await self._app(scope, receive, send if starts_none else self._saying(send))
         finally:
             self._answering -= 1
             self._used_at = time.monotonic()
@@ -169,6 +170,8 @@ class _NoValues(logging.Formatter):
 
 def main() -> None:
     """Serve until nobody asks any more."""
+    # Not when it is imported: whoever imports it has garbage of their own.
+    begin_program()
     home, key = Path(sys.argv[1]), sys.argv[2]
     os.set_inheritable(int(sys.argv[3]), False)
     place = place_of(home)

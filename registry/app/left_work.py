@@ -10,13 +10,16 @@ from sqlalchemy import text
 
 from registry.db.database import Database
 
-#: States as in `jobs.lifecycle.UNFINISHED` and `sweeps.lifecycle.MOVING`. A policy may promote by itself; which ones do is in
-#: their documents, and few folders have any. A day as in `removal.expiry`.
+#: States as in `jobs.lifecycle.UNFINISHED` and `sweeps.lifecycle.MOVING`. Policies are left for whose versions something
+#: is done by itself, as in `promotion.automatic.candidates`; a day as in `removal.expiry`.
 _LEFT = text(
     """
     SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'running'))
         OR EXISTS (SELECT 1 FROM sweeps WHERE state IN ('running', 'choosing'))
-        OR EXISTS (SELECT 1 FROM promotion_policies),
+        OR EXISTS (
+            SELECT 1 FROM promotion_policies
+            WHERE json_extract(document, '$.evaluate') IS NOT NULL OR json_extract(document, '$.promote') IS NOT NULL
+        ),
         NOT EXISTS (
             SELECT 1 FROM daily_work
             WHERE name = 'expiry' AND begun_at_s > (julianday('now') - 2440587.5) * 86400.0 - 86400.0

@@ -6,6 +6,8 @@ session.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import signal
 import socket
 import time
@@ -20,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry.app.embedded import open_embedded
+from registry.app.embedded import do_what_is_left, open_embedded
 from registry.door.connections import Connections
 from registry.door.limits import ServerLimits
 from registry.door.protocol import BoundedHttp
@@ -38,6 +40,10 @@ HOST = "127.0.0.1"
 _BESIDE = ("/", PAGES.rstrip("/"), "/favicon.ico")
 #: More than the browsers of one person open.
 _CONNECTIONS = 200
+#: How long a browser that was opened with it takes for the first page.
+_FIRST_PAGE_S = 1.5
+
+_log = logging.getLogger(__name__)
 
 
 def serve_own_pages(home: Path, listener: socket.socket, *, first_code: str, on_address: Callable[[str], None]) -> None:
@@ -47,7 +53,8 @@ def serve_own_pages(home: Path, listener: socket.socket, *, first_code: str, on_
     it has expired. Raises Unavailable for a folder that can't be used.
     """
     with nothing_collected():
-        app = open_embedded(home, shows_pages=True)
+        # What may be left to do imports rooms that the first page doesn't need.
+        app = open_embedded(home, shows_pages=True, revives=False)
     services: Services = app.state.services
     addresses = Addresses(services.sessions, f"http://{HOST}:{listener.getsockname()[1]}", on_address)
     addresses.make(first_code)
@@ -66,7 +73,7 @@ def serve_own_pages(home: Path, listener: socket.socket, *, first_code: str, on_
         timeout_graceful_shutdown=1,
     )
     with closing(services.db):
-        _Server(config).run(sockets=[listener])
+        _Server(config, services).run(sockets=[listener])
 
 
 class Addresses:
@@ -115,7 +122,24 @@ class OnlyPages:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends by a signal, instead of raising it again."""
+    """A server that ends by a signal, instead of raising it again, and does what is left to do once it answers."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+
+    async def main_loop(self) -> None:
+        """Answer until it is to end."""
+        left = asyncio.create_task(self._do_what_is_left())
+        await super().main_loop()
+        left.cancel()
+
+    async def _do_what_is_left(self) -> None:
+        await asyncio.sleep(_FIRST_PAGE_S)
+        try:
+            await run_in_threadpool(do_what_is_left, self._services)
+        except Exception:  # noqa: BLE001 - the next command tries again, and pages are shown whatever it is
+            _log.exception("what was left to do in this folder could not be done")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry.http.paths import HEALTHZ, METRICS, READYZ
+from registry.http.paths import HEALTHZ, METRICS, PAGES, READYZ
 from registry.http.rights import Rights
 from sdk.imports import nothing_collected
 from sdk.version import API
@@ -82,9 +82,12 @@ class OpenedRooms:
         self._open(ROOMS)
 
     def open_for(self, path: str) -> None:
-        """Import the rooms that may answer at a path: all of them if it is nobody's, since then it is about all of them."""
-        if self._closed:
-            self._open([room for room in ROOMS if any(_is_below(path, own) for own in room.paths)] or ROOMS)
+        """Import the rooms that may answer at a path: all of them if it is nobody's, since then it is about all of them.
+
+        Pages are none of the API's.
+        """
+        if self._closed and not path.startswith(PAGES):
+            self._open([room for room in ROOMS if any(is_below(path, own) for own in room.paths)] or ROOMS)
 
     def _open(self, rooms: Sequence[Room]) -> None:
         with self._lock, nothing_collected():
@@ -112,5 +115,10 @@ class OpenRooms:
         await self._app(scope, receive, send)
 
 
-def _is_below(path: str, own: str) -> bool:
-    return path == own or path.startswith(f"{own}/")
+def is_below(path: str, own: str) -> bool:
+    """Whether a path is a room's own path or below it.
+
+    >>> is_below("/api/v1/jobs", "/api/v1/jobs"), is_below("/api/v1/jobs/7", "/api/v1/jobs"), is_below("/ui/jobs", "/ui/jobs/")
+    (True, True, False)
+    """
+    return path == own or path.startswith(own if own.endswith("/") else f"{own}/")

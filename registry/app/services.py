@@ -122,7 +122,7 @@ class Services:
 
     def join_all(self) -> None:
         """Join every service now."""
-        for name in _KINDS.values():
+        for name in kinds_of(Services).values():
             getattr(self, name)
 
     def may_write(self) -> bool:
@@ -645,20 +645,27 @@ class ByClass(dict[type[Any], Any]):
 
     def __init__(self, services: Services) -> None:
         super().__init__({Settings: services.settings, Database: services.db})
-        self._services = services
+        self._joining: dict[str, tuple[object, str]] = {}
+        self.join_from(services)
+
+    def join_from(self, services: object) -> None:
+        """Find those of an object as well: each is a cached property, annotated with its class."""
+        self._joining |= {kind: (services, name) for kind, name in kinds_of(type(services)).items()}
 
     def __missing__(self, kind: type[Any]) -> Any:
         """Join the service of a class."""
-        self[kind] = getattr(self._services, _KINDS[kind.__name__])
+        services, name = self._joining[kind.__name__]
+        self[kind] = getattr(services, name)
         return self[kind]
 
 
-#: The name of each service's class, and that of the service.
-_KINDS: dict[str, str] = {
-    each.func.__annotations__["return"]: name
-    for name, each in vars(Services).items()
-    if isinstance(each, cached_property)
-}
+def kinds_of(services: type[object]) -> dict[str, str]:
+    """Return the name of each service's class, and that of the service."""
+    return {
+        each.func.__annotations__["return"]: name
+        for name, each in vars(services).items()
+        if isinstance(each, cached_property)
+    }
 
 
 class _Later:

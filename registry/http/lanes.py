@@ -224,7 +224,12 @@ class Lane:
         self._pool = pool
         self._make = partial(Turns, at_once=at_once, newcomers=newcomers, waiting=waiting, wait_s=wait_s)
         self._kept: RunVar[Turns] = RunVar(f"registry_lane_{pool.name}")
-        pool.watched(lambda: self._turns().occupancy)
+        pool.watch(self)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How many run and wait in this event loop."""
+        return self._turns().occupancy
 
     async def run(self, call: Callable[..., T], *given: object, holder: str | None = None, **named: object) -> T:
         """Call a function in a thread of this lane, once it is the turn of whoever pays for it.

@@ -9,7 +9,6 @@ from typing import Unpack
 from sdk.api.datasets import DatasetRoutes
 from sdk.config import user_path
 from sdk.errors import Conflict, InvalidInput, NotFound, place_explained
-from sdk.examining.data_check import check_rows_of
 from sdk.objects import Job, Registry
 from sdk.pulling.download import fetch
 from sdk.pulling.filling import watching
@@ -116,6 +115,8 @@ class DatasetsAPI(DatasetRoutes):
         how many rows of each kind are named. Raises NotFound, InvalidInput, InvalidBase; InvalidData for a file whose
         rows can't be told apart; TimedOut; Unavailable without numpy, or the worker's extra.
         """
+        from sdk.examining.data_check import check_rows_of
+
         return check_rows_of(
             data,
             base=given_base_if_any(base, base_namespace, published),

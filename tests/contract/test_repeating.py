@@ -23,7 +23,7 @@ from support.registries import World
 from registry.access.keys import KeyedRequest, _key
 from registry.access.models import Token
 from registry.access.tokens import Tokens, secret_digest
-from registry.app.pages import PAGE_ROUTERS
+from registry.app.pages import PAGE_ROOMS, routes_of_pages
 from registry.catalog.models import Origin, Version
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.database import Database
@@ -185,7 +185,7 @@ class TestEveryRoute:
             if any(dependency.call is _key for dependency in route.dependant.dependencies)
         }
         assert keyed == set(BY_KEY)
-        pages = [route for router in PAGE_ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+        pages = [route for room in PAGE_ROOMS for route in routes_of_pages(room)]
         forms = [route.name for route in pages if (route.methods or set()) - {"GET", "HEAD"}]
         assert sorted(forms) == sorted(OF_PAGES)
         for name, field in BY_EXPECT.items():

@@ -207,7 +207,7 @@ def test_an_error_that_is_looked_at_as_the_system_s_is_none_of_ours() -> None:
     asked = re.compile(r"isinstance\((?!.*errno).*(?:OSError|TimeoutError)")
     files = [path for package in ("sdk", "workers") for path in (ROOT / package).rglob("*.py")]
     found = {path.relative_to(ROOT).as_posix() for path in files if asked.search(path.read_text())}
-    assert found == {"sdk/schemas/option_types.py", "workers/pipelines/model/adapters.py"}
+    assert found == {"sdk/schemas/option_types.py"}
     assert of_error(TimedOut("it took too long; wait longer")).args == ("it took too long; wait longer",)
 
 

@@ -15,7 +15,6 @@ from sdk.cli.support.records import print_facts, print_gap, print_listing
 from sdk.cli.support.scores import score_listing, score_names
 from sdk.cli.support.session import open_client
 from sdk.cli.support.training_rows_pages import print_training_rows
-from sdk.examining.engine_compatibility import by_engine
 from sdk.schemas.version_facts import facts_of
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ def show_command(ref: str, rows: bool, style: str) -> None:
             return
         version = client.get(ref)
         if style == "json":
+            from sdk.examining.engine_compatibility import by_engine
+
             print_json({**version.as_dict(), "compat": by_engine(client, version)})
         elif style == "quiet":
             click.echo(version.ref)

@@ -57,11 +57,19 @@ def _seen(_wanted: WantedNames, config: Config) -> list[Name]:
 
 
 def _of_server(wanted: WantedNames, config: Config) -> list[Name]:
-    if config.home is not None:
-        return []
+    return [] if config.home is not None else _answered(_get, wanted, config)
+
+
+def _of_helper(wanted: WantedNames, config: Config) -> list[Name]:
+    return [] if config.home is None else _answered(_get_of_helper, wanted, config)
+
+
+def _answered(
+    get: Callable[[WantedNames, Config, list[tuple[int, bytes]]], None], wanted: WantedNames, config: Config
+) -> list[Name]:
     got: list[tuple[int, bytes]] = []
     # Looking up a server's address can't be given a time, but waiting for a thread can.
-    thread = threading.Thread(target=_get, args=(wanted, config, got), daemon=True)
+    thread = threading.Thread(target=get, args=(wanted, config, got), daemon=True)
     thread.start()
     thread.join(max(_AT_LEAST_S, min(_SERVER_S, _ALL_S - _running_s())))
     if not got:
@@ -106,6 +114,18 @@ def _get(wanted: WantedNames, config: Config, got: list[tuple[int, bytes]]) -> N
         return
 
 
+def _get_of_helper(wanted: WantedNames, config: Config, got: list[tuple[int, bytes]]) -> None:
+    try:
+        from sdk.cli.completing import by_helper
+
+        target = f"{API}{wanted.path}?{urlencode(wanted.params)}"
+        answer = by_helper.get(config, target, within_s=_SERVER_S, most_bytes=_MOST_BYTES)
+        if answer is not None:
+            got.append(answer)
+    except Exception:  # noqa: BLE001 - whatever it is, there is nobody to tell
+        return
+
+
 def _document(body: bytes) -> Any:
     try:
         return json.loads(body)
@@ -113,5 +133,5 @@ def _document(body: bytes) -> Any:
         return None
 
 
-#: In the order in which they are asked. What answers for the registry of a folder belongs before the file.
-SOURCES: tuple[Callable[[WantedNames, Config], list[Name]], ...] = (_seen, _of_server)
+#: In the order in which they are asked. Whoever has the registry of a folder ready knows more than what was seen of it.
+SOURCES: tuple[Callable[[WantedNames, Config], list[Name]], ...] = (_of_helper, _seen, _of_server)

@@ -23,8 +23,11 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from support import processes
+from support.adapters import base_registration
 
+from registry.app.embedded import open_embedded
 from registry.queue.local import ASKED_FILE, LOCK_FILE
 from sdk import home_helpers
 from sdk.api.helped import HelpedTransport
@@ -34,6 +37,7 @@ from sdk.config import Config
 from sdk.errors import Unavailable
 from sdk.file_locks import locked
 from sdk.home_helpers import BUILD_HEADER, RUNNER_HEADER, HelperPlace, build, greet, helpers, place_of, start_helper
+from sdk.schemas.catalog import BaseView
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
@@ -322,6 +326,37 @@ def test_the_command_starts_the_runner_that_a_helper_asks_for(desk: Desk) -> Non
         with httpx.Client(transport=transport, base_url="http://helper") as client:
             assert client.get("/").status_code == 200
         assert (desk.home / ASKED_FILE).exists()
+
+
+def test_a_shell_is_offered_what_the_helper_knows_and_nobody_has_seen(desk: Desk) -> None:
+    asked = {"_ADAPTERCTL_COMPLETE": "fish_complete", "_ADAPTERCTL_LINE": "adapterctl train x --base base-of"}
+
+    def offered(**env: str) -> list[str]:
+        done = processes.finished(processes.BIN / "adapterctl", env={**desk.env, **asked, **env}, check=True)
+        assert done.stderr == ""
+        return [row.split("\t")[1] for row in done.stdout.splitlines() if "base-of-helpers" in row]
+
+    with closing(Client(f"local:{desk.home}")) as client:
+        client.transport.call("POST", "/bases", BaseView, body=base_registration(name="base-of-helpers"))
+    assert offered() == []
+    # It starts none.
+    assert greet(desk.place) is None
+    desk.start()
+    assert offered(ADAPTERCTL_HELPER="0") == []
+    # What it imports for the first answer may take longer than somebody waits.
+    wait_for(lambda: offered() == ["base-of-helpers"])
+
+
+def test_an_answer_for_a_shell_takes_no_runner_from_a_command(desk: Desk) -> None:
+    from registry.app.home_helper import AskedRunner, Helper
+
+    queue = AskedRunner()
+    app = open_embedded(desk.home, queue=queue)
+    queue.revive()
+    with closing(app.state.services.db):
+        client = TestClient(Helper(app, app.state.services, desk.place, queue))
+        assert RUNNER_HEADER not in client.get("/api/v1/whoami", headers={RUNNER_HEADER: "0"}).headers
+        assert RUNNER_HEADER in client.get("/api/v1/whoami").headers
 
 
 def test_what_is_logged_has_no_values() -> None:

@@ -214,5 +214,5 @@ def test_the_light_pull_asks_for_routes_that_there_are(document: dict[str, Any])
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._get"
     }
-    assert asked == {"/resolve", "/manifests/{}/files", "/manifests/{}/signatures", "/aliases/statements"}
+    assert asked == {"/resolve", "/base", "/manifests/{}/files", "/manifests/{}/signatures", "/aliases/statements"}
     assert {("GET", f"/api/v1{path}") for path in asked} <= set(operations(document))

@@ -1,11 +1,11 @@
 """Columns side by side within a width: first sentences are cut, then the least important columns are left out.
 
->>> name, reason = Strip("NAME", ["ada"]), Strip("REASON", ["better than v1"], importance=1, may_be_cut=True)
+>>> name, reason = Strip("NAME", ["ada"]), Strip("REASON", ["better than v1 by chance"], importance=1, may_be_cut=True)
 >>> print("\\n".join(laid_out([name, reason], 80).lines))
 NAME  REASON
-ada   better than v1
->>> laid_out([name, reason], 16).lines[1], laid_out([name, reason], 8).left_out
-('ada   better th…', ['REASON'])
+ada   better than v1 by chance
+>>> laid_out([name, reason], 22).lines[1], laid_out([name, reason], 8).left_out
+('ada   better than v1 …', ['REASON'])
 """
 
 from __future__ import annotations

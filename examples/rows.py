@@ -109,7 +109,10 @@ def make(out: Path) -> None:
             path.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
         train, heldout = (out / name / file for file in ("train.jsonl", "heldout.jsonl"))
         _drop_near(train, heldout)
-        print(*(f"{len(path.read_text(encoding='utf-8').splitlines())} rows: {path}" for path in (train, heldout)), sep="\n")
+        print(
+            *(f"{len(path.read_text(encoding='utf-8').splitlines())} rows: {path}" for path in (train, heldout)),
+            sep="\n",
+        )
 
 
 if __name__ == "__main__":

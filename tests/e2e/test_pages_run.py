@@ -31,7 +31,6 @@ NOT_RUN = {
     "docs/models.md": 1,
     "docs/pages.md": 1,
     "docs/promoting.md": 4,
-    "docs/python.md": 1,
     "docs/registry.md": 7,
     "docs/search.md": 2,
     "docs/stack.md": 1,

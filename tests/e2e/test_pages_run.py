@@ -39,7 +39,7 @@ NOT_RUN = {
 }
 #: Pages that are followed one after another in one folder: what one has run, the next one doesn't run again.
 FOLLOWED = {
-    "first": ["docs/quickstart.md", "sdk/examples/docstrings/README.md", "README.md"],
+    "first": ["docs/quickstart.md", "sdk/examples/docstrings/README.md", "README.md", "docs/search.md"],
     "training": ["docs/training.md"],
     "labels": ["sdk/examples/labels/README.md"],
     "preferences": ["sdk/examples/preferences/README.md"],

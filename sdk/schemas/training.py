@@ -289,6 +289,15 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     #: Seed of initialisation, order and dropout.
     seed: Annotated[int, Field(ge=0, le=2**32 - 1), Option("")] = 0
 
+    def passes_in_words(self) -> str:
+        """Return how often the rows were learnt, "3 epochs"; "" if it wasn't given."""
+        return f"{self.epochs:g} epochs" if "epochs" in self.model_fields_set and self.epochs else ""
+
+    def batch_in_words(self) -> str:
+        """Return rows of a forward pass by passes of a step, "4 × 4"; "" if they weren't given."""
+        is_given = {"batch_size", "grad_accum"} <= self.model_fields_set
+        return f"{self.batch_size} × {self.grad_accum}" if is_given else ""
+
 
 class TrainingSpec(TrainingFields):
     """One training, as requested. Defaults are common starting points; None is resolved by the job."""

@@ -206,10 +206,10 @@ def _trained(record: TrainingRecord) -> Iterator[tuple[str, str]]:
         yield "learning rate", f"{record.lr:g}, {record.schedule}{warmup}"
     if record.total_steps is not None:
         ended = "" if record.stopped_step is None else f"{record.stopped_step} of "
-        epochs = f", {record.epochs:g} epochs" if "epochs" in known and record.epochs else ""
-        yield "steps", f"{ended}{record.total_steps}{epochs}"
+        passes = f", {words}" if (words := record.passes_in_words()) else ""
+        yield "steps", f"{ended}{record.total_steps}{passes}"
     if record.effective_batch is not None:
-        parts = f" ({record.batch_size} × {record.grad_accum})" if {"batch_size", "grad_accum"} <= known else ""
+        parts = f" ({words})" if (words := record.batch_in_words()) else ""
         yield "batch", f"{record.effective_batch} rows{parts}"
     if record.max_length is not None:
         cut = f", {record.rows_cut} rows cut" if record.rows_cut else ""

@@ -34,7 +34,7 @@ def _shown_commands() -> list[tuple[str, str]]:
         lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
         lines += re.findall(r"`(adapter[a-z-]+ [^`\n]+)`", text)
         for line in lines:
-            for part in re.split(r"&&|;|>>", line):
+            for part in re.split(r"&&|;|>>| \| ", line):
                 words = part.strip().split(" ", 1)
                 if words[0] in PROGRAMS and len(words) == 2:
                     found.append((page.name, part.strip()))

@@ -80,14 +80,17 @@ class Reader:
     printed: dict[str, str] = field(default_factory=dict)
 
     def follow(self, block: Block) -> None:
-        """Run a block; each of its commands must end well."""
+        """Run a block, without the commands that were run before; each must end well."""
         if block.language == "python":
             self._run(block.text, "python", "-c", block.text)
             return
         for line in lines_of(block.text):
             words = shlex.split(line, comments=True)
+            if line in self.printed:
+                continue
             if words[0] == "cd" and len(words) == 2:
                 self.folder /= words[1]
+                self.printed[line] = ""
             elif words[0] == "adapterctl" and not {"&&", "||", "|", ">", ";"} & {*words}:
                 self._run(line, *words)
             else:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +31,27 @@ WarmChild.__init__.__kwdefaults__["program"] = program
 from workers.entry.cli import main
 main()
 """
+#: The real runner of an embedded registry, which stays, except for the program of its children.
+_RUNNER = """
+import signal, sys
+from dataclasses import replace
+from pathlib import Path
+from workers.child.process import WarmChild
+WarmChild.__init__.__kwdefaults__["program"] = ("-I", "-S", *sys.argv[1].split("\\n"))
+from workers.entry import local_runner
+from workers.entry.runner import Worker
+from workers.settings import WorkerSettings
+home, shutdown = Path.cwd(), local_runner.Shutdown(grace_s=5)
+with local_runner._only_runner(home) as alone, shutdown.on_signals(signal.SIGTERM):
+    assert alone
+    worker = Worker(replace(WorkerSettings.from_env(), name="local", warm=False), shutdown)
+    print("ready", flush=True)
+    while not shutdown.wait(0.05):
+        if (home / local_runner.ASKED_FILE).exists():
+            (home / local_runner.ASKED_FILE).unlink()
+            local_runner._drain(worker, shutdown)
+    worker.end()
+"""
 _PIPELINES = ("training.train", "scoring.evaluate")
 #: The ones of this process, by what the interpreter and its hooks read when they start.
 _started: dict[frozenset[tuple[str, str]], ForkServer] = {}
@@ -38,11 +61,36 @@ def worker(environment: Mapping[str, str]) -> list[str]:
     """Return the command of such a worker, without its arguments. Its children see what new ones with `environment`
     would.
     """
+    return [sys.executable, "-P", "-c", _WORKER, f"{LAUNCHER}\n{_address(environment)}"]
+
+
+@contextmanager
+def local_runner(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Have such a worker at work on the jobs of an embedded registry, in whose folder no command starts its own then."""
+    home.mkdir(parents=True)
+    shared = {"ADAPTER_WORKER_SHARED_PATHS": "/", "ADAPTER_WORKER_HUB_REPOSITORIES": "*"}
+    runner = subprocess.Popen(
+        [sys.executable, "-P", "-c", _RUNNER, f"{LAUNCHER}\n{_address(environment)}"],
+        env={**environment, **shared, "ADAPTERCTL_URL": f"local:{home}"},
+        cwd=home,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert runner.stdout is not None
+        assert runner.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        runner.terminate()
+        runner.communicate(timeout=60)
+
+
+def _address(environment: Mapping[str, str]) -> str:
+    """Return where the process listens that forks children with an environment."""
     read = {name: value for name, value in environment.items() if name.startswith((*READ_AT_START, "SKEWED_"))}
     key = frozenset(read.items())
     if key not in _started:
         _started[key] = ForkServer({**environment, **LIBRARIES}, preloads="support.child_forks:preload")
-    return [sys.executable, "-P", "-c", _WORKER, f"{LAUNCHER}\n{_started[key].address}"]
+    return _started[key].address
 
 
 def end() -> None:

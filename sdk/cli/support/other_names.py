@@ -1,56 +1,18 @@
-"""What options are called elsewhere: by PEFT, transformers, TRL, Axolotl and the model hub's tools."""
+"""What options are called elsewhere, read from `other_names.json`: by PEFT, transformers, TRL, Axolotl and the model hub's tools."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
 
-#: By the name that somebody may know, ours.
-OTHER_NAMES = {
-    "--base-model": "--base",
-    "--batch": "--batch-size",
-    "--bs": "--batch-size",
-    "--dataset": "--data",
-    "--dataset-path": "--data",
-    "--eval-dataset": "--eval-data",
-    "--eval-file": "--eval-data",
-    "--eval-steps": "--eval-every",
-    "--force": "--yes",
-    "--gradient-accumulation": "--grad-accum",
-    "--gradient-accumulation-steps": "--grad-accum",
-    "--json": "--format json",
-    "--learning-rate": "--lr",
-    "--lora-alpha": "--alpha",
-    "--lora-dropout": "--dropout",
-    "--lora-r": "--rank",
-    "--lora-rank": "--rank",
-    "--lora-target-modules": "--targets",
-    "--lr-scheduler-type": "--schedule",
-    "--max-seq-len": "--max-length",
-    "--max-seq-length": "--max-length",
-    "--max-tokens": "--max-new-tokens",
-    "--micro-batch-size": "--batch-size",
-    "--model": "--base",
-    "--model-name-or-path": "--base",
-    "--num-epochs": "--epochs",
-    "--num-train-epochs": "--epochs",
-    "--optimizer": "--optim",
-    "--out": "--output",
-    "--output-dir": "--output",
-    "--per-device-train-batch-size": "--batch-size",
-    "--quiet": "--format quiet",
-    "--r": "--rank",
-    "--resume-from-checkpoint": "--from-checkpoint",
-    "--save-steps": "--checkpoint-every",
-    "--sequence-len": "--max-length",
-    "--steps": "--max-steps",
-    "--target-modules": "--targets",
-    "--test-dataset": "--test-data",
-    "--train-data": "--data",
-    "--train-file": "--data",
-    "--val-data": "--eval-data",
-    "--val-set-size": "--holdout",
-    "--warmup": "--warmup-ratio",
-}
+
+@cache
+def other_names() -> Mapping[str, str]:
+    """Return, by the name that somebody may know, ours."""
+    names: Mapping[str, str] = json.loads(Path(__file__).with_suffix(".json").read_bytes())
+    return names
 
 
 def ours(option: str, known: Collection[str]) -> str | None:
@@ -59,5 +21,5 @@ def ours(option: str, known: Collection[str]) -> str | None:
     >>> ours("--learning_rate", ["--lr"]), ours("--learning-rate", ["--rank"])
     ('--lr', None)
     """
-    name = OTHER_NAMES.get(option.partition("=")[0].replace("_", "-"))
+    name = other_names().get(option.partition("=")[0].replace("_", "-"))
     return name if name is not None and name.split()[0] in known else None

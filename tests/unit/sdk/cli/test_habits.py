@@ -13,7 +13,7 @@ from support.adapters import base_registration, save_adapter
 from sdk.cli import COMMANDS, GROUPS, cli
 from sdk.cli.completing.names_file import NamesFile
 from sdk.cli.support.failures import translated
-from sdk.cli.support.other_names import OTHER_NAMES
+from sdk.cli.support.other_names import other_names
 from sdk.client import Client
 from sdk.config import Config, write_profile
 from sdk.errors import AdapterctlError
@@ -85,8 +85,8 @@ def test_our_names_of_options_are_those_of_commands() -> None:
         for param in each.params
         for flag in param.opts
     }
-    assert {ours.split()[0] for ours in OTHER_NAMES.values()} <= known
-    assert not {*OTHER_NAMES} & known
+    assert {ours.split()[0] for ours in other_names().values()} <= known
+    assert not {*other_names()} & known
 
 
 def test_each_command_stands_in_one_group_of_the_help() -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import sdk
 from sdk.cli import cli
 from sdk.examples import base as example_base
 from sdk.examples.writing import EXAMPLES, ROWS, write_example
@@ -53,6 +54,13 @@ def test_an_example_has_rows_options_and_a_page_over_a_base(name: str, base: Pat
     assert len(set(questions)) == len(questions), "a function is learnt and held out"
     for file in ROWS:
         assert f"`{file}` | {len(_rows(written.folder / file))} " in page.read_text()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_nothing_is_wrong_with_the_rows_of_an_example(name: str, base: Path, tmp_path: Path) -> None:
+    folder = write_example(name, tmp_path / "out", base, _never).folder
+    train, heldout = (str(folder / file) for file in ROWS)
+    assert sdk.datasets.check(train, eval_data=heldout).findings == []
 
 
 def test_nothing_is_overwritten(base: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from peft import PeftConfig
-from support import merges
+from support import merges, pages
 
+from sdk.cli import cli
 from sdk.client import Client
 from sdk.errors import Conflict, InvalidInput
 
@@ -42,6 +44,18 @@ def test_folder_has_the_versions_files_and_a_card_that_the_hub_reads(client: Cli
     assert "`rank 4, alpha 8" in card.text
     # What people of this registry wrote stays here.
     assert "script" not in (made.path / "README.md").read_text()
+
+
+def test_the_command_of_the_page_writes_the_folder(
+    client: Client, ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ADAPTERCTL_URL", client.config.url)
+    monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))
+    (words,) = pages.commands("exporting.md", "hub-folder")
+    done = CliRunner().invoke(cli, [ref if word == "code-review@v3" else word for word in words[1:]])
+    assert done.exception is None, done.output
+    assert (tmp_path / "card" / "README.md").is_file()
 
 
 def test_scores_are_listed_as_the_hub_reads_them() -> None:

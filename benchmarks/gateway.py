@@ -30,9 +30,9 @@ from sdk.gateway.door.renderers import Renderers
 from sdk.gateway.door.server import listen, server_of
 from sdk.gateway.door.standing import GatewayStanding
 from sdk.gateway.door.templates import Templates
-from sdk.gateway.moves import Moves
+from sdk.gateway.moves.moves import Moves
+from sdk.gateway.moves.versions import Fetched, Proof
 from sdk.gateway.tables.served_tables import TableAge
-from sdk.gateway.versions import Fetched, Proof
 from sdk.schemas.serving import ServedAdapter, ServedVersion
 from sdk.stack.loopback import free_ports
 

@@ -5,7 +5,7 @@
 BASE is the folder of a base and each ADAPTER one of a pulled version; records are made in float32 and kept in the folder OUT. ENGINE is
 float32, bfloat16, float16 or nf4 (transformers and PEFT), or llama.cpp-f32 or llama.cpp-f16. Each version's record is held against the engine
 with its own adapter, with none, with each of the others, with its own scaled, and over a base into which another adapter is merged by a
-quarter or a whole; every decision is that of `sdk.gateway.probe.prove`. Printed is how many passed, failed, and were undecidable, and how far
+quarter or a whole; every decision is that of `sdk.gateway.moves.probe.prove`. Printed is how many passed, failed, and were undecidable, and how far
 own and other adapters are from the records, as a multiple of the base's distance.
 
 Its figures in docs/serving.md are of 2026-12-01, over nine adapters of ranks 1, 4 and 16 for SmolLM2-135M-Instruct (`benchmarks.true`).
@@ -30,7 +30,7 @@ import torch
 
 import sdk
 from benchmarks.merged_text import in_float32
-from sdk.gateway.probe import BaseScores, prove
+from sdk.gateway.moves.probe import BaseScores, prove
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.serving import DtypeName, ServedProbe
 from workers.pipelines.data.continuations import served_probe

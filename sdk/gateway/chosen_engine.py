@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from sdk.api import bases
 from sdk.errors import InvalidInput, NotAllowed, NotFound, TimedOut, Unavailable
 from sdk.gateway.engines.engine import InferenceEngine
-from sdk.gateway.proving import objection_of
+from sdk.gateway.moves.proving import objection_of
 from sdk.pushing.given_base import files_here
 from sdk.schemas.serving import ServedVersion
 from sdk.worker_program import missing_libraries

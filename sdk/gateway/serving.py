@@ -27,9 +27,9 @@ from sdk.gateway.door.server import listen, server_of
 from sdk.gateway.door.standing import GatewayStanding
 from sdk.gateway.door.templates import Templates
 from sdk.gateway.engines.engine import EngineRefused
-from sdk.gateway.folders import LeasedFolders
-from sdk.gateway.moves import Moves
-from sdk.gateway.proving import ProbeRecords, Proving
+from sdk.gateway.moves.folders import LeasedFolders
+from sdk.gateway.moves.moves import Moves
+from sdk.gateway.moves.proving import ProbeRecords, Proving
 from sdk.gateway.tables.model_names import ModelNames
 from sdk.gateway.tables.registry_calls import RegistryCalls
 from sdk.gateway.tables.served_tables import ServedTables

@@ -22,9 +22,9 @@ from sdk.gateway.door.renderers import Renderers
 from sdk.gateway.door.server import listen, server_of
 from sdk.gateway.door.standing import GatewayStanding
 from sdk.gateway.door.templates import Templates
-from sdk.gateway.moves import Bounds, Moves
+from sdk.gateway.moves.moves import Bounds, Moves
+from sdk.gateway.moves.versions import Fetched, Proof
 from sdk.gateway.tables.served_tables import TableAge
-from sdk.gateway.versions import Fetched, Proof
 from sdk.schemas.serving import ServedAdapter, TokenStanding
 from support.serving_engine import BASE, adapter, digest_of
 

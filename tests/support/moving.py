@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
-from sdk.gateway.moves import Bounds, Moves, NotServed
-from sdk.gateway.proving import Proving
-from sdk.gateway.versions import Fetched
+from sdk.gateway.moves.moves import Bounds, Moves, NotServed
+from sdk.gateway.moves.proving import Proving
+from sdk.gateway.moves.versions import Fetched
 from sdk.schemas.serving import ServedAdapter, ServedProbe, ServedVersion
 from support.served_models import TOKENS, ServedModels
 from support.serving_engine import BASE, digest_of

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
-from sdk.gateway.versions import Fetched, Proof
+from sdk.gateway.moves.versions import Fetched, Proof
 from sdk.schemas.serving import ServedAdapter, ServedVersion
 
 BASE = "b" * 64

@@ -17,7 +17,7 @@ from sdk.gateway.door.requests import ChatBody, as_completion
 from sdk.gateway.door.streams import BrokenAnswerError, RenamedLines, Requester, event, renamed, when_set, whole
 from sdk.gateway.door.templates import Templates
 from sdk.gateway.engines.engine import EngineFacts
-from sdk.gateway.moves import HeldRequest, Moves, NotServed, UnknownModel
+from sdk.gateway.moves.moves import HeldRequest, Moves, NotServed, UnknownModel
 from sdk.schemas.completions import CompletionRequest
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

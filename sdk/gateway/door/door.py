@@ -22,7 +22,7 @@ from sdk.gateway.door.standing import GatewayStanding
 from sdk.gateway.door.streams import Requester, event
 from sdk.gateway.door.templates import Templates
 from sdk.gateway.engines.engine import EngineFacts
-from sdk.gateway.moves import Moves
+from sdk.gateway.moves.moves import Moves
 from sdk.schemas.completions import CompletionRequest
 
 MODELS = "/v1/models"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from sdk.gateway.moves import Moves
+from sdk.gateway.moves.moves import Moves
 from sdk.gateway.tables.served_tables import TableAge
 
 

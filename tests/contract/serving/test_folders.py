@@ -15,9 +15,9 @@ from support.registries import World
 
 from sdk.errors import AdapterctlError, NotFound, Unavailable
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
-from sdk.gateway.folders import LeasedFolders
-from sdk.gateway.proving import ProbeRecords, Proving, objection_of
-from sdk.gateway.versions import Fetched, Proof
+from sdk.gateway.moves.folders import LeasedFolders
+from sdk.gateway.moves.proving import ProbeRecords, Proving, objection_of
+from sdk.gateway.moves.versions import Fetched, Proof
 from sdk.pulling.cache_maintenance import entries, plan_prune, prune
 from sdk.pulling.leases import leased
 from sdk.schemas.catalog import Published, VersionView
@@ -132,7 +132,7 @@ def test_a_lease_that_could_not_be_ended_takes_no_other_s_with_it(
     async def body() -> None:
         one = await folders.fetch(version.ref, version.digest)
         with monkeypatch.context() as patched:
-            patched.setattr("sdk.gateway.folders.release", full)
+            patched.setattr("sdk.gateway.moves.folders.release", full)
             with pytest.raises(Unavailable):
                 await folders.release(one)
         other = await folders.fetch("copy-of-it@v1", version.digest)

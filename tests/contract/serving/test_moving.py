@@ -17,8 +17,8 @@ from support.engines import EngineInLoop, decoder
 from support.moving import MovingWorld
 from support.served_models import ServedModels, without_effect
 
-from sdk.gateway.moves import Bounds, NotServed
-from sdk.gateway.versions import Proof
+from sdk.gateway.moves.moves import Bounds, NotServed
+from sdk.gateway.moves.versions import Proof
 
 #: Streams at once and moves between two versions: few in `make test`, all in `make serve-peers`.
 IS_WHOLE = os.environ.get("ADAPTERCTL_PEERS") == "1"

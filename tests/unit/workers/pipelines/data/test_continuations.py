@@ -14,7 +14,7 @@ from support import tiny
 from support.trainings import run_training
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sdk.gateway.probe import BaseScores, prove
+from sdk.gateway.moves.probe import BaseScores, prove
 from sdk.schemas.serving import CONTINUATION_TOKENS, DtypeName, ProbeVerdict, ServedProbe
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.training_report import TrainingReport

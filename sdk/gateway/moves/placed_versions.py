@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdk.gateway.engines.engine import InferenceEngine
-from sdk.gateway.followed_names import FollowedNames
-from sdk.gateway.placing import Abandoned, Placing, VersionRefused
+from sdk.gateway.moves.followed_names import FollowedNames
+from sdk.gateway.moves.placing import Abandoned, Placing, VersionRefused
+from sdk.gateway.moves.versions import MoveTimes, PlacedVersion, ServingState
 from sdk.gateway.tables.model_names import NamedVersion
-from sdk.gateway.versions import MoveTimes, PlacedVersion, ServingState
 
 #: Versions that were refused and are remembered although no name that is kept moving means them.
 _REMEMBERED = 64

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import pytest
 from support.serving_engine import MemoryEngine, MemoryFolders
 
-from sdk.gateway.folders import LeasedFolders
-from sdk.gateway.proving import Proving
+from sdk.gateway.moves.folders import LeasedFolders
+from sdk.gateway.moves.proving import Proving
 from sdk.pulling.cache import Cache
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sdk.gateway.probe import BaseScores, Scores, judge, prove
+from sdk.gateway.moves.probe import BaseScores, Scores, judge, prove
 from sdk.schemas.serving import Continuation, DtypeName, ServedProbe, ServedPrompt
 
 #: How far float32 and bfloat16 put an answer from the record, in nats, as measured over SmolLM2.

@@ -14,8 +14,8 @@ from sdk.api.transport import Transport
 from sdk.errors import TimedOut, Unavailable
 from sdk.gateway.apart import in_thread
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine, OtherBase
-from sdk.gateway.probe import BaseScores, is_other_base, prove
-from sdk.gateway.versions import Proof
+from sdk.gateway.moves.probe import BaseScores, is_other_base, prove
+from sdk.gateway.moves.versions import Proof
 from sdk.lora.compatibility import Verdict, judge
 from sdk.lora.compatibility.engines import UnknownVersion
 from sdk.lora.compatibility.reading import facts_of_folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from sdk.gateway.moves.versions import PlacedVersion
 from sdk.gateway.tables.model_names import ModelNames, NamedVersion, is_exact
-from sdk.gateway.versions import PlacedVersion
 from sdk.schemas.serving import ServedAdapter
 
 #: Names that are kept moving; the aliases beyond these are loaded when they are asked for.

@@ -28,10 +28,10 @@ import httpx
 
 from sdk.gateway.engine_watch import EngineWatch, why_silent
 from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
-from sdk.gateway.followed_names import FollowedName, FollowedNames, why_not_moved
-from sdk.gateway.placed_versions import Bounds, PlacedVersions
-from sdk.gateway.placing import Objection, Placing, Prove, VersionFolders
-from sdk.gateway.versions import MoveTimes, NameStatus, PlacedVersion, Proof, ServingState, VersionStatus
+from sdk.gateway.moves.followed_names import FollowedName, FollowedNames, why_not_moved
+from sdk.gateway.moves.placed_versions import Bounds, PlacedVersions
+from sdk.gateway.moves.placing import Objection, Placing, Prove, VersionFolders
+from sdk.gateway.moves.versions import MoveTimes, NameStatus, PlacedVersion, Proof, ServingState, VersionStatus
 from sdk.schemas.serving import ServedAdapter
 
 __all__ = ["Bounds", "HeldRequest", "Moves", "NotServed", "UnknownModel"]

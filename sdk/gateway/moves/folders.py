@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdk.errors import NotFound, VerificationFailed
 from sdk.gateway.apart import in_thread
-from sdk.gateway.versions import Fetched
+from sdk.gateway.moves.versions import Fetched
 from sdk.pulling.cache import Cache
 from sdk.pulling.folder import refuse_hazard, verify_folder
 from sdk.pulling.leases import lease, leases_of, release

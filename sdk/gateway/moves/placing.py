@@ -12,7 +12,7 @@ import httpx
 
 from sdk.errors import AdapterctlError, TimedOut, Unavailable
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine, OtherBase
-from sdk.gateway.versions import Fetched, PlacedVersion, Proof, ServingState
+from sdk.gateway.moves.versions import Fetched, PlacedVersion, Proof, ServingState
 
 #: So many are fetched at the same time; one is loaded at a time.
 _MOST_PULLS = 2

@@ -1,0 +1,1 @@
+"""Names that move while requests run: versions are fetched, loaded and proved before a name means them, and leave after their last request."""

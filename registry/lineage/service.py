@@ -15,6 +15,7 @@ from registry.catalog.versions.lifecycle import VersionState
 from registry.datasets.finding import find_dataset
 from registry.datasets.models import DatasetAccess
 from registry.db.database import Database
+from registry.errors import NotFound
 from registry.lineage.walk import Walk
 from registry.principal import Principal
 from sdk.formats.refs import Ref
@@ -66,10 +67,19 @@ def _go(versions: Sequence[Version], step: Callable[[Sequence[Version]], list[Ve
 
 def _find_version(session: Session, ref: Ref, who: Principal) -> Version:
     """Return the version that a ref names; a number also finds one that was deleted, because its lineage stays."""
-    deleted = (
-        select(Version)
-        .join(Version.adapter)
-        .where(Adapter.name == ref.adapter, Version.number == ref.number, Version.state == VersionState.DELETED)
-        .where(who.within(Adapter.namespace))
-    )
-    return session.scalars(deleted).first() or find_version(session, ref, who)
+    try:
+        return find_version(session, ref, who)
+    except NotFound:
+        # Without a number, the query would find a version that never had one.
+        if ref.number is None:
+            raise
+        deleted = (
+            select(Version)
+            .join(Version.adapter)
+            .where(Adapter.name == ref.adapter, Version.number == ref.number, Version.state == VersionState.DELETED)
+            .where(who.within(Adapter.namespace))
+        )
+        version = session.scalars(deleted).first()
+        if version is None:
+            raise
+        return version

@@ -155,6 +155,17 @@ class TestWhatIsGone:
         with pytest.raises(NotFound):
             world.writer.lineage(f"{name}@v3")
 
+    def test_a_version_that_was_deleted_without_a_number_stands_for_no_other(self, world: World, maker: Maker) -> None:
+        name = f"refused-{uuid.uuid4().hex[:8]}"
+        first, second = maker.push(name), maker.push(name)
+        with world.services.db.write() as session:
+            refused = select(Version).join(Adapter).where(Adapter.name == name, Version.number == 1)
+            version = session.scalars(refused).one()
+            version.state, version.number = VersionState.DELETED, None
+        assert [keys_of(world.writer.lineage(ref, direction="down")) for ref in (name, second)] == [[second]] * 2
+        with pytest.raises(NotFound):
+            world.writer.lineage(first)
+
     def test_a_removed_dataset_is_still_named(self, world: World, maker: Maker) -> None:
         name = f"rowless-{uuid.uuid4().hex[:8]}"
         rows = maker.rows(f"{name}.jsonl")

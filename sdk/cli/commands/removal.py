@@ -96,7 +96,7 @@ def archive_command(ref: str, reason: str, every: bool, style: str) -> None:
     \b
     Examples:
       adapterctl archive code-review@v2 --reason "superseded by v3"
-      adapterctl archive code-review --all-versions --reason "now in team/code-review"
+      adapterctl archive code-review --all-versions --reason "it has moved"
     """
     if not every:
         _require_version(ref, "archive")

@@ -230,6 +230,13 @@ def _run() -> NoReturn:
         from sdk.cli.support.failures import leave
 
         leave(error)
+    except SystemExit:
+        # Click ends with 1 where the reader of our output has gone, as `head` does, and leaves this in its place.
+        if not type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
+            raise
+        from sdk.cli.support.failures import leave
+
+        leave(BrokenPipeError())
     except KeyboardInterrupt:
         click.echo("\ninterrupted", err=True)
         sys.exit(130)

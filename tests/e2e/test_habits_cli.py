@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
+from support import processes
 from support.command_line import CommandLine
 from support.tiny import save_llama
 
@@ -23,6 +26,17 @@ def test_gc_asks_nothing_where_nothing_would_go(node: CommandLine) -> None:
     assert status == 0
     assert "there is nothing to remove" in shown
     assert "?" not in shown
+
+
+@pytest.mark.parametrize("asked", [["version"], ["list", "--help"]])
+def test_output_whose_reader_has_gone_is_no_failure(node: CommandLine, asked: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as output:
+        done = subprocess.run(
+            [processes.BIN / "adapterctl", *asked], env=node.env, stdout=output, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_watch_without_jobs_says_so(node: CommandLine) -> None:

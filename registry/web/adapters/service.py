@@ -54,7 +54,7 @@ class ShownAdapter:
     dataset_names: Mapping[str, str]
     moves: Paged[AliasMoveView]
     rights: AdapterRights
-    #: The aliases for which a policy stands.
+    #: The aliases for which a policy stands; none are looked up for those who may not approve.
     judged: Sequence[str]
 
 
@@ -100,10 +100,10 @@ class AdapterPages:
             raise NotFound(f"there are no scores {score[:80]!a}; choose some on the page of {name}", param="score")
         scores = self._scores.of_adapter(adapter=name, kind=kind, numbers=numbers, who=who)
         marked = {one.number: one.alias for one in reversed(shown)}
-        space = space_of(name)
+        rights = _rights(name, who)
         return ShownAdapter(
             name=name,
-            namespace=space,
+            namespace=space_of(name),
             newest=versions.items[0] if versions.items else None,
             aliases=shown,
             more_aliases=len(aliases) - len(shown),
@@ -113,17 +113,20 @@ class AdapterPages:
             chart=None if scores.kind is None else ScoreChart.of(scores.points, last=scores.last_number, marked=marked),
             dataset_names=self._names.of({kind.dataset for kind in scores.offered}, who=who),
             moves=self._aliases.history(adapter=name, alias=None, who=who, limit=MOVES),
-            rights=_rights(name, who),
-            judged=self._approvals.judged(adapter=name, who=who),
+            rights=rights,
+            judged=self._judged(name, rights, who),
         )
 
     def movable(self, *, adapter: str, who: Principal) -> MovableAliases:
         """The aliases that a reader may let name a version. Raises InvalidName, NotFound."""
         rights = _rights(adapter, who)
         there = [one.alias for one in self._aliases.list(adapter=adapter, who=who) if rights.move(one)]
-        judged = self._approvals.judged(adapter=adapter, who=who) if rights.promote else []
+        judged = self._judged(adapter, rights, who)
         names = sorted({FIRST_ALIAS, *there, *judged}, key=lambda alias: (alias != FIRST_ALIAS, alias))
         return MovableAliases(names[:ALIASES], rights.promote)
+
+    def _judged(self, adapter: str, rights: AdapterRights, who: Principal) -> Sequence[str]:
+        return self._approvals.judged(adapter=adapter, who=who) if rights.promote else []
 
     def history(self, *, adapter: str, alias: str | None, who: Principal, cursor: str | None) -> Paged[AliasMoveView]:
         """The moves of an adapter's aliases, or of one, newest first. Raises InvalidName, NotFound, Invalid."""

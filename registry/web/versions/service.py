@@ -8,7 +8,7 @@ from typing import Any
 
 from registry.artifacts.long_facts import TurnNeededError, holding_facts
 from registry.catalog.bases.finding import find_visible
-from registry.catalog.versions.finding import find_adapter, space_of
+from registry.catalog.versions.finding import exact_ref, find_adapter, find_version, space_of
 from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
@@ -24,6 +24,7 @@ from registry.web.rendering import size
 from registry.web.versions.commands import BasePlace, Command, commands_of
 from registry.web.versions.heat_map import HeatMap, heat_map
 from registry.web.versions.lineage_map import STEPS, LineageMap, lineage_map
+from sdk.formats.refs import Ref
 from sdk.schemas.artifacts import SignatureView
 from sdk.schemas.catalog import KEPT, VersionView
 from sdk.schemas.evaluation import is_score
@@ -142,10 +143,11 @@ class VersionPages:
         return list(self._evaluations.list(asked, who=who).items)
 
     def _beside(self, view: VersionView, who: Principal) -> str:
-        if view.number is None:
+        if view.number is None or FIRST_ALIAS in view.aliases:
             return view.ref
         try:
-            production = self._catalog.resolve(f"{view.adapter}@{FIRST_ALIAS}", who=who).ref
+            with self._db.read() as session:
+                production = exact_ref(find_version(session, Ref(view.adapter, FIRST_ALIAS), who))
         except NotFound:
             return view.ref
         return view.ref if production == view.ref else f"{production} {view.ref}"

@@ -154,6 +154,7 @@ class TestPromotion:
         form = reader.form(reader.get(promoting(scene, number)), "/ui/actions/promote/check")
         return reader, reader.send(form, alias=alias)
 
+    @ONE_DATABASE
     def test_check_is_shown_first_and_then_it_moves(self, scene: Scene, opening: Opening) -> None:
         scene.publish()
         data = scene.rows()
@@ -208,6 +209,7 @@ class TestPromotion:
         assert "policies of" in lost.text
         assert scene.named() is None
 
+    @ONE_DATABASE
     def test_going_back_shows_where_to_and_stops_if_that_has_changed(self, scene: Scene, opening: Opening) -> None:
         for _ in range(3):
             scene.publish()

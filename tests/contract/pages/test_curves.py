@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from contract.pages.conftest import ONE_DATABASE
 from support.page_readers import signed_in, without_csrf
 from support.people import submit, training
 from support.registries import World
@@ -58,6 +59,7 @@ def test_many_curves_take_a_bounded_number_of_statements(people: World, reader: 
 
 
 @pytest.mark.parametrize("path", ["/ui/series", "/ui/series.svg", "/ui/series/table"])
+@ONE_DATABASE
 def test_strangers_see_nothing_and_learn_nothing(people: World, jobs: list[str], path: str) -> None:
     with signed_in(people.url, people.token(Role.ADMIN, namespace="elsewhere")) as stranger:
         asked, invented = (stranger.get(path, params={"jobs": job}) for job in (jobs[0], "0123456789ab"))
@@ -72,12 +74,14 @@ def test_strangers_see_nothing_and_learn_nothing(people: World, jobs: list[str],
     "query",
     ["jobs=" + ",".join(f"j{n}" for n in range(101)), "", "refs=NO", "refs=a@v1&by=hours", "refs=" + "a" * 30_000],
 )
+@ONE_DATABASE
 def test_wrong_requests_are_refused_in_words(reader: httpx.Client, query: str) -> None:
     answer = reader.get(f"/ui/series?{query}")
     assert answer.status_code in {400, 422}
     assert "Not possible" in answer.text
 
 
+@ONE_DATABASE
 def test_picture_and_tables_have_what_scripts_draw(people: World, reader: httpx.Client, jobs: list[str]) -> None:
     picture = reader.get("/ui/series.svg", params={"jobs": ",".join(jobs[:20])})
     assert picture.headers["Content-Type"].startswith("image/svg+xml")

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from contract.pages.conftest import ONE_DATABASE
 from support import registries
 from support.page_readers import PageReader, csrf_of, signed_in
 from support.people import submit, training
@@ -184,6 +185,7 @@ def test_what_happens_after_a_right_is_lost_is_not_sent(people: World, browse: B
 
 
 @pytest.mark.parametrize("ends", ["token", "session"])
+@ONE_DATABASE
 def test_stream_ends_with_token_and_session(people: World, browse: Browse, train: Train, space: str, ends: str) -> None:
     train(space)
     browser = browse(**{space: Role.READER})
@@ -271,6 +273,7 @@ def test_page_and_tick_have_bounded_statements(people: World, browse: Browse, tr
     assert len(seen) == 1
 
 
+@ONE_DATABASE
 def test_pages_need_a_known_job_and_a_right_to_change_it(browse: Browse, train: Train, space: str) -> None:
     job = train(space)
     reader, stranger = browse(**{space: Role.READER}), browse(**{f"{space}-x": Role.ADMIN})
@@ -282,6 +285,7 @@ def test_pages_need_a_known_job_and_a_right_to_change_it(browse: Browse, train: 
     assert reader.http.post(f"/ui/jobs/{job.id}/cancel", data={"reason": "x"}).status_code == 403
 
 
+@ONE_DATABASE
 def test_retry_that_is_sent_twice_is_one_job(browse: Browse, train: Train, space: str) -> None:
     job = train(space)
     browser, address = browse(**{space: Role.WRITER}), f"/ui/jobs/{job.id}"

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from contract.pages.conftest import ONE_DATABASE
 from sqlalchemy import select, update
 from support import registries
 from support.page_readers import csrf_of
@@ -48,6 +49,7 @@ def shows(browser: httpx.Client) -> bool:
     return browser.get(ADAPTERS).status_code == 200
 
 
+@ONE_DATABASE
 def test_page_is_shown_to_who_has_signed_in_and_leads_others_to_the_form(people: World, visit: Visit) -> None:
     led = visit().get(f"{ADAPTERS}?namespace=team")
     assert (led.status_code, led.headers["Location"]) == (303, "/ui/sign-in?next=%2Fui%2Fadapters%3Fnamespace%3Dteam")
@@ -56,6 +58,7 @@ def test_page_is_shown_to_who_has_signed_in_and_leads_others_to_the_form(people:
     assert "some reader" in browser.get(ADAPTERS).text
 
 
+@ONE_DATABASE
 def test_wrong_token_is_refused_without_being_shown(visit: Visit) -> None:
     answer = visit().post(SIGN_IN, data={"token": "actl_wrong-and-secret", "next": "/ui/jobs"})
     assert answer.status_code == 401
@@ -94,6 +97,7 @@ def test_sign_out_ends_the_session_for_whoever_has_its_cookie(people: World, vis
     assert not shows(thief)
 
 
+@ONE_DATABASE
 def test_sign_out_without_the_session_s_own_form_is_refused(people: World, visit: Visit) -> None:
     browser, other = visit(people.token(Role.READER)), visit(people.token(Role.READER))
     for csrf in ("", csrf_of(other), "é"):

@@ -60,7 +60,7 @@ class Forged:
             "with a base": self.reader.compare([*self.refs, self.base]).model_dump(mode="json"),
             "versions": [self.reader.get(ref).as_dict() for ref in self.refs],
             "found": [
-                [brief.model_dump(mode="json") for brief in self.reader.search(f"name = {name} and {one}")]
+                [version.brief.model_dump(mode="json") for version in self.reader.search(f"name = {name} and {one}")]
                 for one in (each.format(self.digest[:12]) for each in filters)
             ],
             "diff": self.reader.diff(*self.refs, weights=False).model_dump(mode="json"),
@@ -139,10 +139,10 @@ def test_scores_of_others_are_used_if_they_are_asked_for_and_marked(forged: Forg
     low = f"name = {name} and eval[{forged.digest[:12]}].loss < 0.5"
     assert forged.reader.search(low) == []
     for asked in (other, "*"):
-        (brief,) = forged.reader.search(low, scores_of=asked)
-        assert (brief.ref, brief.scores_of) == (forged.refs[0], [other])
-    (brief,) = forged.reader.search(low.replace("< 0.5", "> 0.9"))
-    assert brief.scores_of == [forged.own.desk.space]
+        (version,) = forged.reader.search(low, scores_of=asked)
+        assert (version.ref, version.brief.scores_of) == (forged.refs[0], [other])
+    (version,) = forged.reader.search(low.replace("< 0.5", "> 0.9"))
+    assert version.brief.scores_of == [forged.own.desk.space]
     version = forged.reader.get(forged.refs[0])
     assert [one.namespace for one in version.scores_of(other)] == [other]
     assert [one.namespace for one in version.scores_of("*")] == [forged.own.desk.space, other]

@@ -57,7 +57,7 @@ class Kept:
 
     def search(self, filter: str) -> Any:  # noqa: A002
         """What a filter finds."""
-        return plain(self._party.ci.search(filter))
+        return plain([version.brief for version in self._party.ci.search(filter)])
 
     def lineage(self, of: str) -> Any:
         """Where something came from, and what came of it."""

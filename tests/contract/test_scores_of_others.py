@@ -235,7 +235,7 @@ def test_the_command_line_takes_and_marks_them(forged: Forged, people: World) ->
     runner = CliRunner(env={"ADAPTERCTL_URL": people.url, "ADAPTERCTL_TOKEN": forged.reader.config.token or ""})
 
     def run(*args: str) -> str:
-        done = runner.invoke(cli, args)
+        done = runner.invoke(cli, [*args, *(() if "--format" in args else ("--format", "table"))])
         assert done.exit_code == 0, done.output
         assert all(len(line) <= 80 for line in done.output.splitlines() if "--format" not in args)
         return done.output

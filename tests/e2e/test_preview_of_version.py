@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import tiny
+from support import merges, tiny
 from support.command_line import CommandLine
 
 import sdk.submitting.data_preview
@@ -143,8 +143,10 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
 def test_what_is_wrong_is_said_in_one_line(place: Place, args: list[str], code: int, said: str, tmp_path: Path) -> None:
     if "pushed@v1" in args:
         with closing(place.client()) as client:
-            pulled = client.pull("counter@v1", tmp_path / "pulled")
-            client.push(pulled, "pushed", base=place.folder / "tiny-llama")
+            base = place.folder / "tiny-llama"
+            # Other bytes than the training's, whose past a push of them would have.
+            made = merges.save_adapter(base, tmp_path / "made", r=2, lora_alpha=4, target_modules=["q_proj"])
+            client.push(made, "pushed", base=base)
     done = place.preview(*args)
     assert (done.returncode, done.stdout) == (code, "")
     (line,) = done.stderr.splitlines()

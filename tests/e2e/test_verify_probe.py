@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -61,9 +62,9 @@ def test_what_the_training_recorded_is_shown_and_found_again(place: Place, clien
     assert shown["metrics"]["probe_logit_gap"] > 1e-6
     assert len(shown["training"]["probe_texts"]) == 64
     assert {"metrics", "training.probe_texts"} <= set(shown["reported"])
-    table = place.run("show", "counter@v1").stdout
-    assert "ΔW           norm " in table
-    assert "probe        logits moved by up to " in table
+    table = place.run("show", "counter@v1", "--format", "table").stdout
+    assert re.search(r"^ΔW +norm ", table, re.MULTILINE)
+    assert re.search(r"^probe +logits moved by up to ", table, re.MULTILINE)
     done = place.run("verify", "counter@v1", "--probe", "--record", "--base", "./tiny-llama", "--format", "json")
     assert done.returncode == 0, done.stderr
     assert "recorded for local: the replay of counter@v1 agrees with its record" in done.stderr
@@ -156,13 +157,22 @@ def test_what_was_pushed_answers_as_what_was_trained(place: Place, client: Clien
     trained = client.versions.served_probe("counter@v1")
     assert trained.source == "training"
     pulled = client.pull("counter@v1", to=place.folder / "pulled")
-    pushed = client.push(pulled, "pushed", base=place.folder / "tiny-llama")
-    with pytest.raises(NotFound, match=r"make one with: adapterctl verify pushed@v1 --probe --record"):
-        client.versions.served_probe(pushed.ref)
-    done = place.run("verify", "pushed@v1", "--probe", "--record", "--base", "./tiny-llama", "--format", "json")
-    assert done.returncode == 0, done.stderr
-    assert "recorded: what pushed@v1 answers, by which engines are proved to serve it" in done.stderr
-    found = client.versions.served_probe("pushed@v1")
+    # In this registry the copy has the record of the version that was trained.
+    assert (
+        client.versions.served_probe(client.push(pulled, "again", base=place.folder / "tiny-llama").ref).source
+        == "training"
+    )
+    # Another one knows nothing of it.
+    elsewhere = f"local:{place.folder / 'other-home'}"
+    with closing(Client(elsewhere, cache=place.folder / "other-cache")) as other:
+        pushed = other.push(pulled, "pushed", base=place.folder / "tiny-llama")
+        with pytest.raises(NotFound, match=r"make one with: adapterctl verify pushed@v1 --probe --record"):
+            other.versions.served_probe(pushed.ref)
+        told = ["verify", "pushed@v1", "--probe", "--record", "--base", "./tiny-llama", "--format", "json"]
+        done = place.run(*told, ADAPTERCTL_URL=elsewhere)
+        assert done.returncode == 0, done.stderr
+        assert "recorded: what pushed@v1 answers, by which engines are proved to serve it" in done.stderr
+        found = other.versions.served_probe("pushed@v1")
     assert (found.source, found.digest, found.base) == ("worker", pushed.digest, trained.base)
     # The same machine and libraries; the training computed it over the base that it had in memory.
     assert found.probe == trained.probe

@@ -287,7 +287,7 @@ def _names_file_and_digest(error: VerificationFailed, damage: Damage) -> None:
 def pulled(artifact: Artifact, tmp_path: Path) -> Path:
     with opened("embedded", tmp_path) as world:
         ref = world.writer.push(artifact.folder, next(NAMES), base="tiny").ref
-        return world.writer.pull(ref, tmp_path / "pulled")
+        return world.writer.pull(ref, tmp_path / "pulled", base_name="keep")
 
 
 @pytest.mark.parametrize("cuts", [False, True], ids=["flips", "cuts"])

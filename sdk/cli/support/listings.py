@@ -22,7 +22,7 @@ import click
 
 from sdk.cli.support.columns import CellForm, ListColumn, drawn, written
 from sdk.cli.support.layout import Laid, Strip, laid_out
-from sdk.cli.support.output import format_option, is_piped, print_json, say_filled, screen_width, writable
+from sdk.cli.support.output import format_option, is_piped, print_json, say, say_filled, screen_width, writable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,9 +74,9 @@ class Listing:
             text = self.tabbed(rows, header=header and not _asked(_NO_HEADER))
             click.echo(writable(text) + "\n" if text else "", nl=False)
             if not rows:
-                say_filled(empty)
+                say(empty)
         elif not rows:
-            say_filled(empty)
+            say(empty)
         else:
             found = self.drawn(rows, width=screen_width())
             headers, *lines = found.text.split("\n")

@@ -134,7 +134,7 @@ def test_an_admin_removes_the_base_that_was_meant(scene: Scene, admin: Client, j
 def test_what_was_pulled_is_pushed_over_the_base_that_it_belongs_to(scene: Scene, tmp_path: Path) -> None:
     """Its config has a name alone, which means another base where it is pushed."""
     made = scene.both.push(scene.adapter(), f"{scene.theirs.space}/a", base=scene.own.fingerprint)
-    scene.both.pull(made.ref, to=tmp_path / "pulled")
+    scene.both.pull(made.ref, to=tmp_path / "pulled", base_name="keep")
     config = tmp_path / "pulled" / "adapter_config.json"
     assert json.loads(config.read_text())["base_model_name_or_path"] == scene.id
     again = scene.both.versions.push(tmp_path / "pulled", f"{scene.theirs.space}/b", base=None)

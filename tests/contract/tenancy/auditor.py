@@ -50,7 +50,10 @@ class Auditor:
         for digest in datasets:
             for wanted in _FILTERS:
                 asked = f"namespace = {self._space} and {wanted.format(digest)}"
-                yield asked, self._answer(lambda asked=asked: plain([version.brief for version in self._client.search(asked)]))
+                yield (
+                    asked,
+                    self._answer(lambda asked=asked: plain([version.brief for version in self._client.search(asked)])),
+                )
 
     def _answer(self, ask: Callable[[], Any]) -> Any:
         try:

@@ -131,4 +131,5 @@ class TestShow:
     @staticmethod
     def facts(desk: Desk, ref: str) -> dict[str, str]:
         """What `show` prints, by its first word."""
-        return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in desk.run("show", ref).stdout.splitlines())
+        lines = desk.run("show", ref).stdout.partition("\n\n")[0].splitlines()
+        return {name: value for name, _, value in (line.partition("\t") for line in lines)}

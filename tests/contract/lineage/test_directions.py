@@ -272,4 +272,4 @@ def test_show_lists_them(world: World, maker: Maker, views: list[DatasetView], t
     if world.url.startswith("local:"):
         shown = CliRunner().invoke(cli, ["show", f"{name}@v1"], env={"ADAPTERCTL_URL": world.url}).output
         assert "2 datasets, 1 rows" in shown
-        assert f"{views[1].digest[:12]}, weight 2, 1 of 1 rows an epoch" in shown
+        assert f"{views[1].exact_name or views[1].digest[:12]}, weight 2, 1 of 1 rows an epoch" in shown

@@ -58,7 +58,7 @@ class Party:
         """Fetch a version into a new folder through a new cache; return its files."""
         with_new_cache = Client(self.client.config.url, self.client.config.token, cache=to.parent / f"cache-{to.name}")
         try:
-            folder = with_new_cache.pull(ref, to)
+            folder = with_new_cache.pull(ref, to, base_name="keep")
         finally:
             with_new_cache.close()
         return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}

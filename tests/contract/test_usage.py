@@ -192,7 +192,8 @@ class TestStatements:
 
     #: One more than where there were no limits before there were sums; then there were two to four more with limits. One looks for
     #: scores that the bytes have had: they are tries of their adapter.
-    MOST = {"sqlite": 18, "postgresql": 19}  # noqa: RUF012 - nobody changes it
+    # One looks for the version whose past a copy has; on PostgreSQL two take turns with whoever records scores of the bytes.
+    MOST = {"sqlite": 19, "postgresql": 22}  # noqa: RUF012 - nobody changes it
 
     def test_one_row_is_changed_as_the_last_thing(
         self, people: World, admin: Client, space: str, tmp_path: Path

@@ -526,6 +526,8 @@ class MergedModel:
 def _unpickled_model(
     ref: str, manifest: str, report: dict[str, Any], registered: str | None, existing: bool
 ) -> MergedModel:
+    from sdk.schemas.manifest import Manifest
+
     found = read_json(Manifest, manifest, open_ended=True)
     return MergedModel(ref, found, report, registry_of_this_process(), registered=registered, existing=existing)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, func, select, text
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
 from registry.access.keys import Keyed, keep, kept
@@ -184,16 +184,6 @@ class Tokens:
         with self._db.read() as session:
             return _holder(session, Token.id == owner.removeprefix("token:"))
 
-    def holders(self, token_ids: Collection[str]) -> dict[str, Principal]:
-        """Return who holds each of these tokens, with the roles that they have now; without those that have ended. One
-        statement.
-        """
-        if not token_ids:
-            return {}
-        query = select(Token).where(Token.id.in_(token_ids), in_use()).options(joinedload(Token.grants))
-        with self._db.read() as session:
-            return {token.id: _principal(token) for token in session.scalars(query).unique()}
-
     def _ended(self, session: Session, token: Token, namespaces: Collection[str] | None = None) -> None:
         """Tell who goes by the roles that tokens have; None: it loses all of its own."""
         if self._on_ended is not None:
@@ -244,10 +234,11 @@ def _holder(session: Session, which: ColumnElement[bool], now: datetime | None =
         raise Unauthenticated(
             "the token is unknown, expired or revoked; ask an admin for a new one, then run: adapterctl login URL"
         )
-    return _principal(token)
+    return principal_of(token)
 
 
-def _principal(token: Token) -> Principal:
+def principal_of(token: Token) -> Principal:
+    """Return who holds a token, with the roles that it has now."""
     return Principal(token.name, {grant.namespace: Role(grant.role) for grant in token.grants}, token.id)
 
 

@@ -29,10 +29,10 @@ from registry.web.rendering import render
 from registry.web.sessions.service import Sessions
 
 #: How often a process asks the database while anybody looks, in seconds.
-TICK_S = 0.5
+TICK_S = 0.85
 #: How often it looks at least whether all who look still may, and why jobs wait, in seconds. Both are done at a tick: a time
 #: that isn't a little less than some ticks is a tick longer than it says.
-TRUST_S, QUEUE_S = 0.9, 15.0
+TRUST_S, QUEUE_S = 0.8, 15.0
 #: How long an event may take from its number to its commit: more than a statement may take.
 _OVERLAP_S = 6.0
 #: As many numbers of events before the page of the first reader are looked at, too.

@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
-from registry.access.tokens import Tokens, secret_digest
+from registry.access.models import Token, in_use
+from registry.access.tokens import Tokens, principal_of, secret_digest
 from registry.db.database import Database
 from registry.db.types import utc_now
 from registry.errors import RegistryError, Unauthenticated
@@ -119,23 +120,30 @@ class Sessions:
 
     def standing(self, digests: Collection[str]) -> dict[str, Principal]:
         """Return who holds each of these sessions, with the roles that their tokens have now; those that have ended are
-        left out. Two statements, however many: for streams, which ask for all their readers at once.
+        left out. One statement, however many: for streams, which ask for all their readers at once.
         """
         now = utc_now()
         with self._db.read() as session:
-            query = select(WebSession.secret_sha256, WebSession.token_id, WebSession.seen_at).where(
-                WebSession.secret_sha256.in_(digests), WebSession.ended_at.is_(None), WebSession.seen_at > now - IDLE
+            query = (
+                select(WebSession, Token)
+                .outerjoin(Token, and_(Token.id == WebSession.token_id, in_use()))
+                .options(joinedload(Token.grants))
+                .where(
+                    WebSession.secret_sha256.in_(digests),
+                    WebSession.ended_at.is_(None),
+                    WebSession.seen_at > now - IDLE,
+                )
             )
-            rows = session.execute(query).all()
-        holders = self._tokens.holders({row.token_id for row in rows if row.token_id is not None})
-        found = {
-            row.secret_sha256: holders[row.token_id] if self.wants_token else LOCAL
-            for row in rows
-            if (row.token_id in holders if self.wants_token else row.token_id is None)
-        }
-        self._note_seen(
-            [row.secret_sha256 for row in rows if row.secret_sha256 in found and row.seen_at < now - _SEEN], now
-        )
+            rows = session.execute(query).unique().all()
+            found, unseen = {}, []
+            for row, token in rows:
+                if self.wants_token and token is not None:
+                    found[row.secret_sha256] = principal_of(token)
+                elif not self.wants_token and row.token_id is None:
+                    found[row.secret_sha256] = LOCAL
+                if row.secret_sha256 in found and row.seen_at < now - _SEEN:
+                    unseen.append(row.secret_sha256)
+        self._note_seen(unseen, now)
         return found
 
     def listen(self, listener: Callable[[Collection[str]], None]) -> None:

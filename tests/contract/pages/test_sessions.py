@@ -135,7 +135,7 @@ def test_idle_session_ends_and_a_used_one_is_noted_once_a_minute(people: World, 
     assert not shows(browser)
 
 
-def test_gate_takes_two_statements_and_none_when_it_has_just_asked(people: World, visit: Visit) -> None:
+def test_gate_takes_one_statement_and_none_when_it_has_just_asked(people: World, visit: Visit) -> None:
     browser = visit(people.token(Role.READER))
     counted = []
     for wait_s in (TRUST_S, 0.0):
@@ -143,7 +143,7 @@ def test_gate_takes_two_statements_and_none_when_it_has_just_asked(people: World
         with sent(people.services.db) as statements:
             assert browser.get("/ui/no-such-page").status_code == 404
         counted.append(len(statements))
-    assert counted == [2, 0]
+    assert counted == [1, 0]
 
 
 def test_tokens_sessions_are_bounded_and_the_oldest_ends(people: World) -> None:

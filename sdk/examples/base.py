@@ -85,7 +85,7 @@ def _installed() -> Path | None:
 
 
 def _fetched(folder: Path) -> bool:
-    """Fetch the base from its hub; False if that is switched off, away, or gives it not."""
+    """Fetch the base from its hub; False if the hub is switched off, out of reach, or refuses."""
     off = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
     if off or missing_libraries(("huggingface_hub",)):
         return False

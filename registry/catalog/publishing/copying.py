@@ -52,8 +52,9 @@ class Copies:
                 lora=read_stored(LoraConfig, version.lora, of=past.ref),
                 tags={**version.tags, **copy.tags},
                 description=version.description if copy.description is None else copy.description,
-                signature=self._signature(manifest, who),
             )
+        # Not within the transaction, which holds a connection already.
+        publication = publication.model_copy(update={"signature": self._signature(manifest, who)})
         return self._publisher.publish(publication=publication, who=who, past=past)
 
     def _signature(self, manifest: Manifest, who: Principal) -> SignedManifest | None:

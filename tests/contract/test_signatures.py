@@ -329,6 +329,13 @@ class TestWhereKeysAreSet:
         assert complete(sign_manifest(said.manifest, pair.private)).state == "succeeded"
         assert strict.writer.signatures(said.manifest.digest)[0].created_by == "some worker"
 
+    def test_a_copy_has_the_signature_of_its_version(self, strict: World, pair: Pair, tmp_path: Path) -> None:
+        name = f"a-{uuid.uuid4().hex[:8]}"
+        version = strict.writer.push(new_adapter(tmp_path), name, base="tiny", sign=pair.private)
+        copied = strict.writer.versions.copy(version.ref, f"{name}-copy")
+        assert (copied.number, copied.digest) == (1, version.digest)
+        strict.writer.pull(copied.ref, tmp_path / "verified", verify_with=pair.public)
+
     def test_so_is_a_merged_model_that_becomes_a_version(
         self, strict: World, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

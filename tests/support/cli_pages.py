@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -53,12 +54,14 @@ def _with_those_below(command: click.Command, name: str, parent: click.Context) 
 def _section(context: click.Context) -> str:
     path = context.command_path.removeprefix("adapterctl ")
     level = "##" if " " not in path else "###"
-    # How `--help` itself is spelled depends on the context in which it was asked for first.
-    adds, context.command.add_help_option = context.command.add_help_option, False
-    try:
+    # How `--help` itself is spelled depends on the context in which it was asked for first. A group may write the help of the
+    # command that it begins.
+    commands = [context.command, *filter(None, [getattr(context.command, "begins", None)])]
+    with ExitStack() as stack:
+        for command in commands:
+            stack.callback(setattr, command, "add_help_option", command.add_help_option)
+            command.add_help_option = False
         text = "\n".join(line.rstrip() for line in context.get_help().splitlines())
-    finally:
-        context.command.add_help_option = adds
     return f"\n{level} {path}\n\n```\n{text}\n```\n"
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class Task(NamedTuple):
     wish: str
     commands: list[str]
     #: What puts things back, so that the task can be done again; not timed.
-    undone_by: list[str] = []
+    undone_by: Sequence[str] = ()
     peer: str = ""
 
 
@@ -118,7 +119,7 @@ def run(registry: Path, base: Path, rounds: int = 5) -> Iterator[tuple[Task, Tak
 
 
 def _done(task: Task, values: dict[str, object], env: dict[str, str]) -> Taken:
-    before, after = (task.undone_by, []) if task.commands[0].startswith("rollback") else ([], task.undone_by)
+    before, after = (task.undone_by, ()) if task.commands[0].startswith("rollback") else ((), task.undone_by)
     for command in before:
         _timed(f"{_HERE}/adapterctl {command.format(**values)}", env)
     times = [_timed(f"{_HERE}/adapterctl {command.format(**values)}", env) for command in task.commands]
@@ -130,7 +131,7 @@ def _done(task: Task, values: dict[str, object], env: dict[str, str]) -> Taken:
 
 def _timed(line: str, env: dict[str, str]) -> Taken:
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(shlex.split(line), env=env, capture_output=True, text=True, check=False)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(f"{line}\n{done.stderr}")

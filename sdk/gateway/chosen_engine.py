@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from sdk.api import bases
 from sdk.errors import InvalidInput, NotAllowed, NotFound, TimedOut, Unavailable
@@ -49,6 +50,14 @@ class ChosenEngine:
     objection: Callable[[Path], str | None] | None
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 def check(choice: EngineChoice) -> None:
     """Raise InvalidInput for options that don't go together."""
     if choice.name == "vllm":
@@ -57,6 +66,8 @@ def check(choice: EngineChoice) -> None:
                 "vllm is a server of its own; say where it is and a folder that it sees: --at URL --shared DIR",
                 param="at",
             )
+        if not _is_http(choice.url):
+            raise InvalidInput(f"--at can't be {ascii(choice.url)}; use a URL such as http://HOST:8000", param="at")
         if not choice.shared.is_dir():
             raise InvalidInput(f"{choice.shared} is no folder; give one that the engine sees too", param="shared")
     elif choice.url is not None or choice.shared is not None:

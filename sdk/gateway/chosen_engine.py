@@ -67,7 +67,7 @@ def check(choice: EngineChoice) -> None:
                 param="at",
             )
         if not _is_http(choice.url):
-            raise InvalidInput(f"--at can't be {ascii(choice.url)}; use a URL such as http://HOST:8000", param="at")
+            raise InvalidInput(f"--at can't be {choice.url!a}; use a URL such as http://HOST:8000", param="at")
         if not choice.shared.is_dir():
             raise InvalidInput(f"{choice.shared} is no folder; give one that the engine sees too", param="shared")
     elif choice.url is not None or choice.shared is not None:

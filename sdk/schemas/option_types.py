@@ -152,7 +152,7 @@ def _within(values: dict[str, float], most: int, *, whole: bool) -> dict[str, fl
     for name, value in values.items():
         if not 0 < value <= most or (whole and value % 1):
             kind = f"a whole number from 1 to {most}" if whole else f"a number above 0, at most {most}"
-            raise ValueError(f"{name}={value:g} can't be; give {kind}")
+            raise ValueError(f"{name} can't be {value:g}; use {kind}")
     return values
 
 

@@ -106,7 +106,7 @@ def checked_axis(name: str, axis: Axis) -> Axis:
     if isinstance(axis, Values) and isinstance(checked, Values):
         for sent, own in zip(axis.values, checked.values, strict=True):
             if isinstance(sent, str) != isinstance(own, str):
-                raise ValueError(f"{name}: {sent!r} can't be; give {range_of(TrainingSpec.model_fields[name])}")
+                raise ValueError(f"{name} can't be {sent!r}; use {range_of(TrainingSpec.model_fields[name])}")
     return checked
 
 
@@ -153,7 +153,7 @@ def _shown(setting: Setting) -> str:
 
 
 def _named(name: str, message: str) -> str:
-    return message if message.startswith(f"{name}: ") else f"{name}: {message}"
+    return message if message.startswith((f"{name}: ", f"{name} ")) else f"{name}: {message}"
 
 
 def _axis(name: str, given: Any) -> Axis | JsonScalar:

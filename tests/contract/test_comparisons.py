@@ -105,7 +105,7 @@ class TestVerdicts:
         (pair,) = compare(bench, one, two, detect=1e-9).pairs
         assert pair.detectable is not None
         assert pair.rows_needed is None
-        with pytest.raises(InvalidInput, match=r"detect: '1e-200' can't be; give a number of at least 1e-09"):
+        with pytest.raises(InvalidInput, match=r"detect can't be '1e-200'; use a number of at least 1e-09"):
             compare(bench, one, two, detect=1e-200)
 
     def test_rows_that_a_score_failed_on_are_left_out_and_no_other_score_minds(self, bench: Bench) -> None:

@@ -133,7 +133,7 @@ def _of_merge(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             tokens = f" over {metrics['probe_tokens']:.0f} tokens" if "probe_tokens" in metrics else ""
             yield (
                 what,
-                f"KL {metrics[kl]:.2g} nats a token, largest difference of logits {metrics.get(gap, 0.0):.2g}{tokens}",
+                f"KL {metrics[kl]:.2g} nats per token, largest difference of logits {metrics.get(gap, 0.0):.2g}{tokens}",
             )
     if found is not None and found["prompts"] != "run":
         yield "fixed texts", found["prompts"]

@@ -221,7 +221,7 @@ def _why(line: bytes, error: Exception) -> str:
         return f"only its beginning, {line.strip().decode()}: write each row in one line, or all in one list as a .json file"
     if isinstance(error, JSONDecodeError):
         return f"{error.msg} at character {error.pos + 1}"
-    return f"byte {error.start + 1} is no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
+    return f"byte {error.start + 1} is not UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
 
 
 def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -229,7 +229,7 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
         for line, value in csv_rows(path, text_keys):
             yield f"line {line}", value
     except (csv.Error, UnicodeDecodeError) as error:
-        why = "some bytes are no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
+        why = "some bytes are not UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
         raise RowsError(f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({why}); convert it") from error
     except ValueError as error:
         raise RowsError(str(error)) from error

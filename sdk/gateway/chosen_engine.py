@@ -58,7 +58,7 @@ def check(choice: EngineChoice) -> None:
                 param="at",
             )
         if not choice.shared.is_dir():
-            raise InvalidInput(f"{choice.shared} is no folder; give one that the engine sees too", param="shared")
+            raise InvalidInput(f"{choice.shared} is not a folder; give one that the engine sees too", param="shared")
     elif choice.url is not None or choice.shared is not None:
         raise InvalidInput(f"{choice.name} is started by the gateway; leave --at and --shared out", param="at")
 

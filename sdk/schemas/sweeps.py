@@ -144,7 +144,7 @@ class SweepRequest(SweepFields):
             is_known = False
         if not is_known:
             return (
-                f"{choose[:80]!a} is no score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as"
+                f"{choose[:80]!a} is not a score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as"
                 " rouge_l"
             )
         if self.stop_early != "none":

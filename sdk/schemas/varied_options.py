@@ -57,7 +57,7 @@ def why_fixed(name: str, *, by_loss: bool = True) -> str | None:
         hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
         return f"there is no option {name[:80]!a}; {hint}"
     if name == "seed":
-        return "seeds are no setting, but trainings of the same one; say how many with seeds"
+        return "seeds are not a setting, but trainings of the same one; say how many with seeds"
     if option.of_rows:
         return f"{name} says what the rows are, and members of a sweep learn and are scored on the same ones; give one value"
     if name in WatchFields.model_fields or name in WITHOUT_EFFECT:
@@ -230,7 +230,7 @@ def _typed(name: str, kind: Any, given: Any) -> Any:
 
 def _number(name: str, text: str) -> int | float:
     if len(text) > _MOST_DIGITS or not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no number; give {range_of(TrainingSpec.model_fields[name])}")
+        raise ValueError(f"{text[:40]!r} is not a number; give {range_of(TrainingSpec.model_fields[name])}")
     return int(text) if text.lstrip("+-").isdecimal() else float(text)
 
 

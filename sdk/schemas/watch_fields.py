@@ -15,7 +15,7 @@ _INTERVAL = re.compile(r"[1-9][0-9]{0,7}m?")
 
 def _require_interval(value: str) -> str:
     if not _INTERVAL.fullmatch(value):
-        raise ValueError(f"{value[:40]!r} is no interval; give steps, such as 50, or minutes, such as 10m")
+        raise ValueError(f"{value[:40]!r} is not an interval; give steps, such as 50, or minutes, such as 10m")
     return value
 
 

@@ -221,7 +221,7 @@ class _Judging:
     def unknown(self) -> str | None:
         """Why nothing can be told of these rows, whatever they are."""
         if not isfinite(self.value):
-            return "a row's score is no finite number; score the version again"
+            return "a row's score is not a finite number; score the version again"
         if self.found.clusters >= LEAST_CLUSTERS:
             return None
         what = "rows" if self.found.clusters == self.found.rows else "groups of rows that belong together"

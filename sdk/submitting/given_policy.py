@@ -163,7 +163,7 @@ def _parsed(path: Path) -> Iterator[tuple[yaml.Node, Any]]:
 def _given(path: Path, node: yaml.Node, value: Any) -> GivenPolicy:
     source = _Source(str(path), path.parent, node)
     if not isinstance(value, dict):
-        raise source.refuse((), "this is no policy; write lines such as: alias: production")
+        raise source.refuse((), "this is not a policy; write lines such as: alias: production")
     if (twice := _twice(node)) is not None:
         raise source.refuse((), f"{twice[0][:80]!a} is there twice, again in line {twice[1]}; leave one")
     return GivenPolicy(_checked(source, value), source)

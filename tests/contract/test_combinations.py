@@ -252,7 +252,7 @@ class TestSubmitting:
         tensors["base_model.model.model.embed_tokens.weight"] = np.ones((32, 6), dtype=np.float32)
         odd, plain = desk.push("odd", tensors=tensors), desk.push()
         with pytest.raises(
-            InvalidInput, match=r"embed_tokens.weight whole, which is no ΔW, .*save_embedding_layers=False"
+            InvalidInput, match=r"embed_tokens.weight whole, which is not a ΔW, .*save_embedding_layers=False"
         ):
             desk.submit({plain: 0.5, odd: 0.5})
 

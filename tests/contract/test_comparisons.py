@@ -191,7 +191,7 @@ class TestVerdicts:
     def test_of_a_loss_those_changed_most_that_changed_most_a_token(self, bench: Bench) -> None:
         rows = scored(48, noise=0.0)
         short, long = sorted(rows, key=lambda row: row.tokens)[:: len(rows) - 1]
-        # 2 nats a token of the short row, and 1 of the long one, which are more nats.
+        # 2 nats per token of the short row, and 1 of the long one, which are more nats.
         moved = {short.row: 2.0, long.row: 1.0}
         other = [
             row.model_copy(update={"loss_sum": row.loss_sum + row.tokens * moved.get(row.row, 0.0)}) for row in rows

@@ -139,7 +139,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("content", "match"),
         [
-            (b"no gzip", "after line 0 it is no gzip"),
+            (b"no gzip", "after line 0 it is not gzip"),
             (gzip.compress(b'{"row": 0, "tokens": 1}\n{"row": 0, "tokens": 1}\n'), "row 0 comes after row 0"),
             (gzip.compress(b'{"row": -1, "tokens": 1}\n'), "line 1: row can't be -1; use a number of at least 0"),
             (gzip.compress(b'{"row": 0, "tokens": 1, "loss_sum": NaN}\n'), "line 1:"),
@@ -158,7 +158,7 @@ class TestRefused:
                 "line 1: scores.a can't be -1e\\+300; use a number of at least",
             ),
             (gzip.compress(b" " * 100_000), "line 1 is longer than 65536 bytes"),
-            (gzip.compress(b'{"row": 0, "tokens": 1}\n')[:-9], "it is no gzip"),
+            (gzip.compress(b'{"row": 0, "tokens": 1}\n')[:-9], "it is not gzip"),
         ],
         # The bytes hold the second that they were made in, which is another in each process.
         ids=lambda said: said if isinstance(said, str) else "file",

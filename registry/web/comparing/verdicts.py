@@ -69,7 +69,7 @@ def _newest(row: ScoreRow) -> str:
 
 
 def judge(comparisons: Comparisons, beside: ComparedSides, question: RowQuestion, *, who: Principal) -> RowVerdicts:
-    """Compare the rows of the others with those of one. What can't be compared is said, and is no error; Unavailable is raised."""
+    """Compare the rows of the others with those of one. What can't be compared is said, and is not an error; Unavailable is raised."""
     refs = [side.ref for side in beside.sides]
     first = question.against or refs[0]
     if first not in refs:

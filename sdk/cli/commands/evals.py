@@ -120,7 +120,7 @@ def evals_show(
     """Show one set of scores: all metrics, what they depend on, and samples of what was generated; for labels also which
     were taken for which, and whether the adapter is right as often as it is sure.
 
-    With --rows it shows each row of the data: its number from 0, its loss in nats a token, scores, and the prediction.
+    With --rows it shows each row of the data: its number from 0, its loss in nats per token, scores, and the prediction.
     With --by it sums them up by a column of the data that has at most 50 values, those with most rows first.
 
     \b

@@ -99,7 +99,7 @@ def _text(prompt: str) -> str:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"byte {error.start + 1} of standard input is no UTF-8; convert the prompt", param="prompt"
+            f"byte {error.start + 1} of standard input is not UTF-8; convert the prompt", param="prompt"
         ) from error
     return text.removesuffix("\n").removesuffix("\r")
 

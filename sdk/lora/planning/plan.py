@@ -172,7 +172,7 @@ def _of_objective(objective: str | None, base: ModelShapes) -> Iterator[str]:
     traits = traits_of(objective)
     if objective is None:
         yield (
-            "no objective is given, and rows decide it: counted is sft; pairs of answers (dpo and others) have two sequences a row, and "
+            "no objective is given, and rows decide it: counted is sft; pairs of answers (dpo and others) have two sequences per row, and "
             "classify has no logits of the vocabulary"
         )
     if not traits.predicts_tokens:

@@ -93,7 +93,7 @@ def recommended(
         ]
     batch, steps = chosen.batch_size, _accumulation(asked, chosen)
     room = f"{chosen.card_bytes / 1e9:.1f} GB" + (f" of {card.memory_bytes / 1e9:.0f}" if card else "")
-    why_batch = f"{batch * steps} rows a step; so it takes {room}"
+    why_batch = f"{batch * steps} rows per step; so it takes {room}"
     return [
         *found,
         choice("batch × accumulation", f"{batch} × {steps}", why_batch, "batch_size", "grad_accum"),

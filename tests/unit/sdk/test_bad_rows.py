@@ -385,10 +385,10 @@ def test_a_bad_file_is_refused_by_its_first_bad_line(
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ("", "'' is no KEY=COLUMN; write columns as prompt=question,completion=answer"),
-        ("question", "'question' is no KEY=COLUMN"),
-        ("prompt=", "'prompt=' is no KEY=COLUMN"),
-        ("prompt=q,", "'' is no KEY=COLUMN"),
+        ("", "'' is not KEY=COLUMN; write columns as prompt=question,completion=answer"),
+        ("question", "'question' is not KEY=COLUMN"),
+        ("prompt=", "'prompt=' is not KEY=COLUMN"),
+        ("prompt=q,", "'' is not KEY=COLUMN"),
         ("question=prompt", "'question' is not a key of a row; map columns to prompt, completion"),
         ("text=a,text=b", "the key 'text' has two columns"),
         ("prompt=a,completion=a", "the column 'a' is given to two keys"),

@@ -86,7 +86,7 @@ def require_rendered(template: str | None, chosen: TemplateFields) -> None:
     if template is None and (given := list(chosen.of_template)):
         raise PipelineError(
             FailureReason.SPEC,
-            f"The rows are no conversations, so no chat template renders them; leave {' and '.join(given)} out.",
+            f"The rows are not conversations, so no chat template renders them; leave {' and '.join(given)} out.",
         )
 
 

@@ -40,7 +40,9 @@ class Judgement:
 
     def hold_distance(self, distance: Distance, plan: Prepared, *, quantised: bool) -> None:
         """Compare the distance of the predictions with the thresholds. Raises PipelineError ("verification")."""
-        said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
+        said = (
+            f"its predictions are {distance.kl:.2g} nats per token from those of the base as trained with the adapter"
+        )
         far = not distance.kl < KL_WARNS
         require_finite(distance)
         if quantised and plan.target.onto == "original":
@@ -66,7 +68,7 @@ class Judgement:
         require_finite(distance)
         if not distance.kl < KL_FOUR_BITS_WARNS:
             self.warnings.append(
-                f"In 4 bits its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the"
+                f"In 4 bits its predictions are {distance.kl:.2g} nats per token from those of the base as trained with the"
                 " adapter; a small model loses much by 4 bits."
             )
 

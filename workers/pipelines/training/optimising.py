@@ -26,7 +26,7 @@ EPSILON = 1e-8
 #: Lion's β₁ and β₂ (arXiv:2302.06675).
 _LION_BETAS = (0.9, 0.99)
 #: Adafactor's ε₂, the least size of a matrix that a step is measured by: each B begins at zero, and with the usual
-#: 0.001 it would hardly leave it. At 1 a step has the size of the rate, as AdamW's has.
+#: 0.001 it would hardly leave it. At 1 per step has the size of the rate, as AdamW's has.
 _ADAFACTOR_LEAST = 1.0
 
 

@@ -62,7 +62,7 @@ FILES = [
     file("a.jsonl", b"\n \n", "the dataset has no rows; give rows of"),
     file("a.jsonl", '{"prompt": "a"}\n', "line 1 has no `completion`"),
     file("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"text": "c"}\n', "line 2 is a text row among prompt rows"),
-    file("a.jsonl", b'{"text": "\xff"}\n', "line 1 is not a JSON object (byte 11 is no UTF-8)"),
+    file("a.jsonl", b'{"text": "\xff"}\n', "line 1 is not a JSON object (byte 11 is not UTF-8)"),
     file("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "is in UTF-16; write it in UTF-8"),
     file("a.jsonl", gzip.compress(GOOD, mtime=0), "is compressed"),
     file("a.jsonl.gz", gzip.compress(GOOD, mtime=0), "is compressed"),
@@ -153,7 +153,8 @@ GIVEN = [
     options("--targets nope", "has no linear module 'nope'; name some of these as targets: ", code="invalid_targets"),
     options("--targets q_proj,", "'' is not a module name; give one of qv, attention, all-linear"),
     options(
-        "--rank-pattern q_proj", "rank_pattern: 'q_proj' is no module and its value; write them as 'q_proj=16,v_proj=4'"
+        "--rank-pattern q_proj",
+        "rank_pattern: 'q_proj' is not a module and its value; write them as 'q_proj=16,v_proj=4'",
     ),
     options("--rank-pattern q_proj=0", "q_proj can't be 0; use a whole number from 1 to"),
     options("--layers-to-transform 3-1", "write them as '0-3,8'"),

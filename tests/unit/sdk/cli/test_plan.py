@@ -75,8 +75,8 @@ def test_json_reads_back_as_the_plan(config: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [
-        ({"gpu": "24"}, errors.InvalidInput, "'24' is no card; give its memory with a unit, such as 24GB"),
-        ({"gpu": "RTX 9999"}, errors.InvalidInput, "'RTX 9999' is no card"),
+        ({"gpu": "24"}, errors.InvalidInput, "'24' is not a card; give its memory with a unit, such as 24GB"),
+        ({"gpu": "RTX 9999"}, errors.InvalidInput, "'RTX 9999' is not a card"),
         ({"alpha": 0.0}, errors.InvalidInput, "alpha can't be 0.0; use a number above 0"),
         ({"alpha": float("nan")}, errors.InvalidInput, "alpha can't be nan; use a number above 0"),
         ({"lr": float("nan")}, errors.InvalidInput, "lr can't be nan; use a number above 0 and at most 1"),

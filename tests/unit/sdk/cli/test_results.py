@@ -140,7 +140,7 @@ class TestResults:
         assert f"! {ref}: not checked: what {ref} was trained on is not known" in " ".join(shown.stdout.split())
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
-        # A program gets a record a line, and the sentences beside it.
+        # A program gets a record per line, and the sentences beside it.
         piped = run("jobs", "result", job)
         names, *records = (line.split("\t") for line in piped.stdout.splitlines())
         assert [record[names.index("ref")] for record in records] == [ref, f"base:{desk.base.id}"]

@@ -143,8 +143,8 @@ def test_packing_is_written_in_yaml_as_on_the_command_line(base: str, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--rank-pattern", "nope=4"), "rank_pattern names nope, which is no module of the base"),
-        (("--alpha-pattern", "nope=4"), "alpha_pattern names nope, which is no module of the base"),
+        (("--rank-pattern", "nope=4"), "rank_pattern names nope, which is not a module of the base"),
+        (("--alpha-pattern", "nope=4"), "alpha_pattern names nope, which is not a module of the base"),
         (("--bias", "all"), "bias is 'all', and the base's text part has no such biases"),
         (("--modules-to-save", "q_proj"), r"modules_to_save names q_proj, which is held in 4 bits"),
     ],

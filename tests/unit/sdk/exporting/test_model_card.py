@@ -44,7 +44,7 @@ def test_a_merged_model_is_described() -> None:
     for said in (
         "team/docs@v3",
         "12 of them the base's byte for byte",
-        "KL 1.5e-05 nats a token",
+        "KL 1.5e-05 nats per token",
         "KL 0.03",
         "took it",
     ):

@@ -29,14 +29,14 @@ EXPERTS = {**LLAMA, "model.layers.1.mlp.experts.down_proj": [4, 8, 8]}
     ("shapes", "options", "param", "said"),
     [
         (LLAMA, {"layers_to_transform": "1-2"}, "layers_to_transform", "names the layer 2, and the base has 0-1"),
-        (LLAMA, {"rank_pattern": "nope=4"}, "rank_pattern", "names nope, which is no module"),
+        (LLAMA, {"rank_pattern": "nope=4"}, "rank_pattern", "names nope, which is not a module"),
         (LLAMA, {"alpha_pattern": "self_attn.nope=4"}, "alpha_pattern", "names self_attn.nope"),
         (LLAMA, {"bias": "all"}, "bias", "is 'all', and the base's text part has no such biases"),
         (LLAMA, {"bias": "lora_only"}, "bias", "text part has no such biases"),
         ({**LLAMA, "model.vision_tower.fc1.bias": [8]}, {"bias": "all"}, "bias", "text part has no such biases"),
         ({**LLAMA, "model.norm.bias": [8]}, {"bias": "lora_only"}, "bias", "text part has no such biases"),
         (LLAMA, {"modules_to_save": "down_proj"}, "modules_to_save", "down_proj, which is held in 4 bits"),
-        (LLAMA, {"modules_to_save": "nope"}, "modules_to_save", "names nope, which is no module"),
+        (LLAMA, {"modules_to_save": "nope"}, "modules_to_save", "names nope, which is not a module"),
         (
             LLAMA,
             {"modules_to_save": "norm"},

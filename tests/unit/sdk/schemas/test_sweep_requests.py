@@ -32,8 +32,8 @@ def request(
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"choose": "speed"}, "is no score by which members can be chosen"),
-        ({"choose": "regex"}, "is no score by which members can be chosen"),
+        ({"choose": "speed"}, "is not a score by which members can be chosen"),
+        ({"choose": "regex"}, "is not a score by which members can be chosen"),
         ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
         ({"choose": "rouge_l", "spec": TrainingSpec(holdout=0.1)}, "give them as eval_data"),
     ],
@@ -114,7 +114,7 @@ def test_settings_come_back_from_json_as_the_options_have_them() -> None:
         ({"rank": "1,2"}, {"trials": 4}, "a grid tries all of its settings; leave trials out"),
         ({"rank": "1..9"}, {"sample": "tpe"}, "tpe goes on as long as it is asked; give trials"),
         ({"max_length": "64,128"}, {}, "max_length changes what the held-out loss measures"),
-        ({"seed": "1,2"}, {}, "seeds are no setting"),
+        ({"seed": "1,2"}, {}, "seeds are not a setting"),
         ({"rnk": Values(values=[1])}, {}, "there is no option 'rnk'; did you mean rank?"),
         (
             {"alpha": "none,4,16"},

@@ -37,7 +37,11 @@ REFUSED: list[tuple[str, int | None, str]] = [
     (ROWS + "metrics: {loss: {}}\n", 4, "metrics.loss: this asks for nothing; give at_least"),
     (ROWS + "metrics: {loss: 0.5}\n", 4, "metrics.loss can't be 0.5; use its keys: at_least, at_most"),
     (ROWS + "metrics: {}\n", 4, "require[0].metrics: "),
-    (ROWS + "max_age: 30 days\n    metrics: {loss: {at_most: 1}}\n", 4, "'30 days' is no age; write a whole number"),
+    (
+        ROWS + "max_age: 30 days\n    metrics: {loss: {at_most: 1}}\n",
+        4,
+        "'30 days' is not an age; write a whole number",
+    ),
     (
         ROWS + "min_rows: 5\n    metrics: {loss: {at_most: 1}}\n",
         4,
@@ -69,7 +73,7 @@ REFUSED: list[tuple[str, int | None, str]] = [
     ),
     ("alias: production\npromote: automatic\n", None, "promote: automatic needs a cap"),
     ("alias: production\napproval_age: 7d\n", None, "approval_age belongs to approvals; leave it out"),
-    ("- production\n", None, "this is no policy; write lines such as: alias: production"),
+    ("- production\n", None, "this is not a policy; write lines such as: alias: production"),
     ("# nothing\n", None, "holds no policy; write one"),
     ("alias: [\n", None, "can't be read as YAML in line 2; correct it"),
     ("alias: a\n---\nalias: a\n", None, "holds two policies for the alias a; leave one"),

@@ -17,7 +17,7 @@ FLOAT32, BFLOAT16 = 1e-5, 0.037
 
 
 def made(effect: float, *, seed: int = 1, quantized: str | None = None) -> ServedProbe:
-    """A record whose adapter moves the base by so much, in nats a token."""
+    """A record whose adapter moves the base by so much, in nats per token."""
     draw = random.Random(seed)
 
     def continuation() -> Continuation:

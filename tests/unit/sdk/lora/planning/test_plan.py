@@ -208,7 +208,7 @@ def test_a_preference_is_two_sequences_and_a_classification_has_no_logits_of_the
     assert "logits" not in classify
     assert sft["weights"] - classify["weights"] == 2 * 4096 * 128_256
     notes = {name: " ".join(plan(configs.LLAMA_3_8B, options={"objective": name}).notes) for name in (None, "classify")}
-    assert "two sequences a row" in notes[None]
+    assert "two sequences per row" in notes[None]
     assert "4096 numbers for each class" in notes["classify"]
     assert "objective" not in " ".join(plan(configs.LLAMA_3_8B, options={"objective": "sft"}).notes)
 
@@ -292,7 +292,7 @@ def test_full_fine_tuning_names_the_options_that_do_not_count() -> None:
 
 
 def test_what_is_no_card_is_shown_as_it_was_written() -> None:
-    with pytest.raises(CardError, match=r"^'２４GB' is no card"):
+    with pytest.raises(CardError, match=r"^'２４GB' is not a card"):
         card_of("２４GB")
-    with pytest.raises(CardError, match=r"^'\\x1b\[2J' is no card"):
+    with pytest.raises(CardError, match=r"^'\\x1b\[2J' is not a card"):
         card_of("\x1b[2J")

@@ -103,7 +103,7 @@ def test_a_training_without_arguments_records_none(base: Path, rows: Path, tmp_p
         (
             "brief=true",
             {"prompt": "a", "completion": " b"},
-            "The rows are no conversations, so no chat template renders",
+            "The rows are not conversations, so no chat template renders",
         ),
     ],
 )

@@ -144,7 +144,7 @@ _APART = {
     "reading": _lane(
         "reading",
         "pushes, checkpoints, datasets: their files are read, hashed and inspected",
-        f"the bytes of its files, once, in pieces of 1 MiB, {PUSH_BYTES // 1024**2} MiB of memory beside names of tensors; halves of "
+        f"the bytes of its files, once, in pieces of 1 MiB, {PUSH_BYTES // 1024**2} MiB of memory besides names of tensors; halves of "
         "a module up to 64 MiB each, in temporary files",
         at_once=4,
         item_bytes=PUSH_BYTES,

@@ -65,7 +65,7 @@ def plain_card(
     of = [("adapter", name)]
     if version is not None:
         made, of = list(_of_base(version)), list(_of_version(version))
-    said = "all of ΔW" if not report.cut else f"{report.kept_energy:.4%} of ‖ΔW‖², {report.cut} modules were cut"
+    said = "all of ΔW" if not report.cut else f"{report.kept_energy:.4%} of ‖ΔW‖², {report.cut} modules were truncated"
     return render(
         ModelCard(
             title=f"{name}, as a plain LoRA",

@@ -341,7 +341,7 @@ def _unpaired(where: str, given: dict[str, Any]) -> Row:
     label = given.pop("label")
     if not isinstance(label, bool):
         raise ValueError(
-            f"has a `label` that is neither true nor false but {kind_of(label)}, beside `prompt` and `completion`; say with true or "
+            f"has a `label` that is neither true nor false but {kind_of(label)}, next to `prompt` and `completion`; say with true or "
             "false whether the completion is desirable, or leave it out with --columns prompt=prompt,completion=completion"
         )
     row = _pair(where, given)
@@ -393,7 +393,7 @@ def _only(given: dict[str, Any], *known: str) -> None:
         names = ", ".join(f"`{str(key)[:80]}`" for key in further[:NAMED_ROWS])
         kept = ",".join(f"{key}={key}" for key in known if key in given)
         raise ValueError(
-            f"has keys beside {' and '.join(f'`{key}`' for key in known)} that would be lost: {names}; leave them out with "
+            f"has keys besides {' and '.join(f'`{key}`' for key in known)} that would be lost: {names}; leave them out with "
             f"--columns {kept}"
         )
 

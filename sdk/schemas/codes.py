@@ -79,7 +79,7 @@ def unfit(error: Mapping[str, Any], field: FieldInfo | None = None, *, item: boo
         return f"is too long, with {len(given)} characters; use at most {context['max_length']}"
     if kind in ("too_long", "too_short"):
         some = f"at most {context['max_length']}" if kind == "too_long" else f"at least {context['min_length']}"
-        return f"has {len(given)} items; use {some}"
+        return f"has {len(given)} items; give {some}" if given else f"is empty; give {some}"
     if kind in _FORMS:
         return f"can't {verb} {_shown(given)}; use {_FORMS[kind]}"
     if kind not in _OF_RANGE:
@@ -166,7 +166,7 @@ def _number(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > _MOST_SHOWN * 3:
-        return "so large a number"
+        return "a number so large"
     # 8.0 is what a command line makes of 8.
     said = ascii(value).removesuffix(".0") if isinstance(value, float) else ascii(value)
     return said if len(said) <= _MOST_SHOWN else f"{said[:_MOST_SHOWN]}…"

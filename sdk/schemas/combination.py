@@ -53,7 +53,7 @@ class CombineSpec(Wire):
 
     method: Annotated[
         CombineMethod,
-        Option("The exact sum at its own rank, the exact sum as it is written, or the sum cut to --rank."),
+        Option("The exact sum at its own rank, the exact sum as it is written, or the sum truncated to --rank."),
     ] = "linear"
     #: The largest rank of the result, only for "svd"; for stacked experts, the rank of each expert.
     rank: Annotated[

@@ -276,7 +276,9 @@ class EvaluationSpec(Wire):
         Option("Scorers of your own that are installed on the workers, with commas.", metavar="NAMES"),
     ] = None
     #: Longest row in tokens.
-    max_length: Annotated[int, Field(ge=8, le=1_048_576), Option("Longest row in tokens; a longer one is cut.")] = 1024
+    max_length: Annotated[
+        int, Field(ge=8, le=1_048_576), Option("Longest row in tokens; a longer one is truncated.")
+    ] = 1024
     #: Longest generated completion in tokens.
     max_new_tokens: Annotated[int, Field(ge=1, le=8192), Option("Longest generated completion, in tokens.")] = 48
     #: Tokens after which a thought that has no end yet gets the one that the chat template writes; the answer then has

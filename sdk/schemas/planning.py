@@ -23,14 +23,12 @@ class PlanChoices(Wire):
 
     method: Annotated[
         PlanMethod | None,
-        Option(
-            "Train over the base in 4 bits, in 16, or all of it.", default="the larger that leaves room on the card"
-        ),
+        Option("Train over the base in 4 bits, in 16, or all of it.", default="the larger that leaves room on the GPU"),
     ] = None
     #: A size, or a card.
     gpu: Annotated[
         str | None,
-        Option("24GB, or 'RTX 4090', or '4090'.", default="the smallest card that it fits", metavar="SIZE|CARD"),
+        Option("24GB, or 'RTX 4090', or '4090'.", default="the smallest GPU that it fits", metavar="SIZE|CARD"),
     ] = None
     task: Annotated[Task | None, Option("What is learnt; it sets rank and targets.")] = None
     gradient_checkpointing: Annotated[

@@ -231,7 +231,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
         Option(
-            "adamw; adamw_8bit, paged_adamw or paged_adamw_8bit on a CUDA card; adafactor, lion or schedule_free_adamw.",
+            "adamw; adamw_8bit, paged_adamw or paged_adamw_8bit on a CUDA GPU; adafactor, lion or schedule_free_adamw.",
             metavar="NAME",
             alone=True,
             planned=True,
@@ -251,7 +251,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     max_grad_norm: Annotated[
         float,
         Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0),
-        Option("Norm that gradients are cut to; 0 for none.", alone=True),
+        Option("Norm that gradients are clipped to; 0 for none.", alone=True),
     ] = 1.0
     #: AdamW's β₁: the share of the gradients' running mean that it keeps at each step.
     adam_beta1: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.9), Option("", alone=True)] = 0.9
@@ -279,12 +279,12 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         IF_SET,
         Option(
             "Short rows share a sequence, without padding; auto: where that is less to compute.",
-            default="auto on a CPU, off on a card",
+            default="auto on a CPU, off on a GPU",
             resolved=True,
             alone=True,
         ),
     ] = None
-    #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
+    #: Longest row in tokens; longer ones are truncated at the end, and rows of {text} split.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = 1024
     #: Seed of initialisation, order and dropout.
     seed: Annotated[int, Field(ge=0, le=2**32 - 1), Option("")] = 0
@@ -325,7 +325,7 @@ class TrainingSpec(TrainingFields):
     max_length: Annotated[
         int,
         Field(ge=8, le=1_048_576),
-        Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True, of_loss=True),
+        Option("Longest row, in tokens; longer ones are truncated, or texts split.", planned=True, of_loss=True),
     ] = 1024
     #: To how many of the held-out prompts the adapter writes an answer at each look, one at a time and of up to 64 tokens: each
     #: takes about as long as that many steps of one row. Nothing depends on it, so it is not recorded.
@@ -489,7 +489,7 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         )
     if same := same_module(spec.alphas):
         name, other = same
-        return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
+        return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; use one name in both, or give alpha"
     if said := spec.clash_of_holdout or spec.clash_of_watching(spec.max_steps):
         return said
     if said := _clash_of_steps(spec, given):

@@ -61,9 +61,7 @@ def why_fixed(name: str, *, by_loss: bool = True) -> str | None:
     if option.of_rows:
         return f"{name} says what the rows are, and members of a sweep learn and are scored on the same ones; give one value"
     if name in WatchFields.model_fields or name in WITHOUT_EFFECT:
-        return (
-            f"{name} says how a training is watched, not how it learns, and members are watched alike; give one value"
-        )
+        return f"{name} says how a training is watched, not how it learns, and all members are watched in the same way; give one value"
     if option.of_loss and by_loss:
         return (
             f"{name} changes what the held-out loss measures, so it can't choose between its values; choose by a score of an"
@@ -180,7 +178,7 @@ def _distinct(values: list[JsonScalar]) -> Values:
     seen: set[JsonScalar] = set()
     for value in values:
         if value in seen:
-            raise ValueError(f"{str(value)[:80]} is there twice; leave one")
+            raise ValueError(f"{str(value)[:80]} is given twice; leave one")
         seen.add(value)
     return Values(values=values)
 

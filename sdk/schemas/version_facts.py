@@ -121,7 +121,7 @@ def _best(record: TrainingRecord, metrics: Mapping[str, float]) -> str:
     last = record.stopped_step or record.total_steps
     found = f"step {record.best_step} of {last}, the best of {record.looks} looks"
     if record.stopped_step is not None:
-        found += f"; it ended early, of {record.total_steps} steps"
+        found += f"; it was stopped early, of {record.total_steps} steps"
     if "eval_margin" in metrics:
         low, high = metrics["eval_margin_low"], metrics["eval_margin_high"]
         found += f"; loss {metrics['eval_margin']:.4g} lower than at the end ({low:.4g} to {high:.4g})"
@@ -155,7 +155,7 @@ def _added(found: VersionNorms | None) -> list[tuple[str, str]]:
         return []
     told = {module: norm for module, norm in norms.items() if norm is not None}
     if not told:
-        return [("ΔW", "its norm can't be told of any module")]
+        return [("ΔW", "its norm is unknown for every module")]
     largest = max(told, key=lambda module: told[module])
     whole = math.hypot(*told.values())
     of = "" if len(told) == len(norms) else f" of {len(norms)}"
@@ -212,7 +212,7 @@ def _trained(record: TrainingRecord) -> Iterator[tuple[str, str]]:
         parts = f" ({words})" if (words := record.batch_in_words()) else ""
         yield "batch", f"{record.effective_batch} rows{parts}"
     if record.max_length is not None:
-        cut = f", {record.rows_cut} rows cut" if record.rows_cut else ""
+        cut = f", {record.rows_cut} rows truncated" if record.rows_cut else ""
         yield "length", f"at most {record.max_length} tokens{cut}"
     if "seed" in known:
         yield "seed", str(record.seed)

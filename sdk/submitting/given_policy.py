@@ -165,7 +165,7 @@ def _given(path: Path, node: yaml.Node, value: Any) -> GivenPolicy:
     if not isinstance(value, dict):
         raise source.refuse((), "this is not a policy; write lines such as: alias: production")
     if (twice := _twice(node)) is not None:
-        raise source.refuse((), f"{twice[0][:80]!a} is there twice, again in line {twice[1]}; leave one")
+        raise source.refuse((), f"{twice[0][:80]!a} is given twice, again in line {twice[1]}; leave one")
     return GivenPolicy(_checked(source, value), source)
 
 

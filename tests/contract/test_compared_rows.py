@@ -129,7 +129,7 @@ class TestUnscoredRows:
         for ref in (one, two):
             evaluated_again(bench, ref, shortened_rows=3.0, shortened_prompt_rows=2.0, longer_reference_rows=1.0)
         found = bench.desk.writer.compare([one, two])
-        assert found.notes == ["3 rows are cut at 1024 tokens, and scored on what is left"]
+        assert found.notes == ["3 rows are cut at 1024 tokens, and scored on the rest"]
         start = f"2 answers start from the last {CONDITIONS.prompt_tokens} tokens of a longer prompt"
         assert bench.desk.writer.compare([one, two], metric="rouge_l").notes == [
             start,

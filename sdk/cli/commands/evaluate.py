@@ -75,7 +75,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             return
         say(f"job {job.id} evaluates {job.view.subject}")
         if beside := scored_beside(job.view):
-            say(f"beside that, unless --only is given: {', '.join(_marked(ref, beside) for ref in beside)}")
+            say(f"also scored, unless --only is given: {', '.join(_marked(ref, beside) for ref in beside)}")
         result_of(job)
         print_scores(client, job, style)
 

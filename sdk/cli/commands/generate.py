@@ -132,7 +132,7 @@ def _one(asker: Asker, target: AskTarget, prompt: Prompt, sampling: Sampling, st
 
 
 def _cut(sampling: Sampling) -> str:
-    return f"the answer was cut after {sampling.max_new_tokens} tokens; for longer ones, add --max-new-tokens"
+    return f"the answer was truncated after {sampling.max_new_tokens} tokens; for longer ones, add --max-new-tokens"
 
 
 def _whole(answer: RunningAnswer) -> Generation:

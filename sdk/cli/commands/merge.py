@@ -104,7 +104,7 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
             say(f"{packed['weights']} weights in {packed['type']}, each off by at most {packed['furthest']:.1%}; {far}")
 
 
-@click.command(name="combine", short_help="Add versions of one base up by weights, into a version.")
+@click.command(name="combine", short_help="Combine versions of one base by a weighted sum, into a version.")
 @click.argument("name", type=ADAPTER)
 @click.argument("parents", type=REF, metavar="REF=WEIGHT…", nargs=-1, required=True)
 @spec_options(CombineSpec)

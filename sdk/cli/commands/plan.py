@@ -83,7 +83,7 @@ def print_plan(found: Plan) -> None:
     rows = [[human_bytes(size), *answers, ", ".join(names)] for (size, *answers), names in fits.items()]
     click.echo(render(["memory", "qlora", "lora", "full", "cards"], rows, cut=4))
     click.echo()
-    click.echo(f"recommended for {found.card or 'no card of the table'} ({found.verdict}):")
+    click.echo(f"recommended for {found.card or 'no GPU of the table'} ({found.verdict}):")
     for choice in found.recommendation:
         _fill(f"{choice.option} {choice.value}: {choice.reason}", indent="  ")
     for device in found.learnt:

@@ -41,7 +41,7 @@ def _print_table(found: ProbeReplay) -> None:
     click.echo()
     click.echo(render(["module", "norm", "recorded"], _modules(found), cut=0))
     if found.replaced:
-        click.echo(f"replaced beside that: {len(found.replaced)}, such as {plain(found.replaced[0])}")
+        click.echo(f"also replaced: {len(found.replaced)}, such as {plain(found.replaced[0])}")
     if found.logits is not None:
         click.echo()
         _print_logits(found.logits)

@@ -92,7 +92,7 @@ class VllmBase:
         if reason is not None:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise EngineRefused(
-                f"vLLM doesn't load an adapter without effect, by which it is asked for the base beside {name}: {reason}; see: "
+                f"vLLM doesn't load an adapter without effect, by which it is asked for the base next to {name}: {reason}; see: "
                 f"adapterctl compat {name} --engine vllm"
             )
         self._folder = folder

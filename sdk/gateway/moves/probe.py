@@ -149,7 +149,7 @@ def judge(record: ServedProbe, scores: Scores, *, dtype: DtypeName | None = None
         return verdict("passed", f"{tokens} tokens are as recorded, within {allowed:.3g} nats")
     return verdict(
         "undecidable",
-        f"the adapter moves the base by {effect:.3g} nats per token, too little to be told from this engine's rounding of {base:.3g};"
+        f"the adapter moves the base by {effect:.3g} nats per token, too little to distinguish from this engine's rounding of {base:.3g};"
         " serve it in float32 to be sure",
     )
 

@@ -55,7 +55,7 @@ class Judgement:
         if not distance.kl < (KL_ROUTED_FAILS if _routes(plan) else KL_FAILS):
             raise PipelineError(
                 FailureReason.VERIFICATION,
-                f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter beside"
+                f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter on"
                 " its base.",
             )
         if far and _routes(plan):

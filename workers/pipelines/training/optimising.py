@@ -119,7 +119,7 @@ def require_optimizer(spec: TrainingSpec, kind: str) -> None:
     if optimizer.needs_card and kind != "cuda":
         raise PipelineError(
             FailureReason.SPEC,
-            f"optim {spec.optim} needs a CUDA card, and this worker has none; leave it out, or submit the training with device cuda.",
+            f"optim {spec.optim} needs a CUDA GPU, and this worker has none; leave it out, or submit the training with device cuda.",
         )
     if optimizer.extra is not None and find_spec(optimizer.extra[1]) is None:
         extra, library = optimizer.extra

@@ -61,7 +61,9 @@ def sweep_list(state: str | None, limit: int, style: str) -> None:
     documents = (
         view.model_dump(mode="json", exclude={"members", "verdict"}) | {"winner": winner_ref(view)} for view in views
     )
-    empty = "no sweeps yet; begin one with: adapterctl sweep NAME" if state is None else "no sweep fits these filters"
+    empty = (
+        "no sweeps yet; begin one with: adapterctl sweep NAME" if state is None else "no sweep matches these filters"
+    )
     _SWEEPS.print(style, views, empty=empty, documents=documents)
 
 

@@ -58,7 +58,7 @@ def test_a_setting_of_which_a_seed_was_pruned_is_not_scored_by_the_others() -> N
     lucky = [member(4, 1.5), member(5, 2.6, outcome="pruned"), member(6, NONE)]
     found = chosen([*STEADY, *lucky])
     assert (outcomes(found), found.winner in (1, 2, 3)) == ([(1, "best"), (2, "pruned")], True)
-    assert "Not compared, since a training of it was ended early: rank 4." in found.verdict.notes
+    assert "Not compared, since a training of it was stopped early: rank 4." in found.verdict.notes
     tried = _tried(2, [(one, False) for one in lucky], {}, REQUEST)
     assert (tried.state, tried.score) == ("pruned", None)
 

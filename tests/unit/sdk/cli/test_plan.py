@@ -75,13 +75,13 @@ def test_json_reads_back_as_the_plan(config: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [
-        ({"gpu": "24"}, errors.InvalidInput, "'24' is not a card; give its memory with a unit, such as 24GB"),
-        ({"gpu": "RTX 9999"}, errors.InvalidInput, "'RTX 9999' is not a card"),
-        ({"alpha": 0.0}, errors.InvalidInput, "alpha can't be 0.0; use a number above 0"),
+        ({"gpu": "24"}, errors.InvalidInput, "'24' is not a GPU; give its memory with a unit, such as 24GB"),
+        ({"gpu": "RTX 9999"}, errors.InvalidInput, "'RTX 9999' is not a GPU"),
+        ({"alpha": 0.0}, errors.InvalidInput, "alpha can't be 0; use a number above 0"),
         ({"alpha": float("nan")}, errors.InvalidInput, "alpha can't be nan; use a number above 0"),
         ({"lr": float("nan")}, errors.InvalidInput, "lr can't be nan; use a number above 0 and at most 1"),
         ({"lr": -2e-4}, errors.InvalidInput, "lr can't be -0.0002; use a number above 0 and at most 1"),
-        ({"rank": 0}, errors.InvalidInput, "rank: "),
+        ({"rank": 0}, errors.InvalidInput, "rank can't be 0"),
         ({"method": "adalora"}, errors.InvalidInput, "method can't be 'adalora'; use qlora, lora or full"),
         ({"task": "poetry"}, errors.InvalidInput, "task can't be 'poetry'; use instruct"),
         ({"attention": "linear"}, errors.InvalidInput, "attention can't be 'linear'; use sdpa"),

@@ -29,7 +29,7 @@ CASES: list[tuple[str, str]] = [
     (HELD + "--lr 0..1e-3:log[3]", "lr can't be 0; use a number above 0"),
     (HELD + "--lr 1e-4..1e-3:log", "lr: a grid needs to know how many values 0.0001..0.001:log has"),
     (HELD + "--lr 1e-4..", "lr: '1e-4..' is not a whole range; write it as 1..64"),
-    (HELD + "--rank 1,2,1", "rank: 1 is there twice; leave one"),
+    (HELD + "--rank 1,2,1", "rank: 1 is given twice; leave one"),
     (HELD + "--rank 1,,2", "rank: value 2 of 3 is empty; give it"),
     (HELD + "--rank 1,two", "rank: 'two' is not a number; give a whole number from 1 to 1024"),
     (HELD + "--rank 0,1", "rank can't be 0; use a whole number from 1 to 1024"),
@@ -39,8 +39,8 @@ CASES: list[tuple[str, str]] = [
     (HELD + "--rank 1,2 --trials 3", "a grid tries all of its settings; leave trials out"),
     (HELD + "--rank 1,2 --sample random", "random goes on as long as it is asked; give trials"),
     (HELD + "--rank 1,2 --seeds 0", "seeds can't be 0; use a whole number from 1 to 16"),
-    (HELD + "--rank 1,2 --margin 0", "margin can't be 0.0; use a number above 0 and at most 1"),
-    (HELD + "--rank 1,2 --max-gpu-hours 0", "max_gpu_hours can't be 0.0; use a number above 0"),
+    (HELD + "--rank 1,2 --margin 0", "margin can't be 0; use a number above 0 and at most 1"),
+    (HELD + "--rank 1,2 --max-gpu-hours 0", "max_gpu_hours can't be 0; use a number above 0"),
     (HELD + "--rank 1,2 --max-time soon", "'soon' is not a duration; write it as 90s"),
     (HELD + "--rank 1,2 --epochs 0", "epochs can't be 0; use a number above 0"),
     (HELD + "--seed 1,2", "seeds are not a setting, but trainings of the same one; say how many with seeds"),
@@ -57,7 +57,7 @@ CASES: list[tuple[str, str]] = [
     ),
 ]
 YAML = [
-    ("rank: [1, 2, 1]", "rank: 1 is there twice; leave one"),
+    ("rank: [1, 2, 1]", "rank: 1 is given twice; leave one"),
     ("rank: []", "rank: there is no value; give one, or several"),
     ("rnak: [1, 2]", "there is no option 'rnak'; did you mean rank?"),
     ("like: sql@v1", "there is no option 'like'"),

@@ -147,8 +147,8 @@ def test_waiting_in_python_writes_a_line_whenever_something_has_changed(capsys: 
     for members in (standing[:2], standing[:2], standing):
         written(SweepProgress(view, members))
     first, last = capsys.readouterr().err.splitlines()
-    assert first.endswith("running: 2 of 5 members have ended; the least held-out loss is 1.42, of member 2")
-    assert last.endswith("running: 5 of 5 members have ended; the least held-out loss is 1.36, of member 3")
+    assert first.endswith("running: 2 of 5 members have ended; the lowest held-out loss is 1.42, of member 2")
+    assert last.endswith("running: 5 of 5 members have ended; the lowest held-out loss is 1.36, of member 3")
 
 
 def test_time_left_counts_the_steps_of_members_that_have_not_begun() -> None:

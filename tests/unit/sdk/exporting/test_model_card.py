@@ -124,4 +124,4 @@ def test_a_plain_lora_is_described(tmp_path: Path) -> None:
         "library_name": "peft",
         "tags": ["lora"],
     }
-    assert "98.7600% of ‖ΔW‖², 2 modules were cut" in text
+    assert "98.7600% of ‖ΔW‖², 2 modules were truncated" in text

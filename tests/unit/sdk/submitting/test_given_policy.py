@@ -36,7 +36,7 @@ REFUSED: list[tuple[str, int | None, str]] = [
     (ROWS + "metrics: {loss: {at_least: 2, at_most: 1}}\n", 4, "metrics.loss: no score is at least 2 and at most 1"),
     (ROWS + "metrics: {loss: {}}\n", 4, "metrics.loss: this asks for nothing; give at_least"),
     (ROWS + "metrics: {loss: 0.5}\n", 4, "metrics.loss can't be 0.5; use its keys: at_least, at_most"),
-    (ROWS + "metrics: {}\n", 4, "require[0].metrics: "),
+    (ROWS + "metrics: {}\n", 4, "require[0].metrics is empty; give at least 1"),
     (
         ROWS + "max_age: 30 days\n    metrics: {loss: {at_most: 1}}\n",
         4,
@@ -47,7 +47,7 @@ REFUSED: list[tuple[str, int | None, str]] = [
         4,
         "min_rows can't be 5; use a whole number from 20 to 1000000",
     ),
-    ("alias: production\nrequire:\n  data: heldout\n", 2, "give a list, each item in a line that begins with '- '"),
+    ("alias: production\nrequire:\n  data: heldout\n", 2, "use a list, each item in a line that begins with '- '"),
     (
         "alias: production\nrequire:\n  - data: 123456789012\n    metrics: {loss: {at_most: 1}}\n",
         3,
@@ -59,17 +59,17 @@ REFUSED: list[tuple[str, int | None, str]] = [
     ("alias: production\napprovals: two\n", 2, "approvals can't be 'two'; use a whole number from 0 to 20"),
     ("alias: production\nscored_by: other_worker\n", 2, "scored_by: there is no such key"),
     ("alias: Production\n", 1, "alias: 'Production' is not an alias"),
-    ("approvals: 1\n", 1, "alias: it is missing; give it"),
+    ("approvals: 1\n", 1, "alias is missing; add it"),
     (
         "alias: production\nhidden: 2\n",
         2,
         "hidden: rules that you may not see were left out of this; give a whole policy",
     ),
-    ("alias: production\nalias: staging\n", None, "'alias' is there twice, again in line 2; leave one"),
+    ("alias: production\nalias: staging\n", None, "'alias' is given twice, again in line 2; leave one"),
     (
         ROWS + "metrics: {loss: {at_most: 1}}\n    data: other\n",
         None,
-        "'data' is there twice, again in line 5; leave one",
+        "'data' is given twice, again in line 5; leave one",
     ),
     ("alias: production\npromote: automatic\n", None, "promote: automatic needs a cap"),
     ("alias: production\napproval_age: 7d\n", None, "approval_age belongs to approvals; leave it out"),

@@ -76,7 +76,7 @@ def test_what_was_given_stays() -> None:
     assert {choice.option for choice in found.recommendation if choice.reason == "given"} == {
         "method", "rank", "targets", "batch × accumulation", "max length"
     }  # fmt: skip
-    assert any("weights take 13.5 GB" in note and "a card that it fits: RTX 5090" in note for note in found.notes)
+    assert any("weights take 13.5 GB" in note and "a GPU that it fits: RTX 5090" in note for note in found.notes)
 
 
 def test_each_choice_has_a_reason_and_tasks_have_their_ranks() -> None:
@@ -170,7 +170,7 @@ def test_what_is_no_card(text: str) -> None:
     [("A", "A10, A100 40GB, RTX A6000, A100 80GB"), ("a100", "A100 40GB, A100 80GB"), ("L", "L4, L40S")],
 )
 def test_a_part_of_a_name_that_cards_of_several_sizes_have(text: str, names: str) -> None:
-    with pytest.raises(CardError, match=f"may be several cards; give one of: .*{names}"):
+    with pytest.raises(CardError, match=f"may be several GPUs; give one of: .*{names}"):
         card_of(text)
 
 
@@ -277,7 +277,7 @@ def test_fits_is_70_percent_everywhere() -> None:
         assert (again.verdict, again.cards[-1].lora) == (verdict, verdict)
     assert found.verdict == "fits"
     why = plan(configs.LLAMA_2_7B, f"{needed / 0.703 / 1e9:.3f}GB").recommendation[0].reason
-    assert "would take 71 % of the card, and more than 70 %" in why
+    assert "would take 71 % of the GPU's memory, and more than 70 %" in why
 
 
 def test_full_fine_tuning_names_the_options_that_do_not_count() -> None:

@@ -278,8 +278,8 @@ def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
     except ValidationError as error:
         if error.error_count() > _TOLD_FAULTS:
             raise Invalid(
-                f"the body breaks its schema in {error.error_count()} places; see the schema in /docs, and send less at once to "
-                "be told where"
+                f"the body breaks its schema in {error.error_count()} places; see the schema in /docs, and send a shorter "
+                "one to see where"
             ) from None
         faults = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None

@@ -232,10 +232,13 @@ def no_completions(spec: EvaluationSpec) -> str | None:
 class EvaluationSpec(Wire):
     """One evaluation: the same rows, prompts and decoding for all versions and bases that are compared."""
 
-    #: Which tokens the loss is computed on, as in training; None: by the shape of the rows.
+    #: Which tokens are supervised: the loss is computed on them, as in training; None: by the shape of the rows.
     loss_on: Annotated[
         LossOn | None,
-        Option("Which tokens the loss is computed on, as of `train`.", default="by the shape of the rows"),
+        Option(
+            "Which tokens are supervised: the loss is computed on them, as of `train`.",
+            default="by the shape of the rows",
+        ),
     ] = None
     #: Which columns of the data are which keys of a row, as in training.
     columns: Annotated[

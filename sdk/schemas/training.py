@@ -51,7 +51,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     #: How strongly preferences are learnt, or how close the model stays to its reference, the base or the version that is
     #: continued. DPO, KTO: β of the reward β·log π/π_ref, the larger, the closer (arXiv:2305.18290, arXiv:2402.01306). IPO: τ; the margin
     #: that is aimed at is 1/(2τ) (arXiv:2310.12036). SimPO: β of the reward β/|y|·log π; 2 to 2.5 are usual (arXiv:2405.14734). ORPO: λ,
-    #: the weight of the odds ratio beside the loss of chosen answers (arXiv:2403.07691).
+    #: the weight of the odds ratio next to the loss of chosen answers (arXiv:2403.07691).
     beta: Annotated[
         float,
         Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA),
@@ -178,7 +178,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         IF_ANY,
         Option("Tokens whose embedding is trained, by id.", metavar="5,100-103", kept=True, planned=True),
     ] = None
-    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows. "answer": of
+    #: Which tokens are supervised: the loss is computed on them. None: completion, assistant or all, by the shape of the rows. "answer": of
     #: conversations the answers without their reasoning, "reasoning": with it, and each must have one.
     loss_on: LearntOn | None = None
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
@@ -223,8 +223,8 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         Field(gt=0, le=1, exclude_if=lambda value: value == DEFAULT_DECAY_SHARE),
         Option("wsd: share of the steps in which lr falls.", alone=True),
     ] = DEFAULT_DECAY_SHARE
-    #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
-    #: full: all but "adamw" of these need a CUDA card, and the job goes to a worker that has one. "adafactor" is torch's,
+    #: AdamW with its moments in 32 or 8 bits, and only in the GPU's memory or paged out to the machine's when that is
+    #: full: all but "adamw" of these need a CUDA GPU, and the job goes to a worker that has one. "adafactor" is torch's,
     #: "lion" has β₁ 0.9 and β₂ 0.99, and "schedule_free_adamw" publishes the average of its weights and needs schedule
     #: "constant"; these two need workers with the extras lion and schedule-free.
     optim: Annotated[
@@ -318,7 +318,10 @@ class TrainingSpec(TrainingFields):
     loss_on: Annotated[
         LossOn | None,
         Option(
-            "Which tokens the loss is computed on.", default="by the shape of the rows", resolved=True, of_loss=True
+            "Which tokens are supervised: the loss is computed on them.",
+            default="by the shape of the rows",
+            resolved=True,
+            of_loss=True,
         ),
     ] = None
     epochs: Annotated[float, Field(gt=0, le=1000), Option("Passes over the rows.")] = 3.0

@@ -114,9 +114,9 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("said", "match"),
         [
-            ({"loss": 0.8112}, "loss of .* is said to be 0.8112, and its rows give 0.81"),
-            ({"rouge_l": 0.5}, "rouge_l of .* is said to be 0.5"),
-            ({"rows": 4.0}, "rows of .* is said to be 4.0, and its rows give 3"),
+            ({"loss": 0.8112}, "loss of .* is given as 0.8112, and its rows give 0.81"),
+            ({"rouge_l": 0.5}, "rouge_l of .* is given as 0.5"),
+            ({"rows": 4.0}, "rows of .* is given as 4.0, and its rows give 3"),
             ({"failed_rows": 0.0}, "failed_rows of"),
             ({"supervised_tokens": 11.0}, "supervised_tokens of"),
             ({"rouge_l_rows": 1.0}, "rouge_l_rows of"),

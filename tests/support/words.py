@@ -7,7 +7,6 @@ left, with file and line: `PYTHONPATH=tests python -m support.words`.
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -69,7 +68,12 @@ WORDS = (
         "'a' is there twice; leave one",
     ),
     Word(rf"(?:\b(?:{_UNITS})|(?<=\}})) an? (?:{_PER})\b(?! of\b)", "a rate", "per", "2 nats a token"),
-    Word(r"\bhow sure\b|as often as it is sure", "a paraphrase", "calibration, confidence", "how sure the adapter was"),
+    Word(
+        r"\bhow sure the\b|as often as it is sure",
+        "a paraphrase",
+        "calibration, confidence",
+        "how sure the adapter was",
+    ),
     Word(r"\bcards?\b(?<!model card)(?=[^.;]*(?:memory|CUDA|fits?\b))|CUDA card", "slang", "GPU", "needs a CUDA card"),
     Word(r"\bgradients are cut\b", "a paraphrase", "clipped", "norm that gradients are cut to"),
     Word(
@@ -121,7 +125,13 @@ WORDS = (
     ),
 )
 ANY = re.compile("|".join(f"(?:{word.pattern})" for word in WORDS))
-_JOINED = re.compile(r"([\"'])\s*\n\s*[rf]?\1")
+#: Texts and comments of Python. To parse all modules would take seconds.
+_TOKENS = re.compile(
+    r"""(?P<long>\"\"\".*?\"\"\"|\'\'\'.*?\'\'\')|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|\#[^\n]*""",
+    re.DOTALL,
+)
+_PREFIXES = ("", "f", "r", "rf", "fr", "F", "R")
+_FILLED = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}")
 
 
 class Hit(NamedTuple):
@@ -150,23 +160,28 @@ def hits() -> Iterator[Hit]:
 
 
 def of_python(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the texts of a module that are no docstrings, each whole, with `{}` for what is filled in."""
-    # Most modules have none of the words anywhere, and to parse all takes seconds.
-    if not ANY.search(_JOINED.sub("", source)):
-        return
-    tree = ast.parse(source)
-    parts = set[int]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            parts.add(id(node.value))
-        elif isinstance(node, ast.JoinedStr):
-            parts.update(id(part) for part in node.values)
-            yield (
-                node.lineno,
-                "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values),
-            )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
-            yield node.lineno, node.value
+    """Yield the texts of a module, each whole, with `{}` for what is filled in; but no docstrings, and no names such as keys."""
+    parts: list[str] = []
+    begin = end = line = counted = 0
+    for token in _TOKENS.finditer(source):
+        if token["long"] is not None:
+            # A docstring has a line of its own.
+            head = source[source.rfind("\n", 0, token.start()) + 1 : token.start()].strip()
+            text = None if head in (*_PREFIXES, "b") else token["long"][3:-3]
+        else:
+            text = None if token["text"] is None else token["text"][1:-1]
+        if text is None:
+            continue
+        if not parts or source[end : token.start()].strip() not in _PREFIXES:
+            if len(parts) > 1 or (parts and " " in parts[0]):
+                line += source.count("\n", counted, begin)
+                counted = begin
+                yield line + 1, _FILLED.sub("{}", "".join(parts))
+            parts, begin = [], token.start()
+        parts.append(text)
+        end = token.end()
+    if parts:
+        yield line + 1 + source.count("\n", counted, begin), _FILLED.sub("{}", "".join(parts))
 
 
 def of_template(source: str) -> Iterator[tuple[int, str]]:
@@ -196,7 +211,7 @@ def of_page(source: str) -> Iterator[tuple[int, str]]:
                 yield number, line
             continue
         if not line.strip():
-            yield begin, re.sub(r"`[^`]*`", "`…`", " ".join(paragraph))
+            yield begin, re.sub(r"`[^`]*`|\]\([^)]*\)", "`…`", " ".join(paragraph))
             paragraph, begin = [], number + 1
         else:
             paragraph.append(line.strip())
@@ -207,10 +222,12 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _found(path: Path, texts: Iterator[tuple[int, str]]) -> Iterator[Hit]:
-    for line, text in texts:
-        if not ANY.search(text):
+    listed = list(texts)
+    whole = "\0".join(text for _, text in listed)
+    for word in WORDS:
+        if re.search(word.pattern, whole) is None:
             continue
-        for word in WORDS:
+        for line, text in listed:
             for match in re.finditer(word.pattern, text):
                 shown = text[max(0, match.start() - 50) : match.end() + 40].replace("\n", " ")
                 yield Hit(str(path.relative_to(ROOT)), line, word, shown)

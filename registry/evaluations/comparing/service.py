@@ -328,9 +328,7 @@ def equal_rows(
 
 def _found(equal: Equal | None, rows: int) -> EqualRows:
     if equal is None:
-        return EqualRows(
-            notes=["duplicate rows were not looked for: the dataset is read otherwise by this release"]
-        )
+        return EqualRows(notes=["duplicate rows were not looked for: the dataset is read otherwise by this release"])
     if equal.different == rows:
         return EqualRows()
     different = "1 different row" if equal.different == 1 else f"{equal.different} different rows"

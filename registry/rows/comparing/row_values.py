@@ -193,7 +193,7 @@ def notes_on(left_out: int, metric: str, evaluations: Sequence[EvaluationView]) 
         notes.append(f"{have} no score of any: none of {its} first {longest} tokens is one that the loss is taken on")
     if shortened and not is_of_texts(metric):
         some = "1 row is" if shortened == 1 else f"{shortened} rows are"
-        notes.append(f"{some} cut at {longest} tokens, and scored on the rest")
+        notes.append(f"{some} truncated to {longest} tokens, and scored on the rest")
     if prompts and is_of_texts(metric):
         some = "1 answer starts" if prompts == 1 else f"{prompts} answers start"
         notes.append(f"{some} from the last {evaluations[0].conditions.get('prompt_tokens')} tokens of a longer prompt")

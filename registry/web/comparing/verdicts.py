@@ -89,7 +89,7 @@ def judge(comparisons: Comparisons, beside: ComparedSides, question: RowQuestion
     notes = []
     if len(alike) > len(chosen):
         notes.append(
-            f"only {len(chosen)} are compared at once; {len(alike) - len(chosen)} more were scored alike: name fewer"
+            f"only {len(chosen)} are compared at once; {len(alike) - len(chosen)} more were scored in the same way: name fewer"
         )
     if others := [one for one in refs if one != first and one not in alike]:
         some = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")

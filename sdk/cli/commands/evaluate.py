@@ -53,7 +53,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
 
     The bare base, and the version of each name that is in production, are scored too, unless --only is given.
 
-    On general texts, the same for all, it also says what an adapter changed beside its task: the loss, and how far
+    On general texts, the same for all, it also says what an adapter changed besides its task: the loss, and how far
     predictions are from those of the bare base (KL).
 
     What was scored before, on the same rows under the same conditions, is taken from the record, unless with --again.

@@ -176,7 +176,7 @@ def long_lines(
         said = f"{has} no score: none of {its} first {max_length} tokens is one that the loss is taken on"
         lines.append(f"{ref}: {unscored} of {every} rows {said}; {_mending(unscored)}{which}")
     if shortened:
-        said = f"{'is' if shortened == 1 else 'are'} cut at {max_length} tokens, and scored on the rest"
+        said = f"{'is' if shortened == 1 else 'are'} truncated to {max_length} tokens, and scored on the rest"
         lines.append(f"{ref}: {shortened} of {every} rows {said}; {_mending(shortened)}")
     if prompts := round(metrics.get(SHORTENED_PROMPT_ROWS, 0)):
         starts = f"{'starts' if prompts == 1 else 'start'} from the last {conditions.get('prompt_tokens')} tokens of a longer prompt"

@@ -73,7 +73,7 @@ class VllmBase:
             except TimeoutError:
                 raise EngineRefused(
                     "requests to the base that began before any version was loaded are still running, and vLLM may answer them wrongly "
-                    f"beside {name}; wait until they have ended, {name} is tried again by itself"
+                    f"while {name} loads; wait until they have ended, {name} is tried again by itself"
                 ) from None
 
     async def _load_empty(self, name: str, version: Path) -> None:

@@ -210,7 +210,7 @@ def _read_back(
             far = _distance(files, name, weight.T if name in across else weight, recipe)
             found.furthest = max(found.furthest, far)
         elif _bytes_differ(source, files, name):
-            raise wrong(name, "beside the 4 bits are not those of the merged model")
+            raise wrong(name, "besides the 4 bits are not those of the merged model")
 
 
 def _bytes_differ(one: StoredBase, other: StoredBase, name: str) -> bool:

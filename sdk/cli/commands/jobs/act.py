@@ -47,7 +47,7 @@ def jobs_cancel(job_id: str, style: str) -> None:
 def jobs_retry(job_id: str, advice: bool, style: str) -> None:
     """Submit a failed or cancelled job again, and print the new job's id.
 
-    A training resumes from its last checkpoint. With --advice it begins anew, with the options that its own numbers advise,
+    A training resumes from its last checkpoint. With --advice it starts from scratch, with the options that its own numbers advise,
     which `jobs show` prints; without any advice the job is refused (exit code 4).
 
     \b

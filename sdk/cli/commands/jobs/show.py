@@ -221,7 +221,7 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
         ("kind", view.kind),
         ("subject", view.subject),
         ("sweep", sweep_of(view)),
-        ("beside", ", ".join(f"{ref} ({role})" for ref, role in scored_beside(view).items())),
+        ("scored with", ", ".join(f"{ref} ({role})" for ref, role in scored_beside(view).items())),
         ("state", view.state.value),
         ("stops", running and view.cancel_requested),
         ("place", note_of(view) if view.state is JobState.QUEUED else None),

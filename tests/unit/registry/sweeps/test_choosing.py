@@ -82,7 +82,7 @@ def test_where_every_setting_lost_a_seed_the_best_training_wins_and_no_setting_i
     found = chosen([*STEADY[:2], member(3, NONE), member(4, 1.5), member(5, 2.0, outcome="pruned")])
     assert (found.winner, outcomes(found)) == (4, [(1, "failed"), (2, "pruned")])
     assert (found.verdict.told_apart, [one.score for one in found.verdict.settings]) == (False, [None, None])
-    assert found.verdict.notes[0].startswith("every setting has a training that ended early or without a score")
+    assert found.verdict.notes[0].startswith("every setting has a training that stopped early or without a score")
 
 
 def test_members_are_compared_on_the_rows_of_most_and_others_are_named() -> None:

@@ -138,7 +138,7 @@ def test_a_summary_counts_members_and_names_the_best_so_far() -> None:
     assert said.startswith("5/10 members · best 1.36 (rank 4) · ")
     assert said.endswith(" left")
     scored = view.model_copy(update={"request": view.request.model_copy(update={"choose": "rouge_l"})})
-    assert " · least held-out loss 1.36 (rank 4) · " in summary_of(SweepProgress(scored, standing))
+    assert " · lowest held-out loss 1.36 (rank 4) · " in summary_of(SweepProgress(scored, standing))
 
 
 def test_waiting_in_python_writes_a_line_whenever_something_has_changed(capsys: pytest.CaptureFixture[str]) -> None:

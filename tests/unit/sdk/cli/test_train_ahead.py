@@ -70,7 +70,7 @@ def test_each_option_is_explained(base: str) -> None:
 
 def test_a_base_with_fewer_positions_is_named_where_rows_are_cut(base: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA_2_7B, "max_position_embeddings": 512}))
-    line = "max_length = 1024  (default; rows are cut at 512, since the base has no more positions)"
+    line = "max_length = 1024  (default; rows are truncated to 512, since the base has no more positions)"
     assert line in " ".join(run("--base", base, "--explain").output.split()).replace("1024 (", "1024  (")
     assert (
         json.loads(run("--base", base, "--dry-run", "--format", "json").output)["plan"]["forecast"]["max_length"] == 512

@@ -367,8 +367,8 @@ def _preference(where: str, given: dict[str, Any]) -> Row:
     lists = [key for key in PREFERENCE if isinstance(given[key], list)]
     if texts and lists:
         raise ValueError(
-            f"has a `{texts[0]}` that is a text and a `{lists[0]}` that is a list of messages; write all of `prompt`, `chosen` and "
-            "`rejected` alike"
+            f"has a `{texts[0]}` that is a text and a `{lists[0]}` that is a list of messages; write `prompt`, `chosen` and `rejected` "
+            "in the same form"
         )
     fields: dict[str, Any]
     if lists:

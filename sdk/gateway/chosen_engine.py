@@ -80,7 +80,7 @@ def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersio
         return ChosenEngine(made, base_id, folder, objection_of("vllm", None, folder))
     if folder is None:
         raise NotFound(
-            f"the base {base_id} doesn't lie on this machine; add its folder with: adapterctl base add DIR",
+            f"the base {base_id} is not on this machine; add its folder with: adapterctl base add DIR",
             param="base",
         )
     if choice.name == "llama.cpp":

@@ -56,7 +56,7 @@ class SweepFields(Wire):
     stop_early: Annotated[
         StopEarly,
         Field(exclude_if=lambda value: value == "none"),
-        Option("End members early that are behind the best of those so far (halving), or behind their median."),
+        Option("Stop members early that are behind the best of those so far (halving), or behind their median."),
     ] = "none"
     choose: Annotated[
         str,

@@ -81,7 +81,7 @@ def _of_version(version: VersionView, reach: TemplateReach) -> str:
     file = next((file for file in version.files if file.path == TEMPLATE_FILE), None)
     if file is None:
         raise _refused(
-            f"{version.ref} has no chat template, because it was taught no conversations; name another version"
+            f"{version.ref} has no chat template, because it was not trained on conversations; name another version"
         )
 
     def locate(digest: str) -> Transfer:

@@ -141,7 +141,7 @@ class TestSubmitting:
                 "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out",
                 "parents",
             ),
-            ([0.5], {"method": "svd"}, "the method svd cuts to a rank; say which with rank", None),
+            ([0.5], {"method": "svd"}, "the method svd truncates to a rank; give it with rank", None),
             ([0.5], {"rank": 2}, "the method linear keeps every rank; leave rank out, or say the method svd", None),
             ([0.5], {"method": "svd", "rank": 0}, "rank can't be 0; use a whole number from 1 to", "rank"),
             (

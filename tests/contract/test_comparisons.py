@@ -78,7 +78,9 @@ class TestVerdicts:
         # One row was cut after other bytes.
         cut = [other[0].model_copy(update={"text_bytes": 1}), *other[1:]]
         three = bench.score(cut, tokenizer="e" * 64)
-        with pytest.raises(Conflict, match=r"row 0 has [0-9]+/1 bytes of text in these scores: other tokens are truncated"):
+        with pytest.raises(
+            Conflict, match=r"row 0 has [0-9]+/1 bytes of text in these scores: other tokens are truncated"
+        ):
             compare(bench, one, three, metric="bits_per_byte")
         old, taken = bench.desk.push(), CONDITIONS.model_copy(update={"columns": COLUMNS})
         evaluated(
@@ -327,7 +329,9 @@ class TestRefused:
         rows = scored(48)
         other = [rows[0].model_copy(update={"tokens": 999}), *rows[1:]]
         one, two = bench.score(rows), bench.score(other)
-        with pytest.raises(Conflict, match=r"row 0 has \d+/999 tokens in these scores, which were truncated differently"):
+        with pytest.raises(
+            Conflict, match=r"row 0 has \d+/999 tokens in these scores, which were truncated differently"
+        ):
             compare(bench, one, two)
 
     def test_another_base(self, bench: Bench, acting: Callable[..., Client], tmp_path: Path) -> None:

@@ -121,6 +121,38 @@ WORDS = (
         "Input should be a valid list",
     ),
     Word(
+        r"\bafter so many\b|\bfor so many seconds\b",
+        "German",
+        "after this many, every N",
+        "score rows after so many steps",
+    ),
+    Word(r"\btaught (?:with|no|by)\b", "a paraphrase", "trained with, trained on", "taught with another chat template"),
+    Word(
+        r"\bheld against\b(?! another with)|\bto hold \w+ against\b",
+        "a paraphrase",
+        "compared with",
+        "held against the record",
+    ),
+    Word(r"\bis there and\b", "German", "exists and", "DIR is there and is not a folder"),
+    Word(r"\b(?:learns?|learnt) by heart\b", "a paraphrase", "memorises, overfits", "rows are learnt by heart"),
+    Word(
+        r"\bactivations (?:are |that are )?computed twice\b|\bcompute activations twice\b",
+        "a paraphrase",
+        "gradient checkpointing, recomputed",
+        "activations computed twice",
+    ),
+    Word(
+        r"\bnumbers that are none\b|\ba number that is none\b",
+        "a paraphrase",
+        "not finite",
+        "has numbers that are none",
+    ),
+    Word(r"\bdoesn't lie on\b", "German", "is not on", "the base doesn't lie on this machine"),
+    Word(r"\bcall (?:it|the \w+) otherwise\b", "German", "give it another name", "call the scorer otherwise"),
+    Word(r"\blast words\b", "a metaphor", "last output", "its last words"),
+    Word(r", as of `", "German", "as in", "which columns are keys, as of `train`"),
+    Word(r"\blikeliest tokens alone\b", "a paraphrase", "nucleus sampling", "choose among the likeliest tokens alone"),
+    Word(
         r"\b(?:thereof|therein|whereof|wherein|hitherto|thereby)\b", "archaic", "of it, in it, so far", "parts thereof"
     ),
 )

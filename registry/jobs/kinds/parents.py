@@ -185,7 +185,7 @@ def _require_same_template(session: Session, version: Version, spec: TrainingSpe
         same = own or made is None or made.job is None
     if not same:
         raise Invalid(
-            f"{exact_ref(version)} was trained with another chat template, which is as good as another tokenizer; give its own as "
+            f"{exact_ref(version)} was trained with another chat template, which acts like another tokenizer; give its own as "
             "chat_template, and template_kwargs as its record has them",
             param="spec.chat_template",
         )

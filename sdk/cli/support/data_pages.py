@@ -115,7 +115,7 @@ def _tokens(counted: TokenCounts) -> str:
     )
     return (
         f"{counted.tokens} in {sample}, {counted.supervised_tokens} learnt, the longest {counted.longest}; "
-        f"cut at {counted.max_length}: {counted.rows_cut} rows, {counted.tokens_lost} tokens lost, "
+        f"truncated to {counted.max_length}: {counted.rows_cut} rows, {counted.tokens_lost} tokens lost, "
         f"{counted.rows_dropped} rows dropped" + (f"; {counted.rows_split} texts split" if counted.rows_split else "")
     )
 

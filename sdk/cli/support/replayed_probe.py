@@ -33,7 +33,7 @@ def print_replay(
 
 def _print_table(found: ProbeReplay) -> None:
     told = [norm for norm in found.norms.values() if norm is not None]
-    against = "not held against any" if not found.norms_stored else "as recorded"
+    against = "not compared with any" if not found.norms_stored else "as recorded"
     if found.norms_differing:
         against = f"{len(found.norms_differing)} not as recorded"
     click.echo(f"whole: {found.ref}, sha256:{found.digest}")

@@ -118,7 +118,7 @@ def _why_checkpointing(chosen: Forecast, card: GpuCard | None) -> str:
         return "without a GPU that it fits, the one that takes less memory"
     if chosen.gradient_checkpointing:
         return "activations would take more than half of what the base leaves free; costs a third more compute"
-    return "activations fit, and nothing is computed twice"
+    return "activations fit without gradient checkpointing"
 
 
 def _why_method(

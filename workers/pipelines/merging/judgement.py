@@ -34,7 +34,7 @@ class Judgement:
         """Warn if the merged model renders conversations otherwise than its base, because the adapter was taught so."""
         if adapter is not None and adapter != base:
             self.warnings.append(
-                "The merged model has the chat template that the adapter was taught with, which is not its base's; serve it"
+                "The merged model has the chat template that the adapter was trained with, which is not its base's; serve it"
                 " with its own."
             )
 
@@ -78,7 +78,7 @@ def require_finite(distance: Distance) -> None:
     if not math.isfinite(distance.kl):
         raise PipelineError(
             FailureReason.VERIFICATION,
-            "The merged model's predictions can't be held against those of what was trained: they are not finite;"
+            "The merged model's predictions can't be compared with those of what was trained: they are not finite;"
             " merge with --dtype float32, or onto another base.",
         )
 

@@ -160,7 +160,7 @@ def _numbers(name: str, given: object) -> dict[str, float]:
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise ValueError(f"the key {key!r} is not of lower-case letters, digits and _")
         if key.endswith(COUNTED):
-            raise ValueError(f"the key {key!r} ends with {COUNTED}, as counts of rows do; call it otherwise")
+            raise ValueError(f"the key {key!r} ends with {COUNTED}, as counts of rows do; give it another name")
     return {f"{name}.{key}": _number(value) for key, value in given.items()}
 
 

@@ -323,7 +323,10 @@ def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
         ({"prompt": None}, "has no `prompt`"),
         ({"prompt": []}, "`prompt`"),
         ({"tools": []}, "has `tools` for a prompt that is a text"),
-        ({"completion": "a"}, "has keys besides `prompt` and `references` and `tools` that would be lost: `completion`"),
+        (
+            {"completion": "a"},
+            "has keys besides `prompt` and `references` and `tools` that would be lost: `completion`",
+        ),
         ({"references": None, "completion": ["cat", "a cat"]}, "several right answers are called `references`"),
         ({"references": None, "completion": "cat", "reference": "a"}, "`reference`"),
     ],

@@ -137,7 +137,7 @@ class Principal:
 
 
 def require_namespace(name: str, hint: str, *, also: Collection[str], param: str) -> None:
-    """Raise InvalidName for what is no name of a namespace, unless it is one of `also`, which `hint` explains."""
+    """Raise InvalidName for what is not a name of a namespace, unless it is one of `also`, which `hint` explains."""
     if name not in also:
         try:
             parse_namespace(name)

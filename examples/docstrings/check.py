@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-#: KL of the merged model from base-as-trained + adapter below which they count as the same, in nats a token. The NF4
+#: KL of the merged model from base-as-trained + adapter below which they count as the same, in nats per token. The NF4
 #: base that was trained over and the stored weights differ by more than this.
 AGREES_NATS = 0.02
 

@@ -88,7 +88,7 @@ class CallerLimits:
         wait_s = self._wait_s(principal)
         if wait_s > 0:
             raise _limited(
-                f"this token may send {self._rate:g} requests a second; try again in {wait_s:.1f} s, or spread them",
+                f"this token may send {self._rate:g} requests per second; try again in {wait_s:.1f} s, or spread them",
                 wait_s,
             )
 

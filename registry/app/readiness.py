@@ -24,7 +24,7 @@ CACHED_S = 1.0
 DEADLINE_S = 2.0
 _POOL = Pool(
     "looks at parts",
-    waits="`/readyz`, 2 s; however many ask, one look a second serves them all",
+    waits="`/readyz`, 2 s; however many ask, one look per second serves them all",
     at_once="1 of each part (database, storage)",
     item="one read of the database, one call to the store",
     share="none is needed: a look is for everybody",

@@ -20,7 +20,7 @@ Pool(
     waits="requests on a connection, behind the one that is being answered",
     at_once="`REGISTRY_MAX_CONNECTIONS` (2,000), of which `REGISTRY_MAX_CONNECTIONS_PER_ADDRESS` (256) from one address",
     item=f"one request; {MOST_PIPELINED} more may wait on its connection",
-    share="an address: nobody has said who they are",
+    share="an address: nobody is signed in",
 )
 Pool(
     "answers",

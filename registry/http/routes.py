@@ -144,7 +144,7 @@ _APART = {
     "reading": _lane(
         "reading",
         "pushes, checkpoints, datasets: their files are read, hashed and inspected",
-        f"the bytes of its files, once, in pieces of 1 MiB, {PUSH_BYTES // 1024**2} MiB of memory beside names of tensors; halves of "
+        f"the bytes of its files, once, in pieces of 1 MiB, {PUSH_BYTES // 1024**2} MiB of memory besides names of tensors; halves of "
         "a module up to 64 MiB each, in temporary files",
         at_once=4,
         item_bytes=PUSH_BYTES,
@@ -278,8 +278,8 @@ def _checked(checker: TypeAdapter[Any], value: Any) -> Any:
     except ValidationError as error:
         if error.error_count() > _TOLD_FAULTS:
             raise Invalid(
-                f"the body breaks its schema in {error.error_count()} places; see the schema in /docs, and send less at once to "
-                "be told where"
+                f"the body breaks its schema in {error.error_count()} places; see the schema in /docs, and send a shorter "
+                "one to see where"
             ) from None
         faults = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None

@@ -55,7 +55,7 @@ def pin_checkpoint(session: Session, request: TrainingRequest, who: Principal) -
     row = find_checkpoint(session, request.from_checkpoint)
     if is_kept_result(session, row):
         raise Invalid(
-            f"job {earlier.id} is a member of a sweep and has ended, so it has no state to go on from; publish it, and continue "
+            f"job {earlier.id} is a member of a sweep and has ended, so it has no checkpoint to resume from; publish it, and continue "
             f"the version: adapterctl jobs publish {earlier.id}",
             param="from_checkpoint",
         )

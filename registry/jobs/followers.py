@@ -1,5 +1,5 @@
 """Who goes on when a job has ended: sweeps, whose next members wait for it. They are told after the commit, and whatever
-goes wrong with them is no fault of the job's. And who is asked when nobody has work.
+goes wrong with them is not a fault of the job's. And who is asked when nobody has work.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
     if job.needs_device == "cuda":
         listening = [worker for worker in listening if worker.device == "cuda"]
         if not listening:
-            return f"it needs a CUDA card, and no worker of the queue {job.queue} has one"
+            return f"it needs a CUDA GPU, and no worker of the queue {job.queue} has one"
     if (said := unknown_to_all(job.needs, listening)) is not None:
         return said
     # Readers of the job may read in its namespace.

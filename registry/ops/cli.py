@@ -145,7 +145,9 @@ cli.add_command(token)
 
 @cli.command(name="read-only")
 @click.argument("to", type=click.Choice(["on", "off", "show"]))
-@click.option("--reason", default="an emergency", show_default=True, help="The reason that refused callers are told.")
+@click.option(
+    "--reason", default="an emergency", show_default=True, help="The reason given to callers that are refused."
+)
 def read_only(to: str, reason: str) -> None:
     """Refuse all changes for now, on every server within a second; reading still works.
 

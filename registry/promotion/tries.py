@@ -135,7 +135,7 @@ def keep_member(session: Session, place: SweepPlace, step: int, result: MemberRe
 def looked_at(record: TrainingRecord, trained_on: Sequence[str], *, of_sweep: bool = False) -> list[tuple[str, How]]:
     """Return which datasets measured a training, and whether their rows chose what became of it.
 
-    Rows that were held out of what it was `trained_on`, digests, are no dataset of their own, so all of that counts.
+    Rows that were held out of what it was `trained_on`, digests, are not a dataset of their own, so all of that counts.
 
     >>> looked_at(TrainingRecord(eval_data="e" * 64, keep="best"), ["t" * 64]) == [("e" * 64, "chosen")]
     True

@@ -118,7 +118,7 @@ def page(*, scores: tuple[str, str], first: int, most: int, size_bytes: int) -> 
     try:
         rows = [read_json(RowScore, line) for line in lines[:most]]
     except ValueError as error:
-        raise _unreadable(ident, "a line of it is no row") from error
+        raise _unreadable(ident, "a line of it is not a row") from error
     return {"rows": [_shown(row).model_dump(mode="json") for row in rows], "more": len(lines) > most}
 
 
@@ -168,7 +168,7 @@ def _lines(ident: str, file: Any, most_bytes: int) -> Iterator[bytes]:
                     raise _unreadable(ident, "it unpacks to more than such a file may hold")
                 yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _unreadable(ident, f"it is no gzip ({error})") from error
+        raise _unreadable(ident, f"it is not gzip ({error})") from error
 
 
 def _unreadable(ident: str, why: str) -> Verification:

@@ -260,7 +260,7 @@ class _Compiler:
 
     def _of_names(self, column: Any, named: Condition) -> Condition:
         """The condition that a column is the digest of a dataset of some name: of the one that the version's own
-        namespace calls so, or if there it is no dataset's name, of those that others call so.
+        namespace calls so, or if there it is not a dataset's name, of those that others call so.
         """
         known = and_(named, self._who.within(DatasetNumber.namespace))
         columns = (DatasetNumber.name, DatasetNumber.namespace, DatasetNumber.digest)

@@ -59,7 +59,7 @@ def order_of(session: Session, sort: str, who: Principal, scores_of: str | None)
     """Return the order that `sort` names. A score puts the best version first, and with "-" the worst; those without one come
     last either way, and of equal ones the newest first.
 
-    Raises Invalid for what is no order, NotFound if the scores of `scores_of` can't be read.
+    Raises Invalid for what is not an order, NotFound if the scores of `scores_of` can't be read.
     """
     if (order := _ORDERS.get(sort)) is not None:
         return order
@@ -80,7 +80,7 @@ def order_of(session: Session, sort: str, who: Principal, scores_of: str | None)
 
 
 def scored_field(sort: str) -> Field | None:
-    """Return which score an order is by; None if it is no score. Raises Invalid for a score that can't be read."""
+    """Return which score an order is by; None if it is not a score. Raises Invalid for a score that can't be read."""
     text = sort.removeprefix("-")
     if not text.startswith("eval["):
         return None

@@ -34,7 +34,7 @@ SECONDS = "seconds"
 #: The series of steps that are drawn, with the titles of their panels.
 _LINES = {LOSS: "loss", RATE: "learning rate", NORM: "gradient norm"}
 #: What the loss of an objective counts; that of the others is in no unit.
-_UNITS = {"sft": "nats a token"}
+_UNITS = {"sft": "nats per token"}
 #: Digits of a value that is sent.
 _DIGITS = 5
 

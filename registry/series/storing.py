@@ -42,7 +42,7 @@ class StoredSeries:
             find_job(session, job_id, who, action="work")
             job = attempts.hold(session, job_id, sent.attempt, who)
             if job.kind != _TRAINING:
-                raise Invalid(f"job {job_id} is no training, so it has no series; leave them out", param="job")
+                raise Invalid(f"job {job_id} is not a training, so it has no series; leave them out", param="job")
             series = session.get(JobSeries, job_id)
             if series is None:
                 series = JobSeries(job_id=job_id, attempt=0, serial=0, names=[], last_step=-1, size_bytes=0)

@@ -211,6 +211,6 @@ def _require_within(adapters: Sequence[str], namespace: str) -> None:
             raise InvalidName(str(error), param="adapter") from None
         if (space or "-") != namespace:
             raise InvalidName(
-                f"{name} is no adapter of the namespace {namespace!r}; ask for each namespace by itself",
+                f"{name} is not an adapter of the namespace {namespace!r}; ask for each namespace by itself",
                 param="adapter",
             )

@@ -24,7 +24,7 @@ from sdk.statistics.sweeps import SettingScores, judge
 #: The metrics of rows by which nothing was chosen begin so.
 _TEST = "test_"
 #: Said of a sweep in which nothing can be compared.
-NONE_COMPARED = "every setting has a training that ended early or without a score, and what is left of a setting would be its luckiest: none is compared"
+NONE_COMPARED = "every setting has a training that stopped early or without a score, and what is left of a setting would be its luckiest: none is compared"
 NONE_ALIKE = "no setting has all of its trainings scored on the held-out tokens that most were scored on, so scores are taken as they are"
 #: A margin is above 0, also where the best has a score of 0.
 _LEAST_MARGIN = 1e-12

@@ -142,7 +142,7 @@ def _floats(text: str, name: str) -> bytes:
     except (binascii.Error, ValueError):
         raw = b"?"
     if not raw or len(raw) % 4 or len(raw) > 4 * MOST_GROUPS:
-        raise Verification(f"{name} are no float32 numbers in base64; upgrade the worker", param=f"member.{name}")
+        raise Verification(f"{name} are not float32 numbers in base64; upgrade the worker", param=f"member.{name}")
     return raw
 
 

@@ -72,7 +72,7 @@ def require_sweepable(request: SweepRequest) -> None:
     for name in ("from_checkpoint", "like"):
         if getattr(training, name) is not None:
             raise Invalid(
-                f"members of a sweep begin anew, each with its own options; leave {name} out",
+                f"members of a sweep start from scratch, each with its own options; leave {name} out",
                 param=f"request.training.{name}",
             )
     if training.eval_data is None and training.spec.hold_out is None:

@@ -41,7 +41,7 @@ class Rungs:
             job = find_job(session, job_id, who, action="work")
             place = training_of(job).sweep if job.kind == "training" else None
             if place is None:
-                raise Conflict(f"job {job_id} is no member of a sweep; let it go on", param="job")
+                raise Conflict(f"job {job_id} is not a member of a sweep; let it go on", param="job")
             if session.scalar(select(Job.id).where(*attempts.held(job_id, reached.attempt, who))) is None:
                 raise attempts.stale(job_id, reached.attempt)
             sweep = session.get(Sweep, place.sweep)

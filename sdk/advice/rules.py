@@ -193,7 +193,7 @@ def _by_heart(course: Course) -> Advice | None:
     return Advice(
         rule=BY_HEART,
         message=f"after {passes:.0f} passes the loss of the training's {record.samples} rows is {end:.4g} and that of the held-out"
-        f" ones {held_out:.4g}, so they are learnt by heart; take more rows"
+        f" ones {held_out:.4g}, so the model memorises them (overfitting); take more rows"
         + (f", or try {_options_said(dropout)}" if dropout else ""),
         changes=dropout,
     )

@@ -15,7 +15,7 @@ from sdk.validation import build
 
 
 def set_policy(transport: Transport, setting: PolicySetting) -> PolicyView:
-    """Set a policy; the same one again is no new version. Raises InvalidInput, NotFound, NotAllowed, Conflict."""
+    """Set a policy; the same one again is not a new version. Raises InvalidInput, NotFound, NotAllowed, Conflict."""
     return transport.call("PUT", "/policies", PolicyView, body=setting, timeout_s=JUDGING_S)
 
 

@@ -122,7 +122,7 @@ def _object(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise EngineAway("the engine's answer is no JSON") from error
+        raise EngineAway("the engine's answer is not JSON") from error
     return found if isinstance(found, dict) else {}
 
 

@@ -104,7 +104,7 @@ class PromptForm:
         if prompt.text is not None and prompt.is_plain:
             return self.prompt(prompt.text, target)
         if self.as_turn is False:
-            raise InvalidInput("a prompt of messages is no plain text; leave out plain", param="plain")
+            raise InvalidInput("a prompt of messages is not plain text; leave out plain", param="plain")
         return prompt
 
     def remark(self, target: AskTarget) -> str | None:

@@ -20,7 +20,7 @@ _KEYS = (LOSS, RATE, NORM, HELD_OUT)
 #: As the registry makes the ids of jobs. An adapter that is called so is meant by NAME@latest.
 _JOB = re.compile(r"[0-9a-f]{12}")
 #: What the loss of an objective counts; that of the others is in no unit.
-_UNITS = {"sft": "nats a token"}
+_UNITS = {"sft": "nats per token"}
 
 
 def curves_of(registry: Registry, of: str | Sequence[str]) -> list[Curve]:

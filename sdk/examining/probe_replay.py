@@ -241,7 +241,7 @@ def _logits(
             return None, None
         here = files_here(cache, version.base.fingerprint, registered_base(transport, version))
         if here is None:
-            notes.append(f"{left_out}base {version.base.id} doesn't lie on this machine; say where with --base")
+            notes.append(f"{left_out}base {version.base.id} is not on this machine; say where with --base")
             return None, None
         if missing := missing_libraries(_LIBRARIES):
             notes.append(
@@ -252,12 +252,12 @@ def _logits(
     answer = _measure(version, adapter, scanned, answers=answers)
     record = version.record
     if recorded is None:
-        notes.append(f"the record has {none} to hold these against")
+        notes.append(f"the record has {none} to compare these with")
     elif recorded.texts_digest != answer.report.texts_digest:
-        notes.append("predictions were not held against the record, which has those of another release's texts")
+        notes.append("predictions were not compared with the record, which has those of another release's texts")
         recorded = None
     elif len(recorded.texts) != len(answer.report.texts):
-        notes.append("predictions were not held against the record, which has another number of texts")
+        notes.append("predictions were not compared with the record, which has another number of texts")
         recorded = None
     elif record.device != answer.device:
         notes.append(f"predictions were recorded on {record.device}, and replayed on {answer.device}")

@@ -16,7 +16,7 @@ from sdk.pulling.transfer import folder_whole
 #: Name and what it shows.
 EXAMPLES = {
     "docstrings": "write the first line of a function's docstring",
-    "labels": "tell which package a function is from: a classification",
+    "labels": "classify a function by its package",
     "preferences": "learn which of two docstrings is preferred, by DPO",
 }
 ROWS = ("train.jsonl", "heldout.jsonl")

@@ -65,7 +65,7 @@ def plain_card(
     of = [("adapter", name)]
     if version is not None:
         made, of = list(_of_base(version)), list(_of_version(version))
-    said = "all of ΔW" if not report.cut else f"{report.kept_energy:.4%} of ‖ΔW‖², {report.cut} modules were cut"
+    said = "all of ΔW" if not report.cut else f"{report.kept_energy:.4%} of ‖ΔW‖², {report.cut} modules were truncated"
     return render(
         ModelCard(
             title=f"{name}, as a plain LoRA",
@@ -133,7 +133,7 @@ def _of_merge(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             tokens = f" over {metrics['probe_tokens']:.0f} tokens" if "probe_tokens" in metrics else ""
             yield (
                 what,
-                f"KL {metrics[kl]:.2g} nats a token, largest difference of logits {metrics.get(gap, 0.0):.2g}{tokens}",
+                f"KL {metrics[kl]:.2g} nats per token, largest difference of logits {metrics.get(gap, 0.0):.2g}{tokens}",
             )
     if found is not None and found["prompts"] != "run":
         yield "fixed texts", found["prompts"]

@@ -34,7 +34,7 @@ _FILE = re.compile(r"[\w.+@ -]{1,255}")
 #: A Jinja template can't be written as a TEMPLATE, which is in Go's template language.
 _NO_TEMPLATE = (
     "# No TEMPLATE: from 0.30 on Ollama renders conversations by the chat template in the model's own GGUF file, and a template in "
-    "Jinja can't be said here."
+    "Jinja can't be written here."
 )
 _ADAPTERS_TEMPLATE = (
     "# An adapter's own chat template, if it has one, is not used: only the base's is. Merge the adapter to keep it."

@@ -65,7 +65,7 @@ def export_hub_folder(
     )
     if license is not None and not can_be_license(license):
         raise InvalidInput(
-            f"{license[:80]!a} is no licence as a hub names it; give a name such as apache-2.0, or other",
+            f"{license[:80]!a} is not a licence as a hub names it; give a name such as apache-2.0, or other",
             param="license",
         )
     target = free(output, like="DIR")

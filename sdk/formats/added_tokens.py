@@ -39,7 +39,7 @@ def parse_tokens(text: str) -> list[str]:
                 f"the token of {place} has {len(token)} characters; add words of at most {MOST_CHARACTERS}"
             )
     if twice := _first_repeated(tokens):
-        raise ValueError(f"{twice!r} is there twice; name each token once")
+        raise ValueError(f"{twice!r} is given twice; name each token once")
     return tokens
 
 

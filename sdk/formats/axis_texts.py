@@ -84,7 +84,7 @@ def _range(text: str) -> RangeText:
     if match is None or not low.strip() or not match["high"].strip():
         raise ValueError(f"{text[:60]!r} is not a whole range; {_FORMS}")
     if match["scale"] not in (None, "log"):
-        raise ValueError(f"{match['scale'][:40]!r} is no scale of a range; {_FORMS}")
+        raise ValueError(f"{match['scale'][:40]!r} is not a scale of a range; {_FORMS}")
     count = match["count"]
     if count is not None and not _COUNT.fullmatch(count):
         raise ValueError(f"[{count[:40]}] is not how many values a range has; {_FORMS}")

@@ -31,7 +31,7 @@ def parse_columns(text: str) -> dict[str, str]:
     for part in text.split(","):
         key, equals, column = (piece.strip() for piece in part.partition("="))
         if not equals or not column:
-            raise ValueError(f"{part.strip()[:80]!a} is no KEY=COLUMN; write columns as {_EXAMPLE}")
+            raise ValueError(f"{part.strip()[:80]!a} is not KEY=COLUMN; write columns as {_EXAMPLE}")
         if key not in KEYS:
             raise ValueError(f"{key[:80]!a} is not a key of a row; map columns to {', '.join(KEYS)}, as {_EXAMPLE}")
         if key in found:

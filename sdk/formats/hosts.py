@@ -41,7 +41,7 @@ def neighbourhood(address: str) -> str:
 
 @lru_cache(256)
 def parse_authority(authority: str) -> tuple[str, str | None] | None:
-    """A host in its plain spelling and the port after it; None for what is no host."""
+    """A host in its plain spelling and the port after it; None for what is not a host."""
     found = _AUTHORITY.fullmatch(authority) if len(authority) <= _MAX_CHARACTERS else None
     if found is None:
         return None

@@ -82,7 +82,7 @@ def parse_values(text: str) -> dict[str, float]:
     for part in parts:
         match = _VALUE.fullmatch(part)
         if match is None:
-            raise ValueError(f"{part[:40]!r} is no module and its value; write them as 'q_proj=16,v_proj=4'")
+            raise ValueError(f"{part[:40]!r} is not a module and its value; write them as 'q_proj=16,v_proj=4'")
         if match[1] in found:
             raise ValueError(f"{match[1]} has two values; give it one")
         found[match[1]] = float(match[2])

@@ -197,7 +197,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class MemberRef:
-    """A member of a sweep, by its number: what its training has kept, which is no version."""
+    """A member of a sweep, by its number: what its training has kept, which is not a version."""
 
     sweep: str
     number: int

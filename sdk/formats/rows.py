@@ -221,7 +221,7 @@ def _why(line: bytes, error: Exception) -> str:
         return f"only its beginning, {line.strip().decode()}: write each row in one line, or all in one list as a .json file"
     if isinstance(error, JSONDecodeError):
         return f"{error.msg} at character {error.pos + 1}"
-    return f"byte {error.start + 1} is no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
+    return f"byte {error.start + 1} is not UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
 
 
 def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -229,7 +229,7 @@ def _csv(path: Path, text_keys: Collection[str]) -> Iterator[tuple[str, Any]]:
         for line, value in csv_rows(path, text_keys):
             yield f"line {line}", value
     except (csv.Error, UnicodeDecodeError) as error:
-        why = "some bytes are no UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
+        why = "some bytes are not UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
         raise RowsError(f"the dataset is neither JSONL, CSV in UTF-8 nor Parquet ({why}); convert it") from error
     except ValueError as error:
         raise RowsError(str(error)) from error
@@ -341,7 +341,7 @@ def _unpaired(where: str, given: dict[str, Any]) -> Row:
     label = given.pop("label")
     if not isinstance(label, bool):
         raise ValueError(
-            f"has a `label` that is neither true nor false but {kind_of(label)}, beside `prompt` and `completion`; say with true or "
+            f"has a `label` that is neither true nor false but {kind_of(label)}, next to `prompt` and `completion`; say with true or "
             "false whether the completion is desirable, or leave it out with --columns prompt=prompt,completion=completion"
         )
     row = _pair(where, given)
@@ -367,8 +367,8 @@ def _preference(where: str, given: dict[str, Any]) -> Row:
     lists = [key for key in PREFERENCE if isinstance(given[key], list)]
     if texts and lists:
         raise ValueError(
-            f"has a `{texts[0]}` that is a text and a `{lists[0]}` that is a list of messages; write all of `prompt`, `chosen` and "
-            "`rejected` alike"
+            f"has a `{texts[0]}` that is a text and a `{lists[0]}` that is a list of messages; write `prompt`, `chosen` and `rejected` "
+            "in the same form"
         )
     fields: dict[str, Any]
     if lists:
@@ -393,7 +393,7 @@ def _only(given: dict[str, Any], *known: str) -> None:
         names = ", ".join(f"`{str(key)[:80]}`" for key in further[:NAMED_ROWS])
         kept = ",".join(f"{key}={key}" for key in known if key in given)
         raise ValueError(
-            f"has keys beside {' and '.join(f'`{key}`' for key in known)} that would be lost: {names}; leave them out with "
+            f"has keys besides {' and '.join(f'`{key}`' for key in known)} that would be lost: {names}; leave them out with "
             f"--columns {kept}"
         )
 

@@ -44,7 +44,7 @@ def parse_kwargs(text: str) -> dict[str, Any]:
     while True:
         begin = _NAME.match(rest)
         if begin is None:
-            raise ValueError(f"{rest.strip()[:80]!a} is no NAME=JSON; write template_kwargs as {_EXAMPLE}")
+            raise ValueError(f"{rest.strip()[:80]!a} is not NAME=JSON; write template_kwargs as {_EXAMPLE}")
         name, rest = begin[1], rest[begin.end() :]
         if name in GIVEN_BY_RENDERERS:
             raise ValueError(f"{name} is given to a chat template by whoever renders it; leave it out")

@@ -69,7 +69,7 @@ def check(choice: EngineChoice) -> None:
         if not _is_http(choice.url):
             raise InvalidInput(f"--at can't be {choice.url!a}; use a URL such as http://HOST:8000", param="at")
         if not choice.shared.is_dir():
-            raise InvalidInput(f"{choice.shared} is no folder; give one that the engine sees too", param="shared")
+            raise InvalidInput(f"{choice.shared} is not a folder; give one that the engine sees too", param="shared")
     elif choice.url is not None or choice.shared is not None:
         raise InvalidInput(f"{choice.name} is started by the gateway; leave --at and --shared out", param="at")
 
@@ -91,7 +91,7 @@ def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersio
         return ChosenEngine(made, base_id, folder, objection_of("vllm", None, folder))
     if folder is None:
         raise NotFound(
-            f"the base {base_id} doesn't lie on this machine; add its folder with: adapterctl base add DIR",
+            f"the base {base_id} is not on this machine; add its folder with: adapterctl base add DIR",
             param="base",
         )
     if choice.name == "llama.cpp":

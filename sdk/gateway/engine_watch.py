@@ -83,7 +83,7 @@ class EngineWatch:
                 break
         self._on_return()
         self._is_here = True
-        self._say("the engine is there again")
+        self._say("the engine is back")
 
 
 def why_silent(error: Exception) -> str:

@@ -102,7 +102,7 @@ def check(options: ServeOptions) -> None:
         )
     for allowed in options.allowed_hosts:
         if plain_address(allowed) is None and parse_authority(allowed) is None:
-            raise InvalidInput(f"{allowed[:100]!a} is no host; give a name or an address", param="allow-host")
+            raise InvalidInput(f"{allowed[:100]!a} is not a host; give a name or an address", param="allow-host")
     for ref in options.refs:
         if parse_ref(ref).digest_prefix is not None:
             raise InvalidInput(f"{ref} can't be served by its digest; name the version, such as NAME@v3", param="ref")
@@ -280,7 +280,7 @@ class _Serving:
                 # The registry says why, where there is more to say than that it isn't there.
                 self._client.get(ref)
                 raise NotFound(
-                    f"{ref} is no version that can be served; see: adapterctl list {parse_ref(ref).adapter}",
+                    f"{ref} is not a version that can be served; see: adapterctl list {parse_ref(ref).adapter}",
                     param="ref",
                 )
             if first is not None and first[1].base != found.version.base:

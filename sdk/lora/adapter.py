@@ -189,7 +189,7 @@ class LoraAdapter(Generic[T]):
         except ScalesError as error:
             raise AdapterError("", str(error)) from error
         if scale is None:
-            raise NoProductError(name, "holds stacked experts, and the rank of each can't be told")
+            raise NoProductError(name, "holds stacked experts, and the rank of each is unknown")
         if scale.experts > MAX_EXPERTS:
             raise NoProductError(name, f"holds {scale.experts} experts, and at most {MAX_EXPERTS} can be read")
         layout = ModuleShape(module.embedding, scale.experts, (b.shape[0], *b.shape[2:]), a.shape[1:])

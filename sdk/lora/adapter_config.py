@@ -196,7 +196,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise NotFound(
-            f"{folder} has no {CONFIG_FILE} with {WEIGHTS_FILE} beside it; give the folder of an adapter",
+            f"{folder} has no {CONFIG_FILE} with {WEIGHTS_FILE} next to it; give the folder of an adapter",
             param="target",
         )
     with path.open("rb") as file:

@@ -87,7 +87,7 @@ def require_combinable(parents: Sequence[Ingredient], spec: CombineSpec) -> None
 def _unusable(lora: LoraConfig) -> str | None:
     if changes_base(lora.init):
         return (
-            f"has init_lora_weights {lora.init!r}, which changes the base, so that A and B are no update of the base as it is; "
+            f"has init_lora_weights {lora.init!r}, which changes the base, so that A and B are not an update of the base as it is; "
             "save it again with path_initial_model_for_weight_conversion, push that, and combine it"
         )
     if lora.layer_replication:
@@ -106,7 +106,7 @@ def _beside_the_factors(lora: LoraConfig) -> Iterator[str]:
         )
     if lora.modules_to_save:
         yield (
-            f"replaces {', '.join(lora.modules_to_save[:5])} whole (modules_to_save), which is no ΔW of low rank; combine "
+            f"replaces {', '.join(lora.modules_to_save[:5])} whole (modules_to_save), which is not a low-rank ΔW; combine "
             "versions without, and use a version with one as it is"
         )
     if lora.bias != "none":
@@ -214,6 +214,6 @@ def _require_same_whole(parents: Sequence[tuple[str, LoraAdapter[T]]]) -> None:
             other = adapter.whole.get(name)
             if other is None or (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
                 raise CombiningError(
-                    f"{holder} holds {name} whole, which is no ΔW, and {label} has none or another; save and push "
+                    f"{holder} holds {name} whole, which is not a ΔW, and {label} has none or another; save and push "
                     f"{holder} again with save_pretrained(FOLDER, save_embedding_layers=False)"
                 )

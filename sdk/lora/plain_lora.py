@@ -98,7 +98,7 @@ def plan_plain(folder: Path, rank: int | None = None) -> PlainPlan:
         raise _no_room(said, _MERGE)
     if lora.use_dora and rank is None:
         raise InvalidInput(
-            "the adapter is a DoRA, whose ΔW has no low rank; say which one it is to be cut to with --rank, or "
+            "the adapter is a DoRA, whose ΔW has no low rank; say which one it is to be truncated to with --rank, or "
             + _MERGE,
             param="rank",
         )

@@ -147,7 +147,7 @@ def _patterns(spec: TrainingSpec, owners: Collection[str], exact: bool) -> Unfit
     for param, names in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
         for name in names:
             if not ends.has(_compared(name, exact)):
-                return UnfitOption(param, f"names {name}, which is no module of the base; name target modules")
+                return UnfitOption(param, f"names {name}, which is not a module of the base; name target modules")
     return None
 
 
@@ -181,7 +181,7 @@ def _saved(
                 "training one as a whole would part the two; train single tokens with trainable_token_indices",
             )
         if not known.has(compared):
-            return unfit(f"names {name}, which is no module of the base with weights of its own")
+            return unfit(f"names {name}, which is not a module of the base with weights of its own")
         # PEFT takes all modules whose names end in these letters.
         meant = known.count(name)
         if meant and known.count_ending_in(name) > meant:

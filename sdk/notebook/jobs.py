@@ -27,7 +27,7 @@ def job_page(view: JobView) -> str:
         ("finished", view.finished_at),
     ]
     title = f"{view.kind} of {view.subject}: {view.state}"
-    late = "" if view.state.is_final else sentence("This is what the registry last said; job.state asks again.")
+    late = "" if view.state.is_final else sentence("This is the registry's last answer; job.state asks again.")
     return page(facts(title, [(name, value) for name, value in named if value not in (None, "", [])]), late)
 
 

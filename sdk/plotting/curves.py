@@ -30,7 +30,7 @@ class Curve:
     #: The step with the lowest held-out loss, and whether its weights are those of the version.
     best_step: int | None = None
     kept: bool = False
-    #: What the loss counts, such as "nats a token"; "": it differs by objective.
+    #: What the loss counts, such as "nats per token"; "": it differs by objective.
     loss_unit: str = ""
 
     def __getitem__(self, key: str) -> Buckets | None:

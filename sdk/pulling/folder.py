@@ -335,5 +335,5 @@ def _marked(folder: Path, present: dict[str, bool]) -> Contents:
     if manifest is None or (folder / name).read_bytes() != manifest.canonical():
         raise VerificationFailed(f"{folder / name} was altered; pull again into a new folder")
     if f"{MARKER_FOLDER}/{_SUM}" in present and _read_bytes(folder / MARKER_FOLDER / _SUM) != _sum_of(manifest):
-        raise VerificationFailed(f"{folder / name} does not match {_SUM} beside it; pull again into a new folder")
+        raise VerificationFailed(f"{folder / name} does not match {_SUM} next to it; pull again into a new folder")
     return manifest

@@ -265,7 +265,7 @@ class Puller:
 
         if isinstance(ref, MemberRef) or ref.alias is None:
             raise InvalidInput(
-                f"{ref} is no alias, so nobody states what it names; give NAME@ALIAS, or leave out --require-signed-alias",
+                f"{ref} is not an alias, so nobody states what it names; give NAME@ALIAS, or leave out --require-signed-alias",
                 param="ref",
             )
         memory = AliasMemory(self._cache, self._url)

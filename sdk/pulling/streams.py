@@ -168,7 +168,7 @@ class Streams:
                 return ""
             piece = os.pread(self._partial.descriptor, min(CHUNK_BYTES, end - done), done)
             if not piece:
-                raise ReplacedError("the partial file was cut")
+                raise ReplacedError("the partial file was truncated")
             hasher.update(piece)
             done += len(piece)
         return hasher.hexdigest()

@@ -209,7 +209,7 @@ def _weight_files(folder: Path) -> list[str]:
             raise _damaged(f"{folder} lacks the weight file {missing[0]} that its index names")
         if SINGLE_FILE not in names and (folder / SINGLE_FILE).is_file():
             raise InvalidBase(
-                f"{folder} has {SINGLE_FILE} beside {INDEX_FILE}, which names other files, so different "
+                f"{folder} has {SINGLE_FILE} next to {INDEX_FILE}, which names other files, so different "
                 f"programs would load different weights; remove one of the two",
                 param="base",
             )

@@ -46,7 +46,7 @@ def state_alias(
     routes = StatementRoutes(transport)
     now = routes(adapter, alias)
     if (now.adapter, now.alias) != (adapter, alias):
-        raise VerificationFailed(f"the registry tells of another alias than {adapter}@{alias}; tell an admin")
+        raise VerificationFailed(f"the registry answers with another alias than {adapter}@{alias}; tell an admin")
     if now.digest != digest or move not in (None, now.move):
         raise Conflict(
             f"{adapter}@{alias} names {now.ref} since move {now.move}, so nothing was signed; look at it with: "

@@ -3,7 +3,7 @@
 Its memory grows by one byte a row, by 8 for each row that repeats another, by some 4,000 for each held-out row, whose
 signature is kept, and by up to 250 MB if very many rows are nearly the same. If rows are held out of the others, the
 memory of a `Splitter` is added. What is kept of each row is in a scratch folder, which takes about as much as the rows
-themselves and 150 bytes a row.
+themselves and 150 bytes per row.
 """
 
 from __future__ import annotations

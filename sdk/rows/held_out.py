@@ -195,6 +195,6 @@ def _candidates(
 def _near(one: str, other: str) -> str | None:
     """Return how much of a held-out text is in another, as the rest of a sentence; None if that is too little."""
     if (part := contained(one, other)) >= NEAR:
-        return f"{part:.0%} of its 13-grams are there"
+        return f"{part:.0%} of its 13-grams are in it"
     index = jaccard(one, other)
     return f"Jaccard index {index:.2f}" if index >= NEAR else None

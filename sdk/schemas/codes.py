@@ -38,21 +38,54 @@ _OF_RANGE = (
     "string_too_short",
     "string_type",
 )
+#: What other types of errors are about.
+_FORMS = {
+    "bytes_type": "bytes",
+    "date_from_datetime_parsing": "a date, such as 2026-11-30",
+    "date_parsing": "a date, such as 2026-11-30",
+    "datetime_from_date_parsing": "a time with its zone, such as 2026-11-30T12:00:00Z",
+    "datetime_parsing": "a time with its zone, such as 2026-11-30T12:00:00Z",
+    "datetime_type": "a time with its zone, such as 2026-11-30T12:00:00Z",
+    "dict_type": "an object of keys and values",
+    "list_type": "a list",
+    "mapping_type": "an object of keys and values",
+    "model_attributes_type": "an object of keys and values",
+    "model_type": "an object of keys and values",
+    "timezone_aware": "a time with its zone, such as 2026-11-30T12:00:00Z",
+    "tuple_type": "a list",
+}
+#: Numbers from here on are bounds of the storage alone, of which nobody who reads a message thinks.
+_ENDLESS = 2**53
 #: Bounds, by the field's names and by the error's.
 _LOWER, _UPPER = ("ge", "gt"), ("le", "lt")
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _KIND_OF_ERROR = {"bool": bool, "int": int, "float": float, "string": str}
 
 
-def unfit(error: Mapping[str, Any], field: FieldInfo | None = None) -> str | None:
+def unfit(error: Mapping[str, Any], field: FieldInfo | None = None, *, item: bool = False) -> str | None:
     """Return what to say about a value that pydantic refuses, as the rest of a sentence that begins with the option;
-    None if pydantic's own words are as good. Without the field, only the exceeded bound is known.
+    None if pydantic's own words are as good. Without the field, only the exceeded bound is known. `item`: the value is one of
+    the option's list.
     """
-    kind = str(error["type"])
-    if kind not in _OF_RANGE or "input" not in error:
+    kind, context = str(error["type"]), error.get("ctx") or {}
+    if "input" not in error:
         return None
-    wanted = _wanted(kind, error.get("ctx") or {}) if field is None else range_of(field)
-    return None if wanted is None else f"{_shown(error['input'])} can't be; give {wanted}"
+    given, verb = error["input"], "contain" if item else "be"
+    if kind == "string_too_short" and not given:
+        return "can't be empty; give a value, or leave it out"
+    if kind == "less_than_equal" and context["le"] >= _ENDLESS:
+        return "is too large; use a smaller number"
+    if kind == "string_too_long":
+        return f"is too long, with {len(given)} characters; use at most {context['max_length']}"
+    if kind in ("too_long", "too_short"):
+        some = f"at most {context['max_length']}" if kind == "too_long" else f"at least {context['min_length']}"
+        return f"has {len(given)} items; give {some}" if given else f"is empty; give {some}"
+    if kind in _FORMS:
+        return f"can't {verb} {_shown(given)}; use {_FORMS[kind]}"
+    if kind not in _OF_RANGE:
+        return None
+    wanted = _wanted(kind, context) if field is None else range_of(field)
+    return None if wanted is None else f"can't {verb} {_shown(given)}; use {wanted}"
 
 
 def range_of(field: FieldInfo) -> str | None:
@@ -67,6 +100,7 @@ def range_of(field: FieldInfo) -> str | None:
         return None
     if kind is str:
         return _text(bounds)
+    bounds = {name: bound for name, bound in bounds.items() if name not in _UPPER or bound < _ENDLESS}
     return f"{_KINDS[kind]}{_within(bounds, whole=kind is int)}"
 
 
@@ -132,8 +166,9 @@ def _number(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > _MOST_SHOWN * 3:
-        return "so large a number"
-    said = ascii(value)
+        return "a number so large"
+    # 8.0 is what a command line makes of 8.
+    said = ascii(value).removesuffix(".0") if isinstance(value, float) else ascii(value)
     return said if len(said) <= _MOST_SHOWN else f"{said[:_MOST_SHOWN]}…"
 
 
@@ -156,22 +191,52 @@ def explain_validation(errors: list[Any], model: type[BaseModel] | None = None) 
     """Turn pydantic's list of errors into one sentence and the dotted name of the first field; with a known `model`,
     the sentence says what the fields may be.
     """
-    parts = []
+    parts: dict[str, None] = {}
     first: str | None = None
     for error in errors[:5]:
         # Names of fields come from the sender, and may be as long as a whole body.
-        where = ".".join(str(piece)[:100] for piece in error["loc"][:12] if piece not in ("body", "query"))
-        if first is None and where:
-            first = where
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
-            message = "there is no such field"
-        elif error["type"] == "missing":
-            message = "it is missing; give it"
-        else:
-            field = None if model is None or len(error["loc"]) != 1 else model.model_fields.get(error["loc"][0])
-            message = unfit(error, field) or message
-        parts.append(f"{where}: {message}" if where else message)
+        place = [str(piece)[:100] for piece in error["loc"][:12] if piece not in ("body", "query")]
+        first = first or ".".join(place) or None
+        parts[_sentence(error, place, model)] = None
     if len(errors) > 5:
-        parts.append(f"and {len(errors) - 5} more")
+        parts[f"and {len(errors) - 5} more"] = None
     return "; ".join(parts), first
+
+
+def _sentence(error: Mapping[str, Any], place: list[str], model: type[BaseModel] | None) -> str:
+    """Return what to say of one error, with the field's name if it has one."""
+    item = bool(place) and isinstance(error["loc"][-1], int)
+    named = _written(place[:-1] if item else place)
+    kind = str(error["type"])
+    if kind == "json_invalid":
+        why = (error.get("ctx") or {}).get("error", "it ends early")
+        return f"the body is not JSON ({why}); correct it, then send it again"
+    if kind == "extra_forbidden":
+        return f"there is no field {named}; leave it out"
+    if kind == "missing":
+        return f"{named or 'the body'} is missing; add it"
+    field = _field_at(model, place)
+    if (refused := unfit(error, field, item=item)) is not None:
+        return f"{named or 'the body'} {refused}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{_written(place)}: {message}" if place else message
+
+
+def _field_at(model: Any, place: list[str]) -> FieldInfo | None:
+    """Return the field of a model, or of one in it, that a place names; an item of a list has the list's kind of items."""
+    field = None
+    for piece in place:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(piece)
+            model = None if field is None else plain_type(field.annotation)
+        elif get_origin(model) in (list, tuple, dict):
+            field = FieldInfo.from_annotation(get_args(model)[-1])
+            model = plain_type(field.annotation)
+        else:
+            return None
+    return field
+
+
+def _written(place: list[str]) -> str:
+    """Return a place as people write it: parents[0].weight."""
+    return "".join(f"[{piece}]" if piece.isdecimal() else f".{piece}" for piece in place).removeprefix(".")

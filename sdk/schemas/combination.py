@@ -53,7 +53,7 @@ class CombineSpec(Wire):
 
     method: Annotated[
         CombineMethod,
-        Option("The exact sum at its own rank, the exact sum as it is written, or the sum cut to --rank."),
+        Option("The exact sum at its own rank, the exact sum as it is written, or the sum truncated to --rank."),
     ] = "linear"
     #: The largest rank of the result, only for "svd"; for stacked experts, the rank of each expert.
     rank: Annotated[
@@ -64,7 +64,7 @@ class CombineSpec(Wire):
     @model_validator(mode="after")
     def _rank_is_for_svd(self) -> CombineSpec:
         if self.method == "svd" and self.rank is None:
-            raise ValueError("the method svd cuts to a rank; say which with rank")
+            raise ValueError("the method svd truncates to a rank; give it with rank")
         if self.method != "svd" and self.rank is not None:
             raise ValueError(f"the method {self.method} keeps every rank; leave rank out, or say the method svd")
         return self

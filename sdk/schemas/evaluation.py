@@ -67,14 +67,14 @@ ENDED_THOUGHT_ROWS = "ended_thought_rows"
 
 def _is_no_count(name: str) -> str:
     if name.endswith(COUNTED):
-        raise ValueError(f"{name} ends with {COUNTED}, as counts of rows do; call the scorer otherwise")
+        raise ValueError(f"{name} ends with {COUNTED}, as counts of rows do; give the scorer another name")
     return name
 
 
 def _is_no_database(name: str) -> str:
     if name == WORDNET:
         raise ValueError(
-            f"{WORDNET} is what the metric meteor looks synonyms up in; ask for that, or call the scorer otherwise"
+            f"{WORDNET} is what the metric meteor looks synonyms up in; ask for that, or give the scorer another name"
         )
     return name
 
@@ -232,14 +232,17 @@ def no_completions(spec: EvaluationSpec) -> str | None:
 class EvaluationSpec(Wire):
     """One evaluation: the same rows, prompts and decoding for all versions and bases that are compared."""
 
-    #: Which tokens the loss is computed on, as in training; None: by the shape of the rows.
+    #: Which tokens are supervised: the loss is computed on them, as in training; None: by the shape of the rows.
     loss_on: Annotated[
         LossOn | None,
-        Option("Which tokens the loss is computed on, as of `train`.", default="by the shape of the rows"),
+        Option(
+            "Which tokens are supervised: the loss is computed on them, as in `train`.",
+            default="by the shape of the rows",
+        ),
     ] = None
     #: Which columns of the data are which keys of a row, as in training.
     columns: Annotated[
-        Columns | None, IF_SET, Option("Which columns are which keys, as of `train`.", metavar="KEY=COLUMN,…")
+        Columns | None, IF_SET, Option("Which columns are which keys, as in `train`.", metavar="KEY=COLUMN,…")
     ] = None
     #: Rows whose completion is generated (greedy) and scored; 0 for none.
     generate_rows: Annotated[
@@ -276,7 +279,9 @@ class EvaluationSpec(Wire):
         Option("Scorers of your own that are installed on the workers, with commas.", metavar="NAMES"),
     ] = None
     #: Longest row in tokens.
-    max_length: Annotated[int, Field(ge=8, le=1_048_576), Option("Longest row in tokens; a longer one is cut.")] = 1024
+    max_length: Annotated[
+        int, Field(ge=8, le=1_048_576), Option("Longest row in tokens; a longer one is truncated.")
+    ] = 1024
     #: Longest generated completion in tokens.
     max_new_tokens: Annotated[int, Field(ge=1, le=8192), Option("Longest generated completion, in tokens.")] = 48
     #: Tokens after which a thought that has no end yet gets the one that the chat template writes; the answer then has
@@ -285,7 +290,7 @@ class EvaluationSpec(Wire):
         Annotated[int, Field(ge=0, le=131_072)] | None,
         IF_SET,
         Option(
-            "End a thought after so many tokens; the answer then has --max-new-tokens of its own.",
+            "End a thought after this many tokens; the answer then has --max-new-tokens of its own.",
             default="no limit of its own",
         ),
     ] = None

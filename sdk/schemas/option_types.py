@@ -127,7 +127,7 @@ def _lines_of_file(value: Any, info: ValidationInfo) -> Any:
         with path.open("rb") as file:
             text = file.read(_MOST_FILE_BYTES).decode("utf-8-sig")
     except (OSError, RuntimeError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise ValueError(
             f"the file {str(value)[:200]!r} can't be read ({why}); give one with a token on each line"
         ) from None
@@ -152,7 +152,7 @@ def _within(values: dict[str, float], most: int, *, whole: bool) -> dict[str, fl
     for name, value in values.items():
         if not 0 < value <= most or (whole and value % 1):
             kind = f"a whole number from 1 to {most}" if whole else f"a number above 0, at most {most}"
-            raise ValueError(f"{name}={value:g} can't be; give {kind}")
+            raise ValueError(f"{name} can't be {value:g}; use {kind}")
     return values
 
 

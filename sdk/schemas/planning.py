@@ -24,19 +24,21 @@ class PlanChoices(Wire):
     method: Annotated[
         PlanMethod | None,
         Option(
-            "Train over the base in 4 bits, in 16, or all of it.", default="the larger that leaves room on the card"
+            "QLoRA over the base in 4 bits, LoRA over it in 16, or full fine-tuning.",
+            default="the larger that leaves room on the GPU",
         ),
     ] = None
     #: A size, or a card.
     gpu: Annotated[
         str | None,
-        Option("24GB, or 'RTX 4090', or '4090'.", default="the smallest card that it fits", metavar="SIZE|CARD"),
+        Option("24GB, or 'RTX 4090', or '4090'.", default="the smallest GPU that it fits", metavar="SIZE|CARD"),
     ] = None
     task: Annotated[Task | None, Option("What is learnt; it sets rank and targets.")] = None
     gradient_checkpointing: Annotated[
-        bool | None, Option("Compute activations twice instead of keeping them.", default="where needed")
+        bool | None,
+        Option("Gradient checkpointing: recompute activations instead of keeping them.", default="where needed"),
     ] = None
-    attention: Annotated[Attention, Option("eager keeps all scores, (length, length) a head.")] = "sdpa"
+    attention: Annotated[Attention, Option("eager keeps all scores, (length, length) per head.")] = "sdpa"
     #: Tokens whose logits are in memory at a time.
     logit_chunk_tokens: Annotated[
         Annotated[int, Field(gt=0)] | None,

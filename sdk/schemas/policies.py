@@ -38,7 +38,7 @@ def seconds_of(age: str) -> float:
     """Return the seconds of an age such as `90s`, `12h`, `7d` or `4w`. Raises ValueError."""
     found = _AGE.fullmatch(age)
     if found is None:
-        raise ValueError(f"{age[:20]!r} is no age; write a whole number with s, m, h, d or w, such as 30d")
+        raise ValueError(f"{age[:20]!r} is not an age; write a whole number with s, m, h, d or w, such as 30d")
     return int(found[1]) * _UNITS[found[2]]
 
 

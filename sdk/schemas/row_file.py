@@ -105,4 +105,4 @@ def read_rows(
         message, _ = explain_validation(list(error.errors()))
         raise RowFileError(f"line {number}: {message}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise RowFileError(f"after line {number} it is no gzip ({error})") from error
+        raise RowFileError(f"after line {number} it is not gzip ({error})") from error

@@ -52,7 +52,7 @@ def said(found: Contamination | None) -> str:
         )
         parts.append(f"{found.found} of {found.rows} rows are among those of {', '.join(found.of)}{how}")
     if found.not_checked or not parts:
-        parts.append(f"not checked: {'; '.join(found.not_checked) or 'nobody said why'}")
+        parts.append(f"not checked: {'; '.join(found.not_checked) or 'no reason is recorded'}")
     return "; ".join(parts)
 
 

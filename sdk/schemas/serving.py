@@ -124,7 +124,7 @@ class ServedProbe(Wire):
 
 
 class ProbeVerdict(Wire):
-    """Whether an engine answers under a version's name as the version's record does; distances are root mean squares, in nats a token."""
+    """Whether an engine answers under a version's name as the version's record does; distances are root mean squares, in nats per token."""
 
     outcome: Literal["passed", "failed", "undecidable"]
     #: One sentence that ends with what to do; for "passed" what was compared.

@@ -56,7 +56,7 @@ class SweepFields(Wire):
     stop_early: Annotated[
         StopEarly,
         Field(exclude_if=lambda value: value == "none"),
-        Option("End members early that are behind the best of those so far (halving), or behind their median."),
+        Option("Stop members early that are behind the best of those so far (halving), or behind their median."),
     ] = "none"
     choose: Annotated[
         str,
@@ -144,7 +144,7 @@ class SweepRequest(SweepFields):
             is_known = False
         if not is_known:
             return (
-                f"{choose[:80]!a} is no score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as"
+                f"{choose[:80]!a} is not a score by which members can be chosen; choose {HELD_OUT_LOSS}, or a score of answers such as"
                 " rouge_l"
             )
         if self.stop_early != "none":

@@ -23,7 +23,7 @@ def canonical_trackers(text: str) -> str:
     """Return names of trackers, separated by commas, in one order. Raises ValueError for another name."""
     names = {name.strip() for name in text.split(",")}
     if unknown := sorted(names - set(TRACKERS)):
-        raise ValueError(f"{unknown[0][:40]!r} is no tracker; choose from {', '.join(TRACKERS)}")
+        raise ValueError(f"{unknown[0][:40]!r} is not a tracker; choose from {', '.join(TRACKERS)}")
     return ",".join(sorted(names))
 
 

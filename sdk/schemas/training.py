@@ -51,7 +51,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     #: How strongly preferences are learnt, or how close the model stays to its reference, the base or the version that is
     #: continued. DPO, KTO: β of the reward β·log π/π_ref, the larger, the closer (arXiv:2305.18290, arXiv:2402.01306). IPO: τ; the margin
     #: that is aimed at is 1/(2τ) (arXiv:2310.12036). SimPO: β of the reward β/|y|·log π; 2 to 2.5 are usual (arXiv:2405.14734). ORPO: λ,
-    #: the weight of the odds ratio beside the loss of chosen answers (arXiv:2403.07691).
+    #: the weight of the odds ratio next to the loss of chosen answers (arXiv:2403.07691).
     beta: Annotated[
         float,
         Field(gt=0, le=100, exclude_if=lambda value: value == DEFAULT_BETA),
@@ -178,7 +178,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         IF_ANY,
         Option("Tokens whose embedding is trained, by id.", metavar="5,100-103", kept=True, planned=True),
     ] = None
-    #: Which tokens the loss is computed on. None: completion, assistant or all, by the shape of the rows. "answer": of
+    #: Which tokens are supervised: the loss is computed on them. None: completion, assistant or all, by the shape of the rows. "answer": of
     #: conversations the answers without their reasoning, "reasoning": with it, and each must have one.
     loss_on: LearntOn | None = None
     #: Which columns of the data are which keys of a row, as "prompt=question,completion=answer"; other columns are left
@@ -223,15 +223,15 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         Field(gt=0, le=1, exclude_if=lambda value: value == DEFAULT_DECAY_SHARE),
         Option("wsd: share of the steps in which lr falls.", alone=True),
     ] = DEFAULT_DECAY_SHARE
-    #: AdamW with its moments in 32 or 8 bits, and only in the card's memory or paged out to the machine's when that is
-    #: full: all but "adamw" of these need a CUDA card, and the job goes to a worker that has one. "adafactor" is torch's,
+    #: AdamW with its moments in 32 or 8 bits, and only in the GPU's memory or paged out to the machine's when that is
+    #: full: all but "adamw" of these need a CUDA GPU, and the job goes to a worker that has one. "adafactor" is torch's,
     #: "lion" has β₁ 0.9 and β₂ 0.99, and "schedule_free_adamw" publishes the average of its weights and needs schedule
     #: "constant"; these two need workers with the extras lion and schedule-free.
     optim: Annotated[
         OptimizerName,
         Field(exclude_if=lambda value: value == "adamw"),
         Option(
-            "adamw; adamw_8bit, paged_adamw or paged_adamw_8bit on a CUDA card; adafactor, lion or schedule_free_adamw.",
+            "adamw; adamw_8bit, paged_adamw or paged_adamw_8bit on a CUDA GPU; adafactor, lion or schedule_free_adamw.",
             metavar="NAME",
             alone=True,
             planned=True,
@@ -251,7 +251,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     max_grad_norm: Annotated[
         float,
         Field(ge=0, le=1e6, exclude_if=lambda value: value == 1.0),
-        Option("Norm that gradients are cut to; 0 for none.", alone=True),
+        Option("Norm that gradients are clipped to; 0 for none.", alone=True),
     ] = 1.0
     #: AdamW's β₁: the share of the gradients' running mean that it keeps at each step.
     adam_beta1: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda value: value == 0.9), Option("", alone=True)] = 0.9
@@ -279,12 +279,12 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         IF_SET,
         Option(
             "Short rows share a sequence, without padding; auto: where that is less to compute.",
-            default="auto on a CPU, off on a card",
+            default="auto on a CPU, off on a GPU",
             resolved=True,
             alone=True,
         ),
     ] = None
-    #: Longest row in tokens; longer ones are cut at the end, and rows of {text} split.
+    #: Longest row in tokens; longer ones are truncated at the end, and rows of {text} split.
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = 1024
     #: Seed of initialisation, order and dropout.
     seed: Annotated[int, Field(ge=0, le=2**32 - 1), Option("")] = 0
@@ -318,14 +318,17 @@ class TrainingSpec(TrainingFields):
     loss_on: Annotated[
         LossOn | None,
         Option(
-            "Which tokens the loss is computed on.", default="by the shape of the rows", resolved=True, of_loss=True
+            "Which tokens are supervised: the loss is computed on them.",
+            default="by the shape of the rows",
+            resolved=True,
+            of_loss=True,
         ),
     ] = None
     epochs: Annotated[float, Field(gt=0, le=1000), Option("Passes over the rows.")] = 3.0
     max_length: Annotated[
         int,
         Field(ge=8, le=1_048_576),
-        Option("Longest row, in tokens; longer ones are cut, or texts split.", planned=True, of_loss=True),
+        Option("Longest row, in tokens; longer ones are truncated, or texts split.", planned=True, of_loss=True),
     ] = 1024
     #: To how many of the held-out prompts the adapter writes an answer at each look, one at a time and of up to 64 tokens: each
     #: takes about as long as that many steps of one row. Nothing depends on it, so it is not recorded.
@@ -489,7 +492,7 @@ def clash_of(spec: TrainingSpec, given: Collection[str] = ()) -> str | None:
         )
     if same := same_module(spec.alphas):
         name, other = same
-        return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; name it alike in both, or give alpha"
+        return f"rank_pattern has {name} and alpha_pattern {other}, which mean the same module; use one name in both, or give alpha"
     if said := spec.clash_of_holdout or spec.clash_of_watching(spec.max_steps):
         return said
     if said := _clash_of_steps(spec, given):

@@ -57,13 +57,11 @@ def why_fixed(name: str, *, by_loss: bool = True) -> str | None:
         hint = f"did you mean {near[0]}?" if near else "see: adapterctl train --help"
         return f"there is no option {name[:80]!a}; {hint}"
     if name == "seed":
-        return "seeds are no setting, but trainings of the same one; say how many with seeds"
+        return "seeds are not a setting, but trainings of the same one; say how many with seeds"
     if option.of_rows:
         return f"{name} says what the rows are, and members of a sweep learn and are scored on the same ones; give one value"
     if name in WatchFields.model_fields or name in WITHOUT_EFFECT:
-        return (
-            f"{name} says how a training is watched, not how it learns, and members are watched alike; give one value"
-        )
+        return f"{name} says how a training is watched, not how it learns, and all members are watched in the same way; give one value"
     if option.of_loss and by_loss:
         return (
             f"{name} changes what the held-out loss measures, so it can't choose between its values; choose by a score of an"
@@ -106,7 +104,7 @@ def checked_axis(name: str, axis: Axis) -> Axis:
     if isinstance(axis, Values) and isinstance(checked, Values):
         for sent, own in zip(axis.values, checked.values, strict=True):
             if isinstance(sent, str) != isinstance(own, str):
-                raise ValueError(f"{name}: {sent!r} can't be; give {range_of(TrainingSpec.model_fields[name])}")
+                raise ValueError(f"{name} can't be {sent!r}; use {range_of(TrainingSpec.model_fields[name])}")
     return checked
 
 
@@ -153,7 +151,7 @@ def _shown(setting: Setting) -> str:
 
 
 def _named(name: str, message: str) -> str:
-    return message if message.startswith(f"{name}: ") else f"{name}: {message}"
+    return message if message.startswith((f"{name}: ", f"{name} ")) else f"{name}: {message}"
 
 
 def _axis(name: str, given: Any) -> Axis | JsonScalar:
@@ -180,7 +178,7 @@ def _distinct(values: list[JsonScalar]) -> Values:
     seen: set[JsonScalar] = set()
     for value in values:
         if value in seen:
-            raise ValueError(f"{str(value)[:80]} is there twice; leave one")
+            raise ValueError(f"{str(value)[:80]} is given twice; leave one")
         seen.add(value)
     return Values(values=values)
 
@@ -230,7 +228,7 @@ def _typed(name: str, kind: Any, given: Any) -> Any:
 
 def _number(name: str, text: str) -> int | float:
     if len(text) > _MOST_DIGITS or not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no number; give {range_of(TrainingSpec.model_fields[name])}")
+        raise ValueError(f"{text[:40]!r} is not a number; give {range_of(TrainingSpec.model_fields[name])}")
     return int(text) if text.lstrip("+-").isdecimal() else float(text)
 
 

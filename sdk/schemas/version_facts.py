@@ -121,7 +121,7 @@ def _best(record: TrainingRecord, metrics: Mapping[str, float]) -> str:
     last = record.stopped_step or record.total_steps
     found = f"step {record.best_step} of {last}, the best of {record.looks} looks"
     if record.stopped_step is not None:
-        found += f"; it ended early, of {record.total_steps} steps"
+        found += f"; it was stopped early, of {record.total_steps} steps"
     if "eval_margin" in metrics:
         low, high = metrics["eval_margin_low"], metrics["eval_margin_high"]
         found += f"; loss {metrics['eval_margin']:.4g} lower than at the end ({low:.4g} to {high:.4g})"
@@ -155,7 +155,7 @@ def _added(found: VersionNorms | None) -> list[tuple[str, str]]:
         return []
     told = {module: norm for module, norm in norms.items() if norm is not None}
     if not told:
-        return [("ΔW", "its norm can't be told of any module")]
+        return [("ΔW", "its norm is unknown for every module")]
     largest = max(told, key=lambda module: told[module])
     whole = math.hypot(*told.values())
     of = "" if len(told) == len(norms) else f" of {len(norms)}"
@@ -169,7 +169,7 @@ def _moved(metrics: dict[str, float]) -> list[str]:
     """Show how far predictions on the fixed texts are moved, if the training has measured it."""
     if "probe_logit_gap" not in metrics or "probe_kl" not in metrics:
         return []
-    return [f"logits moved by up to {metrics['probe_logit_gap']:.4g}, KL {metrics['probe_kl']:.4g} nats a token"]
+    return [f"logits moved by up to {metrics['probe_logit_gap']:.4g}, KL {metrics['probe_kl']:.4g} nats per token"]
 
 
 def _combined(shown: VersionView) -> Iterator[str]:
@@ -194,7 +194,7 @@ def _merged(shown: VersionView) -> Iterator[tuple[str, str]]:
     yield (
         "read back",
         f"{record.read_back_tensors} tensors, {record.read_back_copied} of them the base's bytes; prompts "
-        + (str(record.read_back_prompts) if kl is None else f"at a KL of {kl:.3g} nats a token"),
+        + (str(record.read_back_prompts) if kl is None else f"at a KL of {kl:.3g} nats per token"),
     )
 
 
@@ -212,7 +212,7 @@ def _trained(record: TrainingRecord) -> Iterator[tuple[str, str]]:
         parts = f" ({words})" if (words := record.batch_in_words()) else ""
         yield "batch", f"{record.effective_batch} rows{parts}"
     if record.max_length is not None:
-        cut = f", {record.rows_cut} rows cut" if record.rows_cut else ""
+        cut = f", {record.rows_cut} rows truncated" if record.rows_cut else ""
         yield "length", f"at most {record.max_length} tokens{cut}"
     if "seed" in known:
         yield "seed", str(record.seed)
@@ -281,7 +281,7 @@ def held_out_preferences(metrics: Mapping[str, float]) -> str | None:
     >>> held_out_preferences({"eval_preference_accuracy": 0.9, "eval_chosen_loss": 1.0, "eval_chosen_loss_base": 2.5})
     'chosen answer preferred in 90%, its loss 2.5 → 1'
     >>> held_out_preferences({"eval_logp_accuracy": 0.75, "eval_logp_margin": 0.5})
-    'chosen answer likelier in 75%, by 0.5 nats a token'
+    'chosen answer likelier in 75%, by 0.5 nats per token'
     >>> held_out_preferences({"eval_desirable_reward": 0.5, "eval_undesirable_reward": -0.25, "eval_auc": 0.9})
     'reward 0.5 of desirable answers, -0.25 of undesirable ones, AUC 0.9'
     """
@@ -290,7 +290,7 @@ def held_out_preferences(metrics: Mapping[str, float]) -> str | None:
         case {"eval_preference_accuracy": share, "eval_chosen_loss": after}:
             return f"chosen answer preferred in {share:.0%}, its loss {before:.4g} → {after:.4g}"
         case {"eval_logp_accuracy": share, "eval_logp_margin": margin}:
-            return f"chosen answer likelier in {share:.0%}, by {margin:.4g} nats a token"
+            return f"chosen answer likelier in {share:.0%}, by {margin:.4g} nats per token"
         case {"eval_desirable_reward": good, "eval_undesirable_reward": bad, "eval_auc": area}:
             return f"reward {good:.4g} of desirable answers, {bad:.4g} of undesirable ones, AUC {area:.4g}"
     return None

@@ -15,7 +15,7 @@ _INTERVAL = re.compile(r"[1-9][0-9]{0,7}m?")
 
 def _require_interval(value: str) -> str:
     if not _INTERVAL.fullmatch(value):
-        raise ValueError(f"{value[:40]!r} is no interval; give steps, such as 50, or minutes, such as 10m")
+        raise ValueError(f"{value[:40]!r} is not an interval; give steps, such as 50, or minutes, such as 10m")
     return value
 
 
@@ -34,7 +34,7 @@ class WatchFields(Wire):
         LookEvery | None,
         IF_ANY,
         Option(
-            "Score held-out rows after so many steps, or minutes: 50, 10m.",
+            "Score held-out rows every N steps or minutes: 50, 10m.",
             default="as often as takes a tenth of the time",
             metavar="N|10m",
             alone=True,
@@ -63,7 +63,7 @@ class WatchFields(Wire):
     patience: Annotated[
         Annotated[int, Field(ge=1, le=10_000)] | None,
         IF_ANY,
-        Option("End after so many looks without a new best.", alone=True),
+        Option("Early stopping: end after this many looks without a new best.", alone=True),
     ] = None
     #: By how much the held-out loss must be below the best so far to be a new best.
     min_delta: Annotated[

@@ -81,7 +81,7 @@ class SeaweedServer(LocalServer):
             # The first requests after a start may come before the parts have found each other.
             if time.monotonic() > deadline_s:
                 raise ServerError(
-                    f"SeaweedFS did not create the bucket {bucket}; read {self.log_path}. It said:\n{said}"
+                    f"SeaweedFS did not create the bucket {bucket}; read {self.log_path}. Its output:\n{said}"
                 )
             time.sleep(0.2)
 

@@ -221,7 +221,7 @@ class _Judging:
     def unknown(self) -> str | None:
         """Why nothing can be told of these rows, whatever they are."""
         if not isfinite(self.value):
-            return "a row's score is no finite number; score the version again"
+            return "a row's score is not a finite number; score the version again"
         if self.found.clusters >= LEAST_CLUSTERS:
             return None
         what = "rows" if self.found.clusters == self.found.rows else "groups of rows that belong together"
@@ -303,6 +303,6 @@ def _is_yes_or_no(found: PairedRatio, largest: float | None) -> bool:
 def _few(varying: int, found: PairedRatio, do: str) -> str:
     what = "rows" if found.clusters == found.rows else "groups of rows that belong together"
     return (
-        f"only {varying} of {found.clusters} {what} {do}, fewer than {LEAST_DIFFERING}, and nothing tells by how much others "
+        f"only {varying} of {found.clusters} {what} {do}, fewer than {LEAST_DIFFERING}, and nothing bounds how much others "
         "could; take a dataset with more rows, or a metric whose scores have bounds"
     )

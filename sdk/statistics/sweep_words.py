@@ -112,7 +112,7 @@ class _Words:
             return f"{_capital(self._name(self.best))} is the only setting with a score: its {self.metric} is {self._score()}."
         lead = f"{_capital(self._name(self.best))} has the {extreme} {self.metric}, {self._score()}."
         if not self.found.enough_rows:
-            return f"{lead} {self._rows()} are too few to tell whether others are worse; at least {LEAST_CLUSTERS} are needed."
+            return f"{lead} {self._rows()} are too few to show whether others are worse; at least {LEAST_CLUSTERS} are needed."
         return f"{lead} {self._of_others()} {self._choice()}"
 
     def notes(self) -> list[str]:
@@ -120,7 +120,7 @@ class _Words:
         notes = [*self._on_edges(), *self._on_seeds(), *self._on_rows(), *self._without_score()]
         if len(self.scored) > 1 and not self.verdict.test:
             notes.append(
-                "The winner was chosen by these rows, which makes its score look a little better than it is; rows by which nothing was chosen tell how good it is (--test-data)."
+                "The winner was chosen by these rows, which makes its score look a little better than it is; its score on test rows is unbiased (--test-data)."
             )
         return notes
 
@@ -146,7 +146,7 @@ class _Words:
         if taken is not best:
             return f"Take {self._name(taken)}: it is the {why} of those that are as good, though {self._name(best)} wins by its score."
         if outcomes == {"not told apart"}:
-            return f"Take {self._name(best)} if you must choose now; more rows or seeds would tell more."
+            return f"Take {self._name(best)} if you must choose now; more rows or seeds would show more."
         if why:
             return f"Take {self._name(best)}: it is the {why} of those that are as good."
         return f"Take {self._name(best)}."
@@ -191,7 +191,7 @@ class _Words:
         if self.found.seed_deviation is None and len(self.scored) > 1:
             notes.append(
                 "Each setting was trained with one seed, so this holds for these trainings alone; "
-                "with other seeds they may come in another order, and --seeds 3 tells."
+                "with other seeds they may come in another order, and --seeds 3 shows that."
             )
         names = [self._name(one) for one in self.trials.values()]
         return notes + [
@@ -204,7 +204,7 @@ class _Words:
         if self.found.enough_rows and not self.found.enough_for_as_good:
             notes.append(
                 f"A few rows weigh most: these {self.found.rows} say as much as {self.found.equal_rows:.0f} of equal weight, "
-                f"and with fewer than {LEAST_CLUSTERS} nothing is said to be as good."
+                f"and with fewer than {LEAST_CLUSTERS} no setting is called as good."
             )
         judged = zip(self.trials.values(), self.found.settings, strict=True)
         few = [f"{self._name(trial)} ({one.differing})" for trial, one in judged if one.differing is not None]
@@ -277,8 +277,8 @@ class _Words:
 
 def _why_without(one: SettingVerdict, known: TrialFacts) -> str:
     if one.outcome == "pruned":
-        alone = "Without a score, since it was ended early"
-        return "Not compared, since a training of it was ended early" if known.begun > 1 else alone
+        alone = "Without a score, since it was stopped early"
+        return "Not compared, since a training of it was stopped early" if known.begun > 1 else alone
     if one.outcome != "failed":
         return ""
     if known.lost < known.begun:

@@ -34,6 +34,8 @@ _PUBLIC = re.compile(r"-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY-----")
 #: YAML's tag of numbers with an exponent, what they look like, and how they begin; PyYAML takes them for texts.
 _NUMBERS = ("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 _PLACE = tuple[str | int, ...]
+#: How messages begin that go on with the key's name.
+_GOES_ON = ("can't ", "has ", "is ")
 
 
 def read_policies(file: str | Path) -> list[GivenPolicy]:
@@ -104,7 +106,9 @@ class _Source:
         line = None if self.node is None or not place else _line_of(self.node, place)
         where = self.label if line is None else f"{self.label}, line {line}"
         name = _named(place)
-        return error(f"{where}: {name}: {message}" if name else f"{where}: {message}", param=name or "policy")
+        # "can't be …" goes on with the name, other messages are sentences of their own.
+        colon = "" if message.startswith(_GOES_ON) else ":"
+        return error(f"{where}: {name}{colon} {message}" if name else f"{where}: {message}", param=name or "policy")
 
 
 @dataclass(frozen=True)
@@ -159,9 +163,9 @@ def _parsed(path: Path) -> Iterator[tuple[yaml.Node, Any]]:
 def _given(path: Path, node: yaml.Node, value: Any) -> GivenPolicy:
     source = _Source(str(path), path.parent, node)
     if not isinstance(value, dict):
-        raise source.refuse((), "this is no policy; write lines such as: alias: production")
+        raise source.refuse((), "this is not a policy; write lines such as: alias: production")
     if (twice := _twice(node)) is not None:
-        raise source.refuse((), f"{twice[0][:80]!a} is there twice, again in line {twice[1]}; leave one")
+        raise source.refuse((), f"{twice[0][:80]!a} is given twice, again in line {twice[1]}; leave one")
     return GivenPolicy(_checked(source, value), source)
 
 
@@ -241,17 +245,17 @@ def _explained(error: Any, place: _PLACE) -> str:
         hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}"
         return f"there is no such key; {hint}"
     if kind == "missing":
-        return "it is missing; give it"
+        return "is missing; add it"
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return f"{_shown(given)} can't be; give its keys: {', '.join(_fields_at(place)) or 'names of scores'}"
+        return f"can't be {_shown(given)}; use its keys: {', '.join(_fields_at(place)) or 'names of scores'}"
     if kind == "list_type":
-        return f"{_shown(given)} can't be; give a list, each item in a line that begins with '- '"
+        return f"can't be {_shown(given)}; use a list, each item in a line that begins with '- '"
     if kind == "string_type" and not isinstance(given, str):
         return f"{_shown(given)} is not text; put it in quotes"
     message = unfit(error, _fields_at(place[:-1]).get(str(place[-1])) if place else None) or str(
         error["msg"]
     ).removeprefix("Value error, ")
-    advises = any(f"; {verb} " in message for verb in ("give", "leave", "write"))
+    advises = any(f"; {verb} " in message for verb in ("give", "leave", "use", "write"))
     return message if advises or " needs " in message else f"{message}; correct it, then try again"
 
 

@@ -66,7 +66,7 @@ def rendering_of(version: VersionView, reach: TemplateReach) -> dict[str, Any]:
 def _text(given: Any, reach: Callable[[], TemplateReach]) -> str:
     """Return the text of a chat template: of a file, of a version ("code-review@v2"), or of a base ("base:ID")."""
     if not isinstance(given, str | Path) or not str(given):
-        raise _refused(f"{str(given)[:80]!a} is no chat template; give a file, a version's ref or base:ID")
+        raise _refused(f"{str(given)[:80]!a} is not a chat template; give a file, a version's ref or base:ID")
     if isinstance(given, Path) or is_folder(given) or os.path.isfile(user_path(given)):  # noqa: PTH113 - False for a text that can't be a path
         return _in_file(user_path(given))
     if given.startswith(_BASE):
@@ -81,7 +81,7 @@ def _of_version(version: VersionView, reach: TemplateReach) -> str:
     file = next((file for file in version.files if file.path == TEMPLATE_FILE), None)
     if file is None:
         raise _refused(
-            f"{version.ref} has no chat template, because it was taught no conversations; name another version"
+            f"{version.ref} has no chat template, because it was not trained on conversations; name another version"
         )
 
     def locate(digest: str) -> Transfer:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from sdk.errors import InvalidInput
 from sdk.names import check_job_id
 from sdk.schemas.job_requests import CheckpointPolicy, CheckpointRef
-from sdk.schemas.jobs import JobSettings, Needs
+from sdk.schemas.jobs import MOST_MEMORY_BYTES, JobSettings, Needs
 from sdk.validation import build
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)
@@ -46,9 +46,9 @@ def checkpoint_policy(every: str | None) -> CheckpointPolicy:
     wanted = str(every).strip()
     if wanted == "never":
         return CheckpointPolicy(every_minutes=None)
-    if (match := _STEPS.fullmatch(wanted)) is not None:
+    if (match := _STEPS.fullmatch(wanted)) is not None and int(match[1]):
         return build(CheckpointPolicy, every_steps=int(match[1]), every_minutes=None)
-    if _DURATION.fullmatch(wanted) is None or wanted.isdecimal():
+    if match is not None or _DURATION.fullmatch(wanted) is None or wanted.isdecimal():
         raise InvalidInput(
             f"{wanted[:40]!a} is not an interval between checkpoints; write it as 10m, 90s, 50steps or never",
             param="checkpoint_every",
@@ -103,4 +103,6 @@ def needs_of(device: Literal["any", "cuda"] | None, memory: int | None) -> Needs
             " the forecast",
             param="memory",
         )
+    if memory is not None and memory > MOST_MEMORY_BYTES:
+        raise InvalidInput("memory is too large; give what a worker must have, such as 80GB", param="memory")
     return build(Needs, device=device or "any", memory_bytes=memory)

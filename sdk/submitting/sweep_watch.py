@@ -90,7 +90,7 @@ class ProgressLines:
         view, best = progress.view, progress.best
         line = f"sweep {view.id} {view.state.value}: {progress.ended} of {view.most_members or '?'} members have ended"
         if best is not None and best.loss is not None:
-            line += f"; the least held-out loss is {best.loss:.4g}, of member {best.member.number}"
+            line += f"; the lowest held-out loss is {best.loss:.4g}, of member {best.member.number}"
         if line != self._last:
             self._last = line
             sys.stderr.write(f"{line}\n")

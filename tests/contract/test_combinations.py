@@ -132,7 +132,7 @@ class TestSubmitting:
             ),
             ([float("inf")], {}, "the weight of .*a@v1 is 'inf', which is not a number", "parents"),
             (["0.5"], {}, "the weight of .*a@v1 is '0.5', which is not a number", "parents"),
-            ([1001.0], {}, "weight: 1001.0 can't be; give a number .* at most 1000", "weight"),
+            ([1001.0], {}, "weight can't be 1001.0; use a number .* at most 1000", "weight"),
             ([1000.0, 1.0], {}, "the weights of .*a@v1 add up to 1001; give at most 1000", "parents"),
             ([0.5, -0.5], {}, "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out", "parents"),
             (
@@ -141,16 +141,16 @@ class TestSubmitting:
                 "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out",
                 "parents",
             ),
-            ([0.5], {"method": "svd"}, "the method svd cuts to a rank; say which with rank", None),
+            ([0.5], {"method": "svd"}, "the method svd truncates to a rank; give it with rank", None),
             ([0.5], {"rank": 2}, "the method linear keeps every rank; leave rank out, or say the method svd", None),
-            ([0.5], {"method": "svd", "rank": 0}, "rank: 0 can't be; give a whole number from 1 to", "rank"),
+            ([0.5], {"method": "svd", "rank": 0}, "rank can't be 0; use a whole number from 1 to", "rank"),
             (
                 [0.5],
                 {"method": "svd", "rank": 3},
                 "rank is 3, and the ranks of the parents add up to 2; give 2 or less, or the method linear",
                 "spec.rank",
             ),
-            ([0.5], {"method": "ties"}, "method: 'ties' can't be; give linear, cat or svd", "method"),
+            ([0.5], {"method": "ties"}, "method can't be 'ties'; use linear, cat or svd", "method"),
         ],
     )
     def test_what_is_no_combination_is_refused(
@@ -252,7 +252,7 @@ class TestSubmitting:
         tensors["base_model.model.model.embed_tokens.weight"] = np.ones((32, 6), dtype=np.float32)
         odd, plain = desk.push("odd", tensors=tensors), desk.push()
         with pytest.raises(
-            InvalidInput, match=r"embed_tokens.weight whole, which is no ΔW, .*save_embedding_layers=False"
+            InvalidInput, match=r"embed_tokens.weight whole, which is not a ΔW, .*save_embedding_layers=False"
         ):
             desk.submit({plain: 0.5, odd: 0.5})
 

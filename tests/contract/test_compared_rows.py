@@ -88,7 +88,7 @@ class TestFewDifferingRows:
         assert pair.low < 0 < pair.difference < pair.high
         assert pair.verdict.startswith(f"v2 beats v1 on ROUGE-L by 0.015 [-{-pair.low:.3f}, {pair.high:.3f}]")
         assert found.notes == [
-            f"only 8 rows differ between {one} and {two}: the test tells them apart, and an interval for whatever scores does not"
+            f"only 8 rows differ between {one} and {two}: the difference is significant by the test, but its 95 % interval holds 0"
         ]
 
     def test_a_loss_has_an_approximate_one(self, bench: Bench) -> None:
@@ -129,7 +129,7 @@ class TestUnscoredRows:
         for ref in (one, two):
             evaluated_again(bench, ref, shortened_rows=3.0, shortened_prompt_rows=2.0, longer_reference_rows=1.0)
         found = bench.desk.writer.compare([one, two])
-        assert found.notes == ["3 rows are cut at 1024 tokens, and scored on what is left"]
+        assert found.notes == ["3 rows are truncated to 1024 tokens, and scored on the rest"]
         start = f"2 answers start from the last {CONDITIONS.prompt_tokens} tokens of a longer prompt"
         assert bench.desk.writer.compare([one, two], metric="rouge_l").notes == [
             start,
@@ -139,7 +139,7 @@ class TestUnscoredRows:
     @pytest.mark.parametrize("said", [0.0, 2.0])
     def test_a_count_that_is_not_that_of_the_rows(self, bench: Bench, rows: Path, said: float) -> None:
         handed_in, ref = [*fresh(), RowScore(row=9, unscored="too_long")], bench.desk.push()
-        with pytest.raises(VerificationFailed, match=rf"unscored_rows of .* is said to be {said}, and its rows give 1"):
+        with pytest.raises(VerificationFailed, match=rf"unscored_rows of .* is given as {said}, and its rows give 1"):
             evaluated(bench.desk, ref, rows, handed_in, unscored_rows=said)
 
     def test_the_key_is_that_of_scores_without_and_their_means_are_not_subtracted(self, bench: Bench) -> None:

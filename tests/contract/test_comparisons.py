@@ -78,7 +78,9 @@ class TestVerdicts:
         # One row was cut after other bytes.
         cut = [other[0].model_copy(update={"text_bytes": 1}), *other[1:]]
         three = bench.score(cut, tokenizer="e" * 64)
-        with pytest.raises(Conflict, match=r"row 0 has [0-9]+/1 bytes of text in these scores: other tokens are cut"):
+        with pytest.raises(
+            Conflict, match=r"row 0 has [0-9]+/1 bytes of text in these scores: other tokens are truncated"
+        ):
             compare(bench, one, three, metric="bits_per_byte")
         old, taken = bench.desk.push(), CONDITIONS.model_copy(update={"columns": COLUMNS})
         evaluated(
@@ -105,7 +107,7 @@ class TestVerdicts:
         (pair,) = compare(bench, one, two, detect=1e-9).pairs
         assert pair.detectable is not None
         assert pair.rows_needed is None
-        with pytest.raises(InvalidInput, match=r"detect: '1e-200' can't be; give a number of at least 1e-09"):
+        with pytest.raises(InvalidInput, match=r"detect can't be '1e-200'; use a number of at least 1e-09"):
             compare(bench, one, two, detect=1e-200)
 
     def test_rows_that_a_score_failed_on_are_left_out_and_no_other_score_minds(self, bench: Bench) -> None:
@@ -191,7 +193,7 @@ class TestVerdicts:
     def test_of_a_loss_those_changed_most_that_changed_most_a_token(self, bench: Bench) -> None:
         rows = scored(48, noise=0.0)
         short, long = sorted(rows, key=lambda row: row.tokens)[:: len(rows) - 1]
-        # 2 nats a token of the short row, and 1 of the long one, which are more nats.
+        # 2 nats per token of the short row, and 1 of the long one, which are more nats.
         moved = {short.row: 2.0, long.row: 1.0}
         other = [
             row.model_copy(update={"loss_sum": row.loss_sum + row.tokens * moved.get(row.row, 0.0)}) for row in rows
@@ -327,7 +329,9 @@ class TestRefused:
         rows = scored(48)
         other = [rows[0].model_copy(update={"tokens": 999}), *rows[1:]]
         one, two = bench.score(rows), bench.score(other)
-        with pytest.raises(Conflict, match=r"row 0 has \d+/999 tokens in these scores, which were not taken alike"):
+        with pytest.raises(
+            Conflict, match=r"row 0 has \d+/999 tokens in these scores, which were truncated differently"
+        ):
             compare(bench, one, two)
 
     def test_another_base(self, bench: Bench, acting: Callable[..., Client], tmp_path: Path) -> None:

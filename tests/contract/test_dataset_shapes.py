@@ -292,7 +292,7 @@ class TestLooks:
             ({"holdout": 0.5, "eval_every": 16}, "eval_every is 16 and the training has 15 steps; give fewer than 15"),
             ({"holdout": 0.5, "eval_every": 5, "patience": 3}, "patience 3 never ends a training of 15 steps"),
             ({"holdout": 0.5, "min_delta": 0.1}, "min_delta says when a look is the best"),
-            ({"holdout": 0.5, "eval_every": "5s"}, "'5s' is no interval; give steps, such as 50, or minutes"),
+            ({"holdout": 0.5, "eval_every": "5s"}, "'5s' is not an interval; give steps, such as 50, or minutes"),
         ],
         ids=lambda value: str(value)[:30],
     )

@@ -114,9 +114,9 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("said", "match"),
         [
-            ({"loss": 0.8112}, "loss of .* is said to be 0.8112, and its rows give 0.81"),
-            ({"rouge_l": 0.5}, "rouge_l of .* is said to be 0.5"),
-            ({"rows": 4.0}, "rows of .* is said to be 4.0, and its rows give 3"),
+            ({"loss": 0.8112}, "loss of .* is given as 0.8112, and its rows give 0.81"),
+            ({"rouge_l": 0.5}, "rouge_l of .* is given as 0.5"),
+            ({"rows": 4.0}, "rows of .* is given as 4.0, and its rows give 3"),
             ({"failed_rows": 0.0}, "failed_rows of"),
             ({"supervised_tokens": 11.0}, "supervised_tokens of"),
             ({"rouge_l_rows": 1.0}, "rouge_l_rows of"),
@@ -139,26 +139,26 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("content", "match"),
         [
-            (b"no gzip", "after line 0 it is no gzip"),
+            (b"no gzip", "after line 0 it is not gzip"),
             (gzip.compress(b'{"row": 0, "tokens": 1}\n{"row": 0, "tokens": 1}\n'), "row 0 comes after row 0"),
-            (gzip.compress(b'{"row": -1, "tokens": 1}\n'), "line 1: row: -1 can't be; give a number of at least 0"),
+            (gzip.compress(b'{"row": -1, "tokens": 1}\n'), "line 1: row can't be -1; use a number of at least 0"),
             (gzip.compress(b'{"row": 0, "tokens": 1, "loss_sum": NaN}\n'), "line 1:"),
             (gzip.compress(b'{"row": 0, "tokens": 1, "scores": {"a": "b"}}\n'), "line 1: scores.a"),
             (
                 gzip.compress(b'{"row": 9007199254740992, "tokens": 1}\n'),
-                "line 1: row: 9007199254740992 can't be; give a number below",
+                "line 1: row can't be 9007199254740992; use a number below",
             ),
             (gzip.compress(b'{"row": 0, "tokens": 1e300}\n'), "line 1: tokens: 1e\\+300 can't be"),
             (
                 gzip.compress(b'{"row": 0, "tokens": 1, "loss_sum": 1e300}\n'),
-                "line 1: loss_sum: 1e\\+300 can't be; give a number at most",
+                "line 1: loss_sum can't be 1e\\+300; use a number at most",
             ),
             (
                 gzip.compress(b'{"row": 0, "tokens": 1, "scores": {"a": -1e300}}\n'),
-                "line 1: scores.a: -1e\\+300 can't be; give a number of at least",
+                "line 1: scores.a can't be -1e\\+300; use a number of at least",
             ),
             (gzip.compress(b" " * 100_000), "line 1 is longer than 65536 bytes"),
-            (gzip.compress(b'{"row": 0, "tokens": 1}\n')[:-9], "it is no gzip"),
+            (gzip.compress(b'{"row": 0, "tokens": 1}\n')[:-9], "it is not gzip"),
         ],
         # The bytes hold the second that they were made in, which is another in each process.
         ids=lambda said: said if isinstance(said, str) else "file",

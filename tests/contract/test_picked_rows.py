@@ -212,7 +212,7 @@ def test_pages_have_all_rows_in_their_order(place: Place) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (b"no gzip", "it is no gzip"),
+        (b"no gzip", "it is not gzip"),
         (gzip.compress(b"{}" + b" " * MOST_LINE_BYTES), "unpacks to more"),
         (gzip.compress(b'{"row": 0}\n' * 3)[:-9], "no gzip"),
         (gzip.compress(b'{"row": "a"}\n'), "no row"),

@@ -1,4 +1,4 @@
-"""A digest is no proof of possession: who knows that of another's private file gets nothing by it, whatever is tried."""
+"""A digest is not a proof of possession: who knows that of another's private file gets nothing by it, whatever is tried."""
 
 from __future__ import annotations
 

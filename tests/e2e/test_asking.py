@@ -218,7 +218,7 @@ def test_the_sdk_gives_the_same_answer(place: Place, monkeypatch: pytest.MonkeyP
     with closing(Client(place.url, cache=place.folder / "cache")) as client:
         found = client.generate("code-review@v2", [{"role": "user", "content": PROMPT}], max_new_tokens=TOKENS)
         assert found.completion == place.generate("code-review@v2", PROMPT)["completion"]
-        with pytest.raises(InvalidInput, match="is no plain text"):
+        with pytest.raises(InvalidInput, match="is not plain text"):
             client.generate("code-review@v2", [{"role": "user", "content": PROMPT}], plain=True)
         with pytest.raises(InvalidInput, match="temperature is not from 0 to 2"):
             client.generate("code-review@v2", PROMPT, temperature=3)

@@ -95,7 +95,7 @@ def test_a_picture_shows_what_was_measured(home: Home) -> None:
         assert all(
             panel.reaches("band", panel.x(at), panel.y(value)) for at, value in zip(found.step, found.last, strict=True)
         )
-    assert loss.title == "loss, nats a token"
+    assert loss.title == "loss, nats per token"
 
 
 def test_the_path_is_printed_as_a_script_asked_for_it(home: Home) -> None:

@@ -41,7 +41,7 @@ def test_output_whose_reader_has_gone_is_no_failure(node: CommandLine, asked: li
 
 def test_watch_without_jobs_says_so(node: CommandLine) -> None:
     assert "no job waits or runs; see those that have ended with" in node.refused(3, "jobs", "watch")
-    assert node.run("jobs", "list", "--state", "failed").stderr == "no job fits these filters\n"
+    assert node.run("jobs", "list", "--state", "failed").stderr == "no job matches these filters\n"
 
 
 def test_unreachable_server_says_where_its_url_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

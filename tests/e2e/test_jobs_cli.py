@@ -113,19 +113,19 @@ class TestList:
         assert desk.json("jobs", "list", "--queue", "cpu") == []
         (shown,) = desk.json("jobs", "list", "--state", "queued")
         assert (shown["id"], shown["ahead"], shown["queue"], "request" in shown) == (second, 0, "gpu", False)
-        assert "no job fits these filters" in desk.run("jobs", "list", "--queue", "cpu").stderr
+        assert "no job matches these filters" in desk.run("jobs", "list", "--queue", "cpu").stderr
 
 
 class TestShow:
     def test_attempts_and_checkpoints(self, desk: Desk) -> None:
         job = desk.submit()
-        desk.claim(name="w1").fail("oom", "the card has too little memory; lower --batch-size")
+        desk.claim(name="w1").fail("oom", "the GPU has too little memory; lower --batch-size")
         held = desk.claim(name="w2")
         for step in (10, 20):
             held.checkpoint(step, 30)
         shown = desk.ok("jobs", "show", job)
         fields = dict(line.split("\t") for line in shown.splitlines())
-        assert fields["attempts.1.reason"] == "oom: the card has too little memory; lower --batch-size"
+        assert fields["attempts.1.reason"] == "oom: the GPU has too little memory; lower --batch-size"
         assert (fields["attempts.1.worker"], fields["attempts.2.state"]) == ("w1", "running")
         assert (fields["checkpoints.1.step"], fields["checkpoints.1.steps"]) == ("20", "30")
         drawn = desk.ok("jobs", "show", job, "--format", "table")

@@ -145,7 +145,7 @@ def test_a_bad_row_is_refused_as_at_submit(place: Place) -> None:
     submitted = place.run("train", "x", "--base", "./tiny-llama", "--data", "bad.jsonl")
     assert (shown.returncode, shown.stdout) == (2, "")
     assert shown.stderr == submitted.stderr
-    assert "line 2 has keys beside `messages` and `tools` that would be lost: `id`" in shown.stderr
+    assert "line 2 has keys besides `messages` and `tools` that would be lost: `id`" in shown.stderr
 
 
 def test_a_row_that_the_template_loses_is_refused_by_line_and_key(place: Place) -> None:

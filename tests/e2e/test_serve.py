@@ -149,7 +149,7 @@ def test_vllm_serves_by_the_page_s_commands(place: CommandLine, tmp_path: Path) 
         (["code-review", "--host", "0.0.0.0", "--no-key"], 2, "only this machine may ask"),
         (["code-review", "--key-file", "missing"], 2, "can't be read"),
         (["code-review@sha256:" + "a" * 64], 2, "name the version"),
-        (["code-review", "--allow-host", "a b"], 2, "is no host"),
+        (["code-review", "--allow-host", "a b"], 2, "is not a host"),
     ],
 )
 def test_bad_input_is_refused_before_an_engine_starts(

@@ -179,7 +179,7 @@ class TestBodies:
     def test_a_body_that_comes_slowly_but_fast_enough_is_read(self, served: Served, line: Line) -> None:
         body = b'{"blobs": []}'.rjust(6000)
         self.begin(served, line, len(body))
-        # 2,000 bytes a second, for longer than the grace.
+        # 2,000 bytes per second, for longer than the grace.
         for at in range(0, len(body), 500):
             line.send(body[at : at + 500])
             time.sleep(0.25)

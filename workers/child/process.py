@@ -274,7 +274,7 @@ class WarmChild:
             if child.give(folder):
                 return child
             child.end()
-            _log.warning("the warm child has ended; this job starts cold. Its last words:\n%s", child.last_words)
+            _log.warning("the warm child has ended; this job starts cold. Its last output:\n%s", child.last_words)
         return Child(folder, program=self._program)
 
     def end(self) -> None:

@@ -117,4 +117,4 @@ def _say(word: str, say: Callable[[], None]) -> None:
     try:
         say()
     except Exception as error:  # noqa: BLE001 - it is said again, and this thread is all that says it
-        _log.warning("could not tell the registry (%s): %s", word, error)
+        _log.warning("could not report to the registry (%s): %s", word, error)

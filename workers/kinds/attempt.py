@@ -98,7 +98,7 @@ class Attempt:
         reason = ending.stop_reason or self.stop_signal.reason()
         if reason is not None:
             raise Stopped(reason)
-        _log.info("child %s: its last words:\n%s", child.pid, child.last_words)
+        _log.info("child %s: its last output:\n%s", child.pid, child.last_words)
         raise causes.of_child(self.folder, ending.status, kills)
 
     def pack_adapter(self, base: BaseRegistration | BaseSource, fingerprint: str) -> Package:

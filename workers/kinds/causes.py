@@ -109,7 +109,7 @@ def of_status(status: int, kills_before: int | None) -> AttemptFailed:
             "the process ran in one call for too long while it rendered rows; use another chat template, with --chat-template",
         )
     if status == INTERRUPTED_STATUS or status == -signal.SIGTERM:
-        said = "was told to stop by something other than its worker"
+        said = "was stopped by something other than its worker"
     elif status < 0:
         said = f"was ended by {_name(-status)}"
     else:

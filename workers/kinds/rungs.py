@@ -92,10 +92,10 @@ class RungAnswers:
             self._attempt.lease.lose()
             return False
         except Unavailable as error:
-            self._tell(f"whether the training goes on after step {rung.step} is asked again later: {error}")
+            self._tell(f"whether the training continues after step {rung.step} is asked again later: {error}")
             return False
         except (AdapterctlError, OSError, ValueError) as error:
-            self._tell(f"the training goes on after step {rung.step}, since its sweep gives no answer: {error}")
+            self._tell(f"the training continues after step {rung.step}, since its sweep gives no answer: {error}")
             answer = RungAnswer(goes_on=True)
         try:
             write_whole(self._attempt.folder / answer_file(rung.number), answer.model_dump_json(), durable=False)

@@ -31,7 +31,7 @@ def wordnet_digest(folder: Path | None) -> str:
         return digest_of({name: hash_file(folder / name)[0] for name in FILES})
     except OSError as error:
         raise NoWordNetError(
-            f"{folder}, which ADAPTER_WORKER_WORDNET names, is no folder of WordNet ({error.strerror or error}); set it to one with"
+            f"{folder}, which ADAPTER_WORKER_WORDNET names, is not a folder of WordNet ({error.strerror or error}); set it to one with"
             f" {FILES[1]} and {FILES[2]}."
         ) from None
 

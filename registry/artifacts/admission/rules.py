@@ -346,7 +346,7 @@ def _warn_vocabulary(vocabulary: int | None, tokenizer: bool) -> Iterator[str]:
         which = (
             "use it with the tokenizer that comes with it"
             if tokenizer
-            else "no tokenizer came with it, and with the base's it can't read the other tokens; push it with its tokenizer's files beside it"
+            else "no tokenizer came with it, and with the base's it can't read the other tokens; push it together with its tokenizer's files"
         )
         yield f"{HOLDS_EMBEDDINGS}{vocabulary} tokens, and the base has another number: {which}"
 

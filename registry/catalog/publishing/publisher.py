@@ -152,7 +152,7 @@ class Publisher:
     def keeping(
         self, *, publication: Publication, who: Principal, job: JobRef, action: str
     ) -> Iterator[tuple[Session, list[str]]]:
-        """The transaction that records the files of what may become a version later, and is no version now: the block
+        """The transaction that records the files of what may become a version later, and is not a version now: the block
         finishes what belongs to them. Yields admission's warnings, too.
 
         Raises what `publishing` raises; nothing is put into quarantine.

@@ -82,7 +82,7 @@ class ComparedBy(BaseModel):
     ] = None
     by: Annotated[
         str | None,
-        Field(min_length=1, max_length=200, description="A column of the dataset: its equal rows go together."),
+        Field(min_length=1, max_length=200, description="A column of the dataset: its equal rows form a group."),
     ] = None
     detect: Annotated[
         float | None,
@@ -319,18 +319,16 @@ def equal_rows(
         with signed.opened(dataset, Reading(columns), most=_MOST_BYTES) as held:
             return _found(reading.equal(held.path, rows, groups), count)
     except Breach as why:
-        return EqualRows(notes=[f"whether rows are equal was not looked at: the dataset {why}"])
+        return EqualRows(notes=[f"duplicate rows were not looked for: the dataset {why}"])
     except NotSigned as why:
-        return EqualRows(notes=[f"whether rows are equal was not looked at: {why}"])
+        return EqualRows(notes=[f"duplicate rows were not looked for: {why}"])
     except TooLongForNow:
-        return EqualRows(notes=["whether rows are equal was not looked at: the dataset is too long for it"])
+        return EqualRows(notes=["duplicate rows were not looked for: the dataset is too long for it"])
 
 
 def _found(equal: Equal | None, rows: int) -> EqualRows:
     if equal is None:
-        return EqualRows(
-            notes=["whether rows are equal was not looked at: the dataset is read otherwise by this release"]
-        )
+        return EqualRows(notes=["duplicate rows were not looked for: the dataset is read otherwise by this release"])
     if equal.different == rows:
         return EqualRows()
     different = "1 different row" if equal.different == 1 else f"{equal.different} different rows"

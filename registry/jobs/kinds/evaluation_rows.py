@@ -109,7 +109,7 @@ def verify_rows(
             raise Invalid(f"the rows of {result.label} hold texts, and no text is to be kept", param="rows")
         for name, said, found in differences(file, result.report, totals):
             raise Verification(
-                f"the {name} of {result.label} is said to be {said}, and its rows give {found}; "
+                f"the {name} of {result.label} is given as {said}, and its rows give {found}; "
                 "run the job again, with a worker of this release",
                 param=f"metrics.{name}",
             )

@@ -125,12 +125,12 @@ def _require_unlearnt(session: Session, version: Version, request: TrainingReque
     held = (
         "none of its rows"
         if theirs is None
-        else "rows of other datasets beside it"
+        else "rows of other datasets mixed in"
         if use.digests != request.digests
         else f"another share of its rows (holdout {theirs.share:g}, seed {theirs.seed})"
     )
     raise Invalid(
-        f"{exact_ref(version)} was trained on this dataset with {held} held out, so it has learnt what would be held out now; hold out "
+        f"{exact_ref(version)} was trained on this dataset with {held} held out, so it was trained on rows that would be held out now; hold out "
         "the same, or give other rows as eval_data",
         param="spec.holdout",
     )
@@ -139,7 +139,9 @@ def _require_unlearnt(session: Session, version: Version, request: TrainingReque
 def _require_same(ref: str, spec: TrainingSpec, lora: LoraConfig) -> None:
     """Raise Invalid if the options say a different LoRA configuration than the parent has."""
     if lora.task_type == "SEQ_CLS" or spec.objective == "classify":
-        raise Invalid(f"{ref} can't be continued: classifications are trained anew; leave parent out", param="parent")
+        raise Invalid(
+            f"{ref} can't be continued: classifications are trained from scratch; leave parent out", param="parent"
+        )
     if spec.init_lora_weights is not None:
         raise Invalid(
             f"the training starts with the matrices of {ref}; leave init_lora_weights out",
@@ -183,7 +185,7 @@ def _require_same_template(session: Session, version: Version, spec: TrainingSpe
         same = own or made is None or made.job is None
     if not same:
         raise Invalid(
-            f"{exact_ref(version)} was taught with another chat template, which is as good as another tokenizer; give its own as "
+            f"{exact_ref(version)} was trained with another chat template, which acts like another tokenizer; give its own as "
             "chat_template, and template_kwargs as its record has them",
             param="spec.chat_template",
         )
@@ -193,13 +195,14 @@ def _require_recipe(version: Version, spec: TrainingSpec) -> None:
     ref, found = exact_ref(version), recipe_of(version)
     if found is None and version.method == "qlora":
         raise Invalid(
-            f"nobody said how the base of {ref} was quantised; push it again and say so, then continue that version",
+            f"how the base of {ref} was quantised is not recorded; push it again and say so, then continue that version",
             param="parent",
         )
     if (found is not None) != (spec.method == "qlora"):
         trained = "over a base in 4 bits, or 8" if found is not None else "not over a base in 4 bits, or 8"
         raise Invalid(
-            f"{ref} was trained {trained}, so that it is continued alike; leave method out", param="spec.method"
+            f"{ref} was trained {trained}, so that it is continued in the same way; leave method out",
+            param="spec.method",
         )
     if found is None or found.storage_dtype is not None:
         return

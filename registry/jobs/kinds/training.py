@@ -246,7 +246,7 @@ def pin_like(session: Session, request: TrainingRequest, who: Principal, namespa
     made = session.scalars(select(Origin).where(Origin.version_pk == version.pk).order_by(Origin.pk).limit(1)).first()
     job = None if made is None or made.job is None else session.get(Job, made.job)
     if made is None or job is None or job.kind != request.kind:
-        raise Invalid(f"no training of this registry made {ref}, so none is made again; leave like out", param="like")
+        raise Invalid(f"no training of this registry made {ref}, so none can be repeated; leave like out", param="like")
     record = TrainingRecord.read(table(made.training))
     if record.checkpoint_step is not None:
         raise Invalid(

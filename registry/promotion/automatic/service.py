@@ -259,7 +259,7 @@ class Automatic:
         return self._end(sight, AutomaticState.MOVED, None)
 
     def _waits(self, sight: Sight, message: str) -> int:
-        """Note what it waits for. That it still waits for the same is no step."""
+        """Note what it waits for. That it still waits for the same is not a step."""
         before = None if sight.row is None else (sight.row.state, sight.row.message)
         note(self._db, sight, AutomaticState.WAITING, message)
         return int(before != (AutomaticState.WAITING, message))

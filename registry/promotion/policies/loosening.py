@@ -31,7 +31,7 @@ _MOST_KEPT = 50
 _LIMITS = (
     ("forgetting", "loss_rise_at_most", "the loss on general texts may rise by"),
     ("forgetting", "kl_at_most", "the divergence on general texts may be"),
-    ("contamination", "at_most", "the share of rows that were trained on may be"),
+    ("contamination", "at_most", "the contaminated share of rows may be"),
 )
 
 

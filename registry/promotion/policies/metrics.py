@@ -76,7 +76,7 @@ def unknown(metric: str) -> str | None:
     if is_scorer(metric):
         if _SCORER.fullmatch(metric):
             return None
-        return f"{metric[:80]!a} is no score of a scorer; write scorer.NAME, or scorer.NAME.KEY for one of several"
+        return f"{metric[:80]!a} is not a score of a scorer; write scorer.NAME, or scorer.NAME.KEY for one of several"
     if better_is(metric) is not None:
         return None
     known = sorted(set(_RANGES) | {"preference_margin", "desirable_log_ratio", "undesirable_log_ratio"})

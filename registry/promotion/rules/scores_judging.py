@@ -191,7 +191,7 @@ class Judging:
                 theirs = limit.compared.reference
                 if not theirs.is_there:
                     return self._without(f"{theirs.ref} is not there any more, and the rows of its scores went with it")
-                why = f"{asked.candidate.ref} and {theirs.said} have no scores that were measured alike"
+                why = f"{asked.candidate.ref} and {theirs.said} have no scores that were measured in the same way"
                 return _Answer("unknown", f"{why}; score both in one job: promote with --wait")
             counted = (metric.counted, limit.compared.counted)
             refs = (asked.candidate.ref, limit.compared.reference.ref)

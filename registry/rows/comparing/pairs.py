@@ -152,7 +152,7 @@ def notes_on_few(pairs: Sequence[ComparedPair], kind: Clusters) -> list[str]:
         if pair.coverage == "approximate":
             notes.append(f"{only}: the interval may hold the true difference less often than in 95 % of all cases")
         elif pair.better is not None and pair.low <= 0 <= pair.high:
-            notes.append(f"{only}: the test tells them apart, and an interval for whatever scores does not")
+            notes.append(f"{only}: the difference is significant by the test, but its 95 % interval holds 0")
     return notes
 
 

@@ -107,11 +107,11 @@ def read_values(
         weighs = "/".join(f"{mass:.0f}" for mass in masses[:, unequal[0]])
         if metric == BITS_PER_BYTE:
             raise Conflict(
-                f"row {row} has {weighs} bytes of text in these scores: other tokens are cut at another place; score them again in one "
+                f"row {row} has {weighs} bytes of text in these scores: other tokens are truncated at another place; score them again in one "
                 "job, with a max_length that cuts none: adapterctl eval REF REF --max-length N"
             )
         raise Conflict(
-            f"row {row} has {weighs} tokens in these scores, which were not taken alike; score them again in one job: "
+            f"row {row} has {weighs} tokens in these scores, which were truncated differently; score them again in one job: "
             "adapterctl eval REF REF --again"
         )
     every = len(np.unique(np.concatenate(numbers)))
@@ -193,7 +193,7 @@ def notes_on(left_out: int, metric: str, evaluations: Sequence[EvaluationView]) 
         notes.append(f"{have} no score of any: none of {its} first {longest} tokens is one that the loss is taken on")
     if shortened and not is_of_texts(metric):
         some = "1 row is" if shortened == 1 else f"{shortened} rows are"
-        notes.append(f"{some} cut at {longest} tokens, and scored on what is left")
+        notes.append(f"{some} truncated to {longest} tokens, and scored on the rest")
     if prompts and is_of_texts(metric):
         some = "1 answer starts" if prompts == 1 else f"{prompts} answers start"
         notes.append(f"{some} from the last {evaluations[0].conditions.get('prompt_tokens')} tokens of a longer prompt")

@@ -62,6 +62,6 @@ def median_goes_on(losses: Sequence[float], at: int, rung: int = 0) -> bool:
 
 
 def _so_far(losses: Sequence[float], at: int) -> tuple[list[float], float]:
-    """Return the losses before one, and its own; what is no number is larger than any."""
+    """Return the losses before one, and its own; what is not a number is larger than any."""
     seen = [loss if math.isfinite(loss) else math.inf for loss in losses[: at + 1]]
     return seen[:-1], seen[-1]

@@ -69,7 +69,7 @@ def _newest(row: ScoreRow) -> str:
 
 
 def judge(comparisons: Comparisons, beside: ComparedSides, question: RowQuestion, *, who: Principal) -> RowVerdicts:
-    """Compare the rows of the others with those of one. What can't be compared is said, and is no error; Unavailable is raised."""
+    """Compare the rows of the others with those of one. What can't be compared is said, and is not an error; Unavailable is raised."""
     refs = [side.ref for side in beside.sides]
     first = question.against or refs[0]
     if first not in refs:
@@ -89,7 +89,7 @@ def judge(comparisons: Comparisons, beside: ComparedSides, question: RowQuestion
     notes = []
     if len(alike) > len(chosen):
         notes.append(
-            f"only {len(chosen)} are compared at once; {len(alike) - len(chosen)} more were scored alike: name fewer"
+            f"only {len(chosen)} are compared at once; {len(alike) - len(chosen)} more were scored in the same way: name fewer"
         )
     if others := [one for one in refs if one != first and one not in alike]:
         some = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")

@@ -72,7 +72,7 @@ def _settings(view: SweepView) -> list[Block]:
     blocks: list[Block] = [CellTable("Settings", [Cell(head) for head in heads], lines)]
     # There is none as long as no member has a score.
     with suppress(NotFound):
-        blocks.append(Image(svg_of(picture_of(view)), f"{score} of each setting, beside what it costs"))
+        blocks.append(Image(svg_of(picture_of(view)), f"{score} of each setting, by what it costs"))
     return blocks
 
 

@@ -57,7 +57,7 @@ def audit_command(style: str, **given: Any) -> None:
     """
     with open_client() as client:
         entries = client.audit(**given)
-    _CHANGES.print(style, entries, empty="no change fits these filters that you may see")
+    _CHANGES.print(style, entries, empty="no change that you may see matches these filters")
 
 
 #: Keys of an entry that its row shows already, or that nobody looks for in a table.

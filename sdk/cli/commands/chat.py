@@ -19,7 +19,7 @@ from sdk.cli.support.options import whose_base_options
     "--against",
     type=REF,
     metavar="REF",
-    help="Show another version's answers beside it; 'base:' is its own base, base:ID another.",
+    help="Show another version's answers side by side; 'base:' is its own base, base:ID another.",
 )
 @click.option("--system", metavar="TEXT", help="Begin the conversation with a system message.")
 @asking_options

@@ -49,7 +49,7 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
     """Say which of two or more versions (REF), members of sweeps (sweep:ID/N) and bare bases (base:ID) scores better, row by
     row and pair by pair.
 
-    They must have been scored alike on the same rows, best in one job of `eval`. The interval is that of the difference
+    They must have been scored in the same way on the same rows, best in one job of `eval`. The interval is that of the difference
     at 95 %; p counts all pairs. A verdict needs 20 rows, or groups. A version's scores are those that its own
     namespace made, a base's are those of the versions' namespace.
 

@@ -20,7 +20,7 @@ from sdk.errors import InvalidInput
     multiple=True,
     metavar="KEY=VALUE",
     callback=take_tags,
-    help="A tag beside those of the version; repeatable.",
+    help="A tag to add to those of the version; repeatable.",
 )
 @click.option("--description", help="Instead of the version's own.")
 @format_option

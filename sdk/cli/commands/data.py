@@ -56,7 +56,7 @@ def data_add(file: str, name: str | None, namespace: str | None, columns: str | 
 
     Its name belongs to one namespace, and may not look like a digest. Other rows under the same name get the next
     number, NAME@v2; the same rows again keep theirs. Everything that takes DATA takes NAME, NAME@v2 or the digest.
-    Its --columns hold wherever it is used and nothing else is said.
+    Its --columns hold wherever it is used and nothing else is given.
 
     \b
     Examples:

@@ -117,10 +117,10 @@ def _of(client: Client, target: str, scores_of: str | None, whose: dict[str, Any
 def evals_show(
     ident: str, rows: bool, worst: int | None, metric: str | None, by: str | None, output: str | None, style: str
 ) -> None:
-    """Show one set of scores: all metrics, what they depend on, and samples of what was generated; for labels also which
-    were taken for which, and whether the adapter is right as often as it is sure.
+    """Show one set of scores: all metrics, what they depend on, and samples of what was generated; for labels also the
+    confusion matrix and the calibration.
 
-    With --rows it shows each row of the data: its number from 0, its loss in nats a token, scores, and the prediction.
+    With --rows it shows each row of the data: its number from 0, its loss in nats per token, scores, and the prediction.
     With --by it sums them up by a column of the data that has at most 50 values, those with most rows first.
 
     \b
@@ -190,7 +190,7 @@ def _print(found: Evaluation, labels: LabelCounts | None, names: ShownDatasets) 
             ("of", found.ref),
             ("dataset", names.of(found.dataset)),
             *((name, found.metrics[name]) for name in metrics[:1]),
-            ("trained on", said(found.contamination)),
+            ("contamination", said(found.contamination)),
             ("created", found.created_at),
             ("id", found.id),
             ("namespace", found.namespace),

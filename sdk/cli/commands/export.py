@@ -35,7 +35,7 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
 @click.option(
     "--rank",
     type=int,
-    help="For a plain LoRA: the rank of each module; lower ones are padded, higher ones cut. [default: the largest there is]",
+    help="For a plain LoRA: the rank of each module; lower ones are padded, higher ones truncated. [default: the largest there is]",
 )
 @click.option(
     "--dtype",
@@ -48,7 +48,7 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
     metavar="GGUF",
     help="For a model: take the tokenizer from this file of the same base.",
 )
-@click.option("--modelfile", is_flag=True, help="Also write FILE.Modelfile beside it, for Ollama.")
+@click.option("--modelfile", is_flag=True, help="Also write FILE.Modelfile next to it, for Ollama.")
 @click.option(
     "--ollama-base", metavar="NAME", help="For an adapter's Modelfile: the base's name in Ollama, or its GGUF file."
 )
@@ -148,7 +148,7 @@ def _of_lora(report: PlainLoraReport) -> str:
         least = min(report.kept_by_module, key=lambda name: report.kept_by_module[name])
         kept = (
             f"{report.kept_energy:.4%} of ΔW's energy, at least {report.kept_by_module[least]:.4%} "
-            f"({least}), in {report.cut} modules that were cut"
+            f"({least}), in {report.cut} modules that were truncated"
         )
     return (
         f"plain LoRA of rank {report.rank}, {report.modules} modules in {report.dtype}, "

@@ -99,7 +99,7 @@ def _text(prompt: str) -> str:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"byte {error.start + 1} of standard input is no UTF-8; convert the prompt", param="prompt"
+            f"byte {error.start + 1} of standard input is not UTF-8; convert the prompt", param="prompt"
         ) from error
     return text.removesuffix("\n").removesuffix("\r")
 
@@ -132,7 +132,7 @@ def _one(asker: Asker, target: AskTarget, prompt: Prompt, sampling: Sampling, st
 
 
 def _cut(sampling: Sampling) -> str:
-    return f"the answer was cut after {sampling.max_new_tokens} tokens; for longer ones, add --max-new-tokens"
+    return f"the answer was truncated after {sampling.max_new_tokens} tokens; for longer ones, add --max-new-tokens"
 
 
 def _whole(answer: RunningAnswer) -> Generation:

@@ -100,11 +100,11 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
             say("its predictions were not measured; without --no-measure they are compared with what was trained")
         if (packed := merged.report.get("quantized")) is not None:
             kl = merged.report["metrics"].get(f"logit_kl_{packed['type']}")
-            far = "not measured" if kl is None else f"{kl:.2g} nats a token from what was trained"
+            far = "not measured" if kl is None else f"{kl:.2g} nats per token from what was trained"
             say(f"{packed['weights']} weights in {packed['type']}, each off by at most {packed['furthest']:.1%}; {far}")
 
 
-@click.command(name="combine", short_help="Add versions of one base up by weights, into a version.")
+@click.command(name="combine", short_help="Combine versions of one base by a weighted sum, into a version.")
 @click.argument("name", type=ADAPTER)
 @click.argument("parents", type=REF, metavar="REF=WEIGHT…", nargs=-1, required=True)
 @spec_options(CombineSpec)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @spec_options(TrainingSpec, PLANNED, of_plan=True)
 @format_option
 def plan_command(base: str, base_namespace: str | None, published: bool | None, style: str, **given: Any) -> None:
-    """Say what a training takes before it is started: memory by part, cards, and what to choose.
+    """Say what a training takes before it is started: memory by part, GPUs, and what to choose.
 
-    It is arithmetic on the base's config: no weights, no card, no torch. A method is recommended where it takes at
-    most 70 % of the card. Forecasts were not measured on a card.
+    It is arithmetic on the base's config: no weights, no GPU, no torch. A method is recommended where it takes at
+    most 70 % of the GPU's memory. Forecasts were not measured on a GPU.
 
     \b
     Examples:
@@ -83,7 +83,7 @@ def print_plan(found: Plan) -> None:
     rows = [[human_bytes(size), *answers, ", ".join(names)] for (size, *answers), names in fits.items()]
     click.echo(render(["memory", "qlora", "lora", "full", "cards"], rows, cut=4))
     click.echo()
-    click.echo(f"recommended for {found.card or 'no card of the table'} ({found.verdict}):")
+    click.echo(f"recommended for {found.card or 'no GPU of the table'} ({found.verdict}):")
     for choice in found.recommendation:
         _fill(f"{choice.option} {choice.value}: {choice.reason}", indent="  ")
     for device in found.learnt:

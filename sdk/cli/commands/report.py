@@ -70,7 +70,7 @@ def report_command(of: tuple[str, ...], output: str, style: str, **given: Any) -
         made = client.report(of, form=form, **{**given, "published": bool(given["published"])})
     written = made.save(path)
     if made.rows and style == "table":
-        say(f"it holds {made.rows} rows or samples; send it only to whom may read their dataset")
+        say(f"it holds {made.rows} rows or samples; send it only to people who may read their dataset")
     document = {
         "path": str(written),
         "title": made.title,

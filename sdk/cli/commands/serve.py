@@ -86,7 +86,7 @@ def serve_command(
     from sdk.gateway.serving import ServeOptions, read_key, serve
 
     if key_file is not None and has_no_key:
-        raise click.UsageError("--key-file and --no-key don't go together; give one of them")
+        raise click.UsageError("--key-file and --no-key can't be combined; give one of them")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     options = ServeOptions(
         refs=refs,

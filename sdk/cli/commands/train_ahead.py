@@ -133,7 +133,7 @@ def _name_positions(rows: Collection[dict[str, Any]], spec: TrainingSpec, folder
         return
     for row in rows:
         if row["option"] == "max_length":
-            row["from"] += f"; rows are cut at {positions}, since the base has no more positions"
+            row["from"] += f"; rows are truncated to {positions}, since the base has no more positions"
 
 
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:

@@ -42,7 +42,9 @@ def asking_options(command: F) -> F:
                 help="0 is greedy: the same answer each time.",
             ),
             click.option(
-                "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Choose among the likeliest tokens alone."
+                "--top-p",
+                type=click.FloatRange(0, 1, min_open=True),
+                help="Nucleus sampling: the likeliest tokens that make up this share.",
             ),
             click.option("--seed", type=int, help="With --temperature: the same answer each time."),
             click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),

@@ -153,7 +153,7 @@ class Chat:
         if not name:
             raise InvalidInput("say under which name: /save NAME writes NAME.jsonl")
         if not messages:
-            raise InvalidInput("nothing has been said yet; ask something first")
+            raise InvalidInput("the conversation is empty; ask something first")
         path = user_path(name)
         path = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
         rows = self._rows(self._sides[0])

@@ -48,7 +48,7 @@ def curve_lines(curve: Curve | None, stream: TextIO) -> list[str]:
 
 
 def drawn_lines(stream: TextIO, rows_of: Callable[[int, bool], list[Row]]) -> list[str]:
-    """Return the lines of what `rows_of` draws in so many columns for a stream: none if it is no terminal, or too narrow; in
+    """Return the lines of what `rows_of` draws in so many columns for a stream: none if it is not a terminal, or too narrow; in
     ASCII and without colours on one that can't do more.
     """
     columns = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)

@@ -36,7 +36,7 @@ _SAID = {
     "held_out_near": "held-out rows that are nearly here",
     "control_characters": "rows with characters that are not seen",
     "refused_by_base": "rows that can't be used over this base",
-    "too_long": "rows that are too long, and would be cut",
+    "too_long": "rows that are too long, and would be truncated",
 }
 #: Kinds whose detail is a sentence that says what to do.
 _FAULTS = ("unusable", "held_out_unusable", "refused_by_base")
@@ -115,7 +115,7 @@ def _tokens(counted: TokenCounts) -> str:
     )
     return (
         f"{counted.tokens} in {sample}, {counted.supervised_tokens} learnt, the longest {counted.longest}; "
-        f"cut at {counted.max_length}: {counted.rows_cut} rows, {counted.tokens_lost} tokens lost, "
+        f"truncated to {counted.max_length}: {counted.rows_cut} rows, {counted.tokens_lost} tokens lost, "
         f"{counted.rows_dropped} rows dropped" + (f"; {counted.rows_split} texts split" if counted.rows_split else "")
     )
 
@@ -208,7 +208,7 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
     else:
         whole = (
             f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} learnt; "
-            f"{totals.rows_cut} rows cut, {totals.rows_dropped} dropped"
+            f"{totals.rows_cut} rows truncated, {totals.rows_dropped} dropped"
         )
     left_out = (
         [("left out", f"{preview.left_out} more texts of these rows don't fit into a job's result")]

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from sdk.cli.support.hangup import hang_up, lost_terminal
+from sdk.cli.support.option_names import unfit_value, with_option_names
 from sdk.cli.support.other_names import ours
 from sdk.cli.support.output import plain
 from sdk.errors import FULL_DISK, AdapterctlError, InvalidInput, Unauthenticated, Unavailable
@@ -39,6 +40,8 @@ def leave(error: Exception) -> NoReturn:
         _forget_names()
     if isinstance(error, Unavailable) and "check ADAPTERCTL_URL" in error.message:
         known = Unavailable(f"{error.message}{_url_source(error.message)}", param=error.param)
+    if isinstance(error, AdapterctlError):
+        known.message = with_option_names(known.message, known.param, error)
     if os.environ.get("ADAPTERCTL_DEBUG"):
         traceback.print_exception(error)
     if _wants_json():
@@ -76,6 +79,14 @@ def translated(error: Exception) -> AdapterctlError:
         path = error.ctx.command_path if error.ctx else "adapterctl"
         if isinstance(error, click.NoSuchOption) and (name := _ours(error)) is not None:
             return InvalidInput(f"there is no option {error.option_name!a}; here it is {name}", param=error.option_name)
+        if isinstance(error, click.NoSuchOption):
+            near = " or ".join(sorted(error.possibilities or ())[:3])
+            hint = f"did you mean {near}?" if near else f"see: {path} --help"
+            return InvalidInput(f"there is no option {error.option_name!a}; {hint}", param=error.option_name)
+        if isinstance(error, click.BadOptionUsage) and "requires an argument" in error.message:
+            return InvalidInput(f"{error.option_name} needs a value; see: {path} --help", param=error.option_name)
+        if isinstance(error, click.BadParameter) and (refused := unfit_value(error)) is not None:
+            return InvalidInput(refused, param=_param_of(error))
         # Click writes choices one below the other.
         message = " ".join(error.format_message().split()).rstrip(".")
         hint = "" if "see:" in message or "did you mean" in message else f"; see: {path} --help"

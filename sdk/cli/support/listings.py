@@ -62,7 +62,7 @@ class Listing:
         header: bool = True,
     ) -> None:
         """Print rows as JSON (of `documents`, if these aren't the rows themselves), or as bare keys, or as a table: drawn for
-        people, and one record a line where they go to a program. `colour` may colour the line of a row; without `header`
+        people, and one record per line where they go to a program. `colour` may colour the line of a row; without `header`
         a pipe gets records alone, as after others of the same list.
         """
         if style == "json":
@@ -88,7 +88,7 @@ class Listing:
                 say_left_out(found.left_out)
 
     def tabbed(self, rows: Sequence[Any], *, header: bool = True) -> str:
-        """Return a record a line, with tabs between whole values, after a line of their names."""
+        """Return a record per line, with tabs between whole values, after a line of their names."""
         lines = [[column.field for column in self.columns]] if header else []
         lines += [[written(column.of(row)) for column in self.columns] for row in rows]
         return "\n".join("\t".join(line) for line in lines)

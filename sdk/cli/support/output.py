@@ -60,7 +60,7 @@ def keep_asked(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 
 def is_piped() -> bool:
-    """Whether what is printed goes to a program: stdout is no terminal, and no `--format table` was given."""
+    """Whether what is printed goes to a program: stdout is not a terminal, and no `--format table` was given."""
     ctx = click.get_current_context(silent=True)
     return not sys.stdout.isatty() and not (ctx is not None and ctx.meta.get(_ASKED))
 

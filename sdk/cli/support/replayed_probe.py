@@ -33,7 +33,7 @@ def print_replay(
 
 def _print_table(found: ProbeReplay) -> None:
     told = [norm for norm in found.norms.values() if norm is not None]
-    against = "not held against any" if not found.norms_stored else "as recorded"
+    against = "not compared with any" if not found.norms_stored else "as recorded"
     if found.norms_differing:
         against = f"{len(found.norms_differing)} not as recorded"
     click.echo(f"whole: {found.ref}, sha256:{found.digest}")
@@ -41,7 +41,7 @@ def _print_table(found: ProbeReplay) -> None:
     click.echo()
     click.echo(render(["module", "norm", "recorded"], _modules(found), cut=0))
     if found.replaced:
-        click.echo(f"replaced beside that: {len(found.replaced)}, such as {plain(found.replaced[0])}")
+        click.echo(f"also replaced: {len(found.replaced)}, such as {plain(found.replaced[0])}")
     if found.logits is not None:
         click.echo()
         _print_logits(found.logits)

@@ -115,7 +115,7 @@ def _counts(found: LabelCounts) -> list[str]:
     square = [[f"{number} {name}", *row] for number, name, row in zip(numbers, names, found.counts, strict=True)]
     widths = [max(len(str(value)) for value in column) for column in zip(numbers, *found.counts, strict=True)]
     if _LABEL + len(numbers[-1]) + 1 + sum(width + 2 for width in widths) <= screen_width():
-        return [render(["expected, and found as", *numbers], square)]
+        return [render(["true \\ predicted", *numbers], square)]
     pairs = [
         (names[own], names[other], count)
         for own, row in enumerate(found.counts)
@@ -123,7 +123,7 @@ def _counts(found: LabelCounts) -> list[str]:
         if own != other and count
     ]
     pairs.sort(key=lambda pair: -pair[2])
-    table = render(["expected", "found as", "rows"], pairs[:_PAIRS])
+    table = render(["true", "predicted", "rows"], pairs[:_PAIRS])
     rest = len(pairs) - _PAIRS
     return [table, *([f"and {rest} more pairs of labels; --format json has all"] if rest > 0 else [])]
 

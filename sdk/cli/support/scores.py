@@ -149,7 +149,7 @@ def long_lines(
     >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0}, {"max_length": 512}, "3f1c")
     ['a@v1: 1 of 6 rows has no score: none of its first 512 tokens is one that the loss is taken on; shorten it, or raise --max-length where the base has the positions (which: adapterctl evals show 3f1c --rows)']
     >>> long_lines("a@v1", {"rows": 6.0, "shortened_rows": 2.0}, {"max_length": 512}, "3f1c")
-    ['a@v1: 2 of 6 rows are cut at 512 tokens, and scored on what is left; shorten them, or raise --max-length where the base has the positions']
+    ['a@v1: 2 of 6 rows are truncated to 512 tokens, and scored on the rest; shorten them, or raise --max-length where the base has the positions']
     >>> long_lines("a@v1", {"generated_rows": 8.0, "shortened_prompt_rows": 2.0}, {"prompt_tokens": 56}, None)
     ['a@v1: 2 of 8 answers start from the last 56 tokens of a longer prompt; shorten the prompts, lower --max-new-tokens, or raise --max-length where the base has the positions']
     >>> long_lines("a@v1", {"generated_rows": 8.0, "longer_reference_rows": 2.0}, {"max_new_tokens": 48}, None)
@@ -176,7 +176,7 @@ def long_lines(
         said = f"{has} no score: none of {its} first {max_length} tokens is one that the loss is taken on"
         lines.append(f"{ref}: {unscored} of {every} rows {said}; {_mending(unscored)}{which}")
     if shortened:
-        said = f"{'is' if shortened == 1 else 'are'} cut at {max_length} tokens, and scored on what is left"
+        said = f"{'is' if shortened == 1 else 'are'} truncated to {max_length} tokens, and scored on the rest"
         lines.append(f"{ref}: {shortened} of {every} rows {said}; {_mending(shortened)}")
     if prompts := round(metrics.get(SHORTENED_PROMPT_ROWS, 0)):
         starts = f"{'starts' if prompts == 1 else 'start'} from the last {conditions.get('prompt_tokens')} tokens of a longer prompt"

@@ -159,7 +159,7 @@ def _ended_without(view: SweepView) -> list[SweepMember]:
 
 
 def picture_lines(view: SweepView, stream: TextIO) -> list[str]:
-    """Return the lines of a small picture for a stream: none if it is no terminal, or no member has a score."""
+    """Return the lines of a small picture for a stream: none if it is not a terminal, or no member has a score."""
     from sdk.plotting.sweeps.panels import picture_of
     from sdk.plotting.sweeps.terminal import rows_of as drawn
 
@@ -191,7 +191,7 @@ def document_of(view: SweepView) -> dict[str, Any]:
 
 
 def failure_of(view: SweepView) -> JobFailed | None:
-    """Return why a sweep that has ended is no success for a command: `error_of`, or a member ended without a result."""
+    """Return why a sweep that has ended is not a success for a command: `error_of`, or a member ended without a result."""
     if (error := error_of(view)) is not None:
         return error
     if not (ended := _ended_without(view)):

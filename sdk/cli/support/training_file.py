@@ -80,7 +80,7 @@ def _read(name: str, known: Iterable[str], *, command: str) -> dict[str, Any]:
         raise InvalidInput(f"{path} can't be read as YAML{line}; correct it, then try again", param="config") from None
     if twice is not None:
         key, line_number = twice
-        raise InvalidInput(f"{path}: {key[:80]!a} is there twice, again in line {line_number}; leave one", param=key)
+        raise InvalidInput(f"{path}: {key[:80]!a} is given twice, again in line {line_number}; leave one", param=key)
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} holds no options; write lines such as 'rank: 16'", param="config")
     known = set(known)

@@ -56,7 +56,7 @@ def rows_options(command: F) -> F:
         click.option(
             "--test-data",
             type=ROWS,
-            help="Rows, as --data, by which nothing is chosen: they tell how good the published weights are.",
+            help="Rows, as --data, by which nothing is chosen: the test loss of the published weights.",
         ),
     )
 

@@ -56,7 +56,7 @@ class ChatLines:
             document = json.loads(data)
             choices = [self._choice(choice) for choice in document.get("choices", ())]
         except (ValueError, AttributeError, RecursionError) as error:
-            raise BrokenAnswerError("a line of it is no object") from error
+            raise BrokenAnswerError("a line of it is not an object") from error
         return event(_as("chat.completion.chunk", document | {"model": self._model}, choices))
 
     def _choice(self, choice: dict[str, Any]) -> dict[str, Any]:

@@ -192,7 +192,7 @@ class GatewayHttp(HttpToolsProtocol):
             self.transport.abort()
             return
         super().send_400_response(
-            "this is no HTTP/1.1 request within the limits; send a smaller one, whole and at once"
+            "this is not an HTTP/1.1 request within the limits; send a smaller one, whole and at once"
         )
         self._cut_later()
 

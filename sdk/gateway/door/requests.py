@@ -50,11 +50,11 @@ def parse(kind: type[B], body: bytes) -> B:
     except ValueError as error:
         raise _bad(f"the body is not JSON ({_first_line(error)}); send one JSON object") from None
     if not isinstance(value, dict):
-        raise _bad("the body is no JSON object; send one")
+        raise _bad("the body is not a JSON object; send one")
     unknown = next((key for key in value if key not in kind.model_fields), None)
     if unknown is not None:
         shown = unknown if re.fullmatch(r"\w{1,64}", unknown, re.ASCII) else ascii(unknown[:64])
-        raise _bad(f"{shown} is no field of this request; leave it out", param=unknown[:64])
+        raise _bad(f"{shown} is not a field of this request; leave it out", param=unknown[:64])
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -149,7 +149,7 @@ def _with_generation_config(request: ChatBody) -> ChatBody:
         )
     except (ValueError, TypeError, OverflowError):
         raise _bad(
-            "generation_config is no generation config as JSON; leave it out", param="generation_config"
+            "generation_config is not a generation config as JSON; leave it out", param="generation_config"
         ) from None
     return request.model_copy(update={name: getattr(checked, name) for name in numbers if name not in said})
 
@@ -164,7 +164,7 @@ def _explained(error: ValidationError) -> Declined:
     )
     where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or re.fullmatch(r"\w{1,64}", part))
     if first["type"] == "extra_forbidden":
-        return _bad(f"{where} is no field of this request; leave it out", param=where)
+        return _bad(f"{where} is not a field of this request; leave it out", param=where)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return _bad(f"{where + ': ' if where else ''}{message[:300]}; correct it", param=where or None)
 

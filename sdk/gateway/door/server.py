@@ -19,7 +19,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(found[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise Unavailable(
-            f"{host!a} is no address of this machine ({error.strerror}); choose another with --host"
+            f"{host!a} is not an address of this machine ({error.strerror}); choose another with --host"
         ) from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

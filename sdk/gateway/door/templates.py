@@ -208,5 +208,5 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(_read(path) or b"{}")
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"{path.name} is no JSON") from error
+        raise ValueError(f"{path.name} is not JSON") from error
     return found if isinstance(found, dict) else {}

@@ -73,7 +73,7 @@ class VllmBase:
             except TimeoutError:
                 raise EngineRefused(
                     "requests to the base that began before any version was loaded are still running, and vLLM may answer them wrongly "
-                    f"beside {name}; wait until they have ended, {name} is tried again by itself"
+                    f"while {name} loads; wait until they have ended, {name} is tried again by itself"
                 ) from None
 
     async def _load_empty(self, name: str, version: Path) -> None:
@@ -92,7 +92,7 @@ class VllmBase:
         if reason is not None:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise EngineRefused(
-                f"vLLM doesn't load an adapter without effect, by which it is asked for the base beside {name}: {reason}; see: "
+                f"vLLM doesn't load an adapter without effect, by which it is asked for the base next to {name}: {reason}; see: "
                 f"adapterctl compat {name} --engine vllm"
             )
         self._folder = folder

@@ -129,7 +129,7 @@ def judge(record: ServedProbe, scores: Scores, *, dtype: DtypeName | None = None
     if base > most:
         return verdict(
             "failed",
-            f"the engine's base is {base:.3g} nats a token from the record's, and {most:.3g} is the most that rounding explains:"
+            f"the engine's base is {base:.3g} nats per token from the record's, and {most:.3g} is the most that rounding explains:"
             " it is another base, or one in fewer bits; start the engine with the version's base",
         )
     if adapter > allowed:
@@ -137,7 +137,7 @@ def judge(record: ServedProbe, scores: Scores, *, dtype: DtypeName | None = None
         as_base = bare <= _NEARER * effect and bare < adapter
         return verdict(
             "failed",
-            f"under the version's name the engine answers {adapter:.3g} nats a token from the record, and {allowed:.3g} is allowed: "
+            f"under the version's name the engine answers {adapter:.3g} nats per token from the record, and {allowed:.3g} is allowed: "
             + (
                 "it answers as the base does, so the adapter has no effect there"
                 if as_base
@@ -149,7 +149,7 @@ def judge(record: ServedProbe, scores: Scores, *, dtype: DtypeName | None = None
         return verdict("passed", f"{tokens} tokens are as recorded, within {allowed:.3g} nats")
     return verdict(
         "undecidable",
-        f"the adapter moves the base by {effect:.3g} nats a token, too little to be told from this engine's rounding of {base:.3g};"
+        f"the adapter moves the base by {effect:.3g} nats per token, too little to distinguish from this engine's rounding of {base:.3g};"
         " serve it in float32 to be sure",
     )
 

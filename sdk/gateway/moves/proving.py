@@ -22,7 +22,7 @@ from sdk.lora.compatibility.reading import facts_of_folder
 from sdk.schemas.serving import DtypeName, ServedProbe
 from sdk.whole_files import write_whole
 
-#: An adapter whose record says less than this has no effect, in nats a token.
+#: An adapter whose record says less than this has no effect, in nats per token.
 _NO_EFFECT = 1e-4
 #: So many records are kept for when the registry is away.
 _MOST_RECORDS = 256

@@ -139,7 +139,7 @@ class ServedTables:
         results = await asyncio.gather(*(self._look_at(namespace) for namespace in self._files))
         if all(results) and self._away_since is not None:
             self._away_since = None
-            self._say("the registry is there again")
+            self._say("the registry is back")
         after = [self._last.get(namespace) for namespace in self._files]
         return [each and each.table for each in before] != [each and each.table for each in after]
 

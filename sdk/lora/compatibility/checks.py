@@ -156,7 +156,7 @@ def joined_modules(facts: AdapterFacts, *_: object) -> Objection | None:
     for names in places.values():
         attention = names & (ATTENTION - {"o_proj"})
         if attention and not {"q_proj", "v_proj"} <= names:
-            return _no(f"it adapts {named(attention)} alone, and q_proj and v_proj are taken for granted")
+            return _no(f"it adapts {named(attention)} alone, and q_proj and v_proj are always expected")
         if "up_proj" in names and "gate_proj" not in names:
             return _no("it adapts up_proj without gate_proj, with which it is joined")
     if facts.excludes and facts.last_names & (LLAMA - {"o_proj", "down_proj"}):

@@ -167,7 +167,7 @@ def _cut(facts: AdapterFacts, against: Sequence[RuleFinding]) -> tuple[str, ...]
         return ()
     base = f" --base {facts.base_folder}" if facts.is_folder and facts.use_dora else ""
     return (
-        f"{_plain(facts)}{base} --rank R -o ./plain makes a plain LoRA of the rank R that is near it, and tells how much of ΔW it keeps; "
+        f"{_plain(facts)}{base} --rank R -o ./plain makes a plain LoRA of the rank R that is near it, and reports how much of ΔW it keeps; "
         "a merge keeps all of it",
     )
 

@@ -143,7 +143,7 @@ def blueprint_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]]
         assert family is not None
         if text is not config and family.beside is None:
             raise UnknownFamilyError(
-                f"the config of {outer or name:.80} has parts beside its text model, whose shapes the table lacks"
+                f"the config of {outer or name:.80} has parts besides its text model, whose shapes the table lacks"
             )
         held = family.tensors(numbers, tied=is_tied)
     heads = numbers.heads

@@ -67,9 +67,9 @@ def card_of(text: str) -> GpuCard:
     if len({card.memory_bytes for card in found}) == 1:
         return found[0]
     if found:
-        raise CardError(f"{_shown(text)} may be several cards; give one of: {', '.join(card.name for card in found)}")
+        raise CardError(f"{_shown(text)} may be several GPUs; give one of: {', '.join(card.name for card in found)}")
     names = ", ".join(card.name for card in CARDS)
-    raise CardError(f"{_shown(text)} is no card; give its memory with a unit, such as 24GB, or one of: {names}")
+    raise CardError(f"{_shown(text)} is not a GPU; give its memory with a unit, such as 24GB, or one of: {names}")
 
 
 def _shown(text: str) -> str:

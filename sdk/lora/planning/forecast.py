@@ -181,7 +181,7 @@ class _Parts:
             "optimizer", own["optimizer"], f"{run.spec.optimizer.name}: {', '.join(run.spec.optimizer.tensors)}"
         )
         if paged := own["paged optimizer"]:
-            said = "of large tensors, paged out where the card is full"
+            said = "of large tensors, paged out where the GPU is full"
             yield self.part("paged optimizer", paged, said, machine=True)
 
     def _chunk_tokens(self) -> int | None:

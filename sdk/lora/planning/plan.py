@@ -123,7 +123,7 @@ def plan_of(base: ModelShapes, asked: Asked) -> Plan:
 
 
 def _method(customary: dict[PlanMethod, Forecast], card: GpuCard | None) -> PlanMethod:
-    """Return "lora" if it takes at most 70 % of the card, and "qlora" otherwise or without a card."""
+    """Return "lora" if it takes at most 70 % of the GPU's memory, and "qlora" otherwise or without a card."""
     return "lora" if card is not None and _verdict(customary["lora"], card) == "fits" else "qlora"
 
 
@@ -172,7 +172,7 @@ def _of_objective(objective: str | None, base: ModelShapes) -> Iterator[str]:
     traits = traits_of(objective)
     if objective is None:
         yield (
-            "no objective is given, and rows decide it: counted is sft; pairs of answers (dpo and others) have two sequences a row, and "
+            "no objective is given, and rows decide it: counted is sft; pairs of answers (dpo and others) have two sequences per row, and "
             "classify has no logits of the vocabulary"
         )
     if not traits.predicts_tokens:
@@ -198,7 +198,7 @@ def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterato
     if asked.stored is not None:
         yield f"the base is stored in 4 bits ({asked.stored.type}), so only qlora trains over it; lora and full are here to compare with"
     if asked.gradient_checkpointing is not None:
-        yield "a training has no option for checkpointing: its worker chooses by the memory that is there"
+        yield "a training has no option for checkpointing: its worker chooses by its free memory"
     if base.left_out:
         yield f"{base.left_out} is not counted: rows of text don't train it, but it takes memory where it is loaded"
     if chosen.method == "full":
@@ -212,6 +212,6 @@ def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterato
     if card is None or chosen.card_bytes > card.memory_bytes:
         largest = chosen.largest
         other = next((each.name for each in CARDS if chosen.card_bytes <= ROOMY * each.memory_bytes), None)
-        fits = f"a card that it fits: {other}" if other else "no card of the table has room for it"
+        fits = f"a GPU that it fits: {other}" if other else "no GPU of the table has room for it"
         where = "no card of the table" if card is None else card.name
         yield f"it does not fit {where}: {largest.name} take {largest.size_bytes / 1e9:.1f} GB of {chosen.card_bytes / 1e9:.1f}; {fits}"

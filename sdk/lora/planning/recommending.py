@@ -93,7 +93,7 @@ def recommended(
         ]
     batch, steps = chosen.batch_size, _accumulation(asked, chosen)
     room = f"{chosen.card_bytes / 1e9:.1f} GB" + (f" of {card.memory_bytes / 1e9:.0f}" if card else "")
-    why_batch = f"{batch * steps} rows a step; so it takes {room}"
+    why_batch = f"{batch * steps} rows per step; so it takes {room}"
     return [
         *found,
         choice("batch × accumulation", f"{batch} × {steps}", why_batch, "batch_size", "grad_accum"),
@@ -115,28 +115,28 @@ def _accumulation(asked: Asked, chosen: Forecast) -> int:
 
 def _why_checkpointing(chosen: Forecast, card: GpuCard | None) -> str:
     if card is None:
-        return "without a card that it fits, the one that takes less memory"
+        return "without a GPU that it fits, the one that takes less memory"
     if chosen.gradient_checkpointing:
-        return "activations would take more than half of what is free beside the base; costs a third more compute"
-    return "activations fit, and nothing is computed twice"
+        return "activations would take more than half of what the base leaves free; costs a third more compute"
+    return "activations fit without gradient checkpointing"
 
 
 def _why_method(
     method: PlanMethod, customary: Mapping[PlanMethod, Forecast], card: GpuCard | None, *, roomy: float
 ) -> str:
     if card is None:
-        return "without a card named, the one that takes least memory"
+        return "without a GPU named, the one that takes the least memory"
     share = 100 * customary["lora"].card_bytes / card.memory_bytes
     most = f"{100 * roomy:.0f} %"
     if method == "lora":
-        return f"with 16-bit weights it takes {math.floor(share)} % of the card, and up to {most} leave room"
+        return f"with 16-bit weights it takes {math.floor(share)} % of the GPU's memory, and up to {most} leave room"
     if share <= 100 * roomy:
-        return "the card was chosen for it, as the smallest that it fits"
+        return "the GPU was chosen for it, as the smallest that it fits"
     # Rounded to the nearest, 70.2 % would pass as 70 %.
-    return f"with 16-bit weights it would take {math.ceil(share)} % of the card, and more than {most} leave too little room"
+    return f"with 16-bit weights it would take {math.ceil(share)} % of the GPU's memory, and more than {most} leave too little room"
 
 
 def _why_length(spec: TrainingSpec, chosen: Forecast) -> str:
     if chosen.max_length < spec.max_length:
-        return f"rows of {spec.max_length} tokens do not fit; longer rows are cut"
-    return "longer rows are cut; adapterctl data preview shows how long yours are"
+        return f"rows of {spec.max_length} tokens do not fit; longer rows are truncated"
+    return "longer rows are truncated; adapterctl data preview shows how long yours are"

@@ -164,7 +164,7 @@ def _memory(plans: dict[str, Plan]) -> Iterator[str]:
 
 
 def _sources() -> Iterator[str]:
-    yield "| card | memory by |"
+    yield "| GPU | memory by |"
     yield "|---|---|"
     for card in CARDS:
         yield f"| {card.name} | {card.source} |"

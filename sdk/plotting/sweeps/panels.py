@@ -225,7 +225,7 @@ def _legend(main: SettingPanel) -> Iterator[str]:
     if any(not dot.pruned for dot in main.dots):
         yield "small points: seeds"
     if any(dot.pruned for dot in main.dots):
-        yield "hollow points: ended early"
+        yield "hollow points: stopped early"
     if any(mark.best for mark in main.marks):
         yield "ring: the best"
 

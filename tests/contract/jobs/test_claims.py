@@ -128,7 +128,7 @@ class TestRouting:
         assert crew.claim(name="other", queues=["cpu"]) is None
         waits = {job.id: crew.view(job.id).waits or "" for job in (large, card)}
         assert waits[large.id] == "it needs 64.0 GiB of memory, and the largest worker that may run it has 16.0 GiB"
-        assert waits[card.id] == "it needs a CUDA card, and no worker of the queue gpu has one"
+        assert waits[card.id] == "it needs a CUDA GPU, and no worker of the queue gpu has one"
         assert crew.hold(name="card", device="cuda").job == card.id
         assert crew.hold(name="big", memory_bytes=2**37, free_memory_bytes=2**37).job == large.id
 

@@ -104,7 +104,7 @@ class TestContinuing:
     def require_refused(self, crew: Crew, ref: str, *options: dict[str, Any]) -> None:
         for each in options:
             with pytest.raises(
-                InvalidInput, match=f"^{ref} was taught with another chat template, which is"
+                InvalidInput, match=f"^{ref} was trained with another chat template, which is"
             ) as refused:
                 self.submit(crew, ref, spec=SPEC.model_copy(update=each))
             assert refused.value.param == "spec.chat_template"
@@ -115,7 +115,9 @@ class TestContinuing:
         done = crew.complete(held)
         ref = done.result["ref"]
         for changed in ({"holdout": 0.2}, {"holdout": 0.1, "holdout_seed": 1}, {"holdout": 0.1, "holdout_by": "g"}):
-            with pytest.raises(InvalidInput, match="has learnt what would be held out now; hold out the same, or give"):
+            with pytest.raises(
+                InvalidInput, match="was trained on rows that would be held out now; hold out the same, or give"
+            ):
                 self.submit(crew, ref, spec=SPEC.model_copy(update=changed))
         assert self.submit(crew, ref, spec=SPEC.model_copy(update={"holdout": 0.1})).request["spec"]["holdout"] == 0.1
         assert self.submit(crew, ref).request["spec"].get("holdout") is None

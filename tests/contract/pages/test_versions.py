@@ -118,7 +118,7 @@ def test_ref_leads_to_the_page_of_its_version(scene: Scene, reader: httpx.Client
 
 
 def test_adapter_that_is_called_like_a_version_has_a_page_of_its_own(scene: Scene, reader: httpx.Client) -> None:
-    scene.made.pushed("sql/v1", description="it is no version of sql")
+    scene.made.pushed("sql/v1", description="it is not a version of sql")
     scene.made.pushed("sql/v77")
     named = reader.get("/ui/adapters", params={"namespace": "sql"}).text
     assert 'href="/ui/adapter/sql/v1"' in named

@@ -83,7 +83,7 @@ class TestWhatItIsComparedWith:
         scored(scene, data, 1.01)
         ask_for(scene, data, CLOSE)
         found = check(scene, 2)
-        assert "no scores that were measured alike" in only(found).message
+        assert "no scores that were measured in the same way" in only(found).message
         assert [[target.ref for target in one.targets] for one in found.missing] == [[ref(scene, 2), ref(scene, 1)]]
         scene.services.jobs.submit(submission=JobSubmission(request=found.missing[0]), who=scene.who("will"))
         hand_in(scene, {ref(scene, 1): row_scores(1.0, seed=2), ref(scene, 2): row_scores(1.01, seed=3)})

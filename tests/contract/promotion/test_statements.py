@@ -158,7 +158,7 @@ class TestPromoting:
 
     def test_only_an_alias_has_statements(self, writer: Client, space: str, pair: Pair) -> None:
         for ref in (f"{space}/a@v1", f"{space}/a@latest", f"{space}/a", "sweep:3f1c2a9b7d20/4"):
-            with pytest.raises(InvalidInput, match="is no alias, so nobody states what it names"):
+            with pytest.raises(InvalidInput, match="is not an alias, so nobody states what it names"):
                 writer.pull(ref, require_signed_alias=pair.public)
 
 

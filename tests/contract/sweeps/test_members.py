@@ -216,7 +216,7 @@ def test_no_training_goes_on_from_what_a_member_has_kept(desk: Desk) -> None:
     ref, *_ = refs_of(desk, 1.2, 0.9, 1.1)
     job = desk.writer.get(ref).info.job.id
     with pytest.raises(
-        InvalidInput, match=f"job {job} is a member of a sweep and has ended, so it has no state to go on"
+        InvalidInput, match=f"job {job} is a member of a sweep and has ended, so it has no checkpoint to resume from"
     ):
         desk.crew.submit(from_checkpoint=CheckpointRef(job=job))
 

@@ -41,7 +41,7 @@ class TestTokens:
         ("args", "said"),
         [
             ([], "give --role ROLE, or --grant NS=ROLE"),
-            (["--role", "king"], "'king' is not one of"),
+            (["--role", "king"], "--role can't be 'king'; use reader"),
             (["--grant", "team=king"], "'team=king' is not a grant"),
             (["--grant", "team"], "'team' is not a grant"),
             (["--grant", "a=reader", "--grant", "a=writer"], "twice"),

@@ -60,11 +60,11 @@ def test_curves_are_read_by_keyboard_alone(reading: Callable[..., Reader]) -> No
     expect(values).to_contain_text("step 598")
     page.get_by_role("button", name="Log scale").focus()
     page.keyboard.press("Space")
-    expect(page.get_by_text("loss, nats a token, logarithmic")).to_be_visible()
+    expect(page.get_by_text("loss, nats per token, logarithmic")).to_be_visible()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="By time")).to_have_attribute("aria-pressed", "true")
-    expect(page.get_by_role("group", name="loss, nats a token by seconds")).to_be_visible()
+    expect(page.get_by_role("group", name="loss, nats per token by seconds")).to_be_visible()
 
 
 def test_curves_take_the_colours_of_another_scheme(reading: Callable[..., Reader]) -> None:

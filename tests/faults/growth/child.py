@@ -74,7 +74,7 @@ class Bench:
 
     @staticmethod
     async def _warm(desk: Desk) -> None:
-        """What is only made for the first request is no request's doing."""
+        """What is only made for the first request is not a request's doing."""
         await desk.ask("post", "/api/v1/jobs", body=json.dumps(desk.bodies["submit_job"]).encode())
         await desk.ask("get", "/api/v1/search", query="filter=rank%20%3D%208")
 

@@ -62,15 +62,15 @@ BAD: list[tuple[Any, str]] = [
     ({"text": "a", "label": True}, "neither a text nor a whole number but true or false"),
     ({"text": "a", "label": 0.5}, "neither a text nor a whole number but a decimal number"),
     ({"text": "a", "label": ["x"]}, "neither a text nor a whole number but a list"),
-    ({"text": "a", "label": "x", "id": 7}, "keys beside `text` and `label` that would be lost: `id`"),
+    ({"text": "a", "label": "x", "id": 7}, "keys besides `text` and `label` that would be lost: `id`"),
     (
         {"prompt": "p", "completion": "c", "label": "x"},
         "or leave it out with --columns prompt=prompt,completion=completion",
     ),
-    ({"text": "a", "id": 7}, "keys beside `text` that would be lost: `id`"),
+    ({"text": "a", "id": 7}, "keys besides `text` that would be lost: `id`"),
     (
         {"prompt": "p", "completion": "c", "weight": 0},
-        "keys beside `prompt` and `completion` that would be lost: `weight`",
+        "keys besides `prompt` and `completion` that would be lost: `weight`",
     ),
     ({"prompt": "p", "completion": "c", "messages": [USER]}, "that would be lost: `messages`"),
     ({"prompt": "p", "completion": "c", "tools": [TOOL]}, "that would be lost: `tools`"),
@@ -111,7 +111,7 @@ BAD: list[tuple[Any, str]] = [
         "`chosen` that does not begin with an assistant",
     ),
     ({"prompt": [USER], "chosen": [{**ANSWER, "weight": 1}], "rejected": [CALLS]}, "has a `weight` in an answer"),
-    (chat(ANSWER, weight=0), "keys beside `messages` and `tools` that would be lost: `weight`"),
+    (chat(ANSWER, weight=0), "keys besides `messages` and `tools` that would be lost: `weight`"),
     (chat(ANSWER, source="x", split="train"), "that would be lost: `source`, `split`"),
     (chat(ANSWER, documents=[{"text": "d"}]), "that would be lost: `documents`"),
     # Texts.
@@ -385,10 +385,10 @@ def test_a_bad_file_is_refused_by_its_first_bad_line(
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ("", "'' is no KEY=COLUMN; write columns as prompt=question,completion=answer"),
-        ("question", "'question' is no KEY=COLUMN"),
-        ("prompt=", "'prompt=' is no KEY=COLUMN"),
-        ("prompt=q,", "'' is no KEY=COLUMN"),
+        ("", "'' is not KEY=COLUMN; write columns as prompt=question,completion=answer"),
+        ("question", "'question' is not KEY=COLUMN"),
+        ("prompt=", "'prompt=' is not KEY=COLUMN"),
+        ("prompt=q,", "'' is not KEY=COLUMN"),
         ("question=prompt", "'question' is not a key of a row; map columns to prompt, completion"),
         ("text=a,text=b", "the key 'text' has two columns"),
         ("prompt=a,completion=a", "the column 'a' is given to two keys"),

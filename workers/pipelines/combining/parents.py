@@ -106,7 +106,7 @@ def common_whole(parents: Sequence[OpenParent]) -> dict[str, Tensor]:
         if other is not None:
             raise PipelineError(
                 FailureReason.ADAPTER,
-                f"{first.label} and {other.label} hold {name} whole, and differ in it, which is no ΔW; save and push both again "
+                f"{first.label} and {other.label} hold {name} whole, and differ in it, which is not a ΔW; save and push both again "
                 "with save_embedding_layers=False, if it was not trained.",
             )
     return found

@@ -133,7 +133,7 @@ def read_back(given: Sequence[ParentFolder], out: Path, *, expected_kept: Mappin
     parents = [(parent.weight, PeftAdapter(parent.folder)) for parent in given]
     expected = {module for _, parent in parents for module in parent.modules}
     if wrong := sorted(expected ^ set(written.modules)):
-        raise _wrong(wrong[0], "is there in only one of the two")
+        raise _wrong(wrong[0], "is in only one of the two")
     tolerance, worst = TOLERANCE[written.dtype], 0.0
     generator = torch.Generator().manual_seed(0)
     for module in sorted(expected):
@@ -150,7 +150,7 @@ def read_back(given: Sequence[ParentFolder], out: Path, *, expected_kept: Mappin
     for name in sorted({name for _, parent in parents for name in parent.biases} | written.biases):
         terms = [weight * parent.bias(name) for weight, parent in parents if name in parent.biases]
         if not terms or name not in written.biases:
-            raise _wrong(name, "is there in only one of the two")
+            raise _wrong(name, "is in only one of the two")
         added = torch.stack(terms)
         worst = max(worst, _require_near(name, written.bias(name), added.sum(0), added, tolerance))
     return worst

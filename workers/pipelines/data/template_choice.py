@@ -86,7 +86,7 @@ def require_rendered(template: str | None, chosen: TemplateFields) -> None:
     if template is None and (given := list(chosen.of_template)):
         raise PipelineError(
             FailureReason.SPEC,
-            f"The rows are no conversations, so no chat template renders them; leave {' and '.join(given)} out.",
+            f"The rows are not conversations, so no chat template renders them; leave {' and '.join(given)} out.",
         )
 
 
@@ -98,7 +98,7 @@ def require_same_template(template: str | None, parent: Path) -> None:
     if template is not None and theirs is not None and template != theirs:
         raise PipelineError(
             FailureReason.SPEC,
-            "The version that is continued was taught with another chat template than this, which is as good as another "
+            "The version that is continued was trained with another chat template than this, which is as good as another "
             "tokenizer; give its own as chat_template.",
         )
 

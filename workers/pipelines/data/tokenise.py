@@ -122,7 +122,7 @@ def tokenise(
     if not examples:
         raise PipelineError(
             FailureReason.DATA,
-            f"No row has a token to compute the loss on (loss on {resolved}, {len(left_out)} rows, cut at"
+            f"No row has a token to compute the loss on (loss on {resolved}, {len(left_out)} rows, truncated to"
             f" {max_length} tokens); raise max_length or shorten the prompts.",
         )
     rendering = maker.rendering(examples)

@@ -90,7 +90,7 @@ class MagnitudeDeltas:
         delta = updated.mul_((parts.magnitude / updated.norm(dim=1)).unsqueeze(1)).sub_(parts.weight)
         if not torch.isfinite(delta).all():
             raise PipelineError(
-                FailureReason.ADAPTER, f"The ΔW of {module} has numbers that are none; train the adapter again."
+                FailureReason.ADAPTER, f"The ΔW of {module} has values that are not finite; train the adapter again."
             )
         square = float(delta.square().sum())
         u, sigma, v = _svd(delta, rank)

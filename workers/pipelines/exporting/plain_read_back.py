@@ -52,7 +52,7 @@ def read_back(folder: Path, out: Path, kept: Mapping[str, float], deltas: Magnit
         near = error <= tolerance or (deltas is not None and abs(found - told) <= _ENERGY)
         if not near or not 1.0 - found >= most - _ENERGY - 2 * tolerance:
             raise _differs(
-                f"{module}: it leaves {found:.3e} of the energy of ΔW, {told:.3e} was told, and the rank can keep {most:.6f}, so it"
+                f"{module}: it leaves {found:.3e} of the energy of ΔW, {told:.3e} was reported, and the rank can keep {most:.6f}, so it"
             )
         worst = max(worst, error)
     return worst

@@ -296,7 +296,7 @@ class _Reading:
                 raise inexact(module, "is joined to others by PEFT, which scales rsLoRA by the rank of all of them")
             axes = [axis for axis in piece.axes if axis is not None]
             if piece.size[:-2] not in ((), (1,)) or sorted(axes) != [0, 1] or piece.axes[-2] is None:
-                raise inexact(module, "is no block of the base's parameter")
+                raise inexact(module, "is not a block of the base's parameter")
             across = piece.axes[-1] == 0
             # The block's place in B's rows and A's columns.
             out, into = (piece.source_begin[axis] for axis in (0, 1))

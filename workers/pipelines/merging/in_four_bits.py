@@ -89,7 +89,8 @@ def write_in_four_bits(merged: Path, out: Path, recipe: QuantizationRecipe, clas
     found = FourBitFiles(sorted(packed), sorted(set(blueprint.linear_names) - set(names)))
     if not packed:
         raise PipelineError(
-            FailureReason.SPEC, "The merged model has no linear module that could be in 4 bits; leave --quantize out."
+            FailureReason.SPEC,
+            "The merged model has no linear module that could be quantised to 4 bits; leave --quantize out.",
         )
     out.mkdir()
     across = {stored for stored, parameter in packed.items() if parameter in turned}
@@ -210,7 +211,7 @@ def _read_back(
             far = _distance(files, name, weight.T if name in across else weight, recipe)
             found.furthest = max(found.furthest, far)
         elif _bytes_differ(source, files, name):
-            raise wrong(name, "beside the 4 bits are not those of the merged model")
+            raise wrong(name, "besides the 4 bits are not those of the merged model")
 
 
 def _bytes_differ(one: StoredBase, other: StoredBase, name: str) -> bool:

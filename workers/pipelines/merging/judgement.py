@@ -34,13 +34,15 @@ class Judgement:
         """Warn if the merged model renders conversations otherwise than its base, because the adapter was taught so."""
         if adapter is not None and adapter != base:
             self.warnings.append(
-                "The merged model has the chat template that the adapter was taught with, which is not its base's; serve it"
+                "The merged model has the chat template that the adapter was trained with, which is not its base's; serve it"
                 " with its own."
             )
 
     def hold_distance(self, distance: Distance, plan: Prepared, *, quantised: bool) -> None:
         """Compare the distance of the predictions with the thresholds. Raises PipelineError ("verification")."""
-        said = f"its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the adapter"
+        said = (
+            f"its predictions are {distance.kl:.2g} nats per token from those of the base as trained with the adapter"
+        )
         far = not distance.kl < KL_WARNS
         require_finite(distance)
         if quantised and plan.target.onto == "original":
@@ -53,7 +55,7 @@ class Judgement:
         if not distance.kl < (KL_ROUTED_FAILS if _routes(plan) else KL_FAILS):
             raise PipelineError(
                 FailureReason.VERIFICATION,
-                f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter beside"
+                f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter on"
                 " its base.",
             )
         if far and _routes(plan):
@@ -66,7 +68,7 @@ class Judgement:
         require_finite(distance)
         if not distance.kl < KL_FOUR_BITS_WARNS:
             self.warnings.append(
-                f"In 4 bits its predictions are {distance.kl:.2g} nats a token from those of the base as trained with the"
+                f"In 4 bits its predictions are {distance.kl:.2g} nats per token from those of the base as trained with the"
                 " adapter; a small model loses much by 4 bits."
             )
 
@@ -76,7 +78,7 @@ def require_finite(distance: Distance) -> None:
     if not math.isfinite(distance.kl):
         raise PipelineError(
             FailureReason.VERIFICATION,
-            "The merged model's predictions can't be held against those of what was trained: they are not finite;"
+            "The merged model's predictions can't be compared with those of what was trained: they are not finite;"
             " merge with --dtype float32, or onto another base.",
         )
 

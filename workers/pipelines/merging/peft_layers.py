@@ -71,5 +71,5 @@ def inexact(name: str, said: str) -> PipelineError:
     """Return the error for a module that can't be merged exactly; the reason is a clause."""
     return PipelineError(
         FailureReason.ADAPTER,
-        f"The adapter can't be merged exactly: {name} {said}; serve the adapter beside its base, or leave that module out of it.",
+        f"The adapter can't be merged exactly: {name} {said}; serve the adapter on its base, or leave that module out of it.",
     )

@@ -155,7 +155,7 @@ def _require_untied(base: Path, config: dict[str, Any], classes: Classes | None,
         raise PipelineError(
             FailureReason.ADAPTER,
             f"The adapter can't be merged exactly: {again[0]} is tied to a weight that is adapted in another way, and the"
-            " model's config has no word that unties them; serve the adapter beside its base.",
+            " model's config has no word that unties them; serve the adapter on its base.",
         )
 
 

@@ -170,7 +170,7 @@ def finished(target: Path, plans: Sequence[str]) -> str | None:
     Raises PipelineError if the target contains anything else.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise PipelineError(FailureReason.SPEC, f"{target} is there and is not a folder; choose another with -o DIR.")
+        raise PipelineError(FailureReason.SPEC, f"{target} exists and is not a folder; choose another with -o DIR.")
     if not target.is_dir() or not any(target.iterdir()):
         return None
     for folder in (_folder(target, plan) for plan in plans):

@@ -77,7 +77,7 @@ class KeptWeights:
         except Exception as error:  # whatever a damaged file breaks, the base itself is there
             if is_out_of_memory(error):
                 raise
-        self.said = "the entry in the node's cache could not be used, and is made anew"
+        self.said = "the entry in the node's cache could not be used, and is made again"
         with contextlib.suppress(OSError), self._alone() as alone:
             if alone:
                 shutil.rmtree(self.folder)

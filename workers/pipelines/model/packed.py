@@ -109,7 +109,7 @@ def _unable(name: str, said: str) -> PipelineError:
     return PipelineError(
         FailureReason.BASE,
         f"bitsandbytes can't compute in 8 bits on this processor ({name}: {said}); choose quant_type nf4, the method lora, or a worker"
-        " with a CUDA card.",
+        " with a CUDA GPU.",
     )
 
 

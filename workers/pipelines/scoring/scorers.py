@@ -77,7 +77,7 @@ def _load(name: str) -> Scorer:
     try:
         score = entry.load()
         if not callable(score):
-            raise TypeError(f"{entry.value} is no function")
+            raise TypeError(f"{entry.value} is not a function")
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         raise PipelineError(
@@ -160,7 +160,7 @@ def _numbers(name: str, given: object) -> dict[str, float]:
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise ValueError(f"the key {key!r} is not of lower-case letters, digits and _")
         if key.endswith(COUNTED):
-            raise ValueError(f"the key {key!r} ends with {COUNTED}, as counts of rows do; call it otherwise")
+            raise ValueError(f"the key {key!r} ends with {COUNTED}, as counts of rows do; give it another name")
     return {f"{name}.{key}": _number(value) for key, value in given.items()}
 
 
@@ -172,7 +172,7 @@ def _number(value: object) -> float:
         raise TypeError(f"{type(value).__name__} is not a number")
     number = float(value)
     if not abs(number) <= MOST_SCORE:
-        raise ValueError(f"{number} is no score")
+        raise ValueError(f"{number} is not a score")
     return number
 
 

@@ -20,7 +20,7 @@ def read_synonyms(folder: Path) -> Synonyms:
     Raises PipelineError ("spec") for files that can't be read.
     """
     with named(
-        FailureReason.SPEC, f"{folder} is no WordNet that nltk can read ({{first}}); set it up again.", Exception
+        FailureReason.SPEC, f"{folder} is not a WordNet that nltk can read ({{first}}); set it up again.", Exception
     ):
         reader = _reader(folder)
 

@@ -149,8 +149,8 @@ def require_reference(given: Inputs, model: Any, bare: Any) -> None:
     if not torch.equal(found, bare):
         raise PipelineError(
             FailureReason.UNTRAINED,
-            f"Without its adapter the model differs from its base by {float((found - bare).abs().max()):g} nats on a row, so it is no"
-            f" reference for {given.objective.name}; train with other options, or report this base and these library versions.",
+            f"Without its adapter the model differs from its base by {float((found - bare).abs().max()):g} nats on a row, so it is not"
+            f" a reference for {given.objective.name}; train with other options, or report this base and these library versions.",
         )
 
 

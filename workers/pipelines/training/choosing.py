@@ -143,7 +143,9 @@ def _head(given: Inputs, loaded: LoadedBase, model: Any, say: Say) -> Head | Non
         return looked_twice(lambda: head_of(model, short_rows(given), _rounding(loaded)))
     except OnePieceError:
         kind = loaded.model.config.model_type
-        said = f"logits of all supervised tokens are there at once, since {kind} has no head that takes some of them"
+        said = (
+            f"logits of all supervised tokens are in memory at once, since {kind} has no head that takes some of them"
+        )
         say(said)
         return None
 
@@ -163,7 +165,7 @@ def _packs(given: Inputs, loaded: LoadedBase, model: Any, losses: TokenLosses, f
     elif len(given.rows.examples) < 2:
         why = "there is one alone"
     elif asked == "auto" and fit.row_attention and longest_of(given.rows.examples) > MOST_MASKED:
-        why = f"of a row of more than {MOST_MASKED:,} tokens beside others the mask is too large"
+        why = f"of a row of more than {MOST_MASKED:,} tokens packed with others the mask is too large"
     elif asked == "auto" and not _is_cheaper(given, loaded, fit):
         why = "rows sorted by length take less time"
     elif not _apart(given, loaded, model, losses, fit):

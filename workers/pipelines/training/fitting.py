@@ -7,7 +7,7 @@ and the effective batch stays the same.
 >>> while (lower := limits.below(rungs[-1])) is not None:
 ...     rungs.append(lower)
 >>> [change(*each) for each in zip(rungs, rungs[1:])]
-['2 rows a pass', '1 row a pass', 'activations computed twice', 'logits of 10 tokens at a time']
+['2 rows a pass', '1 row a pass', 'gradient checkpointing', 'logits of 10 tokens at a time']
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def change(before: Fit, after: Fit) -> str:
     if after.micro_rows != before.micro_rows:
         said.append(rows_a_pass(after))
     if after.checkpointing and not before.checkpointing:
-        said.append("activations computed twice")
+        said.append("gradient checkpointing")
     if after.chunk_tokens != before.chunk_tokens:
         said.append(f"logits of {after.chunk_tokens} tokens at a time")
     if after.offloading and not before.offloading:

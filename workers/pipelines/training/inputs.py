@@ -281,7 +281,7 @@ def _require_unseen(test: CheckedRows, *others: Rows | None) -> None:
         if rows is not None and (seen := count_equal(test, rows)):
             raise PipelineError(
                 FailureReason.DATA,
-                f"{seen} of the {len(test)} rows of test_data are {what} too, so they can't tell how good what was chosen is; leave them"
+                f"{seen} of the {len(test)} rows of test_data are {what} too, so they can't test what was chosen; leave them"
                 " out of one of the two.",
             )
 

@@ -52,7 +52,7 @@ def _rows(spec: TrainingSpec, blueprint: Blueprint, added: Sequence[int]) -> lis
     if f"{blueprint.output}.bias" in blueprint.shapes:
         raise PipelineError(
             FailureReason.SPEC,
-            f"add_tokens can't be used: {blueprint.output} of this base has a bias, which PEFT leaves out beside rows that are trained;"
+            f"add_tokens can't be used: {blueprint.output} of this base has a bias, which PEFT leaves out where rows are trained;"
             " use another base.",
         )
     return {_last(blueprint.embedding): embedded, _last(blueprint.output): sorted(added)}

@@ -26,7 +26,7 @@ EPSILON = 1e-8
 #: Lion's β₁ and β₂ (arXiv:2302.06675).
 _LION_BETAS = (0.9, 0.99)
 #: Adafactor's ε₂, the least size of a matrix that a step is measured by: each B begins at zero, and with the usual
-#: 0.001 it would hardly leave it. At 1 a step has the size of the rate, as AdamW's has.
+#: 0.001 it would hardly leave it. At 1 per step has the size of the rate, as AdamW's has.
 _ADAFACTOR_LEAST = 1.0
 
 
@@ -119,7 +119,7 @@ def require_optimizer(spec: TrainingSpec, kind: str) -> None:
     if optimizer.needs_card and kind != "cuda":
         raise PipelineError(
             FailureReason.SPEC,
-            f"optim {spec.optim} needs a CUDA card, and this worker has none; leave it out, or submit the training with device cuda.",
+            f"optim {spec.optim} needs a CUDA GPU, and this worker has none; leave it out, or submit the training with device cuda.",
         )
     if optimizer.extra is not None and find_spec(optimizer.extra[1]) is None:
         extra, library = optimizer.extra

@@ -106,7 +106,9 @@ def _trained(order: TrainingOrder, host: Host, callbacks: Sequence[Any]) -> Trai
             total=rows.rows + rows.dropped,
             unit="rows",
             message=(
-                _of_data(rows) if given.classes is None else f"{len(given.classes.names)} labels, {rows.cut} rows cut"
+                _of_data(rows)
+                if given.classes is None
+                else f"{len(given.classes.names)} labels, {rows.cut} rows truncated"
             )
             + _of_split(given),
         )
@@ -122,7 +124,7 @@ def _trained(order: TrainingOrder, host: Host, callbacks: Sequence[Any]) -> Trai
 def _of_data(rows: Tokenised) -> str:
     said = f"{rows.supervised_tokens} supervised tokens, loss on {rows.loss_on}"
     if rows.cut:
-        said += f"; {rows.cut} rows were cut, so they don't teach where to stop"
+        said += f"; {rows.cut} rows were truncated, so they don't teach where to stop"
     if rows.split:
         said += (
             f"; {rows.split} texts were longer than a row may be, and were split: {len(rows.examples)} pieces in all"

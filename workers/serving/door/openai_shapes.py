@@ -172,7 +172,7 @@ class CompletionShape:
         }
 
     def _name(self, token: int) -> str:
-        """Return a token's text; that of bytes which are no text as OpenAI writes them."""
+        """Return a token's text; that of bytes which are not text as OpenAI writes them."""
         written = self.vocabulary.bytes_of(token)
         try:
             return written.decode()

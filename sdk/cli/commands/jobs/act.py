@@ -47,7 +47,7 @@ def jobs_cancel(job_id: str, style: str) -> None:
 def jobs_retry(job_id: str, advice: bool, style: str) -> None:
     """Submit a failed or cancelled job again, and print the new job's id.
 
-    A training resumes from its last checkpoint. With --advice it begins anew, with the options that its own numbers advise,
+    A training resumes from its last checkpoint. With --advice it starts from scratch, with the options that its own numbers advise,
     which `jobs show` prints; without any advice the job is refused (exit code 4).
 
     \b
@@ -115,7 +115,7 @@ def jobs_result(job_id: str, output: str | None, style: str) -> None:
         job = client.job(job_id)
         view = job.view
         if target is not None and view.kind != "merge":
-            raise click.UsageError(f"job {view.id} is no merge but {view.kind}, which makes no folder; leave out -o")
+            raise click.UsageError(f"job {view.id} is not a merge but {view.kind}, which makes no folder; leave out -o")
         if not view.state.is_final:
             raise Conflict(f"job {view.id} is {view.state.value}; watch it with: adapterctl jobs watch {view.id}")
         if view.kind == "merge":

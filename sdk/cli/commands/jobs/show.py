@@ -75,7 +75,9 @@ def jobs_list(state: str | None, queue: str | None, limit: int, style: str) -> N
     with open_client() as client:
         views = [job.view for job in client.jobs(state=state, queue=queue, limit=limit)]
     documents = (view.model_dump(mode="json", exclude={"request"}) | {"sweep": sweep_of(view)} for view in views)
-    empty = "no jobs yet; submit one with: adapterctl train" if state is queue is None else "no job fits these filters"
+    empty = (
+        "no jobs yet; submit one with: adapterctl train" if state is queue is None else "no job matches these filters"
+    )
     _JOBS.print(style, views, empty=empty, documents=documents, colour=_coloured)
 
 
@@ -213,13 +215,13 @@ def _facts(view: JobView) -> list[tuple[str, Any]]:
     running = view.state is JobState.RUNNING
     progress = view.progress if running else None
     memory = None if view.needs.memory_bytes is None else f"{human_bytes(view.needs.memory_bytes)} of memory"
-    device = "a CUDA card" if view.needs.device == "cuda" else None
+    device = "a CUDA GPU" if view.needs.device == "cuda" else None
     return [
         ("id", view.id),
         ("kind", view.kind),
         ("subject", view.subject),
         ("sweep", sweep_of(view)),
-        ("beside", ", ".join(f"{ref} ({role})" for ref, role in scored_beside(view).items())),
+        ("scored with", ", ".join(f"{ref} ({role})" for ref, role in scored_beside(view).items())),
         ("state", view.state.value),
         ("stops", running and view.cancel_requested),
         ("place", note_of(view) if view.state is JobState.QUEUED else None),
@@ -242,7 +244,7 @@ def _memory_facts(view: JobView) -> Iterator[tuple[str, str]]:
     if view.forecast is not None and view.forecast.unknown is not None:
         yield "forecast", f"none: {view.forecast.unknown}"
     elif view.forecast is not None:
-        for where, found in (("with a card", view.forecast.card), ("without one", view.forecast.machine)):
+        for where, found in (("with a GPU", view.forecast.card), ("without one", view.forecast.machine)):
             if found is not None:
                 yield "forecast", f"{human_bytes(found.needed_bytes)} {where}: {_parts_of(found)}"
     if (peak := view.peak) is not None:

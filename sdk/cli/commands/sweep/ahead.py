@@ -73,7 +73,7 @@ def _held_out(cost: SweepCost) -> str | None:
 
 def _setting(one: SettingCost) -> str:
     setting = ", ".join(f"{name} {shown(value)}" for name, value in one.setting.items())
-    return f"{setting}: an adapter of {human_bytes(one.adapter_size_bytes)}, {human_bytes(one.memory_bytes)} of a card"
+    return f"{setting}: an adapter of {human_bytes(one.adapter_size_bytes)}, {human_bytes(one.memory_bytes)} of a GPU"
 
 
 def _span(values: list[str | None]) -> str | None:

@@ -61,7 +61,9 @@ def sweep_list(state: str | None, limit: int, style: str) -> None:
     documents = (
         view.model_dump(mode="json", exclude={"members", "verdict"}) | {"winner": winner_ref(view)} for view in views
     )
-    empty = "no sweeps yet; begin one with: adapterctl sweep NAME" if state is None else "no sweep fits these filters"
+    empty = (
+        "no sweeps yet; begin one with: adapterctl sweep NAME" if state is None else "no sweep matches these filters"
+    )
     _SWEEPS.print(style, views, empty=empty, documents=documents)
 
 
@@ -76,7 +78,7 @@ def _done(view: SweepView) -> str:
 @click.option("--watch", is_flag=True, help="Wait until it has ended, as `sweep NAME` does.")
 @format_option
 def sweep_show(sweep_id: str, members: bool, watch: bool, style: str) -> None:
-    """Show a sweep: each setting with its score, beside the best, and what follows from them.
+    """Show a sweep: each setting with its score, compared with the best, and what follows from them.
 
     LOSS is the mean over seeds, with its standard error. WORSE BY is the interval of the difference from the best. VERDICT
     is "worse" or "as good" only where that is shown; otherwise these rows and seeds don't tell the two apart.

@@ -74,7 +74,7 @@ def summary_of(progress: SweepProgress) -> str:
     view = progress.view
     best, rate, left = progress.best, progress.steps_per_s, progress.left_s
     # A score of an evaluation is only known once all members have been trained.
-    called = "best" if view.request.choose == HELD_OUT_LOSS else "least held-out loss"
+    called = "best" if view.request.choose == HELD_OUT_LOSS else "lowest held-out loss"
     parts = [
         f"{progress.ended}/{view.most_members or '?'} members",
         "" if best is None else f"{called} {best.loss:.4g} ({setting_said(best.member)})",

@@ -178,7 +178,7 @@ class TestRate:
         assert [entrance.ask(secret).status for _ in range(5)] == [200, 200, 200, 200, 429]
         refused = entrance.ask(secret)
         assert (refused.code, refused.principal) == ("rate_limited", None)
-        assert "2 requests a second" in json.loads(refused.body)["error"]["message"]
+        assert "2 requests per second" in json.loads(refused.body)["error"]["message"]
         wait_s = int(refused.headers["retry-after"])
         assert wait_s == 1
         # Who waits as long as was said comes in again, for as many requests as have refilled.

@@ -161,7 +161,7 @@ def test_what_rows_do_not_have_is_refused(tmp_path: Path) -> None:
         )
     other = [targets[0], written(tmp_path / "cut", 40, wave)]
     Path(other[1][2]).write_bytes(gzip.compress(b'{"row":0,"tokens":7,"loss_sum":1.0,"scores":{}}\n'))
-    with pytest.raises(Conflict, match="which were not taken alike"):
+    with pytest.raises(Conflict, match="which were truncated differently"):
         HERE.judge(other, "loss", [BESIDE], alpha=0.05, lower_is_better=True)
 
 

@@ -58,7 +58,7 @@ def test_a_setting_of_which_a_seed_was_pruned_is_not_scored_by_the_others() -> N
     lucky = [member(4, 1.5), member(5, 2.6, outcome="pruned"), member(6, NONE)]
     found = chosen([*STEADY, *lucky])
     assert (outcomes(found), found.winner in (1, 2, 3)) == ([(1, "best"), (2, "pruned")], True)
-    assert "Not compared, since a training of it was ended early: rank 4." in found.verdict.notes
+    assert "Not compared, since a training of it was stopped early: rank 4." in found.verdict.notes
     tried = _tried(2, [(one, False) for one in lucky], {}, REQUEST)
     assert (tried.state, tried.score) == ("pruned", None)
 
@@ -82,7 +82,7 @@ def test_where_every_setting_lost_a_seed_the_best_training_wins_and_no_setting_i
     found = chosen([*STEADY[:2], member(3, NONE), member(4, 1.5), member(5, 2.0, outcome="pruned")])
     assert (found.winner, outcomes(found)) == (4, [(1, "failed"), (2, "pruned")])
     assert (found.verdict.told_apart, [one.score for one in found.verdict.settings]) == (False, [None, None])
-    assert found.verdict.notes[0].startswith("every setting has a training that ended early or without a score")
+    assert found.verdict.notes[0].startswith("every setting has a training that stopped early or without a score")
 
 
 def test_members_are_compared_on_the_rows_of_most_and_others_are_named() -> None:

@@ -52,10 +52,10 @@ def test_rows_are_counted_by_what_they_are_and_what_they_were_taken_for() -> Non
 def test_three_labels_are_a_square() -> None:
     text = "\n".join(label_lines(count_labels(THREE)))
     assert text == (
-        "EXPECTED, AND FOUND AS   1   2   3\n"
-        "1 negative              40   2   0\n"
-        "2 neutral                3  30   5\n"
-        "3 positive               0   1  44\n"
+        "TRUE \\ PREDICTED   1   2   3\n"
+        "1 negative        40   2   0\n"
+        "2 neutral          3  30   5\n"
+        "3 positive         0   1  44\n"
         "\n"
         "PROBABILITY  ROWS    MEAN  ACCURACY\n"
         "0.5 to 0.6      9  0.5641    0.4444\n"
@@ -72,14 +72,14 @@ def test_it_is_at_most_80_columns_wide(count: int, name: str) -> None:
     found = replace(count_labels(rows(*pairs)), counts=[[1 + n * 7] * count for n in range(count)])
     lines = [line for part in label_lines(found) for line in part.splitlines()]
     assert max(len(line) + sum(ord(sign) > 0x2E80 for sign in line) for line in lines) <= 80
-    assert any(line.startswith(("EXPECTED", "1 0")) for line in lines)
+    assert any(line.startswith(("TRUE", "1 0")) for line in lines)
 
 
 def test_of_many_labels_the_commonest_mistakes_are_listed() -> None:
     pairs = [(f"l{n:02}", f"l{n:02}", 3, 0.5) for n in range(40)]
     pairs += [(f"l{n:02}", f"l{n + 1:02}", n + 1, 0.5) for n in range(30)]
     lines = label_lines(count_labels(rows(*pairs)))[0].splitlines()
-    assert lines[0].split() == ["EXPECTED", "FOUND", "AS", "ROWS"]
+    assert lines[0].split() == ["TRUE", "PREDICTED", "ROWS"]
     assert lines[1].split() == ["l29", "l30", "30"]
     assert len(lines) == 21
     assert "and 10 more pairs" in label_lines(count_labels(rows(*pairs)))[1]

@@ -140,7 +140,7 @@ class TestResults:
         assert f"! {ref}: not checked: what {ref} was trained on is not known" in " ".join(shown.stdout.split())
         found = json.loads(run("jobs", "result", job, "--format", "json").stdout)
         assert [item["ref"] for item in found] == [ref, f"base:{desk.base.id}"]
-        # A program gets a record a line, and the sentences beside it.
+        # A program gets a record per line, and the sentences beside it.
         piped = run("jobs", "result", job)
         names, *records = (line.split("\t") for line in piped.stdout.splitlines())
         assert [record[names.index("ref")] for record in records] == [ref, f"base:{desk.base.id}"]
@@ -171,7 +171,7 @@ class TestResults:
         job = evaluated(desk, [ref], rows, failed_rows=4.0, unscored_rows=1.0, shortened_rows=2.0, **answers)
         shown = run("jobs", "result", job)
         first = f"{ref}: 1 of 6 rows has no score: none of its first 1024 tokens is one that the loss is taken on; "
-        second = f"{ref}: 2 of 6 rows are cut at 1024 tokens, and scored on what is left; "
+        second = f"{ref}: 2 of 6 rows are truncated to 1024 tokens, and scored on the rest; "
         assert first + "shorten it, or raise --max-length where" in shown.stderr
         assert second in shown.stderr
         assert f"{ref}: 3 of 6 answers start from the last " in shown.stderr

@@ -138,7 +138,7 @@ def test_a_summary_counts_members_and_names_the_best_so_far() -> None:
     assert said.startswith("5/10 members · best 1.36 (rank 4) · ")
     assert said.endswith(" left")
     scored = view.model_copy(update={"request": view.request.model_copy(update={"choose": "rouge_l"})})
-    assert " · least held-out loss 1.36 (rank 4) · " in summary_of(SweepProgress(scored, standing))
+    assert " · lowest held-out loss 1.36 (rank 4) · " in summary_of(SweepProgress(scored, standing))
 
 
 def test_waiting_in_python_writes_a_line_whenever_something_has_changed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,8 +147,8 @@ def test_waiting_in_python_writes_a_line_whenever_something_has_changed(capsys: 
     for members in (standing[:2], standing[:2], standing):
         written(SweepProgress(view, members))
     first, last = capsys.readouterr().err.splitlines()
-    assert first.endswith("running: 2 of 5 members have ended; the least held-out loss is 1.42, of member 2")
-    assert last.endswith("running: 5 of 5 members have ended; the least held-out loss is 1.36, of member 3")
+    assert first.endswith("running: 2 of 5 members have ended; the lowest held-out loss is 1.42, of member 2")
+    assert last.endswith("running: 5 of 5 members have ended; the lowest held-out loss is 1.36, of member 3")
 
 
 def test_time_left_counts_the_steps_of_members_that_have_not_begun() -> None:

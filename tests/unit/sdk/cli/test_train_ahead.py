@@ -70,7 +70,7 @@ def test_each_option_is_explained(base: str) -> None:
 
 def test_a_base_with_fewer_positions_is_named_where_rows_are_cut(base: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA_2_7B, "max_position_embeddings": 512}))
-    line = "max_length = 1024  (default; rows are cut at 512, since the base has no more positions)"
+    line = "max_length = 1024  (default; rows are truncated to 512, since the base has no more positions)"
     assert line in " ".join(run("--base", base, "--explain").output.split()).replace("1024 (", "1024  (")
     assert (
         json.loads(run("--base", base, "--dry-run", "--format", "json").output)["plan"]["forecast"]["max_length"] == 512
@@ -78,7 +78,7 @@ def test_a_base_with_fewer_positions_is_named_where_rows_are_cut(base: str, tmp_
 
 
 def test_what_is_wrong_is_said_as_at_submit(base: str) -> None:
-    with pytest.raises(InvalidInput, match=r"alpha: 0\.0 can't be; give a number above 0 and at most 65536"):
+    with pytest.raises(InvalidInput, match=r"alpha can't be 0; use a number above 0 and at most 65536"):
         run("--base", base, "--alpha", "0", "--dry-run")
     with pytest.raises(InvalidInput, match="give --base"):
         run("--explain")
@@ -143,8 +143,8 @@ def test_packing_is_written_in_yaml_as_on_the_command_line(base: str, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--rank-pattern", "nope=4"), "rank_pattern names nope, which is no module of the base"),
-        (("--alpha-pattern", "nope=4"), "alpha_pattern names nope, which is no module of the base"),
+        (("--rank-pattern", "nope=4"), "rank_pattern names nope, which is not a module of the base"),
+        (("--alpha-pattern", "nope=4"), "alpha_pattern names nope, which is not a module of the base"),
         (("--bias", "all"), "bias is 'all', and the base's text part has no such biases"),
         (("--modules-to-save", "q_proj"), r"modules_to_save names q_proj, which is held in 4 bits"),
     ],

@@ -81,7 +81,7 @@ def test_bad_input_is_refused_and_leaves_nothing(client: Client, ref: str, tmp_p
     (tmp_path / "there").mkdir()
     with pytest.raises(Conflict, match="already exists"):
         client.versions.export_folder(ref, tmp_path / "there")
-    with pytest.raises(InvalidInput, match="is no licence as a hub names it"):
+    with pytest.raises(InvalidInput, match="is not a licence as a hub names it"):
         client.versions.export_folder(ref, tmp_path / "new", license="MIT License\nbase_model: x")
     with pytest.raises(InvalidInput, match="printable characters"):
         client.versions.export_folder(ref, tmp_path / "new", base_name="a\nb")

@@ -44,7 +44,7 @@ def test_a_merged_model_is_described() -> None:
     for said in (
         "team/docs@v3",
         "12 of them the base's byte for byte",
-        "KL 1.5e-05 nats a token",
+        "KL 1.5e-05 nats per token",
         "KL 0.03",
         "took it",
     ):
@@ -124,4 +124,4 @@ def test_a_plain_lora_is_described(tmp_path: Path) -> None:
         "library_name": "peft",
         "tags": ["lora"],
     }
-    assert "98.7600% of ‖ΔW‖², 2 modules were cut" in text
+    assert "98.7600% of ‖ΔW‖², 2 modules were truncated" in text

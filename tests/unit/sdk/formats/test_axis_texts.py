@@ -45,7 +45,7 @@ def test_any_other_text_is_refused_in_one_sentence_that_ends_with_advice(text: s
         ("..4", "'..4' is not a whole range"),
         ("1..4[3", "is not a whole range"),
         ("1..4[3]:log", "is not a whole range"),
-        ("1..4:sqrt[3]", "'sqrt' is no scale"),
+        ("1..4:sqrt[3]", "'sqrt' is not a scale"),
         ("1..4[x]", "[x] is not how many"),
         ("1..4[]", "[] is not how many"),
         ("1..4[1]", "its count is 1; ask for [2] or more"),

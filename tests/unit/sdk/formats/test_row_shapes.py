@@ -220,7 +220,7 @@ class TestAnswersWithLabels:
 
     @pytest.mark.parametrize("label", ["true", "True", 1, 0.5, [True]])
     def test_any_other_label_is_refused(self, label: Any, tmp_path: Path) -> None:
-        with pytest.raises(RowsError, match=r"has a `label` that is neither true nor false but .*, beside `prompt`"):
+        with pytest.raises(RowsError, match=r"has a `label` that is neither true nor false but .*, next to `prompt`"):
             of(tmp_path / "rows", {**LIKED, "label": label})
 
     def test_both_labels_are_needed(self, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_columns_say_which_they_are(tmp_path: Path) -> None:
         ({"choices": ["a", ""]}, r"has an empty `choices\[1\]`"),
         ({"choices": ["a", 7]}, r"has a `choices\[1\]` that is not text but a whole number"),
         ({"prompt": None}, "has no `prompt`"),
-        ({"completion": "a"}, "has keys beside `prompt` and `choices` and `answer` that would be lost: `completion`"),
+        ({"completion": "a"}, "has keys besides `prompt` and `choices` and `answer` that would be lost: `completion`"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -323,7 +323,10 @@ def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
         ({"prompt": None}, "has no `prompt`"),
         ({"prompt": []}, "`prompt`"),
         ({"tools": []}, "has `tools` for a prompt that is a text"),
-        ({"completion": "a"}, "has keys beside `prompt` and `references` and `tools` that would be lost: `completion`"),
+        (
+            {"completion": "a"},
+            "has keys besides `prompt` and `references` and `tools` that would be lost: `completion`",
+        ),
         ({"references": None, "completion": ["cat", "a cat"]}, "several right answers are called `references`"),
         ({"references": None, "completion": "cat", "reference": "a"}, "`reference`"),
     ],

@@ -229,7 +229,7 @@ class TestStackedExperts:
         open_to_both = self.record(rank_pattern={"gate_up_proj": 6})
         found = compare(folder, folder, open_to_both, open_to_both)
         assert found.modules[0].norm_a is None
-        assert "the rank of each can't be told" in found.notes[0]
+        assert "the rank of each is unknown" in found.notes[0]
         # Five does not divide twelve.
         only_one = self.record(rank_pattern={"gate_up_proj": 5})
         assert compare(folder, folder, only_one, only_one).modules[0].rank_a == 3

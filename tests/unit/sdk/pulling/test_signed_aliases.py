@@ -141,7 +141,7 @@ class TestBelieving:
 
     @pytest.mark.parametrize("age", ["", "7", "0d", "-1d", "7 d", "1y", "d", "99999999d"])
     def test_an_age_that_is_none_is_refused(self, age: str, pair: Pair) -> None:
-        with pytest.raises(InvalidInput, match="is no age; write"):
+        with pytest.raises(InvalidInput, match="is not an age; write"):
             AliasSigner.of(pair.public, age)
 
 

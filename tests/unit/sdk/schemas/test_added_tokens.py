@@ -46,7 +46,7 @@ def test_file_has_a_token_on_each_line(name: str, kind: Any, tmp_path: Path) -> 
         ("<red>,,<blue>", "the token of number 2 is empty; leave it out"),
         ("<red>\n\n<blue>\n", "the token of line 2 is empty"),
         ("\n", "the token of line 1 is empty"),
-        ("<red>,<blue>,<red>", "'<red>' is there twice; name each token once"),
+        ("<red>,<blue>,<red>", "'<red>' is given twice; name each token once"),
         (["<red> "], "the token of line 1, '<red> ', has a blank at an edge"),
         (["<r\x00d>"], "what can't be printed"),
         (["x" * 201], "has 201 characters"),

@@ -32,8 +32,8 @@ def request(
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"choose": "speed"}, "is no score by which members can be chosen"),
-        ({"choose": "regex"}, "is no score by which members can be chosen"),
+        ({"choose": "speed"}, "is not a score by which members can be chosen"),
+        ({"choose": "regex"}, "is not a score by which members can be chosen"),
         ({"choose": "rouge_l", "stop_early": "halving"}, "leave stop_early or choose out"),
         ({"choose": "rouge_l", "spec": TrainingSpec(holdout=0.1)}, "give them as eval_data"),
     ],
@@ -97,7 +97,7 @@ def test_settings_come_back_from_json_as_the_options_have_them() -> None:
             {},
             "lr: a grid needs to know how many values 0.0001..0.001:log has; write their number",
         ),
-        ({"rank": "1..2000:log"}, {}, "rank: 2000 can't be; give a whole number from 1 to 1024"),
+        ({"rank": "1..2000:log"}, {}, "rank can't be 2000; use a whole number from 1 to 1024"),
         ({"rank": "1..8:log[8]"}, {}, "rank: 1..8:log in 8 values has 1 twice once they are rounded; ask for fewer"),
         ({"dropout": "0..0.5", "rank": "1,2"}, {}, "dropout: a grid needs to know how many values 0..0.5 has"),
         ({"rank": "1..1024"}, {}, "rank: 1..1024 has 1,024 values; write fewer after it, as 1..1024[5]"),
@@ -114,7 +114,7 @@ def test_settings_come_back_from_json_as_the_options_have_them() -> None:
         ({"rank": "1,2"}, {"trials": 4}, "a grid tries all of its settings; leave trials out"),
         ({"rank": "1..9"}, {"sample": "tpe"}, "tpe goes on as long as it is asked; give trials"),
         ({"max_length": "64,128"}, {}, "max_length changes what the held-out loss measures"),
-        ({"seed": "1,2"}, {}, "seeds are no setting"),
+        ({"seed": "1,2"}, {}, "seeds are not a setting"),
         ({"rnk": Values(values=[1])}, {}, "there is no option 'rnk'; did you mean rank?"),
         (
             {"alpha": "none,4,16"},
@@ -126,9 +126,9 @@ def test_settings_come_back_from_json_as_the_options_have_them() -> None:
             {"spec": TrainingSpec(max_steps=10)},
             "epochs 1.0 is the same training as epochs 2.0; leave one of them out",
         ),
-        ({"rank": Values(values=["4"])}, {}, "rank: '4' can't be; give a whole number from 1 to 1024"),
-        ({"alpha": Values(values=["none"])}, {}, "alpha: 'none' can't be; give a number above 0 and at most 65536"),
-        ({"rank": Values(values=[0])}, {}, "rank: 0 can't be; give a whole number from 1 to 1024"),
+        ({"rank": Values(values=["4"])}, {}, "rank can't be '4'; use a whole number from 1 to 1024"),
+        ({"alpha": Values(values=["none"])}, {}, "alpha can't be 'none'; use a number above 0 and at most 65536"),
+        ({"rank": Values(values=[0])}, {}, "rank can't be 0; use a whole number from 1 to 1024"),
         (
             {"use_dora": "false,true", "use_rslora": "false,true"},
             {},

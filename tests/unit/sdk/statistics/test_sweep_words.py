@@ -14,7 +14,7 @@ from sdk.statistics.sweep_words import TrialFacts, verdict_of
 from sdk.statistics.sweeps import SettingScores, judge
 
 RANKS: list[Setting] = [{"rank": rank, "epochs": 1} for rank in (1, 2, 4, 8, 16)]
-CHOSEN = "The winner was chosen by these rows, which makes its score look a little better than it is; rows by which nothing was chosen tell how good it is (--test-data)."
+CHOSEN = "The winner was chosen by these rows, which makes its score look a little better than it is; its score on test rows is unbiased (--test-data)."
 
 
 def _around_zero(values: np.ndarray, masses: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_a_single_other_setting_is_told_with_its_interval() -> None:
 def test_settings_that_are_not_told_apart_are_said_with_what_could_be_shown() -> None:
     found = verdict([1.0, 1.001], RANKS[:2], noise=0.1)
     assert "is not told apart from it: these 100 rows and 3 seeds can show 0.0" in found.recommendation
-    assert found.recommendation.endswith("if you must choose now; more rows or seeds would tell more.")
+    assert found.recommendation.endswith("if you must choose now; more rows or seeds would show more.")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_score_that_is_higher_for_the_better_is_said_so() -> None:
 def test_few_rows_are_said_to_be_too_few() -> None:
     found = verdict([1.1, 1.0], RANKS[:2], rows=12)
     assert found.recommendation == (
-        "Rank 2 has the lowest held-out loss, 1. 12 rows are too few to tell whether others are worse; at least 20 are needed."
+        "Rank 2 has the lowest held-out loss, 1. 12 rows are too few to show whether others are worse; at least 20 are needed."
     )
     assert found.told_apart is False
     masses = np.array([1.0] * 30 + [300.0])
@@ -168,7 +168,7 @@ def test_settings_that_do_not_count_are_said() -> None:
     found = verdict([1.1, 1.0, 1.0, 1.0, 1.05], shift=shift, pruned=[2])
     assert found.notes[:-1] == [
         "Without a score, since no training of it ended with a finite score: rank 2.",
-        "Without a score, since it was ended early: rank 4.",
+        "Without a score, since it was stopped early: rank 4.",
     ]
     assert [one.outcome for one in found.settings[-2:]] == ["failed", "pruned"]
     assert found.settings[0].setting["rank"] == 8

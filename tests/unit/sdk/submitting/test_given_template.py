@@ -71,7 +71,7 @@ def test_a_version_and_a_base_have_one_of_their_own(world: World, tmp_path: Path
         ("base:gone", NotFound, "gone"),
         ("mine.jinja", NotFound, "there is no file mine.jinja; check the path"),
         ("./mine", NotFound, "there is no file .*mine; check the path"),
-        (["a"], InvalidInput, "is no chat template; give a file, a version's ref or base:ID"),
+        (["a"], InvalidInput, "is not a chat template; give a file, a version's ref or base:ID"),
     ],
 )
 def test_what_is_no_template_is_said(world: World, given: Any, error: type[AdapterctlError], said: str) -> None:

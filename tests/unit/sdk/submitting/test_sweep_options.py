@@ -1,4 +1,4 @@
-"""What a caller says of a sweep: the command line has every option of a training, and its commands are no names of adapters."""
+"""What a caller says of a sweep: the command line has every option of a training, and its commands are not names of adapters."""
 
 from __future__ import annotations
 

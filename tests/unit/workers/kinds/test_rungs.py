@@ -142,7 +142,7 @@ def test_a_registry_that_is_away_is_asked_again_and_that_is_said_once(
     wait_until(lambda: desk.answer(0) is False, lambda: f"{registry.asked}")
     assert len(registry.asked) == 5
     (said,) = desk.logged
-    assert said.startswith("whether the training goes on after step 3 is asked again later: ")
+    assert said.startswith("whether the training continues after step 3 is asked again later: ")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_without_an_answer_the_training_goes_on(
     wait_until(lambda: desk.answer(1) is not None, lambda: f"{registry.asked}")
     assert (desk.answer(0), desk.answer(1)) == (True, True)
     (said,) = desk.logged
-    assert said.startswith("the training goes on after step 3, since its sweep gives no answer: ")
+    assert said.startswith("the training continues after step 3, since its sweep gives no answer: ")
 
 
 def test_an_attempt_that_is_stale_is_dropped(registry: Registry, desk: Desk, rungs: RungAnswers) -> None:

@@ -207,7 +207,7 @@ def test_a_field_that_is_not_ours_never_reaches_an_engine(client: httpx.Client, 
         answer = client.post(path, json={**own, field: "/etc/passwd"})
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == field[:64]
-        assert answer.json()["error"]["message"].endswith("is no field of this request; leave it out")
+        assert answer.json()["error"]["message"].endswith("is not a field of this request; leave it out")
     assert len(served.bodies) == before
 
 

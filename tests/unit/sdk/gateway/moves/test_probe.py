@@ -17,7 +17,7 @@ FLOAT32, BFLOAT16 = 1e-5, 0.037
 
 
 def made(effect: float, *, seed: int = 1, quantized: str | None = None) -> ServedProbe:
-    """A record whose adapter moves the base by so much, in nats a token."""
+    """A record whose adapter moves the base by so much, in nats per token."""
     draw = random.Random(seed)
 
     def continuation() -> Continuation:
@@ -118,7 +118,7 @@ def test_weak_adapter_is_undecidable_in_bfloat16_and_decided_in_float32() -> Non
     record = made(0.03)
     coarse = judge(record, scores(record, BFLOAT16), dtype="bfloat16")
     assert coarse.outcome == "undecidable"
-    assert "too little to be told from this engine's rounding" in coarse.message
+    assert "too little to distinguish from this engine's rounding" in coarse.message
     assert judge(record, scores(record, FLOAT32), dtype="float32").outcome == "passed"
     assert judge(record, scores(record, FLOAT32, share=0.0), dtype="float32").outcome == "failed"
 

@@ -266,7 +266,7 @@ def test_of_a_model_that_sees_images_the_text_part_is_converted(
 
 
 class TestBase:
-    """A registered id is no path: what commands take is its folder, or its name on a hub."""
+    """A registered id is not a path: what commands take is its folder, or its name on a hub."""
 
     REGISTERED = replace(PLAIN, base=AdapterFacts.base, base_said="tiny-llama", ref="x@v3")
 

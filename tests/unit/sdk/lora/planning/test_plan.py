@@ -76,7 +76,7 @@ def test_what_was_given_stays() -> None:
     assert {choice.option for choice in found.recommendation if choice.reason == "given"} == {
         "method", "rank", "targets", "batch × accumulation", "max length"
     }  # fmt: skip
-    assert any("weights take 13.5 GB" in note and "a card that it fits: RTX 5090" in note for note in found.notes)
+    assert any("weights take 13.5 GB" in note and "a GPU that it fits: RTX 5090" in note for note in found.notes)
 
 
 def test_each_choice_has_a_reason_and_tasks_have_their_ranks() -> None:
@@ -170,7 +170,7 @@ def test_what_is_no_card(text: str) -> None:
     [("A", "A10, A100 40GB, RTX A6000, A100 80GB"), ("a100", "A100 40GB, A100 80GB"), ("L", "L4, L40S")],
 )
 def test_a_part_of_a_name_that_cards_of_several_sizes_have(text: str, names: str) -> None:
-    with pytest.raises(CardError, match=f"may be several cards; give one of: .*{names}"):
+    with pytest.raises(CardError, match=f"may be several GPUs; give one of: .*{names}"):
         card_of(text)
 
 
@@ -208,7 +208,7 @@ def test_a_preference_is_two_sequences_and_a_classification_has_no_logits_of_the
     assert "logits" not in classify
     assert sft["weights"] - classify["weights"] == 2 * 4096 * 128_256
     notes = {name: " ".join(plan(configs.LLAMA_3_8B, options={"objective": name}).notes) for name in (None, "classify")}
-    assert "two sequences a row" in notes[None]
+    assert "two sequences per row" in notes[None]
     assert "4096 numbers for each class" in notes["classify"]
     assert "objective" not in " ".join(plan(configs.LLAMA_3_8B, options={"objective": "sft"}).notes)
 
@@ -277,7 +277,7 @@ def test_fits_is_70_percent_everywhere() -> None:
         assert (again.verdict, again.cards[-1].lora) == (verdict, verdict)
     assert found.verdict == "fits"
     why = plan(configs.LLAMA_2_7B, f"{needed / 0.703 / 1e9:.3f}GB").recommendation[0].reason
-    assert "would take 71 % of the card, and more than 70 %" in why
+    assert "would take 71 % of the GPU's memory, and more than 70 %" in why
 
 
 def test_full_fine_tuning_names_the_options_that_do_not_count() -> None:
@@ -292,7 +292,7 @@ def test_full_fine_tuning_names_the_options_that_do_not_count() -> None:
 
 
 def test_what_is_no_card_is_shown_as_it_was_written() -> None:
-    with pytest.raises(CardError, match=r"^'２４GB' is no card"):
+    with pytest.raises(CardError, match=r"^'２４GB' is not a card"):
         card_of("２４GB")
-    with pytest.raises(CardError, match=r"^'\\x1b\[2J' is no card"):
+    with pytest.raises(CardError, match=r"^'\\x1b\[2J' is not a card"):
         card_of("\x1b[2J")

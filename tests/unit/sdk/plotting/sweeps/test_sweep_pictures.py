@@ -107,7 +107,7 @@ def test_a_pruned_member_is_a_hollow_point_without_a_setting_s_mark() -> None:
     verdict = view.verdict.model_copy(update={"settings": settings})
     plot = SweepPlot(view.model_copy(update={"verdict": verdict, "members": members}))
     assert len(circles(plot.svg, "pruned")) == 1
-    assert "hollow points: ended early" in plot.svg
+    assert "hollow points: stopped early" in plot.svg
 
 
 def test_a_sweep_without_a_score_has_no_picture() -> None:

@@ -368,7 +368,7 @@ def configured(**said: Any) -> Callable[[Path], None]:
 Q, V = "model.layers.1.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a wrong weight": (changed(f"{Q}.lora_B.weight", lambda b: b * 1.001), f"{Q} is off by 1.0e-03"),
-    "a layer lost": (without(V), f"{V} is there in only one of the two"),
+    "a layer lost": (without(V), f"{V} is in only one of the two"),
     "a sign": (changed(f"{V}.lora_A.weight", torch.neg), f"{V} is off by 2.0e"),
     "a column": (changed(f"{Q}.lora_B.weight", lambda b: b.roll(1, dims=1)), f"{Q} is off by"),
     "α of a pattern": (configured(alpha_pattern={"1.self_attn.q_proj": 9}), f"{Q} is off by"),

@@ -441,7 +441,7 @@ class TestPrompts:
             return
         warnings = run(made, tmp_path / "out").warnings
         assert len(warnings) == warned
-        assert all(f"its predictions are {kl:.2g} nats a token" in warning for warning in warnings)
+        assert all(f"its predictions are {kl:.2g} nats per token" in warning for warning in warnings)
 
 
 class TestOntoEither:

@@ -103,7 +103,7 @@ def test_a_training_without_arguments_records_none(base: Path, rows: Path, tmp_p
         (
             "brief=true",
             {"prompt": "a", "completion": " b"},
-            "The rows are no conversations, so no chat template renders",
+            "The rows are not conversations, so no chat template renders",
         ),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_chosen_template_is_trained_with_and_taken_along(base: Path, rows: Pat
     assert shown.template == stored
 
     # To go on from it with the base's own would be to go on with other texts.
-    with pytest.raises(PipelineError, match="was taught with another chat template than this") as caught:
+    with pytest.raises(PipelineError, match="was trained with another chat template than this") as caught:
         train(base, rows, tmp_path / "refused", parent=tmp_path / "adapter")
     assert caught.value.reason is FailureReason.SPEC
     train(base, rows, tmp_path / "continued", max_steps=1, parent=tmp_path / "adapter", **chosen)
@@ -151,7 +151,7 @@ def test_a_chosen_template_is_trained_with_and_taken_along(base: Path, rows: Pat
 
     (warning,) = merge(base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged").warnings
     assert warning.startswith(
-        "The merged model has the chat template that the adapter was taught with, which is not its"
+        "The merged model has the chat template that the adapter was trained with, which is not its"
     )
     assert template_of(tmp_path / "merged") == stored
 

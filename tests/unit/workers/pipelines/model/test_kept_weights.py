@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:Fu
 
 NF4, FP4 = QuantizationRecipe(), QuantizationRecipe(type="fp4", double_quant=False)
 WRITTEN, READ = "kept in 4 bits in the node's cache", "read in 4 bits from the node's cache"
-DAMAGED = "the entry in the node's cache could not be used, and is made anew"
+DAMAGED = "the entry in the node's cache could not be used, and is made again"
 
 
 def load(base: Path, kept: Path | None = None, recipe: QuantizationRecipe = NF4, **rest: Any) -> LoadedBase:

@@ -322,5 +322,7 @@ def test_the_worker_looks_for_them_without_importing_any(install: Callable[..., 
 
 
 def test_a_name_like_that_of_a_count_is_refused_before_anything_is_loaded() -> None:
-    with pytest.raises(ValueError, match=r"long_rows ends with _rows, as counts of rows do; call the scorer otherwise"):
+    with pytest.raises(
+        ValueError, match=r"long_rows ends with _rows, as counts of rows do; give the scorer another name"
+    ):
         EvaluationSpec(scorers=["long_rows"])

@@ -95,7 +95,9 @@ def test_folder_that_lacks_a_file_is_none(tmp_path: Path) -> None:
     folder = save_wordnet(tmp_path / "part")
     (folder / FILES[-1]).unlink()
     assert announced_wordnet(folder) == announced_wordnet(None) == []
-    with pytest.raises(NoWordNetError, match=r"part, which ADAPTER_WORKER_WORDNET names, is no folder of WordNet \(No"):
+    with pytest.raises(
+        NoWordNetError, match=r"part, which ADAPTER_WORKER_WORDNET names, is not a folder of WordNet \(No"
+    ):
         wordnet_digest(folder)
     with pytest.raises(
         NoWordNetError, match="This worker has no WordNet, which meteor needs; set ADAPTER_WORKER_WORDNET"
@@ -106,5 +108,5 @@ def test_folder_that_lacks_a_file_is_none(tmp_path: Path) -> None:
 def test_files_that_nltk_can_not_read_are_a_fault_of_the_order(tmp_path: Path) -> None:
     folder = save_wordnet(tmp_path / "broken")
     (folder / "index.noun").write_text("car n one\n")
-    with pytest.raises(PipelineError, match=r"broken is no WordNet that nltk can read \(file index.noun, line 1"):
+    with pytest.raises(PipelineError, match=r"broken is not a WordNet that nltk can read \(file index.noun, line 1"):
         read_synonyms(folder)

@@ -109,7 +109,7 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"micro_rows": 1}, "step 2: 2 rows a pass; step 2: 1 row a pass"),
         (
             {"micro_rows": 1, "checkpointing": True},
-            "step 2: 2 rows a pass; step 2: 1 row a pass; step 2: activations computed twice",
+            "step 2: 2 rows a pass; step 2: 1 row a pass; step 2: gradient checkpointing",
         ),
     ],
 )
@@ -329,7 +329,7 @@ def test_rungs_end_with_activations_in_other_memory_where_there_is_some() -> Non
         rungs.append(below)
     assert [change(*each) for each in itertools.pairwise(rungs)] == [
         "1 row a pass",
-        "activations computed twice",
+        "gradient checkpointing",
         "logits of 50 tokens at a time",
         "activations in main memory",
     ]

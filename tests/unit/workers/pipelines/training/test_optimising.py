@@ -155,7 +155,7 @@ def test_other_optimisers_need_a_card_and_go_on_from_their_checkpoints(
     def run(out: Path, **checkpoints: Any) -> None:
         run_training(place.base, place.rows, out, **{**STEADY, **given, "optim": optim}, **checkpoints)
 
-    with pytest.raises(PipelineError, match=f"optim {optim} needs a CUDA card, and this worker has none"):
+    with pytest.raises(PipelineError, match=f"optim {optim} needs a CUDA GPU, and this worker has none"):
         run(tmp_path / "none")
     monkeypatch.setattr(module, "require_optimizer", lambda *given: None)
     files, again = whole_and_resumed(run, tmp_path)

@@ -200,7 +200,7 @@ def test_what_is_trained_of_a_16_bit_base_is_kept_in_32_bits_and_the_probe_sees_
     ("options", "said"),
     [
         ({"rank_pattern": "down_proj=2"}, "rank_pattern names down_proj, which is not among the targets"),
-        ({"rank_pattern": "nope=2"}, "rank_pattern names nope, which is no module of the base"),
+        ({"rank_pattern": "nope=2"}, "rank_pattern names nope, which is not a module of the base"),
         ({"modules_to_save": "q_proj"}, "modules_to_save names q_proj, which the targets adapt too"),
         ({"modules_to_save": "norm"}, "which PEFT takes for model.layers.0.input_layernorm too"),
         ({"layers_to_transform": "2"}, "layers_to_transform names the layer 2"),

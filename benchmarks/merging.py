@@ -185,7 +185,7 @@ thread.join()
 print(json.dumps({{"s": took_s, "anonymous_bytes": 1024 * max(0, max(seen) - before)}}))
 """
 _OURS_IMPORTS = """
-from workers.child.main import import_libraries
+from workers.pipelines.imports import import_libraries
 import_libraries()
 import workers.pipelines.merging.merge
 from workers.pipelines.merging.prepare import prepare

@@ -22,6 +22,9 @@ ASKED_FILE = "runner.asked"
 #: Addressed by name, so that the registry imports no worker.
 RUNNER_MODULE = "workers.entry.local_runner"
 
+#: The runner's first child imports only this module of a pipeline.
+_READY_VARIABLE = "ADAPTER_WORKER_CHILD_READY"
+
 #: The processes that this one has started. So a runner that is still at work is not reported as forgotten when its
 #: queue is deleted, and is waited for once it has ended.
 _RUNNERS: list[subprocess.Popen[bytes]] = []
@@ -60,15 +63,15 @@ class LocalQueue:
             self._hold(process)
 
     @contextmanager
-    def expecting(self) -> Iterator[None]:
+    def expecting(self, module: str | None = None) -> Iterator[None]:
         """Start a runner, unless there is one, for a job that the block submits: both get ready at the same time.
 
-        It ends if the block, or this process, ends without a job.
+        `module` is the pipeline's module whose libraries are enough for the job; None: all are imported. The runner ends if the block, or this process, ends without a job.
         """
         process: subprocess.Popen[bytes] | None = None
         # Without it the job itself starts one.
         with suppress(OSError), locked(self._home / LOCK_FILE, timeout_s=0) as lock:
-            process = self._start(lock, str(os.getpid()))
+            process = self._start(lock, str(os.getpid()), **({} if module is None else {_READY_VARIABLE: module}))
             self._hold(process)
         try:
             yield
@@ -102,8 +105,9 @@ class LocalQueue:
         except BlockingIOError:
             return None
 
-    def _start(self, lock: int, *words: str) -> subprocess.Popen[bytes]:
+    def _start(self, lock: int, *words: str, **variables: str) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "ADAPTERCTL_TOKEN"}
+        environment |= variables
         environment["ADAPTERCTL_URL"] = f"local:{self._home}"
         # The folders and the hub token are those of the user who submits jobs here.
         environment.setdefault("ADAPTER_WORKER_SHARED_PATHS", "/")

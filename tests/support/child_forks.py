@@ -102,8 +102,7 @@ def end() -> None:
 def preload() -> None:
     """Import what a warm child imports."""
     from sdk.imports import nothing_collected
-    from workers.child.main import import_libraries
-    from workers.pipelines.imports import nothing_searched
+    from workers.pipelines.imports import import_libraries, nothing_searched
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     with nothing_collected(ever=True), nothing_searched():

@@ -11,18 +11,15 @@ import errno
 import faulthandler
 import importlib
 import json
-import logging
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 from pydantic import TypeAdapter
 
@@ -37,9 +34,9 @@ from workers.child.protocol import (
     DISK_FULL_STATUS,
     FAULT_FILE,
     INTERRUPTED_STATUS,
-    LIGHT,
     ORDER_FILE,
     OUT_FOLDER,
+    READY_VARIABLE,
     RESULT_FILE,
     Fault,
     News,
@@ -47,50 +44,9 @@ from workers.child.protocol import (
     WrittenCheckpoint,
     answer_file,
 )
-from workers.pipelines.imports import leave_out_torch, nothing_searched
-from workers.pipelines.orders import AnyOrder
+from workers.pipelines.imports import import_libraries, nothing_searched
+from workers.pipelines.orders import AnyOrder, MergeOrder
 from workers.pipelines.sandbox import die_with_parent
-
-
-def import_libraries(pipeline: str | None = None) -> None:
-    """Import torch and bitsandbytes in the cheapest way, if they are installed and the pipeline needs them.
-
-    bitsandbytes passes four functions to `torch.compile` during its import, which loads all of inductor: 0.8 s, a
-    quarter of a child's imports. No job calls them on a CPU; if one is called, it is compiled then.
-    """
-    if pipeline in LIGHT:
-        leave_out_torch()
-        return
-    # It warns if an optional package with a faster kernel for the CPU is missing.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    with suppress(ImportError):
-        torch: Any = importlib.import_module("torch")
-        at_once = torch.compile
-        torch.compile = _when_called(at_once)
-        try:
-            importlib.import_module("bitsandbytes")
-        finally:
-            torch.compile = at_once
-
-
-def _when_called(at_once: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a substitute for `torch.compile`, which calls it only when the given function is first called."""
-
-    def compile_later(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-        if function is None:
-            return lambda found: compile_later(found, **options)
-        compiled: list[Callable[..., Any]] = []
-
-        @wraps(function)
-        def call(*args: Any, **given: Any) -> Any:
-            if not compiled:
-                compiled.append(at_once(function, **options))
-            return compiled[0](*args, **given)
-
-        return call
-
-    return compile_later
-
 
 _PARENT_VARIABLE = "ADAPTER_WORKER_PID"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -157,12 +113,19 @@ def _take_stdout() -> IO[str]:
 def _wait_warm() -> Path | None:
     """Import what takes longest, then return the folder of the next order; None if the worker has none."""
     with nothing_collected(ever=True), nothing_searched():
+        if (only := os.environ.pop(READY_VARIABLE, None)) is not None:
+            importlib.import_module(f"workers.pipelines.{only}")
+            return _given()
         import_libraries()
         # First what every model needs; an order that comes meanwhile doesn't wait for what only other pipelines need.
         for name in ("model.adapters", "training.train", "scoring.evaluate"):
             if select.select([sys.stdin], [], [], 0)[0]:
                 break
             importlib.import_module(f"workers.pipelines.{name}")
+    return _given()
+
+
+def _given() -> Path | None:
     line = sys.stdin.readline()
     return Path(json.loads(line)) if line.endswith("\n") else None
 
@@ -171,7 +134,8 @@ def _carry_out(text: bytes, host: _Process) -> Wire | None:
     """Return the result of a pipeline; None if it was told to stop and has written a checkpoint."""
     order = TypeAdapter(AnyOrder).validate_json(text)
     with nothing_collected(ever=True), nothing_searched():
-        import_libraries(order.pipeline)
+        if not (isinstance(order, MergeOrder) and order.may_be_plain):
+            import_libraries(order.pipeline)
         module = importlib.import_module(f"workers.pipelines.{order.module}")
     found: Wire | None = module.carry_out(order, host)
     return found

@@ -17,8 +17,8 @@ RESULT_FILE = "result.json"
 FAULT_FILE = "fault.json"
 OUT_FOLDER = "out"
 
-#: Pipelines that do without torch.
-LIGHT = frozenset({"data"})
+#: Names the only pipeline's module that a waiting child imports, if the first order is known to be for it.
+READY_VARIABLE = "ADAPTER_WORKER_CHILD_READY"
 
 #: The exit status of a training that wrote a checkpoint because it was told to stop; it has no other meaning.
 INTERRUPTED_STATUS = 75

@@ -26,7 +26,6 @@ from sdk.schemas.wire import Wire
 from sdk.schemas.work import Assignment, BaseSource, Completion
 from workers.child.process import WarmChild
 from workers.child.protocol import (
-    LIGHT,
     ORDER_FILE,
     OUT_FOLDER,
     RESULT_FILE,
@@ -39,7 +38,7 @@ from workers.lease.heartbeat import Lease
 from workers.lease.stop_signal import Stopped, StopSignal
 from workers.node.inputs import AttemptInputs
 from workers.node.transfers import Transfers
-from workers.pipelines.orders import Order
+from workers.pipelines.orders import LIGHT, Order
 
 F = TypeVar("F", bound=Wire)
 

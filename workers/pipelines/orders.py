@@ -29,6 +29,9 @@ from sdk.schemas.training_report import Labels, TrainingReport
 from sdk.schemas.training_rows import TrainingRows
 from sdk.schemas.wire import Sha256, Wire
 
+#: Pipelines that do without torch.
+LIGHT = frozenset({"data"})
+
 
 class Order(Wire):
     """One run of a pipeline: local paths and a spec, nothing from the network."""
@@ -259,6 +262,19 @@ class MergeOrder(Order):
     kept: Path | None = None
     #: The norms of ΔW by module, as stored at publication; None if they could not be derived.
     norms: Norms | None = None
+
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether this could be a merge that needs neither PEFT nor transformers, which depends on the base and the adapter."""
+        spec = self.spec
+        return (
+            not spec.measure
+            and spec.quantize is None
+            and spec.dtype == "auto"
+            and spec.onto != "dequantized"
+            and self.quantization is None
+            and self.labels is None
+        )
 
 
 class ParentFolder(Wire):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
     target = None if output is None else user_path(output)
     if target is not None:
         require_free(target, replaceable=False)
-    with expecting_job(), open_client() as client:
-        chosen = {key: value for key, value in {**given, "register": register}.items() if value is not None}
+    chosen = {key: value for key, value in {**given, "register": register}.items() if value is not None}
+    with expecting_job(None if _needs_libraries(chosen) else "merging.merge"), open_client() as client:
         job = client.submit_merge(ref, **chosen)
         if detach:
             print_detached(style, job)
@@ -64,6 +65,13 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
         watch_all([job])
         require_merged(job)
         hand_out(job, target, style)
+
+
+def _needs_libraries(chosen: Mapping[str, Any]) -> bool:
+    """Whether a merge with these options needs PEFT and transformers in any case."""
+    return chosen.get("measure") is not False or any(
+        chosen.get(name, plain) != plain for name, plain in (("dtype", "auto"), ("quantize", None))
+    )
 
 
 def require_merged(job: Job[MergedModel]) -> None:

@@ -35,8 +35,11 @@ def open_client() -> Iterator[Client]:
 
 
 @contextmanager
-def expecting_job() -> Iterator[None]:
-    """Have the runner of a registry in a folder get ready, while this command does so, for the job that the block submits."""
+def expecting_job(module: str | None = None) -> Iterator[None]:
+    """Have the runner of a registry in a folder get ready, while this command does so, for the job that the block submits.
+
+    `module` is the pipeline's module whose libraries are enough for it; None: all.
+    """
     from sdk import config
 
     home = config.load().home
@@ -45,7 +48,7 @@ def expecting_job() -> Iterator[None]:
         if home is not None and (home / "registry.sqlite3").exists():
             # Without it, the job itself starts a runner.
             with suppress(ImportError, AttributeError):
-                held.enter_context(import_module("registry.queue.local").LocalQueue(home).expecting())
+                held.enter_context(import_module("registry.queue.local").LocalQueue(home).expecting(module))
         yield
 
 

@@ -29,7 +29,7 @@ MEMORY_BYTES = 2**28
 #: others.
 LIBRARIES = """
 from sdk.imports import nothing_collected
-from workers.child.main import import_libraries
+from workers.pipelines.imports import import_libraries
 from workers.pipelines.imports import nothing_searched
 with nothing_collected(), nothing_searched():
     import_libraries()

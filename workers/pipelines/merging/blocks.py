@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.changes import AdapterRows, Changes, Factor, LowRank, Shift, Whole, low_rank
-from workers.pipelines.merging.four_bits import FourBits, quantised, stored_in_four_bits
 from workers.pipelines.merging.plan import MergedTensor, Window, parameter_grid
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.merging.threads import ScratchMemory
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.torch_tensors import TORCH_TYPES
+
+if TYPE_CHECKING:
+    from workers.pipelines.merging.four_bits import FourBits
 
 #: How many numbers are in memory at a time: with fewer, two threads wait for each other during the Python code between
 #: products.
@@ -113,11 +115,13 @@ class Blocks:
             if written.turned:
                 held = held.rows(0, held.shape[0]).T.contiguous()
             self._wide = written.source or "", held
-        if isinstance(held, FourBits):
-            return held.rows(begin, end)
-        return held[begin:end]
+        # A weight in 4 bits is made wide some rows at a time.
+        return held[begin:end] if isinstance(held, torch.Tensor) else held.rows(begin, end)
 
     def _four_bits(self, written: MergedTensor) -> FourBits:
+        # Only such merges need bitsandbytes.
+        from workers.pipelines.merging.four_bits import quantised, stored_in_four_bits
+
         assert written.source is not None
         if written.source in self._base.packed:
             return stored_in_four_bits(self._base, written.source)

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig
-
 from sdk.formats.adapter_files import GENERATION_FILE, TEMPLATE_FILE, VOCABULARY_FILES
 from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_index
 from workers.pipelines.data.tokenizer import all_stops, configured_stops, read_object, tokenizer_folder
@@ -135,6 +133,8 @@ def stop_as_taught(out: Path, base: Path, adapter: Path, tokenizer: Any) -> None
                 json.dumps(said | {"eos_token_id": taught}, indent=2) + "\n", encoding="utf-8"
             )
             return
+        from transformers import GenerationConfig
+
         from workers.pipelines.model.blueprint import read_config
 
         config = GenerationConfig.from_model_config(read_config(base))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.found import FoundCorrect
-from workers.pipelines.merging.prepare import Prepared
-from workers.pipelines.merging.prompts import Distance
+from workers.pipelines.merging.prepared import Prepared
+
+if TYPE_CHECKING:
+    from workers.pipelines.merging.prompts import Distance
 
 #: KL in nats per token above which a merge gets a warning, and above which it fails. In float32 models were seen to agree to
 #: 1e-8, in 16 bit to 1e-3 (tiny random ones of 13 families, whose weights are large), and with experts to 4e-3.

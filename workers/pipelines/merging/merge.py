@@ -8,27 +8,28 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdk.formats.canonical_json import digest_of
+from sdk.imports import nothing_collected
 from sdk.lora.memory import prompts_bytes
 from sdk.lora.stored_quantization import require_measuring, require_onto, require_unpacking
 from sdk.schemas.evaluation import UNMEASURED, FourBitWeights, MergeReport, ReadBack
 from sdk.schemas.events import Progress
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
-from workers.pipelines.data.label_rows import pad_token_id
 from workers.pipelines.data.tokenizer import default_template, load_tokenizer, template_beside
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.imports import import_libraries, nothing_searched
 from workers.pipelines.libraries import library_versions
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
 from workers.pipelines.merging.found import FoundCorrect
-from workers.pipelines.merging.in_four_bits import nf4, write_in_four_bits
 from workers.pipelines.merging.judgement import Judgement, hold_norms
+from workers.pipelines.merging.plain import plain
 from workers.pipelines.merging.plan import MergedTensor, Onto
-from workers.pipelines.merging.prepare import Prepared, prepare
-from workers.pipelines.merging.prompts import Distance, Expected, as_trained, distance_of
+from workers.pipelines.merging.prepared import Prepared
 from workers.pipelines.merging.read_back import read_back, require_said
 from workers.pipelines.merging.writing import (
     beside,
@@ -39,11 +40,12 @@ from workers.pipelines.merging.writing import (
     require_room,
     write_shards,
 )
-from workers.pipelines.model.blueprint import read_config, read_packing, stored_quantization_named
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, choose_device, dtype_name, memory_errors_named
-from workers.pipelines.model.loading import native_dtype
 from workers.pipelines.orders import Host, MergeOrder
+
+if TYPE_CHECKING:
+    from workers.pipelines.merging.prompts import Distance, Expected
 
 T = TypeVar("T")
 
@@ -64,6 +66,20 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
     """
     out = host.out.resolve()
     _require_place(order.base, order.adapter, out)
+    if order.may_be_plain and (plan := plain(order.base, order.adapter)) is not None:
+        merging = _Merging(order, host, out)
+        return merging.carry_out([merging.marked(plan)])
+    with nothing_collected(ever=True), nothing_searched():
+        import_libraries()
+        import_module("workers.pipelines.merging.prepare")
+    return _with_libraries(order, host, out)
+
+
+def _with_libraries(order: MergeOrder, host: Host, out: Path) -> MergeReport:
+    """Carry out a merge that PEFT and transformers plan."""
+    from workers.pipelines.data.label_rows import pad_token_id
+    from workers.pipelines.model.blueprint import read_config, read_packing, stored_quantization_named
+
     tokenizer, classes = load_tokenizer(order.base, order.adapter, ends=order.labels is None), None
     if order.labels is not None:
         classes = Classes(tuple(order.labels), pad_token_id(read_config(order.base), tokenizer))
@@ -76,10 +92,7 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
     merging = _Merging(order, host, out, packing or order.quantization, classes, tokenizer)
     with memory_errors_named("merge on a machine with more of it."):
         plans = [merging.planned(onto) for onto in _candidates(order, packing)]
-        if (report := finished(out, [plan.digest for plan in plans])) is not None:
-            return MergeReport.model_validate_json(report)
-        with full_disk_named(out, plans[0].written):
-            return merging.run(plans)
+    return merging.carry_out(plans)
 
 
 def _candidates(order: MergeOrder, packing: QuantizationRecipe | None) -> Sequence[Onto]:
@@ -130,24 +143,45 @@ class _Merging:
     host: Host
     out: Path
     #: How the base was quantised in training, or is stored.
-    quantization: QuantizationRecipe | None
-    classes: Classes | None
-    tokenizer: Any
+    quantization: QuantizationRecipe | None = None
+    classes: Classes | None = None
+    #: None if the merged model speaks and stops as its base does.
+    tokenizer: Any = None
     device: Device = field(default_factory=choose_device)
     started_s: float = field(default_factory=time.perf_counter)
 
     def planned(self, onto: Onto) -> Prepared:
         """Return what a merge onto a base would write. Raises PipelineError for anything that can't be merged exactly."""
+        from workers.pipelines.merging.prepare import prepare
+
         dtype = None if self.order.spec.dtype == "auto" else self.order.spec.dtype
-        plan = prepare(
-            self.order.base, self.order.adapter, classes=self.classes, onto=onto, dtype=dtype, recipe=self.quantization
+        return self.marked(
+            prepare(
+                self.order.base,
+                self.order.adapter,
+                classes=self.classes,
+                onto=onto,
+                dtype=dtype,
+                recipe=self.quantization,
+            )
         )
+
+    def marked(self, plan: Prepared) -> Prepared:
+        """Return a plan with a digest that also stands for what comes after the merge."""
         spec = self.order.spec
         if spec.quantize is None and spec.measure:
             return plan
         # The report of one is not that of the other.
         further = {} if spec.measure else {"measure": False}
         return replace(plan, digest=digest_of({"plan": plan.digest, "quantize": spec.quantize, **further}))
+
+    def carry_out(self, plans: Sequence[Prepared]) -> MergeReport:
+        """Carry plans out, unless an earlier run has done so."""
+        with memory_errors_named("merge on a machine with more of it."):
+            if (report := finished(self.out, [plan.digest for plan in plans])) is not None:
+                return MergeReport.model_validate_json(report)
+            with full_disk_named(self.out, plans[0].written):
+                return self.run(plans)
 
     def run(self, plans: Sequence[Prepared]) -> MergeReport:
         """Write each candidate, keep the closest and give it the final name."""
@@ -172,7 +206,8 @@ class _Merging:
                 if one is not best:
                     shutil.rmtree(one.folder, ignore_errors=True)
             judgement = Judgement()
-            judgement.hold_template(default_template(self.tokenizer), template_beside(self.order.adapter))
+            if self.tokenizer is not None:
+                judgement.hold_template(default_template(self.tokenizer), template_beside(self.order.adapter))
             if unmeasured:
                 judgement.warnings.append(
                     "There was not the memory to measure both bases: the adapter is merged onto the dequantised one, which is what"
@@ -184,6 +219,10 @@ class _Merging:
         """Return the trained model's predictions; None if they are not wanted, or there isn't enough memory."""
         if not self.order.spec.measure:
             return None
+        from workers.pipelines.merging.prompts import as_trained
+        from workers.pipelines.model.blueprint import read_config
+        from workers.pipelines.model.loading import native_dtype
+
         stored = dtype_name(read_config(self.order.base).dtype)
         # A device that can't multiply 16-bit numbers holds them in 32.
         wider = 2 if stored != native_dtype(self.order.base, self.device) == "float32" else 1
@@ -213,12 +252,14 @@ class _Merging:
                 stored=plan.base,
                 written=plan.written,
             )
-            if self.classes is None:
+            if self.classes is None and self.tokenizer is not None:
                 stop_as_taught(shards.folder, self.order.base, self.order.adapter, self.tokenizer)
             found = read_back(plan, shards.folder, shards.digests, self._counted("read back", total))
             require_said(plan, shards.folder)
             one = _Candidate(plan, folder, shards.digests, found)
             if expected is not None:
+                from workers.pipelines.merging.prompts import distance_of
+
                 self._say("read back", "measuring the merged model")
                 one.distance = _if_memory(
                     lambda: distance_of(shards.folder, expected, classes=self.classes, device=self.device)
@@ -279,6 +320,9 @@ class _Merging:
             for each in plan.written:
                 by_file.setdefault(each.file, {})[each.name] = best.digests[each.name]
             return by_file, None
+        from workers.pipelines.merging.in_four_bits import nf4, write_in_four_bits
+        from workers.pipelines.merging.prompts import distance_of
+
         self._say("quantize", f"putting the merged model into {self.order.spec.quantize}")
         recipe = nf4(self.order.base, plan.dtype, self.classes)
         with _removed_if_wrong(best.folder), in_their_place(best.folder) as (merged, out):

@@ -10,8 +10,8 @@ from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
 from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear, ParamWrapper
 from peft.tuners.lora.variants import DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant, DoraLinearVariant
 
-from sdk.schemas.failures import FailureReason
-from workers.pipelines.errors import PipelineError, first_line
+from workers.pipelines.errors import first_line
+from workers.pipelines.merging.changes import inexact
 from workers.pipelines.model.adapters import unloadable
 
 #: Variants of LoRA that scale the rows of the sum.
@@ -65,11 +65,3 @@ def require_known(name: str, layer: Any, adapter: str) -> None:
 def _is_looked_up(embedding: Any) -> bool:
     """Whether an embedding returns the rows of its weight, or multiples of them, which PEFT takes into account."""
     return type(embedding).forward is torch.nn.Embedding.forward or hasattr(embedding, "embed_scale")
-
-
-def inexact(name: str, said: str) -> PipelineError:
-    """Return the error for a module that can't be merged exactly; the reason is a clause."""
-    return PipelineError(
-        FailureReason.ADAPTER,
-        f"The adapter can't be merged exactly: {name} {said}; serve the adapter on its base, or leave that module out of it.",
-    )

@@ -8,7 +8,6 @@ loaded. Operations that do more than move numbers are not followed: such a param
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -27,21 +26,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A block of a parameter, and the block of one stored tensor with the same numbers."""
-
-    source: str
-    #: For each axis of the parameter: the block's offset and length.
-    begin: Shape
-    size: Shape
-    #: For each axis of the parameter: the axis of the stored tensor, None if each tensor is one entry along it.
-    axes: tuple[int | None, ...]
-    #: For each axis of the stored tensor: the block's offset.
-    source_begin: Shape
+from workers.pipelines.merging.pieces import Piece, Placement, Shape
 
 
 @dataclass(frozen=True)
@@ -54,32 +39,6 @@ class _Symbol:
 
 class _OpaqueError(Exception):
     """An operation does more than move numbers."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """All parameters of a model, and the tensors they are made from."""
-
-    #: Parameter, or buffer, to its pieces.
-    pieces: Mapping[str, tuple[Piece, ...]]
-    #: Parameters that are computed from stored tensors in another way.
-    opaque: frozenset[str]
-    #: Stored tensors that no part of the model uses.
-    unused: frozenset[str]
-    #: Expressions for parameters that may be missing in files.
-    may_lack: tuple[str, ...] = ()
-
-    def optional(self, parameter: str) -> bool:
-        """Whether files may lack a parameter."""
-        return any(re.search(expression, parameter) for expression in self.may_lack)
-
-    def of_source(self) -> dict[str, list[tuple[str, Piece]]]:
-        """Return, for each stored tensor, the parameters that it is part of, and how."""
-        found: dict[str, list[tuple[str, Piece]]] = {}
-        for parameter, pieces in self.pieces.items():
-            for piece in pieces:
-                found.setdefault(piece.source, []).append((parameter, piece))
-        return found
 
 
 def place(model: Any, stored: Mapping[str, Shape]) -> Placement:

@@ -11,9 +11,8 @@ from sdk.formats.safetensors import Kind
 from sdk.schemas.failures import FailureReason
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.changes import AdapterRows, Change, Changes, LowRank, Whole
-from workers.pipelines.merging.peft_layers import inexact
-from workers.pipelines.merging.placement import Piece, Placement
+from workers.pipelines.merging.changes import AdapterRows, Change, Changes, LowRank, Whole, inexact
+from workers.pipelines.merging.pieces import Piece, Placement
 from workers.pipelines.merging.stored_base import FLOATS, StoredBase
 from workers.pipelines.model.device import DTYPES, DtypeName
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES

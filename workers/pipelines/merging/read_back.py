@@ -18,7 +18,7 @@ from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import named
 from workers.pipelines.merging.found import FoundCorrect, wrong
 from workers.pipelines.merging.plan import MergedTensor
-from workers.pipelines.merging.prepare import Prepared
+from workers.pipelines.merging.prepared import Prepared
 from workers.pipelines.merging.recomputed import Recomputed
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.threads import ScratchMemory, at_once, threads

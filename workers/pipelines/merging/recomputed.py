@@ -15,7 +15,6 @@ import torch
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import AdapterRows, LowRank, Shift, Whole
 from workers.pipelines.merging.found import FoundCorrect, wrong
-from workers.pipelines.merging.four_bits import quantised, stored_in_four_bits
 from workers.pipelines.merging.independent import (
     FORMATS,
     BaseNumbers,
@@ -33,7 +32,7 @@ from workers.pipelines.merging.independent import (
     times,
 )
 from workers.pipelines.merging.plan import MergedTensor, Window, parameter_grid
-from workers.pipelines.merging.prepare import Prepared
+from workers.pipelines.merging.prepared import Prepared
 from workers.pipelines.merging.stored_base import StoredBase
 from workers.pipelines.merging.threads import ScratchMemory
 from workers.pipelines.model.device import DTYPES
@@ -335,12 +334,16 @@ class Recomputed:
             codes = packed_codes(base, source)
             if width % codes.block_size == 0:
                 return BaseNumbers(base, written, codes=codes)
+            from workers.pipelines.merging.four_bits import stored_in_four_bits
+
             held = stored_in_four_bits(base, source)
         elif written.four_bits:
             assert recipe is not None
             weight = base.read(source).T if written.turned else base.read(source)
             if width % recipe.four_bit_block == 0:
                 return BaseNumbers(base, written, codes=_whole_codes(weight, recipe))
+            from workers.pipelines.merging.four_bits import quantised
+
             held = quantised(weight, recipe, DTYPES[recipe.compute_dtype])
         else:
             return BaseNumbers(base, written)

@@ -14,7 +14,7 @@ from support import processes
 from support.processes import environment
 from support.tiny import save_llama
 
-from workers.child.main import _when_called
+from workers.pipelines.imports import _when_called
 
 # Importing it here would load the compiler that a child does without, into each process that collects tests.
 if find_spec("bitsandbytes") is None:
@@ -34,7 +34,7 @@ def test_no_compiler_is_loaded_and_torch_is_as_it_was() -> None:
 import sys
 import torch
 real = torch.compile
-from workers.child.main import import_libraries
+from workers.pipelines.imports import import_libraries
 import_libraries()
 print("bitsandbytes" in sys.modules, "torch._inductor.compile_fx" in sys.modules, torch.compile is real)
 """
@@ -45,7 +45,7 @@ def test_a_training_does_without_the_trainers_of_libraries_and_their_tables() ->
     """These would be 90 MiB and half a second of each child."""
     program = """
 import sys
-from workers.child.main import import_libraries
+from workers.pipelines.imports import import_libraries
 import_libraries("training")
 import workers.pipelines.training.train
 print([name for name in ("transformers.trainer", "trl", "datasets", "pandas") if name in sys.modules])
@@ -92,7 +92,7 @@ def test_a_preview_loads_neither_and_renders_as_with_them(tmp_path: Path) -> Non
     base = str(save_llama(tmp_path / "base"))
     program = f"""
 import json, sys
-from workers.child.main import import_libraries
+from workers.pipelines.imports import import_libraries
 from workers.pipelines.imports import nothing_searched
 {inspect.getsource(_rendered)}
 with nothing_searched():

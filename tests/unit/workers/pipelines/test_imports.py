@@ -29,7 +29,7 @@ def test_what_is_searched_less_finds_the_same() -> None:
 def test_what_is_left_out_is_there_for_who_asks_later() -> None:
     program = """
 import sys
-from workers.child.main import import_libraries
+from workers.pipelines.imports import import_libraries
 from workers.pipelines.imports import nothing_searched
 with nothing_searched():
     import_libraries("training")

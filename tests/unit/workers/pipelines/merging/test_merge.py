@@ -139,10 +139,10 @@ def test_auto_measures_both_bases_and_keeps_the_nearer(llama_base: Path, adapter
 def test_auto_keeps_the_original_where_that_is_nearer(
     llama_base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import workers.pipelines.merging.merge as module
+    import workers.pipelines.merging.prompts as prompts
 
     distances = iter([Distance(0.5, 1.0), Distance(0.25, 1.0)])
-    monkeypatch.setattr(module, "distance_of", lambda *args, **options: next(distances))
+    monkeypatch.setattr(prompts, "distance_of", lambda *args, **options: next(distances))
     report = merge(llama_base, adapter, tmp_path / "out", quantization=QuantizationRecipe())
     assert report.onto == "original"
     monkeypatch.undo()

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import workers.pipelines.merging.folder as folder_module
 import workers.pipelines.merging.merge as module
+import workers.pipelines.merging.prompts as prompts
 from sdk.lora.adapter_config import lora_of
 from sdk.lora.delta_norms import delta_norms
 from sdk.schemas.evaluation import UNMEASURED, MergeReport, MergeSpec
@@ -400,7 +401,7 @@ class TestPrompts:
             raise error
 
         free_memory(2**40)
-        monkeypatch.setattr(module, what, fail)
+        monkeypatch.setattr(prompts, what, fail)
         report = run(make("llama", "plain", tmp_path), tmp_path / "out")
         assert report.read_back.prompts == "not run: memory"
         assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -430,7 +431,7 @@ class TestPrompts:
         free_memory: Callable[[int], None],
     ) -> None:
         free_memory(2**40)
-        monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(kl, 1.0))
+        monkeypatch.setattr(prompts, "distance_of", lambda *given, **options: Distance(kl, 1.0))
         made = make(family, "plain", tmp_path, dtype=dtype)
         if fails:
             with pytest.raises(PipelineError, match=r"what was trained: (its predictions|they) are") as caught:
@@ -456,7 +457,7 @@ class TestOntoEither:
         made: Made, out: Path, distances: list[float], monkeypatch: pytest.MonkeyPatch, **spec: Any
     ) -> MergeReport:
         found = iter(distances)
-        monkeypatch.setattr(module, "distance_of", lambda *given, **options: Distance(next(found), 1.0))
+        monkeypatch.setattr(prompts, "distance_of", lambda *given, **options: Distance(next(found), 1.0))
         return run(made, out, quantization=QuantizationRecipe(), **spec)
 
     def test_predictions_that_are_not_finite_are_never_the_nearer(

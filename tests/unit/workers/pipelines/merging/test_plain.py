@@ -1,0 +1,207 @@
+"""Plain merges are planned without PEFT and transformers, exactly as with them, and everything else is left to these."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.merges import FAMILIES, Made, make, merge, settings, variants
+from support.merges import save_adapter as save_peft_adapter
+
+from sdk.schemas.evaluation import MergeSpec
+from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.merging.plain import plain
+from workers.pipelines.merging.prepare import prepare
+from workers.pipelines.orders import MergeOrder
+
+_PLAIN = ("llama", "llama-tied", "llama-biased", "mistral", "qwen3")
+
+
+def config_of(folder: Path, name: str, **changes: Any) -> None:
+    """Change settings in a config."""
+    known = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(known | changes))
+
+
+@pytest.mark.parametrize("family", _PLAIN)
+@pytest.mark.parametrize(("variant", "dtype", "shards"), [("plain", "bfloat16", 3), ("rslora", "float32", 1)])
+def test_plan_is_the_one_that_peft_and_transformers_make(
+    family: str, variant: str, dtype: str, shards: int, tmp_path: Path
+) -> None:
+    made = make(family, variant, tmp_path, dtype=dtype, shards=shards)
+    ours = plain(made.base, made.adapter)
+    theirs = prepare(made.base, made.adapter, classes=None, onto="original", dtype=None, recipe=None)
+    assert ours is not None
+    for part in ("written", "target", "config", "dtype", "digest"):
+        assert getattr(ours, part) == getattr(theirs, part)
+    assert list(ours.changes.by_parameter.items()) == list(theirs.changes.by_parameter.items())
+    assert (ours.changes.shapes, ours.changes.tied) == (theirs.changes.shapes, theirs.changes.tied)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - set(_PLAIN)))
+def test_other_families_are_left_to_peft(family: str, tmp_path: Path) -> None:
+    made = make(family, "plain", tmp_path)
+    assert plain(made.base, made.adapter) is None
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make("llama-biased", "plain", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Made], Made]:
+    """Return a function that copies base and adapter, each time into other folders."""
+
+    def copy(made: Made) -> Made:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        return Made(*(Path(shutil.copytree(each, folder / each.name)) for each in (made.base, made.adapter)))
+
+    return copy
+
+
+@pytest.mark.parametrize("variant", sorted(variants("llama-biased").keys() - {"plain", "rslora"}))
+def test_other_variants_are_left_to_peft(variant: str, llama: Made, tmp_path: Path) -> None:
+    adapter = save_peft_adapter(llama.base, tmp_path / "adapter", **settings("llama-biased", variant))
+    assert plain(llama.base, adapter) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alpha_pattern": {"q_proj": 8}},
+        {"bias": "lora_only"},
+        {"fan_in_fan_out": True},
+        {"a_setting_of_a_later_release": "on"},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": 1},
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": True},
+        {"r": 4},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj"]},
+        {"target_modules": ["q_proj", "o_proj", "v_proj"]},
+        {"target_modules": ["q_proj", "o_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "o_proj", "self_attn"]},
+        {"layers_to_transform": [0]},
+        {"exclude_modules": ["layers.0.self_attn.q_proj"]},
+        {"task_type": "SEQ_CLS"},
+        {"peft_type": "IA3"},
+    ],
+    ids=lambda change: json.dumps(change),
+)
+def test_settings_that_may_mean_another_sum_are_left_to_peft(
+    change: dict[str, Any], llama: Made, copied: Callable[[Made], Made]
+) -> None:
+    made = copied(llama)
+    assert plain(made.base, made.adapter) is not None
+    config_of(made.adapter, "adapter_config.json", **change)
+    assert plain(made.base, made.adapter) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"auto_map": {"AutoModelForCausalLM": "model.Model"}},
+        {"architectures": ["LlamaForSequenceClassification"]},
+        {"attention_bias": False},
+        {"mlp_bias": True},
+        {"tie_word_embeddings": True},
+        {"num_hidden_layers": 3},
+        {"num_key_value_heads": 1},
+        {"vocab_size": 200},
+        {"dtype": "float64", "torch_dtype": None},
+        {"quantization_config": {"quant_method": "fp8"}},
+    ],
+    ids=lambda change: json.dumps(change),
+)
+def test_bases_whose_files_are_not_their_configs_are_left_to_transformers(
+    change: dict[str, Any], llama: Made, copied: Callable[[Made], Made]
+) -> None:
+    made = copied(llama)
+    config_of(made.base, "config.json", **change)
+    assert plain(made.base, made.adapter) is None
+
+
+def _altered(path: Path, alter: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_file(path)
+    alter(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("which", ["base", "adapter"])
+def test_tensors_too_many_or_too_few_are_left_to_peft(which: str, llama: Made, copied: Callable[[Made], Made]) -> None:
+    file = {"base": "model.safetensors", "adapter": "adapter_model.safetensors"}[which]
+    for alter in (
+        lambda tensors: tensors.pop(max(tensors)),
+        lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}),
+        lambda tensors: tensors.update({max(tensors): torch.zeros(3, 5)}),
+    ):
+        made = copied(llama)
+        _altered(getattr(made, which) / file, alter)
+        assert plain(made.base, made.adapter) is None
+
+
+def test_models_that_speak_or_stop_otherwise_than_their_base_are_left_to_transformers(
+    llama: Made, copied: Callable[[Made], Made]
+) -> None:
+    for name, text in {
+        "generation_config.json": '{"eos_token_id": [5]}',
+        "chat_template.jinja": "{{ messages }}",
+        "tokenizer.json": "{}",
+    }.items():
+        made = copied(llama)
+        (made.adapter / name).write_text(text)
+        assert plain(made.base, made.adapter) is None
+    made = copied(llama)
+    (made.base / "tokenizer.json").write_text("{}")
+    assert plain(made.base, made.adapter) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"spec": MergeSpec()},
+        {"spec": MergeSpec(measure=False, dtype="float32")},
+        {"spec": MergeSpec(measure=False, quantize="nf4")},
+        {"spec": MergeSpec(measure=False, onto="dequantized")},
+        {"spec": MergeSpec(measure=False), "quantization": QuantizationRecipe()},
+        {"spec": MergeSpec(measure=False), "labels": ["a", "b"]},
+    ],
+)
+def test_orders_for_more_than_the_sum_are_never_plain(given: dict[str, Any]) -> None:
+    plainest: dict[str, Any] = {"quantization": None, "labels": None, "spec": MergeSpec(measure=False)}
+    where: dict[str, Any] = {"base": Path("base"), "adapter": Path("adapter")}
+    assert MergeOrder(**where, **plainest).may_be_plain
+    assert not MergeOrder(**where, **(plainest | given)).may_be_plain
+
+
+_ALONE = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from support.merges import merge
+report = merge(*map(Path, sys.argv[1:4]), measure=False)
+print(json.dumps([report.read_back.prompts, sorted({"transformers", "peft", "bitsandbytes"} & sys.modules.keys())]))
+"""
+
+
+def test_plain_merge_needs_no_peft_and_writes_the_same_bytes(llama: Made, tmp_path: Path) -> None:
+    alone, measured = tmp_path / "alone", tmp_path / "measured"
+    tests = Path(__file__).parents[4]
+    words = [*map(str, (llama.base, llama.adapter, alone)), str(tests)]
+    answer = subprocess.run([sys.executable, "-c", _ALONE, *words], capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout) == ["not run: measure is off", []]
+    assert merge(llama.base, llama.adapter, measured).read_back.prompts == "run"
+    names = sorted(path.name for path in measured.iterdir())
+    assert names == sorted(path.name for path in alone.iterdir())
+    assert all((alone / name).read_bytes() == (measured / name).read_bytes() for name in names)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,12 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 #: How long an engine may take to be reached, and between two pieces of its answer, in seconds: a long prompt comes before the first.
 _ENGINE = httpx.Timeout(600.0, connect=5.0, pool=30.0)
 _JSON = (b"content-type", b"application/json")
+
+#: What llama.cpp says of a prompt that is too long; its caller can't make the context longer.
+_TOO_LONG = re.compile(r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\).*")
+_TOO_LONG_HERE = (
+    r"the prompt has \1 tokens, which leaves no room for an answer in the context of \2; shorten the prompt"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -179,6 +186,11 @@ def _refusal(status: int, answer: bytes, name: str | None) -> Declined:
 
 
 def _sentence(answer: bytes) -> str:
+    """Return what an engine says to a caller.
+
+    >>> _sentence(b'{"error": {"message": "request (9 tokens) exceeds the available context size (8 tokens), try increasing it"}}')
+    'the prompt has 9 tokens, which leaves no room for an answer in the context of 8; shorten the prompt'
+    """
     try:
         error = json.loads(answer)
         error = error.get("error", error)
@@ -187,4 +199,5 @@ def _sentence(answer: bytes) -> str:
         message = None
     if not isinstance(message, str) or not message.strip():
         return "the engine refused this request; correct it"
-    return message.partition("\n")[0][:500]
+    line = message.partition("\n")[0][:500]
+    return _TOO_LONG.sub(_TOO_LONG_HERE, line)

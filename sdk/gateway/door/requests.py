@@ -160,7 +160,12 @@ def _explained(error: ValidationError) -> Declined:
     # A value that may be of several kinds has a fault for each; the one for which most of it was read is what was meant.
     first = max(
         error.errors(include_url=False, include_input=False, include_context=False),
-        key=lambda fault: (fault["type"] == "extra_forbidden", len(fault["loc"])),
+        key=lambda fault: (
+            fault["type"] == "extra_forbidden",
+            len(fault["loc"]),
+            # What is wrong with a value of the right kind.
+            not fault["type"].endswith("_type"),
+        ),
     )
     where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or re.fullmatch(r"\w{1,64}", part))
     if first["type"] == "extra_forbidden":

@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import httpx
 
 from sdk.asking.programs import short_temporary
 from sdk.gateway.engines.engine import EngineRefused
+from sdk.gateway.engines.private_folder import PrivateFolder
 from sdk.worker_program import start_program_beside
 
 #: What an engine may say before it is ready, in bytes.
@@ -48,7 +47,7 @@ class _EngineClient(httpx.AsyncClient):
 class EngineProcess:
     """One process, and the client that reaches it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: Path, socket: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, folder: PrivateFolder, socket: Path) -> None:
         self._process, self._folder = process, folder
         self.client = _EngineClient(
             transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=_LIMITS),
@@ -65,12 +64,17 @@ class EngineProcess:
         Raises EngineRefused with what it says, or if it ends or takes longer.
         """
         # In a folder that nobody else can enter. Paths of sockets may not be long.
-        folder = Path(tempfile.mkdtemp(prefix="adapterctl-", dir=short_temporary()))
-        socket = folder / "engine.sock"
+        try:
+            folder = await asyncio.to_thread(PrivateFolder, short_temporary())
+        except OSError as error:
+            raise EngineRefused(
+                f"no folder can be made for the socket of {what} ({error.strerror}); make room for temporary files, or set TMPDIR"
+            ) from error
+        socket = folder.path / "engine.sock"
         try:
             process = await start_program_beside(module, line_bytes=_MOST_LINE)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.close()
             raise
         child = cls(process, folder, socket)
         try:
@@ -146,7 +150,7 @@ class EngineProcess:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
 
 def _how(status: int) -> str:

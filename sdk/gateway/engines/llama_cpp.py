@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from sdk.file_locks import locked
 from sdk.gateway.engines.child import EngineProcess
 from sdk.gateway.engines.engine import EngineFacts, EngineRefused, RunningCount, Upstream
 from sdk.gateway.engines.llama_cpp_scores import score
+from sdk.gateway.engines.private_folder import PrivateFolder
 from sdk.schemas.export import GgufDtype
 
 _MODULE = "sdk.gateway.engines.llama_cpp_program"
@@ -74,7 +73,7 @@ class LlamaCppEngine:
         """`base` is the folder of the base with this fingerprint; its GGUF file is written into `store` once, and used again."""
         self._base, self._options = base, options or LlamaCppOptions()
         self._model = store / f"{fingerprint[:16]}-{self._options.dtype or 'as-stored'}.gguf"
-        self._folder: Path | None = None
+        self._folder: PrivateFolder | None = None
         #: The versions that are to answer, and their files.
         self._files: dict[str, Path] = {}
         #: The leased folders that they were made from.
@@ -202,7 +201,7 @@ class LlamaCppEngine:
         for process in left:
             await process.child.end()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
 
     @property
     def pid(self) -> int | None:
@@ -210,10 +209,14 @@ class LlamaCppEngine:
         return None if self._current is None else self._current.child.pid
 
     def _private(self) -> Path:
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="adapterctl-gguf-"))
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        return self._folder
+        try:
+            if self._folder is None:
+                self._folder = PrivateFolder()
+            return self._folder.path
+        except OSError as error:
+            raise EngineRefused(
+                f"no folder can be made for adapters as llama.cpp reads them ({error.strerror}); make room for temporary files, or set TMPDIR"
+            ) from error
 
     async def _completed(self) -> None:
         """Write the files again that a system has removed, as some do with what is old in their folder for temporary files. Raises

@@ -24,7 +24,7 @@ from sdk.file_locks import locked
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.gateway.engines.engine import EngineFacts, EngineRefused, Upstream
 from sdk.gateway.engines.vllm_base import VllmBase, is_base
-from sdk.gateway.engines.vllm_scores import score
+from sdk.gateway.engines.vllm_scores import VllmScores
 
 #: The folder below the shared one, and the file by whose lock one gateway at a time uses it.
 _FOLDER, _LOCK = "adapterctl-serving", ".lock"
@@ -62,6 +62,7 @@ class VllmEngine:
         self._held = ExitStack()
         self._is_held = False
         self._base = VllmBase(self._own, self._load_base, wait_s=wait_s)
+        self._scores = VllmScores()
         #: The folders of what is loaded, by version, and of what the engine may have, whether it said so or not; and those that are
         #: to be removed, each with its time.
         self._folders: dict[str, Path] = {}
@@ -98,6 +99,7 @@ class VllmEngine:
         self._leaving = [(at, each) for at, each in self._leaving if each != own]
         await asyncio.to_thread(_copy, folder, own)
         self._given[name] = own
+        self._scores.forget(name)
         answer = await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._seen(own))})
         if answer.status_code != httpx.codes.OK and await self._root_of(name) != str(self._seen(own)):
             del self._given[name]
@@ -151,12 +153,18 @@ class VllmEngine:
 
     async def score(self, name: str | None, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
         """Return the log-probability, in nats, of each token of a continuation. Raises KeyError, httpx.HTTPError, EngineRefused."""
+        if name is None:
+            # One that was started again may have another base, and doesn't have the adapter by which this one is asked for it.
+            await self.loaded()
+            if self._base.folder is None:
+                self._scores.forget(self.route(None).fields["model"])
         upstream = self.route(name)
         with upstream.running:
-            return await score(upstream, prompt, continuation)
+            return await self._scores.score(upstream, prompt, continuation)
 
     async def close(self) -> None:
         """Leave the engine as it is: it belongs to somebody else, and may still answer."""
+        self._scores.close()
         await self._client.aclose()
         self._held.close()
         self._is_held = False

@@ -102,6 +102,22 @@ class TestEngine:
 
         scene(body)
 
+    def test_a_prompt_that_fills_the_context_is_refused_and_one_token_less_is_answered(
+        self, scene: Scene, models: ServedModels
+    ) -> None:
+        async def body(engine: InferenceEngine) -> None:
+            most = (await engine.facts()).context_tokens
+            upstream = engine.route(None)
+            for length, status in ((most - 1, 200), (most, 400), (most + 1, 400), (8, 200)):
+                prompt = [each % 7 + 5 for each in range(length)]
+                for stream in (False, True):
+                    fields = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "stream": stream, **upstream.fields}
+                    answer = await upstream.client.post("/v1/completions", json=fields)
+                    assert answer.status_code == status, (length, stream, answer.text)
+                    assert "error" not in answer.text or status == 400
+
+        scene(body)
+
     def test_loading_twice_and_releasing_what_is_not_loaded_are_fine(self, scene: Scene, models: ServedModels) -> None:
         async def body(engine: InferenceEngine) -> None:
             folder = models.adapters["sql@v1"]

@@ -27,6 +27,8 @@ from workers.serving.texts.versions import TextsOfBase, TextsOfVersion
 BASE_NAME = "base"
 #: The tokens of a completion if none are asked for, as OpenAI has it.
 _COMPLETION_TOKENS = 16
+#: Of a text with more characters for each token of the context, its beginning becomes tokens first.
+_HEAD_CHARACTERS = 16
 
 T = TypeVar("T")
 
@@ -188,7 +190,7 @@ class ServedEngine:
             raise RequestRefused(429, "queue_full", str(error)) from error
         except RenderingRefused as error:
             raise RequestRefused(400, "not_rendered", str(error), param="messages") from error
-        prompt = await _in(self._encoding, lambda: texts.rendered(text))
+        prompt = await self._encoded(texts.rendered, text)
         given = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         if request.top_logprobs is not None and not request.logprobs:
@@ -214,8 +216,8 @@ class ServedEngine:
         _require_supported(request)
         stops = stop_texts(request.stop)
         given = request.prompt
-        prompt = given if isinstance(given, list) else await _in(self._encoding, lambda: texts.plain(given))
-        if any(not 0 <= token < len(texts.tokenizer) for token in prompt):
+        prompt = given if isinstance(given, list) else await self._encoded(texts.plain, given)
+        if prompt and not 0 <= min(prompt) <= max(prompt) < len(texts.tokenizer):
             raise RequestRefused(
                 400, "invalid_value", "the prompt has a token that the tokenizer doesn't; correct it", param="prompt"
             )
@@ -251,6 +253,28 @@ class ServedEngine:
             raise RequestRefused(400, "invalid_value", str(error)) from error
         except errors.ServingError as error:
             raise RequestRefused(503, "unavailable", str(error)) from error
+
+    async def _encoded(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
+        """Return a text's tokens. Raises RequestRefused for one that is much longer than the context, of which not all is read: others
+        wait for their tokens meanwhile.
+        """
+        most = self.context_tokens
+
+        def encoded() -> list[int]:
+            head = _HEAD_CHARACTERS * most
+            while head < len(text):
+                # Where a text is cut, its tokens are others, but not half of them.
+                if len(encode(text[:head])) > 2 * most:
+                    raise RequestRefused(
+                        400,
+                        "context_length_exceeded",
+                        f"the prompt has more than {2 * most} tokens, and the context {most}; shorten the prompt",
+                        param="prompt",
+                    )
+                head *= 4
+            return encode(text)
+
+        return await _in(self._encoding, encoded)
 
     def _texts(self, model: str) -> tuple[str | None, TextsOfVersion]:
         if model == BASE_NAME:

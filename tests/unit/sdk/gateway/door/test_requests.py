@@ -36,6 +36,12 @@ def test_a_generation_config_with_strange_numbers_is_refused(config: str) -> Non
     assert (error.status, error.param) == (400, "generation_config")
 
 
+def test_too_many_stops_are_counted() -> None:
+    error = refused(messages=[{"role": "user"}], stop=["a"] * 17)
+    assert error.message.startswith("stop")
+    assert "at most 16" in error.message
+
+
 @pytest.mark.parametrize(
     ("part", "where"),
     [

@@ -1,20 +1,23 @@
-"""A process that an engine runs in, and what its client says once it was ended."""
+"""A process that an engine runs in, what its client says once it was ended, and where its files lie."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from sdk.gateway.engines.child import EngineProcess
+from sdk.gateway.engines.private_folder import PrivateFolder
 
 
 def test_a_request_to_an_engine_that_was_ended_fails_as_one_to_a_dead_engine_does(tmp_path: Path) -> None:
     async def body() -> None:
         process = await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
-        child = EngineProcess(process, tmp_path / "private", tmp_path / "private" / "engine.sock")
+        child = EngineProcess(process, PrivateFolder(str(tmp_path)), tmp_path / "engine.sock")
         # A route that was given before the engine was found dead, and is used after that.
         client = child.client
         await child.end()
@@ -42,7 +45,7 @@ def test_a_busy_engine_that_drops_a_connection_is_not_taken_for_gone(tmp_path: P
     async def body() -> None:
         socket = tmp_path / "engine.sock"
         process = await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
-        child = EngineProcess(process, tmp_path / "private", socket)
+        child = EngineProcess(process, PrivateFolder(str(tmp_path)), socket)
         server = await asyncio.start_unix_server(answer, socket)
         assert await child.answers()
         assert not drops
@@ -53,3 +56,32 @@ def test_a_busy_engine_that_drops_a_connection_is_not_taken_for_gone(tmp_path: P
         await child.end()
 
     asyncio.run(body())
+
+
+def test_a_killed_process_s_private_folder_is_removed_by_the_next_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    code = "import sys, time; from sdk.gateway.engines.private_folder import PrivateFolder; "
+    code += "f = PrivateFolder(sys.argv[1]); (f.path / 'a').touch(); print(f.path, flush=True); time.sleep(60)"
+    folders = []
+    others = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            folders.append(Path(other.stdout.readline().decode().strip()))
+        others[0].kill()
+        others[0].wait()
+        strange = tmp_path / "adapterctl-engine-link"
+        strange.symlink_to(folders[1])
+        own = PrivateFolder(str(tmp_path))
+        assert {*tmp_path.iterdir()} == {folders[1], strange, own.path}
+        assert (folders[1] / "a").exists()
+        # Some systems remove what is old; it is made again, and is locked as before.
+        own.path.rmdir()
+        assert own.path.is_dir()
+        PrivateFolder(str(tmp_path)).close()
+        assert own.path.is_dir()
+        own.close()
+        assert {*tmp_path.iterdir()} == {folders[1], strange}
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()

@@ -1,4 +1,4 @@
-"""What is asked of vLLM to score tokens: what it would write in one request, and the rest at once."""
+"""What is asked of vLLM to score tokens: what it would write once for all texts, and the rest at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from sdk.gateway.engines.engine import EngineRefused, Upstream
-from sdk.gateway.engines.vllm_scores import score
+from sdk.gateway.engines.vllm_scores import VllmScores
 
 #: Of each token, and how many tokens the engine says are likely.
 VOCABULARY, LIKELY = 50, 20
@@ -35,23 +35,29 @@ class CountedEngine:
         self._open -= 1
         body = json.loads(request.content)
         context, logprobs = list(body["prompt"]), dict[str, list[Any]](tokens=[], top_logprobs=[], token_logprobs=[])
-        for _ in range(body["max_tokens"]):
+        ends, bias = body.get("stop_token_ids", []), body.get("logit_bias", {})
+        for at in range(body["max_tokens"]):
             best = sorted(range(VOCABULARY), key=lambda token: -logprob(context, token))
-            allowed = body.get("allowed_token_ids", best)
-            written = next(token for token in best if token in allowed)
+            allowed = set(body.get("allowed_token_ids", best))
+            if at < body.get("min_tokens", 0):
+                allowed -= set(ends)
+            written = max(allowed, key=lambda token: logprob(context, token) + bias.get(str(token), 0))
             logprobs["tokens"].append(f"token_id:{written}")
             logprobs["token_logprobs"].append(logprob(context, written))
             shown = best[: body["logprobs"]]
             logprobs["top_logprobs"].append({f"token_id:{token}": logprob(context, token) for token in shown})
             context.append(written)
+            if written in ends:
+                break
         return httpx.Response(200, json={"choices": [{"logprobs": logprobs}]})
 
-    def score(self, prompt: list[int], continuation: list[int]) -> list[float]:
-        async def scored() -> list[float]:
+    def score(self, prompt: list[int], *continuations: list[int]) -> list[list[float]]:
+        async def scored() -> list[list[float]]:
             async with httpx.AsyncClient(
                 transport=httpx.MockTransport(self.answer), base_url="http://engine"
             ) as client:
-                return await score(Upstream(client, {"model": "sql@v1"}), prompt, continuation)
+                scores, upstream = VllmScores(), Upstream(client, {"model": "sql@v1"})
+                return await asyncio.gather(*(scores.score(upstream, prompt, each) for each in continuations))
 
         return asyncio.run(scored())
 
@@ -66,23 +72,30 @@ def expected(prompt: list[int], continuation: list[int]) -> list[float]:
     [
         # As it writes itself.
         ([21, 47, 29, 3], 1),
-        # Another token that is likely at the second place; those after it are asked for alone.
-        ([21, 48, 36, 2], 3),
-        # One that isn't among the likely ones is forced.
-        ([20, 40, 30, 10], 6),
+        # Another token that is likely at the second place; it is made to write both after it.
+        ([21, 48, 36, 2], 2),
+        # One that isn't among the likely ones is first; a pair of the same, and a last one alone.
+        ([20, 40, 40, 40, 3], 4),
     ],
 )
 def test_scores_are_the_engine_s_whatever_it_would_write(continuation: list[int], requests: int) -> None:
     engine = CountedEngine()
-    assert engine.score([1, 3], continuation) == expected([1, 3], continuation)
+    assert engine.score([1, 3], continuation) == [expected([1, 3], continuation)]
     assert engine.requests == requests
+
+
+def test_what_it_writes_is_asked_once_for_all_texts_after_a_prompt() -> None:
+    engine = CountedEngine()
+    continuations = [21, 47, 29, 3], [21, 48, 36, 2]
+    assert engine.score([1, 3], *continuations) == [expected([1, 3], each) for each in continuations]
+    assert engine.requests == 2
 
 
 def test_what_it_would_not_have_written_is_asked_for_at_once() -> None:
     engine = CountedEngine()
     continuation = [(5 * at + 2) % VOCABULARY for at in range(16)]
-    assert engine.score([1, 3], continuation) == expected([1, 3], continuation)
-    assert engine.most_open >= 12
+    assert engine.score([1, 3], continuation) == [expected([1, 3], continuation)]
+    assert engine.most_open >= 7
 
 
 def test_an_engine_that_writes_another_token_than_the_one_allowed_is_refused() -> None:

@@ -211,6 +211,18 @@ def test_request_that_cannot_be_answered_is_refused(
     assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
 
 
+def test_text_far_beyond_the_context_is_refused_before_all_of_it_is_read(engine: RunningEngine) -> None:
+    for path, asked in (
+        ("/v1/completions", {"model": "base", "prompt": "two " * 200_000}),
+        ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": "two " * 200_000}]}),
+    ):
+        response = engine.post(path, **asked)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+        # Not its 200,000.
+        assert "the prompt has more than 512 tokens, and the context 256" in error["message"]
+
+
 def test_body_that_is_no_json_or_too_long_is_refused(engine: RunningEngine) -> None:
     assert engine.client.post("/v1/completions", content=b"{").json()["error"]["code"] == "invalid_json"
     assert engine.client.post("/v1/completions", content=b" " * (4 * 2**20 + 1)).status_code == 413

@@ -133,6 +133,8 @@ class JobFeed:
         self._lines = lines or JobLines(db)
         self._followers: set[JobReader] = set()
         self._task: asyncio.Task[None] | None = None
+        #: The one before, which ends only once the database has answered it.
+        self._ending: asyncio.Task[None] | None = None
         #: The events of the last seconds that were seen, with the time; everything up to `_floor` was seen before.
         self._seen: dict[int, float] = {}
         self._floor = 0
@@ -148,6 +150,9 @@ class JobFeed:
     @asynccontextmanager
     async def following(self, follower: JobReader, after: int) -> AsyncIterator[JobReader]:
         """Until the end of the block, tell somebody what has happened to jobs since the event `after`."""
+        while self._ending is not None and not self._ending.done():
+            # It would count events as seen of which nobody is told any more, and let this follower go.
+            await asyncio.wait([self._ending])
         if self._task is None or self._task.done():
             self._begin(after)
         if after < self._kept_from:
@@ -161,7 +166,7 @@ class JobFeed:
             self._followers.discard(follower)
             if not self._followers and self._task is not None:
                 self._task.cancel()
-                self._task = None
+                self._ending, self._task = self._task, None
 
     def _begin(self, after: int) -> None:
         self._seen, self._kept, self._changed, self._standing = {}, [], {}, {}

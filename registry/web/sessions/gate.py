@@ -25,6 +25,8 @@ TRUST_S = 0.5
 #: How many sessions are remembered at once.
 _MOST = 10_000
 _READS = ("GET", "HEAD")
+#: What a stream says, to which a browser comes back after its session has ended: see `registry.web.jobs.stream`.
+_STREAM, _ENDED = "text/event-stream", "event: end\ndata:\n\n"
 #: What is there without a session.
 _OPEN = (SIGN_IN, CODE)
 
@@ -101,7 +103,10 @@ class SessionGate:
             del self._known[key]
 
     def _led(self, request: Request, error: Unauthenticated) -> Response:
-        """Lead a reader to the page for signing in, and back; a script and a form are told."""
+        """Lead a reader to the page for signing in, and back; a script, a stream and a form are told."""
+        if _STREAM in request.headers.get("Accept", ""):
+            # A browser calls any other answer a fault of the page, and asks no more.
+            return Response(_ENDED, headers=HEADERS, media_type=_STREAM)
         if request.method not in _READS or request.headers.get("HX-Request"):
             answer = refusal(request, error)
         else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -297,6 +299,13 @@ def test_retry_that_is_sent_twice_is_one_job(browse: Browse, train: Train, space
     assert f'href="{address}"' in browser.page(made.pop())
 
 
+@ONE_DATABASE
+def test_stream_of_a_session_that_has_ended_says_so_when_a_browser_comes_back(people: World) -> None:
+    answer = httpx.get(f"{people.url}/ui/jobs/live?after=0.x", headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, answer.text) == (200, "event: end\ndata:\n\n")
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+
+
 def test_feed_lets_everybody_go_when_the_server_ends(embedded: World) -> None:
     async def follow() -> None:
         feed = JobFeed(embedded.services.db, embedded.services.sessions)
@@ -306,6 +315,42 @@ def test_feed_lets_everybody_go_when_the_server_ends(embedded: World) -> None:
                 while not follower.stopped:
                     await follower.signal.wait()
                     follower.drain()
+
+    asyncio.run(follow())
+
+
+def test_feed_that_begins_while_the_one_before_still_reads_tells_everything(embedded: World) -> None:
+    """A page is closed, and the next opened, while the database is slow."""
+    reads, goes_on = threading.Event(), threading.Event()
+
+    class Lines:
+        asked = 0
+
+        def events_after(self, seq: int, *, most: int) -> list[tuple[int, str]]:
+            self.asked += 1
+            if self.asked == 1:
+                reads.set()
+                goes_on.wait(PATIENCE_S)
+            return [(6, "a job")] if seq < 6 else []
+
+        def of(self, ids: Any) -> list[Any]:
+            return [SimpleNamespace(id=ident, namespace="-", ahead=None, waits=None) for ident in ids]
+
+        def waiting(self) -> list[Any]:
+            return []
+
+    async def follow() -> None:
+        feed = JobFeed(embedded.services.db, embedded.services.sessions, lines=Lines())  # type: ignore[arg-type]
+        async with feed.following(JobReader("", LOCAL, lambda line: True), 0):
+            await asyncio.to_thread(reads.wait, PATIENCE_S)
+        asyncio.get_running_loop().call_later(TICK_S / 4, goes_on.set)
+        follower = JobReader("", LOCAL, lambda line: True)
+        async with asyncio.timeout(PATIENCE_S), feed.following(follower, 0):
+            while not follower.pending:
+                await follower.signal.wait()
+                assert not follower.stopped
+                assert follower.verdict is None or follower.pending
+        assert list(follower.pending) == ["a job"]
 
     asyncio.run(follow())
 

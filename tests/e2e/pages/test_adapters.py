@@ -9,7 +9,7 @@ import pytest
 from contract.promotion.scene import Scene, floor
 from playwright.sync_api import Page, expect
 from support.adapters import base_registration
-from support.browsing import LOOKS, Reader
+from support.browsing import PHONE, Reader
 from support.registries import World
 
 from registry.principal import Role
@@ -47,11 +47,10 @@ def addresses(scene: Scene) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_pages_of_an_adapter_fit_and_are_accessible(
-    reading: Callable[..., Reader], scene: Scene, pictures: Path, width: int, dark: bool
+    reading: Callable[..., Reader], scene: Scene, pictures: Path
 ) -> None:
-    reader = reading(Role.ADMIN, width=width, dark=dark)
+    reader = reading(Role.ADMIN)
     for name, address in addresses(scene).items():
         reader.page.goto(address)
         expect(reader.page.get_by_role("heading", level=1)).to_be_visible()
@@ -123,7 +122,7 @@ def test_texts_as_long_and_odd_as_they_may_be_stay_in_the_window(
     odd.move(1, "production", name, reason=ODD + "r" * 200)
     odd.move(2, "q" * 60, name, reason=ODD)
     page = f"/ui/adapters/{odd.adapter(name)}"
-    reader = reading(Role.ADMIN, to=page, width=375)
+    reader = reading(Role.ADMIN, to=page, width=PHONE)
     for place, address in enumerate((page, f"{page}/v2", f"/ui/history?adapter={odd.adapter(name)}")):
         reader.page.goto(address)
-        reader.hold(pictures, f"odd-{place}")
+        reader.hold(pictures, f"odd-{place}", [(PHONE, False)])

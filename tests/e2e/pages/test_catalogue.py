@@ -23,13 +23,10 @@ def adapters(seen: World, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     return ["code-review", "team/docs"]
 
 
-@pytest.mark.parametrize(("width", "dark"), ALL_LOOKS)
-def test_catalogue_fits_and_is_accessible(
-    reading: Callable[..., Reader], pictures: Path, width: int, dark: bool
-) -> None:
-    reader = reading(width=width, dark=dark)
+def test_catalogue_fits_and_is_accessible(reading: Callable[..., Reader], pictures: Path) -> None:
+    reader = reading()
     expect(reader.page.get_by_role("link", name="team/docs")).to_be_visible()
-    reader.hold(pictures, "catalogue")
+    reader.hold(pictures, "catalogue", ALL_LOOKS)
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])

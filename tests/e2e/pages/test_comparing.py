@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.browsing import LOOKS, SCREEN, Reader, overflows, violations
+from support.browsing import Reader, hold
 from support.compared import scored
 from support.registries import World
 from support.trained_and_scored import Trainer
@@ -46,23 +46,17 @@ def offline(chromium: Browser) -> Iterator[Page]:
     assert [url for url in asked if url.startswith("file:") and not url.endswith(".html")] == []
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_report_opens_from_a_disk_and_loads_nothing(
-    seen: World, refs: list[str], offline: Page, pictures: Path, tmp_path: Path, width: int, dark: bool
+    seen: World, refs: list[str], offline: Page, pictures: Path, tmp_path: Path
 ) -> None:
     path = seen.writer.report(refs, rows=2).save(tmp_path / "report.html")
-    offline.set_viewport_size({"width": width, "height": 900})
-    offline.emulate_media(color_scheme="dark" if dark else "light")
     offline.goto(path.as_uri())
     expect(offline.get_by_role("heading", level=1)).to_have_text(", ".join(refs))
     expect(offline.locator("figure.curves canvas").first).to_be_visible()
     expect(offline.get_by_role("row").filter(has_text="beats").first).to_be_visible()
     expect(offline.locator("pre").filter(has_text="owned").first).to_contain_text(HOSTILE)
     assert "owned" not in offline.title()
-    assert not overflows(offline)
-    offline.screenshot(path=pictures / f"report-{width}-{'dark' if dark else 'light'}.png", full_page=True)
-    if width == SCREEN:
-        assert violations(offline) == []
+    hold(offline, pictures, "report")
 
 
 def test_report_of_an_adapter_and_of_one_version_open_too(
@@ -75,12 +69,11 @@ def test_report_of_an_adapter_and_of_one_version_open_too(
         assert "owned" not in offline.title()
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_comparison_shows_verdicts_scores_and_curves(
-    reading: Callable[..., Reader], refs: list[str], pictures: Path, width: int, dark: bool
+    reading: Callable[..., Reader], refs: list[str], pictures: Path
 ) -> None:
     asked = f"/ui/compare?refs={refs[0]}&refs={refs[1]},{refs[2]}&refs=sql@production"
-    reader = reading(to=asked, width=width, dark=dark)
+    reader = reading(to=asked)
     page = reader.page
     expect(page.locator("figure.curves canvas").first).to_be_visible()
     page.get_by_label("Compare with").select_option(refs[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 from support.adapters import base_registration
-from support.browsing import LOOKS, Reader
+from support.browsing import Reader
 from support.people import submit, training
 from support.registries import World
 from support.waiting import wait_until
@@ -73,11 +73,8 @@ def scene(seen: World, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return scene
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
-def test_pages_of_jobs_fit_and_are_accessible(
-    reading: Callable[..., Reader], scene: Scene, pictures: Path, width: int, dark: bool
-) -> None:
-    reader = reading(Role.WRITER, width=width, dark=dark, to="/ui/jobs")
+def test_pages_of_jobs_fit_and_are_accessible(reading: Callable[..., Reader], scene: Scene, pictures: Path) -> None:
+    reader = reading(Role.WRITER, to="/ui/jobs")
     shown = {"jobs": "/ui/jobs", "workers": "/ui/workers", "sweeps": "/ui/sweeps"}
     for view in scene.world.writer.jobs(limit=50):
         shown.setdefault(f"job-{view.state}", f"/ui/jobs/{view.id}")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 from support import calls
 from support.adapters import ASKED, base_registration, use_of
-from support.browsing import LOOKS, Reader
+from support.browsing import Reader
 from support.merging_desk import MergingDesk
 from support.people import new_adapter, submit, training
 from support.registries import World
@@ -79,11 +79,10 @@ def shown(seen: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     }
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_pages_of_rows_fit_and_are_accessible(
-    reading: Callable[..., Reader], shown: dict[str, str], pictures: Path, width: int, dark: bool
+    reading: Callable[..., Reader], shown: dict[str, str], pictures: Path
 ) -> None:
-    reader = reading(to=shown["rows"], width=width, dark=dark)
+    reader = reading(to=shown["rows"])
     for name in ("rows", "scores", "none"):
         reader.page.goto(shown[name])
         reader.hold(pictures, name)

@@ -10,7 +10,7 @@ from contract.sweeps.helpers import held_out_rows, result
 from playwright.sync_api import expect
 from support import calls
 from support.adapters import SPEC, base_registration, use_of
-from support.browsing import LOOKS, Reader
+from support.browsing import Reader
 from support.people import new_adapter
 from support.registries import World
 
@@ -44,11 +44,8 @@ def sweep(seen: World, tmp_path_factory: pytest.TempPathFactory) -> str:
     return begun.id
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
-def test_pages_of_sweeps_fit_and_are_accessible(
-    reading: Callable[..., Reader], sweep: str, pictures: Path, width: int, dark: bool
-) -> None:
-    reader = reading(Role.WRITER, width=width, dark=dark, to="/ui/sweeps")
+def test_pages_of_sweeps_fit_and_are_accessible(reading: Callable[..., Reader], sweep: str, pictures: Path) -> None:
+    reader = reading(Role.WRITER, to="/ui/sweeps")
     expect(reader.page.get_by_role("link", name=sweep)).to_be_visible()
     reader.hold(pictures, "sweeps")
     reader.page.get_by_role("link", name=sweep).click()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from support.browsing import LOOKS, Reader
+from support.browsing import Reader
 from support.registries import World
 from support.seeded_curves import copied, measured, sent
 from support.seeded_versions import BASE, Maker
@@ -31,9 +31,8 @@ def drawn(page: Page) -> Page:
     return page
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
-def test_version_fits_and_is_accessible(reading: Callable[..., Reader], pictures: Path, width: int, dark: bool) -> None:
-    reader = reading(width=width, dark=dark, to="/ui/adapters/code-review/v1")
+def test_version_fits_and_is_accessible(reading: Callable[..., Reader], pictures: Path) -> None:
+    reader = reading(to="/ui/adapters/code-review/v1")
     drawn(reader.page)
     reader.hold(pictures, "version")
 

@@ -131,12 +131,16 @@
     stream.addEventListener("end", () => location.reload());
     stream.addEventListener("error", () => {
       say("lost", "Not connected; trying again");
-      if (stream === source && stream.readyState === EventSource.CLOSED) { close(); poll(seconds); }
+      if (stream !== source || stream.readyState !== EventSource.CLOSED) return;
+      /* The browser asks no more. Whether there is still a page for this reader is known at once. */
+      close();
+      askNowAndThen(seconds);
+      refresh();
     });
   };
-  /* Ask now and then, and after a while for a stream again. */
-  const without = (seconds) => {
-    say("polls", `Updated every ${seconds} s`);
+  const without = (seconds) => { say("polls", `Updated every ${seconds} s`); askNowAndThen(seconds); };
+  /* And after a while for a stream again. */
+  const askNowAndThen = (seconds) => {
     poll(seconds);
     const mine = turn;
     setTimeout(() => { if (mine === turn) start(); }, AGAIN_MS);

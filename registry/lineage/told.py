@@ -12,7 +12,7 @@ from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.principal import Principal
 from registry.signatures.service import Signatures
 from sdk.schemas.catalog import KEPT, LoraSize, VersionView
-from sdk.schemas.claims import MOST_EVALUATIONS, About, EarlierTold, Record, ToldScores
+from sdk.schemas.claims import MOST_EVALUATIONS, About, EarlierTold, ToldRecord, ToldScores
 from sdk.schemas.scores import EvaluationView
 
 
@@ -85,5 +85,5 @@ class ToldVersions:
         if claims.about.claimed is not None:
             # Whether its key is listed there is what the registry between has said, and nobody here knows.
             return claims.about.claimed.model_copy(update={"key_id": None})
-        record = Record.model_validate({name: getattr(claims.about, name) for name in Record.model_fields})
+        record = ToldRecord.model_validate({name: getattr(claims.about, name) for name in ToldRecord.model_fields})
         return EarlierTold(registry=claims.registry, at=claims.at, about=record, key_id=claims.key_id)

@@ -13,7 +13,7 @@ from sdk.formats.about_file import ABOUT, ABOUT_SIGNATURE, MOST_TOLD_BYTES
 from sdk.pulling.folder import MARKER_FOLDER, verify_folder
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.claims import Told, read_told
-from sdk.schemas.sent_claims import Claims
+from sdk.schemas.sent_claims import SentClaims
 from sdk.schemas.wire import canonical_json, read_json
 from sdk.signing import ABOUT_FILE, MAX_BUNDLE_BYTES, sign
 from sdk.whole_files import write_whole
@@ -22,7 +22,7 @@ from sdk.whole_files import write_whole
 class FolderClaims(NamedTuple):
     """What a folder tells; or why that isn't sent, as the rest of a sentence."""
 
-    claims: Claims | None = None
+    claims: SentClaims | None = None
     #: The registry that told it.
     registry: str | None = None
     left_out: str | None = None
@@ -49,7 +49,7 @@ def claims_in(folder: Path, digest: str) -> FolderClaims:
         )
     if told.about.digest != digest:
         return FolderClaims(left_out=f"it tells of other bytes ({told.about.digest[:12]}, and {digest[:12]} is pushed)")
-    return FolderClaims(Claims(text=text, signature=signed), told.registry)
+    return FolderClaims(SentClaims(text=text, signature=signed), told.registry)
 
 
 def sign_told(

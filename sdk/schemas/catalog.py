@@ -12,7 +12,7 @@ from sdk.formats.tensor_shapes import shapes_fault
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
-from sdk.schemas.sent_claims import Claims
+from sdk.schemas.sent_claims import SentClaims
 from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Open, Sha256, Wire
@@ -152,7 +152,7 @@ class Publication(Wire):
     #: Over the manifest; needed if the registry accepts only signed versions.
     signature: SignedManifest | None = None
     #: What the folder of a pull tells of the version; it is shown as claimed, and nothing is decided by it.
-    claimed: Annotated[Claims | None, IF_SET] = None
+    claimed: Annotated[SentClaims | None, IF_SET] = None
 
     @property
     def record(self) -> TrainingRecord:

@@ -39,7 +39,7 @@ class ToldScores(Wire):
     created_at: _Name
 
 
-class Record(Wire):
+class ToldRecord(Wire):
     """What a registry records of a version, as far as the one who asks may see it."""
 
     ref: _Name
@@ -70,12 +70,12 @@ class EarlierTold(Wire):
 
     registry: _Name
     at: _Name
-    about: Record
+    about: ToldRecord
     #: The key that the registry lists and by which it was signed; None: by none.
     key_id: Annotated[Sha256 | None, IF_SET] = None
 
 
-class About(Record):
+class About(ToldRecord):
     """A registry's own record of a version, and what it was told of it by another one."""
 
     claimed: Annotated[EarlierTold | None, IF_SET] = None

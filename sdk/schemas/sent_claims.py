@@ -11,7 +11,7 @@ from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.wire import Wire
 
 
-class Claims(Wire):
+class SentClaims(Wire):
     """What a folder tells, and perhaps who has signed that."""
 
     #: `about.json` as it lies in the folder.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from contract.registry.helpers import publication
-from contract.registry.test_copies import Trained
+from contract.registry.pulled import Pulled
 from sqlalchemy import event
 from support import registries
 from support.adapters import base_registration
@@ -19,13 +19,14 @@ from support.people import SEEDS
 from support.registries import World
 from support.usage import differing, mismeasured
 
+from registry.evaluations.contamination.trained_on import trained_on
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, NotFound, QuotaExceeded
 from sdk.formats.about_file import ABOUT, MOST_TOLD_BYTES
 from sdk.schemas.catalog import Published
 from sdk.schemas.claims import read_told
-from sdk.schemas.sent_claims import Claims
+from sdk.schemas.sent_claims import SentClaims
 
 #: What a push of what nobody here has made knows of its past.
 UNTOLD: dict[str, Any] = {
@@ -36,40 +37,6 @@ UNTOLD: dict[str, Any] = {
     "method": "unknown",
     "parents": [],
 }
-
-
-class Pulled(NamedTuple):
-    """A version that a job of another registry made, and a folder that was pulled from there."""
-
-    there: World
-    made: Trained
-    folder: Path
-
-    @property
-    def about(self) -> Path:
-        return self.folder / ".adapterctl" / ABOUT
-
-    def tell(self, **changed: Any) -> str:
-        """What the folder tells, changed in its record; written there too."""
-        told = json.loads(self.about.read_bytes())
-        told["about"] |= changed
-        self.about.write_text(json.dumps(told))
-        return self.about.read_text()
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with registries.embedded(tmp_path_factory.mktemp("there") / "elsewhere") as world:
-        world.admin.bases.register(base_registration())
-        yield world
-
-
-@pytest.fixture
-def pulled(there: World, tmp_path: Path) -> Pulled:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"prompt": f"{next(SEEDS)}", "completion": "b"}) + "\n")
-    made = Trained(there, there.writer.datasets.add(rows, name="reviews"), tmp_path)
-    return Pulled(there, made, there.writer.pull(made.version.ref, tmp_path / "pulled"))
 
 
 @pytest.fixture
@@ -171,41 +138,44 @@ def test_nothing_is_sent_unless_wanted_and_older_folders_tell_nothing(world: Wor
         world.writer.call("GET", "/version/claims", dict, params={"ref": f"{name}@v1"})
 
 
-def _doors(client: Client, name: str, data: str) -> Iterator[tuple[str, Any]]:
+def _doors(world: World, name: str, data: str) -> Iterator[tuple[str, Any]]:
     """What each door that decides, compares or finds answers about a version, without what differs between two pushes."""
-    ref = f"{name}@v1"
+    client, ref = world.writer, f"{name}@v1"
 
     def plain(value: Any) -> Any:
-        text = json.dumps(value, sort_keys=True, default=str).replace(name, "NAME")
-        return json.loads(text)
+        return json.dumps(value, sort_keys=True, default=str).replace(name, "NAME")
 
-    view = client.get(ref).info.model_dump(mode="json", exclude={"created_at"})
-    yield "record", plain(view)
-    for clause in (f"dataset = {data[:12]}", "method = lora", "loss < 5", "rank > 1", "training.lr > 0", "parent = x"):
+    def answer(ask: Callable[[], Any]) -> Any:
         try:
-            yield clause, sorted(each.ref == ref for each in client.search(f"{clause} and name = {name}"))
+            return plain(ask())
         except AdapterctlError as error:
-            yield clause, (type(error).__name__, error.message.replace(name, "NAME"))
-    lineage = client.lineage(ref).model_dump(mode="json")
-    yield "lineage", plain([(node["kind"], node.get("ref")) for node in lineage["nodes"]] + lineage["edges"])
-    yield "scores", client.evaluations(ref)
-    yield "candidates", client.get(ref).metrics
-    for what in (
-        lambda: client.versions.training_rows(ref),
-        lambda: client.versions.series(ref).model_dump(mode="json"),
-    ):
-        try:
-            yield "training", plain(what())
-        except AdapterctlError as error:
-            yield "training", (type(error).__name__, error.message.replace(name, "NAME"))
+            return type(error).__name__, error.message.partition("; see why")[0].replace(name, "NAME")
+
+    view = client.get(ref).info
+    yield "record", plain(view.model_dump(mode="json", exclude={"created_at"}))
+    for clause in (f"dataset = {data[:12]}", "method = lora", "rank < 9", "rank > 1", "name = reviews"):
+        yield clause, [each.ref == ref for each in client.search(f"{clause} and name = {name}")]
+    yield (
+        "lineage",
+        answer(lambda: client.lineage(ref).model_dump(mode="json", exclude={"nodes": {"__all__": {"created_at"}}})),
+    )
+    yield "like", answer(lambda: client.submit_training(f"{name}-again", like=ref).id)
+    yield "rows", answer(lambda: client.versions.training_rows(ref).model_dump(mode="json"))
+    yield "series", answer(lambda: client.versions.series(ref).model_dump(mode="json"))
+    yield "scores", answer(lambda: [each.model_dump() for each in client.evaluations(digest=view.digest)])
+    yield "gate", answer(lambda: world.admin.promote(ref, "production").ref)
+    with world.services.db.read() as session:
+        found = trained_on(session, ref, view.digest, "-")
+    yield "contamination", (found.rows, [each.replace(name, "NAME") for each in found.unknown])
 
 
 def test_every_door_answers_as_if_nothing_were_claimed(world: World, pulled: Pulled, name: str) -> None:
     data = pulled.made.version.info.dataset
     assert data is not None
     with_claims, without = f"{name}-a", f"{name}-b"
-    world.writer.push(pulled.folder, with_claims, base="tiny")
-    world.writer.push(pulled.folder, without, base="tiny", claims=False)
+    for each, claims in ((with_claims, True), (without, False)):
+        world.writer.push(pulled.folder, each, base="tiny", claims=claims)
+        world.admin.policies.set(each, {"alias": "production", "probe": {"replayed_by": "any"}})
     asked: list[str] = []
     engine = world.services.db.engine
 
@@ -214,10 +184,12 @@ def test_every_door_answers_as_if_nothing_were_claimed(world: World, pulled: Pul
 
     event.listen(engine, "before_cursor_execute", listen)
     try:
-        answers = dict(_doors(world.writer, with_claims, data.digest))
+        answers = dict(_doors(world, with_claims, data.digest))
     finally:
         event.remove(engine, "before_cursor_execute", listen)
-    assert answers == dict(_doors(world.writer, without, data.digest))
+    assert answers == dict(_doors(world, without, data.digest))
+    assert answers["gate"][0] == "PromotionRefused"
+    assert answers["contamination"] == ({}, ["what NAME@v1 was trained on is not known"])
     # And none has so much as read the claims.
     assert asked
     assert not [statement for statement in asked if "version_claims" in statement]
@@ -273,7 +245,7 @@ class TestHostile:
 
         def refused(text: str) -> str:
             body = publication(world.writer, pulled.made.folder, name).model_copy(
-                update={"claimed": Claims(text=text), "metrics": {}}
+                update={"claimed": SentClaims(text=text), "metrics": {}}
             )
             with pytest.raises(InvalidInput) as caught:
                 world.writer.call("POST", "/versions", Published, body=body)

@@ -635,7 +635,8 @@ class Client:
             base: the folder of its base, or the id of a registered base.
             options: tags, description, method, quantization and base_revision, or `ask_revision`, which is called with the base's id to ask
                 for a missing commit; `sign`, the PEM file of a private key, by default the one that `ADAPTERCTL_SIGNING_KEY` names, which
-                `sign_password` opens; with `expand_patterns`, expressions in its config are replaced with the modules' names, and otherwise
+                `sign_password` opens; `claims=False` sends nothing of what a pulled folder tells of its version, which is kept as claimed
+                otherwise; with `expand_patterns`, expressions in its config are replaced with the modules' names, and otherwise
                 they are refused unless they are plain.
 
         Returns:

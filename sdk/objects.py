@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sdk.pushing.pusher import Pusher
     from sdk.schemas.artifacts import Transfer
     from sdk.schemas.catalog import Parent
+    from sdk.schemas.claims import ClaimsView
     from sdk.schemas.events import Event, Progress
     from sdk.schemas.jobs import AttemptView, CheckpointView, JobState
     from sdk.schemas.manifest import Manifest
@@ -271,6 +272,17 @@ class Version:
             return None
         return versions.norms(self._registry.transport, self.ref)
 
+    @property
+    def claimed(self) -> ClaimsView | None:
+        """What the folder that it was pushed from has told of it, as another registry wrote it; None if nothing.
+
+        Nobody here has checked it, and nothing is decided by it, unless its state is "signed", by a key that this registry lists.
+        """
+        from sdk.api import versions
+        from sdk.schemas.catalog import KEPT
+
+        return None if self.state == KEPT else versions.claims(self._registry.transport, self.ref)
+
     def pull(self, to: str | Path | None = None) -> Path:
         """Fetch its files; see `Client.pull`. Raises VerificationFailed if the registry has other bytes under its ref, as another
         registry may have that a version was pickled for.
@@ -285,6 +297,8 @@ class Version:
         norms = self.norms
         shown["norms"] = None if norms is None else norms.norms
         shown["replaced"] = None if norms is None or norms.norms is None else norms.replaced
+        claimed = self.claimed
+        shown["claimed"] = None if claimed is None else claimed.model_dump(mode="json")
         shown["evaluations"] = [evaluation.model_dump(mode="json") for evaluation in self.evaluations]
         return shown
 

@@ -2,7 +2,7 @@
 
 What is signed is a folder with one file. For a version it is `manifest.json`, whose SHA-256 is the version's digest; it
 names every other file, and the base, by digest. For what an alias names it is `alias.json`, the canonical JSON of an
-`AliasStatement`. The file's name is part of what is signed, so that no document can be taken for one of another kind. A
+`AliasStatement`; for what a pulled folder tells of its version, `about.json` as it lies there. The file's name is part of what is signed, so that no document can be taken for one of another kind. A
 bundle is valid if it states exactly what `sign` states about this document, and the key verifies its signature.
 Exceptions tell whether it is valid, never a text that a library prints.
 
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 
 #: Longer than any bundle; about 1,300 bytes are used.
 MAX_BUNDLE_BYTES = 65_536
-#: The file that is signed: of a version, and of what an alias names.
+#: The file that is signed: of a version, of what an alias names, and of what a pulled folder tells.
 MANIFEST_FILE = "manifest.json"
 STATEMENT_FILE = "alias.json"
+ABOUT_FILE = "about.json"
 _MAX_KEY_BYTES = 65_536
 #: The most public keys that a signature is checked against.
 _MAX_KEYS = 100

@@ -74,6 +74,7 @@ class PageServices:
         return VersionPages(
             self._db,
             catalog=self._services.catalog,
+            claimed=self._services.claimed_versions,
             served_probes=self._services.served_probes,
             signatures=self._services.signatures,
             evaluations=self._services.evaluations,

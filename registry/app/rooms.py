@@ -46,7 +46,7 @@ ROOMS = (
     _below_api("promotion.approval_views", "approvals"),
     _below_api("promotion.probe_views", "probes"),
     _below_api("evaluations.views", "evaluations"),
-    _below_api("lineage.views", "lineage"),
+    _below_api("lineage.views", "lineage", "version/about"),
     _below_api("access.views", "whoami", "tokens"),
     _below_api("quotas.views", "quotas"),
     _below_api("access.audit.views", "audit"),

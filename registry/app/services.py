@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from registry.catalog.bases.service import Bases
     from registry.catalog.publishing.copying import Copies
     from registry.catalog.publishing.publisher import Publisher
+    from registry.catalog.versions.claims import ClaimedVersions
     from registry.catalog.versions.resolve import Resolver
     from registry.catalog.versions.served_probes import ServedProbes
     from registry.catalog.versions.service import Catalog
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from registry.jobs.service import Jobs
     from registry.jobs.workers import Workers
     from registry.lineage.service import Lineages
+    from registry.lineage.told import ToldVersions
     from registry.monitoring.processes import ServerProcesses
     from registry.monitoring.service import Metrics
     from registry.promotion.approvals import Approvals
@@ -323,6 +325,24 @@ class Services:
         from registry.catalog.versions.served_probes import ServedProbes
 
         return ServedProbes(self.db)
+
+    @cached_property
+    def claimed_versions(self) -> ClaimedVersions:
+        from registry.catalog.versions.claims import ClaimedVersions
+
+        return ClaimedVersions(self.db)
+
+    @cached_property
+    def told_versions(self) -> ToldVersions:
+        from registry.lineage.told import ToldVersions
+
+        return ToldVersions(
+            self.db,
+            catalog=self.catalog,
+            evaluations=self.evaluations,
+            signatures=self.signatures,
+            claimed=self.claimed_versions,
+        )
 
     @cached_property
     def search(self) -> Search:

@@ -212,6 +212,26 @@ class ServedProbeRow(Model):
     record_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
+class VersionClaims(Model):
+    """What the folder that a version was pushed from has told of it, as another registry wrote it.
+
+    Nothing but what shows it reads this table: no rule, search or comparison knows what is only claimed.
+    """
+
+    __tablename__ = "version_claims"
+
+    version_pk: Mapped[int] = mapped_column(ForeignKey("versions.pk"), primary_key=True, autoincrement=False)
+    #: Exactly what was sent, which its signature is over.
+    text: Mapped[str] = mapped_column(Text)
+    #: The key that this registry listed when it verified the signature by it; None: there is no such key.
+    key_id: Mapped[str | None] = mapped_column(String(64))
+    #: The signature that was sent, by whichever key.
+    bundle: Mapped[str | None] = mapped_column(Text)
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    record_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class VersionTag(Model):
     """A tag of a version, for search; `Version.tags` holds the same."""
 

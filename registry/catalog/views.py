@@ -12,6 +12,7 @@ from registry.catalog.bases.names import BaseNamespace, IsPublished, Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.publishing.copying import Copies
 from registry.catalog.publishing.publisher import Publisher
+from registry.catalog.versions.claims import ClaimedVersions
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.resolve import Resolver
 from registry.catalog.versions.served_probes import ServedProbes
@@ -44,6 +45,7 @@ from sdk.schemas.catalog import (
     VersionMove,
     VersionView,
 )
+from sdk.schemas.claims import ClaimsView
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.serving import ServedProbeRecord, ServedProbeView
 from sdk.schemas.wire import Page
@@ -176,6 +178,16 @@ async def get_norms(
 def _written_norms(catalog: Catalog, ref: str, who: Principal, wait_s: float) -> Response:
     with holding_facts(wait_s=wait_s):
         return written(catalog.norms(ref, who=who), 200)
+
+
+@router.get("/version/claims")
+def get_claims(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@production"])],
+    claimed: Annotated[ClaimedVersions, service(ClaimedVersions)],
+    who: Reader,
+) -> ClaimsView:
+    """What the folder that a version was pushed from has told of it: nothing here has checked it, and nothing is decided by it."""
+    return claimed.get(ref, who=who)
 
 
 @router.get("/version/served-probe")

@@ -9,14 +9,16 @@ from fastapi import Query
 from registry.catalog.views import WhoseBase
 from registry.http.routes import Reader, room, service
 from registry.lineage.service import Lineages
+from registry.lineage.told import ToldVersions
+from sdk.schemas.claims import About
 from sdk.schemas.lineage import Direction, Lineage
 
-router = room("/lineage", "lineage")
+router = room("", "lineage")
 
 LineagesDep = Annotated[Lineages, service(Lineages)]
 
 
-@router.get("")
+@router.get("/lineage")
 def trace_lineage(
     of: Annotated[
         str,
@@ -34,3 +36,13 @@ def trace_lineage(
 ) -> Lineage:
     """What a version was made from and what was made from it; what was made from a base or a dataset."""
     return lineages.trace(of=of, whose=whose, direction=direction, depth=depth, who=who)
+
+
+@router.get("/version/about")
+def tell_version(
+    ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@v3"])],
+    told: Annotated[ToldVersions, service(ToldVersions)],
+    who: Reader,
+) -> About:
+    """What is recorded of a version, as a pull writes it beside the files, to be claimed where they are pushed."""
+    return told.tell(ref, who=who)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
 from registry.artifacts.models import ManifestAccess, ManifestRow, Upload
-from registry.catalog.models import Adapter, NamedBase, ServedProbeRow, Version
+from registry.catalog.models import Adapter, NamedBase, ServedProbeRow, Version, VersionClaims
 from registry.catalog.versions.kinds import KEPT, is_merged_only
 from registry.datasets.models import Dataset, DatasetAccess
 from registry.db.database import Database
@@ -171,6 +171,10 @@ def _records() -> CompoundSelect[tuple[str, int]]:
         select(Adapter.namespace, ServedProbeRow.record_bytes.label(size))
         .select_from(ServedProbeRow)
         .join(Version, Version.pk == ServedProbeRow.version_pk)
+        .join(Adapter, Adapter.pk == Version.adapter_pk),
+        select(Adapter.namespace, VersionClaims.record_bytes.label(size))
+        .select_from(VersionClaims)
+        .join(Version, Version.pk == VersionClaims.version_pk)
         .join(Adapter, Adapter.pk == Version.adapter_pk),
         select(Policy.namespace, Policy.record_bytes.label(size)),
         select(Sweep.namespace, Sweep.record_bytes.label(size)),

@@ -29,7 +29,7 @@ from sdk.errors import AdapterctlError, VerificationFailed
 from sdk.errors import Unavailable as Missing
 from sdk.schemas.artifacts import SignatureView, SignedManifest
 from sdk.schemas.manifest import Manifest
-from sdk.signing import PublicKey, check_bundle, find_signer, read_public_keys
+from sdk.signing import MANIFEST_FILE, PublicKey, Signable, check_bundle, find_signer, read_public_keys
 
 #: How many signatures one manifest may have, so that a list of them stays short.
 MAX_SIGNATURES = 50
@@ -175,8 +175,12 @@ class Trust:
             )
         self.check(manifest, signed)
 
-    def check(self, manifest: Manifest, signed: SignedManifest) -> None:
-        """Raise Verification for a signature that can't hold for this manifest.
+    def lists(self, key_id: str) -> bool:
+        """Whether a key is one of these."""
+        return key_id in self._keys
+
+    def check(self, document: Signable, signed: SignedManifest, *, file: str = MANIFEST_FILE) -> None:
+        """Raise Verification for a signature that can't hold for this manifest, or for another document that is signed as `file`.
 
         Without the key nobody can tell whether it does: if the key is not known here, only what the signature says is
         checked.
@@ -184,9 +188,9 @@ class Trust:
         key = self._keys.get(signed.key_id)
         with _explained():
             if key is None:
-                check_bundle(manifest, signed.bundle)
+                check_bundle(document, signed.bundle, file=file)
             else:
-                find_signer(manifest, signed.bundle, [key])
+                find_signer(document, signed.bundle, [key], file=file)
 
     def _listed(self) -> str:
         shown = ", ".join(key_id[:12] for key_id in list(self._keys)[:5])

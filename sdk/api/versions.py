@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from sdk.api.artifacts import locate_files
 from sdk.api.transport import Routes, Transport, pages
+from sdk.errors import NotFound
 from sdk.names import check_name, parse_ref, parse_ref_or_member
 from sdk.notebook.table_list import TableList
 from sdk.schemas.artifacts import Transfer
@@ -20,6 +21,7 @@ from sdk.schemas.catalog import (
     VersionCopy,
     VersionView,
 )
+from sdk.schemas.claims import About, ClaimsView
 from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.series import Series, joined
@@ -44,6 +46,22 @@ def norms(transport: Transport, ref: str) -> VersionNorms | None:
     """
     found = transport.call("GET", "/version/norms", VersionNorms, params={"ref": ref})
     return None if found.norms is None else found
+
+
+def about(transport: Transport, ref: str) -> About:
+    """Return what is recorded of the version that a ref names now, as a pull writes it beside the files.
+
+    Raises InvalidName, InvalidRef, NotFound.
+    """
+    return transport.call("GET", "/version/about", About, params={"ref": ref})
+
+
+def claims(transport: Transport, ref: str) -> ClaimsView | None:
+    """Return what the folder that the version was pushed from has told of it; None if nothing. Raises InvalidName, InvalidRef."""
+    try:
+        return transport.call("GET", "/version/claims", ClaimsView, params={"ref": ref})
+    except NotFound:
+        return None
 
 
 def series(transport: Transport, ref: str, *, buckets: int | None = None, keys: Iterable[str] | None = None) -> Series:

@@ -10,7 +10,7 @@ from sdk.errors import InvalidInput
 from sdk.names import parse_ref
 from sdk.objects import Registry
 from sdk.pushing.signatures import require_own_digest, sign_manifest
-from sdk.schemas.artifacts import SignatureView
+from sdk.schemas.artifacts import SignatureView, SignedManifest
 
 
 class SignaturesAPI(SignatureRoutes):
@@ -34,3 +34,16 @@ class SignaturesAPI(SignatureRoutes):
         if signed is None:
             raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
         return self.add(manifest.digest, signed)
+
+    def sign_told(
+        self, folder: str | Path, key: str | Path | None = None, *, password: str | None = None
+    ) -> SignedManifest:
+        """Sign what a pulled folder tells of its version, for a registry that lists the key; its files are hashed first.
+
+        The signature is written into the folder, and a push sends it. Raises NotFound for a folder that tells nothing, InvalidInput,
+        VerificationFailed, Unavailable without `[signing]`.
+        """
+        from sdk.config import user_path
+        from sdk.pushing.claims import sign_told
+
+        return sign_told(user_path(folder), key, password=password)[1]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sdk.objects import Registry
     from sdk.pushing.import_folders import Imported
     from sdk.pushing.pusher import PushKeywords, PushReport
+    from sdk.schemas.claims import ClaimsView
     from sdk.schemas.manifest import Manifest
     from sdk.schemas.probe import ProbeReplay
     from sdk.schemas.probe_records import ProbeRecordView
@@ -121,6 +122,16 @@ class VersionsAPI(VersionRoutes[Version]):
             if found.logits is None or found.logits.recorded is None:
                 return None
         return probes.record(transport, record_of(found))
+
+    def claimed(self, ref: str) -> ClaimsView | None:
+        """Return what the folder that the version was pushed from has told of it, as another registry wrote it; None if nothing.
+
+        Nobody here has checked it, and nothing is decided by it, unless its state is "signed". Raises InvalidName, InvalidRef.
+        """
+        from sdk.api import versions
+        from sdk.names import parse_ref
+
+        return versions.claims(self._registry.transport, str(parse_ref(ref)))
 
     def served_probe(self, ref: str) -> ServedProbeView:
         """Return what the version that `ref` names now answers to fixed prompts, by which engines are proved to serve it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sdk.api import artifacts, bases, versions
 from sdk.api.signatures import SignatureRoutes
@@ -40,3 +41,7 @@ class ApiSource:
         """Return the signed statements of what an alias names. Raises NotFound."""
         stated = StatementRoutes(self._transport)(adapter, alias).statements
         return [StoredStatement(one.statement.model_dump(), one.bundle) for one in stated]
+
+    def told_of(self, ref: str) -> Any:
+        """Return what is recorded of a version, as plain JSON. Raises NotFound."""
+        return versions.about(self._transport, ref).model_dump(mode="json")

@@ -2,8 +2,8 @@
 
 The marker `.adapterctl/manifest.json` is removed before any file is replaced and written last, so that an interrupted
 replacement is noticed. Meanwhile `.adapterctl/replacing.json` lists every file, old and new, so that the next pull can
-finish it. Beside the marker there may be `signatures.json` and, if the base was renamed in the copy, `rewrite.json`,
-which says so, with the original bytes.
+finish it. Beside the marker there may be `signatures.json`; what the registry tells of the version, `about.json`, with a signature
+of its own; and, if the base was renamed in the copy, `rewrite.json`, which says so, with the original bytes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdk.errors import Conflict, NotFound, VerificationFailed, disk_explained, place_explained
+from sdk.formats.about_file import ABOUT, ABOUT_SIGNATURE
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, HasFiles, check_path
 from sdk.pulling.base_name import ORIGINAL, REWRITE, check_rewrite, declared, name_in, restored, rewritten
@@ -34,7 +35,7 @@ _JOURNAL = "replacing.json"
 #: SHA-256 of the manifest, which is the version's digest, as `sha256sum -c` reads it.
 _SUM = "manifest.sha256"
 #: What a pull may write besides a version's files, the marker and the journal.
-_EXTRAS = (_SUM, SIGNATURES, REWRITE, ORIGINAL)
+_EXTRAS = (_SUM, SIGNATURES, ABOUT, ABOUT_SIGNATURE, REWRITE, ORIGINAL)
 #: What an interrupted replacement may leave beside the marker.
 _STAGED = re.compile(re.escape(MARKER_FOLDER) + r"/[^/]+\.partial-[0-9a-f]{8}")
 _MAX_MARKER_BYTES = 64 * 1024 * 1024
@@ -113,6 +114,7 @@ def replace_folder(
     manifest: HasFiles,
     *,
     signatures: bytes | None = None,
+    about: bytes | None = None,
     base_name: str | None = None,
     hashed: Collection[str] = (),
 ) -> Path:
@@ -120,13 +122,13 @@ def replace_folder(
 
     A new folder appears by one rename. In an older version's folder the marker is removed first, then files are
     replaced one by one, and the new marker is written last. Files whose digests are not in `hashed` are hashed
-    again. The caller holds the lock of `target`. With `base_name` the copy's config names that base, and the folder
+    again. The caller holds the lock of `target`. `about` is what the registry tells of the version. With `base_name` the copy's config names that base, and the folder
     says so. Raises Conflict if `target` has foreign files, InvalidInput if there is no base to rename.
     """
     target = target.absolute()
     with disk_explained(f"writing {target}"):
         require_free(target)
-        plan = _plan(source, manifest, signatures, base_name, hashed)
+        plan = _plan(source, manifest, {SIGNATURES: signatures, ABOUT: about}, base_name, hashed)
         if target.is_dir() and _entries(target):
             # What would fail half-way is detected before anything is touched.
             for file in manifest.files:
@@ -148,16 +150,18 @@ _Writer = Callable[[Path], object]
 
 
 def _plan(
-    source: Path, manifest: HasFiles, signatures: bytes | None, base_name: str | None, hashed: Collection[str]
+    source: Path,
+    manifest: HasFiles,
+    beside: Mapping[str, bytes | None],
+    base_name: str | None,
+    hashed: Collection[str],
 ) -> dict[str, _Writer]:
     """How each file but the marker is written, by its path."""
     plan: dict[str, _Writer] = {
         file.path: _placing(source / file.path, None if file.sha256 in hashed else file.sha256)
         for file in manifest.files
     }
-    extras = {_SUM: _sum_of(manifest)}
-    if signatures is not None:
-        extras[SIGNATURES] = signatures
+    extras = {_SUM: _sum_of(manifest), **{name: content for name, content in beside.items() if content is not None}}
     if base_name is not None:
         original = (source / CONFIG_FILE).read_bytes() if CONFIG_FILE in plan else b""
         changed = rewritten(original, base_name)

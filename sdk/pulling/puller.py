@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sdk.config import user_path
 from sdk.errors import (
+    AdapterctlError,
     InvalidInput,
     NotAllowed,
     NotFound,
@@ -21,6 +22,7 @@ from sdk.errors import (
     VerificationFailed,
     disk_explained,
 )
+from sdk.formats.about_file import about_bytes
 from sdk.formats.adapter_files import CONFIG_FILE
 from sdk.formats.manifest import Contents, FileEntry, HasFiles
 from sdk.formats.refs import MemberRef, Ref, is_folder, namespace_of
@@ -165,11 +167,23 @@ class Puller:
             name = self.base_name_for(version) or KEEP
         chosen = None if name in (AUTO, KEEP) else name
         written = signature_bytes(signatures) if signatures else None
+        about = None if offline else self._about(version)
         with self._cache.lock(f"folder {to.absolute()}"), self._cache.lock(version.digest, shared=True):
-            path = replace_folder(folder, to, contents, signatures=written, base_name=chosen, hashed=self._cache.fresh)
+            beside = {"signatures": written, "about": about}
+            path = replace_folder(folder, to, contents, **beside, base_name=chosen, hashed=self._cache.fresh)
             own = name_in((folder / CONFIG_FILE).read_bytes()) if _has_config(contents) else None
         known = chosen is not None or base_name == KEEP
         return Pulled(version.ref, version.digest, path, chosen or own, own, known)
+
+    def _about(self, version: Resolved) -> bytes | None:
+        """What the registry tells of a version, for where its copy may be pushed; None if it tells nothing of it."""
+        if version.contents.kind != "adapter" or not isinstance(parse_ref_or_member(version.ref), Ref):
+            return None
+        # The copy is whole without it.
+        with contextlib.suppress(AdapterctlError):
+            told = self._source.told_of(f"{version.adapter}@sha256:{version.digest}")
+            return about_bytes(told, digest=version.digest, url=self._url)
+        return None
 
     def base_name_for(self, version: Resolved) -> str | None:
         """Return the folder or hub name by which a library loads an adapter's base on this machine; None if none is known.

@@ -71,6 +71,9 @@ class PullSource(Protocol):
     def statements_about(self, adapter: str, alias: str) -> list[StoredStatement]:
         """Return the signed statements of what an alias names. Raises NotFound."""
 
+    def told_of(self, ref: str) -> Any:
+        """Return what is recorded of a version, as plain JSON that nobody has checked. Raises NotFound."""
+
 
 @dataclass(frozen=True)
 class BlobUrl:
@@ -110,6 +113,10 @@ class HttpSource:
         return self._get(
             "/aliases/statements", lambda value: [read_statement(one) for one in value["statements"]], **query
         )
+
+    def told_of(self, ref: str) -> Any:
+        """Return what is recorded of a version, as plain JSON that nobody has checked. Raises NotFound."""
+        return self._get("/version/about", lambda value: value, ref=ref)
 
     def _get(self, path: str, parse: Callable[[Any], T], **params: str) -> T:
         url = self._config.url

@@ -23,6 +23,7 @@ from sdk.pulling.filling import OnTransfer, watching
 from sdk.pulling.folder import base_of_pulled
 from sdk.pushing import hub
 from sdk.pushing.base_folder import ScannedBase, scan_base
+from sdk.pushing.claims import FolderClaims, claims_in
 from sdk.pushing.given_base import GivenBase, files_here, given_base
 from sdk.pushing.pack import pack_adapter, read_origin
 from sdk.pushing.signatures import sign_manifest
@@ -53,6 +54,7 @@ class PushKeywords(TypedDict, total=False):
     sign_password: str | None
     ask_revision: Callable[[str], str | None] | None
     expand_patterns: bool
+    claims: bool
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class PushOptions:
     #: Called with the base's id to ask for its commit, if that is stated nowhere.
     ask_revision: Callable[[str], str | None] | None = None
     expand_patterns: bool = False
+    #: Whether what a pulled folder tells of its version is sent, to be shown as claimed.
+    claims: bool = True
 
 
 class PushReport(NamedTuple):
@@ -88,6 +92,11 @@ class PushReport(NamedTuple):
     named_base: str | None
     #: Config keys whose expressions were replaced with names.
     expanded: list[str]
+    #: How what its folder tells is kept: "claimed", or "signed" by a key that the registry lists; None: it isn't.
+    claims: str | None = None
+    #: The registry that told it, or why it wasn't sent.
+    told_by: str | None = None
+    claims_left_out: str | None = None
 
 
 class Pusher:
@@ -256,6 +265,7 @@ class Pusher:
             )
             # Before anything is sent, so that a key that can't sign leaves nothing behind.
             signature = sign_manifest(package.manifest, options.sign, password=options.sign_password)
+            told = claims_in(folder, package.manifest.digest) if options.claims else FolderClaims()
             known = options.quantization is not None or options.method == "lora"
             unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]
             publication = build(
@@ -270,9 +280,19 @@ class Pusher:
                 tags=dict(options.tags or {}),
                 unknown=unknown,
                 signature=signature,
+                claimed=told.claims,
             )
             published = versions.publish(self._transport, publication)
-        return PushReport(published.version, published.existing, package.left_out, package.named_base, package.expanded)
+        return PushReport(
+            published.version,
+            published.existing,
+            package.left_out,
+            package.named_base,
+            package.expanded,
+            published.claims,
+            told.registry,
+            told.left_out,
+        )
 
     def _files_of(self, base: GivenBase, view: BaseView) -> Path | None:
         """Return a folder with a base's files; None if this machine has none."""

@@ -12,6 +12,7 @@ from sdk.formats.tensor_shapes import shapes_fault
 from sdk.schemas.artifacts import SignedManifest
 from sdk.schemas.lora_config import LoraConfig, QuantizationRecipe
 from sdk.schemas.manifest import Manifest, ManifestFile
+from sdk.schemas.sent_claims import SentClaims
 from sdk.schemas.training_report import DatasetUse
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import IF_ANY, IF_SET, JsonScalar, Open, Sha256, Wire
@@ -150,6 +151,8 @@ class Publication(Wire):
     unknown: list[Unknown] = []
     #: Over the manifest; needed if the registry accepts only signed versions.
     signature: SignedManifest | None = None
+    #: What the folder of a pull tells of the version; it is shown as claimed, and nothing is decided by it.
+    claimed: Annotated[SentClaims | None, IF_SET] = None
 
     @property
     def record(self) -> TrainingRecord:
@@ -237,6 +240,8 @@ class Published(Wire):
 
     version: VersionView
     existing: bool
+    #: How what its folder tells is kept: "claimed", or "signed" by a key that this registry lists. None: it isn't, or nothing was sent.
+    claims: Annotated[str | None, IF_SET] = None
 
 
 class AdapterView(Wire):

@@ -71,7 +71,7 @@ def facts_of(
         ("method", shown.method),
         ("lora", f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}{_variant(lora)}"),
         ("targets", _first([*lora.target_modules, *lora.target_parameters])),
-        *([] if shown.kind == "merged" else [("quantised", _quantised(shown.method, recipe))]),
+        *([] if shown.kind == "merged" else [("quantised", quantised_in_words(shown.method, recipe))]),
         *(("weights", held) for held in _held(metrics)),
         ("size", size(sum(file.size_bytes for file in shown.files))),
     ]
@@ -79,7 +79,7 @@ def facts_of(
         which = f"{len(data.sources)} datasets" if data.sources else named(data.digest)
         facts.append(("data", f"{which}, {data.rows} rows, {_learnt(data)}"))
         facts += [("", _source(source, named)) for source in data.sources or ()]
-    facts += _trained(record)
+    facts += trained_facts(record)
     if "loss" in metrics:
         facts.append(("train loss", metrics["loss"]))
     if "eval_accuracy" in metrics:
@@ -198,7 +198,7 @@ def _merged(shown: VersionView) -> Iterator[tuple[str, str]]:
     )
 
 
-def _trained(record: TrainingRecord) -> Iterator[tuple[str, str]]:
+def trained_facts(record: TrainingRecord) -> Iterator[tuple[str, str]]:
     """Yield what a training was asked for, as far as it is recorded: rate, steps, batch, length, seed."""
     known = record.model_fields_set
     if "lr" in known:
@@ -240,7 +240,7 @@ def _first(names: list[str]) -> list[str]:
     return names if len(names) <= _MOST_NAMES else [*names[:_MOST_NAMES], f"and {len(names) - _MOST_NAMES} more"]
 
 
-def _quantised(method: str, recipe: QuantizationRecipe | None) -> str:
+def quantised_in_words(method: str, recipe: QuantizationRecipe | None) -> str:
     """Show how the base was quantised in training. Without a recipe, it was unquantised only if the method says so."""
     if recipe is not None:
         double = " with double quantisation" if recipe.double_quant else ""

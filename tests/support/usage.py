@@ -13,7 +13,7 @@ from sqlalchemy.orm import undefer
 from registry.app.services import Services
 from registry.artifacts.models import ManifestRow, Upload
 from registry.catalog.bases.finding import WHOLE, tensors_of
-from registry.catalog.models import NamedBase, Origin, ServedProbeRow, Version, VersionNote
+from registry.catalog.models import NamedBase, Origin, ServedProbeRow, Version, VersionClaims, VersionNote
 from registry.db.types import utc_now
 from registry.evaluations.last_scores import counted_names
 from registry.evaluations.models import Evaluation, EvaluationPicks
@@ -122,6 +122,10 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
         for probe in session.scalars(select(ServedProbeRow).options(undefer(ServedProbeRow.probe))):
             of = session.get_one(Version, probe.version_pk).adapter.namespace
             found.append((of, f"served probe {probe.pk}", record_bytes(probe.probe), probe.record_bytes))
+        for claims in session.scalars(select(VersionClaims)):
+            of = session.get_one(Version, claims.version_pk).adapter.namespace
+            size = record_bytes(claims.text, claims.bundle)
+            found.append((of, f"claims of version {claims.version_pk}", size, claims.record_bytes))
         for sweep in session.scalars(select(Sweep).options(undefer(Sweep.verdict))):
             size = record_bytes(sweep.submission) + (0 if sweep.verdict is None else record_bytes(sweep.verdict))
             found.append((sweep.namespace, f"sweep {sweep.id}", size, sweep.record_bytes))

@@ -11,6 +11,7 @@ from registry.catalog.versions.finding import space_of
 from registry.principal import Principal
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication
+from sdk.schemas.claims import Told
 from sdk.schemas.manifest import ManifestFile
 
 #: The parts of a version's record that are only stated by whoever pushes it.
@@ -38,6 +39,16 @@ class Past(NamedTuple):
     edges: list[ParentEdge]
 
 
+class NewClaims(NamedTuple):
+    """What will be claimed of a version."""
+
+    text: str
+    told: Told
+    #: The key that this registry lists and that has signed it.
+    key_id: str | None
+    bundle: str | None
+
+
 class Ancestry(NamedTuple):
     """What a version is based on: its base, and what it was made from."""
 
@@ -57,6 +68,8 @@ class NewVersion:
     reported: list[str] | None
     #: If it is a copy.
     past: Past | None = None
+    #: If a folder tells of it what nobody here knows.
+    claims: NewClaims | None = None
 
     @cached_property
     def digest(self) -> str:

@@ -20,6 +20,7 @@ from registry.artifacts.manifests import blobs_of, record_manifest
 from registry.artifacts.service import Artifacts
 from registry.artifacts.uploads import finish_upload
 from registry.catalog.bases.finding import KnownBase, KnownBases
+from registry.catalog.publishing.claiming import copy_claims, is_known_here, read_claims, with_claims
 from registry.catalog.publishing.inspecting import (
     bytes_of,
     find_ancestry,
@@ -123,12 +124,19 @@ class Publisher:
         require_files(publication.manifest)
         require_rendering(publication)
         require_few_names(publication.lora)
+        claims = None if job is not None else read_claims(publication, self._trust)
         new = NewVersion(publication, who, job, claims_of(publication) if reported is None else list(reported))
         if past is None:
             with self._db.read() as session:
                 past = find_past(session, new)
+                if claims is not None and (past is not None or is_known_here(session, new, claims.told)):
+                    claims = None
         if past is not None:
             new = replace(new, publication=with_past(publication, past), reported=past.reported, past=past)
+        if claims is not None:
+            new = with_claims(new, claims)
+            # A signed record must be of these files too.
+            require_rendering(new.publication)
         with holding_facts():
             yield from self._publishing(new, require, notes)
 
@@ -230,6 +238,7 @@ class Publisher:
         published = record_ready(session, new, ancestry, warnings, scored=scored)
         if new.past is not None and not published.existing:
             copy_answers(session, new.past, adapter=new.publication.adapter, digest=new.digest)
+            copy_claims(session, new.past, adapter=new.publication.adapter, digest=new.digest)
         return published
 
     def _judged_before(self, new: NewVersion, require: Callable[[WeightFacts], None] | None) -> _Judged | None:

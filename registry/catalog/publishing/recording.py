@@ -23,6 +23,7 @@ from registry.catalog.models import (
     VersionTag,
     VersionTarget,
 )
+from registry.catalog.publishing.claiming import keep_claims
 from registry.catalog.publishing.new_version import Ancestry, NewVersion
 from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.kinds import is_merged_only
@@ -71,7 +72,8 @@ def record_ready(
     if version.state != VersionState.PENDING:
         add_origin(session, version, _origin(version, new))
         _add_datasets(session, version, new)
-        return Published(version=present(session, version, new.who), existing=True)
+        claims = keep_claims(session, version, new, namespace=new.namespace)
+        return Published(version=present(session, version, new.who), existing=True, claims=claims)
     _charge(session, new, recorded)
     _describe(session, version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)
     manifest = new.publication.manifest
@@ -79,8 +81,12 @@ def record_ready(
     origin = _add_parts(session, version, new, ancestry)
     job = None if new.job is None else new.job.id
     about = {"digest": recorded.digest, "base": ancestry.base.brief.fingerprint, "job": job}
+    if new.claims is not None:
+        about["claimed by"] = new.claims.told.registry
     record(session, new.who, "version.publish", new.namespace, _ref(version, new), after=about)
-    return Published(version=_write_document(session, version, new, ancestry, origin), existing=False)
+    claims = keep_claims(session, version, new, namespace=new.namespace)
+    view = _write_document(session, version, new, ancestry, origin)
+    return Published(version=view, existing=False, claims=claims)
 
 
 def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, error: Verification) -> Verification:
@@ -98,6 +104,7 @@ def record_quarantined(session: Session, new: NewVersion, ancestry: Ancestry, er
     version.moved_at = utc_now()
     put(session, version)
     origin = _add_parts(session, version, new, ancestry)
+    keep_claims(session, version, new, namespace=new.namespace)
     ref = _ref(version, new)
     record(session, new.who, "version.quarantine", new.namespace, ref, after={"refusal": error.message})
     _write_document(session, version, new, ancestry, origin)

@@ -12,6 +12,7 @@ from registry.access.audit.service import record
 from registry.artifacts.models import ManifestAccess, ManifestRow
 from registry.artifacts.stored_blobs import hold_access
 from registry.catalog.models import Adapter, Alias, Version, VersionNote, VersionTag
+from registry.catalog.versions.claims import give_up_claims
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.catalog.versions.lifecycle import LIVE, VersionState, sources_of
 from registry.catalog.versions.numbering import give_number, lock_counters, recount
@@ -142,6 +143,7 @@ def move_version(
         # In quarantine it did not count among its adapter's versions.
         freed = 0 if version.number is None else size_bytes
         shorten_origins(session, version)
+        give_up_claims(session, version)
         namespace, digest = version.adapter.namespace, version.digest
         if not is_live_in(session, namespace, digest) and on_deleted(session, version):
             close_files(session, namespace, digest)

@@ -8,11 +8,12 @@ from typing import Any
 
 from registry.artifacts.long_facts import TurnNeededError, holding_facts
 from registry.catalog.bases.finding import find_visible
+from registry.catalog.versions.claims import ClaimedVersions
 from registry.catalog.versions.finding import exact_ref, find_adapter, find_version, space_of
 from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
-from registry.errors import Invalid, InvalidName, NotFound
+from registry.errors import Invalid, InvalidName, NotFound, Unreadable
 from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.jobs.models import Job
 from registry.lineage.service import Lineages
@@ -27,6 +28,8 @@ from registry.web.versions.lineage_map import STEPS, LineageMap, lineage_map
 from sdk.formats.refs import Ref
 from sdk.schemas.artifacts import SignatureView
 from sdk.schemas.catalog import KEPT, VersionView
+from sdk.schemas.claimed_facts import claimed_facts
+from sdk.schemas.claims import ClaimsView
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.probe import ProbeReport, VersionNorms, recorded_probe
 from sdk.schemas.scores import EvaluationView
@@ -64,6 +67,9 @@ class VersionPage:
     #: Whether the reader may have aliases name it.
     may_move: bool
     lineage: LineageMap | None
+    #: What is claimed of it, under names for people, and what that is worth; none: nothing is.
+    claimed: Sequence[tuple[str, Any]] = ()
+    claims: ClaimsView | None = None
 
 
 class VersionPages:
@@ -74,6 +80,7 @@ class VersionPages:
         db: Database,
         *,
         catalog: Catalog,
+        claimed: ClaimedVersions,
         served_probes: ServedProbes,
         signatures: Signatures,
         evaluations: Evaluations,
@@ -82,6 +89,7 @@ class VersionPages:
     ) -> None:
         self._db = db
         self._catalog, self._served_probes, self._signatures = catalog, served_probes, signatures
+        self._claimed = claimed
         self._evaluations, self._lineages, self._names = evaluations, lineages, names
 
     def show(self, ref: str, *, who: Principal) -> VersionPage:
@@ -90,6 +98,7 @@ class VersionPages:
         is_version = view.state != KEPT
         norms, apart = self._norms(view, who) if is_version else (None, False)
         served = self._served(view, who) if is_version else None
+        claims = self._claims(view, who) if is_version else None
         found = self._scores(view, who)
         scores = sorted({name for one in found for name in one.metrics if is_score(name)}, key=_first)
         place, was_trained = self._made(view, who)
@@ -110,6 +119,8 @@ class VersionPages:
             beside=self._beside(view, who),
             may_move=view.state == "ready" and who.may("write", space_of(view.adapter)),
             lineage=self._lineage(view, who) if is_version else None,
+            claimed=() if claims is None else claimed_facts(claims),
+            claims=claims,
         )
 
     def is_adapter(self, name: str, *, who: Principal) -> bool:
@@ -131,6 +142,12 @@ class VersionPages:
             return self.norms(view.ref, wait_s=0, who=who), False
         except TurnNeededError:
             return None, True
+
+    def _claims(self, view: VersionView, who: Principal) -> ClaimsView | None:
+        try:
+            return self._claimed.get(view.ref, who=who)
+        except (NotFound, Unreadable):
+            return None
 
     def _served(self, view: VersionView, who: Principal) -> ServedProbeView | None:
         try:

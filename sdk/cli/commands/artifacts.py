@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from sdk.cli.support.output import print_made, say
 from sdk.cli.support.session import counting, open_client
 from sdk.pushing.hub import is_url
 from sdk.schemas.lora_config import QuantizationRecipe
+
+if TYPE_CHECKING:
+    from sdk.pushing.pusher import PushReport
 
 _PUSHED = Listing(
     ListColumn("folder"), ListColumn("outcome"), ListColumn("ref"), ListColumn("message", importance=0), key="ref"
@@ -43,6 +46,9 @@ _PUSHED = Listing(
     "--sign", type=FILE, help="Sign it with this EC private key, a PEM file. [default: ADAPTERCTL_SIGNING_KEY]"
 )
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="A tag; repeatable.")
+@click.option(
+    "--claims/--no-claims", default=True, help="Send what a pulled folder tells of its version. [default: --claims]"
+)
 @click.option("--expand-patterns", is_flag=True, help="Replace patterns in its config with module names.")
 @click.option(
     "--tree", is_flag=True, help="Push every adapter in the folders below FOLDER; if interrupted, run it again."
@@ -64,7 +70,8 @@ def push_command(
 
     Waits until its bytes are verified; prints the ref. Anything that neither its config nor you state is recorded as
     unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review; a
-    refused folder is reported with the reason and does not stop the others. FOLDER may be hf://ORG/NAME@REVISION on a
+    refused folder is reported with the reason and does not stop the others. What a folder that `pull -o` wrote tells of
+    its version is kept as claimed by the registry that it is from. FOLDER may be hf://ORG/NAME@REVISION on a
     model hub.
 
     \b
@@ -98,10 +105,21 @@ def push_command(
         say("these bytes are already a version")
     else:
         _say_unknown(report.version.unknown)
+    _say_claims(report)
     for warning in report.version.warnings:
         say(f"warning: {warning}")
     version = report.version
     print_made(style, {"ref": version.ref, "digest": version.digest, "existing": report.existing}, version.ref)
+
+
+def _say_claims(report: PushReport) -> None:
+    """Say what became of what the folder tells of its version."""
+    if report.claims_left_out is not None:
+        say(f"what the folder tells of its version isn't sent: {report.claims_left_out}")
+    elif report.claims == "signed":
+        say(f"what {report.told_by} told of it is signed by a key that this registry lists, and is in its record")
+    elif report.claims is not None:
+        say(f"what {report.told_by} told of it is kept as claimed; see: adapterctl show {report.version.ref}")
 
 
 def _ask_revision(base: str) -> str | None:

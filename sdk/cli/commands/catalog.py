@@ -15,6 +15,7 @@ from sdk.cli.support.records import print_facts, print_gap, print_listing
 from sdk.cli.support.scores import score_listing, score_names
 from sdk.cli.support.session import open_client
 from sdk.cli.support.training_rows_pages import print_training_rows
+from sdk.schemas.claimed_facts import claimed_facts
 from sdk.schemas.version_facts import facts_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 @format_option
 def show_command(ref: str, rows: bool, style: str) -> None:
     """Show the version that REF names, or a sweep's member, sweep:ID/N: base, configuration, data, training, scores, files.
+
+    What another registry told of a version that was pushed here is shown as claimed: nobody here has checked it.
 
     As JSON it also says, under `compat`, which inference engines can serve it: see `adapterctl compat`.
 
@@ -65,6 +68,9 @@ def _print(client: Client, version: Version) -> None:
     writes: dict[str, Any] = {"size": lambda count: f"{count:.0f} B", "at": written} if is_piped() else {}
     writes = {"size": human_bytes, "at": local_time, "named": names.of, **writes}
     print_facts(facts_of(version.info, version.norms, **writes))
+    if (claims := version.claimed) is not None:
+        print_gap()
+        print_facts(claimed_facts(claims, named=names.of))
     if evaluations:
         print_gap()
         scores = score_names(one.metrics for one in evaluations)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
 from sdk import config
-from sdk.cli.completing.kinds import FILE, REF
+from sdk.cli.completing.kinds import FILE, REF_OR_FOLDER
 from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
+from sdk.formats.refs import is_folder
 from sdk.names import parse_ref
 from sdk.signing import is_protected
 
@@ -27,13 +29,14 @@ def ask_password(key: str | None) -> str | None:
 
 
 @click.command(name="sign")
-@click.argument("ref", type=REF)
+@click.argument("ref", type=REF_OR_FOLDER)
 @click.option("--key", type=FILE, help="A PEM file with an EC private key. [default: ADAPTERCTL_SIGNING_KEY]")
 @format_option
 def sign_command(ref: str, key: str | None, style: str) -> None:
     """Sign the version that REF names: its files by digest, and the base that they belong to.
 
-    You vouch for whatever the registry shows for REF, so name what you have looked at by NAME@sha256:DIGEST.
+    You vouch for whatever the registry shows for REF, so name what you have looked at by NAME@sha256:DIGEST. For a pulled folder
+    (./DIR), sign what it tells of its version: where it is pushed, a registry that lists the key takes that for its record.
     The key's password is asked for, or taken from ADAPTERCTL_SIGNING_PASSWORD. Prints the key's id.
 
     \b
@@ -41,8 +44,18 @@ def sign_command(ref: str, key: str | None, style: str) -> None:
       openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem
       openssl ec -in KEY.pem -pubout -out KEY.pub.pem
       adapterctl sign code-review@v3 --key KEY.pem
+      adapterctl sign ./adapter --key KEY.pem
     """
     password = ask_password(key)
+    if is_folder(ref) or Path(ref).is_dir():
+        from sdk.pushing.claims import sign_told
+
+        told, signed = sign_told(config.user_path(ref), key, password=password)
+        say(
+            f"what {ref} tells of {told.about.ref}, by {told.registry}, is signed; the next push of the folder sends it"
+        )
+        print_made(style, {"ref": told.about.ref, "digest": told.about.digest, "key_id": signed.key_id}, signed.key_id)
+        return
     with open_client() as client:
         version = client.get(str(parse_ref(ref)))
         exact = f"{version.info.adapter}@sha256:{version.digest}"

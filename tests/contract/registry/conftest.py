@@ -4,14 +4,19 @@ over PostgreSQL and S3.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from contract.registry.pulled import Pulled
+from contract.registry.test_copies import Trained
 from support import registries
 from support.adapters import base_registration
 from support.fixtures import S3Place
 from support.migrated import migrated_database
+from support.people import SEEDS
 from support.registries import World
 from support.servers import TestPostgres
 
@@ -81,3 +86,18 @@ def quiet(world: World) -> World:
         for job in world.writer.jobs(state=state, limit=1000):
             world.writer.jobs.cancel(job.id)
     return world
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with registries.embedded(tmp_path_factory.mktemp("there") / "elsewhere") as world:
+        world.admin.bases.register(base_registration())
+        yield world
+
+
+@pytest.fixture
+def pulled(there: World, tmp_path: Path) -> Pulled:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": f"{next(SEEDS)}", "completion": "b"}) + "\n")
+    made = Trained(there, there.writer.datasets.add(rows, name="reviews"), tmp_path)
+    return Pulled(there, made, there.writer.pull(made.version.ref, tmp_path / "pulled"))

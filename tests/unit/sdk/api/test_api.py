@@ -214,5 +214,6 @@ def test_the_light_pull_asks_for_routes_that_there_are(document: dict[str, Any])
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._get"
     }
-    assert asked == {"/resolve", "/base", "/manifests/{}/files", "/manifests/{}/signatures", "/aliases/statements"}
+    files = {"/manifests/{}/files", "/manifests/{}/signatures"}
+    assert asked == {"/resolve", "/version/about", "/base", "/aliases/statements", *files}
     assert {("GET", f"/api/v1{path}") for path in asked} <= set(operations(document))

@@ -1,0 +1,143 @@
+"""What a registry tells of a version to whoever pulls it, and what another registry keeps of that as claims.
+
+A pulled copy has it as `.adapterctl/about.json`, beside its manifest. Where the copy is pushed, it is what somebody claims: nobody
+there can check it. So it is a text that is kept as it was sent, and is read only to be shown.
+
+>>> read_told("[]")
+Traceback (most recent call last):
+ValueError: it is not what a pull writes
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from sdk.formats.about_file import MOST_TOLD_BYTES
+from sdk.schemas.catalog import BaseBrief, JobRef, LoraSize, Parent
+from sdk.schemas.lora_config import QuantizationRecipe
+from sdk.schemas.training_report import DatasetUse
+from sdk.schemas.wire import IF_SET, JsonScalar, Sha256, Wire, read
+
+ABOUT_FORMAT: Literal["adapterctl.about/1"] = "adapterctl.about/1"
+#: How many evaluations are told, the newest; the deepest that lists and objects are nested; the largest whole number.
+MOST_EVALUATIONS, _MOST_DEPTH, _MOST_INTEGER = 50, 16, 2**64
+_Name = Annotated[str, Field(max_length=300)]
+
+
+class ToldScores(Wire):
+    """The scores of a version on one dataset."""
+
+    dataset: _Name
+    grader: _Name
+    precision: _Name
+    metrics: dict[_Name, float]
+    created_at: _Name
+
+
+class ToldRecord(Wire):
+    """What a registry records of a version, as far as the one who asks may see it."""
+
+    ref: _Name
+    digest: Sha256
+    created_at: _Name
+    base: BaseBrief
+    lora: LoraSize
+    method: _Name
+    quantization: QuantizationRecipe | None
+    dataset: DatasetUse | None
+    #: What the datasets are called there, by digest.
+    dataset_names: dict[_Name, _Name]
+    training: dict[_Name, JsonScalar] | None
+    metrics: dict[_Name, float]
+    libraries: dict[_Name, str]
+    parents: Annotated[list[Parent], Field(max_length=200)]
+    job: JobRef | None
+    #: Which of it was only stated there by whoever made the version.
+    reported: list[_Name] | None
+    unknown: list[_Name]
+    evaluations: Annotated[list[ToldScores], Field(max_length=MOST_EVALUATIONS)]
+    #: The ids of the keys of its signatures, as their senders say.
+    signed_by: Annotated[list[_Name], Field(max_length=100)]
+
+
+class EarlierTold(Wire):
+    """What the registry was told itself, by the first one that told of the version."""
+
+    registry: _Name
+    at: _Name
+    about: ToldRecord
+    #: The key that the registry lists and by which it was signed; None: by none.
+    key_id: Annotated[Sha256 | None, IF_SET] = None
+
+
+class About(ToldRecord):
+    """A registry's own record of a version, and what it was told of it by another one."""
+
+    claimed: Annotated[EarlierTold | None, IF_SET] = None
+
+
+class Told(Wire):
+    """The file `about.json`."""
+
+    format: Literal["adapterctl.about/1"]
+    #: The registry that told it: its URL without a password, or `local:` and the name of its folder.
+    registry: _Name
+    #: When it was pulled, in UTC.
+    at: _Name
+    about: About
+
+
+def read_told(text: str) -> Told:
+    """Return what a text tells, with `?` for each character that can't be seen. Raises ValueError, which says why not."""
+    if len(text.encode("utf-8", "replace")) > MOST_TOLD_BYTES:
+        raise ValueError(f"it is longer than {MOST_TOLD_BYTES // 1024} KiB")
+    try:
+        # Half a character can be neither signed nor stored.
+        text.encode()
+        return read(Told, _shown(json.loads(text), _MOST_DEPTH), open_ended=True)
+    except ValidationError as error:
+        where = ".".join(str(part)[:40] for part in error.errors()[0]["loc"])
+        raise ValueError(f"it is not what a pull writes{f', at {where}' if where else ''}") from None
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON of a pull") from None
+
+
+def _shown(value: Any, depth: int) -> Any:
+    """Return a parsed value whose texts can be shown and whose numbers can be sent. Raises ValueError."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(one if one.isprintable() else "?" for one in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("no number")
+    if isinstance(value, int) and abs(value) >= _MOST_INTEGER:
+        raise ValueError("a number that nothing counts")
+    if isinstance(value, (dict, list)) and not depth:
+        raise ValueError("too deep")
+    if isinstance(value, dict):
+        return {_shown(key, depth): _shown(each, depth - 1) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each, depth - 1) for each in value]
+    return value
+
+
+#: "claimed": nobody whom this registry knows vouches for it; "signed": a key that it lists has signed it.
+ClaimState = Literal["claimed", "signed"]
+
+
+class ClaimsView(Wire):
+    """What is claimed of a version."""
+
+    state: ClaimState
+    #: The key that has signed it, if this registry lists it.
+    key_id: str | None
+    #: The registry that told it, and when it was pulled there.
+    registry: str
+    at: str
+    about: About
+    #: Who sent it here, and when.
+    created_by: str
+    created_at: datetime

@@ -10,7 +10,7 @@ import click
 from sdk.cli.commands.watch import result_of
 from sdk.cli.completing.kinds import BASE, FILE, REF, ROWS
 from sdk.cli.support.columns import ListColumn
-from sdk.cli.support.data_pages import print_audit, print_preview
+from sdk.cli.support.data_pages import FINDINGS, print_audit, print_preview
 from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, whose_base_options, yes_option
@@ -156,7 +156,7 @@ def _follow(job: Job[Preview]) -> None:
     "--sample", type=int, metavar="ROWS", help="Rows whose tokens are counted, spread over DATA. [default: 5000]"
 )
 @click.option("--examples", type=int, default=5, show_default=True, help="Rows of each kind that are named.")
-@format_option
+@listed(FINDINGS)
 def data_check(
     data: tuple[str, ...],
     base: str | None,

@@ -73,7 +73,7 @@ def _print_findings(found: DataAudit) -> None:
             "detail": None if example is None else example.detail,
         }
         for finding in found.findings
-        for example in finding.examples or [None]
+        for example in (*finding.examples, *([] if finding.examples else [None]))
     ]
     FINDINGS.print("table", rows, empty="nothing is wrong with these rows")
     for name, value in _facts(found):

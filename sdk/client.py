@@ -314,6 +314,7 @@ class Client:
         timeout: float | str | None = None,
         device: Literal["any", "cuda"] | None = None,
         memory: int | None = None,
+        require_worker: bool = False,
         idempotency_key: str | None = None,
         **spec: Unpack[TrainingOptions],
     ) -> Job[Version]:
@@ -338,6 +339,7 @@ class Client:
             timeout: how long one attempt may run, in seconds or as "2h"; by default as long as the registry allows.
             device: which workers may have it, "cuda" or "any"; by default as the registry estimates.
             memory: free memory in bytes that its worker must have; by default as much as the registry estimates.
+            require_worker: refuse it if no worker that is there now can run it; else it waits for one.
             idempotency_key: the same key again gives the same job.
             spec: the fields of a `TrainingSpec`, such as rank, alpha, lr, epochs and holdout.
 
@@ -348,6 +350,7 @@ class Client:
             InvalidInput: for values and rows.
             NotFound: for files, bases, versions and checkpoints that are not there.
             QuotaExceeded: if the namespace has used up its quota.
+            Unavailable: if a worker is required, and none can run it.
 
         Example::
 
@@ -360,7 +363,7 @@ class Client:
         from sdk.submitting.given_template import with_template_text
         from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
 
-        how = job_options(priority, timeout, device, memory, idempotency_key)
+        how = job_options(priority, timeout, device, memory, idempotency_key)._replace(require_worker=require_worker)
         request = self.submitter.training_request(
             check_name(adapter),
             with_template_text(spec, lambda: self),

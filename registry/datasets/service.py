@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from sqlalchemy import select, true, update
+from sqlalchemy import delete, select, true, update
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -115,19 +115,26 @@ class Datasets:
             row = find_dataset(session, name, who, only=namespace).row.dataset
         return self._artifacts.locate(row.digest, row.size_bytes)
 
-    def remove(self, name: str, *, namespace: str | None = None, who: Principal) -> None:
+    def remove(self, name: str, *, namespace: str | None = None, only_name: bool = False, who: Principal) -> None:
         """Give up a dataset's rows in a namespace, or else in every one where the caller may write; versions that were
-        trained on it still name it.
+        trained on it still name it. With `only_name`, a namespace in which it has other names keeps it under those.
 
         Once no namespace has it, the next collection removes its bytes. Raises NotFound, Invalid, Forbidden.
         """
         now = utc_now()
         with self._db.write() as session:
-            found = find_dataset(session, name, who, only=namespace).row.digest
+            meant = find_dataset(session, name, who, only=namespace)
             # A request that gives it up in another namespace at the same moment waits here: one of the two is the last.
-            dataset = session.get_one(Dataset, found, with_for_update=True)
+            dataset = session.get_one(Dataset, meant.row.digest, with_for_update=True)
             left = (DatasetAccess.digest == dataset.digest, DatasetAccess.removed_at.is_(None))
             there = true() if namespace is None else DatasetAccess.namespace == namespace
+            if only_name and meant.name is not None:
+                rows = session.scalars(
+                    select(DatasetAccess).where(*left, there, who.within(DatasetAccess.namespace, "write"))
+                ).all()
+                there = DatasetAccess.namespace.in_(_unnamed(session, rows, meant.name, who))
+                if rows and not session.scalars(select(DatasetAccess.namespace).where(*left, there).limit(1)).first():
+                    return
             closed = session.execute(
                 update(DatasetAccess)
                 .where(*left, there, who.within(DatasetAccess.namespace, "write"))
@@ -143,6 +150,32 @@ class Datasets:
             for row in closed:
                 charge(session, row.namespace, datasets=-dataset.size_bytes)
                 record(session, who, "dataset.remove", row.namespace, dataset.digest, before={"name": row.name})
+
+
+def _unnamed(session: Session, rows: Sequence[DatasetAccess], name: str, who: Principal) -> list[str]:
+    """Take a name from a dataset in each namespace in which it has others; return the namespaces in which it has no other."""
+    last = []
+    for row in rows:
+        given = select(DatasetNumber).filter_by(digest=row.digest, namespace=row.namespace)
+        numbers = session.scalars(given.order_by(DatasetNumber.created_at, DatasetNumber.name)).all()
+        others = [one.name for one in numbers if one.name != name]
+        if len(others) == len(numbers):
+            continue
+        if not others:
+            last.append(row.namespace)
+            continue
+        # The counter of the name stays, so that its number never means other rows.
+        session.execute(
+            delete(DatasetNumber).where(
+                DatasetNumber.digest == row.digest,
+                DatasetNumber.namespace == row.namespace,
+                DatasetNumber.name == name,
+            )
+        )
+        if row.name == name:
+            row.name = others[0]
+        record(session, who, "dataset.unname", row.namespace, row.digest, before={"name": name})
+    return last
 
 
 def _number(session: Session, row: DatasetAccess, name: str) -> tuple[int, bool]:

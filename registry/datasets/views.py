@@ -26,6 +26,7 @@ Only = Annotated[
     str | None,
     Query(max_length=64, description="The namespace whose dataset is meant; left out: any that the token may use."),
 ]
+OnlyName = Annotated[bool, Query(description="Remove only the name, unless it is the last one of the dataset.")]
 
 
 @router.post("", status_code=201)
@@ -53,6 +54,10 @@ def locate_dataset(digest: Digest, datasets: DatasetsDep, who: Reader, namespace
 
 
 @router.post("/{digest}/remove", status_code=204, response_class=Response)
-def remove_dataset(digest: Digest, datasets: DatasetsDep, who: Writer, namespace: Only = None) -> None:
-    """Remove a dataset from a namespace, or from all where the caller may write; versions trained on it still name it."""
-    datasets.remove(digest, namespace=namespace, who=who)
+def remove_dataset(
+    digest: Digest, datasets: DatasetsDep, who: Writer, namespace: Only = None, only_name: OnlyName = False
+) -> None:
+    """Remove a dataset from a namespace, or from all where the caller may write; versions trained on it still name it. With
+    `only_name`, only the name that was given, as long as the dataset has another one.
+    """
+    datasets.remove(digest, namespace=namespace, only_name=only_name, who=who)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import replace
 
 from sqlalchemy import ColumnElement, or_
+from sqlalchemy.orm import Session
 
-from registry.jobs.available_workers import AvailableWorker
+from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
 from registry.jobs.models import Job
-from registry.jobs.needs import has_all, may_have_all, unknown_here, unknown_to_all, without_scorers
+from registry.jobs.needs import has_all, may_have_all, trackers_in, unknown_here, unknown_to_all, without_scorers
 from registry.jobs.tracking import without_trackers
 from sdk.lora.memory import merge_bytes
-from sdk.schemas.job_requests import JOB_KINDS
+from sdk.schemas.job_requests import JOB_KINDS, known_fields
 from sdk.schemas.jobs import Needs
 from sdk.schemas.work import WorkerInfo
 
@@ -66,6 +68,18 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
         advice = "" if wanted == job.needs_memory_bytes else _ADVICE
         return f"it needs {_gib(wanted)} of memory, and the largest worker that may run it has {_gib(worker.memory_bytes)}{advice}"
     return None
+
+
+def why_no_worker(session: Session, job: Job, *, embedded: bool) -> str | None:
+    """Say why none of the workers that are there now may have a job; None if one may, or if nobody can know."""
+    if not embedded:
+        return obstacle(job, available_workers(session))
+    # A runner comes when there is a job. It is of this release and environment, and on the machine where one was before.
+    runners = [
+        replace(worker, fields=frozenset(known_fields()), scorers=None, trackers=frozenset(trackers_in(job.needs)))
+        for worker in lately_seen_workers(session)
+    ]
+    return obstacle(job, runners) if runners else None
 
 
 #: Added if a forecast is the reason, because it may be wrong for a job's own rows.

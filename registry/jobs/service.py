@@ -16,7 +16,7 @@ from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.stored_json import read_stored, table
 from registry.db.types import db_now
-from registry.errors import Conflict, Invalid
+from registry.errors import Conflict, Invalid, Unavailable
 from registry.jobs import events
 from registry.jobs.advice import advised_request
 from registry.jobs.attempts import TimeLimits, count_end, lapsed
@@ -33,6 +33,7 @@ from registry.jobs.needs import of_tracker, our_fields, require_installed, requi
 from registry.jobs.peaks import peak_of
 from registry.jobs.pins import Pinned, require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
+from registry.jobs.requirements import why_no_worker
 from registry.jobs.tracking import continued_runs, require_libraries, require_trackers, trackers_of
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
@@ -91,7 +92,8 @@ class Jobs:
 
         The same key with the same request gives the same job; with another request it raises Conflict. Raises
         NotFound for a base, dataset or ref, Forbidden, InvalidBase for a base that no worker can reach, DoesNotFit for a job
-        that every worker is too small for, QuotaExceeded, and Conflict if what it names keeps changing.
+        that every worker is too small for, QuotaExceeded, Conflict if what it names keeps changing, and Unavailable if it
+        requires a worker and none can run it.
         """
         if getattr(submission.request, "sweep", None) is not None:
             raise Invalid(
@@ -161,7 +163,14 @@ class Jobs:
         with self._db.write() as session:
             if (earlier := _answered(session, key, asked, who)) is not None:
                 return earlier, False
-            return self.add(session, prepared, who, request_digest=asked, submit_key=key), True
+            job = self.add(session, prepared, who, request_digest=asked, submit_key=key)
+            waits = why_no_worker(session, session.get_one(Job, job.id), embedded=self._embedded)
+            if waits is not None and prepared.submission.require_worker:
+                raise Unavailable(
+                    f"no worker can run this job now: {waits}; or leave out --require-worker, and it waits",
+                    param="require_worker",
+                )
+            return job.model_copy(update={"waits": waits}), True
 
     def add(self, session: Session, prepared: PreparedJob, who: Principal, **columns: Any) -> JobView:
         """Add a job that was prepared, in the caller's transaction; `announce` it after the commit.

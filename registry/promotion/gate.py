@@ -219,6 +219,9 @@ class Gate:
                 # It may have been judged for minutes, and the caller's token revoked.
                 who = with_present_roles(session, who)
             require_rights(session, adapter, replace(wanted, who=who))
+            if wanted.kind == "set" and asked.question.version_pk == asked.question.from_version_pk:
+                # It is there already: nothing moves by this, so there is nothing to remember.
+                return (change(session, adapter, wanted, MovedBy(who, wanted.reason))[1],)
             decided = bool(asked.question.policies or asked.notes)
             ident, outcome = (new_id(), verdict.outcome) if decided else (None, None)
             move, answer = change(session, adapter, wanted, MovedBy(who, wanted.reason, ident, outcome))

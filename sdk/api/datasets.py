@@ -57,11 +57,12 @@ class DatasetRoutes(Routes):
         _require_asked(name, found.sha256)
         return found
 
-    def remove(self, name: str, *, namespace: str | None = None) -> None:
+    def remove(self, name: str, *, namespace: str | None = None, only_name: bool = False) -> None:
         """Remove a dataset, by digest or name as in `get`; versions trained on it still name it.
 
         It is removed from `namespace`, whose dataset is then meant by a name, or else from all where this client may
-        write. Raises NotFound, InvalidInput for a name that is used in several namespaces.
+        write. With `only_name`, a dataset that has other names there keeps its rows, and loses this name alone. Raises
+        NotFound, InvalidInput for a name that is used in several namespaces.
         """
-        params = {"namespace": namespace}
+        params = {"namespace": namespace, "only_name": True if only_name else None}
         self._transport.call("POST", f"/datasets/{segment(name)}/remove", type(None), params=params)

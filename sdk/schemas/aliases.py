@@ -68,6 +68,8 @@ class AliasView(Wire):
     move: Annotated[int, IF_ANY] = 0
     #: The decision that let it move; None: no policy stood.
     decision: Annotated[str | None, IF_SET] = None
+    #: Whether what was asked for has moved it: it stays where it is already. Only in the answer to that.
+    moved: Annotated[bool | None, IF_SET] = None
 
 
 class AliasMoveView(Wire):

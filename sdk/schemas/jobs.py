@@ -71,6 +71,8 @@ class JobSubmission(JobSettings):
     """A job as submitted. References are pinned when it is accepted."""
 
     request: JobRequest
+    #: Refuse it if no worker that is there now can run it.
+    require_worker: Annotated[bool, IF_ANY] = False
 
 
 class AttemptView(Wire):

@@ -26,7 +26,8 @@ _BY_OUTCOME = ("failed", "unknown", "passed")
 
 def moved(alias: AliasView) -> str:
     """Return what an alias names now."""
-    return f"{alias.adapter}@{alias.alias} names {alias.ref}"
+    already = " already; nothing was changed" if alias.moved is False else ""
+    return f"{alias.adapter}@{alias.alias} names {alias.ref}{already}"
 
 
 def title_of(decision: Decision) -> str:

@@ -78,6 +78,8 @@ class JobOptions(NamedTuple):
     needs: Needs | None = None
     #: Of one submission, however often it is sent.
     key: str | None = None
+    #: Whether it is refused while no worker can run it.
+    require_worker: bool = False
 
 
 def job_options(

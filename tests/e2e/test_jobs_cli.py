@@ -294,14 +294,20 @@ class TestLogs:
         job = desk.submit()
         held = desk.claim()
         held.report(line("first\nsecond \x1b[31m"), progress(step=1, total=9, loss=2.0))
-        text = desk.ok("jobs", "logs", job).splitlines()
-        assert [re.sub(r"^\d{4}[0-9: -]{15}", "TIME", row) for row in text] == [
+        # A clock here, with its zone.
+        status, _, shown = desk.at_a_terminal("jobs", "logs", job, TZ="Asia/Tokyo")
+        assert status == 0
+        assert [re.sub(r"^\d{4}[0-9: -]{15} JST", "TIME", row) for row in shown.splitlines()] == [
             "TIME  0  state     queued",
             "TIME  1  state     running: attempt 1 on w1",
             "TIME  1  log       first",
-            " " * 34 + "second ?[31m",
+            " " * 38 + "second ?[31m",
             "TIME  1  progress  train · 1/9 steps · loss 2.000",
         ]
+        lines = [row.split("\t") for row in desk.ok("jobs", "logs", job).splitlines()]
+        assert lines[0] == ["time", "attempt", "kind", "message"]
+        assert lines[3][1:] == ["1", "log", "first\\nsecond \\x1b[31m"]
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", row[0]) for row in lines[1:])
         events = [json.loads(row) for row in desk.ok("jobs", "logs", job, "--format", "json").splitlines()]
         assert [event["kind"] for event in events] == ["state", "state", "log", "progress"]
 
@@ -315,8 +321,10 @@ class TestLogs:
 
         threading.Timer(2, work).start()
         text = desk.ok("jobs", "logs", job, "-f").splitlines()
-        assert text[-2].endswith("log       late")
-        assert text[-1].endswith("state     failed: the rows are odd")
+        assert text[-2].endswith("\tlog\tlate")
+        assert text[-1].endswith("\tstate\tfailed: the rows are odd")
+        assert text[0] == "time\tattempt\tkind\tmessage"
+        assert text[1].split("\t")[2] == "state"
 
 
 class TestWatch:

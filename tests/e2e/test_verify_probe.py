@@ -141,11 +141,15 @@ def test_another_norm_in_the_record_names_the_module_and_ends_with_7(place: Plac
         opened.execute("update blobs set facts = ? where sha256 = ?", (json.dumps(kept), sha256))
     try:
         with place.without_base():
-            done = place.run("verify", "counter@v1", "--probe")
+            done = place.run("verify", "counter@v1", "--probe", "--format", "table")
+            piped = place.run("verify", "counter@v1", "--probe").stdout.splitlines()
         assert done.returncode == 7, done.stderr
         assert module in done.stderr
         assert "pull it again, and tell an admin" in done.stderr
         assert max(map(len, done.stdout.splitlines()[1:])) <= 80
+        assert piped[0] == "metric\tof\tfound\trecorded\tverdict"
+        assert {len(line.split("\t")) for line in piped} == {5}
+        assert [line.split("\t")[1] for line in piped if line.endswith("\tdiffers")] == [module]
     finally:
         with closing(sqlite3.connect(database)) as opened, opened:
             opened.execute("update blobs set facts = ? where sha256 = ?", (facts, sha256))

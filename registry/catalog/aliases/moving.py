@@ -96,10 +96,17 @@ def undone_to(session: Session, adapter: Adapter, alias: str) -> Version:
 def point(
     session: Session, adapter: Adapter, name: str, version: Version, *, expect: int | None, kind: str, by: MovedBy
 ) -> AliasView:
-    """Point an alias at a version of its adapter, whose lock is held, if it names `expect` now. Raises Conflict."""
+    """Point an alias at a version of its adapter, whose lock is held, if it names `expect` now. Set to where it is already, it
+    stays, with its history. Raises Conflict.
+    """
     alias = session.get(Alias, (adapter.pk, name), populate_existing=True)
     present = None if alias is None else session.get_one(Version, alias.version_pk)
     require_named(adapter, name, expect, present)
+    if alias is not None and kind == "set" and alias.version_pk == version.pk:
+        protected = name in protected_aliases(session, adapter)
+        return present_alias(
+            adapter, alias, version, protected=protected, move=_last_move(session, alias), decision=None, moved=False
+        )
     if alias is None:
         _require_few_aliases(session, adapter)
         alias = Alias(adapter_pk=adapter.pk, name=name, version_pk=version.pk, moved_by=by.who.name, moved_at=utc_now())
@@ -111,7 +118,13 @@ def point(
     for touched in {version.pk: version, **({} if present is None else {present.pk: present})}.values():
         refresh_document(session, touched)
     protected = name in protected_aliases(session, adapter)
-    return present_alias(adapter, alias, version, protected=protected, move=move, decision=by.decision)
+    return present_alias(adapter, alias, version, protected=protected, move=move, decision=by.decision, moved=True)
+
+
+def _last_move(session: Session, alias: Alias) -> int:
+    """Return the key of an alias's last move; 0 if it is not known."""
+    query = select(func.max(AliasMoveRow.pk))
+    return session.scalar(query.filter_by(adapter_pk=alias.adapter_pk, alias=alias.name)) or 0
 
 
 def remove(session: Session, adapter: Adapter, name: str, *, expect: int | None, by: MovedBy) -> int:

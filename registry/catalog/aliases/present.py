@@ -16,7 +16,14 @@ def last_move() -> ColumnElement[int | None]:
 
 
 def present_alias(
-    adapter: Adapter, alias: Alias, version: Version, *, protected: bool, move: int, decision: str | None
+    adapter: Adapter,
+    alias: Alias,
+    version: Version,
+    *,
+    protected: bool,
+    move: int,
+    decision: str | None,
+    moved: bool | None = None,
 ) -> AliasView:
     """Return an alias as it is sent."""
     return AliasView(
@@ -29,4 +36,5 @@ def present_alias(
         moved_by=alias.moved_by,
         move=move,
         decision=decision,
+        moved=moved,
     )

@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from sdk.cli.completing.kinds import FOLDER, REF_OR_FOLDER
-from sdk.cli.support.output import (
-    NOT_AS_IT_SHOULD_BE,
-    WIDTH,
-    filled,
-    format_option,
-    plain,
-    print_one,
-    render,
-)
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.output import NOT_AS_IT_SHOULD_BE, WIDTH, filled, is_piped, plain, print_one, say
+from sdk.cli.support.records import print_listing
 from sdk.cli.support.session import open_client
 
 if TYPE_CHECKING:
@@ -29,6 +24,17 @@ _WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
 #: The prefix and the suffix of a line of a command.
 _MARGIN = 8
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
+
+
+_RULES = Listing(
+    ListColumn("rule"),
+    ListColumn("fits", "verdict", 8),
+    ListColumn("reason", importance=0),
+    ListColumn("read in", "source.place", 7),
+    ListColumn("release", "source.version", 5),
+    ListColumn("day", "source.day", 4),
+    key="rule",
+)
 
 
 @click.command(name="compat")
@@ -44,7 +50,7 @@ _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
     help="The engine's version, such as 0.33.0; for llama.cpp a build, such as b11549. [default: the newest read]",
 )
 @click.option("--base", type=FOLDER, metavar="DIR", help="The folder of the base, where REF is a folder.")
-@format_option
+@listed(_RULES)
 def compat_command(ref: str, engine: str, version: str | None, base: str | None, style: str) -> None:
     """Say whether an inference engine can serve the version REF, or a folder (./DIR), as it is: yes, no or unknown.
 
@@ -60,20 +66,27 @@ def compat_command(ref: str, engine: str, version: str | None, base: str | None,
     """
     with open_client() as client:
         found = client.versions.compat(ref, engine=engine, version=version, base=base)
-    print_one(style, found.as_dict(), found.answer.value, lambda: _print_table(found))
+    draw = _print_rules if is_piped() else _print_page
+    print_one(style, found.as_dict(), found.answer.value, lambda: draw(found))
     if found.answer.value != "yes":
         click.get_current_context().exit(NOT_AS_IT_SHOULD_BE)
 
 
-def _print_table(found: Compatibility) -> None:
+def _print_rules(found: Compatibility) -> None:
+    """Print a rule a line for a program; what to do next is for people."""
+    _RULES.print("table", found.findings, empty="no rule was applied")
+    say(f"{found.engine} {found.judged_by}: {found.answer.value}")
+    for line in (*found.commands, found.fix, found.find_out):
+        if line is not None:
+            say(line)
+
+
+def _print_page(found: Compatibility) -> None:
     said = f"{found.engine} {found.judged_by}: {found.answer.value}"
     click.echo(click.style(said, fg=_COLOURS[found.answer.value], bold=True) if sys.stdout.isatty() else said)
     _print_paragraphs([f"! {finding.rule}: {finding.reason}" for finding in found.against])
     click.echo()
-    rows = [
-        [one.rule, one.verdict.value, one.source.place, one.source.version, one.source.day] for one in found.findings
-    ]
-    click.echo(render(["rule", "fits", "read in", "release", "day"], rows, cut=2))
+    print_listing("rules", _RULES, found.findings)
     if found.answer.value == "yes":
         _print_commands("serve it with:", found.commands)
     _print_commands("make it fit with:", [found.fix] if found.fix else [])

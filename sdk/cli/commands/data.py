@@ -10,7 +10,7 @@ import click
 from sdk.cli.commands.watch import result_of
 from sdk.cli.completing.kinds import BASE, FILE, REF, ROWS
 from sdk.cli.support.columns import ListColumn
-from sdk.cli.support.data_pages import print_audit, print_preview
+from sdk.cli.support.data_pages import FINDINGS, print_audit, print_preview
 from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import confirm, whose_base_options, yes_option
@@ -25,6 +25,7 @@ from sdk.cli.support.session import client_with, open_client, watched
 from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
 from sdk.formats.objectives import LossOn
+from sdk.formats.refs import looks_like_digest
 from sdk.schemas.held_out import HoldoutFields
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.vocabulary_fields import VocabularyFields
@@ -156,7 +157,7 @@ def _follow(job: Job[Preview]) -> None:
     "--sample", type=int, metavar="ROWS", help="Rows whose tokens are counted, spread over DATA. [default: 5000]"
 )
 @click.option("--examples", type=int, default=5, show_default=True, help="Rows of each kind that are named.")
-@format_option
+@listed(FINDINGS)
 def data_check(
     data: tuple[str, ...],
     base: str | None,
@@ -241,14 +242,25 @@ _MOST_TRAINED = 5
 def data_rm(data: str, namespace: str | None, yes: bool, style: str) -> None:
     """Remove the dataset DATA (a name, NAME@v2 or a digest); versions trained on it still name it.
 
-    Its rows go with a later `adapterctl gc`, unless the same file is added again first.
+    Of rows with several names, only this name goes; by their digest, all do. Rows without a name go with a later
+    `adapterctl gc`, unless the same file is added again first.
 
     \b
-    Example:
+    Examples:
       adapterctl data rm reviews.jsonl
+      adapterctl data rm 3f1c9a7e5b20
     """
     with open_client() as client:
         view = client.datasets.get(data, namespace=namespace)
+        others = [] if looks_like_digest(data) else [one for one in view.names if one.rpartition("@")[0] != view.name]
+        if others:
+            # What the question is about goes, whatever the name means by then.
+            exact = f"{view.name}@v{view.number}"
+            confirm(f"remove the name {exact}? these rows keep the name {', '.join(others)}", yes=yes)
+            client.datasets.remove(exact, namespace=namespace, only_name=True)
+            done = f"the name {exact} is removed; these rows are still {others[0]}"
+            print_done(style, {"data": exact, "removed": True, "names": others}, None, done)
+            return
         trained = [version.ref for version in client.search(f"dataset = {view.digest}", limit=_MOST_TRAINED + 1)]
         if trained:
             more = ", …" if len(trained) > _MOST_TRAINED else ""
@@ -256,7 +268,7 @@ def data_rm(data: str, namespace: str | None, yes: bool, style: str) -> None:
                 f"trained on it: {', '.join(trained[:_MOST_TRAINED])}{more}; they can't be trained like that again without it"
             )
         if len(view.names) > 1:
-            say(f"these rows are also called {', '.join(name for name in view.names if name != data)}; all names go")
+            say(f"these rows are called {', '.join(view.names)}; all names go")
         # The bytes that the question is about go, whatever the name means by then.
         confirm(f"remove {data} ({view.digest[:12]}, {view.rows} rows)?", yes=yes)
         client.datasets.remove(view.digest, namespace=namespace)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.completing.kinds import BASE
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import whose_base_options
-from sdk.cli.support.output import filled, format_option, human_bytes, print_one, render
+from sdk.cli.support.output import filled, human_bytes, is_piped, print_one, render
 from sdk.cli.support.spec_options import spec_options
 from sdk.schemas.planning import PlanChoices
 from sdk.schemas.training import PLANNED, TrainingSpec
@@ -17,12 +20,25 @@ if TYPE_CHECKING:
     from sdk.schemas.planning import DeviceForecasts, Plan
 
 
+#: What a pipe gets: a number, an answer or a choice a line.
+PLANNED_VALUES = Listing(
+    ListColumn("kind"),
+    ListColumn("name"),
+    ListColumn("value"),
+    ListColumn("size", importance=8),
+    ListColumn("method", importance=7),
+    ListColumn("location", importance=6),
+    ListColumn("note", importance=5),
+    key="name",
+)
+
+
 @click.command(name="plan")
 @click.option("--base", type=BASE, required=True, help="A folder (./base), a config.json, or a registered base.")
 @whose_base_options
 @spec_options(PlanChoices)
 @spec_options(TrainingSpec, PLANNED, of_plan=True)
-@format_option
+@listed(PLANNED_VALUES)
 def plan_command(base: str, base_namespace: str | None, published: bool | None, style: str, **given: Any) -> None:
     """Say what a training takes before it is started: memory by part, GPUs, and what to choose.
 
@@ -39,7 +55,12 @@ def plan_command(base: str, base_namespace: str | None, published: bool | None, 
     options = {name: value for name, value in given.items() if value is not None}
     found = planned(base, base_namespace, published, options)
     document = found.model_dump(mode="json") | {"forecast_card_bytes": found.forecast.card_bytes}
-    print_one(style, document, found.verdict, lambda: print_plan(found))
+    print_one(
+        style,
+        document,
+        found.verdict,
+        lambda: PLANNED_VALUES.print(style, [*planned_values(found)], empty="") if is_piped() else print_plan(found),
+    )
 
 
 def planned(base: str, base_namespace: str | None, published: bool | None, options: dict[str, Any]) -> Plan:
@@ -53,6 +74,39 @@ def planned(base: str, base_namespace: str | None, published: bool | None, optio
 
     with open_client() as client:
         return plan_training(client, base, **over, **options)
+
+
+def planned_values(found: Plan) -> Iterator[dict[str, Any]]:
+    """Yield what a plan has found, each as a row of `PLANNED_VALUES`."""
+
+    def row(kind: str, name: str | None, value: Any = None, **more: Any) -> dict[str, Any]:
+        return {
+            **dict.fromkeys(("size", "method", "location", "note")),
+            "kind": kind,
+            "name": name,
+            "value": value,
+            **more,
+        }
+
+    yield row("model", found.model_type, found.parameters, note=f"parameters, by its {found.shapes_from}")
+    yield row("method", found.method, found.trainable, note=f"trainable, {found.percent_of_base:.4f} % of the base")
+    if found.method != "full":
+        yield row("adapter", "adapter_model.safetensors", size=found.adapter_size_bytes)
+    for name, count in found.trainable_by_module.items():
+        yield row("module", name, count)
+    for part in found.forecast.parts:
+        yield row("part", part.name, size=part.size_bytes, location=part.where, note=part.of)
+    yield row("part", "together", size=found.forecast.card_bytes, location="card")
+    for fit in found.cards:
+        for method in ("qlora", "lora", "full"):
+            yield row("card", fit.card, getattr(fit, method), size=fit.memory_bytes, method=method)
+    yield row("recommended", found.card, found.verdict, method=found.method)
+    for choice in found.recommendation:
+        yield row("option", choice.option, choice.value, note=choice.reason)
+    for device in found.learnt:
+        yield row("learnt", device.device, device.ratio, note=learnt_of(device, found))
+    for note in found.notes:
+        yield row("note", None, note=note)
 
 
 def print_plan(found: Plan) -> None:

@@ -12,7 +12,7 @@ import click
 
 from sdk.cli.completing.kinds import BASE, FILE, FOLDER, REF, REF_OR_FOLDER
 from sdk.cli.support.columns import ListColumn
-from sdk.cli.support.listings import Listing, listed
+from sdk.cli.support.listings import Listing, listed, no_header_option
 from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import format_option, human_bytes, print_json, print_made, print_one, say
 from sdk.cli.support.session import open_client, open_puller
@@ -198,6 +198,7 @@ def _show_plan(plan: PullPlan, style: str) -> None:
     help="With --probe: record what was found, for policies that ask for it, and for serving.",
 )
 @format_option
+@no_header_option
 def verify_command(
     target: str, verify_with: str | None, probe: bool, base: str | None, records: bool, style: str
 ) -> None:

@@ -48,16 +48,17 @@ _WORDS = {
         action | by | owner | host | made | method | metric | condition | module | outcome | precision | scores of | seen |
         alike | architecture | shape | queue | queues | device | worker | version | winner | grants | role | facts | part |
         from | to | protected | moved | revoked | counts | cached | rules | members | used by | not scored | better |
-        setting | score | of | token | decision | revision | location | log | columns | value
+        setting | score | of | token | decision | revision | location | log | columns | value |
+        rule | fits | release | day | held out | verdict
     """,
     CellForm.NAMES: "subject",
     CellForm.PROSE: """
         asks | change | description | expected | folder | message | note | path | prediction | reason | refs | varies |
-        what | before | after
+        what | before | after | read in | example | detail
     """,
     CellForm.NUMBER: """
         rank | rows | row | tokens | versions | step | steps | tries | failures | loss | eval loss | queued | running |
-        workers | idle | unfit | pid | port | restarts | attempt | priority
+        workers | idle | unfit | pid | port | restarts | attempt | priority | recorded
     """,
     CellForm.SIZE: "size | memory | free",
     CellForm.DURATION: "oldest | uptime | took",

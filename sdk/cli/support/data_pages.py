@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sdk.cli.support.output import filled, fit, plain, print_json, print_one, render, writable
+from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.listings import Listing
+from sdk.cli.support.output import filled, fit, is_piped, plain, print_json, print_one, render, say, writable
 from sdk.cli.support.records import print_facts
 from sdk.formats.objectives import OBJECTIVES
 from sdk.formats.template_kwargs import said_in
@@ -44,9 +46,39 @@ _MOST_SCRIPTS = 6
 _BAR = 24
 
 
+#: What a pipe gets: an example a line.
+FINDINGS = Listing(
+    ListColumn("kind"),
+    ListColumn("rows", importance=8),
+    ListColumn("example", importance=7),
+    ListColumn("held out", importance=6),
+    ListColumn("detail", importance=5),
+    key="kind",
+)
+
+
 def print_audit(found: DataAudit, style: str) -> None:
     """Print findings with their rows, then what all rows are; "quiet": only the kinds that were found."""
-    print_one(style, found, (finding.kind for finding in found.findings), lambda: _print_audit(found))
+    draw = _print_findings if is_piped() else _print_audit
+    print_one(style, found, (finding.kind for finding in found.findings), lambda: draw(found))
+
+
+def _print_findings(found: DataAudit) -> None:
+    rows = [
+        {
+            "kind": finding.kind,
+            "rows": finding.rows,
+            "example": None if example is None else example.rows,
+            "held_out": None if example is None else example.held_out,
+            "detail": None if example is None else example.detail,
+        }
+        for finding in found.findings
+        for example in (*finding.examples, *([] if finding.examples else [None]))
+    ]
+    FINDINGS.print("table", rows, empty="nothing is wrong with these rows")
+    for name, value in _facts(found):
+        if value is not None:
+            say(f"{name}: {value}")
 
 
 def _print_audit(found: DataAudit) -> None:

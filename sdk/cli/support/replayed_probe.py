@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
-from sdk.cli.support.output import filled, plain, print_one, render, say
+from sdk.cli.support.columns import ListColumn, measured
+from sdk.cli.support.listings import Listing
+from sdk.cli.support.output import filled, is_piped, plain, print_one, render, say
 from sdk.examining.probe_replay import require_equal
 from sdk.schemas.probe import LogitsReplay, ProbeReplay
 from sdk.schemas.probe_records import ProbeRecordView
 
 #: How many modules a table shows: those that differ, then those that change most.
 _MOST_MODULES = 10
+#: What a pipe gets: a number a line.
+_MEASURED = Listing(
+    ListColumn("metric"),
+    ListColumn("of"),
+    measured("found"),
+    ListColumn("recorded"),
+    ListColumn("verdict"),
+    key="metric",
+)
 
 
 def print_replay(
     found: ProbeReplay, style: str, *, record: Callable[[ProbeReplay], ProbeRecordView | None] | None = None
 ) -> None:
     """Print what was found, and have it recorded; raises VerificationFailed afterwards if it differs from the record."""
-    print_one(style, {**found.model_dump(mode="json"), "ok": found.ok}, found.digest, lambda: _print_table(found))
+    draw = _print_numbers if is_piped() else _print_table
+    print_one(style, {**found.model_dump(mode="json"), "ok": found.ok}, found.digest, lambda: draw(found))
     if record is not None:
         recorded = record(found)
         if recorded is None:
@@ -29,6 +41,34 @@ def print_replay(
             verdict = "agrees with its record" if recorded.agrees else "differs from its record"
             say(f"recorded for {recorded.created_by}: the replay of {found.ref} {verdict}")
     require_equal(found)
+
+
+def _print_numbers(found: ProbeReplay) -> None:
+    """Print each number that was measured on a line of its own, for a program."""
+    _MEASURED.print("table", [*_numbers(found)], empty="it changes no module")
+    for note in found.notes:
+        say(note)
+
+
+def _numbers(found: ProbeReplay) -> Iterator[dict[str, Any]]:
+    differing = {one.module: one for one in found.norms_differing}
+    for module, norm in found.norms.items():
+        one = differing.pop(module, None)
+        verdict = None if not found.norms_stored else "same" if one is None else "differs"
+        was = None if one is None else one.stored
+        yield {"metric": "norm", "of": module, "found": norm, "recorded": was, "verdict": verdict}
+    for module, one in differing.items():
+        yield {"metric": "norm", "of": module, "found": one.found, "recorded": one.stored, "verdict": "differs"}
+    if (logits := found.logits) is None:
+        return
+    recorded = logits.recorded.texts if logits.recorded is not None else []
+    wrong = {(one.text, one.what) for one in logits.differing}
+    for number, text in enumerate(logits.found.texts, start=1):
+        for metric in ("tokens", "logit_gap", "kl"):
+            verdict = None if not recorded else "differs" if (number, metric) in wrong else "same"
+            was = getattr(recorded[number - 1], metric) if recorded else None
+            now = getattr(text, metric)
+            yield {"metric": metric, "of": f"text {number}", "found": now, "recorded": was, "verdict": verdict}
 
 
 def _print_table(found: ProbeReplay) -> None:

@@ -13,8 +13,8 @@ from sdk.cli.completing.kinds import JOB
 from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.curves import curve_of
 from sdk.cli.support.endings import say_ending
-from sdk.cli.support.listings import Listing, listed
-from sdk.cli.support.output import is_piped, plain, say
+from sdk.cli.support.listings import Listing, listed, no_header_option
+from sdk.cli.support.output import format_option_of, is_piped, plain, say
 from sdk.cli.support.session import open_client
 from sdk.errors import JobFailed, NotFound
 from sdk.objects import Job, Result
@@ -127,19 +127,22 @@ def _require_success(jobs: Sequence[Job[Result]]) -> None:
         )
 
 
+_EVENTS = Listing(
+    ListColumn("time", "at"),
+    ListColumn("attempt", importance=5),
+    ListColumn("kind", importance=6),
+    ListColumn("message", lambda event: told(event), 8),
+    key="kind",
+)
+
+
 @click.command(name="logs", short_help="Print what happened to a job.")
 @click.argument("job_id", type=JOB, metavar="JOB")
 @click.option("-f", "--follow", "following", is_flag=True, help="Keep printing until the job has ended.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="json: one object per line.",
-)
+@format_option_of("table", "json", says="json: one object per line.")
+@no_header_option
 def jobs_logs(job_id: str, following: bool, style: str) -> None:
-    """Print what happened to a job: the time (UTC), the attempt, and the event.
+    """Print what happened to a job: the time here (in a pipe and in JSON UTC), the attempt, and the event.
 
     \b
     Examples:
@@ -149,15 +152,19 @@ def jobs_logs(job_id: str, following: bool, style: str) -> None:
     with open_client() as client:
         job = client.job(job_id)
         followed = (event for _, event in follow([job], note=say) if event is not None)
+        first = True
         for event in followed if following else job.events():
             if style == "json":
                 click.echo(event.model_dump_json(exclude_none=True))
+            elif is_piped():
+                _EVENTS.print(style, [event], empty="", header=first)
             else:
                 _print_event(event)
+            first = False
 
 
 def _print_event(event: Event) -> None:
-    head = f"{event.at:%Y-%m-%d %H:%M:%S}  {event.attempt}  {event.kind:<8}"
+    head = f"{event.at.astimezone():%Y-%m-%d %H:%M:%S %Z}  {event.attempt}  {event.kind:<8}"
     for line in told(event).splitlines() or [""]:
         click.echo(f"{head}  {plain(line)}".rstrip())
         head = " " * len(head)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from support.registries import embedded
 from support.small import HIDDEN, write_adapter, write_base, write_safetensors
 
@@ -49,7 +49,16 @@ def registry(tmp_path_factory: pytest.TempPathFactory, folders: Path) -> Iterato
 def run(monkeypatch: pytest.MonkeyPatch, registry: Client) -> Any:
     for module in (command, catalog):
         monkeypatch.setattr(module, "open_client", lambda: nullcontext(registry))
-    return lambda *args: CliRunner().invoke(compat_command, list(args))
+    return drawn
+
+
+def drawn(*args: str) -> Result:
+    """Run it as at a terminal, unless another format is asked for; `piped` is what a pipe gets."""
+    given = [*args, *([] if "--format" in args else ["--format", "table"])]
+    if "piped" in given:
+        at = given.index("piped")
+        del given[at - 1 : at + 1]
+    return CliRunner().invoke(compat_command, given)
 
 
 def test_a_version_that_is_served(run: Any) -> None:
@@ -77,6 +86,18 @@ def test_one_that_is_not_known_ends_with_7_too(run: Any) -> None:
     assert "find out with:" in done.stdout
 
 
+def test_pipe_gets_a_rule_a_line(run: Any) -> None:
+    done = run("rslora@v1", "--engine", "sglang", "--format", "piped")
+    assert done.exit_code == 7
+    header, *lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert header == ["rule", "fits", "reason", "read_in", "release", "day"]
+    assert {len(line) for line in lines} == {6}
+    assert "no" in {line[1] for line in lines}
+    assert "adapterctl export rslora@v1 --to lora -o ./plain" in done.stderr
+    bare = run("rslora@v1", "--engine", "sglang", "--format", "piped", "--no-header")
+    assert [line.split("\t") for line in bare.stdout.splitlines()] == lines
+
+
 def test_json_and_quiet(run: Any, registry: Client) -> None:
     done = run("plain", "--engine", "llama.cpp", "--format", "json")
     assert json.loads(done.stdout) == registry.versions.compat("plain", engine="llama.cpp").as_dict()
@@ -88,7 +109,7 @@ def test_a_folder_needs_no_registry(monkeypatch: pytest.MonkeyPatch, folders: Pa
     client = Client(f"local:{tmp_path / 'none'}")
     monkeypatch.setattr(command, "open_client", lambda: nullcontext(client))
     monkeypatch.chdir(folders)
-    done = CliRunner().invoke(compat_command, ["./plain", "--base", "./base", "--engine", "vllm"])
+    done = CliRunner().invoke(compat_command, ["./plain", "--base", "./base", "--engine", "vllm", "--format", "table"])
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "vllm 0.33.0: yes")
     assert "  vllm serve ./base --enable-lora --lora-modules plain=./plain\n" in done.stdout
     assert not (tmp_path / "none").exists()

@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(plan_command, args)
+    return CliRunner().invoke(plan_command, [*args, *([] if "--format" in args else ["--format", "table"])])
 
 
 def test_a_table_within_80_columns_that_adds_up(config: Callable[..., str]) -> None:
@@ -51,6 +51,19 @@ def test_a_table_within_80_columns_that_adds_up(config: Callable[..., str]) -> N
         "batch × accumulation 1 × 16",
     ):
         assert said in done.output
+
+
+def test_pipe_gets_a_value_a_line(config: Callable[..., str]) -> None:
+    done = CliRunner().invoke(plan_command, ["--base", config(configs.LLAMA_2_7B), "--gpu", "24GB"])
+    header, *lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert header == ["kind", "name", "value", "size", "method", "location", "note"]
+    assert {len(line) for line in lines} == {7}
+    assert ["model", "llama", "6738415616", "", "", "", "parameters, by its config"] in lines
+    parts = [int(line[3]) for line in lines if line[0] == "part" and line[4:6] == ["", "card"]]
+    assert sum(parts[:-1]) == parts[-1]
+    assert ["card", "RTX 3090", "tight", "24000000000", "lora", "", ""] in lines
+    bare = CliRunner().invoke(plan_command, ["--base", config(configs.LLAMA_2_7B), "--gpu", "24GB", "--no-header"])
+    assert [line.split("\t") for line in bare.stdout.splitlines()] == lines
 
 
 @pytest.mark.parametrize("name", ["GEMMA_3_27B", "QWEN3_30B_A3B", "GPT_2_MEDIUM", "LLAMA_3_70B"])

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -76,6 +77,15 @@ def replayed(**changed: object) -> ProbeReplay:
     )
 
 
+@pytest.fixture
+def _drawn() -> Iterator[None]:
+    """As where a table was asked for: without one, a pipe gets a number a line."""
+    with click.Context(pull.verify_command, info_name="verify") as context:
+        context.meta["sdk.cli.table_asked"] = True
+        yield
+
+
+@pytest.mark.usefixtures("_drawn")
 def test_tables_fit_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
     one = NormDiffering(module=LONG.format(29), stored=29.123456789, found=29.0)
     gone = NormDiffering(module=LONG.format(99), stored=1.0, found=None)
@@ -180,6 +190,7 @@ def test_nothing_is_recorded_where_no_predictions_were_compared() -> None:
         record_of(replayed(logits=logits, ref=f"team/a@sha256:{'b' * 64}"))
 
 
+@pytest.mark.usefixtures("_drawn")
 def test_a_difference_is_shown_then_recorded_and_then_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[ProbeReplay] = []
 

@@ -270,11 +270,15 @@ def test_the_exit_code_says_whether_anything_is_wrong(tmp_path: Path) -> None:
     # Nobody can be asked there.
     env = {"ADAPTERCTL_URL": "http://127.0.0.1:9"}
     clean = CliRunner(env=env).invoke(cli, ["data", "check", str(path)])
-    assert (clean.exit_code, clean.stdout.splitlines()[0]) == (0, "nothing is wrong with these rows")
+    assert (clean.exit_code, clean.stdout) == (0, "kind\trows\texample\theld_out\tdetail\n")
+    assert clean.stderr.startswith("nothing is wrong with these rows\n")
     path.write_text('{"text": "one"}\n{"text": "one\\u202e"}\n{"text": "one"}\n')
     asked = ["data", "check", str(path), "--format"]
     quiet = CliRunner(env=env).invoke(cli, [*asked, "quiet"])
     assert (quiet.exit_code, quiet.stdout.split()) == (7, ["exact_duplicate", "control_characters"])
+    piped = CliRunner(env=env).invoke(cli, [*asked[:-1], "--no-header"]).stdout.splitlines()
+    assert piped[0] == "exact_duplicate\t1\tline 1,line 3\t\t"
+    assert {len(line.split("\t")) for line in piped} == {5}
     table = CliRunner(env=env).invoke(cli, [*asked, "table"])
     assert "rows that repeat an earlier one: 1\n  line 1, line 3\n" in table.stdout
     assert "has U+202E RIGHT-TO-LEFT OVERRIDE" in table.stdout

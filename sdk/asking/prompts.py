@@ -31,11 +31,14 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raises InvalidInput for numbers that no token can be chosen by."""
         if self.max_new_tokens < 1:
-            raise InvalidInput("max_new_tokens is below 1; give at least 1", param="max_new_tokens")
+            raise InvalidInput(f"max_new_tokens can't be {self.max_new_tokens}; use 1 or more", param="max_new_tokens")
         if not 0 <= self.temperature <= 2:
-            raise InvalidInput("temperature is not from 0 to 2; 0 is greedy", param="temperature")
+            raise InvalidInput(
+                f"temperature can't be {self.temperature:g}; use a number from 0 to 2 (0 is greedy)",
+                param="temperature",
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InvalidInput("top_p is not above 0 and at most 1; leave it out for 1", param="top_p")
+            raise InvalidInput(f"top_p can't be {self.top_p:g}; use a number above 0 and at most 1", param="top_p")
         if not all(self.stop):
             raise InvalidInput("stop has an empty text, at which every answer would end; leave it out", param="stop")
 
@@ -93,7 +96,7 @@ class PromptForm:
     def of(cls, *, chat: bool, plain: bool) -> PromptForm:
         """Return what was asked for. Raises InvalidInput for both."""
         if chat and plain:
-            raise InvalidInput("plain and chat say opposite things; give one of them", param="plain")
+            raise InvalidInput("plain can't be combined with chat; leave out one of the two", param="plain")
         return cls(True if chat else False if plain else None)
 
     def prompt(self, given: str | Sequence[Message] | Prompt, target: AskTarget) -> Prompt:

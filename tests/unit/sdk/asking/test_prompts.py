@@ -60,10 +60,10 @@ def test_arguments_of_calls_are_sent_as_json_texts() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is below 1"),
-        ({"temperature": -0.1}, "temperature is not from 0 to 2"),
-        ({"temperature": float("nan")}, "temperature is not from 0 to 2"),
-        ({"top_p": 0.0}, "top_p is not above 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens can't be 0"),
+        ({"temperature": -0.1}, "temperature can't be -0.1; use a number from 0 to 2"),
+        ({"temperature": float("nan")}, "temperature can't be nan"),
+        ({"top_p": 0.0}, "top_p can't be 0; use a number above 0"),
         ({"stop": ("",)}, "stop has an empty text"),
     ],
 )

@@ -146,7 +146,6 @@ TABLE = """
 2 | serve code-review@v1 --engine vllm --at gpu --shared .  | --at can't be 'gpu'; http://
 2 | serve code-review@v1 --drain -1                         | --drain can't be -1
 2 | serve code-review@v1 --key-file rows.jsonl --no-key     | --key-file; --no-key
-3 | merge nope -o m                                         | no adapter 'nope'
 2 | merge code-review@v1                                    | -o DIR; --register NAME
 4 | merge code-review@v1 -o rows.jsonl                      | rows.jsonl; -o DIR
 2 | merge code-review@v1 -o m --dtype int7                  | --dtype can't be 'int7'; bfloat16

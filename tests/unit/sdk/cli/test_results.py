@@ -445,7 +445,7 @@ class TestRows:
         ident = scored_rows.evaluated(desk, desk.push(), rows, made, **said)
         shown = run("evals", "show", ident, *TABLE)
         assert shown.exit_code == 0, shown.output
-        assert "1 a                     2  0" in shown.stdout
+        assert "1 a               2  0" in shown.stdout
         piped = dict(line.split("\t") for line in run("evals", "show", ident).stdout.splitlines())
         pairs = [[piped[f"confusion.{n}.{name}"] for name in ("expected", "predicted", "rows")] for n in (1, 2)]
         assert pairs == [["a", "a", "2"], ["b", "a", "2"]]

@@ -32,7 +32,7 @@ def asking_options(command: F) -> F:
                 type=click.IntRange(1, 1_000_000),
                 default=256,
                 show_default=True,
-                help="The most tokens of an answer.",
+                help="Longest answer, in tokens.",
             ),
             click.option(
                 "--temperature",

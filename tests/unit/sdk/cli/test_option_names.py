@@ -80,7 +80,7 @@ def test_the_sdk_names_the_keyword() -> None:
     with pytest.raises(InvalidInput, match=r"^max_length can't be 4; use a whole number from 8 to 1048576$") as caught:
         build(TrainingSpec, max_length=4)
     assert caught.value.param == "max_length"
-    with pytest.raises(InvalidInput, match=r"^there is no field rnak; leave it out$"):
+    with pytest.raises(InvalidInput, match=r"^there is no field rnak; did you mean rank\?$"):
         build(TrainingSpec, rnak=4)
     with pytest.raises(InvalidInput, match=r"^metrics can't contain 'bleurt'; use rouge_l, "):
         build(EvaluationSpec, metrics=["bleurt"])
@@ -118,6 +118,19 @@ def test_a_bound_that_only_storage_has_is_not_named() -> None:
         ),
         (
             {
+                "type": "greater_than_equal",
+                "loc": ("body", "days"),
+                "msg": "Input should be greater than or equal to 1",
+                "ctx": {"ge": 1},
+            },
+            "days must be a number of at least 1",
+        ),
+        (
+            {"type": "too_short", "loc": ("body", "grants"), "msg": "List should have …", "ctx": {"min_length": 1}},
+            "grants has too few items; give at least 1",
+        ),
+        (
+            {
                 "type": "json_invalid",
                 "loc": ("body", 3),
                 "msg": "JSON decode error",
@@ -130,3 +143,10 @@ def test_a_bound_that_only_storage_has_is_not_named() -> None:
 )
 def test_the_registry_names_the_field(error: dict[str, object], message: str) -> None:
     assert explain_validation([error])[0] == message
+
+
+def test_what_a_registry_was_sent_is_refused_by_the_range_of_its_field() -> None:
+    error = {"type": "greater_than_equal", "loc": ("body", "rank"), "msg": "Input should …", "ctx": {"ge": 1}}
+    assert explain_validation([error], TrainingSpec)[0] == "rank must be a whole number from 1 to 1024"
+    unknown = {"type": "extra_forbidden", "loc": ("body", "rnak"), "msg": "Extra inputs are not permitted"}
+    assert explain_validation([unknown], TrainingSpec)[0] == "there is no field rnak; did you mean rank?"

@@ -52,7 +52,7 @@ def build(model: type[M], **values: Any) -> M:
     except ValidationError as error:
         message, param = explain_validation(list(error.errors()), model)
         # A message that says what to give, or to leave, needs no other advice.
-        advises = any(f"; {verb} " in message for verb in ("add", "give", "leave", "use", "write"))
+        advises = any(f"; {verb} " in message for verb in ("add", "did", "give", "leave", "use", "write"))
         advice = "" if advises else "; correct it, then try again"
         raise InvalidInput(f"{message}{advice}", param=param) from None
 

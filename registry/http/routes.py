@@ -330,6 +330,13 @@ def _reply(status: int, code: ErrorCode, message: str, param: str | None = None)
     return JSONResponse(body.model_dump(), status_code=status)
 
 
+def _body_of(request: Request) -> type[BaseModel] | None:
+    """The record that a route takes as its body; None if it takes none, or one of several."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    kind = None if field is None else field.field_info.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every error as `{"error": {"code", "message", "param"}}`."""
 
@@ -340,8 +347,8 @@ def install_error_handlers(app: FastAPI) -> None:
         return refused(error)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        message, param = explain_validation(list(error.errors()))
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        message, param = explain_validation(list(error.errors()), _body_of(request))
         return _reply(422, ErrorCode.INVALID, message, param)
 
     @app.exception_handler(HTTPException)

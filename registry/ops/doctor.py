@@ -177,7 +177,7 @@ def _sends(storage: Storage, http: httpx.Client, name: str, body: bytes) -> str:
             200 <= status < 300,
             f"HTTP {status} to a signed PUT; check the keys' permissions, the region, and that the clocks agree",
         )
-    _require(storage.stat(name) is not None, "what was sent is not there afterwards; use another store")
+    _require(storage.stat(name) is not None, "what was sent is missing afterwards; use another store")
     return "by copying" if location.url.startswith("file:") else "by a signed PUT"
 
 

@@ -170,7 +170,7 @@ def _card(
                 if task == "text-generation"
                 else "from peft import AutoPeftModelForSequenceClassification",
                 "",
-                'folder = "."  # where this file lies, or the name at the hub',
+                'folder = "."  # where this file is, or the name at the hub',
                 f"model = AutoPeftModelFor{'CausalLM' if task == 'text-generation' else 'SequenceClassification'}.from_pretrained(folder)",
             ],
             license=terms,

@@ -68,24 +68,28 @@ def unfit(error: Mapping[str, Any], field: FieldInfo | None = None, *, item: boo
     the option's list.
     """
     kind, context = str(error["type"]), error.get("ctx") or {}
-    if "input" not in error:
-        return None
-    given, verb = error["input"], "contain" if item else "be"
-    if kind == "string_too_short" and not given:
+    # A registry doesn't keep what it was sent.
+    known, given, verb = "input" in error, error.get("input"), "contain" if item else "be"
+    if kind == "string_too_short" and context.get("min_length") == 1:
         return "can't be empty; give a value, or leave it out"
     if kind == "less_than_equal" and context["le"] >= _ENDLESS:
         return "is too large; use a smaller number"
     if kind == "string_too_long":
-        return f"is too long, with {len(given)} characters; use at most {context['max_length']}"
+        how = f", with {len(given)} characters" if isinstance(given, str) else ""
+        return f"is too long{how}; use at most {context['max_length']}{'' if how else ' characters'}"
     if kind in ("too_long", "too_short"):
         some = f"at most {context['max_length']}" if kind == "too_long" else f"at least {context['min_length']}"
+        if not known:
+            return f"has too {'many' if kind == 'too_long' else 'few'} items; give {some}"
         return f"has {len(given)} items; give {some}" if given else f"is empty; give {some}"
-    if kind in _FORMS:
-        return f"can't {verb} {_shown(given)}; use {_FORMS[kind]}"
-    if kind not in _OF_RANGE:
+    wanted = _FORMS.get(kind)
+    if wanted is None and kind in _OF_RANGE:
+        wanted = _wanted(kind, context) if field is None else range_of(field)
+    if wanted is None:
         return None
-    wanted = _wanted(kind, context) if field is None else range_of(field)
-    return None if wanted is None else f"can't {verb} {_shown(given)}; use {wanted}"
+    if not known:
+        return f"has an item of another kind; use {wanted} for each" if item else f"must be {wanted}"
+    return f"can't {verb} {_shown(given)}; use {wanted}"
 
 
 def range_of(field: FieldInfo) -> str | None:
@@ -212,7 +216,7 @@ def _sentence(error: Mapping[str, Any], place: list[str], model: type[BaseModel]
         why = (error.get("ctx") or {}).get("error", "it ends early")
         return f"the body is not JSON ({why}); correct it, then send it again"
     if kind == "extra_forbidden":
-        return f"there is no field {named}; leave it out"
+        return f"there is no field {named}; {_nearest(model, place)}"
     if kind == "missing":
         return f"{named or 'the body'} is missing; add it"
     field = _field_at(model, place)
@@ -220,6 +224,15 @@ def _sentence(error: Mapping[str, Any], place: list[str], model: type[BaseModel]
         return f"{named or 'the body'} {refused}"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{_written(place)}: {message}" if place else message
+
+
+def _nearest(model: type[BaseModel] | None, place: list[str]) -> str:
+    """Return what to do about a field that a model doesn't have: the one that is meant, if there is one like it."""
+    import difflib
+
+    names = model.model_fields if model is not None and len(place) == 1 else ()
+    near = difflib.get_close_matches(place[-1], names, n=1)
+    return f"did you mean {near[0]}?" if near else "leave it out"
 
 
 def _field_at(model: Any, place: list[str]) -> FieldInfo | None:

@@ -50,7 +50,10 @@ class HoldoutFields(Wire):
     #: The seed that chooses the held-out rows; it is separate from the training's, so trainings with different seeds
     #: hold out the same rows.
     holdout_seed: Annotated[
-        int, Field(ge=0, le=2**32 - 1), IF_ANY, Option("Which rows are held out.", alone=True, of_rows=True)
+        int,
+        Field(ge=0, le=2**32 - 1),
+        IF_ANY,
+        Option("Seed of the split: which rows are held out.", alone=True, of_rows=True),
     ] = 0
 
     @property

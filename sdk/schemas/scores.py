@@ -1,7 +1,7 @@
 """A stored evaluation: which rows were seen in training, how it compares with others, and the scores of parts of a dataset.
 
 >>> said(Contamination(rows=100, exact=5, near=7, of=["sql@v1"]))
-'12 of 100 rows are among those of sql@v1: 5 exactly, 0 in another spelling, 7 nearly'
+'12 of 100 rows are contaminated by those of sql@v1: 5 exactly, 0 in another spelling, 7 nearly'
 >>> said(Contamination(not_checked=["a@v1 was pushed, and what it was trained on is not known"]))
 'not checked: a@v1 was pushed, and what it was trained on is not known'
 >>> briefly(Contamination(rows=100, of=["sql@v1"])), briefly(None)
@@ -42,7 +42,7 @@ class Contamination(Wire):
 def said(found: Contamination | None) -> str:
     """Return it in words; None if the scores have not been checked yet."""
     if found is None:
-        return "not checked: nobody has looked yet"
+        return "not checked yet"
     parts = []
     if found.of:
         how = (
@@ -50,7 +50,7 @@ def said(found: Contamination | None) -> str:
             if found.found
             else ""
         )
-        parts.append(f"{found.found} of {found.rows} rows are among those of {', '.join(found.of)}{how}")
+        parts.append(f"{found.found} of {found.rows} rows are contaminated by those of {', '.join(found.of)}{how}")
     if found.not_checked or not parts:
         parts.append(f"not checked: {'; '.join(found.not_checked) or 'no reason is recorded'}")
     return "; ".join(parts)

@@ -80,7 +80,7 @@ class SweepFields(Wire):
     max_gpu_hours: Annotated[
         Annotated[float, Field(gt=0, le=1e6)] | None,
         IF_SET,
-        Option("No member begins after members have trained so long in all, on whatever device.", metavar="HOURS"),
+        Option("Start no member once all together have trained this long, on whatever device.", metavar="HOURS"),
     ] = None
     #: No member begins so many seconds after the sweep began, on the database's clock.
     max_time_s: Annotated[Annotated[float, Field(gt=0, le=31_536_000)] | None, IF_SET] = None
@@ -88,7 +88,7 @@ class SweepFields(Wire):
     margin: Annotated[
         float,
         Field(gt=0, le=1),
-        Option("As good as the best is what is worse by at most this share of its score.", metavar="SHARE"),
+        Option("Margin: as good as the best is what is worse by at most this share of its score.", metavar="SHARE"),
     ] = 0.01
     publish: Annotated[Publish, Option("Which members become versions: the winner, all that finished, or none.")] = (
         "best"

@@ -85,7 +85,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         Option("The update is scaled by alpha/rank.", default="2·rank", kept=True, planned=True),
     ] = None
     #: Probability that an input of A is dropped in training; if nearly all of them are dropped, nothing is learnt.
-    dropout: Annotated[float, Field(ge=0, le=0.9), Option("Dropout on the input of A.", planned=True)] = 0.05
+    dropout: Annotated[float, Field(ge=0, le=0.9), Option("LoRA dropout, on the input of A.", planned=True)] = 0.05
     #: A preset ("qv", "attention", "all-linear"), names separated by commas (of linear modules, or of stacked
     #: parameters such as "experts.down_proj", which need dropout 0), or one pattern for whole names.
     targets: Annotated[
@@ -111,22 +111,30 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     ] = "nf4"
     #: Whether the scales of 4-bit weights are quantised too, to 8 bits: 4.127 bits per weight instead of 4.5.
     double_quant: Annotated[
-        bool, Field(exclude_if=lambda value: value is True), Option("Quantise the scales too.", kept=True, planned=True)
+        bool,
+        Field(exclude_if=lambda value: value is True),
+        Option("Double quantisation: quantise the scales too.", kept=True, planned=True),
     ] = True
     #: rsLoRA: the update is scaled by α/√r, so that large ranks learn as fast as small ones; needs alpha (arXiv:2312.03732).
     use_rslora: Annotated[
-        bool, IF_ANY, Option("Scale the update by alpha/√rank; needs --alpha.", kept=True, planned=True)
+        bool, IF_ANY, Option("rsLoRA: scale the update by alpha/√rank; needs --alpha.", kept=True, planned=True)
     ] = False
     #: DoRA: the norm of each row of W + s·BA is learnt separately from its direction (arXiv:2402.09353).
     use_dora: Annotated[
-        bool, IF_ANY, Option("Learn each row's norm apart from its direction.", kept=True, planned=True)
+        bool, IF_ANY, Option("DoRA: train each weight's magnitude and direction separately.", kept=True, planned=True)
     ] = False
     #: "eva": A starts at the right singular vectors of its inputs on the rows (arXiv:2410.07170); None: at random. B starts at zero
     #: either way.
     init_lora_weights: Annotated[
         Literal["eva"] | None,
         IF_ANY,
-        Option("Start A at what the rows vary in (EVA).", default="random", alone=True, kept=True, planned=True),
+        Option(
+            "EVA: start A at the principal components of the rows' activations.",
+            default="random",
+            alone=True,
+            kept=True,
+            planned=True,
+        ),
     ] = None
     #: EVA: a module whose inputs vary in more directions may get up to this many times `rank`, taken from other
     #: modules. 1: each keeps its own rank.
@@ -202,7 +210,9 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     #: Peak learning rate.
     lr: Annotated[float, Field(gt=0, le=1), Option("Peak learning rate.", default="2e-4", planned=True)] = 2e-4
     #: Share of the steps in which the learning rate rises from zero.
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1), Option("Share of the steps in which lr rises from zero.")] = 0.03
+    warmup_ratio: Annotated[
+        float, Field(ge=0, lt=1), Option("Warm-up: share of the steps in which lr rises from zero.")
+    ] = 0.03
     #: How the learning rate changes after the warm-up. "wsd" keeps it until decay_share of the steps are left, and lowers it
     #: by the root of their share that is done (arXiv:2405.18392); "inverse_sqrt" has √(w/t) of the peak at step t, after
     #: a warm-up of w steps.
@@ -245,7 +255,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
     ] = None
     #: Share of each matrix that a step at a learning rate of 1 would subtract; biases, norms and magnitudes are not decayed.
     weight_decay: Annotated[
-        float, Field(ge=0, le=1), IF_ANY, Option("Decay of matrices, per step at the rate 1.", alone=True)
+        float, Field(ge=0, le=1), IF_ANY, Option("Weight decay of matrices, decoupled as AdamW's.", alone=True)
     ] = 0.0
     #: The total norm to which a step's gradients are clipped; 0: no clipping.
     max_grad_norm: Annotated[
@@ -271,14 +281,16 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         int, Field(ge=1, le=4096), Option("Rows in one forward pass.", planned="as many of 4 as fit")
     ] = 4
     #: Forward passes summed into one optimiser step.
-    grad_accum: Annotated[int, Field(ge=1, le=4096), Option("Forward passes in one optimiser step.", planned=True)] = 4
+    grad_accum: Annotated[
+        int, Field(ge=1, le=4096), Option("Gradient accumulation: forward passes per optimiser step.", planned=True)
+    ] = 4
     #: Whether short rows share a sequence of at most batch_size longest rows' tokens, without padding: "on"; "auto" if that
     #: means less computation than rows sorted by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
     packing: Annotated[
         Literal["off", "auto", "on"] | None,
         IF_SET,
         Option(
-            "Short rows share a sequence, without padding; auto: where that is less to compute.",
+            "Packing: short rows share a sequence, without padding; auto: where that is less to compute.",
             default="auto on a CPU, off on a GPU",
             resolved=True,
             alone=True,

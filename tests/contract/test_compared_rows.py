@@ -121,7 +121,7 @@ class TestUnscoredRows:
     def test_a_comparison_says_how_many(self, bench: Bench) -> None:
         one, two = bench.score(self.ROWS), bench.score([*scored(46, loss=0.5), *self.ROWS[46:]])
         found = bench.desk.writer.compare([one, two])
-        said = "2 rows have no score of any: none of their first 1024 tokens is one that the loss is taken on"
+        said = "2 rows have no score of any: none of their first 1024 tokens is supervised"
         assert (found.rows, found.notes) == (46, [said])
 
     def test_and_how_many_were_cut_where_that_matters(self, bench: Bench) -> None:

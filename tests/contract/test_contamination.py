@@ -254,7 +254,7 @@ class TestBackground:
         monkeypatch.setattr(checks, "_at_once_bytes", 10)
         ident = trainer.score(trainer.train(trainer.file(TRAINING)), HELD)
         assert trainer.desk.writer.evaluations.get(ident).contamination is None
-        assert said(None) == "not checked: nobody has looked yet"
+        assert said(None) == "not checked yet"
         trainer.people.services.reconciler.sweep()
         checks.wait()
         assert counts(trainer.found(ident)) == (20, 3, 2, 4)
@@ -343,6 +343,6 @@ def test_a_comparison_and_a_diff_say_it_in_words(trainer: Trainer) -> None:
     assert [each.contamination and each.contamination.found for each in found.scores] == [9, 0]
     notes = trainer.desk.writer.diff(one, two).notes
     assert [note for note in notes if "are among" in note] == [
-        f"the scores of {one} on {found.dataset[:12]}: 9 of 20 rows are among those of "
+        f"the scores of {one} on {found.dataset[:12]}: 9 of 20 rows are contaminated by those of "
         f"{trainer.found(found.scores[0].evaluation).of[0]}: 3 exactly, 2 in another spelling, 4 nearly"
     ]

@@ -209,7 +209,7 @@ def test_a_chat_keeps_what_was_said_on_either_side(place: Place) -> None:
     assert saved[2]["content"] != first
     assert " │ " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "code-review@v1 has learnt plain prompts" in done.stderr
+    assert "code-review@v1 was trained on plain prompts" in done.stderr
     assert "base:tiny-llama is asked by its own chat template" in " ".join(done.stderr.split())
 
 

@@ -130,7 +130,7 @@ def test_a_cut_is_said(place: Place) -> None:
     assert done.returncode == 0
     assert "no stop" in done.stdout
     assert "  cut off after 20 tokens, " in done.stdout
-    assert "nothing in it would be learnt, so this text is dropped" in done.stdout
+    assert "none of its tokens is supervised, so this text is dropped" in done.stdout
 
 
 def test_what_a_terminal_would_obey_is_not_printed(place: Place) -> None:

@@ -97,7 +97,7 @@ def test_first_rows_that_the_training_recorded_are_those_that_a_preview_of_it_sh
         ]
     printed = place.run("show", "counter@v1", "--rows")
     assert (printed.returncode, printed.stderr) == (0, "")
-    assert "24 tokens, 23 learnt · step 1 · no stop" in printed.stdout
+    assert "24 tokens, 23 supervised · step 1 · no stop" in printed.stdout
     assert "⟦" in printed.stdout
     marked = [text["pieces"][0]["text"][slice(*text["pieces"][0]["supervised"][0])] for text in texts]
     assert place.run("show", "counter@v1", "--rows", "--format", "quiet").stdout == "".join(

@@ -153,6 +153,10 @@ WORDS = (
     Word(r", as of `", "German", "as in", "which columns are keys, as of `train`"),
     Word(r"\blikeliest tokens alone\b", "a paraphrase", "nucleus sampling", "choose among the likeliest tokens alone"),
     Word(
+        r"\bloss is taken on\b|(?<=[0-9}] )learnt\b", "a paraphrase", "supervised", "tokens that the loss is taken on"
+    ),
+    Word(r"\bhas learnt (?:plain|no)\b", "a paraphrase", "was trained on", "v1 has learnt plain prompts"),
+    Word(
         r"\b(?:thereof|therein|whereof|wherein|hitherto|thereby)\b", "archaic", "of it, in it, so far", "parts thereof"
     ),
 )

@@ -320,9 +320,9 @@ def _named(names: Sequence[str]) -> str:
 
 def _warn_effects(idle: Sequence[str], faint: Sequence[str], too_large: Sequence[str]) -> Iterator[str]:
     if idle:
-        yield f"s·B·A is zero in {_named(idle)}: nothing was learned there; check whether these modules were trained"
+        yield f"s·B·A is zero in {_named(idle)}: these modules were not trained; check whether these modules were trained"
     if faint:
-        yield f"no value of s·B·A reaches {_FAINT:g} in {_named(faint)}: what was learned there has no effect"
+        yield f"no value of s·B·A reaches {_FAINT:g} in {_named(faint)}: their update has no effect"
     if too_large:
         yield f"s·B·A may reach beyond 65504, where float16 ends, in {_named(too_large)}: {_WIDER}"
 

@@ -108,7 +108,7 @@ def _only_namespace(session: Session, name: str, who: Principal) -> str:
     if len(theirs) > 1:
         shown = ", ".join("published" if space == EVERYWHERE else space for space in theirs[:5])
         raise Invalid(
-            f"the base {base.base.fingerprint[:12]} is there more than once ({shown}); say which is meant: --published, or "
+            f"the base {base.base.fingerprint[:12]} is registered more than once ({shown}); say which is meant: --published, or "
             "--base-namespace NAMESPACE",
             param="namespace",
         )

@@ -57,7 +57,7 @@ class Bases:
         """
         namespace = _home(base, who)
         if is_digits(base.id):
-            raise Invalid(f"{base.id[:80]!a} would be taken for a fingerprint; give the base another --id", param="id")
+            raise Invalid(f"{base.id[:80]!a} would be read as a fingerprint; give the base another --id", param="id")
         derived = self._derive(base, namespace, who)
         if base.manifest is not None:
             config = base.config if derived is None else derived.config
@@ -137,7 +137,7 @@ class Bases:
             moved = None
             if fix.id is not None:
                 if is_digits(fix.id):
-                    raise Invalid(f"{fix.id[:80]!a} would be taken for a fingerprint; choose another id", param="id")
+                    raise Invalid(f"{fix.id[:80]!a} would be read as a fingerprint; choose another id", param="id")
                 moved = _holder(session, row.namespace, fix.id, but=row.base_pk)
                 row.id, row.named_at = fix.id, utc_now()
             if fix.location is not None:

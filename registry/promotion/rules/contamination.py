@@ -75,7 +75,7 @@ def _judged(
     found: Sequence[Contamination | None],
 ) -> RuleOutcome:
     name, ref = asked.data_name or asked.data[:12], f"{question.adapter}@v{question.number}"
-    rule = f"at most {bound:.3g} of the rows of {name} trained on"
+    rule = f"at most {bound:.3g} of the rows of {name} contaminated"
     data = [asked.data]
     if not found:
         message = f"it has no scores on {name}; make some with: adapterctl eval {ref} --data {name}"
@@ -93,7 +93,7 @@ def _judged(
         )
     first = next((one for one in found if one is not None), None)
     if first is None:
-        message = "not checked: nobody has looked yet; try again in a minute"
+        message = "not checked yet; try again in a minute"
         return outcome_of(policy, "contamination", rule, "unknown", message, data=data)
     message = f"{said(first)[:_MOST_REASON_CHARS]}; see what is known of it with: adapterctl lineage {ref} --up"
     numbers = _numbers(first, bound) if first.rows else {}

@@ -190,7 +190,7 @@ def notes_on(left_out: int, metric: str, evaluations: Sequence[EvaluationView]) 
         notes.append(f"{have} no score of any: a thought is all of the expected answer")
     if unscored:
         have, its = ("1 row has", "its") if unscored == 1 else (f"{unscored} rows have", "their")
-        notes.append(f"{have} no score of any: none of {its} first {longest} tokens is one that the loss is taken on")
+        notes.append(f"{have} no score of any: none of {its} first {longest} tokens is supervised")
     if shortened and not is_of_texts(metric):
         some = "1 row is" if shortened == 1 else f"{shortened} rows are"
         notes.append(f"{some} truncated to {longest} tokens, and scored on the rest")

@@ -43,7 +43,7 @@ _CHANGES = Listing(
 @click.option(
     "--since", callback=take_moment, metavar="TIME", help="30m, 12h or 2d ago, or an ISO time; UTC if it has no zone."
 )
-@click.option("--until", callback=take_moment, metavar="TIME", help="Before this, likewise.")
+@click.option("--until", callback=take_moment, metavar="TIME", help="Before this time, written as for --since.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
 @listed(_CHANGES)
 def audit_command(style: str, **given: Any) -> None:

@@ -73,7 +73,7 @@ def evals_list(target: str, scores_of: str | None, style: str, **whose: Any) -> 
     """List the scores of a version, a sweep's member (sweep:ID/N) or a bare base, newest first.
 
     They are those that the version's own namespace made; of a base, those of the namespace in which you would score it.
-    SEEN is how many of the rows the version, or what it came from, was trained on; ? where that is not known.
+    SEEN counts contaminated rows: those that the version, or what it came from, was trained on; ? where that is not known.
     ALIKE is the same for scores that were taken under the same conditions, on the same rows: only those are compared.
 
     \b

@@ -24,7 +24,7 @@ from sdk.errors import InvalidInput
     "--like",
     type=REF,
     metavar="REF",
-    help="Make a version's training again: its options, rows and base are in its record.",
+    help="Repeat a version's training: its options, rows and base are in its record.",
 )
 @click.option(
     "--config", "config_file", type=FILE, help="YAML file with any of these options; the command line takes precedence."

@@ -32,7 +32,7 @@ def asking_options(command: F) -> F:
                 type=click.IntRange(1, 1_000_000),
                 default=256,
                 show_default=True,
-                help="The most tokens of an answer.",
+                help="Longest answer, in tokens.",
             ),
             click.option(
                 "--temperature",
@@ -53,7 +53,7 @@ def asking_options(command: F) -> F:
             click.option(
                 "--dtype",
                 type=click.Choice(DTYPES),
-                help="How the base is held. [default: as it was trained on; float32 on a CPU]",
+                help="Precision of the base's weights. [default: as it was trained on; float32 on a CPU]",
             ),
             click.option("--no-keep", is_flag=True, help="End the engine program with this command."),
         )

@@ -187,7 +187,7 @@ class Chat:
                 say_filled(remark)
             elif not self._is_conversation(side) and side.target.digest is not None and self._form.as_turn is None:
                 say_filled(
-                    f"{side.target.ref} has learnt plain prompts: each line is asked by itself; to talk, add --chat"
+                    f"{side.target.ref} was trained on plain prompts: each line is asked by itself; to talk, add --chat"
                 )
         bare = self._sides[-1]
         if bare.target.digest is None and bare.target.template_differs and self._is_conversation(bare):

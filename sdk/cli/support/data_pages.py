@@ -146,7 +146,7 @@ def _tokens(counted: TokenCounts) -> str:
         else f"a sample of {counted.rows} of {counted.of_rows} rows"
     )
     return (
-        f"{counted.tokens} in {sample}, {counted.supervised_tokens} learnt, the longest {counted.longest}; "
+        f"{counted.tokens} in {sample}, {counted.supervised_tokens} supervised, the longest {counted.longest}; "
         f"truncated to {counted.max_length}: {counted.rows_cut} rows, {counted.tokens_lost} tokens lost, "
         f"{counted.rows_dropped} rows dropped" + (f"; {counted.rows_split} texts split" if counted.rows_split else "")
     )
@@ -179,7 +179,7 @@ def print_preview(preview: Preview, style: str = "table") -> None:
         if text.cut_tokens:
             click.echo(writable(_cut_off(text, preview.max_length)))
         if not text.supervised and text.label is None:
-            click.echo("  nothing in it would be learnt, so this text is dropped")
+            click.echo("  none of its tokens is supervised, so this text is dropped")
         click.echo()
     if not quiet:
         print_facts(_preview_facts(preview))
@@ -206,7 +206,7 @@ def headline(
     of: Sequence[str], about: Sequence[str], *, tokens: int, learnt: int, stop: str | None, label: str | None
 ) -> str:
     """Return the line above a text: which one it is, how long, how much of it is learnt, and where it stops."""
-    counted = f"{tokens} tokens, {learnt} learnt" if label is None else f"{tokens} tokens"
+    counted = f"{tokens} tokens, {learnt} supervised" if label is None else f"{tokens} tokens"
     end = f"stop {plain(stop)}" if stop else "no stop" if label is None else f"label {plain(label)}"
     return writable(" · ".join([*map(plain, of), counted, *about, end]))
 
@@ -239,7 +239,7 @@ def _preview_facts(preview: Preview) -> list[tuple[str, str | None]]:
         whole = f"{preview.file_rows} rows, too many to check here: only those shown were checked"
     else:
         whole = (
-            f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} learnt; "
+            f"{preview.file_rows} rows, {totals.samples} texts, {totals.tokens} tokens, {totals.supervised_tokens} supervised; "
             f"{totals.rows_cut} rows truncated, {totals.rows_dropped} dropped"
         )
     left_out = (

@@ -10,9 +10,10 @@ import click
 from click.core import ParameterSource
 
 #: What a message begins with that is about one option.
-_ABOUT = r"(?=:? (?:can't|is too|has|needs|is missing|changes|says)\b|:)"
-#: What advice says to do with an option.
-_ADVICE = r"(?<=give )|(?<=leave )|(?<=leave out )|(?<=add )|(?<=without )"
+_ABOUT = r"(?=:| (?:can't|is|are|has|needs?|belongs?|looks?|and|changes|says|means|limits)\b)"
+#: What advice says to do with an option, and what comes after its name.
+_ADVICE = r"(?:(?<=give )|(?<=leave )|(?<=leave out )|(?<=add )|(?<=without )|(?<=share as ))"
+_AFTER = r"(?=[,;]|$| out\b| or give\b)"
 
 
 def with_option_names(message: str, param: str | None, error: BaseException) -> str:
@@ -31,7 +32,7 @@ def with_option_names(message: str, param: str | None, error: BaseException) -> 
     name = (param or "").partition(".")[0]
     file = ctx.params.get("config_file")
     if isinstance(file, str) and name in flags and ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-        return message if message.startswith(file) or name == "config" else f"{file}: {message}"
+        return f"{file}: {message}" if re.match(rf"{name}{_ABOUT}", message) else message
     for field, flag in flags.items():
         if not flag.startswith("--"):
             continue
@@ -39,7 +40,8 @@ def with_option_names(message: str, param: str | None, error: BaseException) -> 
             message = re.sub(rf"^{field}{_ABOUT}", flag, message)
         # Names with "_" are no words of a sentence, while those without are only where it advises something.
         alone = rf"(?<![\w'\"`./=-]){field}(?![\w'\"`/=(-]|\.\w)"
-        message = re.sub(alone if "_" in field else rf"(?:{_ADVICE}){field}(?=[,;]|$| out\b| or give\b)", flag, message)
+        named = rf"^(--[\w-]+ and ){field}(?= )|{_ADVICE}{field}{_AFTER}"
+        message = re.sub(alone, flag, message) if "_" in field else re.sub(named, rf"\g<1>{flag}", message)
     return message
 
 

@@ -147,7 +147,7 @@ def long_lines(
     `ident` is the id of scores by row.
 
     >>> long_lines("a@v1", {"rows": 5.0, "unscored_rows": 1.0}, {"max_length": 512}, "3f1c")
-    ['a@v1: 1 of 6 rows has no score: none of its first 512 tokens is one that the loss is taken on; shorten it, or raise --max-length where the base has the positions (which: adapterctl evals show 3f1c --rows)']
+    ['a@v1: 1 of 6 rows has no score: none of its first 512 tokens is supervised; shorten it, or raise --max-length where the base has the positions (which: adapterctl evals show 3f1c --rows)']
     >>> long_lines("a@v1", {"rows": 6.0, "shortened_rows": 2.0}, {"max_length": 512}, "3f1c")
     ['a@v1: 2 of 6 rows are truncated to 512 tokens, and scored on the rest; shorten them, or raise --max-length where the base has the positions']
     >>> long_lines("a@v1", {"generated_rows": 8.0, "shortened_prompt_rows": 2.0}, {"prompt_tokens": 56}, None)
@@ -173,7 +173,7 @@ def long_lines(
         lines.append(f"{ref}: {empty} of {every} rows {said}; give it a content or a call{which}")
     if unscored:
         has, its = ("has", "its") if unscored == 1 else ("have", "their")
-        said = f"{has} no score: none of {its} first {max_length} tokens is one that the loss is taken on"
+        said = f"{has} no score: none of {its} first {max_length} tokens is supervised"
         lines.append(f"{ref}: {unscored} of {every} rows {said}; {_mending(unscored)}{which}")
     if shortened:
         said = f"{'is' if shortened == 1 else 'are'} truncated to {max_length} tokens, and scored on the rest"

@@ -89,7 +89,7 @@ def running_options(command: F) -> F:
         click.option(
             "--priority",
             type=int,
-            help="From -100; higher goes first. Writers up to 10, promoters 50, admins 100. [default: 0]",
+            help="From -100 to 100; a higher one runs first. Writers up to 10, promoters 50, admins 100. [default: 0]",
         ),
         click.option(
             "--timeout", metavar="90s|10m|2h", help="An attempt that runs longer fails. [default: the registry's, 24h]"

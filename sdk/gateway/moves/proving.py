@@ -88,7 +88,9 @@ class Proving:
             kind = OtherBase if is_other_base(record, verdict, self._dtype) else EngineRefused
             raise kind(verdict.message)
         if verdict.effect < _NO_EFFECT:
-            raise EngineRefused(f"by its record {name} has no effect on its base; train it longer, or at a higher rate")
+            raise EngineRefused(
+                f"by its record {name} has no effect on its base; train it longer, or at a higher learning rate"
+            )
         return Proof.UNDECIDABLE
 
 

@@ -18,7 +18,7 @@ _LOOK_EMBEDDED_S = 1.0
 _TABLE_S, _EMBEDDED_S, _STANDING_S = 9.0, 120.0, 5.0
 #: The most tokens that are asked about at once.
 _MOST_STANDINGS = 8
-_LATE = "the registry does not answer in time; look whether it is busy"
+_LATE = "the registry does not answer in time; check whether it is busy"
 
 
 class RegistryCalls:

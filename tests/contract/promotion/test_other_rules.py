@@ -209,7 +209,7 @@ class TestContamination:
             score(scene, number, data)
         seen, unseen = rules(scene, number, "contamination")
         assert (seen.outcome, seen.numbers) == ("failed", {"score": 1.0, "bound": 0.5, "rows": 24, "found": 24})
-        assert "24 of 24 rows are among those of rows-" in seen.message
+        assert "24 of 24 rows are contaminated by those of rows-" in seen.message
         assert (unseen.outcome, unseen.numbers["found"], unseen.data) == ("passed", 0, [clean])
 
     @ON_BOTH
@@ -222,7 +222,7 @@ class TestContamination:
         say(scene, ident, None)
         assert only(scene, number, "contamination") == (
             "unknown",
-            "not checked: nobody has looked yet; try again in a minute",
+            "not checked yet; try again in a minute",
         )
         # Moves that are judged at the time when it is found out are judged again.
         scopes = generations.scopes_of(scene.adapter(), scene.space)

@@ -28,7 +28,7 @@ def policy_command() -> None:
 @policy_command.command(name="set")
 @click.argument("scope", type=ADAPTER)
 @click.argument("file", type=FILE)
-@click.option("--expect", type=click.IntRange(0), metavar="N", help="Only if version N stands now; 0 for none.")
+@click.option("--expect", type=click.IntRange(0), metavar="N", help="Only if version N is in force now; 0 for none.")
 @format_option
 def policy_set(scope: str, file: str, expect: int | None, style: str) -> None:
     """Set the policy in the YAML file FILE for SCOPE: an adapter, 'NAMESPACE/*', or '*' for all.

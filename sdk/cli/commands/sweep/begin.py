@@ -32,7 +32,7 @@ from sdk.submitting.sweep_options import check_swept
     "--config", "config_file", type=FILE, help="YAML file with any of these options; the command line takes precedence."
 )
 @spec_options(SweepFields)
-@click.option("--max-time", metavar="90s|10m|2h", help="No member begins so long after the sweep began.")
+@click.option("--max-time", metavar="90s|10m|2h", help="Start no member this long after the sweep began.")
 @training_options(as_text=True)
 @running_options
 @click.option("--explain", is_flag=True, help="Say what the sweep would cost, without one.")

@@ -170,7 +170,7 @@ class TestResults:
         answers = {"generated_rows": 6.0, "shortened_prompt_rows": 3.0, "longer_reference_rows": 4.0}
         job = evaluated(desk, [ref], rows, failed_rows=4.0, unscored_rows=1.0, shortened_rows=2.0, **answers)
         shown = run("jobs", "result", job)
-        first = f"{ref}: 1 of 6 rows has no score: none of its first 1024 tokens is one that the loss is taken on; "
+        first = f"{ref}: 1 of 6 rows has no score: none of its first 1024 tokens is supervised; "
         second = f"{ref}: 2 of 6 rows are truncated to 1024 tokens, and scored on the rest; "
         assert first + "shorten it, or raise --max-length where" in shown.stderr
         assert second in shown.stderr
@@ -445,7 +445,7 @@ class TestRows:
         ident = scored_rows.evaluated(desk, desk.push(), rows, made, **said)
         shown = run("evals", "show", ident, *TABLE)
         assert shown.exit_code == 0, shown.output
-        assert "1 a                     2  0" in shown.stdout
+        assert "1 a               2  0" in shown.stdout
         piped = dict(line.split("\t") for line in run("evals", "show", ident).stdout.splitlines())
         pairs = [[piped[f"confusion.{n}.{name}"] for name in ("expected", "predicted", "rows")] for n in (1, 2)]
         assert pairs == [["a", "a", "2"], ["b", "a", "2"]]

@@ -21,7 +21,7 @@ from sdk.validation import build
         ({"regex": "a" * 1001}, "regex is too long, with 1001 characters; use at most 1000"),
         ({"metrics": "rouge_l,regex"}, "the metric regex needs an expression; give one with --regex"),
         ({"metrics": "METEOR"}, "metrics can't contain 'METEOR'; use rouge_l"),
-        ({"scorers": "wordnet"}, "wordnet is what the metric meteor looks synonyms up in; ask for that, or call"),
+        ({"scorers": "wordnet"}, "wordnet is what the metric meteor looks synonyms up in; ask for that, or give"),
         ({"metrics": ["cider"]}, "cider is computed here as cider_d, which clips"),
         ({"metrics": ["chrf", "loss"]}, "loss is scored without being asked for; leave it out"),
         ({"metrics": "rouge_x"}, "metrics can't contain 'rouge_x'; use rouge_l"),

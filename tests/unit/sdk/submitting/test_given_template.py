@@ -66,7 +66,7 @@ def test_a_version_and_a_base_have_one_of_their_own(world: World, tmp_path: Path
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ("plain@v1", InvalidInput, "plain@v1 has no chat template, because it was taught no conversations"),
+        ("plain@v1", InvalidInput, "plain@v1 has no chat template, because it was not trained on conversations"),
         ("gone@v1", NotFound, "gone"),
         ("base:gone", NotFound, "gone"),
         ("mine.jinja", NotFound, "there is no file mine.jinja; check the path"),

@@ -292,7 +292,7 @@ def test_full_fine_tuning_names_the_options_that_do_not_count() -> None:
 
 
 def test_what_is_no_card_is_shown_as_it_was_written() -> None:
-    with pytest.raises(CardError, match=r"^'２４GB' is not a card"):
+    with pytest.raises(CardError, match=r"^'２４GB' is not a GPU"):
         card_of("２４GB")
-    with pytest.raises(CardError, match=r"^'\\x1b\[2J' is not a card"):
+    with pytest.raises(CardError, match=r"^'\\x1b\[2J' is not a GPU"):
         card_of("\x1b[2J")

@@ -3,7 +3,8 @@
     python -m benchmarks.merge_command BASE ADAPTER [ROUNDS]
 
 BASE and ADAPTER are folders. Each way is a process of its own, from its start until all is on the disk (`sync`), in turn;
-medians. Every merge begins with a registry and a cache that have never seen the merged model. PEFT's script loads, merges,
+medians. Every merge begins with a registry and a cache that have never seen the merged model; the cache remembers the
+base's digests since it was added, as any does. PEFT's script loads, merges,
 and saves model and tokenizer.
 """
 
@@ -50,7 +51,8 @@ def run(base: Path, adapter: Path, *, rounds: int = 5) -> dict[str, float]:
             [program, "push", str(adapter), "a", "--base", "base", "--quantized", "none"], env=environment, **_QUIET
         )
         _until_idle(at / "home")
-        shutil.copytree(at / "home", at / "prepared")
+        for name in ("home", "cache"):
+            shutil.copytree(at / name, at / f"prepared-{name}")
 
         def merge(*options: str) -> list[str]:
             return [program, "merge", "a@v1", "-o", str(at / "out"), *options]
@@ -83,7 +85,8 @@ def _anew(at: Path) -> None:
     _until_idle(at / "home")
     for name in ("out", "home", "cache"):
         shutil.rmtree(at / name, ignore_errors=True)
-    shutil.copytree(at / "prepared", at / "home")
+    for name in ("home", "cache"):
+        shutil.copytree(at / f"prepared-{name}", at / name)
     subprocess.run(["sync"], check=True)
 
 

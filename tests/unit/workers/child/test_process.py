@@ -190,6 +190,7 @@ class TestListening:
             "OMP_NUM_THREADS=2",
             "TOKENIZERS_PARALLELISM=false",
             "TORCHDYNAMO_DISABLE=1",
+            "GOMP_SPINCOUNT=10000",
             "ONEDNN_PRIMITIVE_CACHE_CAPACITY=64",
             f"{PARENT_VARIABLE}=",
         ):

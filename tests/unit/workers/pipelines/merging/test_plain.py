@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from safetensors.torch import load_file, save_file
 from support.merges import FAMILIES, Made, make, merge, settings, variants
 from support.merges import save_adapter as save_peft_adapter
 
+from sdk.cli.commands.merge import _needs_libraries
 from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
+from workers.child.process import PARENT_VARIABLE
+from workers.child.protocol import READY_VARIABLE
 from workers.pipelines.merging.plain import plain
 from workers.pipelines.merging.prepare import prepare
 from workers.pipelines.orders import MergeOrder
@@ -205,3 +209,40 @@ def test_plain_merge_needs_no_peft_and_writes_the_same_bytes(llama: Made, tmp_pa
     names = sorted(path.name for path in measured.iterdir())
     assert names == sorted(path.name for path in alone.iterdir())
     assert all((alone / name).read_bytes() == (measured / name).read_bytes() for name in names)
+
+
+_WAITING = """
+import sys
+from workers.child.main import main
+assert main() == 0
+print(sorted({"torch", "transformers", "peft", "bitsandbytes"} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+def test_child_that_waits_for_such_a_merge_imports_torch_alone() -> None:
+    environment = {**os.environ, READY_VARIABLE: "merging.merge"}
+    environment.pop(PARENT_VARIABLE, None)
+    ended = subprocess.run(
+        [sys.executable, "-c", _WAITING],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr.splitlines()[-1] == "['torch']"
+
+
+@pytest.mark.parametrize(
+    ("options", "alone"),
+    [
+        ({"measure": False}, True),
+        ({"measure": False, "onto": "original", "dtype": "auto"}, True),
+        ({}, False),
+        ({"measure": True}, False),
+        ({"measure": False, "dtype": "float32"}, False),
+        ({"measure": False, "quantize": "nf4"}, False),
+    ],
+)
+def test_command_asks_for_torch_alone_where_the_merge_may_be_plain(options: dict[str, Any], alone: bool) -> None:
+    assert _needs_libraries(options) is not alone

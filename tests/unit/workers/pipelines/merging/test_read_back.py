@@ -366,7 +366,7 @@ class TestPrompts:
         made = make("llama", "plain", tmp_path, dtype="bfloat16")
         run(made, tmp_path / "measured")
         for name in ("as_trained", "distance_of"):
-            monkeypatch.delattr(module, name)
+            monkeypatch.delattr(prompts, name)
         report = run(made, tmp_path / "out", measure=False)
         assert report.read_back.prompts == UNMEASURED
         assert (report.read_back.tensors, report.read_back.rows > 0) == (

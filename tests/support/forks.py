@@ -282,7 +282,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         setattr(sys, stream_name, opened)
         setattr(sys, f"__{stream_name}__", opened)
     try:
-        with _with_engines(os.environ.get("TORCH_FORKS")):
+        with _with_engines(os.environ.get("TORCH_FORKS") or None):
             code = _find(PROGRAMS[name])()
     except SystemExit as left:
         code = left.code

@@ -34,7 +34,7 @@ PROGRAMS = {
     "adapter-registry": "registry.ops.entry:main",
     "python": "support.forks:run_text",
     "child": "support.child_forks:run",
-    "engine": "support.torch_forks:run",
+    "module": "support.torch_forks:run_module",
     "call": "support.torch_forks:run_call",
 }
 #: What a command with a registry in a folder imports. Nothing here may read the environment when it is imported.

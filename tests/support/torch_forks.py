@@ -5,7 +5,7 @@ imports.
 
 It is for tests of what engine programs answer, and for making their bases; how a program starts, and what it has then, is tested
 with real ones. Whoever starts an engine program below `engines_as_forks` gets a small process that represents a fork in which the
-program's own `main` runs, with its input, output and environment.
+program's own module runs, with its input, output and environment.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import importlib
 import os
 import pickle
 import random
+import runpy
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from unittest.mock import patch
 
 from sdk import worker_program
@@ -28,8 +29,8 @@ from sdk.worker_program import PARENT_VARIABLE
 from support.child_forks import LAUNCHER
 from support.forks import ForkServer
 
-#: The program whose processes are forks.
-_ENGINE = "workers.serving"
+#: The programs whose processes are forks: the engine program, and the one that writes a base as llama.cpp reads it.
+_FORKED = ("workers.serving", "workers.pipelines.exporting.program")
 #: Says to a fork of a command that the engine programs that it starts are forks, and where they are made.
 VARIABLE = "TORCH_FORKS"
 #: Longer than making a base with its versions takes on a busy machine.
@@ -69,10 +70,8 @@ def engines_as_forks(where: str | None = None) -> Iterator[None]:
     real = worker_program.program_command
 
     def command(module: str, *args: str) -> list[str]:
-        # Nothing of the environment of tests reaches it but what it is given.
-        return (
-            [sys.executable, "-I", "-S", str(LAUNCHER), where, "engine"] if module == _ENGINE else real(module, *args)
-        )
+        forked = [sys.executable, "-I", "-S", str(LAUNCHER), where, "module", module, *args]
+        return forked if module in _FORKED else real(module, *args)
 
     with patch.object(worker_program, "program_command", command), patch.object(programs, "program_command", command):
         yield
@@ -93,16 +92,14 @@ def preload() -> None:
     importlib.import_module("torch").set_num_threads(1)
 
 
-def run() -> NoReturn:
-    """Be an engine program."""
-    from workers.serving.program import main
-
+def run_module() -> None:
+    """Run a module, as `python -m` does."""
     _be_new()
     # Its parent is the process that forks; the one that represents it ends with whom it belongs to.
     os.environ.pop(PARENT_VARIABLE, None)
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)
+    _, module, *arguments = sys.argv
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def run_call() -> None:

@@ -157,7 +157,8 @@ def _engine_s() -> float:
     """The seconds of the processor that the engine program has taken."""
     import psutil
 
-    (pid,) = (part["pid"] for part in json.loads(_output("status", "--format", "json")))
+    parts = json.loads(_output("status", "--format", "json"))
+    (pid,) = (part["pid"] for part in parts if part["part"].startswith("engine "))
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 

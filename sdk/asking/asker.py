@@ -9,15 +9,16 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from sdk.asking.connection import EngineAway, EngineRefusal, Stream, call, stream
 from sdk.asking.memory import Memory
-from sdk.asking.programs import EngineBase, EngineProgram
+from sdk.asking.programs import BegunProgram, EngineBase, EngineProgram, missing_engine_libraries
 from sdk.asking.prompts import Prompt, Sampling
-from sdk.asking.residents import find_resident, owner_of, start_resident
+from sdk.asking.residents import begin_resident, find_resident, owner_of, residents, start_resident
 from sdk.asking.target import BASE, AskTarget
 from sdk.config import Config, keep_warm_s
 from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
@@ -149,6 +150,8 @@ class Asker:
         #: The processes of programs that are about to end.
         self._leaving: dict[str, int] = {}
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        #: A program that imports its libraries while the registry is asked what it is to hold.
+        self._begun: BegunProgram | None = None
 
     def target(self, ref: str, *, base_namespace: str | None = None, published: bool | None = None) -> AskTarget:
         """Return what a ref, or `base:ID`, names now; the last two say whose base is meant.
@@ -158,12 +161,43 @@ class Asker:
         if ref.startswith(BASE) or base_namespace is not None or published:
             from sdk.asking.finding import find_base
 
-            return find_base(self._reach(), ref, dtype=self._dtype, base_namespace=base_namespace, published=published)
+            whose: dict[str, Any] = {"base_namespace": base_namespace, "published": published}
+            with self._beginning():
+                return find_base(self._reach(), ref, dtype=self._dtype, **whose)
         known = self._memory.recall(ref)
         # Without a program that holds it, starting one takes longer than asking the registry.
         if known is not None and find_resident(self._cache, known.base.key) is not None:
             return known
-        return self._found(ref)
+        with self._beginning():
+            return self._found(ref)
+
+    @contextmanager
+    def _beginning(self) -> Iterator[None]:
+        """Have a program import its libraries during the block if none runs: whatever the registry answers, one is needed then."""
+        with self._lock:
+            is_needed = self._begun is None and not self._own and not residents(self._cache)
+            if is_needed and not missing_engine_libraries():
+                # What keeps a program from starting is said once it is known that it is needed.
+                with suppress(OSError):
+                    self._begun = (
+                        begin_resident(self._cache) if self.idle_s else BegunProgram(self._folder(), stays=False)
+                    )
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._forget_begun()
+            raise
+
+    def _folder(self) -> Path:
+        """Return a new folder that is removed with this."""
+        self._folders.append(tempfile.TemporaryDirectory(prefix="adapterctl-"))
+        return Path(self._folders[-1].name)
+
+    def _forget_begun(self) -> None:
+        if self._begun is not None:
+            self._begun.end()
+            self._begun = None
 
     def _found(self, ref: str) -> AskTarget:
         from sdk.asking.finding import find_target
@@ -196,6 +230,7 @@ class Asker:
             for program in self._own.values():
                 program.end()
             self._own.clear()
+            self._forget_begun()
             for folder in self._folders:
                 folder.cleanup()
 
@@ -276,14 +311,23 @@ class Asker:
             dead.end()
         found, leaving = find_resident(self._cache, base.key), self._leaving.get(base.key)
         if found is not None and found.pid != leaving:
+            self._forget_begun()
             return found.socket
+        begun, self._begun = self._begun, None
         if self.idle_s:
-            how: dict[str, Any] = {"leaving": leaving, "on_start": lambda: self._on_start(base)}
-            return start_resident(self._cache, base, idle_s=self.idle_s, **how).socket
+            how: dict[str, Any] = {"leaving": leaving, "begun": begun, "on_start": lambda: self._on_start(base)}
+            try:
+                started = start_resident(self._cache, base, idle_s=self.idle_s, **how)
+            except BaseException:
+                if begun is not None:
+                    begun.end()
+                raise
+            if begun is not None and started.pid != begun.child.pid:
+                # Another process was quicker.
+                begun.end()
+            return started.socket
         self._on_start(base)
-        folder = tempfile.TemporaryDirectory(prefix="adapterctl-")
-        self._folders.append(folder)
-        program = EngineProgram(base, Path(folder.name), idle_s=None)
+        program = EngineProgram(base, self._folder() if begun is None else begun.folder, idle_s=None, begun=begun)
         try:
             program.ready()
         except BaseException:

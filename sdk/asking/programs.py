@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -60,15 +61,65 @@ class EngineBase:
         return json.dumps(asdict(self))
 
 
-class EngineProgram:
-    """A program that this process has started. Its files are in a folder that only its owner can read."""
+class BegunProgram:
+    """A program that hasn't been told yet what it is to hold, and imports its libraries meanwhile. It ends if this process does."""
 
-    def __init__(self, base: EngineBase, folder: Path, *, idle_s: float | None) -> None:
-        """Start it; `ready` waits. It ends after `idle_s` without a question, or with this process if that is None.
+    def __init__(self, folder: Path, *, stays: bool) -> None:
+        """Start it with its files in a folder. Once it is told, it `stays` after this process, or not.
 
         Raises Unavailable if a library is missing.
         """
         require_engine_libraries()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        environment = program_environment(*_COMPUTING) if stays else child_environment(*_COMPUTING)
+        with _private(folder / _OUTPUT) as output, _private(folder / _LOG) as log:
+            self.child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                program_command(_MODULE),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=log,
+                start_new_session=True,
+                env=environment,
+            )
+
+    def move(self, folder: Path) -> None:
+        """Have its files in another folder on the same disk, and remove its own."""
+        if folder != self.folder:
+            for name in (_OUTPUT, _LOG):
+                (self.folder / name).replace(folder / name)
+            self.folder.rmdir()
+
+    def tell(self, configuration: dict[str, Any]) -> None:
+        """Tell it what it is to hold."""
+        assert self.child.stdin is not None
+        try:
+            with self.child.stdin as stdin:
+                stdin.write(json.dumps(configuration).encode() + b"\n")
+        except BrokenPipeError:
+            # It has ended already; waiting for it says why.
+            pass
+
+    def end(self) -> None:
+        """End it untold, and remove its folder."""
+        assert self.child.stdin is not None
+        self.child.kill()
+        self.child.wait()
+        self.child.stdin.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class EngineProgram:
+    """A program that this process has started. Its files are in a folder that only its owner can read."""
+
+    def __init__(
+        self, base: EngineBase, folder: Path, *, idle_s: float | None, begun: BegunProgram | None = None
+    ) -> None:
+        """Start it, or tell one that has begun; `ready` waits. It ends after `idle_s` without a question, or with this process if
+        that is None.
+
+        Raises Unavailable if a library is missing.
+        """
         self.base, self.folder = base, folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._own_folder = None
@@ -84,23 +135,10 @@ class EngineProgram:
             "socket": self.socket,
             "idle_s": idle_s,
         }
-        environment = child_environment(*_COMPUTING) if idle_s is None else program_environment(*_COMPUTING)
-        with _private(folder / _OUTPUT) as output, _private(folder / _LOG) as log:
-            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                program_command(_MODULE),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=log,
-                start_new_session=True,
-                env=environment,
-            )
-        assert self._child.stdin is not None
-        try:
-            with self._child.stdin as stdin:
-                stdin.write(json.dumps(configuration).encode() + b"\n")
-        except BrokenPipeError:
-            # It has ended already; waiting for it says why.
-            pass
+        begun = begun or BegunProgram(folder, stays=idle_s is not None)
+        begun.move(folder)
+        self._child = begun.child
+        begun.tell(configuration)
 
     @property
     def pid(self) -> int:
@@ -131,9 +169,14 @@ class EngineProgram:
 _DETACHED: list[EngineProgram] = []
 
 
+def missing_engine_libraries() -> list[str]:
+    """Return those of the engine program's libraries that are not installed."""
+    return missing_libraries(_LIBRARIES)
+
+
 def require_engine_libraries() -> None:
     """Raise Unavailable, with their names, if libraries of the engine program are not installed."""
-    if missing := missing_libraries(_LIBRARIES):
+    if missing := missing_engine_libraries():
         raise Unavailable(
             f"asking a version needs {', '.join(missing)}, which this Python lacks; run: pip install 'adapterctl[local]'"
         )

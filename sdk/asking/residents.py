@@ -5,6 +5,7 @@
     CACHE/engines/KEY/resident.json   its process, socket and base
     CACHE/engines/KEY/printed, log    what it printed, and its log
     CACHE/engines/KEY/socket          only its owner can reach it
+    CACHE/engines/begun-PID-…/        one that a process has begun, and not told yet what it is to hold
     CACHE/engines/refs/               what refs meant a short while ago; `memory.py` has more
 
 There is one for each base, as it is held, in a cache. It ends by itself; whoever finds that it has ended cleans up after it.
@@ -17,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from sdk.asking.connection import EngineAway, EngineRefusal, call
-from sdk.asking.programs import EngineBase, EngineProgram, is_ready, log_of, wait_until_ready
+from sdk.asking.programs import BegunProgram, EngineBase, EngineProgram, is_ready, log_of, wait_until_ready
 from sdk.errors import disk_explained
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import Cache
 from sdk.whole_files import write_whole
 
 _RECORD = "resident.json"
+_BEGUN = "begun-"
 _KEY = re.compile(r"[0-9a-f]{16}")
 _TERMINATE_S, _KILL_S, _LOOK_EVERY_S = 10.0, 10.0, 0.02
 
@@ -98,11 +101,13 @@ def start_resident(
     *,
     idle_s: float,
     leaving: int | None = None,
+    begun: BegunProgram | None = None,
     on_start: Callable[[], object] = lambda: None,
 ) -> Resident:
     """Return a program that is ready: a running one, or a new one. Of processes that come together, one starts it.
 
-    `leaving` is the process of one that is about to end, which is replaced; `on_start` is called before a start. Raises
+    `leaving` is the process of one that is about to end, which is replaced; `begun` is told, if a new one is needed; `on_start` is
+    called before a start. Raises
     InvalidBase, InvalidInput, Unavailable, TimedOut.
     """
     folder = _folder(cache, base.key)
@@ -115,7 +120,7 @@ def start_resident(
         on_start()
         sweep(cache)
         _clean(cache, folder)
-        program = EngineProgram(base, folder, idle_s=idle_s)
+        program = EngineProgram(base, folder, idle_s=idle_s, begun=begun)
         try:
             made = Resident(
                 base.key,
@@ -134,6 +139,17 @@ def start_resident(
             raise
         program.detach()
         return made
+
+
+def begin_resident(cache: Cache) -> BegunProgram | None:
+    """Have a program import its libraries that `start_resident` may tell later what it is to hold; None if another process does so:
+    commands that come together need one. Raises Unavailable, OSError.
+    """
+    cache.keep_private()
+    cache.engines.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if any(cache.engines.glob(f"{_BEGUN}*")):
+        return None
+    return BegunProgram(Path(tempfile.mkdtemp(prefix=f"{_BEGUN}{os.getpid()}-", dir=cache.engines)), stays=True)
 
 
 def end_residents(cache: Cache) -> list[Resident]:
@@ -156,6 +172,11 @@ def sweep(cache: Cache) -> None:
             # Somebody who holds it starts one there.
             if free and ((found := _read(folder)) is None or not found.is_alive):
                 _clean(cache, folder)
+    for folder in cache.engines.glob(f"{_BEGUN}*"):
+        pid = folder.name.removeprefix(_BEGUN).partition("-")[0]
+        # The program has ended with the process that began it.
+        if not pid.isdecimal() or process_started_at(int(pid)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clean(cache: Cache, folder: Path) -> None:

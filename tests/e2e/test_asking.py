@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import pages, random_loras, tiny
+from support import pages, tiny, torch_forks
 from support.command_line import CommandLine
+from support.engines import require_torch
 from support.waiting import wait_until
 
 import sdk
@@ -50,29 +51,13 @@ class Place(CommandLine):
 
     def expected(self, adapter: str | None, text: str) -> str:
         """What plain PEFT writes after a text, greedily."""
-        import torch
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        base = self.folder / "tiny-llama"
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, self.folder / adapter)
-        ids = tokenizer(text, return_tensors="pt")
-        stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
-        how = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": stops}
-        written = model.generate(**ids, **how, pad_token_id=tokenizer.pad_token_id)[0, ids["input_ids"].shape[1] :]
-        return str(tokenizer.decode(written, skip_special_tokens=True))
+        base, folder = self.folder / "tiny-llama", None if adapter is None else self.folder / adapter
+        return str(torch_forks.call("support.served:written_after", base, folder, text, TOKENS))
 
 
 def _save(folder: Path, base: Path, *, seed: int, template: str | None) -> None:
-    made = random_loras.RandomLora(
-        "llama", {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-    )
-    import torch
-
-    random_loras.save(made, base, folder, seed=seed, input_ids=torch.tensor([[5, 6, 7]]))
+    modules = ["q_proj", "v_proj", "down_proj"]
+    torch_forks.call("support.served:save_adapter", base, folder, seed=seed, r=2, target_modules=modules)
     templates = [] if template is None else [hashlib.sha256(template.encode()).hexdigest()]
     rendering = {"templates": templates, "methods": {}, "stop_ids": [], "template_date": None}
     (folder / "rendering.json").write_text(json.dumps(rendering))
@@ -96,7 +81,8 @@ def _leave_behind(place: Place) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("asking")
-    base = tiny.save_llama(folder / "tiny-llama")
+    require_torch()
+    base = torch_forks.call("support.tiny:save_llama", folder / "tiny-llama")
     place = Place(folder, cwd=folder, ADAPTERCTL_KEEP_WARM="120")
     for number, template in ((1, None), (2, TEMPLATE), (3, TEMPLATE)):
         _save(folder / f"v{number}", base, seed=number, template=template)
@@ -246,12 +232,16 @@ def test_a_program_that_was_killed_is_replaced_and_down_ends_it(place: Place) ->
     before = place.generate("code-review@v1", PROMPT)
     os.kill(resident.pid, signal.SIGKILL)
     wait_until(lambda: not resident.is_alive, lambda: "it is still there")
-    assert place.generate("code-review@v1", PROMPT) == before
+    # The one before was started as a user starts it.
+    assert place.generate("code-review@v1", PROMPT, **{torch_forks.VARIABLE: torch_forks.address()}) == before
     (other,) = residents(place.cache)
     assert other.pid != resident.pid
     assert place.json("down") == {"home": str(place.folder / ".adapterctl/stack"), "ended": ["engine tiny-llama"]}
     assert residents(place.cache) == []
     assert all_leases(place.cache) == {}
     assert not other.is_alive
+    # A program begins before it is known whether it is needed, and ends if it isn't.
+    assert "no adapter" in place.refused(3, "generate", "nothing@v1", PROMPT)
+    assert [path for path in place.cache.engines.iterdir() if path.name != "refs"] == []
     # Nothing is left to end.
     assert "there is no stack" in place.refused(3, "down")

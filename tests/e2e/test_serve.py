@@ -11,10 +11,9 @@ from subprocess import Popen
 
 import openai
 import pytest
-from support import pages, processes
+from support import pages, processes, torch_forks
 from support.command_line import CommandLine
-from support.engines import VllmServer, require_peers
-from support.served_models import make_tiny
+from support.engines import VllmServer, require_peers, require_torch
 from support.waiting import wait_until
 
 from sdk.api import served_probes
@@ -36,7 +35,8 @@ CANARY = "canary words of a caller"
 def place(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     """The adapters of the page: `code-review@v2` and `sql@v1` with records of what they answer, `code-review@v1` without."""
     folder = tmp_path_factory.mktemp("serving")
-    models = make_tiny(folder)
+    require_torch()
+    models = torch_forks.call("support.served_models:make_tiny", folder)
     place = CommandLine(folder, cwd=folder)
     with closing(Client(place.url, cache=folder / "cache")) as client:
         for made, name in (("sql@v1", "code-review"), ("sql@v2", "code-review"), ("sql@v3", "sql")):

@@ -20,7 +20,7 @@ from typing import NoReturn
 from support.forks import READ_AT_START, ForkServer
 from workers.child.process import LIBRARIES, PARENT_VARIABLE
 
-#: Replaces a child: gets the address of the process that forks, and the folder of an order.
+#: Replaces a child: gets the address of the process that forks, the name of its program, and the folder of an order.
 LAUNCHER = Path(__file__).with_name("child_launcher.py")
 #: The real worker, except for the program of its children.
 _WORKER = """
@@ -61,7 +61,7 @@ def worker(environment: Mapping[str, str]) -> list[str]:
     """Return the command of such a worker, without its arguments. Its children see what new ones with `environment`
     would.
     """
-    return [sys.executable, "-P", "-c", _WORKER, f"{LAUNCHER}\n{_address(environment)}"]
+    return [sys.executable, "-P", "-c", _WORKER, f"{LAUNCHER}\n{_address(environment)}\nchild"]
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def local_runner(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
     home.mkdir(parents=True)
     shared = {"ADAPTER_WORKER_SHARED_PATHS": "/", "ADAPTER_WORKER_HUB_REPOSITORIES": "*"}
     runner = subprocess.Popen(
-        [sys.executable, "-P", "-c", _RUNNER, f"{LAUNCHER}\n{_address(environment)}"],
+        [sys.executable, "-P", "-c", _RUNNER, f"{LAUNCHER}\n{_address(environment)}\nchild"],
         env={**environment, **shared, "ADAPTERCTL_URL": f"local:{home}"},
         cwd=home,
         stdout=subprocess.PIPE,

@@ -21,6 +21,7 @@ from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from sdk.gateway.engines.local import LocalEngine
 from sdk.gateway.engines.vllm import VllmEngine
+from sdk.worker_program import missing_libraries
 from support.served_models import ServedModels
 
 #: An engine, and the event loop that it lives in.
@@ -44,9 +45,15 @@ _VLLM = {
 }
 
 
+def require_torch() -> None:
+    """Skip a test whose engines, or models, need torch where that isn't installed. It isn't imported."""
+    if missing_libraries(["torch"]):
+        pytest.skip("needs torch")
+
+
 def local(base: Path) -> LocalEngine:
     """Our own engine in float32."""
-    pytest.importorskip("torch")
+    require_torch()
     return LocalEngine(base, dtype="float32")
 
 
@@ -149,9 +156,9 @@ def engine_of(kind: str, models: ServedModels, folder: Path) -> Iterator[Callabl
 @cache
 def decoder(base: Path) -> Callable[[list[int]], str]:
     """Return what makes text of tokens as engines do."""
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     return lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 

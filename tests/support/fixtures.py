@@ -147,8 +147,9 @@ def s3(s3_server: SeaweedServer) -> S3Place:
 def _end_forks() -> Iterator[None]:
     yield
     ForkServer.end()
-    if "support.child_forks" in sys.modules:
-        sys.modules["support.child_forks"].end()
+    for name in ("support.child_forks", "support.torch_forks"):
+        if name in sys.modules:
+            sys.modules[name].end()
 
 
 @pytest.fixture

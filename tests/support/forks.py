@@ -34,6 +34,8 @@ PROGRAMS = {
     "adapter-registry": "registry.ops.entry:main",
     "python": "support.forks:run_text",
     "child": "support.child_forks:run",
+    "module": "support.torch_forks:run_module",
+    "call": "support.torch_forks:run_call",
 }
 #: What a command with a registry in a folder imports. Nothing here may read the environment when it is imported.
 _PRELOADED = (
@@ -280,10 +282,20 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         setattr(sys, stream_name, opened)
         setattr(sys, f"__{stream_name}__", opened)
     try:
-        code = _find(PROGRAMS[name])()
+        with _with_engines(os.environ.get("TORCH_FORKS") or None):
+            code = _find(PROGRAMS[name])()
     except SystemExit as left:
         code = left.code
     leave(code)
+
+
+def _with_engines(where: str | None) -> contextlib.AbstractContextManager[None]:
+    """Have a command's engine programs be forks as well, if its environment says where these are made."""
+    if where is None:
+        return contextlib.nullcontext()
+    from support.torch_forks import engines_as_forks
+
+    return engines_as_forks(where)
 
 
 def _find(function: str) -> Callable[[], Any]:

@@ -113,6 +113,27 @@ def alone(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:
     return made.sequences[0, len(prompt) :].tolist()
 
 
+def written_after(base: Path, adapter: Path | None, text: str, tokens: int) -> str:
+    """Return what plain PEFT writes greedily after a text, to the end of a text or of a turn."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    ids = tokenizer(text, return_tensors="pt")
+    stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
+    how = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": stops, "pad_token_id": tokenizer.pad_token_id}
+    written = plain(base, adapter).generate(**ids, **how)[0, ids["input_ids"].shape[1] :]
+    return str(tokenizer.decode(written, skip_special_tokens=True))
+
+
+def logits(base: Path, adapter: Path | None, tokens: Sequence[int]) -> list[list[float]]:
+    """Return what plain PEFT computes after each of some tokens, (seq, vocab)."""
+    import torch
+
+    with torch.no_grad():
+        made = plain(base, adapter)(input_ids=torch.tensor([list(tokens)])).logits[0].tolist()
+    return list(made)
+
+
 class Listener:
     """Collects the pieces of an answer."""
 

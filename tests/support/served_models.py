@@ -121,7 +121,7 @@ def choose(
 
 def without_effect(models: ServedModels, folder: Path) -> Path:
     """Write the first adapter with B = 0."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.numpy import load_file, save_file
 
     shutil.copytree(next(iter(models.adapters.values())), folder)
     weights = load_file(folder / "adapter_model.safetensors")

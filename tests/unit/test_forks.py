@@ -88,7 +88,15 @@ def test_what_stands_for_a_worker_s_child_ends_with_its_fork_and_the_fork_with_i
 ) -> None:
     # It waits for its order.
     os.mkfifo(tmp_path / ORDER_FILE)
-    command = [sys.executable, "-I", "-S", child_forks.LAUNCHER, ForkServer.of_this_process().address, str(tmp_path)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        child_forks.LAUNCHER,
+        ForkServer.of_this_process().address,
+        "child",
+        str(tmp_path),
+    ]
 
     def forked() -> bool:
         return any(_folder_of(process) == tmp_path for process in Path("/proc").iterdir() if process.name.isdigit())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
+import select
 import signal
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
 
     from workers.serving.door.engine import ServedEngine
 
+#: What takes long to import, and what it needs when it answers.
+_LIBRARIES = (
+    "workers.serving.starting",
+    "workers.serving.door.routes",
+    "uvicorn",
+    "transformers.models.auto.modeling_auto",
+)
 #: Connections that nobody uses stay: whoever keeps them would otherwise send a request into one that is being closed.
 _KEEP_ALIVE_S = 3600
 #: For how long running answers may go on after SIGTERM, and how many connections there may be.
@@ -43,27 +52,45 @@ def main() -> int:
     Returns the exit code.
     """
     begin_program()
-    try:
-        configuration = EngineConfiguration.model_validate_json(sys.stdin.buffer.readline())
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        return _refused(f"the configuration can't be used ({place}: {first['msg']}); correct it", FailureReason.SPEC)
     # Before libraries start threads.
     leave_network()
     if (parent := os.environ.get(PARENT_VARIABLE)) is not None:
         die_with_parent(parent)
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
-    try:
-        listening = ListeningSocket(Path(configuration.socket))
-    except RequestRefused as error:
-        return _refused(error.message, FailureReason.SPEC)
-    try:
-        # It imports its libraries while this process imports others.
-        return _serve(configuration, listening, PromptRenderers())
-    finally:
-        listening.close()
+    with ExitStack() as held:
+        renderer = None
+        if not select.select([sys.stdin], [], [], 0)[0]:
+            # Whoever started this is finding out meanwhile what it is to hold.
+            renderer = PromptRenderers()
+            held.callback(renderer.close)
+            _import_libraries()
+        if not (line := sys.stdin.buffer.readline()):
+            return 0
+        try:
+            configuration = EngineConfiguration.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            return _refused(
+                f"the configuration can't be used ({place}: {first['msg']}); correct it", FailureReason.SPEC
+            )
+        try:
+            listening = ListeningSocket(Path(configuration.socket))
+        except RequestRefused as error:
+            return _refused(error.message, FailureReason.SPEC)
+        held.callback(listening.close)
+        if renderer is None:
+            # It imports its libraries while this process imports others.
+            renderer = PromptRenderers()
+            held.callback(renderer.close)
+        return _serve(configuration, listening, renderer)
+
+
+def _import_libraries() -> None:
+    with nothing_collected(ever=True), nothing_searched():
+        for name in _LIBRARIES:
+            importlib.import_module(name)
 
 
 def _serve(configuration: EngineConfiguration, listening: ListeningSocket, renderer: PromptRenderers) -> int:
@@ -73,7 +100,6 @@ def _serve(configuration: EngineConfiguration, listening: ListeningSocket, rende
 
             engine, facts = start_engine(configuration, renderer)
     except (PipelineError, ServingError) as error:
-        renderer.close()
         reason = error.reason if isinstance(error, PipelineError) else FailureReason.BASE
         return _refused(str(error), reason)
     try:

@@ -8,15 +8,19 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from support.engines import LLAMA_CPP, LOCAL, VLLM, EngineInLoop, engine_of
-from support.served_models import ServedModels, make_tiny
+from support import torch_forks
+from support.engines import LLAMA_CPP, LOCAL, VLLM, EngineInLoop, engine_of, require_torch
+from support.served_models import ServedModels
 
 
 @pytest.fixture(scope="session")
 def five_versions(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
     """Not to be changed. What llama.cpp makes of its base is written beside it, once."""
-    pytest.importorskip("torch")
-    return make_tiny(tmp_path_factory.mktemp("models"), versions=5)
+    require_torch()
+    made: ServedModels = torch_forks.call(
+        "support.served_models:make_tiny", tmp_path_factory.mktemp("models"), versions=5
+    )
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +44,11 @@ def running(
     request: pytest.FixtureRequest, five_versions: ServedModels, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EngineInLoop]:
     """An engine of one kind that is up. Tests may leave versions in it, and kill it."""
-    with engine_of(request.param, five_versions, tmp_path_factory.mktemp("engine")) as make, asyncio.Runner() as runner:
+    with (
+        torch_forks.engines_as_forks(),
+        engine_of(request.param, five_versions, tmp_path_factory.mktemp("engine")) as make,
+        asyncio.Runner() as runner,
+    ):
         engine = make()
         runner.run(engine.facts())
         try:

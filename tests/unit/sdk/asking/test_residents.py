@@ -13,7 +13,15 @@ import pytest
 from support import processes
 
 from sdk.asking.programs import EngineBase, wait_until_ready
-from sdk.asking.residents import Resident, end_residents, find_resident, residents, start_resident, sweep
+from sdk.asking.residents import (
+    Resident,
+    begin_resident,
+    end_residents,
+    find_resident,
+    residents,
+    start_resident,
+    sweep,
+)
 from sdk.errors import InvalidBase, Unavailable
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import MARKER, Cache
@@ -53,6 +61,40 @@ def _lease(cache: Cache, owner: str) -> None:
     marker.parent.mkdir(parents=True)
     marker.write_text("{}")
     lease(cache, digest, owner)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is ready as soon as it is told what it is to hold, and ends without that."""
+    text = (
+        "import sys, time; print(sys.stdin.readline() and '{\"ready\": {}}' or sys.exit(), flush=True); time.sleep(600)"
+    )
+    monkeypatch.setattr("sdk.asking.programs.program_command", lambda _module: [sys.executable, "-c", text])
+    monkeypatch.setattr("sdk.asking.programs.require_engine_libraries", lambda: None)
+
+
+def test_a_begun_program_is_the_one_that_holds_the_base(cache: Cache, engine: None) -> None:
+    begun = begin_resident(cache)
+    assert begun is not None
+    # Commands that come together begin one.
+    assert begin_resident(cache) is None
+    made = start_resident(cache, BASE, idle_s=1.0, begun=begun)
+    assert made.pid == begun.child.pid
+    assert find_resident(cache, BASE.key) == made
+    assert [path.name for path in cache.engines.iterdir()] == [BASE.key]
+    assert [one.pid for one in end_residents(cache)] == [made.pid]
+
+
+def test_what_a_killed_command_has_begun_is_swept(cache: Cache, engine: None) -> None:
+    begun = begin_resident(cache)
+    assert begun is not None
+    left = cache.engines / f"begun-{2**22 - 1}-x"
+    left.mkdir()
+    sweep(cache)
+    assert [path for path in cache.engines.iterdir() if path.is_dir()] == [begun.folder]
+    begun.end()
+    assert not begun.folder.exists()
+    assert begun.child.returncode is not None
 
 
 def test_a_program_is_found_once_it_is_ready(cache: Cache, process: subprocess.Popen[bytes]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import warnings
 from pathlib import Path
 
 import pytest
-from support import tiny
-from support.served import save_adapter
+from support import torch_forks
+from support.engines import require_torch
 
 from sdk.formats.safetensors_header import TensorEntry, written_header
 from sdk.gateway.engines.engine import EngineRefused
@@ -47,23 +46,17 @@ def base_in(folder: Path, *, refuses: str | None = None, wait_s: float = 5.0) ->
 
 
 def test_what_stands_for_the_base_answers_exactly_as_the_base(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        folder = tiny.save_llama(tmp_path / "base")
-        version = save_adapter(folder, tmp_path / "version", seed=1, target_modules=["q_proj", "down_proj"])
-        assert write_empty(version, tmp_path / "empty")
-        rows = torch.tensor([[5, 6, 7, 8]])
-        plain = AutoModelForCausalLM.from_pretrained(folder).eval()(input_ids=rows).logits
-        logits = [
-            PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), each).eval()(input_ids=rows).logits
-            for each in (tmp_path / "empty", version)
-        ]
-    assert torch.equal(logits[0], plain)
-    assert not torch.equal(logits[1], plain)
+    require_torch()
+    folder, version = torch_forks.call("support.tiny:save_llama", tmp_path / "base"), tmp_path / "version"
+    modules = ["q_proj", "down_proj"]
+    torch_forks.call("support.served:save_adapter", folder, version, seed=1, target_modules=modules)
+    assert write_empty(version, tmp_path / "empty")
+    plain, empty, adapted = (
+        torch_forks.call("support.served:logits", folder, each, [5, 6, 7, 8])
+        for each in (None, tmp_path / "empty", version)
+    )
+    assert empty == plain
+    assert adapted != plain
 
 
 def test_an_ordinary_module_is_taken_before_the_head_and_experts_alone_are_none(tmp_path: Path) -> None:

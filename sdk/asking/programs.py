@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,7 @@ def wait_until_ready(folder: Path, base: EngineBase, is_running: Callable[[], bo
         if "refused" in printed:
             raise _refusal(str(printed["refused"]), str(printed.get("reason")))
         if not runs:
+            _require_writable(folder)
             raise Unavailable(
                 f"the engine program ended before it was ready{_tail(folder)}; see whether the worker's libraries can be "
                 "loaded: pip install 'adapterctl[local]'"
@@ -206,6 +208,12 @@ def wait_until_ready(folder: Path, base: EngineBase, is_running: Callable[[], bo
                 f"the engine program was not ready within {timeout_s:.0f} s; read {folder / _LOG}, then try again"
             )
         time.sleep(_LOOK_EVERY_S)
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise OSError if a program could not have said anything there, as on a full disk."""
+    with suppress(FileNotFoundError), (folder / _OUTPUT).open("ab") as output:
+        output.write(b"\n")
 
 
 def is_ready(folder: Path) -> bool:

@@ -156,7 +156,7 @@ def _refused(message: str, reason: FailureReason) -> int:
 
 
 def _say(line: dict[str, Any]) -> None:
-    # Whoever started it may be gone.
-    with suppress(OSError):
+    # Whoever started it may be gone. What can't be written for another reason, such as a full disk, nobody would ever read.
+    with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from sdk.asking.programs import short_temporary
-from sdk.gateway.engines.engine import EngineRefused
+from sdk.gateway.engines.engine import EngineDied, EngineRefused
 from sdk.gateway.engines.private_folder import PrivateFolder
 from sdk.worker_program import start_program_beside
 
@@ -105,7 +105,7 @@ class EngineProcess:
                 if isinstance(answer, dict) and "refused" in answer:
                     raise EngineRefused(str(answer["refused"])[:1000])
         status = await self._process.wait()
-        raise EngineRefused(
+        raise EngineDied(
             f"{what} ended ({_how(status)}) before it was ready; see that there is enough memory, then start it again"
         )
 

@@ -18,6 +18,10 @@ class EngineRefused(Exception):  # noqa: N818 - it reads as what happened
     """The engine can't serve a version, or isn't the right one; the message is one sentence that ends with what to do."""
 
 
+class EngineDied(EngineRefused):
+    """The engine's process ended before it was ready, and said nothing of the reason: another one may come up."""
+
+
 class OtherBase(EngineRefused):
     """By a version's record the engine has another base than the version's."""
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 
 from sdk.gateway.engine_watch import EngineWatch, why_silent
-from sdk.gateway.engines.engine import EngineFacts, EngineRefused, InferenceEngine, Upstream
+from sdk.gateway.engines.engine import EngineDied, EngineFacts, EngineRefused, InferenceEngine, Upstream
 from sdk.gateway.moves.followed_names import FollowedName, FollowedNames, why_not_moved
 from sdk.gateway.moves.placed_versions import Bounds, PlacedVersions
 from sdk.gateway.moves.placing import Objection, Placing, Prove, VersionFolders
@@ -104,7 +104,7 @@ class Moves:
     async def start(self) -> EngineFacts:
         """Wait for the engine, take out what an earlier gateway left in it, and begin to watch it. Raises EngineRefused, AdapterctlError."""
         try:
-            facts = await self._engine.facts()
+            facts = await self._first_facts()
             for name in await self._engine.loaded():
                 await self._engine.release(name)
         except httpx.HTTPError as error:
@@ -113,6 +113,18 @@ class Moves:
         self._watch.begin()
         self._versions.spawn(self._watch.run())
         return facts
+
+    async def _first_facts(self) -> EngineFacts:
+        """Wait for the engine; one whose process ends meanwhile, such as for want of memory, is started again some times: the gateway
+        answers already that it is alive.
+        """
+        for pause_s in self._bounds.start_pauses_s:
+            try:
+                return await self._engine.facts()
+            except EngineDied as error:
+                self._say(f"{error}; it is tried again in {pause_s:g} s")
+                await asyncio.sleep(pause_s)
+        return await self._engine.facts()
 
     def update(self, adapters: Iterable[ServedAdapter]) -> None:
         """Take a new table. Versions that it doesn't have get no request from now on; moves begin."""

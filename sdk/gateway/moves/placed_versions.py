@@ -37,6 +37,8 @@ class Bounds:
     passing_most_s: float = 10.0
     #: How often the engine is asked what it has.
     watch_s: float = 1.0
+    #: The pauses between the first tries to start an engine whose process ends before it is ready.
+    start_pauses_s: tuple[float, ...] = (0.5, 2.0)
 
 
 class PlacedVersions:

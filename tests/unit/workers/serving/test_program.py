@@ -60,6 +60,22 @@ def refusal(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_program_that_cannot_say_anything_since_the_disk_is_full_does_not_stay() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "workers.serving"],
+            input=b"{}\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(PYTHONPATH=str(Path.cwd())),
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode != 0
+    assert b"No space left on device" in done.stderr
+
+
 @pytest.fixture
 def private(tmp_path: Path) -> Path:
     (folder := tmp_path / "private").mkdir(mode=0o700)

@@ -10,8 +10,9 @@ import pytest
 from support.memory_moves import MemoryWorld, Run
 from support.serving_engine import Gate, MemoryEngine, adapter, digest_of, prove, refusing
 
-from sdk.gateway.engines.engine import EngineRefused, OtherBase
+from sdk.gateway.engines.engine import EngineDied, EngineRefused, OtherBase
 from sdk.gateway.moves.moves import NotServed
+from sdk.gateway.moves.placed_versions import Bounds
 from sdk.gateway.moves.versions import Proof, ServingState
 
 
@@ -30,6 +31,34 @@ def test_an_engine_that_was_killed_has_all_names_back_and_requests_wait_for_it(t
         assert len(world.folders.leased) == 3
 
     run(MemoryWorld(tmp_path, "sql@production", "names"), scene)
+
+
+def test_an_engine_that_dies_before_it_is_ready_is_started_again_and_one_that_refuses_is_not(
+    tmp_path: Path, run: Run
+) -> None:
+    died = EngineDied("the engine program ended (killed by signal 9) before it was ready; start it again")
+    errors: list[EngineRefused] = [died, died]
+
+    def fail(step: str, _name: str) -> None:
+        if step == "facts" and errors:
+            raise errors.pop()
+
+    async def scene(world: MemoryWorld) -> None:
+        world.moves.update([adapter("sql", 1, production=1)])
+        assert await world.answer("sql@production") == "sql@v1"
+        assert sum("it is tried again in" in line for line in world.lines) == 2
+
+    world = MemoryWorld(tmp_path, bounds=Bounds(start_pauses_s=(0.01, 0.01)))
+    world.engine.before = fail
+    run(world, scene)
+    assert not errors
+    for last in ([EngineRefused("it isn't vLLM; give its URL")], [died] * 3):
+        errors.extend(last)
+        world = MemoryWorld(tmp_path, bounds=Bounds(start_pauses_s=(0.01, 0.01)))
+        world.engine.before = fail
+        with pytest.raises(EngineRefused):
+            run(world, scene)
+        assert not errors
 
 
 def test_the_old_version_is_brought_back_although_the_new_one_is_refused(tmp_path: Path, run: Run) -> None:

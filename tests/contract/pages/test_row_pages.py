@@ -76,6 +76,6 @@ def test_rows_of_a_slice_and_of_all_are_shown_to_readers_alone(
 
     with sent(people.services.db) as statements:
         reader.get(address)
-    assert len(statements) <= 14
+    assert len(statements) <= 12
     own_desk.writer.datasets.remove(people.services.picks.scores(ident, who=people.principal(Role.READER)).dataset)
     assert "&lt;b&gt;" not in reader.get(address).text + reader.get(f"{address}?show=all").text

@@ -108,13 +108,14 @@ def number(value: float | None) -> str:
 def score(value: float | None, digits: int = 4) -> str:
     """Return a score with as many digits that count as the others of its column, so that they stand under each other.
 
-    >>> score(0.3376), score(0.323), score(1.0), score(0.0), score(12345.6), score(2741.0)
-    ('0.3376', '0.3230', '1.000', '0', '1.235e+04', '2741')
+    >>> score(0.3376), score(0.323), score(1.0), score(0.0), score(12345.6), score(2741.0), score(0.0001)
+    ('0.3376', '0.3230', '1.000', '0', '1.235e+04', '2741', '0.0001')
     """
     if value is None:
         return "–"
     text = f"{value:#.{digits}g}"
-    return f"{value:.{digits}g}" if "e" in text or not value else text.rstrip(".")
+    # Zeros at the end of what is nearly nothing would say that it is known exactly.
+    return f"{value:.{digits}g}" if "e" in text or abs(value) < 1e-3 else text.rstrip(".")
 
 
 def visible(value: Any) -> Any:

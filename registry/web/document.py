@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from registry.series.drawing import Drawing
+from registry.web.rendering import score
 
 
 class Cell(NamedTuple):
@@ -49,7 +50,7 @@ def number(value: float | None, title: str | None = None) -> Cell:
     """Return a score or a count, with five digits that count."""
     if value is None:
         return Cell("–", "number")
-    return Cell(f"{value:,}" if isinstance(value, int) else f"{value:.5g}", "number", title=title)
+    return Cell(f"{value:,}" if isinstance(value, int) else score(value, 5), "number", title=title)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def environment() -> Environment:
         time=time,
         size=size,
         number=number,
+        score=score,
         short=short,
         duration=duration,
         data_image=data_image,
@@ -102,6 +103,19 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def score(value: float | None, digits: int = 4) -> str:
+    """Return a score with as many digits that count as the others of its column, so that they stand under each other.
+
+    >>> score(0.3376), score(0.323), score(1.0), score(0.0), score(12345.6), score(2741.0), score(0.0001)
+    ('0.3376', '0.3230', '1.000', '0', '1.235e+04', '2741', '0.0001')
+    """
+    if value is None:
+        return "–"
+    text = f"{value:#.{digits}g}"
+    # Zeros at the end of what is nearly nothing would say that it is known exactly.
+    return f"{value:.{digits}g}" if "e" in text or abs(value) < 1e-3 else text.rstrip(".")
 
 
 def visible(value: Any) -> Any:

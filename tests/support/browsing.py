@@ -22,6 +22,8 @@ _ARGS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-component-update",
     "--disable-sync", "--disable-quic",
 ]  # fmt: skip
+#: How long a page may take, in milliseconds: other tests run beside it.
+_PATIENCE_MS = 15_000
 #: Widths at which pages are looked at: a telephone, and a screen.
 PHONE, SCREEN = 375, 1440
 #: How each page is looked at, as width and whether it is dark. All share one style, of which the catalogue is looked at in all four ways.
@@ -35,8 +37,9 @@ def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium; install Debian's: apt-get install chromium-headless-shell")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as play:
         started = play.chromium.launch(executable_path=chromium, args=_ARGS)
         try:
@@ -59,7 +62,7 @@ class Reader:
             java_script_enabled=script,
             reduced_motion="reduce",
         )
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(_PATIENCE_MS)
         self.page: Page = self.context.new_page()
         self.faults: list[str] = []
         self.page.on(

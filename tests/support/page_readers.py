@@ -68,6 +68,11 @@ class PageReader:
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
+    @property
+    def cookie(self) -> str:
+        """What the browser sends of its session."""
+        return "; ".join(f"{name}={value}" for name, value in self._client.cookies.items())
+
     def get(self, path: str) -> httpx.Response:
         """Open a page."""
         return self._client.get(path)

@@ -10,6 +10,7 @@ from typing import cast
 
 from sqlalchemy import Table, insert, select
 
+from registry.catalog.versions.finding import space_of
 from registry.jobs.models import Job
 from registry.series.models import JobSeries, SeriesBlock
 from sdk.schemas.job_requests import BaseChoice, TrainingRequest
@@ -55,7 +56,7 @@ def sent(world: World, data: str, name: str, points: Sequence[Point], *, base: s
 def copied(world: World, name: str, of: str, count: int) -> list[str]:
     """Make so many trainings that have measured what another one has."""
     ids = [secrets.token_hex(6) for _ in range(count)]
-    own = {"subject": name, "idempotency_key": None, "submit_key": None}
+    own = {"subject": name, "namespace": space_of(name), "idempotency_key": None, "submit_key": None}
     with world.services.db.write() as session:
         for kind, key in ((Job, "id"), (JobSeries, "job_id"), (SeriesBlock, "job_id")):
             table = cast("Table", kind.__table__)

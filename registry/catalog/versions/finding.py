@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, and_, or_, select, tuple_
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session, contains_eager, load_only
 
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.lifecycle import VersionState
@@ -80,24 +80,35 @@ def _require_name(name: str) -> None:
 
 
 def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "read", lock: bool = False) -> Version:
-    """Return the version that a ref names now; with `lock`, its adapter is locked first.
+    """Return the version that a ref names now; with `lock`, its adapter is locked first. Without, it is one query, unless there is
+    none.
 
     Raises what `find_adapter` does, NotFound, and Invalid for a digest that fits more than one version.
     """
     _require_name(ref.adapter)
     who.require(action, space_of(ref.adapter), missing=_missing(ref), param="ref")
     adapter = select(Adapter).where(Adapter.name == ref.adapter)
-    row = session.scalars(adapter.with_for_update(key_share=True) if lock else adapter).first()
+    if lock:
+        _require_adapter(session.scalars(adapter.with_for_update(key_share=True)).first(), ref)
+    query = select(Version).join(Version.adapter).options(contains_eager(Version.adapter))
+    query = query.where(Adapter.name == ref.adapter).limit(2)
+    if ref.alias is not None:
+        named = and_(Alias.version_pk == Version.pk, Alias.adapter_pk == Version.adapter_pk)
+        query = query.join(Alias, named).where(Alias.name == ref.alias)
+    elif ref.digest_prefix is not None:
+        fits = Version.digest.startswith(ref.digest_prefix, autoescape=True)
+        query = query.where(fits, Version.state.in_(_BY_DIGEST))
+    else:
+        query = query.where(Version.number == (Adapter.latest_number if ref.selector == "latest" else ref.number or 0))
+    found = session.scalars(query).all()
+    if not found and not lock:
+        _require_adapter(session.scalars(adapter).first(), ref)
+    return _single(found, ref)
+
+
+def _require_adapter(row: Adapter | None, ref: Ref) -> None:
     if row is None:
         raise NotFound(f"there is no adapter {ref.adapter!r}; see what there is with: adapterctl list", param="adapter")
-    query = select(Version).where(Version.adapter_pk == row.pk)
-    if ref.alias is None:
-        query = query.where(_asked(row, ref)).limit(2)
-    else:
-        query = query.join(Alias, Alias.version_pk == Version.pk).where(
-            Alias.name == ref.alias, Alias.adapter_pk == row.pk
-        )
-    return _single(session.scalars(query).all(), ref)
 
 
 def _single(found: Sequence[Version], ref: Ref) -> Version:

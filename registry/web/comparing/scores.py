@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sdk.schemas.evaluation import MADE_OF_LOSS, Better, better_is, is_of_tokens, is_score
 from sdk.schemas.scores import EvaluationView
@@ -104,14 +105,21 @@ def _unlike(row: ScoreRow, others: Sequence[ScoreRow]) -> str:
     names = list(dict.fromkeys(name for other in others for name in one.unlike(_any(other))))
     # Digests say only that something is different: they are named where nothing else tells the rows apart.
     readable = [name for name in names if name not in _DIGESTS]
+    # How texts are generated hangs together: if one condition tells all rows apart, it says enough.
+    alone = [name for name in readable if len({str(_condition(_any(other), name)) for other in others}) == len(others)]
+    readable = alone[:1] or readable
     parts = []
     for name in readable or names:
-        value = getattr(one, name) if name in ("grader", "precision") else one.conditions.get(name)
+        value = _condition(one, name)
         parts.append(f"other {name.replace('_', ' ')}" if name in _DIGESTS else f"{name} {str(value)[:40]}")
     if any(not one.has_rows_of(_any(other), row.metric) for other in others):
         rows = one.metrics.get("rows")
         parts.append("other rows" if rows is None else f"over {rows:.0f} rows")
     return ", ".join(parts)
+
+
+def _condition(one: EvaluationView, name: str) -> Any:
+    return getattr(one, name) if name in ("grader", "precision") else one.conditions.get(name)
 
 
 def _any(row: ScoreRow) -> EvaluationView:

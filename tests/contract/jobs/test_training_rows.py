@@ -71,7 +71,7 @@ def test_rows_of_a_version_are_those_that_its_training_handed_in(crew: Crew, act
     assert mismeasured(crew.world.services, crew.space) == []
     with sent(crew.world.services.db) as statements:
         crew.writer.versions.training_rows(version.ref)
-    assert len(statements) <= 8
+    assert len(statements) <= 7
     with pytest.raises(NotFound, match="there is no"):
         acting(**{f"{crew.space}-x": Role.ADMIN}).versions.training_rows(version.ref)
 

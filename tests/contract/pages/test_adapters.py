@@ -24,7 +24,7 @@ class TestCatalogue:
         scene.score(1, data, 0.75)
         scene.move(1, "production")
         page = opening().get("/ui/adapters").text
-        for shown in (scene.adapter(), ">v1<", ">v2<", "tiny", "0.75", "[0.75, 0.75]", "loss of v1 on rows-"):
+        for shown in (scene.adapter(), ">v1<", ">v2<", "tiny", "0.7500", "[0.7500, 0.7500]", "loss of v1 on rows-"):
             assert shown in page
         assert "less is better" in page
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from contract.pages.conftest import ONE_DATABASE
 from support.page_readers import signed_in, without_csrf
 from support.people import submit, training
-from support.registries import World
+from support.registries import World, named_anew
 from support.seeded_curves import copied, measured, sent
 from support.statements import sent as statements
 
-from registry.principal import Role
+from registry.principal import LOCAL, Role
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,75 @@ def test_many_curves_take_a_bounded_number_of_statements(people: World, reader: 
         # The gate may look at the session again.
         counts.append(len(seen))
     assert counts[1] <= counts[0] + 8, counts
+
+
+#: Lengths of trainings whose steps are drawn one by one, and of those of which several are drawn at one place.
+FEW, MANY = (1, 2, 37, 160), (401, 2_500)
+
+
+@pytest.fixture(scope="module")
+def mixed(people: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
+    """Trainings of three namespaces by id, each with how many steps it has."""
+    file = tmp_path_factory.mktemp("mixed") / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    data = people.writer.datasets.add(file).digest
+    found: dict[str, dict[str, int]] = {"-": {}, "one": {}, "two": {}}
+    for seed, steps in enumerate((*FEW, *MANY)):
+        job = sent(people, data, f"mixed-{seed}", measured(steps, seed=seed, looks=min(steps, 5)))
+        for space, ids in found.items():
+            ids[job if space == "-" else copied(people, f"{space}/mixed", job, 1)[0]] = steps
+    return found
+
+
+@pytest.mark.parametrize("spaces", [("one",), ("two", "-"), ("one", "two", "-"), ("elsewhere",)], ids="+".join)
+@ONE_DATABASE
+def test_curves_have_the_numbers_that_the_api_gives_the_same_token(
+    people: World, mixed: dict[str, dict[str, int]], spaces: tuple[str, ...]
+) -> None:
+    every = {job: steps for ids in mixed.values() for job, steps in ids.items()}
+    grants = dict.fromkeys(spaces, Role.READER)
+    token = named_anew(people.services.tokens, f"reader of {spaces}", grants, who=LOCAL).secret
+    api = httpx.Client(base_url=f"{people.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    with api, signed_in(people.url, token) as reader:
+        listed = api.get("/series", params={"jobs": ",".join(every), "buckets": 10}).json()
+        assert [each["job"] for each in listed] == [job for job in every if job in _of(mixed, spaces)]
+        together = reader.get("/ui/series", params={"jobs": ",".join(every)}).json()
+        assert [curve["job"] for curve in together["curves"]] == [each["job"] for each in listed]
+        assert set(together.get("left_out", ())) == set(every) - set(_of(mixed, spaces))
+        for job in every:
+            answer = api.get(f"/jobs/{job}/series")
+            drawn = reader.get("/ui/series", params={"jobs": job}).json()
+            assert (answer.status_code == 200) == bool(drawn["curves"])
+            if answer.status_code == 200:
+                _hold_numbers(drawn, answer.json()["series"], one_by_one=every[job] in FEW)
+
+
+def _of(mixed: dict[str, dict[str, int]], spaces: tuple[str, ...]) -> list[str]:
+    return [job for space, ids in mixed.items() if space in spaces for job in ids]
+
+
+def _hold_numbers(drawn: dict[str, Any], stored: dict[str, Any], *, one_by_one: bool) -> None:
+    """Hold what is drawn of one training against its series."""
+    for panel in drawn["panels"]:
+        for looks in panel.get("looks", ()):
+            of = stored["eval_loss" if panel["key"] == "loss" else panel["key"]]
+            assert looks["step"] == looks["at"] == of["step"]
+            assert looks["value"] == pytest.approx(of["mean"], rel=1e-4)
+        for line in panel.get("lines", ()):
+            of = stored[panel["key"]]
+            assert sum(of["count"]) == max(of["step"]), "a step is missing, or counted twice"
+            at = [drawn["at"][column] for column in line.get("columns") or range(len(drawn["at"]))]
+            if one_by_one and line.get("steps_a_mean", 1) == 1:
+                assert (at, line["mean"]) == (of["step"], pytest.approx(of["mean"], rel=1e-4))
+                continue
+            shares = [count / sum(of["count"]) for count in of["count"]]
+            mean = sum(share * value for share, value in zip(shares, of["mean"], strict=True))
+            assert sum(line["mean"]) / len(line["mean"]) == pytest.approx(mean, rel=0.05)
+            if "low" in line:
+                assert min(line["low"]) == pytest.approx(min(of["min"]), rel=1e-4)
+                assert max(line["high"]) == pytest.approx(max(of["max"]), rel=1e-4)
+            assert min(of["min"]) <= min(line["mean"]) * 1.0001
+            assert max(line["mean"]) <= max(of["max"]) * 1.0001
 
 
 @pytest.mark.parametrize("path", ["/ui/series", "/ui/series.svg", "/ui/series/table"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from registry.http.refusals import REFUSALS
 from registry.principal import Role
 from registry.search.adapters import AdapterSearch
 from registry.settings import Settings
+from registry.web.sessions.gate import TRUST_S
 
 ADAPTERS, SIGN_IN = "/ui/adapters", "/ui/sign-in"
 
@@ -112,6 +114,15 @@ def test_another_host_gets_a_page_without_anything_of_a_session(reader: httpx.Cl
     assert answer.status_code == 421
     assert answer.headers["Content-Type"].startswith("text/html")
     assert "some reader" not in answer.text
+
+
+def test_sign_out_ends_the_session_in_another_process_as_well(world: World, reader: httpx.Client) -> None:
+    with asking(world.services.settings, world.url) as other:
+        other.headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in reader.cookies.items())
+        assert other.get(ADAPTERS).status_code == 200
+        assert reader.post("/ui/sign-out", data={"csrf": csrf_of(reader)}).status_code == 303
+        time.sleep(TRUST_S)
+        assert other.get(ADAPTERS).status_code == 303
 
 
 def test_two_cookies_of_one_name_are_no_session(world: World, reader: httpx.Client) -> None:

@@ -18,10 +18,11 @@ from support.statements import sent
 
 from registry.access.read_only.service import TRUST_S as SWITCH_TRUST_S
 from registry.db.types import utc_now
-from registry.principal import SYSTEM, Role
+from registry.errors import Unauthenticated
+from registry.principal import LOCAL, SYSTEM, Role
 from registry.web.sessions.gate import TRUST_S
 from registry.web.sessions.models import SignInCode, WebSession
-from registry.web.sessions.service import IDLE, MOST_SESSIONS
+from registry.web.sessions.service import IDLE, MOST_SESSIONS, Sessions
 from sdk.client import Client
 
 ADAPTERS, SIGN_IN, CODE = "/ui/adapters", "/ui/sign-in", "/ui/code"
@@ -185,6 +186,8 @@ def test_failed_sign_ins_of_an_address_are_limited_and_right_tokens_are_not(
         # The same allowance as for the API.
         refused = browser.get("/api/v1/whoami", headers={"Authorization": "Bearer wrong 9"})
         assert refused.status_code == 429
+        guessed = browser.post(CODE, data={"code": "guessed"})
+        assert (guessed.status_code, guessed.headers["Content-Type"][:9]) == (429, "text/html")
         assert browser.post(SIGN_IN, data={"token": world.token(Role.READER)}).status_code == 303
         assert shows(browser)
 
@@ -235,6 +238,22 @@ def test_code_of_more_than_a_minute_ago_is_refused(people: World, visit: Visit) 
         session.execute(update(SignInCode).values(created_at=utc_now() - timedelta(seconds=61)))
     assert visit().post(CODE, data={"code": code}).status_code == 401
     assert visit().post(CODE, data={"code": "unknown"}).status_code == 401
+
+
+@ONE_DATABASE
+def test_code_and_session_of_one_start_are_nothing_to_the_next(people: World) -> None:
+    services = people.services
+    first, second = (Sessions(services.db, services.tokens, wants_token=False, wants_code=True) for _ in range(2))
+    code = first.code(who=LOCAL).code
+    with pytest.raises(Unauthenticated, match="unknown"):
+        second.begin_by_code(code)
+    secret = first.begin_by_code(code)
+    assert first.check(secret).who == LOCAL
+    for other in (second, services.sessions):
+        with pytest.raises(Unauthenticated, match="has ended"):
+            other.check(secret)
+    with pytest.raises(Unauthenticated, match="adapterctl ui"):
+        first.begin("a token")
 
 
 def test_read_only_registry_is_looked_at_and_ended_sessions_can_begin_again(people: World, visit: Visit) -> None:

@@ -16,7 +16,7 @@ from registry.db.types import Model
 from registry.principal import LOCAL
 
 #: What a page may ask at most.
-MOST = {"/ui/adapters": 12, "/ui/adapters?filter=rank >= 1": 14, "adapter": 30, "history": 6}
+MOST = {"/ui/adapters": 8, "/ui/adapters?filter=rank >= 1": 9, "adapter": 24, "history": 3}
 
 
 def columns_of(row: Model, **changed: Any) -> dict[str, Any]:

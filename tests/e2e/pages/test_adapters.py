@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from contract.promotion.scene import Scene, floor
 from playwright.sync_api import Page, expect
 from support.adapters import base_registration
-from support.browsing import PHONE, Reader
+from support.browsing import PHONE, Reader, violations
 from support.registries import World
 
 from registry.principal import Role
@@ -106,6 +107,21 @@ def test_filter_is_typed_and_what_is_wrong_stands_under_it(reading: Callable[...
     field.press("Enter")
     expect(page.get_by_role("link", name=scene.adapter(), exact=True)).to_be_visible()
     assert page.get_by_role("link", name="code-review", exact=True).count() == 0
+
+
+def test_rows_are_sorted_by_a_heading_and_what_has_no_value_stays_last(
+    reading: Callable[..., Reader], scene: Scene
+) -> None:
+    scene.publish()
+    page = reading(to=f"/ui/adapters/{scene.adapter()}").page
+    rows = page.get_by_role("region", name="Versions").get_by_role("rowheader")
+    expect(rows).to_have_text([re.compile(f"v{number}") for number in (5, 4, 3, 2, 1)])
+    heading = page.get_by_role("region", name="Versions").get_by_role("columnheader").filter(has_text="loss on")
+    for order, numbers in (("ascending", (4, 3, 2, 1, 5)), ("descending", (1, 2, 3, 4, 5))):
+        heading.get_by_role("button").press("Enter")
+        expect(heading).to_have_attribute("aria-sort", order)
+        expect(rows).to_have_text([re.compile(f"v{number}") for number in numbers])
+    assert violations(page) == []
 
 
 #: From the right to the left, turned, of several code points, of no width, and with many marks on one letter.

@@ -106,6 +106,9 @@ def test_command_opens_the_pages_of_a_folder_for_one_browser(chromium: Browser, 
         for path in ("/api/v1/bases", "/docs", "/metrics", "/openapi.json"):
             assert httpx.get(url + path).status_code == 404
         assert httpx.post(f"{url}/ui/sign-in", data={"token": "x"}, headers={"Origin": url}).status_code == 401
+        # A name that somebody lets mean this machine.
+        for path in ("/ui/sign-in", f"/ui/{address.partition('/ui/')[2]}"):
+            assert httpx.get(url + path, headers={"Host": "evil.example"}).status_code == 421
         owner, late = Reader(chromium, url), Reader(chromium, url, script=False)
         # A script sends the form of an address that another program has opened.
         owner.page.goto(address)

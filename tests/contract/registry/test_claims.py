@@ -15,6 +15,7 @@ from contract.registry.pulled import Pulled
 from sqlalchemy import event
 from support import registries
 from support.adapters import base_registration
+from support.page_readers import signed_in
 from support.people import SEEDS
 from support.registries import World
 from support.usage import differing, mismeasured
@@ -286,3 +287,17 @@ class TestHostile:
                 for path in ("/version/claims", "/version/about"):
                     with pytest.raises(NotFound):
                         stranger.call("GET", path, dict, params={"ref": f"{space}/with@v1"})
+
+
+def test_page_of_a_version_says_who_claims_it_and_that_nobody_has_checked(guarded: World, pulled: Pulled) -> None:
+    guarded.admin.bases.register(base_registration())
+    adapter = f"space{next(SEEDS)}/sql"
+    pulled.tell(unknown=[], libraries={"<script>": "1"}, parents=[{"ref": "<script>@v1", "relation": "continued-from"}])
+    guarded.writer.push(pulled.folder, adapter, base="tiny")
+    guarded.writer.push(pulled.folder, f"{adapter}-bare", base="tiny", claims=False)
+    with signed_in(guarded.url, guarded.token(Role.READER)) as reader:
+        page, bare = (reader.get(f"/ui/adapters/{name}/v1").text for name in (adapter, f"{adapter}-bare"))
+    assert "Claimed by local:elsewhere, not verified: nobody here has checked it" in page
+    assert "continued-from &lt;script&gt;@v1" in page
+    assert "<script>@" not in page
+    assert "Claimed" not in bare

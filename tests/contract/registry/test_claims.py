@@ -13,11 +13,12 @@ import pytest
 from contract.registry.helpers import publication
 from contract.registry.pulled import Pulled
 from sqlalchemy import event
-from support import registries
+from support import calls, registries
 from support.adapters import base_registration
 from support.page_readers import signed_in
 from support.people import SEEDS
 from support.registries import World
+from support.scored_rows import CONDITIONS
 from support.usage import differing, mismeasured
 
 from registry.evaluations.contamination.trained_on import trained_on
@@ -27,6 +28,7 @@ from sdk.errors import AdapterctlError, InvalidInput, NotFound, QuotaExceeded
 from sdk.formats.about_file import ABOUT, MOST_TOLD_BYTES
 from sdk.schemas.catalog import Published
 from sdk.schemas.claims import read_told
+from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.sent_claims import SentClaims
 
 #: What a push of what nobody here has made knows of its past.
@@ -108,6 +110,30 @@ def test_claims_go_with_a_copy_and_go_on_to_a_third_registry_and_end_with_the_ve
         last = third.writer.pull("onward@v1", tmp_path / "last")
         onward = read_told((last / ".adapterctl" / ABOUT).read_text()).about
         assert onward.claimed == told.about.claimed
+
+
+def test_folder_tells_the_scores_that_its_own_namespace_made_and_a_card_states_them_as_claimed(
+    world: World, pulled: Pulled, name: str, tmp_path: Path
+) -> None:
+    there, of = pulled.there, pulled.made.version
+    data = tmp_path / "held-out.jsonl"
+    data.write_text(json.dumps({"text": f"{next(SEEDS)}"}) + "\n")
+    there.writer.datasets.add(data, name="held-out")
+    there.writer.submit_evaluation([of.ref], data=data)
+    held = calls.hold(there.worker)
+    report = EvaluationReport(metrics={"loss": 1.5}, precision="float32", conditions=CONDITIONS)
+    calls.complete(there.worker, held, evaluations=[calls.scored(target, report=report) for target in held.targets])
+    world.writer.push(there.writer.pull(of.ref, pulled.folder), name, base="tiny")
+    found = world.writer.get(f"{name}@v1")
+    assert found.claimed is not None
+    (scores,) = found.claimed.about.evaluations
+    assert (scores.metrics, found.claimed.about.dataset_names[scores.dataset]) == ({"loss": 1.5}, "held-out@v1")
+    assert found.evaluations == []
+    card = (world.writer.versions.export_folder(found.ref, tmp_path / "card").path / "README.md").read_text()
+    assert "claimed by" in card
+    assert "on held-out@v1: loss 1.5" in card
+    # What the Hub reads as its scores is only what was scored here.
+    assert "model-index" not in card
 
 
 def test_same_registry_reads_nothing_of_the_folder(pulled: Pulled, name: str) -> None:

@@ -17,6 +17,7 @@ from support.usage import mismeasured
 from registry.evaluations.contamination.trained_on import trained_on
 from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.about_file import ABOUT_SIGNATURE
+from sdk.pulling.folder import verify_folder
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,11 @@ def test_signed_by_another_key_it_stays_a_claim_until_a_listed_one_signs(
     pulled.there.writer.signatures.sign_told(pulled.folder, ours)
     again = strict.writer.versions.push(pulled.folder, name, base="tiny", sign=ours)
     assert (again.existing, again.claims) == (True, "signed")
+    # What is pulled again is told anew, so the signature is not of that.
+    assert verify_folder(pulled.folder).digest == report.version.digest
+    pulled.there.writer.pull(pulled.made.version.ref, pulled.folder)
+    assert not (pulled.about.parent / ABOUT_SIGNATURE).exists()
     # The version's own signature covers its files alone.
-    (pulled.about.parent / ABOUT_SIGNATURE).unlink()
     assert strict.writer.versions.push(pulled.folder, f"{name}-b", base="tiny", sign=ours).claims == "claimed"
     assert not mismeasured(strict.services)
 

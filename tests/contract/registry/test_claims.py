@@ -26,6 +26,10 @@ from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, NotFound, QuotaExceeded
 from sdk.formats.about_file import ABOUT, MOST_ABOUT_BYTES
+from sdk.pulling.folder import verify_folder
+from sdk.pulling.http import HttpClient
+from sdk.pulling.puller import Puller
+from sdk.pulling.source import HttpSource
 from sdk.schemas.catalog import Published
 from sdk.schemas.claims import read_about
 from sdk.schemas.evaluation import EvaluationReport
@@ -329,3 +333,24 @@ def test_page_of_a_version_says_who_claims_it_and_that_nobody_has_checked(guarde
     assert "continued-from &lt;script&gt;@v1" in page
     assert "<script>@" not in page
     assert "Claimed" not in bare
+
+
+def test_light_pull_writes_what_the_client_s_does(guarded: World, pulled: Pulled, tmp_path: Path) -> None:
+    guarded.admin.bases.register(base_registration())
+    ref = guarded.writer.push(pulled.folder, f"light-{next(SEEDS)}", base="tiny").ref
+    config = guarded.writer.config
+    http = HttpClient(guarded.writer.reach)
+    light = Puller(HttpSource(config, http), guarded.writer.cache, config.url, http=http)
+    written = [
+        read_about((puller.pull(ref, tmp_path / name).path / ".adapterctl" / ABOUT).read_text())
+        for name, puller in (("light", light), ("whole", guarded.writer.puller))
+    ]
+    http.close()
+    assert written[0].about == written[1].about
+    assert written[0].registry == guarded.url
+    assert config.token is not None
+    assert config.token not in (tmp_path / "light" / ".adapterctl" / ABOUT).read_text()
+    # Without the registry nobody tells anything, and the copy is whole all the same.
+    offline = guarded.writer.pull(ref, tmp_path / "offline", offline=True)
+    assert not (offline / ".adapterctl" / ABOUT).exists()
+    assert verify_folder(offline).digest == written[0].about.digest
